@@ -26,10 +26,9 @@ def source(package: str, name: object) -> Path:
     Raises:
         ValueError: there is no such component; the message lists those there are.
     """
-    if name not in available(package):
-        raise ValueError(
-            f"there is no {name!r} in segkit/{package.replace('.', '/')}; there are: {', '.join(available(package))}"
-        )
+    names = available(package)
+    if name not in names:
+        raise ValueError(f"no {name!r} in segkit/{package.replace('.', '/')}; there are: {', '.join(names)}")
     return ROOT.joinpath(*package.split("."), f"{name}.py")
 
 

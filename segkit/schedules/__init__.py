@@ -1,0 +1,1 @@
+"""Learning-rate policies, one a file: ``build(total, ...)`` gives iteration -> factor."""
