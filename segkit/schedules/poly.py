@@ -1,4 +1,4 @@
-"""Polynomial decay, per iteration (DeepLab, arXiv 1606.00915): (1 - t / T) ** power, after a linear warm-up."""
+"""Polynomial decay per iteration (arXiv 1606.00915): (1 - t / T) ** power, after a linear warm-up."""
 
 from __future__ import annotations
 

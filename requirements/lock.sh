@@ -1,0 +1,5 @@
+# Renew the locks. They hold versions and hashes, no addresses: the index is whatever uv is set up to use.
+set -eu
+compile="${UV:-.venv/bin/python -m uv} pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header"
+$compile pyproject.toml -o requirements/lock.txt "$@"
+$compile pyproject.toml --extra dev --extra oracles --constraint requirements/lock.txt -o requirements/lock-dev.txt "$@"

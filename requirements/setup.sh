@@ -1,0 +1,25 @@
+# sh requirements/setup.sh PYTHON LOCK STAMP: make or update .venv from a hash-locked file; safe to interrupt.
+set -eu
+python=$1 lock=$2 stamp=$3
+
+"$python" - <<'PY' || exit 1
+import sys
+if not (3, 11) <= sys.version_info[:2] < (3, 14):
+    sys.exit("segkit needs Python 3.11 to 3.13, this is %d.%d; say which one to use: make PYTHON=python3.12"
+             % sys.version_info[:2])
+PY
+
+if ! .venv/bin/python -c 'import pip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
+  rm -rf .venv
+  echo "making .venv (about 6 GB with PyTorch) ..."
+  "$python" -m venv .venv || {
+    rm -rf .venv
+    echo "could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2
+    exit 1
+  }
+fi
+rm -f "$stamp"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+UV_LINK_MODE=${UV_LINK_MODE:-hardlink} .venv/bin/python -m uv pip install --quiet --python .venv/bin/python \
+  --require-hashes --build-constraint requirements/build.txt -r "$lock"
+cp "$lock" "$stamp"

@@ -1,0 +1,136 @@
+"""Run folders and the files in them: whole or absent, read without running code.
+
+A checkpoint is a dictionary of tensors and plain Python: the training's state, the composed settings and the
+class table, so that a model can be rebuilt from the file alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segkit.settings import PositiveFloat, PositiveInt
+
+FORMAT = 1
+LOG = logging.getLogger("segkit")
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """When to write checkpoints and how many to keep; ``best.pt`` and the newest are always kept."""
+
+    every: PositiveInt | None = None  # optimiser steps
+    minutes: PositiveFloat | None = 10.0
+    keep: PositiveInt = 2
+
+
+def open_run(folder: Path, *, resume: bool | str) -> dict[str, Any] | None:
+    """Make a run's folder, or find where it stopped.
+
+    Args:
+        folder: ``runs/NAME``.
+        resume: False wants a new run, True one to continue, "auto" takes what there is.
+
+    Returns:
+        The newest checkpoint that can be read, or None for a new run.
+
+    Raises:
+        ValueError: a run is there and was not to be continued, or none is there to continue.
+    """
+    found = newest(folder)
+    if found is not None and resume is False:
+        raise ValueError(
+            f"{folder} holds a run already; continue it with resume=true or choose another run_name=..."
+        )
+    if found is None and resume is True:
+        raise ValueError(f"there is no checkpoint in {folder} to resume; start it with resume=false")
+    folder.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint: to a temporary file, flushed to the disk, then renamed."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save_newest(folder: Path, content: dict[str, Any], *, keep: int) -> None:
+    """Write ``iteration_N.pt``, let ``last.pt`` be the same file, and remove all but the last few."""
+    path = folder / f"iteration_{content['iteration']:07d}.pt"
+    save(path, content)
+    _alias(path, folder / "last.pt")
+    for old in sorted(folder.glob("iteration_*.pt"))[:-keep]:
+        old.unlink()
+
+
+def _alias(path: Path, name: Path) -> None:
+    """Another name for a file, put in place at once; a copy where the file system has no hard links."""
+    temporary = name.with_name(name.name + ".part")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    temporary.replace(name)
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint of a run that can be read; a damaged one is reported and passed over.
+
+    Raises:
+        ValueError: there are checkpoints, and none can be read.
+    """
+    files = sorted(folder.glob("iteration_*.pt"), reverse=True)
+    for file in files:
+        try:
+            return read(file)
+        except ValueError as error:
+            LOG.warning("%s; falling back to the checkpoint before it", error)
+    if files:
+        raise ValueError(
+            f"none of the {len(files)} checkpoints in {folder} can be read; start a new run_name"
+        )
+    return None
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of segkit, on the CPU, read without running any code in it.
+
+    Raises:
+        ValueError: the file is missing, damaged, holds code, or is not a checkpoint of segkit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint={path}: there is no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: refused, it holds more than tensors and plain values, or is damaged"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: not a checkpoint of segkit; weights of other projects load with model.weights={path}"
+        )
+    return content
+
+
+def settle(folder: Path) -> None:
+    """Remove what an interrupted write left."""
+    for leftover in folder.glob("*.part"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()

@@ -1,0 +1,108 @@
+"""Settings are composed here, and only here, with Hydra; everything below takes plain dicts and lists.
+
+A command is a function of its checked settings::
+
+    @command("train")
+    def main(settings): ...
+
+    if __name__ == "__main__":
+        main()
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from segkit import settings as schema
+
+CONF = Path(__file__).parent.parent / "conf"
+Story = Callable[[dict[str, Any]], None]
+
+
+def command(
+    name: str, *, beneath: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> Callable[[Story], Callable[[], None]]:
+    """Make a function of settings a command that reads them from ``conf/<name>.yaml`` and the command line.
+
+    Args:
+        name: of the yaml, and of the schema in ``segkit.settings.COMMANDS``.
+        beneath: given what the command line says, settings that lie under it (those of a checkpoint, say).
+    """
+
+    def decorate(story: Story) -> Callable[[], None]:
+        @functools.wraps(story)
+        def run(config: DictConfig) -> None:
+            with_errors_in_words(lambda: story(plain(name, config, beneath)))
+
+        def main() -> None:
+            sys.argv[1:] = [accept_any_key(argument) for argument in sys.argv[1:]]
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
+
+        return main
+
+    return decorate
+
+
+def plain(
+    name: str, config: DictConfig, beneath: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Composed settings as checked dicts and lists.
+
+    Raises:
+        ValueError: a key, type or value that the command does not accept.
+    """
+    if beneath is not None:
+        given = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(given, dict)
+        config = OmegaConf.merge(OmegaConf.create(beneath(given)), config)  # pyright: ignore[reportAssignmentType]
+    settings = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(settings, dict)
+    if settings.get("run_name", "") is None:
+        settings["run_name"] = _run_name()
+    return schema.check(name, settings)
+
+
+def _run_name() -> str:
+    """A name from what was chosen, with the swept settings for each job of ``--multirun``."""
+    job = HydraConfig.get()
+    chosen = job.runtime.choices
+    words = [chosen.get("experiment") or f"{chosen.get('model')}-{chosen.get('data')}"]
+    if job.mode == RunMode.MULTIRUN:
+        words.append(re.sub(r"[^\w.=,-]", "_", job.job.override_dirname.replace("++", "")))
+    return "-".join(words)
+
+
+def accept_any_key(argument: str) -> str:
+    """``a.b=1`` as ``++a.b=1``: an unknown key then reaches our check, which says what is accepted.
+
+    Choices of a file (``model=...``) and Hydra's own keys and flags are left alone.
+    """
+    key, equals, _ = argument.partition("=")
+    plain_key = re.fullmatch(r"[A-Za-z_][\w./]*", key)
+    if not equals or not plain_key or key.startswith("hydra") or (CONF / key).is_dir():
+        return argument
+    return f"++{argument}"
+
+
+def with_errors_in_words(story: Callable[[], None]) -> None:
+    """Run; a user's mistake ends with its message alone and exit status 2 (SEGKIT_TRACEBACK=1 shows where)."""
+    try:
+        story()
+    except (ValueError, OSError) as error:
+        if os.environ.get("SEGKIT_TRACEBACK"):
+            traceback.print_exc()
+        elif os.environ.get("RANK", "0") == "0" or isinstance(error, OSError):
+            sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None

@@ -1,0 +1,243 @@
+"""One training run's moving parts, and one step of it.
+
+A step's randomness (dropout) is seeded by (seed, iteration, rank), so a resumed run needs no generator's
+state and draws what the unbroken one draws.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from segkit import components, distributed, optim
+from segkit.models.segmenter import Segmenter
+from segkit.settings import Fraction, PositiveFloat, PositiveInt
+from segkit.types import Batch
+
+PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how many at a time, and by which rule the weights move."""
+
+    batch_size: PositiveInt  # pictures an optimiser step sees, over all processes
+    lr: PositiveFloat  # of the backbone
+    optimiser: dict
+    policy: dict
+    epochs: PositiveFloat | None = None  # one of the two ...
+    iterations: PositiveInt | None = None  # ... gives the length, in optimiser steps
+    accumulate: PositiveInt = 1  # parts in which a batch goes through the network
+    head_lr_multiplier: PositiveFloat = 1.0
+    decay_norm_and_bias: bool = True
+    clip_gradient: PositiveFloat | None = None  # largest norm of the whole gradient
+    ema: Fraction | None = None  # decay of the moving average of the weights, which is then what is scored
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError(
+                f"schedule.epochs={self.epochs} and schedule.iterations={self.iterations}:"
+                " give one of the two and set the other to null"
+            )
+        parts = self.accumulate * distributed.world_size()
+        if self.batch_size % parts:
+            raise ValueError(
+                f"schedule.batch_size={self.batch_size} does not divide into {self.accumulate} parts"
+                f" (schedule.accumulate) on {distributed.world_size()} processes; use a multiple of {parts}"
+            )
+
+    def length(self, samples: int) -> int:
+        """Optimiser steps of the whole training on so many samples."""
+        return self.iterations or math.ceil((self.epochs or 0) * samples / self.batch_size)
+
+    def due(self, iteration: int, *, every: float, samples: int) -> bool:
+        """Whether something done every so often is due after an iteration; always after the last one.
+
+        Args:
+            iteration: steps done, from 1.
+            every: in epochs, or in iterations where those give the schedule's length.
+            samples: of the training set.
+        """
+        if iteration == self.length(samples):
+            return True
+        period = every if self.epochs is None else every * samples / self.batch_size
+        return int(iteration / period) > int((iteration - 1) / period)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How the arithmetic is done; nothing here changes what is computed beyond rounding."""
+
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = False
+
+    def apply(self) -> None:
+        """Set torch's process-wide switches."""
+        torch.backends.cudnn.benchmark = not self.deterministic
+        torch.use_deterministic_algorithms(self.deterministic)
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+class Step(NamedTuple):
+    """What one step tells; tensors stay on the device, so that nothing waits for it."""
+
+    losses: dict[str, Tensor]  # each head's part; the loss is their sum
+    gradient_norm: Tensor
+
+
+@dataclass
+class Training:
+    """Everything that changes while training, and what is needed to change it."""
+
+    model: Segmenter
+    runner: nn.Module  # the model, perhaps compiled and in DistributedDataParallel
+    loss: nn.Module
+    optimiser: torch.optim.Optimizer
+    policy: Callable[[int], float]
+    scaler: torch.amp.GradScaler
+    average: Segmenter | None
+    schedule: Schedule
+    runtime: Runtime
+    device: torch.device
+    seed: int
+    iteration: int = 0  # optimiser steps done
+    best: float = -1.0  # highest validation mIoU so far
+
+    @property
+    def scored(self) -> Segmenter:
+        """The model whose scores count: the moving average if there is one."""
+        return self.model if self.average is None else self.average
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, as tensors and plain Python."""
+        return {
+            "iteration": self.iteration,
+            "best": self.best,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue where ``state()`` was taken."""
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"] or state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.iteration, self.best = state["iteration"], state["best"]
+
+
+def begin(
+    model: Segmenter,
+    loss: nn.Module,
+    *,
+    samples: int,
+    schedule: Schedule,
+    runtime: Runtime,
+    device: torch.device,
+    seed: int,
+) -> Training:
+    """Put a model on its device and build what trains it.
+
+    Args:
+        model: with its initial weights.
+        loss: of ``segkit.losses``.
+        samples: of the training set; with ``schedule.epochs`` they give the length.
+        schedule: of the settings.
+        runtime: of the settings.
+        device: of this process.
+        seed: of the run.
+    """
+    runtime.apply()
+    layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    model = model.to(device, memory_format=layout)
+    groups = optim.parameter_groups(
+        model,
+        lr=schedule.lr,
+        head_lr_multiplier=schedule.head_lr_multiplier,
+        decay_norm_and_bias=schedule.decay_norm_and_bias,
+    )
+    runner = distributed.parallel(model, device)
+    return Training(
+        model=model,
+        runner=torch.compile(runner) if runtime.compile else runner,  # pyright: ignore[reportArgumentType]
+        loss=loss.to(device),
+        optimiser=components.build("optimisers", schedule.optimiser, groups, schedule.lr),
+        policy=components.build("schedules", schedule.policy, schedule.length(samples)),
+        scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
+        average=optim.average_of(model) if schedule.ema is not None else None,
+        schedule=schedule,
+        runtime=runtime,
+        device=device,
+        seed=seed,
+    )
+
+
+def train_step(training: Training, batches: Sequence[Batch]) -> Step:
+    """One optimiser step over the parts of one batch; ``training.iteration`` counts it.
+
+    Each part's loss is its mean times its share of all scored pixels of the batch, over all parts and
+    processes, so the gradient is that of the whole batch however it is divided.
+    """
+    torch.manual_seed(hash((training.seed, training.iteration, distributed.rank())) & (2**63 - 1))
+    for group in training.optimiser.param_groups:
+        group["lr"] = group["base_lr"] * training.policy(training.iteration)
+    weights = [training.loss.weight(batch.label).to(training.device) for batch in batches]
+    whole = distributed.sum_over_ranks(torch.stack(weights).sum()).clamp(min=1e-9)
+    losses: dict[str, Tensor] = {}
+    for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+        with _gradients_stay_here(training.runner, unless=index == len(batches) - 1):
+            parts = _backward(training, batch, weight / whole * distributed.world_size())
+        losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
+    norm = _update(training)
+    training.iteration += 1
+    return Step(losses, norm)
+
+
+def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tensor]:
+    layout = torch.channels_last if training.runtime.channels_last else torch.contiguous_format
+    image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
+    label = batch.label.to(training.device, non_blocking=True)
+    precision = PRECISION[training.runtime.precision]
+    training.runner.train()
+    with torch.autocast(training.device.type, precision, enabled=precision is not torch.float32):
+        logits = training.runner(image)
+    parts = {name: part * share for name, part in training.loss(logits, label).items()}
+    training.scaler.scale(torch.stack(list(parts.values())).sum()).backward()
+    return {name: part.detach() for name, part in parts.items()}
+
+
+def _update(training: Training) -> Tensor:
+    """Clip, step, average; the norm of the gradient before clipping."""
+    training.scaler.unscale_(training.optimiser)
+    parameters = [p for group in training.optimiser.param_groups for p in group["params"]]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if training.schedule.clip_gradient is not None:
+        nn.utils.clip_grads_with_norm_(parameters, training.schedule.clip_gradient, norm)
+    training.scaler.step(training.optimiser)
+    training.scaler.update()
+    training.optimiser.zero_grad(set_to_none=True)
+    if training.average is not None and training.schedule.ema is not None:
+        optim.update_average(
+            training.average, training.model, decay=training.schedule.ema, iteration=training.iteration
+        )
+    return norm
+
+
+def _gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:
+    """No exchange of gradients between processes before a batch's last part."""
+    if unless or not hasattr(runner, "no_sync"):
+        return contextlib.nullcontext()
+    return runner.no_sync()
