@@ -93,7 +93,7 @@ def test_values_that_fit_pass(value, annotation, expected):
         (True, PositiveInt),
         (1, bool),
         (2, list[int]),
-        ([1, -1], list[PositiveFloat]),
+        ([-1], tuple[PositiveFloat, PositiveFloat]),
     ],
 )
 def test_values_that_do_not_fit_are_refused(value, annotation):

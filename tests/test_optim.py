@@ -1,0 +1,106 @@
+"""Policies, losses and averages against their formulas."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from segkit import components, optim
+from segkit.losses import cross_entropy
+from segkit.types import IGNORE_INDEX, Logits
+
+
+def test_poly_is_the_formula():
+    factor = components.build("schedules", {"name": "poly", "power": 0.9, "final": 0.01}, 100)
+    assert factor(0) == pytest.approx(1.0)
+    assert factor(50) == pytest.approx(0.99 * 0.5**0.9 + 0.01)
+    assert factor(100) == pytest.approx(0.01)
+
+
+def test_warm_up_grows_linearly_into_the_decay():
+    factor = components.build("schedules", {"name": "cosine", "warmup_iterations": 3}, 100)
+    decay = [(1 + math.cos(math.pi * t / 100)) / 2 for t in range(5)]
+    assert [factor(t) for t in range(5)] == pytest.approx(
+        [decay[0] / 4, decay[1] / 2, decay[2] * 3 / 4, decay[3], decay[4]]
+    )
+
+
+@pytest.mark.parametrize("name", ["poly", "cosine"])
+def test_a_warm_up_as_long_as_the_training_is_refused(name):
+    with pytest.raises(ValueError, match=r"schedule.policy.warmup_iterations=10 leaves nothing of 10"):
+        components.build("schedules", {"name": name, "warmup_iterations": 10}, 10)
+
+
+def test_cross_entropy_is_the_mean_over_scored_pixels_by_hand():
+    logits = torch.tensor([[[[2.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]]])  # (1, 2, 1, 3)
+    label = torch.tensor([[[0, 1, IGNORE_INDEX]]], dtype=torch.uint8)
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2
+    loss = cross_entropy.build(2, aux_weight=0.5)
+    parts = loss(Logits(logits, logits), label)
+    assert float(parts["main"]) == pytest.approx(expected)
+    assert float(parts["aux"]) == pytest.approx(expected / 2)
+
+
+def test_class_weights_weigh_as_torch_does():
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    label[0, 0] = IGNORE_INDEX
+    weights = [0.5, 1.0, 4.0]
+    loss = cross_entropy.build(3, class_weights=weights)
+    expected = nn.functional.cross_entropy(logits, label, torch.tensor(weights), ignore_index=IGNORE_INDEX)
+    assert float(loss(Logits(logits), label)["main"]) == pytest.approx(float(expected))
+    assert float(loss.weight(label)) == pytest.approx(sum(weights[k] for k in label[label < 3]))
+
+
+def test_an_all_ignored_batch_gives_zero_and_no_gradient():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = cross_entropy.build(3)(Logits(logits), torch.full((1, 4, 4), IGNORE_INDEX))
+    loss["main"].backward()
+    assert float(loss["main"]) == 0.0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_class_weights_come_from_a_file_and_are_counted(tmp_path):
+    file = tmp_path / "weights.txt"
+    file.write_text("1.0\n2.5\n")
+    assert cross_entropy.build(2, class_weights=str(file)).class_weights.tolist() == [1.0, 2.5]
+    with pytest.raises(ValueError, match=r"weights.txt: 2 weights for 3 classes"):
+        cross_entropy.build(3, class_weights=str(file))
+    file.write_text("one\n")
+    with pytest.raises(ValueError, match=r"one number a line is wanted, but could not convert"):
+        cross_entropy.build(2, class_weights=str(file))
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.head = nn.Conv2d(4, 2, 1)
+
+
+def test_groups_hold_every_parameter_once_with_its_rate():
+    groups = optim.parameter_groups(Tiny(), lr=0.1, head_lr_multiplier=10, decay_norm_and_bias=False)
+    rates = {
+        group["name"]: (group["lr"], len(group["params"]), group.get("weight_decay")) for group in groups
+    }
+    assert rates == {
+        "backbone": (0.1, 1, None),
+        "backbone_no_decay": (0.1, 3, 0.0),
+        "head": (1.0, 1, None),
+        "head_no_decay": (1.0, 1, 0.0),
+    }
+
+
+def test_the_average_follows_the_recurrence_by_hand():
+    model = nn.BatchNorm1d(1)
+    average = optim.average_of(model)
+    expected = 1.0
+    for iteration, weight in enumerate([2.0, 5.0, -1.0]):
+        nn.init.constant_(model.weight, weight)
+        optim.update_average(average, model, decay=0.25, iteration=iteration)
+        decay = min(0.25, (1 + iteration) / (10 + iteration))
+        expected = decay * expected + (1 - decay) * weight
+    assert float(average.weight) == pytest.approx(expected)
+    assert not average.weight.requires_grad
