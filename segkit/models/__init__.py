@@ -1,0 +1,1 @@
+"""Networks: a backbone gives four stages, heads give logits, the segmenter joins them."""

@@ -1,0 +1,120 @@
+"""The skeleton of the ResNet family: stem, four stages of bottlenecks, and on request a classifier.
+
+Dilation is exact to the published networks: a dilated stage has stride 1, its FIRST block has half of the
+stage's dilation and every other block all of it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from segkit.models.layers.bottleneck import EXPANSION, Bottleneck, Design
+
+STAGES = {  # output stride -> (stride, dilation) of each stage
+    8: ((1, 1), (2, 1), (1, 2), (1, 4)),
+    16: ((1, 1), (2, 1), (2, 1), (1, 2)),
+    32: ((1, 1), (2, 1), (2, 1), (2, 1)),
+}
+
+
+class Network(nn.Module):
+    """A backbone: ``forward(image)`` gives its four stages, ``classify(image)`` class scores.
+
+    Attributes:
+        out_channels: channels of each stage.
+        output_stride: pixels of the image per cell of the last stage.
+        fc: the classifier, or None without ``num_classes``.
+    """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
+    def __init__(
+        self,
+        design: Design,
+        blocks: tuple[int, int, int, int],
+        *,
+        output_stride: int,
+        stem_width: int | None = None,
+        width: int = 64,
+        num_classes: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if output_stride not in STAGES:
+            raise ValueError(f"output_stride {output_stride} is not one of 8, 16, 32")
+        self.output_stride = output_stride
+        self.out_channels = [width * 2**i * EXPANSION for i in range(4)]
+        if stem_width is None:
+            channels = width
+            self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
+        else:
+            channels = 2 * stem_width
+            self.conv1 = deep_stem(stem_width)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        for i, (stride, dilation) in enumerate(STAGES[output_stride]):
+            stage = nn.Sequential()
+            for j in range(blocks[i]):
+                first = j == 0
+                stage.append(
+                    Bottleneck(
+                        channels,
+                        width * 2**i,
+                        stride if first else 1,
+                        max(dilation // 2, 1) if first else dilation,
+                        design=design,
+                        pooled=first and i > 0,
+                    )
+                )
+                channels = self.out_channels[i]
+            setattr(self, f"layer{i + 1}", stage)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes) if num_classes else None
+        initialise(self)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Normalised image (B, 3, H, W) to four stages (B, C_i, H/s_i, W/s_i), sizes rounded up."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        stages = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            stages.append(x)
+        return stages
+
+    def classify(self, image: Tensor) -> Tensor:
+        """Normalised image (B, 3, H, W) to scores (B, num_classes).
+
+        Raises:
+            ValueError: the network was built without ``num_classes``.
+        """
+        if self.fc is None:
+            raise ValueError(
+                "this backbone has no classifier; build it with num_classes, such as 1000 for ImageNet"
+            )
+        return self.fc(self.dropout(self.forward(image)[-1].mean((2, 3))))
+
+
+def deep_stem(width: int) -> nn.Sequential:
+    """Three 3x3 convolutions in place of the 7x7; the network's ``bn1`` follows the last."""
+    layers: list[nn.Module] = []
+    for in_channels, stride in ((3, 2), (width, 1)):
+        layers += [
+            nn.Conv2d(in_channels, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False))
+
+
+def initialise(network: nn.Module) -> None:
+    """Convolutions normal with deviation sqrt(2 / (k * k * out_channels)), groups not taken into account."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+            nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))

@@ -1,0 +1,57 @@
+"""DeepLabV3 (arXiv 1706.05587) as PyTorch-Encoding has it; its names, so that its checkpoints load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from segkit.models.layers.aspp import ASPP, rates_for
+from segkit.settings import Fraction, PositiveInt
+
+
+class DeepLabV3Head(nn.Module):
+    """ASPP on the last stage, then 3x3, BN, ReLU, dropout, 1x1 to the classes."""
+
+    def __init__(self, aspp: ASPP, width: int, num_classes: int, *, dropout: float) -> None:
+        super().__init__()
+        self.aspp = aspp
+        self.block = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Conv2d(width, num_classes, 1),
+        )
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        """Four stages to logits (B, K, h, w) at the size of the last."""
+        return self.block(self.aspp(stages[-1]))
+
+
+def build(
+    in_channels: Sequence[int],
+    num_classes: int,
+    output_stride: int,
+    align_corners: bool,  # noqa: FBT001 - late values are positional
+    *,
+    width: PositiveInt = 256,
+    atrous_rates: list[PositiveInt] | None = None,
+    aspp_dropout: Fraction = 0.5,
+    dropout: Fraction = 0.1,
+) -> DeepLabV3Head:
+    """A DeepLabV3 head.
+
+    Args:
+        in_channels: of the four stages.
+        num_classes: K.
+        output_stride: of the backbone; the rates follow it.
+        align_corners: of no concern here: the pooled branch is constant, whichever way it is resized.
+        width: channels of each branch.
+        atrous_rates: of the three 3x3 branches; None for 12, 24, 36 at output stride 8, half at 16.
+        aspp_dropout: of whole channels, after the projection.
+        dropout: before the last convolution.
+    """
+    rates = atrous_rates or rates_for(output_stride)
+    aspp = ASPP(in_channels[-1], width, rates, dropout=aspp_dropout)
+    return DeepLabV3Head(aspp, width, num_classes, dropout=dropout)

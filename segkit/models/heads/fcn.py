@@ -1,0 +1,54 @@
+"""The fully convolutional head (arXiv 1411.4038), on any stage; also the auxiliary head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from segkit.settings import Fraction, PositiveInt
+
+
+class FCNHead(nn.Module):
+    """3x3, BN, ReLU, dropout, 1x1 to the classes; names of the parts are those of PyTorch-Encoding."""
+
+    def __init__(self, in_channels: int, width: int, num_classes: int, *, stage: int, dropout: float) -> None:
+        super().__init__()
+        self.stage = stage
+        self.conv5 = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Conv2d(width, num_classes, 1),
+        )
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        """Four stages to logits (B, K, h, w) at the size of the head's own stage."""
+        return self.conv5(stages[self.stage - 1])
+
+
+def build(
+    in_channels: Sequence[int],
+    num_classes: int,
+    output_stride: int,
+    align_corners: bool,  # noqa: FBT001 - late values are positional
+    *,
+    stage: Literal[1, 2, 3, 4] = 4,
+    width: PositiveInt | None = None,
+    dropout: Fraction = 0.1,
+) -> FCNHead:
+    """An FCN head.
+
+    Args:
+        in_channels: of the four stages.
+        num_classes: K.
+        output_stride: of the backbone; of no concern here.
+        align_corners: likewise.
+        stage: which one to read; 3 for the usual auxiliary head.
+        width: channels inside; None for a quarter of the stage's.
+        dropout: before the last convolution.
+    """
+    channels = in_channels[stage - 1]
+    return FCNHead(channels, width or channels // 4, num_classes, stage=stage, dropout=dropout)

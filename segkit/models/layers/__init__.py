@@ -1,0 +1,1 @@
+"""Blocks the networks are made of; each file states its equation."""

@@ -1,0 +1,61 @@
+"""Atrous spatial pyramid pooling (arXiv 1706.05587): one map seen at several rates and as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segkit.models.layers.pooled_norm import PooledBatchNorm
+
+RATES_AT_8 = (12, 24, 36)
+
+
+def rates_for(output_stride: int) -> list[int]:
+    """Rates that look equally far in pixels of the image whatever the output stride: (6, 12, 18) at 16."""
+    return [rate * 8 // output_stride for rate in RATES_AT_8]
+
+
+def conv_norm_relu(in_channels: int, width: int, size: int = 1, dilation: int = 1) -> nn.Sequential:
+    """A convolution that keeps the size, normalised and rectified."""
+    padding = dilation * (size // 2)
+    conv = nn.Conv2d(in_channels, width, size, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+class ImagePooling(nn.Module):
+    """The whole map as one vector: (B, C, h, w) to (B, width, 1, 1)."""
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.gap = nn.Sequential(
+            nn.Identity(),  # index 0 of the published names is the pool
+            nn.Conv2d(in_channels, width, 1, bias=False),
+            PooledBatchNorm(width),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool, project, normalise."""
+        return self.gap(x.mean((2, 3), keepdim=True))  # AdaptiveAvgPool2d is not deterministic on CUDA
+
+
+class ASPP(nn.Module):
+    """A 1x1, three 3x3 at the given rates and the pooled picture, joined by a 1x1."""
+
+    def __init__(self, in_channels: int, width: int, rates: Sequence[int], *, dropout: float) -> None:
+        super().__init__()
+        if len(rates) != 3:
+            raise ValueError(
+                f"atrous_rates {list(rates)} has {len(rates)} values; three are needed, such as [12, 24, 36]"
+            )
+        self.b0 = conv_norm_relu(in_channels, width)
+        self.b1, self.b2, self.b3 = (conv_norm_relu(in_channels, width, 3, rate) for rate in rates)
+        self.b4 = ImagePooling(in_channels, width)
+        self.project = nn.Sequential(*conv_norm_relu(5 * width, width), nn.Dropout2d(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All branches side by side, then projected."""
+        pooled = self.b4(x).expand(-1, -1, *x.shape[2:])
+        return self.project(torch.cat([self.b0(x), self.b1(x), self.b2(x), self.b3(x), pooled], 1))

@@ -1,0 +1,81 @@
+"""The bottleneck all networks here share (arXiv 1512.03385): replaceable 3x3, replaceable attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+EXPANSION = 4
+
+
+def conv3x3(channels: int, stride: int = 1, dilation: int = 1, *, groups: int = 1) -> nn.Conv2d:
+    """The plain 3x3 convolution, padded so that only the stride changes the size."""
+    return nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=groups, bias=False)
+
+
+class Design(NamedTuple):
+    """What tells one kind of bottleneck from another."""
+
+    bottleneck_width: int = 64  # channels of each group of the 3x3, where the stage has 64
+    cardinality: int = 1  # groups of the 3x3
+    spatial: Callable[[int, int, int], nn.Module] = conv3x3  # (channels, stride, dilation) -> the 3x3
+    attention: Callable[[int], nn.Module] = nn.Identity  # (channels) -> what follows the last normalisation
+    average_down: bool = False  # shortcut: average pool, then 1x1, in place of a strided 1x1
+    pool: Literal["none", "after", "before", "strided"] = "none"
+    """A 3x3 average pool takes over the stride of the 3x3 convolution, after or before it. It stands in the
+    first block of stages 2 to 4, also where dilation replaced the stride; ``strided`` leaves it out there."""
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1, attention, plus the shortcut: (B, C, H, W) to (B, 4 * channels, H/stride, W/stride).
+
+    Names of the parts are those of the published weights; ``bn2`` exists only after a plain convolution.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, dilation: int, *, design: Design, pooled: bool
+    ) -> None:
+        super().__init__()
+        inner = channels * design.bottleneck_width // 64 * design.cardinality
+        out_channels = channels * EXPANSION
+        pool = pooled and (design.pool in ("after", "before") or (design.pool == "strided" and stride > 1))
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = design.spatial(inner, 1 if pool else stride, dilation)
+        self.bn2 = nn.BatchNorm2d(inner) if isinstance(self.conv2, nn.Conv2d) else None
+        self.pool = nn.AvgPool2d(3, stride, padding=1) if pool else None
+        self.pool_first = design.pool == "before"
+        self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.attention = design.attention(out_channels)
+        self.drop = nn.Identity()  # a DropBlock where one is asked for
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride > 1 or in_channels != out_channels:
+            self.downsample = shortcut(in_channels, out_channels, stride, average=design.average_down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features to features."""
+        out = self.relu(self.drop(self.bn1(self.conv1(x))))
+        if self.pool is not None and self.pool_first:
+            out = self.pool(out)
+        out = self.conv2(out)
+        if self.bn2 is not None:
+            out = self.relu(self.drop(self.bn2(out)))
+        if self.pool is not None and not self.pool_first:
+            out = self.pool(out)
+        out = self.drop(self.attention(self.bn3(self.conv3(out))))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int, *, average: bool) -> nn.Sequential:
+    """The projection beside a block that changes the shape; the pool, when there is one, has index 0."""
+    norm = nn.BatchNorm2d(out_channels)
+    if not average:
+        return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm)
+    pool = (
+        nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    )
+    return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), norm)

@@ -1,0 +1,69 @@
+"""Split-Attention (ResNeSt, arXiv 2004.08955, section 3).
+
+C channels form K cardinal groups (cardinality) of R splits each (radix). With U_i the grouped 3x3
+convolution, normalised and rectified, of split i:
+
+    s^k   = mean over H x W of sum_i U_i^k                 (C / K values)
+    a_i^k = softmax over i of G_i(s^k)                     (R > 1;   sigmoid(G(s^k)) when R = 1)
+    V^k   = sum_i a_i^k * U_i^k
+
+Splits are radix-major: the channels of one split lie next to each other, so that all groups are ONE grouped
+convolution and the attention is one pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from segkit.models.layers.pooled_norm import PooledBatchNorm
+
+REDUCTION = 4
+LEAST_INNER = 32  # channels between the two fully connected layers, at least
+
+
+class SplitAttention(nn.Module):
+    """A 3x3 convolution whose splits are weighed against each other; takes the place of a plain 3x3.
+
+    Names of the parts are those of the published weights.
+    """
+
+    def __init__(
+        self, channels: int, stride: int = 1, dilation: int = 1, *, radix: int = 2, cardinality: int = 1
+    ) -> None:
+        super().__init__()
+        inner = max(channels * radix // REDUCTION, LEAST_INNER)
+        if channels % (cardinality * radix) or inner % cardinality:
+            raise ValueError(
+                f"Split-Attention over {channels} channels ({inner} inside) cannot be divided into "
+                f"cardinality {cardinality} x radix {radix} groups; choose a width that is a multiple of both"
+            )
+        self.radix, self.cardinality = radix, cardinality
+        self.conv = nn.Conv2d(
+            channels, channels * radix, 3, stride, dilation, dilation, groups=cardinality * radix, bias=False
+        )
+        self.bn0 = nn.BatchNorm2d(channels * radix)
+        self.drop = nn.Identity()  # a DropBlock where one is asked for
+        self.relu = nn.ReLU(inplace=True)
+        self.fc1 = nn.Conv2d(channels, inner, 1, groups=cardinality)
+        self.bn1 = PooledBatchNorm(inner)
+        self.fc2 = nn.Conv2d(inner, channels * radix, 1, groups=cardinality)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) to (B, C, H/stride, W/stride)."""
+        x = self.relu(self.drop(self.bn0(self.conv(x))))  # (B, R*C, H, W)
+        # The mean of a sum is the sum of the means: no sum of the splits at full size.
+        means = x.mean((2, 3), keepdim=True).unflatten(1, (self.radix, -1)).sum(1)  # (B, C, 1, 1)
+        scores = self.fc2(self.relu(self.bn1(self.fc1(means))))
+        weights = self.attention(scores).to(x.dtype)  # softmax leaves autocast in float32
+        splits = x.chunk(self.radix, 1)
+        out = splits[0] * weights[:, 0]
+        for i in range(1, self.radix):
+            out = torch.addcmul(out, splits[i], weights[:, i])
+        return out
+
+    def attention(self, scores: Tensor) -> Tensor:
+        """Scores (B, K*R*C/K, 1, 1) as ``fc2`` gives them to weights (B, R, C, 1, 1) of the splits."""
+        scores = scores.flatten(1).unflatten(1, (self.cardinality, self.radix, -1)).transpose(1, 2)
+        weights = scores.softmax(1) if self.radix > 1 else scores.sigmoid()  # (B, R, K, C/K)
+        return weights.flatten(2)[..., None, None]

@@ -1,0 +1,113 @@
+"""The segmenter: published sizes, one shape in and out, and what it does with odd pictures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segkit.models import segmenter
+
+DEEPLAB = {"name": "deeplabv3"}
+AUXILIARY = {"name": "fcn", "stage": 3}
+
+
+def tiny(
+    num_classes: int = 5, *, head=None, auxiliary=None, output_stride: int = 8, **settings
+) -> segmenter.Segmenter:
+    backbone = {"name": "resnest", "variant": "14", "width": 8, "output_stride": output_stride}
+    head = head or {"name": "deeplabv3", "width": 8}
+    return segmenter.build(num_classes, backbone=backbone, head=head, auxiliary=auxiliary, **settings)
+
+
+@pytest.mark.parametrize(
+    ("variant", "without", "with_auxiliary"),
+    [("50", 41.60, 44.00), ("101", 62.39, 64.79), ("200", 84.32, 86.71), ("269", 125.04, 127.44)],
+)
+def test_millions_of_parameters_with_150_classes(variant, without, with_auxiliary):
+    backbone = {"name": "resnest", "variant": variant}
+    for auxiliary, millions in ((None, without), (AUXILIARY, with_auxiliary)):
+        with torch.device("meta"):
+            model = segmenter.build(150, backbone=backbone, head=DEEPLAB, auxiliary=auxiliary)
+        assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == pytest.approx(
+            millions, abs=0.0051
+        )
+
+
+def test_head_names_are_those_of_the_published_checkpoints():
+    names = {
+        name.rsplit(".", 1)[0] for name in tiny(auxiliary=AUXILIARY).state_dict() if "backbone" not in name
+    }
+    aspp = {f"head.aspp.b{i}.{j}" for i in range(4) for j in (0, 1)} | {
+        "head.aspp.b4.gap.1",
+        "head.aspp.b4.gap.2",
+    }
+    project = {"head.aspp.project.0", "head.aspp.project.1", "head.block.0", "head.block.1", "head.block.4"}
+    assert names == aspp | project | {f"auxiliary.conv5.{i}" for i in (0, 1, 4)}
+
+
+@pytest.mark.parametrize(("output_stride", "rates"), [(8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])])
+def test_rates_follow_the_output_stride(output_stride, rates):
+    aspp = tiny(output_stride=output_stride).head.aspp
+    assert [branch[0].dilation[0] for branch in (aspp.b1, aspp.b2, aspp.b3)] == rates
+
+
+def test_rates_can_be_given_and_must_be_three():
+    aspp = tiny(head={"name": "deeplabv3", "width": 8, "atrous_rates": [1, 2, 3]}).head.aspp
+    assert [branch[0].dilation[0] for branch in (aspp.b1, aspp.b2, aspp.b3)] == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"atrous_rates \[6, 12\] has 2 values; three are needed"):
+        tiny(head={"name": "deeplabv3", "width": 8, "atrous_rates": [6, 12]})
+
+
+def test_auxiliary_logits_exist_in_training_only():
+    model = tiny(auxiliary=AUXILIARY)
+    image = torch.randint(0, 256, (2, 3, 33, 47), dtype=torch.uint8)
+    trained = model.train()(image)
+    assert trained.main.shape == trained.aux.shape == (2, 5, 33, 47)
+    assert model.eval()(image).aux is None
+
+
+def test_uint8_pictures_are_normalised_by_the_model():
+    model = tiny().eval()
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    by_hand = (image / 255 - mean) / std
+    torch.testing.assert_close(model.normalise(image), by_hand)
+    torch.testing.assert_close(model(image).main, model(by_hand).main)
+    assert "mean" not in model.state_dict()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 64)])
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_pictures_smaller_than_the_stride_give_logits_of_their_size(size, output_stride):
+    out = tiny(output_stride=output_stride).eval()(torch.zeros(1, 3, *size, dtype=torch.uint8)).main
+    assert out.shape == (1, 5, *size)
+    assert out.isfinite().all()
+
+
+def test_a_training_batch_of_one_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"batch of one picture .* at least two a step"):
+        tiny().train()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (0, 3, 8, 8), (1, 3, 0, 8)])
+def test_what_is_not_a_batch_of_pictures_is_refused(shape):
+    with pytest.raises(ValueError, match=r"an image batch is \(B, 3, H, W\) with at least one pixel"):
+        tiny()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("num_classes", [0, 256])
+def test_classes_must_fit_a_uint8_label(num_classes):
+    with pytest.raises(ValueError, match=rf"num_classes {num_classes} is not in 1\.\.255"):
+        tiny(num_classes)
+
+
+def test_every_resize_follows_the_one_align_corners():
+    image = torch.randint(0, 256, (1, 3, 40, 40), dtype=torch.uint8)
+    torch.manual_seed(0)
+    aligned = tiny(align_corners=True).eval()
+    other = tiny(align_corners=False).eval()
+    other.load_state_dict(aligned.state_dict())
+    corner = (..., slice(0, 1), slice(0, 1))
+    coarse = aligned.head(aligned.backbone(aligned.normalise(image)))
+    torch.testing.assert_close(aligned(image).main[corner], coarse[corner])  # corners meet
+    assert not torch.allclose(aligned(image).main, other(image).main)

@@ -1,0 +1,127 @@
+"""Split-Attention against a loop over groups and splits written from the paper's formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segkit.models.layers.split_attention import SplitAttention
+
+
+def by_the_formulas(module: SplitAttention, x: torch.Tensor) -> torch.Tensor:
+    """One cardinal group after the other; each split its own dense convolution."""
+    radix, cardinality = module.radix, module.cardinality
+    conv = module.conv
+    per_split = conv.in_channels // (radix * cardinality)  # channels each split reads
+    per_group = conv.in_channels // cardinality  # channels each split gives
+    norm = module.bn0
+    maps, sums = {}, []
+    for k in range(cardinality):
+        for r in range(radix):
+            place = r * cardinality + k
+            read = x[:, place * per_split : (place + 1) * per_split]
+            rows = slice(place * per_group, (place + 1) * per_group)
+            u = F.conv2d(read, conv.weight[rows], None, conv.stride, conv.padding, conv.dilation)
+            shape = (1, -1, 1, 1)
+            u = (u - norm.running_mean[rows].view(shape)) / (
+                norm.running_var[rows].view(shape) + norm.eps
+            ).sqrt()
+            maps[k, r] = F.relu(u * norm.weight[rows].view(shape) + norm.bias[rows].view(shape))
+        sums.append(sum(maps[k, r] for r in range(radix)).mean((2, 3)))  # s^k: (B, C/K)
+
+    out = []
+    inner = module.fc1.out_channels // cardinality
+    for k in range(cardinality):
+        rows = slice(k * inner, (k + 1) * inner)
+        z = sums[k] @ module.fc1.weight[rows, :, 0, 0].T + module.fc1.bias[rows]
+        z = (z - module.bn1.running_mean[rows]) / (module.bn1.running_var[rows] + module.bn1.eps).sqrt()
+        z = F.relu(z * module.bn1.weight[rows] + module.bn1.bias[rows])
+        scores = []
+        for r in range(radix):
+            start = (k * radix + r) * per_group
+            rows = slice(start, start + per_group)
+            scores.append(z @ module.fc2.weight[rows, :, 0, 0].T + module.fc2.bias[rows])
+        if radix == 1:
+            weights = [1 / (1 + torch.exp(-scores[0]))]
+        else:
+            total = sum(torch.exp(score) for score in scores)
+            weights = [torch.exp(score) / total for score in scores]
+        out.append(sum(weights[r][:, :, None, None] * maps[k, r] for r in range(radix)))
+    return torch.cat(out, 1)
+
+
+def random_module(channels: int, stride: int = 1, dilation: int = 1, **numbers: int) -> SplitAttention:
+    torch.manual_seed(0)
+    module = SplitAttention(channels, stride, dilation, **numbers).double().eval()
+    for norm in (module.bn0, module.bn1):
+        for tensor in (norm.weight.data, norm.running_var):
+            tensor.uniform_(0.5, 1.5)
+        for tensor in (norm.bias.data, norm.running_mean):
+            tensor.normal_()
+    return module
+
+
+@pytest.mark.parametrize("radix", [1, 2, 4])
+@pytest.mark.parametrize("cardinality", [1, 2, 4])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (1, 4), (2, 3)])
+def test_it_equals_the_loop_over_groups(radix, cardinality, stride, dilation):
+    module = random_module(32, stride, dilation, radix=radix, cardinality=cardinality)
+    x = torch.randn(2, 32, 9, 7, dtype=torch.float64)
+    torch.testing.assert_close(module(x), by_the_formulas(module, x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("radix", "cardinality"), [(1, 2), (2, 1), (2, 2)])
+def test_its_gradient_is_the_gradient_of_its_value(radix, cardinality):
+    module = random_module(4, radix=radix, cardinality=cardinality)
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(module, x)
+
+
+def test_its_gradients_equal_those_of_the_loop():
+    module = random_module(16, radix=2, cardinality=2)
+    x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
+    tensors = list(module.parameters())
+    ours = torch.autograd.grad(module(x).square().sum(), tensors)
+    naive = torch.autograd.grad(by_the_formulas(module, x).square().sum(), tensors)
+    for one, other in zip(ours, naive, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_the_splits_are_not_summed_at_full_size():
+    module = random_module(32, radix=4)
+    summed = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "sum" in str(function):
+                summed.append(tuple(args[0].shape))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        module(torch.randn(1, 32, 8, 8, dtype=torch.float64))
+    assert summed == [(1, 4, 32, 1, 1)]  # only the pooled splits
+
+
+@pytest.mark.parametrize(("radix", "cardinality"), [(2, 3), (3, 1), (2, 32)])
+def test_groups_that_do_not_divide_the_channels_are_refused(radix, cardinality):
+    with pytest.raises(
+        ValueError, match=rf"cardinality {cardinality} x radix {radix} groups; choose a width"
+    ):
+        SplitAttention(32, radix=radix, cardinality=cardinality)
+
+
+def test_a_training_batch_of_one_is_refused_with_the_remedy():
+    module = SplitAttention(8).train()
+    with pytest.raises(ValueError, match=r"batch of one picture .* raise schedule.batch_size"):
+        module(torch.randn(1, 8, 4, 4))
+    assert module.eval()(torch.randn(1, 8, 4, 4)).shape == (1, 8, 4, 4)
+
+
+def test_it_keeps_channels_last_and_low_precision():
+    module = SplitAttention(8).eval().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = module(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert out.dtype == torch.bfloat16
