@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segkit.types import IGNORE_INDEX
+from segkit.types import IGNORE_INDEX, Sample
 
 INK, PAPER, GREY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
 RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark against orange: seen by every eye
@@ -95,6 +95,27 @@ def sample_row(
 
 
 SAMPLE_TITLES = ("image", "truth", "prediction", "error (grey: not scored)")
+
+
+def sheet(
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    colours: np.ndarray,
+    *,
+    predictions: Sequence[np.ndarray] | None = None,
+    height: int = 160,
+) -> np.ndarray:
+    """Samples with the legend below: a row each with its prediction, or without them pairs, two in a row."""
+    if predictions is not None:
+        pairs = zip(samples, predictions, strict=True)
+        rows = [sample_row(sample.image, sample.label, prediction, colours) for sample, prediction in pairs]
+        titles = SAMPLE_TITLES
+    else:
+        cells = [picture for s in samples for picture in (s.image, colourise(s.label, colours))]
+        rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+        titles = ("image", "label") * min(2, len(samples))
+    drawn = grid(rows, titles=titles, height=height)
+    return stack(drawn, legend(names, colours, width=drawn.shape[1]))
 
 
 def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:

@@ -1,0 +1,83 @@
+"""Per-class scores and confusions as numbers and as text, from the confusion matrix alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def class_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """IoU, accuracy (recall), precision and share of the scored pixels of each class.
+
+    Args:
+        counts: (K, K), true class first.
+
+    Returns:
+    """Scores of the classes in percent, in class order; many stand side by side, within the width.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    hits, labelled, found = counts.diagonal(), counts.sum(1), counts.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "IoU": hits / (labelled + found - hits),
+            "accuracy": hits / labelled,
+            "precision": hits / found,
+            "pixels": labelled / counts.sum(),
+        }
+
+
+def class_table(names: Sequence[str], columns: Mapping[str, Sequence[float]], *, width: int = 100) -> str:
+    """Scores of the classes in percent, in class order; many stand side by side, within the width.
+
+    Args:
+        names: of the K classes.
+        columns: heading -> K fractions; NaN is shown as a dash.
+        width: no line is longer.
+    """
+    heads = [f"{head:>{max(7, len(head) + 2)}}" for head in columns]
+    room = width - sum(map(len, heads)) if len(names) <= 20 else 24
+    longest = min(max(map(len, [*names, "class"])), room)
+    block = longest + sum(map(len, heads))
+    abreast = 1 if len(names) <= 20 else max(1, (width + 3) // (block + 3))
+    rows = -(-len(names) // abreast)
+    lines = ["   ".join([f"{'class':<{longest}}" + "".join(heads)] * min(abreast, -(-len(names) // rows)))]
+    for row in range(rows):
+        cells = []
+        for k in range(row, len(names), rows):
+            name = names[k] if len(names[k]) <= longest else names[k][: longest - 1] + "…"
+            values = zip(heads, columns.values(), strict=True)
+            cells.append(f"{name:<{longest}}" + "".join(f"{percent(v[k]):>{len(h)}}" for h, v in values))
+        lines.append("   ".join(cells))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown; bars and line breaks in cells are made harmless."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in line) + " |"
+        for line in lines
+    )
+
+
+def worst_and_best(values: Sequence[float], count: int) -> list[int]:
+    """Class ids of the ``count`` lowest and ``count`` highest values, lowest first; NaN is left out."""
+    order = sorted((k for k in range(len(values)) if not math.isnan(values[k])), key=lambda k: values[k])
+    return order if len(order) <= 2 * count else order[:count] + order[-count:]
+
+
+def confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int, float]]:
+    """The errors with most pixels: (true class, predicted class, pixels, share of the true class)."""
+    counts = np.asarray(counts, dtype=np.int64)
+    wrong = counts - np.diag(counts.diagonal())
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(order, wrong.shape)
+    pairs = [(int(t), int(p), int(wrong[t, p])) for t, p in zip(rows, columns, strict=True) if wrong[t, p]]
+    return [(t, p, n, n / int(counts[t].sum())) for t, p, n in pairs]
+
+
+def percent(fraction: float) -> str:
+    """A fraction in percent with two digits, a dash for NaN."""
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"

@@ -1,0 +1,273 @@
+"""What a run leaves behind, read back with TensorBoard's own reader."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.profiler import record_function
+
+from segkit import distributed, pictures
+from segkit.monitor import Monitor, environment, profile_steps
+from segkit.monitor import console as console_module
+from segkit.types import Batch, Sample
+
+NAMES = ["sky", "traffic light", "road | path"]
+COLOURS = np.array([[0, 0, 255], [255, 0, 0], [90, 90, 90]], np.uint8)
+COUNTS = np.array([[5, 1, 0], [2, 2, 0], [0, 0, 10**10]])
+
+
+def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40, every: int = 10) -> Path:
+    """A run whose loss is 1 / iteration; validated every 20 iterations."""
+    arguments = {"start": start, "total": total, "iterations_per_epoch": 8.0, "every": every}
+    with Monitor(folder, names=NAMES, colours=COLOURS, **arguments) as monitor:
+        if not start:
+            monitor.hparams({"schedule.lr": 0.01, "model.name": "x", "sizes": [1, 2], "data.flip": True})
+        for t in range(start + 1, stop + 1):
+            monitor.step(
+                t,
+                {"main": torch.tensor(0.75 / t), "aux": torch.tensor(0.25 / t, requires_grad=True)},
+                {"backbone": 0.1 / t, "head": 1.0 / t},
+                images=4,
+                data_seconds=0.0,
+                gradient_norm=torch.tensor(2.0),
+            )
+            if t % 20 == 0:
+                iou = [t / 100, 0.5, float("nan")]
+                scores = {"pixAcc": 0.75, "mIoU": t / 100}
+                monitor.scores(t, scores, iou, loss=1.5 / t, counts=COUNTS)
+    return folder
+
+
+def read(folder: Path) -> EventAccumulator:
+    """What TensorBoard sees, without sampling."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    return events.Reload()
+
+
+def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
+    return [(point.step, round(point.value, 6)) for point in read(folder).Scalars(tag)]
+
+
+def text(folder: Path, tag: str) -> list[str]:
+    events = read(folder).Tensors(f"{tag}/text_summary")
+    return [event.tensor_proto.string_val[0].decode() for event in events]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("runs") / "first")
+
+
+def test_the_loss_is_the_sum_of_its_parts_at_that_very_step(run):
+    assert curve(run, "train/loss") == [(t, round(1 / t, 6)) for t in (10, 20, 30, 40)]
+    assert curve(run, "train/loss_aux") == [(t, round(0.25 / t, 6)) for t in (10, 20, 30, 40)]
+
+
+def test_learning_rates_are_drawn_by_group(run):
+    assert curve(run, "train/lr") == curve(run, "train/lr_backbone")
+    assert curve(run, "train/lr_head")[0] == (10, 0.1)
+
+
+def test_all_promised_curves_are_there_and_training_comes_first(run):
+    tags = read(run).Tags()["scalars"]
+    wall = {"images_per_second", "step_seconds", "data_share", "host_GiB_peak"}
+    if torch.cuda.is_available():
+        wall.add("device_GiB_peak")
+    train = {"loss", "loss_main", "loss_aux", "lr", "lr_backbone", "lr_head", "gradient_norm", "epoch"}
+    assert {tag.split("/", 1)[1] for tag in tags if tag.startswith("wall/")} == wall
+    assert {tag.split("/", 1)[1] for tag in tags if tag.startswith("train/")} == train
+    assert {tag for tag in tags if tag.startswith("val/")} == {"val/pixAcc", "val/mIoU", "val/loss"}
+    groups = sorted({tag.split("/")[0] for tag in tags}, key=str.lower)
+    assert groups == ["train", "val", "val_iou", "wall"]
+
+
+def test_epochs_are_shown_beside_iterations(run):
+    assert curve(run, "train/epoch") == [(10, 1.25), (20, 2.5), (30, 3.75), (40, 5.0)]
+
+
+def test_classes_have_curves_under_their_own_names_unless_they_are_absent(run):
+    tags = [tag for tag in read(run).Tags()["scalars"] if tag.startswith("val_iou/")]
+    assert tags == ["val_iou/sky", "val_iou/traffic light"]
+    assert curve(run, "val_iou/sky") == [(20, 0.2), (40, 0.4)]
+
+
+def test_of_many_classes_only_the_worst_and_best_ten_are_drawn(tmp_path):
+    names, iou = [f"c{k}" for k in range(40)], [k / 100 for k in range(40)]
+    colours = np.zeros((40, 3), np.uint8)
+    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=names, colours=colours) as monitor:
+        monitor.scores(1, {"mIoU": 0.2}, iou)
+    drawn = {tag for tag in read(tmp_path).Tags()["scalars"] if tag.startswith("val_iou/")}
+    assert drawn == {f"val_iou/c{k}" for k in [*range(10), *range(30, 40)]}
+    assert all(f"| c{k} |" in text(tmp_path, "val/classes")[0] for k in range(40))
+
+
+def test_a_resumed_run_equals_an_unbroken_one(run, tmp_path):
+    """Killed at 37, resumed from the checkpoint at 20: no doubles, no gap, the same values."""
+    broken = record(tmp_path / "broken", stop=37)
+    record(broken, start=20)
+    for tag in read(run).Tags()["scalars"]:
+        if not tag.startswith("wall/"):
+            assert curve(broken, tag) == curve(run, tag), tag
+        assert [step for step, _ in curve(broken, tag)] == [step for step, _ in curve(run, tag)], tag
+
+
+def test_a_run_resumed_between_two_points_draws_the_same_points(run, tmp_path):
+    broken = record(tmp_path / "broken", stop=17)
+    record(broken, start=13)
+    assert curve(broken, "train/loss") == curve(run, "train/loss")
+
+
+def test_events_lie_in_one_run_without_subfolders(run):
+    assert sorted(f.name.split(".")[0] for f in run.iterdir()) == ["events", "train"]
+
+
+def test_settings_are_hparams_of_the_same_run(run):
+    from tensorboard.plugins.hparams import metadata
+
+    content = read(run).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    start = metadata.parse_session_start_info_plugin_data(content)
+    values = start.hparams
+    assert values["schedule.lr"].number_value == 0.01
+    assert values["model.name"].string_value == "x"
+    assert values["sizes"].string_value == "[1, 2]"
+    content = read(run).summary_metadata["_hparams_/experiment"].plugin_data.content
+    experiment = metadata.parse_experiment_plugin_data(content)
+    assert [metric.name.tag for metric in experiment.metric_infos] == ["val/mIoU", "val/pixAcc"]
+
+
+def test_texts_hold_the_environment_and_every_class(run):
+    assert torch.__version__.split("+")[0] in text(run, "environment")[0]
+    assert "| traffic light | 50.00 | 50.00 | 66.67 |" in text(run, "val/classes")[0]
+    assert "road \\| path" in text(run, "val/classes")[0]
+    assert "| traffic light | sky | 2 | 50.00 |" in text(run, "val/confusions")[0]
+
+
+def test_the_confusion_matrix_is_the_one_pictures_draws(run):
+    event = read(run).Images("val/confusion")[0]
+    decoded = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    assert (decoded[..., ::-1] == pictures.heat_map(COUNTS, NAMES)).all()
+    assert event.step == 20
+
+
+def test_samples_and_batches_become_pictures(tmp_path):
+    image = np.full((20, 30, 3), 50, np.uint8)
+    sample = Sample(image, np.zeros((20, 30), np.uint8), "a")
+    batch = Batch(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.full((3, 16, 16), 255), ["a", "b", "c"])
+    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colours=COLOURS) as monitor:
+        monitor.batch(0, batch)
+        monitor.samples(1, [sample], [sample.label])
+    assert read(tmp_path).Tags()["images"] == ["train/samples", "val/samples"]
+
+
+def test_a_layout_shows_loss_and_miou_of_training_and_validation_together(run):
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    event = read(run).Tensors("custom_scalars__config__")[0]
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
+    assert charts["loss"] == ["^train/loss$", "^val/loss$"]
+    assert charts["mIoU"] == ["^val/mIoU$"]
+    tags = read(run).Tags()["scalars"]
+    for patterns in charts.values():
+        assert all(len([tag for tag in tags if re.match(pattern, tag)]) == 1 for pattern in patterns)
+
+
+def test_without_a_terminal_plain_lines_appear_once_on_screen_and_once_in_the_log(tmp_path, capsys):
+    record(tmp_path)
+    shown = capsys.readouterr()
+    logged = (tmp_path / "train.log").read_text()
+    for message in ("validation at 20 (epoch 2.50), in %: pixAcc 75.00  mIoU 20.00", "traffic light"):
+        assert message in shown.out
+        assert message in logged
+    assert shown.err == ""
+    assert shown.out.count("40/40 (100 %): loss") == 1
+    assert logged.count("40/40 (100 %): loss") == 1
+    assert max(map(len, shown.out.splitlines())) <= 100
+
+
+def test_on_a_terminal_there_is_one_progress_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    record(tmp_path)
+    shown = capsys.readouterr()
+    assert "loss" not in re.sub(r"validation.*", "", shown.out)
+    assert re.search(r"40/40 \[.*loss 0\.\d{4}, lr 2\.5e-03, .* images/s, mIoU 20\.00", shown.err)
+    assert "40/40 (100 %): loss" in (tmp_path / "train.log").read_text()
+
+
+def test_what_any_module_logs_is_shown_once_and_the_logger_is_given_back(tmp_path, capsys):
+    log = logging.getLogger("segkit")
+    before = log.level, log.propagate, list(log.handlers)
+    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colours=COLOURS):
+        log.warning("a damaged file")
+    log.warning("after the run")
+    assert capsys.readouterr().out.count("a damaged file") == 1
+    assert (tmp_path / "train.log").read_text().endswith("a damaged file\n")
+    assert (log.level, log.propagate, log.handlers) == before
+
+
+def test_other_processes_record_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    record(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_tensors_are_read_only_where_a_point_is_drawn(tmp_path):
+    class Counted(torch.Tensor):
+        reads = 0
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            cls.reads += function.__name__ in ("detach", "item", "tolist", "__float__")
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    loss, reads = torch.tensor(1.0).as_subclass(Counted), {}
+    with Monitor(tmp_path, total=100, iterations_per_epoch=9, names=NAMES, colours=COLOURS) as monitor:
+        for t in range(1, 20):
+            monitor.step(t, {"main": loss}, {"all": 0.1}, images=1, data_seconds=0.0)
+            reads[t] = Counted.reads
+    assert reads[1] == reads[9] < reads[10] == reads[19]
+
+
+def test_the_environment_names_versions_and_commit():
+    facts = environment()
+    assert torch.__version__.startswith(facts["torch"])
+    assert re.fullmatch(r"[\d.]+, commit (unknown|[0-9a-f]{12}\+?)", facts["segkit"])
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00")])
+def test_durations_read_as_clocks(seconds, shown):
+    assert console_module.clock(seconds) == shown
+
+
+def test_a_profile_tells_the_parts_of_a_step_and_leaves_a_trace(tmp_path):
+    weight = torch.randn(300, 300, requires_grad=True)
+    calls = []
+
+    def step() -> None:
+        calls.append(1)
+        with record_function("data"):
+            image = torch.randn(300, 300)
+        with record_function("forward"):
+            loss = (image @ weight @ image).sum()
+        with record_function("backward"):
+            loss.backward()
+
+    table = profile_steps(step, tmp_path, steps=3)
+    assert len(calls) == 5
+    assert (tmp_path / "trace.json.gz").stat().st_size > 500
+    rows = {line[:28].strip(): line[28:].split() for line in table.splitlines() if line[28:].strip()}
+    parts = [float(rows[part][0]) for part in ("data", "forward", "backward", "the rest")]
+    assert math.isclose(sum(parts), float(rows["a step"][0]), abs_tol=0.05)
+    assert "aten::mm" in rows
+    assert max(map(len, table.splitlines())) <= 100
