@@ -15,7 +15,7 @@ def class_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
         counts: (K, K), true class first.
 
     Returns:
-    """Scores of the classes in percent, in class order; many stand side by side, within the width.
+        Fractions (K,); NaN where there is nothing to divide by: a class without any pixels has no IoU.
     """
     counts = np.asarray(counts, dtype=np.float64)
     hits, labelled, found = counts.diagonal(), counts.sum(1), counts.sum(0)
@@ -29,7 +29,7 @@ def class_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def class_table(names: Sequence[str], columns: Mapping[str, Sequence[float]], *, width: int = 100) -> str:
-    """Scores of the classes in percent, in class order; many stand side by side, within the width.
+    """Scores of the classes in percent, in class order; many stand side by side within the width.
 
     Args:
         names: of the K classes.
