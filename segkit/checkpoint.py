@@ -11,12 +11,14 @@ import logging
 import os
 import pickle
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from segkit import distributed
 from segkit.settings import PositiveFloat, PositiveInt
 
 FORMAT = 1
@@ -32,6 +34,43 @@ class Keeping:
     keep: PositiveInt = 2
 
 
+class Checkpoints:
+    """The checkpoints of one run: when the next is due, and what every one of them carries.
+
+    Args:
+        folder: ``runs/NAME``.
+        keeping: of the settings.
+        about: carried by every checkpoint: the composed ``settings`` and the class table, ``classes``.
+    """
+
+    def __init__(self, folder: Path, keeping: Keeping, about: dict[str, Any]) -> None:
+        self.folder, self.keeping, self.about = folder, keeping, about
+        self.saved_at = time.monotonic()
+
+    def due(self, iteration: int) -> bool:
+        """Whether it is time, by iterations or by the clock."""
+        every, minutes = self.keeping.every, self.keeping.minutes
+        by_clock = minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
+        return by_clock or (every is not None and iteration % every == 0)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write ``iteration_N.pt``, let ``last.pt`` be the same file, and remove all but the last few."""
+        self.saved_at = time.monotonic()
+        if not distributed.is_main():
+            return
+        path = self.folder / f"iteration_{state['iteration']:07d}.pt"
+        write(path, {**self.about, **state})
+        _alias(path, self.folder / "last.pt")
+        for old in sorted(self.folder.glob("iteration_*.pt"))[: -self.keeping.keep]:
+            old.unlink()
+
+    def save_best(self, iteration: int, weights: dict[str, Any], scores: dict[str, float]) -> None:
+        """Write ``best.pt``: the weights that were scored, and their scores."""
+        if distributed.is_main():
+            content = {"iteration": iteration, "model": weights, "scores": scores}
+            write(self.folder / "best.pt", {**self.about, **content})
+
+
 def open_run(folder: Path, *, resume: bool | str) -> dict[str, Any] | None:
     """Make a run's folder, or find where it stopped.
 
@@ -45,18 +84,21 @@ def open_run(folder: Path, *, resume: bool | str) -> dict[str, Any] | None:
     Raises:
         ValueError: a run is there and was not to be continued, or none is there to continue.
     """
-    found = newest(folder)
-    if found is not None and resume is False:
+    begun = folder.is_dir() and any(folder.iterdir())
+    if begun and resume is False:
         raise ValueError(
             f"{folder} holds a run already; continue it with resume=true or choose another run_name=..."
         )
+    found = newest(folder)
     if found is None and resume is True:
         raise ValueError(f"there is no checkpoint in {folder} to resume; start it with resume=false")
-    folder.mkdir(parents=True, exist_ok=True)
+    if distributed.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        settle(folder)
     return found
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
+def write(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint: to a temporary file, flushed to the disk, then renamed."""
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb") as file:
@@ -64,15 +106,6 @@ def save(path: Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def save_newest(folder: Path, content: dict[str, Any], *, keep: int) -> None:
-    """Write ``iteration_N.pt``, let ``last.pt`` be the same file, and remove all but the last few."""
-    path = folder / f"iteration_{content['iteration']:07d}.pt"
-    save(path, content)
-    _alias(path, folder / "last.pt")
-    for old in sorted(folder.glob("iteration_*.pt"))[:-keep]:
-        old.unlink()
 
 
 def _alias(path: Path, name: Path) -> None:

@@ -97,7 +97,7 @@ def accept_any_key(argument: str) -> str:
 
 
 def with_errors_in_words(story: Callable[[], None]) -> None:
-    """Run; a user's mistake ends with its message alone and exit status 2 (SEGKIT_TRACEBACK=1 shows where)."""
+    """A user's mistake ends with its message alone and exit status 2 (SEGKIT_TRACEBACK=1 shows where)."""
     try:
         story()
     except (ValueError, OSError) as error:

@@ -7,9 +7,11 @@ state and draws what the unbroken one draws.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from segkit import components, distributed, optim
 from segkit.models.segmenter import Segmenter
+from segkit.seeds import seed_of
 from segkit.settings import Fraction, PositiveFloat, PositiveInt
 from segkit.types import Batch
 
@@ -110,8 +113,13 @@ class Training:
     runtime: Runtime
     device: torch.device
     seed: int
+    length: int  # optimiser steps of the whole run
     iteration: int = 0  # optimiser steps done
     best: float = -1.0  # highest validation mIoU so far
+
+    def learning_rates(self) -> dict[str, float]:
+        """The rate of each parameter group in the last step."""
+        return {group["name"]: group["lr"] for group in self.optimiser.param_groups}
 
     @property
     def scored(self) -> Segmenter:
@@ -182,7 +190,19 @@ def begin(
         runtime=runtime,
         device=device,
         seed=seed,
+        length=schedule.length(samples),
     )
+
+
+def steps(batches: Iterable[Batch], accumulate: int) -> Iterator[tuple[list[Batch], float]]:
+    """The parts of each optimiser step, and the seconds it had to wait for them."""
+    iterator = iter(batches)
+    while True:
+        begin = time.perf_counter()
+        parts = list(itertools.islice(iterator, accumulate))
+        if not parts:
+            return
+        yield parts, time.perf_counter() - begin
 
 
 def train_step(training: Training, batches: Sequence[Batch]) -> Step:
@@ -191,7 +211,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     Each part's loss is its mean times its share of all scored pixels of the batch, over all parts and
     processes, so the gradient is that of the whole batch however it is divided.
     """
-    torch.manual_seed(hash((training.seed, training.iteration, distributed.rank())) & (2**63 - 1))
+    torch.manual_seed(seed_of(training.seed, training.iteration, distributed.rank()))
     for group in training.optimiser.param_groups:
         group["lr"] = group["base_lr"] * training.policy(training.iteration)
     weights = [training.loss.weight(batch.label).to(training.device) for batch in batches]

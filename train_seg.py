@@ -1,0 +1,87 @@
+"""Train a segmentation network: ``python train_seg.py --help`` lists what can be set.
+
+The order of events of a whole training, from settings to ``runs/<run_name>/best.pt``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from segkit.compose import command
+
+
+@command("train")
+def main(settings: dict[str, Any]) -> None:
+    """Build everything, then step, score and save until the schedule ends."""
+    import torch
+
+    from segkit import checkpoint, components, distributed, inference, training
+    from segkit.data import loaders, transforms
+    from segkit.models import segmenter
+    from segkit.monitor import Monitor
+
+    with distributed.processes(settings["device"]) as device:
+        torch.manual_seed(settings["seed"])
+        train_set = components.build("data.datasets", settings["data"], "train")
+        val_set = components.build("data.datasets", settings["data"], "val")
+        table = train_set.table
+        model = segmenter.build(table.num_classes, **settings["model"])
+        schedule = training.Schedule(**settings["schedule"])
+        run = training.begin(
+            model,
+            components.build("losses", settings["loss"], table.num_classes),
+            samples=len(train_set),
+            schedule=schedule,
+            runtime=training.Runtime(**settings["runtime"]),
+            device=device,
+            seed=settings["seed"],
+        )
+        every = settings["evaluation"].pop("every")
+        protocol = inference.protocol(**settings["evaluation"])
+
+        folder = Path(settings["run_dir"], settings["run_name"])
+        if found := checkpoint.open_run(folder, resume=settings["resume"]):
+            run.restore(found)
+        about = {"settings": settings, "classes": table.to_plain()}
+        checkpoints = checkpoint.Checkpoints(folder, checkpoint.Keeping(**settings["checkpoint"]), about)
+        batches = loaders.training_loader(
+            train_set,
+            transforms.build(**settings["augment"]),
+            seed=settings["seed"],
+            batch_size=schedule.batch_size,
+            iterations=range(run.iteration, run.length),
+            accumulate=schedule.accumulate,
+            workers=settings["loader"]["workers"],
+            share=(distributed.rank(), distributed.world_size()),
+        )
+        with Monitor(
+            folder,
+            start=run.iteration,
+            total=run.length,
+            iterations_per_epoch=len(train_set) / schedule.batch_size,
+            names=table.names,
+            colours=table.colours,
+        ) as monitor:
+            for parts, waited in training.steps(batches, schedule.accumulate):
+                step = training.train_step(run, parts)
+                monitor.step(
+                    run.iteration,
+                    step.losses,
+                    run.learning_rates(),
+                    images=schedule.batch_size,
+                    data_seconds=waited,
+                    gradient_norm=step.gradient_norm,
+                )
+                if schedule.due(run.iteration, every=every, samples=len(train_set)):
+                    result = inference.evaluate(run.scored, val_set, protocol)
+                    monitor.scores(run.iteration, result.scores, result.class_iou, counts=result.counts)
+                    if result.scores["mIoU"] > run.best:
+                        run.best = result.scores["mIoU"]
+                        checkpoints.save_best(run.iteration, run.scored.state_dict(), result.scores)
+                if checkpoints.due(run.iteration) or run.iteration == run.length:
+                    checkpoints.save(run.state())
+
+
+if __name__ == "__main__":
+    main()
