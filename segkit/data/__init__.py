@@ -1,0 +1,1 @@
+"""Data sets, their label tables, what is drawn from them, and in which order."""

@@ -1,0 +1,32 @@
+"""ADE20K scene parsing (Zhou et al. 2017): 20,210 training and 2,000 validation images, 150 classes.
+
+Masks hold 0 (other, not scored) and 1..150.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from segkit.data.labels import built_in
+from segkit.data.pairs import Pairs, cache_folder, match, require
+
+
+def build(
+    split: str,
+    *,
+    root: str,
+    train_split: str = "training",
+    val_split: str = "validation",
+    on_error: Literal["stop", "skip"] = "stop",
+    cache: Literal["none", "disk"] = "none",
+) -> Pairs:
+    """The official layout: ``images/<split>/*.jpg`` and ``annotations/<split>/*.png`` below the root."""
+    part = train_split if split == "train" else val_split
+    images, masks = f"images/{part}", f"annotations/{part}"
+    path = require(
+        root,
+        (images, masks),
+        "`python datasets/ade20k.py prepare` downloads ADEChallengeData2016 and unpacks it",
+    )
+    found = match(path / images, path / masks)
+    return Pairs("ade20k", built_in("ade20k"), found, on_error=on_error, cache=cache_folder(cache, path))

@@ -1,0 +1,30 @@
+"""CamVid (Brostow, Fauqueur, Cipolla 2009) as the SegNet tutorial has it: 367 and 101 frames, 11 classes.
+
+Masks hold 0..10 and 11 (void, not scored).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from segkit.data.labels import built_in
+from segkit.data.pairs import Pairs, cache_folder, match, require
+
+
+def build(
+    split: str,
+    *,
+    root: str,
+    train_split: str = "train",
+    val_split: str = "val",
+    on_error: Literal["stop", "skip"] = "stop",
+    cache: Literal["none", "disk"] = "none",
+) -> Pairs:
+    """``images/<split>/*.jpg`` and ``annotations/<split>/*.png`` below the root."""
+    part = train_split if split == "train" else val_split
+    images, masks = f"images/{part}", f"annotations/{part}"
+    path = require(
+        root, (images, masks), "`python datasets/camvid.py prepare` makes them from the SegNet tutorial"
+    )
+    found = match(path / images, path / masks)
+    return Pairs("camvid", built_in("camvid"), found, on_error=on_error, cache=cache_folder(cache, path))

@@ -1,0 +1,33 @@
+"""Cityscapes (Cordts et al. 2016), fine annotations: 2,975 and 500 frames of 2048x1024, 19 classes.
+
+Masks are the official ``*_gtFine_labelIds.png``; the table maps label ids on reading, so no train-id files
+are needed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from segkit.data.labels import built_in
+from segkit.data.pairs import Pairs, cache_folder, match, require
+
+
+def build(
+    split: str,
+    *,
+    root: str,
+    train_split: str = "train",
+    val_split: str = "val",
+    on_error: Literal["stop", "skip"] = "stop",
+    cache: Literal["none", "disk"] = "none",
+) -> Pairs:
+    """The official layout: ``leftImg8bit/<split>/<city>/`` and ``gtFine/<split>/<city>/`` below the root."""
+    part = train_split if split == "train" else val_split
+    images, masks = f"leftImg8bit/{part}", f"gtFine/{part}"
+    path = require(
+        root, (images, masks), "`python datasets/cityscapes.py prepare` unpacks the official zip files"
+    )
+    found = match(path / images, path / masks, image_end="_leftImg8bit", mask_end="_gtFine_labelIds")
+    return Pairs(
+        "cityscapes", built_in("cityscapes"), found, on_error=on_error, cache=cache_folder(cache, path)
+    )

@@ -1,0 +1,277 @@
+"""Images and masks that lie in files: finding partners, reading them, and keeping decoded copies."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from segkit.data.labels import DataError, LabelTable
+from segkit.types import Sample
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
+MASKS = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp")
+
+Coding = Literal[
+    "ids", "any"
+]  # "any": what the file holds decides, one channel for ids and three for colours
+OnError = Literal["stop", "skip"]
+Cache = Literal["none", "disk"]
+
+log = logging.getLogger("segkit")
+
+
+class Pair(NamedTuple):
+    """An image, its mask, and the name of both."""
+
+    image: Path
+    label: Path
+    name: str
+
+
+class Orphan(NamedTuple):
+    """A file without its partner."""
+
+    file: Path
+    missing: str  # what was looked for
+
+
+class Pairs:
+    """A data set of image and mask files.
+
+    Args:
+        name: of the data set, for messages.
+        table: applied to every mask on reading.
+        found: pairs and files without partner, as ``match`` returns them.
+        coding: what the masks hold.
+        on_error: ``skip`` leaves files without partner out, with a warning, and lets the loader replace
+            samples that cannot be read; ``stop`` raises.
+        cache: ``None``, or the folder that decoded copies are kept in.
+
+    Raises:
+        ValueError: there is no pair, or, with ``stop``, a file has no partner.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        table: LabelTable,
+        found: tuple[list[Pair], list[Orphan]],
+        *,
+        coding: Coding = "ids",
+        on_error: OnError = "stop",
+        cache: Path | None = None,
+    ):
+        self.name, self.table, self.cache = name, table, cache
+        self.coding: Coding = coding
+        self.on_error: OnError = on_error
+        self.pairs, self.orphans = found
+        self.names = [pair.name for pair in self.pairs]
+        if self.orphans:
+            first = self.orphans[0]
+            message = (
+                f"{len(self.orphans)} files of {name} have no partner, the first {first.file} ("
+                f"{first.missing} is not there); run `python datasets/{name}.py verify` to list them all"
+            )
+            if on_error == "stop":
+                raise ValueError(f"{message}, or leave them out with data.on_error=skip")
+            log.warning("%s; they are left out", message)
+        if not self.pairs:
+            raise ValueError(
+                f"{name} has not one image with its mask here; see `python datasets/{name}.py --help`"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> Sample:
+        """One sample as stored, its label in class ids.
+
+        Raises:
+            DataError: a file is missing, damaged, of the wrong kind, or holds values outside the table.
+        """
+        pair = self.pairs[index]
+        if self.cache is None:
+            image, label = read_image(pair.image), self._read_label(pair.label)
+        else:
+            image = kept(pair.image, self.cache, "", lambda: read_image(pair.image))
+            label = kept(pair.label, self.cache, repr(self.table), lambda: self._read_label(pair.label))
+        if image.shape[:2] != label.shape:
+            raise DataError(
+                "sizes differ",
+                f"{pair.label}: the mask is {label.shape[1]}x{label.shape[0]}, its image {pair.image} is "
+                f"{image.shape[1]}x{image.shape[0]} (turned as its EXIF orientation says); they must be "
+                f"equal, `python datasets/{self.name}.py verify` lists every such file",
+            )
+        return Sample(image, label, pair.name)
+
+    def _read_label(self, file: Path) -> np.ndarray:
+        return self.table.encode(read_mask(file, self.coding), file)
+
+
+def match(
+    images: Path, masks: Path, *, image_end: str = "", mask_end: str = ""
+) -> tuple[list[Pair], list[Orphan]]:
+    """Pair the files of two trees by relative path, without suffix and without the given ends of the stem."""
+    left, right = _listing(images, image_end, IMAGES), _listing(masks, mask_end, MASKS)
+    pairs = [Pair(left[name], right[name], name) for name in sorted(left.keys() & right.keys())]
+    orphans = [Orphan(left[name], f"mask {name}{mask_end}") for name in sorted(left.keys() - right.keys())]
+    orphans += [
+        Orphan(right[name], f"image {name}{image_end}") for name in sorted(right.keys() - left.keys())
+    ]
+    return pairs, orphans
+
+
+def require(root: str, folders: Iterable[str], remedy: str) -> Path:
+    """The root as a path, when the folders are below it.
+
+    Raises:
+        ValueError: one is missing; the message says what was looked for and what prepares it.
+    """
+    path = Path(root).expanduser()
+    missing = [folder for folder in folders if not path.joinpath(folder).is_dir()]
+    if missing:
+        raise ValueError(
+            f"data.root={root}: there is no folder {' and no '.join(missing)} in {path.absolute()}; {remedy}"
+        )
+    return path
+
+
+def cache_folder(cache: Cache, root: Path) -> Path | None:
+    """Where decoded copies are kept: ``$SEGKIT_CACHE``, or ``.segkit-cache`` in the root."""
+    if cache == "none":
+        return None
+    return Path(os.environ.get("SEGKIT_CACHE") or root / ".segkit-cache")
+
+
+def read_image(file: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any format OpenCV knows, turned as its EXIF orientation says."""
+    image = _decode(_bytes(file), cv2.IMREAD_COLOR, file)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def read_mask(file: Path, coding: Coding) -> np.ndarray:
+    """A mask as stored: (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 RGB colours if ``coding`` allows.
+
+    A palette PNG is read as its indices, as label tools mean it, if ``coding`` allows.
+    """
+    data = _bytes(file)
+    if data[:4] == b"\x89PNG" and data[25] == 3:
+        if coding == "ids":
+            raise _wrong_mode(file, "palette", "a palette PNG")
+        return _palette_indices(file)
+    mask = _decode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, file)
+    if mask.dtype not in (np.uint8, np.uint16) or (
+        mask.dtype == np.uint16 and (mask.ndim == 3 or coding == "ids")
+    ):
+        raise _wrong_mode(
+            file, "16-bit" if mask.dtype == np.uint16 else "not integer", f"{mask.dtype} values"
+        )
+    if mask.ndim == 2:
+        return mask
+    if coding == "ids":
+        raise _wrong_mode(file, "RGB mask", "three colour channels")
+    return cv2.cvtColor(mask, cv2.COLOR_BGR2RGB, dst=mask)
+
+
+def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """What ``read`` returns, from a copy in ``folder`` if the source has not changed since it was made.
+
+    The copy is memory-mapped, so pixels that are never used are never loaded. Any number of processes may
+    fill the folder at once: a copy is written aside and renamed, so it is there whole or not at all.
+    """
+    try:
+        stat = source.stat()
+    except FileNotFoundError:
+        return read()  # says what is missing
+    key = hashlib.sha256(f"{source.absolute()}\n{salt}".encode()).hexdigest()[:32]
+    copy = folder / key[:2] / f"{key}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
+    if not copy.exists():
+        array = read()
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        for stale in copy.parent.glob(f"{key}-*.npy"):
+            stale.unlink(missing_ok=True)
+        aside = copy.with_suffix(f".{os.getpid()}")
+        with aside.open("wb") as file:
+            np.save(file, array)
+        aside.replace(copy)
+    return np.asarray(np.load(copy, mmap_mode="c"))
+
+
+def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Files by relative path without suffix and ``end``; hidden ones are no samples.
+
+    Raises:
+        ValueError: two files would share a name.
+    """
+    files: dict[str, Path] = {}
+    for place, below, names in os.walk(folder, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for name in names:
+            stem, suffix = os.path.splitext(name)  # noqa: PTH122  (a Path per file would cost seconds)
+            if name.startswith(".") or suffix.lower() not in suffixes or not stem.endswith(end):
+                continue
+            file = Path(place, name)
+            key = file.parent.relative_to(folder).joinpath(stem[: len(stem) - len(end)]).as_posix()
+            if key in files:
+                raise DataError(
+                    "duplicate stems",
+                    f"{files[key]} and {file.name} share a stem, so their partner is not known; rename one",
+                )
+            files[key] = file
+    return files
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError("unreadable", f"{file}: {error.strerror or error}; is data.root complete?") from error
+    if not data:
+        raise DataError("zero bytes", f"{file}: the file is empty; fetch it again")
+    return data
+
+
+def _decode(data: bytes, flags: int, file: Path) -> np.ndarray:
+    """Decoded from memory, because ``cv2.imread`` fails on names that are not ASCII on some systems."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _whole(data) else None
+    if image is None:
+        raise DataError(
+            "unreadable or truncated",
+            f"{file}: not an image, or only part of one; fetch it again or delete it with its partner",
+        )
+    return image
+
+
+def _whole(data: bytes) -> bool:
+    """False for a JPEG or PNG whose end is missing; decoders fill the rest with grey and say nothing."""
+    if data[:2] == b"\xff\xd8":
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")  # end of image after the last start of scan
+    return data[:4] != b"\x89PNG" or data.rfind(b"IEND\xaeB`\x82") > 0
+
+
+def _palette_indices(file: Path) -> np.ndarray:
+    from PIL import (
+        Image,
+        ImageOps,
+    )  # comes with torchvision; OpenCV knows only the colours behind the indices
+
+    try:
+        with Image.open(file) as image:
+            return np.array(ImageOps.exif_transpose(image))
+    except OSError as error:
+        raise DataError(
+            "unreadable or truncated", f"{file}: {error}; fetch it again or delete it with its partner"
+        ) from error
+
+
+def _wrong_mode(file: Path, kind: str, holds: str) -> DataError:
+    return DataError(
+        kind, f"{file}: holds {holds}, not one byte of label id per pixel; save it as a grey 8-bit PNG of ids"
+    )
