@@ -80,6 +80,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "profile": bool,
         "sizes.base": PositiveInt,
         "sizes.crop": Size,
+        "sizes.bounds": Size,
         "loader.workers": NonNegativeInt,
         "evaluation.every": PositiveFloat,
     }

@@ -83,9 +83,9 @@ class LabelTable:
         for entry, class_id in self._class_ids():
             if owner.setdefault(entry.colour, (entry, class_id))[1] != class_id:
                 raise ValueError(
-                    f"the table of {self.name} gives {hex_colour(entry.colour)} to "
-                    f"both {owner[entry.colour][0].name!r} and {entry.name!r}; colour-coded masks need one colour "
-                    "per class"
+                    f"the table of {self.name} gives {hex_colour(entry.colour)} to both "
+                    f"{owner[entry.colour][0].name!r} and {entry.name!r}; they need one colour "
+                    "each class"
                 )
             lookup[_packed(np.array(entry.colour))] = class_id + 1
         return lookup
@@ -158,7 +158,7 @@ class LabelTable:
 
     @classmethod
     def read(cls, file: Path, name: str) -> LabelTable:
-        """A table from a CSV file with columns ``id``, ``name``; optional ``colour``, ``ignore``, ``category``.
+        """A table from a CSV file: columns ``id``, ``name``, optional ``colour``, ``ignore``, ``category``.
 
         A colour is ``#rrggbb`` or three numbers, or stands in columns ``red``, ``green``, ``blue``.
 
