@@ -1,0 +1,172 @@
+"""Scores are pure functions of one K x K matrix of counts over the whole split, not means over pictures.
+
+Rows are labels, columns are predictions. What a class counts that nobody labelled or predicted is the
+*absent* rule: ``zero`` (ADE20K's official script: 0 over all classes), ``exclude`` (cityscapesScripts,
+mmsegmentation: left out) or ``labels`` (detectron2: only classes that occur in the labels are averaged).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from segkit.types import IGNORE_INDEX
+
+Absent = Literal["zero", "exclude", "labels"]
+
+BOUNDARY_RATIO = 0.02  # of the diagonal: the width of a boundary band, Cheng et al. 2021 (arXiv 2103.16562)
+
+
+class ConfusionMatrix:
+    """Counts of (label, prediction) pairs, kept on the device until somebody asks.
+
+    Attributes:
+        counts: (K, K) int64; float32 would stop counting at 2^24 pixels of a class.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, label: Tensor | np.ndarray, prediction: Tensor | np.ndarray) -> None:
+        """Count one picture or batch; pixels labelled ``IGNORE_INDEX`` count nowhere.
+
+        Raises:
+            ValueError: the shapes differ, or the label or the prediction holds an id that is no class.
+        """
+        label, prediction = (torch.as_tensor(x, device=self.counts.device) for x in (label, prediction))
+        if label.shape != prediction.shape:
+            raise ValueError(
+                f"the prediction is {tuple(prediction.shape)} but its label {tuple(label.shape)}; "
+                "predict at the size of the label, labels are never resized"
+            )
+        pair = label.int() * 256 + prediction.int()  # ids are uint8: every pair has a bin, wrong ones too
+        seen = torch.bincount(pair.flatten(), minlength=256 * 256).view(256, 256)[:IGNORE_INDEX]
+        counts = seen[: self.num_classes, : self.num_classes]
+        if int(seen.sum()) != int(counts.sum()):
+            labels, predictions = (seen.sum(axis).nonzero().max().item() for axis in (1, 0))
+            raise ValueError(
+                f"ids up to {labels} in the label and {predictions} in the prediction, but the model has "
+                f"{self.num_classes} classes (0..{self.num_classes - 1}; {IGNORE_INDEX} is ignored): "
+                "it and the data do not belong together"
+            )
+        self.counts += counts
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Part of the whole in float64; NaN where the whole is nothing."""
+    return part.double() / whole.double()  # 0 / 0 is NaN in float64
+
+
+def class_scores(counts: Tensor) -> dict[str, Tensor]:
+    """IoU, precision, recall and Dice of each class, (K,) float64 fractions; NaN where nothing counts."""
+    hit, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    return {
+        "IoU": _ratio(hit, labelled + predicted - hit),
+        "precision": _ratio(hit, predicted),
+        "recall": _ratio(hit, labelled),
+        "Dice": _ratio(2 * hit, labelled + predicted),
+    }
+
+
+def _mean(values: Tensor, counts: Tensor, absent: Absent) -> float:
+    """Mean over classes of a score that is NaN where a class has nothing to count."""
+    if absent == "zero":
+        return float(values.nan_to_num(0.0).mean())
+    if absent == "labels":
+        values = values[counts.sum(1) > 0]
+    return float(values.nanmean())
+
+
+def scores(counts: Tensor, *, absent: Absent = "zero") -> dict[str, float]:
+    """All figures of a split, fractions of 1.
+
+    Args:
+        counts: (K, K) integers, rows are labels.
+        absent: what a class counts that nobody labelled or predicted.
+
+    Returns:
+        pixAcc, mIoU, mAcc (mean recall), fwIoU (IoU weighted by labelled pixels), mDice, and ADE20K, the
+        score of that benchmark: (pixAcc + mIoU) / 2.
+
+    Raises:
+        ValueError: nothing was counted.
+    """
+    counts = counts.cpu()
+    total = int(counts.sum())
+    if total == 0:
+        raise ValueError(
+            "there is nothing to score: no picture, or every pixel of every label is ignored; "
+            "check data.val_split and the label table"
+        )
+    each = class_scores(counts)
+    accuracy = int(counts.diagonal().sum()) / total
+    mean_iou = _mean(each["IoU"], counts, absent)
+    frequency = counts.sum(1).double() / total
+    return {
+        "pixAcc": accuracy,
+        "mIoU": mean_iou,
+        "mAcc": _mean(each["recall"], counts, absent),
+        "fwIoU": float((frequency * each["IoU"].nan_to_num(0.0)).sum()),
+        "mDice": _mean(each["Dice"], counts, absent),
+        "ADE20K": (accuracy + mean_iou) / 2,
+    }
+
+
+def merge_classes(counts: Tensor, groups: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Counts of categories from counts of classes; ``groups[k]`` names the category of class k.
+
+    Returns:
+        The names in order of appearance, and their (C, C) counts, whose ``class_scores`` hold Cityscapes'
+        category IoU.
+    """
+    names = list(dict.fromkeys(groups))
+    member = torch.tensor([names.index(group) for group in groups], device=counts.device)
+    rows = counts.new_zeros(len(names), counts.shape[1]).index_add_(0, member, counts)
+    return names, counts.new_zeros(len(names), len(names)).index_add_(1, member, rows)
+
+
+def _band(ids: np.ndarray, width: int) -> np.ndarray:
+    """Pixels nearer than ``width`` to another class or to the edge of the picture.
+
+    Eroding every class mask ``width`` times with a 3x3 square keeps exactly the pixels whose neighbourhood
+    has one id throughout: where the smallest id around equals the greatest. Two filters instead of 2K.
+    """
+    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    padded = cv2.copyMakeBorder(ids, width, width, width, width, cv2.BORDER_REPLICATE)
+    inner = (slice(width, -width), slice(width, -width))
+    band = (cv2.dilate(padded, square) != cv2.erode(padded, square))[inner]
+    band[:width], band[-width:], band[:, :width], band[:, -width:] = True, True, True, True
+    return band
+
+
+def boundary_counts(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Tensor:
+    """What Boundary IoU counts in one picture (Cheng et al. 2021): pixels near a boundary of their own mask.
+
+    Args:
+        label: (H, W) uint8 class ids or ``IGNORE_INDEX``.
+        prediction: (H, W) uint8 class ids.
+        num_classes: K.
+
+    Returns:
+        (3, K) int64: pixels in both bands with the same class, in the label's band, in the prediction's band.
+        Add them up over a split and give them to ``boundary_scores``.
+    """
+    prediction = np.where(label == IGNORE_INDEX, np.uint8(IGNORE_INDEX), prediction)
+    width = max(1, round(BOUNDARY_RATIO * float(np.hypot(*label.shape))))
+    near_label, near_prediction = _band(label, width), _band(prediction, width)
+    both = near_label & near_prediction & (label == prediction)
+    picked = label[both], label[near_label], prediction[near_prediction]
+    counted = [np.bincount(ids, minlength=256)[:num_classes] for ids in picked]
+    return torch.from_numpy(np.stack(counted).astype(np.int64))
+
+
+def boundary_iou(counts: Tensor) -> Tensor:
+    """Boundary IoU of each class from ``boundary_counts``, (K,) float64; NaN where a class never occurs."""
+    both, labelled, predicted = counts
+    return _ratio(both, labelled + predicted - both)

@@ -1,0 +1,211 @@
+"""Scores against hand-done examples and other people's libraries."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from segkit import metrics
+from segkit.metrics import ConfusionMatrix
+
+SAMPLE = Path(__file__).parents[2] / "shared/data/ade20k_sample/annotations/validation"
+
+
+def drawn(num_classes=6, shape=(40, 50), seed=0, ignored=0.1):
+    generator = np.random.default_rng(seed)
+    label, prediction = generator.integers(0, num_classes, (2, *shape), dtype=np.uint8)
+    prediction[generator.random(shape) < 0.6] = label[0, 0]
+    label[generator.random(shape) < ignored] = 255
+    return label, prediction
+
+
+def counted(label, prediction, num_classes=6):
+    matrix = ConfusionMatrix(num_classes)
+    matrix.update(label, prediction)
+    return matrix.counts
+
+
+def test_counts_are_those_of_a_loop_over_pixels():
+    label, prediction = drawn()
+    expected = torch.zeros(6, 6, dtype=torch.int64)
+    for a, b in zip(label.flat, prediction.flat, strict=True):
+        if a != 255:
+            expected[a, b] += 1
+    counts = counted(label, prediction)
+    assert counts.dtype == torch.int64
+    assert torch.equal(counts, expected)
+
+
+def test_counting_goes_on_past_what_float32_can_count():
+    matrix = ConfusionMatrix(2)
+    matrix.counts[1, 1] = 2**40
+    matrix.update(np.ones((1, 3), np.uint8), np.ones((1, 3), np.uint8))
+    assert int(matrix.counts[1, 1]) == 2**40 + 3
+
+
+def test_scores_are_those_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle: extra `oracles`")
+    label, prediction = drawn()
+    seen = label != 255
+    truth, guess = label[seen], prediction[seen]
+    counts = counted(label, prediction)
+    each, found = metrics.class_scores(counts), metrics.scores(counts)
+    assert np.array_equal(counts.numpy(), sklearn.confusion_matrix(truth, guess, labels=range(6)))
+    for name, oracle in [
+        ("IoU", sklearn.jaccard_score),
+        ("precision", sklearn.precision_score),
+        ("recall", sklearn.recall_score),
+        ("Dice", sklearn.f1_score),
+    ]:
+        np.testing.assert_allclose(
+            each[name], oracle(truth, guess, average=None, labels=range(6)), atol=1e-12
+        )
+    assert found["pixAcc"] == pytest.approx(sklearn.accuracy_score(truth, guess))
+    assert found["mIoU"] == pytest.approx(sklearn.jaccard_score(truth, guess, average="macro"))
+    assert found["mAcc"] == pytest.approx(sklearn.balanced_accuracy_score(truth, guess))
+    assert found["fwIoU"] == pytest.approx(sklearn.jaccard_score(truth, guess, average="weighted"))
+    assert found["mDice"] == pytest.approx(sklearn.f1_score(truth, guess, average="macro"))
+
+
+TOY = torch.tensor(
+    [[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+)  # IoU 6/9, 3/6; nobody knows the rest
+PREDICTED_ONLY = TOY + torch.tensor(
+    [[0, 0, 1, 0], [0] * 4, [0] * 4, [0] * 4]
+)  # class 2 predicted once: IoU 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "absent", "expected"),
+    [
+        (TOY, "zero", (6 / 9 + 3 / 6) / 4),
+        (TOY, "exclude", (6 / 9 + 3 / 6) / 2),
+        (TOY, "labels", (6 / 9 + 3 / 6) / 2),
+        (PREDICTED_ONLY, "zero", (6 / 10 + 3 / 6) / 4),
+        (PREDICTED_ONLY, "exclude", (6 / 10 + 3 / 6 + 0) / 3),
+        (PREDICTED_ONLY, "labels", (6 / 10 + 3 / 6) / 2),
+    ],
+)
+def test_absent_classes_count_as_the_rule_says(counts, absent, expected):
+    assert metrics.scores(counts, absent=absent)["mIoU"] == pytest.approx(expected, abs=1e-15)
+
+
+def test_nothing_to_score_is_said():
+    with pytest.raises(ValueError, match=r"nothing to score.*check data.val_split"):
+        metrics.scores(torch.zeros(3, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("label", "prediction"), [(6, 0), (254, 1), (0, 40)])
+def test_ids_that_are_no_class_are_refused(label, prediction):
+    with pytest.raises(
+        ValueError, match=f"up to {label} in the label and {prediction} in the prediction.*6 classes"
+    ):
+        counted(np.full((2, 2), label, np.uint8), np.full((2, 2), prediction, np.uint8))
+
+
+def test_a_prediction_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="labels are never resized"):
+        counted(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
+
+
+@pytest.mark.data
+def test_the_ade20k_sample_against_itself_scores_what_the_official_script_prints():
+    files = sorted(SAMPLE.glob("*.png"))
+    if not files:
+        pytest.skip("the three-photograph sample of ADE20K is not beside this checkout")
+    matrix = ConfusionMatrix(150)
+    for file in files:
+        raw = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        label = np.where(raw == 0, 255, raw - 1).astype(np.uint8)
+        matrix.update(label, np.where(label == 255, 0, label))
+    found = metrics.scores(matrix.counts, absent="zero")
+    assert f"Mean IoU over 150 classes: {found['mIoU']:.4f}" == "Mean IoU over 150 classes: 0.1000"
+    assert f"Pixel-wise Accuracy: {found['pixAcc']:.2%}" == "Pixel-wise Accuracy: 100.00%"
+    assert found["ADE20K"] == pytest.approx((1.0 + 0.1) / 2)
+
+
+CITYSCAPES_IDS = [
+    7,
+    8,
+    11,
+    12,
+    13,
+    17,
+    19,
+    20,
+    21,
+    22,
+    23,
+    24,
+    25,
+    26,
+    27,
+    28,
+    31,
+    32,
+    33,
+]  # of train ids 0..18
+
+
+def test_classes_and_categories_are_those_of_cityscapesscripts():
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels", reason="the oracle: extra `oracles`")
+    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+
+    label, prediction = drawn(19, (60, 70))
+    label[label == 4], prediction[prediction == 4] = 5, 5  # a class that is nowhere
+    counts = counted(label, prediction, 19)
+    args = official.args
+    official_counts = official.generateMatrix(args)
+    raw = np.array([*CITYSCAPES_IDS, *[0] * 237])
+    for a, b in zip(raw[label].flat, raw[prediction].flat, strict=True):
+        official_counts[a, b] += 1
+    classes = {i: official.getIouScoreForLabel(i, official_counts, args) for i in CITYSCAPES_IDS}
+    ours = metrics.class_scores(counts)["IoU"].numpy()
+    np.testing.assert_allclose(ours, [classes[i] for i in CITYSCAPES_IDS], atol=1e-12)
+    by_name = {labels.id2label[i].name: score for i, score in classes.items()}
+    exclude = metrics.scores(counts, absent="exclude")["mIoU"]
+    assert exclude == pytest.approx(official.getScoreAverage(by_name, args))
+    names, merged = metrics.merge_classes(counts, [labels.id2label[i].category for i in CITYSCAPES_IDS])
+    for name, score in zip(names, metrics.class_scores(merged)["IoU"].tolist(), strict=True):
+        assert score == pytest.approx(official.getIouScoreForCategory(name, official_counts, args))
+
+
+def boundary_by_the_paper(mask, ratio=0.02):
+    """Cheng et al.'s mask_to_boundary: what ``width`` erosions with a 3x3 square take away."""
+    width = max(1, round(ratio * np.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2)))
+    framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    eroded = cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=width)
+    return mask - eroded[1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (120, 90), (7, 5), (2, 300)])
+def test_boundary_iou_is_that_of_the_paper_s_erosions(shape):
+    generator = np.random.default_rng(0)
+    coarse = [generator.integers(0, 3, (3, 4), dtype=np.uint8) for _ in range(2)]
+    label, prediction = (cv2.resize(x, shape[::-1], interpolation=cv2.INTER_NEAREST) for x in coarse)
+    label[: shape[0] // 3, : shape[1] // 4] = 255
+    counts = metrics.boundary_counts(label, prediction, 4)
+    shown = np.where(label == 255, 255, prediction)
+    for k in range(4):
+        truth, guess = (boundary_by_the_paper((x == k).astype(np.uint8)) for x in (label, shown))
+        both, either = (truth & guess).sum(), (truth | guess).sum()
+        found = float(metrics.boundary_iou(counts)[k])
+        assert found == pytest.approx(both / either) if either else np.isnan(found)
+
+
+def test_counts_of_parts_add_up_to_the_counts_of_the_whole():
+    pictures = [drawn(seed=seed) for seed in range(4)]
+    matrix = ConfusionMatrix(6)
+    for label, prediction in pictures:
+        matrix.update(label, prediction)
+    together = counted(*(np.stack(x) for x in zip(*pictures, strict=True)))
+    assert torch.equal(matrix.counts, together)
+    assert all(
+        torch.equal(matrix.counts, sum(counted(*p) for p in order))
+        for order in itertools.permutations(pictures)
+    )

@@ -1,0 +1,254 @@
+"""The protocols against slow, plain transcriptions of their definitions, in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from segkit.inference import predict, probabilities, protocol
+from segkit.inference.predict import strips
+from segkit.types import Logits
+
+K = 4
+TINY = 1e-9
+
+
+class TinySegmenter(nn.Module):
+    """Logits for each 4x4 pixels, with a look at the whole window such as an ASPP takes."""
+
+    def __init__(self, seed=0, align_corners=True, stride=4):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.num_classes, self.align_corners = K, align_corners
+        self.backbone = nn.Conv2d(3, 5, 5, stride=stride, padding=2)
+        self.head = TinyHead()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+
+    def normalise(self, image):
+        return (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def forward(self, image):
+        if image.dtype == torch.uint8:
+            image = self.normalise(image)
+        logits = self.head(self.backbone(image))
+        return Logits(
+            F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=self.align_corners), None
+        )
+
+
+class TinyHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool, self.score = nn.Conv2d(5, 5, 1), nn.Conv2d(5, K, 3, padding=1)
+
+    def forward(self, features):
+        around = self.pool(features.mean((2, 3), keepdim=True))
+        return self.score(torch.tanh(features + around))
+
+
+class FullSize(nn.Module):
+    """The same network seen from outside: no backbone or head to reach into."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.num_classes, self.normalise = inner, K, inner.normalise
+
+    def forward(self, image):
+        return self.inner(image)
+
+
+def picture(height, width, seed=1):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def as_input(model, image):
+    return model.normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+
+
+def resized(x, height, width, align_corners):
+    return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
+
+
+def encoding_by_hand(model, image, scales, base_size, crop, flip):
+    """facts: the procedure of PyTorch-Encoding, one window and one flip at a time."""
+    x = as_input(model, image)
+    height, width = image.shape[:2]
+    black = (-model.mean / model.std)[None]
+
+    def padded(y, size_h, size_w):
+        out = black.expand(1, 3, max(size_h, y.shape[2]), max(size_w, y.shape[3])).clone()
+        out[:, :, : y.shape[2], : y.shape[3]] = y
+        return out
+
+    def run(y):
+        logits = model(y).main
+        if flip:
+            logits = logits + model(y.flip(3)).main.flip(3)
+        return logits.exp()
+
+    scores = 0
+    for scale in scales:
+        long = math.ceil(base_size * scale)
+        if height > width:
+            h, w = long, int(width * long / height + 0.5)
+        else:
+            h, w = int(height * long / width + 0.5), long
+        y = resized(x, h, w, True)
+        if long <= crop:
+            out = run(padded(y, crop, crop))[:, :, :h, :w]
+        else:
+            y = padded(y, crop, crop) if min(h, w) < crop else y
+            stride = int(crop * 2 / 3)
+            ph, pw = y.shape[2:]
+            out, count = torch.zeros(1, K, ph, pw, dtype=x.dtype), torch.zeros(1, 1, ph, pw, dtype=x.dtype)
+            for i in range(math.ceil((ph - crop) / stride) + 1):
+                for j in range(math.ceil((pw - crop) / stride) + 1):
+                    top, left = i * stride, j * stride
+                    bottom, right = min(top + crop, ph), min(left + crop, pw)
+                    part = run(padded(y[:, :, top:bottom, left:right], crop, crop))
+                    out[:, :, top:bottom, left:right] += part[:, :, : bottom - top, : right - left]
+                    count[:, :, top:bottom, left:right] += 1
+            assert count.min() >= 1
+            out = (out / count)[:, :, :h, :w]
+        scores = scores + resized(out, height, width, True)
+    return scores[0]
+
+
+def mmseg_by_hand(model, image, scales, window, stride, flip):
+    """facts: slide_inference of each (scale, mirrored) picture, then the mean of the softmaxes."""
+    x = as_input(model, image)
+    height, width = image.shape[:2]
+    total = 0
+    for scale in scales:
+        y = resized(x, int(height * scale + 0.5), int(width * scale + 0.5), False)
+        for mirrored in (False, True) if flip else (False,):
+            z = y.flip(3) if mirrored else y
+            h, w = z.shape[2:]
+            out, count = torch.zeros(1, K, h, w, dtype=x.dtype), torch.zeros(1, 1, h, w, dtype=x.dtype)
+            for i in range(max(h - window + stride - 1, 0) // stride + 1):
+                for j in range(max(w - window + stride - 1, 0) // stride + 1):
+                    bottom, right = min(i * stride + window, h), min(j * stride + window, w)
+                    top, left = max(bottom - window, 0), max(right - window, 0)
+                    out[:, :, top:bottom, left:right] += model(z[:, :, top:bottom, left:right]).main
+                    count[:, :, top:bottom, left:right] += 1
+            logits = resized(out / count, height, width, False)
+            total = total + (logits.flip(3) if mirrored else logits).softmax(1)
+    return (total / (len(scales) * (1 + flip)))[0]
+
+
+def scores_of(model, image, how):
+    """(K, H, W): what the strips put together."""
+    parts = [strip.scores for strip in strips(model, torch.from_numpy(image).permute(2, 0, 1), how)]
+    return torch.cat(parts).permute(2, 0, 1)
+
+
+SIZES = [
+    (48, 64),  # landscape
+    (64, 48),  # portrait
+    (61, 61),  # square and odd
+    (37, 83),
+    (95, 41),
+    (13, 90),  # the short side is smaller than the window
+    (90, 11),
+    (7, 9),  # all of it is
+    (1, 5),
+    (33, 2),
+]
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_encoding_is_the_published_procedure_to_the_letter(size, flip):
+    model, image = TinySegmenter().double().eval(), picture(*size)
+    how = protocol(
+        name="encoding",
+        scales=list(SCALES),
+        resize="long_side",
+        base_size=52,
+        flip=flip,
+        window=24,
+        border="pad",
+        merge="exp",
+    )
+    with torch.no_grad():
+        expected = encoding_by_hand(model, image, SCALES, 52, 24, flip)
+    found = scores_of(model, image, how)
+    torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
+    assert torch.equal(predict(model, image, how).long(), found.argmax(0))
+
+
+@pytest.mark.parametrize("crop", [7, 16, 25, 48, 60])
+def test_encoding_places_its_windows_as_published_for_any_crop(crop):
+    model, image = TinySegmenter().double().eval(), picture(43, 31)
+    how = protocol(
+        scales=[0.75, 1.0, 2.25],
+        resize="long_side",
+        base_size=47,
+        flip=True,
+        window=crop,
+        border="pad",
+        merge="exp",
+    )
+    with torch.no_grad():
+        expected = encoding_by_hand(model, image, (0.75, 1.0, 2.25), 47, crop, flip=True)
+    torch.testing.assert_close(scores_of(model, image, how), expected, rtol=TINY, atol=TINY)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_mmseg_is_the_mean_of_the_softmaxes_of_sliding_windows(size, flip):
+    model, image = TinySegmenter(align_corners=False).double().eval(), picture(*size)
+    how = protocol(name="mmseg", scales=list(SCALES), flip=flip, window=24, stride=17, align_corners=False)
+    with torch.no_grad():
+        expected = mmseg_by_hand(model, image, SCALES, 24, 17, flip)
+    found = probabilities(model, image, how)
+    torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
+    assert torch.equal(predict(model, image, how).long(), expected.argmax(0))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_whole_is_the_argmax_of_the_model_s_own_logits(size):
+    model, image = TinySegmenter().double().eval(), picture(*size)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(image).permute(2, 0, 1)[None]).main[0]
+    assert torch.equal(predict(model, image, protocol()).long(), logits.argmax(0))
+    torch.testing.assert_close(
+        probabilities(model, image, protocol()), logits.softmax(0), rtol=TINY, atol=TINY
+    )
+
+
+@pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
+def test_a_model_without_parts_gives_what_its_parts_give(merge):
+    model, image = TinySegmenter().double().eval(), picture(50, 37)
+    how = protocol(scales=[0.8, 1.3], flip=True, window=[20, 28], stride=[11, 28], merge=merge)
+    torch.testing.assert_close(
+        scores_of(FullSize(model), image, how), scores_of(model, image, how), rtol=TINY, atol=TINY
+    )
+
+
+@pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
+@pytest.mark.parametrize("border", ["shift", "pad"])
+def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):
+    model, image = TinySegmenter().double().eval(), picture(71, 53)
+    settings = {
+        "scales": [0.6, 1.0, 1.7],
+        "flip": True,
+        "window": 30,
+        "stride": 19,
+        "merge": merge,
+        "border": border,
+    }
+    at_once = scores_of(model, image, protocol(**settings, batch_pixels=10**9, memory=8))
+    one_by_one = scores_of(model, image, protocol(**settings, batch_pixels=1, memory=1e-6))
+    assert (
+        len(list(strips(model, torch.from_numpy(image).permute(2, 0, 1), protocol(**settings, memory=1e-6))))
+        == 71
+    )
+    torch.testing.assert_close(one_by_one, at_once, rtol=1e-12, atol=1e-12)
