@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import pickle
 import shutil
 import time
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Any
 
 import torch
 
-from segkit import distributed
+from segkit import distributed, files
 from segkit.settings import PositiveFloat, PositiveInt
 
 FORMAT = 1
@@ -99,13 +97,9 @@ def open_run(folder: Path, *, resume: bool | str) -> dict[str, Any] | None:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint: to a temporary file, flushed to the disk, then renamed."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
+    """Write a checkpoint, whole or not at all."""
+    with files.whole(path) as file:
         torch.save({"format": FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _alias(path: Path, name: Path) -> None:
@@ -147,14 +141,7 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"checkpoint={path}: there is no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: refused, it holds more than tensors and plain values, or is damaged"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
+    content = files.read_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(
             f"{path}: not a checkpoint of segkit; weights of other projects load with model.weights={path}"

@@ -1,0 +1,146 @@
+"""One training step: what it adds up to, however a batch is divided; and state that comes back whole."""
+
+import pytest
+import torch
+from torch import nn
+
+from segkit import training
+from segkit.losses import cross_entropy
+from segkit.types import IGNORE_INDEX, Batch, Logits
+
+
+class Tiny(nn.Module):
+    """A segmenter without batch normalisation, so that parts of a batch do not see each other."""
+
+    def __init__(self, num_classes=3, dropout=0.0):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 8, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Conv2d(8, num_classes, 1)
+        self.num_classes = num_classes
+
+    def forward(self, image):
+        return Logits(self.head(self.dropout(self.backbone(image.float() / 255).relu())))
+
+
+def batch(size=4, *, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (size, 3, 6, 7), dtype=torch.uint8, generator=generator)
+    label = torch.randint(0, 3, (size, 6, 7), dtype=torch.uint8, generator=generator)
+    label[0, :5] = IGNORE_INDEX  # parts hold different numbers of scored pixels
+    return Batch(image, label, [str(i) for i in range(size)])
+
+
+def begin(*, dropout=0.0, **schedule):
+    torch.manual_seed(0)
+    settings = {
+        "batch_size": 4,
+        "lr": 0.5,
+        "iterations": 10,
+        "optimiser": {"name": "sgd"},
+        "policy": {"name": "poly"},
+    }
+    return training.begin(
+        Tiny(dropout=dropout),
+        cross_entropy.build(3),
+        samples=8,
+        schedule=training.Schedule(**{**settings, **schedule}),
+        runtime=training.Runtime(),
+        device=torch.device("cpu"),
+        seed=1,
+    )
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+
+def parts_of(whole, count):
+    size = len(whole.names) // count
+    return [
+        Batch(whole.image[i : i + size], whole.label[i : i + size], whole.names[i : i + size])
+        for i in range(0, len(whole.names), size)
+    ]
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(parts):
+    whole, divided = begin(), begin(accumulate=parts)
+    for seed in range(3):
+        first = training.train_step(whole, [batch(seed=seed)])
+        second = training.train_step(divided, parts_of(batch(seed=seed), parts))
+        torch.testing.assert_close(first.losses, second.losses)
+    torch.testing.assert_close(weights(whole), weights(divided))
+
+
+def test_a_step_is_sgd_on_the_mean_over_scored_pixels():
+    run = begin()
+    model = Tiny()
+    model.load_state_dict(run.model.state_dict())
+    data = batch()
+    loss = nn.functional.cross_entropy(model(data.image).main, data.label.long(), ignore_index=IGNORE_INDEX)
+    loss.backward()
+    step = training.train_step(run, [data])
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert float(step.losses["main"]) == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert float(step.gradient_norm) == pytest.approx(float(gradient.norm()), rel=1e-5)
+    for before, after in zip(model.parameters(), run.model.parameters(), strict=True):
+        torch.testing.assert_close(after, before - 0.5 * (before.grad + 1e-4 * before))
+
+
+def test_clipping_bounds_the_step_and_reports_the_norm_before():
+    free, clipped = begin(), begin(clip_gradient=0.01)
+    start = weights(free)
+    norm = training.train_step(free, [batch()]).gradient_norm
+    assert float(training.train_step(clipped, [batch()]).gradient_norm) == float(norm) > 0.01
+    moved = (weights(clipped) - start).norm()
+    assert float(moved) == pytest.approx(0.5 * 0.01, rel=2e-2)  # weight decay adds a little
+
+
+def test_a_restored_run_takes_the_same_steps_to_the_bit(tmp_path):
+    straight = begin(dropout=0.5, ema=0.9)
+    for i in range(3):
+        training.train_step(straight, [batch(seed=i)])
+    torch.save(straight.state(), tmp_path / "state.pt")
+    training.train_step(straight, [batch(seed=3)])
+
+    resumed = begin(dropout=0.5, ema=0.9)
+    torch.rand(100)  # the generator's position does not matter
+    resumed.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    training.train_step(resumed, [batch(seed=3)])
+    assert torch.equal(weights(straight), weights(resumed))
+    assert torch.equal(straight.average.head.weight, resumed.average.head.weight)
+    assert straight.iteration == resumed.iteration == 4
+
+
+def test_an_all_ignored_batch_moves_nothing_but_by_weight_decay():
+    run = begin(optimiser={"name": "sgd", "weight_decay": 0.0})
+    before = weights(run)
+    data = batch()
+    step = training.train_step(run, [data._replace(label=torch.full_like(data.label, IGNORE_INDEX))])
+    assert float(step.losses["main"]) == 0.0
+    assert torch.equal(before, weights(run))
+
+
+def test_length_and_dues_by_epochs_and_by_iterations():
+    by_epochs = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, epochs=2.5)
+    assert by_epochs.length(10) == 7  # ceil(25 / 4)
+    assert [t for t in range(1, 8) if by_epochs.due(t, every=1, samples=10)] == [3, 5, 7]
+    by_iterations = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, iterations=5)
+    assert [t for t in range(1, 6) if by_iterations.due(t, every=2, samples=10)] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("both", [{"epochs": 1, "iterations": 1}, {}])
+def test_a_schedule_has_one_length(both):
+    with pytest.raises(ValueError, match="give one of the two and set the other to null"):
+        training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, **both)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"schedule.batch_size=4 does not divide .* use a multiple of 3"):
+        training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, epochs=1, accumulate=3)
+
+
+def test_steps_groups_parts_and_drops_nothing():
+    groups = [parts for parts, waited in training.steps([1, 2, 3, 4, 5, 6], 2) if waited >= 0]
+    assert groups == [[1, 2], [3, 4], [5, 6]]
