@@ -133,7 +133,8 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
     labels = [f"{k} {name}" for k, name in enumerate(names)] if named else [str(k) for k in range(len(names))]
     margin = max(text_width(label) for label in labels) + 14
     side = cell * len(names)
-    canvas = blank(margin + side + LINE + 8, margin + side + 8)
+    caption = "rows: truth, columns: prediction, % of the row"
+    canvas = blank(margin + side + LINE + 8, max(margin + side, text_width(caption)) + 12)
     matrix = np.kron(blend(shares), np.ones((cell, cell, 1), np.uint8))
     canvas[margin : margin + side, margin : margin + side] = matrix
     for k in range(0, len(names), 1 if named else 10):
@@ -147,7 +148,7 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
             percent, x, y = f"{100 * shares[row, column]:.0f}", margin + column * cell, margin + row * cell
             ink = PAPER if shares[row, column] > 0.2 else INK
             write(canvas, percent, (x + (cell - text_width(percent)) // 2, y + cell // 2 + 5), ink)
-    write(canvas, "rows: truth, columns: prediction, % of the row", (6, canvas.shape[0] - 8))
+    write(canvas, caption, (6, canvas.shape[0] - 8))
     return canvas
 
 

@@ -82,7 +82,8 @@ def test_all_promised_curves_are_there_and_training_comes_first(run):
     wall = {"images_per_second", "step_seconds", "data_share", "host_GiB_peak"}
     if torch.cuda.is_available():
         wall.add("device_GiB_peak")
-    train = {"loss", "loss_main", "loss_aux", "lr", "lr_backbone", "lr_head", "gradient_norm", "epoch"}
+    train = {"loss", "loss_main", "loss_aux", "lr", "lr_backbone", "lr_head", "norm_gradient"}
+    train.add("passed_epochs")
     assert {tag.split("/", 1)[1] for tag in tags if tag.startswith("wall/")} == wall
     assert {tag.split("/", 1)[1] for tag in tags if tag.startswith("train/")} == train
     assert {tag for tag in tags if tag.startswith("val/")} == {"val/pixAcc", "val/mIoU", "val/loss"}
@@ -91,7 +92,7 @@ def test_all_promised_curves_are_there_and_training_comes_first(run):
 
 
 def test_epochs_are_shown_beside_iterations(run):
-    assert curve(run, "train/epoch") == [(10, 1.25), (20, 2.5), (30, 3.75), (40, 5.0)]
+    assert curve(run, "train/passed_epochs") == [(10, 1.25), (20, 2.5), (30, 3.75), (40, 5.0)]
 
 
 def test_classes_have_curves_under_their_own_names_unless_they_are_absent(run):
@@ -136,6 +137,7 @@ def test_settings_are_hparams_of_the_same_run(run):
     content = read(run).summary_metadata["_hparams_/session_start_info"].plugin_data.content
     start = metadata.parse_session_start_info_plugin_data(content)
     values = start.hparams
+    assert values["data.flip"].string_value == "True"
     assert values["schedule.lr"].number_value == 0.01
     assert values["model.name"].string_value == "x"
     assert values["sizes"].string_value == "[1, 2]"

@@ -84,7 +84,7 @@ def test_a_heat_map_shows_the_share_of_each_row(num_classes):
     counts[1, 1] = 10**12  # far beyond what 32 bits hold
     drawn = pictures.heat_map(counts, ["name"] * num_classes)
     cell = min(48, 720 // num_classes)
-    x0 = drawn.shape[1] - 8 - cell * num_classes
+    x0 = drawn.shape[0] - pictures.LINE - 8 - cell * num_classes  # the matrix begins on the diagonal
     corner = drawn[x0 : x0 + 2 * cell, x0 : x0 + 2 * cell]
     deep, white = [8, 48, 107], [255, 255, 255]
     assert corner[1, 1].tolist() == white

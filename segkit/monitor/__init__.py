@@ -107,7 +107,7 @@ class Monitor:
         self.console.advance(iteration)
         if iteration % self.every and iteration not in (self.start + 1, self.total):
             return
-        measured = {"gradient_norm": gradient_norm, "ema_distance": ema_distance}
+        measured = {"norm_gradient": gradient_norm, "norm_ema_distance": ema_distance}
         read = _numbers({**losses, **{k: v for k, v in measured.items() if v is not None}})
         loss = math.fsum(read[name] for name in losses)
         if iteration % self.every == 0 or iteration == self.total:
@@ -117,7 +117,7 @@ class Monitor:
             others = {f"train/{name}": read[name] for name in measured if name in read}
             epoch = iteration / self.iterations_per_epoch
             curves = {"train/loss": loss, **parts, "train/lr": rates[0][1], **groups, **others}
-            self.events.scalars(iteration, {**curves, "train/epoch": epoch, **self._speed()})
+            self.events.scalars(iteration, {**curves, "train/passed_epochs": epoch, **self._speed()})
         self._show(iteration, loss, next(iter(learning_rates.values())))
         self._rest()
 

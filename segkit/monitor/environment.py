@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
 
 def environment_text() -> str:
     """The same as a table in Markdown."""
-    return markdown_table(["", ""], [[name, f"`{value}`"] for name, value in environment().items()])
+    return markdown_table(["what", "which"], [[name, f"`{value}`"] for name, value in environment().items()])
 
 
 def version(package: str) -> str:

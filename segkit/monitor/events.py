@@ -62,7 +62,7 @@ class Events:
 
         Once a run: TensorBoard keeps the first.
         """
-        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
+        plain = {k: v if type(v) in (int, float) else str(v) for k, v in settings.items()}  # True is no 1.0
         for part in self.summary.hparams(plain, dict.fromkeys(metrics, 0.0)):
             self.writer.add_summary(part)
 

@@ -1,0 +1,111 @@
+"""A headless Chromium for the tests, spoken to through chromedriver's HTTP protocol (no package needed)."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+]
+
+needs_chromium = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs chromium and chromedriver (Debian: apt install chromium chromium-driver)",
+)
+
+
+class Browser:
+    """One session of a browser."""
+
+    def __init__(self, driver: str, profile: Path) -> None:
+        options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={profile}"]}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        self.url = f"{driver}/session"
+        self.url += "/" + self.send("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+
+    def send(self, command: str, body: dict[str, Any] | None = None) -> Any:
+        """One command of the protocol; its value."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + command, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def open(self, url: str) -> None:
+        self.send("/url", {"url": url})
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """The value a script returns in the page."""
+        return self.send("/execute/sync", {"script": script, "args": list(arguments)})
+
+    def resize(self, width: int, height: int) -> None:
+        """Set the size of the page, also below a window's least width, as on a phone."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics)
+
+    def dark(self, *, on: bool) -> None:
+        feature = {"name": "prefers-color-scheme", "value": "dark" if on else "light"}
+        self.devtools("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    def devtools(self, command: str, parameters: dict[str, Any]) -> None:
+        self.send("/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def screenshot(self, file: Path) -> Path:
+        file.write_bytes(base64.b64decode(self.send("/screenshot")))
+        return file
+
+    def errors(self) -> list[str]:
+        """What went wrong in the page since the last call, by its console."""
+        entries = self.send("/se/log", {"type": "browser"})
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+
+    def wait(self, script: str, *arguments: object, seconds: float = 30) -> Any:
+        """Repeat a script until what it returns is truthy."""
+        return until(lambda: self.run(script, *arguments), seconds=seconds, what=script)
+
+
+def until(ask: Callable[[], Any], *, seconds: float = 30, what: str = "") -> Any:
+    """Ask until the answer is truthy."""
+    end = time.monotonic() + seconds
+    while not (answer := ask()):
+        assert time.monotonic() < end, f"still waiting after {seconds} s: {what}"
+        time.sleep(0.1)
+    return answer
+
+
+@contextlib.contextmanager
+def browser(folder: Path) -> Iterator[Browser]:
+    """A browser with a profile of its own; ended with the block."""
+    command = [str(shutil.which("chromedriver")), "--port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
+        session = None
+        try:
+            assert driver.stdout is not None
+            line = next(line for line in driver.stdout if "successfully on port" in line)
+            port = int(line.rsplit("port", 1)[1].strip(" .\n"))
+            session = Browser(f"http://127.0.0.1:{port}", folder / "profile")
+            yield session
+        finally:
+            if session is not None:
+                request = urllib.request.Request(session.url, method="DELETE")
+                urllib.request.urlopen(request, timeout=30).close()
+            driver.terminate()
