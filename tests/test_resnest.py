@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import typing
+
+import originals
 import pytest
 import torch
+import torch.nn.functional as F
 
 from segkit.models.backbones import resnest
+from segkit.models.layers.drop_block import DropBlock
 
 BLOCKS = {  # variant: blocks, parameters with 1000 classes
     "14": ((1, 1, 1, 1), 10_611_688),
@@ -14,6 +19,20 @@ BLOCKS = {  # variant: blocks, parameters with 1000 classes
     "101": ((3, 4, 23, 3), 48_275_016),
     "200": ((3, 24, 36, 3), 70_201_544),
     "269": ((3, 30, 48, 8), 110_929_480),
+    "50_fast_1s1x64d": ((3, 4, 6, 3), 26_217_896),
+    "50_fast_2s1x64d": ((3, 4, 6, 3), 27_483_240),
+    "50_fast_4s1x64d": ((3, 4, 6, 3), 31_912_712),
+    "50_fast_1s2x40d": ((3, 4, 6, 3), 25_946_680),
+    "50_fast_2s2x40d": ((3, 4, 6, 3), 26_943_792),
+    "50_fast_4s2x40d": ((3, 4, 6, 3), 30_417_592),
+    "50_fast_1s4x24d": ((3, 4, 6, 3), 25_677_000),
+    "50_mmseg": ((3, 4, 6, 3), 27_483_240),
+    "101_mmseg": ((3, 4, 23, 3), 48_275_016),
+}
+TIMM = {
+    "14": "resnest14d",
+    "50_fast_4s2x40d": "resnest50d_4s2x40d",
+    "101": "resnest101e",
 }
 
 
@@ -98,6 +117,76 @@ def test_an_unknown_output_stride_is_refused():
 def test_classifying_without_a_classifier_says_how_to_get_one():
     with pytest.raises(ValueError, match="build it with num_classes"):
         on_meta("14").classify(torch.empty(1, 3, 32, 32, device="meta"))
+
+
+@pytest.mark.parametrize("variant", TIMM)
+def test_undilated_it_equals_timm_with_the_same_weights(variant):
+    timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
+    theirs = originals.randomised(timm.create_model(TIMM[variant]))
+    ours = on_meta(variant, 1000, output_stride=32).eval()
+    ours.load_state_dict(theirs.state_dict(), assign=True)
+    image = torch.randn(1, 3, 70, 57, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.classify(image), theirs(image), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(ours(image)[-1], theirs.forward_features(image), rtol=1e-9, atol=1e-9)
+
+
+def test_the_ablation_pools_before_the_convolution():
+    block = on_meta("50_fast_1s4x24d").layer3[0]
+    assert block.pool_first
+    assert (block.conv2.radix, block.conv2.cardinality, block.conv2.conv.groups) == (1, 4, 4)
+
+
+@pytest.mark.parametrize(("output_stride", "pooled"), [(8, [2]), (16, [2, 3]), (32, [2, 3, 4])])
+def test_the_mmsegmentation_variant_pools_only_where_there_is_a_stride(output_stride, pooled):
+    network = on_meta("50_mmseg", output_stride=output_stride)
+    assert [s for s in (1, 2, 3, 4) if getattr(network, f"layer{s}")[0].pool is not None] == pooled
+
+
+def test_every_variant_can_be_asked_for_and_every_published_one_exists():
+    words = set(typing.get_args(typing.get_type_hints(resnest.build)["variant"]))
+    assert words == set(resnest.VARIANTS)
+    assert set(resnest.PUBLISHED) < words
+    assert resnest.PUBLISHED["101"].endswith("/weights_step1/resnest101-22405ba7.pth")
+    assert resnest.PUBLISHED["50_fast_1s1x64d"].endswith("/resnest50_fast_1s1x64d-d8fbf808.pth")
+
+
+def test_blocks_can_start_as_their_shortcut():
+    network = resnest.build(variant="26", width=8, last_gamma=0.0).eval()
+    block = network.layer1[1]
+    x = torch.rand(1, 32, 6, 6)
+    assert torch.equal(block(x), x)
+
+
+def test_drop_block_stands_in_stages_3_and_4_after_every_normalisation():
+    network = on_meta("26", drop_block=0.1)
+    found = {name for name, module in network.named_modules() if isinstance(module, DropBlock)}
+    expected = {f"layer{s}.{i}.{place}" for s in (3, 4) for i in (0, 1) for place in ("drop", "conv2.drop")}
+    assert found == expected
+    assert not any(isinstance(module, DropBlock) for module in on_meta("26").modules())
+
+
+def test_dropout_stands_before_the_classifier():
+    torch.manual_seed(0)
+    network = resnest.build(5, variant="14", width=8, dropout=1.0)
+    scores = network.train().classify(torch.rand(2, 3, 64, 64))
+    torch.testing.assert_close(scores, network.fc.bias.expand(2, 5))  # all features dropped
+
+
+def test_drop_block_drops_its_share_in_squares_and_keeps_the_mean():
+    torch.manual_seed(0)
+    drop = DropBlock(0.1, 3)
+    x = torch.ones(8, 64, 32, 32)
+    out = drop.train()(x)
+    dropped = out == 0
+    assert dropped.float().mean().item() == pytest.approx(0.1, abs=0.01)  # blocks overlap: a little below
+    assert out.mean().item() == pytest.approx(1, abs=1e-4)
+    whole = F.avg_pool2d(dropped.float(), 3, 1).eq(1).float()  # where a full square was dropped
+    covered = F.max_pool2d(F.pad(whole, [2] * 4), 3, 1).bool()
+    assert torch.equal(covered, dropped)
+    assert torch.equal(drop.eval()(x), x)
+    tiny = torch.ones(1, 1, 2, 2)
+    assert torch.equal(drop.train()(tiny), tiny)  # smaller than a block
 
 
 def test_initial_convolutions_have_the_published_deviation():

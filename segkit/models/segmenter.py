@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit import components
+from segkit.models.weights import load_segmenter
 from segkit.types import IGNORE_INDEX, Logits
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -91,7 +92,8 @@ def build(
         align_corners: how every resize in the model places its samples.
         mean: of RGB in 0..1, subtracted first.
         std: of RGB in 0..1, divided by.
-        weights: path or address of weights for the whole model; None keeps those of the parts.
+        weights: path, ``file://`` or ``http(s)://`` of weights for the whole model (the backbone's own are
+            then not read); None keeps those of the parts.
 
     Raises:
         ValueError: the number of classes does not fit a label, or a part's settings are wrong.
@@ -100,9 +102,11 @@ def build(
         raise ValueError(
             f"num_classes {num_classes} is not in 1..{IGNORE_INDEX}: labels are uint8 and 255 is ignored"
         )
+    if weights is not None:
+        backbone = {**backbone, "weights": None}
     trunk = components.build("models.backbones", backbone)
     late = (trunk.out_channels, num_classes, trunk.output_stride, align_corners)
-    return Segmenter(
+    model = Segmenter(
         trunk,
         components.build("models.heads", head, *late),
         components.build("models.heads", auxiliary, *late) if auxiliary else None,
@@ -111,3 +115,6 @@ def build(
         mean=mean,
         std=std,
     )
+    if weights is not None:
+        load_segmenter(model, weights)
+    return model

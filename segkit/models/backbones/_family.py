@@ -25,6 +25,7 @@ class Network(nn.Module):
     Attributes:
         out_channels: channels of each stage.
         output_stride: pixels of the image per cell of the last stage.
+        pool: see ``Design``.
         fc: the classifier, or None without ``num_classes``.
     """
 
@@ -47,7 +48,7 @@ class Network(nn.Module):
         super().__init__()
         if output_stride not in STAGES:
             raise ValueError(f"output_stride {output_stride} is not one of 8, 16, 32")
-        self.output_stride = output_stride
+        self.output_stride, self.pool = output_stride, design.pool
         self.out_channels = [width * 2**i * EXPANSION for i in range(4)]
         if stem_width is None:
             channels = width

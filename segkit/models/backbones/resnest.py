@@ -5,10 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal, NamedTuple
 
+from torch import nn
+
 from segkit.models.backbones._family import Network
-from segkit.models.layers.bottleneck import Design
+from segkit.models.layers.bottleneck import Bottleneck, Design
+from segkit.models.layers.drop_block import DropBlock
 from segkit.models.layers.split_attention import SplitAttention
-from segkit.settings import PositiveInt
+from segkit.models.weights import load_backbone
+from segkit.settings import Fraction, NonNegativeFloat, PositiveInt
 
 
 class Variant(NamedTuple):
@@ -29,15 +33,64 @@ VARIANTS = {
     "101": Variant((3, 4, 23, 3), stem_width=64),
     "200": Variant((3, 24, 36, 3), stem_width=64),
     "269": Variant((3, 30, 48, 8), stem_width=64),
+    # the ablation of the paper: {radix}s{cardinality}x{bottleneck width}d, the pool before the 3x3
+    "50_fast_1s1x64d": Variant((3, 4, 6, 3), radix=1, pool="before"),
+    "50_fast_2s1x64d": Variant((3, 4, 6, 3), pool="before"),
+    "50_fast_4s1x64d": Variant((3, 4, 6, 3), radix=4, pool="before"),
+    "50_fast_1s2x40d": Variant((3, 4, 6, 3), radix=1, cardinality=2, bottleneck_width=40, pool="before"),
+    "50_fast_2s2x40d": Variant((3, 4, 6, 3), radix=2, cardinality=2, bottleneck_width=40, pool="before"),
+    "50_fast_4s2x40d": Variant((3, 4, 6, 3), radix=4, cardinality=2, bottleneck_width=40, pool="before"),
+    "50_fast_1s4x24d": Variant((3, 4, 6, 3), radix=1, cardinality=4, bottleneck_width=24, pool="before"),
+    # mmsegmentation leaves the pool out where dilation replaced the stride; its weights want that
+    "50_mmseg": Variant((3, 4, 6, 3), pool="strided"),
+    "101_mmseg": Variant((3, 4, 23, 3), stem_width=64, pool="strided"),
+}
+
+PUBLISHED = {  # by the authors, trained on ImageNet; the name ends in the first digits of the SHA-256
+    name.rsplit("-", 1)[
+        0
+    ]: f"https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/resnest{name}.pth"
+    for name in (
+        "50-528c19ca",
+        "101-22405ba7",
+        "200-75117900",
+        "269-0cc87c48",
+        "50_fast_1s1x64d-d8fbf808",
+        "50_fast_2s1x64d-44938639",
+        "50_fast_4s1x64d-f74f3fc3",
+        "50_fast_1s2x40d-32830b84",
+        "50_fast_2s2x40d-9d126481",
+        "50_fast_4s2x40d-41d14ed0",
+        "50_fast_1s4x24d-d4a4f76f",
+    )
 }
 
 
 def build(
     num_classes: int | None = None,
     *,
-    variant: Literal["14", "26", "50", "101", "200", "269"],
+    variant: Literal[
+        "14",
+        "26",
+        "50",
+        "101",
+        "200",
+        "269",
+        "50_fast_1s1x64d",
+        "50_fast_2s1x64d",
+        "50_fast_4s1x64d",
+        "50_fast_1s2x40d",
+        "50_fast_2s2x40d",
+        "50_fast_4s2x40d",
+        "50_fast_1s4x24d",
+        "50_mmseg",
+        "101_mmseg",
+    ],
     output_stride: Literal[8, 16, 32] = 8,
     width: PositiveInt = 64,
+    last_gamma: NonNegativeFloat = 1.0,
+    drop_block: Fraction = 0.0,
+    dropout: Fraction = 0.0,
     weights: str | None = None,
 ) -> Network:
     """A ResNeSt, dilated as published.
@@ -48,7 +101,13 @@ def build(
         output_stride: pixels per cell of the last stage.
         width: channels of the first stage before the expansion; the published 64 makes the published network,
             less makes a thinner one, its stem in proportion.
-        weights: where to load weights from; None starts from scratch.
+        last_gamma: initial scale of each block's last normalisation; 0 starts a block as its shortcut.
+        drop_block: share of the cells that DropBlock drops in stages 3 and 4.
+        dropout: before the classifier.
+        weights: "imagenet", a path, ``file://`` or ``http(s)://``; None starts from scratch.
+
+    Raises:
+        ValueError: the numbers or the weights do not fit.
     """
     v = VARIANTS[variant]
     design = Design(
@@ -58,11 +117,20 @@ def build(
         average_down=True,
         pool=v.pool,
     )
-    return Network(
+    network = Network(
         design,
         v.blocks,
         output_stride=output_stride,
         stem_width=v.stem_width * width // 64,
         width=width,
         num_classes=num_classes,
+        dropout=dropout,
     )
+    for module in network.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.constant_(module.bn3.weight, last_gamma)
+    for module in (*network.layer3.modules(), *network.layer4.modules()):
+        if drop_block and isinstance(module, Bottleneck | SplitAttention):
+            module.drop = DropBlock(drop_block)
+    load_backbone(network, weights, PUBLISHED.get(variant))
+    return network

@@ -42,9 +42,11 @@ class ImagePooling(nn.Module):
 
 
 class ASPP(nn.Module):
-    """A 1x1, three 3x3 at the given rates and the pooled picture, joined by a 1x1."""
+    """A 1x1, three 3x3 at the given rates and the pooled picture, joined by a 1x1 (or ``fuse``)."""
 
-    def __init__(self, in_channels: int, width: int, rates: Sequence[int], *, dropout: float) -> None:
+    def __init__(
+        self, in_channels: int, width: int, rates: Sequence[int], *, dropout: float = 0.0, fuse: int = 1
+    ) -> None:
         super().__init__()
         if len(rates) != 3:
             raise ValueError(
@@ -53,7 +55,7 @@ class ASPP(nn.Module):
         self.b0 = conv_norm_relu(in_channels, width)
         self.b1, self.b2, self.b3 = (conv_norm_relu(in_channels, width, 3, rate) for rate in rates)
         self.b4 = ImagePooling(in_channels, width)
-        self.project = nn.Sequential(*conv_norm_relu(5 * width, width), nn.Dropout2d(dropout))
+        self.project = nn.Sequential(*conv_norm_relu(5 * width, width, fuse), nn.Dropout2d(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         """All branches side by side, then projected."""

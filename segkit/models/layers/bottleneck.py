@@ -50,7 +50,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.attention = design.attention(out_channels)
-        self.drop = nn.Identity()  # a DropBlock where one is asked for
+        self.drop: nn.Module = nn.Identity()  # a DropBlock where one is asked for
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride > 1 or in_channels != out_channels:

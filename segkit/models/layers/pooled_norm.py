@@ -20,7 +20,8 @@ class PooledBatchNorm(nn.BatchNorm2d):
         """
         if self.training and input.numel() == input.shape[1]:
             raise ValueError(
-                "a training batch of one picture has zero variance after global pooling and cannot be normalised; "
-                "give each process at least two a step: raise schedule.batch_size or lower schedule.accumulate"
+                "a training batch of one picture has no variance after global pooling and cannot be "
+                "normalised; give each process at least two a step: raise schedule.batch_size or lower "
+                "schedule.accumulate"
             )
         return super().forward(input)

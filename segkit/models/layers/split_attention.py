@@ -43,7 +43,7 @@ class SplitAttention(nn.Module):
             channels, channels * radix, 3, stride, dilation, dilation, groups=cardinality * radix, bias=False
         )
         self.bn0 = nn.BatchNorm2d(channels * radix)
-        self.drop = nn.Identity()  # a DropBlock where one is asked for
+        self.drop: nn.Module = nn.Identity()  # a DropBlock where one is asked for
         self.relu = nn.ReLU(inplace=True)
         self.fc1 = nn.Conv2d(channels, inner, 1, groups=cardinality)
         self.bn1 = PooledBatchNorm(inner)

@@ -1,0 +1,158 @@
+"""Downloads against a local server: whole, broken, resumed, refused."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from segkit import download
+
+BODY = bytes(range(256)) * 9000  # 2.3 MB: more than one chunk
+SHA256 = hashlib.sha256(BODY).hexdigest()
+SHA1 = hashlib.sha1(BODY).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """/good, /truncated (announces more than it sends), /unranged (ignores Range), anything else is 404."""
+
+    def do_GET(self):
+        self.server.requests.append((self.path, self.headers.get("Range")))
+        if self.path not in ("/good.bin", "/truncated.bin", "/unranged.bin"):
+            self.send_error(404)
+            return
+        asked = self.headers.get("Range") if self.path != "/unranged.bin" else None
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if start >= len(BODY):
+            self.send_error(416)
+            return
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(BODY) - start))
+        self.end_headers()
+        cut = self.path == "/truncated.bin" and not asked
+        self.wfile.write(BODY[start : 1_500_000 if cut else None])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.requests = []
+        server.address = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "known", [{}, {"sha256": SHA256}, {"sha256": SHA256[:8]}, {"sha1": SHA1[:8].upper()}]
+)
+def test_a_good_file_arrives_once(server, tmp_path, known):
+    target = tmp_path / "folder" / "good.bin"
+    for _ in range(2):
+        assert download.fetch(f"{server.address}/good.bin", target, **known) == target
+    assert target.read_bytes() == BODY
+    assert len(server.requests) == 1
+    assert not target.with_name("good.bin.part").exists()
+
+
+def test_a_wrong_hash_is_an_error_and_leaves_no_file(server, tmp_path):
+    with pytest.raises(ValueError, match=rf"sha256 begins with {SHA256[:8]}, that of .* with 00000000"):
+        download.fetch(f"{server.address}/good.bin", tmp_path / "good.bin", sha256="00000000")
+    assert [p.name for p in tmp_path.iterdir()] == ["good.bin.lock"]
+
+
+def test_a_file_put_there_by_hand_is_verified_and_kept(server, tmp_path):
+    target = tmp_path / "good.bin"
+    target.write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="damaged or another file: delete it"):
+        download.fetch(f"{server.address}/good.bin", target, sha256=SHA256)
+    assert target.read_bytes() == b"half a file"
+    assert server.requests == []
+
+
+def test_a_truncated_download_is_continued_by_the_next_call(server, tmp_path):
+    target, url = tmp_path / "x.bin", f"{server.address}/truncated.bin"
+    with pytest.raises(OSError, match=r"ended after 1500000 of 2304000 bytes; call again to continue"):
+        download.fetch(url, target, sha256=SHA256)
+    assert not target.exists()
+    assert download.fetch(url, target, sha256=SHA256).read_bytes() == BODY
+    assert server.requests[1] == ("/truncated.bin", "bytes=1500000-")
+
+
+def test_without_a_hash_a_truncated_download_starts_again(server, tmp_path):
+    target, url = tmp_path / "x.bin", f"{server.address}/truncated.bin"
+    for _ in range(2):
+        with pytest.raises(OSError, match="ended after 1500000 of"):
+            download.fetch(url, target)
+    assert server.requests[1] == ("/truncated.bin", None)
+
+
+@pytest.mark.parametrize("left", [BODY[:70_000], BODY], ids=["half", "whole"])
+@pytest.mark.parametrize("page", ["good", "unranged"])
+def test_what_an_interrupted_download_left_is_used_where_the_server_can(server, tmp_path, left, page):
+    (tmp_path / "x.bin.part").write_bytes(left)
+    path = download.fetch(f"{server.address}/{page}.bin", tmp_path / "x.bin", sha256=SHA256)
+    assert path.read_bytes() == BODY
+
+
+def test_a_missing_page_says_how_to_do_it_by_hand(server, tmp_path):
+    target = tmp_path / "x.bin"
+    message = (
+        rf"nope.bin: the server answers 404 Not Found; .* \(its sha256 {SHA256[:8]}\.\.\.\) .* at {target}"
+    )
+    with pytest.raises(OSError, match=message):
+        download.fetch(f"{server.address}/nope.bin", target, sha256=SHA256[:8])
+
+
+def test_no_network_says_how_to_do_it_by_hand(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    target = tmp_path / "x.bin"
+    with pytest.raises(OSError, match=rf"Connection refused.* put it at {target}"):
+        download.fetch(f"http://127.0.0.1:{port}/x.bin", target)
+
+
+def test_a_host_that_does_not_resolve_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"cannot download http://no-such-host\.invalid/x"):
+        download.fetch("http://no-such-host.invalid/x", tmp_path / "x")
+
+
+def test_many_processes_download_once(server, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        paths = pool.map(lambda _: download.fetch(f"{server.address}/good.bin", tmp_path / "x"), range(4))
+        assert all(path.read_bytes() == BODY for path in paths)
+    assert len(server.requests) == 1
+
+
+def test_addresses_resolve_to_local_files(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    here = tmp_path / "a file.bin"
+    here.write_bytes(b"x")
+    assert download.resolve(str(here)) == here
+    assert download.resolve(here.as_uri()) == here
+    fetched = download.resolve(f"{server.address}/good.bin")
+    assert fetched.read_bytes() == BODY
+    assert fetched.is_relative_to(tmp_path / "cache")
+    assert fetched.name == "good.bin"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere/x.pth", "nowhere/x.pth: there is no such file"),
+        ("s3://b/x.pth", "starts with file://, http:// or https"),
+    ],
+)
+def test_what_is_no_file_is_refused(source, message):
+    with pytest.raises(ValueError, match=message):
+        download.resolve(source)

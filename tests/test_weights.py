@@ -1,0 +1,267 @@
+"""Published weights: read safely, renamed, every key accounted for, the same logits as the original."""
+
+from __future__ import annotations
+
+import collections
+import os
+import re
+import zipfile
+
+import numpy as np
+import originals
+import pytest
+import torch
+
+from segkit.models import segmenter, weights
+from segkit.models.backbones import resnest
+
+BACKBONE = {"name": "resnest", "variant": "26", "width": 8}
+AUXILIARY = {"name": "fcn", "stage": 3}
+ENCODING_NAMES = [(r"^backbone\.", "pretrained."), (r"^auxiliary\.", "auxlayer.")]
+MMSEG_NAMES = [
+    (r"^backbone\.conv1\.", "backbone.stem."),
+    (r"^backbone\.bn1\.", "backbone.stem.7."),
+    (r"^head\.aspp\.b4\.gap\.1\.", "decode_head.image_pool.1.conv."),
+    (r"^head\.aspp\.b4\.gap\.2\.", "decode_head.image_pool.1.bn."),
+    (r"^head\.aspp\.b(\d)\.0\.", r"decode_head.aspp_modules.\1.conv."),
+    (r"^head\.aspp\.b(\d)\.1\.", r"decode_head.aspp_modules.\1.bn."),
+    (r"^head\.aspp\.project\.0\.", "decode_head.bottleneck.conv."),
+    (r"^head\.aspp\.project\.1\.", "decode_head.bottleneck.bn."),
+    (r"^head\.classifier\.1\.", "decode_head.conv_seg."),
+    (r"^auxiliary\.conv5\.0\.", "auxiliary_head.convs.0.conv."),
+    (r"^auxiliary\.conv5\.1\.", "auxiliary_head.convs.0.bn."),
+    (r"^auxiliary\.conv5\.4\.", "auxiliary_head.conv_seg."),
+]
+
+
+def model(head: str = "deeplabv3", variant: str = "26", *, classes: int = 7, auxiliary=AUXILIARY, **settings):
+    heads = {"deeplabv3": {"width": 8}, "deeplabv3_mmseg": {"width": 8}, "fcn": {}}
+    backbone = {**BACKBONE, "variant": variant}
+    return segmenter.build(
+        classes, backbone=backbone, head={"name": head, **heads[head]}, auxiliary=auxiliary, **settings
+    )
+
+
+def under(names, state):
+    """The state under other names."""
+    out = {}
+    for name, tensor in state.items():
+        for pattern, replacement in names:
+            name = re.sub(pattern, replacement, name)
+        out[name] = tensor
+    return out
+
+
+def saved(content, path):
+    torch.save(content, path)
+    return str(path)
+
+
+@pytest.fixture
+def image():
+    return torch.randn(1, 3, 65, 90, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_a_dilated_resnest_is_the_network_written_out(output_stride, image):
+    network = originals.randomised(resnest.build(variant="26", width=8, output_stride=output_stride))
+    naive = originals.resnest(network.state_dict(), "", image, output_stride=output_stride)
+    for ours, theirs in zip(network(image), naive, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("head", ["deeplabv3", "fcn"])
+def test_checkpoints_of_pytorch_encoding_give_their_logits(head, image, tmp_path):
+    original = originals.randomised(model(head))
+    state = under(ENCODING_NAMES, original.state_dict())
+    assert {name.split(".")[0] for name in state} == {"pretrained", "head", "auxlayer"}
+    loaded = model(head, weights=saved(state, tmp_path / "x.pth")).double().eval()
+    forward = {"deeplabv3": originals.encoding_deeplab, "fcn": originals.encoding_fcn}[head]
+    torch.testing.assert_close(loaded(image).main, forward(state, image), rtol=1e-5, atol=1e-5)
+    stage3 = originals.resnest(state, "pretrained.", image)[2]
+    aux = originals.encoding_fcn_head(state, "auxlayer.conv5", stage3)
+    torch.testing.assert_close(loaded.auxiliary(loaded.backbone(image)), aux, rtol=1e-5, atol=1e-5)
+
+
+def test_checkpoints_of_mmsegmentation_give_their_logits(image, tmp_path, monkeypatch):
+    monkeypatch.setitem(resnest.VARIANTS, "26_mmseg", resnest.VARIANTS["26"]._replace(pool="strided"))
+    settings = {"head": "deeplabv3_mmseg", "variant": "26_mmseg", "align_corners": False}
+    state = originals.randomised(model(**settings)).state_dict()
+    state = under(MMSEG_NAMES, state)
+    assert {n.split(".")[0] for n in state} == {"backbone", "decode_head", "auxiliary_head"}
+    path = saved({"meta": {"CLASSES": ["a"]}, "state_dict": state}, tmp_path / "x.pth")
+    loaded = model(**settings, weights=path).double().eval()
+    torch.testing.assert_close(
+        loaded(image).main, originals.mmseg_deeplab(state, image), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="leaves out the pool of its dilated stages"):
+        model("deeplabv3_mmseg", align_corners=False, weights=path)
+    with pytest.raises(ValueError, match=r"choose model.align_corners=false"):
+        model("deeplabv3_mmseg", "26_mmseg", weights=path)
+    with pytest.raises(ValueError, match="model/head=deeplabv3_mmseg"):
+        model("deeplabv3", "26_mmseg", align_corners=False, weights=path)
+
+
+def wrapped(state, tmp_path, how):
+    if how == "bare":
+        return saved(state, tmp_path / "x.pth")
+    if how == "old file format":
+        torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+        return str(tmp_path / "x.pth")
+    if how == "of several processes":
+        return saved({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "x.pth")
+    content = {
+        "state_dict": state,
+        "epoch": 3,
+        "optimizer": {"param_groups": []},
+        "best_pred": np.float64(0.4),
+    }
+    inside = saved(content, tmp_path / "deeplab.pth")
+    if how == "in a zip":
+        with zipfile.ZipFile(tmp_path / "deeplab.zip", "w") as archive:
+            archive.write(inside, "deeplab.pth")
+        return str(tmp_path / "deeplab.zip")
+    return inside
+
+
+@pytest.mark.parametrize(
+    "how", ["bare", "old file format", "of several processes", "with its history", "in a zip"]
+)
+def test_however_it_is_wrapped(how, tmp_path):
+    original = model()
+    state = collections.OrderedDict(under(ENCODING_NAMES, original.state_dict()))
+    loaded = model(weights=wrapped(state, tmp_path, how)).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in original.state_dict().items())
+
+
+def test_a_checkpoint_of_ours_gives_its_average(tmp_path):
+    last, average = model(), model()
+    content = {"format": 1, "model": last.state_dict(), "average": average.state_dict()}
+    loaded = model(weights=saved(content, tmp_path / "x.pt"))
+    assert torch.equal(loaded.head.block[4].weight, average.head.block[4].weight)
+    loaded = model(weights=saved({**content, "average": None}, tmp_path / "y.pt"))
+    assert torch.equal(loaded.head.block[4].weight, last.head.block[4].weight)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("hostile_code_ran",)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_code_in_a_file_is_refused_and_does_not_run(new_format, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Hostile()}, "x.pth", _use_new_zipfile_serialization=new_format)
+    with pytest.raises(ValueError, match=r"x.pth: refused: it is damaged or asks to run code .* save model"):
+        model(weights="x.pth")
+    assert not (tmp_path / "hostile_code_ran").exists()
+
+
+def test_damaged_files_are_named(tmp_path):
+    whole = tmp_path / "whole.pth"
+    torch.save(model().state_dict(), whole)
+    for name, content in (
+        ("cut", whole.read_bytes()[:100_000]),
+        ("empty", b""),
+        ("text", b"<html>404</html>"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}: (damaged|refused: it is damaged)"):
+            model(weights=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {"epoch": 3}}])
+def test_a_file_without_weights_is_named(content, tmp_path):
+    with pytest.raises(ValueError, match="holds no state dict, bare or under average, state_dict, model"):
+        model(weights=saved(content, tmp_path / "x.pth"))
+
+
+def test_a_zip_of_several_checkpoints_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.pth", b"")
+        archive.writestr("b.pth", b"")
+    with pytest.raises(ValueError, match=r"several checkpoints: a.pth, b.pth"):
+        model(weights=str(tmp_path / "x.zip"))
+
+
+def test_every_key_that_does_not_fit_is_listed(tmp_path):
+    state = model().state_dict()
+    state["head.block.9.weight"] = state.pop("head.block.0.weight")
+    state["backbone.bn1.bias"] = torch.zeros(3)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        model(weights=saved(state, tmp_path / "x.pth"))
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/x.pth: these weights are of another network",
+        "  1 missing in the file: head.block.0.weight",
+        "  1 not in the model: head.block.9.weight",
+        "  1 of another shape: backbone.bn1.bias (3,) for (8,)",
+    ]
+
+
+def test_another_number_of_classes_suggests_the_backbone_alone(tmp_path):
+    path = saved(under(ENCODING_NAMES, model(classes=9).state_dict()), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"4 of another shape(.|\n)*model.backbone.weights=FILE"):
+        model(weights=path)
+    network = resnest.build(variant="26", width=8, weights=path)
+    assert torch.equal(network.bn1.weight, torch.load(path)["pretrained.bn1.weight"])
+
+
+def test_the_auxiliary_head_may_be_left_out_but_not_invented(tmp_path):
+    path = saved(model().state_dict(), tmp_path / "with.pth")
+    assert model(weights=path, auxiliary=None).auxiliary is None
+    path = saved(model(auxiliary=None).state_dict(), tmp_path / "without.pth")
+    with pytest.raises(ValueError, match=r"missing in the file: auxiliary(.|\n)*model/auxiliary=none"):
+        model(weights=path)
+
+
+def test_names_that_become_one_are_refused(tmp_path):
+    state = model().state_dict()
+    state["pretrained.bn1.bias"] = state["backbone.bn1.bias"]
+    with pytest.raises(ValueError, match=r"are both called backbone.bn1.bias"):
+        model(weights=saved(state, tmp_path / "x.pth"))
+
+
+def test_a_classifier_is_kept_or_dropped_as_the_backbone_wants(tmp_path):
+    classifier = resnest.build(10, variant="14", width=8)
+    path = saved(classifier.state_dict(), tmp_path / "x.pth")
+    kept = resnest.build(10, variant="14", width=8, weights=path)
+    assert torch.equal(kept.fc.weight, classifier.fc.weight)
+    assert resnest.build(variant="14", width=8, weights=path).fc is None
+    with pytest.raises(ValueError, match=r"fc.bias \(10,\) for \(11,\)"):
+        resnest.build(11, variant="14", width=8, weights=path)
+
+
+def test_counts_of_batches_may_be_missing(tmp_path):
+    state = resnest.build(variant="14", width=8).state_dict()
+    state = {name: tensor for name, tensor in state.items() if "num_batches" not in name}
+    resnest.build(variant="14", width=8, weights=saved(state, tmp_path / "x.pth"))
+
+
+def test_published_weights_are_looked_for_in_the_cache_and_verified(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    here = tmp_path / "weights" / "resnest101-22405ba7.pth"
+    here.write_bytes(b"something else")
+    with pytest.raises(
+        ValueError, match=rf"{here}: its sha256 begins with \w+, that of .*weights_step1/\S* with 22405ba7"
+    ):
+        resnest.build(variant="101", width=8, weights="imagenet")
+    with pytest.raises(ValueError, match="imagenet: none are published for this network"):
+        resnest.build(variant="14", width=8, weights="imagenet")
+
+
+def test_offline_the_file_its_hash_and_its_place_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path))
+    url = "http://127.0.0.1:9/resnest50-528c19ca.pth"  # nobody listens on the discard port
+    with pytest.raises(
+        OSError, match=rf"{url}: .*sha256 528c19ca.* put it at {tmp_path}/weights/resnest50-528c19ca.pth"
+    ):
+        weights.imagenet(url)
+
+
+def test_weights_of_the_whole_model_spare_the_backbone_its_own(tmp_path):
+    path = saved(model().state_dict(), tmp_path / "x.pth")
+    backbone = {**BACKBONE, "weights": "imagenet"}
+    segmenter.build(
+        7, backbone=backbone, head={"name": "deeplabv3", "width": 8}, auxiliary=AUXILIARY, weights=path
+    )  # fmt: skip
