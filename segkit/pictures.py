@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from segkit import files
 from segkit.types import IGNORE_INDEX, Sample
 
 INK, PAPER, GREY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
@@ -160,9 +161,8 @@ def save(path: Path, picture: np.ndarray) -> Path:
     """
     encoded = encode(picture, path.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(encoded)
-    part.replace(path)
+    with files.whole(path) as file:
+        file.write(encoded)
     return path
 
 

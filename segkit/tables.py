@@ -9,7 +9,7 @@ import numpy as np
 
 
 def class_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """IoU, accuracy (recall), precision and share of the scored pixels of each class.
+    """IoU, recall, precision and share of the scored pixels of each class.
 
     Args:
         counts: (K, K), true class first.
@@ -22,7 +22,7 @@ def class_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "IoU": hits / (labelled + found - hits),
-            "accuracy": hits / labelled,
+            "recall": hits / labelled,
             "precision": hits / found,
             "pixels": labelled / counts.sum(),
         }

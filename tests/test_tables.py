@@ -14,10 +14,10 @@ def test_class_scores_match_a_hand_done_example():
     counts = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
     found = tables.class_columns(counts)
     assert found["IoU"][:2].tolist() == [3 / 6, 4 / 7]
-    assert found["accuracy"][:2].tolist() == [3 / 4, 4 / 6]
+    assert found["recall"][:2].tolist() == [3 / 4, 4 / 6]
     assert found["precision"][:2].tolist() == [3 / 5, 4 / 5]
     assert found["pixels"].tolist() == [0.4, 0.6, 0.0]
-    assert all(math.isnan(found[name][2]) for name in ("IoU", "accuracy", "precision"))
+    assert all(math.isnan(found[name][2]) for name in ("IoU", "recall", "precision"))
 
 
 def test_class_scores_of_nothing_are_nan_not_an_error():
@@ -34,7 +34,7 @@ def test_a_small_table_reads_as_written_here():
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 11, 19, 20, 21, 60, 150])
-@pytest.mark.parametrize("heads", [["IoU"], ["IoU", "accuracy", "precision", "pixels"]])
+@pytest.mark.parametrize("heads", [["IoU"], ["IoU", "recall", "precision", "pixels"]])
 def test_any_table_fits_100_columns_and_holds_every_value_once(num_classes, heads):
     names = [f"class number {k} with a rather long name;it goes on and on" for k in range(num_classes)]
     columns = {head: [(k * 4 + i) / 10000 for k in range(num_classes)] for i, head in enumerate(heads)}

@@ -1,0 +1,131 @@
+"""One HTML page about an evaluation: no network, no other file, nothing in it but what it shows."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from segkit import files, pictures, tables
+from segkit.report.gallery import Gallery, Scored
+
+__all__ = ["Gallery", "Scored", "write_report"]
+
+LAYERS = ("image", "truth", "prediction", "error")
+
+
+def write_report(
+    folder: Path,
+    *,
+    scores: Mapping[str, float],
+    protocol: object,
+    names: Sequence[str],
+    colours: np.ndarray,
+    counts: np.ndarray,
+    samples: Sequence[Scored] = (),
+    settings: Mapping[str, Any],
+) -> Path:
+    """Write ``report.html`` and link it to the files that lie beside it.
+
+    Args:
+        folder: of the evaluation's results.
+        scores: fractions by name, in the order to show.
+        protocol: shown as its ``str``.
+        names: of the K classes.
+        colours: of the classes, (K, 3) uint8.
+        counts: (K, K) confusion matrix, true class first.
+        samples: the pictures to show, as a ``Gallery`` keeps them.
+        settings: nested, of plain values.
+    """
+    counts = np.asarray(counts)
+    neighbours = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
+    links = " · ".join(f'<a href="{quote(f.name)}">{escape(f.name)}</a>' for f in neighbours)
+    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
+        title=escape(f"Evaluation of {folder.resolve().name}"),
+        protocol=escape(str(protocol)),
+        cards="".join(_card(name, value) for name, value in scores.items()),
+        files=f"Files beside this page: {links}" if links else "",
+        classes=_class_table(names, colours, counts),
+        matrix=_image(pictures.heat_map(counts, names), "confusion matrix", kind="heat"),
+        pairs=_pairs_table(names, colours, counts),
+        hide_samples="" if samples else "hidden",
+        samples="".join(_figure(sample, colours) for sample in samples),
+        legend="".join(f"<div>{_class(k, names, colours)}</div>" for k in range(len(names))),
+        settings=escape(json.dumps(settings, indent=1, ensure_ascii=False, default=str)),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.whole(folder / "report.html") as file:
+        file.write(page.encode())
+    return folder / "report.html"
+
+
+def _card(name: str, value: float) -> str:
+    return f'<div class="card"><span class="soft">{escape(name)}</span><b>{tables.percent(value)}</b></div>'
+
+
+def _class(k: int, names: Sequence[str], colours: np.ndarray) -> str:
+    red, green, blue = (int(c) for c in colours[k])
+    return f'<span class="swatch" style="background:rgb({red},{green},{blue})"></span>{escape(names[k])}'
+
+
+def _class_table(names: Sequence[str], colours: np.ndarray, counts: np.ndarray) -> str:
+    columns = tables.class_columns(counts)
+    heads = "".join(f'<th scope="col"><button type="button">{h}</button></th>' for h in ("class", *columns))
+    rows = []
+    for k, name in enumerate(names):
+        cells = [_number(column[k], bar=head == "IoU") for head, column in columns.items()]
+        first = f'<td data-value="{escape(name)}">{_class(k, names, colours)}</td>'
+        rows.append(f"<tr>{first}{''.join(cells)}</tr>")
+    head, body = f"<thead><tr>{heads}</tr></thead>", f"<tbody>{''.join(rows)}</tbody>"
+    return f'<table class="sortable" id="classes">{head}{body}</table>'
+
+
+def _number(fraction: float, *, bar: bool) -> str:
+    missing = math.isnan(fraction)
+    kind = f'class="number bar" style="--share:{0 if missing else fraction:.4f}"' if bar else 'class="number"'
+    value = "" if missing else f"{fraction:.9g}"
+    return f'<td {kind} data-value="{value}">{tables.percent(fraction)}</td>'
+
+
+def _pairs_table(names: Sequence[str], colours: np.ndarray, counts: np.ndarray) -> str:
+    pairs = tables.confused_pairs(counts, 15)
+    if not pairs:
+        return "nothing was confused"
+    rows = [
+        f"<tr><td>{_class(t, names, colours)}</td><td class=text>{_class(p, names, colours)}</td>"
+        f"<td>{n:,}</td><td>{tables.percent(share)}</td></tr>"
+        for t, p, n, share in pairs
+    ]
+    heads = "<th>truth<th class=text>taken for<th>pixels<th>% of the truth"
+    return f"<table id=pairs><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _figure(sample: Scored, colours: np.ndarray) -> str:
+    label, prediction = sample.label, sample.prediction
+    layers = {
+        "truth": pictures.colourise(label, colours),
+        "prediction": pictures.colourise(prediction, colours),
+        "error": pictures.error_map(label, prediction),
+    }
+    images = _image(sample.image, f"{sample.name}: image", kind="image", suffix=".jpg")
+    images += "".join(_image(layers[kind], f"{sample.name}: {kind}", kind=kind) for kind in layers)
+    buttons = "".join(f'<button type="button" data-layer="{layer}">{layer}</button>' for layer in LAYERS)
+    caption = f"<span>{escape(sample.name)}</span><b>{tables.percent(sample.score)}</b>"
+    return (
+        f'<figure><figcaption>{caption}</figcaption><div class="layers">{images}</div>'
+        f'<div class="choice">{buttons}</div></figure>'
+    )
+
+
+def _image(picture: np.ndarray, alternative: str, *, kind: str, suffix: str = ".png") -> str:
+    data = base64.b64encode(pictures.encode(picture, suffix)).decode()
+    mime = "jpeg" if suffix == ".jpg" else "png"
+    return f'<img class="{kind}" alt="{escape(alternative)}" src="data:image/{mime};base64,{data}">'

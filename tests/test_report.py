@@ -1,0 +1,224 @@
+"""The page is read with a parser of its own and used in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import re
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.metrics import jaccard_score
+from webdriver import browser, needs_chromium
+
+from segkit import report
+from segkit.report import gallery
+from segkit.types import Sample
+
+EVIL = "<script>alert('x')</script>\"&'"
+NAMES = ["sky", "road", EVIL, "tree", "never seen"]
+COLOURS = np.array([[70, 130, 180], [128, 64, 128], [220, 20, 60], [107, 142, 35], [9, 9, 9]], np.uint8)
+COUNTS = np.diag([900, 500, 20, 300, 0])
+COUNTS[0, 1], COUNTS[2, 1], COUNTS[3, 0] = 60, 10, 90
+SCORES = {"pixAcc": 0.915, "mIoU": 0.6875}
+
+
+def sample(seed: int, height: int = 60, width: int = 80) -> Sample:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 4, (height, width), dtype=np.uint8)
+    label[:5] = 255
+    return Sample(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), label, f"street_{seed}")
+
+
+def write(folder, **changed):
+    shown = report.Gallery(worst=2, best=1)
+    for seed in range(5):
+        picture = sample(seed)
+        prediction = np.where(np.arange(80) < 10 * seed, picture.label, 1).astype(np.uint8)
+        shown.add(picture._replace(name=EVIL if seed == 0 else picture.name), np.minimum(prediction, 3))
+    content = {
+        "scores": SCORES,
+        "protocol": "whole (scales 1)",
+        "names": NAMES,
+        "colours": COLOURS,
+        "counts": COUNTS,
+        "samples": shown.samples(),
+        "settings": {"model": {"name": EVIL}, "run_name": "x"},
+    }
+    return report.write_report(folder, **(content | changed))
+
+
+class Reader(html.parser.HTMLParser):
+    """Every element with its attributes, and all text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "demo"
+    folder.mkdir()
+    (folder / "result.json").write_text("{}")
+    (folder / "my classes.csv").write_text("")
+    return write(folder)
+
+
+@pytest.fixture(scope="module")
+def tab(page, tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("browser")) as tab:
+        tab.open(page.as_uri())
+        yield tab
+
+
+def test_the_page_asks_for_nothing_outside_itself(page):
+    reader = Reader(page.read_text())
+    sources = [a["src"] for _, a in reader.elements if a.get("src")]
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+    assert len(reader.all("script")) == 1
+    links = [a["href"] for a in reader.all("a")]
+    assert links == ["my%20classes.csv", "result.json"]
+    assert "default-src 'none'" in page.read_text()
+
+
+def test_nothing_that_a_user_named_becomes_markup(page):
+    reader = Reader(page.read_text())
+    assert sum(EVIL in words for words in reader.words) >= 3  # class table, pairs, legend, picture
+    assert "<script>alert" not in page.read_text()
+
+
+def test_scores_and_protocol_are_on_the_page(page):
+    words = Reader(page.read_text()).words
+    assert {"pixAcc", "91.50", "mIoU", "68.75"} <= set(words)
+    assert any("whole (scales 1)" in text for text in words)
+
+
+def test_the_layers_of_a_picture_are_what_was_predicted(page):
+    figures = page.read_text().split("<figure>")[1:]
+    assert len(figures) == 3
+    found = re.search(r'<img class="prediction"[^>]*base64,([^"]+)"', figures[0])
+    assert found is not None
+    drawn = cv2.imdecode(np.frombuffer(base64.b64decode(found.group(1)), np.uint8), cv2.IMREAD_COLOR)
+    assert drawn is not None
+    assert (drawn[..., ::-1] == COLOURS[1]).all(), "the worst picture was predicted to be all road"
+
+
+def test_a_report_without_pictures_or_errors_is_complete(tmp_path):
+    text = write(tmp_path, samples=[], counts=np.diag([1, 2, 3, 4, 5])).read_text()
+    assert "nothing was confused" in text
+    assert "<section hidden>" in text
+    assert "$" not in re.sub(r"data:[^\"]*|<script>.*</script>", "", text, flags=re.DOTALL)
+
+
+def test_a_picture_scores_its_mean_iou_over_the_classes_in_its_label():
+    picture = sample(3)
+    prediction = sample(4).label
+    prediction[prediction == 255] = 0
+    seen = picture.label != 255
+    truth, found = picture.label[seen], prediction[seen]
+    present = np.unique(truth)
+    expected = jaccard_score(truth, found, labels=present, average="macro")
+    assert gallery.picture_score(picture.label, prediction) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_gallery_keeps_the_worst_and_the_best_once_each():
+    label = np.zeros((1, 100), np.uint8)
+    image = np.zeros((1, 100, 3), np.uint8)
+    kept = report.Gallery(worst=2, best=2)
+    for hits in (50, 10, 90, 70, 30, 10):
+        prediction = (np.arange(100) >= hits).astype(np.uint8)[None]
+        kept.add(Sample(image, label, str(hits)), prediction)
+    kept.add(Sample(image, np.full_like(label, 255), "all ignored"), label)
+    assert [(s.name, s.score) for s in kept.samples()] == [("10", 0.1), ("10", 0.1), ("70", 0.7), ("90", 0.9)]
+    few = report.Gallery(worst=3, best=3)
+    few.add(Sample(image, label, "only"), label)
+    assert [s.name for s in few.samples()] == ["only"]
+    none = report.Gallery(worst=0, best=1)
+    none.add(Sample(image, label, "only"), label)
+    assert [s.name for s in none.samples()] == ["only"]
+
+
+def test_kept_pictures_are_small_and_keep_their_shape():
+    kept = report.Gallery(worst=1, best=0)
+    kept.add(sample(0, 1000, 2000), sample(0, 1000, 2000).label % 4)
+    assert kept.samples()[0].image.shape == (320, 640, 3)
+    assert kept.samples()[0].label.shape == kept.samples()[0].prediction.shape == (320, 640)
+
+
+@needs_chromium
+def test_the_console_stays_silent(tab):
+    assert tab.errors() == []
+    assert tab.run("return window.innerWidth > 0")
+
+
+@needs_chromium
+def test_a_click_on_a_column_sorts_by_it_and_another_turns_it_round(tab):
+    names = "return [...document.querySelectorAll('#classes tbody tr')].map(r => r.cells[0].dataset.value)"
+    click = "document.querySelectorAll('#classes th button')[arguments[0]].click()"
+    assert tab.run(names) == NAMES
+    tab.run(click, 1)  # IoU: sky 900/1050, road 500/570, evil 20/30, tree 300/390
+    assert tab.run(names) == [EVIL, "tree", "sky", "road", "never seen"]
+    tab.run(click, 1)
+    assert tab.run(names) == ["road", "sky", "tree", EVIL, "never seen"]
+    tab.run(click, 0)
+    assert tab.run(names) == [EVIL, "never seen", "road", "sky", "tree"]
+    tab.run(click, 4)  # pixels: a class nobody labelled has the value 0
+    assert tab.run(names)[0] == "never seen"
+    marks = "return [...document.querySelectorAll('#classes th')].map(h => h.getAttribute('aria-sort'))"
+    assert tab.run(marks) == [None, None, None, None, "ascending"]
+
+
+@needs_chromium
+def test_layers_are_toggled_for_one_picture_and_for_all(tab):
+    shown = """
+        const seen = (figure, layer) => getComputedStyle(figure.querySelector('.' + layer)).opacity > 0;
+        return [...document.querySelectorAll('figure')].map(
+            figure => ['truth', 'prediction', 'error'].filter(layer => seen(figure, layer)))"""
+    click = "document.querySelectorAll(arguments[0])[arguments[1]].click()"
+    assert tab.run(shown) == [["error"]] * 3
+    tab.run(click, "figure button", 1)
+    assert tab.run(shown) == [["truth"], ["error"], ["error"]]
+    tab.run(click, "#everywhere button", 2)
+    assert tab.run(shown) == [["prediction"]] * 3
+    tab.run(click, "#everywhere button", 0)
+    assert tab.run(shown) == [[]] * 3
+
+
+@needs_chromium
+def test_the_opacity_slider_moves_every_layer(tab):
+    tab.run("document.querySelectorAll('#everywhere button')[3].click()")
+    tab.run(
+        "const s = document.getElementById('opacity'); s.value = 0.25; s.dispatchEvent(new Event('input'))"
+    )
+    opacity = "return [...document.querySelectorAll('.error')].map(e => getComputedStyle(e).opacity)"
+    assert tab.run(opacity) == ["0.25"] * 3
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_the_page_never_scrolls_sideways(tab, width):
+    tab.resize(width, 800)
+    assert tab.run("return document.documentElement.scrollWidth") <= width
+
+
+@needs_chromium
+def test_dark_mode_is_dark(tab):
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    tab.dark(on=True)
+    assert tab.run(colour) == "rgb(20, 23, 26)"
+    tab.dark(on=False)
+    assert tab.run(colour) == "rgb(245, 246, 248)"
