@@ -47,6 +47,9 @@ def command(
             with_errors_in_words(lambda: story(plain(name, config, beneath)))
 
         def main() -> None:
+            os.environ.setdefault(
+                "OMP_WAIT_POLICY", "PASSIVE"
+            )  # threads that wait leave the core to the loader
             sys.argv[1:] = [accept_any_key(argument) for argument in sys.argv[1:]]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
 
