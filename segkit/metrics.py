@@ -74,8 +74,8 @@ def class_scores(counts: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _mean(values: Tensor, counts: Tensor, absent: Absent) -> float:
-    """Mean over classes of a score that is NaN where a class has nothing to count."""
+def mean(values: Tensor, counts: Tensor, *, absent: Absent) -> float:
+    """Mean over classes of a score (K,) that is NaN where a class has nothing to count."""
     if absent == "zero":
         return float(values.nan_to_num(0.0).mean())
     if absent == "labels":
@@ -106,14 +106,14 @@ def scores(counts: Tensor, *, absent: Absent = "zero") -> dict[str, float]:
         )
     each = class_scores(counts)
     accuracy = int(counts.diagonal().sum()) / total
-    mean_iou = _mean(each["IoU"], counts, absent)
+    mean_iou = mean(each["IoU"], counts, absent=absent)
     frequency = counts.sum(1).double() / total
     return {
         "pixAcc": accuracy,
         "mIoU": mean_iou,
-        "mAcc": _mean(each["recall"], counts, absent),
+        "mAcc": mean(each["recall"], counts, absent=absent),
         "fwIoU": float((frequency * each["IoU"].nan_to_num(0.0)).sum()),
-        "mDice": _mean(each["Dice"], counts, absent),
+        "mDice": mean(each["Dice"], counts, absent=absent),
         "ADE20K": (accuracy + mean_iou) / 2,
     }
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +44,10 @@ class Noise:
     """Pictures of different sizes, drawn from their index."""
 
     def __init__(self, length=7):
-        self.length, self.table = length, None
+        self.length, self.names = length, [str(index) for index in range(length)]
+        self.table = SimpleNamespace(
+            name="noise", num_classes=K, categories=["warm", "warm", "cold", "cold", "cold"]
+        )
 
     def __len__(self):
         return self.length
@@ -65,7 +74,7 @@ def test_an_evaluation_counts_every_picture_once():
         model, dataset, protocol(), on_image=lambda sample, ids: seen.append((sample.name, ids.shape))
     )
     assert torch.equal(found.counts, matrix.counts)
-    assert found.scores == scores(matrix.counts)
+    assert found.scores.items() >= scores(matrix.counts).items()
     assert seen == [(str(i), dataset.read(i).label.shape) for i in range(7)]
     assert found.protocol.name == "whole"
 
@@ -140,3 +149,99 @@ def test_a_protocol_says_what_it_is():
         "merge exp, absent classes: zero, float32)"
     )
     assert how.stated()["stride"] == (320, 320)
+
+
+def test_a_model_of_other_classes_than_the_data_is_refused():
+    dataset = Noise()
+    dataset.table.num_classes = 9
+    with pytest.raises(ValueError, match="the model tells 5 classes apart, noise has 9: score it on data"):
+        evaluate(ByColour(), dataset, protocol())
+
+
+def test_categories_and_boundaries_are_scored_where_they_are_known():
+    found = evaluate(ByColour(), Noise(), protocol(boundary=True))
+    warm = found.counts[:2, :2].sum()
+    assert found.category_iou["warm"] == pytest.approx(
+        float(warm / (found.counts[:2].sum() + found.counts[:, :2].sum() - warm))
+    )
+    assert found.scores["mIoU_category"] == pytest.approx(np.mean(list(found.category_iou.values())))
+    assert found.scores["mIoU_boundary"] == pytest.approx(np.mean(found.boundary_iou))
+    assert "mIoU_boundary" not in evaluate(ByColour(), Noise(), protocol()).scores
+
+
+class Interrupted(Noise):
+    def read(self, index):
+        if index == 4:
+            raise KeyboardInterrupt
+        return super().read(index)
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
+    model, parts = ByColour(), tmp_path / "parts"
+    unbroken = evaluate(model, Noise(), protocol(boundary=True))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, Interrupted(), protocol(boundary=True), partial=parts)
+    assert len(list(parts.glob("*.pt"))) == 1
+    seen = []
+    found = evaluate(
+        model,
+        Noise(),
+        protocol(boundary=True),
+        on_image=lambda sample, _: seen.append(sample.name),
+        partial=parts,
+        resume=True,
+    )
+    assert torch.equal(found.counts, unbroken.counts)
+    assert found.boundary_iou == unbroken.boundary_iou
+    assert seen == ["4", "5", "6"]
+    assert not parts.exists()
+
+
+def test_without_resume_an_interrupted_evaluation_starts_afresh(tmp_path):
+    model = ByColour()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, Interrupted(), protocol(), partial=tmp_path / "parts")
+    found = evaluate(model, Noise(), protocol(), partial=tmp_path / "parts")
+    assert torch.equal(found.counts, evaluate(model, Noise(), protocol()).counts)
+
+
+def test_counts_of_another_evaluation_are_not_mixed_in(tmp_path):
+    model = ByColour()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, Interrupted(), protocol(), partial=tmp_path)
+    with pytest.raises(ValueError, match="counts of an evaluation with other weights, pictures or protocol"):
+        evaluate(model, Noise(), protocol(scales=(0.5,)), partial=tmp_path, resume=True)
+    model.body[3].bias.data += 0.1
+    with pytest.raises(ValueError, match="counts of an evaluation with other weights, pictures or protocol"):
+        evaluate(model, Noise(), protocol(), partial=tmp_path, resume=True)
+
+
+SHARED_OUT = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[2])
+from segkit import distributed
+from segkit.inference import evaluate, protocol
+from test_evaluate import ByColour, Noise
+torch.set_num_threads(1)
+with distributed.processes("cpu"):
+    found = evaluate(ByColour(), Noise(), protocol(boundary=True))
+    torch.save([found.counts, found.boundary_iou], f"{sys.argv[1]}/{distributed.rank()}.pt")
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_any_number_of_processes_counts_exactly_what_one_counts(processes, tmp_path):
+    tests = Path(__file__).parent
+    script = tmp_path / "score.py"
+    script.write_text(SHARED_OUT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    alone = {**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*launch, script, tmp_path, tests], check=True, env=alone, capture_output=True, timeout=300
+    )
+    expected = evaluate(ByColour(), Noise(), protocol(boundary=True))
+    for rank in range(processes):
+        counts, boundary = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(counts, expected.counts)
+        assert boundary == expected.boundary_iou

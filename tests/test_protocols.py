@@ -18,6 +18,15 @@ K = 4
 TINY = 1e-9
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads only wait for each other on tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class TinySegmenter(nn.Module):
     """Logits for each 4x4 pixels, with a look at the whole window such as an ASPP takes."""
 

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 from typing import Protocol as Shape
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from segkit import distributed, metrics
+from segkit.inference.partial import PartialCounts, fingerprint
 from segkit.inference.predict import predict
 from segkit.inference.prepare import prepare
 from segkit.inference.protocol import Protocol
 from segkit.types import Sample
+
+if TYPE_CHECKING:
+    from segkit.models.segmenter import Segmenter
 
 
 class Pictures(Shape):
     """What is scored: a data set as in ``segkit.data.datasets``."""
 
     table: Any
+    names: list[str]
 
     def __len__(self) -> int: ...
 
@@ -37,60 +44,99 @@ class Evaluation(NamedTuple):
     counts: Tensor  # (K, K) int64 on the CPU, rows are labels
     scores: dict[str, float]  # fractions of 1
     class_iou: list[float]  # NaN for a class that neither labels nor predictions hold
+    category_iou: dict[str, float]  # empty where the classes have no categories
+    boundary_iou: list[float]  # of the classes; empty unless the protocol asks for it
     protocol: Protocol
     seconds: float
 
 
 def evaluate(
-    model: nn.Module,
+    model: Segmenter,
     dataset: Pictures,
     protocol: Protocol,
     *,
     workers: int = 0,
     on_image: Callable[[Sample, np.ndarray], None] | None = None,
     progress: bool = True,
+    partial: Path | None = None,
+    resume: bool = False,
 ) -> Evaluation:
     """Score a model on a data set.
 
     Args:
-        model: a segmenter, on the device that is to compute.
+        model: on the device that is to compute; it is left alone.
         dataset: its pictures are shared out to the processes, none twice.
         protocol: how to look at each picture.
         workers: processes that read ahead.
         on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them.
         progress: show a bar.
+        partial: folder for the counts of an unfinished evaluation; it goes when all is counted.
+        resume: count on from what ``partial`` holds; ``on_image`` is not called again for those pictures.
 
     Raises:
-        ValueError: the data set is empty, or its labels are not those of the model.
+        ValueError: the data set is empty, its classes are not those of the model, or ``partial`` belongs to
+            another evaluation.
     """
     started = time.perf_counter()
+    _check(model, dataset)
+    device = next(model.parameters()).device
+    identity = fingerprint(model, dataset.names, protocol) if partial else ""
+    blank = torch.zeros(model.num_classes + 3, model.num_classes, dtype=torch.int64, device=device)
+    fast = prepare(model, precision=protocol.precision)
+    with PartialCounts(blank, partial, identity, resume=resume) as tally:
+        waiting = [index for index in range(len(dataset)) if index not in tally.done]
+        mine = waiting[distributed.rank() :: distributed.world_size()]
+        silent = (
+            None if progress and distributed.is_main() else True
+        )  # None: silent where there is no terminal
+        bar = tqdm(mine, "scoring", leave=False, unit="picture", disable=silent)
+        for index, (sample, image) in zip(bar, _uploaded(_read(dataset, mine, workers), device), strict=True):
+            prediction = predict(fast, image, protocol)
+            if on_image:
+                on_image(sample, prediction.cpu().numpy())
+            tally.add(index, _count(sample.label, prediction, model.num_classes, boundary=protocol.boundary))
+    return _scored(tally.total(), dataset, protocol, time.perf_counter() - started)
+
+
+def _check(model: Segmenter, dataset: Pictures) -> None:
     if len(dataset) == 0:
         raise ValueError("the data set is empty: check data.root and data.val_split")
-    fast = prepare(model, precision=protocol.precision)
-    device = next(model.parameters()).device
-    matrix = metrics.ConfusionMatrix(int(model.num_classes), device)  # pyright: ignore[reportArgumentType]
-    mine = range(distributed.rank(), len(dataset), distributed.world_size())
-    silent = None if progress and distributed.is_main() else True  # None: silent where there is no terminal
-    samples = _read(dataset, mine, workers)
-    for sample in tqdm(samples, "scoring", len(mine), leave=False, unit="picture", disable=silent):
-        prediction = predict(fast, sample.image, protocol)
-        matrix.update(sample.label, prediction)
-        if on_image:
-            on_image(sample, prediction.cpu().numpy())
-    counts = distributed.sum_over_ranks(matrix.counts).cpu()
-    return Evaluation(
-        counts,
-        metrics.scores(counts, absent=protocol.absent),
-        metrics.class_scores(counts)["IoU"].tolist(),
-        protocol,
-        time.perf_counter() - started,
-    )
+    if dataset.table.num_classes != model.num_classes:
+        raise ValueError(
+            f"the model tells {model.num_classes} classes apart, {dataset.table.name} has "
+            f"{dataset.table.num_classes}: score it on data with the classes it was trained on"
+        )
+
+
+def _count(label: np.ndarray, prediction: Tensor, num_classes: int, *, boundary: bool) -> Tensor:
+    """(K + 3, K): the confusion matrix of one picture, and below it what Boundary IoU counts."""
+    matrix = metrics.ConfusionMatrix(num_classes, prediction.device)
+    matrix.update(label, prediction)
+    edges = torch.zeros(3, num_classes, dtype=torch.int64)
+    if boundary:
+        edges = metrics.boundary_counts(label, prediction.cpu().numpy(), num_classes)
+    return torch.cat([matrix.counts, edges.to(prediction.device)])
+
+
+def _scored(total: Tensor, dataset: Pictures, protocol: Protocol, seconds: float) -> Evaluation:
+    counts, edges = total[:-3], total[-3:]
+    scores = metrics.scores(counts, absent=protocol.absent)
+    categories, boundary = {}, []
+    if all(dataset.table.categories):
+        names, merged = metrics.merge_classes(counts, dataset.table.categories)
+        categories = dict(zip(names, metrics.class_scores(merged)["IoU"].tolist(), strict=True))
+        scores["mIoU_category"] = metrics.scores(merged, absent=protocol.absent)["mIoU"]
+    if protocol.boundary:
+        boundary = metrics.boundary_iou(edges).tolist()
+        scores["mIoU_boundary"] = metrics.mean(metrics.boundary_iou(edges), counts, absent=protocol.absent)
+    class_iou = metrics.class_scores(counts)["IoU"].tolist()
+    return Evaluation(counts, scores, class_iou, categories, boundary, protocol, seconds)
 
 
 def _read(dataset: Pictures, indices: Sequence[int], workers: int) -> Iterator[Sample]:
-    return iter(
-        DataLoader(_Indexed(dataset), None, sampler=indices, num_workers=workers, collate_fn=_as_it_is)
-    )  # pyright: ignore[reportArgumentType]
+    source: Any = _Indexed(dataset)
+    keep: Any = _as_it_is
+    return iter(DataLoader(source, None, sampler=indices, num_workers=workers, collate_fn=keep))
 
 
 class _Indexed:
@@ -108,3 +154,30 @@ class _Indexed:
 
 def _as_it_is(sample: Sample) -> Sample:
     return sample
+
+
+def _uploaded(samples: Iterable[Sample], device: torch.device) -> Iterator[tuple[Sample, Tensor]]:
+    """Samples with their picture (3, H, W) on the device.
+
+    A GPU gets each picture one ahead, in a stream of its own: its copy overlaps the computing of the last.
+    """
+    if device.type != "cuda":
+        yield from ((sample, torch.from_numpy(sample.image).permute(2, 0, 1)) for sample in samples)
+        return
+    stream, ahead = torch.cuda.Stream(device), None
+    for sample in samples:
+        with torch.cuda.stream(stream):
+            picture = torch.from_numpy(sample.image).pin_memory().to(device, non_blocking=True)
+            arrived = stream.record_event()
+        if ahead is not None:
+            yield _arrived(*ahead)
+        ahead = sample, picture, arrived
+    if ahead is not None:
+        yield _arrived(*ahead)
+
+
+def _arrived(sample: Sample, picture: Tensor, event: Any) -> tuple[Sample, Tensor]:
+    now = torch.cuda.current_stream(picture.device)
+    now.wait_event(event)
+    picture.record_stream(now)
+    return sample, picture.permute(2, 0, 1)

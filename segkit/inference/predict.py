@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segkit.inference import resample
 from segkit.inference import windows as geometry
 from segkit.inference.protocol import Protocol
 from segkit.inference.windows import Window
+
+if TYPE_CHECKING:
+    from segkit.models.segmenter import Segmenter
 
 STRIP_BYTES = {"cpu": 24 * 2**20, "cuda": 2**30}  # of a strip's working memory: on a CPU what its caches hold
 BYTES_PER_PIXEL = 2048  # of a network's activations, a generous guess: DeepLabV3-ResNeSt-101 takes about 1000
@@ -33,7 +36,7 @@ class Strip(NamedTuple):
     scores: Tensor  # (rows, W, K) float
 
 
-def predict(model: nn.Module, image: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
+def predict(model: Segmenter, image: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     """The class of each pixel.
 
     Args:
@@ -54,7 +57,7 @@ def predict(model: nn.Module, image: np.ndarray | Tensor, protocol: Protocol) ->
     return ids
 
 
-def probabilities(model: nn.Module, image: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
+def probabilities(model: Segmenter, image: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     """As ``predict``, but (K, H, W) probabilities on the CPU: merged scores, with sum 1 at each pixel."""
     parts = []
     for strip in strips(model, _on_device(model, image), protocol):
@@ -65,7 +68,7 @@ def probabilities(model: nn.Module, image: np.ndarray | Tensor, protocol: Protoc
     return torch.cat(parts).permute(2, 0, 1)
 
 
-def _on_device(model: nn.Module, image: np.ndarray | Tensor) -> Tensor:
+def _on_device(model: Segmenter, image: np.ndarray | Tensor) -> Tensor:
     if isinstance(image, np.ndarray):
         picture = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     else:
@@ -78,7 +81,7 @@ def _on_device(model: nn.Module, image: np.ndarray | Tensor) -> Tensor:
     return picture.to(_parameter(model).device, non_blocking=True)
 
 
-def _parameter(model: nn.Module) -> Tensor:
+def _parameter(model: Segmenter) -> Tensor:
     return next(model.parameters())
 
 
@@ -88,7 +91,7 @@ def _one_view(protocol: Protocol) -> bool:
 
 
 @torch.inference_mode()
-def strips(model: nn.Module, picture: Tensor, protocol: Protocol) -> Iterator[Strip]:
+def strips(model: Segmenter, picture: Tensor, protocol: Protocol) -> Iterator[Strip]:
     """Merged scores of the picture (3, H, W) uint8, from top to bottom."""
     looker = _Looker(model.eval(), picture, protocol)
     height = picture.shape[1]
@@ -101,27 +104,25 @@ def strips(model: nn.Module, picture: Tensor, protocol: Protocol) -> Iterator[St
 class _Looker:
     """One picture under one protocol: the windows still to run, and what those alive have answered."""
 
-    def __init__(self, model: nn.Module, picture: Tensor, protocol: Protocol) -> None:
+    def __init__(self, model: Segmenter, picture: Tensor, protocol: Protocol) -> None:
         self.model, self.picture, self.protocol = model, picture, protocol
         self.height, self.width = picture.shape[1:]
         self.dtype = _parameter(model).dtype
-        self.exact = (
-            torch.float64 if self.dtype == torch.float64 else torch.float32
-        )  # exp overflows in half precision
+        # exp of two logits overflows half precision past about 11
+        self.exact = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.views = geometry.views(self.height, self.width, protocol)
         self.waiting = deque(geometry.windows(self.height, self.width, protocol))
-        self.answers: dict[Window, Tensor] = {}  # (h, w, K) logits of a window at the resolution of the head
+        self.answers: dict[Window, Tensor] = {}  # (h, w, K) logits at the resolution of the head
         black = picture.new_zeros(1, 3, 1, 1)
-        self.black = model.normalise(black)[0].to(self.exact)  # pyright: ignore[reportCallIssue]
-        # without a head of its own the model answers at the size of the window, and nothing is left to enlarge
-        self.align_corners = bool(getattr(model, "align_corners", True))
+        self.black = model.normalise(black)[0].to(self.exact)
+        self.align_corners = getattr(model, "align_corners", True)  # idle in a model without a head
 
     def strip_rows(self) -> int:
         """Rows of the picture to finish at a time."""
         budget = STRIP_BYTES.get(self.picture.device.type, STRIP_BYTES["cpu"])
         if self.protocol.memory is not None:
             budget = min(budget, int(self.protocol.memory * 2**30 / 8))
-        classes = int(self.model.num_classes)  # pyright: ignore[reportArgumentType]
+        classes = self.model.num_classes
         widest = max([self.width] + [view.width * max(1, view.height / self.height) for view in self.views])
         return max(
             1, int(budget / (4 * classes * widest * self.exact.itemsize))
@@ -172,7 +173,7 @@ class _Looker:
         if _is_channels_last(self.model):
             images = images.contiguous(memory_format=torch.channels_last)
         if hasattr(self.model, "backbone") and hasattr(self.model, "head"):
-            logits = self.model.head(self.model.backbone(images))  # pyright: ignore[reportCallIssue]
+            logits = self.model.head(self.model.backbone(images))
         else:
             logits = self.model(images).main
         return logits.to(self.exact)
@@ -189,7 +190,7 @@ class _Looker:
         )
         columns = resample.section(geometry.taps(self.width, view.width, align_corners=align), left, right)
         (top, bottom), (first, last) = resample.source(rows), resample.source(columns)
-        pixels = self.model.normalise(self.picture[None, :, top:bottom, first:last])[0].to(self.exact)  # pyright: ignore[reportCallIssue]
+        pixels = self.model.normalise(self.picture[None, :, top:bottom, first:last])[0].to(self.exact)
         if view.height != self.height:
             pixels = resample.blend(pixels, 1, rows, top)
         if view.width != self.width:
@@ -248,7 +249,7 @@ class _Looker:
         return rows.exp() if self.protocol.merge == "exp" else rows
 
 
-def _is_channels_last(model: nn.Module) -> bool:
+def _is_channels_last(model: Segmenter) -> bool:
     return any(
         weight.ndim == 4
         and weight.is_contiguous(memory_format=torch.channels_last)

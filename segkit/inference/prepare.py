@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
+
+if TYPE_CHECKING:
+    from segkit.models.segmenter import Segmenter
 
 
-def prepare(model: nn.Module, *, precision: Literal["float32", "bf16"] = "float32") -> nn.Module:
+def prepare(model: Segmenter, *, precision: Literal["float32", "bf16"] = "float32") -> Segmenter:
     """A copy in evaluation mode that gives the same logits, up to the rounding of the precision, sooner.
 
     Args:
