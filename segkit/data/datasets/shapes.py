@@ -1,7 +1,7 @@
 """Procedural scenes, to try everything without a download: 9 kinds of things on textured ground.
 
-What a thing is follows from its outline together with its texture; its colour, size, place, turn and light do
-not tell. Outlines are not scored. Scenes are drawn when they are read, from (seed, split, index) alone.
+A thing's outline and texture make its class. Its colour hints at the outline and never at the texture; size,
+place, turn and light tell nothing. Borders are not scored. Scenes are drawn when they are read, from (seed, split, index) alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ THINGS = [  # outline and texture of the classes from 1 on
     ("star", "plain"),
     ("band", "stripes"),
 ]
+HUE = {"disc": 2, "ring": 24, "triangle": 58, "box": 108, "star": 136, "band": 163}  # of OpenCV's 180
 SHIFT = 4  # fractional bits of the corners given to OpenCV
 
 
@@ -45,7 +46,7 @@ class Shapes:
         draw = np.random.default_rng((*self.key, index))
         image = _ground(draw, self.size)  # (H, W, 3) float32, 0..255
         label = np.zeros(self.size, np.uint8)
-        for _ in range(draw.integers(5, 11)):
+        for _ in range(draw.integers(4, 8)):
             _add_thing(draw, image, label)
         image *= _light(draw, self.size)[..., None]
         image += draw.normal(0, draw.uniform(2, 9), self.size).astype(np.float32)[..., None]
@@ -57,7 +58,7 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     height, width = label.shape
     kind = int(draw.integers(len(THINGS)))
     outline, texture = THINGS[kind]
-    radius = draw.uniform(0.11, 0.22) * min(height, width)
+    radius = draw.uniform(0.15, 0.27) * min(height, width)
     centre, turn = draw.uniform((0, 0), (width, height)), draw.uniform(0, 2 * np.pi)
     corners = (
         _corners(outline, radius) @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
@@ -69,21 +70,21 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
         return
     contours = [_fixed(corners - (x0, y0))]
     if outline == "ring":
-        contours.append(_fixed((corners - centre) * draw.uniform(0.5, 0.65) + centre - (x0, y0)))
+        contours.append(_fixed((corners - centre) * draw.uniform(0.4, 0.55) + centre - (x0, y0)))
     cover = cv2.fillPoly(np.zeros((y1 - y0, x1 - x0), np.uint8), contours, 255, cv2.LINE_AA, SHIFT)
     y, x = np.mgrid[y0:y1, x0:x1].astype(np.float32)
     x, y = x - np.float32(centre[0]), y - np.float32(centre[1])
     u = (x * np.cos(turn) + y * np.sin(turn)).astype(np.float32)
     v = (y * np.cos(turn) - x * np.sin(turn)).astype(np.float32)
     pattern = _pattern(texture, u, v, max(radius * draw.uniform(0.32, 0.42), 5.0))[..., None]
-    first, second = _two_colours(draw)
+    first, second = _two_colours(draw, HUE[outline])
     paint = first + pattern * (second - first)
     paint *= 1 + draw.uniform(-0.25, 0.25) * (u / radius)[..., None]  # light on the thing
     alpha = cover[..., None].astype(np.float32) / 255
     window = image[y0:y1, x0:x1]
     window += alpha * (paint - window)
     label[y0:y1, x0:x1][cover > 127] = kind + 1
-    cv2.polylines(label[y0:y1, x0:x1], contours, True, IGNORE_INDEX, 1, cv2.LINE_8, SHIFT)  # noqa: FBT003
+    cv2.polylines(label[y0:y1, x0:x1], contours, True, IGNORE_INDEX, 2, cv2.LINE_8, SHIFT)  # noqa: FBT003
 
 
 def _corners(outline: str, radius: float) -> np.ndarray:
@@ -118,11 +119,11 @@ def _pattern(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> np.nd
     return (wave > 0.7).astype(np.float32)
 
 
-def _two_colours(draw: np.random.Generator) -> np.ndarray:
-    """(2, 3) RGB of any hue, one light and one dark."""
-    hue, saturation = draw.integers(0, 180, 2), draw.integers(90, 230, 2)
-    value = draw.permutation([draw.integers(190, 256), draw.integers(60, 120)])
-    hsv = np.stack([hue, saturation, value], 1).astype(np.uint8)[None]
+def _two_colours(draw: np.random.Generator, hue: int) -> np.ndarray:
+    """(2, 3) RGB, one light and one dark, of about one hue."""
+    hues, saturation = (hue + draw.integers(-10, 11, 2)) % 180, draw.integers(90, 230, 2)
+    value = draw.permutation([draw.integers(190, 256), draw.integers(70, 130)])
+    hsv = np.stack([hues, saturation, value], 1).astype(np.uint8)[None]
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0].astype(np.float32)
 
 
