@@ -62,6 +62,11 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> st
     )
 
 
+def code_block(text: str) -> str:
+    """Text in Markdown, as it is."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
 def worst_and_best(values: Sequence[float], count: int) -> list[int]:
     """Class ids of the ``count`` lowest and ``count`` highest values, lowest first; NaN is left out."""
     order = sorted((k for k in range(len(values)) if not math.isnan(values[k])), key=lambda k: values[k])

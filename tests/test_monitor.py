@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -30,7 +31,13 @@ def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40, eve
     arguments = {"start": start, "total": total, "iterations_per_epoch": 8.0, "every": every}
     with Monitor(folder, names=NAMES, colours=COLOURS, **arguments) as monitor:
         if not start:
-            monitor.hparams({"schedule.lr": 0.01, "model.name": "x", "sizes": [1, 2], "data.flip": True})
+            settings = {
+                "schedule": {"lr": 0.01},
+                "model": {"name": "x"},
+                "sizes": [1, 2],
+                "data": {"flip": True},
+            }
+            monitor.describe(settings, network="<stem>\n  conv 3x3")
         for t in range(start + 1, stop + 1):
             monitor.step(
                 t,
@@ -144,6 +151,13 @@ def test_settings_are_hparams_of_the_same_run(run):
     content = read(run).summary_metadata["_hparams_/experiment"].plugin_data.content
     experiment = metadata.parse_experiment_plugin_data(content)
     assert [metric.name.tag for metric in experiment.metric_infos] == ["val/mIoU", "val/pixAcc"]
+
+
+def test_settings_and_network_are_shown_as_they_are(run):
+    lines = text(run, "settings")[0].splitlines()
+    assert all(line.startswith("    ") for line in lines), "a code block of Markdown"
+    assert json.loads("\n".join(lines))["schedule"] == {"lr": 0.01}
+    assert text(run, "network") == ["    <stem>\n      conv 3x3"]
 
 
 def test_texts_hold_the_environment_and_every_class(run):

@@ -7,6 +7,7 @@ resumed run draws what an unbroken one would: logged values are those of one ste
 from __future__ import annotations
 
 import heapq
+import json
 import math
 import resource
 import sys
@@ -25,7 +26,15 @@ from segkit.monitor.console import LOG, Console
 from segkit.monitor.environment import environment, environment_text
 from segkit.monitor.events import Events
 from segkit.monitor.profiling import profile_steps
-from segkit.tables import class_columns, class_table, confused_pairs, markdown_table, percent, worst_and_best
+from segkit.tables import (
+    class_columns,
+    class_table,
+    code_block,
+    confused_pairs,
+    markdown_table,
+    percent,
+    worst_and_best,
+)
 from segkit.types import Batch, Sample
 
 __all__ = ["Monitor", "class_table", "environment", "environment_text", "profile_steps"]
@@ -196,6 +205,12 @@ class Monitor:
         if self.active:
             self.events.text(tag, self.start if iteration is None else iteration, markdown)
 
+    def describe(self, settings: Mapping[str, Any], *, network: str) -> None:
+        """Record what is trained: the settings, as text and in the table of runs, and the network."""
+        self.text("settings", code_block(json.dumps(settings, indent=2, ensure_ascii=False)))
+        self.text("network", code_block(network))
+        self.hparams(flat(settings))
+
     def hparams(self, settings: Mapping[str, Any], scores: Sequence[str] = ("mIoU", "pixAcc")) -> None:
         """Record flat settings for the table of runs, beside the last value of some validation scores."""
         if self.active:
@@ -250,6 +265,15 @@ class Monitor:
             for t, p, pixels, share in confused_pairs(counts, 15)
         ]
         return markdown_table(["truth", "taken for", "pixels", "% of the truth"], rows)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level with dotted keys."""
+    found = {}
+    for key, value in settings.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        found |= inner
+    return found
 
 
 def _numbers(values: Mapping[str, Scalar]) -> dict[str, float]:

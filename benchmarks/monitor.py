@@ -1,0 +1,100 @@
+"""What monitoring costs: ``python benchmarks/monitor.py`` (two minutes on two CPU cores).
+
+Times the steps of ``experiment=demo`` and, apart from them, the calls of the monitor with the same losses, so
+that a share of a percent is not lost in the noise of two trainings. The monitor's own thread is counted: its
+processor time is part of what is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import hydra
+import torch
+
+from segkit import components, compose, training
+from segkit.data import loaders, transforms
+from segkit.metrics import ConfusionMatrix
+from segkit.models import segmenter
+from segkit.monitor import Monitor
+from segkit.types import Sample
+
+STEPS, CALLS = 12, 2000
+
+
+def main() -> None:
+    """Print one table."""
+    with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
+        settings = compose.plain("train", hydra.compose("train", ["experiment=demo"]))
+    train_set = components.build("data.datasets", settings["data"], "train")
+    table = train_set.table
+    schedule = training.Schedule(**settings["schedule"])
+    run = training.begin(
+        segmenter.build(table.num_classes, **settings["model"]),
+        components.build("losses", settings["loss"], table.num_classes),
+        samples=len(train_set),
+        schedule=schedule,
+        runtime=training.Runtime(**settings["runtime"]),
+        device=torch.device("cpu"),
+        seed=0,
+    )
+    batches = loaders.training_loader(
+        train_set,
+        transforms.build(**settings["augment"]),
+        seed=0,
+        batch_size=schedule.batch_size,
+        iterations=range(STEPS),
+        accumulate=schedule.accumulate,
+        workers=0,
+    )
+    seconds, step = [], None
+    for parts, _ in training.steps(batches, schedule.accumulate):
+        begin = time.perf_counter()
+        step = training.train_step(run, parts)
+        seconds.append(time.perf_counter() - begin)
+    assert step is not None
+    per_step = statistics.median(seconds[2:])
+
+    with tempfile.TemporaryDirectory() as folder:
+        monitor = Monitor(
+            Path(folder),
+            total=10**9,
+            iterations_per_epoch=100,
+            names=table.names,
+            colours=table.colours,
+        )
+        rates = run.learning_rates()
+        begin = time.process_time()
+        for t in range(1, CALLS + 1):
+            monitor.step(t, step.losses, rates, images=16, data_seconds=0.0, gradient_norm=step.gradient_norm)
+        monitor.flush()
+        per_call = (time.process_time() - begin) / CALLS
+
+        sample: Sample = train_set.read(0)
+        matrix = ConfusionMatrix(table.num_classes)
+        matrix.update(sample.label, torch.from_numpy(sample.label).clamp(max=table.num_classes - 1))
+        begin = time.process_time()
+        for name in "abcd":
+            monitor.see(sample._replace(name=name), sample.label.clip(max=table.num_classes - 1))
+        monitor.scores(CALLS, {"mIoU": 0.5}, [0.5] * table.num_classes, counts=matrix.counts.numpy())
+        per_validation = time.process_time() - begin
+        monitor.close()
+
+    print(f"\ntraining step of the demo   {1e3 * per_step:9.2f} ms (median of {STEPS - 2})")
+    print(f"monitor.step                {1e3 * per_call:9.4f} ms (mean of {CALLS}; a point every 10th)")
+    print(f"share of the step           {per_call / per_step:9.3%}   (promised: below 1 %)")
+    print(
+        f"a validation's record       {1e3 * per_validation:9.2f} ms (curves, 4 samples, confusions, texts)"
+    )
+
+
+if __name__ == "__main__":
+    main()
