@@ -5,10 +5,17 @@ The order of events of a whole training, from settings to ``runs/<run_name>/best
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from segkit.compose import command
+
+FAREWELL = """
+{folder} is complete: best mIoU {best:.2%}; pictures in {folder}/samples.png. To go on:
+  {python} -m tensorboard.main --logdir {folder.parent}
+  {python} test_seg.py checkpoint={folder}/best.pt report=true
+  {python} predict_seg.py checkpoint={folder}/best.pt input=PHOTOS"""
 
 
 @command("train")
@@ -20,6 +27,7 @@ def main(settings: dict[str, Any]) -> None:
     from segkit.data import loaders, transforms
     from segkit.models import segmenter
     from segkit.monitor import Monitor
+    from segkit.validation import validate
 
     with distributed.processes(settings["device"]) as device:
         torch.manual_seed(settings["seed"])
@@ -74,13 +82,10 @@ def main(settings: dict[str, Any]) -> None:
                     gradient_norm=step.gradient_norm,
                 )
                 if schedule.due(run.iteration, every=every, samples=len(train_set)):
-                    result = inference.evaluate(run.scored, val_set, protocol)
-                    monitor.scores(run.iteration, result.scores, result.class_iou, counts=result.counts)
-                    if result.scores["mIoU"] > run.best:
-                        run.best = result.scores["mIoU"]
-                        checkpoints.save_best(run.iteration, run.scored.state_dict(), result.scores)
+                    validate(run, val_set, protocol, monitor=monitor, checkpoints=checkpoints)
                 if checkpoints.due(run.iteration) or run.iteration == run.length:
                     checkpoints.save(run.state())
+            monitor.say(FAREWELL.format(folder=folder, best=run.best, python=Path(sys.executable).name))
 
 
 if __name__ == "__main__":

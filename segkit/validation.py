@@ -1,0 +1,48 @@
+"""Validation within training: the scores of ``test_seg.py``, the same pictures each time, the best weights."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from segkit import distributed, files, inference, pictures
+from segkit.checkpoint import Checkpoints
+from segkit.inference import Evaluation, Protocol
+from segkit.monitor import Monitor
+from segkit.training import Training
+
+SHOWN = 6  # validation pictures drawn each time, spread over the split
+
+
+def validate(
+    run: Training, dataset: Any, protocol: Protocol, *, monitor: Monitor, checkpoints: Checkpoints
+) -> Evaluation:
+    """Score the run's weights, show and store the result, and keep the weights if none were better.
+
+    Args:
+        run: its ``scored`` model is looked at.
+        dataset: the validation split.
+        protocol: of the settings.
+        monitor: of the run.
+        checkpoints: receives ``best.pt``; its folder gets ``result.json`` and ``samples.png``.
+    """
+    result = inference.evaluate(run.scored, dataset, protocol)
+    monitor.scores(run.iteration, result.scores, result.class_iou, counts=result.counts.numpy())
+    if distributed.is_main():
+        chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).astype(int)
+        samples = [dataset.read(int(index)) for index in chosen]
+        fast = inference.prepare(run.scored, precision=protocol.precision)
+        predictions = [inference.predict(fast, sample.image, protocol).cpu().numpy() for sample in samples]
+        monitor.samples(run.iteration, samples, predictions)
+        table = dataset.table
+        sheet = pictures.sheet(samples, table.names, table.colours, predictions=predictions)
+        pictures.save(checkpoints.folder / "samples.png", sheet)
+        found = {"iteration": run.iteration, "protocol": protocol.stated(), "scores": result.scores}
+        with files.whole(checkpoints.folder / "result.json") as file:
+            file.write(json.dumps(found, indent=2).encode())
+    if result.scores["mIoU"] > run.best:
+        run.best = result.scores["mIoU"]
+        checkpoints.save_best(run.iteration, run.scored.state_dict(), result.scores)
+    return result
