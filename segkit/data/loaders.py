@@ -8,6 +8,7 @@ processes, or on where a run was interrupted.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -131,7 +132,10 @@ class TrainingLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, faults in self.loader:
+        with warnings.catch_warnings():  # workers touch nothing that the threads of their parent may hold
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            batches = iter(self.loader)
+        for batch, faults in batches:
             if batch is None:
                 raise ValueError(f"{faults[-1]} (data.on_error=skip goes on without such samples)")
             for fault in faults:

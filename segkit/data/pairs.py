@@ -196,7 +196,8 @@ def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) 
         array = read()
         copy.parent.mkdir(parents=True, exist_ok=True)
         for stale in copy.parent.glob(f"{key}-*.npy"):
-            stale.unlink(missing_ok=True)
+            if stale != copy:  # which another process may have put there meanwhile
+                stale.unlink(missing_ok=True)
         aside = copy.with_suffix(f".{os.getpid()}")
         with aside.open("wb") as file:
             np.save(file, array)

@@ -8,6 +8,7 @@ picture, and is the same to within half a source pixel. Colour and blur see the 
 from __future__ import annotations
 
 import os
+import random
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -85,7 +86,8 @@ def build(
         if flipped:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         if photometric is not None:
-            photometric.set_random_seed(int(draw.integers(1 << 32)))
+            # set_random_seed would give every step the same draws: all of them happen, or none
+            photometric.set_random_state(draw, random.Random(int(draw.integers(1 << 32))))
             image = photometric(image=image)["image"]
         return Sample(_padded(image, crop, 0), _padded(label, crop, IGNORE_INDEX), name)
 

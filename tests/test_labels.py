@@ -1,0 +1,124 @@
+"""Label tables against the data sets' own software, and by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from segkit.data.labels import LabelTable, built_in
+
+
+@pytest.fixture
+def pets(tmp_path):
+    file = tmp_path / "classes.csv"
+    file.write_text('id,name,colour,ignore\n3,cat,#ff0000,\n7,dog,0 255 0,\n9,unsure,"(0, 0, 255)",yes\n')
+    return LabelTable.read(file, "folder")
+
+
+def table_of(tmp_path, text):
+    file = tmp_path / "classes.csv"
+    file.write_text(text)
+    return LabelTable.read(file, "folder")
+
+
+def test_classes_are_the_entries_not_ignored_in_table_order(pets):
+    assert pets.names == ["cat", "dog"]
+    assert pets.colours.tolist() == [[255, 0, 0], [0, 255, 0]]
+    assert pets.encode(np.array([[3, 7, 9]], np.uint8), "m").tolist() == [[0, 1, 255]]
+    assert pets.encode(np.array([[3, 7, 9]], np.uint16), "m").tolist() == [[0, 1, 255]]
+
+
+def test_colours_are_looked_up_in_the_same_table(pets):
+    mask = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    assert pets.encode(mask, "m").tolist() == [[0, 1, 255]]
+
+
+def test_decoding_undoes_encoding(pets):
+    raw = np.random.default_rng(0).choice([3, 7, 9], (20, 30)).astype(np.uint8)
+    np.testing.assert_array_equal(pets.decode(pets.encode(raw, "m")), raw)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_value_outside_the_table_is_named_with_file_count_and_remedy(pets, dtype):
+    with pytest.raises(
+        ValueError, match=r"dir/m.png: 4 \(2 pixels\), 200 \(1 pixels\) not in .*folder.py verify"
+    ):
+        pets.encode(np.array([[3, 4, 4, 200]], dtype), "dir/m.png")
+
+
+def test_a_colour_outside_the_table_is_named_too(pets):
+    with pytest.raises(ValueError, match=r"m.png: #010203 \(1 pixels\) not in the table of folder"):
+        pets.encode(np.array([[[255, 0, 0], [1, 2, 3]]], np.uint8), "m.png")
+
+
+def test_one_colour_for_two_classes_is_refused_only_when_colours_are_read(tmp_path):
+    table = table_of(tmp_path, "id,name,colour\n0,a,#000001\n1,b,#000001\n")
+    assert table.encode(np.array([[1]], np.uint8), "m").tolist() == [[1]]
+    with pytest.raises(ValueError, match=r"gives #000001 to both 'a' and 'b'"):
+        table.encode(np.zeros((1, 1, 3), np.uint8), "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("identity,name\n", "first line must name the columns id,name"),
+        ("id,name\nx,cat\n", "line 2: id 'x' is not a whole number"),
+        ("id,name\n70000,cat\n", "id 70000 does not fit"),
+        ("id,name\n1,cat\n1,dog\n", r"ids \[1\] stand more than once"),
+        ("id,name,ignore\n1,cat,yes\n", "0 classes are not ignored"),
+        ("id,name,ignore\n1,cat,perhaps\n", "ignore is 'perhaps'; yes, no or nothing"),
+        ("id,name,colour\n1,cat,red\n", "colour 'red' is neither #rrggbb nor three numbers"),
+        ("id,name\n" + "".join(f"{i},c{i}\n" for i in range(256)), r"256 classes .* there must be 1 to 255"),
+    ],
+)
+def test_a_faulty_class_table_says_which_line_and_what_is_meant(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        table_of(tmp_path, text)
+
+
+def test_a_missing_class_table_says_what_it_should_hold(tmp_path):
+    with pytest.raises(ValueError, match=r"no class table .*columns id,name,colour,ignore"):
+        LabelTable.read(tmp_path / "classes.csv", "folder")
+
+
+def test_a_table_without_colours_gets_different_ones(tmp_path):
+    table = table_of(tmp_path, "id,name\n" + "".join(f"{i},c{i}\n" for i in range(40)))
+    assert len(np.unique(table.colours, axis=0)) == 40
+
+
+def test_a_table_survives_a_checkpoint(pets):
+    again = LabelTable.from_plain(json.loads(json.dumps(pets.to_plain())))
+    assert again == pets
+
+
+def test_cityscapes_agrees_with_cityscapesscripts():
+    official = pytest.importorskip("cityscapesscripts.helpers.labels").labels
+    table = built_in("cityscapes")
+    raw = np.array([[label.id for label in official if label.id >= 0]], np.uint8)
+    expected = [label.trainId for label in official if label.id >= 0]
+    assert table.encode(raw, "m")[0].tolist() == expected
+    scored = sorted(
+        (label for label in official if 0 <= label.trainId < 255), key=lambda label: label.trainId
+    )
+    assert table.names == [label.name for label in scored]
+    assert table.categories == [label.category for label in scored]
+    assert table.colours.tolist() == [list(label.color) for label in scored]
+
+
+def test_ade20k_counts_from_one_and_its_zero_is_ignored():
+    table = built_in("ade20k")
+    raw = np.arange(151, dtype=np.uint8)[None]
+    assert table.encode(raw, "m")[0].tolist() == [255, *range(150)]
+    assert table.decode(np.arange(150, dtype=np.uint8)).tolist() == list(range(1, 151))
+    assert (table.names[0], table.names[149]) == ("wall", "flag")
+    assert len(set(table.names)) == 150  # two are called screen
+    with pytest.raises(ValueError, match=r"151 .* not in the table of ade20k"):
+        table.encode(raw + 1, "m")
+
+
+def test_camvid_ignores_void():
+    table = built_in("camvid")
+    assert (table.num_classes, table.names[3]) == (11, "road")
+    assert table.encode(np.array([[10, 11]], np.uint8), "m").tolist() == [[10, 255]]

@@ -1,0 +1,141 @@
+"""The stream of batches is one and the same for any workers, processes, accumulation and interruption."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from segkit.data import transforms
+from segkit.data.datasets import shapes
+from segkit.data.labels import DataError
+from segkit.data.loaders import Order, training_loader
+from segkit.types import Sample
+
+SCENES = shapes.build("train", size=40, train_scenes=7)
+TRANSFORM = transforms.build(crop_size=32, base_size=40, rotation=5)
+END = 9  # iterations of 4 samples: five epochs of 7
+
+
+class Broken:
+    """Reads its index as a picture; some cannot be read."""
+
+    name = "broken"
+
+    def __init__(self, bad, on_error="skip"):
+        self.bad, self.on_error = bad, on_error
+
+    def __len__(self):
+        return 6
+
+    def read(self, index):
+        if index in self.bad:
+            raise DataError("unreadable", f"file{index}.png: not an image; fetch it again")
+        return Sample(np.full((4, 4, 3), index, np.uint8), np.zeros((4, 4), np.uint8), str(index))
+
+
+def batches(dataset=SCENES, transform=TRANSFORM, **change):
+    arguments = {"seed": 3, "batch_size": 4, "iterations": range(END)} | change
+    return list(training_loader(dataset, transform, **arguments))
+
+
+def joined(parts):
+    return torch.cat([batch.image for batch in parts]), torch.cat([batch.label for batch in parts])
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return batches()
+
+
+def assert_same(parts, expected):
+    for ours, theirs in zip(joined(parts), joined(expected), strict=True):
+        assert torch.equal(ours, theirs)
+    assert [n for batch in parts for n in batch.names] == [n for batch in expected for n in batch.names]
+
+
+def test_a_batch_is_uint8_with_channels_first(reference):
+    assert reference[0].image.shape == (4, 3, 32, 32)
+    assert reference[0].label.shape == (4, 32, 32)
+    assert reference[0].image.dtype == reference[0].label.dtype == torch.uint8
+    sample = TRANSFORM(SCENES.read(Order(7, 3, 4).draw(0).sample), Order(7, 3, 4).draw(0).seed)
+    np.testing.assert_array_equal(reference[0].image[0].permute(1, 2, 0), sample.image)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_batches(reference, workers):
+    assert_same(batches(workers=workers), reference)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [1, 4, 8])
+def test_a_resumed_stream_goes_on_where_it_stopped_in_the_middle_of_an_epoch(reference, workers, start):
+    assert_same(batches(workers=workers, iterations=range(start, END)), reference[start:])
+
+
+def test_two_processes_together_see_the_order_of_one(reference):
+    parts = [batches(share=(rank, 2), workers=1) for rank in (0, 1)]
+    assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], reference)
+
+
+def test_accumulated_batches_make_up_the_one_they_replace(reference):
+    assert_same(batches(accumulate=2), reference)
+    parts = [batches(share=(rank, 2), accumulate=2) for rank in (0, 1)]
+    assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], reference)
+
+
+def test_every_epoch_has_each_sample_once_in_an_order_of_its_own():
+    order = Order(samples=50, seed=1, batch_size=4)
+    epochs = [[order.draw(epoch * 50 + place).sample for place in range(50)] for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_no_two_draws_of_samples_epochs_or_seeds_are_shared():
+    draws = [Order(50, seed, 4).draw(position) for seed in (0, 1) for position in range(500)]
+    assert len({draw.seed for draw in draws}) == 1000
+
+
+def test_the_draw_of_a_sample_does_not_depend_on_its_place_in_the_epoch():
+    """Known values: (seed, epoch, sample) alone decides, so they must never change."""
+    order = Order(samples=5, seed=7, batch_size=1)
+    found = {order.draw(position).sample: order.draw(position).seed for position in range(5)}
+    for sample, seed in found.items():
+        assert seed == int(np.random.SeedSequence((7, 0, sample)).generate_state(1, np.uint64)[0])
+
+
+@pytest.mark.parametrize(("share", "accumulate"), [((0, 3), 1), ((0, 2), 4), ((0, 1), 3)])
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(share, accumulate):
+    with pytest.raises(
+        ValueError, match=r"batch_size=4 cannot be shared evenly by . processes .* multiple of"
+    ):
+        batches(share=share, accumulate=accumulate)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_that_cannot_be_read_stops_with_file_and_remedy(workers):
+    with pytest.raises(ValueError, match=r"file2.png: not an image; fetch it again \(data.on_error=skip"):
+        batches(Broken({2}, "stop"), lambda sample, seed: sample, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipping_replaces_counts_and_logs_the_same_way_every_time(workers, caplog):
+    loader = training_loader(
+        Broken({2, 3}),
+        lambda sample, seed: sample,
+        seed=0,
+        batch_size=3,
+        iterations=range(4),
+        workers=workers,
+    )
+    names = [name for batch in loader for name in batch.names]
+    asked = [Order(6, 0, 3).draw(position).sample for position in range(12)]
+    assert names == [str({2: 4, 3: 4}.get(sample, sample)) for sample in asked]
+    assert loader.skipped == 6  # in each of two epochs: 2, then 3 in its place, and 3
+    assert "skipped, 6 by now: file" in caplog.text
+
+
+def test_a_set_without_one_readable_sample_stops_even_when_skipping():
+    with pytest.raises(ValueError, match="not an image"):
+        batches(Broken(set(range(6))), lambda sample, seed: sample)

@@ -1,0 +1,210 @@
+"""Reading image and mask files, against Pillow; every way a file can be wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from segkit.data import pairs
+from segkit.data.datasets import ade20k, camvid, cityscapes
+from segkit.data.labels import built_in
+
+SCENE = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8).repeat(16, 0).repeat(16, 1)
+LABEL = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(16, 0).repeat(16, 1)
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def camvid_of(root: Path, name="a", image=SCENE, mask=LABEL, **build):
+    for folder, array in (("images", image), ("annotations", mask)):
+        place = root / folder / "train"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(place / f"{name}.png")
+    return camvid.build("train", root=str(root), **build)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "LA"])
+@pytest.mark.parametrize("name", ["plain", "with space", "ünï-写真"])
+def test_images_of_any_mode_and_name_are_read_as_rgb(tmp_path, mode, name):
+    file = tmp_path / f"{name}.png"
+    Image.fromarray(SCENE).convert(mode).save(file)
+    np.testing.assert_array_equal(pairs.read_image(file), np.array(Image.open(file).convert("RGB")))
+
+
+def test_sixteen_bit_images_keep_their_upper_byte(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), SCENE[..., ::-1].astype(np.uint16) << 8)
+    np.testing.assert_array_equal(pairs.read_image(tmp_path / "a.png"), SCENE)
+
+
+def test_cmyk_jpegs_have_the_right_colours(tmp_path):
+    file = tmp_path / "a.jpg"
+    Image.fromarray(SCENE).convert("CMYK").save(file, quality=95)
+    difference = pairs.read_image(file).astype(int) - np.array(Image.open(file).convert("RGB"))
+    assert np.abs(difference).mean() < 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_image_and_mask_alike(tmp_path, orientation):
+    Image.fromarray(SCENE).save(tmp_path / "a.jpg", exif=turned(orientation), quality=95)
+    Image.fromarray(LABEL).save(tmp_path / "a.png", exif=turned(orientation))
+    image, mask = pairs.read_image(tmp_path / "a.jpg"), pairs.read_mask(tmp_path / "a.png", "ids")
+    expected = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))
+    assert np.abs(image.astype(int) - expected).max() <= 2
+    np.testing.assert_array_equal(mask, np.array(ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))))
+
+
+def test_a_palette_mask_is_refused_where_ids_are_the_rule_and_read_as_indices_elsewhere(tmp_path):
+    mask = Image.fromarray(LABEL).convert("P")
+    mask.putpalette([3, 1, 2] * 256)
+    mask.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(pairs.read_mask(tmp_path / "a.png", "any"), np.array(mask))
+    with pytest.raises(ValueError, match=r"a.png: holds a palette PNG, not one byte of label id per pixel"):
+        pairs.read_mask(tmp_path / "a.png", "ids")
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind", "message"),
+    [
+        (SCENE, "RGB mask", "holds three colour channels"),
+        (LABEL.astype(np.uint16), "16-bit", "holds uint16 values"),
+    ],
+)
+def test_a_mask_of_the_wrong_mode_is_refused(tmp_path, mask, kind, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        camvid_of(tmp_path, mask=mask).read(0)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
+def test_half_a_file_is_refused_though_decoders_would_fill_it_with_grey(tmp_path, suffix, keep):
+    file = tmp_path / f"a{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3)).astype(np.uint8)).save(file)
+    data = file.read_bytes()
+    pairs.read_image(file)
+    file.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ValueError, match=r"a\..*: not an image, or only part of one; fetch it again"):
+        pairs.read_image(file)
+
+
+def test_empty_and_missing_files_say_so(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ValueError, match="the file is empty; fetch it again"):
+        pairs.read_image(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"b.png: No such file.*is data.root complete"):
+        pairs.read_image(tmp_path / "b.png")
+
+
+def test_sizes_that_differ_name_both_files(tmp_path):
+    with pytest.raises(ValueError, match=r"the mask is 64x40, its image .*a.png is 64x48"):
+        camvid_of(tmp_path, mask=LABEL[:40]).read(0)
+
+
+def test_a_sample_is_rgb_with_class_ids(tmp_path):
+    sample = camvid_of(tmp_path).read(0)
+    np.testing.assert_array_equal(sample.image, SCENE)
+    np.testing.assert_array_equal(sample.label, np.where(LABEL == 11, 255, LABEL))
+    assert sample.name == "a"
+
+
+def test_a_missing_root_says_what_was_looked_for_and_what_prepares_it(tmp_path):
+    for dataset, folder in (
+        (ade20k, "images/training"),
+        (camvid, "images/train"),
+        (cityscapes, "gtFine/train"),
+    ):
+        name = dataset.__name__.rpartition(".")[2]
+        with pytest.raises(ValueError, match=rf"no folder .*{folder}.*`python datasets/{name}.py prepare`"):
+            dataset.build("train", root=str(tmp_path))
+
+
+def test_a_file_without_partner_stops_or_is_left_out_with_a_warning(tmp_path, caplog):
+    camvid_of(tmp_path)
+    (tmp_path / "images/train/alone.png").touch()
+    with pytest.raises(
+        ValueError, match=r"1 files of camvid have no partner, the first .*alone.png \(mask alone"
+    ):
+        camvid.build("train", root=str(tmp_path))
+    assert camvid.build("train", root=str(tmp_path), on_error="skip").names == ["a"]
+    assert "left out" in caplog.text
+
+
+def test_a_split_without_pairs_is_refused(tmp_path):
+    (tmp_path / "images/train").mkdir(parents=True)
+    (tmp_path / "annotations/train").mkdir(parents=True)
+    with pytest.raises(ValueError, match="camvid has not one image with its mask here"):
+        camvid.build("train", root=str(tmp_path))
+
+
+def test_two_images_of_one_stem_are_refused(tmp_path):
+    camvid_of(tmp_path)
+    (tmp_path / "images/train/a.jpg").touch()
+    with pytest.raises(ValueError, match="share a stem, so their partner is not known"):
+        camvid.build("train", root=str(tmp_path))
+
+
+def test_cityscapes_pairs_frames_with_label_ids_and_maps_them(tmp_path):
+    for part, end in (
+        ("leftImg8bit", "leftImg8bit"),
+        ("gtFine", "gtFine_labelIds"),
+        ("gtFine", "gtFine_color"),
+    ):
+        place = tmp_path / part / "val" / "ulm"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 8), 26, np.uint8)).save(place / f"ulm_000000_000019_{end}.png")
+    sample = cityscapes.build("val", root=str(tmp_path)).read(0)
+    assert (sample.name, set(sample.label.ravel().tolist())) == ("ulm/ulm_000000_000019", {13})  # 26, 13: car
+
+
+def test_disk_cache_returns_the_same_pixels_and_notices_a_changed_source(tmp_path):
+    plain, cached = camvid_of(tmp_path), camvid_of(tmp_path, cache="disk")
+    for _ in range(2):
+        for ours, theirs in zip(cached.read(0), plain.read(0), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+    file = tmp_path / "images/train/a.png"
+    Image.fromarray(255 - SCENE).save(file)
+    os.utime(file, ns=(1, 1))
+    np.testing.assert_array_equal(cached.read(0).image, 255 - SCENE)
+    assert len(list(tmp_path.rglob("*.npy"))) == 2  # the stale copy is gone
+    assert camvid.build("train", root=str(tmp_path), cache="disk").names == ["a"]
+
+
+def test_a_cached_sample_can_be_written_to_without_changing_the_copy(tmp_path):
+    cached = camvid_of(tmp_path, cache="disk")
+    cached.read(0)
+    cached.read(0).image[:] = 0
+    np.testing.assert_array_equal(cached.read(0).image, SCENE)
+
+
+def test_processes_may_fill_one_cache_at_once(tmp_path):
+    import multiprocessing
+
+    camvid_of(tmp_path)
+    with multiprocessing.get_context("forkserver").Pool(3) as pool:
+        sums = pool.map(_cached_sum, [str(tmp_path)] * 12)
+    assert set(sums) == {int(SCENE.sum())}
+    assert not [
+        file for file in (tmp_path / ".segkit-cache").rglob("*") if file.is_file() and file.suffix != ".npy"
+    ]
+
+
+def _cached_sum(root):
+    return int(camvid.build("train", root=root, cache="disk").read(0).image.sum())
+
+
+def test_the_table_of_a_cached_mask_is_part_of_its_key(tmp_path):
+    cached = camvid_of(tmp_path, cache="disk")
+    cached.read(0)
+    cached.table = built_in("cityscapes")
+    assert cached.read(0).label.max() == 255
+    assert len(list(tmp_path.rglob("*.npy"))) == 3

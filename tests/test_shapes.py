@@ -1,0 +1,46 @@
+"""The embedded data set: endless, seeded, and with every class in its share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from segkit.data.datasets import shapes
+
+
+def test_a_scene_follows_from_seed_split_and_index_alone():
+    first, again = shapes.build("train"), shapes.build("train")
+    again.read(9)
+    for ours, theirs in zip(first.read(5), again.read(5), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_scenes_of_other_indices_splits_and_seeds_differ():
+    sets = [shapes.build("train"), shapes.build("val"), shapes.build("train", seed=1)]
+    pictures = [dataset.read(index).image.tobytes() for dataset in sets for index in range(20)]
+    assert len(set(pictures)) == 60
+
+
+@pytest.mark.parametrize("size", [128, [96, 160]])
+def test_every_class_takes_its_share_and_borders_are_thin(size):
+    dataset = shapes.build("val", size=size)
+    labels = [dataset.read(index).label for index in range(60)]
+    share = np.bincount(np.ravel(labels), minlength=256) / np.size(labels)
+    assert dataset.table.num_classes >= 8
+    assert (share[: dataset.table.num_classes] > 0.01).all()
+    assert 0.02 < share[255] < 0.08
+    assert share[dataset.table.num_classes : 255].sum() == 0
+    assert labels[0].shape == ((128, 128) if size == 128 else (96, 160))
+
+
+def test_colour_does_not_tell_the_class():
+    """The nearest mean colour of a class, learned from 60 scenes, names few things right in 60 others."""
+    dataset = shapes.build("train")
+    samples = [dataset.read(index) for index in range(120)]
+    pixels = [(np.concatenate([s.image[s.label == k] for s in samples[:60]])).mean(0) for k in range(1, 10)]
+    right = []
+    for sample in samples[60:]:
+        thing = (sample.label > 0) & (sample.label < 255)
+        distance = np.linalg.norm(sample.image[thing][:, None].astype(float) - np.array(pixels), axis=2)
+        right.append(distance.argmin(1) + 1 == sample.label[thing])
+    assert np.concatenate(right).mean() < 0.25  # chance is 0.11
