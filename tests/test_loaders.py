@@ -30,7 +30,7 @@ class Broken:
 
     def read(self, index):
         if index in self.bad:
-            raise DataError("unreadable", f"file{index}.png: not an image; fetch it again")
+            raise DataError("unreadable", f"file{index}.png", "not an image", "fetch it again")
         return Sample(np.full((4, 4, 3), index, np.uint8), np.zeros((4, 4), np.uint8), str(index))
 
 

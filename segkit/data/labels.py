@@ -18,12 +18,24 @@ from segkit.types import IGNORE_INDEX
 TABLES = Path(__file__).parent / "tables"
 
 
-class DataError(ValueError):
-    """Something wrong with a file of a data set; ``kind`` says what in two or three words."""
+class Problem(NamedTuple):
+    """Something wrong with a file of a data set."""
 
-    def __init__(self, kind: str, message: str):
-        super().__init__(message)
-        self.kind = kind
+    kind: str  # in two or three words
+    file: str
+    text: str  # what is wrong
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.text}; {self.remedy}"
+
+
+class DataError(ValueError):
+    """A problem that was met while reading."""
+
+    def __init__(self, kind: str, file: object, text: str, remedy: str):
+        self.problem = Problem(kind, str(file), text, remedy)
+        super().__init__(str(self.problem))
 
 
 class Entry(NamedTuple):
@@ -132,7 +144,8 @@ class LabelTable:
         ids = [entry.id for entry in self.entries]
         return DataError(
             "values outside the table",
-            f"{file}: {', '.join(words)}{more} not in the table of {self.name} (ids {min(ids)}..{max(ids)}); "
+            file,
+            f"{', '.join(words)}{more} not in the table of {self.name} (ids {min(ids)}..{max(ids)})",
             f"run `python datasets/{self.name}.py verify` to list every such file, then repair it or add "
             "the value to the table (with `ignore` if it is not to be scored)",
         )

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-from segkit.data.labels import DataError, LabelTable
+from segkit.data.labels import DataError, LabelTable, Problem
 from segkit.types import Sample
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
@@ -23,6 +23,8 @@ Coding = Literal[
 ]  # "any": what the file holds decides, one channel for ids and three for colours
 OnError = Literal["stop", "skip"]
 Cache = Literal["none", "disk"]
+
+FETCH = "fetch it again, or delete it with its partner"
 
 log = logging.getLogger("segkit")
 
@@ -35,11 +37,7 @@ class Pair(NamedTuple):
     name: str
 
 
-class Orphan(NamedTuple):
-    """A file without its partner."""
-
-    file: Path
-    missing: str  # what was looked for
+Found = tuple[list[Pair], list[Problem]]
 
 
 class Pairs:
@@ -48,7 +46,7 @@ class Pairs:
     Args:
         name: of the data set, for messages.
         table: applied to every mask on reading.
-        found: pairs and files without partner, as ``match`` returns them.
+        found: pairs, and files that have no partner, as ``match`` returns them.
         coding: what the masks hold.
         on_error: ``skip`` leaves files without partner out, with a warning, and lets the loader replace
             samples that cannot be read; ``stop`` raises.
@@ -62,7 +60,7 @@ class Pairs:
         self,
         name: str,
         table: LabelTable,
-        found: tuple[list[Pair], list[Orphan]],
+        found: Found,
         *,
         coding: Coding = "ids",
         on_error: OnError = "stop",
@@ -71,13 +69,12 @@ class Pairs:
         self.name, self.table, self.cache = name, table, cache
         self.coding: Coding = coding
         self.on_error: OnError = on_error
-        self.pairs, self.orphans = found
+        self.pairs, self.problems = found
         self.names = [pair.name for pair in self.pairs]
-        if self.orphans:
-            first = self.orphans[0]
+        if self.problems:
             message = (
-                f"{len(self.orphans)} files of {name} have no partner, the first {first.file} ("
-                f"{first.missing} is not there); run `python datasets/{name}.py verify` to list them all"
+                f"{len(self.problems)} files of {name} cannot be used, the first: {self.problems[0].file}: "
+                f"{self.problems[0].text}; run `python datasets/{name}.py verify` to list them all"
             )
             if on_error == "stop":
                 raise ValueError(f"{message}, or leave them out with data.on_error=skip")
@@ -103,29 +100,26 @@ class Pairs:
             image = kept(pair.image, self.cache, "", lambda: read_image(pair.image))
             label = kept(pair.label, self.cache, repr(self.table), lambda: self._read_label(pair.label))
         if image.shape[:2] != label.shape:
-            raise DataError(
-                "sizes differ",
-                f"{pair.label}: the mask is {label.shape[1]}x{label.shape[0]}, its image {pair.image} is "
-                f"{image.shape[1]}x{image.shape[0]} (turned as its EXIF orientation says); they must be "
-                f"equal, `python datasets/{self.name}.py verify` lists every such file",
-            )
+            raise DataError("sizes differ", pair.label, sizes_differ(image, label), "they must be equal")
         return Sample(image, label, pair.name)
 
     def _read_label(self, file: Path) -> np.ndarray:
         return self.table.encode(read_mask(file, self.coding), file)
 
 
-def match(
-    images: Path, masks: Path, *, image_end: str = "", mask_end: str = ""
-) -> tuple[list[Pair], list[Orphan]]:
+def match(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> Found:
     """Pair the files of two trees by relative path, without suffix and without the given ends of the stem."""
-    left, right = _listing(images, image_end, IMAGES), _listing(masks, mask_end, MASKS)
+    left, problems = _listing(images, image_end, IMAGES)
+    right, more = _listing(masks, mask_end, MASKS)
     pairs = [Pair(left[name], right[name], name) for name in sorted(left.keys() & right.keys())]
-    orphans = [Orphan(left[name], f"mask {name}{mask_end}") for name in sorted(left.keys() - right.keys())]
-    orphans += [
-        Orphan(right[name], f"image {name}{image_end}") for name in sorted(right.keys() - left.keys())
-    ]
-    return pairs, orphans
+    for name in sorted(left.keys() ^ right.keys()):
+        file, missing = (
+            (left[name], f"mask {name}{mask_end}")
+            if name in left
+            else (right[name], f"image {name}{image_end}")
+        )
+        problems.append(Problem("missing partner", str(file), f"there is no {missing}"))
+    return pairs, problems + more
 
 
 def require(root: str, folders: Iterable[str], remedy: str) -> Path:
@@ -143,11 +137,17 @@ def require(root: str, folders: Iterable[str], remedy: str) -> Path:
     return path
 
 
+def sizes_differ(image: np.ndarray, label: np.ndarray) -> str:
+    """What is wrong with a mask of another size than its image."""
+    (rows, columns), (height, width) = label.shape[:2], image.shape[:2]
+    return f"the mask is {columns}x{rows}, its image {width}x{height} (turned as its EXIF orientation says)"
+
+
 def cache_folder(cache: Cache, root: Path) -> Path | None:
-    """Where decoded copies are kept: ``$SEGKIT_CACHE``, or ``.segkit-cache`` in the root."""
+    """Where decoded copies are kept: below ``$SEGKIT_CACHE``, or ``.segkit-cache`` in the root."""
     if cache == "none":
         return None
-    return Path(os.environ.get("SEGKIT_CACHE") or root / ".segkit-cache")
+    return Path(os.environ.get("SEGKIT_CACHE") or root / ".segkit-cache", "decoded")
 
 
 def read_image(file: Path) -> np.ndarray:
@@ -205,13 +205,10 @@ def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) 
     return np.asarray(np.load(copy, mmap_mode="c"))
 
 
-def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files by relative path without suffix and ``end``; hidden ones are no samples.
-
-    Raises:
-        ValueError: two files would share a name.
-    """
+def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[Problem]]:
+    """Files by relative path without suffix and ``end``, but for hidden ones; and those that share a name."""
     files: dict[str, Path] = {}
+    problems = []
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
         for name in names:
@@ -221,21 +218,19 @@ def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> dict[str, Pat
             file = Path(place, name)
             key = file.parent.relative_to(folder).joinpath(stem[: len(stem) - len(end)]).as_posix()
             if key in files:
-                raise DataError(
-                    "duplicate stems",
-                    f"{files[key]} and {file.name} share a stem, so their partner is not known; rename one",
-                )
-            files[key] = file
-    return files
+                problems.append(Problem("duplicate stems", str(file), f"{files[key].name} has the same stem"))
+            else:
+                files[key] = file
+    return files, problems
 
 
 def _bytes(file: Path) -> bytes:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise DataError("unreadable", f"{file}: {error.strerror or error}; is data.root complete?") from error
+        raise DataError("unreadable", file, error.strerror or str(error), "is data.root complete?") from error
     if not data:
-        raise DataError("zero bytes", f"{file}: the file is empty; fetch it again")
+        raise DataError("zero bytes", file, "the file is empty", FETCH)
     return data
 
 
@@ -243,10 +238,7 @@ def _decode(data: bytes, flags: int, file: Path) -> np.ndarray:
     """Decoded from memory, because ``cv2.imread`` fails on names that are not ASCII on some systems."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _whole(data) else None
     if image is None:
-        raise DataError(
-            "unreadable or truncated",
-            f"{file}: not an image, or only part of one; fetch it again or delete it with its partner",
-        )
+        raise DataError("unreadable or truncated", file, "not an image, or only part of one", FETCH)
     return image
 
 
@@ -267,12 +259,10 @@ def _palette_indices(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             return np.array(ImageOps.exif_transpose(image))
     except OSError as error:
-        raise DataError(
-            "unreadable or truncated", f"{file}: {error}; fetch it again or delete it with its partner"
-        ) from error
+        raise DataError("unreadable or truncated", file, str(error), FETCH) from error
 
 
 def _wrong_mode(file: Path, kind: str, holds: str) -> DataError:
     return DataError(
-        kind, f"{file}: holds {holds}, not one byte of label id per pixel; save it as a grey 8-bit PNG of ids"
+        kind, file, f"holds {holds}, not one byte of label id per pixel", "save it as a grey 8-bit PNG of ids"
     )

@@ -14,11 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from segkit.data.labels import LabelTable
-from segkit.data.pairs import IMAGES, MASKS, Orphan, Pair, Pairs, cache_folder, match, require
+from segkit.data.labels import LabelTable, Problem
+from segkit.data.pairs import IMAGES, MASKS, Found, Pair, Pairs, cache_folder, match, require
 from segkit.settings import NonNegativeInt
-
-Found = tuple[list[Pair], list[Orphan]]
 
 
 def build(
@@ -56,17 +54,17 @@ def build(
         for place in ([root] if isinstance(root, str) else root)
     ]
     part = train_split if split == "train" else val_split
-    pairs, orphans = [], []
+    pairs, problems = [], []
     for place in roots:
-        found, alone = _split(place, part, split, seed)
+        found, wrong = _split(place, part, split, seed)
         prefix = f"{place.name}/" if len(roots) > 1 else ""
         pairs += [pair._replace(name=prefix + pair.name) for pair in found]
-        orphans += alone
+        problems += wrong
     table = LabelTable.read(roots[0] / classes, "folder")
     return Pairs(
         "folder",
         table,
-        (pairs, orphans),
+        (pairs, problems),
         coding="any",
         on_error=on_error,
         cache=cache_folder(cache, roots[0]),
@@ -75,11 +73,11 @@ def build(
 
 def _split(root: Path, part: str, split: str, seed: int) -> Found:
     if share := re.fullmatch(r"(\d+(?:\.\d+)?)%", part):
-        pairs, orphans = match(root / "images", root / "masks")
+        pairs, problems = match(root / "images", root / "masks")
         order = np.random.default_rng(seed).permutation(len(pairs))
         count = round(len(pairs) * float(share[1]) / 100)
         chosen = order[:count] if split == "train" else order[len(pairs) - count :]
-        return [pairs[index] for index in sorted(chosen)], orphans
+        return [pairs[index] for index in sorted(chosen)], problems
     if Path(part).suffix in (".txt", ".csv"):
         return _from_list(root, root / part)
     require(
@@ -94,7 +92,7 @@ def _from_list(root: Path, file: Path) -> Found:
     """The pairs that a list names: an image a line, its mask after a comma, tab or space if names differ."""
     if not file.is_file():
         raise ValueError(f"there is no list {file}; it holds one image a line, or image and mask")
-    pairs, orphans = [], []
+    pairs, problems = [], []
     for line in file.read_text(encoding="utf-8-sig").splitlines():
         if not line.strip() or line.startswith("#") or re.fullmatch(r"image,\s*mask", line.strip()):
             continue
@@ -102,10 +100,12 @@ def _from_list(root: Path, file: Path) -> Found:
         name = image.relative_to(root / "images" if image.is_relative_to(root / "images") else root)
         pair = Pair(image, mask, name.with_suffix("").as_posix())
         if missing := [path for path in pair[:2] if not path.is_file()]:
-            orphans.append(Orphan(file, str(missing[0])))
+            problems.append(
+                Problem("missing partner", str(file), f"it names {missing[0]}, which is not there")
+            )
         else:
             pairs.append(pair)
-    return pairs, orphans
+    return pairs, problems
 
 
 def _line(root: Path, line: str) -> tuple[Path, Path]:

@@ -1,0 +1,45 @@
+"""ADE20K scene parsing benchmark (SceneParse150, 2016).
+
+20,210 training and 2,000 validation photographs with masks of 150 classes; 0.9 GB to fetch, 1.2 GB unpacked.
+Source:  http://sceneparsing.csail.mit.edu (no login)
+Licence: images for non-commercial research and education only, masks BSD-3-Clause
+Cite:    Zhou, Zhao, Puig, Fidler, Barriuso, Torralba: Scene Parsing through ADE20K Dataset, CVPR 2017
+
+Layout below --root (the folder ADEChallengeData2016):
+  images/{training,validation}/ADE_*.jpg
+  annotations/{training,validation}/ADE_*.png   0: other, not scored; 1..150
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path, PurePosixPath
+
+from command import Script, complete, unpack
+
+from segkit import download
+
+URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
+OFFICIAL = {"training": 20210, "validation": 2000}
+
+
+def wanted(member: PurePosixPath) -> PurePosixPath | None:
+    """Images and annotations, without the folder that the archive adds."""
+    inside = member.relative_to("ADEChallengeData2016") if member.is_relative_to("ADEChallengeData2016") else member
+    return inside if inside.parts[0] in ("images", "annotations") else None
+
+
+def prepare(arguments: argparse.Namespace, root: Path) -> None:
+    """Fetch the archive, or take a local one, and unpack it."""
+    if complete(root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}):
+        return
+    archive = arguments.zip or download.fetch(URL, root.parent / "ADEChallengeData2016.zip", sha1=SHA1)
+    unpack(archive, root, wanted)
+
+
+ZIP = ("--zip", {"type": Path, "metavar": "FILE", "help": "an archive fetched before, instead of downloading it"})
+script = Script("ade20k", __doc__ or "", OFFICIAL).prepares(prepare, f"fetch and unpack {URL}", ZIP)
+
+if __name__ == "__main__":
+    script.run()

@@ -1,0 +1,198 @@
+"""What the scripts beside this file share: their command line, and unpacking archives."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import stat
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripts are run as files
+
+from segkit import components, compose, pictures
+from segkit.data import statistics, transforms, verify
+
+Prepare = Callable[[argparse.Namespace, Path], None]
+
+
+class Script:
+    """``python datasets/NAME.py prepare|verify|stats|show --root DIR``.
+
+    Args:
+        name: of the data set.
+        about: licence, source and layout, for ``--help``.
+        official: images of each split as published, by name of the split.
+    """
+
+    def __init__(self, name: str, about: str, official: Mapping[str, int] | None = None):
+        self.name, self.official = name, official or {}
+        self.parser = argparse.ArgumentParser(
+            prog=f"datasets/{name}.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self.commands = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        check = self._command("verify", "read every file and list all that is wrong; exit status 1 if there is")
+        check.add_argument("--json", action="store_true", help="print the findings as JSON")
+        counts = self._command("stats", "pixel shares, images a class, sizes, mean and deviation")
+        counts.add_argument("--json", action="store_true", help="print as JSON")
+        counts.add_argument("--weights", type=Path, metavar="FILE", help="write class weights for loss.class_weights")
+        counts.add_argument("--method", choices=sorted(statistics.WEIGHTS), default="median_frequency")
+        show = self._command("show", "write a contact sheet: image and overlay, before and after augmentation")
+        show.add_argument("--output", type=Path, default=Path(f"{name}.png"), help="default: %(default)s")
+        show.add_argument("--samples", nargs="+", metavar="NAME", help="names of samples; default: drawn")
+        show.add_argument("--count", type=int, default=6)
+        show.add_argument("--seed", type=int, default=0, help="of the drawn samples and augmentations")
+
+    def _command(self, name: str, text: str) -> argparse.ArgumentParser:
+        parser = self.commands.add_parser(name, help=text, description=text)
+        parser.add_argument("--root", help=f"default: data.root of conf/data/{self.name}.yaml")
+        if name != "prepare":
+            parser.add_argument("--split", choices=("train", "val"), help="default: both" if name == "verify" else "")
+            parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for train_seg.py: data.train_split=...")
+        return parser
+
+    def prepares(self, prepare: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> Script:
+        """Add ``prepare``, which gets the parsed arguments and the root."""
+        parser = self._command("prepare", text)
+        for flag, how in options:
+            parser.add_argument(flag, **how)
+        parser.set_defaults(prepare=prepare)
+        return self
+
+    def run(self) -> None:
+        """Do what the command line says."""
+        arguments = self.parser.parse_intermixed_args()
+        compose.with_errors_in_words(lambda: getattr(self, f"_{arguments.command}")(arguments))
+
+    def _settings(self, arguments: argparse.Namespace) -> dict[str, Any]:
+        given = getattr(arguments, "settings", [])
+        settings = compose.composed("train", [f"data={self.name}", "run_name=none", *given])
+        if arguments.root:
+            settings["data"]["root"] = arguments.root
+        return settings
+
+    def _dataset(self, settings: Mapping[str, Any], split: str, **change: Any) -> Any:
+        return components.build("data.datasets", settings["data"] | change, split)
+
+    def _prepare(self, arguments: argparse.Namespace) -> None:
+        root = Path(self._settings(arguments)["data"]["root"])
+        arguments.prepare(arguments, root)
+        print(f"{self.name} is ready in {root}; `python datasets/{self.name}.py verify --root {root}` reads every file")
+
+    def _verify(self, arguments: argparse.Namespace) -> None:
+        settings = self._settings(arguments)
+        problems, total = [], 0
+        for split in [arguments.split] if arguments.split else ["train", "val"]:
+            dataset = self._dataset(settings, split, on_error="skip", cache="none")
+            expected = self.official.get(str(settings["data"].get(f"{split}_split")))
+            problems += verify.verify(dataset, expected=expected)
+            total += len(dataset)
+        counts = Counter(problem.kind for problem in problems)
+        if arguments.json:
+            found = [{"kind": p.kind, "file": p.file, "text": p.text} for p in problems]
+            print(json.dumps({"pairs": total, "counts": counts, "problems": found}, indent=1))
+        else:
+            for kind, count in counts.most_common():
+                print(f"{kind}: {count}")
+                print(*(f"  {p.file}: {p.text}" for p in problems if p.kind == kind), sep="\n")
+            print(f"{total} pairs read, {len(problems)} problems")
+        sys.exit(bool(problems))
+
+    def _stats(self, arguments: argparse.Namespace) -> None:
+        dataset = self._dataset(self._settings(arguments), arguments.split or "train")
+        found = statistics.measure(dataset)
+        plain = found.to_plain()
+        if arguments.json:
+            print(json.dumps(plain, indent=1))
+        else:
+            print(f"{plain['images']} images; {plain['ignored']:.2%} of the pixels are ignored")
+            print(f"mean {plain['mean']}, deviation {plain['std']} (RGB, 0..1)")
+            print("sizes:", ", ".join(f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6]))
+            for name, of_class in plain["classes"].items():
+                print(f"{name:>24} {of_class['pixels']:8.3%} of pixels, in {of_class['images']} images")
+        if arguments.weights:
+            weights = statistics.WEIGHTS[arguments.method](found)
+            arguments.weights.write_text("".join(f"{weight:.6g}\n" for weight in weights))
+            print(f"{arguments.method} weights are in {arguments.weights}: loss.class_weights={arguments.weights}")
+
+    def _show(self, arguments: argparse.Namespace) -> None:
+        settings = self._settings(arguments)
+        dataset = self._dataset(settings, arguments.split or "train")
+        transform = transforms.build(**settings["augment"])
+        chosen = chosen_samples(dataset.names, arguments)
+        colours, rows, seen = dataset.table.colours, [], set()
+        for place, index in enumerate(chosen):
+            sample = dataset.read(index)
+            drawn = transform(sample, arguments.seed + place)
+            rows.append([p for s in (sample, drawn) for p in (s.image, pictures.overlay(s.image, s.label, colours))])
+            seen |= set(np.unique(sample.label).tolist())
+        shown = sorted(seen - {255})
+        footer = pictures.legend([dataset.table.names[k] for k in shown], colours[shown], width=900)
+        titles = ("image", "label", "augmented", "its label")
+        pictures.save(arguments.output, pictures.grid(rows, titles=titles, height=200, footer=footer))
+        print(f"{len(chosen)} samples of {len(dataset)} are in {arguments.output}")
+
+
+def chosen_samples(names: list[str], arguments: argparse.Namespace) -> list[int]:
+    """Indices of the samples asked for, or of some that are drawn."""
+    if not arguments.samples:
+        return np.random.default_rng(arguments.seed).permutation(len(names))[: arguments.count].tolist()
+    if missing := set(arguments.samples) - set(names):
+        raise ValueError(f"--samples: there is no {', '.join(sorted(missing))}; a name is for example {names[0]}")
+    return [names.index(name) for name in arguments.samples]
+
+
+def unpack(archive: Path, root: Path, wanted: Callable[[PurePosixPath], PurePosixPath | None]) -> int:
+    """Unpack what is wanted and not there yet.
+
+    Args:
+        archive: a zip file.
+        root: where it goes.
+        wanted: from the path in the archive to the path below the root; ``None`` leaves a member out.
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        ValueError: this is not a whole zip file, or a member would leave the root; nothing is written then.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = []
+            for member in opened.infolist():
+                target = None if member.is_dir() else wanted(PurePosixPath(member.filename))
+                if target is None:
+                    continue
+                if target.is_absolute() or ".." in target.parts or stat.S_ISLNK(member.external_attr >> 16):
+                    raise ValueError(f"{archive}: {member.filename} would leave {root}; the archive is not the official one")
+                members.append((member, root / target))
+            return sum(_write(opened, member, target) for member, target in verify.tqdm(members, "unpack", disable=None))
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"{archive}: {error}; fetch it again, then call `prepare` again to continue") from error
+
+
+def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> bool:
+    """Write a member unless it is there; whole (the reader checks its sum) or not at all."""
+    if target.exists() and target.stat().st_size == member.file_size:
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    with opened.open(member) as source, part.open("wb") as file:
+        shutil.copyfileobj(source, file)
+    part.replace(target)
+    return True
+
+
+def complete(root: Path, official: Mapping[str, int]) -> bool:
+    """Whether the folders hold as many files as they should."""
+    return all(
+        (root / folder).is_dir() and sum(file.is_file() for file in (root / folder).rglob("*.[jp][pn]g")) == count
+        for folder, count in official.items()
+    )
