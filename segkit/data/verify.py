@@ -35,7 +35,7 @@ def verify(dataset: Pairs, *, expected: int | None = None) -> list[Problem]:
 
 
 def in_parallel(work: Callable[[Pair], Result], pairs: list[Pair], title: str) -> Iterator[Result]:
-    """Results in the order of the pairs, with a progress bar; decoding leaves Python's lock, so threads do."""
+    """Results in the order of the pairs, with a progress bar; decoding frees Python's lock, so threads do."""
     cv2.setNumThreads(0)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         yield from tqdm(threads.map(work, pairs), title, len(pairs), unit="pair", smoothing=0, disable=None)

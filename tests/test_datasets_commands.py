@@ -1,0 +1,250 @@
+"""The scripts in datasets/: as a user runs them, on small copies of the official layouts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkit.data import statistics, verify
+from segkit.data.datasets import camvid, folder
+from segkit.losses.cross_entropy import read_class_weights
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "datasets"))
+import ade20k as ade20k_script  # noqa: E402
+import cityscapes as cityscapes_script  # noqa: E402
+import command  # noqa: E402
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+
+
+def write(file, array):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(file)
+
+
+def camvid_like(root, names=("a", "b", "c"), splits=("train", "val")):
+    for split in splits:
+        for name in names:
+            write(root / f"images/{split}/{name}.png", NOISE)
+            write(root / f"annotations/{split}/{name}.png", (NOISE[..., 0] % 12).astype(np.uint8))
+    return root
+
+
+def run(script, *arguments, status=0):
+    result = subprocess.run(
+        [sys.executable, f"datasets/{script}.py", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+FAULTS = {
+    "missing partner": lambda root: (root / "annotations/train/a.png").unlink(),
+    "unreadable or truncated": lambda root: cut_short(root / "images/train/a.png"),
+    "zero bytes": lambda root: (root / "annotations/train/a.png").write_bytes(b""),
+    "sizes differ": lambda root: write(root / "annotations/train/a.png", np.zeros((5, 5), np.uint8)),
+    "values outside the table": lambda root: write(
+        root / "annotations/train/a.png", np.full((24, 32), 77, np.uint8)
+    ),
+    "RGB mask": lambda root: write(root / "annotations/train/a.png", NOISE),
+    "16-bit": lambda root: write(root / "annotations/train/a.png", np.zeros((24, 32), np.uint16)),
+    "palette": lambda root: Image.fromarray(NOISE).convert("P").save(root / "annotations/train/a.png"),
+    "all ignored": lambda root: write(root / "annotations/train/a.png", np.full((24, 32), 11, np.uint8)),
+    "duplicate stems": lambda root: write(root / "images/train/a.bmp", NOISE),
+}
+
+
+def cut_short(file):
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_each_kind_of_fault_is_found_and_named_and_nothing_else(tmp_path, kind):
+    root = camvid_like(tmp_path)
+    assert verify.verify(camvid.build("train", root=str(root))) == []
+    FAULTS[kind](root)
+    problems = verify.verify(camvid.build("train", root=str(root), on_error="skip"))
+    assert [problem.kind for problem in problems] == [kind]
+    assert Path(problems[0].file).stem == "a"
+
+
+def test_all_faults_are_reported_at_once_and_the_exit_status_is_one(tmp_path):
+    root = camvid_like(tmp_path)
+    assert "6 pairs read" in run("camvid", "verify", "--root", root, status=1)  # not the official number
+    cut_short(root / "images/train/a.png")
+    write(root / "annotations/val/b.png", np.full((24, 32), 77, np.uint8))
+    found = json.loads(
+        run("camvid", "verify", "--root", root, "--json", status=1).partition("{")[2].join("{ ")
+    )
+    kinds = {"wrong number of files": 2, "unreadable or truncated": 1, "values outside the table": 1}
+    assert found["counts"] == kinds
+    assert "77 (768 pixels)" in str(found["problems"])
+
+
+def test_a_sound_split_of_another_name_verifies_with_status_zero(tmp_path):
+    root = camvid_like(tmp_path, splits=("small",))
+    report = run("camvid", "verify", "--root", root, "--split", "train", "data.train_split=small")
+    assert "3 pairs read, 0 problems" in report
+
+
+def test_a_wrong_setting_or_option_is_refused(tmp_path):
+    assert "rooot" in run("camvid", "verify", "data.rooot=x", status=2)
+    assert "unrecognized arguments: nonsense" in run("camvid", "verify", "nonsense", status=2)
+    assert "there is no folder images/train" in run("camvid", "verify", "--root", tmp_path, status=2)
+
+
+def test_help_tells_licence_source_and_layout():
+    for name in ("ade20k", "cityscapes", "camvid"):
+        text = run(name, "--help")
+        assert all(word in text for word in ("Licence:", "Source:", "Layout below --root", "prepare"))
+
+
+def test_statistics_agree_with_a_count_by_hand(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "classes.csv").write_text("id,name,ignore\n0,a,\n1,b,\n2,c,\n9,none,yes\n")
+    masks = [np.array([[0, 0, 0, 1], [0, 0, 0, 9]]), np.array([[0, 0, 0, 0], [0, 0, 0, 0]])]
+    for index, mask in enumerate(masks):
+        write(tmp_path / f"images/{index}.png", np.full((2, 4, 3), (255 * index, 0, 102), np.uint8))
+        write(tmp_path / f"masks/{index}.png", mask.astype(np.uint8))
+    found = statistics.measure(folder.build("train", root=str(tmp_path), train_split="100%"))
+    assert found.pixels.tolist() == [14, 1, 0]
+    assert found.images.tolist() == [2, 1, 0]
+    assert found.ignored == 1
+    np.testing.assert_allclose(found.mean, [0.5, 0, 0.4])
+    np.testing.assert_allclose(found.std, [0.5, 0, 0], atol=1e-6)
+    # frequencies 14/15 and 1/7, their median the mean of both; class c never occurs
+    median = (14 / 15 + 1 / 7) / 2
+    np.testing.assert_allclose(statistics.median_frequency(found), [median * 15 / 14, median * 7, 1])
+    # effective numbers (1 - 0.5^2) / 0.5 and 1; weights 1/1.5 and 1, scaled to mean 1
+    np.testing.assert_allclose(statistics.effective_number(found, beta=0.5), [0.8, 1.2, 1])
+
+
+def test_stats_writes_weights_that_the_loss_reads(tmp_path):
+    root = camvid_like(tmp_path)
+    text = run(
+        "camvid", "stats", "--root", root, "--weights", tmp_path / "w.txt", "--method", "effective_number"
+    )
+    assert "3 images" in text
+    assert "bicyclist" in text
+    np.testing.assert_allclose(
+        read_class_weights(str(tmp_path / "w.txt"), 11).numpy(), np.ones(11), rtol=1e-5
+    )
+
+
+def test_show_writes_a_contact_sheet_of_named_samples(tmp_path):
+    root = camvid_like(tmp_path)
+    sheet = tmp_path / "sheet.png"
+    run("camvid", "show", "--root", root, "--samples", "b", "c", "--output", sheet, "augment=mmseg")
+    assert cv2.imread(str(sheet)).shape[0] > 2 * 200
+    assert "there is no nobody" in run("camvid", "show", "--root", root, "--samples", "nobody", status=2)
+
+
+def ade_zip(file, splits=("training", "validation"), extra=()):
+    with zipfile.ZipFile(file, "w") as archive:
+        for split in splits:
+            for name in ("x", "y"):
+                archive.writestr(f"ADEChallengeData2016/images/{split}/{name}.jpg", b"image")
+                archive.writestr(f"ADEChallengeData2016/annotations/{split}/{name}.png", b"mask")
+        archive.writestr("ADEChallengeData2016/sceneCategories.txt", "not needed")
+        for name in extra:
+            archive.writestr(name, b"bad")
+    return file
+
+
+def test_ade20k_takes_a_local_zip_and_a_second_call_writes_nothing(tmp_path):
+    archive = ade_zip(tmp_path / "ade.zip")
+    run("ade20k", "prepare", "--root", tmp_path / "ade", "--zip", archive)
+    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*") if f.is_file()}
+    assert len(files) == 8
+    run("ade20k", "prepare", "--root", tmp_path / "ade", "--zip", archive)
+    assert {f: f.stat().st_mtime_ns for f in files} == files
+
+
+def test_a_complete_folder_is_left_alone_without_any_archive(tmp_path, monkeypatch):
+    command.unpack(ade_zip(tmp_path / "ade.zip"), tmp_path / "ade", ade20k_script.wanted)
+    monkeypatch.setattr(ade20k_script, "OFFICIAL", {"training": 2, "validation": 2})
+    monkeypatch.setattr(ade20k_script.download, "fetch", None)  # would fail if it were called
+    ade20k_script.prepare(ade20k_script.script.parser.parse_args(["prepare"]), tmp_path / "ade")
+
+
+def test_an_interrupted_unpacking_continues(tmp_path):
+    archive, root = ade_zip(tmp_path / "ade.zip"), tmp_path / "ade"
+    assert command.unpack(archive, root, ade20k_script.wanted) == 8
+    (root / "images/training/x.jpg").unlink()
+    (root / "images/training/y.jpg").write_bytes(b"im")  # cut short
+    assert command.unpack(archive, root, ade20k_script.wanted) == 2
+    assert (root / "images/training/y.jpg").read_bytes() == b"image"
+
+
+@pytest.mark.parametrize(
+    "name", ["images/../../evil.jpg", "ADEChallengeData2016/images/../../../evil.jpg", "/images/x.jpg"]
+)
+def test_no_member_of_an_archive_may_leave_the_folder(tmp_path, name):
+    archive = ade_zip(tmp_path / "ade.zip", extra=[name])
+    keep_all = lambda member: member  # noqa: E731
+    with pytest.raises(ValueError, match="would leave"):
+        command.unpack(archive, tmp_path / "deep/ade", keep_all)
+    assert not (tmp_path / "deep").exists()
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_link_in_an_archive_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        link = zipfile.ZipInfo("images/link")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(ValueError, match="would leave"):
+        command.unpack(tmp_path / "a.zip", tmp_path / "out", lambda member: member)
+
+
+def test_a_damaged_archive_says_what_to_do(tmp_path):
+    archive = ade_zip(tmp_path / "ade.zip")
+    archive.write_bytes(archive.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"ade.zip: .*fetch it again, then call `prepare` again"):
+        command.unpack(archive, tmp_path / "out", ade20k_script.wanted)
+
+
+def test_cityscapes_unpacks_only_what_is_needed_and_explains_where_the_archives_are(tmp_path):
+    frames, labels = tmp_path / "leftImg8bit.zip", tmp_path / "gtFine.zip"
+    with zipfile.ZipFile(frames, "w") as archive:
+        for name in (
+            "leftImg8bit/train/ulm/ulm_0_leftImg8bit.png",
+            "leftImg8bit/test/bonn/b_0_leftImg8bit.png",
+            "README",
+        ):
+            archive.writestr(name, b"x")
+    with zipfile.ZipFile(labels, "w") as archive:
+        for end in ("labelIds.png", "color.png", "instanceIds.png", "polygons.json"):
+            archive.writestr(f"gtFine/train/ulm/ulm_0_gtFine_{end}", b"x")
+    root = tmp_path / "cityscapes"
+    run("cityscapes", "prepare", "--root", root, "--zips", frames, labels)
+    files = sorted(f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file())
+    assert files == [
+        "gtFine/train/ulm/ulm_0_gtFine_labelIds.png",
+        "leftImg8bit/train/ulm/ulm_0_leftImg8bit.png",
+    ]
+    shutil.rmtree(root)
+    with pytest.raises(ValueError, match=r"fetch leftImg8bit_trainvaltest.zip .*prepare --root"):
+        cityscapes_script.prepare(cityscapes_script.script.parser.parse_args(["prepare"]), root)
+
+
+def test_camvid_is_arranged_from_the_tutorial_layout(tmp_path):
+    for split, folder_name in (("train", "train"), ("val", "val")):
+        write(tmp_path / f"tutorial/CamVid/{folder_name}/a.png", NOISE)
+        write(tmp_path / f"tutorial/CamVid/{split}annot/a.png", (NOISE[..., 0] % 12).astype(np.uint8))
+    run("camvid", "prepare", "--root", tmp_path / "camvid", "--source", tmp_path / "tutorial")
+    assert camvid.build("val", root=str(tmp_path / "camvid")).read(0).label.shape == (24, 32)
