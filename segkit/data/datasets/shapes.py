@@ -1,7 +1,8 @@
 """Procedural scenes, to try everything without a download: 9 kinds of things on textured ground.
 
 A thing's outline and texture make its class. Its colour hints at the outline and never at the texture; size,
-place, turn and light tell nothing. Borders are not scored. Scenes are drawn when they are read, from (seed, split, index) alone.
+place, turn and light tell nothing. Borders are not scored. Scenes are drawn when they are read, from (seed,
+split, index) alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ THINGS = [  # outline and texture of the classes from 1 on
 ]
 HUE = {"disc": 2, "ring": 24, "triangle": 58, "box": 108, "star": 136, "band": 163}  # of OpenCV's 180
 SHIFT = 4  # fractional bits of the corners given to OpenCV
+HIDDEN = 0.3  # a thing that would lie on others with more of itself is left out: what is seen can be told
 
 
 class Shapes:
@@ -46,7 +48,8 @@ class Shapes:
         draw = np.random.default_rng((*self.key, index))
         image = _ground(draw, self.size)  # (H, W, 3) float32, 0..255
         label = np.zeros(self.size, np.uint8)
-        for _ in range(draw.integers(4, 8)):
+        crowd = label.size / min(self.size) ** 2  # as many things to the area in scenes that are not square
+        for _ in range(int(crowd * draw.integers(5, 10))):
             _add_thing(draw, image, label)
         image *= _light(draw, self.size)[..., None]
         image += draw.normal(0, draw.uniform(2, 9), self.size).astype(np.float32)[..., None]
@@ -54,12 +57,12 @@ class Shapes:
 
 
 def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) -> None:
-    """Paint one thing over what is there, in place."""
+    """Paint one thing over what is there, in place, unless it would hide too much."""
     height, width = label.shape
     kind = int(draw.integers(len(THINGS)))
     outline, texture = THINGS[kind]
     radius = draw.uniform(0.15, 0.27) * min(height, width)
-    centre, turn = draw.uniform((0, 0), (width, height)), draw.uniform(0, 2 * np.pi)
+    centre, turn = draw.uniform(0.04, 0.96, 2) * (width, height), draw.uniform(0, 2 * np.pi)
     corners = (
         _corners(outline, radius) @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
         + centre
@@ -72,6 +75,9 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     if outline == "ring":
         contours.append(_fixed((corners - centre) * draw.uniform(0.4, 0.55) + centre - (x0, y0)))
     cover = cv2.fillPoly(np.zeros((y1 - y0, x1 - x0), np.uint8), contours, 255, cv2.LINE_AA, SHIFT)
+    below = label[y0:y1, x0:x1]
+    if (cover > 127)[below > 0].sum() > HIDDEN * (cover > 127).sum():
+        return
     y, x = np.mgrid[y0:y1, x0:x1].astype(np.float32)
     x, y = x - np.float32(centre[0]), y - np.float32(centre[1])
     u = (x * np.cos(turn) + y * np.sin(turn)).astype(np.float32)
@@ -83,8 +89,8 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     alpha = cover[..., None].astype(np.float32) / 255
     window = image[y0:y1, x0:x1]
     window += alpha * (paint - window)
-    label[y0:y1, x0:x1][cover > 127] = kind + 1
-    cv2.polylines(label[y0:y1, x0:x1], contours, True, IGNORE_INDEX, 2, cv2.LINE_8, SHIFT)  # noqa: FBT003
+    below[cover > 127] = kind + 1
+    cv2.polylines(below, contours, True, IGNORE_INDEX, 2, cv2.LINE_8, SHIFT)  # noqa: FBT003
 
 
 def _corners(outline: str, radius: float) -> np.ndarray:
