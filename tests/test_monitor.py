@@ -181,27 +181,11 @@ def test_samples_and_batches_become_pictures(tmp_path):
     batch = Batch(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.full((3, 16, 16), 255), ["a", "b", "c"])
     with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colours=COLOURS) as monitor:
         monitor.batch(0, batch)
-        for name in "abcdefg":
-            monitor.see(sample._replace(name=name), sample.label)
-        monitor.scores(1, {"mIoU": 0.1}, [0.1, 0.1, 0.1])
-        assert monitor.seen == []
+        monitor.samples(1, [sample] * 4, [sample.label] * 4)
     events = read(tmp_path)
     assert events.Tags()["images"] == ["train/samples", "val/samples"]
     rows = pictures.sheet([sample] * 4, NAMES, COLOURS, predictions=[sample.label] * 4).shape[0]
     assert events.Images("val/samples")[0].height == rows
-
-
-def test_the_same_samples_are_drawn_whatever_the_order_of_validation(tmp_path):
-    image, label = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
-    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colours=COLOURS) as monitor:
-        drawn = []
-        for order in (range(50), reversed(range(50))):
-            for k in order:
-                monitor.see(Sample(image, label, f"street_{k}"), label)
-            drawn.append([sample.name for _, _, sample, _ in monitor.seen])
-            monitor.scores(1, {"mIoU": 0.1}, [0.1, 0.1, 0.1])
-    assert drawn[0] == drawn[1]
-    assert len(drawn[0]) == 4
 
 
 def test_a_layout_shows_loss_and_miou_of_training_and_validation_together(run):

@@ -29,9 +29,7 @@ def draw_samples(folder: Path) -> None:
     sample = Sample(image, label, "a")
     with Monitor(folder, start=40, total=60, iterations_per_epoch=8, names=NAMES, colours=COLOURS) as monitor:
         for iteration in (50, 60):
-            monitor.see(sample, label)
-            monitor.see(sample._replace(name="b"), np.zeros_like(label))
-            monitor.scores(iteration, {"pixAcc": 0.75, "mIoU": 0.4}, [0.4, 0.4, float("nan")])
+            monitor.samples(iteration, [sample, sample], [label, np.zeros_like(label)])
 
 
 @pytest.fixture(scope="module")

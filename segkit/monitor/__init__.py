@@ -6,13 +6,11 @@ resumed run draws what an unbroken one would: logged values are those of one ste
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
 import resource
 import sys
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -40,7 +38,6 @@ from segkit.types import Batch, Sample
 __all__ = ["Monitor", "class_table", "environment", "environment_text", "profile_steps"]
 
 MANY = 30  # classes above which only the worst and best ten are drawn and printed
-SAMPLES = 4  # validation pictures that are drawn
 Scalar = Tensor | float
 
 
@@ -74,7 +71,6 @@ class Monitor:
         self.names, self.colours = list(names), colours
         self.smooth: float | None = None  # of the loss, for the console alone
         self.last_miou: float | None = None
-        self.seen: list[tuple[int, str, Sample, np.ndarray]] = []
         self.images, self.waited, self.steps, self.clock = 0, 0.0, 0, time.perf_counter()
         if self.active:
             folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +139,7 @@ class Monitor:
         loss: float | None = None,
         counts: np.ndarray | None = None,
     ) -> None:
-        """Record a validation: curves, classes, pictures seen, and with ``counts`` (K, K) the confusions."""
+        """Record a validation: curves, classes, and with ``counts`` (K, K) the confusions."""
         if not self.active:
             return
         iou = [float(value) for value in class_iou]
@@ -162,11 +158,6 @@ class Monitor:
             self.text("val/confusions", self._confusions(counts), iteration)
         rows = [[self.names[k], *(percent(c[k]) for c in columns.values())] for k in range(len(iou))]
         self.text("val/classes", markdown_table(["class", *columns], rows), iteration)
-        if self.seen:
-            samples, predictions = zip(*(item[2:] for item in self.seen), strict=True)
-            sheet = pictures.sheet(samples, self.names, self.colours, predictions=predictions)
-            self.pictures("val/samples", iteration, sheet)
-            self.seen = []
         self.last_miou = scores.get("mIoU")
         facts = "  ".join(f"{name} {percent(value)}" for name, value in scores.items())
         self.say(
@@ -183,14 +174,11 @@ class Monitor:
             self.events.picture(tag, iteration, image)
             self._rest()
 
-    def see(self, sample: Sample, prediction: np.ndarray) -> None:
-        """Offer a validation sample, as ``on_image`` of an evaluation; a few are drawn by ``scores``.
-
-        Which ones is decided by a hash of their names, so they are the same in every validation.
-        """
+    def samples(self, iteration: int, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> None:
+        """Record validation samples, the same each time: image, truth, prediction, error and legend."""
         if self.active:
-            entry = (zlib.crc32(sample.name.encode()), sample.name, sample, prediction)
-            self.seen = heapq.nsmallest(SAMPLES, [*self.seen, entry], key=lambda item: item[:2])
+            sheet = pictures.sheet(samples, self.names, self.colours, predictions=predictions)
+            self.pictures("val/samples", iteration, sheet)
 
     def batch(self, iteration: int, batch: Batch, *, most: int = 8) -> None:
         """Record what the network really sees: augmented pictures and labels."""
