@@ -18,9 +18,13 @@ STAGES = {  # output stride -> (stride, dilation) of each stage
     32: ((1, 1), (2, 1), (2, 1), (2, 1)),
 }
 
+BLOCKS = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
+
 
 class Network(nn.Module):
     """A backbone: ``forward(image)`` gives its four stages, ``classify(image)`` class scores.
+
+    ``stem_width`` is that of a deep stem where ``width`` is 64; None is the single 7x7 convolution.
 
     Attributes:
         out_channels: channels of each stage.
@@ -54,6 +58,7 @@ class Network(nn.Module):
             channels = width
             self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
         else:
+            stem_width = stem_width * width // 64
             channels = 2 * stem_width
             self.conv1 = deep_stem(stem_width)
         self.bn1 = nn.BatchNorm2d(channels)

@@ -121,7 +121,7 @@ def build(
         design,
         v.blocks,
         output_stride=output_stride,
-        stem_width=v.stem_width * width // 64,
+        stem_width=v.stem_width,
         width=width,
         num_classes=num_classes,
         dropout=dropout,

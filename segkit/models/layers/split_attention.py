@@ -13,9 +13,9 @@ convolution and the attention is one pass.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from segkit.models.layers.blend import blend
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 
 REDUCTION = 4
@@ -55,12 +55,7 @@ class SplitAttention(nn.Module):
         # The mean of a sum is the sum of the means: no sum of the splits at full size.
         means = x.mean((2, 3), keepdim=True).unflatten(1, (self.radix, -1)).sum(1)  # (B, C, 1, 1)
         scores = self.fc2(self.relu(self.bn1(self.fc1(means))))
-        weights = self.attention(scores).to(x.dtype)  # softmax leaves autocast in float32
-        splits = x.chunk(self.radix, 1)
-        out = splits[0] * weights[:, 0]
-        for i in range(1, self.radix):
-            out = torch.addcmul(out, splits[i], weights[:, i])
-        return out
+        return blend(x.chunk(self.radix, 1), self.attention(scores))
 
     def attention(self, scores: Tensor) -> Tensor:
         """Scores (B, K*R*C/K, 1, 1) as ``fc2`` gives them to weights (B, R, C, 1, 1) of the splits."""

@@ -1,0 +1,97 @@
+"""PSPNet (arXiv 1612.01105): the map beside its means over four grids; names of PyTorch-Encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkit.models.layers.aspp import conv_norm_relu
+from segkit.models.layers.pooled_norm import PooledBatchNorm
+from segkit.settings import Fraction, PositiveInt
+
+GRIDS = (1, 2, 3, 6)
+
+
+def pool_to_grid(x: Tensor, grid: int) -> Tensor:
+    """Mean of each cell of a grid: (B, C, h, w) to (B, C, grid, grid).
+
+    Adaptive average pooling by two matrix products, whose gradient is deterministic on CUDA.
+    """
+    rows, columns = (_cells(size, grid).to(x) for size in x.shape[2:])
+    return rows @ x @ columns.T
+
+
+def _cells(size: int, grid: int) -> Tensor:
+    """(grid, size): row i averages positions floor(i * size / grid) to ceil((i + 1) * size / grid)."""
+    cells = torch.zeros(grid, size)
+    for i in range(grid):
+        start, end = i * size // grid, -(-(i + 1) * size // grid)
+        cells[i, start:end] = 1 / (end - start)
+    return cells
+
+
+class PyramidPooling(nn.Module):
+    """(B, C, h, w) to (B, 2C, h, w): the map, and its means over each grid, each reduced to a quarter."""
+
+    def __init__(self, channels: int, *, align_corners: bool) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.conv1, self.conv2, self.conv3, self.conv4 = (
+            conv_norm_relu(channels, channels // 4) for _ in GRIDS
+        )
+        self.conv1[1] = PooledBatchNorm(channels // 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Side by side."""
+        out = [x]
+        for conv, grid in zip((self.conv1, self.conv2, self.conv3, self.conv4), GRIDS, strict=True):
+            means = conv(pool_to_grid(x, grid))
+            out.append(F.interpolate(means, x.shape[2:], mode="bilinear", align_corners=self.align_corners))
+        return torch.cat(out, 1)
+
+
+class PSPHead(nn.Module):
+    """Pyramid pooling of the last stage, 3x3, BN, ReLU, dropout, 1x1 to the classes."""
+
+    def __init__(
+        self, in_channels: int, width: int, num_classes: int, *, align_corners: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.conv5 = nn.Sequential(
+            PyramidPooling(in_channels, align_corners=align_corners),
+            *conv_norm_relu(in_channels + in_channels // 4 * 4, width, 3),
+            nn.Dropout(dropout),
+            nn.Conv2d(width, num_classes, 1),
+        )
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        """Four stages to logits (B, K, h, w) at the size of the last."""
+        return self.conv5(stages[-1])
+
+
+def build(
+    in_channels: Sequence[int],
+    num_classes: int,
+    output_stride: int,
+    align_corners: bool,  # noqa: FBT001 - late values are positional
+    *,
+    width: PositiveInt | None = None,
+    dropout: Fraction = 0.1,
+) -> PSPHead:
+    """A PSPNet head.
+
+    Args:
+        in_channels: of the four stages.
+        num_classes: K.
+        output_stride: of the backbone; of no concern here.
+        align_corners: how the pooled grids are resized.
+        width: channels after the pyramid; None for a quarter of the last stage's.
+        dropout: before the last convolution.
+    """
+    channels = in_channels[-1]
+    return PSPHead(
+        channels, width or channels // 4, num_classes, align_corners=align_corners, dropout=dropout
+    )

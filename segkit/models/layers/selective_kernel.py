@@ -1,0 +1,69 @@
+"""Selective kernel (SKNet, arXiv 1903.06586): branches of growing reach, weighed per channel.
+
+    U_m = relu(BN(conv of branch m));   s = mean over H x W of sum_m U_m
+    z = relu(BN(W s)), of max(C / 16, 32) values;   a_m = softmax over m of A_m z;   V = sum_m a_m * U_m
+
+Branch m is a grouped 3x3 with dilation m (2 in place of the paper's 5x5, as the paper itself does).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from segkit.models.layers.blend import blend
+from segkit.models.layers.pooled_norm import PooledBatchNorm
+
+REDUCTION = 16
+LEAST_INNER = 32
+
+
+class Branch(nn.Module):
+    """Convolution, normalisation, rectifier."""
+
+    def __init__(self, channels: int, stride: int, dilation: int, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """U of this branch."""
+        return self.relu(self.bn(self.conv(x)))
+
+
+class Selection(nn.Module):
+    """Pooled features s (B, C, 1, 1) to the weights (B, M, C, 1, 1) of the branches."""
+
+    def __init__(self, channels: int, branches: int) -> None:
+        super().__init__()
+        self.branches = branches
+        inner = max(channels // REDUCTION, LEAST_INNER)
+        self.fc_reduce = nn.Conv2d(channels, inner, 1, bias=False)
+        self.bn = PooledBatchNorm(inner)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc_select = nn.Conv2d(inner, channels * branches, 1, bias=False)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Weights that sum to one over the branches."""
+        z = self.relu(self.bn(self.fc_reduce(pooled)))
+        return self.fc_select(z).unflatten(1, (self.branches, -1)).softmax(1)
+
+
+class SelectiveKernel(nn.Module):
+    """Takes the place of a 3x3: (B, C, H, W) to (B, C, H/stride, W/stride)."""
+
+    def __init__(
+        self, channels: int, stride: int = 1, dilation: int = 1, *, groups: int = 32, branches: int = 2
+    ) -> None:
+        super().__init__()
+        if channels % groups:
+            raise ValueError(f"a selective kernel over {channels} channels cannot have {groups} groups")
+        paths = (Branch(channels, stride, dilation * (m + 1), groups) for m in range(branches))
+        self.paths = nn.ModuleList(paths)
+        self.attn = Selection(channels, branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """V: the branches, blended."""
+        maps = [path(x) for path in self.paths]
+        pooled = sum((u.mean((2, 3), keepdim=True) for u in maps[1:]), maps[0].mean((2, 3), keepdim=True))
+        return blend(maps, self.attn(pooled))

@@ -1,0 +1,42 @@
+"""Spatial group-wise enhance (arXiv 1905.09646): every position scaled by its likeness to its group's mean.
+
+Channels form groups; x_i is a group's vector at position i:
+
+    g = mean over i of x_i;   c_i = <g, x_i>;   n_i = (c_i - mean of c) / (deviation of c + 1e-5)
+    y_i = x_i * sigmoid(scale * n_i + shift)
+
+The deviation is the unbiased one; one scale (0 at first) and shift (1) per group. A constant map has n = 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-5
+
+
+class SpatialGroupEnhance(nn.Module):
+    """Attention after a block's last normalisation: (B, C, H, W) to the same."""
+
+    def __init__(self, channels: int, groups: int = 64) -> None:
+        super().__init__()
+        if channels % groups:
+            raise ValueError(
+                f"spatial group-wise enhance over {channels} channels cannot have {groups} groups"
+            )
+        self.groups = groups
+        self.weight = nn.Parameter(torch.zeros(1, groups, 1, 1))
+        self.bias = nn.Parameter(torch.ones(1, groups, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale each position of each group."""
+        x = x.unflatten(1, (self.groups, -1))  # (B, G, C/G, H, W)
+        likeness = (x * x.mean((3, 4), keepdim=True)).sum(2)  # (B, G, H, W)
+        likeness = likeness.to(torch.promote_types(x.dtype, torch.float32))  # squares leave half precision
+        centred = likeness - likeness.mean((2, 3), keepdim=True)
+        others = max(centred.shape[2] * centred.shape[3] - 1, 1)
+        variance = centred.square().sum((2, 3), keepdim=True) / others
+        normalised = centred / (variance.clamp(min=1e-30).sqrt() + EPSILON)  # the root has no slope at zero
+        scale = (self.weight * normalised + self.bias).sigmoid().to(x.dtype)
+        return (x * scale.unsqueeze(2)).flatten(1, 2)

@@ -1,0 +1,99 @@
+"""What a network is made of and what it costs, without data: shapes, dilation, parameters, operations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from segkit.models.segmenter import Segmenter
+
+
+class Part(NamedTuple):
+    """One line of the summary."""
+
+    name: str
+    shape: tuple[int, ...]  # of what it gives for one picture
+    stride: str
+    dilation: str  # of its 3x3 convolutions, in order, each value once
+    parameters: int
+    flops: int  # multiplications and additions of convolutions and matrix products
+
+
+def flops(call: Callable[[], object]) -> int:
+    """Operations of the convolutions and matrix products in a call, multiplications and additions apart."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def parts(model: Segmenter, crop: tuple[int, int]) -> Iterator[Part]:
+    """The stem, the stages and the heads, for one picture of the given size, on the meta device."""
+    model = copy.deepcopy(model).to("meta").eval()
+    given: dict[str, Tensor] = {}
+    costs: dict[str, int] = {}
+    image = torch.empty(1, 3, *crop, device="meta")
+    trunk: Any = model.backbone
+    modules: dict[str, nn.Module] = {
+        "stem": nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool),
+        **{f"stage {i}": getattr(trunk, f"layer{i}") for i in (1, 2, 3, 4)},
+    }
+    x = image
+    for name, module in modules.items():
+        costs[name] = flops(lambda module=module, x=x: given.update(out=module(x)))
+        given[name] = x = given["out"]
+    heads = {"head": model.head} | ({"auxiliary": model.auxiliary} if model.auxiliary is not None else {})
+    maps = [given[f"stage {i}"] for i in (1, 2, 3, 4)]
+    for name, head in heads.items():
+        costs[name] = flops(lambda head=head: given.update(out=head(maps)))
+        given[name] = given["out"]
+    for name, module in (modules | heads).items():
+        shape = tuple(given[name].shape[1:])
+        stride = str(round(crop[0] / shape[1])) if shape[1] > 1 else "all"
+        yield Part(name, shape, stride, dilations(module), parameters(module), costs[name])
+
+
+def dilations(module: nn.Module) -> str:
+    """Dilations of the 3x3 convolutions in the order they come, repetitions left out: ``"2, 4"``."""
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1]
+    return ", ".join(dict.fromkeys(str(conv.dilation[0]) for conv in convolutions)) or "-"
+
+
+def summarise(model: Segmenter, crop: int | tuple[int, int]) -> str:
+    """A table of a model's parts and their cost for one picture.
+
+    Args:
+        model: on any device; it is not changed.
+        crop: side of the picture, or height and width.
+    """
+    height, width = (crop, crop) if isinstance(crop, int) else crop
+    rows = list(parts(model, (height, width)))
+    lines = [f"one picture of {height} x {width}, {model.num_classes} classes"]
+    lines.append(
+        f"{'part':<10} {'shape':>16} {'stride':>6} {'dilation':>12} "
+        f"{'parameters':>12} {'GMACs':>8} {'GFLOPs':>8}"
+    )
+    for row in rows:
+        shape = " x ".join(map(str, row.shape))
+        lines.append(
+            f"{row.name:<10} {shape:>16} {row.stride:>6} {row.dilation:>12} {row.parameters:>12,} "
+            f"{row.flops / 2e9:>8.2f} {row.flops / 1e9:>8.2f}"
+        )
+    used = [row for row in rows if row.name != "auxiliary"]
+    for name, some in (("training", rows), ("inference", used)) if used != rows else (("total", rows),):
+        total = sum(row.flops for row in some)
+        count = sum(row.parameters for row in some)
+        lines.append(f"{name:<47} {count:>12,} {total / 2e9:>8.2f} {total / 1e9:>8.2f}")
+    lines.append(
+        "operations of convolutions and matrix products; a MAC is one multiplication with its addition"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""SE, SK and SGE against their equations, computed position by position."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segkit.models.layers.selective_kernel import SelectiveKernel
+from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
+from segkit.models.layers.squeeze_excitation import SqueezeExcitation
+
+
+def random_map(*shape: int) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def test_squeeze_and_excitation_is_its_equation():
+    x = random_map(2, 32, 5, 3)
+    module = SqueezeExcitation(32).double()
+    first, second = module.fc1.weight[:, :, 0, 0], module.fc2.weight[:, :, 0, 0]
+    assert first.shape == (2, 32)
+    for b in range(2):
+        z = torch.stack([x[b, c].sum() / 15 for c in range(32)])
+        s = 1 / (1 + torch.exp(-(second @ (first @ z + module.fc1.bias).clamp(min=0) + module.fc2.bias)))
+        for c in range(32):
+            torch.testing.assert_close(module(x)[b, c], s[c] * x[b, c])
+
+
+@pytest.mark.parametrize("branches", [2, 3])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_a_selective_kernel_is_its_equation(branches, stride, dilation):
+    x = random_map(2, 16, 9, 7)
+    module = SelectiveKernel(16, stride, dilation, groups=4, branches=branches).double().eval()
+    maps = []
+    for m, path in enumerate(module.paths, start=1):
+        reach = m * dilation
+        u = F.conv2d(x, path.conv.weight, None, stride, reach, reach, groups=4)
+        maps.append((u / math.sqrt(1 + path.bn.eps)).clamp(min=0))  # a fresh BN divides by sqrt(1 + eps)
+    s = sum(maps).mean((2, 3))
+    z = (s @ module.attn.fc_reduce.weight[:, :, 0, 0].T / math.sqrt(1 + module.attn.bn.eps)).clamp(min=0)
+    assert z.shape == (2, 32)
+    select = module.attn.fc_select.weight[:, :, 0, 0]
+    scores = [torch.exp(z @ select[m * 16 : (m + 1) * 16].T) for m in range(branches)]
+    expected = sum(a / sum(scores) @ torch.eye(16).double() for a in scores)
+    torch.testing.assert_close(expected, torch.ones(2, 16).double())  # the weights sum to one
+    expected = sum((a / sum(scores))[:, :, None, None] * u for a, u in zip(scores, maps, strict=True))
+    torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_spatial_group_enhance_is_its_equation():
+    x = random_map(2, 8, 3, 4)
+    module = SpatialGroupEnhance(8, groups=2).double()
+    torch.nn.init.normal_(module.weight)
+    torch.nn.init.normal_(module.bias)
+    out = module(x)
+    for b in range(2):
+        for group in range(2):
+            vectors = x[b, group * 4 : group * 4 + 4].flatten(1).T  # 12 positions of 4 channels
+            g = vectors.sum(0) / 12
+            c = torch.stack([torch.dot(g, vector) for vector in vectors])
+            deviation = math.sqrt(((c - c.mean()) ** 2).sum() / 11)
+            n = (c - c.mean()) / (deviation + 1e-5)
+            for i in range(12):
+                scale = module.weight[0, group, 0, 0] * n[i] + module.bias[0, group, 0, 0]
+                expected = vectors[i] / (1 + torch.exp(-scale))
+                torch.testing.assert_close(out[b, group * 4 : group * 4 + 4].flatten(1)[:, i], expected)
+
+
+def test_spatial_group_enhance_starts_as_one_scale_for_all():
+    x = random_map(1, 64, 4, 4)
+    torch.testing.assert_close(SpatialGroupEnhance(64).double()(x), x / (1 + math.exp(-1)))
+
+
+@pytest.mark.parametrize("x", [random_map(1, 64, 1, 1), torch.zeros(1, 64, 3, 3).double()])
+def test_spatial_group_enhance_of_a_constant_map_is_finite_with_its_gradient(x):
+    x.requires_grad_()
+    module = SpatialGroupEnhance(64).double()
+    torch.nn.init.ones_(module.weight)
+    module(x).sum().backward()
+    torch.testing.assert_close(module(x), x / (1 + math.exp(-1)))
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SelectiveKernel(48), "selective kernel over 48 channels cannot have 32 groups"),
+        (lambda: SpatialGroupEnhance(32), "enhance over 32 channels cannot have 64 groups"),
+    ],
+)
+def test_groups_that_do_not_divide_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    "module", [SqueezeExcitation(4), SpatialGroupEnhance(4, groups=2), SelectiveKernel(4, groups=2)]
+)
+def test_gradients_are_those_of_the_value(module):
+    assert torch.autograd.gradcheck(module.double().eval(), random_map(1, 4, 2, 2).requires_grad_())
+
+
+@pytest.mark.parametrize("module", [SqueezeExcitation(64), SpatialGroupEnhance(64), SelectiveKernel(64)])
+def test_low_precision_and_channels_last_stay(module):
+    x = random_map(2, 64, 4, 4).bfloat16().to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module.eval()(x).dtype == torch.bfloat16

@@ -1,0 +1,66 @@
+"""Every model that can be named on the command line composes, passes the check and can be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from segkit import settings
+from segkit.models import segmenter
+
+CONF = Path(__file__).parent.parent / "conf"
+MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+BACKBONES = sorted(file.stem for file in (CONF / "model" / "backbone").glob("*.yaml"))
+HEADS = sorted(file.stem for file in (CONF / "model" / "head").glob("*.yaml"))
+
+
+def model_of(*choices: str) -> segmenter.Segmenter:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", overrides=["run_name=test", *choices])
+    plain = OmegaConf.to_container(composed, resolve=True)
+    with torch.device("meta"):
+        return segmenter.build(7, **settings.check("train", plain)["model"])
+
+
+def shape_of_logits(model: segmenter.Segmenter) -> tuple[int, ...]:
+    return tuple(model.eval()(torch.empty(1, 3, 64, 96, device="meta")).main.shape)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_can_be_built(name):
+    assert shape_of_logits(model_of(f"model={name}")) == (1, 7, 64, 96)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_can_be_chosen(name):
+    assert shape_of_logits(model_of(f"model/backbone={name}")) == (1, 7, 64, 96)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_can_be_chosen(name):
+    assert shape_of_logits(model_of(f"model/head={name}")) == (1, 7, 64, 96)
+
+
+def test_the_auxiliary_head_can_be_left_out_or_moved():
+    assert model_of("model/auxiliary=none").auxiliary is None
+    assert model_of("model.auxiliary.stage=2").auxiliary.stage == 2
+
+
+def test_stride_and_rates_can_be_set():
+    model = model_of("model.backbone.output_stride=16", "model.head.atrous_rates=[1,2,3]")
+    assert model.backbone.output_stride == 16
+    assert model.head.aspp.b3[0].dilation == (3, 3)
+
+
+def test_a_demonstration_model_is_small():
+    assert sum(p.numel() for p in model_of("model=deeplabv3_demo").parameters()) < 2_000_000
+
+
+@pytest.mark.parametrize("value", ["7", "abc"])
+def test_an_unknown_output_stride_is_refused_before_anything_is_built(value):
+    with pytest.raises(ValueError, match=rf"model.backbone.output_stride={value}: must be one of 8, 16, 32"):
+        model_of(f"model.backbone.output_stride={value}")

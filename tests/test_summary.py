@@ -1,0 +1,85 @@
+"""What networks cost, against the published operations and counts done by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segkit import components
+from segkit.models import segmenter, summary
+
+
+def on_meta(build, *late, **settings):
+    with torch.device("meta"):
+        return build(*late, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "side", "giga_macs"),
+    [
+        ("resnest", "14", 224, 2.749),
+        ("resnest", "26", 224, 3.623),
+        ("resnest", "50", 224, 5.371),
+        ("resnest", "101", 224, 10.201),
+        ("resnest", "101", 256, 13.321),
+        ("resnest", "200", 224, 17.408),
+        ("resnest", "200", 320, 35.520),
+        ("resnest", "269", 224, 22.434),
+        ("resnest", "269", 416, 77.349),
+    ],
+)
+def test_operations_of_a_classifier_are_the_published_ones(name, variant, side, giga_macs):
+    settings = {"name": name, "variant": variant, "output_stride": 32}
+    network = on_meta(components.build, "models.backbones", settings, 1000).eval()
+    image = torch.empty(1, 3, side, side, device="meta")
+    assert round(summary.flops(lambda: network.classify(image)) / 2e9, 3) == giga_macs
+
+
+@pytest.mark.parametrize(("variant", "giga_macs"), [("50", 4.47), ("101", 8.46)])
+def test_operations_of_selective_kernel_networks_are_those_of_the_paper(variant, giga_macs):
+    settings = {"name": "sknet", "variant": variant, "output_stride": 32}
+    network = on_meta(components.build, "models.backbones", settings, 1000).eval()
+    macs = summary.flops(lambda: network.classify(torch.empty(1, 3, 224, 224, device="meta"))) / 2e9
+    assert macs == pytest.approx(giga_macs, rel=0.003)
+
+
+def deeplab(variant="101", **settings):
+    backbone = {"name": "resnest", "variant": variant, **settings}
+    auxiliary = {"name": "fcn", "stage": 3}
+    return on_meta(segmenter.build, 150, backbone=backbone, head={"name": "deeplabv3"}, auxiliary=auxiliary)
+
+
+def test_a_summary_tells_shapes_dilation_parameters_and_operations():
+    rows = {part.name: part for part in summary.parts(deeplab(), (480, 480))}
+    assert rows["stage 3"].shape == (1024, 60, 60)
+    assert [rows[f"stage {i}"].stride for i in (1, 2, 3, 4)] == ["4", "8", "8", "8"]
+    assert [rows[f"stage {i}"].dilation for i in (1, 2, 3, 4)] == ["1", "1", "1, 2", "2, 4"]
+    assert sum(part.parameters for part in rows.values()) == 64_788_364
+    giga_flops = sum(part.flops for name, part in rows.items() if name != "auxiliary") / 1e9
+    assert giga_flops == pytest.approx(440, abs=1)
+    by_hand = 60 * 60 * (1024 * 256 * 9 + 256 * 150)  # the auxiliary head: 3x3 and 1x1
+    assert rows["auxiliary"].flops == 2 * by_hand
+
+
+def test_the_text_has_a_line_for_each_part_and_the_totals():
+    text = summary.summarise(deeplab(output_stride=16), (512, 1024))
+    lines = text.splitlines()
+    assert lines[0] == "one picture of 512 x 1024, 150 classes"
+    assert [line.split("  ")[0] for line in lines[2:8]] == [
+        "stem",
+        *(f"stage {i}" for i in (1, 2, 3, 4)),
+        "head",
+    ]
+    assert "2048 x 32 x 64     16         1, 2" in text
+    assert [line.split()[0] for line in lines[8:11]] == ["auxiliary", "training", "inference"]
+    assert "64,788,364" in text
+    assert "62,390,006" in text
+
+
+def test_a_summary_leaves_the_model_as_it_was():
+    backbone = {"name": "resnest", "variant": "14", "width": 8}
+    model = segmenter.build(3, backbone=backbone, head={"name": "fcn"}, auxiliary=None).train()
+    text = summary.summarise(model, 64)
+    assert model.training
+    assert all(p.device.type == "cpu" for p in model.parameters())
+    assert "\ntotal " in text
