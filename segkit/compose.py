@@ -22,6 +22,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -104,12 +105,18 @@ def _run_name() -> str:
 def accept_any_key(argument: str) -> str:
     """``a.b=1`` as ``++a.b=1``: an unknown key then reaches our check, which says what is accepted.
 
-    Choices of a file (``model=...``) and Hydra's own keys and flags are left alone.
+    Choices of a file (``model=...``) and Hydra's own keys and flags are left alone. A value that Hydra cannot
+    read is put in quotes: a path may hold umlauts, brackets and equal signs.
     """
-    key, equals, _ = argument.partition("=")
+    key, equals, value = argument.partition("=")
     plain_key = re.fullmatch(r"[A-Za-z_][\w./]*", key)
     if not equals or not plain_key or key.startswith("hydra") or (CONF / key).is_dir():
         return argument
+    try:
+        OverridesParser.create().parse_override(f"++{argument}")
+    except HydraException:
+        quoted = value.replace("'", "\\'")
+        return f"++{key}='{quoted}'"
     return f"++{argument}"
 
 

@@ -69,6 +69,12 @@ SECTIONS = {
 """Where each section goes: a package of components, or ``file:function`` (``file:Class`` for its fields)."""
 
 DEVICE = Literal["auto", "cpu", "cuda"]
+SIZES = {"sizes.base": PositiveInt, "sizes.crop": Size, "sizes.bounds": Size}
+TRAINED = (  # of the commands that use a trained network
+    {"checkpoint": str | None, "output": str | None, "device": DEVICE, "resume": bool, "submission": bool}
+    | SIZES
+    | dict.fromkeys(("data", "model", "evaluation"), dict)
+)
 COMMANDS: dict[str, dict[str, Any]] = {
     "train": {
         "run_name": str,
@@ -78,15 +84,24 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "resume": bool | Literal["auto"],
         "summary": bool,
         "profile": bool,
-        "sizes.base": PositiveInt,
-        "sizes.crop": Size,
-        "sizes.bounds": Size,
         "loader.workers": NonNegativeInt,
         "evaluation.every": PositiveFloat,
     }
+    | SIZES
     | dict.fromkeys(
         ("data", "model", "loss", "augment", "evaluation", "schedule", "checkpoint", "runtime"), dict
     ),
+    "test": TRAINED
+    | {
+        "save": list[Literal["ids", "colours", "overlays"]],
+        "report": bool,
+        "loader.workers": NonNegativeInt,
+    },
+    "predict": TRAINED
+    | {
+        "input": str | NonNegativeInt | None,
+        "save": list[Literal["ids", "colours", "overlays", "probabilities"]],
+    },
 }
 """What each command accepts besides the keys that ``SECTIONS`` gives; ``dict`` marks a section."""
 

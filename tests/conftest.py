@@ -1,5 +1,37 @@
 """What every test stands on; it runs before torch is first imported."""
 
+from __future__ import annotations
+
 import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands set it: waiting threads leave the core
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_command(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run one of the commands as a user does, and see that it ends as it should."""
+    words = [sys.executable, *(str(argument) for argument in arguments)]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == status, (
+        f"{words} ended with {found.returncode}\n{found.stdout}\n{found.stderr}"
+    )
+    return found
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of four steps on scenes of 32x32, 10 classes, with a moving average; read only."""
+    runs = tmp_path_factory.mktemp("runs")
+    sizes = "data.size=32 data.val_scenes=6 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
+    length = (
+        "schedule.iterations=4 schedule.batch_size=4 schedule.policy.warmup_iterations=0 schedule.ema=0.5"
+    )
+    rest = f"run_dir={runs} run_name=tiny evaluation.every=4 loader.workers=0"
+    run_command("train_seg.py", "experiment=demo", *f"{sizes} {length} {rest}".split())
+    return runs / "tiny"

@@ -1,8 +1,18 @@
 """From pictures to class ids and scores, under a named protocol."""
 
 from segkit.inference.evaluate import Evaluation, evaluate
+from segkit.inference.partial import weights_hash
 from segkit.inference.predict import predict, probabilities
 from segkit.inference.prepare import prepare
 from segkit.inference.protocol import Protocol, protocol
 
-__all__ = ["Evaluation", "Protocol", "evaluate", "predict", "prepare", "probabilities", "protocol"]
+__all__ = [
+    "Evaluation",
+    "Protocol",
+    "evaluate",
+    "predict",
+    "prepare",
+    "probabilities",
+    "protocol",
+    "weights_hash",
+]

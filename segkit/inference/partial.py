@@ -23,7 +23,13 @@ SAVE_EVERY = 30.0  # seconds of work that an interruption may cost
 
 def fingerprint(model: nn.Module, pictures: list[str], protocol: Protocol) -> str:
     """What must be the same for counts to be of one evaluation: weights, pictures, protocol."""
-    digest = hashlib.sha256(json.dumps([pictures, protocol.stated()]).encode())
+    identity = json.dumps([weights_hash(model), pictures, protocol.stated()])
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of the names and values of all weights, whatever file they came in."""
+    digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -1,0 +1,130 @@
+"""A trained network in use: rebuilt from a run's checkpoint alone, or from settings with published weights.
+
+In Python, ``segkit.load("runs/demo/best.pt").predict("photo.jpg")`` needs no settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from segkit import checkpoint, distributed, inference
+from segkit.data.labels import LabelTable, built_in
+from segkit.data.pairs import read_image
+from segkit.models import segmenter
+
+
+class Trained(NamedTuple):
+    """A network with its weights, on its device, and the classes it tells apart."""
+
+    model: segmenter.Segmenter
+    table: LabelTable
+
+
+class Predictor:
+    """A trained network that looks at pictures under one protocol.
+
+    Attributes:
+        table: names, colours and the data set's own ids of the classes.
+    """
+
+    def __init__(self, trained: Trained, protocol: inference.Protocol) -> None:
+        self.table, self.protocol = trained.table, protocol
+        self.model = inference.prepare(trained.model, precision=protocol.precision)
+
+    def predict(self, image: np.ndarray | str | Path) -> np.ndarray:
+        """Class ids (H, W) uint8 of a picture: a file, or (H, W, 3) uint8 RGB.
+
+        Raises:
+            ValueError: there is no such file, or it is not a picture.
+        """
+        return inference.predict(self.model, _picture(image), self.protocol).cpu().numpy()
+
+    def probabilities(self, image: np.ndarray | str | Path) -> np.ndarray:
+        """As ``predict``, but the probability of each class, (K, H, W) float32."""
+        return inference.probabilities(self.model, _picture(image), self.protocol).numpy()
+
+
+def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol | None = None) -> Predictor:
+    """The network of a run's checkpoint, ready to predict.
+
+    Args:
+        file: such as ``runs/demo/best.pt``.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
+        protocol: as ``segkit.inference.protocol`` makes it; None looks at the picture once, as a whole.
+
+    Raises:
+        ValueError: the file is missing, damaged, or not a checkpoint of segkit.
+    """
+    content = checkpoint.read(file)
+    table = LabelTable.from_plain(content["classes"])
+    model = _rebuilt(content, content["settings"]["model"], table)
+    return Predictor(
+        Trained(model.to(distributed.pick_device(device)), table), protocol or inference.protocol()
+    )
+
+
+def beneath(given: dict[str, Any]) -> dict[str, Any]:
+    """What the checkpoint says of data, network and sizes, to lie beneath what the command line says.
+
+    Raises:
+        ValueError: both a checkpoint and a network are given, or neither.
+    """
+    network, file = given.get("model", {}), given.get("checkpoint")
+    chosen = "backbone" in network and "name" in network["backbone"]
+    if file is None:
+        if not chosen or network.get("weights") is None or "data" not in given:
+            raise ValueError(
+                "what is to be used? Give checkpoint=runs/NAME/best.pt; or, for published weights, all of "
+                "model=..., model.weights=FILE and data=..."
+            )
+        return {}
+    if chosen or "weights" in network:
+        raise ValueError(
+            f"checkpoint={file} holds a network with its weights; leave out model=... and model.weights=..., "
+            "or leave out checkpoint="
+        )
+    own = checkpoint.read(file)["settings"]
+    kept = ("model",) if "name" in given.get("data", {}) else ("model", "data", "sizes")
+    return {section: own[section] for section in kept}
+
+
+def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
+    """The network that a command's settings name.
+
+    Args:
+        settings: with a ``checkpoint``, or with ``model.weights`` for a network on the classes of ``data``.
+        device: to put it on.
+
+    Raises:
+        ValueError: the weights do not fit the network, or the classes are not known.
+    """
+    if settings["checkpoint"] is not None:
+        content = checkpoint.read(settings["checkpoint"])
+        table = LabelTable.from_plain(content["classes"])
+        return Trained(_rebuilt(content, settings["model"], table).to(device), table)
+    name = settings["data"]["name"]
+    if name == "folder":
+        table = LabelTable.read(Path(settings["data"]["root"], settings["data"]["classes"]), name)
+    else:
+        table = built_in(name)
+    return Trained(segmenter.build(table.num_classes, **settings["model"]).to(device), table)
+
+
+def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:
+    """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
+    blank = {key: value for key, value in network.items() if key != "weights"}  # where training started from
+    blank["backbone"] = {key: value for key, value in network["backbone"].items() if key != "weights"}
+    model = segmenter.build(table.num_classes, **blank)
+    try:
+        model.load_state_dict(content.get("average") or content["model"])
+    except RuntimeError as error:
+        raise ValueError(f"the weights of the checkpoint do not fit model.*: {error}") from error
+    return model
+
+
+def _picture(image: np.ndarray | str | Path) -> np.ndarray:
+    return image if isinstance(image, np.ndarray) else read_image(Path(image))
