@@ -18,7 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -82,11 +82,9 @@ def plain(
         ValueError: a key, type or value that the command does not accept.
     """
     if beneath is not None:
-        given = OmegaConf.to_container(config, resolve=False)
-        assert isinstance(given, dict)
-        config = OmegaConf.merge(OmegaConf.create(beneath(given)), config)  # pyright: ignore[reportAssignmentType]
-    settings = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(settings, dict)
+        given = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
+        config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(beneath(given)), config))
+    settings = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     if settings.get("run_name", "") is None:
         settings["run_name"] = _run_name()
     return schema.check(name, settings)

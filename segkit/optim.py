@@ -69,4 +69,4 @@ def update_average(average: nn.Module, model: nn.Module, *, decay: float, iterat
             fresh.append(new)
         else:
             old.copy_(new)
-    torch._foreach_lerp_(kept, fresh, share)
+    torch._foreach_lerp_(kept, fresh, share)  # pyright: ignore[reportPrivateImportUsage]

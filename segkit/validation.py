@@ -1,4 +1,4 @@
-"""Validation within training: the scores of ``test_seg.py``, the same pictures each time, the best weights."""
+"""Validation within training: the scores of ``test_seg.py``, the same few pictures, the best weights."""
 
 from __future__ import annotations
 
