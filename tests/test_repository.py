@@ -1,0 +1,93 @@
+"""The house itself: locks, set-up, links, sizes."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+SOURCES = sorted(ROOT.glob("segkit/**/*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_a_lock_names_hashes_and_no_address(lock):
+    text = lock.read_text()
+    assert "://" not in text
+    assert not re.search(r"^--?(find-links|index|extra-index|f |i )", text, re.MULTILINE)
+    entries = re.split(r"\n(?=[a-z0-9])", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE))
+    unhashed = [entry.split()[0] for entry in entries if entry.strip() and "--hash=sha256:" not in entry]
+    assert not unhashed
+
+
+def pins(name):
+    lock = (ROOT / "requirements" / name).read_text()
+    return set(re.findall(r"^([\w.\[\]-]+==[\w.]+)", lock, re.MULTILINE))
+
+
+def test_the_development_lock_holds_the_run_time_lock():
+    assert pins("lock.txt") <= pins("lock-dev.txt")
+
+
+@pytest.mark.parametrize("version", ["(3, 10)", "(3, 14)"])
+def test_a_python_out_of_range_gets_one_line_with_the_remedy(version, tmp_path):
+    python = tmp_path / "python"
+    pretend = f"import sys; sys.version_info = {version}; exec(sys.stdin.read())"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{pretend}"\n')
+    python.chmod(0o755)
+    command = ["sh", str(ROOT / "requirements" / "setup.sh"), str(python), "lock.txt", ".venv/stamp"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 1
+    assert len(answer.stderr.splitlines()) == 1
+    assert "needs Python 3.11 to 3.13" in answer.stderr
+    assert "make PYTHON=python3.12" in answer.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_ci_runs_what_the_readme_tells_everyone_to_run():
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert "make test" in commands
+    assert "\nmake test " in (ROOT / "README.md").read_text()
+    for line in commands:
+        if line.startswith("make "):
+            assert re.search(rf"^{line.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\((?!\w+://|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/decisions/*.md")), ids=lambda path: path.name)
+def test_a_decision_is_short(page):
+    assert len(page.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small(file):
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") <= 300
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    long = {node.name: lines for node in functions if (lines := length(node)) > 50}
+    assert not long
+
+
+def length(function):
+    """Lines of a function without its docstring."""
+    words = len((ast.get_docstring(function, clean=False) or "").splitlines())
+    return function.end_lineno - function.lineno + 1 - words
+
+
+def test_importing_segkit_imports_no_torch_and_prints_nothing():
+    code = "import sys, segkit; print([m for m in ('torch', 'hydra', 'cv2', 'numpy') if m in sys.modules])"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert answer.stdout == "[]\n"
+    assert answer.stderr == ""
