@@ -25,8 +25,8 @@ def main(settings: dict[str, Any]) -> None:
 
     from segkit import checkpoint, components, distributed, inference, training
     from segkit.data import loaders, transforms
-    from segkit.models import segmenter
-    from segkit.monitor import Monitor
+    from segkit.models import segmenter, summary
+    from segkit.monitor import Monitor, profile_steps
     from segkit.validation import validate
 
     with distributed.processes(settings["device"]) as device:
@@ -35,6 +35,9 @@ def main(settings: dict[str, Any]) -> None:
         val_set = components.build("data.datasets", settings["data"], "val")
         table = train_set.table
         model = segmenter.build(table.num_classes, **settings["model"])
+        if settings["summary"]:
+            print(summary.summarise(model, settings["sizes"]["crop"]))
+            return
         schedule = training.Schedule(**settings["schedule"])
         run = training.begin(
             model,
@@ -63,6 +66,10 @@ def main(settings: dict[str, Any]) -> None:
             workers=settings["loader"]["workers"],
             share=(distributed.rank(), distributed.world_size()),
         )
+        if settings["profile"]:
+            stepper = training.steps(batches, schedule.accumulate)
+            print(profile_steps(stepper, lambda step: training.train_step(run, step[0]), folder))
+            return
         with Monitor(
             folder,
             start=run.iteration,
@@ -71,7 +78,10 @@ def main(settings: dict[str, Any]) -> None:
             names=table.names,
             colours=table.colours,
         ) as monitor:
+            monitor.describe(settings, network=summary.summarise(model, settings["sizes"]["crop"]))
             for parts, waited in training.steps(batches, schedule.accumulate):
+                if run.iteration == 0:
+                    monitor.batch(0, parts[0])
                 step = training.train_step(run, parts)
                 monitor.step(
                     run.iteration,
@@ -80,10 +90,12 @@ def main(settings: dict[str, Any]) -> None:
                     images=schedule.batch_size,
                     data_seconds=waited,
                     gradient_norm=step.gradient_norm,
+                    ema_distance=run.ema_distance,
                 )
                 if schedule.due(run.iteration, every=every, samples=len(train_set)):
                     validate(run, val_set, protocol, monitor=monitor, checkpoints=checkpoints)
                 if checkpoints.due(run.iteration) or run.iteration == run.length:
+                    monitor.flush()  # so that a run resumed from here has no gap in its curves
                     checkpoints.save(run.state())
             monitor.say(FAREWELL.format(folder=folder, best=run.best, python=Path(sys.executable).name))
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from segkit import components, distributed, optim
 from segkit.models.segmenter import Segmenter
@@ -126,6 +127,15 @@ class Training:
         """The model whose scores count: the moving average if there is one."""
         return self.model if self.average is None else self.average
 
+    def ema_distance(self) -> Tensor | None:
+        """How far the moving average is from the weights, as a fraction of their norm."""
+        if self.average is None:
+            return None
+        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+        parts = [torch.stack([(a - b).square().sum(), b.square().sum()]) for a, b in pairs]
+        apart, size = torch.stack(parts).detach().sum(0)
+        return (apart / size).sqrt()
+
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain Python."""
         return {
@@ -221,7 +231,8 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
         with _gradients_stay_here(training.runner, unless=index == len(batches) - 1):
             parts = _backward(training, batch, weight / whole * distributed.world_size())
         losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
-    norm = _update(training)
+    with record_function("optimiser"):
+        norm = _update(training)
     training.iteration += 1
     return Step(losses, norm)
 
@@ -232,10 +243,13 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
     label = batch.label.to(training.device, non_blocking=True)
     precision = PRECISION[training.runtime.precision]
     training.runner.train()
-    with torch.autocast(training.device.type, precision, enabled=precision is not torch.float32):
-        logits = training.runner(image)
-    parts = {name: part * share for name, part in training.loss(logits, label).items()}
-    training.scaler.scale(torch.stack(list(parts.values())).sum()).backward()
+    autocast = torch.autocast(training.device.type, precision, enabled=precision is not torch.float32)
+    with record_function("forward"):
+        with autocast:
+            logits = training.runner(image)
+        parts = {name: part * share for name, part in training.loss(logits, label).items()}
+    with record_function("backward"):
+        training.scaler.scale(torch.stack(list(parts.values())).sum()).backward()
     return {name: part.detach() for name, part in parts.items()}
 
 

@@ -46,6 +46,7 @@ def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40, eve
                 images=4,
                 data_seconds=0.0,
                 gradient_norm=torch.tensor(2.0),
+                ema_distance=lambda t=t: torch.tensor(t / 64),
             )
             if t % 20 == 0:
                 iou = [t / 100, 0.5, float("nan")]
@@ -90,12 +91,16 @@ def test_all_promised_curves_are_there_and_training_comes_first(run):
     if torch.cuda.is_available():
         wall.add("device_GiB_peak")
     train = {"loss", "loss_main", "loss_aux", "lr", "lr_backbone", "lr_head", "norm_gradient"}
-    train.add("passed_epochs")
+    train |= {"norm_ema_distance", "passed_epochs"}
     assert {tag.split("/", 1)[1] for tag in tags if tag.startswith("wall/")} == wall
     assert {tag.split("/", 1)[1] for tag in tags if tag.startswith("train/")} == train
     assert {tag for tag in tags if tag.startswith("val/")} == {"val/pixAcc", "val/mIoU", "val/loss"}
     groups = sorted({tag.split("/")[0] for tag in tags}, key=str.lower)
     assert groups == ["train", "val", "val_iou", "wall"]
+
+
+def test_the_distance_of_an_average_is_drawn(run):
+    assert curve(run, "train/norm_ema_distance")[0] == (10, 10 / 64)
 
 
 def test_epochs_are_shown_beside_iterations(run):
@@ -273,20 +278,25 @@ def test_a_profile_tells_the_parts_of_a_step_and_leaves_a_trace(tmp_path):
     weight = torch.randn(300, 300, requires_grad=True)
     calls = []
 
-    def step() -> None:
+    def step(image: torch.Tensor) -> None:
         calls.append(1)
-        with record_function("data"):
-            image = torch.randn(300, 300)
         with record_function("forward"):
             loss = (image @ weight @ image).sum()
         with record_function("backward"):
             loss.backward()
 
-    table = profile_steps(step, tmp_path, steps=3)
+    table = profile_steps((torch.randn(300, 300) for _ in range(9)), step, tmp_path, steps=3)
     assert len(calls) == 5
     assert (tmp_path / "trace.json.gz").stat().st_size > 500
-    rows = {line[:28].strip(): line[28:].split() for line in table.splitlines() if line[28:].strip()}
+    rows = {line[:40].strip(): line[40:].split() for line in table.splitlines() if line[40:].strip()}
     parts = [float(rows[part][0]) for part in ("data", "forward", "backward", "the rest")]
     assert math.isclose(sum(parts), float(rows["a step"][0]), abs_tol=0.05)
     assert "aten::mm" in rows
     assert max(map(len, table.splitlines())) <= 100
+
+
+def test_a_schedule_too_short_to_profile_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"profiling takes 12 steps, but the schedule ends before; lengthen it"
+    ):
+        profile_steps(iter(range(3)), lambda _: None, tmp_path)

@@ -122,6 +122,17 @@ def test_an_all_ignored_batch_moves_nothing_but_by_weight_decay():
     assert torch.equal(before, weights(run))
 
 
+def test_the_distance_of_the_average_is_a_fraction_of_the_weights_norm():
+    run = begin(ema=0.9)
+    assert run.average is not None
+    assert run.ema_distance() == 0
+    with torch.no_grad():
+        for weight in run.average.parameters():
+            weight.mul_(1.25)
+    assert float(run.ema_distance()) == pytest.approx(0.25)
+    assert begin().ema_distance() is None
+
+
 def test_length_and_dues_by_epochs_and_by_iterations():
     by_epochs = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, epochs=2.5)
     assert by_epochs.length(10) == 7  # ceil(25 / 4)

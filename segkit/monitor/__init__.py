@@ -11,7 +11,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -93,7 +93,7 @@ class Monitor:
         images: int,
         data_seconds: float,
         gradient_norm: Scalar | None = None,
-        ema_distance: Scalar | None = None,
+        ema_distance: Callable[[], Scalar | None] = lambda: None,
     ) -> None:
         """Record a training step; tensors are read, and the device waited for, only where a point is drawn.
 
@@ -104,7 +104,7 @@ class Monitor:
             images: of this step, over all processes.
             data_seconds: waited for the batch.
             gradient_norm: before clipping.
-            ema_distance: of the averaged weights from the trained ones.
+            ema_distance: asked, where a point is drawn, how far averaged weights are from the trained ones.
         """
         if not self.active:
             return
@@ -116,7 +116,7 @@ class Monitor:
         self.console.advance(iteration)
         if iteration % self.every and iteration not in (self.start + 1, self.total):
             return
-        measured = {"norm_gradient": gradient_norm, "norm_ema_distance": ema_distance}
+        measured = {"norm_gradient": gradient_norm, "norm_ema_distance": ema_distance()}
         read = _numbers({**losses, **{k: v for k, v in measured.items() if v is not None}})
         loss = math.fsum(read[name] for name in losses)
         if iteration % self.every == 0 or iteration == self.total:
