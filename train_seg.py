@@ -5,6 +5,7 @@ The order of events of a whole training, from settings to ``runs/<run_name>/best
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, score and save until the schedule ends."""
     import torch
 
-    from segkit import checkpoint, components, distributed, inference, training
+    from segkit import checkpoint, components, distributed, inference, signals, training
     from segkit.data import loaders, transforms
     from segkit.models import segmenter, summary
     from segkit.monitor import Monitor, profile_steps
     from segkit.validation import validate
 
-    with distributed.processes(settings["device"]) as device:
+    with distributed.processes(settings["device"]) as device, contextlib.ExitStack() as on_exit:
         torch.manual_seed(settings["seed"])
         train_set = components.build("data.datasets", settings["data"], "train")
         val_set = components.build("data.datasets", settings["data"], "val")
@@ -52,7 +53,7 @@ def main(settings: dict[str, Any]) -> None:
         protocol = inference.protocol(**settings["evaluation"])
 
         folder = Path(settings["run_dir"], settings["run_name"])
-        if found := checkpoint.open_run(folder, resume=settings["resume"]):
+        if found := on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"])):
             run.restore(found)
         about = {"settings": settings, "classes": table.to_plain()}
         checkpoints = checkpoint.Checkpoints(folder, checkpoint.Keeping(**settings["checkpoint"]), about)
@@ -70,34 +71,42 @@ def main(settings: dict[str, Any]) -> None:
             stepper = training.steps(batches, schedule.accumulate)
             print(profile_steps(stepper, lambda step: training.train_step(run, step[0]), folder))
             return
-        with Monitor(
+        monitor = Monitor(
             folder,
             start=run.iteration,
             total=run.length,
             iterations_per_epoch=len(train_set) / schedule.batch_size,
             names=table.names,
             colours=table.colours,
-        ) as monitor:
-            monitor.describe(settings, network=summary.summarise(model, settings["sizes"]["crop"]))
-            for parts, waited in training.steps(batches, schedule.accumulate):
-                if run.iteration == 0:
-                    monitor.batch(0, parts[0])
-                step = training.train_step(run, parts)
-                monitor.step(
-                    run.iteration,
-                    step.losses,
-                    run.learning_rates(),
-                    images=schedule.batch_size,
-                    data_seconds=waited,
-                    gradient_norm=step.gradient_norm,
-                    ema_distance=run.ema_distance,
-                )
-                if schedule.due(run.iteration, every=every, samples=len(train_set)):
-                    validate(run, val_set, protocol, monitor=monitor, checkpoints=checkpoints)
-                if checkpoints.due(run.iteration) or run.iteration == run.length:
-                    monitor.flush()  # so that a run resumed from here has no gap in its curves
-                    checkpoints.save(run.state())
-            monitor.say(FAREWELL.format(folder=folder, best=run.best, python=Path(sys.executable).name))
+        )
+        on_exit.enter_context(monitor)
+        on_exit.enter_context(signals.listening(run.request))
+        monitor.describe(settings, network=summary.summarise(model, settings["sizes"]["crop"]))
+        if run.owes_scores:
+            validate(run, val_set, protocol, monitor=monitor, checkpoints=checkpoints)
+        for parts, waited in training.steps(batches, schedule.accumulate):
+            if run.iteration == 0:
+                monitor.batch(0, parts[0])
+            step = training.train_step(run, parts)
+            monitor.step(
+                run.iteration,
+                step.losses,
+                run.learning_rates(),
+                images=schedule.batch_size,
+                data_seconds=waited,
+                gradient_norm=step.gradient_norm,
+                ema_distance=run.ema_distance,
+            )
+            if schedule.due(run.iteration, every=every, samples=len(train_set)):
+                validate(run, val_set, protocol, monitor=monitor, checkpoints=checkpoints)
+            leaving = run.asked_to_leave()
+            if leaving or checkpoints.due(run.iteration) or run.iteration == run.length:
+                monitor.flush()  # so that a run resumed from here has no gap in its curves
+                checkpoints.save(run.state())
+            if leaving:
+                distributed.barrier()
+                signals.leave(leaving)
+        monitor.say(FAREWELL.format(folder=folder, best=run.best, python=Path(sys.executable).name))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from segkit import distributed, files
+from segkit import distributed, files, lock
 from segkit.settings import PositiveFloat, PositiveInt
 
 FORMAT = 1
@@ -69,37 +70,70 @@ class Checkpoints:
             write(self.folder / "best.pt", {**self.about, **content})
 
 
-def open_run(folder: Path, *, resume: bool | str) -> dict[str, Any] | None:
-    """Make a run's folder, or find where it stopped.
+@contextlib.contextmanager
+def open_run(folder: Path, *, resume: bool | str) -> Iterator[dict[str, Any] | None]:
+    """Hold a run's folder, made if need be, and find where the run stopped.
+
+    The main process decides, and all follow.
 
     Args:
-        folder: ``runs/NAME``.
+        folder: ``runs/NAME``, on a file system that all processes see.
         resume: False wants a new run, True one to continue, "auto" takes what there is.
 
-    Returns:
+    Yields:
         The newest checkpoint that can be read, or None for a new run.
 
     Raises:
-        ValueError: a run is there and was not to be continued, or none is there to continue.
+        ValueError: a run is there and was not to be continued, none is there to continue, or another process
+            is at it.
+        OSError: the folder cannot be written.
     """
-    begun = folder.is_dir() and any(folder.iterdir())
+    with contextlib.ExitStack() as held:
+        path = distributed.decided_by_main(lambda: _claim(folder, resume=resume, held=held))
+        yield None if path is None else read(path)
+
+
+def _claim(folder: Path, *, resume: bool | str, held: contextlib.ExitStack) -> Path | None:
+    """Lock the folder, unless it must be left alone, and choose the checkpoint to start from."""
+    begun = folder.is_dir() and any(file.name != lock.NAME for file in folder.iterdir())
     if begun and resume is False:
         raise ValueError(
             f"{folder} holds a run already; continue it with resume=true or choose another run_name=..."
         )
-    found = newest(folder)
-    if found is None and resume is True:
+    if resume is True and not any(folder.glob("iteration_*.pt")):
         raise ValueError(f"there is no checkpoint in {folder} to resume; start it with resume=false")
-    if distributed.is_main():
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not begun:
+            held.callback(_remove_if_empty, folder)
+        held.enter_context(lock.held(folder))
         settle(folder)
-    return found
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written ({error.strerror}); choose a folder that can with run_dir=..."
+        ) from error
+    return newest(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
-    with files.whole(path) as file:
-        torch.save({"format": FORMAT, **content}, file)
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        OSError: there is no room, or no right to write; what was there before stays as it was.
+    """
+    try:
+        with files.whole(path) as file:
+            torch.save({"format": FORMAT, **content}, file)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk with a RuntimeError
+        raise OSError(
+            f"{path} could not be written ({error}): make room in {path.parent} or clear its fault, then"
+            " go on with resume=true from the checkpoint before it, which is whole"
+        ) from error
 
 
 def _alias(path: Path, name: Path) -> None:
@@ -113,21 +147,23 @@ def _alias(path: Path, name: Path) -> None:
     temporary.replace(name)
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
+def newest(folder: Path) -> Path | None:
     """The newest checkpoint of a run that can be read; a damaged one is reported and passed over.
 
     Raises:
         ValueError: there are checkpoints, and none can be read.
     """
-    files = sorted(folder.glob("iteration_*.pt"), reverse=True)
-    for file in files:
+    found = sorted(folder.glob("iteration_*.pt"), reverse=True)
+    for file in found:
         try:
-            return read(file)
+            read(file)
         except ValueError as error:
             LOG.warning("%s; falling back to the checkpoint before it", error)
-    if files:
+        else:
+            return file
+    if found:
         raise ValueError(
-            f"none of the {len(files)} checkpoints in {folder} can be read; start a new run_name"
+            f"none of the {len(found)} checkpoints in {folder} can be read; start a new run_name"
         )
     return None
 

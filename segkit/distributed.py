@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -44,7 +46,7 @@ def processes(choice: str = "auto") -> Iterator[torch.device]:
     """
     device = pick_device(choice)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
         yield device
@@ -69,16 +71,63 @@ def pick_device(choice: str = "auto") -> torch.device:
 
 
 def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with gradients averaged, and on GPUs batch statistics shared, over the processes.
-
-    ``SyncBatchNorm`` has no CPU kernels: there every process normalises with its own part of the batch.
-    """
+    """The model with gradients averaged, and batch statistics shared, over the processes."""
     if not _several():
         return model
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
+    for module in model.modules():  # torch's SyncBatchNorm has no CPU kernels
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = SharedBatchNorm
     return nn.parallel.DistributedDataParallel(model)
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation with the statistics of all processes' pictures, in plain operations."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
+        if not self.training:
+            return super().forward(input)
+        x = input.float()
+        sums = torch.cat([x.sum((0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])])
+        *_, count = totals = _Sum.apply(sums)
+        mean = totals[:-1] / count
+        centred = x - mean[:, None, None]
+        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        self._remember(mean, variance * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, whose losses add up: so gradients are summed, too."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return sum_over_ranks(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return sum_over_ranks(grad_outputs[0].contiguous())
+
+
+def gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:
+    """No exchange of gradients between processes before a batch's last part."""
+    if unless or not hasattr(runner, "no_sync"):
+        return contextlib.nullcontext()
+    return runner.no_sync()
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -88,6 +137,51 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     total = tensor.clone()
     dist.all_reduce(total)
     return total
+
+
+def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over all processes of some scalars, in one exchange."""
+    if not _several():
+        return dict(values)
+    means = sum_over_ranks(torch.stack(list(values.values()))) / world_size()
+    return dict(zip(values, means.unbind(), strict=True))
+
+
+def highest(number: int) -> int:
+    """The largest of the processes' numbers; no device waits for it."""
+    if not _several():
+        return number
+    box = torch.tensor(number)
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
+
+
+def everyones(items: list[T]) -> list[T]:
+    """The items of all processes, in order of rank."""
+    if not _several():
+        return items
+    lists: list[Any] = [None] * world_size()
+    dist.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
+
+
+def decided_by_main(decide: Callable[[], T]) -> T:
+    """What the main process finds, on every process (plain Python objects).
+
+    Raises:
+        ValueError: the main process met it; so does everyone, and nobody waits for the others.
+        OSError: likewise.
+    """
+    value, error = None, None
+    if is_main():
+        try:
+            value = decide()
+        except (ValueError, OSError) as met:
+            error = met
+    value, error = from_main((value, error))
+    if error is not None:
+        raise error
+    return value
 
 
 def from_main(value: Any) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,3 +52,27 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None) -> Any:
         except Exception as error:  # whatever a damaged file makes the reader stumble over
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{path}: damaged, or not a PyTorch file ({reason})") from error
+
+
+def refuse_another(own: Mapping[str, Any], found: Mapping[str, Any], what: str) -> None:
+    """Make sure that a checkpoint's tensors are those of what is to take them.
+
+    Raises:
+        ValueError: they are not; all names and shapes that differ are listed.
+    """
+    shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in own.items()}
+    others = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in found.items()}
+    both = [name for name in shapes if name in others]
+    faults = [
+        *(f"{name}: not in the checkpoint" for name in shapes if name not in others),
+        *(f"{name}: in the checkpoint alone" for name in others if name not in shapes),
+        *(f"{n}: {others[n]} in the checkpoint, {shapes[n]} here" for n in both if others[n] != shapes[n]),
+    ]
+    if faults:
+        more = [f"and {len(faults) - 8} more"] if len(faults) > 8 else []
+        raise ValueError(
+            f"the checkpoint is of another {what}:\n  "
+            + "\n  ".join([*faults[:8], *more])
+            + f"\nresume with the {what}, data and schedule that the run began with, or begin a new"
+            " run_name=... (model.weights=FILE starts from weights alone)"
+        )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from segkit import files
 from segkit.models.segmenter import Segmenter
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,6 +42,25 @@ def parameter_groups(
         if exempt:
             group["weight_decay"] = 0.0
     return list(groups.values())
+
+
+def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimiser its momenta back; rates, decay and the like stay as they are.
+
+    Raises:
+        ValueError: the state is of another optimiser or model; what differs is named.
+    """
+    own = [dict(group) for group in optimiser.param_groups]
+    files.refuse_another(_kept(own), _kept(state["param_groups"]), "optimiser")
+    optimiser.load_state_dict(state)
+    for group, now in zip(optimiser.param_groups, own, strict=True):
+        group.update(now)
+
+
+def _kept(groups: list[dict[str, Any]]) -> dict[str, None]:
+    """Names of what an optimiser knows of each of its groups."""
+    keys = [(group, key) for group in groups for key in group if key not in ("params", "name")]
+    return {f"{group['name']} ({len(group['params'])} tensors): {key}": None for group, key in keys}
 
 
 def average_of(model: Model) -> Model:

@@ -64,7 +64,7 @@ SECTIONS = {
     "schedule.optimiser": "optimisers",
     "schedule.policy": "schedules",
     "checkpoint": "checkpoint.py:Keeping",
-    "runtime": "training.py:Runtime",
+    "runtime": "runtime.py:Runtime",
 }
 """Where each section goes: a package of components, or ``file:function`` (``file:Class`` for its fields)."""
 

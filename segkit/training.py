@@ -6,26 +6,25 @@ state and draws what the unbroken one draws.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from segkit import components, distributed, optim
+from segkit import components, distributed, files, optim
+from segkit.finite import Facts, Watch
 from segkit.models.segmenter import Segmenter
+from segkit.runtime import PRECISION, Runtime
 from segkit.seeds import seed_of
 from segkit.settings import Fraction, PositiveFloat, PositiveInt
+from segkit.signals import Request
 from segkit.types import Batch
-
-PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Schedule:
     decay_norm_and_bias: bool = True
     clip_gradient: PositiveFloat | None = None  # largest norm of the whole gradient
     ema: Fraction | None = None  # decay of the moving average of the weights, which is then what is scored
+    nonfinite: Literal["stop", "skip"] = "stop"  # what a loss or gradient that is NaN or infinite does
+    nonfinite_in_a_row: PositiveInt = 20  # skipped steps, fp16's overflows included, before it is an error
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.iterations is None):
@@ -75,27 +76,10 @@ class Schedule:
         return int(iteration / period) > int((iteration - 1) / period)
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """How the arithmetic is done; nothing here changes what is computed beyond rounding."""
-
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    channels_last: bool = True
-    compile: bool = False
-    deterministic: bool = False
-
-    def apply(self) -> None:
-        """Set torch's process-wide switches."""
-        torch.backends.cudnn.benchmark = not self.deterministic
-        torch.use_deterministic_algorithms(self.deterministic)
-        if self.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-
 class Step(NamedTuple):
     """What one step tells; tensors stay on the device, so that nothing waits for it."""
 
-    losses: dict[str, Tensor]  # each head's part; the loss is their sum
+    losses: dict[str, Tensor]  # each head's part, over all processes; the loss is their sum
     gradient_norm: Tensor
 
 
@@ -110,6 +94,7 @@ class Training:
     policy: Callable[[int], float]
     scaler: torch.amp.GradScaler
     average: Segmenter | None
+    watch: Watch
     schedule: Schedule
     runtime: Runtime
     device: torch.device
@@ -117,6 +102,8 @@ class Training:
     length: int  # optimiser steps of the whole run
     iteration: int = 0  # optimiser steps done
     best: float = -1.0  # highest validation mIoU so far
+    owes_scores: bool = False  # its validation of this iteration was broken off
+    request: Request = field(default_factory=Request)  # of this process, to leave
 
     def learning_rates(self) -> dict[str, float]:
         """The rate of each parameter group in the last step."""
@@ -137,24 +124,42 @@ class Training:
         return (apart / size).sqrt()
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs, as tensors and plain Python."""
+        """All that a resumed run needs, as tensors and plain Python.
+
+        Raises:
+            ValueError: a step was not finite, so this state is not worth keeping.
+        """
+        self.watch.look()
         return {
             "iteration": self.iteration,
             "best": self.best,
+            "owes_scores": self.owes_scores,
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "watch": self.watch.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue where ``state()`` was taken."""
+        """Continue where ``state()`` was taken; rates and the like are those of the settings of now.
+
+        Raises:
+            ValueError: it was taken of another model or optimiser; what differs is named.
+        """
+        files.refuse_another(self.model.state_dict(), state["model"], "model")
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"] or state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        optim.restore(self.optimiser, state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
+        self.watch.restore(state["watch"])
         self.iteration, self.best = state["iteration"], state["best"]
+        self.owes_scores = state["owes_scores"]
+
+    def asked_to_leave(self) -> int:
+        """The signal that asked any of the processes to leave, 0 for none; all get the same answer."""
+        return distributed.highest(self.request.signal)
 
 
 def begin(
@@ -196,6 +201,7 @@ def begin(
         policy=components.build("schedules", schedule.policy, schedule.length(samples)),
         scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
         average=optim.average_of(model) if schedule.ema is not None else None,
+        watch=Watch(device, schedule.nonfinite, schedule.nonfinite_in_a_row),
         schedule=schedule,
         runtime=runtime,
         device=device,
@@ -226,13 +232,24 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
         group["lr"] = group["base_lr"] * training.policy(training.iteration)
     weights = [training.loss.weight(batch.label).to(training.device) for batch in batches]
     whole = distributed.sum_over_ranks(torch.stack(weights).sum()).clamp(min=1e-9)
+    buffers = [(b, b.clone()) for b in training.model.buffers()] if training.watch.skips else []
     losses: dict[str, Tensor] = {}
     for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-        with _gradients_stay_here(training.runner, unless=index == len(batches) - 1):
+        with distributed.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
             parts = _backward(training, batch, weight / whole * distributed.world_size())
         losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
+    losses = distributed.mean_over_ranks(losses)
     with record_function("optimiser"):
-        norm = _update(training)
+        norm = _norm_of_gradient(training)
+        names = [name for batch in batches for name in batch.names]
+        facts = Facts(training.iteration + 1, losses, norm, training.learning_rates(), names)
+        if training.watch.leaves_out(facts, scaled=training.scaler.is_enabled()):
+            for buffer, before in buffers:  # batch statistics of the step
+                buffer.copy_(before)
+        else:
+            _update(training, norm)
+        training.scaler.update()
+        training.optimiser.zero_grad(set_to_none=True)
     training.iteration += 1
     return Step(losses, norm)
 
@@ -253,25 +270,21 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
     return {name: part.detach() for name, part in parts.items()}
 
 
-def _update(training: Training) -> Tensor:
-    """Clip, step, average; the norm of the gradient before clipping."""
+def _parameters(training: Training) -> list[nn.Parameter]:
+    return [p for group in training.optimiser.param_groups for p in group["params"]]
+
+
+def _norm_of_gradient(training: Training) -> Tensor:
     training.scaler.unscale_(training.optimiser)
-    parameters = [p for group in training.optimiser.param_groups for p in group["params"]]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return nn.utils.get_total_norm([p.grad for p in _parameters(training) if p.grad is not None])
+
+
+def _update(training: Training, norm: Tensor) -> None:
+    """Clip, step, average."""
     if training.schedule.clip_gradient is not None:
-        nn.utils.clip_grads_with_norm_(parameters, training.schedule.clip_gradient, norm)
+        nn.utils.clip_grads_with_norm_(_parameters(training), training.schedule.clip_gradient, norm)
     training.scaler.step(training.optimiser)
-    training.scaler.update()
-    training.optimiser.zero_grad(set_to_none=True)
     if training.average is not None and training.schedule.ema is not None:
         optim.update_average(
             training.average, training.model, decay=training.schedule.ema, iteration=training.iteration
         )
-    return norm
-
-
-def _gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:
-    """No exchange of gradients between processes before a batch's last part."""
-    if unless or not hasattr(runner, "no_sync"):
-        return contextlib.nullcontext()
-    return runner.no_sync()

@@ -18,8 +18,10 @@ SHOWN = 6  # validation pictures drawn each time, spread over the split
 
 def validate(
     run: Training, dataset: Any, protocol: Protocol, *, monitor: Monitor, checkpoints: Checkpoints
-) -> Evaluation:
+) -> Evaluation | None:
     """Score the run's weights, show and store the result, and keep the weights if none were better.
+
+    When this process is asked to leave, there is no result; the run remembers to begin with it.
 
     Args:
         run: its ``scored`` model is looked at.
@@ -28,7 +30,17 @@ def validate(
         monitor: of the run.
         checkpoints: receives ``best.pt``; its folder gets ``result.json`` and ``samples.png``.
     """
-    result = inference.evaluate(run.scored, dataset, protocol)
+
+    def give_way(*_: Any) -> None:
+        if run.request.signal:
+            raise inference.EnoughError
+
+    run.watch.look()
+    run.owes_scores = True
+    result = inference.evaluate(run.scored, dataset, protocol, on_image=give_way)
+    if run.asked_to_leave():
+        return None
+    run.owes_scores = False
     monitor.scores(run.iteration, result.scores, result.class_iou, counts=result.counts.numpy())
     if distributed.is_main():
         chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).astype(int)

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from segkit import checkpoint
+from segkit import checkpoint, files
 
 
 def checkpoints(folder, **keeping):
@@ -45,27 +45,52 @@ def test_a_damaged_newest_falls_back_loudly_to_the_one_before(tmp_path, caplog):
     book.save(state(2))
     newest = tmp_path / "iteration_0000002.pt"
     newest.write_bytes(newest.read_bytes()[:-200])
-    assert checkpoint.newest(tmp_path)["iteration"] == 1
+    assert checkpoint.newest(tmp_path) == tmp_path / "iteration_0000001.pt"
     assert "iteration_0000002.pt: damaged" in caplog.text
     (tmp_path / "iteration_0000001.pt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* can be read"):
         checkpoint.newest(tmp_path)
 
 
+def opened(folder, resume):
+    with checkpoint.open_run(folder, resume=resume) as found:
+        return found
+
+
 def test_a_run_is_never_overwritten_nor_resumed_from_nothing(tmp_path):
     folder = tmp_path / "runs" / "a"
     with pytest.raises(ValueError, match=r"no checkpoint in .* to resume"):
-        checkpoint.open_run(folder, resume=True)
+        opened(folder, resume=True)
     assert not folder.exists()
-    assert checkpoint.open_run(folder, resume="auto") is None
+    assert opened(folder, resume="auto") is None
+    assert not folder.exists()  # nothing came of it
+    folder.mkdir()
     checkpoints(folder).save(state(5))
     (folder / "best.pt.part").touch()
     with pytest.raises(
         ValueError, match="holds a run already; continue it with resume=true or choose another"
     ):
-        checkpoint.open_run(folder, resume=False)
-    assert checkpoint.open_run(folder, resume="auto")["iteration"] == 5
+        opened(folder, resume=False)
+    assert opened(folder, resume="auto")["iteration"] == 5
     assert not (folder / "best.pt.part").exists()
+
+
+def test_a_state_of_another_model_is_refused_with_what_differs():
+    own = {"a": torch.zeros(2), "b": torch.zeros(150, 8), "c": torch.zeros(1)}
+    found = {"b": torch.zeros(19, 8), "c": torch.zeros(1), "d": torch.zeros(1)}
+    with pytest.raises(ValueError, match="the checkpoint is of another model") as refused:
+        files.refuse_another(own, found, "model")
+    message = str(refused.value)
+    for line in (
+        "a: not in the checkpoint",
+        "d: in the checkpoint alone",
+        "b: (19, 8) in the checkpoint, (150, 8) here",
+        "model.weights=FILE",
+    ):
+        assert line in message
+    assert "c:" not in message
+    with pytest.raises(ValueError, match="and 92 more"):
+        files.refuse_another({str(i): own["a"] for i in range(100)}, {}, "model")
 
 
 class Hostile:

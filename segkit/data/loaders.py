@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from segkit import signals
 from segkit.data.labels import DataError
 from segkit.data.transforms import Transform
 from segkit.seeds import seed_of
@@ -193,3 +194,4 @@ def _collate(samples: Sequence[tuple[Sample | None, list[str]]]) -> tuple[Batch 
 
 def _worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads
+    signals.obey_parent_alone()

@@ -1,12 +1,13 @@
 """From pictures to class ids and scores, under a named protocol."""
 
-from segkit.inference.evaluate import Evaluation, evaluate
+from segkit.inference.evaluate import EnoughError, Evaluation, evaluate
 from segkit.inference.partial import weights_hash
 from segkit.inference.predict import predict, probabilities
 from segkit.inference.prepare import prepare
 from segkit.inference.protocol import Protocol, protocol
 
 __all__ = [
+    "EnoughError",
     "Evaluation",
     "Protocol",
     "evaluate",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from segkit import distributed, metrics
+from segkit import distributed, metrics, signals
 from segkit.inference.partial import PartialCounts, fingerprint
 from segkit.inference.predict import predict
 from segkit.inference.prepare import prepare
@@ -36,6 +36,10 @@ class Pictures(Shape):
     def read(self, index: int) -> Sample:
         """One picture with its label."""
         ...
+
+
+class EnoughError(Exception):
+    """Raised by ``on_image`` to end an evaluation with the pictures counted so far."""
 
 
 class Evaluation(NamedTuple):
@@ -68,7 +72,8 @@ def evaluate(
         dataset: its pictures are shared out to the processes, none twice.
         protocol: how to look at each picture.
         workers: processes that read ahead.
-        on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them.
+        on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them;
+            ``EnoughError`` from it ends the evaluation early.
         progress: show a bar.
         partial: folder for the counts of an unfinished evaluation; it goes when all is counted.
         resume: count on from what ``partial`` holds; ``on_image`` is not called again for those pictures.
@@ -93,7 +98,10 @@ def evaluate(
         for index, (sample, image) in zip(bar, _uploaded(_read(dataset, mine, workers), device), strict=True):
             prediction = predict(fast, image, protocol)
             if on_image:
-                on_image(sample, prediction.cpu().numpy())
+                try:
+                    on_image(sample, prediction.cpu().numpy())
+                except EnoughError:
+                    break
             tally.add(index, _count(sample.label, prediction, model.num_classes, boundary=protocol.boundary))
     return _scored(tally.total(), dataset, protocol, time.perf_counter() - started)
 
@@ -136,7 +144,12 @@ def _scored(total: Tensor, dataset: Pictures, protocol: Protocol, seconds: float
 def _read(dataset: Pictures, indices: Sequence[int], workers: int) -> Iterator[Sample]:
     source: Any = _Indexed(dataset)
     keep: Any = _as_it_is
-    return iter(DataLoader(source, None, sampler=indices, num_workers=workers, collate_fn=keep))
+    obedient = signals.obey_parent_alone
+    return iter(
+        DataLoader(
+            source, None, sampler=indices, num_workers=workers, collate_fn=keep, worker_init_fn=obedient
+        )
+    )
 
 
 class _Indexed:

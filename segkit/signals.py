@@ -1,0 +1,88 @@
+"""Leaving when asked: the first SIGTERM or SIGINT is remembered, for the loop to stop at a whole iteration.
+
+A second one leaves at once, with nothing saved and nothing half-written under a whole file's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+LOG = logging.getLogger("segkit")
+ASKING = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass
+class Request:
+    """Which signal asked this process to leave; 0 for none yet."""
+
+    signal: int = 0
+
+
+@contextlib.contextmanager
+def listening(request: Request) -> Iterator[None]:
+    """Remember signals instead of dying of them; only the main thread can.
+
+    Args:
+        request: told which signal came.
+    """
+
+    def hear(number: int, _: object) -> None:
+        if request.signal:
+            os._exit(128 + number)
+        request.signal = number
+        sys.stderr.write(
+            f"\n{signal.Signals(number).name}: saving after this iteration; once more leaves now\n"
+        )
+
+    before = {number: signal.signal(number, hear) for number in ASKING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def obey_parent_alone(_: int = 0) -> None:
+    """For a loader's worker: end with the parent, not with a signal meant for it.
+
+    Ctrl-C, torchrun and cluster managers signal whole groups of processes; a worker that dies of that takes
+    from the parent the batches of the iteration it wants to finish.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def command_to_resume(argv: Sequence[str]) -> str:
+    """This process's command line, with ``resume=true``."""
+    arguments = [a.removeprefix("++") for a in argv[1:]]
+    kept = [a for a in arguments if not a.startswith("resume=")]
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    start = "torchrun ..." if several else Path(sys.executable).name
+    return f"{start} {shlex.join([argv[0], *kept, 'resume=true'])}"
+
+
+def leave(number: int) -> NoReturn:
+    """End as a signal asked, after all was saved.
+
+    Raises:
+        SystemExit: with 128 and the signal's number, as a shell counts.
+    """
+    LOG.info("left on %s; to go on: %s", signal.Signals(number).name, command_to_resume(sys.argv))
+    raise SystemExit(128 + number)

@@ -1,0 +1,84 @@
+"""Steps that are not finite stop a run, or are left out without a trace."""
+
+import pytest
+import torch
+from test_training import batch, begin, weights
+
+from segkit import finite
+
+
+def poisoned(seed=0):
+    """A batch that makes the loss NaN."""
+    return batch(seed=seed)._replace(image=torch.full((4, 3, 6, 7), float("nan")))
+
+
+@pytest.fixture
+def step():
+    from segkit import training
+
+    return lambda run, data: training.train_step(run, [data])
+
+
+def test_a_loss_that_is_not_finite_stops_with_what_led_there(step):
+    run = begin()
+    step(run, batch())
+    step(run, poisoned())
+    step(run, batch())  # nothing waits for the device at each step ...
+    with pytest.raises(ValueError, match="iteration 2 is not finite: loss_main nan") as stopped:
+        run.state()  # ... but such a state is not handed out to be saved
+    message = str(stopped.value)
+    assert "norm of the gradient nan" in message
+    assert "learning rate backbone 0.45" in message  # (1 - 1/10)^0.9 of 0.5
+    assert "samples 0, 1, 2, 3" in message
+    assert "resume=true" in message
+
+
+def test_it_is_found_at_the_latest_at_the_next_point_of_the_curves(step):
+    run = begin(iterations=40)
+    for _ in range(finite.LOOK - 2):
+        step(run, batch())
+    step(run, poisoned())
+    with pytest.raises(ValueError, match=f"iteration {finite.LOOK - 1} is not finite"):
+        step(run, batch())
+
+
+def test_an_infinite_gradient_counts_as_well(step):
+    run = begin()
+    handle = run.model.head.weight.register_hook(lambda gradient: gradient / 0)
+    step(run, batch())
+    handle.remove()
+    with pytest.raises(ValueError, match=r"loss_main \d\.\d+, norm of the gradient (inf|nan)"):
+        run.watch.look()
+
+
+def test_skipped_steps_leave_no_trace_but_a_count(step, caplog):
+    run = begin(nonfinite="skip", ema=0.9)
+    run.model.register_buffer("statistics", torch.zeros(1), persistent=False)
+
+    def count_a_call(*_):  # as batch normalisation keeps statistics
+        run.model.statistics += 1
+
+    run.model.backbone.register_forward_pre_hook(count_a_call)
+    step(run, batch())
+    before, average = weights(run).clone(), run.average.head.weight.clone()
+    momentum = [s["momentum_buffer"].clone() for s in run.optimiser.state.values()]
+    step(run, poisoned())
+    assert torch.equal(before, weights(run))
+    assert torch.equal(average, run.average.head.weight)
+    assert all(
+        torch.equal(a, s["momentum_buffer"])
+        for a, s in zip(momentum, run.optimiser.state.values(), strict=True)
+    )
+    assert run.model.statistics == 1
+    assert run.iteration == 2
+    assert "iteration 2 is not finite: loss_main nan" in caplog.text
+    assert "samples 0, 1, 2, 3; skipped, 1 in all" in caplog.text
+    assert run.state()["watch"] == {"skipped": 1, "in_a_row": 1}
+
+
+def test_too_many_skipped_in_a_row_is_an_error_and_a_good_one_begins_anew(step):
+    run = begin(nonfinite="skip", nonfinite_in_a_row=2)
+    for data in (poisoned(), poisoned(), batch(), poisoned(), poisoned()):
+        step(run, data)
+    with pytest.raises(ValueError, match=r"iteration 6 .* number 3 in a row \(schedule.nonfinite_in_a_row\)"):
+        step(run, poisoned())

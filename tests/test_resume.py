@@ -1,0 +1,45 @@
+"""A run that is killed and resumed ends as one that never was: equal bits, files and curves."""
+
+import random
+import signal
+
+import pytest
+from runs import KillAt, Run, assert_same_end
+
+FULL = ["schedule.accumulate=2", "schedule.ema=0.9", "runtime.precision=bf16", "loader.workers=2"]
+FULL += ["model.head.dropout=0.1"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Without and with everything that has state; two processes."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    plain, full = Run(folder / "plain"), Run(folder / "full", *FULL)
+    return {"plain": plain.completes(), "full": full.completes()}
+
+
+def until_complete(folder, settings, kills):
+    """Kill a run at one point after the other, resuming it each time; then let it finish."""
+    for kill in kills:
+        assert Run(folder, *settings, "resume=auto", before=kill).ends() == -signal.SIGKILL
+    return Run(folder, *settings, "resume=auto").completes()
+
+
+@pytest.mark.parametrize("kind", ["plain", "full"])
+def test_killed_at_any_iteration_and_resumed_it_ends_the_same(kind, unbroken, tmp_path):
+    draw = random.Random(kind)
+    step = "segkit.training.train_step"
+    kills = [KillAt(step, draw.randint(1, 3))]  # before the first checkpoint
+    kills += [KillAt(step, draw.randint(4, 6)), KillAt(step, draw.randint(4, 5))]
+    folder = until_complete(tmp_path / "run", FULL if kind == "full" else [], kills)
+    assert_same_end(unbroken[kind], folder)
+
+
+def test_killed_while_saving_or_scoring_it_ends_the_same(unbroken, tmp_path):
+    kills = [
+        KillAt("os.fsync", 1),  # a checkpoint is written, not yet on the disk, under its temporary name
+        KillAt("segkit.checkpoint._alias", 1),  # iteration_N.pt is there, last.pt is not
+        KillAt("segkit.inference.evaluate", 1),
+        KillAt("segkit.checkpoint.Checkpoints.save", 1),
+    ]
+    assert_same_end(unbroken["plain"], until_complete(tmp_path / "run", [], kills))
