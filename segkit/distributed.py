@@ -125,9 +125,8 @@ class _Sum(torch.autograd.Function):
 
 def gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:
     """No exchange of gradients between processes before a batch's last part."""
-    if unless or not hasattr(runner, "no_sync"):
-        return contextlib.nullcontext()
-    return runner.no_sync()
+    keep = getattr(runner, "no_sync", contextlib.nullcontext)
+    return contextlib.nullcontext() if unless else keep()
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
