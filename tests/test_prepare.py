@@ -1,0 +1,132 @@
+"""Models prepared for inference say what they said before."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from segkit.inference import fold, prepare
+from segkit.models import segmenter
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small real network whose batch norms have seen something."""
+    torch.manual_seed(0)
+    built = segmenter.build(
+        7,
+        backbone={"name": "resnest", "variant": "14", "width": 16},
+        head={"name": "deeplabv3", "width": 32},
+        auxiliary={"name": "fcn"},
+    )
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return built.eval()
+
+
+def relative(found, expected):
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (3, 3, 81, 50)])
+def test_a_prepared_model_says_the_same(model, shape):
+    image = torch.randint(0, 256, shape, dtype=torch.uint8)
+    fast = prepare(model)
+    with torch.inference_mode():
+        assert relative(fast(image).main, model(image).main) < 1e-5
+    norms = [name for name, module in fast.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms == [], "every batch norm of this network follows a convolution"
+
+
+def test_in_double_precision_folding_is_exact(model):
+    image = torch.rand(2, 3, 65, 49, dtype=torch.float64)
+    double = copy.deepcopy(model).double()
+    with torch.inference_mode():
+        torch.testing.assert_close(prepare(double)(image).main, double(image).main, rtol=1e-10, atol=1e-10)
+
+
+def test_in_bf16_the_logits_are_near_and_normalisation_stays_precise(model):
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    fast = prepare(model, precision="bf16")
+    with torch.inference_mode():
+        exact, near = model(image).main, fast(fast.normalise(image).bfloat16()).main
+    assert near.dtype == torch.bfloat16
+    assert relative(near, exact) < 0.05
+    assert torch.equal(fast.mean, model.mean)
+
+
+def test_preparing_leaves_the_model_alone(model):
+    names = [name for name, _ in model.named_modules()]
+    before = copy.deepcopy(model.state_dict())
+    prepare(model, precision="bf16")
+    assert [name for name, _ in model.named_modules()] == names
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Awkward(nn.Module):
+    """Shares a convolution, normalises a sum: what must not be folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared, self.norm, self.other = (
+            nn.Conv2d(3, 3, 3, padding=1),
+            nn.BatchNorm2d(3),
+            nn.BatchNorm2d(3),
+        )
+        self.inner = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        for norm in (self.norm, self.other, self.inner[1]):
+            nn.init.uniform_(norm.running_var, 0.2, 3)
+            nn.init.uniform_(norm.running_mean, -1, 1)
+
+    def forward(self, x):
+        y = self.norm(self.shared(x))
+        z = self.other(self.shared(y) + x)
+        return self.inner(z)
+
+
+class Unpacking(Awkward):
+    def forward(self, x):
+        height, width = x.shape[2:]
+        return super().forward(F.pad(x, (0, width, 0, height)))
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("kind", [Awkward, Unpacking])
+def test_only_what_can_be_folded_is(kind, onednn):
+    torch.manual_seed(1)
+    module = kind().eval()
+    x = torch.randn(2, 3, 8, 9)
+    with torch.no_grad():
+        expected = module(x)
+        found = fold.folded(
+            copy.deepcopy(module), torch.randn(1, 3, 5, 6), onednn=onednn and fold.onednn_is_here()
+        )
+        torch.testing.assert_close(found(x), expected, rtol=1e-5, atol=1e-5)
+    left = [name for name, part in found.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    assert left == ["norm", "other"]
+
+
+class Deciding(Awkward):
+    def forward(self, x):
+        return super().forward(x if x.mean() > 0 else -x)
+
+
+def test_what_cannot_be_traced_runs_as_it_is():
+    module = Deciding().eval()
+    assert fold.folded(module, torch.randn(1, 3, 5, 6), onednn=False) is module
+
+
+def test_a_model_that_folding_would_change_runs_as_it_is(model, monkeypatch, caplog):
+    monkeypatch.setattr(fold, "fuse_conv_bn_eval", lambda conv, _: conv)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(prepare(model)(image).main, model(image).main, atol=1e-4)
+    assert "folding batch norms changed what this model says" in caplog.text
