@@ -1,0 +1,106 @@
+"""Write the tables of docs/models.md: ``python docs/models.py`` (a minute; nothing is downloaded)."""
+
+from __future__ import annotations
+
+import importlib
+import typing
+from pathlib import Path
+
+import torch
+
+from segkit import components
+from segkit.models import segmenter, summary
+
+PAGE = Path(__file__).with_suffix(".md")
+START, END = "<!-- tables -->\n", "<!-- end of tables -->"
+
+TOP1 = {  # published, in percent, at the crop of the source
+    ("resnest", "14"): 75.75,
+    ("resnest", "26"): 78.68,
+    ("resnest", "50"): 81.03,
+    ("resnest", "101"): 82.83,
+    ("resnest", "200"): 83.84,
+    ("resnest", "269"): 84.54,
+    ("resnest", "50_fast_1s1x64d"): 80.33,
+    ("resnest", "50_fast_2s1x64d"): 80.53,
+    ("resnest", "50_fast_4s1x64d"): 80.76,
+    ("resnest", "50_fast_1s2x40d"): 80.59,
+    ("resnest", "50_fast_2s2x40d"): 80.61,
+    ("resnest", "50_fast_4s2x40d"): 81.14,
+    ("resnest", "50_fast_1s4x24d"): 80.99,
+    ("resnet", "50"): 76.38,
+    ("resnet", "101"): 78.20,
+    ("se_resnet", "50"): 77.18,
+    ("se_resnet", "101"): 78.47,
+    ("sknet", "50"): 79.21,
+    ("sknet", "101"): 79.81,
+    ("sge_resnet", "50"): 77.58,
+    ("sge_resnet", "101"): 78.80,
+}
+AUXILIARY = {"name": "fcn", "stage": 3}
+
+
+def backbones() -> list[tuple[str, str]]:
+    """Name and variant of each, in the order of their files."""
+    found = []
+    for name in components.available("models.backbones"):
+        build = importlib.import_module(f"segkit.models.backbones.{name}").build
+        found += [(name, variant) for variant in typing.get_args(typing.get_type_hints(build)["variant"])]
+    return found
+
+
+def giga_macs(call: typing.Callable[[], object]) -> str:
+    """Thousand million multiplications with their additions."""
+    return f"{summary.flops(call) / 2e9:.2f}"
+
+
+def model(backbone: dict[str, object], head: str = "deeplabv3") -> segmenter.Segmenter:
+    """A segmenter of 150 classes that has shapes but no numbers."""
+    with torch.device("meta"):
+        return segmenter.build(150, backbone=backbone, head={"name": head}, auxiliary=AUXILIARY).eval()
+
+
+def row_of_backbone(name: str, variant: str) -> str:
+    """One line: as a classifier, then under DeepLabV3."""
+    settings: dict[str, object] = {"name": name, "variant": variant}
+    with torch.device("meta"):
+        classifier = components.build("models.backbones", {**settings, "output_stride": 32}, 1000).eval()
+        small, crop = torch.empty(1, 3, 224, 224), torch.empty(1, 3, 480, 480)
+    published = importlib.import_module(f"segkit.models.backbones.{name}")
+    cells = [
+        f"{name} {variant}",
+        f"{summary.parameters(classifier):,}",
+        giga_macs(lambda: classifier.classify(small)),
+        f"{TOP1[name, variant]:.2f}" if (name, variant) in TOP1 else "-",
+        "yes" if variant in getattr(published, "PUBLISHED", {}) else "-",
+    ]
+    for output_stride in (8, 16):
+        whole = model({**settings, "output_stride": output_stride})
+        if output_stride == 8:
+            cells.append(f"{summary.parameters(whole) / 1e6:.2f}")
+        cells.append(giga_macs(lambda whole=whole: whole(crop)))
+    return f"| {' | '.join(cells)} |\n"
+
+
+def row_of_head(name: str) -> str:
+    """One line: the head on ResNeSt-101."""
+    whole = model({"name": "resnest", "variant": "101"}, name)
+    crop = torch.empty(1, 3, 480, 480, device="meta")
+    parameters = f"{summary.parameters(whole.head) / 1e6:.2f}"
+    return f"| {name} | {parameters} | {giga_macs(lambda: whole(crop))} |\n"
+
+
+def main() -> None:
+    """Replace what stands between the marks."""
+    columns = ["backbone", "parameters (1000 classes)", "GMACs @224", "top-1, published", "imagenet weights"]
+    columns += ["DeepLabV3, M parameters (150 classes, with auxiliary)", "GMACs @480, stride 8", "stride 16"]
+    tables = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
+    tables += "".join(row_of_backbone(*backbone) for backbone in backbones())
+    tables += "\n| head on ResNeSt-101 | M parameters | GMACs of the whole @480, stride 8 |\n|---|---|---|\n"
+    tables += "".join(row_of_head(name) for name in components.available("models.heads"))
+    before, rest = PAGE.read_text(encoding="utf-8").split(START)
+    PAGE.write_text(f"{before}{START}\n{tables}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
