@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
 
 from segkit import download
+from segkit.models.backbones import resnest
 
 BODY = bytes(range(256)) * 9000  # 2.3 MB: more than one chunk
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -22,19 +24,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.requests.append((self.path, self.headers.get("Range")))
-        if self.path not in ("/good.bin", "/truncated.bin", "/unranged.bin"):
+        body = self.server.files.get(self.path)
+        if body is None:
             self.send_error(404)
             return
         asked = self.headers.get("Range") if self.path != "/unranged.bin" else None
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        if start >= len(BODY):
+        if start >= len(body):
             self.send_error(416)
             return
         self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(BODY) - start))
+        self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
         cut = self.path == "/truncated.bin" and not asked
-        self.wfile.write(BODY[start : 1_500_000 if cut else None])
+        self.wfile.write(body[start : 1_500_000 if cut else None])
 
     def log_message(self, *_):
         pass
@@ -44,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.requests = []
+        server.files = dict.fromkeys(("/good.bin", "/truncated.bin", "/unranged.bin"), BODY)
         server.address = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -125,6 +129,23 @@ def test_no_network_says_how_to_do_it_by_hand(tmp_path):
 def test_a_host_that_does_not_resolve_is_named(tmp_path):
     with pytest.raises(OSError, match=r"cannot download http://no-such-host\.invalid/x"):
         download.fetch("http://no-such-host.invalid/x", tmp_path / "x")
+
+
+def test_published_weights_come_from_their_address_once(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    classifier = resnest.build(10, variant="14", width=8)
+    torch.save(classifier.state_dict(), tmp_path / "x.pth")
+    body = (tmp_path / "x.pth").read_bytes()
+    name = f"resnest14-{hashlib.sha256(body).hexdigest()[:8]}.pth"
+    server.files[f"/{name}"] = body
+    monkeypatch.setitem(resnest.PUBLISHED, "14", f"{server.address}/{name}")
+    for _ in range(2):
+        network = resnest.build(variant="14", width=8, weights="imagenet")
+        assert torch.equal(network.layer4[0].conv3.weight, classifier.layer4[0].conv3.weight)
+    assert len(server.requests) == 1
+    assert (tmp_path / "cache" / "weights" / name).read_bytes() == body
+    network = resnest.build(10, variant="14", width=8, weights=f"{server.address}/{name}")
+    assert torch.equal(network.fc.weight, classifier.fc.weight)
 
 
 def test_many_processes_download_once(server, tmp_path):

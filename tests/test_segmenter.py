@@ -89,6 +89,15 @@ def test_a_training_batch_of_one_is_refused_with_the_remedy():
         tiny().train()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
+def test_synchronised_normalisation_replaces_every_other_one():
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(tiny(auxiliary=AUXILIARY))
+    norms = [
+        module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
+    assert norms
+    assert {type(module) for module in norms} == {torch.nn.SyncBatchNorm}
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (0, 3, 8, 8), (1, 3, 0, 8)])
 def test_what_is_not_a_batch_of_pictures_is_refused(shape):
     with pytest.raises(ValueError, match=r"an image batch is \(B, 3, H, W\) with at least one pixel"):
