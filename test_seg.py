@@ -5,9 +5,14 @@ From a checkpoint, or published weights, to scores that name their protocol.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segkit.compose import command
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from segkit.types import Sample
 
 
 def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
@@ -20,19 +25,26 @@ def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
 @command("test", beneath=of_checkpoint)
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, score every picture, and write what was found."""
-    from segkit import components, distributed, inference, results, trained
+    from segkit import components, distributed, inference, report, results, trained
 
     with distributed.processes(settings["device"]) as device:
         val_set = components.build("data.datasets", settings["data"], "val")
         model, table = trained.rebuild(settings, device)
         protocol = inference.protocol(**settings["evaluation"])
         folder = results.folder(settings, f"test-{protocol.name}")
+        keep, gallery = results.keeper(folder, table, settings["save"]), report.Gallery()
+
+        def see(sample: Sample, ids: np.ndarray) -> None:
+            keep(sample, ids)
+            if settings["report"]:
+                gallery.add(sample, ids)
+
         found = inference.evaluate(
             model,
             val_set,
             protocol,
             workers=settings["loader"]["workers"],
-            on_image=results.keeper(folder, table, settings["save"]),
+            on_image=see,
             partial=folder / "partial",
             resume=settings["resume"],
         )
@@ -45,6 +57,17 @@ def main(settings: dict[str, Any]) -> None:
             }
             results.write(folder, found, table, about)
             print(results.summary(found, table))
+            if settings["report"]:
+                report.write_report(
+                    folder,
+                    scores=found.scores,
+                    protocol=protocol,
+                    names=table.names,
+                    colours=table.colours,
+                    counts=found.counts.numpy(),
+                    samples=gallery.samples(),
+                    settings=settings,
+                )
             print(f"results are in {folder}")
 
 

@@ -74,6 +74,8 @@ def page(tmp_path_factory):
     folder.mkdir()
     (folder / "result.json").write_text("{}")
     (folder / "my classes.csv").write_text("")
+    (folder / "overlays").mkdir()
+    (folder / "overlays" / "street_1.jpg").write_bytes(b"")
     return write(folder)
 
 
@@ -91,7 +93,7 @@ def test_the_page_asks_for_nothing_outside_itself(page):
     assert all(source.startswith("data:image/") for source in sources)
     assert len(reader.all("script")) == 1
     links = [a["href"] for a in reader.all("a")]
-    assert links == ["my%20classes.csv", "result.json"]
+    assert links == ["my%20classes.csv", "result.json", "overlays/street_1.jpg"]
     assert "default-src 'none'" in page.read_text()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import glob
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def write_report(
     """
     counts = np.asarray(counts)
     neighbours = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
-    links = " · ".join(f'<a href="{quote(f.name)}">{escape(f.name)}</a>' for f in neighbours)
+    links = " · ".join(_link(file, folder, file.name) for file in neighbours)
     page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
         title=escape(f"Evaluation of {folder.resolve().name}"),
         protocol=escape(str(protocol)),
@@ -57,7 +58,7 @@ def write_report(
         matrix=_image(pictures.heat_map(counts, names), "confusion matrix", kind="heat"),
         pairs=_pairs_table(names, colours, counts),
         hide_samples="" if samples else "hidden",
-        samples="".join(_figure(sample, colours) for sample in samples),
+        samples="".join(_figure(sample, colours, folder) for sample in samples),
         legend="".join(f"<div>{_class(k, names, colours)}</div>" for k in range(len(names))),
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False, default=str)),
     )
@@ -108,7 +109,7 @@ def _pairs_table(names: Sequence[str], colours: np.ndarray, counts: np.ndarray) 
     return f"<table id=pairs><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _figure(sample: Scored, colours: np.ndarray) -> str:
+def _figure(sample: Scored, colours: np.ndarray, folder: Path) -> str:
     label, prediction = sample.label, sample.prediction
     layers = {
         "truth": pictures.colourise(label, colours),
@@ -119,10 +120,16 @@ def _figure(sample: Scored, colours: np.ndarray) -> str:
     images += "".join(_image(layers[kind], f"{sample.name}: {kind}", kind=kind) for kind in layers)
     buttons = "".join(f'<button type="button" data-layer="{layer}">{layer}</button>' for layer in LAYERS)
     caption = f"<span>{escape(sample.name)}</span><b>{tables.percent(sample.score)}</b>"
+    saved = sorted(folder.glob(f"*/{glob.escape(sample.name)}.*"))  # what else was written of it
+    links = " ".join(_link(file, folder, file.relative_to(folder).parts[0]) for file in saved)
     return (
         f'<figure><figcaption>{caption}</figcaption><div class="layers">{images}</div>'
-        f'<div class="choice">{buttons}</div></figure>'
+        f'<div class="choice">{buttons} {links}</div></figure>'
     )
+
+
+def _link(file: Path, folder: Path, text: str) -> str:
+    return f'<a href="{quote(file.relative_to(folder).as_posix())}">{escape(text)}</a>'
 
 
 def _image(picture: np.ndarray, alternative: str, *, kind: str, suffix: str = ".png") -> str:
