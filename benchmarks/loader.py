@@ -1,0 +1,261 @@
+"""Images a second of the whole loader against a plain albumentations pipeline and torchvision v2.
+
+    python benchmarks/loader.py [--workers 2] [--rounds 5]
+
+All three read the same files with OpenCV, draw the same distributions (the `encoding` preset: long side
+uniform in 0.5 .. 2 of the base, mirror, random crop; where said, colour jitter and blur as well) and batch
+with DataLoader. The peers hand over normalised float32, as is customary, segkit uint8 (the device
+normalises). `decoded` reads copies without compression, so that geometry dominates. Rounds alternate, the
+median counts. With `--workers 0`, the default, images per second of processor time of one core are given,
+which other load on the machine hardly disturbs; with workers, images per second on the clock, from the first
+batch on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from albumentations.pytorch import ToTensorV2
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from segkit.data import loaders, transforms
+from segkit.data.datasets import shapes
+from segkit.data.labels import built_in
+from segkit.data.pairs import Pairs, match
+
+BATCH = 8
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Case(NamedTuple):
+    """One kind of data and what is drawn from it."""
+
+    title: str
+    size: tuple[int, int]
+    suffix: str
+    base: int
+    crop: int
+    decoded: bool = False
+    colour: bool = False
+    files: int = 16
+    samples: int = 160
+
+
+CASES = [
+    Case("ADE20K-sized JPEG", (512, 683), ".jpg", 520, 480, samples=240),
+    Case("ADE20K-sized, decoded", (512, 683), ".jpg", 520, 480, decoded=True, samples=400),
+    Case("ADE20K-sized, decoded, colour and blur", (512, 683), ".jpg", 520, 480, True, True, samples=240),
+    Case("2048x1024 PNG", (1024, 2048), ".png", 2048, 768, files=6, samples=32),
+    Case("2048x1024, decoded", (1024, 2048), ".png", 2048, 768, decoded=True, files=6, samples=96),
+    Case(
+        "2048x1024, decoded, colour and blur",
+        (1024, 2048),
+        ".png",
+        2048,
+        768,
+        True,
+        True,
+        files=6,
+        samples=96,
+    ),
+]
+
+
+def write_scenes(folder: Path, case: Case) -> None:
+    """Drawn scenes, smoothed until they take about as many bytes as photographs of that size."""
+    scenes = shapes.build("train", size=case.size)
+    (folder / "images").mkdir()
+    (folder / "masks").mkdir()
+    for index in range(case.files):
+        sample = scenes.read(index)
+        image = cv2.GaussianBlur(sample.image, (0, 0), 0.8)[..., ::-1]
+        cv2.imwrite(str(folder / f"images/{index}{case.suffix}"), image)
+        cv2.imwrite(str(folder / f"masks/{index}.png"), sample.label)
+
+
+def ours(data: Pairs, case: Case, workers: int) -> Iterator[Any]:
+    """Segkit's loader."""
+    strength = {"colour": 0.5, "blur": 0.2} if case.colour else {}
+    transform = transforms.build(crop_size=case.crop, base_size=case.base, **strength)
+    batches = range(case.samples // BATCH)
+    return iter(
+        loaders.training_loader(
+            data, transform, seed=0, batch_size=BATCH, iterations=batches, workers=workers
+        )
+    )
+
+
+class Peer:
+    """A map-style data set over the same reading code."""
+
+    def __init__(self, data: Pairs, samples: int, transform: Callable[[np.ndarray, np.ndarray], Any]):
+        self.data, self.samples, self.transform = data, samples, transform
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int) -> Any:
+        image, label, _ = self.data.read(index * 7919 % len(self.data))
+        return self.transform(image, label)
+
+
+def peer(
+    data: Pairs, case: Case, workers: int, transform: Callable[[np.ndarray, np.ndarray], Any]
+) -> Iterator[Any]:
+    """DataLoader over a peer's transform."""
+    setting = {"num_workers": workers, "worker_init_fn": lambda _: cv2.setNumThreads(0)}
+    return iter(DataLoader(Peer(data, case.samples, transform), batch_size=BATCH, **setting))  # type: ignore[arg-type]
+
+
+def plain_albumentations(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """Scale the picture, pad, crop."""
+    colour = [
+        A.RandomBrightnessContrast(32 / 255, 0, p=0.5),
+        A.RandomBrightnessContrast(0, 0.5, p=0.5),
+        A.ColorJitter((1, 1), (1, 1), (0.5, 1.5), (0, 0), p=0.5),
+        A.ColorJitter((1, 1), (1, 1), (1, 1), (-0.1, 0.1), p=0.5),
+        A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=0.2),
+    ]
+    pipeline = A.Compose(
+        [
+            A.HorizontalFlip(p=0.5),
+            A.LongestMaxSize(max_size=list(range(case.base // 2, 2 * case.base + 1))),
+            A.PadIfNeeded(case.crop, case.crop, position="top_left", fill_mask=255),
+            A.RandomCrop(case.crop, case.crop),
+            *(colour if case.colour else []),
+            A.Normalize(MEAN, STD),
+            ToTensorV2(),
+        ]
+    )
+
+    def transform(image: np.ndarray, label: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn = pipeline(image=image, mask=label)
+        return drawn["image"], drawn["mask"]
+
+    return transform
+
+
+def torchvision_v2(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """The same with tensors."""
+    short = case.base * min(case.size) / max(case.size)
+    fill = {tv_tensors.Image: 0, tv_tensors.Mask: 255}
+    to_float: Any = {tv_tensors.Image: torch.float32, "others": None}
+    colour = [v2.RandomPhotometricDistort(p=0.5), v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.0))], p=0.2)]
+    pipeline = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomResize(int(short / 2), int(2 * short) + 1, antialias=False),
+            v2.RandomCrop(case.crop, pad_if_needed=True, fill=fill),  # type: ignore[arg-type]
+            *(colour if case.colour else []),
+            v2.ToDtype(to_float, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+
+    def transform(image: np.ndarray, label: np.ndarray) -> Any:
+        planes = torch.from_numpy(image).permute(2, 0, 1)
+        return pipeline(tv_tensors.Image(planes), tv_tensors.Mask(torch.from_numpy(label)))
+
+    return transform
+
+
+def rate(batches: Iterator[Any], clock: Callable[[], float], images: int) -> float:
+    """Images a second after the first batch, by which workers have started."""
+    next(batches)
+    start = clock()
+    for _ in batches:
+        pass
+    return (images - BATCH) / (clock() - start)
+
+
+def read_milliseconds(data: Pairs, rounds: int) -> float:
+    """One read of image and mask, in this process."""
+    for index in range(len(data)):
+        data.read(index)  # fill the cache, if there is one
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        total = 0
+        for index in range(len(data)):
+            sample = data.read(index)
+            total += int(sample.image[::8].sum()) + int(sample.label[::8].sum())  # touch the pages
+        times.append((time.process_time() - start) / len(data))
+    return 1e3 * statistics.median(times)
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    print("| images/s | segkit | albumentations | torchvision v2 | ratios |\n|---|---|---|---|---|")
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            write_scenes(folder, case)
+            found = match(folder / "images", folder / "masks")
+            data = Pairs("bench", built_in("shapes"), found, cache=folder / "cache" if case.decoded else None)
+            for index in range(len(data)):
+                data.read(index)
+            sides = {
+                "segkit": lambda data=data, case=case: ours(data, case, arguments.workers),
+                **{
+                    name: lambda data=data, case=case, make=make: peer(
+                        data, case, arguments.workers, make(case)
+                    )
+                    for name, make in (
+                        ("albumentations", plain_albumentations),
+                        ("torchvision", torchvision_v2),
+                    )
+                },
+            }
+            clock = time.perf_counter if arguments.workers else time.process_time
+            rates: dict[str, list[float]] = {name: [] for name in sides}
+            for _ in range(arguments.rounds):
+                for name, batches in sides.items():
+                    rates[name].append(rate(batches(), clock, case.samples))
+            middle = {name: statistics.median(values) for name, values in rates.items()}
+            cells = " | ".join(f"{value:.0f}" for value in middle.values())
+            ratios = ", ".join(
+                f"{middle['segkit'] / middle[name]:.1f}x" for name in ("albumentations", "torchvision")
+            )
+            print(f"| {case.title} | {cells} | {ratios} |", flush=True)
+            if case.suffix == ".png" and not case.decoded:
+                cached = Pairs("bench", built_in("shapes"), found, cache=folder / "cache")
+                reading = [
+                    read_milliseconds(data, arguments.rounds),
+                    read_milliseconds(cached, arguments.rounds),
+                ]
+    print(
+        "\nreading one 2048x1024 pair: decoded from PNG {:.1f} ms, from data.cache=disk {:.2f} ms".format(
+            *reading
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
