@@ -122,13 +122,14 @@ def test_classifying_without_a_classifier_says_how_to_get_one():
 @pytest.mark.parametrize("variant", TIMM)
 def test_undilated_it_equals_timm_with_the_same_weights(variant):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
-    theirs = originals.randomised(timm.create_model(TIMM[variant]))
+    theirs = originals.randomised(timm.create_model(TIMM[variant])).float()
     ours = on_meta(variant, 1000, output_stride=32).eval()
     ours.load_state_dict(theirs.state_dict(), assign=True)
-    image = torch.randn(1, 3, 70, 57, dtype=torch.float64)
+    image = torch.randn(1, 3, 70, 57)
     with torch.inference_mode():
-        torch.testing.assert_close(ours.classify(image), theirs(image), rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(ours(image)[-1], theirs.forward_features(image), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(ours.classify(image), theirs(image), rtol=1e-5, atol=1e-5)
+        expected = theirs.forward_features(image)
+        assert (ours(image)[-1] - expected).norm() < 1e-5 * expected.norm()
 
 
 def test_the_ablation_pools_before_the_convolution():
