@@ -5,14 +5,9 @@ From a checkpoint, or published weights, to scores that name their protocol.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segkit.compose import command
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from segkit.types import Sample
 
 
 def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
@@ -25,29 +20,28 @@ def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
 @command("test", beneath=of_checkpoint)
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, score every picture, and write what was found."""
-    from segkit import components, distributed, inference, report, results, trained
+    from segkit import components, distributed, inference, report, results, submissions, trained
 
     with distributed.processes(settings["device"]) as device:
         val_set = components.build("data.datasets", settings["data"], "val")
         model, table = trained.rebuild(settings, device)
         protocol = inference.protocol(**settings["evaluation"])
         folder = results.folder(settings, f"test-{protocol.name}")
-        keep, gallery = results.keeper(folder, table, settings["save"]), report.Gallery()
-
-        def see(sample: Sample, ids: np.ndarray) -> None:
-            keep(sample, ids)
-            if settings["report"]:
-                gallery.add(sample, ids)
-
+        gallery = report.Gallery() if settings["report"] else None
+        kinds = set(settings["save"])
+        if settings["submission"]:
+            submissions.format_of(table)  # refuses what no server takes, before the work
+            kinds |= {"ids"}
         found = inference.evaluate(
             model,
             val_set,
             protocol,
             workers=settings["loader"]["workers"],
-            on_image=see,
+            on_image=results.keeper(folder, table, kinds=kinds, gallery=gallery),
             partial=folder / "partial",
             resume=settings["resume"],
         )
+        samples = gallery.samples() if gallery else []
         if distributed.is_main():
             about = {
                 "pictures": len(val_set),
@@ -56,7 +50,8 @@ def main(settings: dict[str, Any]) -> None:
                 "settings": settings,
             }
             results.write(folder, found, table, about)
-            print(results.summary(found, table))
+            if settings["submission"]:
+                submissions.pack(folder, val_set.names, table)
             if settings["report"]:
                 report.write_report(
                     folder,
@@ -65,9 +60,10 @@ def main(settings: dict[str, Any]) -> None:
                     names=table.names,
                     colours=table.colours,
                     counts=found.counts.numpy(),
-                    samples=gallery.samples(),
+                    samples=samples,
                     settings=settings,
                 )
+            print(results.summary(found, table))
             print(f"results are in {folder}")
 
 

@@ -192,6 +192,15 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
+def gathered(value: Any) -> list[Any]:
+    """What each process holds, in order of rank, on every process (plain Python objects)."""
+    if not _several():
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     if _several():

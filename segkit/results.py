@@ -17,6 +17,7 @@ from segkit import files, metrics, pictures
 from segkit.data.labels import LabelTable
 from segkit.inference import Evaluation
 from segkit.monitor import class_table, environment
+from segkit.report import Gallery
 from segkit.tables import percent
 from segkit.types import Sample
 
@@ -25,9 +26,12 @@ LEGEND_WIDTH = 1000  # pixels; a wider picture has its legend enlarged, so that 
 
 
 def folder(settings: dict[str, Any], name: str) -> Path:
-    """Where a command writes: ``output``, or a folder of this name beside the weights."""
-    weights = settings["checkpoint"] or settings["model"]["weights"]
-    return Path(settings["output"] or Path(weights).parent / name)
+    """Where a command writes: ``output``, or a folder of this name beside the checkpoint or in ``runs/``."""
+    if settings["output"] is not None:
+        return Path(settings["output"])
+    if settings["checkpoint"] is not None:
+        return Path(settings["checkpoint"]).parent / name
+    return Path("runs", Path(settings["model"]["weights"]).stem, name)
 
 
 def file_of(folder: Path, kind: str, name: str) -> Path:
@@ -35,11 +39,15 @@ def file_of(folder: Path, kind: str, name: str) -> Path:
     return folder / kind / f"{name}{KINDS[kind]}"
 
 
-def keeper(folder: Path, table: LabelTable, kinds: Collection[str]) -> Callable[[Sample, np.ndarray], None]:
-    """What ``evaluate`` is to call with each picture and its ids: saves the kinds that are wanted."""
+def keeper(
+    folder: Path, table: LabelTable, *, kinds: Collection[str], gallery: Gallery | None
+) -> Callable[[Sample, np.ndarray], None]:
+    """What ``evaluate`` is to call with each picture: saves the kinds, and shows it to the gallery."""
 
     def keep(sample: Sample, ids: np.ndarray) -> None:
         save(folder, sample.name, sample.image, ids, table, kinds=kinds)
+        if gallery is not None:
+            gallery.add(sample, ids)
 
     return keep
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import run_command
 
-from segkit import checkpoint
+from segkit import checkpoint, pictures
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +69,139 @@ def test_a_result_says_what_it_was_made_of(tested):
     assert {"segkit", "torch", "python"} <= set(result["versions"])
     assert result["settings"]["data"]["size"] == 32  # of the checkpoint
     assert result["settings"]["model"]["head"]["width"] == 16
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Four pictures of noise with masks of 10 classes, for ``data=folder``."""
+    draw = np.random.default_rng(5)
+    root = tmp_path / "photographs"
+    for folder in ("images/val", "masks/val"):
+        (root / folder).mkdir(parents=True)
+    for index in range(4):
+        size = (40 + index, 48)
+        pictures.save(root / f"images/val/{index}.png", draw.integers(0, 256, (*size, 3), np.uint8))
+        pictures.save(root / f"masks/val/{index}.png", draw.integers(0, 10, size, np.uint8))
+    lines = ["id,name", *(f"{k},kind {k}" for k in range(10))]
+    (root / "classes.csv").write_text("\n".join(lines))
+    return root
+
+
+def scores_in(folder):
+    return json.loads((folder / "result.json").read_text())["scores"]
+
+
+def test_an_interrupted_test_goes_on_with_resume_and_ends_with_the_same_scores(
+    tiny_run, photographs, tmp_path, run_here, capsys
+):
+    words = [
+        f"checkpoint={tiny_run / 'best.pt'}",
+        "data=folder",
+        f"data.root={photographs}",
+        "loader.workers=0",
+    ]
+    assert run_here("test_seg", *words, f"output={tmp_path / 'unbroken'}") == 0
+    mask = (photographs / "masks/val/2.png").read_bytes()
+    (photographs / "masks/val/2.png").write_bytes(mask[:60])
+    assert run_here("test_seg", *words, f"output={tmp_path / 'broken'}") == 2
+    assert "masks/val/2.png: not an image, or only part of one" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "broken").iterdir()] == ["partial"]
+    (photographs / "masks/val/2.png").write_bytes(mask)
+    assert run_here("test_seg", *words, f"output={tmp_path / 'broken'}", "resume=true") == 0
+    assert scores_in(tmp_path / "broken") == scores_in(tmp_path / "unbroken")
+    assert not (tmp_path / "broken/partial").exists()
+
+
+def test_weights_without_a_run_are_scored_on_chosen_data(tiny_run, tmp_path, run_here):
+    status = run_here(
+        "test_seg",
+        *f"model=deeplabv3_demo model.weights={tiny_run}/best.pt".split(),
+        "model.backbone.width=8",
+        "model.head.width=16",
+        *f"data=shapes data.size=32 data.val_scenes=6 loader.workers=0 output={tmp_path}".split(),
+    )
+    assert status == 0
+    assert scores_in(tmp_path) == checkpoint.read(tiny_run / "best.pt")["scores"]
+
+
+def test_another_protocol_takes_its_sizes_from_the_checkpoint_and_has_a_folder_of_its_own(
+    tiny_run, tmp_path, run_here, capsys
+):
+    copy = shutil.copy(tiny_run / "best.pt", tmp_path)
+    assert (
+        run_here("test_seg", f"checkpoint={copy}", "evaluation=encoding", "report=true", "loader.workers=0")
+        == 0
+    )
+    result = json.loads((tmp_path / "test-encoding/result.json").read_text())
+    assert result["protocol"]["window"] == [128, 128]  # sizes.crop of data=shapes
+    page = (tmp_path / "test-encoding/report.html").read_text()
+    assert page.count("<figure>") == 6
+    assert "encoding (scales 0.5 0.75" in page
+    assert "encoding (scales 0.5 0.75" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"Give checkpoint=runs/NAME/best.pt; or, for published weights"),
+        (["model=deeplabv3_demo", "data=shapes"], "for published weights, all of"),
+        (["checkpoint=nowhere.pt"], "checkpoint=nowhere.pt: there is no such file"),
+        (
+            ["checkpoint={run}/best.pt", "model=deeplabv3_demo"],
+            "holds a network with its weights; leave out model=",
+        ),
+        (
+            ["checkpoint={run}/best.pt", "model.weights=x.pt"],
+            "holds a network with its weights; leave out model=",
+        ),
+        (["checkpoint={run}/best.pt", "bogus=1"], r"bogus=1: there is no such setting"),
+        (["checkpoint={run}/best.pt", "schedule.lr=1"], r"schedule=.*: there is no such setting"),
+        (["checkpoint={run}/best.pt", "save=[id]"], r"save=\['id'\]: must be a list of one of ids, colours"),
+        (
+            ["checkpoint={run}/best.pt", "evaluation.scales=[0]"],
+            r"evaluation.scales=\[0\]: must be a list of",
+        ),
+        (
+            ["checkpoint={run}/best.pt", "evaluation.window=8", "evaluation.stride=9"],
+            "smaller than evaluation.stride",
+        ),
+        (["checkpoint={run}/best.pt", "model.head.width=32"], r"do not fit model\.\*"),
+        (
+            ["checkpoint={run}/best.pt", "submission=true"],
+            "classes of shapes; there are servers for ade20k, cityscapes",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_with_the_reason(
+    tiny_run, tmp_path, run_here, capsys, words, message
+):
+    words = [word.format(run=tiny_run) for word in words]
+    assert run_here("test_seg", *words, f"output={tmp_path / 'results'}") == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "results").exists()
+
+
+def test_data_of_other_classes_are_refused_with_both_numbers(tiny_run, photographs, run_here, capsys):
+    (photographs / "classes.csv").write_text("id,name\n0,one\n1,two\n")
+    words = f"checkpoint={tiny_run / 'best.pt'} data=folder data.root={photographs}".split()
+    assert run_here("test_seg", *words) == 2
+    assert "10 classes apart, folder has 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content["model"]["backbone.bn1.weight"].fill_(torch.nan), "its weights are broken"),
+        (
+            lambda content: content.pop("format"),
+            "not a checkpoint of segkit; weights of other projects load with",
+        ),
+    ],
+)
+def test_broken_checkpoints_leave_no_result(tiny_run, tmp_path, run_here, capsys, damage, message):
+    content = torch.load(tiny_run / "best.pt", weights_only=True)
+    damage(content)
+    torch.save(content, tmp_path / "broken.pt")
+    assert run_here("test_seg", f"checkpoint={tmp_path / 'broken.pt'}", "loader.workers=0") == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("result.json"))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segkit import distributed
 from segkit.types import IGNORE_INDEX, Sample
 
 SIDE = 640  # pixels of the longer side that are kept
@@ -50,8 +51,13 @@ class Gallery:
             (heapq.heappushpop if full else heapq.heappush)(heap, entry)
 
     def samples(self) -> list[Scored]:
-        """What was kept, worst first, each once."""
-        kept = {-order: scored for heap in self.heaps.values() for _, order, scored in heap}
+        """The worst and best of all processes, each of which has to ask; worst first, each once."""
+        kept: dict[tuple[int, int], Scored] = {}
+        for sign, heap in self.heaps.items():
+            parts = enumerate(distributed.gathered(heap))
+            entries = [(value, order, rank, scored) for rank, part in parts for value, order, scored in part]
+            chosen = heapq.nlargest(self.limits[sign], entries, key=lambda entry: entry[:2])
+            kept |= {(order, rank): scored for _, order, rank, scored in chosen}
         return sorted(kept.values(), key=lambda scored: scored.score)
 
 

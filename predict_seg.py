@@ -1,0 +1,51 @@
+"""Predict masks with a trained network: ``python predict_seg.py --help`` lists what can be set.
+
+From a checkpoint alone, or published weights, to masks and overlays of pictures, folders and videos.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segkit.compose import command
+
+
+def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint's own network, classes and sizes; what the command line says lies over them."""
+    from segkit import trained
+
+    return trained.beneath(given)
+
+
+@command("predict", beneath=of_checkpoint)
+def main(settings: dict[str, Any]) -> None:
+    """Find the pictures, rebuild the network, and write what it says about each."""
+    from segkit import distributed, inference, predictions, results, sources, submissions, trained
+    from segkit.video import Video
+
+    source, kinds = settings["input"], set(settings["save"])
+    with distributed.processes(settings["device"]) as device:
+        found = sources.find(source)
+        video = None if found else Video(source)
+        network = trained.rebuild(settings, device)
+        if settings["submission"]:
+            submissions.format_of(network.table)  # refuses what no server takes, before the work
+            kinds |= {"ids"}
+        predictor = trained.Predictor(network, inference.protocol(**settings["evaluation"]))
+        folder = results.folder(settings, f"predict-{sources.title(source)}")
+        how = {"kinds": kinds, "resume": settings["resume"]}
+        if video:
+            frames = predictions.of_video(predictor, video, folder, sources.title(source), **how)
+            print(f"{frames} frames are predicted, see {folder}")
+            return
+        unreadable = predictions.of_pictures(predictor, found, folder, **how)
+        if distributed.is_main():
+            print(f"{len(found) - len(unreadable)} of {len(found)} pictures are predicted, see {folder}")
+        if unreadable:
+            raise ValueError("\n".join([f"{len(unreadable)} could not be read:", *unreadable]))
+        if settings["submission"] and distributed.is_main():
+            print(f"verified: {submissions.pack(folder, [picture.name for picture in found], network.table)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Archives for the benchmark servers: names, values and sizes, and the refusal of what they would refuse."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkit import pictures, results, submissions
+from segkit.data.labels import built_in
+from segkit.types import Sample
+
+
+def keep(folder, data, ids, names):
+    keeper = results.keeper(folder, built_in(data), kinds={"ids"}, gallery=None)
+    for name, mask in zip(names, ids, strict=True):
+        keeper(Sample(np.zeros((*mask.shape, 3), np.uint8), mask, name), mask)
+
+
+def test_ade20k_gets_one_flat_archive_of_values_from_1_to_150(tmp_path):
+    names = ["ADE_test_00000001", "ADE_test_00000002"]
+    ids = [np.arange(150, dtype=np.uint8).reshape(10, 15), np.full((7, 5), 149, np.uint8)]
+    keep(tmp_path, "ade20k", ids, names)
+    with zipfile.ZipFile(submissions.pack(tmp_path, names, built_in("ade20k"))) as archive:
+        assert archive.namelist() == [f"{name}.png" for name in names]
+        for name, mask in zip(archive.namelist(), ids, strict=True):
+            with Image.open(io.BytesIO(archive.read(name))) as stored:
+                assert stored.mode == "L"
+                assert np.array_equal(np.array(stored), mask + 1)
+
+
+def test_cityscapes_gets_label_ids_under_names_its_own_scripts_find(tmp_path, monkeypatch):
+    scripts = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels")
+    names = ["berlin/berlin_000000_000019_leftImg8bit", "berlin_000001_000019"]  # as predicted, as tested
+    train_ids = np.repeat(np.arange(19, dtype=np.uint8), 2048 * 1024 // 19 + 1)[: 2048 * 1024].reshape(
+        1024, 2048
+    )
+    keep(tmp_path, "cityscapes", [train_ids, train_ids[::-1]], names)
+    with zipfile.ZipFile(submissions.pack(tmp_path, names, built_in("cityscapes"))) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    monkeypatch.setattr(scripts.args, "predictionPath", str(tmp_path / "unpacked"))
+    monkeypatch.setattr(scripts.args, "predictionWalk", None)
+    found = scripts.getPrediction(scripts.args, "gt/berlin_000000_000019_gtFine_labelIds.png")
+    own_ids = np.array([labels.trainId2label[k].id for k in range(19)])
+    with Image.open(found) as stored:
+        assert np.array_equal(np.array(stored), own_ids[train_ids])
+
+
+@pytest.mark.parametrize(
+    ("data", "mask", "message"),
+    [
+        ("ade20k", np.zeros((4, 4), np.uint8), r"a\.png holds \[0\], which are no classes of ade20k"),
+        ("ade20k", np.full((4, 4), 151, np.uint8), r"a\.png holds \[151\]"),
+        ("ade20k", np.ones((4, 4, 3), np.uint8), "not a grey 8-bit PNG"),
+        ("cityscapes", np.full((4, 6), 7, np.uint8), "is 6x4; the server of cityscapes wants 2048x1024"),
+    ],
+)
+def test_what_a_server_would_refuse_makes_no_archive(tmp_path, data, mask, message):
+    pictures.save(tmp_path / "ids/a.png", mask)
+    with pytest.raises(ValueError, match=message):
+        submissions.pack(tmp_path, ["a"], built_in(data))
+    assert [file.name for file in tmp_path.iterdir()] == ["ids"]
+
+
+def test_an_archive_that_lacks_a_picture_is_refused(tmp_path):
+    pictures.save(tmp_path / "ids/a.png", np.ones((4, 4), np.uint8))
+    path = submissions.pack(tmp_path, ["a"], built_in("ade20k"))
+    with pytest.raises(ValueError, match=r"masks are not those expected, see b\.png"):
+        submissions.verify(path, ["a.png", "b.png"], built_in("ade20k"))
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="2 pictures are called a: the server tells them by their names"):
+        submissions.pack(tmp_path, ["x/a", "y/a"], built_in("ade20k"))
