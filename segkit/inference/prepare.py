@@ -48,7 +48,9 @@ def _folded(plain: Segmenter, precision: str) -> Segmenter:
     for image in trials:
         expected, found = plain(image).main, fast(image).main
         limit = TOLERANCE * expected.abs().max()
-        if expected.isfinite().all() and not (found - expected).abs().max() <= limit:
+        if not expected.isfinite().all():
+            return plain  # whose broken weights show; a rectifier within a convolution hides NaN
+        if not (found - expected).abs().max() <= limit:
             logging.getLogger("segkit").warning(
                 "folding batch norms changed what this model says, so it runs as it is: right, but slower"
             )
