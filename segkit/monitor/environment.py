@@ -23,7 +23,7 @@ def environment() -> dict[str, str]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "segkit": f"{__version__}, commit {commit()}",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *(a.removeprefix("++") for a in sys.argv[1:])]),
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "device": ", ".join(gpus) or f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()}",
         "CUDA": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if gpus else "not used",

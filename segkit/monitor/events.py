@@ -12,6 +12,8 @@ from segkit.pictures import encode
 
 CHARTS = {"loss": ["train/loss", "val/loss"], "mIoU": ["val/mIoU"], "learning rate": ["train/lr"]}
 
+TELLING = ("data.name", "model.backbone.variant", "model.head.name", "schedule.batch_size", "schedule.lr")
+
 
 class Events:
     """Writes scalars, pictures, texts and hyperparameters of one run.
@@ -23,9 +25,11 @@ class Events:
 
     def __init__(self, folder: Path, *, start: int) -> None:
         from tensorboard.compat.proto import event_pb2
+        from tensorboard.plugins.hparams import plugin_data_pb2
         from torch.utils.tensorboard import FileWriter, summary  # only here: half a second
 
         self.summary, self.event = summary, cast(Any, event_pb2)  # its classes are made while importing
+        self.hparams_data = cast(Any, plugin_data_pb2)
         self.writer = FileWriter(str(folder), max_queue=1000, flush_secs=15)
         if start:
             self._forget_after(start)
@@ -63,7 +67,13 @@ class Events:
         Once a run: TensorBoard keeps the first.
         """
         plain = {k: v if type(v) in (int, float) else str(v) for k, v in settings.items()}  # True is no 1.0
-        for part in self.summary.hparams(plain, dict.fromkeys(metrics, 0.0)):
+        experiment, *session = self.summary.hparams(plain, dict.fromkeys(metrics, 0.0))
+        plugin_data = experiment.value[0].metadata.plugin_data
+        content = self.hparams_data.HParamsPluginData.FromString(plugin_data.content)
+        for info in content.experiment.hparam_infos:
+            info.differs = info.name in TELLING  # these come first, and only the first five are shown unasked
+        plugin_data.content = content.SerializeToString()
+        for part in (experiment, *session):
             self.writer.add_summary(part)
 
     def flush(self) -> None:
