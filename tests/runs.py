@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = [
     *("data=shapes", "data.size=32", "data.train_scenes=20", "data.val_scenes=2", "augment.crop_size=32"),
     *("model=deeplabv3_demo", "model.backbone.width=8", "model.head.width=8", "model/auxiliary=none"),
-    *("model.head.dropout=0", "model.backbone.output_stride=32"),
+    *("model.head.dropout=0", "model.head.aspp_dropout=0", "model.backbone.output_stride=32"),
     *("schedule.epochs=null", "schedule.iterations=10", "schedule.batch_size=4", "schedule.lr=0.05"),
     *("evaluation.every=4", "checkpoint.every=3", "checkpoint.minutes=null", "loader.workers=0"),
 ]
@@ -80,6 +80,7 @@ def _train(argv, output, before, environment):
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    os.setpgrp()
     torch.set_num_threads(1)
     sys.argv = argv
     import train_seg
@@ -99,11 +100,11 @@ def ranks(count, folder, *settings, before=None):
     return [Run(folder, *settings, before=before, environment=e) for e in environments]
 
 
-class KillAt:
-    """Send this process a signal before its n-th call of a function."""
+class Act:
+    """Do something just before the n-th call of a function, in the process of one rank."""
 
-    def __init__(self, function, call, *, number=signal.SIGKILL, rank="0"):
-        self.function, self.call, self.number, self.rank = function, call, number, rank
+    def __init__(self, function, call, act, *, rank="0"):
+        self.function, self.call, self.act, self.rank = function, call, act, rank
 
     def __call__(self):
         if os.environ.get("RANK", "0") != self.rank:
@@ -116,10 +117,21 @@ class KillAt:
             nonlocal calls
             calls += 1
             if calls == self.call:
-                os.kill(os.getpid(), self.number)
+                self.act()
             return original(*args, **keywords)
 
         setattr(owner, name, counted)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillAt(Act):
+    """SIGKILL this process just before its n-th call of a function."""
+
+    def __init__(self, function, call, *, rank="0"):
+        super().__init__(function, call, die, rank=rank)
 
 
 def scalars(folder):

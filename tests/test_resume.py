@@ -7,7 +7,7 @@ import pytest
 from runs import KillAt, Run, assert_same_end
 
 FULL = ["schedule.accumulate=2", "schedule.ema=0.9", "runtime.precision=bf16", "loader.workers=2"]
-FULL += ["model.head.dropout=0.1"]
+FULL += ["model.head.dropout=0.1", "model.head.aspp_dropout=0.5"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,130 @@
+"""Several processes compute what one does, agree about everything, and die and come back together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import ROOT, SMALL, Act, KillAt, Run, assert_same_end, newest, ranks, scalars
+
+BATCH = "schedule.batch_size=6"
+
+
+class SayLosses:
+    """Print the loss of every step, and at the end a sum over the buffers that validation uses."""
+
+    def __call__(self):
+        from segkit import training
+
+        step = training.train_step
+
+        def said(run, batches):
+            found = step(run, batches)
+            statistics = sum(float(b.double().sum()) for b in run.model.buffers())
+            numbers = float(sum(found.losses.values())), float(found.gradient_norm), statistics
+            sys.stdout.write("step {} {} {}\n".format(*numbers))
+            return found
+
+        training.train_step = said
+
+
+def losses(run):
+    """(iterations, 3): loss, norm of the gradient, batch statistics."""
+    lines = [line.split()[1:] for line in run.said.splitlines() if line.startswith("step ")]
+    return np.array(lines, dtype=float)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_draw_the_loss_curve_of_one(count, tmp_path):
+    one = Run(tmp_path / "one", BATCH, before=SayLosses())
+    several = ranks(count, tmp_path / "several", BATCH, "loader.workers=1", before=SayLosses())
+    for run in (one, *several):
+        run.completes()
+    curve = losses(one)
+    assert len(curve) == 10
+    for run in several:
+        np.testing.assert_allclose(losses(run), curve, rtol=2e-4)
+        np.testing.assert_array_equal(losses(run), losses(several[0]))
+    first, second = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "several")
+    )
+    for name, tensor in first["model"].items():
+        torch.testing.assert_close(second["model"][name], tensor, rtol=1e-3, atol=1e-4)
+    # one set of logs, and the main process alone speaks
+    assert len(list((tmp_path / "several").glob("events.*"))) == 1
+    assert scalars(tmp_path / "one").keys() == scalars(tmp_path / "several").keys()
+    for run in several[1:]:
+        assert all(line.startswith("step ") for line in run.said.splitlines()), run.said
+
+
+def leave():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_to_one_process_lets_all_leave_together_and_go_on_the_same(tmp_path):
+    settings = ["schedule.accumulate=2", "schedule.ema=0.9"]
+    unbroken = ranks(2, tmp_path / "unbroken", *settings)
+    broken = ranks(
+        2, tmp_path / "run", *settings, before=Act("segkit.training.train_step", 5, leave, rank="1")
+    )
+    assert [run.ends() for run in broken] == [143, 143]
+    assert newest(tmp_path / "run") == 5
+    killed = ranks(2, tmp_path / "run", *settings, "resume=auto", before=KillAt("os.fsync", 2))
+    assert killed[0].ends() == -signal.SIGKILL
+    assert killed[1].ends() != 0  # gloo tells it that its peer is gone
+    for run in (*unbroken, *ranks(2, tmp_path / "run", *settings, "resume=auto")):
+        run.completes()
+    assert_same_end(tmp_path / "unbroken", tmp_path / "run")
+
+
+def torchrun(folder, *settings, restarts=0):
+    command = [*["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]]
+    command += [f"--max-restarts={restarts}", "train_seg.py", *SMALL, *settings, "resume=auto"]
+    command += [f"run_dir={folder.parent}", f"run_name={folder.name}"]
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def process_of(agent, rank):
+    """The pid of a rank, from the children of torchrun."""
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    for pid in children:
+        if f"RANK={rank}" in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+            return int(pid)
+    raise AssertionError(f"no rank {rank} among {children}")
+
+
+def wait_for(agent, folder, iteration):
+    until = time.monotonic() + 120
+    while newest(folder) < iteration:
+        assert agent.poll() is None, agent.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_after_a_killed_process_and_leaves_on_a_signal(tmp_path):
+    long = ["schedule.iterations=60", "evaluation.every=20", "checkpoint.every=5"]
+    unbroken = ranks(2, tmp_path / "unbroken", *long)
+    for run in unbroken:
+        run.completes()
+    folder = tmp_path / "run"
+    agent = torchrun(folder, *long, restarts=1)
+    wait_for(agent, folder, 5)
+    os.kill(process_of(agent, 1), signal.SIGKILL)
+    wait_for(agent, folder, 20)
+    agent.terminate()
+    said = agent.communicate(timeout=120)[0]
+    assert agent.returncode != 0
+    assert "left on SIGTERM; to go on: torchrun ... train_seg.py" in said
+    assert newest(folder) < 60
+    agent = torchrun(folder, *long)
+    said = agent.communicate(timeout=120)[0]
+    assert agent.returncode == 0, said
+    assert_same_end(tmp_path / "unbroken", folder)
