@@ -12,7 +12,8 @@ import pytest
 import torch
 from runs import ROOT, SMALL, Act, KillAt, Run, assert_same_end, newest, ranks, scalars
 
-BATCH = "schedule.batch_size=6"
+CALM = ["schedule.batch_size=6", "schedule.lr=0.002", "schedule.head_lr_multiplier=1"]
+CALM += ["model.backbone.output_stride=8"]  # rounding grows slowly
 
 
 class SayLosses:
@@ -41,20 +42,20 @@ def losses(run):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_processes_draw_the_loss_curve_of_one(count, tmp_path):
-    one = Run(tmp_path / "one", BATCH, before=SayLosses())
-    several = ranks(count, tmp_path / "several", BATCH, "loader.workers=1", before=SayLosses())
+    one = Run(tmp_path / "one", *CALM, before=SayLosses())
+    several = ranks(count, tmp_path / "several", *CALM, "loader.workers=1", before=SayLosses())
     for run in (one, *several):
         run.completes()
     curve = losses(one)
     assert len(curve) == 10
     for run in several:
-        np.testing.assert_allclose(losses(run), curve, rtol=2e-4)
+        np.testing.assert_allclose(losses(run), curve, rtol=1e-4)
         np.testing.assert_array_equal(losses(run), losses(several[0]))
     first, second = (
         torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "several")
     )
     for name, tensor in first["model"].items():
-        torch.testing.assert_close(second["model"][name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(second["model"][name], tensor, rtol=1e-4, atol=1e-5)
     # one set of logs, and the main process alone speaks
     assert len(list((tmp_path / "several").glob("events.*"))) == 1
     assert scalars(tmp_path / "one").keys() == scalars(tmp_path / "several").keys()
@@ -82,9 +83,9 @@ def test_a_signal_to_one_process_lets_all_leave_together_and_go_on_the_same(tmp_
     assert_same_end(tmp_path / "unbroken", tmp_path / "run")
 
 
-def torchrun(folder, *settings, restarts=0):
-    command = [*["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]]
-    command += [f"--max-restarts={restarts}", "train_seg.py", *SMALL, *settings, "resume=auto"]
+def torchrun(folder, *settings):
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command += ["train_seg.py", *SMALL, *settings, "resume=auto"]
     command += [f"run_dir={folder.parent}", f"run_name={folder.name}"]
     return subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
@@ -115,7 +116,7 @@ def test_torchrun_restarts_after_a_killed_process_and_leaves_on_a_signal(tmp_pat
     for run in unbroken:
         run.completes()
     folder = tmp_path / "run"
-    agent = torchrun(folder, *long, restarts=1)
+    agent = torchrun(folder, *long)
     wait_for(agent, folder, 5)
     os.kill(process_of(agent, 1), signal.SIGKILL)
     wait_for(agent, folder, 20)
@@ -124,7 +125,6 @@ def test_torchrun_restarts_after_a_killed_process_and_leaves_on_a_signal(tmp_pat
     assert agent.returncode != 0
     assert "left on SIGTERM; to go on: torchrun ... train_seg.py" in said
     assert newest(folder) < 60
-    agent = torchrun(folder, *long)
-    said = agent.communicate(timeout=120)[0]
-    assert agent.returncode == 0, said
+    for run in ranks(2, folder, *long, "resume=true"):
+        run.completes()
     assert_same_end(tmp_path / "unbroken", folder)
