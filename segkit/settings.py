@@ -99,7 +99,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     },
     "predict": TRAINED
     | {
-        "input": str | NonNegativeInt | None,
+        "input": str | None | NonNegativeInt,
         "save": list[Literal["ids", "colours", "overlays", "probabilities"]],
     },
 }
