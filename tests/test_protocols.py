@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from segkit.inference import predict, probabilities, protocol
 from segkit.inference.predict import strips
 from segkit.types import Logits
 
+inference = importlib.import_module("segkit.inference.predict")  # the module behind the function of its name
 K = 4
 TINY = 1e-9
 
@@ -261,3 +263,27 @@ def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):
         == 71
     )
     torch.testing.assert_close(one_by_one, at_once, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("merge", ["softmax", "exp"])
+def test_strips_of_any_height_give_the_same_bits_in_single_precision(merge, monkeypatch):
+    model, image = TinySegmenter().eval(), picture(90, 53)
+    how = protocol(scales=(1.0, 1.5), flip=True, window=24, merge=merge)
+    found = []
+    for room in (1, 50_000, 10**9):
+        monkeypatch.setitem(inference.STRIP_BYTES, "cpu", room)
+        found.append(scores_of(model, image, how))
+    assert all(torch.equal(other, found[0]) for other in found[1:])
+
+
+def test_a_tall_picture_holds_no_more_windows_than_a_strip_touches():
+    model, image = TinySegmenter().eval(), picture(400, 40)
+    how = protocol(window=20, stride=20, batch_pixels=1)
+    looker = inference._Looker(model, torch.from_numpy(image).permute(2, 0, 1), how)
+    alive = []
+    with torch.inference_mode():
+        for top in range(0, 400, 5):
+            looker.scores(top, top + 5)
+            alive.append(len(looker.answers))
+    assert max(alive) <= 2, "one row of windows, two abreast"
+    assert not looker.waiting

@@ -1,0 +1,173 @@
+"""Time, agreement and memory of scoring, each against the plain way in one run.
+
+    python benchmarks/evaluation.py speed --picture photo.jpg [--rounds 3]
+    python benchmarks/evaluation.py agreement --checkpoint best.pt --pictures folder [--count 5]
+    python benchmarks/evaluation.py memory [--variant 101] [--precision bf16]
+
+The plain way is the loop of the published code: one window and one flip at a time, float32, each result
+enlarged, exponentiated and added up at full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import math
+import statistics
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from segkit import checkpoint as store
+from segkit import trained
+from segkit.inference import predict, prepare, protocol
+from segkit.models import segmenter
+
+ADE20K = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "base_size": 520, "window": 480}
+CITYSCAPES = {"scales": (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25), "base_size": 2048, "window": 768}
+ENCODING = {"name": "encoding", "resize": "long_side", "flip": True, "border": "pad", "merge": "exp"}
+
+
+def network(variant: str, width: int = 64) -> segmenter.Segmenter:
+    """DeepLabV3 with fresh weights; time and memory do not depend on them."""
+    torch.manual_seed(0)
+    backbone = {"name": "resnest", "variant": variant, "output_stride": 8, "width": width}
+    return segmenter.build(150, backbone=backbone, head={"name": "deeplabv3"}).eval()
+
+
+def read(path: Path) -> np.ndarray:
+    """A picture as (H, W, 3) RGB."""
+    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+
+
+@torch.inference_mode()
+def plain(model, image, scales, base_size, window):
+    """Class ids by the loop of PyTorch-Encoding, whose window moves by two thirds of itself."""
+    x = model.normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+    height, width = image.shape[:2]
+    black = (-model.mean / model.std)[None]
+    stride = window * 2 // 3
+
+    def padded(y):
+        out = black.expand(1, 3, max(window, y.shape[2]), max(window, y.shape[3])).clone()
+        out[:, :, : y.shape[2], : y.shape[3]] = y
+        return out
+
+    scores = torch.zeros(1, model.num_classes, height, width)
+    for scale in scales:
+        long = math.ceil(base_size * scale)
+        short = int(min(height, width) * long / max(height, width) + 0.5)
+        size = (long, short) if height > width else (short, long)
+        y = padded(F.interpolate(x, size, mode="bilinear", align_corners=True))
+        ph, pw = y.shape[2:]
+        out, count = torch.zeros(1, model.num_classes, ph, pw), torch.zeros(1, 1, ph, pw)
+        for i in range(math.ceil((ph - window) / stride) + 1):
+            for j in range(math.ceil((pw - window) / stride) + 1):
+                top, left = i * stride, j * stride
+                bottom, right = min(top + window, ph), min(left + window, pw)
+                part = padded(y[:, :, top:bottom, left:right])
+                answer = (model(part).main + model(part.flip(3)).main.flip(3)).exp()
+                out[:, :, top:bottom, left:right] += answer[:, :, : bottom - top, : right - left]
+                count[:, :, top:bottom, left:right] += 1
+        merged = (out / count)[:, :, : size[0], : size[1]]
+        scores += F.interpolate(merged, (height, width), mode="bilinear", align_corners=True)
+    return scores[0].argmax(0)
+
+
+def speed(picture: Path, variant: str, rounds: int) -> None:
+    """Seconds for one photograph under the protocol ``encoding``, interleaved, and their ratios."""
+    model, image = network(variant), read(picture)
+    ways = {"plain": lambda: plain(model, image, *ADE20K.values())}
+    for precision in ("float32", "bf16"):
+        fast = prepare(model, precision=precision)
+        how = protocol(**ENCODING, **ADE20K, precision=precision)
+        ways[precision] = lambda fast=fast, how=how: predict(fast, image, how)
+    seconds, processor = ({name: [] for name in ways} for _ in range(2))
+    for _ in range(rounds):
+        for name, way in ways.items():  # interleaved: what else the machine does meets all of them
+            wall, cpu = time.perf_counter(), time.process_time()
+            way()
+            seconds[name].append(time.perf_counter() - wall)
+            processor[name].append(time.process_time() - cpu)
+            print(
+                f"  {name:8} {seconds[name][-1]:7.1f} s, processor {processor[name][-1]:7.1f} s", flush=True
+            )
+    what = f"{picture.name}, six scales with flips, DeepLabV3-ResNeSt-{variant}"
+    print(f"{what}, median of {rounds}, {torch.get_num_threads()} threads")
+    for name in ways:
+        median = statistics.median(seconds[name])
+        wall = median / statistics.median(seconds["plain"])
+        cpu = statistics.median(processor[name]) / statistics.median(processor["plain"])
+        print(f"{name:8} {median:7.1f} s  {wall:5.0%} of plain; processor time {cpu:5.0%}")
+
+
+def agreement(checkpoint: Path, pictures: Path, count: int) -> None:
+    """How many pixels of a trained network's pictures get the class that the plain loop gives them."""
+    settings = {"checkpoint": checkpoint, "model": store.read(checkpoint)["settings"]["model"]}
+    model = trained.rebuild(settings, torch.device("cpu")).model.eval()
+    for file in sorted(pictures.iterdir())[:count]:
+        image = read(file)
+        settings = {
+            "scales": ADE20K["scales"],
+            "base_size": max(image.shape),
+            "window": 2 * max(image.shape) // 3,
+        }
+        expected = plain(model, image, *settings.values())
+        for precision in ("float32", "bf16"):
+            how = protocol(**ENCODING, **settings, precision=precision)
+            found = predict(prepare(model, precision=precision), image, how)
+            same = (found == expected).double().mean().item()
+            print(f"{file.name} {precision:8} {same:9.5%} of {found.numel()} pixels agree", flush=True)
+
+
+def memory(variant: str, width: int, precision: str) -> None:
+    """The most that predicting takes over the loaded model and the picture."""
+    fast = prepare(network(variant, width), precision=precision)
+    jobs = {
+        "2048x1024, encoding, scales to 2.25": (
+            (1024, 2048),
+            protocol(**ENCODING, **CITYSCAPES, precision=precision),
+        ),
+        "10000x8000, sliding": ((8000, 10000), protocol(name="sliding", window=768, precision=precision)),
+    }
+    for name, (size, how) in jobs.items():
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is no longer counted as ours
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before, started = _kib("VmRSS"), time.perf_counter()
+        predict(fast, image, how)
+        grown = (_kib("VmHWM") - before) / 2**20
+        took = time.perf_counter() - started
+        print(f"{name}, 150 classes, ResNeSt-{variant} of width {width}, {precision}: ", end="")
+        print(f"{grown:.2f} GiB over model and picture, {took:.0f} s", flush=True)
+
+
+def _kib(what: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["speed", "agreement", "memory"])
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--count", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variant", default="101")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
+    given = parser.parse_args()
+    if given.what == "speed":
+        speed(given.picture, given.variant, given.rounds)
+    elif given.what == "agreement":
+        agreement(given.checkpoint, given.pictures, given.count)
+    else:
+        memory(given.variant, given.width, given.precision)
