@@ -25,20 +25,21 @@ def main(settings: dict[str, Any]) -> None:
     import torch
 
     from segkit import checkpoint, components, distributed, inference, signals, training
-    from segkit.data import loaders, transforms
+    from segkit.data import labels, loaders, transforms
     from segkit.models import segmenter, summary
     from segkit.monitor import Monitor, profile_steps
     from segkit.validation import validate
 
+    if settings["summary"]:
+        model = segmenter.build(labels.of_settings(settings["data"]).num_classes, **settings["model"])
+        print(summary.summarise(model, settings["sizes"]["crop"]))
+        return
     with distributed.processes(settings["device"]) as device, contextlib.ExitStack() as on_exit:
         torch.manual_seed(settings["seed"])
         train_set = components.build("data.datasets", settings["data"], "train")
         val_set = components.build("data.datasets", settings["data"], "val")
         table = train_set.table
         model = segmenter.build(table.num_classes, **settings["model"])
-        if settings["summary"]:
-            print(summary.summarise(model, settings["sizes"]["crop"]))
-            return
         schedule = training.Schedule(**settings["schedule"])
         run = training.begin(
             model,

@@ -26,3 +26,8 @@ class Runtime:
         torch.use_deterministic_algorithms(self.deterministic)
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which a network runs."""
+        precision = PRECISION[self.precision]
+        return torch.autocast(device.type, precision, enabled=precision is not torch.float32)

@@ -20,7 +20,7 @@ from torch.profiler import record_function
 from segkit import components, distributed, files, optim
 from segkit.finite import Facts, Watch
 from segkit.models.segmenter import Segmenter
-from segkit.runtime import PRECISION, Runtime
+from segkit.runtime import Runtime
 from segkit.seeds import seed_of
 from segkit.settings import Fraction, PositiveFloat, PositiveInt
 from segkit.signals import Request
@@ -258,11 +258,9 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
     layout = torch.channels_last if training.runtime.channels_last else torch.contiguous_format
     image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
     label = batch.label.to(training.device, non_blocking=True)
-    precision = PRECISION[training.runtime.precision]
     training.runner.train()
-    autocast = torch.autocast(training.device.type, precision, enabled=precision is not torch.float32)
     with record_function("forward"):
-        with autocast:
+        with training.runtime.autocast(training.device):
             logits = training.runner(image)
         parts = {name: part * share for name, part in training.loss(logits, label).items()}
     with record_function("backward"):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from segkit import distributed, files, inference, pictures
 from segkit.checkpoint import Checkpoints
 from segkit.inference import Evaluation, Protocol
 from segkit.monitor import Monitor
 from segkit.training import Training
+from segkit.types import Sample
 
-SHOWN = 6  # validation pictures drawn each time, spread over the split
+SHOWN = 6  # validation pictures, spread over the split, that are drawn and whose loss is shown
 
 
 def validate(
@@ -41,10 +44,11 @@ def validate(
     if run.asked_to_leave():
         return None
     run.owes_scores = False
-    monitor.scores(run.iteration, result.scores, result.class_iou, counts=result.counts.numpy())
+    chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).astype(int)
+    samples = [dataset.read(int(index)) for index in chosen] if distributed.is_main() else []
+    loss = _loss(run, samples) if samples else None
+    monitor.scores(run.iteration, result.scores, result.class_iou, loss=loss, counts=result.counts.numpy())
     if distributed.is_main():
-        chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).astype(int)
-        samples = [dataset.read(int(index)) for index in chosen]
         fast = inference.prepare(run.scored, precision=protocol.precision)
         predictions = [inference.predict(fast, sample.image, protocol).cpu().numpy() for sample in samples]
         monitor.samples(run.iteration, samples, predictions)
@@ -58,3 +62,16 @@ def validate(
         run.best = result.scores["mIoU"]
         checkpoints.save_best(run.iteration, run.scored.state_dict(), result.scores)
     return result
+
+
+@torch.no_grad()
+def _loss(run: Training, samples: Sequence[Sample]) -> float:
+    """The training's loss on whole pictures: without the auxiliary head, each picture counting alike."""
+    losses = []
+    for sample in samples:
+        image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(run.device)
+        label = torch.from_numpy(sample.label)[None].to(run.device)
+        with run.runtime.autocast(run.device):
+            logits = run.scored.eval()(image)
+        losses.append(float(run.loss(logits, label)["main"]))
+    return sum(losses) / len(losses)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import originals
 import pytest
 import torch
 import torch.nn.functional as F
 
+import originals
 from segkit import components
 from segkit.models.heads.pspnet import pool_to_grid
 

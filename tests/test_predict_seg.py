@@ -8,10 +8,10 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, run_command
 from PIL import Image
 
 import segkit
+from conftest import ROOT, run_command
 from segkit import inference, pictures
 from segkit.types import Sample
 from segkit.video import Video, VideoFile, with_legend_strip

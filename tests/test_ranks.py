@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from runs import ROOT, SMALL, Act, KillAt, Run, assert_same_end, newest, ranks, scalars
 
 CALM = ["schedule.batch_size=6", "schedule.lr=0.002", "schedule.head_lr_multiplier=1"]

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
-from webdriver import browser, needs_chromium
 
 from segkit import report
 from segkit.report import gallery
 from segkit.types import Sample
+from webdriver import browser, needs_chromium
 
 EVIL = "<script>alert('x')</script>\"&'"
 NAMES = ["sky", "road", EVIL, "tree", "never seen"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typing
 
-import originals
 import pytest
 import torch
 import torch.nn.functional as F
 
+import originals
 from segkit.models.backbones import resnest
 from segkit.models.layers.drop_block import DropBlock
 

@@ -4,6 +4,7 @@ import random
 import signal
 
 import pytest
+
 from runs import KillAt, Run, assert_same_end
 
 FULL = ["schedule.accumulate=2", "schedule.ema=0.9", "runtime.precision=bf16", "loader.workers=2"]

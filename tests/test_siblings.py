@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import originals
 import pytest
 import torch
 import torchvision
 
+import originals
 from segkit import components
 from segkit.models.backbones import resnet, resnext
 from segkit.models.layers.split_attention import SplitAttention

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 import torch
-from runs import Act, Run, assert_same_end, newest
 
+from runs import Act, Run, assert_same_end, newest
 from segkit import signals
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_monitor import COLOURS, NAMES, record
-from webdriver import browser, needs_chromium, until
 
 from segkit.monitor import Monitor
 from segkit.types import Sample
+from webdriver import browser, needs_chromium, until
 
 RUNS = ("first", "second")
 

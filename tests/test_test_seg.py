@@ -10,8 +10,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import run_command
 
+from conftest import run_command
 from segkit import checkpoint, pictures
 
 

@@ -8,10 +8,10 @@ import re
 import zipfile
 
 import numpy as np
-import originals
 import pytest
 import torch
 
+import originals
 from segkit.models import segmenter, weights
 from segkit.models.backbones import resnest
 

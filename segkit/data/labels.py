@@ -206,6 +206,14 @@ def built_in(name: str) -> LabelTable:
     return LabelTable.read(TABLES / f"{name}.csv", name)
 
 
+def of_settings(data: Mapping[str, Any]) -> LabelTable:
+    """The table that data settings mean, without looking for pictures."""
+    if (TABLES / f"{data['name']}.csv").is_file():
+        return built_in(data["name"])
+    roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
+    return LabelTable.read(Path(roots[0]) / data["classes"], data["name"])
+
+
 def hex_colour(colour: Any) -> str:
     """``#rrggbb``."""
     return "#" + "".join(f"{int(value):02x}" for value in colour)

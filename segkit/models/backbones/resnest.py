@@ -126,11 +126,16 @@ def build(
         num_classes=num_classes,
         dropout=dropout,
     )
+    _dress(network, last_gamma=last_gamma, drop_block=drop_block)
+    load_backbone(network, weights, PUBLISHED.get(variant))
+    return network
+
+
+def _dress(network: Network, *, last_gamma: float, drop_block: float) -> None:
+    """Initial scale of each block's last normalisation, and DropBlock in stages 3 and 4."""
     for module in network.modules():
         if isinstance(module, Bottleneck):
             nn.init.constant_(module.bn3.weight, last_gamma)
     for module in (*network.layer3.modules(), *network.layer4.modules()):
         if drop_block and isinstance(module, Bottleneck | SplitAttention):
             module.drop = DropBlock(drop_block)
-    load_backbone(network, weights, PUBLISHED.get(variant))
-    return network

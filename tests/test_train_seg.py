@@ -1,0 +1,68 @@
+"""The training command as its user meets it."""
+
+import json
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import ROOT, run_command
+from segkit import checkpoint
+
+
+def test_summary_needs_no_data(run_here, capsys, tmp_path):
+    status = run_here("train_seg", "model=deeplabv3_resnest14", "data=ade20k", f"data.root={tmp_path}/none",
+                      "summary=true", f"run_dir={tmp_path}/runs")  # fmt: skip
+    assert status == 0
+    out = capsys.readouterr().out
+    assert "stage 4" in out
+    assert "GMACs" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_leaves_weights_pictures_scores_and_curves(tiny_run):
+    assert {"best.pt", "last.pt", "samples.png", "result.json", "train.log"} <= {
+        p.name for p in tiny_run.iterdir()
+    }
+    result = json.loads((tiny_run / "result.json").read_text())
+    best = checkpoint.read(tiny_run / "best.pt")
+    assert result["scores"] == best["scores"]
+    assert result["protocol"]["name"] == "whole"
+    tags = EventAccumulator(str(tiny_run)).Reload().Tags()["scalars"]
+    assert {"train/loss", "train/lr", "val/loss", "val/pixAcc", "val/mIoU", "val_iou/ground"} <= set(tags)
+
+
+def test_a_run_is_not_overwritten(tiny_run, run_here, capsys):
+    before = (tiny_run / "last.pt").read_bytes()
+    status = run_here("train_seg", "experiment=demo", f"run_dir={tiny_run.parent}", "run_name=tiny")
+    assert status == 2
+    assert "continue it with resume=true or choose another run_name" in capsys.readouterr().err
+    assert (tiny_run / "last.pt").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path):
+    """A third of `make demo`, which reaches 0.80."""
+    found = run_command("train_seg.py", "experiment=demo", f"run_dir={tmp_path}", "schedule.iterations=130",
+                        "evaluation.every=130", "data.val_scenes=40")  # fmt: skip
+    scores = json.loads((tmp_path / "demo" / "result.json").read_text())["scores"]
+    assert scores["mIoU"] > 0.5
+    for words in ("validation at 130", "striped triangle", "test_seg.py checkpoint=", "predict_seg.py"):
+        assert words in found.stderr
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_network_learns_three_photographs_of_ade20k_by_heart(tmp_path):
+    photographs = ROOT.parent / "shared" / "data" / "ade20k_sample"
+    if not photographs.is_dir():
+        pytest.skip(f"the ADE20K sample is not at {photographs}")
+    where = [
+        f"data.root={photographs}",
+        "data.train_split=validation",
+        f"run_dir={tmp_path}",
+        "run_name=overfit",
+    ]
+    length = ["run_name=overfit", "sizes.crop=224", "schedule.iterations=100", "loader.workers=0"]
+    run_command("train_seg.py", "experiment=overfit", *where, *length)
+    scores = json.loads((tmp_path / "overfit" / "result.json").read_text())["scores"]
+    assert scores["pixAcc"] > 0.8
