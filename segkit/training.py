@@ -230,13 +230,14 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     torch.manual_seed(seed_of(training.seed, training.iteration, distributed.rank()))
     for group in training.optimiser.param_groups:
         group["lr"] = group["base_lr"] * training.policy(training.iteration)
-    weights = [training.loss.weight(batch.label).to(training.device) for batch in batches]
+    batches = [_on_device(batch, training) for batch in batches]
+    weights = [training.loss.weight(batch.label) for batch in batches]
     whole = distributed.sum_over_ranks(torch.stack(weights).sum()).clamp(min=1e-9)
     buffers = [(b, b.clone()) for b in training.model.buffers()] if training.watch.skips else []
     losses: dict[str, Tensor] = {}
     for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
         with distributed.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
-            parts = _backward(training, batch, weight / whole * distributed.world_size())
+            parts = _backward(training, batch, (weight / whole * distributed.world_size()).float())
         losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
     losses = distributed.mean_over_ranks(losses)
     with record_function("optimiser"):
@@ -254,15 +255,18 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     return Step(losses, norm)
 
 
-def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tensor]:
+def _on_device(batch: Batch, training: Training) -> Batch:
     layout = torch.channels_last if training.runtime.channels_last else torch.contiguous_format
     image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
-    label = batch.label.to(training.device, non_blocking=True)
+    return Batch(image, batch.label.to(training.device, non_blocking=True), batch.names)
+
+
+def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tensor]:
     training.runner.train()
     with record_function("forward"):
         with training.runtime.autocast(training.device):
-            logits = training.runner(image)
-        parts = {name: part * share for name, part in training.loss(logits, label).items()}
+            logits = training.runner(batch.image)
+        parts = {name: part * share for name, part in training.loss(logits, batch.label).items()}
     with record_function("backward"):
         training.scaler.scale(torch.stack(list(parts.values())).sum()).backward()
     return {name: part.detach() for name, part in parts.items()}

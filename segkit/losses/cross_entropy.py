@@ -20,10 +20,14 @@ class CrossEntropy(nn.Module):
     """
 
     class_weights: Tensor
+    weight_of_label: Tensor  # the same for every label value, 0 where it is ignored
 
     def __init__(self, class_weights: Tensor, *, aux_weight: float, label_smoothing: float) -> None:
         super().__init__()
         self.register_buffer("class_weights", class_weights, persistent=False)
+        by_label = torch.zeros(IGNORE_INDEX + 1)
+        by_label[: len(class_weights)] = class_weights
+        self.register_buffer("weight_of_label", by_label, persistent=False)
         self.aux_weight = aux_weight
         self.label_smoothing = label_smoothing
 
@@ -49,13 +53,11 @@ class CrossEntropy(nn.Module):
             reduction="sum",
             label_smoothing=self.label_smoothing,
         )
-        return total / self.weight(target).clamp(min=1e-9)  # an all-ignored batch: 0, with gradient 0
+        return total / self.weight(target).clamp(min=1e-9).float()  # an all-ignored batch: 0, with gradient 0
 
     def weight(self, label: Tensor) -> Tensor:
-        """Sum of the class weights over the pixels that are scored; a scalar on the label's device."""
-        counts = torch.bincount(label.flatten().long(), minlength=IGNORE_INDEX + 1)
-        weights = self.class_weights.to(counts.device)
-        return (counts[: len(weights)] * weights).sum()
+        """Sum of the class weights over the pixels that are scored; a float64 scalar on the loss's device."""
+        return self.weight_of_label[label.to(self.weight_of_label.device).int()].sum(dtype=torch.float64)
 
 
 def build(
