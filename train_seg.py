@@ -54,9 +54,10 @@ def main(settings: dict[str, Any]) -> None:
         protocol = inference.protocol(**settings["evaluation"])
 
         folder = Path(settings["run_dir"], settings["run_name"])
-        if found := on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"])):
-            run.restore(found)
         about = {"settings": settings, "classes": table.to_plain()}
+        if found := on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"])):
+            checkpoint.compare(found, about)
+            run.restore(found)
         checkpoints = checkpoint.Checkpoints(folder, checkpoint.Keeping(**settings["checkpoint"]), about)
         batches = loaders.training_loader(
             train_set,

@@ -95,7 +95,10 @@ def open_run(folder: Path, *, resume: bool | str) -> Iterator[dict[str, Any] | N
 
 def _claim(folder: Path, *, resume: bool | str, held: contextlib.ExitStack) -> Path | None:
     """Lock the folder, unless it must be left alone, and choose the checkpoint to start from."""
-    begun = folder.is_dir() and any(file.name != lock.NAME for file in folder.iterdir())
+    try:
+        begun = folder.is_dir() and any(file.name != lock.NAME for file in folder.iterdir())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     if begun and resume is False:
         raise ValueError(
             f"{folder} holds a run already; continue it with resume=true or choose another run_name=..."
@@ -109,10 +112,14 @@ def _claim(folder: Path, *, resume: bool | str, held: contextlib.ExitStack) -> P
         held.enter_context(lock.held(folder))
         settle(folder)
     except OSError as error:
-        raise OSError(
-            f"{folder} cannot be written ({error.strerror}); choose a folder that can with run_dir=..."
-        ) from error
+        raise _unwritable(folder, error) from error
     return newest(folder)
+
+
+def _unwritable(folder: Path, error: OSError) -> OSError:
+    return OSError(
+        f"{folder} cannot be written ({error.strerror}); choose a folder that can be with run_dir=..."
+    )
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -129,9 +136,10 @@ def write(path: Path, content: dict[str, Any]) -> None:
     try:
         with files.whole(path) as file:
             torch.save({"format": FORMAT, **content}, file)
-    except (OSError, RuntimeError) as error:  # torch tells of a full disk with a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch may tell of a full disk with a RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__ or error
         raise OSError(
-            f"{path} could not be written ({error}): make room in {path.parent} or clear its fault, then"
+            f"{path} could not be written ({getattr(cause, 'strerror', None) or cause}): make room in {path.parent} or clear its fault, then"
             " go on with resume=true from the checkpoint before it, which is whole"
         ) from error
 
@@ -182,7 +190,36 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: not a checkpoint of segkit; weights of other projects load with model.weights={path}"
         )
+    parts = {"iteration": int, "settings": dict, "classes": dict, "model": dict}
+    if wrong := [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]:
+        raise ValueError(f"{path}: a checkpoint with no proper {', '.join(wrong)}; it was not made by a run")
     return content
+
+
+def compare(found: dict[str, Any], about: dict[str, Any]) -> None:
+    """Tell how the settings differ from those that a checkpoint was made with.
+
+    Raises:
+        ValueError: its classes are others.
+    """
+    if found["classes"] != about["classes"]:
+        raise ValueError(
+            "the checkpoint is of other classes than this data set has; resume with the data that the run"
+            " began with, or begin a new run_name=... (model.backbone.weights=FILE starts from its backbone)"
+        )
+    before, now = _flat(found["settings"]), _flat(about["settings"])
+    free = ("resume", "run_name", "run_dir", "device")
+    changed = [key for key in now if key not in free and now[key] != before.get(key)]
+    if changed and distributed.is_main():
+        words = ", ".join(f"{key}={now[key]} (was {before.get(key)})" for key in changed)
+        LOG.warning("going on with other settings than the run had: %s", words)
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return flat
 
 
 def settle(folder: Path) -> None:

@@ -139,6 +139,20 @@ def check(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def check_section(path: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """One section, such as ``model``, with every value of its declared type.
+
+    Raises:
+        ValueError: as ``check`` does.
+    """
+    faults: list[str] = []
+    inner = {key[len(path) + 1 :]: dict for key in SECTIONS if key.startswith(f"{path}.")}
+    checked = _check_section(section, path, inner, faults)
+    if faults:
+        raise ValueError("\n".join(faults))
+    return checked
+
+
 def _check_section(section: Any, path: str, extra: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     """One section and those inside it; what is wrong is appended to ``faults``."""
     if not isinstance(section, Mapping):

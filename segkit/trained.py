@@ -15,6 +15,7 @@ from segkit import checkpoint, distributed, inference
 from segkit.data.labels import LabelTable, built_in
 from segkit.data.pairs import read_image
 from segkit.models import segmenter
+from segkit.settings import check_section
 
 
 class Trained(NamedTuple):
@@ -116,12 +117,13 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
 
 def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:
     """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
+    network = check_section("model", network)
     blank = {key: value for key, value in network.items() if key != "weights"}  # where training started from
     blank["backbone"] = {key: value for key, value in network["backbone"].items() if key != "weights"}
     model = segmenter.build(table.num_classes, **blank)
     try:
         model.load_state_dict(content.get("average") or content["model"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"the weights of the checkpoint do not fit model.*: {error}") from error
     return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -165,9 +165,16 @@ class LabelTable:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> LabelTable:
-        """The table that ``to_plain`` wrote."""
-        rows = (Entry(i, name, tuple(colour), *rest) for i, name, colour, *rest in plain["entries"])
-        return cls(plain["name"], tuple(rows))
+        """The table that ``to_plain`` wrote.
+
+        Raises:
+            ValueError: it did not write this.
+        """
+        try:
+            name, rows = plain["name"], [_entry_of(*row) for row in plain["entries"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the class table of a checkpoint is damaged: {error!r}") from error
+        return cls(name, tuple(rows))
 
     @classmethod
     def read(cls, file: Path, name: str) -> LabelTable:
@@ -199,6 +206,14 @@ class LabelTable:
                 f"{file}: {table.num_classes} classes are not ignored; there must be 1 to {IGNORE_INDEX}"
             )
         return table
+
+
+def _entry_of(identity: int, name: str, colour: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
+    red, green, blue = colour
+    for value, kind in ((identity, int), (name, str), (category, str), (ignore, bool)):
+        if type(value) is not kind:
+            raise TypeError(value)
+    return Entry(identity, name, (int(red), int(green), int(blue)), ignore, category)
 
 
 def built_in(name: str) -> LabelTable:

@@ -201,7 +201,12 @@ def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) 
                 stale.unlink(missing_ok=True)
         with files.whole(copy) as file:
             np.save(file, array)
-    return np.asarray(np.load(copy, mmap_mode="c"))
+    try:
+        return np.asarray(np.load(copy, mmap_mode="c"))  # objects, which could run code, are refused
+    except (ValueError, EOFError):
+        log.warning("%s: a damaged copy of %s; making it anew", copy, source)
+        copy.unlink()
+        return kept(source, folder, salt, read)
 
 
 def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[Problem]]:

@@ -1,0 +1,198 @@
+"""Disks that fill, folders that cannot be written, data that vanish: a run ends in words, nothing is lost."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from runs import Act, KillAt, Run, assert_same_end, newest
+
+from segkit import checkpoint
+
+STEP = "segkit.training.train_step"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("finished") / "run").completes()
+
+
+def quota():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # bytes of one file
+
+
+def test_no_room_for_a_checkpoint_leaves_the_one_before_whole(finished, tmp_path):
+    folder = tmp_path / "run"
+    run = Run(folder, before=Act("segkit.checkpoint.write", 3, quota))  # at 3, best at 4, at 6
+    assert run.ends() == 2
+    assert "iteration_0000006.pt could not be written" in run.said
+    assert "make room in" in run.said
+    assert "resume=true from the checkpoint before it, which is whole" in run.said
+    assert "Traceback" not in run.said
+    assert newest(folder) == checkpoint.read(folder / "last.pt")["iteration"] == 3
+    assert not list(folder.glob("*.part"))
+
+    newer = KillAt(STEP, 5)  # resumed, killed after the checkpoint at 6, and that one is then damaged
+    assert Run(folder, "resume=true", before=newer).ends() == -signal.SIGKILL
+    file = folder / "iteration_0000006.pt"
+    file.write_bytes(file.read_bytes()[:-1000])
+    resumed = Run(folder, "resume=true")
+    assert_same_end(finished, resumed.completes())
+    assert "iteration_0000006.pt: damaged" in resumed.said
+    assert "falling back to the checkpoint before it" in resumed.said
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-ttmpfs", "-osize=700k", "tmpfs", place], check=False).returncode
+    ):
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_ends_in_words_with_nothing_half_written(small_disk):
+    run = Run(small_disk / "run", output=small_disk.parent / "output")
+    assert run.ends() == 2, run.said
+    assert "No space left on device" in run.said
+    assert "Traceback" not in run.said
+    assert not list(small_disk.glob("run/*.part"))
+    for file in small_disk.glob("run/*.pt"):
+        checkpoint.read(file)
+
+
+@pytest.fixture
+def read_only():
+    """A folder that this process may look at and not change; root becomes somebody else for it."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "runs").mkdir(mode=0o555)
+    folder.chmod(0o755)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        yield folder / "runs"
+        os.seteuid(0)
+    else:
+        yield folder / "runs"
+    shutil.rmtree(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_named(read_only):
+    with (
+        pytest.raises(OSError, match=r"runs/a cannot be written \(Permission denied\); choose .* run_dir="),
+        checkpoint.open_run(read_only / "a", resume="auto"),
+    ):
+        pass
+
+
+def own_data(root):
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(4):
+            cv2.imwrite(
+                str(root / "images" / split / f"{i}.png"), draw.integers(0, 256, (32, 32, 3), np.uint8)
+            )
+            cv2.imwrite(str(root / "masks" / split / f"{i}.png"), draw.integers(0, 2, (32, 32), np.uint8))
+    (root / "classes.csv").write_text("id,name\n0,a\n1,b\n")
+    return ["data=folder", f"data.root={root}", "~data.size", "~data.train_scenes", "~data.val_scenes"]
+
+
+class Remove:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self):
+        shutil.rmtree(self.folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_that_vanish_end_the_run_in_words(workers, tmp_path):
+    data = own_data(tmp_path / "data")
+    away = Act(STEP, 5, Remove(tmp_path / "data"))
+    run = Run(
+        tmp_path / "run",
+        *data,
+        f"loader.workers={workers}",
+        "schedule.iterations=100",
+        "sizes.crop=32",
+        before=away,
+    )
+    assert run.ends() == 2
+    assert "No such file or directory; is data.root complete?" in run.said
+    assert str(tmp_path / "data") in run.said
+    assert "Traceback" not in run.said
+    assert newest(tmp_path / "run") % 3 == 0
+    checkpoint.read(tmp_path / "run" / "last.pt")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (
+            "model.head.width=12",
+            "head.aspp.b0.0.weight: (8, 256, 1, 1) in the checkpoint, (12, 256, 1, 1) here",
+        ),
+        ("schedule/optimiser=adamw", "the checkpoint is of another optimiser"),
+        (
+            "schedule.iterations=11",
+            "going on with other settings than the run had: schedule.iterations=11 (was 10)",
+        ),
+    ],
+)
+def test_resuming_something_else_says_what_differs(setting, words, finished, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    run = Run(folder, setting, "resume=true")
+    assert run.ends() == (0 if "iterations" in setting else 2)
+    assert words in run.said
+    assert "Traceback" not in run.said
+
+
+def test_a_checkpoint_of_other_classes_is_refused():
+    found = {"classes": {"name": "a"}, "settings": {}}
+    with pytest.raises(ValueError, match="the checkpoint is of other classes than this data set has"):
+        checkpoint.compare(found, {"classes": {"name": "b"}, "settings": {}})
+
+
+def wait():
+    time.sleep(60)
+
+
+def test_a_second_process_at_a_run_is_refused(tmp_path):
+    first = Run(tmp_path / "run", before=Act(STEP, 2, wait))
+    first.waits_for((tmp_path / "run" / "run.lock").exists)
+    second = Run(tmp_path / "run", "resume=auto")
+    assert second.ends() == 2
+    assert f"is in use by process {first.process.pid}" in second.said
+    first.process.kill()
+
+
+def test_deterministic_runs_are_equal_to_the_bit(tmp_path):
+    both = [Run(tmp_path / name, "runtime.deterministic=true") for name in "ab"]
+    assert_same_end(*(run.completes() for run in both))
+
+
+@pytest.mark.gpu
+def test_deterministic_runs_are_equal_to_the_bit_on_a_gpu(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    settings = [
+        "runtime.deterministic=true",
+        "device=cuda",
+        "runtime.precision=bf16",
+        "model.backbone.width=32",
+    ]
+    both = [Run(tmp_path / name, *settings) for name in "ab"]
+    assert_same_end(*(run.completes() for run in both))
