@@ -138,9 +138,10 @@ def write(path: Path, content: dict[str, Any]) -> None:
             torch.save({"format": FORMAT, **content}, file)
     except (OSError, RuntimeError) as error:  # torch may tell of a full disk with a RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__ or error
+        reason = getattr(cause, "strerror", None) or cause
         raise OSError(
-            f"{path} could not be written ({getattr(cause, 'strerror', None) or cause}): make room in {path.parent} or clear its fault, then"
-            " go on with resume=true from the checkpoint before it, which is whole"
+            f"{path} could not be written ({reason}): make room in {path.parent} or clear its fault, then go"
+            " on with resume=true from the checkpoint before it, which is whole"
         ) from error
 
 

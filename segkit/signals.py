@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import NoReturn
 
 LOG = logging.getLogger("segkit")
 ASKING = (signal.SIGTERM, signal.SIGINT)
+ONE = 2.0  # seconds within which signals count as one: torchrun passes on what its group has got already
 
 
 @dataclass
@@ -35,11 +37,16 @@ def listening(request: Request) -> Iterator[None]:
     Args:
         request: told which signal came.
     """
+    first = 0.0
 
     def hear(number: int, _: object) -> None:
+        nonlocal first
+        now = time.monotonic()
         if request.signal:
-            os._exit(128 + number)
-        request.signal = number
+            if now - first > ONE:
+                os._exit(128 + number)
+            return
+        request.signal, first = number, now
         sys.stderr.write(
             f"\n{signal.Signals(number).name}: saving after this iteration; once more leaves now\n"
         )

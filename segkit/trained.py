@@ -62,7 +62,7 @@ def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol
     """
     content = checkpoint.read(file)
     table = LabelTable.from_plain(content["classes"])
-    model = _rebuilt(content, content["settings"]["model"], table)
+    model = _rebuilt(content, content["settings"].get("model", {}), table)
     return Predictor(
         Trained(model.to(distributed.pick_device(device)), table), protocol or inference.protocol()
     )
@@ -90,7 +90,7 @@ def beneath(given: dict[str, Any]) -> dict[str, Any]:
         )
     own = checkpoint.read(file)["settings"]
     kept = ("model",) if "name" in given.get("data", {}) else ("model", "data", "sizes")
-    return {section: own[section] for section in kept}
+    return {section: own[section] for section in kept if section in own}
 
 
 def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
@@ -118,6 +118,10 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
 def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:
     """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
     network = check_section("model", network)
+    if missing := {"backbone", "head"} - network.keys():
+        raise ValueError(
+            f"the settings in the checkpoint name no model.{' and no model.'.join(sorted(missing))}"
+        )
     blank = {key: value for key, value in network.items() if key != "weights"}  # where training started from
     blank["backbone"] = {key: value for key, value in network["backbone"].items() if key != "weights"}
     model = segmenter.build(table.num_classes, **blank)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -26,6 +27,8 @@ def interrupt():
 
 def terminate_twice():
     os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # at once: one request that came two ways
+    time.sleep(signals.ONE + 0.1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -163,7 +163,7 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
     A palette PNG is read as its indices, as label tools mean it, if ``coding`` allows.
     """
     data = _bytes(file)
-    if data[:4] == b"\x89PNG" and data[25] == 3:
+    if data[:4] == b"\x89PNG" and data[25:26] == b"\x03":  # the colour type, if the file is that long
         if coding == "ids":
             raise _wrong_mode(file, "palette", "a palette PNG")
         return _palette_indices(file)
@@ -240,7 +240,10 @@ def _bytes(file: Path) -> bytes:
 
 def _decode(data: bytes, flags: int, file: Path) -> np.ndarray:
     """Decoded from memory, because ``cv2.imread`` fails on names that are not ASCII on some systems."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _whole(data) else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _whole(data) else None
+    except cv2.error:  # some decoders raise where others give nothing
+        image = None
     if image is None:
         raise DataError("unreadable or truncated", file, "not an image, or only part of one", FETCH)
     return image

@@ -1,0 +1,185 @@
+"""Bad input, at random: whatever is given, the answer is a result or an error in words, and soon.
+
+About 2,400 cases; `python -m pytest tests/test_fuzz.py --hypothesis-show-statistics` counts them.
+"""
+
+import contextlib
+import functools
+import io
+import json
+
+import cv2
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import SMALL
+
+import segkit
+from segkit import checkpoint
+from segkit import settings as schema
+from segkit.compose import accept_any_key, composed
+from segkit.data.labels import LabelTable
+from segkit.data.pairs import read_image, read_mask
+from segkit.models import segmenter
+
+
+def cases(count):
+    """So many cases, the same ones each time, none longer than ten seconds."""
+    quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(
+        max_examples=count, deadline=10_000, derandomize=True, database=None, suppress_health_check=quiet
+    )
+
+
+in_words = contextlib.suppress(ValueError, OSError)
+
+WORDS = ["name", "resnest", "os", "..", "../../setup", "id", "lr", "", "é", "null", "a.b"]
+NAMES = st.sampled_from(WORDS)
+SCALARS = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), NAMES),
+    st.integers(-2, 300),
+)
+TREES = st.recursive(
+    SCALARS, lambda s: st.lists(s, max_size=4) | st.dictionaries(NAMES, s, max_size=4), max_leaves=8
+)
+
+
+TURNS = st.randoms(use_true_random=True)
+
+
+def changed(turn, tree, values):
+    """A copy of a tree of settings with a place taken out, renamed or filled anew for each of the values."""
+    tree = json.loads(json.dumps(tree))
+    for value in values:
+        place = tree
+        while place:
+            key = turn.choice(sorted(place) if isinstance(place, dict) else range(len(place)))
+            if isinstance(place[key], dict | list) and place[key] and turn.random() < 0.75:
+                place = place[key]
+                continue
+            if turn.random() < 0.15:
+                del place[key]
+            elif turn.random() < 0.15 and isinstance(place, dict):
+                place[turn.choice(WORDS)] = value
+            else:
+                place[key] = value
+            break
+    return tree
+
+
+BASE = composed("train", [*SMALL, "run_name=a"])
+
+
+@cases(700)
+@given(TURNS, st.lists(TREES, min_size=1, max_size=4))
+def test_settings(turn, values):
+    with in_words:
+        schema.check("train", changed(turn, BASE, values))
+
+
+@cases(300)
+@given(st.text(max_size=30))
+def test_words_of_the_command_line(text):
+    assert accept_any_key(text).removeprefix("++") == text.removeprefix("++")
+
+
+COLUMNS = st.sampled_from(["id", "name", "colour", "ignore", "category", "red", "green", "x", ""])
+CELLS = SCALARS.map(str) | st.sampled_from(["#ff0000", "#12", "1 2 3", "yes", '"', "1\x00", "-1", "70000"])
+LINES = st.lists(CELLS, max_size=6).map(",".join)
+TABLES = st.one_of(
+    st.builds(
+        lambda head, lines: "\n".join([",".join(head), *lines]),
+        st.lists(COLUMNS, max_size=6),
+        st.lists(LINES),
+    ),
+    st.builds(lambda lines: "\n".join(["id,name,colour,ignore", *lines]), st.lists(LINES, max_size=5)),
+).map(str.encode) | st.binary(max_size=40)
+
+
+@cases(400)
+@given(TABLES, st.integers(0, 2**32 - 1))
+def test_class_tables_and_what_masks_hold(tmp_path_factory, content, seed):
+    file = tmp_path_factory.getbasetemp() / "classes.csv"
+    file.write_bytes(content)
+    with in_words:
+        table = LabelTable.read(file, "fuzz")
+        draw = np.random.default_rng(seed)
+        kind = draw.choice([np.uint8, np.uint16])
+        shape = (3, 4, 3) if draw.integers(2) else (3, 4)
+        ids = table.encode(draw.integers(0, draw.integers(2, 300), shape).astype(kind), "mask.png")
+        assert ids.dtype == np.uint8
+        assert all(i < table.num_classes or i == 255 for i in ids.flatten())
+        assert LabelTable.from_plain(table.to_plain()) == table
+
+
+def encoded():
+    picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    for suffix in (".png", ".jpg", ".bmp", ".webp", ".tiff", ".ppm"):
+        yield suffix, cv2.imencode(suffix, picture)[1].tobytes()
+        if suffix != ".ppm":
+            yield suffix, cv2.imencode(suffix, picture[..., 0])[1].tobytes()
+
+
+PICTURES = list(encoded())
+
+
+def damaged(turn, content):
+    """Some bytes changed, cut off or put in."""
+    content = bytearray(content)
+    for _ in range(turn.randint(1, 4)):
+        at = turn.randrange(len(content)) if content else 0
+        how = turn.randrange(4)
+        if how == 0:
+            del content[at:]
+        elif how == 1:
+            content[at:at] = turn.randbytes(turn.randrange(9))
+        else:
+            content[at : at + 1] = turn.randbytes(1)
+    return bytes(content)
+
+
+@cases(600)
+@given(TURNS, st.sampled_from(PICTURES), st.sampled_from(["image", "ids", "any"]))
+def test_pictures(tmp_path_factory, turn, picture, use):
+    suffix, content = picture
+    file = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
+    file.write_bytes(damaged(turn, content))
+    with in_words:
+        array = read_image(file) if use == "image" else read_mask(file, use)
+        assert array.size > 0
+
+
+@functools.cache
+def good():
+    """A checkpoint as a run writes it, of one class."""
+    table = LabelTable.from_plain({"name": "two", "entries": [[0, "a", [0, 0, 0], False, ""]]})
+    network = {**BASE["model"], "backbone": {**BASE["model"]["backbone"], "width": 4}}
+    model = segmenter.build(1, **network)
+    content = {"settings": {**BASE, "model": network}, "classes": table.to_plain(), "iteration": 1}
+    return {"format": 1, **content, "model": model.state_dict()}
+
+
+@cases(300)
+@given(turn=TURNS)
+def test_bytes_of_checkpoints(tmp_path_factory, turn):
+    buffer = io.BytesIO()
+    torch.save({**good(), "model": {"weight": torch.zeros(3)}}, buffer)
+    file = tmp_path_factory.getbasetemp() / "fuzz.pt"
+    file.write_bytes(damaged(turn, buffer.getvalue()))
+    with in_words:
+        checkpoint.read(file)
+
+
+@cases(80)
+@given(turn=TURNS, values=st.lists(TREES, min_size=2, max_size=2))
+def test_what_checkpoints_say(tmp_path_factory, turn, values):
+    plain = {key: good()[key] for key in ("settings", "classes", "iteration")}
+    focus = {"model": plain["settings"]["model"]}
+    content = changed(turn, plain, values)
+    if turn.random() < 0.5:  # nothing but its network
+        content = {**plain, "settings": {**plain["settings"], **changed(turn, focus, values[:1])}}
+    file = tmp_path_factory.getbasetemp() / "said.pt"
+    torch.save({"format": 1, "model": good()["model"], **content}, file)
+    with in_words:
+        segkit.load(file)
