@@ -89,7 +89,7 @@ class Training:
 
     model: Segmenter
     runner: nn.Module  # the model, perhaps compiled and in DistributedDataParallel
-    loss: nn.Module
+    loss: Any  # of segkit.losses: a module that also tells the weight of a label
     optimiser: torch.optim.Optimizer
     policy: Callable[[int], float]
     scaler: torch.amp.GradScaler
@@ -185,7 +185,7 @@ def begin(
     """
     runtime.apply()
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
-    model = model.to(device, memory_format=layout)
+    model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     groups = optim.parameter_groups(
         model,
         lr=schedule.lr,

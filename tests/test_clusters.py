@@ -8,9 +8,9 @@ import subprocess
 import time
 
 import pytest
-from runs import ROOT
 from torch.distributed.run import parse_args
 
+from runs import ROOT
 from segkit.compose import composed
 
 FILES = sorted((ROOT / "docs" / "slurm").glob("*.sbatch"))

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from runs import Act, KillAt, Run, assert_same_end, newest
 
+from runs import Act, KillAt, Run, assert_same_end, newest
 from segkit import checkpoint
 
 STEP = "segkit.training.train_step"

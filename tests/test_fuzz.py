@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import SMALL
 
 import segkit
+from runs import SMALL
 from segkit import checkpoint
 from segkit import settings as schema
 from segkit.compose import accept_any_key, composed

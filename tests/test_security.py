@@ -8,9 +8,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from runs import SMALL
 
 import segkit
+from runs import SMALL
 from segkit import components
 from segkit.compose import composed
 from segkit.data.labels import LabelTable, built_in

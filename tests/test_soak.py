@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from runs import Run, alive
 
 SETTINGS = ["schedule.iterations=2000", "loader.workers=2", "schedule.batch_size=2"]
