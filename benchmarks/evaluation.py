@@ -78,13 +78,14 @@ def plain(model, image, scales, base_size, window):
     return scores[0].argmax(0)
 
 
-def speed(picture: Path, variant: str, rounds: int) -> None:
+def speed(picture: Path, variant: str, rounds: int, scales: tuple[float, ...]) -> None:
     """Seconds for one photograph under the protocol ``encoding``, interleaved, and their ratios."""
     model, image = network(variant), read(picture)
-    ways = {"plain": lambda: plain(model, image, *ADE20K.values())}
+    settings = {**ADE20K, "scales": scales}
+    ways = {"plain": lambda: plain(model, image, *settings.values())}
     for precision in ("float32", "bf16"):
         fast = prepare(model, precision=precision)
-        how = protocol(**ENCODING, **ADE20K, precision=precision)
+        how = protocol(**ENCODING, **settings, precision=precision)
         ways[precision] = lambda fast=fast, how=how: predict(fast, image, how)
     seconds, processor = ({name: [] for name in ways} for _ in range(2))
     for _ in range(rounds):
@@ -96,7 +97,7 @@ def speed(picture: Path, variant: str, rounds: int) -> None:
             print(
                 f"  {name:8} {seconds[name][-1]:7.1f} s, processor {processor[name][-1]:7.1f} s", flush=True
             )
-    what = f"{picture.name}, six scales with flips, DeepLabV3-ResNeSt-{variant}"
+    what = f"{picture.name}, scales {scales} with flips, DeepLabV3-ResNeSt-{variant}"
     print(f"{what}, median of {rounds}, {torch.get_num_threads()} threads")
     for name in ways:
         median = statistics.median(seconds[name])
@@ -161,12 +162,13 @@ if __name__ == "__main__":
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--count", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scales", type=float, nargs="+", default=ADE20K["scales"])
     parser.add_argument("--variant", default="101")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     given = parser.parse_args()
     if given.what == "speed":
-        speed(given.picture, given.variant, given.rounds)
+        speed(given.picture, given.variant, given.rounds, tuple(given.scales))
     elif given.what == "agreement":
         agreement(given.checkpoint, given.pictures, given.count)
     else:
