@@ -47,22 +47,18 @@ def test_the_demo_learns(tmp_path):
     scores = json.loads((tmp_path / "demo" / "result.json").read_text())["scores"]
     assert scores["mIoU"] > 0.5
     for words in ("validation at 130", "striped triangle", "test_seg.py checkpoint=", "predict_seg.py"):
-        assert words in found.stderr
+        assert words in found.stdout
 
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_a_network_learns_three_photographs_of_ade20k_by_heart(tmp_path):
+def test_a_network_learns_photographs_in_the_layout_of_ade20k(tmp_path):
+    """A short piece of experiment=overfit, which ends at 0.95 (docs/results.md)."""
     photographs = ROOT.parent / "shared" / "data" / "ade20k_sample"
     if not photographs.is_dir():
         pytest.skip(f"the ADE20K sample is not at {photographs}")
-    where = [
-        f"data.root={photographs}",
-        "data.train_split=validation",
-        f"run_dir={tmp_path}",
-        "run_name=overfit",
-    ]
-    length = ["run_name=overfit", "sizes.crop=224", "schedule.iterations=100", "loader.workers=0"]
+    where = [f"data.root={photographs}", "data.train_split=validation", f"run_dir={tmp_path}", "run_name=a"]
+    length = ["sizes.crop=224", "schedule.iterations=50", "loader.workers=0"]
     run_command("train_seg.py", "experiment=overfit", *where, *length)
-    scores = json.loads((tmp_path / "overfit" / "result.json").read_text())["scores"]
-    assert scores["pixAcc"] > 0.8
+    scores = json.loads((tmp_path / "a" / "result.json").read_text())["scores"]
+    assert scores["pixAcc"] > 0.65  # the most frequent class alone has 0.40
