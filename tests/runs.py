@@ -54,8 +54,8 @@ class Run:
             raise AssertionError(f"still running after {seconds} s: {self.said}")
         return self.process.exitcode
 
-    def completes(self):
-        assert self.ends() == 0, self.said
+    def completes(self, seconds=120):
+        assert self.ends(seconds) == 0, self.said
         return self.folder
 
     def send(self, number):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,17 @@ import pytest
 from runs import Run, alive
 
 SETTINGS = ["schedule.iterations=2000", "loader.workers=2", "schedule.batch_size=2"]
-SETTINGS += ["model.backbone.width=4", "model.head.width=4", "checkpoint.every=100", "evaluation.every=200"]
+SETTINGS += ["model.backbone.width=4", "model.head.width=4", "checkpoint.every=100", "evaluation.every=50"]
 
 
 def of(pid):
-    """What one process holds: KiB of memory (shared pages by their share), open files, threads."""
-    proportional = next(
-        line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:")
-    )
+    """What one process holds: KiB in memory in all and of its own, open files, threads."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    memory = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
     handles = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names alone
     return {
-        "KiB": int(proportional.split()[1]),
+        "KiB": memory["Rss"],
+        "own KiB": memory["Private_Dirty"],
         "handles": handles,
         "threads": len(os.listdir(f"/proc/{pid}/task")),  # noqa: PTH208
     }
@@ -48,19 +49,18 @@ class Measure:
 
 
 @pytest.mark.slow
-def test_two_thousand_iterations_leak_nothing(tmp_path, record_property):
+def test_two_thousand_iterations_leak_nothing(tmp_path):
     file = tmp_path / "measured"
-    Run(tmp_path / "run", *SETTINGS, before=Measure(file)).completes()
+    Run(tmp_path / "run", *SETTINGS, before=Measure(file)).completes(seconds=500)
     measured = [json.loads(line) for line in file.read_text().splitlines()]
+    sys.stdout.write("".join(f"{m}\n" for m in measured))  # shown by -s
     early, late = (next(m for m in measured if m["iteration"] == i) for i in (200, 2000))
     assert late["self"]["KiB"] < 1.05 * early["self"]["KiB"]
-    assert late["self"]["handles"] <= early["self"]["handles"]
+    assert late["self"]["handles"] <= early["self"]["handles"] + 2  # a queue's are counted while it is used
     assert late["self"]["threads"] <= early["self"]["threads"]
     assert set(late["workers"]) <= set(early["workers"])
     for pid, worker in late["workers"].items():
         assert worker["KiB"] < 1.05 * early["workers"][pid]["KiB"]
-        assert worker["handles"] <= early["workers"][pid]["handles"]
+        assert worker["handles"] <= early["workers"][pid]["handles"] + 2
     assert late["shared"] <= early["shared"]
     assert not any(alive(int(pid)) for pid in early["workers"])
-    record_property("early", early)
-    record_property("late", late)
