@@ -47,12 +47,26 @@ def processes(choice: str = "auto") -> Iterator[torch.device]:
     device = pick_device(choice)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        _join(backend)
     try:
         yield device
     finally:
         if _several():
             dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Join as torchrun's environment says.
+
+    Its store may outlive a restart and then still holds the addresses of the dead; so every start has its own
+    part of it. Only on one machine do all agree on the number of restarts (docs/clusters.md has the rest).
+    """
+    patience = timedelta(minutes=30)
+    store, mine, size = next(dist.rendezvous("env://", timeout=patience))  # pyright: ignore[reportPrivateImportUsage]
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"start_{attempt}", store)  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(backend, store=store, rank=mine, world_size=size, timeout=patience)
 
 
 def pick_device(choice: str = "auto") -> torch.device:

@@ -105,7 +105,7 @@ def process_of(agent, rank):
 def wait_for(agent, folder, iteration):
     until = time.monotonic() + 120
     while newest(folder) < iteration:
-        assert agent.poll() is None, agent.communicate()
+        assert agent.poll() is None, agent.communicate()[0]
         assert time.monotonic() < until
         time.sleep(0.01)
 
