@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from segkit.models.segmenter import Segmenter
 
 STRIP_BYTES = {"cpu": 24 * 2**20, "cuda": 2**30}  # of a strip's working memory: on a CPU what its caches hold
+BATCH_PIXELS = {
+    "cpu": 240_000,
+    "cuda": 2_000_000,
+}  # a CPU is 15-20 % faster when one window's layers fit its caches
 BYTES_PER_PIXEL = 2048  # of activations, generously: DeepLabV3-ResNeSt-101 was seen to take 900 in float32
 
 
@@ -142,7 +146,7 @@ class _Looker:
 
     def run_batch(self) -> None:
         """Run the next windows of one shape, as many as fit into a batch."""
-        room = self.protocol.batch_pixels
+        room = self.protocol.batch_pixels or BATCH_PIXELS.get(self.picture.device.type, BATCH_PIXELS["cpu"])
         if self.protocol.memory is not None:
             room = min(room, int(self.protocol.memory * 2**30 / 2 / BYTES_PER_PIXEL))
         shape = self.waiting[0].shape

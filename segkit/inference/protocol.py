@@ -33,7 +33,7 @@ class Protocol:
     absent: Literal["zero", "exclude", "labels"]
     boundary: bool
     precision: Literal["float32", "bf16"]
-    batch_pixels: int
+    batch_pixels: int | None
     memory: float | None
 
     def scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
@@ -85,7 +85,7 @@ def protocol(  # noqa: PLR0913 - one keyword for each key of conf/evaluation
     absent: Literal["zero", "exclude", "labels"] = "zero",
     boundary: bool = False,
     precision: Literal["float32", "bf16"] = "float32",
-    batch_pixels: PositiveInt = 1_000_000,
+    batch_pixels: PositiveInt | None = None,
     memory: Literal["auto"] | PositiveFloat = "auto",
 ) -> Protocol:
     """Check the settings of an evaluation and put them together.
@@ -107,7 +107,8 @@ def protocol(  # noqa: PLR0913 - one keyword for each key of conf/evaluation
         absent: what a class counts in a mean that nobody labelled or predicted; see ``segkit.metrics``.
         boundary: measure Boundary IoU too.
         precision: of the network; everything after it is float32.
-        batch_pixels: windows and mirrored copies of one shape are run together up to this many pixels.
+        batch_pixels: windows and mirrored copies of one shape are run together up to this many pixels;
+            null suits the device.
         memory: GiB that inference may take beside network and picture, to which it fits batches and strips
             (as far as one window allows).
 
