@@ -6,7 +6,6 @@ The order of events of a whole training, from settings to ``runs/<run_name>/best
 from __future__ import annotations
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ def main(settings: dict[str, Any]) -> None:
             if leaving:
                 distributed.barrier()
                 signals.leave(leaving)
-        monitor.say(FAREWELL.format(folder=folder, best=run.best, python=Path(sys.executable).name))
+        monitor.say(FAREWELL.format(folder=folder, best=run.best, python=signals.interpreter()))
 
 
 if __name__ == "__main__":

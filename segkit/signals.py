@@ -76,12 +76,18 @@ def obey_parent_alone(_: int = 0) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def interpreter() -> str:
+    """How to call this Python from here: by its path below the current folder, or by its name."""
+    path, here = Path(sys.executable), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+
+
 def command_to_resume(argv: Sequence[str]) -> str:
     """This process's command line, with ``resume=true``."""
     arguments = [a.removeprefix("++") for a in argv[1:]]
     kept = [a for a in arguments if not a.startswith("resume=")]
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    start = "torchrun ..." if several else Path(sys.executable).name
+    start = "torchrun ..." if several else interpreter()
     return f"{start} {shlex.join([argv[0], *kept, 'resume=true'])}"
 
 
