@@ -85,19 +85,24 @@ def plain(
         given = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
         config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(beneath(given)), config))
     settings = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    if settings.get("run_name", "") is None:
-        settings["run_name"] = _run_name()
+    if "run_name" in settings and HydraConfig.initialized():
+        settings["run_name"] = _run_name(settings["run_name"])
     return schema.check(name, settings)
 
 
-def _run_name() -> str:
-    """A name from what was chosen, with the swept settings for each job of ``--multirun``."""
+def _run_name(given: str | None) -> str:
+    """The name given, or one of what was chosen; every job of ``--multirun`` adds what is its own."""
     job = HydraConfig.get()
     chosen = job.runtime.choices
-    words = [chosen.get("experiment") or f"{chosen.get('model')}-{chosen.get('data')}"]
-    if job.mode == RunMode.MULTIRUN:
-        words.append(re.sub(r"[^\w.=,-]", "_", job.job.override_dirname.replace("++", "")))
-    return "-".join(words)
+    name = given or chosen.get("experiment") or f"{chosen.get('model')}-{chosen.get('data')}"
+    own = swept(job.overrides.task, sys.argv) if job.mode == RunMode.MULTIRUN else []
+    return "-".join([name, *own])
+
+
+def swept(overrides: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """What a job has of its own: its overrides that were not typed so, fit for a folder's name."""
+    own = [o.lstrip("+") for o in overrides if o not in typed and not o.lstrip("+").startswith("run_name=")]
+    return [re.sub(r"[^\w.=-]", "_", override) for override in own]
 
 
 def accept_any_key(argument: str) -> str:

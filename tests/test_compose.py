@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from segkit import settings
-from segkit.compose import CONF, accept_any_key, plain
+from segkit.compose import CONF, accept_any_key, plain, swept
 
 ROOT = CONF.parent
 
@@ -67,6 +67,19 @@ def test_a_yaml_says_every_key_its_signature_has(path):
 )
 def test_keys_are_passed_so_that_our_check_sees_them(typed, passed):
     assert accept_any_key(typed) == passed
+
+
+def test_a_job_is_named_after_what_is_its_own():
+    typed = [
+        "train_seg.py",
+        "--multirun",
+        "++seed=3",
+        "++schedule.lr=0.1,0.2",
+        "model=a/b,c",
+        "++run_name=x,y",
+    ]
+    job = ["++seed=3", "++schedule.lr=0.2", "model=a/b", "++run_name=y"]
+    assert swept(job, typed) == ["schedule.lr=0.2", "model=a_b"]
 
 
 def run(*arguments, cwd, script="train_seg.py"):
