@@ -224,14 +224,17 @@ class _Looker:
     def merged_windows(self, index: int, first: int, last: int) -> Tensor:
         """Mean over windows (last - first, w, K) of some rows of a view, at the view's own size."""
         view = self.views[index]
+        touching = [
+            window
+            for window in self.answers
+            if window.view == index and max(window.top, first) < min(window.bottom, last)
+        ]
         total = visits = None
-        for window, cells in self.answers.items():
+        for window in touching:
             top, bottom = max(window.top, first), min(window.bottom, last)
-            if window.view != index or top >= bottom:
-                continue
-            rows = self.enlarge(window, cells, top, bottom)
-            if (bottom - top, window.right - window.left) == (last - first, view.width):
-                return rows
+            rows = self.enlarge(window, self.answers[window], top, bottom)
+            if len(touching) == 1 and rows.shape[:2] == (last - first, view.width):
+                return rows  # the mean of one
             if total is None or visits is None:
                 total = rows.new_zeros(last - first, view.width, rows.shape[2])
                 visits = rows.new_zeros(last - first, view.width, 1)
