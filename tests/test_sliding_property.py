@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_protocols import TINY, K, TinyHead, TinySegmenter, as_input, inference, picture, resized, scores_of
 
 from segkit.inference import probabilities, protocol
 from segkit.inference.predict import strips
-from test_protocols import TINY, K, TinyHead, TinySegmenter, as_input, inference, picture, resized, scores_of
 
 
 @pytest.fixture(autouse=True, scope="module")
