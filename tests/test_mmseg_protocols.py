@@ -44,10 +44,7 @@ def mmseg_by_hand(model, image, sizes, *, flip, window=None, stride=None, as_uin
             y = resized(as_input(model, image), h, w, False)
         for mirrored in (False, True) if flip else (False,):
             z = y.flip(3) if mirrored else y
-            if window is None:
-                logits = model(z).main
-            else:
-                logits = slide_inference(model, z, window, stride)
+            logits = model(z).main if window is None else slide_inference(model, z, window, stride)
             logits = logits.flip(3) if mirrored else logits
             total = total + resized(logits, height, width, model.align_corners).softmax(1)
     return (total / (len(sizes) * (1 + flip)))[0]
