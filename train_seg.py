@@ -49,8 +49,8 @@ def main(settings: dict[str, Any]) -> None:
             device=device,
             seed=settings["seed"],
         )
-        every = settings["evaluation"].pop("every")
-        protocol = inference.protocol(**settings["evaluation"])
+        every = settings["evaluation"]["every"]
+        protocol = inference.protocol(**{k: v for k, v in settings["evaluation"].items() if k != "every"})
 
         folder = Path(settings["run_dir"], settings["run_name"])
         about = {"settings": settings, "classes": table.to_plain()}
