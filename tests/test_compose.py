@@ -48,7 +48,7 @@ def test_a_yaml_says_every_key_its_signature_has(path):
     section = composed("data=folder")
     for key in path.split("."):
         section = section[key]
-    accepted = set(settings._accepted(path, section, {}))
+    accepted = set(settings._keys(path, section, {}).accepted)
     assert accepted <= set(section), f"{path} does not say {accepted - set(section)}"
 
 
