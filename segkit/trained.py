@@ -118,10 +118,6 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
 def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:
     """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
     network = check("model", network)
-    if missing := {"backbone", "head"} - network.keys():
-        raise ValueError(
-            f"the settings in the checkpoint name no model.{' and no model.'.join(sorted(missing))}"
-        )
     blank = {key: value for key, value in network.items() if key != "weights"}  # where training started from
     blank["backbone"] = {key: value for key, value in network["backbone"].items() if key != "weights"}
     model = segmenter.build(table.num_classes, **blank)
