@@ -59,9 +59,10 @@ def command(
             ours: list[Exception] = []
 
             def run(config: DictConfig) -> None:
+                typed = HydraConfig.get().overrides.task
+                how = {"beneath": beneath, "resumed": resumed, "typed": typed}
                 try:
-                    typed = HydraConfig.get().overrides.task
-                    story(plain(name, config, beneath=beneath, resumed=resumed, typed=typed))
+                    with_errors_in_words(lambda: story(plain(name, config, **how)))
                 except Exception as error:
                     ours.append(error)
                     raise
@@ -135,8 +136,8 @@ def plain(
             config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(beneath(given)), config))
         settings = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise ValueError(f"{key or 'settings'}: {str(error).splitlines()[0]}") from error
+        said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
+        raise ValueError("\n".join(schema.missing(name, config)) or said) from error
     if "run_name" in settings and HydraConfig.initialized():
         settings["run_name"] = _run_name(settings["run_name"])
     if resumed is not None and (before := resumed(settings)) is not None:

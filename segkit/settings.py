@@ -159,6 +159,13 @@ def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def missing(command: str, settings: Iterable[Any]) -> list[str]:
+    """For each top-level key that is not there, how to give it."""
+    keys, _ = _keys("", {}, COMMANDS[command])
+    lost = [key for key in keys if key not in settings and key not in OPTIONAL.get(command, ())]
+    return [_missing(key, keys[key], COMMANDS[command]) for key in lost]
+
+
 def _section(
     section: Any, path: str, extra: Mapping[str, Any], faults: list[str], *, optional: Iterable[str] = ()
 ) -> dict[str, Any]:
