@@ -6,9 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import ROOT, run_command
-from runs import SMALL, Run
 from segkit import checkpoint
-from segkit.compose import composed
 
 
 def test_summary_needs_no_data(run_here, capsys, tmp_path):
@@ -64,11 +62,3 @@ def test_a_network_learns_photographs_in_the_layout_of_ade20k(tmp_path):
     run_command("train_seg.py", "experiment=overfit", *where, *length)
     scores = json.loads((tmp_path / "a" / "result.json").read_text())["scores"]
     assert scores["pixAcc"] > 0.65  # the most frequent class alone has 0.40
-
-
-def test_a_checkpoint_holds_the_settings_as_they_were_composed(tmp_path):
-    settings = [*SMALL, "schedule.iterations=2", f"run_dir={tmp_path}", "run_name=a"]
-    run = Run(tmp_path / "a", *settings[len(SMALL) :])
-    run.completes()
-    for name in ("last.pt", "best.pt"):
-        assert checkpoint.read(tmp_path / "a" / name)["settings"] == composed("train", settings)
