@@ -6,7 +6,6 @@ The order of events of a whole training, from settings to ``runs/<run_name>/best
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from segkit.compose import command
@@ -18,25 +17,49 @@ FAREWELL = """
   {python} predict_seg.py checkpoint={folder}/best.pt input=PHOTOS"""
 
 
-@command("train")
+def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings of the run that goes on, if one does; what the command line says lies over them."""
+    from segkit import runs
+
+    if (folder := runs.going_on(settings)) is None:
+        return None
+    from segkit import checkpoint
+
+    return checkpoint.settings_of(folder)
+
+
+def print_summary(settings: dict[str, Any]) -> None:
+    """The network, layer by layer; it needs no data."""
+    from segkit.data import labels
+    from segkit.models import segmenter, summary
+
+    model = segmenter.build(labels.of_settings(settings["data"]).num_classes, **settings["model"])
+    print(summary.summarise(model, settings["sizes"]["crop"]))
+
+
+@command("train", resumed=of_run)
 def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, score and save until the schedule ends."""
+    from segkit import components, runs
+
+    if settings["summary"]:
+        print_summary(settings)
+        return
+    folder = runs.folder_of(settings)
+    runs.refuse(folder, resume=settings["resume"])  # what can be is refused before torch's seconds of import
+    train_set = components.build("data.datasets", settings["data"], "train")
+    val_set = components.build("data.datasets", settings["data"], "val")
     import torch
 
-    from segkit import checkpoint, components, distributed, inference, signals, training
-    from segkit.data import labels, loaders, transforms
+    from segkit import checkpoint, distributed, inference, signals, training
+    from segkit.data import loaders, transforms
     from segkit.models import segmenter, summary
     from segkit.monitor import Monitor, profile_steps
     from segkit.validation import validate
 
-    if settings["summary"]:
-        model = segmenter.build(labels.of_settings(settings["data"]).num_classes, **settings["model"])
-        print(summary.summarise(model, settings["sizes"]["crop"]))
-        return
     with distributed.processes(settings["device"]) as device, contextlib.ExitStack() as on_exit:
+        found = on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"]))
         torch.manual_seed(settings["seed"])
-        train_set = components.build("data.datasets", settings["data"], "train")
-        val_set = components.build("data.datasets", settings["data"], "val")
         table = train_set.table
         model = segmenter.build(table.num_classes, **settings["model"])
         schedule = training.Schedule(**settings["schedule"])
@@ -49,12 +72,11 @@ def main(settings: dict[str, Any]) -> None:
             device=device,
             seed=settings["seed"],
         )
-        every = settings["evaluation"].pop("every")
-        protocol = inference.protocol(**settings["evaluation"])
+        every = settings["evaluation"]["every"]
+        protocol = inference.protocol(**{k: v for k, v in settings["evaluation"].items() if k != "every"})
 
-        folder = Path(settings["run_dir"], settings["run_name"])
         about = {"settings": settings, "classes": table.to_plain()}
-        if found := on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"])):
+        if found:
             checkpoint.compare(found, about)
             run.restore(found)
         checkpoints = checkpoint.Checkpoints(folder, checkpoint.Keeping(**settings["checkpoint"]), about)
