@@ -30,6 +30,7 @@ def main(settings: dict[str, Any]) -> None:
     from segkit.validation import validate
 
     if settings["summary"]:
+        settings["model"]["weights"] = settings["model"]["backbone"]["weights"] = None  # nothing to download
         model = segmenter.build(labels.of_settings(settings["data"]).num_classes, **settings["model"])
         print(summary.summarise(model, settings["sizes"]["crop"]))
         return
