@@ -11,8 +11,9 @@ from PIL import Image
 from conftest import ROOT
 from segkit.compose import CONF, composed
 
-# Transcribed from the publications, not from conf/. PyTorch-Encoding and GluonCV: SGD 0.01 at a batch of 16 (linear rule),
-# momentum 0.9, weight decay 1e-4 on everything, heads x10, poly 0.9 to zero; the long side in 0.5 .. 2 of the base.
+# Transcribed from the publications, not from conf/. PyTorch-Encoding and GluonCV: SGD 0.01 at a batch of 16
+# (linear rule), momentum 0.9, weight decay 1e-4 on everything, heads x10, poly 0.9 to zero; the long side in
+# 0.5 .. 2 of the base.
 ORIGINAL = {
     "schedule.iterations": None,
     "schedule.head_lr_multiplier": 10,
@@ -256,7 +257,7 @@ def write(path, array):
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
-    """Two photographs of noise in the official layout of each data set, their masks made of stripes of valid labels."""
+    """Two images of noise in the official layout of each data set; the masks are stripes of its label ids."""
     folder, noise = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for split in ("training", "validation", "train", "val"):
         for index in range(2):
