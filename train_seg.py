@@ -33,6 +33,7 @@ def print_summary(settings: dict[str, Any]) -> None:
     from segkit.data import labels
     from segkit.models import segmenter, summary
 
+    settings["model"]["weights"] = settings["model"]["backbone"]["weights"] = None  # nothing to download
     model = segmenter.build(labels.of_settings(settings["data"]).num_classes, **settings["model"])
     print(summary.summarise(model, settings["sizes"]["crop"]))
 

@@ -1,0 +1,323 @@
+"""The commands typed first train what was published: every number stands here as the publications have it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import ROOT
+from segkit.compose import CONF, composed
+
+# Transcribed from the publications, not from conf/. PyTorch-Encoding and GluonCV: SGD 0.01 at a batch of 16
+# (linear rule), momentum 0.9, weight decay 1e-4 on everything, heads x10, poly 0.9 to zero; the long side in
+# 0.5 .. 2 of the base.
+ORIGINAL = {
+    "schedule.iterations": None,
+    "schedule.head_lr_multiplier": 10,
+    "schedule.decay_norm_and_bias": True,
+    "schedule.optimiser.name": "sgd",
+    "schedule.optimiser.momentum": 0.9,
+    "schedule.optimiser.weight_decay": 1e-4,
+    "schedule.policy.name": "poly",
+    "schedule.policy.power": 0.9,
+    "schedule.policy.final": 0.0,
+    "augment.scales": [0.5, 2.0],
+    "augment.mirror": 0.5,
+    "augment.colour": 0.0,
+    "augment.one_class_at_most": 1.0,
+    "model.backbone.output_stride": 8,
+    "model.backbone.weights": "imagenet",
+    "model.align_corners": True,
+    "evaluation.name": "whole",
+    "evaluation.scales": [1.0],
+    "evaluation.every": 1,
+}
+ADE20K = ORIGINAL | {
+    "data.name": "ade20k",
+    "augment.base_size": 520,
+    "augment.crop_size": 480,
+    "sizes.crop": 480,
+    "schedule.batch_size": 16,
+    "schedule.lr": 0.01,
+}
+CITYSCAPES = ORIGINAL | {
+    "data.name": "cityscapes",
+    "augment.base_size": 2048,
+    "augment.crop_size": 768,
+    "sizes.crop": 768,
+    "schedule.batch_size": 8,
+    "schedule.lr": 0.005,
+    "schedule.epochs": 240,
+}
+ENCODING = {"loss.aux_weight": 0.2, "augment.blur": 0.0}
+GLUONCV = {"loss.aux_weight": 0.5, "augment.blur": 0.5}
+# mmsegmentation: SGD 0.01, momentum 0.9, weight decay 5e-4, heads x1, poly 0.9 to 1e-4 (a hundredth of 0.01)
+MMSEG = {
+    "schedule.epochs": None,
+    "schedule.head_lr_multiplier": 1,
+    "schedule.lr": 0.01,
+    "schedule.optimiser.name": "sgd",
+    "schedule.optimiser.momentum": 0.9,
+    "schedule.optimiser.weight_decay": 5e-4,
+    "schedule.policy.name": "poly",
+    "schedule.policy.power": 0.9,
+    "schedule.policy.final": 0.01,
+    "loss.aux_weight": 0.4,
+    "augment.scales": [0.5, 2.0],
+    "augment.one_class_at_most": 0.75,
+    "augment.colour": 0.5,
+    "augment.blur": 0.0,
+    "model.align_corners": False,
+}
+MMSEG_ADE20K = MMSEG | {
+    "data.name": "ade20k",
+    "augment.base_size": [2048, 512],
+    "augment.crop_size": 512,
+    "sizes.crop": 512,
+    "schedule.batch_size": 16,
+    "schedule.iterations": 160000,
+    "evaluation.every": 16000,
+}
+MMSEG_CITYSCAPES = MMSEG | {
+    "data.name": "cityscapes",
+    "augment.base_size": [2048, 1024],
+    "augment.crop_size": [512, 1024],
+    "sizes.crop": [512, 1024],
+    "schedule.batch_size": 8,
+    "schedule.iterations": 80000,
+    "evaluation.every": 8000,
+}
+OPENMMLAB = "https://download.openmmlab.com/pretrain/third_party/"
+RESNEST101_MMSEG = {"model.backbone.weights": OPENMMLAB + "resnest101_d2-f3b931b2.pth"}
+RESNET101_MMSEG = {"model.backbone.weights": OPENMMLAB + "resnet101_v1c-e67eebb6.pth"}
+PUBLISHED = {
+    ("deeplabv3_resnest50", "ade20k"): ADE20K | ENCODING | {"schedule.epochs": 120},
+    ("deeplabv3_resnest101", "ade20k"): ADE20K | ENCODING | {"schedule.epochs": 180},
+    ("deeplabv3_resnest200", "ade20k"): ADE20K | ENCODING | {"schedule.epochs": 180},
+    ("deeplabv3_resnest269", "ade20k"): ADE20K | ENCODING | {"schedule.epochs": 180},
+    ("fcn_resnest50", "ade20k"): ADE20K | ENCODING | {"schedule.epochs": 120},
+    ("deeplabv3_resnet50", "ade20k"): ADE20K | GLUONCV | {"schedule.epochs": 120},
+    ("deeplabv3_resnet101", "ade20k"): ADE20K | GLUONCV | {"schedule.epochs": 180},
+    ("deeplabv3_resnet50", "cityscapes"): CITYSCAPES | GLUONCV,
+    ("deeplabv3_resnet101", "cityscapes"): CITYSCAPES | GLUONCV,
+    ("deeplabv3_resnest50", "cityscapes"): CITYSCAPES | GLUONCV,
+    ("deeplabv3_resnest101", "cityscapes"): CITYSCAPES | GLUONCV,
+    ("deeplabv3_resnest200", "cityscapes"): CITYSCAPES | GLUONCV,
+    ("deeplabv3_resnest101_mmseg", "ade20k"): MMSEG_ADE20K | RESNEST101_MMSEG,
+    ("deeplabv3_resnest101_mmseg", "cityscapes"): MMSEG_CITYSCAPES | RESNEST101_MMSEG,
+    ("deeplabv3_resnet101_mmseg", "cityscapes"): MMSEG_CITYSCAPES | RESNET101_MMSEG,
+}
+FAST = {  # MosaicML: batch 128, 0.08, weight decay 5e-5, 128 epochs, average of the weights, channels-last
+    "data.name": "ade20k",
+    "schedule.batch_size": 128,
+    "schedule.lr": 0.08,
+    "schedule.epochs": 128,
+    "schedule.iterations": None,
+    "schedule.optimiser.name": "sgd",
+    "schedule.optimiser.weight_decay": 5e-5,
+    "runtime.channels_last": True,
+    "runtime.precision": "bf16",
+    "model.backbone.weights": "imagenet",
+    "evaluation.every": 1,
+}
+
+
+def flat(settings, path=""):
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def found(*typed):
+    return dict(flat(composed("train", ["run_name=test", *typed])))
+
+
+def assert_says(settings, expected):
+    assert {key: settings[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(("model", "data"), PUBLISHED, ids="-".join)
+def test_the_command_typed_first_is_the_published_recipe(model, data):
+    assert_says(found(f"model={model}", f"data={data}"), PUBLISHED[model, data])
+
+
+@pytest.mark.parametrize(("model", "data"), PUBLISHED, ids="-".join)
+def test_the_experiment_of_a_published_row_is_its_recipe(model, data):
+    chosen = found(f"experiment={model}_{data}")
+    if "mmseg" in model:
+        assert chosen["evaluation.name"] == "mmseg"
+    assert_says(chosen, PUBLISHED[model, data])
+    assert {k: v for k, v in chosen.items() if k.startswith("model.")} == {
+        k: v for k, v in found(f"model={model}", f"data={data}").items() if k.startswith("model.")
+    }
+
+
+def test_the_fast_recipe_has_the_numbers_it_was_published_with():
+    fast = found("experiment=fast_ade20k")
+    assert_says(fast, FAST)
+    assert fast["schedule.ema"] is not None
+    assert fast["schedule.policy.warmup_iterations"] > 0
+    assert fast["schedule.lr"] / fast["schedule.batch_size"] == 0.01 / 16  # the linear rule
+
+
+@pytest.mark.parametrize("data", ["shapes", "camvid", "folder"])
+@pytest.mark.parametrize("model", ["deeplabv3_demo", "deeplabv3_resnest101"])
+def test_a_data_set_without_a_recipe_trains_as_before(data, model):
+    before = {
+        "schedule.epochs": 50,
+        "schedule.batch_size": 16,
+        "schedule.lr": 0.01,
+        "schedule.head_lr_multiplier": 10,
+        "loss.aux_weight": 0.2,
+        "augment.blur": 0.0,
+        "model.backbone.weights": None,
+        "evaluation.every": 1,
+    }
+    assert_says(found(f"data={data}", f"model={model}"), before)
+
+
+@pytest.mark.parametrize("data", ["ade20k", "cityscapes"])
+@pytest.mark.parametrize("model", ["deeplabv3_demo", "deeplabv3_resnest14", "deeplabv3_resnest26"])
+def test_a_backbone_without_published_weights_trains_from_scratch(data, model):
+    assert found(f"data={data}", f"model={model}")["model.backbone.weights"] is None
+
+
+HEADLINE = ("model=deeplabv3_resnest101", "data=ade20k")
+OWN_CHOICES = [
+    ("schedule=default", {"schedule.epochs": 50, "model.backbone.weights": "imagenet"}),
+    ("schedule=cityscapes_240e", {"schedule.epochs": 240, "schedule.batch_size": 8}),
+    (
+        "schedule=mmseg_80k",
+        {"schedule.iterations": 80000, "schedule.batch_size": 16, "evaluation.every": 8000},
+    ),
+    ("schedule.epochs=5", {"schedule.epochs": 5, "schedule.batch_size": 16}),
+    ("schedule/optimiser=adamw", {"schedule.optimiser.name": "adamw", "schedule.epochs": 180}),
+    ("schedule/policy=cosine", {"schedule.policy.name": "cosine", "schedule.epochs": 180}),
+    ("augment=none", {"augment.mirror": 0.0, "augment.base_size": None, "schedule.epochs": 180}),
+    ("augment=mmseg", {"augment.colour": 0.5, "augment.base_size": [2048, 512], "schedule.epochs": 180}),
+    ("sizes.crop=512", {"augment.crop_size": 512}),
+    ("loss.aux_weight=0.3", {"loss.aux_weight": 0.3}),
+    ("model.backbone.weights=null", {"model.backbone.weights": None, "schedule.epochs": 180}),
+    ("model/backbone=resnest50", {"model.backbone.variant": "50", "schedule.epochs": 120}),
+    ("model/backbone=resnest14", {"model.backbone.weights": None, "schedule.epochs": 120}),
+    ("evaluation=sliding", {"evaluation.name": "sliding", "evaluation.every": 1}),
+    ("evaluation.every=5", {"evaluation.every": 5}),
+]
+
+
+@pytest.mark.parametrize(("typed", "expected"), OWN_CHOICES, ids=[typed for typed, _ in OWN_CHOICES])
+def test_what_is_typed_wins_over_the_recipe(typed, expected):
+    assert_says(found(*HEADLINE, typed), expected)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("loss=cross_entropy", {"loss.aux_weight": 0.2}),
+        ("augment=encoding", {"augment.colour": 0.0, "augment.crop_size": 512}),
+        (
+            "schedule=ade20k_180e",
+            {"schedule.epochs": 180, "schedule.iterations": None, "evaluation.every": 1},
+        ),
+    ],
+)
+def test_what_is_typed_wins_over_the_recipe_of_mmsegmentation(typed, expected):
+    assert_says(found("model=deeplabv3_resnest101_mmseg", "data=ade20k", typed), expected)
+
+
+def test_what_is_typed_wins_over_an_experiment():
+    chosen = found("experiment=deeplabv3_resnest50_ade20k", "model=deeplabv3_resnest101", "schedule.lr=0.02")
+    assert_says(chosen, {"schedule.epochs": 180, "schedule.lr": 0.02, "model.backbone.variant": "101"})
+
+
+@pytest.mark.parametrize("data", ["ade20k", "cityscapes"])
+def test_a_network_to_learn_by_heart_needs_nothing_downloaded(data):
+    chosen = found("experiment=overfit", f"data={data}", "model=deeplabv3_resnest101")
+    assert chosen["model.backbone.weights"] is None
+    assert chosen["schedule.iterations"] == 150
+
+
+@pytest.mark.parametrize("group", ["data", "model", "schedule", "augment", "loss"])
+def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(group):
+    with pytest.raises(ValueError, match=rf"Could not find '{group}/nope'") as refusal:
+        found(*(choice for choice in HEADLINE if not choice.startswith(group)), f"{group}=nope")
+    for name in sorted(file.stem for file in (CONF / group).glob("*.yaml")):
+        assert name in str(refusal.value)
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """Two images of noise in the official layout of each data set; the masks are stripes of its label ids."""
+    folder, noise = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split in ("training", "validation", "train", "val"):
+        for index in range(2):
+            image = noise.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            stripes = np.repeat(np.arange(48, dtype=np.uint8)[:, None], 64, 1)
+            if split.endswith("ing") or split == "validation":
+                write(folder / f"ade20k/images/{split}/{index}.jpg", image)
+                write(folder / f"ade20k/annotations/{split}/{index}.png", stripes * 3)  # 0 .. 141 of 150
+            else:
+                stem = f"cityscapes/{{}}/{split}/town/town_{index:06}_000000"
+                write(folder / f"{stem.format('leftImg8bit')}_leftImg8bit.png", image)
+                write(folder / f"{stem.format('gtFine')}_gtFine_labelIds.png", stripes % 34)
+    return folder
+
+
+# Networks of a thin width, small crops and two steps; what remains is the recipe's.
+TINY = [
+    *("model.backbone.width=8", "model.head.width=8", "model.backbone.weights=null", "loader.workers=0"),
+    *("sizes.base=64", "sizes.crop=32", "sizes.bounds=[64,48]", "runtime.compile=false"),
+    *("schedule.epochs=null", "schedule.iterations=2", "schedule.batch_size=2", "evaluation.every=2"),
+    *("schedule.policy.warmup_iterations=0", "evaluation.scales=[1.0]"),
+]
+ROWS = sorted(file.stem for file in (CONF / "experiment").glob("*_ade20k.yaml"))
+ROWS += sorted(file.stem for file in (CONF / "experiment").glob("*_cityscapes.yaml"))
+
+
+def test_every_published_row_has_its_experiment():
+    assert set(ROWS) == {f"{model}_{data}" for model, data in PUBLISHED} | {"fast_ade20k"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ROWS)
+def test_every_experiment_takes_two_steps(experiment, roots, run_here, tmp_path):
+    root = roots / experiment.rsplit("_", 1)[1]
+    where = [f"data.root={root}", f"run_dir={tmp_path}", "run_name=two", "device=cpu"]
+    if (
+        "resnest"
+        in composed("train", ["run_name=two", f"experiment={experiment}"])["model"]["backbone"]["name"]
+    ):
+        where += [
+            "model.backbone.last_gamma=0"
+        ]  # 200 random blocks overflow before batch norm has its statistics
+    assert run_here("train_seg", f"experiment={experiment}", *TINY, *where) == 0
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["iteration"] == 2
+    assert np.isfinite(result["scores"]["mIoU"])
+
+
+def test_a_summary_of_the_headline_model_downloads_nothing(run_here, monkeypatch, capsys, tmp_path):
+    def refuse(*_, **__):
+        raise AssertionError("a download was asked for")
+
+    monkeypatch.setattr("segkit.models.weights.fetch", refuse)
+    status = run_here("train_seg", "model=deeplabv3_resnest50", "model.backbone.width=8", "data=ade20k",
+                      "summary=true", "sizes.crop=64", f"run_dir={tmp_path}/runs")  # fmt: skip
+    assert status == 0
+    assert "GMACs" in capsys.readouterr().out
+
+
+def test_the_page_of_results_has_the_command_of_every_published_row():
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    missing = [row for row in ROWS if f"`experiment={row}`" not in page]
+    assert not missing
