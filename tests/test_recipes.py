@@ -130,7 +130,7 @@ def flat(settings, path=""):
         if isinstance(value, dict):
             yield from flat(value, f"{path}{key}.")
         else:
-            yield f"{path}{key}", value
+            yield f"{path}{key}", list(value) if isinstance(value, tuple) else value
 
 
 def found(*typed):
@@ -141,12 +141,12 @@ def assert_says(settings, expected):
     assert {key: settings[key] for key in expected} == expected
 
 
-@pytest.mark.parametrize(("model", "data"), PUBLISHED, ids="-".join)
+@pytest.mark.parametrize(("model", "data"), PUBLISHED, ids=lambda word: word)
 def test_the_command_typed_first_is_the_published_recipe(model, data):
     assert_says(found(f"model={model}", f"data={data}"), PUBLISHED[model, data])
 
 
-@pytest.mark.parametrize(("model", "data"), PUBLISHED, ids="-".join)
+@pytest.mark.parametrize(("model", "data"), PUBLISHED, ids=lambda word: word)
 def test_the_experiment_of_a_published_row_is_its_recipe(model, data):
     chosen = found(f"experiment={model}_{data}")
     if "mmseg" in model:
