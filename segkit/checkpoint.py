@@ -102,7 +102,7 @@ def settings_of(folder: Path) -> dict[str, Any] | None:
     """The settings of the newest checkpoint of a run that can be read, None for a new run."""
     for file in runs.checkpoints_in(folder):
         with contextlib.suppress(ValueError):  # whoever opens the run tells of damaged ones
-            return read(file)["settings"]
+            return read(file, mapped=True)["settings"]
     return None
 
 
@@ -156,8 +156,12 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """A checkpoint of segkit, on the CPU, read without running any code in it.
+
+    Args:
+        path: of the file.
+        mapped: leave the values of tensors on the disk until they are used.
 
     Raises:
         ValueError: the file is missing, damaged, holds code, or is not a checkpoint of segkit.
@@ -165,7 +169,7 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"checkpoint={path}: there is no such file")
-    content = files.read_tensors(path)
+    content = files.read_tensors(path, mapped=mapped)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(
             f"{path}: not a checkpoint of segkit; weights of other projects load with model.weights={path}"

@@ -177,7 +177,7 @@ def _run_name(given: Any) -> Any:
     chosen = job.runtime.choices
     name = chosen.get("experiment") or f"{chosen.get('model')}-{chosen.get('data')}"
     try:
-        name = name if given is None else coerce(given, str)
+        name = name if given in (None, "") else coerce(given, str)
     except ValueError:
         return given  # for the check to refuse
     own = swept(job.overrides.task, sys.argv) if job.mode == RunMode.MULTIRUN else []

@@ -48,12 +48,13 @@ def read_text(path: Path, *, most: int = 1 << 26) -> str:
     return path.read_text(encoding="utf-8-sig")
 
 
-def read_tensors(path: Path, source: Path | IO[bytes] | None = None) -> Any:
+def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: bool = False) -> Any:
     """What ``torch.save`` wrote, if it is tensors and plain values, on the CPU.
 
     Args:
         path: of the file, named in errors.
         source: where to read from, if not the file itself.
+        mapped: leave the values of tensors on the disk until they are used.
 
     Raises:
         ValueError: the file is damaged, or asks to run code (which is not done).
@@ -63,7 +64,7 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols that are refused in the next moment
         try:
-            return torch.load(source or path, map_location="cpu", weights_only=True)
+            return torch.load(source or path, map_location="cpu", weights_only=True, mmap=mapped or None)
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"{path}: refused, because it is damaged or asks to run code: only tensors and plain values"

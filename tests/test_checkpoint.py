@@ -115,3 +115,14 @@ def test_what_is_not_a_checkpoint_is_named(tmp_path):
         ValueError, match=r"not a checkpoint of segkit; weights of other projects load with model.weights"
     ):
         checkpoint.read(tmp_path / "other.pt")
+
+
+def test_the_settings_of_a_run_are_those_of_its_newest_checkpoint_that_can_be_read(tmp_path):
+    assert checkpoint.settings_of(tmp_path) is None
+    table = {"settings": {"seed": 1}, "classes": {}}
+    checkpoint.write(tmp_path / "iteration_0000001.pt", {**table, **state(1)})
+    big = {"iteration": 2, "model": {"weight": torch.zeros(1 << 24)}}  # 64 MiB
+    checkpoint.write(tmp_path / "iteration_0000002.pt", {**table, **big, "settings": {"seed": 2}})
+    (tmp_path / "iteration_0000003.pt").write_bytes(b"")
+    assert checkpoint.settings_of(tmp_path) == {"seed": 2}
+    assert not checkpoint.read(tmp_path / "iteration_0000002.pt", mapped=True)["model"]["weight"].any()

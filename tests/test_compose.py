@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from segkit import settings
-from segkit.compose import CONF, accept_any_key, plain, swept
+from segkit.compose import CONF, accept_any_key, command, plain, swept
 from segkit.compose import composed as schema_composed
 
 ROOT = CONF.parent
@@ -234,6 +234,26 @@ def test_numbers_are_text_where_text_is_meant(typed, key, expected):
         value = value[part]
     assert value == expected
     assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("run_name=1", "1"),
+        ("run_name=2026_11", "2026_11"),
+        ("+run_name=7", "7"),
+        ("run_name=nan", "nan"),
+        ("run_name=true", "true"),
+        ("run_name=", "deeplabv3_resnest50-camvid"),
+        ("run_name=null", "deeplabv3_resnest50-camvid"),
+        ("experiment=demo", "demo"),
+    ],
+)
+def test_a_run_is_called_as_it_was_typed(typed, expected, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["train_seg.py", "data=camvid", typed])
+    command("train")(seen.append)()
+    assert [settings["run_name"] for settings in seen] == [expected]
 
 
 def imports_torch(answer):
