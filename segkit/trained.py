@@ -5,7 +5,9 @@ In Python, ``segkit.load("runs/demo/best.pt").predict("photo.jpg")`` needs no se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ class Trained(NamedTuple):
 
     model: segmenter.Segmenter
     table: LabelTable
+    data: Mapping[str, Any] = MappingProxyType({})  # settings of the data it was trained on, where known
 
 
 class Predictor:
@@ -107,7 +110,8 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
     if settings["checkpoint"] is not None:
         content = checkpoint.read(Path(settings["checkpoint"]).expanduser())
         table = LabelTable.from_plain(content["classes"])
-        return Trained(_rebuilt(content, settings["model"], table).to(device), table)
+        model = _rebuilt(content, settings["model"], table).to(device)
+        return Trained(model, table, content["settings"].get("data", {}))
     table = labels.of_settings(settings["data"])
     return Trained(segmenter.build(table.num_classes, **settings["model"]).to(device), table)
 
