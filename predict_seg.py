@@ -31,7 +31,7 @@ def main(settings: dict[str, Any]) -> None:
         if settings["submission"]:
             submissions.format_of(network.table)  # refuses what no server takes, before the work
             kinds |= {"ids"}
-        predictor = trained.Predictor(network, inference.protocol(**settings["evaluation"]))
+        predictor = trained.Predictor(network, inference.of_settings(settings))
         folder = results.folder(settings, f"predict-{sources.title(source)}")
         how = {"kinds": kinds, "resume": settings["resume"]}
         if video:

@@ -24,9 +24,10 @@ def main(settings: dict[str, Any]) -> None:
 
     with distributed.processes(settings["device"]) as device:
         val_set = components.build("data.datasets", settings["data"], "val")
-        model, table = trained.rebuild(settings, device)
-        protocol = inference.protocol(**settings["evaluation"])
-        folder = results.folder(settings, f"test-{protocol.name}")
+        model, table, own_data = trained.rebuild(settings, device)
+        protocol = inference.of_settings(settings).on(device)
+        folder = results.folder(settings, results.test_name(settings, own_data))
+        results.refuse_another_s(folder, settings, protocol)
         gallery = report.Gallery() if settings["report"] else None
         kinds = set(settings["save"])
         if settings["submission"]:
@@ -44,7 +45,6 @@ def main(settings: dict[str, Any]) -> None:
         samples = gallery.samples() if gallery else []
         if distributed.is_main():
             about = {
-                "pictures": len(val_set),
                 "weights": settings["checkpoint"] or settings["model"]["weights"],
                 "weights_sha256": inference.weights_hash(model),
                 "settings": settings,
@@ -63,7 +63,7 @@ def main(settings: dict[str, Any]) -> None:
                     samples=samples,
                     settings=settings,
                 )
-            print(results.summary(found, table))
+            print(results.summary(found, table, data=results.on_what(settings)))
             print(f"results are in {folder}")
 
 

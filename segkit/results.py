@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy as np
 
 from segkit import files, metrics, pictures
 from segkit.data.labels import LabelTable
-from segkit.inference import Evaluation
+from segkit.inference import Evaluation, Protocol, presets
 from segkit.monitor import class_table, environment
 from segkit.report import Gallery
 from segkit.tables import percent
 from segkit.types import Sample
 
+SAME_DATA = ("name", "root", "val_split")  # settings that say on what was scored
 KINDS = {"ids": ".png", "colours": ".png", "overlays": ".jpg", "probabilities": ".npz"}
 LEGEND_WIDTH = 1000  # pixels; a wider picture has its legend enlarged, so that it can be read beside it
 
@@ -28,10 +30,49 @@ LEGEND_WIDTH = 1000  # pixels; a wider picture has its legend enlarged, so that 
 def folder(settings: dict[str, Any], name: str) -> Path:
     """Where a command writes: ``output``, or a folder of this name beside the checkpoint or in ``runs/``."""
     if settings["output"] is not None:
-        return Path(settings["output"])
+        return Path(settings["output"]).expanduser()
     if settings["checkpoint"] is not None:
-        return Path(settings["checkpoint"]).parent / name
+        return Path(settings["checkpoint"]).expanduser().parent / name
     return Path("runs", Path(settings["model"]["weights"]).stem, name)
+
+
+def test_name(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """The name of the folder of a test: its protocol and, unless they are the run's own, data and split.
+
+    Args:
+        settings: of the command.
+        own: settings of the data that the network was trained on.
+    """
+    data = settings["data"]
+    words = ["test", presets.title(settings)]
+    if not own or any(data.get(key) != own.get(key) for key in SAME_DATA):
+        words += [data["name"], str(data.get("val_split", "val"))]
+    return re.sub(r"[^\w.=-]+", "-", "-".join(words))
+
+
+def refuse_another_s(folder: Path, settings: Mapping[str, Any], protocol: Protocol) -> None:
+    """See that a folder does not hold the result on other data or under another protocol.
+
+    Raises:
+        ValueError: it does; its report, tables and masks would be mixed with the new ones.
+    """
+    try:
+        there = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        data, how = there["settings"]["data"], there["protocol"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing, or nothing of ours
+    now = json.loads(json.dumps(protocol.stated()))
+    if how != now or any(data.get(key) != settings["data"].get(key) for key in SAME_DATA):
+        raise ValueError(
+            f"{folder} holds the result of {how.get('name')} on {on_what({'data': data})}: "
+            "choose another output=..., or take it away"
+        )
+
+
+def on_what(settings: Mapping[str, Any]) -> str:
+    """Data and split in words."""
+    data = settings["data"]
+    return f"{data['name']}, split {data.get('val_split', 'val')}"
 
 
 def file_of(folder: Path, kind: str, name: str) -> Path:
@@ -116,6 +157,8 @@ def write(folder: Path, found: Evaluation, table: LabelTable, about: dict[str, A
         "scores": found.scores,
         "class_iou": dict(zip(table.names, found.class_iou, strict=True)),
         "category_iou": found.category_iou,
+        "pictures": found.images,
+        "skipped": found.skipped,
         "seconds": found.seconds,
         **about,
         "versions": environment(),
@@ -133,14 +176,18 @@ def write(folder: Path, found: Evaluation, table: LabelTable, about: dict[str, A
     _write_csv(folder / "confusion.csv", ["truth \\ prediction", *table.names], rows)
 
 
-def summary(found: Evaluation, table: LabelTable) -> str:
-    """Scores and classes as text, in percent, under the name of their protocol."""
+def summary(found: Evaluation, table: LabelTable, *, data: str) -> str:
+    """Scores and classes as text, in percent, under the names of their data and protocol."""
     columns = metrics.class_scores(found.counts)
     shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
     if found.boundary_iou:
         shown["boundary"] = found.boundary_iou
     scores = "  ".join(f"{name} {percent(value)}" for name, value in found.scores.items())
-    return f"{class_table(table.names, shown)}\n\n{found.protocol}\nin %: {scores}"
+    images = f"{found.images} images" + (f", {found.skipped} skipped as unreadable" if found.skipped else "")
+    return (
+        f"{class_table(table.names, shown)}\n\n{data}: {images}\n{found.protocol}\n"
+        f"in %: {scores}\n(docs/using.md says what each of them means)"
+    )
 
 
 def _write_csv(path: Path, heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -5,17 +5,23 @@ In Python, ``segkit.load("runs/demo/best.pt").predict("photo.jpg")`` needs no se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
 from segkit import checkpoint, distributed, inference
-from segkit.data.labels import LabelTable, built_in
+from segkit.data import labels
+from segkit.data.labels import LabelTable
 from segkit.data.pairs import read_image
 from segkit.models import segmenter
 from segkit.settings import check
+
+ImageLike = np.ndarray | str | Path | bytes | bytearray | memoryview | Any  # Any: a PIL image
 
 
 class Trained(NamedTuple):
@@ -23,30 +29,38 @@ class Trained(NamedTuple):
 
     model: segmenter.Segmenter
     table: LabelTable
+    data: Mapping[str, Any] = MappingProxyType({})  # settings of the data it was trained on, where known
 
 
 class Predictor:
     """A trained network that looks at pictures under one protocol.
 
     Attributes:
+        network: the plain PyTorch module, to export or to train on.
+        fast: a copy of it that is prepared for prediction; it may hold operations that nothing else knows.
         table: names, colours and the data set's own ids of the classes.
     """
 
     def __init__(self, trained: Trained, protocol: inference.Protocol) -> None:
-        self.table, self.protocol = trained.table, protocol
-        self.model = inference.prepare(trained.model, precision=protocol.precision)
+        self.table, self.protocol = trained.table, protocol.on(next(trained.model.parameters()).device)
+        self.network = trained.model
+        self.fast = inference.prepare(trained.model, precision=protocol.precision)
 
-    def predict(self, image: np.ndarray | str | Path) -> np.ndarray:
-        """Class ids (H, W) uint8 of a picture: a file, or (H, W, 3) uint8 RGB.
+    def predict(self, image: ImageLike) -> np.ndarray:
+        """Class ids (H, W) uint8 of an image.
+
+        Args:
+            image: the path of a file, the bytes of one, an (H, W, 3) array of uint8 RGB, or a PIL image as it
+                lies (of a file the EXIF orientation is followed).
 
         Raises:
-            ValueError: there is no such file, or it is not a picture.
+            ValueError: there is no such file, or it is not an image.
         """
-        return inference.predict(self.model, _picture(image), self.protocol).cpu().numpy()
+        return inference.predict(self.fast, _picture(image), self.protocol).cpu().numpy()
 
-    def probabilities(self, image: np.ndarray | str | Path) -> np.ndarray:
+    def probabilities(self, image: ImageLike) -> np.ndarray:
         """As ``predict``, but the probability of each class, (K, H, W) float32."""
-        return inference.probabilities(self.model, _picture(image), self.protocol).numpy()
+        return inference.probabilities(self.fast, _picture(image), self.protocol).numpy()
 
 
 def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol | None = None) -> Predictor:
@@ -60,7 +74,7 @@ def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol
     Raises:
         ValueError: the file is missing, damaged, or not a checkpoint of segkit.
     """
-    content = checkpoint.read(file)
+    content = checkpoint.read(Path(file).expanduser())
     table = LabelTable.from_plain(content["classes"])
     model = _rebuilt(content, content["settings"].get("model", {}), table)
     return Predictor(
@@ -88,7 +102,7 @@ def beneath(given: dict[str, Any]) -> dict[str, Any]:
             f"checkpoint={file} holds a network with its weights; leave out model=... and model.weights=..., "
             "or leave out checkpoint="
         )
-    own = checkpoint.read(file)["settings"]
+    own = checkpoint.read(Path(file).expanduser())["settings"]
     kept = ("model",) if "name" in given.get("data", {}) else ("model", "data", "sizes")
     return {section: own[section] for section in kept if section in own}
 
@@ -104,14 +118,11 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
         ValueError: the weights do not fit the network, or the classes are not known.
     """
     if settings["checkpoint"] is not None:
-        content = checkpoint.read(settings["checkpoint"])
+        content = checkpoint.read(Path(settings["checkpoint"]).expanduser())
         table = LabelTable.from_plain(content["classes"])
-        return Trained(_rebuilt(content, settings["model"], table).to(device), table)
-    name = settings["data"]["name"]
-    if name == "folder":
-        table = LabelTable.read(Path(settings["data"]["root"], settings["data"]["classes"]), name)
-    else:
-        table = built_in(name)
+        model = _rebuilt(content, settings["model"], table).to(device)
+        return Trained(model, table, content["settings"].get("data", {}))
+    table = labels.of_settings(settings["data"])
     return Trained(segmenter.build(table.num_classes, **settings["model"]).to(device), table)
 
 
@@ -128,5 +139,22 @@ def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable
     return model
 
 
-def _picture(image: np.ndarray | str | Path) -> np.ndarray:
-    return image if isinstance(image, np.ndarray) else read_image(Path(image))
+def _picture(image: ImageLike) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, str | Path):
+        return read_image(Path(image).expanduser())
+    if isinstance(image, bytes | bytearray | memoryview):
+        stored = np.frombuffer(image, np.uint8)
+        pixels = cv2.imdecode(stored, cv2.IMREAD_COLOR) if stored.size else None
+        if pixels is None:
+            raise ValueError(
+                f"{stored.size} bytes that are not an image: give those of a whole PNG or JPEG file"
+            )
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if hasattr(image, "convert") and hasattr(image, "getbands"):  # PIL's, without needing it
+        return np.asarray(image.convert("RGB"))
+    raise ValueError(
+        f"an image of type {type(image).__name__}: give a path, the bytes of a file, a PIL image, or an "
+        "(H, W, 3) array of uint8 RGB"
+    )

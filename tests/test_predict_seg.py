@@ -8,11 +8,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import segkit
 from conftest import ROOT, run_command
-from segkit import inference, pictures
+from segkit import checkpoint, inference, pictures
 from segkit.types import Sample
 from segkit.video import Video, VideoFile, with_legend_strip
 
@@ -222,3 +223,39 @@ def test_class_ids_are_saved_as_the_data_sets_own_ids(tmp_path):
     sample = Sample(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8), "city/frame")
     results.keeper(tmp_path, table, kinds={"ids"}, gallery=None)(sample, np.full((4, 5), 13, np.uint8))
     assert (pixels_of(tmp_path / "ids/city/frame.png") == 26).all()  # class 13, car, is label id 26
+
+
+def test_every_kind_of_image_says_the_same(network, album, monkeypatch):
+    monkeypatch.setenv("HOME", str(album))
+    expected = network.predict(album / "a.png")
+    stored = (album / "a.png").read_bytes()
+    with Image.open(album / "a.png") as image:
+        kinds = [image.convert("RGBA"), "~/a.png", stored, bytearray(stored), memoryview(stored)]
+        assert all(np.array_equal(network.predict(kind), expected) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (b"", "0 bytes that are not an image"),
+        (b"GIF89a?", "7 bytes that are not an image"),
+        (7, "an image of type int: give a path, the bytes of a file, a PIL image"),
+        ([[1]], "an image of type list"),
+        (None, "an image of type NoneType"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_what_is_taken(network, image, message):
+    with pytest.raises(ValueError, match=message):
+        network.predict(image)
+
+
+def test_the_network_of_a_loaded_model_is_plain_pytorch(network, tiny_run, album):
+    plain = network.network
+    stored = checkpoint.read(tiny_run / "best.pt")["model"]
+    assert plain.state_dict().keys() == stored.keys()
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in plain.modules())
+    assert {type(part).__module__.split(".")[1] for part in plain.modules()} & {"inference"} == set()
+    pixels = torch.from_numpy(pixels_of(album / "a.png")).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        logits = torch.export.export(plain.eval(), (pixels,)).module()(pixels).main
+    assert np.array_equal(logits[0].argmax(0).numpy(), network.predict(album / "a.png"))

@@ -205,3 +205,41 @@ def test_broken_checkpoints_leave_no_result(tiny_run, tmp_path, run_here, capsys
     assert run_here("test_seg", f"checkpoint={tmp_path / 'broken.pt'}", "loader.workers=0") == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_published_weights_on_folders_in_a_list_are_scored(
+    tiny_run, photographs, tmp_path, run_here, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status = run_here(
+        "test_seg",
+        *f"model=deeplabv3_demo model.weights={tiny_run}/best.pt model.backbone.width=8".split(),
+        *f"model.head.width=16 data=folder data.root=[{photographs},{photographs}] loader.workers=0".split(),
+        "output='~/scored'",
+    )
+    assert status == 0
+    assert json.loads((tmp_path / "scored/result.json").read_text())["pictures"] == 8
+
+
+def test_other_data_and_a_changed_protocol_have_folders_of_their_own(
+    tiny_run, photographs, tmp_path, run_here, capsys
+):
+    copy = f"checkpoint={shutil.copy(tiny_run / 'best.pt', tmp_path)}"
+    rest = "data=folder", f"data.root={photographs}", "loader.workers=0"
+    assert run_here("test_seg", copy, *rest, "evaluation.scales=[1,0.5]") == 0
+    result = json.loads((tmp_path / "test-whole-scales=1.0-0.5-folder-val/result.json").read_text())
+    assert result["protocol"]["name"] == "whole, changed: scales"
+    said = capsys.readouterr().out
+    assert "folder, split val: 4 images" in said
+    assert "whole, changed: scales (scales 1 0.5" in said
+
+
+def test_a_result_on_other_data_is_not_written_over(tiny_run, photographs, tmp_path, run_here, capsys):
+    words = f"checkpoint={tiny_run / 'best.pt'}", f"output={tmp_path / 'out'}", "loader.workers=0"
+    assert run_here("test_seg", *words) == 0
+    before = (tmp_path / "out/result.json").read_text()
+    assert run_here("test_seg", *words, "data=folder", f"data.root={photographs}") == 2
+    assert "holds the result of whole on shapes, split val: choose another output" in capsys.readouterr().err
+    assert run_here("test_seg", *words, "evaluation.flip=true") == 2
+    assert (tmp_path / "out/result.json").read_text() == before
+    assert run_here("test_seg", *words) == 0  # again the same

@@ -4,6 +4,7 @@ from segkit.inference.evaluate import EnoughError, Evaluation, evaluate
 from segkit.inference.partial import weights_hash
 from segkit.inference.predict import predict, probabilities
 from segkit.inference.prepare import prepare
+from segkit.inference.presets import of_settings
 from segkit.inference.protocol import Protocol, protocol
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Evaluation",
     "Protocol",
     "evaluate",
+    "of_settings",
     "predict",
     "prepare",
     "probabilities",

@@ -93,6 +93,7 @@ def evaluate(
     started = time.perf_counter()
     _check(model, dataset)
     device = next(model.parameters()).device
+    protocol = protocol.on(device)
     identity = fingerprint(model, dataset.names, protocol) if partial else ""
     blank = torch.zeros(model.num_classes + 3, model.num_classes, dtype=torch.int64, device=device)
     fast = prepare(model, precision=protocol.precision)

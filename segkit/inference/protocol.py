@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+from segkit.hardware import supports_bf16
 from segkit.settings import PositiveFloat, PositiveInt, Size
+
+if TYPE_CHECKING:
+    import torch
 
 HOW_TO_COMPUTE = ("batch_pixels", "memory")  # settings that move no score beyond rounding
 
@@ -35,7 +39,7 @@ class Protocol:
     align_corners: bool
     absent: Literal["zero", "exclude", "labels"]
     boundary: bool
-    precision: Literal["float32", "bf16"]
+    precision: Literal["auto", "float32", "bf16"]
     batch_pixels: int | None
     memory: float | None
 
@@ -53,6 +57,10 @@ class Protocol:
         else:
             bounds = [int(side * scale + 0.5) for side in (height, width)]
         return _within(height, width, bounds)
+
+    def on(self, device: torch.device) -> Protocol:
+        """The same with the precision that ``auto`` means on a device: what has to stand beside a score."""
+        return replace(self, precision=chosen_precision(self.precision, device))
 
     def stated(self) -> dict[str, Any]:
         """What has to stand beside a score, as plain values for a result file."""
@@ -82,6 +90,15 @@ def _within(height: int, width: int, bounds: Sequence[int]) -> tuple[int, int]:
     longest, shortest = max(bounds), max(1, min(bounds))
     factor = min(longest / max(height, width), shortest / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def chosen_precision(
+    precision: Literal["auto", "float32", "bf16"], device: torch.device
+) -> Literal["float32", "bf16"]:
+    """What ``auto`` means on a device."""
+    if precision == "auto":
+        return "bf16" if supports_bf16(device) else "float32"
+    return precision
 
 
 def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -124,7 +141,7 @@ def protocol(  # noqa: PLR0913 - one keyword for each key of conf/evaluation
     align_corners: bool = True,
     absent: Literal["zero", "exclude", "labels"] = "zero",
     boundary: bool = False,
-    precision: Literal["float32", "bf16"] = "float32",
+    precision: Literal["auto", "float32", "bf16"] = "float32",
     batch_pixels: PositiveInt | None = None,
     memory: Literal["auto"] | PositiveFloat = "auto",
 ) -> Protocol:
@@ -150,7 +167,8 @@ def protocol(  # noqa: PLR0913 - one keyword for each key of conf/evaluation
         align_corners: of merging scales, and of resizing pictures as ``float``; the network has its own.
         absent: what a class counts in a mean that nobody labelled or predicted; see ``segkit.metrics``.
         boundary: measure Boundary IoU too.
-        precision: of the network; everything after it is float32.
+        precision: of the network; everything after it is float32. ``auto`` is bf16 where the device has
+            units for it.
         batch_pixels: windows and mirrored copies of one shape are run together up to this many pixels;
             null suits the device.
         memory: GiB that inference may take beside network and picture, to which it fits batches and strips

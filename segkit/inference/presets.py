@@ -1,0 +1,68 @@
+"""What the files of ``conf/evaluation`` say, so that a protocol that was changed does not keep a bare name.
+
+They are read as plain YAML: composing them is another matter, and another module's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segkit.inference.protocol import HOW_TO_COMPUTE, Protocol, protocol
+
+FOLDER = Path(__file__).parents[2] / "conf" / "evaluation"
+FREE = {"name", "boundary", *HOW_TO_COMPUTE}  # they change none of the scores that a name stands for
+
+
+def preset(name: str, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings in the file of a protocol's name, for a data set's sizes; None if there is none."""
+    file = FOLDER / f"{name}.yaml"
+    if not re.fullmatch(r"\w+", name) or not file.is_file():
+        return None
+    own = yaml.safe_load(file.read_text(encoding="utf-8"))
+    beneath = [below for below in own.pop("defaults", []) if below != "_self_"]
+    found: dict[str, Any] = {}
+    for below in beneath:
+        found |= preset(below, sizes) or {}
+    found |= own
+    for key, value in found.items():
+        if isinstance(value, str) and (named := re.fullmatch(r"\$\{sizes\.(\w+)\}", value)):
+            found[key] = sizes.get(named[1])
+    return found
+
+
+def changes(given: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an evaluation that differ from the file of its name, and are none of ``FREE``."""
+    published = preset(given["name"], sizes)
+    if published is None:
+        return {}
+    return {
+        key: value
+        for key, value in given.items()
+        if key not in FREE and key in published and value != published[key]
+    }
+
+
+def of_settings(settings: Mapping[str, Any]) -> Protocol:
+    """The protocol of a command's settings; changed, it says so: ``encoding, changed: scales``.
+
+    Raises:
+        ValueError: as ``protocol`` does.
+    """
+    given = dict(settings["evaluation"])
+    if different := changes(given, settings["sizes"]):
+        given["name"] = f"{given['name']}, changed: {', '.join(different)}"
+    return protocol(**given)
+
+
+def title(settings: Mapping[str, Any]) -> str:
+    """The protocol of a command's settings as part of a folder's name: ``encoding-scales=1.0``."""
+    given = settings["evaluation"]
+    words = [given["name"]]
+    for key, value in changes(given, settings["sizes"]).items():
+        words.append(f"{key}={'-'.join(map(str, value)) if isinstance(value, list) else value}")
+    return "-".join(re.sub(r"[^\w.=]+", "-", word).strip("-") for word in words)

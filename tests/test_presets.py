@@ -1,0 +1,39 @@
+"""A protocol that was changed does not keep its bare name."""
+
+from __future__ import annotations
+
+import pytest
+
+from segkit.compose import CONF, composed
+from segkit.inference import of_settings, presets
+
+NAMES = sorted(file.stem for file in (CONF / "evaluation").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("data", ["ade20k", "cityscapes", "camvid"])
+def test_a_protocol_as_it_is_published_has_its_name(name, data):
+    settings = composed("test", [f"data={data}", f"evaluation={name}"])
+    assert of_settings(settings).name == name
+    assert presets.preset(name, settings["sizes"]) == settings["evaluation"]
+    assert presets.title(settings) == name
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "title"),
+    [
+        (["evaluation.scales=[1]"], "encoding, changed: scales", "encoding-scales=1.0"),
+        (
+            ["evaluation.window=320", "evaluation.flip=false"],
+            "encoding, changed: flip, window",
+            "encoding-flip=False-window=320",
+        ),
+        (["evaluation.precision=bf16"], "encoding, changed: precision", "encoding-precision=bf16"),
+        (["evaluation.flip=true", "evaluation.memory=2", "evaluation.boundary=true"], "encoding", "encoding"),
+        (["evaluation.name=mine", "evaluation.scales=[1]"], "mine", "mine"),
+    ],
+)
+def test_a_changed_protocol_says_what_was_changed(words, name, title):
+    settings = composed("test", ["data=ade20k", "evaluation=encoding", *words])
+    assert of_settings(settings).name == name
+    assert presets.title(settings) == title
