@@ -67,7 +67,7 @@ class LabelTable:
 
     @cached_property
     def names(self) -> list[str]:
-        """K names, each once: of two classes of one name (ADE20K's `screen`) the later carries its id."""
+        """K names, each once: of two classes of one name the later carries its id."""
         seen: dict[str, Entry] = {}
         return [e.name if seen.setdefault(e.name, e) is e else f"{e.name} ({e.id})" for e in self.classes]
 
@@ -227,6 +227,22 @@ def of_settings(data: Mapping[str, Any]) -> LabelTable:
         return built_in(data["name"])
     roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
     return LabelTable.read(Path(roots[0]) / data["classes"], data["name"])
+
+
+def same_classes(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two tables, as ``to_plain`` wrote them, tell the same classes apart.
+
+    A name may have been cut after a word: the table of ADE20K once held "swivel" for "swivel chair", and
+    checkpoints of that time go on.
+    """
+    try:
+        first, second = (LabelTable.from_plain(plain) for plain in (before, now))
+    except ValueError:
+        return before == now
+    return (first.name, len(first.entries)) == (second.name, len(second.entries)) and all(
+        old._replace(name=new.name) == new and f"{new.name} ".startswith(f"{old.name} ")
+        for old, new in zip(first.entries, second.entries, strict=True)
+    )
 
 
 def hex_colour(colour: Any) -> str:
