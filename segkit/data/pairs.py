@@ -1,4 +1,4 @@
-"""Images and masks that lie in files: finding partners, reading them, and keeping decoded copies."""
+"""Images and masks that lie in files: finding partners, and keeping decoded copies."""
 
 from __future__ import annotations
 
@@ -9,23 +9,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 
 from segkit import files
 from segkit.data.labels import DataError, LabelTable, Problem
+from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
 from segkit.types import Sample
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
-MASKS = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp")
-
-Coding = Literal[
-    "ids", "any"
-]  # "any": what the file holds decides, one channel for ids and three for colours
 OnError = Literal["stop", "skip"]
 Cache = Literal["none", "disk"]
-
-FETCH = "fetch it again, or delete it with its partner"
 
 log = logging.getLogger("segkit")
 
@@ -151,36 +143,6 @@ def cache_folder(cache: Cache, root: Path) -> Path | None:
     return Path(os.environ.get("SEGKIT_CACHE") or root / ".segkit-cache", "decoded")
 
 
-def read_image(file: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any format OpenCV knows, turned as its EXIF orientation says."""
-    image = _decode(_bytes(file), cv2.IMREAD_COLOR, file)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-
-
-def read_mask(file: Path, coding: Coding) -> np.ndarray:
-    """A mask as stored: (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 RGB colours if ``coding`` allows.
-
-    A palette PNG is read as its indices, as label tools mean it, if ``coding`` allows.
-    """
-    data = _bytes(file)
-    if data[:4] == b"\x89PNG" and data[25:26] == b"\x03":  # the colour type, if the file is that long
-        if coding == "ids":
-            raise _wrong_mode(file, "palette", "a palette PNG")
-        return _palette_indices(file)
-    mask = _decode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, file)
-    if mask.dtype not in (np.uint8, np.uint16) or (
-        mask.dtype == np.uint16 and (mask.ndim == 3 or coding == "ids")
-    ):
-        raise _wrong_mode(
-            file, "16-bit" if mask.dtype == np.uint16 else "not integer", f"{mask.dtype} values"
-        )
-    if mask.ndim == 2:
-        return mask
-    if coding == "ids":
-        raise _wrong_mode(file, "RGB mask", "three colour channels")
-    return cv2.cvtColor(mask, cv2.COLOR_BGR2RGB, dst=mask)
-
-
 def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) -> np.ndarray:
     """What ``read`` returns, from a copy in ``folder`` if the source has not changed since it was made.
 
@@ -226,50 +188,3 @@ def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[st
             else:
                 found[key] = file
     return found, problems
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError("unreadable", file, error.strerror or str(error), "is data.root complete?") from error
-    if not data:
-        raise DataError("zero bytes", file, "the file is empty", FETCH)
-    return data
-
-
-def _decode(data: bytes, flags: int, file: Path) -> np.ndarray:
-    """Decoded from memory, because ``cv2.imread`` fails on names that are not ASCII on some systems."""
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _whole(data) else None
-    except cv2.error:  # some decoders raise where others give nothing
-        image = None
-    if image is None:
-        raise DataError("unreadable or truncated", file, "not an image, or only part of one", FETCH)
-    return image
-
-
-def _whole(data: bytes) -> bool:
-    """False for a JPEG or PNG whose end is missing; decoders fill the rest with grey and say nothing."""
-    if data[:2] == b"\xff\xd8":
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")  # end of image after the last start of scan
-    return data[:4] != b"\x89PNG" or data.rfind(b"IEND\xaeB`\x82") > 0
-
-
-def _palette_indices(file: Path) -> np.ndarray:
-    from PIL import (
-        Image,
-        ImageOps,
-    )  # comes with torchvision; OpenCV knows only the colours behind the indices
-
-    try:
-        with Image.open(file) as image:
-            return np.array(ImageOps.exif_transpose(image))
-    except OSError as error:
-        raise DataError("unreadable or truncated", file, str(error), FETCH) from error
-
-
-def _wrong_mode(file: Path, kind: str, holds: str) -> DataError:
-    return DataError(
-        kind, file, f"holds {holds}, not one byte of label id per pixel", "save it as a grey 8-bit PNG of ids"
-    )
