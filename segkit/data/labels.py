@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.text}; {self.remedy}"
+        return f"{self.file}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 class DataError(ValueError):
@@ -54,6 +54,7 @@ class LabelTable:
 
     name: str  # of the data set
     entries: tuple[Entry, ...]
+    check: str = field(default="", compare=False, repr=False)  # the command that verifies it, for messages
 
     @cached_property
     def classes(self) -> tuple[Entry, ...]:
@@ -146,8 +147,8 @@ class LabelTable:
             "values outside the table",
             file,
             f"{', '.join(words)}{more} not in the table of {self.name} (ids {min(ids)}..{max(ids)})",
-            f"run `python datasets/{self.name}.py verify` to list every such file, then repair it or add "
-            "the value to the table (with `ignore` if it is not to be scored)",
+            f"run `{self.check or f'python datasets/{self.name}.py verify'}` to list every such file, then "
+            "repair it or add the value to the table (with `ignore` if it is not to be scored)",
         )
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
@@ -226,7 +227,7 @@ def of_settings(data: Mapping[str, Any]) -> LabelTable:
     if (TABLES / f"{data['name']}.csv").is_file():
         return built_in(data["name"])
     roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
-    return LabelTable.read(Path(roots[0]) / data["classes"], data["name"])
+    return LabelTable.read(Path(roots[0]).expanduser() / data["classes"], data["name"])
 
 
 def same_classes(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

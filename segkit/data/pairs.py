@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from segkit import files
+from segkit.data import misses
 from segkit.data.labels import DataError, LabelTable, Problem
 from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
 from segkit.types import Sample
@@ -44,6 +47,7 @@ class Pairs:
         on_error: ``skip`` leaves files without partner out, with a warning, and lets the loader replace
             samples that cannot be read; ``stop`` raises.
         cache: ``None``, or the folder that decoded copies are kept in.
+        where: the words that let ``verify`` find the same files, for messages.
 
     Raises:
         ValueError: there is no pair, or, with ``stop``, a file has no partner.
@@ -58,16 +62,18 @@ class Pairs:
         coding: Coding = "ids",
         on_error: OnError = "stop",
         cache: Path | None = None,
+        where: Sequence[str] = (),
     ):
-        self.name, self.table, self.cache = name, table, cache
+        check = shlex.join(["python", f"datasets/{name}.py", "verify", *where])
+        self.name, self.table, self.cache = name, replace(table, check=check), cache
         self.coding: Coding = coding
         self.on_error: OnError = on_error
         self.pairs, self.problems = found
         self.names = [pair.name for pair in self.pairs]
         if self.problems:
             message = (
-                f"{len(self.problems)} files of {name} cannot be used, the first: {self.problems[0].file}: "
-                f"{self.problems[0].text}; run `python datasets/{name}.py verify` to list them all"
+                f"{len(self.problems)} files of {name} cannot be used, the first: {self.problems[0]}; "
+                f"run `{check}` to list them all"
             )
             if on_error == "stop":
                 raise ValueError(f"{message}, or leave them out with data.on_error=skip")
@@ -105,14 +111,28 @@ def match(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "")
     left, problems = _listing(images, image_end, IMAGES)
     right, more = _listing(masks, mask_end, MASKS)
     pairs = [Pair(left[name], right[name], name) for name in sorted(left.keys() & right.keys())]
-    for name in sorted(left.keys() ^ right.keys()):
-        file, missing = (
-            (left[name], f"mask {name}{mask_end}")
-            if name in left
-            else (right[name], f"image {name}{image_end}")
-        )
-        problems.append(Problem("missing partner", str(file), f"there is no {missing}"))
+    images_alone = {name: file for name, file in left.items() if name not in right}
+    masks_alone = {name: file for name, file in right.items() if name not in left}
+    if images_alone:  # what lies in the place of their masks
+        lossy, _ = _listing(masks, mask_end, tuple({*IMAGES} - {*MASKS}))
+        wrong = {name: misses.of_another_kind(lossy[name]) for name in images_alone if name in lossy}
+        near = wrong | misses.misses_of(list(images_alone), masks_alone, "mask")
+        problems += [
+            _alone(images_alone[name], f"mask {name}{mask_end}", near.get(name))
+            for name in sorted(images_alone)
+        ]
+    near = misses.misses_of(list(masks_alone), images_alone, "image")
+    problems += [
+        _alone(masks_alone[name], f"image {name}{image_end}", near.get(name)) for name in sorted(masks_alone)
+    ]
     return pairs, problems + more
+
+
+def _alone(file: Path, partner: str, near: misses.Miss | None) -> Problem:
+    text = f"there is no {partner}"
+    return Problem(
+        "missing partner", str(file), *((f"{text}; {near.text}", near.remedy) if near else (text,))
+    )
 
 
 def require(root: str, folders: Iterable[str], remedy: str) -> Path:
@@ -128,6 +148,20 @@ def require(root: str, folders: Iterable[str], remedy: str) -> Path:
             f"data.root={root}: there is no folder {' and no '.join(missing)} in {path.absolute()}; {remedy}"
         )
     return path
+
+
+def where(root: str | list[str], **settings: str) -> list[str]:
+    """The words of a command line that name the same root and splits."""
+    place = ["--root", root] if isinstance(root, str) else [f"data.root=[{','.join(root)}]"]
+    return [*place, *(f"data.{key}={value}" for key, value in settings.items())]
+
+
+def warn_of_same(train_split: str, val_split: str, split: str) -> None:
+    """Tell, where validation data are read, that they are those of training."""
+    if split == "val" and train_split == val_split:
+        log.warning(
+            "data.val_split=%s is also data.train_split: scores will be of images trained on", val_split
+        )
 
 
 def sizes_differ(image: np.ndarray, label: np.ndarray) -> str:
