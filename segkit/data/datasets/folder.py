@@ -1,8 +1,8 @@
 """One's own images and masks: two trees of files, or lists of them, and a class table.
 
 Below the root lie ``images/``, ``masks/`` (or folders of other names) and ``classes.csv``. A split is the
-name of a folder in both trees, the name of a list file (``.txt``, ``.csv``), or a share such as ``80%``. Masks
-hold ids (grey or palette PNG) or colours.
+name of a folder in both trees, the name of a list file (``.txt``, ``.csv``), or a share such as ``80%``.
+Masks hold ids (grey or palette PNG) or colours.
 """
 
 from __future__ import annotations
