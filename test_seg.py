@@ -57,10 +57,10 @@ def main(settings: dict[str, Any]) -> None:
                     folder,
                     scores=found.scores,
                     protocol=protocol,
-                    names=table.names,
-                    colours=table.colours,
+                    table=table,
                     counts=found.counts.numpy(),
                     samples=samples,
+                    images=len(val_set),
                     settings=settings,
                 )
             print(results.summary(found, table, data=results.on_what(settings)))

@@ -93,7 +93,7 @@ class Script:
         return components.build("data.datasets", settings["data"] | change, split)
 
     def _prepare(self, arguments: argparse.Namespace) -> None:
-        root = Path(self._settings(arguments)["data"]["root"])
+        root = Path(self._settings(arguments)["data"]["root"]).expanduser()
         arguments.prepare(arguments, root)
         print(
             f"{self.name} is ready in {root}; `datasets/{self.name}.py verify --root {root}` reads every file"
@@ -109,12 +109,12 @@ class Script:
             total += len(dataset)
         counts = Counter(problem.kind for problem in problems)
         if arguments.json:
-            found = [{"kind": p.kind, "file": p.file, "text": p.text} for p in problems]
+            found = [{"kind": p.kind, "file": p.file, "text": p.text, "remedy": p.remedy} for p in problems]
             print(json.dumps({"pairs": total, "counts": counts, "problems": found}, indent=1))
         else:
             for kind, count in counts.most_common():
                 print(f"{kind}: {count}")
-                print(*(f"  {p.file}: {p.text}" for p in problems if p.kind == kind), sep="\n")
+                print(*(f"  {p}" for p in problems if p.kind == kind), sep="\n")
             print(f"{total} pairs read, {len(problems)} problems")
         sys.exit(bool(problems))
 

@@ -19,6 +19,10 @@ if ! .venv/bin/python -c 'import pip, sys; sys.exit(not (3, 11) <= sys.version_i
   }
 fi
 rm -f "$stamp"
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" # a company's own certificates are in the system's store
+if [ -n "${SSL_CERT_FILE:-}" ]; then # which uv reads by itself, but pip does not
+  export PIP_CERT="${PIP_CERT:-$SSL_CERT_FILE}"
+fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 UV_LINK_MODE=${UV_LINK_MODE:-hardlink} .venv/bin/python -m uv pip install --quiet --python .venv/bin/python \
   --require-hashes --build-constraint requirements/build.txt -r "$lock"

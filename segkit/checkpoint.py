@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from segkit import distributed, files, runs
+from segkit.data.labels import same_classes
 from segkit.settings import PositiveFloat, PositiveInt
 
 FORMAT = 1
@@ -186,7 +187,7 @@ def compare(found: dict[str, Any], about: dict[str, Any]) -> None:
     Raises:
         ValueError: its classes are others.
     """
-    if found["classes"] != about["classes"]:
+    if not same_classes(found["classes"], about["classes"]):
         raise ValueError(
             "the checkpoint is of other classes than this data set has; resume with the data that the run"
             " began with, or begin a new run_name=... (model.backbone.weights=FILE starts from its backbone)"

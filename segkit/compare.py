@@ -79,8 +79,8 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row a run, best first: its name, its scores as fractions, and the settings that differ."""
-    order = sorted(runs, key=lambda run: -(run.scores()["best mIoU"] or 0))
+    """One row a run, best first and by name where equal: name, scores as fractions, settings that differ."""
+    order = sorted(runs, key=lambda run: (-(run.scores()["best mIoU"] or 0), run.name))
     keys = differing(runs)
     return [
         {"run": run.name, **run.scores(), **{key: run.settings.get(key) for key in keys}} for run in order
@@ -88,11 +88,9 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """The rows for a screen, in percent; turned on its side when that is narrower."""
+    """The rows for a screen, a run each, in percent."""
     texts = [{key: _shown(key, value) for key, value in line.items()} for line in lines]
-    upright = [list(texts[0]), *(list(text.values()) for text in texts)]
-    sideways = [list(column) for column in zip(*upright, strict=True)]
-    return min(_aligned(upright), _aligned(sideways), key=lambda text: text.index("\n"))
+    return _aligned([list(texts[0]), *(list(text.values()) for text in texts)])
 
 
 def _shown(key: str, value: object) -> str:
@@ -155,12 +153,14 @@ def main(arguments: Sequence[str] | None = None) -> str:
     chosen = parser.parse_args(arguments)
     found, skipped = [], []
     for folder in chosen.runs:
+        if not folder.is_dir() and folder.exists():  # a sweep's own multirun.yaml, which runs/* names too
+            continue
         try:
             found.append(read(folder))
         except ValueError as error:
             skipped.append(str(error))
     if not found:
-        parser.error("\n".join(skipped))
+        parser.error("\n".join(skipped) or "no folder of a run is among them; give such as runs/demo")
     lines = rows(found)
     if chosen.csv:
         sheet = io.StringIO()

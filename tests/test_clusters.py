@@ -32,6 +32,7 @@ def cluster(tmp_path):
     record = tmp_path / "record"
     variables = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
     variables |= {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2", "SLURM_GPUS_ON_NODE": "8"}
+    variables |= {"SLURM_CPUS_PER_TASK": "64"}
     variables |= {"RECORD": str(record), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
 
     def start(file, work):
@@ -63,12 +64,15 @@ def test_what_a_slurm_file_starts_is_a_command_that_we_accept(file, cluster):
     called = record.read_text().splitlines()
     assert "requeue" not in called
     arguments = called[called.index("train_seg.py") + 1 :]
-    assert arguments == [*SETTINGS, "resume=auto"]
-    assert composed("train", arguments)["seed"] == 3
+    workers = {"train": 7, "sweep": 63}[file.stem]  # of 64 CPUs, for 8 processes or one
+    assert arguments == [f"loader.workers={workers}", *SETTINGS, "resume=auto"]
+    settings = composed("train", arguments)
+    assert (settings["seed"], settings["loader"]["workers"]) == (3, workers)
+    assert composed("train", [*arguments, "loader.workers=2"])["loader"]["workers"] == 2  # what is typed wins
     if file.stem == "train":
         torchrun = parse_args(called[called.index("torch.distributed.run") + 1 :])
         assert (torchrun.nnodes, torchrun.nproc_per_node) == ("2", "8")
-        assert (torchrun.rdzv_endpoint, torchrun.training_script) == ("node1:29500", "train_seg.py")
+        assert (torchrun.rdzv_endpoint, torchrun.training_script) == ("node1:20017", "train_seg.py")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)

@@ -74,15 +74,33 @@ def test_the_table_is_in_percent_and_aligned(runs):
     text = compare.main([str(runs / "good"), str(runs / "bad")])
     lines = text.splitlines()
     assert len({len(line) for line in lines}) == 1
-    row = next(line for line in lines if line.startswith("best mIoU"))
-    assert row.split()[2:] == ["75.00", "25.00"]
-    assert max(map(len, lines)) <= 100
+    columns = [line.split("  ") for line in lines]
+    place = [head.strip() for head in columns[0] if head].index("best mIoU")
+    values = [[cell.strip() for cell in line if cell] for line in columns[1:]]
+    assert [(line[0], line[place]) for line in values] == [("good", "75.00"), ("bad", "25.00")]
 
 
-def test_many_runs_are_listed_downwards_and_few_sideways():
-    many = [compare.Run(f"run{k}", {}, {"val/mIoU": [(1, k / 100)]}) for k in range(30)]
-    assert compare.table(compare.rows(many)).splitlines()[1].startswith("run29")
-    assert compare.table(compare.rows(many[:2])).splitlines()[0].split() == ["run", "run1", "run0"]
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_every_run_is_a_row_however_many_there_are(count):
+    runs = [compare.Run(f"run{k}", {}, {"val/mIoU": [(1, k / 100)]}) for k in range(count)]
+    lines = compare.table(compare.rows(runs)).splitlines()
+    assert lines[0].startswith("run ")
+    assert [line.split()[0] for line in lines[1:]] == [f"run{k}" for k in reversed(range(count))]
+
+
+def test_runs_that_score_alike_stand_by_name_in_whatever_order_they_are_given():
+    runs = [compare.Run(name, {}, {"val/mIoU": [(1, 0.5)]}) for name in "bca"]
+    for given in (runs, runs[::-1]):
+        assert [line["run"] for line in compare.rows(given)] == ["a", "b", "c"]
+
+
+def test_the_own_files_of_a_sweep_are_read_past(runs, tmp_path, capsys):
+    (tmp_path / "multirun.yaml").write_text("hydra: {}")
+    text = compare.main([str(tmp_path / "multirun.yaml"), str(runs / "good")])
+    assert "left out" not in text
+    with pytest.raises(SystemExit):
+        compare.main([str(tmp_path / "multirun.yaml")])
+    assert "no folder of a run is among them" in capsys.readouterr().err
 
 
 def test_csv_json_and_png_hold_the_same_runs(runs, tmp_path):

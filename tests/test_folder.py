@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segkit.data import labels
 from segkit.data.datasets import folder
 
 ROOT = Path(__file__).parent.parent
@@ -128,6 +130,113 @@ def test_what_is_missing_is_named_with_what_is_accepted(tmp_path, change, messag
     (tmp_path / "bad.txt").write_text("train/a.bmp\ngone.bmp\n")
     with pytest.raises(ValueError, match=message):
         folder.build("train", **({"root": root} | change))
+
+
+def test_masks_of_another_ending_and_folder_are_taken_by_a_setting(tmp_path):
+    root = make(tmp_path, ["train/a", "train/b_c"])
+    (tmp_path / "masks/train/a.png").rename(tmp_path / "masks/train/a_mask.png")
+    (tmp_path / "masks/train/b_c.png").rename(tmp_path / "masks/train/b_c_mask.png")
+    with pytest.raises(
+        ValueError, match=r"a_mask.png has _mask at its end; say so with data.masks='masks/\*_mask'"
+    ):
+        folder.build("train", root=root)
+    (tmp_path / "masks").rename(tmp_path / "labels")
+    with pytest.raises(ValueError, match=r"to take what is there: data.masks='labels/\*'"):
+        folder.build("train", root=root)
+    dataset = folder.build("train", root=root, masks="labels/*_mask")
+    assert [(pair.name, pair.label.name) for pair in dataset.pairs] == [
+        ("a", "a_mask.png"),
+        ("b_c", "b_c_mask.png"),
+    ]
+    (tmp_path / "list.txt").write_text("train/b_c.bmp\ntrain/a\n")
+    dataset = folder.build("train", root=root, masks="labels/*_mask", train_split="list.txt")
+    assert [pair.label.name for pair in dataset.pairs] == ["b_c_mask.png", "a_mask.png"]
+
+
+@pytest.mark.parametrize("pattern", ["masks/*/*", "masks*", "*/masks"])
+def test_a_pattern_that_is_none_is_refused(tmp_path, pattern):
+    with pytest.raises(ValueError, match=r"a folder is meant, and how names in it end, such as masks/\*"):
+        folder.build("train", root=make(tmp_path, ["train/a"]), masks=pattern)
+
+
+def test_the_layout_of_pascal_voc_is_recognised_and_the_remedy_reads_it(tmp_path):
+    root = make(tmp_path, ["2007_1", "2007_2"])
+    (tmp_path / "images").rename(tmp_path / "JPEGImages")
+    (tmp_path / "masks").rename(tmp_path / "SegmentationClass")
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("2007_2\n")
+    with pytest.raises(ValueError, match="this looks like Pascal VOC") as caught:
+        folder.build("train", root=root)
+    advised = dict(re.findall(r"data\.(\w+)='?([^ ']+)", str(caught.value).partition("VOC: ")[2]))
+    assert folder.build("train", root=root, **advised).names == ["2007_2"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            "Cafe\u0301.png",
+            r"differs only in how its letters are encoded .*NFC and NFD.*; rename one of them",
+        ),
+        ("CAF\u00e9.png", "differs only in capital letters; rename one of them"),
+        ("Caf\u00e9.jpg", "cannot be it: JPEG changes ids at every edge; save the mask again"),
+    ],
+)
+def test_a_mask_that_nearly_fits_is_named_with_the_remedy(tmp_path, mask, message):
+    root = make(tmp_path, ["train/Caf\u00e9"])
+    (tmp_path / "masks/train/Caf\u00e9.png").rename(tmp_path / "masks/train" / mask)
+    with pytest.raises(ValueError, match=message):
+        folder.build("train", root=root)
+
+
+def test_the_advised_command_names_the_root_and_splits_that_were_used(tmp_path):
+    root = make(tmp_path / "my data", ["a", "b", "c", "d"])
+    (tmp_path / "my data/images/e.bmp").write_bytes(b"")
+    with pytest.raises(ValueError, match="there is no mask e") as caught:
+        folder.build("train", root=root, train_split="50%")
+    advised = re.search("`(.*?)`", str(caught.value))[1]
+    assert shlex.split(advised)[1:] == [
+        "datasets/folder.py",
+        "verify",
+        "--root",
+        root,
+        "data.train_split=50%",
+    ]
+    (tmp_path / "my data/images/e.bmp").unlink()
+    (tmp_path / "my data/classes.csv").write_text("id,name\n0,ground\n")
+    with pytest.raises(ValueError, match=f"verify --root '{root}' data.train_split=50%` to list"):
+        folder.build("train", root=root, train_split="50%").read(0)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        ("80%", "50%", r"come to 130%, .* such as data.train_split=50%"),
+        ("120%", "val", r"data.train_split=120%: a share is more than 0% and at most 100%"),
+        ("0%", "20%", r"data.train_split=0%: a share is more"),
+        ("1%", "20%", r"data.train_split=1% of 4 images is none"),
+    ],
+)
+def test_shares_that_cannot_be_meant_are_refused(tmp_path, train, val, message):
+    root = make(tmp_path, list("abcd"))
+    with pytest.raises(ValueError, match=message):
+        folder.build("train", root=root, train_split=train, val_split=val)
+
+
+def test_validation_on_what_was_trained_on_is_told(tmp_path, caplog):
+    root = make(tmp_path, ["train/a", "b"])
+    folder.build("train", root=root, val_split="train")
+    folder.build("val", root=root, train_split="50%", val_split="50%")
+    assert not caplog.records
+    folder.build("val", root=root, val_split="train")
+    assert "data.val_split=train is also data.train_split" in caplog.text
+
+
+def test_a_home_directory_is_meant_by_its_sign(tmp_path, monkeypatch):
+    make(tmp_path / "pets", ["train/a"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert folder.build("train", root="~/pets").read(0).name == "a"
+    assert labels.of_settings({"name": "folder", "root": "~/pets", "classes": "classes.csv"}).num_classes == 2
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from segkit.data.labels import LabelTable, built_in
+from segkit import checkpoint
+from segkit.data.labels import LabelTable, built_in, same_classes
 
 
 @pytest.fixture
@@ -113,9 +114,64 @@ def test_ade20k_counts_from_one_and_its_zero_is_ignored():
     assert table.encode(raw, "m")[0].tolist() == [255, *range(150)]
     assert table.decode(np.arange(150, dtype=np.uint8)).tolist() == list(range(1, 151))
     assert (table.names[0], table.names[149]) == ("wall", "flag")
-    assert len(set(table.names)) == 150  # two are called screen
+    assert len({entry.name for entry in table.entries}) == 151
     with pytest.raises(ValueError, match=r"151 .* not in the table of ade20k"):
         table.encode(raw + 1, "m")
+
+
+def test_ade20k_names_are_first_synonyms_in_full():
+    table = built_in("ade20k")
+    full = {  # objectInfo150.txt of the data set, where the first synonym is of several words
+        45: "chest of drawers",
+        57: "pool table",
+        59: "screen door",
+        65: "coffee table",
+        74: "kitchen island",
+        76: "swivel chair",
+        79: "arcade machine",
+        90: "television receiver",
+        92: "dirt track",
+        106: "conveyer belt",
+        110: "swimming pool",
+        124: "trade name",
+        137: "traffic light",
+        142: "crt screen",
+    }
+    assert {entry.id: entry.name for entry in table.entries if " " in entry.name} == full
+    assert table.entries[131].name == "screen"
+
+
+def cut(plain):
+    """The table as checkpoints held it while names were cut after their first word."""
+    return {**plain, "entries": [[row[0], row[1].split(" ")[0], *row[2:]] for row in plain["entries"]]}
+
+
+def test_a_checkpoint_with_cut_names_is_of_the_same_classes():
+    plain = built_in("ade20k").to_plain()
+    assert same_classes(cut(plain), plain)
+    settings = {"settings": {"data": {"name": "ade20k"}}}
+    checkpoint.compare({"classes": cut(plain), **settings}, {"classes": plain, **settings})
+    assert LabelTable.from_plain(cut(plain)).names[75] == "swivel"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows[76].__setitem__(1, "swivelled"),
+        lambda rows: rows[76].__setitem__(2, [1, 2, 3]),
+        lambda rows: rows[76].__setitem__(0, 200),
+        lambda rows: rows[76].__setitem__(3, True),
+        lambda rows: rows.reverse(),
+        list.pop,
+    ],
+    ids=["name", "colour", "id", "ignored", "order", "length"],
+)
+def test_other_classes_are_told_apart(change):
+    plain, other = built_in("ade20k").to_plain(), built_in("ade20k").to_plain()
+    change(other["entries"])
+    assert not same_classes(other, plain)
+    with pytest.raises(ValueError, match="the checkpoint is of other classes than this data set has"):
+        checkpoint.compare({"classes": other, "settings": {}}, {"classes": plain, "settings": {}})
 
 
 def test_camvid_ignores_void():

@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import jaccard_score
 
 from segkit import report
+from segkit.data.labels import Entry, LabelTable, built_in
 from segkit.report import gallery
 from segkit.types import Sample
 from webdriver import browser, needs_chromium
@@ -19,6 +20,7 @@ from webdriver import browser, needs_chromium
 EVIL = "<script>alert('x')</script>\"&'"
 NAMES = ["sky", "road", EVIL, "tree", "never seen"]
 COLOURS = np.array([[70, 130, 180], [128, 64, 128], [220, 20, 60], [107, 142, 35], [9, 9, 9]], np.uint8)
+TABLE = LabelTable("town", tuple(Entry(k, name, tuple(COLOURS[k])) for k, name in enumerate(NAMES)))
 COUNTS = np.diag([900, 500, 20, 300, 0])
 COUNTS[0, 1], COUNTS[2, 1], COUNTS[3, 0] = 60, 10, 90
 SCORES = {"pixAcc": 0.915, "mIoU": 0.6875}
@@ -40,11 +42,15 @@ def write(folder, **changed):
     content = {
         "scores": SCORES,
         "protocol": "whole (scales 1)",
-        "names": NAMES,
-        "colours": COLOURS,
+        "table": TABLE,
+        "images": 1234,
         "counts": COUNTS,
         "samples": shown.samples(),
-        "settings": {"model": {"name": EVIL}, "run_name": "x"},
+        "settings": {
+            "model": {"name": EVIL},
+            "checkpoint": "runs/first/best.pt",
+            "data": {"name": "town", "val_split": "val"},
+        },
     }
     return report.write_report(folder, **(content | changed))
 
@@ -107,6 +113,26 @@ def test_scores_and_protocol_are_on_the_page(page):
     words = Reader(page.read_text()).words
     assert {"pixAcc", "91.50", "mIoU", "68.75"} <= set(words)
     assert any("whole (scales 1)" in text for text in words)
+
+
+def test_the_title_names_run_data_and_number_of_images(page, tmp_path):
+    assert "<title>first on town val: 1,234 images</title>" in page.read_text()
+    assert "<h1>first on town val: 1,234 images</h1>" in page.read_text()
+    assert "<h1>a network: 7 images</h1>" in write(tmp_path, settings={}, images=7).read_text()
+
+
+def test_images_come_before_the_table_of_classes_with_the_classes_they_show(page):
+    text = page.read_text()
+    assert text.index("<figure>") < text.index('id="classes"')
+    legend = text.partition('class="panel legend"')[2].partition("</section>")[0]
+    assert "road" in legend
+    assert "never seen" not in legend
+
+
+def test_each_score_that_has_a_name_is_explained(tmp_path):
+    scores = dict.fromkeys(("pixAcc", "mAcc", "mIoU", "fwIoU", "mDice"), 0.5)
+    text = write(tmp_path, scores=scores | {"other": 0.5}).read_text()
+    assert re.findall(r"<dt>(\w+)<dd>\w+", text) == list(scores)
 
 
 def test_the_layers_of_a_picture_are_what_was_predicted(page):
@@ -215,6 +241,65 @@ def test_the_opacity_slider_moves_every_layer(tab):
 def test_the_page_never_scrolls_sideways(tab, width):
     tab.resize(width, 800)
     assert tab.run("return document.documentElement.scrollWidth") <= width
+
+
+@needs_chromium
+def test_no_column_is_cut_on_a_phone(tmp_path, tab, page):
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 10**6, (150, 150)) + np.diag([10**8] * 150)
+    tab.open(write(tmp_path, table=built_in("ade20k"), counts=counts).as_uri())
+    tab.resize(360, 800)
+    cut = """return [...document.querySelectorAll("table")]
+        .filter(t => t.offsetWidth > t.parentElement.clientWidth).map(t => t.id)"""
+    try:
+        assert tab.run(cut) == []
+    finally:
+        tab.open(page.as_uri())
+
+
+CONTRAST = """
+    const parts = (text) => text.match(/[0-9.]+/g).map(Number);
+    const light = (c) => {
+      const [r, g, b] = c.map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+      return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const under = (e) => {
+      const back = parts(getComputedStyle(e).backgroundColor);
+      return back.length === 4 && back[3] === 0 ? under(e.parentElement) : back;
+    };
+    return [...document.querySelectorAll('a, button, .soft, td, th, h2')].map(e => {
+      const pair = [light(parts(getComputedStyle(e).color)), light(under(e))];
+      return (Math.max(...pair) + .05) / (Math.min(...pair) + .05);
+    })"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_has_the_contrast_of_wcag_aa(tab, dark):
+    tab.dark(on=dark)
+    ratios = tab.run(CONTRAST)
+    tab.dark(on=False)
+    assert len(ratios) > 40
+    assert min(ratios) >= 4.5
+
+
+@needs_chromium
+def test_heads_that_sort_look_it(tab):
+    heads = "[...document.querySelectorAll('#classes th button')]"
+    mark = f"return {heads}.map(b => getComputedStyle(b, '::after').content)"
+    tab.run("document.querySelectorAll('#classes th').forEach(h => h.removeAttribute('aria-sort'))")
+    assert set(tab.run(mark)) == {'" \u2195"'}
+
+
+@needs_chromium
+def test_the_matrix_keeps_its_size_and_is_dark_in_dark_mode(tab):
+    size = "const i = document.querySelector('.heat'); return [i.width, i.naturalWidth]"
+    tab.resize(360, 800)
+    shown, drawn = tab.run(size)
+    assert shown == drawn
+    tab.dark(on=True)
+    assert "invert" in tab.run("return getComputedStyle(document.querySelector('.heat')).filter")
+    tab.dark(on=False)
 
 
 @needs_chromium

@@ -1,6 +1,7 @@
 """The house itself: locks, set-up, links, sizes."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,19 @@ def test_a_python_out_of_range_gets_one_line_with_the_remedy(version, tmp_path):
     assert "needs Python 3.11 to 3.13" in answer.stderr
     assert "make PYTHON=python3.12" in answer.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_environment_is_fetched_with_the_certificates_of_the_system(tmp_path):
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$2 ${UV_SYSTEM_CERTS-} ${PIP_CERT-} ${SSL_CERT_FILE-}" >> calls\n')
+    python.chmod(0o755)
+    (tmp_path / "lock.txt").touch()
+    command = ["sh", str(ROOT / "requirements" / "setup.sh"), sys.executable, "lock.txt", "stamp"]
+    kept = {key: value for key, value in os.environ.items() if key not in ("PIP_CERT", "UV_SYSTEM_CERTS")}
+    subprocess.run(command, cwd=tmp_path, env=kept | {"SSL_CERT_FILE": "company.pem"}, timeout=60, check=True)
+    called = (tmp_path / "calls").read_text().splitlines()[-2:]
+    assert called == ["pip true company.pem company.pem", "uv true company.pem company.pem"]
 
 
 def test_ci_runs_what_the_readme_tells_everyone_to_run():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.text}; {self.remedy}"
+        return f"{self.file}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 class DataError(ValueError):
@@ -54,6 +54,7 @@ class LabelTable:
 
     name: str  # of the data set
     entries: tuple[Entry, ...]
+    check: str = field(default="", compare=False, repr=False)  # the command that verifies it, for messages
 
     @cached_property
     def classes(self) -> tuple[Entry, ...]:
@@ -67,7 +68,7 @@ class LabelTable:
 
     @cached_property
     def names(self) -> list[str]:
-        """K names, each once: of two classes of one name (ADE20K's `screen`) the later carries its id."""
+        """K names, each once: of two classes of one name the later carries its id."""
         seen: dict[str, Entry] = {}
         return [e.name if seen.setdefault(e.name, e) is e else f"{e.name} ({e.id})" for e in self.classes]
 
@@ -146,8 +147,8 @@ class LabelTable:
             "values outside the table",
             file,
             f"{', '.join(words)}{more} not in the table of {self.name} (ids {min(ids)}..{max(ids)})",
-            f"run `python datasets/{self.name}.py verify` to list every such file, then repair it or add "
-            "the value to the table (with `ignore` if it is not to be scored)",
+            f"run `{self.check or f'python datasets/{self.name}.py verify'}` to list every such file, then "
+            "repair it or add the value to the table (with `ignore` if it is not to be scored)",
         )
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
@@ -226,7 +227,23 @@ def of_settings(data: Mapping[str, Any]) -> LabelTable:
     if (TABLES / f"{data['name']}.csv").is_file():
         return built_in(data["name"])
     roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
-    return LabelTable.read(Path(roots[0]) / data["classes"], data["name"])
+    return LabelTable.read(Path(roots[0]).expanduser() / data["classes"], data["name"])
+
+
+def same_classes(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two tables, as ``to_plain`` wrote them, tell the same classes apart.
+
+    A name may have been cut after a word: the table of ADE20K once held "swivel" for "swivel chair", and
+    checkpoints of that time go on.
+    """
+    try:
+        first, second = (LabelTable.from_plain(plain) for plain in (before, now))
+    except ValueError:
+        return before == now
+    return (first.name, len(first.entries)) == (second.name, len(second.entries)) and all(
+        old._replace(name=new.name) == new and f"{new.name} ".startswith(f"{old.name} ")
+        for old, new in zip(first.entries, second.entries, strict=True)
+    )
 
 
 def hex_colour(colour: Any) -> str:

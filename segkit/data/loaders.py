@@ -119,6 +119,7 @@ class TrainingLoader:
         self, dataset: Readable, transform: Transform, order: Order, iterations: range, workers: int
     ):
         self.dataset, self.skipped = dataset, 0
+        self.told: set[str] = set()  # what was said of a file is not said in every epoch
         self.loader = DataLoader(
             _Reader(dataset, transform),  # type: ignore[arg-type]
             batch_sampler=_Batches(order, iterations),  # type: ignore[arg-type]
@@ -140,7 +141,9 @@ class TrainingLoader:
                 raise ValueError(f"{faults[-1]} (data.on_error=skip goes on without such samples)")
             for fault in faults:
                 self.skipped += 1
-                log.warning("skipped, %d by now: %s", self.skipped, fault)
+                if fault not in self.told:
+                    log.warning("skipped, %d by now: %s", self.skipped, fault)
+                self.told.add(fault)
             yield batch
 
 

@@ -1,31 +1,26 @@
-"""Images and masks that lie in files: finding partners, reading them, and keeping decoded copies."""
+"""Images and masks that lie in files: finding partners, and keeping decoded copies."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 
 from segkit import files
+from segkit.data import misses
 from segkit.data.labels import DataError, LabelTable, Problem
+from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
 from segkit.types import Sample
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
-MASKS = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp")
-
-Coding = Literal[
-    "ids", "any"
-]  # "any": what the file holds decides, one channel for ids and three for colours
 OnError = Literal["stop", "skip"]
 Cache = Literal["none", "disk"]
-
-FETCH = "fetch it again, or delete it with its partner"
 
 log = logging.getLogger("segkit")
 
@@ -52,6 +47,7 @@ class Pairs:
         on_error: ``skip`` leaves files without partner out, with a warning, and lets the loader replace
             samples that cannot be read; ``stop`` raises.
         cache: ``None``, or the folder that decoded copies are kept in.
+        where: the words that let ``verify`` find the same files, for messages.
 
     Raises:
         ValueError: there is no pair, or, with ``stop``, a file has no partner.
@@ -66,16 +62,18 @@ class Pairs:
         coding: Coding = "ids",
         on_error: OnError = "stop",
         cache: Path | None = None,
+        where: Sequence[str] = (),
     ):
-        self.name, self.table, self.cache = name, table, cache
+        check = shlex.join(["python", f"datasets/{name}.py", "verify", *where])
+        self.name, self.table, self.cache = name, replace(table, check=check), cache
         self.coding: Coding = coding
         self.on_error: OnError = on_error
         self.pairs, self.problems = found
         self.names = [pair.name for pair in self.pairs]
         if self.problems:
             message = (
-                f"{len(self.problems)} files of {name} cannot be used, the first: {self.problems[0].file}: "
-                f"{self.problems[0].text}; run `python datasets/{name}.py verify` to list them all"
+                f"{len(self.problems)} files of {name} cannot be used, the first: {self.problems[0]}; "
+                f"run `{check}` to list them all"
             )
             if on_error == "stop":
                 raise ValueError(f"{message}, or leave them out with data.on_error=skip")
@@ -113,14 +111,28 @@ def match(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "")
     left, problems = _listing(images, image_end, IMAGES)
     right, more = _listing(masks, mask_end, MASKS)
     pairs = [Pair(left[name], right[name], name) for name in sorted(left.keys() & right.keys())]
-    for name in sorted(left.keys() ^ right.keys()):
-        file, missing = (
-            (left[name], f"mask {name}{mask_end}")
-            if name in left
-            else (right[name], f"image {name}{image_end}")
-        )
-        problems.append(Problem("missing partner", str(file), f"there is no {missing}"))
+    images_alone = {name: file for name, file in left.items() if name not in right}
+    masks_alone = {name: file for name, file in right.items() if name not in left}
+    if images_alone:  # what lies in the place of their masks
+        lossy, _ = _listing(masks, mask_end, tuple({*IMAGES} - {*MASKS}))
+        wrong = {name: misses.of_another_kind(lossy[name]) for name in images_alone if name in lossy}
+        near = wrong | misses.misses_of(list(images_alone), masks_alone, "mask")
+        problems += [
+            _alone(images_alone[name], f"mask {name}{mask_end}", near.get(name))
+            for name in sorted(images_alone)
+        ]
+    near = misses.misses_of(list(masks_alone), images_alone, "image")
+    problems += [
+        _alone(masks_alone[name], f"image {name}{image_end}", near.get(name)) for name in sorted(masks_alone)
+    ]
     return pairs, problems + more
+
+
+def _alone(file: Path, partner: str, near: misses.Miss | None) -> Problem:
+    text = f"there is no {partner}"
+    return Problem(
+        "missing partner", str(file), *((f"{text}; {near.text}", near.remedy) if near else (text,))
+    )
 
 
 def require(root: str, folders: Iterable[str], remedy: str) -> Path:
@@ -138,6 +150,20 @@ def require(root: str, folders: Iterable[str], remedy: str) -> Path:
     return path
 
 
+def where(root: str | list[str], **settings: str) -> list[str]:
+    """The words of a command line that name the same root and splits."""
+    place = ["--root", root] if isinstance(root, str) else [f"data.root=[{','.join(root)}]"]
+    return [*place, *(f"data.{key}={value}" for key, value in settings.items())]
+
+
+def warn_of_same(train_split: str, val_split: str, split: str) -> None:
+    """Tell, where validation data are read, that they are those of training."""
+    if split == "val" and train_split == val_split:
+        log.warning(
+            "data.val_split=%s is also data.train_split: scores will be of images trained on", val_split
+        )
+
+
 def sizes_differ(image: np.ndarray, label: np.ndarray) -> str:
     """What is wrong with a mask of another size than its image."""
     (rows, columns), (height, width) = label.shape[:2], image.shape[:2]
@@ -149,36 +175,6 @@ def cache_folder(cache: Cache, root: Path) -> Path | None:
     if cache == "none":
         return None
     return Path(os.environ.get("SEGKIT_CACHE") or root / ".segkit-cache", "decoded")
-
-
-def read_image(file: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any format OpenCV knows, turned as its EXIF orientation says."""
-    image = _decode(_bytes(file), cv2.IMREAD_COLOR, file)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-
-
-def read_mask(file: Path, coding: Coding) -> np.ndarray:
-    """A mask as stored: (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 RGB colours if ``coding`` allows.
-
-    A palette PNG is read as its indices, as label tools mean it, if ``coding`` allows.
-    """
-    data = _bytes(file)
-    if data[:4] == b"\x89PNG" and data[25:26] == b"\x03":  # the colour type, if the file is that long
-        if coding == "ids":
-            raise _wrong_mode(file, "palette", "a palette PNG")
-        return _palette_indices(file)
-    mask = _decode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, file)
-    if mask.dtype not in (np.uint8, np.uint16) or (
-        mask.dtype == np.uint16 and (mask.ndim == 3 or coding == "ids")
-    ):
-        raise _wrong_mode(
-            file, "16-bit" if mask.dtype == np.uint16 else "not integer", f"{mask.dtype} values"
-        )
-    if mask.ndim == 2:
-        return mask
-    if coding == "ids":
-        raise _wrong_mode(file, "RGB mask", "three colour channels")
-    return cv2.cvtColor(mask, cv2.COLOR_BGR2RGB, dst=mask)
 
 
 def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) -> np.ndarray:
@@ -226,50 +222,3 @@ def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[st
             else:
                 found[key] = file
     return found, problems
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError("unreadable", file, error.strerror or str(error), "is data.root complete?") from error
-    if not data:
-        raise DataError("zero bytes", file, "the file is empty", FETCH)
-    return data
-
-
-def _decode(data: bytes, flags: int, file: Path) -> np.ndarray:
-    """Decoded from memory, because ``cv2.imread`` fails on names that are not ASCII on some systems."""
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _whole(data) else None
-    except cv2.error:  # some decoders raise where others give nothing
-        image = None
-    if image is None:
-        raise DataError("unreadable or truncated", file, "not an image, or only part of one", FETCH)
-    return image
-
-
-def _whole(data: bytes) -> bool:
-    """False for a JPEG or PNG whose end is missing; decoders fill the rest with grey and say nothing."""
-    if data[:2] == b"\xff\xd8":
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")  # end of image after the last start of scan
-    return data[:4] != b"\x89PNG" or data.rfind(b"IEND\xaeB`\x82") > 0
-
-
-def _palette_indices(file: Path) -> np.ndarray:
-    from PIL import (
-        Image,
-        ImageOps,
-    )  # comes with torchvision; OpenCV knows only the colours behind the indices
-
-    try:
-        with Image.open(file) as image:
-            return np.array(ImageOps.exif_transpose(image))
-    except OSError as error:
-        raise DataError("unreadable or truncated", file, str(error), FETCH) from error
-
-
-def _wrong_mode(file: Path, kind: str, holds: str) -> DataError:
-    return DataError(
-        kind, file, f"holds {holds}, not one byte of label id per pixel", "save it as a grey 8-bit PNG of ids"
-    )

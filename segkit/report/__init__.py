@@ -16,10 +16,19 @@ from urllib.parse import quote
 import numpy as np
 
 from segkit import files, pictures, tables
+from segkit.data.labels import LabelTable
 from segkit.report.gallery import Gallery, Scored
 
 __all__ = ["Gallery", "Scored", "write_report"]
 
+MEANINGS = {  # by score
+    "pixAcc": "share of the scored pixels whose class is right",
+    "mAcc": "mean over the classes of the share of their pixels that was found (recall)",
+    "mIoU": "mean over the classes of intersection over union: right pixels by all labelled or predicted",
+    "fwIoU": "mean of the classes' IoU, weighted by how many pixels are labelled so",
+    "mDice": "mean over the classes of twice the right pixels by labelled plus predicted ones (F1)",
+    "ADE20K": "mean of pixAcc and mIoU, the score of the ADE20K benchmark",
+}
 LAYERS = ("image", "truth", "prediction", "error")
 
 
@@ -28,10 +37,10 @@ def write_report(
     *,
     scores: Mapping[str, float],
     protocol: object,
-    names: Sequence[str],
-    colours: np.ndarray,
+    table: LabelTable,
     counts: np.ndarray,
     samples: Sequence[Scored] = (),
+    images: int,
     settings: Mapping[str, Any],
 ) -> Path:
     """Write ``report.html`` and link it to the files that lie beside it.
@@ -40,26 +49,28 @@ def write_report(
         folder: of the evaluation's results.
         scores: fractions by name, in the order to show.
         protocol: shown as its ``str``.
-        names: of the K classes.
-        colours: of the classes, (K, 3) uint8.
+        table: of the K classes.
         counts: (K, K) confusion matrix, true class first.
-        samples: the pictures to show, as a ``Gallery`` keeps them.
+        samples: the images to show, as a ``Gallery`` keeps them.
+        images: how many were scored.
         settings: nested, of plain values.
     """
-    counts = np.asarray(counts)
+    counts, names, colours = np.asarray(counts), table.names, table.colours
+    shown = [k for k in range(len(names)) if any(k in s.label or k in s.prediction for s in samples)]
     neighbours = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
     links = " · ".join(_link(file, folder, file.name) for file in neighbours)
     page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"Evaluation of {folder.resolve().name}"),
+        title=escape(_title(settings, images)),
         protocol=escape(str(protocol)),
         cards="".join(_card(name, value) for name, value in scores.items()),
+        meanings="".join(f"<dt>{n}<dd>{escape(MEANINGS[n])}" for n in scores if n in MEANINGS),
         files=f"Files beside this page: {links}" if links else "",
         classes=_class_table(names, colours, counts),
         matrix=_image(pictures.heat_map(counts, names), "confusion matrix", kind="heat"),
         pairs=_pairs_table(names, colours, counts),
         hide_samples="" if samples else "hidden",
         samples="".join(_figure(sample, colours, folder) for sample in samples),
-        legend="".join(f"<div>{_class(k, names, colours)}</div>" for k in range(len(names))),
+        legend="".join(f"<div>{_class(k, names, colours)}</div>" for k in shown),
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False, default=str)),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +79,18 @@ def write_report(
     return folder / "report.html"
 
 
+def _title(settings: Mapping[str, Any], images: int) -> str:
+    """Run, data and number of images."""
+    checkpoint, data = settings.get("checkpoint"), settings.get("data", {})
+    run = Path(checkpoint).resolve().parent.name if checkpoint else settings.get("run_name") or "a network"
+    place = " ".join(str(data[key]) for key in ("name", "val_split") if data.get(key))
+    return f"{run} on {place}: {images:,} images" if place else f"{run}: {images:,} images"
+
+
 def _card(name: str, value: float) -> str:
-    return f'<div class="card"><span class="soft">{escape(name)}</span><b>{tables.percent(value)}</b></div>'
+    about = f' title="{escape(MEANINGS[name])}"' if name in MEANINGS else ""
+    head = f'<span class="soft">{escape(name)}</span>'
+    return f'<div class="card"{about}>{head}<b>{tables.percent(value)}</b></div>'
 
 
 def _class(k: int, names: Sequence[str], colours: np.ndarray) -> str:

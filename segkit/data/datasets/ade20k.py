@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from segkit.data.labels import built_in
-from segkit.data.pairs import Pairs, cache_folder, match, require
+from segkit.data.pairs import Pairs, cache_folder, match, require, warn_of_same, where
 
 
 def build(
@@ -23,10 +23,18 @@ def build(
     """The official layout: ``images/<split>/*.jpg`` and ``annotations/<split>/*.png`` below the root."""
     part = train_split if split == "train" else val_split
     images, masks = f"images/{part}", f"annotations/{part}"
+    warn_of_same(train_split, val_split, split)
     path = require(
         root,
         (images, masks),
         "`python datasets/ade20k.py prepare` downloads ADEChallengeData2016 and unpacks it",
     )
     found = match(path / images, path / masks)
-    return Pairs("ade20k", built_in("ade20k"), found, on_error=on_error, cache=cache_folder(cache, path))
+    return Pairs(
+        "ade20k",
+        built_in("ade20k"),
+        found,
+        on_error=on_error,
+        cache=cache_folder(cache, path),
+        where=where(root),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from segkit.data.labels import built_in
-from segkit.data.pairs import Pairs, cache_folder, match, require
+from segkit.data.pairs import Pairs, cache_folder, match, require, warn_of_same, where
 
 
 def build(
@@ -23,8 +23,16 @@ def build(
     """``images/<split>/*.jpg`` and ``annotations/<split>/*.png`` below the root."""
     part = train_split if split == "train" else val_split
     images, masks = f"images/{part}", f"annotations/{part}"
+    warn_of_same(train_split, val_split, split)
     path = require(
         root, (images, masks), "`python datasets/camvid.py prepare` makes them from the SegNet tutorial"
     )
     found = match(path / images, path / masks)
-    return Pairs("camvid", built_in("camvid"), found, on_error=on_error, cache=cache_folder(cache, path))
+    return Pairs(
+        "camvid",
+        built_in("camvid"),
+        found,
+        on_error=on_error,
+        cache=cache_folder(cache, path),
+        where=where(root),
+    )

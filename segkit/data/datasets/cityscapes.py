@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from segkit.data.labels import built_in
-from segkit.data.pairs import Pairs, cache_folder, match, require
+from segkit.data.pairs import Pairs, cache_folder, match, require, warn_of_same, where
 
 
 def build(
@@ -24,10 +24,16 @@ def build(
     """The official layout: ``leftImg8bit/<split>/<city>/`` and ``gtFine/<split>/<city>/`` below the root."""
     part = train_split if split == "train" else val_split
     images, masks = f"leftImg8bit/{part}", f"gtFine/{part}"
+    warn_of_same(train_split, val_split, split)
     path = require(
         root, (images, masks), "`python datasets/cityscapes.py prepare` unpacks the official zip files"
     )
     found = match(path / images, path / masks, image_end="_leftImg8bit", mask_end="_gtFine_labelIds")
     return Pairs(
-        "cityscapes", built_in("cityscapes"), found, on_error=on_error, cache=cache_folder(cache, path)
+        "cityscapes",
+        built_in("cityscapes"),
+        found,
+        on_error=on_error,
+        cache=cache_folder(cache, path),
+        where=where(root),
     )
