@@ -49,7 +49,23 @@ MMSEGMENTATION = (
     (r"^auxiliary_head\.convs\.0\.bn\.", "auxiliary.conv5.1."),
     (r"^auxiliary_head\.conv_seg\.", "auxiliary.conv5.4."),
 )
-ATTENTION = ((r"\.(se|sge)\.", ".attention."),)  # the name depends on the kind elsewhere
+ATTENTION = (
+    (r"\.se\.fc\.0\.", ".attention.fc1."),  # implus/PytorchInsight
+    (r"\.se\.fc\.2\.", ".attention.fc2."),
+    (r"\.(se|sge)\.", ".attention."),  # the name depends on the kind elsewhere
+    (r"(layer\d\.\d+)\.conv([13])\.conv\.", r"\1.conv\2."),  # timm's selective kernels
+    (r"(layer\d\.\d+)\.conv([13])\.bn\.", r"\1.bn\2."),
+)
+LINEAR = (".attention.fc1.weight", ".attention.fc2.weight")  # there a matrix, here a 1x1 convolution
+SK_RESNET = (  # implus/PytorchInsight: each branch beside the block's own parts
+    (r"\.conv2\.", ".conv2.paths.0.conv."),
+    (r"\.bn2\.", ".conv2.paths.0.bn."),
+    (r"\.conv2g\.", ".conv2.paths.1.conv."),
+    (r"\.bn2g\.", ".conv2.paths.1.bn."),
+    (r"\.conv_fc1\.", ".conv2.attn.fc_reduce."),
+    (r"\.bn_fc1\.", ".conv2.attn.bn."),
+    (r"\.conv_fc2\.", ".conv2.attn.fc_select."),
+)
 
 
 def read(path: Path) -> State:
@@ -107,6 +123,8 @@ def renamed(state: State) -> State:
         ValueError: two names become one.
     """
     rules = ATTENTION + PYTORCH_ENCODING
+    if any(".conv2g." in name for name in state):
+        rules = SK_RESNET + rules
     if from_mmsegmentation(state):
         rules = ATTENTION + MMSEGMENTATION
         fuse = "decode_head.bottleneck.conv.weight"
@@ -119,7 +137,7 @@ def renamed(state: State) -> State:
             name = re.sub(pattern, replacement, name)
         if name in out:
             raise ValueError(f"two tensors of these weights are both called {name}")
-        out[name] = tensor
+        out[name] = tensor[:, :, None, None] if name.endswith(LINEAR) and tensor.ndim == 2 else tensor
     return out
 
 
@@ -232,6 +250,13 @@ def _hints(faults: Mapping[str, list[str]]) -> list[str]:
         hints.append("the file has no auxiliary head: model/auxiliary=none")
     if any(name.startswith("head.classifier.") for name in unknown):
         hints.append("the file is of mmsegmentation: model/head=deeplabv3_mmseg model.align_corners=false")
+    if any(".conv1.paths." in name for name in unknown) or any(
+        re.search(r"\.paths\.\d\.conv\.weight", shapes) for shapes in other_shape
+    ):
+        hints.append(
+            "the file is of timm's skresnet: each branch reads its own half of the channels, which no "
+            "backbone here does; its skresnext50_32x4d loads into sknet50"
+        )
     if 0 < len(other_shape) <= 4 and not missing and not unknown:  # the last convolutions alone
         hints.append("another number of classes? model.backbone.weights=FILE loads the backbone alone")
     return [f"  {hint}" for hint in hints]

@@ -58,7 +58,7 @@ class Network(nn.Module):
             channels = width
             self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
         else:
-            stem_width = stem_width * width // 64
+            stem_width = max(stem_width * width // 64, 1)
             channels = 2 * stem_width
             self.conv1 = deep_stem(stem_width)
         self.bn1 = nn.BatchNorm2d(channels)

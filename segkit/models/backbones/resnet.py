@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from segkit.models.backbones._family import BLOCKS, Network
 from segkit.models.layers.bottleneck import Design
 from segkit.models.weights import load_backbone
-from segkit.settings import Fraction, PositiveInt
+from segkit.settings import Fraction, Range
 
 STEM_WIDTH = {"": None, "c": 32, "d": 32, "s": 64}  # deep stems; d also pools in its shortcuts
 
@@ -22,7 +22,7 @@ def build(
     *,
     variant: Literal["50", "101", "152", "50c", "101c", "152c", "50d", "101d", "152d", "50s", "101s", "152s"],
     output_stride: Literal[8, 16, 32] = 8,
-    width: PositiveInt = 64,
+    width: Annotated[int, Range(least=1, most=512)] = 64,
     dropout: Fraction = 0.0,
     weights: str | None = None,
 ) -> Network:
