@@ -7,6 +7,7 @@ stage's dilation and every other block all of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ class Network(nn.Module):
         out_channels: channels of each stage.
         output_stride: pixels of the image per cell of the last stage.
         pool: see ``Design``.
+        multi_grid: dilation of each block of the last stage, or None for what the output stride asks for.
         fc: the classifier, or None without ``num_classes``.
     """
 
@@ -48,11 +50,18 @@ class Network(nn.Module):
         width: int = 64,
         num_classes: int | None = None,
         dropout: float = 0.0,
+        multi_grid: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if output_stride not in STAGES:
             raise ValueError(f"output_stride {output_stride} is not one of 8, 16, 32")
+        if multi_grid is not None and len(multi_grid) != blocks[-1]:
+            raise ValueError(
+                f"model.backbone.multi_grid={list(multi_grid)}: {len(multi_grid)} dilations for the "
+                f"{blocks[-1]} blocks of the last stage; give one for each, such as [1, 2, 4]"
+            )
         self.output_stride, self.pool = output_stride, design.pool
+        self.multi_grid = None if multi_grid is None else tuple(multi_grid)
         self.out_channels = [width * 2**i * EXPANSION for i in range(4)]
         if stem_width is None:
             channels = width
@@ -68,12 +77,15 @@ class Network(nn.Module):
             stage = nn.Sequential()
             for j in range(blocks[i]):
                 first = j == 0
+                reach = max(dilation // 2, 1) if first else dilation
+                if i == 3 and multi_grid is not None:
+                    reach = multi_grid[j]
                 stage.append(
                     Bottleneck(
                         channels,
                         width * 2**i,
                         stride if first else 1,
-                        max(dilation // 2, 1) if first else dilation,
+                        reach,
                         design=design,
                         pooled=first and i > 0,
                     )
