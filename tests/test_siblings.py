@@ -49,6 +49,13 @@ def test_selective_kernel_networks_have_the_millions_of_the_paper(variant, milli
     assert count / 1e6 == pytest.approx(millions, rel=0.005)  # the paper rounds; 48.74 counted for the 101
 
 
+def test_the_paper_counts_the_running_statistics_of_sknet_101():
+    network = on_meta("sknet", "101", 1000)
+    statistics = sum(b.numel() for n, b in network.named_buffers() if "running" in n)
+    count = sum(p.numel() for p in network.parameters()) + statistics
+    assert (round(count / 1e6, 1), round(count / 1e6, 2)) == (48.9, 48.91)
+
+
 @pytest.mark.parametrize(("name", "variant"), EVERY)
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_stages_and_classes_have_their_shapes(name, variant, output_stride):
