@@ -110,3 +110,19 @@ def test_any_backbone_that_keeps_the_contract_has_a_summary():
     assert backbone.flops == 2 * 24 * (3 * 64 * 8 + 8 * 16)  # 4 x 6 positions, by hand
     assert last.name == "head"
     assert "\nbackbone " in summary.summarise(model, (32, 48))
+
+
+class Particular(Foreign):
+    """Looks at the values, which the meta device does not have."""
+
+    def forward(self, image):
+        return super().forward(image * float(image.mean().item() >= 0))
+
+
+def test_a_backbone_that_needs_real_numbers_is_summarised_by_its_parameters():
+    head = components.build("models.heads", {"name": "fcn"}, Foreign.out_channels, 5, 8, True)
+    model = segmenter.Segmenter(Particular(), head, num_classes=5)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    text = summary.summarise(model, 32)
+    assert text.startswith(f"{count:,} parameters; operations are not counted (")
+    assert "\n" not in text

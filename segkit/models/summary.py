@@ -92,7 +92,11 @@ def summarise(model: Segmenter, crop: int | tuple[int, int]) -> str:
         crop: side of the picture, or height and width.
     """
     height, width = (crop, crop) if isinstance(crop, int) else crop
-    rows = list(parts(model, (height, width)))
+    try:
+        rows = list(parts(model, (height, width)))
+    except (RuntimeError, NotImplementedError, TypeError) as error:  # a foreign part needs real numbers
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"{parameters(model):,} parameters; operations are not counted ({reason})"
     lines = [f"one picture of {height} x {width}, {model.num_classes} classes"]
     lines.append(
         f"{'part':<10} {'shape':>16} {'stride':>6} {'dilation':>12} "
