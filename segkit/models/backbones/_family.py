@@ -55,11 +55,6 @@ class Network(nn.Module):
         super().__init__()
         if output_stride not in STAGES:
             raise ValueError(f"output_stride {output_stride} is not one of 8, 16, 32")
-        if multi_grid is not None and len(multi_grid) != blocks[-1]:
-            raise ValueError(
-                f"model.backbone.multi_grid={list(multi_grid)}: {len(multi_grid)} dilations for the "
-                f"{blocks[-1]} blocks of the last stage; give one for each, such as [1, 2, 4]"
-            )
         self.output_stride, self.pool = output_stride, design.pool
         self.multi_grid = None if multi_grid is None else tuple(multi_grid)
         self.out_channels = [width * 2**i * EXPANSION for i in range(4)]
@@ -75,11 +70,9 @@ class Network(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         for i, (stride, dilation) in enumerate(STAGES[output_stride]):
             stage = nn.Sequential()
-            for j in range(blocks[i]):
+            reaches = _dilations(dilation, blocks[i], multi_grid if i == 3 else None)
+            for j, reach in enumerate(reaches):
                 first = j == 0
-                reach = max(dilation // 2, 1) if first else dilation
-                if i == 3 and multi_grid is not None:
-                    reach = multi_grid[j]
                 stage.append(
                     Bottleneck(
                         channels,
@@ -116,6 +109,18 @@ class Network(nn.Module):
                 "this backbone has no classifier; build it with num_classes, such as 1000 for ImageNet"
             )
         return self.fc(self.dropout(self.forward(image)[-1].mean((2, 3))))
+
+
+def _dilations(dilation: int, blocks: int, multi_grid: Sequence[int] | None) -> list[int]:
+    """Of each block of a stage: half of it in the first, or as given."""
+    if multi_grid is None:
+        return [max(dilation // 2, 1), *[dilation] * (blocks - 1)]
+    if len(multi_grid) != blocks:
+        raise ValueError(
+            f"model.backbone.multi_grid={list(multi_grid)}: {len(multi_grid)} dilations for the {blocks} "
+            "blocks of the last stage; give one for each, such as [1, 2, 4]"
+        )
+    return list(multi_grid)
 
 
 def deep_stem(width: int) -> nn.Sequential:

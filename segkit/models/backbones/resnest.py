@@ -125,24 +125,10 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
     Raises:
         ValueError: the numbers or the weights do not fit.
     """
-    given = {
-        "radix": radix,
-        "cardinality": cardinality,
-        "bottleneck_width": bottleneck_width,
-        "pool": pool,
-        "stem_width": stem_width,
-    }
-    v, own = _varied(variant, given)
-    design = Design(
-        bottleneck_width=v.bottleneck_width,
-        cardinality=v.cardinality,
-        radix=v.radix,
-        spatial=partial(SplitAttention, radix=v.radix, cardinality=v.cardinality, reduction=reduction),
-        average_down=average_down,
-        pool=v.pool,
-    )
+    given = (stem_width, radix, cardinality, bottleneck_width, pool)
+    v = _varied(variant, given)
     network = Network(
-        design,
+        _design(v, reduction=reduction, average_down=average_down),
         v.blocks,
         output_stride=output_stride,
         stem_width=v.stem_width or None,
@@ -151,20 +137,32 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
         dropout=dropout,
     )
     _dress(network, last_gamma=last_gamma, drop_block=drop_block)
-    load_backbone(network, weights, PUBLISHED.get(variant) if own and average_down else None)
+    own = v == VARIANTS[variant] and average_down
+    load_backbone(network, weights, PUBLISHED.get(variant) if own else None)
     return network
 
 
-def _varied(variant: str, given: dict[str, Any]) -> tuple[Variant, bool]:
-    """The numbers of a variant with those given in their place, and whether they still are its own.
+def _varied(variant: str, given: tuple[Any, ...]) -> Variant:
+    """The numbers of a variant (after its blocks, in their order) with those given in their place.
 
     Raises:
         ValueError: a cardinal group cannot be divided into its splits.
     """
-    own = VARIANTS[variant]
-    varied = own._replace(**{name: value for name, value in given.items() if value is not None})
+    pairs = zip(Variant._fields[1:], given, strict=True)
+    varied = VARIANTS[variant]._replace(**{name: value for name, value in pairs if value is not None})
     refuse_indivisible("model.backbone.radix", varied.radix, varied.bottleneck_width)
-    return varied, varied == own
+    return varied
+
+
+def _design(v: Variant, *, reduction: int, average_down: bool) -> Design:
+    return Design(
+        bottleneck_width=v.bottleneck_width,
+        cardinality=v.cardinality,
+        radix=v.radix,
+        spatial=partial(SplitAttention, radix=v.radix, cardinality=v.cardinality, reduction=reduction),
+        average_down=average_down,
+        pool=v.pool,
+    )
 
 
 def _dress(network: Network, *, last_gamma: float, drop_block: float) -> None:
