@@ -32,6 +32,8 @@ TOP1 = {  # published, in percent, at the crop of the source
     ("resnet", "101"): 78.20,
     ("se_resnet", "50"): 77.18,
     ("se_resnet", "101"): 78.47,
+    ("sk_resnet", "50"): 77.54,
+    ("sk_resnet", "101"): 78.79,
     ("sknet", "50"): 79.21,
     ("sknet", "101"): 79.81,
     ("sge_resnet", "50"): 77.58,

@@ -9,7 +9,7 @@ import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 
 @contextlib.contextmanager
@@ -75,19 +75,37 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: 
             raise ValueError(f"{path}: damaged, or not a PyTorch file ({reason})") from error
 
 
+class Differences(NamedTuple):
+    """What keeps the tensors of a file from being those of a model."""
+
+    missing: list[str]  # not in the file
+    unknown: list[str]  # in the file alone
+    other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # name, shape in the file, shape here
+
+
+def differences(own: Mapping[str, Any], found: Mapping[str, Any]) -> Differences:
+    """Compare names and shapes; what is no tensor has the shape of a number."""
+    shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in own.items()}
+    others = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in found.items()}
+    both = [name for name in shapes if name in others]
+    return Differences(
+        [name for name in shapes if name not in others],
+        [name for name in others if name not in shapes],
+        [(name, others[name], shapes[name]) for name in both if others[name] != shapes[name]],
+    )
+
+
 def refuse_another(own: Mapping[str, Any], found: Mapping[str, Any], what: str) -> None:
     """Make sure that a checkpoint's tensors are those of what is to take them.
 
     Raises:
         ValueError: they are not; all names and shapes that differ are listed.
     """
-    shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in own.items()}
-    others = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in found.items()}
-    both = [name for name in shapes if name in others]
+    missing, unknown, other_shape = differences(own, found)
     faults = [
-        *(f"{name}: not in the checkpoint" for name in shapes if name not in others),
-        *(f"{name}: in the checkpoint alone" for name in others if name not in shapes),
-        *(f"{n}: {others[n]} in the checkpoint, {shapes[n]} here" for n in both if others[n] != shapes[n]),
+        *(f"{name}: not in the checkpoint" for name in missing),
+        *(f"{name}: in the checkpoint alone" for name in unknown),
+        *(f"{n}: {theirs} in the checkpoint, {ours} here" for n, theirs, ours in other_shape),
     ]
     if faults:
         more = [f"and {len(faults) - 8} more"] if len(faults) > 8 else []

@@ -108,7 +108,7 @@ def encoding_fcn(state: State, image: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, image.shape[2:], mode="bilinear", align_corners=True)
 
 
-def mmseg_deeplab(state: State, image: torch.Tensor) -> torch.Tensor:
+def mmseg_deeplab(state: State, image: torch.Tensor, *, align_corners: bool = False) -> torch.Tensor:
     """DeepLabV3 of mmsegmentation on its ResNeSt at output stride 8: the pool goes where dilation comes."""
     x = image
     for i, stride in ((0, 2), (3, 1), (6, 1)):
@@ -116,18 +116,50 @@ def mmseg_deeplab(state: State, image: torch.Tensor) -> torch.Tensor:
         x = conv_norm_relu(state, f"{stem}.{i}", f"{stem}.{i + 1}", x, stride=stride, padding=1)
     x = F.max_pool2d(x, 3, 2, 1)
     x = resnest_stages(state, "backbone.", x, output_stride=8, pool_where_dilated=False)[-1]
+    return mmseg_deeplab_head(state, x, image, rates=(12, 24, 36), align_corners=align_corners)
+
+
+def mmseg_resnet(state: State, image: torch.Tensor, *, dilations: dict[int, list[int]]) -> torch.Tensor:
+    """Last stage of mmsegmentation's ResNetV1c; dilation of each block of a layer, or 1."""
+    x = image
+    for i, stride in ((0, 2), (3, 1), (6, 1)):
+        stem = "backbone.stem"
+        x = conv_norm_relu(state, f"{stem}.{i}", f"{stem}.{i + 1}", x, stride=stride, padding=1)
+    x = F.max_pool2d(x, 3, 2, 1)
+    for layer in (1, 2, 3, 4):
+        block = 0
+        while f"backbone.layer{layer}.{block}.conv1.weight" in state:
+            name = f"backbone.layer{layer}.{block}"
+            dilation = dilations.get(layer, [])[block : block + 1] or [1]
+            stride = 2 if block == 0 and layer > 1 and layer not in dilations else 1
+            how = {"stride": stride, "padding": dilation[0], "dilation": dilation[0]}
+            out = conv_norm_relu(state, f"{name}.conv1", f"{name}.bn1", x)
+            out = conv_norm_relu(state, f"{name}.conv2", f"{name}.bn2", out, **how)
+            out = norm(state, f"{name}.bn3", conv(state, f"{name}.conv3", out))
+            if block == 0:
+                x = conv(state, f"{name}.downsample.0", x, stride=stride)
+                x = norm(state, f"{name}.downsample.1", x)
+            x = F.relu(out + x)
+            block += 1
+    return x
+
+
+def mmseg_deeplab_head(
+    state: State, x: torch.Tensor, image: torch.Tensor, *, rates: tuple[int, ...], align_corners: bool
+) -> torch.Tensor:
+    """The ASPP head of mmsegmentation on the last stage, resized to the image."""
     head = "decode_head"
     pooled = F.adaptive_avg_pool2d(x, 1)
     pooled = conv_norm_relu(state, f"{head}.image_pool.1.conv", f"{head}.image_pool.1.bn", pooled)
-    branches = [F.interpolate(pooled, x.shape[2:], mode="bilinear", align_corners=False)]
-    for i, rate in enumerate((1, 12, 24, 36)):
+    branches = [F.interpolate(pooled, x.shape[2:], mode="bilinear", align_corners=align_corners)]
+    for i, rate in enumerate((1, *rates)):
         module = f"{head}.aspp_modules.{i}"
         how = {} if rate == 1 else {"padding": rate, "dilation": rate}
         branches.append(conv_norm_relu(state, f"{module}.conv", f"{module}.bn", x, **how))
     x = torch.cat(branches, 1)
     x = conv_norm_relu(state, f"{head}.bottleneck.conv", f"{head}.bottleneck.bn", x, padding=1)
     x = conv(state, f"{head}.conv_seg", x)
-    return F.interpolate(x, image.shape[2:], mode="bilinear", align_corners=False)
+    return F.interpolate(x, image.shape[2:], mode="bilinear", align_corners=align_corners)
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:

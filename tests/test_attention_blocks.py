@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segkit.models.layers.selective_kernel import SelectiveKernel
+from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
 
@@ -34,7 +34,8 @@ def test_squeeze_and_excitation_is_its_equation():
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
 def test_a_selective_kernel_is_its_equation(branches, stride, dilation):
     x = random_map(2, 16, 9, 7)
-    module = SelectiveKernel(16, stride, dilation, groups=4, branches=branches).double().eval()
+    kernels = [Kernel(dilation=m + 1, groups=4) for m in range(branches)]
+    module = SelectiveKernel(16, stride, dilation, kernels=kernels).double().eval()
     maps = []
     for m, path in enumerate(module.paths, start=1):
         reach = m * dilation
@@ -85,20 +86,26 @@ def test_spatial_group_enhance_of_a_constant_map_is_finite_with_its_gradient(x):
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: SelectiveKernel(48), "selective kernel over 48 channels cannot have 32 groups"),
-        (lambda: SpatialGroupEnhance(32), "enhance over 32 channels cannot have 64 groups"),
-    ],
-)
-def test_groups_that_do_not_divide_are_refused(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
+def test_thin_networks_have_as_many_groups_as_divide():
+    assert [path.conv.groups for path in SelectiveKernel(48).paths] == [16, 16]
+    assert SpatialGroupEnhance(96).groups == 32
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_spatial_group_enhance_starts_as_it_is_told(normalise):
+    x = random_map(1, 8, 3, 3)
+    module = SpatialGroupEnhance(8, 2, scale=0.5, shift=-1.0, normalise=normalise).double()
+    vectors = x.unflatten(1, (2, 4))
+    likeness = torch.einsum("bgchw,bgc->bghw", vectors, vectors.mean((3, 4)))
+    if normalise:
+        mean, deviation = likeness.mean((2, 3), keepdim=True), likeness.std((2, 3), keepdim=True)
+        likeness = (likeness - mean) / (deviation + 1e-5)
+    expected = vectors * torch.sigmoid(0.5 * likeness - 1).unsqueeze(2)
+    torch.testing.assert_close(module(x), expected.flatten(1, 2))
 
 
 @pytest.mark.parametrize(
-    "module", [SqueezeExcitation(4), SpatialGroupEnhance(4, groups=2), SelectiveKernel(4, groups=2)]
+    "module", [SqueezeExcitation(4), SpatialGroupEnhance(4, groups=2), SelectiveKernel(4)]
 )
 def test_gradients_are_those_of_the_value(module):
     assert torch.autograd.gradcheck(module.double().eval(), random_map(1, 4, 2, 2).requires_grad_())

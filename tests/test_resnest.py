@@ -196,3 +196,36 @@ def test_initial_convolutions_have_the_published_deviation():
     conv = network.layer4[0].conv2.conv  # 1024 filters in 2 groups: groups do not count
     assert conv.weight.std().item() == pytest.approx((2 / (9 * 1024)) ** 0.5, rel=0.01)
     assert network.layer4[0].bn3.weight.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("variant", "given"),
+    [
+        ("50_fast_4s2x40d", {"radix": 4, "cardinality": 2, "bottleneck_width": 40, "pool": "before"}),
+        ("50_fast_1s4x24d", {"radix": 1, "cardinality": 4, "bottleneck_width": 24, "pool": "before"}),
+        ("50_mmseg", {"pool": "strided"}),
+    ],
+)
+def test_a_published_variant_is_a_point_among_the_settings(variant, given):
+    published, free = (
+        originals.randomised(resnest.build(4, variant=v, width=16, **more))
+        for v, more in ((variant, {}), ("50", given))
+    )
+    image = torch.randn(1, 3, 40, 33, dtype=torch.float64)
+    free.load_state_dict(published.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(published.classify(image), free.classify(image))
+
+
+def test_stem_shortcut_and_pool_can_be_those_of_a_plain_network():
+    network = on_meta("50", stem_width=0, average_down=False, pool="none", reduction=8, radix=1)
+    assert network.conv1.kernel_size == (7, 7)
+    block = network.layer2[0]
+    assert (block.pool, block.conv2.conv.stride, block.downsample[0].stride) == (None, (2, 2), (2, 2))
+    assert network.layer4[0].conv2.fc1.out_channels == 512 // 8
+    assert on_meta("50", stem_width=48).conv1[0].out_channels == 48
+
+
+def test_published_weights_are_not_offered_to_another_network():
+    with pytest.raises(ValueError, match="weights=imagenet: none are published for this network"):
+        resnest.build(variant="50", pool="before", weights="imagenet")

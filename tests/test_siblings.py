@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 
 import originals
-from segkit import components
+from segkit import components, settings
 from segkit.models.backbones import resnet, resnext
 from segkit.models.layers.split_attention import SplitAttention
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
@@ -21,6 +24,7 @@ COUNTS = {
     ("resnext", "101_32x8d"): 88_791_336,
     ("se_resnet", "50"): 28_088_024,
     ("se_resnet", "101"): 49_326_872,
+    ("sk_resnet", "50"): 26_154_496,
     ("sge_resnet", "50"): 25_559_080,
     ("sge_resnet", "101"): 44_553_384,
 }
@@ -43,6 +47,13 @@ def test_parameters_are_the_published_number(name, variant):
 def test_selective_kernel_networks_have_the_millions_of_the_paper(variant, millions):
     count = sum(p.numel() for p in on_meta("sknet", variant, 1000).parameters())
     assert count / 1e6 == pytest.approx(millions, rel=0.005)  # the paper rounds; 48.74 counted for the 101
+
+
+def test_the_paper_counts_the_running_statistics_of_sknet_101():
+    network = on_meta("sknet", "101", 1000)
+    statistics = sum(b.numel() for n, b in network.named_buffers() if "running" in n)
+    count = sum(p.numel() for p in network.parameters()) + statistics
+    assert (round(count / 1e6, 1), round(count / 1e6, 2)) == (48.9, 48.91)
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
@@ -131,3 +142,195 @@ def test_split_attention_of_radix_1_is_squeeze_and_excitation():
 
 def test_a_thin_network_has_a_thin_stem():
     assert on_meta("resnet", "50s", width=16).conv1[0].out_channels == 16
+
+
+# ---- published layouts
+
+
+def insight_se(state, name, x):
+    """The SE layer of implus/PytorchInsight: two linear layers in a sequence."""
+    z = x.mean((2, 3))
+    z = F.relu(F.linear(z, state[f"{name}.se.fc.0.weight"], state[f"{name}.se.fc.0.bias"]))
+    z = F.linear(z, state[f"{name}.se.fc.2.weight"], state[f"{name}.se.fc.2.bias"])
+    return x * torch.sigmoid(z)[:, :, None, None]
+
+
+def insight_se_block(state, name, x, stride):
+    out = originals.conv_norm_relu(state, f"{name}.conv1", f"{name}.bn1", x)
+    out = originals.conv_norm_relu(state, f"{name}.conv2", f"{name}.bn2", out, stride=stride, padding=1)
+    out = originals.norm(state, f"{name}.bn3", originals.conv(state, f"{name}.conv3", out))
+    return insight_se(state, name, out)
+
+
+def insight_sk_block(state, name, x, stride):
+    """A dense and a grouped 3x3 side by side, weighed by what both say."""
+    out = originals.conv_norm_relu(state, f"{name}.conv1", f"{name}.bn1", x)
+    how = {"stride": stride, "padding": 1}
+    one = originals.conv_norm_relu(state, f"{name}.conv2", f"{name}.bn2", out, **how)
+    two = originals.conv_norm_relu(state, f"{name}.conv2g", f"{name}.bn2g", out, **how, groups=32)
+    z = one.mean((2, 3), keepdim=True) + two.mean((2, 3), keepdim=True)
+    z = originals.conv_norm_relu(state, f"{name}.conv_fc1", f"{name}.bn_fc1", z)
+    z = originals.conv(state, f"{name}.conv_fc2", z)
+    weights = torch.softmax(z.view(len(x), 2, -1, 1, 1), 1)
+    out = one * weights[:, 0] + two * weights[:, 1]
+    return originals.norm(state, f"{name}.bn3", originals.conv(state, f"{name}.conv3", out))
+
+
+def insight(state, block, x):
+    """A classifier of implus/PytorchInsight, undilated."""
+    x = originals.conv_norm_relu(state, "conv1", "bn1", x, stride=2, padding=3)
+    x = F.max_pool2d(x, 3, 2, 1)
+    for layer in (1, 2, 3, 4):
+        for i in range(100):
+            name = f"layer{layer}.{i}"
+            if f"{name}.conv1.weight" not in state:
+                break
+            stride = 2 if layer > 1 and i == 0 else 1
+            out = block(state, name, x, stride)
+            if i == 0:
+                x = originals.conv(state, f"{name}.downsample.0", x, stride=stride)
+                x = originals.norm(state, f"{name}.downsample.1", x)
+            x = F.relu(out + x)
+    return F.linear(x.mean((2, 3)), state["fc.weight"], state["fc.bias"])
+
+
+def published_state(name, names):
+    """Random weights of our network under published names (pairs of pattern and replacement)."""
+    torch.manual_seed(0)
+    network = originals.randomised(
+        components.build("models.backbones", {"name": name, "variant": "50", **THIN}, 10)
+    )
+    state = {}
+    for key, tensor in network.state_dict().items():
+        for pattern, replacement in names:
+            key = re.sub(pattern, replacement, key)
+        state[key] = tensor[:, :, 0, 0] if ".se.fc." in key and tensor.ndim == 4 else tensor
+    return state
+
+
+THIN = {"width": 32}  # the 32 groups of the published width
+SE_NAMES = ((r"attention\.fc1", "se.fc.0"), (r"attention\.fc2", "se.fc.2"))
+SK_NAMES = (
+    (r"conv2\.paths\.0\.conv", "conv2"),
+    (r"conv2\.paths\.0\.bn", "bn2"),
+    (r"conv2\.paths\.1\.conv", "conv2g"),
+    (r"conv2\.paths\.1\.bn", "bn2g"),
+    (r"conv2\.attn\.fc_reduce", "conv_fc1"),
+    (r"conv2\.attn\.bn", "bn_fc1"),
+    (r"conv2\.attn\.fc_select", "conv_fc2"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "block"),
+    [("se_resnet", SE_NAMES, insight_se_block), ("sk_resnet", SK_NAMES, insight_sk_block)],
+)
+def test_files_of_pytorch_insight_load_and_give_their_scores(name, names, block, tmp_path):
+    state = published_state(name, names)
+    file = tmp_path / "x.pth.tar"
+    torch.save({"epoch": 99, "state_dict": {f"module.{k}": v for k, v in state.items()}}, file)
+    settings = {"name": name, "variant": "50", "output_stride": 32, "weights": str(file), **THIN}
+    ours = components.build("models.backbones", settings, 10).double().eval()
+    image = torch.randn(1, 3, 70, 57, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.classify(image), insight(state, block, image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (("se_resnet", "50"), "seresnet50"),
+        (("se_resnet", "50_32x4d"), "seresnext50_32x4d"),
+        (("sknet", "50"), "skresnext50_32x4d"),
+    ],
+)
+def test_files_of_timm_load_and_give_their_scores(ours, theirs, tmp_path):
+    timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
+    original = originals.randomised(timm.create_model(theirs, num_classes=10)).float()
+    torch.save(original.state_dict(), tmp_path / "x.pth")
+    name, variant = ours
+    settings = {"name": name, "variant": variant, "output_stride": 32, "weights": f"{tmp_path}/x.pth"}
+    network = components.build("models.backbones", settings, 10).eval()
+    image = torch.randn(1, 3, 70, 57)
+    with torch.inference_mode():
+        expected = original(image)
+        assert (network.classify(image) - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("theirs", ["skresnet18", "skresnet50", "skresnet50d"])
+def test_selective_kernels_with_a_split_input_are_refused_with_the_difference(theirs, tmp_path):
+    timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
+    torch.save(timm.create_model(theirs).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(
+        ValueError, match="of timm's skresnet: each branch reads its own half of the channels"
+    ):
+        components.build(
+            "models.backbones", {"name": "sknet", "variant": "50", "weights": f"{tmp_path}/x.pth"}
+        )
+
+
+# ---- settings of the papers
+
+EVERY_FAMILY = [
+    ("resnest", "14"),
+    ("resnest", "50_fast_4s2x40d"),
+    ("resnest", "50_fast_1s4x24d"),
+    ("resnet", "50s"),
+    ("resnext", "50_32x4d"),
+    ("se_resnet", "50"),
+    ("se_resnet", "50_32x4d"),
+    ("sge_resnet", "50"),
+    ("sknet", "50"),
+    ("sk_resnet", "50"),
+]
+
+
+@pytest.mark.parametrize("width", [8, 12, 24])
+@pytest.mark.parametrize(("name", "variant"), EVERY_FAMILY)
+def test_thin_networks_of_every_family_train(name, variant, width):
+    thin = {"name": name, "variant": variant, "width": width}
+    network = components.build("models.backbones", thin).train()
+    stages = network(torch.randn(2, 3, 16, 16))
+    assert [stage.shape[1] for stage in stages] == [width * 4, width * 8, width * 16, width * 32]
+    stages[-1].sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", components.available("models.backbones"))
+def test_a_width_without_end_is_refused_before_anything_is_built(name):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        settings.check_section("model", {"backbone": {"name": name, "width": 1_000_000}})
+    assert str(caught.value) == "model.backbone.width=1000000: must be an integer at least 1 and at most 512"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("resnest", {"variant": "50", "radix": 3}, r"radix=3: 64 channels .* nearest: 2 or 4"),
+        ("resnest", {"variant": "50", "radix": 100}, r"radix=100: 64 channels .* nearest: 32$"),
+        ("resnest", {"variant": "50", "bottleneck_width": 40, "radix": 16}, r"radix=16: 40 .*: 10 or 20"),
+        ("sknet", {"variant": "50", "groups": 24}, r"groups=24: 128 channels .* nearest: 16 or 32"),
+        ("sk_resnet", {"variant": "50", "groups": 24}, r"groups=24: 64 channels .* nearest: 16 or 32"),
+        ("sge_resnet", {"variant": "50", "groups": 48}, r"groups=48: 256 channels .* nearest: 32 or 64"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_with_the_nearest_that_can(name, given, message):
+    with pytest.raises(ValueError, match=rf"^model\.backbone\.{message}") as caught:
+        components.build("models.backbones", {"name": name, **given})
+    assert "\n" not in str(caught.value)
+
+
+def test_selective_kernels_take_the_settings_of_the_paper():
+    network = on_meta("sknet", "50", branches=3, groups=64, reduction=8, least_inner=48)
+    block = network.layer1[0].conv2
+    assert [path.conv.dilation for path in block.paths] == [(1, 1), (2, 2), (3, 3)]
+    assert {path.conv.groups for path in block.paths} == {64}
+    assert block.attn.fc_reduce.out_channels == 48  # 128 / 8 is below
+    assert network.layer4[0].conv2.attn.fc_reduce.out_channels == 1024 // 8
+    assert block.attn.fc_select.out_channels == 3 * 128
+
+
+def test_squeeze_and_excitation_and_spatial_enhance_take_theirs():
+    assert on_meta("se_resnet", "50", reduction=4).layer1[0].attention.fc1.out_channels == 64
+    enhance = on_meta("sge_resnet", "50", groups=32, normalise=False).layer4[0].attention
+    assert (enhance.groups, enhance.weight.shape[1], enhance.normalise) == (32, 32, False)

@@ -83,3 +83,46 @@ def test_a_summary_leaves_the_model_as_it_was():
     assert model.training
     assert all(p.device.type == "cpu" for p in model.parameters())
     assert "\ntotal " in text
+
+
+class Foreign(torch.nn.Module):
+    """A backbone that keeps the contract and is no ResNet."""
+
+    out_channels, output_stride = (8, 8, 8, 16), 8
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 8, 8, 8)
+        self.mix = torch.nn.Conv2d(8, 16, 1)
+
+    def forward(self, image):
+        fine = self.patches(image)
+        return [fine, fine, fine, self.mix(fine)]
+
+
+def test_any_backbone_that_keeps_the_contract_has_a_summary():
+    head = components.build("models.heads", {"name": "fcn"}, Foreign.out_channels, 5, 8, True)
+    model = segmenter.Segmenter(Foreign(), head, num_classes=5)
+    assert model.eval()(torch.zeros(1, 3, 32, 48)).main.shape == (1, 5, 32, 48)
+    backbone, last = summary.parts(model, (32, 48))
+    assert (backbone.name, backbone.shape, backbone.stride) == ("backbone", (16, 4, 6), "8")
+    assert backbone.parameters == (3 * 64 + 1) * 8 + (8 + 1) * 16
+    assert backbone.flops == 2 * 24 * (3 * 64 * 8 + 8 * 16)  # 4 x 6 positions, by hand
+    assert last.name == "head"
+    assert "\nbackbone " in summary.summarise(model, (32, 48))
+
+
+class Particular(Foreign):
+    """Looks at the values, which the meta device does not have."""
+
+    def forward(self, image):
+        return super().forward(image * float(image.mean().item() >= 0))
+
+
+def test_a_backbone_that_needs_real_numbers_is_summarised_by_its_parameters():
+    head = components.build("models.heads", {"name": "fcn"}, Foreign.out_channels, 5, 8, True)
+    model = segmenter.Segmenter(Particular(), head, num_classes=5)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    text = summary.summarise(model, 32)
+    assert text.startswith(f"{count:,} parameters; operations are not counted (")
+    assert "\n" not in text

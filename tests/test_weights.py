@@ -96,7 +96,7 @@ def test_checkpoints_of_mmsegmentation_give_their_logits(image, tmp_path, monkey
     )
     with pytest.raises(ValueError, match="leaves out the pool of its dilated stages"):
         model("deeplabv3_mmseg", align_corners=False, weights=path)
-    with pytest.raises(ValueError, match=r"choose model.align_corners=false"):
+    with pytest.raises(ValueError, match=r"choose model/head=deeplabv3_mmseg model.align_corners=false"):
         model("deeplabv3_mmseg", "26_mmseg", weights=path)
     with pytest.raises(ValueError, match="model/head=deeplabv3_mmseg"):
         model("deeplabv3", "26_mmseg", align_corners=False, weights=path)
@@ -152,7 +152,9 @@ class Hostile:
 def test_code_in_a_file_is_refused_and_does_not_run(new_format, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Hostile()}, "x.pth", _use_new_zipfile_serialization=new_format)
-    with pytest.raises(ValueError, match=r"x.pth: refused: it is damaged or asks to run code .* save model"):
+    with pytest.raises(
+        ValueError, match=r"x.pth: refused, because it is damaged or asks to run code: .* save model"
+    ):
         model(weights="x.pth")
     assert not (tmp_path / "hostile_code_ran").exists()
 
@@ -166,7 +168,7 @@ def test_damaged_files_are_named(tmp_path):
         ("text", b"<html>404</html>"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}: (damaged|refused: it is damaged)"):
+        with pytest.raises(ValueError, match=rf"{name}: (damaged|refused, because it is damaged)"):
             model(weights=str(tmp_path / name))
 
 
@@ -265,3 +267,110 @@ def test_weights_of_the_whole_model_spare_the_backbone_its_own(tmp_path):
     segmenter.build(
         7, backbone=backbone, head={"name": "deeplabv3", "width": 8}, auxiliary=AUXILIARY, weights=path
     )  # fmt: skip
+
+
+# ---- mmsegmentation: other numbers under equal names
+
+CONFIG = """norm_cfg = dict(type='SyncBN', requires_grad=True)
+model = dict(
+    type='EncoderDecoder',
+    backbone=dict(
+        type='ResNetV1c',
+        dilations={dilations},
+        strides={strides},
+        contract_dilation=True{grid}),
+    decode_head=dict(
+        type='ASPPHead',
+        dilations=(1, 12, 24, 36),
+        align_corners={align}),
+    auxiliary_head=dict(type='FCNHead', align_corners={align}))
+"""
+AT_8 = {"dilations": "(1, 1, 2, 4)", "strides": "(1, 2, 1, 1)", "grid": ""}
+AT_16 = {"dilations": "(1, 1, 1, 2)", "strides": "(1, 2, 2, 1)", "grid": ",\n        multi_grid=(1, 2, 4)"}
+
+
+def mmseg_resnet(**settings):
+    """Our ResNet-50 c under mmsegmentation's head, thin."""
+    more = {key: settings.pop(key) for key in ("output_stride", "multi_grid") if key in settings}
+    backbone = {"name": "resnet", "variant": "50c", "width": 8, **more}
+    head = {"name": "deeplabv3_mmseg", "width": 8}
+    given = {"align_corners": False, "auxiliary": AUXILIARY, **settings}
+    return segmenter.build(7, backbone=backbone, head=head, **given)
+
+
+def mmseg_file(path, config=None, **settings):
+    """A file in the published layout, with its settings in it or without, and its tensors."""
+    state = under(MMSEG_NAMES, originals.randomised(mmseg_resnet(**settings)).state_dict())
+    meta = {"mmseg_version": "0.6.0", "CLASSES": ["road"], **({"config": config} if config else {})}
+    return saved({"meta": meta, "state_dict": state}, path), state
+
+
+def told_by(how, name, config, tmp_path):
+    """The file's name and settings, where one of the two tells."""
+    return (tmp_path / "x.pth", config) if how == "its settings" else (tmp_path / name, None)
+
+
+@pytest.mark.parametrize("how", ["its settings", "its name"])
+def test_checkpoints_trained_with_aligned_corners_want_them_and_give_their_logits(how, image, tmp_path):
+    name, config = "deeplabv3_r50-d8_769x769_40k_cityscapes_x.pth", CONFIG.format(**AT_8, align="True")
+    path, state = mmseg_file(*told_by(how, name, config, tmp_path))
+    with pytest.raises(ValueError, match=rf"by {how}; choose .*deeplabv3_mmseg model.align_corners=true$"):
+        mmseg_resnet(weights=path)
+    loaded = mmseg_resnet(weights=path, align_corners=True).double().eval()
+    x = originals.mmseg_resnet(state, image, dilations={3: [1, *[2] * 5], 4: [2, 4, 4]})
+    expected = originals.mmseg_deeplab_head(state, x, image, rates=(12, 24, 36), align_corners=True)
+    torch.testing.assert_close(loaded(image).main, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["its settings", "its name"])
+def test_checkpoints_with_a_multi_grid_want_it_and_give_their_logits(how, image, tmp_path):
+    name, config = "deeplabv3_r50-d16-mg124_512x1024_40k_x.pth", CONFIG.format(**AT_16, align="False")
+    path, state = mmseg_file(*told_by(how, name, config, tmp_path))
+    wanted = r"model.backbone.output_stride=16 model.backbone.multi_grid=\[1,2,4\]$"
+    with pytest.raises(ValueError, match=wanted):
+        mmseg_resnet(weights=path)
+    with pytest.raises(ValueError, match=r"deeplabv3_mmseg model.backbone.multi_grid=\[1,2,4\]$"):
+        mmseg_resnet(weights=path, output_stride=16)
+    loaded = mmseg_resnet(weights=path, output_stride=16, multi_grid=[1, 2, 4]).double().eval()
+    x = originals.mmseg_resnet(state, image, dilations={4: [1, 2, 4]})
+    expected = originals.mmseg_deeplab_head(state, x, image, rates=(6, 12, 18), align_corners=False)
+    torch.testing.assert_close(loaded(image).main, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_settings_in_the_file_outweigh_its_name(tmp_path):
+    path, _ = mmseg_file(tmp_path / "r50-d16-mg124_769x769_x.pth", CONFIG.format(**AT_8, align="False"))
+    mmseg_resnet(weights=path)
+    with pytest.raises(ValueError, match=r"by its settings; choose .* model.backbone.multi_grid=null$"):
+        mmseg_resnet(weights=path, multi_grid=[1, 2, 4])
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("convs.0.conv.weight", "FCN"),
+        ("psp_modules.0.1.conv.weight", "PSPNet"),
+        ("c1_bottleneck.conv.weight", r"DeepLabV3\+"),
+        ("ocr.weight", "another"),
+    ],
+)
+def test_other_heads_of_mmsegmentation_are_told_by_their_name(part, kind, tmp_path):
+    state = {"backbone.stem.0.weight": torch.zeros(1), "decode_head.conv_seg.weight": torch.zeros(1)}
+    path = saved({"state_dict": {**state, f"decode_head.{part}": torch.zeros(1)}}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=rf"is {kind}.* model.backbone.weights=FILE") as caught:
+        mmseg_resnet(weights=path)
+    assert "model/head=deeplabv3_mmseg" not in str(caught.value)
+
+
+def test_a_multi_grid_has_a_dilation_for_each_block():
+    with pytest.raises(ValueError, match=r"multi_grid=\[1, 2\]: 2 dilations for the 3 blocks"):
+        mmseg_resnet(multi_grid=[1, 2])
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "text of many lines"])
+def test_a_file_of_text_is_one_line(file, tmp_path):
+    if not file.startswith("/"):
+        (tmp_path / "x").write_text("root:x:0:0:root:/root:/bin/bash\n" * 20)
+        file = str(tmp_path / "x")
+    with pytest.raises(ValueError, match=r"not a PyTorch file|damaged or asks") as caught:
+        model(weights=file)
+    assert "\n" not in str(caught.value)

@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segkit.models.segmenter import Segmenter
 
+RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
+
 
 class Part(NamedTuple):
     """One line of the summary."""
@@ -37,29 +39,43 @@ def parameters(module: nn.Module) -> int:
 
 
 def parts(model: Segmenter, crop: tuple[int, int]) -> Iterator[Part]:
-    """The stem, the stages and the heads, for one picture of the given size, on the meta device."""
+    """The backbone and the heads, for one picture of the given size, on the meta device.
+
+    A backbone of the ResNet family is told by its stem and stages, any other as a whole.
+    """
     model = copy.deepcopy(model).to("meta").eval()
-    given: dict[str, Tensor] = {}
-    costs: dict[str, int] = {}
     image = torch.empty(1, 3, *crop, device="meta")
     trunk: Any = model.backbone
-    modules: dict[str, nn.Module] = {
-        "stem": nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool),
-        **{f"stage {i}": getattr(trunk, f"layer{i}") for i in (1, 2, 3, 4)},
-    }
-    x = image
-    for name, module in modules.items():
-        costs[name] = flops(lambda module=module, x=x: given.update(out=module(x)))
-        given[name] = x = given["out"]
+    if all(hasattr(trunk, name) for name in ("conv1", "bn1", "relu", "maxpool", *RESNET_STAGES)):
+        modules: dict[str, nn.Module] = {
+            "stem": nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool),
+            **{f"stage {i}": getattr(trunk, name) for i, name in enumerate(RESNET_STAGES, start=1)},
+        }
+        maps: list[Tensor] = []
+        for name, module in modules.items():
+            out, cost = _run(module, maps[-1] if maps else image)
+            maps.append(out)
+            yield _part(name, module, out, cost, crop)
+        stages = maps[1:]
+    else:  # any module that keeps the contract: how its own parts hang together is its affair
+        stages, cost = _run(trunk, image)
+        yield _part("backbone", trunk, stages[-1], cost, crop)
     heads = {"head": model.head} | ({"auxiliary": model.auxiliary} if model.auxiliary is not None else {})
-    maps = [given[f"stage {i}"] for i in (1, 2, 3, 4)]
     for name, head in heads.items():
-        costs[name] = flops(lambda head=head: given.update(out=head(maps)))
-        given[name] = given["out"]
-    for name, module in (modules | heads).items():
-        shape = tuple(given[name].shape[1:])
-        stride = str(round(crop[0] / shape[1])) if shape[1] > 1 else "all"
-        yield Part(name, shape, stride, dilations(module), parameters(module), costs[name])
+        yield _part(name, head, *_run(head, stages), crop)
+
+
+def _run(module: nn.Module, given: Any) -> tuple[Any, int]:
+    """What a module gives, and its operations."""
+    out: list[Any] = []
+    cost = flops(lambda: out.append(module(given)))
+    return out[0], cost
+
+
+def _part(name: str, module: nn.Module, out: Tensor, cost: int, crop: tuple[int, int]) -> Part:
+    shape = tuple(out.shape[1:])
+    stride = str(round(crop[0] / shape[1])) if shape[1] > 1 else "all"
+    return Part(name, shape, stride, dilations(module), parameters(module), cost)
 
 
 def dilations(module: nn.Module) -> str:
@@ -76,7 +92,11 @@ def summarise(model: Segmenter, crop: int | tuple[int, int]) -> str:
         crop: side of the picture, or height and width.
     """
     height, width = (crop, crop) if isinstance(crop, int) else crop
-    rows = list(parts(model, (height, width)))
+    try:
+        rows = list(parts(model, (height, width)))
+    except (RuntimeError, NotImplementedError, TypeError) as error:  # a foreign part needs real numbers
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"{parameters(model):,} parameters; operations are not counted ({reason})"
     lines = [f"one picture of {height} x {width}, {model.num_classes} classes"]
     lines.append(
         f"{'part':<10} {'shape':>16} {'stride':>6} {'dilation':>12} "

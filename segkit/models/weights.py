@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from segkit import files
 from segkit.download import cache, fetch, resolve
+from segkit.models import mmsegmentation
+from segkit.models.names import State, from_mmsegmentation, renamed
 
 if TYPE_CHECKING:
     from segkit.models.segmenter import Segmenter
 
 LOG = logging.getLogger("segkit")
-State = dict[str, Tensor]
 
 WRAPPERS = ("average", "state_dict", "model")  # where checkpoints keep their state dict, best first
 # A best score saved as a numpy number is a value, not code; old files call its type by an old name.
@@ -31,96 +32,52 @@ NUMPY_NUMBERS = [
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
 
-PYTORCH_ENCODING = (  # zhanghang1989/PyTorch-Encoding
-    (r"^pretrained\.", "backbone."),
-    (r"^auxlayer\.", "auxiliary."),
-)
-MMSEGMENTATION = (
-    (r"^((?:backbone\.)?)stem\.7\.", r"\1bn1."),
-    (r"^((?:backbone\.)?)stem\.", r"\1conv1."),
-    (r"^decode_head\.image_pool\.1\.conv\.", "head.aspp.b4.gap.1."),
-    (r"^decode_head\.image_pool\.1\.bn\.", "head.aspp.b4.gap.2."),
-    (r"^decode_head\.aspp_modules\.(\d)\.conv\.", r"head.aspp.b\1.0."),
-    (r"^decode_head\.aspp_modules\.(\d)\.bn\.", r"head.aspp.b\1.1."),
-    (r"^decode_head\.bottleneck\.conv\.", "head.aspp.project.0."),
-    (r"^decode_head\.bottleneck\.bn\.", "head.aspp.project.1."),
-    (r"^decode_head\.conv_seg\.", "head.classifier.1."),
-    (r"^auxiliary_head\.convs\.0\.conv\.", "auxiliary.conv5.0."),
-    (r"^auxiliary_head\.convs\.0\.bn\.", "auxiliary.conv5.1."),
-    (r"^auxiliary_head\.conv_seg\.", "auxiliary.conv5.4."),
-)
-ATTENTION = ((r"\.(se|sge)\.", ".attention."),)  # the name depends on the kind elsewhere
+
+class Published(NamedTuple):
+    """What a file of weights holds."""
+
+    state: State
+    config: str  # the settings they were trained with, as mmsegmentation keeps them, or ""
 
 
-def read(path: Path) -> State:
+def read(path: Path) -> Published:
     """The state dict in a file: bare, wrapped in a larger checkpoint, and either of them in a zip.
 
     Raises:
         ValueError: the file is damaged, holds code, or holds no state dict.
     """
-    try:
-        with torch.serialization.safe_globals(NUMPY_NUMBERS):
-            content = torch.load(_unzipped(path), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: refused: it is damaged or asks to run code ({_first_sentence(error)}); segkit reads "
-            "tensors and plain values only. If you trust the file, load it with the project it came from and "
-            "save model.state_dict() alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: damaged, or not a PyTorch file ({_first_sentence(error)})") from error
+    with torch.serialization.safe_globals(NUMPY_NUMBERS):
+        content = files.read_tensors(path, _unzipped(path))
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    config = meta.get("config", meta.get("cfg")) if isinstance(meta, Mapping) else None
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
         raise ValueError(f"{path}: holds no state dict, bare or under {', '.join(WRAPPERS)}")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return Published(state, config if isinstance(config, str) else "")
 
 
 def _unzipped(path: Path) -> Path | io.BytesIO:
-    """The checkpoint itself, where it lies in an ordinary zip (PyTorch's own files are zips, too)."""
-    if not zipfile.is_zipfile(path):
-        return path
-    with zipfile.ZipFile(path) as archive:
-        inside = [name for name in archive.namelist() if name.endswith((".pth", ".pt", ".pth.tar"))]
-        if not inside:
-            return path
-        if len(inside) > 1:
-            raise ValueError(f"the zip holds several checkpoints: {', '.join(inside)}")
-        return io.BytesIO(archive.read(inside[0]))
-
-
-def _first_sentence(error: Exception) -> str:
-    return re.split(r"\.\s|\n", str(error).strip() or type(error).__name__)[0]
-
-
-def from_mmsegmentation(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of mmsegmentation."""
-    return any(re.match(r"(backbone\.)?stem\.|decode_head\.|auxiliary_head\.", name) for name in state)
-
-
-def renamed(state: State) -> State:
-    """The same tensors under our names, whoever named them; our own names stay.
+    """The checkpoint itself, where it lies in an ordinary zip (PyTorch's own files are zips, too).
 
     Raises:
-        ValueError: two names become one.
+        ValueError: the zip is damaged, or holds several checkpoints.
     """
-    rules = ATTENTION + PYTORCH_ENCODING
-    if from_mmsegmentation(state):
-        rules = ATTENTION + MMSEGMENTATION
-        fuse = "decode_head.bottleneck.conv.weight"
-        branch = state.get("decode_head.image_pool.1.conv.weight")
-        if fuse in state and branch is not None:  # there the pooled branch comes first, here last
-            state = state | {fuse: state[fuse].roll(-len(branch), 1)}
-    out: State = {}
-    for name, tensor in state.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        if name in out:
-            raise ValueError(f"two tensors of these weights are both called {name}")
-        out[name] = tensor
-    return out
+    if not zipfile.is_zipfile(path):
+        return path
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if name.endswith((".pth", ".pt", ".pth.tar"))]
+            if len(inside) == 1:
+                return io.BytesIO(archive.read(inside[0]))
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: damaged, or not a PyTorch file ({error})") from error
+    if inside:
+        raise ValueError(f"{path}: the zip holds several checkpoints: {', '.join(inside)}")
+    return path
 
 
 def load_backbone(network: nn.Module, weights: str | None, published: str | None) -> None:
@@ -138,7 +95,7 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
     if weights is None:
         return
     path = imagenet(published) if weights == "imagenet" else resolve(weights)
-    raw = read(path)
+    raw = read(path).state
     state = renamed(raw)
     if any(name.startswith("backbone.") for name in state):
         state = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
@@ -177,19 +134,15 @@ def load_segmenter(model: Segmenter, weights: str) -> None:
         OSError: the download failed.
     """
     path = resolve(weights)
-    raw = read(path)
+    raw, config = read(path)
     if from_mmsegmentation(raw):
         _refuse_other_pool(model.backbone, raw, path)
-        if model.align_corners:
-            raise ValueError(
-                f"{path}: mmsegmentation resizes with align_corners=false; choose model.align_corners=false, "
-                "model/head=deeplabv3_mmseg"
-            )
+        mmsegmentation.refuse_another(model, config, path, raw)
     optional = ("backbone.fc.",) if model.auxiliary is not None else ("backbone.fc.", "auxiliary.")
     _load(model, renamed(raw), source=path, optional=optional)
 
 
-def _refuse_other_pool(network: nn.Module, raw: Mapping[str, Tensor], path: Path) -> None:
+def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
     """There, a pool is left out where dilation replaced the stride: equal names, another network."""
     pool, output_stride = getattr(network, "pool", "none"), getattr(network, "output_stride", 32)
     if from_mmsegmentation(raw) and pool in ("after", "before") and output_stride < 32:
@@ -207,14 +160,11 @@ def _load(module: nn.Module, state: State, *, source: Path, optional: tuple[str,
     for name in own.keys() - state.keys():
         if name.endswith("num_batches_tracked"):  # older PyTorch did not count
             state[name] = own[name]
+    differing = files.differences(own, state)
     faults = {
-        "missing in the file": [n for n in own if n not in state],
-        "not in the model": [n for n in state if n not in own],
-        "of another shape": [
-            f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}"
-            for n in own
-            if n in state and state[n].shape != own[n].shape
-        ],
+        "missing in the file": differing.missing,
+        "not in the model": differing.unknown,
+        "of another shape": [f"{n} {theirs} for {ours}" for n, theirs, ours in differing.other_shape],
     }
     if any(faults.values()):
         words = [f"  {len(names)} {what}: {', '.join(names)}" for what, names in faults.items() if names]
@@ -231,7 +181,14 @@ def _hints(faults: Mapping[str, list[str]]) -> list[str]:
     if any(name.startswith("auxiliary.") for name in missing):
         hints.append("the file has no auxiliary head: model/auxiliary=none")
     if any(name.startswith("head.classifier.") for name in unknown):
-        hints.append("the file is of mmsegmentation: model/head=deeplabv3_mmseg model.align_corners=false")
+        hints.append("the file is of mmsegmentation: model/head=deeplabv3_mmseg")
+    if any(".conv1.paths." in name for name in unknown) or any(
+        re.search(r"\.paths\.\d\.conv\.weight", shapes) for shapes in other_shape
+    ):
+        hints.append(
+            "the file is of timm's skresnet: each branch reads its own half of the channels, which no "
+            "backbone here does; its skresnext50_32x4d loads into sknet50"
+        )
     if 0 < len(other_shape) <= 4 and not missing and not unknown:  # the last convolutions alone
         hints.append("another number of classes? model.backbone.weights=FILE loads the backbone alone")
     return [f"  {hint}" for hint in hints]

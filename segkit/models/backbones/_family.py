@@ -7,6 +7,7 @@ stage's dilation and every other block all of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ class Network(nn.Module):
         out_channels: channels of each stage.
         output_stride: pixels of the image per cell of the last stage.
         pool: see ``Design``.
+        multi_grid: dilation of each block of the last stage, or None for what the output stride asks for.
         fc: the classifier, or None without ``num_classes``.
     """
 
@@ -48,17 +50,19 @@ class Network(nn.Module):
         width: int = 64,
         num_classes: int | None = None,
         dropout: float = 0.0,
+        multi_grid: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if output_stride not in STAGES:
             raise ValueError(f"output_stride {output_stride} is not one of 8, 16, 32")
         self.output_stride, self.pool = output_stride, design.pool
+        self.multi_grid = None if multi_grid is None else tuple(multi_grid)
         self.out_channels = [width * 2**i * EXPANSION for i in range(4)]
         if stem_width is None:
             channels = width
             self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
         else:
-            stem_width = stem_width * width // 64
+            stem_width = max(stem_width * width // 64, 1)
             channels = 2 * stem_width
             self.conv1 = deep_stem(stem_width)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -66,14 +70,15 @@ class Network(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         for i, (stride, dilation) in enumerate(STAGES[output_stride]):
             stage = nn.Sequential()
-            for j in range(blocks[i]):
+            reaches = _dilations(dilation, blocks[i], multi_grid if i == 3 else None)
+            for j, reach in enumerate(reaches):
                 first = j == 0
                 stage.append(
                     Bottleneck(
                         channels,
                         width * 2**i,
                         stride if first else 1,
-                        max(dilation // 2, 1) if first else dilation,
+                        reach,
                         design=design,
                         pooled=first and i > 0,
                     )
@@ -104,6 +109,18 @@ class Network(nn.Module):
                 "this backbone has no classifier; build it with num_classes, such as 1000 for ImageNet"
             )
         return self.fc(self.dropout(self.forward(image)[-1].mean((2, 3))))
+
+
+def _dilations(dilation: int, blocks: int, multi_grid: Sequence[int] | None) -> list[int]:
+    """Of each block of a stage: half of it in the first, or as given."""
+    if multi_grid is None:
+        return [max(dilation // 2, 1), *[dilation] * (blocks - 1)]
+    if len(multi_grid) != blocks:
+        raise ValueError(
+            f"model.backbone.multi_grid={list(multi_grid)}: {len(multi_grid)} dilations for the {blocks} "
+            "blocks of the last stage; give one for each, such as [1, 2, 4]"
+        )
+    return list(multi_grid)
 
 
 def deep_stem(width: int) -> nn.Sequential:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from torch import nn
 
 from segkit.models.backbones._family import Network
 from segkit.models.layers.bottleneck import Bottleneck, Design
 from segkit.models.layers.drop_block import DropBlock
+from segkit.models.layers.groups import refuse_indivisible
 from segkit.models.layers.split_attention import SplitAttention
 from segkit.models.weights import load_backbone
-from segkit.settings import Fraction, NonNegativeFloat, PositiveInt
+from segkit.settings import Fraction, NonNegativeFloat, PositiveInt, Range
 
 
 class Variant(NamedTuple):
@@ -23,7 +24,7 @@ class Variant(NamedTuple):
     radix: int = 2
     cardinality: int = 1
     bottleneck_width: int = 64
-    pool: Literal["after", "before", "strided"] = "after"
+    pool: Literal["none", "after", "before", "strided"] = "after"
 
 
 VARIANTS = {
@@ -66,7 +67,7 @@ PUBLISHED = {  # by the authors, trained on ImageNet; the name ends in the first
 }
 
 
-def build(
+def build(  # noqa: PLR0913 - one keyword for each number of the paper
     num_classes: int | None = None,
     *,
     variant: Literal[
@@ -87,7 +88,14 @@ def build(
         "101_mmseg",
     ],
     output_stride: Literal[8, 16, 32] = 8,
-    width: PositiveInt = 64,
+    width: Annotated[int, Range(least=1, most=512)] = 64,
+    radix: PositiveInt | None = None,
+    cardinality: Annotated[int, Range(least=1, most=64)] | None = None,
+    bottleneck_width: Annotated[int, Range(least=1, most=512)] | None = None,
+    reduction: PositiveInt = 4,
+    pool: Literal["none", "after", "before", "strided"] | None = None,
+    stem_width: Annotated[int, Range(least=0, most=512)] | None = None,
+    average_down: bool = True,
     last_gamma: NonNegativeFloat = 1.0,
     drop_block: Fraction = 0.0,
     dropout: Fraction = 0.0,
@@ -101,6 +109,14 @@ def build(
         output_stride: pixels per cell of the last stage.
         width: channels of the first stage before the expansion; the published 64 makes the published network,
             less makes a thinner one, its stem in proportion.
+        radix: splits of each cardinal group; None, here and below, for the variant's.
+        cardinality: cardinal groups.
+        bottleneck_width: channels of each of them, where ``width`` is 64.
+        reduction: channels of all splits per value between the two fully connected layers.
+        pool: where a 3x3 average pool takes over the stride: after the 3x3 convolution, before it, after it
+            only where dilation did not replace the stride, or none at all.
+        stem_width: of the deep stem; 0 for the single 7x7 convolution.
+        average_down: whether the shortcut pools in place of its stride.
         last_gamma: initial scale of each block's last normalisation; 0 starts a block as its shortcut.
         drop_block: share of the cells that DropBlock drops in stages 3 and 4.
         dropout: before the classifier.
@@ -109,26 +125,44 @@ def build(
     Raises:
         ValueError: the numbers or the weights do not fit.
     """
-    v = VARIANTS[variant]
-    design = Design(
-        bottleneck_width=v.bottleneck_width,
-        cardinality=v.cardinality,
-        spatial=partial(SplitAttention, radix=v.radix, cardinality=v.cardinality),
-        average_down=True,
-        pool=v.pool,
-    )
+    given = (stem_width, radix, cardinality, bottleneck_width, pool)
+    v = _varied(variant, given)
     network = Network(
-        design,
+        _design(v, reduction=reduction, average_down=average_down),
         v.blocks,
         output_stride=output_stride,
-        stem_width=v.stem_width,
+        stem_width=v.stem_width or None,
         width=width,
         num_classes=num_classes,
         dropout=dropout,
     )
     _dress(network, last_gamma=last_gamma, drop_block=drop_block)
-    load_backbone(network, weights, PUBLISHED.get(variant))
+    own = v == VARIANTS[variant] and average_down
+    load_backbone(network, weights, PUBLISHED.get(variant) if own else None)
     return network
+
+
+def _varied(variant: str, given: tuple[Any, ...]) -> Variant:
+    """The numbers of a variant (after its blocks, in their order) with those given in their place.
+
+    Raises:
+        ValueError: a cardinal group cannot be divided into its splits.
+    """
+    pairs = zip(Variant._fields[1:], given, strict=True)
+    varied = VARIANTS[variant]._replace(**{name: value for name, value in pairs if value is not None})
+    refuse_indivisible("model.backbone.radix", varied.radix, varied.bottleneck_width)
+    return varied
+
+
+def _design(v: Variant, *, reduction: int, average_down: bool) -> Design:
+    return Design(
+        bottleneck_width=v.bottleneck_width,
+        cardinality=v.cardinality,
+        radix=v.radix,
+        spatial=partial(SplitAttention, radix=v.radix, cardinality=v.cardinality, reduction=reduction),
+        average_down=average_down,
+        pool=v.pool,
+    )
 
 
 def _dress(network: Network, *, last_gamma: float, drop_block: float) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from segkit.models.backbones._family import BLOCKS, Network
 from segkit.models.layers.bottleneck import Design
 from segkit.models.weights import load_backbone
-from segkit.settings import Fraction, PositiveInt
+from segkit.settings import Fraction, PositiveInt, Range
 
 STEM_WIDTH = {"": None, "c": 32, "d": 32, "s": 64}  # deep stems; d also pools in its shortcuts
 
@@ -22,7 +22,8 @@ def build(
     *,
     variant: Literal["50", "101", "152", "50c", "101c", "152c", "50d", "101d", "152d", "50s", "101s", "152s"],
     output_stride: Literal[8, 16, 32] = 8,
-    width: PositiveInt = 64,
+    width: Annotated[int, Range(least=1, most=512)] = 64,
+    multi_grid: list[PositiveInt] | None = None,
     dropout: Fraction = 0.0,
     weights: str | None = None,
 ) -> Network:
@@ -33,6 +34,8 @@ def build(
         variant: which of the family.
         output_stride: pixels per cell of the last stage.
         width: channels of the first stage before the expansion; 64 makes the published network.
+        multi_grid: dilation of each block of the last stage, such as [1, 2, 4]; None for what the output
+            stride asks for.
         dropout: before the classifier.
         weights: "imagenet", a path, ``file://`` or ``http(s)://``; None starts from scratch.
 
@@ -48,6 +51,7 @@ def build(
         width=width,
         num_classes=num_classes,
         dropout=dropout,
+        multi_grid=multi_grid,
     )
     load_backbone(network, weights, PUBLISHED.get(variant))
     return network

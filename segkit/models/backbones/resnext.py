@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 from segkit.models.backbones._family import BLOCKS, Network
-from segkit.models.layers.bottleneck import Design, conv3x3
+from segkit.models.layers.bottleneck import grouped
 from segkit.models.weights import load_backbone
-from segkit.settings import Fraction, PositiveInt
+from segkit.settings import Fraction, Range
 
 PUBLISHED = {  # by torchvision, trained on ImageNet; the name ends in the first digits of the SHA-256
     name.split("-")[0]: f"https://download.pytorch.org/models/resnext{name}.pth"
@@ -21,7 +20,7 @@ def build(
     *,
     variant: Literal["50_32x4d", "101_32x8d"],
     output_stride: Literal[8, 16, 32] = 8,
-    width: PositiveInt = 64,
+    width: Annotated[int, Range(least=1, most=512)] = 64,
     dropout: Fraction = 0.0,
     weights: str | None = None,
 ) -> Network:
@@ -39,14 +38,8 @@ def build(
         ValueError: the numbers or the weights do not fit.
     """
     depth, groups = variant.split("_")
-    cardinality, bottleneck_width = (int(number) for number in groups.rstrip("d").split("x"))
-    design = Design(
-        bottleneck_width=bottleneck_width,
-        cardinality=cardinality,
-        spatial=partial(conv3x3, groups=cardinality),
-    )
     network = Network(
-        design,
+        grouped(groups),
         BLOCKS[depth],
         output_stride=output_stride,
         width=width,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
+
+from segkit.models.layers.groups import round_up
 
 EXPANSION = 4
 
@@ -20,12 +23,21 @@ class Design(NamedTuple):
 
     bottleneck_width: int = 64  # channels of each group of the 3x3, where the stage has 64
     cardinality: int = 1  # groups of the 3x3
+    radix: int = 1  # parts of each group, of equal width
     spatial: Callable[[int, int, int], nn.Module] = conv3x3  # (channels, stride, dilation) -> the 3x3
     attention: Callable[[int], nn.Module] = nn.Identity  # (channels) -> what follows the last normalisation
     average_down: bool = False  # shortcut: average pool, then 1x1, in place of a strided 1x1
     pool: Literal["none", "after", "before", "strided"] = "none"
     """A 3x3 average pool takes over the stride of the 3x3 convolution, after or before it. It stands in the
     first block of stages 2 to 4, also where dilation replaced the stride; ``strided`` leaves it out there."""
+
+
+def grouped(groups: str) -> Design:
+    """That of a ResNeXt, ``"32x4d"`` for 32 groups of 4 channels; ``""`` is that of a ResNet."""
+    if not groups:
+        return Design()
+    cardinality, bottleneck_width = (int(number) for number in groups.rstrip("d").split("x"))
+    return Design(bottleneck_width, cardinality, spatial=partial(conv3x3, groups=cardinality))
 
 
 class Bottleneck(nn.Module):
@@ -38,7 +50,8 @@ class Bottleneck(nn.Module):
         self, in_channels: int, channels: int, stride: int, dilation: int, *, design: Design, pooled: bool
     ) -> None:
         super().__init__()
-        inner = channels * design.bottleneck_width // 64 * design.cardinality
+        group = max(channels * design.bottleneck_width // 64, 1)  # of a thin network: not below one
+        inner = round_up(group, design.radix) * design.cardinality
         out_channels = channels * EXPANSION
         pool = pooled and (design.pool in ("after", "before") or (design.pool == "strided" and stride > 1))
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)

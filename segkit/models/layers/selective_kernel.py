@@ -8,6 +8,10 @@ Branch m is a grouped 3x3 with dilation m (2 in place of the paper's 5x5, as the
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from segkit.models.layers.blend import blend
@@ -15,6 +19,16 @@ from segkit.models.layers.pooled_norm import PooledBatchNorm
 
 REDUCTION = 16
 LEAST_INNER = 32
+
+
+class Kernel(NamedTuple):
+    """The 3x3 of one branch."""
+
+    dilation: int
+    groups: int = 32
+
+
+PAPER = (Kernel(1), Kernel(2))
 
 
 class Branch(nn.Module):
@@ -34,10 +48,10 @@ class Branch(nn.Module):
 class Selection(nn.Module):
     """Pooled features s (B, C, 1, 1) to the weights (B, M, C, 1, 1) of the branches."""
 
-    def __init__(self, channels: int, branches: int) -> None:
+    def __init__(self, channels: int, branches: int, *, reduction: int, least_inner: int) -> None:
         super().__init__()
         self.branches = branches
-        inner = max(channels // REDUCTION, LEAST_INNER)
+        inner = max(channels // reduction, least_inner)
         self.fc_reduce = nn.Conv2d(channels, inner, 1, bias=False)
         self.bn = PooledBatchNorm(inner)
         self.relu = nn.ReLU(inplace=True)
@@ -50,17 +64,27 @@ class Selection(nn.Module):
 
 
 class SelectiveKernel(nn.Module):
-    """Takes the place of a 3x3: (B, C, H, W) to (B, C, H/stride, W/stride)."""
+    """Takes the place of a 3x3: (B, C, H, W) to (B, C, H/stride, W/stride).
+
+    Where a thin network has fewer channels than groups, a branch has as many groups as divide both.
+    """
 
     def __init__(
-        self, channels: int, stride: int = 1, dilation: int = 1, *, groups: int = 32, branches: int = 2
+        self,
+        channels: int,
+        stride: int = 1,
+        dilation: int = 1,
+        *,
+        kernels: Sequence[Kernel] = PAPER,
+        reduction: int = REDUCTION,
+        least_inner: int = LEAST_INNER,
     ) -> None:
         super().__init__()
-        if channels % groups:
-            raise ValueError(f"a selective kernel over {channels} channels cannot have {groups} groups")
-        paths = (Branch(channels, stride, dilation * (m + 1), groups) for m in range(branches))
-        self.paths = nn.ModuleList(paths)
-        self.attn = Selection(channels, branches)
+        self.paths = nn.ModuleList(
+            Branch(channels, stride, dilation * kernel.dilation, math.gcd(channels, kernel.groups))
+            for kernel in kernels
+        )
+        self.attn = Selection(channels, len(kernels), reduction=reduction, least_inner=least_inner)
 
     def forward(self, x: Tensor) -> Tensor:
         """V: the branches, blended."""

@@ -10,6 +10,8 @@ The deviation is the unbiased one; one scale (0 at first) and shift (1) per grou
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -17,26 +19,37 @@ EPSILON = 1e-5
 
 
 class SpatialGroupEnhance(nn.Module):
-    """Attention after a block's last normalisation: (B, C, H, W) to the same."""
+    """Attention after a block's last normalisation: (B, C, H, W) to the same.
 
-    def __init__(self, channels: int, groups: int = 64) -> None:
+    Where a thin network has fewer channels than groups, there are as many groups as divide both.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int = 64,
+        *,
+        scale: float = 0.0,
+        shift: float = 1.0,
+        normalise: bool = True,
+    ) -> None:
         super().__init__()
-        if channels % groups:
-            raise ValueError(
-                f"spatial group-wise enhance over {channels} channels cannot have {groups} groups"
-            )
-        self.groups = groups
-        self.weight = nn.Parameter(torch.zeros(1, groups, 1, 1))
-        self.bias = nn.Parameter(torch.ones(1, groups, 1, 1))
+        self.groups, self.normalise = math.gcd(channels, groups), normalise
+        self.weight = nn.Parameter(torch.full((1, self.groups, 1, 1), float(scale)))
+        self.bias = nn.Parameter(torch.full((1, self.groups, 1, 1), float(shift)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale each position of each group."""
         x = x.unflatten(1, (self.groups, -1))  # (B, G, C/G, H, W)
         likeness = (x * x.mean((3, 4), keepdim=True)).sum(2)  # (B, G, H, W)
         likeness = likeness.to(torch.promote_types(x.dtype, torch.float32))  # squares leave half precision
+        scores = self.standardised(likeness) if self.normalise else likeness
+        scale = (self.weight * scores + self.bias).sigmoid().to(x.dtype)
+        return (x * scale.unsqueeze(2)).flatten(1, 2)
+
+    def standardised(self, likeness: Tensor) -> Tensor:
+        """Of mean 0 and deviation 1 over the positions of each group: (B, G, H, W) to the same."""
         centred = likeness - likeness.mean((2, 3), keepdim=True)
         others = max(centred.shape[2] * centred.shape[3] - 1, 1)
         variance = centred.square().sum((2, 3), keepdim=True) / others
-        normalised = centred / (variance.clamp(min=1e-30).sqrt() + EPSILON)  # the root has no slope at zero
-        scale = (self.weight * normalised + self.bias).sigmoid().to(x.dtype)
-        return (x * scale.unsqueeze(2)).flatten(1, 2)
+        return centred / (variance.clamp(min=1e-30).sqrt() + EPSILON)  # the root has no slope at zero

@@ -16,6 +16,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from segkit.models.layers.blend import blend
+from segkit.models.layers.groups import round_up
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 
 REDUCTION = 4
@@ -29,14 +30,22 @@ class SplitAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int, stride: int = 1, dilation: int = 1, *, radix: int = 2, cardinality: int = 1
+        self,
+        channels: int,
+        stride: int = 1,
+        dilation: int = 1,
+        *,
+        radix: int = 2,
+        cardinality: int = 1,
+        reduction: int = REDUCTION,
     ) -> None:
         super().__init__()
-        inner = max(channels * radix // REDUCTION, LEAST_INNER)
-        if channels % (cardinality * radix) or inner % cardinality:
+        inner = round_up(max(channels * radix // reduction, LEAST_INNER), cardinality)
+        if channels % (cardinality * radix):
+            nearest = round_up(channels, cardinality * radix)
             raise ValueError(
-                f"Split-Attention over {channels} channels ({inner} inside) cannot be divided into "
-                f"cardinality {cardinality} x radix {radix} groups; choose a width that is a multiple of both"
+                f"Split-Attention over {channels} channels cannot be divided into cardinality "
+                f"{cardinality} x radix {radix} groups; nearest: {nearest} channels"
             )
         self.radix, self.cardinality = radix, cardinality
         self.conv = nn.Conv2d(

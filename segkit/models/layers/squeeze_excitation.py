@@ -13,9 +13,9 @@ REDUCTION = 16
 class SqueezeExcitation(nn.Module):
     """Attention after a block's last normalisation: (B, C, H, W) to the same; both matrices have a bias."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, reduction: int = REDUCTION) -> None:
         super().__init__()
-        inner = max(channels // REDUCTION, 1)
+        inner = max(channels // reduction, 1)
         self.fc1 = nn.Conv2d(channels, inner, 1)
         self.relu = nn.ReLU(inplace=True)
         self.fc2 = nn.Conv2d(inner, channels, 1)
