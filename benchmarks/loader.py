@@ -98,7 +98,7 @@ def ours(data: Pairs, case: Case, workers: int) -> Iterator[Any]:
     batches = range(case.samples // BATCH)
     return iter(
         loaders.training_loader(
-            data, transform, seed=0, batch_size=BATCH, iterations=batches, workers=workers
+            data, transform, loaders.Order(len(data), 0, BATCH), iterations=batches, workers=workers
         )
     )
 
