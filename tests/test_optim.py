@@ -9,6 +9,7 @@ from torch.optim import lr_scheduler as schedules
 
 from segkit import components, optim
 from segkit.losses import cross_entropy
+from segkit.settings import check_section
 from segkit.types import IGNORE_INDEX, Logits
 
 
@@ -192,3 +193,23 @@ def test_the_average_follows_the_recurrence_by_hand():
         expected = decay * expected + (1 - decay) * weight
     assert float(average.weight) == pytest.approx(expected)
     assert not average.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "sgd", "nesterov": True, "momentum": 0.0}, r"nesterov=true with .*momentum=0"),
+        (
+            {"name": "adamw", "betas": [0.9, 1.0]},
+            r"schedule.optimiser.betas=\[0.9, 1.0\]: both must be below 1",
+        ),
+    ],
+)
+def test_an_optimiser_that_torch_refuses_is_refused_by_its_settings_names(settings, message):
+    with pytest.raises(ValueError, match=message):
+        components.build("optimisers", settings, [{"params": [torch.zeros(1)]}], 0.1)
+
+
+def test_a_weight_decay_that_cannot_be_meant_is_refused():
+    with pytest.raises(ValueError, match=r"schedule.optimiser.weight_decay=1e\+38: must be .* at most 10"):
+        check_section("schedule.optimiser", {"name": "sgd", "weight_decay": 1e38})

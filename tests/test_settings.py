@@ -115,7 +115,9 @@ def test_the_folder_listing_is_the_registry():
 
 @pytest.mark.parametrize("name", ["nope", "../poly", "_hidden", None, "poly.py", "__init__"])
 def test_only_what_lies_in_the_folder_can_be_named(name):
-    with pytest.raises(ValueError, match="in segkit/schedules; there are: constant, cosine, one_cycle, poly, step"):
+    with pytest.raises(
+        ValueError, match="in segkit/schedules; there are: constant, cosine, one_cycle, poly, step"
+    ):
         components.build("schedules", {"name": name}, 10)
 
 

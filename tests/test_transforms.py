@@ -430,6 +430,13 @@ def test_sizes_and_scales_that_cannot_be_meant_are_refused_in_one_line(section, 
     assert "\n" not in str(error.value)
 
 
+def test_a_scale_that_opencv_cannot_reach_is_refused_with_the_size_it_gives():
+    with pytest.raises(
+        ValueError, match=r"base_size=16384 at augment.scales=.* to 65536 pixels; at most 32767"
+    ):
+        transforms.build(crop_size=8, base_size=16384, scales=(1.0, 4.0))
+
+
 def test_the_least_that_the_settings_allow_gives_an_image():
     sample = Sample(photograph(50, 2), np.zeros((50, 2), np.uint8), "")
     for base_size in (16, (16, 16), None):

@@ -25,6 +25,7 @@ from segkit.types import IGNORE_INDEX, Sample
 Transform = Callable[[Sample, int], Sample]  # (as read, draw seed) -> as trained on
 
 PADDING = {"black": (0, 0, 0), "mean": (124, 116, 104)}  # ImageNet's mean, zero once it is normalised
+LONGEST = 32767  # pixels of a side that OpenCV can scale
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,15 @@ class Augmentation:
     def __post_init__(self) -> None:
         if len(self.scales) != 2 or self.scales[0] > self.scales[1]:
             raise ValueError(
-                f"augment.scales={list(self.scales)}: the least and the greatest scale are meant, in this"
-                " order"
+                f"augment.scales={list(self.scales)}: the least and the greatest scale are meant,"
+                " in this order"
+            )
+        bases = self.base_size if isinstance(self.base_size, tuple | list) else [self.base_size or 0]
+        if max(bases) * self.scales[1] > LONGEST:
+            raise ValueError(
+                f"augment.base_size={self.base_size} at augment.scales={list(self.scales)}: a side would be"
+                f" scaled to {max(bases) * self.scales[1]:.0f} pixels; at most {LONGEST} are possible,"
+                " so make one of the two smaller"
             )
         if self.blur:
             _blurring(self.blur)  # what is amiss with it shows before workers start
