@@ -84,12 +84,17 @@ def main(settings: dict[str, Any]) -> None:
         batches = loaders.training_loader(
             train_set,
             transforms.build(**settings["augment"]),
-            seed=settings["seed"],
-            batch_size=schedule.batch_size,
+            loaders.Order(
+                len(train_set),
+                settings["seed"],
+                schedule.batch_size,
+                accumulate=schedule.accumulate,
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+                drop_last=schedule.drop_last,
+            ),
             iterations=range(run.iteration, run.length),
-            accumulate=schedule.accumulate,
             workers=settings["loader"]["workers"],
-            share=(distributed.rank(), distributed.world_size()),
         )
         if settings["profile"]:
             stepper = training.steps(batches, schedule.accumulate)
@@ -99,7 +104,7 @@ def main(settings: dict[str, Any]) -> None:
             folder,
             start=run.iteration,
             total=run.length,
-            iterations_per_epoch=len(train_set) / schedule.batch_size,
+            iterations_per_epoch=schedule.seen(len(train_set)) / schedule.batch_size,
             names=table.names,
             colours=table.colours,
         )

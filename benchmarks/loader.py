@@ -5,10 +5,10 @@
 All three read the same files with OpenCV, draw the same distributions (the `encoding` preset: long side
 uniform in 0.5 .. 2 of the base, mirror, random crop; where said, colour jitter and blur as well) and batch
 with DataLoader. The peers hand over normalised float32, as is customary, segkit uint8 (the device
-normalises). `decoded` reads copies without compression, so that geometry dominates. Rounds alternate, the
-median counts. With `--workers 0`, the default, images per second of processor time of one core are given,
-which other load on the machine hardly disturbs; with workers, images per second on the clock, from the first
-batch on.
+normalises). segkit averages when it shrinks, as the original does; the peers skip pixels. `decoded` reads
+copies without compression, so that geometry dominates. Rounds alternate, the median counts. With
+`--workers 0`, the default, images per second of processor time of one core are given, which other load on the
+machine hardly disturbs; with workers, images per second on the clock, from the first batch on.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def ours(data: Pairs, case: Case, workers: int) -> Iterator[Any]:
     batches = range(case.samples // BATCH)
     return iter(
         loaders.training_loader(
-            data, transform, seed=0, batch_size=BATCH, iterations=batches, workers=workers
+            data, transform, loaders.Order(len(data), 0, BATCH), iterations=batches, workers=workers
         )
     )
 

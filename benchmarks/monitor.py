@@ -49,11 +49,8 @@ def main() -> None:
     batches = loaders.training_loader(
         train_set,
         transforms.build(**settings["augment"]),
-        seed=0,
-        batch_size=schedule.batch_size,
+        loaders.Order(len(train_set), 0, schedule.batch_size, schedule.accumulate),
         iterations=range(STEPS),
-        accumulate=schedule.accumulate,
-        workers=0,
     )
     seconds, step = [], None
     for parts, _ in training.steps(batches, schedule.accumulate):

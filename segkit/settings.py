@@ -37,7 +37,7 @@ SECTIONS = {
     "model.head": "models.heads",
     "model.auxiliary": "models.heads",
     "loss": "losses",
-    "augment": "data/transforms.py:build",
+    "augment": "data/transforms.py:Augmentation",
     "evaluation": "inference/protocol.py:protocol",
     "schedule": "training.py:Schedule",
     "schedule.optimiser": "optimisers",

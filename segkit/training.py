@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from segkit.finite import Facts, Watch
 from segkit.models.segmenter import Segmenter
 from segkit.runtime import Runtime
 from segkit.seeds import seed_of
-from segkit.settings import Fraction, PositiveFloat, PositiveInt
+from segkit.settings import Fraction, PositiveFloat, PositiveInt, Range
 from segkit.signals import Request
 from segkit.types import Batch
 
@@ -31,14 +31,17 @@ from segkit.types import Batch
 class Schedule:
     """How long, how many at a time, and by which rule the weights move."""
 
-    batch_size: PositiveInt  # pictures an optimiser step sees, over all processes
-    lr: PositiveFloat  # of the backbone
+    batch_size: Annotated[int, Range(least=1, most=65536)]  # images of an optimiser step, over all processes
+    lr: Annotated[float, Range(above=0, most=1000)]  # of the backbone
     optimiser: dict
     policy: dict
-    epochs: PositiveFloat | None = None  # one of the two ...
-    iterations: PositiveInt | None = None  # ... gives the length, in optimiser steps
-    accumulate: PositiveInt = 1  # parts in which a batch goes through the network
-    head_lr_multiplier: PositiveFloat = 1.0
+    epochs: Annotated[float, Range(above=0, most=100000)] | None = None  # one of the two ...
+    iterations: Annotated[int, Range(least=1, most=100000000)] | None = None  # ... gives the length, in steps
+    drop_last: bool = False  # an epoch leaves out what fills no batch, as the original recipe has it
+    accumulate: Annotated[int, Range(least=1, most=65536)] = (
+        1  # parts in which a batch goes through the network
+    )
+    head_lr_multiplier: Annotated[float, Range(above=0, most=10000)] = 1.0
     decay_norm_and_bias: bool = True
     clip_gradient: PositiveFloat | None = None  # largest norm of the whole gradient
     ema: Fraction | None = None  # decay of the moving average of the weights, which is then what is scored
@@ -60,7 +63,12 @@ class Schedule:
 
     def length(self, samples: int) -> int:
         """Optimiser steps of the whole training on so many samples."""
-        return self.iterations or math.ceil((self.epochs or 0) * samples / self.batch_size)
+        return self.iterations or math.ceil((self.epochs or 0) * self.seen(samples) / self.batch_size)
+
+    def seen(self, samples: int) -> int:
+        """How many of so many samples an epoch takes; a set that fills no batch is taken whole."""
+        whole = samples - samples % self.batch_size
+        return whole if self.drop_last and whole else samples
 
     def due(self, iteration: int, *, every: float, samples: int) -> bool:
         """Whether something done every so often is due after an iteration; always after the last one.
@@ -72,7 +80,7 @@ class Schedule:
         """
         if iteration == self.length(samples):
             return True
-        period = every if self.epochs is None else every * samples / self.batch_size
+        period = every if self.epochs is None else every * self.seen(samples) / self.batch_size
         return int(iteration / period) > int((iteration - 1) / period)
 
 

@@ -92,7 +92,7 @@ def run(*arguments, cwd, script="train_seg.py"):
 
 
 WRONG = {
-    "schedule.epochs=abc": "schedule.epochs=abc: must be a number above 0 or null",
+    "schedule.epochs=abc": "schedule.epochs=abc: must be a number above 0 and at most 100000 or null",
     "schedule.lr=-1": "schedule.lr=-1: must be a number above 0",
     "model.backbone.output_stride=7": "model.backbone.output_stride=7: must be one of 8, 16, 32",
     "data.rooot=x": "data.rooot=x: there is no such setting; did you mean data.root? data accepts: ",

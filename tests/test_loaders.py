@@ -37,8 +37,13 @@ class Broken:
 
 
 def batches(dataset=SCENES, transform=TRANSFORM, **change):
-    arguments = {"seed": 3, "batch_size": 4, "iterations": range(END)} | change
-    return list(training_loader(dataset, transform, **arguments))
+    return list(loader(dataset, transform, **change))
+
+
+def loader(dataset=SCENES, transform=TRANSFORM, *, iterations=range(END), workers=0, share=(0, 1), **order):
+    settings = {"seed": 3, "batch_size": 4, "rank": share[0], "world_size": share[1]} | order
+    made = Order(len(dataset), **settings)
+    return training_loader(dataset, transform, made, iterations=iterations, workers=workers)
 
 
 def joined(parts):
@@ -94,6 +99,43 @@ def test_every_epoch_has_each_sample_once_in_an_order_of_its_own():
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+def test_an_epoch_that_drops_its_last_batch_takes_other_samples_each_time_and_no_sample_twice():
+    order = Order(samples=50, seed=1, batch_size=8, drop_last=True)
+    whole = Order(samples=50, seed=1, batch_size=8)
+    epochs = [
+        [draw for step in range(6) for draw in order.batches(6 * epoch + step)[0]] for epoch in range(9)
+    ]
+    assert all(len({draw.sample for draw in epoch}) == 48 for epoch in epochs)
+    left_out = [set(range(50)) - {draw.sample for draw in epoch} for epoch in epochs]
+    assert len({tuple(sorted(two)) for two in left_out}) > 4
+    for number, epoch in enumerate(epochs):  # the epoch's own order, as it is without dropping
+        assert epoch == [whole.draw(50 * number + place) for place in range(48)]
+
+
+@pytest.mark.parametrize("start", [1, 2, 5])
+def test_a_stream_that_drops_is_resumed_and_shared_out_exactly(start):
+    kept = {"drop_last": True, "batch_size": 4}  # one batch of each epoch of 7
+    expected = batches(**kept)
+    assert_same(batches(iterations=range(start, END), **kept), expected[start:])
+    parts = [batches(share=(rank, 2), **kept) for rank in (0, 1)]
+    assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], expected)
+    assert len({name for batch in expected for name in batch.names}) == 7
+
+
+def test_a_set_that_fills_no_batch_still_trains_and_says_so(caplog):
+    small = batches(batch_size=20, drop_last=True, iterations=range(2))
+    assert [len(batch.names) for batch in small] == [20, 20]
+    assert set(small[0].names) == set(SCENES.names)
+    assert "schedule.batch_size=20: there are 7 samples" in caplog.text
+
+
+def test_workers_that_are_spawned_give_the_batches_of_workers_that_are_forked(reference):
+    """As on macOS, where data set and transform travel pickled."""
+    made = loader(workers=1)
+    made.loader.multiprocessing_context = "spawn"
+    assert_same(list(made), reference)
+
+
 def test_no_two_draws_of_samples_epochs_or_seeds_are_shared():
     draws = [Order(50, seed, 4).draw(position) for seed in (0, 1) for position in range(500)]
     assert len({draw.seed for draw in draws}) == 1000
@@ -123,7 +165,7 @@ def test_a_sample_that_cannot_be_read_stops_with_file_and_remedy(workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipping_replaces_counts_and_logs_the_same_way_every_time(workers, caplog):
-    loader = training_loader(
+    broken = loader(
         Broken({2, 3}),
         lambda sample, seed: sample,
         seed=0,
@@ -131,10 +173,10 @@ def test_skipping_replaces_counts_and_logs_the_same_way_every_time(workers, capl
         iterations=range(4),
         workers=workers,
     )
-    names = [name for batch in loader for name in batch.names]
+    names = [name for batch in broken for name in batch.names]
     asked = [Order(6, 0, 3).draw(position).sample for position in range(12)]
     assert names == [str({2: 4, 3: 4}.get(sample, sample)) for sample in asked]
-    assert loader.skipped == 6  # in each of two epochs: 2, then 3 in its place, and 3
+    assert broken.skipped == 6  # in each of two epochs: 2, then 3 in its place, and 3
     assert sorted(re.findall(r"file\d", caplog.text)) == ["file2", "file3"]  # each is told once
 
 

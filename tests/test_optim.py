@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler as schedules
 
 from segkit import components, optim
 from segkit.losses import cross_entropy
+from segkit.settings import check_section
 from segkit.types import IGNORE_INDEX, Logits
 
 
@@ -26,7 +28,94 @@ def test_warm_up_grows_linearly_into_the_decay():
     )
 
 
-@pytest.mark.parametrize("name", ["poly", "cosine"])
+class Published:
+    """The rate as PyTorch-Encoding's scheduler computes it, transcribed."""
+
+    def __init__(self, mode, total, warmup):
+        self.mode, self.warmup_iters, self.total_iters = mode, warmup, total - warmup
+
+    def __call__(self, t):
+        if self.warmup_iters > 0 and t < self.warmup_iters:
+            return 1.0 * t / self.warmup_iters
+        t = t - self.warmup_iters
+        if self.mode == "cosine":
+            return 0.5 * (1 + math.cos(1.0 * t / self.total_iters * math.pi))
+        return pow((1 - 1.0 * t / self.total_iters), 0.9)
+
+
+@pytest.mark.parametrize("mode", ["poly", "cosine"])
+def test_warm_up_of_the_original_ends_before_its_decay_begins(mode):
+    settings = {"name": mode, "warmup_iterations": 200, "warmup": "encoding"}
+    factor, published = components.build("schedules", settings, 1000), Published(mode, 1000, 200)
+    assert [factor(t) for t in range(1000)] == pytest.approx([published(t) for t in range(1000)], abs=1e-15)
+    assert factor(199) == 0.995
+    if mode == "poly":
+        assert factor(600) == pytest.approx(0.536, abs=5e-4)
+
+
+def scheduled(scheduler, steps):
+    """The rates that a scheduler of torch gives an optimiser whose own rate is 1."""
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule, rates = scheduler(optimiser), []
+    for _ in range(steps):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    return rates
+
+
+def warm(total, warmup, then):
+    """Torch's linear warm-up from 1e-6, then another of its schedulers over the rest."""
+
+    def made(optimiser):
+        rise = schedules.LinearLR(optimiser, 1e-6, total_iters=warmup - 1)
+        return schedules.SequentialLR(optimiser, [rise, then(optimiser, total - warmup)], [warmup])
+
+    return made
+
+
+POLICIES = {
+    "poly": ({"power": 0.9}, lambda o, n: schedules.PolynomialLR(o, n, 0.9)),
+    "cosine": ({}, lambda o, n: schedules.CosineAnnealingLR(o, n)),
+    "constant": ({}, lambda o, n: schedules.ConstantLR(o, 1.0)),
+    "step": (
+        {"milestones": [70, 40], "gamma": 0.3},
+        lambda o, n: schedules.MultiStepLR(o, [m - (100 - n) for m in (40, 70)], 0.3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_is_torchs_with_and_without_the_warm_up_of_mmsegmentation(name):
+    settings, theirs = POLICIES[name]
+    factor = components.build("schedules", {"name": name, **settings}, 100)
+    assert [factor(t) for t in range(100)] == pytest.approx(scheduled(lambda o: theirs(o, 100), 100))
+    settings = {"name": name, **settings, "warmup_iterations": 20, "warmup": "mmseg"}
+    factor = components.build("schedules", settings, 100)
+    assert [factor(t) for t in range(100)] == pytest.approx(scheduled(warm(100, 20, theirs), 100))
+
+
+@pytest.mark.parametrize(("total", "rise"), [(100, 0.3), (37, 0.25), (10, 0.9)])
+def test_one_cycle_is_torchs(total, rise):
+    factor = components.build("schedules", {"name": "one_cycle", "rise": rise}, total)
+    theirs = scheduled(lambda o: schedules.OneCycleLR(o, 1.0, total, pct_start=rise), total - 1)
+    assert [factor(t) for t in range(total - 1)] == pytest.approx(theirs, abs=1e-12)
+    assert factor(total - 1) == pytest.approx(4e-6)
+
+
+@pytest.mark.parametrize("rise", [0.0, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("total", [1, 2, 3, 100])
+def test_one_cycle_stays_between_its_ends_however_short(total, rise):
+    factor = components.build("schedules", {"name": "one_cycle", "rise": rise}, total)
+    assert all(0 <= factor(t) <= 1 for t in range(total))
+
+
+def test_a_milestone_after_the_end_is_refused():
+    with pytest.raises(ValueError, match=r"milestones=\[5, 10\]: 10 is not before the end, 10 iterations"):
+        components.build("schedules", {"name": "step", "milestones": [5, 10]}, 10)
+
+
+@pytest.mark.parametrize("name", ["poly", "cosine", "constant"])
 def test_a_warm_up_as_long_as_the_training_is_refused(name):
     with pytest.raises(ValueError, match=r"schedule.policy.warmup_iterations=10 leaves nothing of 10"):
         components.build("schedules", {"name": name, "warmup_iterations": 10}, 10)
@@ -104,3 +193,23 @@ def test_the_average_follows_the_recurrence_by_hand():
         expected = decay * expected + (1 - decay) * weight
     assert float(average.weight) == pytest.approx(expected)
     assert not average.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "sgd", "nesterov": True, "momentum": 0.0}, r"nesterov=true with .*momentum=0"),
+        (
+            {"name": "adamw", "betas": [0.9, 1.0]},
+            r"schedule.optimiser.betas=\[0.9, 1.0\]: both must be below 1",
+        ),
+    ],
+)
+def test_an_optimiser_that_torch_refuses_is_refused_by_its_settings_names(settings, message):
+    with pytest.raises(ValueError, match=message):
+        components.build("optimisers", settings, [{"params": [torch.zeros(1)]}], 0.1)
+
+
+def test_a_weight_decay_that_cannot_be_meant_is_refused():
+    with pytest.raises(ValueError, match=r"schedule.optimiser.weight_decay=1e\+38: must be .* at most 10"):
+        check_section("schedule.optimiser", {"name": "sgd", "weight_decay": 1e38})

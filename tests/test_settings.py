@@ -42,7 +42,7 @@ def test_an_integer_where_a_number_is_meant_becomes_one():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": "abc"}, r"schedule.epochs=abc: must be a number above 0 or null"),
+        ({"epochs": "abc"}, r"schedule.epochs=abc: must be a number above 0 and at most 100000 or null"),
         ({"lr": -1}, r"schedule.lr=-1: must be a number above 0"),
         ({"lr": float("nan")}, r"schedule.lr=nan: must be a number above 0"),
         ({"lr": None}, r"schedule.lr=None: must be a number above 0"),
@@ -55,7 +55,7 @@ def test_an_integer_where_a_number_is_meant_becomes_one():
         ),
         (
             {"policy": {"name": "poli"}},
-            r"schedule.policy.name=poli: no 'poli' in segkit/schedules.*cosine, poly",
+            r"schedule.policy.name=poli: no 'poli' in segkit/schedules.*cosine, one_cycle, poly",
         ),
         ({"policy": "poly"}, r"schedule.policy=poly: this is a group.*schedule/policy=poly"),
         (
@@ -142,7 +142,9 @@ def test_the_folder_listing_is_the_registry():
 
 @pytest.mark.parametrize("name", ["nope", "../poly", "_hidden", None, "poly.py", "__init__"])
 def test_only_what_lies_in_the_folder_can_be_named(name):
-    with pytest.raises(ValueError, match="in segkit/schedules; there are: cosine, poly"):
+    with pytest.raises(
+        ValueError, match="in segkit/schedules; there are: constant, cosine, one_cycle, poly, step"
+    ):
         components.build("schedules", {"name": name}, 10)
 
 

@@ -1,12 +1,18 @@
 """One training step: what it adds up to, however a batch is divided; and state that comes back whole."""
 
+import tracemalloc
+
 import pytest
 import torch
 from torch import nn
 
-from segkit import training
+from segkit import components, compose, settings, training
+from segkit.data import loaders
+from segkit.data.datasets import shapes
 from segkit.losses import cross_entropy
 from segkit.types import IGNORE_INDEX, Batch, Logits
+
+SCENES = shapes.build("train", size=40, train_scenes=7)
 
 
 class Tiny(nn.Module):
@@ -139,6 +145,64 @@ def test_length_and_dues_by_epochs_and_by_iterations():
     assert [t for t in range(1, 8) if by_epochs.due(t, every=1, samples=10)] == [3, 5, 7]
     by_iterations = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, iterations=5)
     assert [t for t in range(1, 6) if by_iterations.due(t, every=2, samples=10)] == [2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("preset", "samples", "steps"),
+    [
+        ("ade20k_120e", 20210, 151560),
+        ("ade20k_180e", 20210, 227340),
+        ("cityscapes_240e", 2975, 89040),
+    ],
+)
+def test_a_recipe_has_as_many_steps_as_the_original(preset, samples, steps):
+    settings = compose.composed("train", ["run_name=x", f"schedule={preset}"])["schedule"]
+    schedule = training.Schedule(**settings)
+    assert schedule.length(samples) == steps
+    per_epoch = samples // schedule.batch_size
+    dues = [t for t in range(1, 3 * per_epoch + 1) if schedule.due(t, every=1, samples=samples)]
+    assert dues == [per_epoch, 2 * per_epoch, 3 * per_epoch]
+    policy = components.build("schedules", schedule.policy, steps)
+    for t in (0, 1, 12345, steps // 2, steps - 1):  # as the original writes it, to the last bit
+        assert schedule.lr * policy(t) == schedule.lr * pow((1 - 1.0 * t / steps), 0.9)
+
+
+def test_a_set_smaller_than_a_batch_is_not_dropped():
+    schedule = training.Schedule(batch_size=16, lr=1, optimiser={}, policy={}, epochs=10, drop_last=True)
+    assert schedule.length(5) == 4  # ceil(50 / 16)
+    assert schedule.length(16) == schedule.length(31) == 10
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"lr": 1e38}, r"schedule.lr=1e\+38: must be a number above 0 and at most 1000"),
+        ({"iterations": 10**18}, r"schedule.iterations=1000000000000000000: must be an integer at least 1"),
+        (
+            {"batch_size": 100000},
+            r"schedule.batch_size=100000: must be an integer at least 1 and at most 65536",
+        ),
+        ({"epochs": 1e300}, r"schedule.epochs=1e\+300: must be a number above 0"),
+    ],
+)
+def test_a_schedule_that_cannot_be_meant_is_refused_in_one_line(setting, message):
+    with pytest.raises(ValueError, match=message) as error:
+        settings.check_section("schedule", setting)
+    assert "\n" not in str(error.value)
+
+
+def test_the_longest_training_takes_no_memory_for_its_length():
+    schedule = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, iterations=100_000_000)
+    steps = range(schedule.length(7))
+    order = loaders.Order(7, 0, 4)
+    batches = loaders.training_loader(SCENES, lambda sample, seed: sample, order, iterations=steps)
+    tracemalloc.start()
+    assert len(batches) == 100_000_000
+    next(iter(batches))
+    components.build("schedules", {"name": "poly"}, len(steps))(99_999_999)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 @pytest.mark.parametrize("both", [{"epochs": 1, "iterations": 1}, {}])

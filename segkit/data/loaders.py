@@ -1,8 +1,8 @@
 """The stream of training batches: an endless row of (sample, draw seed), the same however it is shared out.
 
-Position p of the stream is place ``p % n`` of epoch ``p // n``. The order of an epoch follows from (seed,
-epoch), what is drawn for a sample from (seed, epoch, sample); so nothing depends on workers, on the number of
-processes, or on where a run was interrupted.
+Position p of the stream is place ``p % n`` of epoch ``p // n``, where an epoch takes n samples. The order of
+an epoch follows from (seed, epoch), what is drawn for a sample from (seed, epoch, sample); so nothing depends
+on workers, on the number of processes, or on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -57,6 +57,13 @@ class Order(NamedTuple):
     accumulate: int = 1
     rank: int = 0
     world_size: int = 1
+    drop_last: bool = False  # an epoch leaves out what fills no batch: other samples in each
+
+    @property
+    def seen(self) -> int:
+        """Samples that an epoch takes; a set that fills no batch is taken whole."""
+        whole = self.samples - self.samples % self.batch_size
+        return whole if self.drop_last and whole else self.samples
 
     def batches(self, iteration: int) -> list[list[Draw]]:
         """The batches of one iteration of the optimiser."""
@@ -69,7 +76,7 @@ class Order(NamedTuple):
 
     def draw(self, position: int) -> Draw:
         """What stands at a position of the stream."""
-        epoch, place = divmod(position, self.samples)
+        epoch, place = divmod(position, self.seen)
         index = int(_epoch_order(self.samples, self.seed, epoch)[place])
         return Draw(index, seed_of(self.seed, epoch, index))
 
@@ -148,38 +155,32 @@ class TrainingLoader:
 
 
 def training_loader(
-    dataset: Readable,
-    transform: Transform,
-    *,
-    seed: int,
-    batch_size: int,
-    iterations: range,
-    accumulate: int = 1,
-    workers: int = 0,
-    share: tuple[int, int] = (0, 1),
+    dataset: Readable, transform: Transform, order: Order, *, iterations: range, workers: int = 0
 ) -> TrainingLoader:
     """Batches of training samples.
 
     Args:
         dataset: what to read.
-        transform: called with each sample and its draw seed.
-        seed: of the order and of all draws.
-        batch_size: of one optimiser iteration, over all processes and accumulated batches.
-        iterations: of the optimiser, ``range(start, end)``; each gives ``accumulate`` batches.
-        accumulate: batches of one iteration.
+        transform: called with each sample and its draw seed; workers that are spawned get it pickled.
+        order: of the samples, and how they make batches.
+        iterations: of the optimiser, ``range(start, end)``; each gives ``order.accumulate`` batches.
         workers: processes that read; 0 reads here.
-        share: rank and number of processes.
 
     Raises:
         ValueError: the batch cannot be shared out evenly; while iterating, a sample cannot be read.
     """
-    rank, world_size = share
-    if batch_size % (accumulate * world_size):
+    parts = order.accumulate * order.world_size
+    if order.batch_size % parts:
         raise ValueError(
-            f"schedule.batch_size={batch_size} cannot be shared evenly by {world_size} processes with "
-            f"schedule.accumulate={accumulate}; it must be a multiple of {accumulate * world_size}"
+            f"schedule.batch_size={order.batch_size} cannot be shared evenly by {order.world_size} processes"
+            f" with schedule.accumulate={order.accumulate}; it must be a multiple of {parts}"
         )
-    order = Order(len(dataset), seed, batch_size, accumulate, rank, world_size)
+    if order.batch_size > order.samples and order.rank == 0:
+        log.warning(
+            "schedule.batch_size=%d: there are %d samples to train on, so a batch holds each of them %.3g"
+            " times; one of at most %d holds none twice",
+            *(order.batch_size, order.samples, order.batch_size / order.samples, order.samples),
+        )
     return TrainingLoader(dataset, transform, order, iterations, workers)
 
 

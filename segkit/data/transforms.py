@@ -1,8 +1,7 @@
 """What is drawn for one sample: scale, crop, mirror, rotation, colour, blur. All of it from one seed.
 
-Geometry is window-first: the crop is chosen in the coordinates of the scaled picture, and only the source
-pixels under it are scaled. A crop of 768 from a 2048x1024 picture then costs a fraction of scaling the whole
-picture, and is the same to within half a source pixel. Colour and blur see the crop only.
+Geometry is window-first: the crop is chosen in the coordinates of the scaled image, and only the source
+pixels under it are scaled (``segkit.data.windows``). Colour and blur see the crop only; padding comes last.
 """
 
 from __future__ import annotations
@@ -11,139 +10,144 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 
-from segkit.settings import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Size
+from segkit.data import colour
+from segkit.data.windows import Window, cut_image, cut_label, cut_turned
+from segkit.settings import Fraction, Range
 from segkit.types import IGNORE_INDEX, Sample
 
 Transform = Callable[[Sample, int], Sample]  # (as read, draw seed) -> as trained on
 
-
-class Window(NamedTuple):
-    """A crop of the scaled picture: the picture's size after scaling, and the crop's place and size in it."""
-
-    scaled: tuple[int, int]  # height, width
-    top: int
-    left: int
-    height: int
-    width: int
+PADDING = {"black": (0, 0, 0), "mean": (124, 116, 104)}  # ImageNet's mean, zero once it is normalised
+LONGEST = 32767  # pixels of a side that OpenCV can scale
 
 
-def build(
-    *,
-    crop_size: Size | None,
-    base_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None,
-    scales: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0),
-    mirror: Fraction = 0.5,
-    rotation: NonNegativeFloat = 0.0,
-    one_class_at_most: Fraction = 1.0,
-    colour: Fraction = 0.0,
-    blur: Fraction = 0.0,
-) -> Transform:
-    """The transform of one sample.
+@dataclass(frozen=True)
+class Augmentation:
+    """The transform of one sample; it can be pickled, so workers may be forked or spawned.
 
-    Args:
-        crop_size: of what comes out, padded right and below where the picture is smaller; ``None``: the whole
-            picture.
+    Attributes:
+        crop_size: of what comes out, padded right and below where the image is smaller; ``None``: the whole
+            image.
         base_size: what scale 1 means. One number: the LONG side gets this length (a whole number, drawn
-            uniformly, as PyTorch-Encoding does). Two numbers: the picture is scaled to fit into them, longer
+            uniformly, as PyTorch-Encoding does). Two numbers: the image is scaled to fit into them, longer
             to longer (mmsegmentation). ``None``: its own size.
         scales: least and greatest, drawn uniformly.
+        resize: ``pil_bilinear`` averages when it shrinks (PyTorch-Encoding, GluonCV), and so does
+            ``pil_bicubic`` (later versions of PyTorch-Encoding); ``opencv_linear`` skips pixels then, and
+            scales the whole image (mmcv). Labels go to the nearest neighbour of the same toolkit.
         mirror: how often left and right are exchanged.
         rotation: greatest turn in degrees, either way, about the centre of the crop.
-        one_class_at_most: a crop in which one class has more than this share of the scored pixels is drawn
-            again, up to ten times.
-        colour: how often each of brightness, contrast, saturation and hue is changed.
-        blur: how often a Gaussian of standard deviation up to 1 pixel is applied.
-
-    Raises:
-        ValueError: the scales are not in order.
+        one_class_at_most: a crop in which one class does not have less than this share of the scored pixels,
+            or that has fewer than two classes, is drawn again, up to ten times; 1: never.
+        colour: how often each of brightness, contrast, saturation and hue is changed (mmsegmentation).
+        blur: how often a Gaussian of standard deviation up to 1 pixel is applied. PIL's own, which GluonCV
+            uses, is an approximation of it that differs by 0.4 grey levels.
+        padding: ``black`` (the original), or ``mean``: the mean colour, in whole grey levels, which is zero
+            once it is normalised (mmsegmentation).
     """
-    if len(scales) != 2 or scales[0] > scales[1]:
-        raise ValueError(
-            f"augment.scales={list(scales)}: the least and the greatest scale are meant, in this order"
-        )
-    crop = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
-    photometric = _photometric(colour, blur) if colour or blur else None
 
-    def transform(sample: Sample, seed: int) -> Sample:
+    crop_size: (
+        Annotated[int, Range(least=1, most=8192)]
+        | tuple[Annotated[int, Range(least=1, most=8192)], Annotated[int, Range(least=1, most=8192)]]
+        | None
+    )
+    base_size: (
+        Annotated[int, Range(least=16, most=16384)]
+        | tuple[Annotated[int, Range(least=16, most=16384)], Annotated[int, Range(least=16, most=16384)]]
+        | None
+    ) = None
+    scales: tuple[
+        Annotated[float, Range(least=0.01, most=16)], Annotated[float, Range(least=0.01, most=16)]
+    ] = (0.5, 2.0)
+    resize: Literal["pil_bilinear", "pil_bicubic", "opencv_linear"] = "pil_bilinear"
+    mirror: Fraction = 0.5
+    rotation: Annotated[float, Range(least=0, most=180)] = 0.0
+    one_class_at_most: Fraction = 1.0
+    colour: Fraction = 0.0
+    blur: Fraction = 0.0
+    padding: Literal["black", "mean"] = "black"
+
+    def __post_init__(self) -> None:
+        if len(self.scales) != 2 or self.scales[0] > self.scales[1]:
+            raise ValueError(
+                f"augment.scales={list(self.scales)}: the least and the greatest scale are meant,"
+                " in this order"
+            )
+        bases = self.base_size if isinstance(self.base_size, tuple | list) else [self.base_size or 0]
+        if max(bases) * self.scales[1] > LONGEST:
+            raise ValueError(
+                f"augment.base_size={self.base_size} at augment.scales={list(self.scales)}: a side would be"
+                f" scaled to {max(bases) * self.scales[1]:.0f} pixels; at most {LONGEST} are possible,"
+                " so make one of the two smaller"
+            )
+        if self.blur:
+            _blurring(self.blur)  # what is amiss with it shows before workers start
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """The sample as trained on; equal seeds draw equally."""
         draw = np.random.default_rng(seed)
         image, label, name = sample
-        flipped = draw.random() < mirror
-        scaled = _scaled_size(draw, label.shape, base_size, scales)
-        angle = draw.uniform(-rotation, rotation) if rotation else 0.0
-        window = _place(draw, scaled, crop or scaled)
-        part = cut(label, window, angle, cv2.INTER_NEAREST_EXACT, IGNORE_INDEX)
-        for _ in range(9):
-            if one_class_at_most == 1 or _greatest_share(part) <= one_class_at_most:
-                break
-            window = _place(draw, scaled, crop or scaled)
-            part = cut(label, window, angle, cv2.INTER_NEAREST_EXACT, IGNORE_INDEX)
-        image, label = cut(image, window, angle, cv2.INTER_LINEAR, 0), part
-        if flipped:
-            image, label = cv2.flip(image, 1), cv2.flip(label, 1)
-        if photometric is not None:
+        mirrored = bool(draw.random() < self.mirror)
+        scaled = _scaled_size(draw, label.shape, self.base_size, self.scales)
+        angle = draw.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
+        crop = (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
+        window, label = self._crop(draw, label, _Place(scaled, crop or scaled, mirrored), angle)
+        image = self._cut(image, window, angle)
+        if self.colour:
+            image = colour.distort(image, draw, self.colour)
+        if self.blur:
             # set_random_seed would give every step the same draws: all of them happen, or none
-            photometric.set_random_state(draw, random.Random(int(draw.integers(1 << 32))))
-            image = photometric(image=image)["image"]
-        return Sample(_padded(image, crop, 0), _padded(label, crop, IGNORE_INDEX), name)
+            blurring = _blurring(self.blur)
+            blurring.set_random_state(draw, random.Random(int(draw.integers(1 << 32))))
+            image = blurring(image=image)["image"]
+        return Sample(
+            _padded(image, crop, PADDING[self.padding]), _padded(label, crop, (IGNORE_INDEX,)), name
+        )
 
-    return transform
+    def _crop(
+        self, draw: np.random.Generator, label: np.ndarray, place: _Place, angle: float
+    ) -> tuple[Window, np.ndarray]:
+        """A window and the label under it; it is drawn again while one class fills it."""
+        window = place.draw(draw)
+        part = self._cut(label, window, angle)
+        if self.one_class_at_most < 1:
+            for _ in range(10):
+                if _is_mixed(part, self.one_class_at_most):
+                    break
+                window = place.draw(draw)
+                part = self._cut(label, window, angle)
+        return window, part
 
-
-def cut(array: np.ndarray, window: Window, angle: float, interpolation: int, fill: int) -> np.ndarray:
-    """The window of the array as it would be after scaling, without scaling the rest.
-
-    Args:
-        array: (H, W) or (H, W, 3).
-        window: what to cut.
-        angle: turn about the window's centre in degrees; what comes from outside the picture gets ``fill``.
-        interpolation: of OpenCV.
-        fill: value outside the picture.
-    """
-    size = (window.width, window.height)
-    if angle:
-        return _cut_turned(array, window, angle, interpolation, fill)
-    rows, source_height = _source(window.top, window.height, array.shape[0], window.scaled[0])
-    columns, source_width = _source(window.left, window.width, array.shape[1], window.scaled[1])
-    part = array[rows, columns]
-    if (source_height, source_width) == (window.height, window.width):
-        return np.ascontiguousarray(part)
-    if interpolation == cv2.INTER_LINEAR and 2 * window.height < source_height:
-        interpolation = cv2.INTER_AREA  # linear would skip pixels
-    return cv2.resize(part, size, interpolation=interpolation)
-
-
-def _source(start: int, length: int, full: int, scaled: int) -> tuple[slice, int]:
-    """Those of ``full`` pixels that lie under ``start .. start + length`` after scaling to ``scaled``."""
-    count = max(1, round(length * full / scaled))
-    first = min(round(start * full / scaled), full - count)
-    return slice(first, first + count), count
+    def _cut(self, array: np.ndarray, window: Window, angle: float) -> np.ndarray:
+        image = array.ndim == 3
+        if angle:
+            fill = PADDING[self.padding] if image else (IGNORE_INDEX,)
+            return cut_turned(array, window, angle, resize=self.resize, fill=fill)
+        return (cut_image if image else cut_label)(array, window, self.resize)
 
 
-def _cut_turned(array: np.ndarray, window: Window, angle: float, interpolation: int, fill: int) -> np.ndarray:
-    zoom = np.array([window.scaled[1] / array.shape[1], window.scaled[0] / array.shape[0]])
-    centre = np.array([window.width - 1, window.height - 1]) / 2
-    turned = cv2.getRotationMatrix2D(tuple(centre), angle, 1.0)  # acts on pixels of the window
-    scale = np.array(
-        [
-            [zoom[0], 0, (zoom[0] - 1) / 2 - window.left],
-            [0, zoom[1], (zoom[1] - 1) / 2 - window.top],
-            [0, 0, 1],
-        ]
-    )
-    nearest = interpolation == cv2.INTER_NEAREST_EXACT
-    return cv2.warpAffine(
-        array,
-        turned @ scale,
-        (window.width, window.height),
-        flags=cv2.INTER_NEAREST if nearest else interpolation,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(fill,) * 3,
-    )
+build = Augmentation  # as every other component is made
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a crop may lie: anywhere in the scaled image; all of a side that is not longer than the crop."""
+
+    scaled: tuple[int, int]
+    crop: Sequence[int]
+    mirrored: bool
+
+    def draw(self, draw: np.random.Generator) -> Window:
+        height, width = min(self.crop[0], self.scaled[0]), min(self.crop[1], self.scaled[1])
+        top, left = draw.integers((self.scaled[0] - height + 1, self.scaled[1] - width + 1))
+        return Window(self.scaled, int(top), int(left), height, width, self.mirrored)
 
 
 def _scaled_size(
@@ -155,7 +159,7 @@ def _scaled_size(
     """(height, width) after scaling."""
     height, width = size
     if isinstance(base_size, int):
-        longest = int(draw.integers(int(base_size * scales[0]), int(base_size * scales[1]) + 1))
+        longest = max(1, int(draw.integers(int(base_size * scales[0]), int(base_size * scales[1]) + 1)))
         if height > width:
             return longest, max(1, int(width * longest / height + 0.5))
         return max(1, int(height * longest / width + 0.5)), longest
@@ -166,37 +170,26 @@ def _scaled_size(
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def _place(draw: np.random.Generator, scaled: tuple[int, int], crop: Sequence[int]) -> Window:
-    """A crop anywhere in the scaled picture; all of a side that is not longer than the crop."""
-    height, width = min(crop[0], scaled[0]), min(crop[1], scaled[1])
-    top, left = draw.integers((scaled[0] - height + 1, scaled[1] - width + 1))
-    return Window(scaled, int(top), int(left), height, width)
+def _is_mixed(label: np.ndarray, share: float) -> bool:
+    """Whether two classes or more are scored, and the most frequent has less than this share of it."""
+    counts = np.bincount(label.ravel(), minlength=IGNORE_INDEX)[:IGNORE_INDEX]
+    return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < share)
 
 
-def _greatest_share(label: np.ndarray) -> float:
-    counts = np.bincount(label.ravel(), minlength=256)[:IGNORE_INDEX]
-    return counts.max() / max(1, counts.sum())
-
-
-def _padded(array: np.ndarray, crop: Sequence[int] | None, fill: int) -> np.ndarray:
+def _padded(array: np.ndarray, crop: Sequence[int] | None, fill: Sequence[int]) -> np.ndarray:
     below, right = (0, 0) if crop is None else (crop[0] - array.shape[0], crop[1] - array.shape[1])
     if not below and not right:
         return array
-    return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(fill,) * 3)
+    return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=tuple(fill))
 
 
-def _photometric(colour: float, blur: float) -> Any:
-    """Jitter as strong as mmsegmentation's (its hue of 18 is a tenth of the circle), then the blur."""
+@cache
+def _blurring(often: float) -> Any:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network when imported
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # how albumentations reports arguments it does not know
         import albumentations
 
-        steps = [
-            albumentations.RandomBrightnessContrast(brightness_limit=32 / 255, contrast_limit=0, p=colour),
-            albumentations.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.5, p=colour),
-            albumentations.ColorJitter((1, 1), (1, 1), saturation=(0.5, 1.5), hue=(0, 0), p=colour),
-            albumentations.ColorJitter((1, 1), (1, 1), saturation=(1, 1), hue=(-0.1, 0.1), p=colour),
-            albumentations.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.0), p=blur),
-        ]
-        return albumentations.Compose([step for step in steps if step.p])
+        return albumentations.Compose(
+            [albumentations.GaussianBlur(blur_limit=0, sigma_limit=(0.0, 1.0), p=often)]
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from segkit.settings import Fraction, NonNegativeFloat
+from segkit.settings import Fraction, Range
 
 
 def build(
@@ -14,7 +14,13 @@ def build(
     lr: float,
     *,
     betas: tuple[Fraction, Fraction] = (0.9, 0.999),
-    weight_decay: NonNegativeFloat = 0.01,
+    weight_decay: Annotated[float, Range(least=0, most=10)] = 0.01,
 ) -> torch.optim.Optimizer:
-    """AdamW over parameter groups; weight decay is that of groups that do not say their own."""
+    """AdamW over parameter groups; weight decay is that of groups that do not say their own.
+
+    Raises:
+        ValueError: an average that never forgets.
+    """
+    if 1 in betas:
+        raise ValueError(f"schedule.optimiser.betas={list(betas)}: both must be below 1")
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)

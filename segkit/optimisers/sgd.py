@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from segkit.settings import Fraction, NonNegativeFloat
+from segkit.settings import Fraction, Range
 
 
 def build(
@@ -14,8 +14,17 @@ def build(
     lr: float,
     *,
     momentum: Fraction = 0.9,
-    weight_decay: NonNegativeFloat = 1e-4,
+    weight_decay: Annotated[float, Range(least=0, most=10)] = 1e-4,
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
-    """SGD over parameter groups; weight decay is that of groups that do not say their own."""
+    """SGD over parameter groups; weight decay is that of groups that do not say their own.
+
+    Raises:
+        ValueError: Nesterov's variant without a momentum.
+    """
+    if nesterov and not momentum:
+        raise ValueError(
+            "schedule.optimiser.nesterov=true with schedule.optimiser.momentum=0: it looks ahead along the"
+            " momentum, so give one, 0.9 say"
+        )
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)

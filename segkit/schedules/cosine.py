@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
+from segkit.schedules._warmup import warmed
 from segkit.settings import Fraction, NonNegativeInt
 
 
 def build(
-    total: int, *, final: Fraction = 0.0, warmup_iterations: NonNegativeInt = 0
+    total: int,
+    *,
+    final: Fraction = 0.0,
+    warmup_iterations: NonNegativeInt = 0,
+    warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
 ) -> Callable[[int], float]:
     """The factor by which an iteration multiplies every group's learning rate.
 
     Args:
         total: iterations of the whole training.
         final: the factor at the end.
-        warmup_iterations: over these the factor grows linearly to where the decay is by then.
+        warmup_iterations: over these the factor rises linearly.
+        warmup: whose; see ``segkit.schedules._warmup``.
 
     Raises:
         ValueError: the warm-up is not shorter than the training.
     """
-    if warmup_iterations >= total:
-        raise ValueError(
-            f"schedule.policy.warmup_iterations={warmup_iterations} leaves nothing of {total} iterations"
-        )
 
-    def factor(iteration: int) -> float:
-        decayed = final + (1 - final) * (1 + math.cos(math.pi * iteration / total)) / 2
-        return decayed * min(1.0, (iteration + 1) / (warmup_iterations + 1))
+    def decay(iteration: int, length: int) -> float:
+        return final + (1 - final) * (1 + math.cos(math.pi * iteration / length)) / 2
 
-    return factor
+    return warmed(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
-from segkit.settings import Fraction, NonNegativeInt, PositiveFloat
+from segkit.schedules._warmup import warmed
+from segkit.settings import Fraction, NonNegativeInt, Range
 
 
 def build(
     total: int,
     *,
-    power: PositiveFloat = 0.9,
+    power: Annotated[float, Range(above=0, most=100)] = 0.9,
     final: Fraction = 0.0,
     warmup_iterations: NonNegativeInt = 0,
+    warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
 ) -> Callable[[int], float]:
     """The factor by which an iteration multiplies every group's learning rate.
 
@@ -20,18 +23,14 @@ def build(
         total: iterations of the whole training.
         power: of the decay; 1 is linear.
         final: the factor never falls below it (mmsegmentation ends at 0.01: 1e-4 of 1e-2).
-        warmup_iterations: over these the factor grows linearly to where the decay is by then.
+        warmup_iterations: over these the factor rises linearly.
+        warmup: whose; see ``segkit.schedules._warmup``.
 
     Raises:
         ValueError: the warm-up is not shorter than the training.
     """
-    if warmup_iterations >= total:
-        raise ValueError(
-            f"schedule.policy.warmup_iterations={warmup_iterations} leaves nothing of {total} iterations"
-        )
 
-    def factor(iteration: int) -> float:
-        decayed = (1 - final) * (1 - iteration / total) ** power + final
-        return decayed * min(1.0, (iteration + 1) / (warmup_iterations + 1))
+    def decay(iteration: int, length: int) -> float:
+        return (1 - final) * (1 - iteration / length) ** power + final
 
-    return factor
+    return warmed(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)

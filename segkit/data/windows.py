@@ -1,0 +1,138 @@
+"""A crop of the scaled image, cut from its source without scaling the rest where that can be had.
+
+Two toolkits, two conventions. PIL averages when it shrinks (the triangle that it lays over the source grows
+with the factor), and its nearest neighbour asks at the centre of a pixel. OpenCV's linear always takes the
+two source pixels next to it each way, so it skips pixels when it shrinks, and its nearest asks at the upper
+left corner of a pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image  # comes with torchvision
+
+FILTERS = {  # what PIL calls it, and how far it reaches on the side that has the larger pixels
+    "pil_bilinear": (Image.Resampling.BILINEAR, 1.0),
+    "pil_bicubic": (Image.Resampling.BICUBIC, 2.0),
+}
+
+
+class Window(NamedTuple):
+    """A crop of the scaled image: the image's size after scaling, and the crop's place and size in it."""
+
+    scaled: tuple[int, int]  # height, width
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool = (
+        False  # PIL's ways: the image is mirrored, then scaled; OpenCV's: what was cut is mirrored
+    )
+
+
+def cut_image(image: np.ndarray, window: Window, resize: str) -> np.ndarray:
+    """The window of the image as it would be after scaling all of it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        window: what to cut.
+        resize: ``pil_bilinear`` or ``pil_bicubic``: only the source under the window is scaled;
+            ``opencv_linear``: all of it is, since OpenCV cannot start between two pixels.
+    """
+    if resize == "opencv_linear":
+        if window.scaled != image.shape[:2]:
+            image = cv2.resize(image, window.scaled[::-1], interpolation=cv2.INTER_LINEAR)
+        part = image[window.top : window.top + window.height, window.left : window.left + window.width]
+        return cv2.flip(part, 1) if window.mirrored else np.ascontiguousarray(part)
+    way, reach = FILTERS[resize]
+    rows, top, bottom = _source(window.top, window.height, image.shape[0], window.scaled[0], reach)
+    columns, left, right = _source(window.left, window.width, image.shape[1], window.scaled[1], reach)
+    part = _columns(image[rows], columns, mirrored=window.mirrored)
+    scaled = Image.fromarray(part).resize((window.width, window.height), way, (left, top, right, bottom))
+    return np.array(scaled)
+
+
+def cut_label(label: np.ndarray, window: Window, resize: str) -> np.ndarray:
+    """The window of the label as it would be after scaling all of it to the nearest neighbour.
+
+    Args:
+        label: (H, W) uint8.
+        window: what to cut.
+        resize: of the image; the label follows the same toolkit.
+    """
+    indices = _corners if resize == "opencv_linear" else _centres
+    rows = indices(window.top, window.height, label.shape[0], window.scaled[0])
+    columns = indices(window.left, window.width, label.shape[1], window.scaled[1])
+    if window.mirrored:
+        columns = columns[::-1] if resize == "opencv_linear" else label.shape[1] - 1 - columns
+    # indexing the other axis would gather byte by byte
+    return cv2.transpose(cv2.transpose(label[rows])[columns])
+
+
+def cut_turned(
+    array: np.ndarray, window: Window, angle: float, *, resize: str, fill: tuple[int, ...]
+) -> np.ndarray:
+    """The window, turned about its centre; labels to the nearest neighbour, images linearly.
+
+    Args:
+        array: (H, W), a label, or (H, W, 3), an image.
+        window: what to cut.
+        angle: in degrees.
+        resize: of the image.
+        fill: what comes from outside the image.
+    """
+    image = array.ndim == 3
+    if image and resize in FILTERS and window.scaled[0] < array.shape[0]:  # warpAffine would skip pixels
+        array = cut_image(array, Window(window.scaled, 0, 0, *window.scaled), resize)
+    zoom = np.array([window.scaled[1] / array.shape[1], window.scaled[0] / array.shape[0]])
+    centre = np.array([window.width - 1, window.height - 1]) / 2
+    turned = cv2.getRotationMatrix2D(tuple(centre), angle, 1.0)  # acts on pixels of the window
+    scale = np.array(
+        [
+            [zoom[0], 0, (zoom[0] - 1) / 2 - window.left],
+            [0, zoom[1], (zoom[1] - 1) / 2 - window.top],
+            [0, 0, 1],
+        ]
+    )
+    part = cv2.warpAffine(
+        array,
+        turned @ scale,
+        (window.width, window.height),
+        flags=cv2.INTER_LINEAR if image else cv2.INTER_NEAREST,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=fill,
+    )
+    return cv2.flip(part, 1) if window.mirrored else part
+
+
+def _source(start: int, length: int, full: int, scaled: int, reach: float) -> tuple[slice, float, float]:
+    """The source pixels that a part of the scaled side depends on, and where the part lies among them."""
+    first, last = start * full / scaled, (start + length) * full / scaled
+    margin = reach * max(1.0, full / scaled) + 1
+    begin, end = max(0, math.floor(first - margin)), min(full, math.ceil(last + margin))
+    return slice(begin, end), first - begin, min(last, full) - begin
+
+
+def _columns(rows: np.ndarray, columns: slice, *, mirrored: bool) -> np.ndarray:
+    """Columns of an image, counted from the right and turned round when it is mirrored."""
+    if not mirrored:
+        return np.ascontiguousarray(rows[:, columns])
+    width = rows.shape[1]
+    return cv2.flip(rows[:, width - columns.stop : width - columns.start], 1)
+
+
+def _centres(start: int, length: int, full: int, scaled: int) -> np.ndarray:
+    """The source pixel under the centre of each; summed up step by step as PIL does, rounding included."""
+    steps = np.full(start + length, full / scaled)
+    steps[0] /= 2
+    return np.minimum(np.cumsum(steps)[start:].astype(np.intp), full - 1)
+
+
+def _corners(start: int, length: int, full: int, scaled: int) -> np.ndarray:
+    """The source pixel under the upper left corner of each, with the factor as OpenCV rounds it."""
+    factor = 1.0 / (scaled / full)
+    return np.minimum((np.arange(start, start + length) * factor).astype(np.intp), full - 1)
