@@ -165,6 +165,13 @@ def _check_section(section: Any, path: str, extra: Mapping[str, Any], faults: li
     except ValueError as error:
         faults.append(f"{path}.name={section.get('name')}: {error}")
         return {}
+    return _check_keys(section, path, accepted, extra, faults)
+
+
+def _check_keys(
+    section: Any, path: str, accepted: Mapping[str, Any], extra: Mapping[str, Any], faults: list[str]
+) -> dict[str, Any]:
+    """The keys of a section, which are to be among those accepted."""
     checked = {}
     for key, value in section.items():
         full = f"{path}.{key}".lstrip(".")
@@ -173,11 +180,32 @@ def _check_section(section: Any, path: str, extra: Mapping[str, Any], faults: li
         elif accepted[key] is dict or (accepted[key] == dict | None and value is not None):
             inner = {k[len(key) + 1 :]: v for k, v in extra.items() if k.startswith(key + ".")}
             checked[key] = _check_section(value, full, inner, faults)
+        elif typing.get_origin(accepted[key]) is dict:
+            checked[key] = _check_parts(value, full, SECTIONS[path], faults)
         else:
             try:
                 checked[key] = _coerce(value, accepted[key])
             except ValueError:
                 faults.append(f"{full}={value}: must be {describe(accepted[key])}")
+    return checked
+
+
+def _check_parts(parts: Any, path: str, package: str, faults: list[str]) -> dict[str, Any]:
+    """The components of a sum by their names, each with a weight; null leaves one out."""
+    checked = {}
+    for name, part in parts.items() if isinstance(parts, Mapping) else [("NAME", parts)]:
+        full = f"{path}.{name}"
+        try:
+            file = components.source(package, name).relative_to(components.ROOT)
+        except ValueError as error:
+            faults.append(f"{full}={part}: {error}")
+            continue
+        accepted = {"weight": NonNegativeFloat} | keywords(f"{file}:build")
+        accepted.pop("aux_weight", None)  # the sum's own
+        if isinstance(part, Mapping):
+            checked[name] = _check_keys(part, full, accepted, {}, faults)
+        elif part is not None:
+            faults.append(f"{full}={part}: this is a group; say {full}.weight={part}")
     return checked
 
 
