@@ -35,20 +35,30 @@ class CrossEntropy(PixelLoss):
 
     def total(self, chunk: Chunk) -> Tensor:
         """Sum over a chunk's pixels."""
-        return F.cross_entropy(
-            chunk.logits,
-            chunk.target,
-            self.class_weights.to(chunk.logits.dtype),
-            ignore_index=IGNORE_INDEX,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
-        )
+        weights = self.class_weights.to(chunk.logits.dtype)
+        return by_pixel(chunk, weight=weights, label_smoothing=self.label_smoothing).sum()
 
     def weight(self, label: Tensor) -> Tensor:
         """Sum of the class weights over the scored pixels, or the number of all; a float64 scalar."""
         if self.average == "all":
             return torch.full((), label.numel(), dtype=torch.float64, device=self.class_weights.device)
         return super().weight(label)
+
+
+def by_pixel(chunk: Chunk, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each pixel, (n,); 0 where it is ignored."""
+    logits, target = chunk.logits[None], chunk.target[None]
+    if torch.are_deterministic_algorithms_enabled():  # over rows CUDA adds up in a fixed order
+        logits, target = chunk.logits.T, chunk.target
+    found = F.cross_entropy(
+        logits,
+        target,
+        weight,
+        ignore_index=IGNORE_INDEX,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    return found.flatten()
 
 
 def build(

@@ -44,11 +44,11 @@ class Dice(RegionLoss):
 
 def overlaps(chunk: Chunk) -> Tensor:
     """Sums over a chunk's scored pixels of p g, p and g, for each class, (3, K)."""
-    scored = (chunk.target != IGNORE_INDEX)[:, None]
-    probability = chunk.logits.softmax(1).where(scored, 0)
-    classes = torch.arange(probability.shape[1], device=probability.device)
-    true = (chunk.target[:, None] == classes).to(probability.dtype)
-    return torch.stack([(probability * true).sum(0), probability.sum(0), true.sum(0)])
+    probability = chunk.logits.softmax(0).where(chunk.target != IGNORE_INDEX, 0)  # (K, n)
+    classes = torch.arange(len(probability), device=probability.device)
+    true = chunk.target == classes[:, None]
+    both, size = probability.where(true, 0).sum(1), true.sum(1)
+    return torch.stack([both, probability.sum(1), size.to(both.dtype)])
 
 
 def build(

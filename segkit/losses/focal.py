@@ -5,14 +5,13 @@ For each scored pixel -w_t (1 - p_t)^gamma log p_t, with p_t the softmax probabi
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from segkit.losses._chunks import Chunk, summed
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
+from segkit.losses.cross_entropy import by_pixel
 from segkit.settings import NonNegativeFloat
-from segkit.types import IGNORE_INDEX
 
 
 class Focal(PixelLoss):
@@ -28,9 +27,7 @@ class Focal(PixelLoss):
 
     def total(self, chunk: Chunk) -> Tensor:
         """Sum over a chunk's pixels."""
-        surprise = F.cross_entropy(  # (n,): -log p_t, and 0 where ignored
-            chunk.logits, chunk.target, ignore_index=IGNORE_INDEX, reduction="none"
-        )
+        surprise = by_pixel(chunk)  # -log p_t
         # 1 - p_t; rounding may leave -log p_t a hair below 0, and the slope of 0^gamma is infinite below 1
         doubt = (-surprise.neg().expm1()).clamp(min=1e-12)
         weight = self.weight_of_label.to(surprise.dtype)[chunk.target]

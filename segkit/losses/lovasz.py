@@ -43,9 +43,9 @@ class Lovasz(RegionLoss):
 
         def errors(chunk: Chunk) -> Tensor:
             classes, weights = growth[chunk.image]
-            truth = (chunk.target[:, None] == classes).to(chunk.logits.dtype)  # (n, P)
-            error = (truth - chunk.logits.softmax(1).index_select(1, classes)).abs()
-            return (error * weights[:, chunk.lines].flatten(1).T).sum() / max(1, len(classes))
+            true = (chunk.target == classes[:, None]).to(chunk.logits.dtype)  # (P, n)
+            error = (true - chunk.logits.softmax(0).index_select(0, classes)).abs()
+            return (error * weights[:, chunk.lines].flatten(1)).sum() / max(1, len(classes))
 
         counted = 1 if self.over == "batch" else self.weight(target).clamp(min=1).to(logits.device)
         total = summed(logits, target, errors).sum()
@@ -55,7 +55,7 @@ class Lovasz(RegionLoss):
 @torch.no_grad()
 def growths(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[Growth]:
     """For each image what its errors are weighted with, when those of a group are sorted together."""
-    normalisers = torch.cat([chunk.logits.logsumexp(1) for chunk in cut(logits, target)]).view(target.shape)
+    normalisers = torch.cat([chunk.logits.logsumexp(0) for chunk in cut(logits, target)]).view(target.shape)
     found: list[Growth] = []
     for group in groups:
         label = target[group]  # (G, H, W)

@@ -12,7 +12,7 @@ from torch import Tensor
 from segkit.losses._chunks import cut
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
-from segkit.losses.cross_entropy import CrossEntropy
+from segkit.losses.cross_entropy import CrossEntropy, by_pixel
 from segkit.settings import Fraction, NonNegativeFloat, PositiveInt
 from segkit.types import IGNORE_INDEX
 
@@ -38,16 +38,11 @@ class Ohem(PixelLoss):
     def hard(self, logits: Tensor, target: Tensor) -> Tensor:
         """Which pixels are kept, (B, H, W) bool."""
         scored = target != IGNORE_INDEX
-        known = torch.cat([_probability(c.logits, c.target) for c in cut(logits, target)]).view_as(target)
-        known = known.where(scored, torch.inf)  # of the own class
+        known = torch.cat([by_pixel(chunk).neg().exp() for chunk in cut(logits, target)]).view_as(target)
+        known = known.where(scored, torch.inf)  # the own class's probability
         lowest = known.flatten().sort().values
         least = lowest[min(self.min_kept * len(target), target.numel()) - 1]
         return scored & ((known < self.threshold) | (known <= least))
-
-
-def _probability(logits: Tensor, target: Tensor) -> Tensor:
-    index = target.where(target != IGNORE_INDEX, 0)[:, None]
-    return logits.softmax(1).gather(1, index)[:, 0]
 
 
 def build(
