@@ -7,14 +7,13 @@ without importing torch.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import typing
 from collections.abc import Iterable, Mapping
-from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from segkit import components, values
+from segkit.signatures import Keys, keywords
 from segkit.values import (  # the names that signatures use
     Device,
     Fraction,
@@ -88,56 +87,6 @@ OPTIONAL = {"test": ("sizes",), "predict": ("sizes", "data")}
 """What a command does without, where a checkpoint does not say it; every other key must be there."""
 
 
-class Keys(NamedTuple):
-    """The keys of a section: what each takes, and those that must be there."""
-
-    accepted: dict[str, Any]
-    required: tuple[str, ...]
-
-
-class _Names(dict[str, Any]):
-    """The names that an annotation of a module may use: those of ``segkit.values``, and aliases it shares."""
-
-    def __init__(self, tree: ast.Module) -> None:
-        super().__init__({**vars(typing), **vars(values)})
-        self.tree = tree
-
-    def __missing__(self, name: str) -> Any:
-        for node in self.tree.body:
-            if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
-                return eval(ast.unparse(node.value), {}, self)
-            if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
-                return _names(f"{(node.module or '').removeprefix('segkit.').replace('.', '/')}.py")[name]
-        raise KeyError(name)
-
-
-@cache
-def _names(file: str) -> _Names:
-    return _Names(ast.parse((components.ROOT / file).read_text(encoding="utf-8")))
-
-
-@cache
-def keywords(where: str) -> Keys:
-    """Keyword-only parameters of a function, or the fields of a class, with their annotations.
-
-    Args:
-        where: ``"models/segmenter.py:build"``, a file below ``segkit/`` and a name in it.
-    """
-    file, name = where.split(":")
-    names = _names(file)
-    node = next(
-        n for n in names.tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name
-    )
-    if isinstance(node, ast.ClassDef):
-        fields = [(n.target, n.annotation, n.value) for n in node.body if isinstance(n, ast.AnnAssign)]
-        found = [(ast.unparse(target), annotation, default) for target, annotation, default in fields]
-    else:
-        pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        found = [(a.arg, a.annotation, default) for a, default in pairs if a.annotation is not None]
-    accepted = {key: eval(ast.unparse(annotation), {}, names) for key, annotation, _ in found}
-    return Keys(accepted, tuple(key for key, _, default in found if default is None))
-
-
 def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every value of its declared type.
 
@@ -178,7 +127,16 @@ def _section(
     except ValueError as error:
         faults.append(f"{path}.name={section.get('name')}: {error}")
         return {}
-    checked = {}
+    checked = _checked(section, path, Keys(accepted, required), extra, faults)
+    missing = [key for key in required if key not in section and key not in optional]
+    faults += [_missing(f"{path}.{key}".lstrip("."), accepted[key], extra) for key in missing]
+    return checked
+
+
+def _checked(
+    section: Mapping[str, Any], path: str, keys: Keys, extra: Mapping[str, Any], faults: list[str]
+) -> dict[str, Any]:
+    checked, accepted = {}, keys.accepted
     for key, value in section.items():
         full = f"{path}.{key}".lstrip(".")
         if key not in accepted:
@@ -186,13 +144,32 @@ def _section(
         elif accepted[key] is dict or (accepted[key] == dict | None and value is not None):
             inner = {k[len(key) + 1 :]: v for k, v in extra.items() if k.startswith(key + ".")}
             checked[key] = _section(value, full, inner, faults)
+        elif typing.get_origin(accepted[key]) is dict:
+            checked[key] = _parts(value, full, SECTIONS[path], faults)
         else:
             try:
                 checked[key] = values.coerce(value, accepted[key])
             except ValueError:
                 faults.append(f"{full}={value}: must be {values.describe(accepted[key])}")
-    missing = [key for key in required if key not in section and key not in optional]
-    faults += [_missing(f"{path}.{key}".lstrip("."), accepted[key], extra) for key in missing]
+    return checked
+
+
+def _parts(parts: Any, path: str, package: str, faults: list[str]) -> dict[str, Any]:
+    """The components of a sum by their names, each with a weight; null leaves one out."""
+    checked = {}
+    for name, part in parts.items() if isinstance(parts, Mapping) else [("NAME", parts)]:
+        full = f"{path}.{name}"
+        try:
+            file = components.source(package, name).relative_to(components.ROOT)
+        except ValueError as error:
+            faults.append(f"{full}={part}: {error}")
+            continue
+        accepted = {"weight": values.NonNegativeFloat} | keywords(f"{file}:build").accepted
+        accepted.pop("aux_weight", None)  # the sum's own
+        if isinstance(part, Mapping):
+            checked[name] = _checked(part, full, Keys(accepted, ()), {}, faults)
+        elif part is not None:
+            faults.append(f"{full}={part}: this is a group; say {full}.weight={part}")
     return checked
 
 

@@ -240,7 +240,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
         group["lr"] = group["base_lr"] * training.policy(training.iteration)
     batches = [_on_device(batch, training) for batch in batches]
     weights = [training.loss.weight(batch.label) for batch in batches]
-    whole = distributed.sum_over_ranks(torch.stack(weights).sum()).clamp(min=1e-9)
+    whole = distributed.sum_over_ranks(torch.stack(weights).sum(0)).clamp(min=1e-9)
     buffers = [(b, b.clone()) for b in training.model.buffers()] if training.watch.skips else []
     losses: dict[str, Tensor] = {}
     for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
@@ -274,7 +274,8 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
     with record_function("forward"):
         with training.runtime.autocast(training.device):
             logits = training.runner(batch.image)
-        parts = {name: part * share for name, part in training.loss(logits, batch.label).items()}
+        found = training.loss(logits, batch.label)  # a sum of losses has one number, and one share, for each
+        parts = {name: (part * share).sum() for name, part in found.items()}
     with record_function("backward"):
         training.scaler.scale(torch.stack(list(parts.values())).sum()).backward()
     return {name: part.detach() for name, part in parts.items()}

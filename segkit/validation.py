@@ -73,5 +73,5 @@ def _loss(run: Training, samples: Sequence[Sample]) -> float:
         label = torch.from_numpy(sample.label)[None].to(run.device)
         with run.runtime.autocast(run.device):
             logits = run.scored.eval()(image)
-        losses.append(float(run.loss(logits, label)["main"]))
+        losses.append(float(run.loss(logits, label)["main"].sum()))
     return sum(losses) / len(losses)

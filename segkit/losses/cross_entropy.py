@@ -2,65 +2,63 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from segkit import files
+from segkit.losses._chunks import Chunk, summed
+from segkit.losses._class_weights import read_class_weights
+from segkit.losses._loss import PixelLoss
 from segkit.settings import Fraction, NonNegativeFloat
-from segkit.types import IGNORE_INDEX, Logits
+from segkit.types import IGNORE_INDEX
 
 
-class CrossEntropy(nn.Module):
-    """Mean cross-entropy over the pixels that are scored, for each head.
+class CrossEntropy(PixelLoss):
+    """Mean cross-entropy for each head, over the pixels that are scored or over all of them."""
 
-    The mean is weighted by the classes' weights, so ``weight`` tells how much a batch counts: parts of a
-    batch, on several devices or one after the other, add up to exactly the mean over the whole.
-    """
+    def __init__(
+        self,
+        class_weights: Tensor,
+        *,
+        aux_weight: float = 0.0,
+        label_smoothing: float = 0.0,
+        average: Literal["scored", "all"] = "scored",
+    ) -> None:
+        super().__init__(class_weights, aux_weight=aux_weight)
+        self.label_smoothing, self.average = label_smoothing, average
 
-    class_weights: Tensor
-    weight_of_label: Tensor  # the same for every label value, 0 where it is ignored
+    def mean(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Of one head; (B, K, H, W) logits, (B, H, W) target."""
+        return self.divided(summed(logits, target, self.total).sum(), target)
 
-    def __init__(self, class_weights: Tensor, *, aux_weight: float, label_smoothing: float) -> None:
-        super().__init__()
-        self.register_buffer("class_weights", class_weights, persistent=False)
-        by_label = torch.zeros(IGNORE_INDEX + 1)
-        by_label[: len(class_weights)] = class_weights
-        self.register_buffer("weight_of_label", by_label, persistent=False)
-        self.aux_weight = aux_weight
-        self.label_smoothing = label_smoothing
-
-    def forward(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
-        """The weighted part of each head; the loss is their sum.
-
-        Args:
-            logits: (B, K, H, W) each.
-            label: (B, H, W), any integer type.
-        """
-        target = label.long()
-        parts = {"main": self._mean(logits.main, target)}
-        if logits.aux is not None:
-            parts["aux"] = self.aux_weight * self._mean(logits.aux, target)
-        return parts
-
-    def _mean(self, logits: Tensor, target: Tensor) -> Tensor:
-        if torch.are_deterministic_algorithms_enabled():  # over rows CUDA adds up in a fixed order
-            logits, target = logits.movedim(1, -1).flatten(0, -2), target.flatten()
-        total = F.cross_entropy(
-            logits.float(),
-            target,
-            self.class_weights,
-            ignore_index=IGNORE_INDEX,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
-        )
-        return total / self.weight(target).clamp(min=1e-9).float()  # an all-ignored batch: 0, with gradient 0
+    def total(self, chunk: Chunk) -> Tensor:
+        """Sum over a chunk's pixels."""
+        weights = self.class_weights.to(chunk.logits.dtype)
+        return by_pixel(chunk, weight=weights, label_smoothing=self.label_smoothing).sum()
 
     def weight(self, label: Tensor) -> Tensor:
-        """Sum of the class weights over the pixels that are scored; a float64 scalar on the loss's device."""
-        return self.weight_of_label[label.to(self.weight_of_label.device).int()].sum(dtype=torch.float64)
+        """Sum of the class weights over the scored pixels, or the number of all; a float64 scalar."""
+        if self.average == "all":
+            return torch.full((), label.numel(), dtype=torch.float64, device=self.class_weights.device)
+        return super().weight(label)
+
+
+def by_pixel(chunk: Chunk, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each pixel, (n,); 0 where it is ignored."""
+    logits, target = chunk.logits[None], chunk.target[None]
+    if torch.are_deterministic_algorithms_enabled():  # over rows CUDA adds up in a fixed order
+        logits, target = chunk.logits.T, chunk.target
+    found = F.cross_entropy(
+        logits,
+        target,
+        weight,
+        ignore_index=IGNORE_INDEX,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    return found.flatten()
 
 
 def build(
@@ -69,6 +67,7 @@ def build(
     aux_weight: NonNegativeFloat = 0.2,
     label_smoothing: Fraction = 0.0,
     class_weights: str | list[NonNegativeFloat] | None = None,
+    average: Literal["scored", "all"] = "scored",
 ) -> CrossEntropy:
     """The loss of the published recipes.
 
@@ -77,6 +76,8 @@ def build(
         aux_weight: of the auxiliary head (PyTorch-Encoding 0.2, mmsegmentation 0.4, GluonCV 0.5).
         label_smoothing: share of the target spread over all classes.
         class_weights: K numbers, or a text file with one a line (``datasets/NAME.py stats`` writes one).
+        average: the divisor; "scored" is the sum of the weights of the scored pixels (PyTorch's mean), "all"
+            the number of pixels, ignored ones included (mmsegmentation's ``avg_non_ignore=False``).
 
     Raises:
         ValueError: there are not K weights, or the file cannot be read as numbers.
@@ -85,25 +86,5 @@ def build(
         read_class_weights(class_weights, num_classes),
         aux_weight=aux_weight,
         label_smoothing=label_smoothing,
+        average=average,
     )
-
-
-def read_class_weights(source: str | list[float] | None, num_classes: int) -> Tensor:
-    """(K,) float32 weights; ones when none are given.
-
-    Raises:
-        ValueError: there are not K weights, or the file cannot be read as numbers.
-    """
-    if source is None:
-        return torch.ones(num_classes)
-    values = source
-    if isinstance(source, str):
-        try:
-            values = [float(line) for line in files.read_text(Path(source)).split()]
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"loss.class_weights={source}: one number a line is wanted, but {error}"
-            ) from error
-    if len(values) != num_classes:
-        raise ValueError(f"loss.class_weights={source}: {len(values)} weights for {num_classes} classes")
-    return torch.tensor(values, dtype=torch.float32)

@@ -1,0 +1,53 @@
+"""Weights of the classes, from the settings or from a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+LARGEST = 1_000_000  # bytes of a file; 255 numbers need a few thousand
+REMEDY = "`python datasets/NAME.py stats --weights FILE` writes such a file"
+
+
+def read_class_weights(source: str | Sequence[float] | None, num_classes: int) -> Tensor:
+    """(K,) float32 weights; ones when none are given.
+
+    Raises:
+        ValueError: there are not K weights, one is negative or not finite, all are 0, or the file cannot be
+            read as numbers.
+    """
+    if source is None:
+        return torch.ones(num_classes)
+    shown = source if isinstance(source, str) else f"[{', '.join(f'{value:g}' for value in source)}]"
+    values = _read(source) if isinstance(source, str) else list(source)
+    if len(values) != num_classes:
+        raise ValueError(
+            f"loss.class_weights={shown}: {len(values)} weights for {num_classes} classes; {REMEDY}"
+        )
+    for index, value in enumerate(values):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(
+                f"loss.class_weights={shown}: the weight of class {index} is {value:g};"
+                " give each a number of at least 0"
+            )
+    if not any(values):
+        raise ValueError(f"loss.class_weights={shown}: the weights sum to 0; give at least one above 0")
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def _read(source: str) -> list[float]:
+    file = Path(source)
+    try:
+        if file.exists() and not file.is_file():  # a device or a pipe may never end
+            raise ValueError("it is no regular file")
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"it has {file.stat().st_size:,} bytes, more than {LARGEST:,}")
+        return [float(line) for line in file.read_text(encoding="utf-8").split()]
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"loss.class_weights={source}: one number a line is wanted, but {str(error)[:200]}; {REMEDY}"
+        ) from error

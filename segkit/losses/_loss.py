@@ -1,0 +1,71 @@
+"""What every loss is: a part for each head, and how much a label counts.
+
+A training multiplies each part of a batch by its share of the whole batch's weight, over all parts and
+processes. A mean whose divisor ``weight`` tells is therefore the same however a batch is divided.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from segkit.types import IGNORE_INDEX, Logits
+
+
+class Loss(nn.Module):
+    """A loss of the main and the auxiliary logits; a kind of loss says ``mean`` and ``weight``."""
+
+    def __init__(self, *, aux_weight: float) -> None:
+        super().__init__()
+        self.aux_weight = aux_weight
+
+    def forward(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
+        """The weighted part of each head; the loss is their sum.
+
+        Args:
+            logits: (B, K, H, W) each.
+            label: (B, H, W), any integer type.
+        """
+        target = label.long()
+        parts = {"main": self.mean(logits.main, target)}
+        if logits.aux is not None:
+            parts["aux"] = self.aux_weight * self.mean(logits.aux, target)
+        return parts
+
+    def mean(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of one head; 0 with gradient 0 where all pixels are ignored."""
+        raise NotImplementedError
+
+    def weight(self, label: Tensor) -> Tensor:
+        """The divisor of the mean, which may depend on the label alone; a float64 scalar."""
+        raise NotImplementedError
+
+
+class PixelLoss(Loss):
+    """A mean over the pixels that are scored, weighted by the classes' weights."""
+
+    class_weights: Tensor
+    weight_of_label: Tensor  # the same for every label value, 0 where it is ignored
+
+    def __init__(self, class_weights: Tensor, *, aux_weight: float) -> None:
+        super().__init__(aux_weight=aux_weight)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        by_label = torch.zeros(IGNORE_INDEX + 1)
+        by_label[: len(class_weights)] = class_weights
+        self.register_buffer("weight_of_label", by_label, persistent=False)
+
+    def weight(self, label: Tensor) -> Tensor:
+        """Sum of the class weights over the pixels that are scored; a float64 scalar on the loss's device."""
+        return self.weight_of_label[label.to(self.weight_of_label.device).int()].sum(dtype=torch.float64)
+
+    def divided(self, total: Tensor, target: Tensor) -> Tensor:
+        """A sum over pixels by the weight of their labels."""
+        return total / self.weight(target).clamp(min=1e-9).to(total.dtype)  # all ignored: 0, with gradient 0
+
+
+class RegionLoss(Loss):
+    """A mean over images; one without a scored pixel does not count."""
+
+    def weight(self, label: Tensor) -> Tensor:
+        """How many images have a scored pixel; a float64 scalar."""
+        return (label != IGNORE_INDEX).flatten(1).any(1).sum(dtype=torch.float64)

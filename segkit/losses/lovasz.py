@@ -1,0 +1,99 @@
+"""Lovasz-softmax: the surrogate of 1 - IoU that is exact at the corners (Berman et al. 2018, section 3).
+
+For each class of the label, errors are |g - p| of the scored pixels. Sorted from the largest, each is
+weighted by how much the Jaccard loss grows when its pixel joins those that are wrong; the sum is the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from segkit.losses._chunks import Chunk, cut, summed
+from segkit.losses._loss import RegionLoss
+from segkit.settings import NonNegativeFloat
+from segkit.types import IGNORE_INDEX
+
+
+class Growth(NamedTuple):
+    """Of one image: how each pixel's error of a class counts."""
+
+    classes: Tensor  # (P,) int64, those of the label
+    weights: Tensor  # (P, H, W); 0 where ignored
+
+
+class Lovasz(RegionLoss):
+    """Lovasz-softmax over each image alone, or over all images of a part of the batch together.
+
+    Over each image it is a mean over images, so it is the same however a batch is divided. Over the batch it
+    is not: the errors of all images are sorted together, and the IoU is a ratio of sums over all of them.
+    """
+
+    def __init__(self, *, aux_weight: float, over: Literal["image", "batch"]) -> None:
+        super().__init__(aux_weight=aux_weight)
+        self.over = over
+
+    def mean(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Of one head; (B, K, H, W) logits, (B, H, W) target."""
+        images = range(len(target))
+        groups = [list(images)] if self.over == "batch" else [[image] for image in images]
+        growth = growths(logits, target, groups)
+
+        def errors(chunk: Chunk) -> Tensor:
+            classes, weights = growth[chunk.image]
+            true = (chunk.target == classes[:, None]).to(chunk.logits.dtype)  # (P, n)
+            error = (true - chunk.logits.softmax(0).index_select(0, classes)).abs()
+            return (error * weights[:, chunk.lines].flatten(1)).sum() / max(1, len(classes))
+
+        counted = 1 if self.over == "batch" else self.weight(target).clamp(min=1).to(logits.device)
+        total = summed(logits, target, errors).sum()
+        return (total / counted).to(total.dtype)
+
+
+@torch.no_grad()
+def growths(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[Growth]:
+    """For each image what its errors are weighted with, when those of a group are sorted together."""
+    normalisers = torch.cat([chunk.logits.logsumexp(0) for chunk in cut(logits, target)]).view(target.shape)
+    found: list[Growth] = []
+    for group in groups:
+        label = target[group]  # (G, H, W)
+        scored = label != IGNORE_INDEX
+        classes = label[scored].unique()
+        weights = normalisers.new_zeros(len(classes), *label.shape)
+        for weight, number in zip(weights, classes.tolist(), strict=True):
+            probability = (logits[group, number] - normalisers[group]).exp()
+            true = (label == number)[scored]
+            error = (true.to(probability.dtype) - probability[scored]).abs()
+            weight[scored] = _growth(error, true).to(weight.dtype)
+        found += [Growth(classes, weights[:, index]) for index in range(len(group))]
+    return found
+
+
+def _growth(error: Tensor, true: Tensor) -> Tensor:
+    """How much the Jaccard loss grows as pixels become wrong, from the largest error down; (n,) float64."""
+    order = error.argsort(descending=True, stable=True)
+    hit = true[order].cumsum(0)  # integers: CUDA adds them up in a fixed order
+    union = true.sum() + torch.arange(1, len(hit) + 1, device=hit.device) - hit
+    jaccard = 1 - (true.sum() - hit).double() / union  # differences of it are too small for float32
+    growth = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+    return torch.empty_like(growth).index_copy_(0, order, growth)
+
+
+def build(
+    num_classes: int,
+    *,
+    aux_weight: NonNegativeFloat = 0.2,
+    over: Literal["image", "batch"] = "image",
+) -> Lovasz:
+    """Lovasz-softmax, which follows the mIoU itself; best beside cross-entropy or to fine-tune.
+
+    Args:
+        num_classes: K.
+        aux_weight: of the auxiliary head.
+        over: the pixels whose IoU is taken together; those of each image, or of all images that go through
+            the network together.
+    """
+    del num_classes  # the logits tell it
+    return Lovasz(aux_weight=aux_weight, over=over)

@@ -1,0 +1,465 @@
+"""Losses against loops over single pixels, however a batch is divided, and as large as they come."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segkit import components, settings, training
+from segkit.compose import composed
+from segkit.losses import _chunks, cross_entropy
+from segkit.types import IGNORE_INDEX, Batch, Logits
+
+CASES = 200
+
+
+def build(name, num_classes, **keywords):
+    return components.build("losses", {"name": name, **keywords}, num_classes)
+
+
+def case(seed, *, largest=5):
+    """Logits (B, K, H, W) in float64, a label with ignored pixels, K class weights."""
+    draw = np.random.default_rng(seed)
+    size, height, width = draw.integers(1, 4), *draw.integers(1, largest, 2)
+    num_classes = int(draw.integers(1, 6))
+    logits = draw.normal(0, draw.choice([0.3, 2, 8]), (size, num_classes, height, width))
+    label = draw.integers(0, num_classes, (size, height, width))
+    label[draw.random(label.shape) < draw.choice([0, 0.3, 0.9, 1])] = IGNORE_INDEX
+    if draw.random() < 0.3:
+        label[0] = IGNORE_INDEX
+    weights = draw.choice([0.25, 0.5, 1, 3], num_classes).tolist()
+    return torch.from_numpy(logits), torch.from_numpy(label), weights
+
+
+def probabilities(logits):
+    """The softmax of one pixel's numbers, as plain Python."""
+    powers = [math.exp(value - max(logits)) for value in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def pixels(logits, label):
+    """Of each scored pixel: its image, its probabilities and its class."""
+    found = []
+    for image, row, column in np.ndindex(*label.shape):
+        true = int(label[image, row, column])
+        if true != IGNORE_INDEX:
+            found.append((image, probabilities(logits[image, :, row, column].tolist()), true))
+    return found
+
+
+def naive_cross_entropy(logits, label, weights, *, label_smoothing=0.0, average="scored"):
+    total = divisor = 0.0
+    for _, p, true in pixels(logits, label):
+        evenly = -sum(w * math.log(q) for w, q in zip(weights, p, strict=True)) / len(p)
+        total += (1 - label_smoothing) * -weights[true] * math.log(p[true]) + label_smoothing * evenly
+        divisor += weights[true]
+    if average == "all":
+        divisor = label.numel()
+    return total / divisor if divisor else 0.0
+
+
+def naive_focal(logits, label, weights, *, gamma):
+    scored = pixels(logits, label)
+    total = sum(-weights[t] * (1 - p[t]) ** gamma * math.log(p[t]) for _, p, t in scored)
+    return total / sum(weights[t] for *_, t in scored) if scored else 0.0
+
+
+def naive_ohem(logits, label, weights, *, threshold, min_kept):
+    hardest_first = sorted(pixels(logits, label), key=lambda pixel: pixel[1][pixel[2]])
+    kept = [
+        (p, t)
+        for rank, (_, p, t) in enumerate(hardest_first)
+        if p[t] < threshold or rank < min_kept * len(label)
+    ]
+    total = sum(-weights[t] * math.log(p[t]) for p, t in kept)
+    return total / sum(weights[t] for _, t in kept) if kept else 0.0
+
+
+def mean_over_groups(logits, label, over, loss_of_class):
+    """The mean over images, or the one of all of them, of the mean over the classes there are."""
+    scored = pixels(logits, label)
+    groups = [[x for x in scored if over == "batch" or x[0] == i] for i in range(len(label))]
+    groups = [group for group in groups[: 1 if over == "batch" else None] if group]
+    means = []
+    for group in groups:
+        classes = sorted({true for *_, true in group})
+        losses = [loss_of_class([(p[k], true == k) for _, p, true in group]) for k in classes]
+        means.append(sum(losses) / len(losses))
+    return sum(means) / len(means) if means else 0.0
+
+
+def naive_dice(logits, label, _weights, *, over, smooth):
+    def loss(group):
+        both = sum(p for p, true in group if true)
+        return 1 - (2 * both + smooth) / (sum(p for p, _ in group) + sum(t for _, t in group) + smooth)
+
+    return mean_over_groups(logits, label, over, loss)
+
+
+def naive_lovasz(logits, label, _weights, *, over):
+    """The Lovasz extension by its definition: sets of the k largest errors, and 1 - IoU of each set."""
+
+    def jaccard(group, wrong):
+        union = sum(true or index in wrong for index, (_, true) in enumerate(group))
+        right = sum(true and index not in wrong for index, (_, true) in enumerate(group))
+        return 1 - right / union
+
+    def loss(group):
+        errors = [abs(true - p) for p, true in group]
+        order = sorted(range(len(group)), key=lambda index: -errors[index])
+        sets = [jaccard(group, set(order[:count])) for count in range(len(group) + 1)]
+        return sum(errors[index] * (sets[k + 1] - sets[k]) for k, index in enumerate(order))
+
+    return mean_over_groups(logits, label, over, loss)
+
+
+WEIGHTED = {"cross_entropy", "focal", "ohem"}
+CHOICES = [
+    ("cross_entropy", {}, naive_cross_entropy),
+    ("cross_entropy", {"label_smoothing": 0.1}, naive_cross_entropy),
+    ("cross_entropy", {"average": "all"}, naive_cross_entropy),
+    ("focal", {"gamma": 2.0}, naive_focal),
+    ("focal", {"gamma": 0.5}, naive_focal),
+    ("ohem", {"threshold": 0.6, "min_kept": 2}, naive_ohem),
+    ("dice", {"over": "image", "smooth": 1.0}, naive_dice),
+    ("dice", {"over": "batch", "smooth": 0.0}, naive_dice),
+    ("lovasz", {"over": "image"}, naive_lovasz),
+    ("lovasz", {"over": "batch"}, naive_lovasz),
+]
+NAMES = [f"{name}-{'-'.join(map(str, keywords.values()))}" for name, keywords, _ in CHOICES]
+every_choice = pytest.mark.parametrize(("name", "keywords", "naive"), CHOICES, ids=NAMES)
+
+
+@every_choice
+def test_a_loss_equals_a_loop_over_pixels(name, keywords, naive, monkeypatch):
+    for seed in range(CASES):
+        logits, label, weights = case(seed)
+        monkeypatch.setattr(_chunks, "LARGEST", 1 + 7 * seed)  # one line at a time, some, or all
+        more = {"class_weights": weights} if name in WEIGHTED else {}
+        loss = build(name, logits.shape[1], aux_weight=0.5, **keywords, **more)
+        parts = loss(Logits(logits, logits.flip(0)), label)
+        expected = naive(logits, label, weights, **keywords)
+        assert float(parts["main"]) == pytest.approx(expected, rel=1e-6, abs=1e-6), f"case {seed}"
+        flipped = naive(logits.flip(0), label, weights, **keywords)
+        assert float(parts["aux"]) == pytest.approx(flipped / 2, rel=1e-6, abs=1e-6), f"case {seed}"
+
+
+@every_choice
+def test_the_gradient_is_that_of_finite_differences(name, keywords, naive, monkeypatch):
+    monkeypatch.setattr(_chunks, "LARGEST", 8)
+    for seed in range(12):
+        logits, label, weights = case(seed, largest=4)
+        more = {"class_weights": weights} if name in WEIGHTED else {}
+        loss = build(name, logits.shape[1], **keywords, **more)
+        logits = logits.clamp(-6, 6).requires_grad_()
+
+        def main(value, loss=loss, label=label):
+            return loss(Logits(value), label)["main"]
+
+        assert torch.autograd.gradcheck(main, (logits,))
+
+
+@every_choice
+def test_ignored_pixels_count_nowhere(name, keywords, naive):
+    logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    label[:, 0] = IGNORE_INDEX
+    loss = build(name, logits.shape[1], **keywords)
+    changed = logits.clone()
+    changed[:, :, 0] += torch.randn_like(changed[:, :, 0])
+    assert torch.equal(loss(Logits(logits), label)["main"], loss(Logits(changed), label)["main"])
+    changed.requires_grad_()
+    loss(Logits(changed), label)["main"].backward()
+    assert changed.grad is not None
+    assert not changed.grad[:, :, 0].any()
+
+
+@every_choice
+def test_where_all_is_ignored_the_loss_and_its_gradient_are_zero(name, keywords, naive):
+    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+    label = torch.full((2, 4, 5), IGNORE_INDEX, dtype=torch.uint8)
+    loss = build(name, 3, **keywords)(Logits(logits), label)["main"]
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+DIVISIBLE = [c for c in CHOICES if c[0] != "ohem" and c[1].get("over") != "batch"]
+
+
+@pytest.mark.parametrize(("name", "keywords", "naive"), DIVISIBLE)
+def test_parts_by_their_weights_add_up_to_the_whole(name, keywords, naive):
+    for seed in range(50):
+        logits, label, weights = case(seed)
+        more = {"class_weights": weights} if name in WEIGHTED else {}
+        loss = build(name, logits.shape[1], **keywords, **more)
+        whole = loss(Logits(logits), label)["main"] * loss.weight(label)
+        parts = [
+            loss(Logits(logits[i : i + 1]), label[i : i + 1])["main"] * loss.weight(label[i : i + 1])
+            for i in range(len(label))
+        ]
+        torch.testing.assert_close(sum(parts), whole, rtol=1e-9, atol=1e-12)
+
+
+MIX = {
+    "cross_entropy": {"weight": 0.375, "average": "all"},
+    "focal": {"weight": 2.0, "class_weights": [0.5, 1.0, 3.0]},
+    "dice": {"weight": 1.125},
+    "lovasz": {"weight": 0.0},
+}
+
+
+def test_a_sum_adds_its_losses_up_each_times_its_weight():
+    logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    label[0, :3] = IGNORE_INDEX
+    both = Logits(logits, logits.flip(1))
+    found = build("mixed", 3, parts=MIX, aux_weight=0.3)(both, label)
+    for head in ("main", "aux"):
+        expected = 0.0
+        for name, part in MIX.items():
+            own = {key: value for key, value in part.items() if key != "weight"}
+            expected += part["weight"] * float(build(name, 3, aux_weight=0.3, **own)(both, label)[head])
+        assert float(found[head].sum()) == pytest.approx(expected, rel=1e-6)
+
+
+class Pointwise(torch.nn.Module):
+    """A segmenter whose parts of a batch do not see each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 3, 1)
+
+    def forward(self, image):
+        return Logits(self.head(self.backbone(image.float() / 255).relu()))
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize(
+    "chosen", [{"name": "mixed", "parts": MIX}, {"name": "cross_entropy", "average": "all"}]
+)
+def test_a_step_is_the_same_however_the_batch_is_divided(chosen, parts):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (4, 3, 6, 7), dtype=torch.uint8, generator=generator)
+    label = torch.randint(0, 3, (4, 6, 7), dtype=torch.uint8, generator=generator)
+    label[0] = IGNORE_INDEX
+    label[1, :4] = IGNORE_INDEX
+    after = []
+    for count in (1, parts):
+        torch.manual_seed(0)
+        run = training.begin(
+            Pointwise(),  # pyright: ignore[reportArgumentType]
+            components.build("losses", chosen, 3),
+            samples=4,
+            schedule=training.Schedule(
+                batch_size=4,
+                lr=0.5,
+                iterations=3,
+                accumulate=count,
+                optimiser={"name": "sgd"},
+                policy={"name": "poly"},
+            ),
+            runtime=training.Runtime(),
+            device=torch.device("cpu"),
+            seed=1,
+        )
+        batches = [Batch(i, t, ["x"]) for i, t in zip(image.chunk(count), label.chunk(count), strict=True)]
+        step = training.train_step(run, batches)
+        after.append((step.losses["main"], *(p.detach() for p in run.model.parameters())))
+    torch.testing.assert_close(after[0], after[1])
+
+
+# -- the divisor of mmsegmentation
+
+
+def published_mean(prediction, label, class_weight=None):
+    """mmsegmentation's cross_entropy with avg_non_ignore=False and no avg_factor, written down step by step:
+    the loss of each pixel, 0 where ignored, then a plain mean over every element."""
+    by_pixel = F.cross_entropy(prediction, label, class_weight, reduction="none", ignore_index=IGNORE_INDEX)
+    return by_pixel.mean()
+
+
+@pytest.mark.parametrize(("ignored", "factor"), [(0.09, 1.10), (0.40, 1.67)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_average_all_is_the_mean_of_mmsegmentation(ignored, factor, weighted):
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 5, 10, 10), torch.randint(0, 5, (2, 10, 10))
+    label.view(2, -1)[:, : round(100 * ignored)] = IGNORE_INDEX
+    weights = [0.5, 1.0, 2.0, 0.0, 3.0] if weighted else None
+    tensor = torch.tensor(weights) if weights else None
+    found = build("cross_entropy", 5, average="all", class_weights=weights)(Logits(logits), label)["main"]
+    assert float(found) == pytest.approx(float(published_mean(logits, label, tensor)), rel=1e-6)
+    if not weighted:
+        scored = build("cross_entropy", 5)(Logits(logits), label)["main"]
+        assert float(scored / found) == pytest.approx(factor, abs=0.005)
+
+
+def test_the_mmseg_choice_has_its_divisor_and_its_auxiliary_weight():
+    chosen = composed("train", ["run_name=x", "loss=cross_entropy_mmseg"])["loss"]
+    assert (chosen["name"], chosen["average"], chosen["aux_weight"]) == ("cross_entropy", "all", 0.4)
+
+
+# -- in chunks
+
+
+def whole_and_gradient(logits, label, loss):
+    leaf = logits.detach().clone().requires_grad_()
+    value = loss(leaf, label)
+    (3.0 * value).backward()
+    assert leaf.grad is not None
+    return value.detach(), leaf.grad
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_in_chunks_is_torchs_of_the_whole(memory_format, smoothing, monkeypatch):
+    monkeypatch.setattr(_chunks, "LARGEST", 21 * 13 * 5)  # 5 lines; the last chunk of 17 has 2
+    torch.manual_seed(0)
+    logits = torch.randn(3, 21, 17, 13).to(memory_format=memory_format)
+    label = torch.randint(0, 21, (3, 17, 13))
+    label[1, 2:9] = IGNORE_INDEX
+    ours = build("cross_entropy", 21, label_smoothing=smoothing)
+    found = whole_and_gradient(logits, label, lambda x, t: ours(Logits(x), t)["main"])
+    theirs = functools.partial(F.cross_entropy, ignore_index=IGNORE_INDEX, label_smoothing=smoothing)
+    expected = whole_and_gradient(logits, label, theirs)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-9)
+    again = whole_and_gradient(logits, label, lambda x, t: ours(Logits(x), t)["main"])
+    assert torch.equal(found[1], again[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "dice", "lovasz", "ohem"])
+def test_half_precision_logits_are_summed_in_float32(name, dtype):
+    torch.manual_seed(0)
+    logits, label = (3 * torch.randn(2, 7, 40, 50)).to(dtype), torch.randint(0, 7, (2, 40, 50))
+    loss = build(name, 7)
+
+    def main(value, target):
+        return loss(Logits(value), target)["main"]
+
+    expected, gradient = whole_and_gradient(logits.float(), label, main)
+    with torch.autocast("cpu", dtype):
+        found, rounded = whole_and_gradient(logits, label, main)
+    assert found.dtype == torch.float32
+    assert rounded.dtype == dtype
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(rounded, gradient.to(dtype))
+
+
+class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    """Remembers how many numbers the largest tensors hold that operations make anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        known = {
+            a.untyped_storage().data_ptr()
+            for a in torch.utils._pytree.tree_leaves(args)
+            if torch.is_tensor(a)
+        }
+        for tensor in torch.utils._pytree.tree_leaves(found):
+            if torch.is_tensor(tensor) and tensor.untyped_storage().data_ptr() not in known:
+                self.sizes.append(tensor.numel())
+        return found
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "dice", "lovasz", "ohem"])
+def test_the_only_tensor_of_full_size_is_the_gradient(name, monkeypatch):
+    monkeypatch.setattr(_chunks, "LARGEST", 2**12)
+    logits, label = torch.randn(2, 50, 32, 32, requires_grad=True), torch.randint(0, 3, (2, 32, 32))
+    with Largest() as made:
+        build(name, 50)(Logits(logits), label)["main"].backward()
+    large = [size for size in made.sizes if size > logits.numel() / 8]
+    assert large == [logits.numel()]
+
+
+def test_a_compiler_that_cannot_look_inside_gets_plain_operations():
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 3, 6, 7), torch.randint(0, 3, (2, 6, 7))
+    for name in ("cross_entropy", "dice"):
+        loss = build(name, 3)
+
+        def main(value, target, loss=loss):
+            return loss(Logits(value), target)["main"]
+
+        expected = whole_and_gradient(logits, label, main)
+        torch.testing.assert_close(
+            whole_and_gradient(logits, label, torch.compile(main, backend="eager")), expected
+        )
+
+
+# -- settings
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, 2.0], r"loss.class_weights=\[1, 2\]: 2 weights for 3 classes; `python datasets/NAME.py stats"),
+        ([1.0, -2.0, 1.0], r"the weight of class 1 is -2; give each a number of at least 0"),
+        ([1.0, math.nan, 1.0], r"the weight of class 1 is nan; give each a number of at least 0"),
+        ([0.0, 0.0, 0.0], r"loss.class_weights=\[0, 0, 0\]: the weights sum to 0; give at least one above 0"),
+        ("/dev/zero", r"loss.class_weights=/dev/zero: .* it is no regular file; `python datasets/NAME.py"),
+        ("nowhere.txt", r"loss.class_weights=nowhere.txt: one number a line is wanted, but .*No such file"),
+    ],
+)
+@pytest.mark.parametrize("name", sorted(WEIGHTED))
+def test_wrong_class_weights_are_refused_in_one_line(name, weights, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        build(name, 3, class_weights=weights)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_too_large_for_class_weights_is_not_read(tmp_path):
+    file = tmp_path / "weights.txt"
+    file.write_text("1\n" * 600_000)
+    with pytest.raises(ValueError, match=r"it has 1,200,000 bytes, more than 1,000,000"):
+        cross_entropy.build(3, class_weights=str(file))
+
+
+@pytest.mark.parametrize("parts", [{}, {"dice": None}, {"dice": {"weight": 0.0}, "focal": {"weight": 0.0}}])
+def test_a_sum_of_nothing_is_refused(parts):
+    with pytest.raises(ValueError, match=r"sum to 0 and nothing would be learnt; give one of them a weight"):
+        build("mixed", 3, parts=parts)
+
+
+def test_a_sum_is_no_part_of_a_sum():
+    with pytest.raises(ValueError, match=r"loss.parts.mixed: a sum is no part of a sum; give its parts in"):
+        build("mixed", 3, parts={"mixed": {"parts": MIX}})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.parts.dice.weight=-1", r"loss.parts.dice.weight=-1: must be a number at least 0"),
+        ("loss.parts.dice.smoth=1", r"loss.parts.dice.smoth=1: .*did you mean loss.parts.dice.smooth"),
+        ("loss.parts.dice.aux_weight=1", r"loss.parts.dice.aux_weight=1: there is no such setting"),
+        ("loss.parts.dyce.weight=1", r"loss.parts.dyce=.*: no 'dyce' in segkit/losses; there are: .*dice"),
+        ("loss.parts.dice=2", r"loss.parts.dice=2: this is a group; say loss.parts.dice.weight=2"),
+        ("loss.parts=dice", r"loss.parts.NAME=dice: no 'NAME' in segkit/losses; there are: "),
+    ],
+)
+def test_the_settings_of_a_part_are_checked_as_all_settings_are(override, message):
+    with pytest.raises(ValueError, match=message):
+        composed("train", ["run_name=x", "loss=ce_dice", override])
+
+
+def test_a_part_is_set_left_out_and_added_by_its_name():
+    given = ["loss.parts.dice=null", "loss.parts.focal.gamma=3", "loss.parts.cross_entropy.weight=2"]
+    chosen = composed("train", ["run_name=x", "loss=ce_dice", *given])["loss"]
+    assert chosen["parts"] == {"cross_entropy": {"weight": 2.0}, "focal": {"gamma": 3.0}}
+    loss = components.build("losses", chosen, 3)
+    assert list(loss.losses) == ["cross_entropy", "focal"]
+    assert loss.weights.tolist() == [2.0, 1.0]
+    assert loss.losses["focal"].gamma == 3.0
+
+
+@pytest.mark.parametrize("name", [n for n in components.available("losses") if n != "mixed"])
+def test_every_loss_has_a_yaml_that_says_all_its_settings(name):
+    chosen = composed("train", ["run_name=x", f"loss={name}"])["loss"]
+    assert set(chosen) == {"name", *settings.keywords(f"losses/{name}.py:build")}
