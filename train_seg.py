@@ -6,9 +6,12 @@ The order of events of a whole training, from settings to ``runs/<run_name>/best
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from pathlib import Path
 from typing import Any
 
+from segkit.banner import Facts, banner, opening
 from segkit.compose import command
 
 FAREWELL = """
@@ -20,14 +23,17 @@ FAREWELL = """
 
 @command("train")
 def main(settings: dict[str, Any]) -> None:
-    """Build everything, then step, score and save until the schedule ends."""
-    import torch
+    """Build everything, then step, save and score until the schedule ends."""
+    folder = Path(settings["run_dir"], settings["run_name"])
+    if not settings["summary"] and os.environ.get("RANK", "0") == "0":
+        print(opening(settings, folder), flush=True)
+    import torch  # imports that take seconds stand below the first line of output
 
     from segkit import checkpoint, components, distributed, inference, signals, training
-    from segkit.data import labels, loaders, transforms
+    from segkit.data import labels
     from segkit.models import segmenter, summary
-    from segkit.monitor import Monitor, profile_steps
-    from segkit.validation import validate
+    from segkit.monitor import profile_steps
+    from segkit.validation import save_validate_leave, validate
 
     if settings["summary"]:
         model = segmenter.build(labels.of_settings(settings["data"]).num_classes, **settings["model"])
@@ -37,55 +43,31 @@ def main(settings: dict[str, Any]) -> None:
         torch.manual_seed(settings["seed"])
         train_set = components.build("data.datasets", settings["data"], "train")
         val_set = components.build("data.datasets", settings["data"], "val")
-        table = train_set.table
-        model = segmenter.build(table.num_classes, **settings["model"])
-        schedule = training.Schedule(**settings["schedule"])
-        run = training.begin(
-            model,
-            components.build("losses", settings["loss"], table.num_classes),
-            samples=len(train_set),
-            schedule=schedule,
-            runtime=training.Runtime(**settings["runtime"]),
-            device=device,
-            seed=settings["seed"],
-        )
-        every = settings["evaluation"].pop("every")
-        protocol = inference.protocol(**settings["evaluation"])
-
-        folder = Path(settings["run_dir"], settings["run_name"])
-        about = {"settings": settings, "classes": table.to_plain()}
+        run = begun(settings, train_set, device)
+        evaluation = dict(settings["evaluation"])  # a copy: checkpoints keep the settings whole
+        every = evaluation.pop("every")
+        protocol = inference.protocol(**evaluation)
+        about = {"settings": settings, "classes": train_set.table.to_plain()}
         if found := on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"])):
             checkpoint.compare(found, about)
             run.restore(found)
         checkpoints = checkpoint.Checkpoints(folder, checkpoint.Keeping(**settings["checkpoint"]), about)
-        batches = loaders.training_loader(
-            train_set,
-            transforms.build(**settings["augment"]),
-            seed=settings["seed"],
-            batch_size=schedule.batch_size,
-            iterations=range(run.iteration, run.length),
-            accumulate=schedule.accumulate,
-            workers=settings["loader"]["workers"],
-            share=(distributed.rank(), distributed.world_size()),
-        )
+        batches = training_batches(settings, train_set, run)
         if settings["profile"]:
-            stepper = training.steps(batches, schedule.accumulate)
+            stepper = training.steps(batches, run.schedule.accumulate)
             print(profile_steps(stepper, lambda step: training.train_step(run, step[0]), folder))
             return
-        monitor = Monitor(
-            folder,
-            start=run.iteration,
-            total=run.length,
-            iterations_per_epoch=len(train_set) / schedule.batch_size,
-            names=table.names,
-            colours=table.colours,
-        )
-        on_exit.enter_context(monitor)
+        monitor = on_exit.enter_context(opened_monitor(train_set, run, folder))
         on_exit.enter_context(signals.listening(run.request))
-        monitor.describe(settings, network=summary.summarise(model, settings["sizes"]["crop"]))
+        monitor.say(banner(settings, facts_of(run, train_set, val_set)))
+        monitor.describe(settings, network=summary.summarise(run.model, settings["sizes"]["crop"]))
+        keeping = {"monitor": monitor, "checkpoints": checkpoints}
+        workers = settings["loader"]["workers"]
+        validation = functools.partial(validate, run, val_set, protocol, workers=workers, **keeping)
+        follow_up = functools.partial(save_validate_leave, run, validation, **keeping)
         if run.owes_scores:
-            validate(run, val_set, protocol, monitor=monitor, checkpoints=checkpoints)
-        for parts, waited in training.steps(batches, schedule.accumulate):
+            follow_up()
+        for parts, waited in training.steps(batches, run.schedule.accumulate):
             if run.iteration == 0:
                 monitor.batch(0, parts[0])
             step = training.train_step(run, parts)
@@ -93,21 +75,78 @@ def main(settings: dict[str, Any]) -> None:
                 run.iteration,
                 step.losses,
                 run.learning_rates(),
-                images=schedule.batch_size,
+                images=run.schedule.batch_size,
                 data_seconds=waited,
                 gradient_norm=step.gradient_norm,
                 ema_distance=run.ema_distance,
             )
-            if schedule.due(run.iteration, every=every, samples=len(train_set)):
-                validate(run, val_set, protocol, monitor=monitor, checkpoints=checkpoints)
-            leaving = run.asked_to_leave()
-            if leaving or checkpoints.due(run.iteration) or run.iteration == run.length:
-                monitor.flush()  # so that a run resumed from here has no gap in its curves
-                checkpoints.save(run.state())
-            if leaving:
-                distributed.barrier()
-                signals.leave(leaving)
+            run.owes_scores = run.schedule.due(run.iteration, every=every, samples=len(train_set))
+            follow_up()
         monitor.say(FAREWELL.format(folder=folder, best=run.best, python=signals.interpreter()))
+
+
+def begun(settings: dict[str, Any], train_set: Any, device: Any) -> Any:
+    """The run at its beginning: network, loss and what trains them."""
+    from segkit import components, training
+    from segkit.models import segmenter
+
+    num_classes = train_set.table.num_classes
+    return training.begin(
+        segmenter.build(num_classes, **settings["model"]),
+        components.build("losses", settings["loss"], num_classes),
+        samples=len(train_set),
+        schedule=training.Schedule(**settings["schedule"]),
+        runtime=training.Runtime(**settings["runtime"]),
+        device=device,
+        seed=settings["seed"],
+    )
+
+
+def training_batches(settings: dict[str, Any], train_set: Any, run: Any) -> Any:
+    """The batches of the iterations that are still to do, for this process."""
+    from segkit import distributed
+    from segkit.data import loaders, transforms
+
+    return loaders.training_loader(
+        train_set,
+        transforms.build(**settings["augment"]),
+        seed=settings["seed"],
+        batch_size=run.schedule.batch_size,
+        iterations=range(run.iteration, run.length),
+        accumulate=run.schedule.accumulate,
+        workers=settings["loader"]["workers"],
+        share=(distributed.rank(), distributed.world_size()),
+    )
+
+
+def opened_monitor(train_set: Any, run: Any, folder: Path) -> Any:
+    """The run's monitor, going on where the run does."""
+    from segkit.monitor import Monitor
+
+    return Monitor(
+        folder,
+        start=run.iteration,
+        validation_pending=run.owes_scores,
+        total=run.length,
+        iterations_per_epoch=len(train_set) / run.schedule.batch_size,
+        names=train_set.table.names,
+        colours=train_set.table.colours,
+    )
+
+
+def facts_of(run: Any, train_set: Any, val_set: Any) -> Facts:
+    """What the banner tells besides the settings."""
+    from segkit.models import summary
+
+    return Facts(
+        summary.parameters(run.model),
+        train_images=len(train_set),
+        val_images=len(val_set),
+        iterations=run.length,
+        done=run.iteration,
+        device=str(run.device),
+        precision=run.runtime.precision,
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from segkit.inference.evaluate import EnoughError, Evaluation, evaluate
 from segkit.inference.partial import weights_hash
-from segkit.inference.predict import predict, probabilities
+from segkit.inference.predict import Strip, merged_logits, predict, probabilities
 from segkit.inference.prepare import prepare
 from segkit.inference.protocol import Protocol, protocol
 
@@ -10,7 +10,9 @@ __all__ = [
     "EnoughError",
     "Evaluation",
     "Protocol",
+    "Strip",
     "evaluate",
+    "merged_logits",
     "predict",
     "prepare",
     "probabilities",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from typing import Protocol as Shape
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from tqdm import tqdm
 
 from segkit import distributed, metrics, signals
 from segkit.inference.partial import PartialCounts, fingerprint
-from segkit.inference.predict import predict
+from segkit.inference.predict import Strip, predict
 from segkit.inference.prepare import prepare
 from segkit.inference.protocol import Protocol
 from segkit.types import Sample
@@ -39,7 +41,10 @@ class Pictures(Shape):
 
 
 class EnoughError(Exception):
-    """Raised by ``on_image`` to end an evaluation with the pictures counted so far."""
+    """Raised by ``on_image`` or ``on_strip`` to end an evaluation with the images counted so far.
+
+    ``evaluate`` raises it itself, on every process, where no image was counted before.
+    """
 
 
 class Evaluation(NamedTuple):
@@ -54,13 +59,14 @@ class Evaluation(NamedTuple):
     seconds: float
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     model: Segmenter,
     dataset: Pictures,
     protocol: Protocol,
     *,
     workers: int = 0,
     on_image: Callable[[Sample, np.ndarray], None] | None = None,
+    on_strip: Callable[[Sample, Strip], None] | None = None,
     progress: bool = True,
     partial: Path | None = None,
     resume: bool = False,
@@ -74,6 +80,8 @@ def evaluate(
         workers: processes that read ahead.
         on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them;
             ``EnoughError`` from it ends the evaluation early.
+        on_strip: called before that with each sample and the merged scores of some of its rows, from top to
+            bottom; ``EnoughError`` likewise.
         progress: show a bar.
         partial: folder for the counts of an unfinished evaluation; it goes when all is counted.
         resume: count on from what ``partial`` holds; ``on_image`` is not called again for those pictures.
@@ -81,6 +89,7 @@ def evaluate(
     Raises:
         ValueError: the data set is empty, its classes are not those of the model, or ``partial`` belongs to
             another evaluation.
+        EnoughError: a hook ended the evaluation before any image was counted.
     """
     started = time.perf_counter()
     _check(model, dataset)
@@ -88,6 +97,7 @@ def evaluate(
     identity = fingerprint(model, dataset.names, protocol) if partial else ""
     blank = torch.zeros(model.num_classes + 3, model.num_classes, dtype=torch.int64, device=device)
     fast = prepare(model, precision=protocol.precision)
+    enough = False
     with PartialCounts(blank, partial, identity, resume=resume) as tally:
         waiting = [index for index in range(len(dataset)) if index not in tally.done]
         mine = waiting[distributed.rank() :: distributed.world_size()]
@@ -96,14 +106,19 @@ def evaluate(
         )  # None: silent where there is no terminal
         bar = tqdm(mine, "scoring", leave=False, unit="picture", disable=silent)
         for index, (sample, image) in zip(bar, _uploaded(_read(dataset, mine, workers), device), strict=True):
-            prediction = predict(fast, image, protocol)
-            if on_image:
-                try:
+            watch = functools.partial(on_strip, sample) if on_strip else None
+            try:
+                prediction = predict(fast, image, protocol, on_strip=watch)
+                if on_image:
                     on_image(sample, prediction.cpu().numpy())
-                except EnoughError:
-                    break
+            except EnoughError:
+                enough = True
+                break
             tally.add(index, _count(sample.label, prediction, model.num_classes, boundary=protocol.boundary))
-    return _scored(tally.total(), dataset, protocol, time.perf_counter() - started)
+    total = tally.total()
+    if not total.any() and distributed.highest(int(enough)):
+        raise EnoughError
+    return _scored(total, dataset, protocol, time.perf_counter() - started)
 
 
 def _check(model: Segmenter, dataset: Pictures) -> None:
@@ -144,12 +159,17 @@ def _scored(total: Tensor, dataset: Pictures, protocol: Protocol, seconds: float
 def _read(dataset: Pictures, indices: Sequence[int], workers: int) -> Iterator[Sample]:
     source: Any = _Indexed(dataset)
     keep: Any = _as_it_is
-    obedient = signals.obey_parent_alone
+    obedient = _worker
     return iter(
         DataLoader(
             source, None, sampler=indices, num_workers=workers, collate_fn=keep, worker_init_fn=obedient
         )
     )
+
+
+def _worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the threads; those of the parent are not in its copy
+    signals.obey_parent_alone()
 
 
 class _Indexed:
