@@ -21,34 +21,56 @@ FAREWELL = """
   {python} predict_seg.py checkpoint={folder}/best.pt input=PHOTOS"""
 
 
-@command("train")
-def main(settings: dict[str, Any]) -> None:
-    """Build everything, then step, save and score until the schedule ends."""
-    folder = Path(settings["run_dir"], settings["run_name"])
-    if not settings["summary"] and os.environ.get("RANK", "0") == "0":
-        print(opening(settings, folder), flush=True)
-    import torch  # imports that take seconds stand below the first line of output
+def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings of the run that goes on, if one does; what the command line says lies over them."""
+    from segkit import runs
 
-    from segkit import checkpoint, components, distributed, inference, signals, training
+    if (folder := runs.going_on(settings)) is None:
+        return None
+    from segkit import checkpoint
+
+    return checkpoint.settings_of(folder)
+
+
+def print_summary(settings: dict[str, Any]) -> None:
+    """The network, layer by layer; it needs no data."""
     from segkit.data import labels
     from segkit.models import segmenter, summary
+
+    model = segmenter.build(labels.of_settings(settings["data"]).num_classes, **settings["model"])
+    print(summary.summarise(model, settings["sizes"]["crop"]))
+
+
+@command("train", resumed=of_run)
+def main(settings: dict[str, Any]) -> None:
+    """Build everything, then step, save and score until the schedule ends."""
+    from segkit import components, runs
+
+    if settings["summary"]:
+        print_summary(settings)
+        return
+    folder = runs.folder_of(settings)
+    runs.refuse(folder, resume=settings["resume"])  # what can be is refused before torch's seconds of import
+    if os.environ.get("RANK", "0") == "0":
+        print(opening(settings, folder), flush=True)
+    train_set = components.build("data.datasets", settings["data"], "train")
+    val_set = components.build("data.datasets", settings["data"], "val")
+    import torch
+
+    from segkit import checkpoint, distributed, inference, signals, training
+    from segkit.models import summary
     from segkit.monitor import profile_steps
     from segkit.validation import save_validate_leave, validate
 
-    if settings["summary"]:
-        model = segmenter.build(labels.of_settings(settings["data"]).num_classes, **settings["model"])
-        print(summary.summarise(model, settings["sizes"]["crop"]))
-        return
     with distributed.processes(settings["device"]) as device, contextlib.ExitStack() as on_exit:
+        found = on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"]))
         torch.manual_seed(settings["seed"])
-        train_set = components.build("data.datasets", settings["data"], "train")
-        val_set = components.build("data.datasets", settings["data"], "val")
         run = begun(settings, train_set, device)
         evaluation = dict(settings["evaluation"])  # a copy: checkpoints keep the settings whole
         every = evaluation.pop("every")
         protocol = inference.protocol(**evaluation)
         about = {"settings": settings, "classes": train_set.table.to_plain()}
-        if found := on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"])):
+        if found:
             checkpoint.compare(found, about)
             run.restore(found)
         checkpoints = checkpoint.Checkpoints(folder, checkpoint.Keeping(**settings["checkpoint"]), about)

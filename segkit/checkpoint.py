@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from segkit import distributed, files, lock
+from segkit import distributed, files, runs
 from segkit.settings import PositiveFloat, PositiveInt
 
 FORMAT = 1
@@ -89,42 +89,21 @@ def open_run(folder: Path, *, resume: bool | str) -> Iterator[dict[str, Any] | N
         OSError: the folder cannot be written.
     """
     with contextlib.ExitStack() as held:
-        path = distributed.decided_by_main(lambda: _claim(folder, resume=resume, held=held))
+        path = distributed.decided_by_main(lambda: _claimed(folder, resume=resume, held=held))
         yield None if path is None else read(path)
 
 
-def _claim(folder: Path, *, resume: bool | str, held: contextlib.ExitStack) -> Path | None:
-    """Lock the folder, unless it must be left alone, and choose the checkpoint to start from."""
-    try:
-        begun = folder.is_dir() and any(file.name != lock.NAME for file in folder.iterdir())
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    if begun and resume is False:
-        raise ValueError(
-            f"{folder} holds a run already; continue it with resume=true or choose another run_name=..."
-        )
-    if resume is True and not any(folder.glob("iteration_*.pt")):
-        raise ValueError(f"there is no checkpoint in {folder} to resume; start it with resume=false")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not begun:
-            held.callback(_remove_if_empty, folder)
-        held.enter_context(lock.held(folder))
-        settle(folder)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+def _claimed(folder: Path, *, resume: bool | str, held: contextlib.ExitStack) -> Path | None:
+    runs.claim(folder, resume=resume, held=held)
     return newest(folder)
 
 
-def _unwritable(folder: Path, error: OSError) -> OSError:
-    return OSError(
-        f"{folder} cannot be written ({error.strerror}); choose a folder that can be with run_dir=..."
-    )
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+def settings_of(folder: Path) -> dict[str, Any] | None:
+    """The settings of the newest checkpoint of a run that can be read, None for a new run."""
+    for file in runs.checkpoints_in(folder):
+        with contextlib.suppress(ValueError):  # whoever opens the run tells of damaged ones
+            return read(file)["settings"]
+    return None
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -162,7 +141,7 @@ def newest(folder: Path) -> Path | None:
     Raises:
         ValueError: there are checkpoints, and none can be read.
     """
-    found = sorted(folder.glob("iteration_*.pt"), reverse=True)
+    found = runs.checkpoints_in(folder)
     for file in found:
         try:
             read(file)
@@ -208,12 +187,21 @@ def compare(found: dict[str, Any], about: dict[str, Any]) -> None:
             "the checkpoint is of other classes than this data set has; resume with the data that the run"
             " began with, or begin a new run_name=... (model.backbone.weights=FILE starts from its backbone)"
         )
-    before, now = _flat(found["settings"]), _flat(about["settings"])
-    free = ("resume", "run_name", "run_dir", "device")
-    changed = [key for key in now if key not in free and now[key] != before.get(key)]
-    if changed and distributed.is_main():
-        words = ", ".join(f"{key}={now[key]} (was {before.get(key)})" for key in changed)
-        LOG.warning("going on with other settings than the run had: %s", words)
+    if (changed := differences(found["settings"], about["settings"])) and distributed.is_main():
+        LOG.warning("going on with other settings than the run had: %s", ", ".join(changed))
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Settings that a run goes on with and did not have, such as ``schedule.lr=0.1 (was 0.01)``."""
+    free = ("resume", "run_name", "run_dir", "device", "summary", "profile")
+    old, new = _flat(before), _flat(now)
+    changed = [key for key in new if key not in free and _plain(new[key]) != _plain(old.get(key))]
+    return [f"{key}={_plain(new[key])} (was {_plain(old.get(key))})" for key in changed]
+
+
+def _plain(value: Any) -> Any:
+    """Checkpoints from before settings had tuples hold lists."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -221,10 +209,3 @@ def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
     return flat
-
-
-def settle(folder: Path) -> None:
-    """Remove what an interrupted write left."""
-    for leftover in folder.glob("*.part"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()

@@ -15,9 +15,7 @@ import functools
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -26,75 +24,162 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from segkit import arguments, resuming
 from segkit import settings as schema
+from segkit.failures import with_errors_in_words
+from segkit.settings import CONF
+from segkit.values import coerce
 
-CONF = Path(__file__).parent.parent / "conf"
 Story = Callable[[dict[str, Any]], None]
+Beneath = Callable[[dict[str, Any]], dict[str, Any]]
+Resumed = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def command(
-    name: str, *, beneath: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    name: str, *, beneath: Beneath | None = None, resumed: Resumed | None = None
 ) -> Callable[[Story], Callable[[], None]]:
     """Make a function of settings a command that reads them from ``conf/<name>.yaml`` and the command line.
+
+    Without any argument the command prints its help.
 
     Args:
         name: of the yaml, and of the schema in ``segkit.settings.COMMANDS``.
         beneath: given what the command line says, settings that lie under it (those of a checkpoint, say).
+        resumed: given the settings, those of the run that goes on, or None; over them lies what was typed.
     """
 
     def decorate(story: Story) -> Callable[[], None]:
         @functools.wraps(story)
-        def run(config: DictConfig) -> None:
-            with_errors_in_words(lambda: story(plain(name, config, beneath)))
-
         def main() -> None:
-            os.environ.setdefault(
-                "OMP_WAIT_POLICY", "PASSIVE"
-            )  # threads that wait leave the core to the loader
-            sys.argv[1:] = [accept_any_key(argument) for argument in sys.argv[1:]]
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
+            # threads that wait leave the core to the loader
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come to us
+            ours: list[Exception] = []
+
+            def run(config: DictConfig) -> None:
+                typed = HydraConfig.get().overrides.task
+                how = {"beneath": beneath, "resumed": resumed, "typed": typed}
+                try:
+                    with_errors_in_words(lambda: story(plain(name, config, **how)))
+                except Exception as error:
+                    ours.append(error)
+                    raise
+
+            def compose_and_run() -> None:
+                arguments.check(sys.argv[1:])
+                sys.argv[1:] = [accept_any_key(argument, name) for argument in sys.argv[1:]] or ["--help"]
+                try:
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
+                except Exception as error:
+                    if error in ours:
+                        raise
+                    raise ValueError(_in_words(error, sys.argv[1:])) from error
+
+            with_errors_in_words(compose_and_run)
 
         return main
 
     return decorate
 
 
-def composed(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def composed(name: str, overrides: Sequence[str] = (), *, resumed: Resumed | None = None) -> dict[str, Any]:
     """The checked settings of a command without running it, for scripts and tests.
 
     Raises:
         ValueError: a key, type or value that the command does not accept, or a choice that does not exist.
     """
+    arguments.check(overrides)
+    typed = [accept_any_key(override, name) for override in overrides]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return plain(name, hydra.compose(name, [accept_any_key(override) for override in overrides]))
-        except HydraException as error:
-            raise ValueError(str(error)) from error
+            config = hydra.compose(name, typed)
+        except Exception as error:
+            raise ValueError(_in_words(error, overrides)) from error
+        return plain(name, config, resumed=resumed, typed=typed)
+
+
+def _in_words(error: Exception, typed: Sequence[str]) -> str:
+    """An error of Hydra's as one line, with what was typed if it does not name it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:2])[:400]
+    if isinstance(error, HydraException) and said:
+        return said
+    words = " ".join(argument.removeprefix("++") for argument in typed)[:400]
+    return f"the settings cannot be composed ({type(error).__name__} {said}); one of these is wrong: {words}"
 
 
 def plain(
-    name: str, config: DictConfig, beneath: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    name: str,
+    config: DictConfig,
+    *,
+    beneath: Beneath | None = None,
+    resumed: Resumed | None = None,
+    typed: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Composed settings as checked dicts and lists.
+    """Composed settings as checked dicts, lists and tuples.
+
+    Args:
+        name: of the command.
+        config: as Hydra composed it.
+        beneath: as of ``command``.
+        resumed: as of ``command``.
+        typed: the overrides of the command line, which lie over those of a run that is resumed.
 
     Raises:
         ValueError: a key, type or value that the command does not accept.
     """
-    if beneath is not None:
-        given = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
-        config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(beneath(given)), config))
-    settings = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    try:
+        if beneath is not None:
+            given = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
+            config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(beneath(given)), config))
+        settings = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
+        raise ValueError("\n".join(schema.missing(name, config)) or said) from error
     if "run_name" in settings and HydraConfig.initialized():
         settings["run_name"] = _run_name(settings["run_name"])
+    if resumed is not None and (before := resumed(settings)) is not None:
+        raw = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
+        settings = resuming.laid_over(before, settings, resuming.referring(raw, _paths(typed)))
     return schema.check(name, settings)
 
 
-def _run_name(given: str | None) -> str:
+def _paths(typed: Sequence[str]) -> list[str]:
+    """Dotted keys of the settings that the command line says, those of the files it chooses included."""
+    paths: list[str] = []
+    for override in OverridesParser.create().parse_overrides(list(typed)):
+        group = override.key_or_group
+        if (CONF / group).is_dir():
+            paths += _paths_of_choice(group, str(override.value()))
+        else:
+            paths.append(group)
+    return paths
+
+
+def _paths_of_choice(group: str, choice: str) -> list[str]:
+    """The section that a file of a group fills; a file that says several sections names them itself."""
+    file = CONF / group / f"{choice}.yaml"
+    if not file.is_file() or "@package _global_" not in file.read_text(encoding="utf-8"):
+        return [group.replace("/", ".")]
+    content = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(file)))
+    paths: list[str] = []
+    for entry in content.pop("defaults", []):
+        for key, chosen in entry.items() if isinstance(entry, dict) else ():
+            paths += _paths_of_choice(key.removeprefix("override ").lstrip("/"), str(chosen))
+    return paths + resuming.leaves(content)
+
+
+def _run_name(given: Any) -> Any:
     """The name given, or one of what was chosen; every job of ``--multirun`` adds what is its own."""
     job = HydraConfig.get()
     chosen = job.runtime.choices
-    name = given or chosen.get("experiment") or f"{chosen.get('model')}-{chosen.get('data')}"
+    name = chosen.get("experiment") or f"{chosen.get('model')}-{chosen.get('data')}"
+    try:
+        name = name if given is None else coerce(given, str)
+    except ValueError:
+        return given  # for the check to refuse
     own = swept(job.overrides.task, sys.argv) if job.mode == RunMode.MULTIRUN else []
     return "-".join([name, *own])
 
@@ -105,31 +190,26 @@ def swept(overrides: Sequence[str], typed: Sequence[str]) -> list[str]:
     return [re.sub(r"[^\w.=-]", "_", override) for override in own]
 
 
-def accept_any_key(argument: str) -> str:
+def accept_any_key(argument: str, name: str = "train") -> str:
     """``a.b=1`` as ``++a.b=1``: an unknown key then reaches our check, which says what is accepted.
 
     Choices of a file (``model=...``) and Hydra's own keys and flags are left alone. A value that Hydra cannot
-    read is put in quotes: a path may hold umlauts, brackets and equal signs.
+    read is put in quotes: a path may hold umlauts, brackets and equal signs. So is ``2026_11`` where text is
+    meant, which would be the number 202611.
+
+    Args:
+        argument: as typed.
+        name: of the command.
     """
     key, equals, value = argument.partition("=")
     plain_key = re.fullmatch(r"[A-Za-z_][\w./]*", key)
     if not equals or not plain_key or key.startswith("hydra") or (CONF / key).is_dir():
         return argument
     try:
-        OverridesParser.create().parse_override(f"++{argument}")
+        read = OverridesParser.create().parse_override(f"++{argument}")
+        if isinstance(read.value(), int | float) and schema.is_text(name, key):
+            return f"++{key}='{value}'"
     except HydraException:
         quoted = value.replace("'", "\\'")
         return f"++{key}='{quoted}'"
     return f"++{argument}"
-
-
-def with_errors_in_words(story: Callable[[], None]) -> None:
-    """A user's mistake ends with its message alone and exit status 2 (SEGKIT_TRACEBACK=1 shows where)."""
-    try:
-        story()
-    except (ValueError, OSError) as error:
-        if os.environ.get("SEGKIT_TRACEBACK"):
-            traceback.print_exc()
-        elif os.environ.get("RANK", "0") == "0" or isinstance(error, OSError):
-            sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None

@@ -42,7 +42,7 @@ def processes(choice: str = "auto") -> Iterator[torch.device]:
     """Join the process group that ``torchrun`` prepared, if any, and yield this process's device.
 
     Raises:
-        ValueError: ``cuda`` is asked for and there is none.
+        ValueError: the device that is asked for is not here.
     """
     device = pick_device(choice)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -70,16 +70,33 @@ def _join(backend: str) -> None:
 
 
 def pick_device(choice: str = "auto") -> torch.device:
-    """The device of this process: with ``auto`` its own GPU when there is one.
+    """The device of this process.
+
+    Args:
+        choice: ``cpu``; ``cuda`` for this process's own GPU; ``cuda:N`` for a certain one; ``mps``; or
+            ``auto`` for its own GPU when there is one.
 
     Raises:
-        ValueError: ``cuda`` is asked for and there is none.
+        ValueError: that device is not here.
     """
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda, but torch sees no CUDA device here; use device=cpu or device=auto")
-    if choice == "cpu" or not torch.cuda.is_available():
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if choice == "cpu" or (choice == "auto" and not count):
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    if choice == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("device=mps, but torch sees no Apple GPU here; use device=cpu or device=auto")
+        return torch.device("mps")
+    own = int(os.environ.get("LOCAL_RANK", "0")) % max(1, count)
+    index = int(choice.removeprefix("cuda:")) if choice.startswith("cuda:") else own
+    if not count:
+        raise ValueError(
+            f"device={choice}, but torch sees no CUDA device here; use device=cpu or device=auto"
+        )
+    if index >= count:
+        raise ValueError(f"device={choice}, but the GPUs here are cuda:0 to cuda:{count - 1}")
+    if index != own and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"device={choice} is one GPU for several processes; use device=cuda, one for each")
+    device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
 

@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all, and tensors read without running code."""
+"""Files that appear whole or not at all; text of bounded length; tensors read without running code."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pickle
+import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,25 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path, *, most: int = 1 << 26) -> str:
+    """The text of a file that a setting names; what never ends, as a device or a pipe, is not read.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+
+    Raises:
+        ValueError: it is no regular file, too long, or not UTF-8.
+        OSError: it cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is a folder, a device or a pipe; give a file")
+    if found.st_size > most:
+        raise ValueError(f"{path} has {found.st_size:,} bytes, which is no such file ({most:,} at most)")
+    return path.read_text(encoding="utf-8-sig")
 
 
 def read_tensors(path: Path, source: Path | IO[bytes] | None = None) -> Any:

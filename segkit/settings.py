@@ -1,56 +1,35 @@
 """Settings are checked against the signatures they will be passed to, before anything is imported or built.
 
-The keyword-only parameters of a function, with their annotations and defaults, say which keys exist and what
-values they take. They are read from the source text, so a wrong setting is refused without importing torch.
+The keyword-only parameters of a function, with their annotations and defaults, say which keys exist, which
+must be there, and what values they take. They are read from the source text, so a wrong setting is refused
+without importing torch.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
-import types as python_types
 import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
-from segkit import components
+from segkit import components, values
+from segkit.values import (  # the names that signatures use
+    Device,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Side,
+    Size,
+)
 
+__all__ = ["Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Side", "Size"]
 
-class Range(NamedTuple):
-    """Bounds of a number; ``above`` excludes its value, ``least`` and ``most`` include theirs."""
-
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-
-    def holds(self, value: float) -> bool:
-        """Whether the value lies within; NaN never does."""
-        return (
-            (self.least is None or value >= self.least)
-            and (self.most is None or value <= self.most)
-            and (self.above is None or value > self.above)
-            and value == value
-        )
-
-    def __str__(self) -> str:
-        words = []
-        if self.above is not None:
-            words.append(f"above {self.above:g}")
-        if self.least is not None:
-            words.append(f"at least {self.least:g}")
-        if self.most is not None:
-            words.append(f"at most {self.most:g}")
-        return " and ".join(words)
-
-
-PositiveInt = Annotated[int, Range(least=1)]
-NonNegativeInt = Annotated[int, Range(least=0)]
-PositiveFloat = Annotated[float, Range(above=0)]
-NonNegativeFloat = Annotated[float, Range(least=0)]
-Fraction = Annotated[float, Range(least=0, most=1)]
-Size = PositiveInt | tuple[PositiveInt, PositiveInt]  # one side of a square, or [height, width]
-
+CONF = components.ROOT.parent / "conf"
 SECTIONS = {
     "data": "data.datasets",
     "model": "models/segmenter.py:build",
@@ -68,24 +47,24 @@ SECTIONS = {
 }
 """Where each section goes: a package of components, or ``file:function`` (``file:Class`` for its fields)."""
 
-DEVICE = Literal["auto", "cpu", "cuda"]
-SIZES = {"sizes.base": PositiveInt, "sizes.crop": Size, "sizes.bounds": Size}
+Workers = Annotated[int, Range(least=0, most=256)]
+SIZES = {"sizes.base": Side, "sizes.crop": Size, "sizes.bounds": Size}
 TRAINED = (  # of the commands that use a trained network
-    {"checkpoint": str | None, "output": str | None, "device": DEVICE, "resume": bool, "submission": bool}
+    {"checkpoint": str | None, "output": str | None, "device": Device, "resume": bool, "submission": bool}
     | SIZES
     | dict.fromkeys(("data", "model", "evaluation"), dict)
 )
 COMMANDS: dict[str, dict[str, Any]] = {
     "train": {
         "run_name": str,
-        "run_dir": str | None,
+        "run_dir": str,
         "seed": NonNegativeInt,
-        "device": DEVICE,
+        "device": Device,
         "resume": bool | Literal["auto"],
         "summary": bool,
         "profile": bool,
-        "loader.workers": NonNegativeInt,
-        "evaluation.every": PositiveFloat,
+        "loader.workers": Workers,
+        "evaluation.every": Annotated[float, Range(least=1e-4)],
     }
     | SIZES
     | dict.fromkeys(
@@ -95,7 +74,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     | {
         "save": list[Literal["ids", "colours", "overlays"]],
         "report": bool,
-        "loader.workers": NonNegativeInt,
+        "loader.workers": Workers,
     },
     "predict": TRAINED
     | {
@@ -105,63 +84,97 @@ COMMANDS: dict[str, dict[str, Any]] = {
 }
 """What each command accepts besides the keys that ``SECTIONS`` gives; ``dict`` marks a section."""
 
+OPTIONAL = {"test": ("sizes",), "predict": ("sizes", "data")}
+"""What a command does without, where a checkpoint does not say it; every other key must be there."""
+
+
+class Keys(NamedTuple):
+    """The keys of a section: what each takes, and those that must be there."""
+
+    accepted: dict[str, Any]
+    required: tuple[str, ...]
+
+
+class _Names(dict[str, Any]):
+    """The names that an annotation of a module may use: those of ``segkit.values``, and aliases it shares."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        super().__init__({**vars(typing), **vars(values)})
+        self.tree = tree
+
+    def __missing__(self, name: str) -> Any:
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
+                return eval(ast.unparse(node.value), {}, self)
+            if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+                return _names(f"{(node.module or '').removeprefix('segkit.').replace('.', '/')}.py")[name]
+        raise KeyError(name)
+
 
 @cache
-def keywords(where: str) -> dict[str, Any]:
-    """Names and annotations of the keyword-only parameters of a function, or of the fields of a class.
+def _names(file: str) -> _Names:
+    return _Names(ast.parse((components.ROOT / file).read_text(encoding="utf-8")))
+
+
+@cache
+def keywords(where: str) -> Keys:
+    """Keyword-only parameters of a function, or the fields of a class, with their annotations.
 
     Args:
         where: ``"models/segmenter.py:build"``, a file below ``segkit/`` and a name in it.
     """
     file, name = where.split(":")
-    tree = ast.parse((components.ROOT / file).read_text(encoding="utf-8"))
-    node = next(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name)
+    names = _names(file)
+    node = next(
+        n for n in names.tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name
+    )
     if isinstance(node, ast.ClassDef):
-        pairs = [(n.target, n.annotation) for n in node.body if isinstance(n, ast.AnnAssign)]
-        found = {target.id: annotation for target, annotation in pairs if isinstance(target, ast.Name)}
+        fields = [(n.target, n.annotation, n.value) for n in node.body if isinstance(n, ast.AnnAssign)]
+        found = [(ast.unparse(target), annotation, default) for target, annotation, default in fields]
     else:
-        found = {a.arg: a.annotation for a in node.args.kwonlyargs if a.annotation is not None}
-    words = {**vars(typing), **globals()}
-    return {key: eval(ast.unparse(annotation), words) for key, annotation in found.items()}
+        pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+        found = [(a.arg, a.annotation, default) for a, default in pairs if a.annotation is not None]
+    accepted = {key: eval(ast.unparse(annotation), {}, names) for key, annotation, _ in found}
+    return Keys(accepted, tuple(key for key, _, default in found if default is None))
 
 
-def check(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every value of its declared type.
 
+    Args:
+        what: a command (``train``), or a section such as ``model``.
+        settings: as they were composed.
+
     Raises:
-        ValueError: keys that do not exist, values of a wrong type or out of range; all of them, one a line,
-            each with what is accepted.
+        ValueError: keys that do not exist or are missing, values of a wrong type or out of range; all of
+            them, one a line, each with what is accepted.
     """
     faults: list[str] = []
-    checked = _check_section(settings, "", COMMANDS[command], faults)
+    if what in COMMANDS:
+        checked = _section(settings, "", COMMANDS[what], faults, optional=OPTIONAL.get(what, ()))
+    else:
+        checked = _section(settings, what, {}, faults)
     if faults:
         raise ValueError("\n".join(faults))
     return checked
 
 
-def check_section(path: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """One section, such as ``model``, with every value of its declared type.
-
-    Raises:
-        ValueError: as ``check`` does.
-    """
-    faults: list[str] = []
-    inner = {key[len(path) + 1 :]: dict for key in SECTIONS if key.startswith(f"{path}.")}
-    checked = _check_section(section, path, inner, faults)
-    if faults:
-        raise ValueError("\n".join(faults))
-    return checked
+def missing(command: str, settings: Iterable[Any]) -> list[str]:
+    """For each top-level key that is not there, how to give it."""
+    keys, _ = _keys("", {}, COMMANDS[command])
+    lost = [key for key in keys if key not in settings and key not in OPTIONAL.get(command, ())]
+    return [_missing(key, keys[key], COMMANDS[command]) for key in lost]
 
 
-def _check_section(section: Any, path: str, extra: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+def _section(
+    section: Any, path: str, extra: Mapping[str, Any], faults: list[str], *, optional: Iterable[str] = ()
+) -> dict[str, Any]:
     """One section and those inside it; what is wrong is appended to ``faults``."""
     if not isinstance(section, Mapping):
-        faults.append(
-            f"{path}={section}: this is a group; choose a file of it with {path.replace('.', '/')}={section}"
-        )
+        faults.append(_not_a_group(path, section))
         return {}
     try:
-        accepted = _accepted(path, section, extra)
+        accepted, required = _keys(path, section, extra)
     except ValueError as error:
         faults.append(f"{path}.name={section.get('name')}: {error}")
         return {}
@@ -172,97 +185,80 @@ def _check_section(section: Any, path: str, extra: Mapping[str, Any], faults: li
             faults.append(f"{full}={value}: there is no such setting; {_suggest(path, key, accepted)}")
         elif accepted[key] is dict or (accepted[key] == dict | None and value is not None):
             inner = {k[len(key) + 1 :]: v for k, v in extra.items() if k.startswith(key + ".")}
-            checked[key] = _check_section(value, full, inner, faults)
+            checked[key] = _section(value, full, inner, faults)
         else:
             try:
-                checked[key] = _coerce(value, accepted[key])
+                checked[key] = values.coerce(value, accepted[key])
             except ValueError:
-                faults.append(f"{full}={value}: must be {describe(accepted[key])}")
+                faults.append(f"{full}={value}: must be {values.describe(accepted[key])}")
+    missing = [key for key in required if key not in section and key not in optional]
+    faults += [_missing(f"{path}.{key}".lstrip("."), accepted[key], extra) for key in missing]
     return checked
 
 
-def _accepted(path: str, section: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+def _keys(path: str, section: Mapping[str, Any], extra: Mapping[str, Any]) -> Keys:
     where = SECTIONS.get(path)
     accepted = {key.split(".")[0]: dict if "." in key else kind for key, kind in extra.items()}
     if where is None:
-        return accepted
+        return Keys(accepted, tuple(accepted))
+    required = tuple(accepted)
     if ":" not in where:  # a package: the component's name says which file
         accepted["name"] = str
         where = f"{components.source(where, section.get('name')).relative_to(components.ROOT)}:build"
-    return accepted | keywords(where)
+    own = keywords(where)
+    return Keys(accepted | own.accepted, required + own.required)
+
+
+def _not_a_group(path: str, value: Any) -> str:
+    group = path.replace(".", "/")
+    if value is None and choices(group):
+        return f"{path}=null: one is needed; choose it with {group}=NAME ({', '.join(choices(group))})"
+    return f"{path}={value}: this is a group; choose a file of it with {group}={value}"
+
+
+def _missing(path: str, annotation: Any, extra: Mapping[str, Any]) -> str:
+    if annotation is not dict:
+        return f"{path} is missing; give it with {path}=... ({values.describe(annotation)})"
+    group = path.replace(".", "/")
+    if names := choices(group):
+        return f"{path} is missing; choose it with {group}=NAME ({', '.join(names)})"
+    keys = [key for key in extra if key.startswith(f"{path}.")]
+    keys += [f"{path}.{key}" for key in (keywords(SECTIONS[path]).accepted if path in SECTIONS else ())]
+    return f"{path} is missing; give it with {' '.join(f'{key}=...' for key in keys)}"
+
+
+def choices(group: str) -> list[str]:
+    """The files that can be chosen in a group such as ``model/backbone``; none where it is no group."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def choice_fault(group: str, name: str) -> str | None:
+    """What is wrong with choosing a file of a group, if anything."""
+    names = choices(group)
+    if name in (*names, "null", ""):
+        return None
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {group}={close[0]}? " if close else ""
+    return f"{group}={name}: there is no such choice; {hint}there are: {', '.join(names)}"
+
+
+def is_text(command: str, path: str) -> bool:
+    """Whether a key of the command line takes text and no number, whichever component is chosen."""
+    section, _, key = path.rpartition(".")
+    if not section:
+        return values.takes_text(COMMANDS[command].get(key, dict))
+    if section not in SECTIONS:
+        return False
+    where = SECTIONS[section]
+    folder = where.replace(".", "/")
+    modules = [where] if ":" in where else [f"{folder}/{n}.py:build" for n in components.available(where)]
+    signatures = [keywords(module).accepted for module in modules]
+    kinds = [accepted[key] for accepted in signatures if key in accepted]
+    return bool(kinds) and all(values.takes_text(kind) for kind in kinds)
 
 
 def _suggest(path: str, key: str, accepted: Iterable[str]) -> str:
     names = sorted(accepted)
-    close = difflib.get_close_matches(key, names, n=1)
-    hint = (
-        f"did you mean {path}.{close[0]}? "
-        if close and path
-        else f"did you mean {close[0]}? "
-        if close
-        else ""
-    )
-    return f"{hint}{path or 'the top level'} accepts: {', '.join(names)}"
-
-
-def _coerce(value: Any, annotation: Any) -> Any:
-    """The value as the annotation wants it; an int where a float is meant becomes one.
-
-    Raises:
-        ValueError: the value does not fit.
-    """
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        value = _coerce(value, arguments[0])
-        if all(limit.holds(value) for limit in arguments[1:]):
-            return value
-    elif origin is Literal:
-        if any(value == word and type(value) is type(word) for word in arguments):
-            return value
-    elif origin in (typing.Union, python_types.UnionType):
-        return _first_fit(value, arguments)
-    elif origin in (list, tuple):
-        return _coerce_items(value, origin, arguments)
-    elif annotation is float and type(value) is int:
-        return float(value)
-    elif annotation in (None, type(None)) and value is None:
-        return None
-    elif isinstance(annotation, type) and type(value) is annotation:
-        return value
-    raise ValueError(value)
-
-
-def _first_fit(value: Any, annotations: Iterable[Any]) -> Any:
-    for annotation in annotations:
-        try:
-            return _coerce(value, annotation)
-        except ValueError:
-            continue
-    raise ValueError(value)
-
-
-def _coerce_items(value: Any, origin: type, arguments: tuple[Any, ...]) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        raise ValueError(value)
-    variadic = origin is list or arguments[-1] is Ellipsis
-    kinds = (arguments[0],) * len(value) if variadic else arguments
-    if len(kinds) != len(value):
-        raise ValueError(value)
-    return [_coerce(item, kind) for item, kind in zip(value, kinds, strict=True)]
-
-
-def describe(annotation: Any) -> str:
-    """What an annotation accepts, in words."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        return f"{describe(arguments[0])} {' and '.join(str(limit) for limit in arguments[1:])}"
-    if origin is Literal:
-        return f"one of {', '.join(str(word) for word in arguments)}"
-    if origin in (typing.Union, python_types.UnionType):
-        return " or ".join(describe(argument) for argument in arguments)
-    if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
-        return f"a list of {describe(arguments[0])}"
-    if origin is tuple:
-        return f"[{', '.join(describe(argument) for argument in arguments)}]"
-    plain = {str: "text", int: "an integer", float: "a number", bool: "true or false", dict: "a group"}
-    return plain.get(annotation, "null")
+    close = difflib.get_close_matches(str(key), names, n=1)
+    full = f"{path}.{close[0]}".lstrip(".") if close else ""
+    return f"{f'did you mean {full}? ' if full else ''}{path or 'the top level'} accepts: {', '.join(names)}"

@@ -15,7 +15,7 @@ from segkit import checkpoint, distributed, inference
 from segkit.data.labels import LabelTable, built_in
 from segkit.data.pairs import read_image
 from segkit.models import segmenter
-from segkit.settings import check_section
+from segkit.settings import check
 
 
 class Trained(NamedTuple):
@@ -117,11 +117,7 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
 
 def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:
     """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
-    network = check_section("model", network)
-    if missing := {"backbone", "head"} - network.keys():
-        raise ValueError(
-            f"the settings in the checkpoint name no model.{' and no model.'.join(sorted(missing))}"
-        )
+    network = check("model", network)
     blank = {key: value for key, value in network.items() if key != "weights"}  # where training started from
     blank["backbone"] = {key: value for key, value in network["backbone"].items() if key != "weights"}
     model = segmenter.build(table.num_classes, **blank)

@@ -38,11 +38,11 @@ processes.set_forkserver_preload(IMPORTED)
 class Run:
     """One run, or one rank of it, going on in another process."""
 
-    def __init__(self, folder, *settings, before=None, environment=None, output=None):
+    def __init__(self, folder, *settings, before=None, environment=None, output=None, small=SMALL):
         self.folder, self.output = Path(folder), Path(output or f"{folder}.{time.monotonic_ns()}.output")
         self.output.parent.mkdir(parents=True, exist_ok=True)
         where = [f"run_dir={self.folder.parent}", f"run_name={self.folder.name}"]
-        arguments = (["train_seg.py", *SMALL, *settings, *where], self.output, before, environment or {})
+        arguments = (["train_seg.py", *small, *settings, *where], self.output, before, environment or {})
         self.process = processes.Process(target=_train, args=arguments)
         self.process.start()
 

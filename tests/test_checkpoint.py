@@ -63,8 +63,8 @@ def test_a_run_is_never_overwritten_nor_resumed_from_nothing(tmp_path):
         opened(folder, resume=True)
     assert not folder.exists()
     assert opened(folder, resume="auto") is None
-    assert not folder.exists()  # nothing came of it
-    folder.mkdir()
+    assert not folder.parent.exists()  # nothing came of it
+    folder.mkdir(parents=True)
     checkpoints(folder).save(state(5))
     (folder / "best.pt.part").touch()
     with pytest.raises(

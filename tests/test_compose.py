@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from segkit import settings
 from segkit.compose import CONF, accept_any_key, plain, swept
+from segkit.compose import composed as schema_composed
 
 ROOT = CONF.parent
 
@@ -48,7 +49,7 @@ def test_a_yaml_says_every_key_its_signature_has(path):
     section = composed("data=folder")
     for key in path.split("."):
         section = section[key]
-    accepted = set(settings._accepted(path, section, {}))
+    accepted = set(settings._keys(path, section, {}).accepted)
     assert accepted <= set(section), f"{path} does not say {accepted - set(section)}"
 
 
@@ -63,6 +64,8 @@ def test_a_yaml_says_every_key_its_signature_has(path):
         ("~loss", "~loss"),
         ("hydra.run.dir=x", "hydra.run.dir=x"),
         ("--cfg", "--cfg"),
+        ("run_name=2026_11", "++run_name='2026_11'"),
+        ("seed=2026_11", "++seed=2026_11"),
     ],
 )
 def test_keys_are_passed_so_that_our_check_sees_them(typed, passed):
@@ -94,7 +97,7 @@ WRONG = {
     "model.backbone.output_stride=7": "model.backbone.output_stride=7: must be one of 8, 16, 32",
     "data.rooot=x": "data.rooot=x: there is no such setting; did you mean data.root? data accepts: ",
     "+bogus=1": "bogus=1: there is no such setting; the top level accepts: ",
-    "model=nope": "deeplabv3_resnest101",
+    "model=nope": "model=nope: there is no such choice; there are: deeplabv3_demo, deeplabv3_resnest101",
     "model.backbone=resnest50": "choose a file of it with model/backbone=resnest50",
     "device=gpu": "device=gpu: must be one of auto, cpu, cuda",
 }
@@ -127,3 +130,140 @@ def test_a_missing_root_says_what_was_looked_for_and_what_prepares_it(tmp_path):
     assert "data/camvid" in answer.stderr
     assert "datasets/camvid.py prepare" in answer.stderr
     assert not Path(tmp_path, "runs").exists()
+
+
+BROKEN = {  # what Hydra or OmegaConf trip over, and what we say
+    "augment=${oc.env:NOPE,null}": "the settings cannot be composed",
+    "+evaluation=[1,[2]]": "the settings cannot be composed",
+    f"hydra/launcher={'x' * 300}": "Could not find 'hydra/launcher/xxx",
+    "~sizes": "sizes is missing; give it with sizes.base=... sizes.crop=... sizes.bounds=...",
+    "seed=${nope}": "seed: Interpolation key 'nope' not found",
+    "hydra/launcher=nope": "Could not find 'hydra/launcher/nope'",
+    "~nope": "Could not delete",
+    "model=typo": "model=typo: there is no such choice; there are: deeplabv3_demo, ",
+    "model=deeplabv3_resnest5": "did you mean model=deeplabv3_resnest50?",
+    "model/backbone=resnet5O": "did you mean model/backbone=resnet50?",
+    "loss=typo": "loss=typo: there is no such choice; there are: cross_entropy",
+    "experiment=dmeo": "did you mean experiment=demo?",
+    "--lr": "--lr: settings are written key=value without dashes: lr=VALUE",
+    "--schedule.lr=0.1": "settings are written key=value without dashes: schedule.lr=0.1",
+    "-x": "settings are written key=value without dashes: x=VALUE",
+    "demo": "demo: settings are written key=value; did you mean experiment=demo?",
+    "runs/demo/best.pt": "did you mean checkpoint=runs/demo/best.pt?",
+    "seed": "seed: settings are written key=value, see --help",
+    # what is taken out
+    "~seed": "seed is missing; give it with seed=...",
+    "~loader": "loader is missing; give it with loader.workers=...",
+    "~schedule.lr": "schedule.lr is missing; give it with schedule.lr=... (a number above 0",
+    "~model.backbone": "model.backbone is missing; choose it with model/backbone=NAME",
+    "~model.backbone.name": "model.backbone.name=None: no None in segkit/models/backbones",
+    "~model": "model is missing; choose it with model=NAME (deeplabv3_demo, ",
+    "~data": "data is missing; choose it with data=NAME",
+    "~augment": "augment is missing; choose it with augment=NAME",
+    "~checkpoint": "checkpoint is missing; give it with checkpoint.every=...",
+    "~evaluation.every": "evaluation.every is missing",
+    "~run_dir": "run_dir is missing; give it with run_dir=... (text)",
+    "model=null": "model",
+    "schedule=null": "schedule",
+    # what is no number, or too much of one
+    "schedule.lr=inf": "schedule.lr=inf: must be a number above 0",
+    "schedule.lr=nan": "schedule.lr=nan: must be a number above 0",
+    "schedule.epochs=-inf": "schedule.epochs=-inf: must be a number above 0",
+    "schedule.clip_gradient=inf": "schedule.clip_gradient=inf: must be",
+    "augment.rotation=inf": "augment.rotation=inf: must be a number at least 0",
+    "augment.scales=[nan,nan]": "augment.scales=[nan, nan]: must be",
+    "evaluation.scales=[inf]": "evaluation.scales=[inf]: must be",
+    "evaluation.memory=inf": "evaluation.memory=inf: must be",
+    "model.mean=[nan,0,0]": "model.mean=[nan, 0, 0]: must be",
+    "augment.crop_size=30000": "augment.crop_size=30000: must be an integer at least 1 and at most 16384",
+    "sizes.crop=30000": "sizes.crop=30000: must be an integer at least 1 and at most 16384",
+    "seed=1e400": "seed=inf: must be an integer",
+    f"seed={10**30}": "must be an integer at least 0",
+    f"schedule.iterations={10**30}": "must be an integer at least 1",
+    "loader.workers=100000": "loader.workers=100000: must be an integer at least 0 and at most 256",
+    "evaluation.every=1e-300": "evaluation.every=1e-300: must be a number at least 0.0001",
+    "checkpoint.minutes=inf": "checkpoint.minutes=inf: must be a number above 0",
+    "checkpoint.keep=0": "checkpoint.keep=0: must be an integer at least 1",
+    "run_name=[1,2]": "run_name=[1, 2]: must be text",
+    "device=cuda:x": "device=cuda:x: must be one of auto, cpu, cuda, cuda:N, mps",
+}
+
+
+@pytest.mark.parametrize("wrong", BROKEN)
+def test_whatever_is_typed_ends_in_one_message_and_status_2(wrong, tmp_path, monkeypatch, capsys, run_here):
+    monkeypatch.chdir(tmp_path)
+    assert run_here("train_seg", wrong, "run_dir=x" if wrong != "~run_dir" else "seed=1") == 2
+    said = capsys.readouterr().err
+    assert BROKEN[wrong] in said
+    assert said.startswith("error: ")
+    assert said.count("error: ") == 1
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", ["augment=${oc.env:NOPE,null}", "model=typo", "--lr", "~seed"])
+def test_the_command_itself_says_it_so(wrong, tmp_path):
+    answer = run(wrong, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: ")
+    assert BROKEN[wrong] in answer.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "key", "expected"),
+    [
+        ("run_name=1", "run_name", "1"),
+        ("run_name=2026_11_21", "run_name", "2026_11_21"),
+        ("run_name=true", "run_name", "true"),
+        ("run_name=nan", "run_name", "nan"),
+        ("run_name=1e3", "run_name", "1e3"),
+        ("+run_name=7", "run_name", "7"),
+        ("data.train_split=0.8", "data.train_split", "0.8"),
+        ("data.root=2026", "data.root", "2026"),
+        ("seed=3", "seed", 3),
+        ("device=cuda:1", "device", "cuda:1"),
+        ("device=mps", "device", "mps"),
+    ],
+)
+def test_numbers_are_text_where_text_is_meant(typed, key, expected):
+    value = schema_composed(
+        "train", ["data=folder", "run_name=a", typed] if "run_name" not in typed else [typed]
+    )
+    for part in key.split("."):
+        value = value[part]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def imports_torch(answer):
+    """Whether a run of ``python -v`` tells of torch."""
+    return "import 'torch'" in answer.stderr
+
+
+def test_what_is_refused_is_refused_before_torch_is_imported(tmp_path):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "iteration_0000001.pt").touch()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONVERBOSE": "1"}
+    for arguments, words in (
+        (["data=camvid", "run_name=b"], "datasets/camvid.py prepare"),
+        (["data=folder", "data.root=nowhere", "run_name=b"], "nowhere"),
+        (["run_name=a"], "holds a run already"),
+        (["run_name=b", "resume=true"], "there is no checkpoint in runs/b to resume"),
+        (["schedule.lr=-1"], "must be a number above 0"),
+        ([], ""),
+    ):
+        answer = subprocess.run(
+            [sys.executable, str(ROOT / "train_seg.py"), *arguments],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert words in answer.stderr
+        assert answer.returncode == (2 if arguments else 0)
+        assert "import 'hydra'" in answer.stderr
+        assert not imports_torch(answer), arguments
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["a"]
+
+
+def test_without_arguments_a_command_prints_its_help(run_here, capsys):
+    assert run_here("train_seg") == 0
+    assert "Keys people set most" in capsys.readouterr().out

@@ -78,6 +78,13 @@ def test_shares_split_everything_without_overlap_and_by_seed(tmp_path):
     assert set(folder.build("val", **build, seed=1).names) != val
 
 
+@pytest.mark.parametrize(("number", "share"), [("0.8", "80%"), (".25", "25%"), ("0.575", "57.5%")])
+def test_a_share_may_be_written_as_a_number(number, share, tmp_path):
+    root = make(tmp_path, [f"{index:02d}" for index in range(20)])
+    expected = folder.build("train", root=root, train_split=share).names
+    assert folder.build("train", root=root, train_split=number).names == expected
+
+
 def test_several_roots_stand_one_after_another(tmp_path):
     roots = [make(tmp_path / name, ["train/a"]) for name in ("one", "two")]
     dataset = folder.build("train", root=roots)

@@ -83,7 +83,7 @@ def test_settings_in_a_checkpoint_are_checked_like_typed_ones(tmp_path):
     with pytest.raises(ValueError, match=r"model.evil=1: there is no such setting"):
         segkit.load(tmp_path / "a.pt")
     torch.save({**content, "settings": {}}, tmp_path / "b.pt")
-    with pytest.raises(ValueError, match=r"name no model\.backbone and no model\.head"):
+    with pytest.raises(ValueError, match=r"model\.backbone is missing; .*\nmodel\.head is missing"):
         segkit.load(tmp_path / "b.pt")
 
 

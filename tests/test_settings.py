@@ -6,8 +6,12 @@ from typing import Literal
 
 import pytest
 
-from segkit import components, settings
+from segkit import components, settings, values
+from segkit.compose import composed
 from segkit.settings import PositiveFloat, PositiveInt, Size
+from segkit.values import Device
+
+WHOLE = composed("train", ["run_name=a", "data=folder"])
 
 
 def _schedule(**changes):
@@ -18,7 +22,14 @@ def _schedule(**changes):
         "optimiser": {"name": "sgd", "momentum": 0.9},
         "policy": {"name": "poly", "power": 1},
     }
-    return {"schedule": {**plain, **changes}}
+    return {**WHOLE, "schedule": {**plain, **changes}}
+
+
+def _without(tree, path):
+    """A copy of a tree of settings without one of its keys."""
+    key, _, rest = path.partition(".")
+    inner = {key: _without(tree[key], rest)} if rest else {}
+    return {k: v for k, v in tree.items() if k != key} | inner
 
 
 def test_an_integer_where_a_number_is_meant_becomes_one():
@@ -69,17 +80,23 @@ def test_all_faults_are_told_at_once():
     ("value", "annotation", "expected"),
     [
         (480, Size, 480),
-        ([240, 320], Size, [240, 320]),
+        ([240, 320], Size, (240, 320)),
         (3, PositiveInt | None, 3),
         (None, PositiveInt | None, None),
         ([1, 2], list[PositiveFloat], [1.0, 2.0]),
-        ([], tuple[float, ...], []),
+        ([], tuple[float, ...], ()),
+        (1, str, "1"),
+        (0.8, str, "0.8"),
+        (float("nan"), str | None, "nan"),
+        (True, str | list[str], "true"),
+        (0, str | None | PositiveInt | Literal[0], 0),
+        ("cuda:1", Device, "cuda:1"),
         ("auto", bool | Literal["auto"], "auto"),
         (8, Literal[8, 16, 32], 8),
     ],
 )
 def test_values_that_fit_pass(value, annotation, expected):
-    assert settings._coerce(value, annotation) == expected
+    assert values.coerce(value, annotation) == expected
 
 
 @pytest.mark.parametrize(
@@ -94,16 +111,26 @@ def test_values_that_fit_pass(value, annotation, expected):
         (1, bool),
         (2, list[int]),
         ([-1], tuple[PositiveFloat, PositiveFloat]),
+        (float("inf"), float),
+        (float("-inf"), float),
+        (float("nan"), float),
+        (10**400, float),
+        (10**400, int),
+        (-(2**63), int),
+        (30000, Size),
+        ("cuda:", Device),
+        ("cuda:1x", Device),
     ],
 )
 def test_values_that_do_not_fit_are_refused(value, annotation):
     with pytest.raises(ValueError, match=re.escape(str(value))):
-        settings._coerce(value, annotation)
+        values.coerce(value, annotation)
 
 
 def test_a_size_is_described_in_words():
-    assert settings.describe(Size) == (
-        "an integer at least 1 or [an integer at least 1, an integer at least 1]"
+    assert values.describe(Size) == (
+        "an integer at least 1 and at most 16384 or [an integer at least 1 and at most 16384,"
+        " an integer at least 1 and at most 16384]"
     )
 
 
@@ -124,3 +151,59 @@ def test_checking_takes_no_time_to_speak_of():
     begin = time.perf_counter()
     settings.check("train", _schedule())
     assert time.perf_counter() - begin < 0.5
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("seed", r"seed is missing; give it with seed=\.\.\. \(an integer at least 0\)"),
+        ("schedule.lr", r"schedule.lr is missing; give it with schedule.lr=\.\.\. \(a number above 0\)"),
+        ("loader", r"loader is missing; give it with loader.workers=\.\.\."),
+        ("loader.workers", r"loader.workers is missing"),
+        ("model.backbone", r"model.backbone is missing; choose it with model/backbone=NAME \(.*resnest50"),
+        ("model.backbone.name", r"no None in segkit/models/backbones; there are: .*resnest"),
+        ("data", r"data is missing; choose it with data=NAME \(ade20k, camvid"),
+        ("data.root", r"data.root is missing; give it with data.root=\.\.\."),
+        ("checkpoint", r"checkpoint is missing; give it with checkpoint.every=\.\.\. checkpoint.minutes="),
+        ("evaluation.every", r"evaluation.every is missing"),
+        ("schedule.optimiser", r"schedule.optimiser is missing; choose it with schedule/optimiser=NAME"),
+    ],
+)
+def test_a_key_that_must_be_there_is_named_with_how_to_give_it(path, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        settings.check("train", _without(WHOLE, path))
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", ["augment.scales", "evaluation.scales", "runtime", "sizes"])
+def test_what_was_checked_is_checked_again_without_a_change(path):
+    section = WHOLE
+    for key in path.split("."):
+        section = section[key]
+    assert isinstance(section, tuple | dict)
+    assert settings.check("train", WHOLE) == WHOLE
+
+
+def test_an_annotation_may_use_an_alias_of_its_module_or_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(components, "ROOT", tmp_path)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "words.py").write_text(
+        "from typing import Literal\nOnError = Literal['stop', 'skip']\n"
+    )
+    (tmp_path / "own.py").write_text(
+        "from segkit.shared.words import OnError\nfrom segkit.settings import PositiveInt\n"
+        "Some = tuple[PositiveInt, ...] | None\n"
+        "def build(total, *, on_error: OnError, sides: Some = None): ...\n"
+    )
+    found = settings.keywords("own.py:build")
+    assert found.accepted == {"on_error": Literal["stop", "skip"], "sides": tuple[PositiveInt, ...] | None}
+    assert found.required == ("on_error",)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("run_name", True), ("data.root", True), ("data.train_split", True), ("model.weights", True),
+     ("seed", False), ("schedule.lr", False), ("data.seed", False), ("no.such", False)],
+)  # fmt: skip
+def test_keys_that_take_text_are_known(path, expected):
+    assert settings.is_text("train", path) is expected

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit import files
 from segkit.settings import Fraction, NonNegativeFloat
 from segkit.types import IGNORE_INDEX, Logits
 
@@ -98,7 +99,7 @@ def read_class_weights(source: str | list[float] | None, num_classes: int) -> Te
     values = source
     if isinstance(source, str):
         try:
-            values = [float(line) for line in Path(source).read_text(encoding="utf-8").split()]
+            values = [float(line) for line in files.read_text(Path(source)).split()]
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"loss.class_weights={source}: one number a line is wanted, but {error}"

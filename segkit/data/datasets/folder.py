@@ -72,6 +72,8 @@ def build(
 
 
 def _split(root: Path, part: str, split: str, seed: int) -> Found:
+    if re.fullmatch(r"0?\.\d+", part):  # 0.8 is 80%
+        part = f"{100 * float(part):g}%"
     if share := re.fullmatch(r"(\d+(?:\.\d+)?)%", part):
         pairs, problems = match(root / "images", root / "masks")
         order = np.random.default_rng(seed).permutation(len(pairs))

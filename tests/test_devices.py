@@ -1,0 +1,59 @@
+"""Which device a process takes, and what it says of one that is not there."""
+
+import pytest
+import torch
+
+from segkit import distributed
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """So many GPUs, as torch would tell of them."""
+
+    def pretend(count, mps=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("choice", "count", "local_rank", "expected"),
+    [
+        ("auto", 0, "0", "cpu"),
+        ("auto", 2, "1", "cuda:1"),
+        ("cpu", 2, "0", "cpu"),
+        ("cuda", 4, "2", "cuda:2"),
+        ("cuda:1", 2, "0", "cuda:1"),
+        ("mps", 0, "0", "mps"),
+    ],
+)
+def test_the_device_that_is_asked_for(choice, count, local_rank, expected, gpus, monkeypatch):
+    gpus(count, mps=True)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert distributed.pick_device(choice) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("choice", "count", "message"),
+    [
+        ("cuda", 0, "device=cuda, but torch sees no CUDA device here; use device=cpu or device=auto"),
+        ("cuda:1", 0, "device=cuda:1, but torch sees no CUDA device here"),
+        ("cuda:7", 2, "device=cuda:7, but the GPUs here are cuda:0 to cuda:1"),
+        ("mps", 2, "device=mps, but torch sees no Apple GPU here; use device=cpu or device=auto"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line(choice, count, message, gpus):
+    gpus(count)
+    with pytest.raises(ValueError, match=message):
+        distributed.pick_device(choice)
+
+
+def test_one_gpu_for_several_processes_is_refused(gpus, monkeypatch):
+    gpus(2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ValueError, match="device=cuda:1 is one GPU for several processes; use device=cuda"):
+        distributed.pick_device("cuda:1")

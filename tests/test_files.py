@@ -1,0 +1,40 @@
+"""Text that a setting names is read to its end, if it has one."""
+
+import os
+
+import pytest
+
+from segkit import files
+from segkit.losses import cross_entropy
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/urandom"])
+def test_a_device_is_refused_and_not_read(name):
+    with pytest.raises(
+        ValueError, match=rf"loss.class_weights={name}: .*{name} is a folder, a device or a pipe; give a"
+    ):
+        cross_entropy.build(2, class_weights=name)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is a folder, a device or a pipe; give a file"):
+        files.read_text(tmp_path / "pipe")
+
+
+def test_a_file_that_is_too_long_is_refused(tmp_path):
+    file = tmp_path / "long.txt"
+    with file.open("wb") as content:
+        content.truncate(1 << 40)  # a hole; it takes no room
+    with pytest.raises(ValueError, match=r"long.txt has 1,099,511,627,776 bytes, which is no such file"):
+        files.read_text(file)
+
+
+def test_text_is_read_whole_without_a_mark_of_its_order(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf0.5\n\xc3\xa4\n")
+    assert files.read_text(tmp_path / "a.txt") == "0.5\nä\n"
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="utf-8"):
+        files.read_text(tmp_path / "b.txt")
+    with pytest.raises(ValueError, match="is a folder, a device or a pipe"):
+        files.read_text(tmp_path)
