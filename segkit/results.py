@@ -28,9 +28,9 @@ LEGEND_WIDTH = 1000  # pixels; a wider picture has its legend enlarged, so that 
 def folder(settings: dict[str, Any], name: str) -> Path:
     """Where a command writes: ``output``, or a folder of this name beside the checkpoint or in ``runs/``."""
     if settings["output"] is not None:
-        return Path(settings["output"])
+        return Path(settings["output"]).expanduser()
     if settings["checkpoint"] is not None:
-        return Path(settings["checkpoint"]).parent / name
+        return Path(settings["checkpoint"]).expanduser().parent / name
     return Path("runs", Path(settings["model"]["weights"]).stem, name)
 
 

@@ -28,16 +28,19 @@ class Picture(NamedTuple):
 
 def is_video(source: str | int) -> bool:
     """Whether pictures come one after another, from a file or a camera."""
-    return isinstance(source, int) or (Path(source).suffix.lower() in VIDEOS and not Path(source).is_dir())
+    if isinstance(source, int):
+        return True
+    place = Path(source).expanduser()
+    return place.suffix.lower() in VIDEOS and not place.is_dir()
 
 
 def title(source: str | int) -> str:
     """A short name for what is given."""
     if isinstance(source, int):
         return f"camera{source}"
-    place = Path(source)
+    place = Path(source).expanduser()
     if not place.exists() and glob.has_magic(source):
-        place = _fixed_part(source)
+        place = _fixed_part(str(place))
     return place.resolve().stem or "pictures"
 
 
@@ -49,7 +52,7 @@ def find(source: str | int | None) -> list[Picture]:
     """
     if source is None or source == "":
         raise ValueError(f"input= is missing: give {ACCEPTED}")
-    if isinstance(source, int) or (is_video(source) and Path(source).is_file()):
+    if isinstance(source, int) or (is_video(source) and Path(source).expanduser().is_file()):
         return []
     place = Path(source).expanduser()
     if place.is_dir():

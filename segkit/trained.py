@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from segkit import checkpoint, distributed, inference
-from segkit.data.labels import LabelTable, built_in
+from segkit.data import labels
+from segkit.data.labels import LabelTable
 from segkit.data.pairs import read_image
 from segkit.models import segmenter
 from segkit.settings import check
@@ -33,7 +34,7 @@ class Predictor:
     """
 
     def __init__(self, trained: Trained, protocol: inference.Protocol) -> None:
-        self.table, self.protocol = trained.table, protocol
+        self.table, self.protocol = trained.table, protocol.on(next(trained.model.parameters()).device)
         self.model = inference.prepare(trained.model, precision=protocol.precision)
 
     def predict(self, image: np.ndarray | str | Path) -> np.ndarray:
@@ -60,7 +61,7 @@ def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol
     Raises:
         ValueError: the file is missing, damaged, or not a checkpoint of segkit.
     """
-    content = checkpoint.read(file)
+    content = checkpoint.read(Path(file).expanduser())
     table = LabelTable.from_plain(content["classes"])
     model = _rebuilt(content, content["settings"].get("model", {}), table)
     return Predictor(
@@ -88,7 +89,7 @@ def beneath(given: dict[str, Any]) -> dict[str, Any]:
             f"checkpoint={file} holds a network with its weights; leave out model=... and model.weights=..., "
             "or leave out checkpoint="
         )
-    own = checkpoint.read(file)["settings"]
+    own = checkpoint.read(Path(file).expanduser())["settings"]
     kept = ("model",) if "name" in given.get("data", {}) else ("model", "data", "sizes")
     return {section: own[section] for section in kept if section in own}
 
@@ -104,14 +105,10 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
         ValueError: the weights do not fit the network, or the classes are not known.
     """
     if settings["checkpoint"] is not None:
-        content = checkpoint.read(settings["checkpoint"])
+        content = checkpoint.read(Path(settings["checkpoint"]).expanduser())
         table = LabelTable.from_plain(content["classes"])
         return Trained(_rebuilt(content, settings["model"], table).to(device), table)
-    name = settings["data"]["name"]
-    if name == "folder":
-        table = LabelTable.read(Path(settings["data"]["root"], settings["data"]["classes"]), name)
-    else:
-        table = built_in(name)
+    table = labels.of_settings(settings["data"])
     return Trained(segmenter.build(table.num_classes, **settings["model"]).to(device), table)
 
 

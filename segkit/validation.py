@@ -56,13 +56,10 @@ def validate(
         loss.add(sample, strip)
 
     monitor.say(f"validating on {len(dataset):,} images")
-    try:
-        result = inference.evaluate(
-            run.scored, dataset, protocol, workers=workers, on_image=shown.add, on_strip=leave_if_asked
-        )
-    except EnoughError:  # before the first image was counted, on every process
-        result = None
-    if run.asked_to_leave() or result is None:
+    result = inference.evaluate(
+        run.scored, dataset, protocol, workers=workers, on_image=shown.add, on_strip=leave_if_asked
+    )
+    if run.asked_to_leave():
         return None
     run.owes_scores = False
     losses = loss.mean()

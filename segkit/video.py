@@ -29,7 +29,7 @@ class Video:
 
     def __init__(self, source: str | int) -> None:
         self.source, self.endless = source, isinstance(source, int)
-        self.capture = cv2.VideoCapture(source)
+        self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(Path(source).expanduser()))
         if not self.capture.isOpened():
             what = "no camera answers" if self.endless else "not a video that can be read"
             raise ValueError(f"input={source}: {what}")

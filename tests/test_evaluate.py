@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from segkit.inference import evaluate, predict, prepare, protocol
+from segkit.data.labels import DataError
+from segkit.inference import EnoughError, evaluate, predict, prepare, protocol
 from segkit.metrics import ConfusionMatrix, scores
 from segkit.types import Logits, Sample
 
@@ -169,6 +170,73 @@ def test_categories_and_boundaries_are_scored_where_they_are_known():
     assert "mIoU_boundary" not in evaluate(ByColour(), Noise(), protocol()).scores
 
 
+@pytest.mark.parametrize("name", ["ade20k", "noise"])
+def test_the_score_of_ade20k_is_told_of_its_own_data_alone(name):
+    dataset = Noise(3)
+    dataset.table.name = name
+    found = evaluate(ByColour(), dataset, protocol()).scores
+    mean = (found["pixAcc"] + found["mIoU"]) / 2
+    assert found.get("ADE20K") == (mean if name == "ade20k" else None)
+
+
+class Damaged(Noise):
+    """The pictures 1 and 4 cannot be read."""
+
+    on_error = "skip"
+
+    def read(self, index):
+        if index in (1, 4):
+            raise DataError("damaged", f"{index}.png", "not an image", "copy it again")
+        return super().read(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_read_is_skipped_told_and_counted_where_that_is_wanted(workers, caplog):
+    model, matrix = ByColour().eval(), ConfusionMatrix(K)
+    for index in (0, 2, 3, 5, 6):
+        sample = Noise().read(index)
+        matrix.update(sample.label, predict(model, sample.image, protocol()))
+    found = evaluate(model, Damaged(), protocol(), workers=workers)
+    assert torch.equal(found.counts, matrix.counts)
+    assert (found.images, found.skipped) == (5, 2)
+    assert "skipped, 2 by now: 4.png: not an image; copy it again" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_ends_an_evaluation_otherwise(workers):
+    dataset = Damaged()
+    dataset.on_error = "stop"
+    with pytest.raises(DataError, match=r"1\.png: not an image; copy it again"):
+        evaluate(ByColour(), dataset, protocol(), workers=workers)
+
+
+def test_not_one_readable_picture_is_said():
+    class AllDamaged(Damaged):
+        def read(self, index):
+            return super().read(1)
+
+    with pytest.raises(ValueError, match=r"nothing to score: none of the 7 images can be read; 1\.png: not"):
+        evaluate(ByColour(), AllDamaged(), protocol())
+
+
+def test_enough_may_come_before_the_first_picture_is_counted():
+    def leave(*_):
+        raise EnoughError
+
+    found = evaluate(ByColour(), Noise(), protocol(boundary=True), on_image=leave)
+    assert (found.images, found.scores, int(found.counts.sum())) == (0, {}, 0)
+
+
+def test_enough_keeps_what_was_counted():
+    def leave(sample, _):
+        if sample.name == "2":
+            raise EnoughError
+
+    found = evaluate(ByColour(), Noise(), protocol(), on_image=leave)
+    assert found.images == 2
+    assert torch.equal(found.counts, evaluate(ByColour(), Noise(2), protocol()).counts)
+
+
 class Interrupted(Noise):
     def read(self, index):
         if index == 4:
@@ -221,7 +289,8 @@ import sys
 import torch
 sys.path.insert(0, sys.argv[2])
 from segkit import distributed
-from segkit.inference import evaluate, protocol
+from segkit.data.labels import DataError
+from segkit.inference import EnoughError, evaluate, protocol
 from test_evaluate import ByColour, Noise
 torch.set_num_threads(1)
 with distributed.processes("cpu"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segkit.inference import fold, prepare
+from segkit.inference import fold, prepare, protocol
 from segkit.models import segmenter
 
 
@@ -130,3 +131,26 @@ def test_a_model_that_folding_would_change_runs_as_it_is(model, monkeypatch, cap
     with torch.inference_mode():
         assert torch.allclose(prepare(model)(image).main, model(image).main, atol=1e-4)
     assert "folding batch norms changed what this model says" in caplog.text
+
+
+@pytest.mark.parametrize("has_units", [True, False])
+def test_auto_is_bf16_where_the_machine_has_it(model, has_units, monkeypatch, caplog):
+    module = importlib.import_module("segkit.inference.protocol")
+    monkeypatch.setattr(module, "supports_bf16", lambda _: has_units)
+    monkeypatch.setattr(
+        importlib.import_module("segkit.inference.prepare"), "supports_bf16", lambda _: has_units
+    )
+    expected = torch.bfloat16 if has_units else torch.float32
+    assert next(prepare(model, precision="auto").parameters()).dtype == expected
+    how = protocol(precision="auto").on(torch.device("cpu"))
+    assert how.precision == ("bf16" if has_units else "float32")
+    assert not caplog.text
+
+
+def test_bf16_that_will_be_slow_is_told_once(model, monkeypatch, caplog):
+    module = importlib.import_module("segkit.inference.prepare")
+    monkeypatch.setattr(module, "supports_bf16", lambda _: False)
+    module._tell_that_bf16_is_slow.cache_clear()
+    for _ in range(2):
+        prepare(model, precision="bf16")
+    assert caplog.text.count("this cpu has no units for bf16, float32 is several times faster here") == 1

@@ -131,28 +131,6 @@ def encoding_by_hand(model, image, scales, base_size, crop, flip):
     return scores[0]
 
 
-def mmseg_by_hand(model, image, scales, window, stride, flip):
-    """facts: slide_inference of each (scale, mirrored) picture, then the mean of the softmaxes."""
-    x = as_input(model, image)
-    height, width = image.shape[:2]
-    total = 0
-    for scale in scales:
-        y = resized(x, int(height * scale + 0.5), int(width * scale + 0.5), False)
-        for mirrored in (False, True) if flip else (False,):
-            z = y.flip(3) if mirrored else y
-            h, w = z.shape[2:]
-            out, count = torch.zeros(1, K, h, w, dtype=x.dtype), torch.zeros(1, 1, h, w, dtype=x.dtype)
-            for i in range(max(h - window + stride - 1, 0) // stride + 1):
-                for j in range(max(w - window + stride - 1, 0) // stride + 1):
-                    bottom, right = min(i * stride + window, h), min(j * stride + window, w)
-                    top, left = max(bottom - window, 0), max(right - window, 0)
-                    out[:, :, top:bottom, left:right] += model(z[:, :, top:bottom, left:right]).main
-                    count[:, :, top:bottom, left:right] += 1
-            logits = resized(out / count, height, width, False)
-            total = total + (logits.flip(3) if mirrored else logits).softmax(1)
-    return (total / (len(scales) * (1 + flip)))[0]
-
-
 def scores_of(model, image, how):
     """(K, H, W): what the strips put together."""
     parts = [strip.scores for strip in strips(model, torch.from_numpy(image).permute(2, 0, 1), how)]
@@ -210,18 +188,6 @@ def test_encoding_places_its_windows_as_published_for_any_crop(crop):
     with torch.no_grad():
         expected = encoding_by_hand(model, image, (0.75, 1.0, 2.25), 47, crop, flip=True)
     torch.testing.assert_close(scores_of(model, image, how), expected, rtol=TINY, atol=TINY)
-
-
-@pytest.mark.parametrize("flip", [True, False])
-@pytest.mark.parametrize("size", SIZES)
-def test_mmseg_is_the_mean_of_the_softmaxes_of_sliding_windows(size, flip):
-    model, image = TinySegmenter(align_corners=False).double().eval(), picture(*size)
-    how = protocol(name="mmseg", scales=list(SCALES), flip=flip, window=24, stride=17, align_corners=False)
-    with torch.no_grad():
-        expected = mmseg_by_hand(model, image, SCALES, 24, 17, flip)
-    found = probabilities(model, image, how)
-    torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
-    assert torch.equal(predict(model, image, how).long(), expected.argmax(0))
 
 
 @pytest.mark.parametrize("size", SIZES)

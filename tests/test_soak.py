@@ -55,7 +55,7 @@ def test_two_thousand_iterations_leak_nothing(tmp_path):
     measured = [json.loads(line) for line in file.read_text().splitlines()]
     sys.stdout.write("".join(f"{m}\n" for m in measured))  # shown by -s
     early, late = ([m for m in measured if m["iteration"] == i][-1] for i in (200, 2000))
-    assert late["self"]["own KiB"] < 1.02 * early["self"]["own KiB"]
+    assert late["self"]["own KiB"] < 1.03 * early["self"]["own KiB"]
     assert late["self"]["KiB"] < 1.05 * early["self"]["KiB"]
     assert late["self"]["handles"] <= early["self"]["handles"] + 2  # a queue's are counted while it is used
     assert late["self"]["threads"] <= early["self"]["threads"]

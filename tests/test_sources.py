@@ -96,3 +96,13 @@ def test_results_are_named_after_what_was_given(here, source, title):
 )
 def test_a_path_of_any_letters_can_be_said_on_the_command_line(given, understood):
     assert accept_any_key(given) == understood
+
+
+def test_a_tilde_is_the_home_folder(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    (here / "ride.mp4").write_bytes(b"")
+    assert names("~/photos/sub") == ["b", "deep/c"]
+    assert names("~/photos/*.png") == ["[x]", "a"]
+    assert sources.title("~/photos/*.png") == "photos"
+    assert sources.is_video("~/ride.mp4")
+    assert sources.find("~/ride.mp4") == []

@@ -205,3 +205,17 @@ def test_broken_checkpoints_leave_no_result(tiny_run, tmp_path, run_here, capsys
     assert run_here("test_seg", f"checkpoint={tmp_path / 'broken.pt'}", "loader.workers=0") == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_published_weights_on_folders_in_a_list_are_scored(
+    tiny_run, photographs, tmp_path, run_here, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status = run_here(
+        "test_seg",
+        *f"model=deeplabv3_demo model.weights={tiny_run}/best.pt model.backbone.width=8".split(),
+        *f"model.head.width=16 data=folder data.root=[{photographs},{photographs}] loader.workers=0".split(),
+        "output='~/scored'",
+    )
+    assert status == 0
+    assert json.loads((tmp_path / "scored/result.json").read_text())["pictures"] == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from segkit import distributed, metrics, signals
+from segkit.data.labels import DataError, Problem
 from segkit.inference.partial import PartialCounts, fingerprint
 from segkit.inference.predict import Strip, predict
 from segkit.inference.prepare import prepare
@@ -25,6 +27,9 @@ from segkit.types import Sample
 
 if TYPE_CHECKING:
     from segkit.models.segmenter import Segmenter
+
+
+log = logging.getLogger("segkit")
 
 
 class Pictures(Shape):
@@ -41,22 +46,21 @@ class Pictures(Shape):
 
 
 class EnoughError(Exception):
-    """Raised by ``on_image`` or ``on_strip`` to end an evaluation with the images counted so far.
-
-    ``evaluate`` raises it itself, on every process, where no image was counted before.
-    """
+    """Raised by ``on_image`` or ``on_strip`` to end an evaluation; what is counted so far counts."""
 
 
 class Evaluation(NamedTuple):
     """What an evaluation found, the same on every process."""
 
     counts: Tensor  # (K, K) int64 on the CPU, rows are labels
-    scores: dict[str, float]  # fractions of 1
+    scores: dict[str, float]  # fractions of 1; empty if ``EnoughError`` came before the first counted pixel
     class_iou: list[float]  # NaN for a class that neither labels nor predictions hold
     category_iou: dict[str, float]  # empty where the classes have no categories
     boundary_iou: list[float]  # of the classes; empty unless the protocol asks for it
     protocol: Protocol
     seconds: float
+    images: int = 0  # that were counted
+    skipped: int = 0  # that could not be read, with ``data.on_error=skip``
 
 
 def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
@@ -75,7 +79,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
 
     Args:
         model: on the device that is to compute; it is left alone.
-        dataset: its pictures are shared out to the processes, none twice.
+        dataset: its pictures are shared out to the processes, none twice. With ``on_error`` "skip" one that
+            cannot be read is told, counted and left out.
         protocol: how to look at each picture.
         workers: processes that read ahead.
         on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them;
@@ -87,25 +92,25 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
         resume: count on from what ``partial`` holds; ``on_image`` is not called again for those pictures.
 
     Raises:
-        ValueError: the data set is empty, its classes are not those of the model, or ``partial`` belongs to
-            another evaluation.
-        EnoughError: a hook ended the evaluation before any image was counted.
+        ValueError: the data set is empty or not one image can be read, its classes are not those of the
+            model, or ``partial`` belongs to another evaluation.
     """
     started = time.perf_counter()
     _check(model, dataset)
     device = next(model.parameters()).device
+    protocol = protocol.on(device)
     identity = fingerprint(model, dataset.names, protocol) if partial else ""
     blank = torch.zeros(model.num_classes + 3, model.num_classes, dtype=torch.int64, device=device)
     fast = prepare(model, precision=protocol.precision)
+    faults: list[str] = []
     enough = False
     with PartialCounts(blank, partial, identity, resume=resume) as tally:
         waiting = [index for index in range(len(dataset)) if index not in tally.done]
         mine = waiting[distributed.rank() :: distributed.world_size()]
-        silent = (
-            None if progress and distributed.is_main() else True
-        )  # None: silent where there is no terminal
-        bar = tqdm(mine, "scoring", leave=False, unit="picture", disable=silent)
-        for index, (sample, image) in zip(bar, _uploaded(_read(dataset, mine, workers), device), strict=True):
+        on_error = getattr(dataset, "on_error", "stop")
+        readable = _readable(_read(dataset, mine, workers), faults, on_error=on_error)
+        samples = _uploaded(readable, device)
+        for index, sample, image in _with_bar(samples, len(mine), shown=progress):
             watch = functools.partial(on_strip, sample) if on_strip else None
             try:
                 prediction = predict(fast, image, protocol, on_strip=watch)
@@ -115,10 +120,24 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
                 enough = True
                 break
             tally.add(index, _count(sample.label, prediction, model.num_classes, boundary=protocol.boundary))
+    told = distributed.gathered((len(tally.mine), len(faults), enough))
+    images = len(tally.done) + sum(counted for counted, _, _ in told)
+    skipped = sum(left_out for _, left_out, _ in told)
     total = tally.total()
-    if not total.any() and distributed.highest(int(enough)):
-        raise EnoughError
-    return _scored(total, dataset, protocol, time.perf_counter() - started)
+    if not images and skipped:
+        why = next(fault for part in distributed.gathered(faults[-1:]) for fault in part)
+        raise ValueError(f"there is nothing to score: none of the {skipped} images can be read; {why}")
+    seconds = time.perf_counter() - started
+    if not total[:-3].any() and any(left for _, _, left in told):
+        nothing = [float("nan")] * model.num_classes
+        return Evaluation(total[:-3], {}, nothing, {}, [], protocol, seconds, images, skipped)
+    found = _scored(total, dataset, protocol, seconds)
+    return found._replace(images=images, skipped=skipped)
+
+
+def _with_bar(samples: Iterable[Any], number: int, *, shown: bool) -> Iterable[Any]:
+    silent = None if shown and distributed.is_main() else True  # None: silent where there is no terminal
+    return tqdm(samples, "scoring", number, leave=False, unit="image", disable=silent)
 
 
 def _check(model: Segmenter, dataset: Pictures) -> None:
@@ -144,6 +163,8 @@ def _count(label: np.ndarray, prediction: Tensor, num_classes: int, *, boundary:
 def _scored(total: Tensor, dataset: Pictures, protocol: Protocol, seconds: float) -> Evaluation:
     counts, edges = total[:-3], total[-3:]
     scores = metrics.scores(counts, absent=protocol.absent)
+    if dataset.table.name == "ade20k":
+        scores["ADE20K"] = metrics.ade20k_score(scores)
     categories, boundary = {}, []
     if all(dataset.table.categories):
         names, merged = metrics.merge_classes(counts, dataset.table.categories)
@@ -156,7 +177,7 @@ def _scored(total: Tensor, dataset: Pictures, protocol: Protocol, seconds: float
     return Evaluation(counts, scores, class_iou, categories, boundary, protocol, seconds)
 
 
-def _read(dataset: Pictures, indices: Sequence[int], workers: int) -> Iterator[Sample]:
+def _read(dataset: Pictures, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample | Problem]]:
     source: Any = _Indexed(dataset)
     keep: Any = _as_it_is
     obedient = _worker
@@ -173,7 +194,10 @@ def _worker(_: int) -> None:
 
 
 class _Indexed:
-    """A data set as the loader wants it."""
+    """A data set as the loader wants it; a sample that cannot be read comes back as its fault.
+
+    An error would not come out of a worker as itself.
+    """
 
     def __init__(self, dataset: Pictures) -> None:
         self.dataset = dataset
@@ -181,36 +205,56 @@ class _Indexed:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset.read(index)
+    def __getitem__(self, index: int) -> tuple[int, Sample | Problem]:
+        try:
+            return index, self.dataset.read(index)
+        except DataError as fault:
+            return index, fault.problem
 
 
-def _as_it_is(sample: Sample) -> Sample:
-    return sample
+def _as_it_is(item: tuple[int, Sample | Problem]) -> tuple[int, Sample | Problem]:
+    return item
 
 
-def _uploaded(samples: Iterable[Sample], device: torch.device) -> Iterator[tuple[Sample, Tensor]]:
+def _readable(
+    items: Iterable[tuple[int, Sample | Problem]], faults: list[str], *, on_error: str
+) -> Iterator[tuple[int, Sample]]:
+    """The samples among them; what is said of the others is logged and collected, or ends it all."""
+    for index, item in items:
+        if isinstance(item, Problem):
+            if on_error == "stop":
+                raise DataError(*item)
+            faults.append(str(item))
+            log.warning("skipped, %d by now: %s", len(faults), item)
+        else:
+            yield index, item
+
+
+def _uploaded(
+    samples: Iterable[tuple[int, Sample]], device: torch.device
+) -> Iterator[tuple[int, Sample, Tensor]]:
     """Samples with their picture (3, H, W) on the device.
 
     A GPU gets each picture one ahead, in a stream of its own: its copy overlaps the computing of the last.
     """
     if device.type != "cuda":
-        yield from ((sample, torch.from_numpy(sample.image).permute(2, 0, 1)) for sample in samples)
+        for index, sample in samples:
+            yield index, sample, torch.from_numpy(sample.image).permute(2, 0, 1)
         return
     stream, ahead = torch.cuda.Stream(device), None
-    for sample in samples:
+    for index, sample in samples:
         with torch.cuda.stream(stream):
             picture = torch.from_numpy(sample.image).pin_memory().to(device, non_blocking=True)
             arrived = stream.record_event()
         if ahead is not None:
             yield _arrived(*ahead)
-        ahead = sample, picture, arrived
+        ahead = index, sample, picture, arrived
     if ahead is not None:
         yield _arrived(*ahead)
 
 
-def _arrived(sample: Sample, picture: Tensor, event: Any) -> tuple[Sample, Tensor]:
+def _arrived(index: int, sample: Sample, picture: Tensor, event: Any) -> tuple[int, Sample, Tensor]:
     now = torch.cuda.current_stream(picture.device)
     now.wait_event(event)
     picture.record_stream(now)
-    return sample, picture.permute(2, 0, 1)
+    return index, sample, picture.permute(2, 0, 1)

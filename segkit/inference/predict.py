@@ -19,7 +19,7 @@ from torch import Tensor
 from segkit.inference import resample
 from segkit.inference import windows as geometry
 from segkit.inference.protocol import Protocol
-from segkit.inference.windows import Window
+from segkit.inference.windows import View, Window
 
 if TYPE_CHECKING:
     from segkit.models.segmenter import Segmenter
@@ -132,6 +132,10 @@ class _Looker:
         self.exact = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.views = geometry.views(self.height, self.width, protocol)
         self.waiting = deque(geometry.windows(self.height, self.width, protocol))
+        self.whole: dict[tuple[int, ...], Tensor] = {}  # (3, h, w) uint8, where images are resized as such
+        if protocol.resize_as == "uint8":
+            sizes = {view[:2] for view in self.views}
+            self.whole = {size: resample.as_uint8(picture, *size) for size in sizes}
         self.answers: dict[Window, Tensor] = {}  # (h, w, K) logits at the resolution of the head
         black = picture.new_zeros(1, 3, 1, 1)
         self.black = model.normalise(black)[0].to(self.exact)
@@ -204,18 +208,7 @@ class _Looker:
         left, right = window.left, window.right
         if view.mirrored:
             left, right = view.width - right, view.width - left
-        align = self.protocol.align_corners
-        rows = resample.section(
-            geometry.taps(self.height, view.height, align_corners=align), window.top, window.bottom
-        )
-        columns = resample.section(geometry.taps(self.width, view.width, align_corners=align), left, right)
-        (top, bottom), (first, last) = resample.source(rows), resample.source(columns)
-        pixels = self.model.normalise(self.picture[None, :, top:bottom, first:last])[0].to(self.exact)
-        if view.height != self.height:
-            pixels = resample.blend(pixels, 1, rows, top)
-        if view.width != self.width:
-            pixels = resample.blend(pixels, 2, columns, first)
-        pixels = pixels[:, : window.bottom - window.top, : right - left]
+        pixels = self.resized(view, (window.top, window.bottom), (left, right))
         if view.mirrored:
             pixels = pixels.flip(2)
         if pixels.shape[1:] == window.shape:
@@ -223,6 +216,22 @@ class _Looker:
         padded = self.black.expand(3, *window.shape).clone()
         padded[:, : pixels.shape[1], : pixels.shape[2]] = pixels
         return padded
+
+    def resized(self, view: View, down: tuple[int, int], across: tuple[int, int]) -> Tensor:
+        """Pixels (3, rows, columns) of some rows and columns of the resized, normalised picture."""
+        if self.whole:
+            part = self.whole[view[:2]][None, :, slice(*down), slice(*across)]
+            return self.model.normalise(part)[0].to(self.exact)
+        align = self.protocol.align_corners
+        rows = resample.section(geometry.taps(self.height, view.height, align_corners=align), *down)
+        columns = resample.section(geometry.taps(self.width, view.width, align_corners=align), *across)
+        (top, bottom), (first, last) = resample.source(rows), resample.source(columns)
+        pixels = self.model.normalise(self.picture[None, :, top:bottom, first:last])[0].to(self.exact)
+        if view.height != self.height:
+            pixels = resample.blend(pixels, 1, rows, top)
+        if view.width != self.width:
+            pixels = resample.blend(pixels, 2, columns, first)
+        return pixels[:, : down[1] - down[0], : across[1] - across[0]]
 
     def view_scores(self, index: int, top: int, bottom: int) -> Tensor:
         """What one view says about some rows, at the width of the picture, ready to be summed."""
@@ -240,14 +249,17 @@ class _Looker:
     def merged_windows(self, index: int, first: int, last: int) -> Tensor:
         """Mean over windows (last - first, w, K) of some rows of a view, at the view's own size."""
         view = self.views[index]
+        touching = [
+            window
+            for window in self.answers
+            if window.view == index and max(window.top, first) < min(window.bottom, last)
+        ]
         total = visits = None
-        for window, cells in self.answers.items():
+        for window in touching:
             top, bottom = max(window.top, first), min(window.bottom, last)
-            if window.view != index or top >= bottom:
-                continue
-            rows = self.enlarge(window, cells, top, bottom)
-            if (bottom - top, window.right - window.left) == (last - first, view.width):
-                return rows
+            rows = self.enlarge(window, self.answers[window], top, bottom)
+            if len(touching) == 1 and rows.shape[:2] == (last - first, view.width):
+                return rows  # the mean of one
             if total is None or visits is None:
                 total = rows.new_zeros(last - first, view.width, rows.shape[2])
                 visits = rows.new_zeros(last - first, view.width, 1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from segkit.hardware import supports_bf16
 from segkit.inference.fold import folded, onednn_is_here
+from segkit.inference.protocol import chosen_precision
 
 if TYPE_CHECKING:
     from segkit.models.segmenter import Segmenter
@@ -17,13 +20,18 @@ TOLERANCE = 1e-3  # of the largest logit; folding in float32 moves them by about
 TRIALS = ((1, 3, 65, 97), (2, 3, 72, 64))  # two shapes, because a trace might have frozen one
 
 
-def prepare(model: Segmenter, *, precision: Literal["float32", "bf16"] = "float32") -> Segmenter:
+def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] = "float32") -> Segmenter:
     """A copy in evaluation mode, without auxiliary head, that gives the same logits sooner, up to rounding.
 
     Args:
         model: it is left alone.
-        precision: of weights and activations; the constants of normalisation keep theirs.
+        precision: of weights and activations; the constants of normalisation keep theirs. ``auto`` is bf16
+            where the model's device has units for it.
     """
+    device = next(model.parameters()).device
+    precision = chosen_precision(precision, device)
+    if precision == "bf16" and not supports_bf16(device):
+        _tell_that_bf16_is_slow(device.type)
     fast = copy.deepcopy(model).eval()
     fast.auxiliary = None
     if hasattr(fast, "backbone"):
@@ -33,6 +41,15 @@ def prepare(model: Segmenter, *, precision: Literal["float32", "bf16"] = "float3
         fast.to(torch.bfloat16)
         fast.mean, fast.std = mean, std
     return fast.to(memory_format=torch.channels_last)
+
+
+@functools.cache  # once
+def _tell_that_bf16_is_slow(device: str) -> None:
+    logging.getLogger("segkit").warning(
+        "precision=bf16: this %s has no units for bf16, float32 is several times faster here; "
+        "precision=auto takes what is fast",
+        device,
+    )
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ of the result, and the same numbers whichever strip they come from.
 
 from __future__ import annotations
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,3 +42,12 @@ def widen(rows: Tensor, width: int, *, align_corners: bool) -> Tensor:
     size = (rows.shape[0], width)
     wide = F.interpolate(rows.permute(2, 0, 1)[None], size, mode="bilinear", align_corners=align_corners)
     return wide[0].permute(1, 2, 0)
+
+
+def as_uint8(image: Tensor, height: int, width: int) -> Tensor:
+    """The whole image (3, H, W) uint8 at another size, still uint8, as OpenCV's (so mmcv's) linear resize."""
+    if image.shape[1:] == (height, width):
+        return image
+    pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
+    resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy(resized).permute(2, 0, 1).to(image.device)

@@ -1,0 +1,168 @@
+"""The protocols of mmsegmentation against plain transcriptions of what mmcv and mmsegmentation run."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_protocols import SCALES, SIZES, TINY, K, TinySegmenter, as_input, one_thread, picture, resized
+
+from segkit.compose import composed
+from segkit.inference import predict, probabilities, protocol
+
+__all__ = ["one_thread"]  # a fixture
+
+
+def scale_size(size, scale):
+    """mmcv.image.geometric._scale_size, of (w, h)."""
+    w, h = size
+    pair = scale if isinstance(scale, tuple) else (scale, scale)
+    return int(w * float(pair[0]) + 0.5), int(h * float(pair[1]) + 0.5)
+
+
+def rescale_size(size, bounds):
+    """mmcv.rescale_size for (w, h) bounds, which ``imrescale`` calls."""
+    w, h = size
+    factor = min(max(bounds) / max(h, w), min(bounds) / min(h, w))
+    return scale_size((w, h), factor)
+
+
+def factor_size(size, factor):
+    """mmcv.transforms.Resize(scale_factor=factor, keep_ratio=True): the factor becomes bounds first."""
+    return rescale_size(size, scale_size(size, (factor, factor)))
+
+
+def mmseg_by_hand(model, image, sizes, *, flip, window=None, stride=None, as_uint8=True):
+    """slide_inference or whole_inference, postprocess_result and SegTTAModel.merge_preds; (K, H, W)."""
+    height, width = image.shape[:2]
+    total = 0
+    for w, h in sizes:
+        if as_uint8:
+            y = as_input(model, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
+        else:
+            y = resized(as_input(model, image), h, w, False)
+        for mirrored in (False, True) if flip else (False,):
+            z = y.flip(3) if mirrored else y
+            logits = model(z).main if window is None else slide_inference(model, z, window, stride)
+            logits = logits.flip(3) if mirrored else logits
+            total = total + resized(logits, height, width, model.align_corners).softmax(1)
+    return (total / (len(sizes) * (1 + flip)))[0]
+
+
+def slide_inference(model, z, window, stride):
+    h, w = z.shape[2:]
+    out, count = torch.zeros(1, K, h, w, dtype=z.dtype), torch.zeros(1, 1, h, w, dtype=z.dtype)
+    for i in range(max(h - window + stride - 1, 0) // stride + 1):
+        for j in range(max(w - window + stride - 1, 0) // stride + 1):
+            bottom, right = min(i * stride + window, h), min(j * stride + window, w)
+            top, left = max(bottom - window, 0), max(right - window, 0)
+            out[:, :, top:bottom, left:right] += model(z[:, :, top:bottom, left:right]).main
+            count[:, :, top:bottom, left:right] += 1
+    return out / count
+
+
+def sizes_like_ade20k(count=3000):
+    draw = np.random.default_rng(0)
+    return [(int(w), int(h)) for w, h in draw.integers(96, 1400, (count, 2))]
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0])
+def test_a_scaled_size_is_mmcv_s_to_the_pixel(factor):
+    how = protocol(scales=[factor])
+    for w, h in sizes_like_ade20k():
+        assert how.scaled(h, w, factor) == factor_size((w, h), factor)[::-1], (w, h)
+
+
+@pytest.mark.parametrize("bounds", [(2048, 512), (2048, 1024), (2560, 640)])
+def test_a_size_within_bounds_is_mmcv_s_to_the_pixel(bounds):
+    how = protocol(resize="bounds", bounds=bounds)
+    for w, h in sizes_like_ade20k():
+        assert how.scaled(h, w, 1.0) == rescale_size((w, h), bounds)[::-1], (w, h)
+    assert how.scaled(375, 500, 0.5) == rescale_size((500, 375), (bounds[0] // 2, bounds[1] // 2))[::-1]
+
+
+def test_an_image_of_one_row_keeps_it_at_any_scale():
+    for resize in ("factor", "bounds"):
+        how = protocol(resize=resize, bounds=(2, 1))
+        assert min(how.scaled(1, 1000, 0.1)) == 1
+
+
+def protocol_of(*words):
+    section = composed("test", words)["evaluation"]
+    section.pop("every", None)
+    return protocol(**section)
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "expected"),
+    [
+        ("ade20k", (683, 512), (683, 512)),
+        ("ade20k", (256, 341), (512, 682)),
+        ("ade20k", (300, 1500), (410, 2048)),
+        ("cityscapes", (1024, 2048), (1024, 2048)),
+    ],
+)
+def test_mmseg_is_the_whole_image_at_one_scale_within_the_data_set_s_bounds(data, size, expected):
+    how = protocol_of(f"data={data}", "evaluation=mmseg")
+    assert [how.scaled(*size, scale) for scale in how.scales] == [expected]
+    assert (how.window, how.flip, how.absent) == (None, False, "exclude")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_mmseg_says_what_mmsegmentation_says(size):
+    model, image = TinySegmenter(align_corners=False).double().eval(), picture(*size)
+    how = protocol_of("data=ade20k", "evaluation=mmseg", "evaluation.bounds=[160,70]")
+    with torch.inference_mode():
+        expected = mmseg_by_hand(model, image, [rescale_size(size[::-1], (160, 70))], flip=False)
+    torch.testing.assert_close(probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
+
+
+@pytest.mark.parametrize("size", [*SIZES[:6], (71, 201), (201, 71)])
+def test_mmseg_ms_says_what_its_test_time_augmentation_says(size):
+    model, image = TinySegmenter(align_corners=False).double().eval(), picture(*size)
+    how = protocol_of("data=ade20k", "evaluation=mmseg_ms")
+    with torch.inference_mode():
+        sizes = [factor_size(size[::-1], factor) for factor in SCALES]
+        expected = mmseg_by_hand(model, image, sizes, flip=True)
+    found = probabilities(model, image, how)
+    torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
+    assert torch.equal(predict(model, image, how).long(), expected.argmax(0))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (95, 41), (120, 31)])
+def test_mmseg_slide_says_what_its_windows_say(size):
+    model, image = TinySegmenter(align_corners=True).double().eval(), picture(*size)
+    words = "evaluation.bounds=[100,60]", "evaluation.window=33", "evaluation.stride=22"
+    how = protocol_of("data=cityscapes", "evaluation=mmseg_slide", *words)
+    with torch.inference_mode():
+        sizes = [rescale_size(size[::-1], (100, 60))]
+        expected = mmseg_by_hand(model, image, sizes, flip=False, window=33, stride=22)
+    torch.testing.assert_close(probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
+
+
+def test_mmseg_slide_has_the_windows_of_the_769_models():
+    how = protocol_of("data=cityscapes", "evaluation=mmseg_slide")
+    assert (how.window, how.stride, how.align_corners) == ((769, 769), (513, 513), True)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_scales_windows_and_flips_are_those_of_mmsegmentation_in_float_too(size, flip):
+    model, image = TinySegmenter(align_corners=False).double().eval(), picture(*size)
+    how = protocol(scales=list(SCALES), flip=flip, window=24, stride=17, align_corners=False)
+    with torch.inference_mode():
+        sizes = [factor_size(size[::-1], factor) for factor in SCALES]
+        expected = mmseg_by_hand(model, image, sizes, flip=flip, window=24, stride=17, as_uint8=False)
+    torch.testing.assert_close(probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
+
+
+def test_a_protocol_says_its_bounds_and_its_resizing():
+    assert str(protocol_of("data=ade20k", "evaluation=mmseg")).startswith(
+        "mmseg (scales 1 of what fits 2048x512, resized as uint8, merge softmax"
+    )
+
+
+def test_bounds_without_a_size_are_refused():
+    with pytest.raises(ValueError, match=r"evaluation.resize=bounds needs evaluation.bounds, such as \[2048"):
+        protocol(resize="bounds")

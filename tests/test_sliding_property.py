@@ -1,0 +1,180 @@
+"""Any protocol on any image, drawn at random, against a loop that holds everything at full size."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_protocols import TINY, K, TinyHead, TinySegmenter, as_input, inference, picture, resized, scores_of
+
+from segkit.inference import probabilities, protocol
+from segkit.inference.predict import strips
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Two threads only wait for each other on tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def size_at(how, height, width, scale):
+    """facts: ``long_side`` of PyTorch-Encoding; any other size is tested in test_sizes."""
+    if how["resize"] == "factor":
+        return protocol(**how).scaled(height, width, scale)
+    long = math.ceil(how["base_size"] * scale)
+    if height > width:
+        return long, max(1, int(width * long / height + 0.5))
+    return max(1, int(height * long / width + 0.5)), long
+
+
+def slots(length, window, stride, border):
+    """facts: (start, stop) of each window, shifted back inside or cut at the border, one axis."""
+    found = []
+    for index in range(max(0, math.ceil((length - window) / stride)) + 1):
+        start, stop = index * stride, min(index * stride + window, length)
+        found.append((max(stop - window, 0) if border == "shift" else start, stop))
+    return found
+
+
+def by_hand(model, image, how):
+    """facts: every view, window and sum at full size, (K, H, W)."""
+    height, width = image.shape[:2]
+    x = as_input(model, image)
+    black = (-model.mean / model.std)[None]
+    align, exp = how["align_corners"], how["merge"] == "exp"
+    total = 0
+    for scale in how["scales"]:
+        h, w = size_at(how, height, width, scale)
+        y = resized(x, h, w, align)
+        for mirrored in (False, True) if how["flip"] and not exp else (False,):
+            z = y.flip(3) if mirrored else y
+            tall, wide = how["window"] or (h, w)
+            down, across = how["stride"] or (1, 1)
+            out, count = torch.zeros(1, K, h, w).to(x), torch.zeros(1, 1, h, w).to(x)
+            for top, bottom in slots(h, tall, down, how["border"]):
+                for left, right in slots(w, wide, across, how["border"]):
+                    part = z[:, :, top:bottom, left:right]
+                    if how["border"] == "pad":
+                        canvas = black.expand(1, 3, tall, wide).clone()
+                        canvas[:, :, : bottom - top, : right - left] = part
+                        part = canvas
+                    logits = model(part).main
+                    if exp and how["flip"]:
+                        logits = logits + model(part.flip(3)).main.flip(3)
+                    logits = logits.exp() if exp else logits
+                    out[:, :, top:bottom, left:right] += logits[:, :, : bottom - top, : right - left]
+                    count[:, :, top:bottom, left:right] += 1
+            assert count.min() >= 1
+            merged = resized(out / count, height, width, align)
+            merged = merged.flip(3) if mirrored else merged
+            total = total + (merged.softmax(1) if how["merge"] == "softmax" else merged)
+    if how["merge"] == "logits":
+        total = total.softmax(1)
+    return (total / total.sum(1, keepdim=True))[0]
+
+
+@st.composite
+def protocols(draw):
+    """Settings of a protocol without their name."""
+    border = draw(st.sampled_from(["shift", "pad"]))
+    window = draw(st.none() | st.tuples(st.integers(5, 40), st.integers(5, 40)))
+    stride = window and tuple(draw(st.integers(max(2, side // 3), side)) for side in window)
+    return {
+        "scales": draw(st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.3, 1.75]), min_size=1, max_size=3)),
+        "resize": draw(st.sampled_from(["factor", "long_side"])),
+        "base_size": draw(st.integers(20, 60)),
+        "flip": draw(st.booleans()),
+        "window": window,
+        "stride": stride,
+        "border": border,
+        "merge": draw(st.sampled_from(["exp", "softmax", "logits"])),
+        "align_corners": draw(st.booleans()),
+    }
+
+
+SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90)) | st.tuples(
+    st.integers(40, 110), st.integers(3, 40)
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(how=protocols(), shape=SHAPES, rows=st.integers(1, 40), batch=st.sampled_from([1, 3000, None]))
+def test_strips_put_together_what_the_whole_image_at_full_size_gives(how, shape, rows, batch):
+    model = TinySegmenter(align_corners=how["align_corners"]).double().eval()
+    image = picture(*shape)
+    with torch.inference_mode():
+        expected = by_hand(model, image, how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference._Looker, "strip_rows", lambda _: rows)
+        found = probabilities(model, image, protocol(**how, batch_pixels=batch))
+    torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
+
+
+@pytest.mark.parametrize("merge", ["exp", "softmax"])
+@pytest.mark.parametrize("size", [(300, 203), (201, 71), (683, 512), (512, 341)])
+def test_portrait_images_of_a_data_set_s_sizes(size, merge):
+    """One window spans the width, others overlap it above and below."""
+    how = {
+        "scales": [0.5, 1.0],
+        "resize": "long_side",
+        "base_size": 131,
+        "flip": True,
+        "window": (130, 130),
+        "stride": (86, 86),
+        "border": "pad" if merge == "exp" else "shift",
+        "merge": merge,
+        "align_corners": merge == "exp",
+    }
+    model, image = TinySegmenter(align_corners=merge == "exp").double().eval(), picture(*size)
+    with torch.inference_mode():
+        expected = by_hand(model, image, how)
+    torch.testing.assert_close(probabilities(model, image, protocol(**how)), expected, rtol=TINY, atol=TINY)
+
+
+PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}
+
+
+@pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
+def test_scores_depend_neither_on_strip_bytes_nor_on_memory(merge, monkeypatch):
+    model, image = TinySegmenter().eval(), picture(170, 41)
+    at_once = scores_of(model, image, protocol(**PORTRAIT, merge=merge))
+    for memory in (1e-6, 1e-4, 1e-3, 1.0):
+        how = protocol(**PORTRAIT, merge=merge, memory=memory, batch_pixels=10**6)
+        torch.testing.assert_close(scores_of(model, image, how), at_once, rtol=1e-5, atol=1e-5)
+    for room in (1, 30_000, 100_000, 10**9):
+        monkeypatch.setitem(inference.STRIP_BYTES, "cpu", room)
+        assert torch.equal(scores_of(model, image, protocol(**PORTRAIT, merge=merge)), at_once)
+
+
+def with_more_classes(model, number):
+    """The same network with classes that it never names."""
+    wider = TinySegmenter().double().eval()
+    wider.load_state_dict(model.state_dict())
+    wider.num_classes = K + number
+    wider.head = TinyHead()
+    score = torch.nn.Conv2d(5, K + number, 3, padding=1).double()
+    with torch.no_grad():
+        score.weight.zero_()
+        score.bias.fill_(-1e4)
+        score.weight[:K], score.bias[:K] = model.head.score.weight, model.head.score.bias
+    wider.head.pool, wider.head.score = model.head.pool, score
+    return wider
+
+
+@pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
+def test_scores_do_not_depend_on_how_many_more_classes_there_are(merge, monkeypatch):
+    """More classes make lower strips."""
+    monkeypatch.setitem(inference.STRIP_BYTES, "cpu", 400_000)
+    model, image = TinySegmenter().double().eval(), picture(170, 41)
+    how = protocol(**PORTRAIT, merge=merge)
+    few = scores_of(model, image, how)
+    wider = with_more_classes(model, 146)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    assert len(list(strips(wider, pixels, how))) > len(list(strips(model, pixels, how)))
+    torch.testing.assert_close(scores_of(wider, image, how)[:K], few, rtol=TINY, atol=TINY)
