@@ -188,8 +188,7 @@ def begin(
     """
     if model.num_classes == 1:
         raise ValueError(
-            "only one class is scored (all other pixels are ignored), so any network is right everywhere:"
-            " make background a class of its own in the class table"
+            "only one class is scored, so any network is right: make background a class in the class table"
         )
     runtime = runtime.on(device)
     runtime.apply()
