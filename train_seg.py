@@ -6,8 +6,12 @@ The order of events of a whole training, from settings to ``runs/<run_name>/best
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+from pathlib import Path
 from typing import Any
 
+from segkit.banner import Facts, banner, opening
 from segkit.compose import command
 
 FAREWELL = """
@@ -40,7 +44,7 @@ def print_summary(settings: dict[str, Any]) -> None:
 
 @command("train", resumed=of_run)
 def main(settings: dict[str, Any]) -> None:
-    """Build everything, then step, score and save until the schedule ends."""
+    """Build everything, then step, save and score until the schedule ends."""
     from segkit import components, runs
 
     if settings["summary"]:
@@ -48,72 +52,43 @@ def main(settings: dict[str, Any]) -> None:
         return
     folder = runs.folder_of(settings)
     runs.refuse(folder, resume=settings["resume"])  # what can be is refused before torch's seconds of import
+    if os.environ.get("RANK", "0") == "0":
+        print(opening(settings, folder), flush=True)
     train_set = components.build("data.datasets", settings["data"], "train")
     val_set = components.build("data.datasets", settings["data"], "val")
     import torch
 
     from segkit import checkpoint, distributed, inference, signals, training
-    from segkit.data import loaders, transforms
-    from segkit.models import segmenter, summary
-    from segkit.monitor import Monitor, profile_steps
-    from segkit.validation import validate
+    from segkit.models import summary
+    from segkit.monitor import profile_steps
+    from segkit.validation import save_validate_leave, validate
 
     with distributed.processes(settings["device"]) as device, contextlib.ExitStack() as on_exit:
         found = on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"]))
         torch.manual_seed(settings["seed"])
-        table = train_set.table
-        model = segmenter.build(table.num_classes, **settings["model"])
-        schedule = training.Schedule(**settings["schedule"])
-        run = training.begin(
-            model,
-            components.build("losses", settings["loss"], table.num_classes),
-            samples=len(train_set),
-            schedule=schedule,
-            runtime=training.Runtime(**settings["runtime"]),
-            device=device,
-            seed=settings["seed"],
-        )
-        every = settings["evaluation"]["every"]
-        protocol = inference.protocol(**{k: v for k, v in settings["evaluation"].items() if k != "every"})
-
-        about = {"settings": settings, "classes": table.to_plain()}
+        run = begun(settings, train_set, device)
+        protocol = inference.of_settings(settings)
+        about = {"settings": settings, "classes": train_set.table.to_plain()}
         if found:
             checkpoint.compare(found, about)
             run.restore(found)
         checkpoints = checkpoint.Checkpoints(folder, checkpoint.Keeping(**settings["checkpoint"]), about)
-        batches = loaders.training_loader(
-            train_set,
-            transforms.build(**settings["augment"]),
-            loaders.Order(
-                len(train_set),
-                settings["seed"],
-                schedule.batch_size,
-                accumulate=schedule.accumulate,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-                drop_last=schedule.drop_last,
-            ),
-            iterations=range(run.iteration, run.length),
-            workers=settings["loader"]["workers"],
-        )
+        batches = training_batches(settings, train_set, run)
         if settings["profile"]:
-            stepper = training.steps(batches, schedule.accumulate)
+            stepper = training.steps(batches, run.schedule.accumulate)
             print(profile_steps(stepper, lambda step: training.train_step(run, step[0]), folder))
             return
-        monitor = Monitor(
-            folder,
-            start=run.iteration,
-            total=run.length,
-            iterations_per_epoch=schedule.seen(len(train_set)) / schedule.batch_size,
-            names=table.names,
-            colours=table.colours,
-        )
-        on_exit.enter_context(monitor)
+        monitor = on_exit.enter_context(opened_monitor(train_set, run, folder))
         on_exit.enter_context(signals.listening(run.request))
-        monitor.describe(settings, network=summary.summarise(model, settings["sizes"]["crop"]))
+        monitor.say(banner(settings, facts_of(run, train_set, val_set)))
+        monitor.describe(settings, network=summary.summarise(run.model, settings["sizes"]["crop"]))
+        keeping = {"monitor": monitor, "checkpoints": checkpoints}
+        workers = settings["loader"]["workers"]
+        validation = functools.partial(validate, run, val_set, protocol, workers=workers, **keeping)
+        follow_up = functools.partial(save_validate_leave, run, validation, **keeping)
         if run.owes_scores:
-            validate(run, val_set, protocol, monitor=monitor, checkpoints=checkpoints)
-        for parts, waited in training.steps(batches, schedule.accumulate):
+            follow_up()
+        for parts, waited in training.steps(batches, run.schedule.accumulate):
             if run.iteration == 0:
                 monitor.batch(0, parts[0])
             step = training.train_step(run, parts)
@@ -121,21 +96,85 @@ def main(settings: dict[str, Any]) -> None:
                 run.iteration,
                 step.losses,
                 run.learning_rates(),
-                images=schedule.batch_size,
+                images=run.schedule.batch_size,
                 data_seconds=waited,
                 gradient_norm=step.gradient_norm,
                 ema_distance=run.ema_distance,
             )
-            if schedule.due(run.iteration, every=every, samples=len(train_set)):
-                validate(run, val_set, protocol, monitor=monitor, checkpoints=checkpoints)
-            leaving = run.asked_to_leave()
-            if leaving or checkpoints.due(run.iteration) or run.iteration == run.length:
-                monitor.flush()  # so that a run resumed from here has no gap in its curves
-                checkpoints.save(run.state())
-            if leaving:
-                distributed.barrier()
-                signals.leave(leaving)
+            run.owes_scores = run.schedule.due(
+                run.iteration, every=settings["evaluation"]["every"], samples=len(train_set)
+            )
+            follow_up()
         monitor.say(FAREWELL.format(folder=folder, best=run.best, python=signals.interpreter()))
+
+
+def begun(settings: dict[str, Any], train_set: Any, device: Any) -> Any:
+    """The run at its beginning: network, loss and what trains them."""
+    from segkit import components, training
+    from segkit.models import segmenter
+
+    num_classes = train_set.table.num_classes
+    return training.begin(
+        segmenter.build(num_classes, **settings["model"]),
+        components.build("losses", settings["loss"], num_classes),
+        samples=len(train_set),
+        schedule=training.Schedule(**settings["schedule"]),
+        runtime=training.Runtime(**settings["runtime"]),
+        device=device,
+        seed=settings["seed"],
+    )
+
+
+def training_batches(settings: dict[str, Any], train_set: Any, run: Any) -> Any:
+    """The batches of the iterations that are still to do, for this process."""
+    from segkit import distributed
+    from segkit.data import loaders, transforms
+
+    return loaders.training_loader(
+        train_set,
+        transforms.build(**settings["augment"]),
+        loaders.Order(
+            len(train_set),
+            settings["seed"],
+            run.schedule.batch_size,
+            accumulate=run.schedule.accumulate,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            drop_last=run.schedule.drop_last,
+        ),
+        iterations=range(run.iteration, run.length),
+        workers=settings["loader"]["workers"],
+    )
+
+
+def opened_monitor(train_set: Any, run: Any, folder: Path) -> Any:
+    """The run's monitor, going on where the run does."""
+    from segkit.monitor import Monitor
+
+    return Monitor(
+        folder,
+        start=run.iteration,
+        validation_pending=run.owes_scores,
+        total=run.length,
+        iterations_per_epoch=run.schedule.seen(len(train_set)) / run.schedule.batch_size,
+        names=train_set.table.names,
+        colours=train_set.table.colours,
+    )
+
+
+def facts_of(run: Any, train_set: Any, val_set: Any) -> Facts:
+    """What the banner tells besides the settings."""
+    from segkit.models import summary
+
+    return Facts(
+        summary.parameters(run.model),
+        train_images=len(train_set),
+        val_images=len(val_set),
+        iterations=run.length,
+        done=run.iteration,
+        device=str(run.device),
+        precision=run.runtime.precision,
+    )
 
 
 if __name__ == "__main__":

@@ -33,10 +33,13 @@ class Facts(NamedTuple):
         return torch.stack([*self.losses.values(), self.norm]).isfinite().all()
 
     def __str__(self) -> str:
+        return self.told(self.names)
+
+    def told(self, names: Sequence[str]) -> str:
+        """The step in words, with the names of the samples given."""
         numbers = {f"loss_{k}": v for k, v in self.losses.items()} | {"norm of the gradient": self.norm}
         words = [f"{name} {float(value):g}" for name, value in numbers.items()]
         rates = [f"{name} {rate:g}" for name, rate in self.rates.items()]
-        names = distributed.everyones(list(self.names))
         return f"{', '.join(words)}; learning rate {', '.join(rates)}; samples {', '.join(names)}"
 
 
@@ -90,12 +93,12 @@ class Watch:
         first = int(self.first)
         if first:
             facts = next(facts for facts in self.recent if facts.iteration == first)
-            raise ValueError(f"iteration {first} is not finite: {facts}. {REMEDY}")
+            raise ValueError(f"{_told_by_all(facts)}. {REMEDY}")
         self.recent.clear()
 
     def _count(self, facts: Facts) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        told = f"iteration {facts.iteration} is not finite: {facts}"
+        told = _told_by_all(facts)
         if self.in_a_row > self.most_in_a_row:
             raise ValueError(
                 f"{told}; it is number {self.in_a_row} in a row (schedule.nonfinite_in_a_row). {REMEDY}"
@@ -110,6 +113,12 @@ class Watch:
     def restore(self, state: Mapping[str, int]) -> None:
         """Continue counting."""
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+
+
+def _told_by_all(facts: Facts) -> str:
+    """What went wrong, with the samples of all processes; every process must call it."""
+    words = facts.told(distributed.everyones(list(facts.names)))
+    return f"iteration {facts.iteration} is not finite: {words}"
 
 
 REMEDY = (

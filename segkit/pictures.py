@@ -106,7 +106,7 @@ def sheet(
     predictions: Sequence[np.ndarray] | None = None,
     height: int = 160,
 ) -> np.ndarray:
-    """Samples with the legend below: a row each with its prediction, or without them pairs, two in a row."""
+    """Samples above a legend of their classes: a row each with its prediction, or pairs, two in a row."""
     if predictions is not None:
         pairs = zip(samples, predictions, strict=True)
         rows = [sample_row(sample.image, sample.label, prediction, colours) for sample, prediction in pairs]
@@ -116,7 +116,15 @@ def sheet(
         rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         titles = ("image", "label") * min(2, len(samples))
     drawn = grid(rows, titles=titles, height=height)
-    return stack(drawn, legend(names, colours, width=drawn.shape[1]))
+    present = present_classes([*(sample.label for sample in samples), *(predictions or [])])
+    if not present:
+        return drawn
+    return stack(drawn, legend([names[k] for k in present], colours[present], width=drawn.shape[1]))
+
+
+def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
+    """The classes that occur in some maps of class ids, in order."""
+    return sorted({int(k) for one in ids for k in np.unique(one)} - {IGNORE_INDEX})
 
 
 def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:

@@ -190,7 +190,15 @@ def begin(
         runtime: of the settings.
         device: of this process.
         seed: of the run.
+
+    Raises:
+        ValueError: there is one class only, or no compiler where one is asked for.
     """
+    if model.num_classes == 1:
+        raise ValueError(
+            "only one class is scored, so any network is right: make background a class in the class table"
+        )
+    runtime = runtime.on(device)
     runtime.apply()
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
     model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]

@@ -31,16 +31,16 @@ def quota():
 
 def test_no_room_for_a_checkpoint_leaves_the_one_before_whole(finished, tmp_path):
     folder = tmp_path / "run"
-    run = Run(folder, before=Act("segkit.checkpoint.write", 3, quota))  # at 3, best at 4, at 6
+    run = Run(folder, before=Act("segkit.checkpoint.write", 5, quota))  # at 3, 4, best, 4, at 6
     assert run.ends() == 2
     assert "iteration_0000006.pt could not be written" in run.said
     assert "make room in" in run.said
     assert "resume=true from the checkpoint before it, which is whole" in run.said
     assert "Traceback" not in run.said
-    assert newest(folder) == checkpoint.read(folder / "last.pt")["iteration"] == 3
+    assert newest(folder) == checkpoint.read(folder / "last.pt")["iteration"] == 4
     assert not list(folder.glob("*.part"))
 
-    newer = KillAt(STEP, 5)  # resumed, killed after the checkpoint at 6, and that one is then damaged
+    newer = KillAt(STEP, 4)  # resumed, killed after the checkpoint at 6, and that one is then damaged
     assert Run(folder, "resume=true", before=newer).ends() == -signal.SIGKILL
     file = folder / "iteration_0000006.pt"
     file.write_bytes(file.read_bytes()[:-1000])
@@ -134,8 +134,22 @@ def test_data_that_vanish_end_the_run_in_words(workers, tmp_path):
     assert "No such file or directory; is data.root complete?" in run.said
     assert str(tmp_path / "data") in run.said
     assert "Traceback" not in run.said
-    assert newest(tmp_path / "run") % 3 == 0
+    assert newest(tmp_path / "run") in (3, 4, 6, 8, 9)
     checkpoint.read(tmp_path / "run" / "last.pt")
+
+
+def test_a_broken_validation_image_costs_no_iteration(tmp_path):
+    data = own_data(tmp_path / "data")
+    broken = tmp_path / "data" / "images" / "val" / "0.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    settings = [*data, "sizes.crop=32", "schedule.iterations=5"]
+    run = Run(tmp_path / "run", *settings)
+    assert run.ends() == 2
+    assert str(broken) in run.said
+    assert newest(tmp_path / "run") == 4
+    broken.write_bytes(whole)
+    assert Run(tmp_path / "run", *settings, "resume=true").completes()
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,17 @@ def test_it_is_found_at_the_latest_at_the_next_point_of_the_curves(step):
         step(run, batch())
 
 
+def test_a_step_can_be_printed_by_one_process_alone(step, monkeypatch):
+    def hang(_):
+        raise AssertionError("waits for the other processes")
+
+    monkeypatch.setattr(finite.distributed, "everyones", hang)
+    run = begin()
+    step(run, batch())
+    assert "loss_main" in str(run.watch.recent[0])
+    assert "samples 0, 1, 2, 3" in str(run.watch.recent[0])
+
+
 def test_an_infinite_gradient_counts_as_well(step):
     run = begin()
     handle = run.model.head.weight.register_hook(lambda gradient: gradient / 0)

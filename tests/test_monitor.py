@@ -51,7 +51,7 @@ def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40, eve
             if t % 20 == 0:
                 iou = [t / 100, 0.5, float("nan")]
                 scores = {"pixAcc": 0.75, "mIoU": t / 100}
-                monitor.scores(t, scores, iou, loss=1.5 / t, counts=COUNTS)
+                monitor.scores(t, scores, iou, losses={"main": 1.0 / t, "dice": 0.5 / t}, counts=COUNTS)
     return folder
 
 
@@ -94,7 +94,9 @@ def test_all_promised_curves_are_there_and_training_comes_first(run):
     train |= {"norm_ema_distance", "passed_epochs"}
     assert {tag.split("/", 1)[1] for tag in tags if tag.startswith("wall/")} == wall
     assert {tag.split("/", 1)[1] for tag in tags if tag.startswith("train/")} == train
-    assert {tag for tag in tags if tag.startswith("val/")} == {"val/pixAcc", "val/mIoU", "val/loss"}
+    assert {tag for tag in tags if tag.startswith("val/")} == {
+        f"val/{name}" for name in ("pixAcc", "mIoU", "loss", "loss_main", "loss_dice")
+    }
     groups = sorted({tag.split("/")[0] for tag in tags}, key=str.lower)
     assert groups == ["train", "val", "val_iou", "wall"]
 
@@ -131,6 +133,49 @@ def test_a_resumed_run_equals_an_unbroken_one(run, tmp_path):
         if not tag.startswith("wall/"):
             assert curve(broken, tag) == curve(run, tag), tag
         assert [step for step, _ in curve(broken, tag)] == [step for step, _ in curve(run, tag)], tag
+
+
+def test_texts_stand_once_however_often_a_run_was_killed(tmp_path):
+    broken = record(tmp_path / "broken", stop=37)
+    for stop in (23, 40, 37, 40):
+        record(broken, start=20, stop=stop)
+    for tag in ("val/classes", "val/confusions"):
+        assert [event.step for event in read(broken).Tensors(f"{tag}/text_summary")] == [20, 40], tag
+    assert len(text(broken, "environment")) == 2  # of the first start and of the last
+
+
+def test_a_validation_made_again_replaces_the_broken_off_one(run, tmp_path):
+    broken = record(tmp_path / "broken", stop=20)
+    again = {"start": 20, "validation_pending": True, "total": 40, "iterations_per_epoch": 8.0}
+    with Monitor(broken, names=NAMES, colours=COLOURS, **again) as monitor:
+        monitor.scores(20, {"mIoU": 0.2}, [0.2, 0.5, float("nan")])
+    assert curve(broken, "val/mIoU") == [(20, 0.2)]
+    assert curve(broken, "train/loss") == curve(run, "train/loss")[:2]
+
+
+def test_a_run_begun_anew_forgets_what_came_before_its_first_checkpoint(run, tmp_path):
+    record(tmp_path / "broken", stop=13)
+    record(tmp_path / "broken")
+    assert curve(tmp_path / "broken", "train/loss") == curve(run, "train/loss")
+    assert text(tmp_path / "broken", "network") == text(run, "network")
+
+
+def test_an_event_file_cut_short_goes_on(run, tmp_path):
+    broken = record(tmp_path / "broken", stop=37)
+    file = next(broken.glob("events.*"))
+    file.write_bytes(file.read_bytes()[:-7])
+    record(broken, start=20)
+    assert curve(broken, "train/loss") == curve(run, "train/loss")
+
+
+def test_the_time_to_go_is_told_after_fifty_iterations(tmp_path, capsys):
+    arguments = {"names": NAMES, "colours": COLOURS, "total": 100_000, "iterations_per_epoch": 10}
+    with Monitor(tmp_path, **arguments) as monitor:
+        monitor.console.began -= 100  # 50 iterations took 100 seconds
+        for t in range(1, 61):
+            monitor.step(t, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
+    said = capsys.readouterr().out
+    assert said.count("at the speed of the first 50 iterations: 2 days 7 h to go, and validations") == 1
 
 
 def test_a_run_resumed_between_two_points_draws_the_same_points(run, tmp_path):
@@ -199,11 +244,12 @@ def test_a_layout_shows_loss_and_miou_of_training_and_validation_together(run):
     event = read(run).Tensors("custom_scalars__config__")[0]
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert charts["loss"] == ["^train/loss$", "^val/loss$"]
     assert charts["mIoU"] == ["^val/mIoU$"]
     tags = read(run).Tags()["scalars"]
-    for patterns in charts.values():
-        assert all(len([tag for tag in tags if re.match(pattern, tag)]) == 1 for pattern in patterns)
+    drawn = {tag for tag in tags for pattern in charts["loss"] if re.match(pattern, tag)}
+    assert drawn == {"train/loss_main", "val/loss_main", "val/loss_dice"}  # like with like: no auxiliary head
+    for name in ("mIoU", "learning rate"):
+        assert all(len([tag for tag in tags if re.match(p, tag)]) == 1 for p in charts[name])
 
 
 def test_without_a_terminal_plain_lines_appear_once_on_screen_and_once_in_the_log(tmp_path, capsys):

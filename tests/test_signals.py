@@ -1,14 +1,18 @@
 """Asked to leave, a run finishes its iteration, saves, and says how to go on; asked twice, it goes."""
 
+import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from runs import Act, Run, assert_same_end, newest
+from runs import ROOT, Act, Run, alive, assert_same_end, newest
 from segkit import signals
 
 
@@ -20,6 +24,16 @@ def unbroken(tmp_path_factory):
 def to_the_whole_group():
     """As Ctrl-C and cluster managers do: loader workers are hit, too."""
     os.killpg(0, signal.SIGTERM)
+
+
+class Send:
+    """Send a signal to this process."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self):
+        os.kill(os.getpid(), self.number)
 
 
 def interrupt():
@@ -52,10 +66,80 @@ def test_leaving_saves_and_the_resumed_run_ends_the_same(unbroken, tmp_path):
     assert_same_end(unbroken, Run(folder, "resume=true").completes())
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_leaving_during_the_first_image_of_a_validation_saves(number, status, unbroken, tmp_path):
+    """Four iterations of four images are read here, so the seventeenth is the first to be scored."""
+    folder = tmp_path / "run"
+    asked = Act("segkit.data.datasets.shapes.Shapes.read", 17, Send(number))
+    leaving = Run(folder, before=asked)
+    assert leaving.ends() == status
+    assert "nothing to score" not in leaving.said
+    assert "resume=true" in leaving.said
+    assert torch.load(folder / "last.pt", weights_only=True)["owes_scores"]
+    assert newest(folder) == 4
+    assert not (folder / "result.json").exists()
+    assert_same_end(unbroken, Run(folder, "resume=true").completes())
+
+
+PARENT = """
+import multiprocessing, os, signal, sys, time
+
+def work(path, portable):
+    if portable:
+        for name in ("sigwaitinfo", "sigtimedwait", "sigwait"):
+            delattr(signal, name)
+    from segkit import signals
+    signals.obey_parent_alone()
+    with open(path + ".part", "w") as file:
+        file.write(str(os.getpid()))
+    os.replace(path + ".part", path)
+    time.sleep(100)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[2])
+    worker = context.Process(target=work, args=(sys.argv[1], sys.argv[3] == "portable"), daemon=True)
+    worker.start()
+    worker.join()
+"""
+
+
+def until(something, seconds=30):
+    end = time.monotonic() + seconds
+    while not something():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("kind", ["portable", "native"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_outlives_a_signal_to_its_group_but_not_its_parent(method, kind, tmp_path):
+    script, told = tmp_path / "parent.py", tmp_path / "pid"
+    script.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, script, told, method, kind], env=environment)
+    until(told.exists)
+    worker = int(told.read_text())
+    os.kill(worker, signal.SIGTERM)  # of somebody else, as when a whole group is signalled
+    time.sleep(5 * signals.WATCH)
+    assert running(worker)
+    parent.kill()
+    parent.wait()
+    until(lambda: not running(worker), seconds=10)  # it would sleep for 100
+
+
+def running(pid):
+    """Whether a process is there and no zombie."""
+    if not alive(pid):
+        return False
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def test_a_second_signal_leaves_at_once(tmp_path):
     folder = tmp_path / "run"
     assert Run(folder, before=Act("segkit.training.train_step", 5, terminate_twice)).ends() == 143
-    assert newest(folder) == 3
+    assert newest(folder) == 4
 
 
 def test_the_command_to_resume_is_the_one_that_was_typed(monkeypatch):

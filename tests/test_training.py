@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkit import components, compose, settings, training
+from segkit import components, compose, runtime, settings, training
 from segkit.data import loaders
 from segkit.data.datasets import shapes
 from segkit.losses import cross_entropy
@@ -37,7 +37,7 @@ def batch(size=4, *, seed=0):
     return Batch(image, label, [str(i) for i in range(size)])
 
 
-def begin(*, dropout=0.0, **schedule):
+def begin(*, dropout=0.0, num_classes=3, **schedule):
     torch.manual_seed(0)
     settings = {
         "batch_size": 4,
@@ -47,7 +47,7 @@ def begin(*, dropout=0.0, **schedule):
         "policy": {"name": "poly"},
     }
     return training.begin(
-        Tiny(dropout=dropout),
+        Tiny(num_classes, dropout=dropout),
         cross_entropy.build(3),
         samples=8,
         schedule=training.Schedule(**{**settings, **schedule}),
@@ -209,6 +209,32 @@ def test_the_longest_training_takes_no_memory_for_its_length():
 def test_a_schedule_has_one_length(both):
     with pytest.raises(ValueError, match="give one of the two and set the other to null"):
         training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, **both)
+
+
+def test_one_scored_class_is_refused():
+    with pytest.raises(ValueError, match="make background a class"):
+        begin(num_classes=1)
+
+
+@pytest.mark.parametrize(("units", "precision"), [(True, "bf16"), (False, "float32")])
+def test_auto_takes_the_precision_that_the_machine_has_units_for(units, precision, monkeypatch, caplog):
+    monkeypatch.setattr(runtime, "supports_bf16", lambda _: units)
+    cpu = torch.device("cpu")
+    assert runtime.Runtime(precision="auto").on(cpu).precision == precision
+    with runtime.Runtime(precision="auto").autocast(cpu):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == runtime.PRECISION[precision]
+    assert not caplog.records
+    assert runtime.Runtime(precision="bf16").on(cpu).precision == "bf16"
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (0 if units else 1)
+    assert all("runtime.precision=float32" in line for line in told)
+
+
+def test_compiling_without_a_compiler_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr(runtime.shutil, "which", lambda _: None)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler.*runtime.compile=false"):
+        runtime.Runtime(compile=True).on(torch.device("cpu"))
 
 
 def test_a_batch_that_does_not_divide_is_refused():

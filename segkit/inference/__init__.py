@@ -2,7 +2,7 @@
 
 from segkit.inference.evaluate import EnoughError, Evaluation, evaluate
 from segkit.inference.partial import weights_hash
-from segkit.inference.predict import predict, probabilities
+from segkit.inference.predict import Strip, merged_logits, predict, probabilities
 from segkit.inference.prepare import prepare
 from segkit.inference.presets import of_settings
 from segkit.inference.protocol import Protocol, protocol
@@ -11,7 +11,9 @@ __all__ = [
     "EnoughError",
     "Evaluation",
     "Protocol",
+    "Strip",
     "evaluate",
+    "merged_logits",
     "of_settings",
     "predict",
     "prepare",

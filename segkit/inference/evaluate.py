@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from typing import Protocol as Shape
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from tqdm import tqdm
 from segkit import distributed, metrics, signals
 from segkit.data.labels import DataError, Problem
 from segkit.inference.partial import PartialCounts, fingerprint
-from segkit.inference.predict import predict
+from segkit.inference.predict import Strip, predict
 from segkit.inference.prepare import prepare
 from segkit.inference.protocol import Protocol
 from segkit.types import Sample
@@ -44,7 +46,7 @@ class Pictures(Shape):
 
 
 class EnoughError(Exception):
-    """Raised by ``on_image`` to end an evaluation with the pictures counted so far, perhaps none."""
+    """Raised by ``on_image`` or ``on_strip`` to end an evaluation; what is counted so far counts."""
 
 
 class Evaluation(NamedTuple):
@@ -61,13 +63,14 @@ class Evaluation(NamedTuple):
     skipped: int = 0  # that could not be read, with ``data.on_error=skip``
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     model: Segmenter,
     dataset: Pictures,
     protocol: Protocol,
     *,
     workers: int = 0,
     on_image: Callable[[Sample, np.ndarray], None] | None = None,
+    on_strip: Callable[[Sample, Strip], None] | None = None,
     progress: bool = True,
     partial: Path | None = None,
     resume: bool = False,
@@ -82,6 +85,8 @@ def evaluate(
         workers: processes that read ahead.
         on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them;
             ``EnoughError`` from it ends the evaluation early.
+        on_strip: called before that with each sample and the merged scores of some of its rows, from top to
+            bottom; ``EnoughError`` likewise.
         progress: show a bar.
         partial: folder for the counts of an unfinished evaluation; it goes when all is counted.
         resume: count on from what ``partial`` holds; ``on_image`` is not called again for those pictures.
@@ -106,13 +111,14 @@ def evaluate(
         readable = _readable(_read(dataset, mine, workers), faults, on_error=on_error)
         samples = _uploaded(readable, device)
         for index, sample, image in _with_bar(samples, len(mine), shown=progress):
-            prediction = predict(fast, image, protocol)
-            if on_image:
-                try:
+            watch = functools.partial(on_strip, sample) if on_strip else None
+            try:
+                prediction = predict(fast, image, protocol, on_strip=watch)
+                if on_image:
                     on_image(sample, prediction.cpu().numpy())
-                except EnoughError:
-                    enough = True
-                    break
+            except EnoughError:
+                enough = True
+                break
             tally.add(index, _count(sample.label, prediction, model.num_classes, boundary=protocol.boundary))
     told = distributed.gathered((len(tally.mine), len(faults), enough))
     images = len(tally.done) + sum(counted for counted, _, _ in told)
@@ -174,12 +180,17 @@ def _scored(total: Tensor, dataset: Pictures, protocol: Protocol, seconds: float
 def _read(dataset: Pictures, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample | Problem]]:
     source: Any = _Indexed(dataset)
     keep: Any = _as_it_is
-    obedient = signals.obey_parent_alone
+    obedient = _worker
     return iter(
         DataLoader(
             source, None, sampler=indices, num_workers=workers, collate_fn=keep, worker_init_fn=obedient
         )
     )
+
+
+def _worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the threads; those of the parent are not in its copy
+    signals.obey_parent_alone()
 
 
 class _Indexed:

@@ -9,7 +9,7 @@ before their first row is due, so a picture of any height needs the memory of th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -40,13 +40,20 @@ class Strip(NamedTuple):
     scores: Tensor  # (rows, W, K) float
 
 
-def predict(model: Segmenter, image: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
+def predict(
+    model: Segmenter,
+    image: np.ndarray | Tensor,
+    protocol: Protocol,
+    *,
+    on_strip: Callable[[Strip], None] | None = None,
+) -> Tensor:
     """The class of each pixel.
 
     Args:
         model: a segmenter; ``segkit.inference.prepare`` makes it faster.
         image: (H, W, 3) array or (3, H, W) tensor, uint8 RGB.
         protocol: how to look at it.
+        on_strip: called with each strip of merged scores, from top to bottom.
 
     Returns:
         (H, W) uint8 class ids on the model's device, at the picture's own size.
@@ -57,6 +64,8 @@ def predict(model: Segmenter, image: np.ndarray | Tensor, protocol: Protocol) ->
     picture = _on_device(model, image)
     ids = torch.empty(picture.shape[1:], dtype=torch.uint8, device=picture.device)
     for strip in strips(model, picture, protocol):
+        if on_strip:
+            on_strip(strip)
         ids[strip.top : strip.bottom] = strip.scores.argmax(2)
     return ids
 
@@ -70,6 +79,13 @@ def probabilities(model: Segmenter, image: np.ndarray | Tensor, protocol: Protoc
             merged = merged.softmax(2)
         parts.append((merged / merged.sum(2, keepdim=True)).cpu())
     return torch.cat(parts).permute(2, 0, 1)
+
+
+def merged_logits(scores: Tensor, protocol: Protocol) -> Tensor:
+    """Merged scores (..., K) of a strip as values whose softmax are the merged probabilities."""
+    if protocol.merge == "logits" or _one_view(protocol):
+        return scores
+    return scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
 
 
 def _on_device(model: Segmenter, image: np.ndarray | Tensor) -> Tensor:

@@ -40,9 +40,10 @@ def changes(given: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
     published = preset(given["name"], sizes)
     if published is None:
         return {}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
     return {
         key: value
-        for key, value in given.items()
+        for key, value in plain.items()
         if key not in FREE and key in published and value != published[key]
     }
 
@@ -53,7 +54,7 @@ def of_settings(settings: Mapping[str, Any]) -> Protocol:
     Raises:
         ValueError: as ``protocol`` does.
     """
-    given = dict(settings["evaluation"])
+    given = {key: value for key, value in settings["evaluation"].items() if key != "every"}  # of a training
     if different := changes(given, settings["sizes"]):
         given["name"] = f"{given['name']}, changed: {', '.join(different)}"
     return protocol(**given)

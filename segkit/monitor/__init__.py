@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from segkit import distributed, pictures
+from segkit.banner import duration
 from segkit.monitor.console import LOG, Console
 from segkit.monitor.environment import environment, environment_text
 from segkit.monitor.events import Events
@@ -38,6 +39,7 @@ from segkit.types import Batch, Sample
 __all__ = ["Monitor", "class_table", "environment", "environment_text", "profile_steps"]
 
 MANY = 30  # classes above which only the worst and best ten are drawn and printed
+FORECAST = 50  # iterations after which the time of the whole run is told
 Scalar = Tensor | float
 
 
@@ -47,6 +49,7 @@ class Monitor:
     Args:
         folder: the run's; receives the events and ``train.log``.
         start: iterations done before, by the run that is resumed.
+        validation_pending: whether the validation of that iteration is still to come.
         total: iterations of the whole run.
         iterations_per_epoch: to show epochs.
         names: of the classes.
@@ -59,13 +62,14 @@ class Monitor:
         folder: Path,
         *,
         start: int = 0,
+        validation_pending: bool = False,
         total: int,
         iterations_per_epoch: float,
         names: Sequence[str],
         colours: np.ndarray,
         every: int = 10,
     ) -> None:
-        self.active = distributed.is_main()
+        self.active, self.folder = distributed.is_main(), folder
         self.start, self.total, self.every = start, total, every
         self.iterations_per_epoch = iterations_per_epoch
         self.names, self.colours = list(names), colours
@@ -75,7 +79,7 @@ class Monitor:
         if self.active:
             folder.mkdir(parents=True, exist_ok=True)
             self.console = Console(folder / "train.log", start=start, total=total)
-            self.events = Events(folder, start=start)
+            self.events = Events(folder, start=start, validation_pending=validation_pending)
             self.text("environment", environment_text())
 
     def __enter__(self) -> Self:
@@ -114,13 +118,18 @@ class Monitor:
             self.steps + 1,
         )
         self.console.advance(iteration)
+        if iteration == self.start + FORECAST and self.total > self.start + 4 * FORECAST:
+            left = (time.perf_counter() - self.console.began) / FORECAST * (self.total - iteration)
+            self.say(
+                f"at the speed of the first {FORECAST} iterations: {duration(left)} to go, and validations"
+            )
         if iteration % self.every and iteration not in (self.start + 1, self.total):
             return
         measured = {"norm_gradient": gradient_norm, "norm_ema_distance": ema_distance()}
         read = _numbers({**losses, **{k: v for k, v in measured.items() if v is not None}})
         loss = math.fsum(read[name] for name in losses)
         if iteration % self.every == 0 or iteration == self.total:
-            parts = {f"train/loss_{name}": read[name] for name in losses} if len(losses) > 1 else {}
+            parts = {f"train/loss_{name}": read[name] for name in losses}
             rates = list(learning_rates.items())
             groups = {f"train/lr_{name}": rate for name, rate in rates} if len(rates) > 1 else {}
             others = {f"train/{name}": read[name] for name in measured if name in read}
@@ -136,10 +145,10 @@ class Monitor:
         scores: Mapping[str, float],
         class_iou: Sequence[float] | np.ndarray,
         *,
-        loss: float | None = None,
+        losses: Mapping[str, float] | None = None,
         counts: np.ndarray | None = None,
     ) -> None:
-        """Record a validation: curves, classes, and with ``counts`` (K, K) the confusions."""
+        """Record a validation: curves, classes, the loss's parts, and with ``counts`` (K, K) confusions."""
         if not self.active:
             return
         iou = [float(value) for value in class_iou]
@@ -147,8 +156,9 @@ class Monitor:
             worst_and_best(iou, 10) if len(iou) > MANY else [k for k in range(len(iou)) if iou[k] == iou[k]]
         )
         curves = {f"val/{name}": float(value) for name, value in scores.items()}
-        if loss is not None:
-            curves["val/loss"] = loss
+        if losses:
+            parts = {f"val/loss_{name}": value for name, value in losses.items()}
+            curves |= {"val/loss": math.fsum(losses.values()), **parts}
         self.events.scalars(iteration, curves | {f"val_iou/{self.names[k]}": iou[k] for k in shown})
         columns = {"IoU": iou}
         if counts is not None:
@@ -175,10 +185,14 @@ class Monitor:
             self._rest()
 
     def samples(self, iteration: int, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> None:
-        """Record validation samples, the same each time: image, truth, prediction, error and legend."""
-        if self.active:
+        """Record validation samples, the same each time: image, truth, prediction, error and legend.
+
+        The sheet is also written to ``samples.png``.
+        """
+        if self.active and samples:
             sheet = pictures.sheet(samples, self.names, self.colours, predictions=predictions)
             self.pictures("val/samples", iteration, sheet)
+            pictures.save(self.folder / "samples.png", sheet)
 
     def batch(self, iteration: int, batch: Batch, *, most: int = 8) -> None:
         """Record what the network really sees: augmented pictures and labels."""
@@ -197,7 +211,7 @@ class Monitor:
         """Record what is trained: the settings, as text and in the table of runs, and the network."""
         self.text("settings", code_block(json.dumps(settings, indent=2, ensure_ascii=False)))
         self.text("network", code_block(network))
-        self.hparams(flat(settings))
+        self.hparams(flat(settings) | {"schedule.length": self.total})
 
     def hparams(self, settings: Mapping[str, Any], scores: Sequence[str] = ("mIoU", "pixAcc")) -> None:
         """Record flat settings for the table of runs, beside the last value of some validation scores."""

@@ -8,11 +8,18 @@ from typing import Any, cast
 
 import numpy as np
 
+from segkit.monitor.rewind import rewind
 from segkit.pictures import encode
 
-CHARTS = {"loss": ["train/loss", "val/loss"], "mIoU": ["val/mIoU"], "learning rate": ["train/lr"]}
+CHARTS = {
+    "loss": ["train/loss_(?!aux).*", "val/loss_(?!aux).*"],  # validation has no auxiliary head
+    "mIoU": ["val/mIoU"],
+    "learning rate": ["train/lr"],
+}
+DESCRIPTIONS = ("environment", "settings", "network")  # texts that every start writes anew
 
 TELLING = ("data.name", "model.backbone.variant", "model.head.name", "schedule.batch_size", "schedule.lr")
+TELLING += ("schedule.length", "model.backbone.width")
 
 
 class Events:
@@ -20,18 +27,29 @@ class Events:
 
     Args:
         folder: the run's.
-        start: iterations done before; TensorBoard forgets whatever an interrupted run wrote beyond.
+        start: iterations done before; what an interrupted run wrote beyond is taken out.
+        validation_pending: whether the validation of that iteration is still to come; what an earlier
+            attempt wrote of it is taken out as well.
     """
 
-    def __init__(self, folder: Path, *, start: int) -> None:
+    def __init__(self, folder: Path, *, start: int, validation_pending: bool = False) -> None:
         from tensorboard.compat.proto import event_pb2
         from tensorboard.plugins.hparams import plugin_data_pb2
         from torch.utils.tensorboard import FileWriter, summary  # only here: half a second
 
         self.summary, self.event = summary, cast(Any, event_pb2)  # its classes are made while importing
         self.hparams_data = cast(Any, plugin_data_pb2)
+        again = any(folder.glob("events.out.tfevents.*"))
+
+        def stays(iteration: int, tag: str) -> bool:
+            if iteration != start or not start:
+                return iteration < start
+            group = tag.split("/")[0]
+            return group not in DESCRIPTIONS and not (validation_pending and group in ("val", "val_iou"))
+
+        rewind(folder, stays)
         self.writer = FileWriter(str(folder), max_queue=1000, flush_secs=15)
-        if start:
+        if again:
             self._forget_after(start)
         layout = {
             "overview": {name: ["Multiline", [f"^{t}$" for t in tags]] for name, tags in CHARTS.items()}
@@ -39,6 +57,7 @@ class Events:
         self.writer.add_summary(summary.custom_scalars(layout))
 
     def _forget_after(self, start: int) -> None:
+        """Tell a TensorBoard that is looking on."""
         version = self.event.Event(file_version="brain.Event:2")
         restart = self.event.Event(session_log={"status": self.event.SessionLog.START})
         for event in (version, restart):

@@ -1,0 +1,149 @@
+"""Validation within training: its loss is the mean over the scored pixels of the whole split."""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segkit import checkpoint, inference, training, validation
+from segkit.losses import cross_entropy
+from segkit.models import segmenter
+from segkit.monitor import Monitor
+from segkit.types import IGNORE_INDEX, Sample
+
+SIZES = [(33, 49), (64, 40), (40, 64)]
+BACKBONE = {"name": "resnest", "variant": "14", "width": 8}
+
+
+class Table(NamedTuple):
+    name: str = "noise"
+    num_classes: int = 3
+    names: tuple = ("a", "b", "c")
+    categories: tuple = ("", "", "")
+    colours: np.ndarray = np.eye(3, dtype=np.uint8) * 200
+
+
+class Noise:
+    """Images of several sizes, with other shares of ignored pixels; tells which process read each."""
+
+    table, on_error = Table(), "stop"
+
+    def __init__(self, told=None):
+        self.names, self.told = [str(index) for index in range(len(SIZES))], told
+
+    def __len__(self):
+        return len(SIZES)
+
+    def read(self, index):
+        if self.told:
+            with self.told.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+        draw = np.random.default_rng(index)
+        label = draw.integers(0, 3, SIZES[index], dtype=np.uint8)
+        label[: 10 * index] = IGNORE_INDEX
+        return Sample(draw.integers(0, 256, (*SIZES[index], 3), dtype=np.uint8), label, str(index))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    head = {"name": "fcn"}
+    return segmenter.build(3, backbone=BACKBONE, head=head, auxiliary=head).eval()
+
+
+def mean_nll(model, log_probabilities):
+    """A naive loop: the negative log-likelihood summed over all scored pixels of all images."""
+    total = count = 0.0
+    for index in range(len(SIZES)):
+        sample = Noise().read(index)
+        label = torch.from_numpy(sample.label).long()[None]
+        total += float(
+            F.nll_loss(
+                log_probabilities(model, sample.image), label, ignore_index=IGNORE_INDEX, reduction="sum"
+            )
+        )
+        count += float((label != IGNORE_INDEX).sum())
+    return total / count
+
+
+def whole(model, image):
+    with torch.no_grad():
+        return model(torch.from_numpy(image).permute(2, 0, 1)[None]).main.log_softmax(1)
+
+
+def validation_loss(model, protocol):
+    loss = validation.ValidationLoss(cross_entropy.build(3, aux_weight=0.4), protocol)
+    inference.evaluate(model, Noise(), protocol, on_strip=loss.add, progress=False)
+    return loss.mean()
+
+
+@pytest.mark.parametrize("piece", [1, 9000, 2**28], ids=["rows", "pieces", "images"])
+def test_the_loss_is_the_mean_over_the_scored_pixels_of_all_images(piece, model, monkeypatch):
+    monkeypatch.setattr(validation, "PIECE_BYTES", piece)
+    found = validation_loss(model, inference.protocol())
+    assert found == {"main": pytest.approx(mean_nll(model, whole), rel=1e-4)}
+
+
+@pytest.mark.parametrize("merge", ["softmax", "exp", "logits"])
+def test_with_several_views_it_is_that_of_the_merged_probabilities(merge, model):
+    protocol = inference.protocol(scales=(0.75, 1.25), flip=True, window=32, stride=20, merge=merge)
+
+    def merged(model, image):
+        return inference.probabilities(model, image, protocol).log()[None]
+
+    assert validation_loss(model, protocol)["main"] == pytest.approx(mean_nll(model, merged), rel=1e-4)
+
+
+def begin(model, loss):
+    schedule = {
+        "batch_size": 1,
+        "lr": 0.1,
+        "iterations": 1,
+        "optimiser": {"name": "sgd"},
+        "policy": {"name": "poly"},
+    }
+    runtime = training.Runtime()
+    settings = {"schedule": training.Schedule(**schedule), "runtime": runtime, "device": torch.device("cpu")}
+    return training.begin(model, loss, samples=3, seed=0, **settings)
+
+
+class Dice(torch.nn.Module):
+    """A loss whose only part has another name."""
+
+    def forward(self, logits, label):
+        right = logits.main.softmax(1).gather(1, label.long().clamp(max=2)[:, None])
+        return {"dice": 1 - right.mean()}
+
+    def weight(self, label):
+        return torch.tensor(float(label.numel()), dtype=torch.float64)
+
+
+def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model, tmp_path):
+    run = begin(model, Dice())
+    told, folder = tmp_path / "told", tmp_path / "run"
+    dataset = Noise(told)
+    keeping = checkpoint.Keeping()
+    book = checkpoint.Checkpoints(folder, keeping, {"settings": {}, "classes": {}})
+    table = Table()
+    with Monitor(
+        folder, total=1, iterations_per_epoch=1, names=table.names, colours=table.colours
+    ) as monitor:
+        validation.validate(run, dataset, inference.protocol(), workers=1, monitor=monitor, checkpoints=book)
+        drawn = (folder / "samples.png").stat().st_size
+    readers = told.read_text().split()
+    assert len(readers) == len(SIZES), "each image is read once, also those that are drawn"
+    assert str(os.getpid()) not in readers
+    assert drawn > 100
+    assert not run.owes_scores
+
+
+def test_large_samples_are_thinned_out_before_they_are_kept():
+    shown = validation.ShownSamples(["a"])
+    image = np.zeros((2000, 3000, 3), np.uint8)
+    shown.add(Sample(image, image[..., 0], "a"), image[..., 0])
+    (sample,), (prediction,) = shown.gathered()
+    assert sample.image.shape == (500, 750, 3)
+    assert sample.label.shape == prediction.shape == (500, 750)
