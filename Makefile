@@ -13,10 +13,10 @@ demo: .venv/runtime ## train and score a small network on drawn scenes, in minut
 	@$(PY) train_seg.py experiment=demo resume=auto
 
 test: .venv/complete ## every test
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --dist worksteal
 
 test-fast: .venv/complete ## the tests that take seconds
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -n auto --dist worksteal -m "not slow"
 
 check: .venv/complete ## format, lint, types, layers, spelling
 	@.venv/bin/python -m ruff format --check .

@@ -13,6 +13,9 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands set it: waiting threads leave the core
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared out to the workers
+
 ROOT = Path(__file__).parent.parent
 
 
