@@ -104,6 +104,8 @@ def _in_words(error: Exception, typed: Sequence[str]) -> str:
     """An error of Hydra's as one line, with what was typed if it does not name it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[:2])[:400]
+    if lost := re.match(r"Error resolving interpolation '\$\{([\w/]+)\}'", said):
+        return f"{lost[1]} is missing; choose it with {lost[1]}=NAME ({', '.join(schema.choices(lost[1]))})"
     if isinstance(error, HydraException) and said:
         return said
     words = " ".join(argument.removeprefix("++") for argument in typed)[:400]

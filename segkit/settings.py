@@ -38,7 +38,7 @@ SECTIONS = {
     "loss": "losses",
     "augment": "data/transforms.py:Augmentation",
     "evaluation": "inference/protocol.py:protocol",
-    "schedule": "training.py:Schedule",
+    "schedule": "schedule.py:Schedule",
     "schedule.optimiser": "optimisers",
     "schedule.policy": "schedules",
     "checkpoint": "checkpoint.py:Keeping",

@@ -89,7 +89,7 @@ def test_an_image_of_one_row_keeps_it_at_any_scale():
 
 
 def protocol_of(*words):
-    section = composed("test", words)["evaluation"]
+    section = composed("test", ["model=deeplabv3_demo", *words])["evaluation"]
     section.pop("every", None)
     return protocol(**section)
 

@@ -140,7 +140,8 @@ def test_texts_stand_once_however_often_a_run_was_killed(tmp_path):
     for stop in (23, 40, 37, 40):
         record(broken, start=20, stop=stop)
     for tag in ("val/classes", "val/confusions"):
-        assert [event.step for event in read(broken).Tensors(f"{tag}/text_summary")] == [20, 40], tag
+        steps = [event.step for event in read(broken).Tensors(f"{tag}/text_summary")]
+        assert sorted(steps) == [20, 40], tag
     assert len(text(broken, "environment")) == 2  # of the first start and of the last
 
 

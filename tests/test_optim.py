@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler as schedules
 
 from segkit import components, optim
 from segkit.losses import cross_entropy
-from segkit.settings import check_section
+from segkit.settings import check
 from segkit.types import IGNORE_INDEX, Logits
 
 
@@ -212,4 +212,4 @@ def test_an_optimiser_that_torch_refuses_is_refused_by_its_settings_names(settin
 
 def test_a_weight_decay_that_cannot_be_meant_is_refused():
     with pytest.raises(ValueError, match=r"schedule.optimiser.weight_decay=1e\+38: must be .* at most 10"):
-        check_section("schedule.optimiser", {"name": "sgd", "weight_decay": 1e38})
+        check("schedule.optimiser", {"name": "sgd", "weight_decay": 1e38})

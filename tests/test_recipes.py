@@ -54,8 +54,8 @@ CITYSCAPES = ORIGINAL | {
     "schedule.lr": 0.005,
     "schedule.epochs": 240,
 }
-ENCODING = {"loss.aux_weight": 0.2, "augment.blur": 0.0}
-GLUONCV = {"loss.aux_weight": 0.5, "augment.blur": 0.5}
+ENCODING = {"loss.aux_weight": 0.2, "loss.average": "scored", "augment.blur": 0.0}
+GLUONCV = {"loss.aux_weight": 0.5, "loss.average": "scored", "augment.blur": 0.5}
 # mmsegmentation: SGD 0.01, momentum 0.9, weight decay 5e-4, heads x1, poly 0.9 to 1e-4 (a hundredth of 0.01)
 MMSEG = {
     "schedule.epochs": None,
@@ -70,6 +70,7 @@ MMSEG = {
     "schedule.policy.warmup": "mmseg",
     "schedule.drop_last": False,
     "loss.aux_weight": 0.4,
+    "loss.average": "all",
     "augment.scales": [0.5, 2.0],
     "augment.one_class_at_most": 0.75,
     "augment.colour": 0.5,
@@ -122,6 +123,8 @@ FAST = {  # MosaicML: batch 128, 0.08, weight decay 5e-5, 128 epochs, average of
     "schedule.iterations": None,
     "schedule.optimiser.name": "sgd",
     "schedule.optimiser.weight_decay": 5e-5,
+    "loss.parts.cross_entropy.weight": 0.375,
+    "loss.parts.dice.weight": 1.125,
     "runtime.channels_last": True,
     "runtime.precision": "bf16",
     "model.backbone.weights": "imagenet",
@@ -248,7 +251,7 @@ def test_a_network_to_learn_by_heart_needs_nothing_downloaded(data):
 
 @pytest.mark.parametrize("group", ["data", "model", "schedule", "augment", "loss"])
 def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(group):
-    with pytest.raises(ValueError, match=rf"Could not find '{group}/nope'") as refusal:
+    with pytest.raises(ValueError, match=rf"{group}=nope: there is no such choice") as refusal:
         found(*(choice for choice in HEADLINE if not choice.startswith(group)), f"{group}=nope")
     for name in sorted(file.stem for file in (CONF / group).glob("*.yaml")):
         assert name in str(refusal.value)

@@ -26,7 +26,7 @@ def test_nothing_typed_changes_nothing():
         (["schedule.lr=0.01"], ["schedule.lr=0.01 (was 0.07)"]),  # what the yaml says, and typed all the same
         (["seed=0"], ["seed=0 (was 5)"]),
         (["sizes.base=99"], ["sizes.base=99 (was 128)", "augment.base_size=99 (was 128)"]),
-        (["augment.base_size=7"], ["augment.base_size=7 (was 128)"]),
+        (["augment.base_size=70"], ["augment.base_size=70 (was 128)"]),
         (["runtime=gpu"], ["runtime.precision=bf16 (was float32)"]),
         (["device=cpu", "summary=true"], []),
         (["model.backbone.width=8"], []),

@@ -159,7 +159,10 @@ def test_checking_takes_no_time_to_speak_of():
     ("path", "message"),
     [
         ("seed", r"seed is missing; give it with seed=\.\.\. \(an integer at least 0\)"),
-        ("schedule.lr", r"schedule.lr is missing; give it with schedule.lr=\.\.\. \(a number above 0\)"),
+        (
+            "schedule.lr",
+            r"schedule.lr is missing; give it with schedule.lr=\.\.\. \(a number above 0 and at most 1000\)",
+        ),
         ("loader", r"loader is missing; give it with loader.workers=\.\.\."),
         ("loader.workers", r"loader.workers is missing"),
         ("model.backbone", r"model.backbone is missing; choose it with model/backbone=NAME \(.*resnest50"),

@@ -109,7 +109,9 @@ def test_hparams_list_both_runs_with_their_scores(server):
 
     experiment = post("experiment", {"experimentName": ""})
     names = [info["name"] for info in experiment["hparamInfos"]]
-    assert names == ["schedule.lr", "data.flip", "model.name", "sizes"], "what tells most, then by name"
+    assert names == ["schedule.length", "schedule.lr", "data.flip", "model.name", "sizes"], (
+        "what tells most, then by name"
+    )
     found = post(
         "session_groups",
         {

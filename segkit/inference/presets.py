@@ -31,8 +31,13 @@ def preset(name: str, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
     found |= own
     for key, value in found.items():
         if isinstance(value, str) and (named := re.fullmatch(r"\$\{sizes\.(\w+)\}", value)):
-            found[key] = sizes.get(named[1])
+            found[key] = _listed(sizes.get(named[1]))
     return found
+
+
+def _listed(value: Any) -> Any:
+    """A tuple, which checked settings have, as the list that YAML has."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def changes(given: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def changes(given: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
     published = preset(given["name"], sizes)
     if published is None:
         return {}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+    plain = {key: _listed(value) for key, value in given.items()}
     return {
         key: value
         for key, value in plain.items()

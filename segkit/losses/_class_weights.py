@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from segkit import files
+
 LARGEST = 1_000_000  # bytes of a file; 255 numbers need a few thousand
 REMEDY = "`python datasets/NAME.py stats --weights FILE` writes such a file"
 
@@ -40,13 +42,8 @@ def read_class_weights(source: str | Sequence[float] | None, num_classes: int) -
 
 
 def _read(source: str) -> list[float]:
-    file = Path(source)
     try:
-        if file.exists() and not file.is_file():  # a device or a pipe may never end
-            raise ValueError("it is no regular file")
-        if file.stat().st_size > LARGEST:
-            raise ValueError(f"it has {file.stat().st_size:,} bytes, more than {LARGEST:,}")
-        return [float(line) for line in file.read_text(encoding="utf-8").split()]
+        return [float(line) for line in files.read_text(Path(source), most=LARGEST).split()]
     except (OSError, ValueError) as error:
         raise ValueError(
             f"loss.class_weights={source}: one number a line is wanted, but {str(error)[:200]}; {REMEDY}"
