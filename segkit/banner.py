@@ -55,7 +55,7 @@ def banner(settings: Mapping[str, Any], facts: Facts) -> str:
 def _network(settings: Mapping[str, Any]) -> str:
     model = settings["model"]
     backbone = model["backbone"]
-    return f"{model['head']['name']} on {backbone.get('variant') or backbone['name']}"
+    return f"{model['head']['name']} on {backbone['name']}{backbone.get('variant') or ''}"
 
 
 def duration(seconds: float) -> str:

@@ -72,6 +72,8 @@ def command(
                 sys.argv[1:] = [accept_any_key(argument, name) for argument in sys.argv[1:]] or ["--help"]
                 try:
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
+                except BrokenPipeError:  # `--help | head` has read enough
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 except Exception as error:
                     if error in ours:
                         raise

@@ -10,7 +10,7 @@ from segkit import banner
 SETTINGS = {
     "data": {"name": "ade20k"},
     "model": {
-        "backbone": {"name": "resnet", "variant": "resnet50", "weights": "a.pth"},
+        "backbone": {"name": "resnet", "variant": "50", "weights": "a.pth"},
         "head": {"name": "fcn"},
     },
     "schedule": {

@@ -287,3 +287,10 @@ def test_what_is_refused_is_refused_before_torch_is_imported(tmp_path):
 def test_without_arguments_a_command_prints_its_help(run_here, capsys):
     assert run_here("train_seg") == 0
     assert "Keys people set most" in capsys.readouterr().out
+
+
+def test_help_that_is_read_in_part_ends_without_a_word():
+    command = f"{sys.executable} train_seg.py --help | head -1"
+    answer = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert answer.stdout == "Train a segmentation network.\n"
+    assert answer.stderr == ""
