@@ -12,33 +12,36 @@ from segkit.compose import command
 
 def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint's own network, classes and sizes; what the command line says lies over them."""
-    from segkit import trained
+    from segkit.inference import predictor
 
-    return trained.beneath(given)
+    return predictor.beneath(given)
 
 
 @command("predict", beneath=of_checkpoint)
 def main(settings: dict[str, Any]) -> None:
     """Find the pictures, rebuild the network, and write what it says about each."""
-    from segkit import distributed, inference, predictions, results, sources, submissions, trained
-    from segkit.video import Video
+    from segkit import inference
+    from segkit.evaluation import results, submissions
+    from segkit.inference import predict_files, predictor, sources
+    from segkit.inference.video import Video
+    from segkit.system import distributed
 
     source, kinds = settings["input"], set(settings["save"])
     with distributed.processes(settings["device"]) as device:
         found = sources.find(source)
         video = None if found else Video(source)
-        network = trained.rebuild(settings, device)
+        network = predictor.rebuild(settings, device)
         if settings["submission"]:
             submissions.format_of(network.table)  # refuses what no server takes, before the work
             kinds |= {"ids"}
-        predictor = trained.Predictor(network, inference.of_settings(settings))
+        predictor = predictor.Predictor(network, inference.of_settings(settings))
         folder = results.folder(settings, f"predict-{sources.title(source)}")
         how = {"kinds": kinds, "resume": settings["resume"]}
         if video:
-            frames = predictions.of_video(predictor, video, folder, sources.title(source), **how)
+            frames = predict_files.of_video(predictor, video, folder, sources.title(source), **how)
             print(f"{frames} frames are predicted, see {folder}")
             return
-        unreadable = predictions.of_pictures(predictor, found, folder, **how)
+        unreadable = predict_files.of_pictures(predictor, found, folder, **how)
         if distributed.is_main():
             print(f"{len(found) - len(unreadable)} of {len(found)} pictures are predicted, see {folder}")
         if unreadable:

@@ -12,19 +12,22 @@ from segkit.compose import command
 
 def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint's own data, network and sizes; what the command line says lies over them."""
-    from segkit import trained
+    from segkit.inference import predictor
 
-    return trained.beneath(given)
+    return predictor.beneath(given)
 
 
 @command("test", beneath=of_checkpoint)
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, score every picture, and write what was found."""
-    from segkit import components, distributed, inference, report, results, submissions, trained
+    from segkit import components, evaluation, inference
+    from segkit.evaluation import report, results, submissions
+    from segkit.inference import predictor
+    from segkit.system import distributed
 
     with distributed.processes(settings["device"]) as device:
         val_set = components.build("data.datasets", settings["data"], "val")
-        model, table, own_data = trained.rebuild(settings, device)
+        model, table, own_data = predictor.rebuild(settings, device)
         protocol = inference.of_settings(settings).on(device)
         folder = results.folder(settings, results.test_name(settings, own_data))
         results.refuse_another_s(folder, settings, protocol)
@@ -33,7 +36,7 @@ def main(settings: dict[str, Any]) -> None:
         if settings["submission"]:
             submissions.format_of(table)  # refuses what no server takes, before the work
             kinds |= {"ids"}
-        found = inference.evaluate(
+        found = evaluation.evaluate(
             model,
             val_set,
             protocol,
@@ -46,7 +49,7 @@ def main(settings: dict[str, Any]) -> None:
         if distributed.is_main():
             about = {
                 "weights": settings["checkpoint"] or settings["model"]["weights"],
-                "weights_sha256": inference.weights_hash(model),
+                "weights_sha256": evaluation.weights_hash(model),
                 "settings": settings,
             }
             results.write(folder, found, table, about)

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from segkit.banner import Facts, banner, opening
 from segkit.compose import command
+from segkit.monitor.banners import Facts, banner, opening
 
 FAREWELL = """
 {folder} is complete: best mIoU {best:.2%}; pictures in {folder}/samples.png. To go on:
@@ -23,7 +23,7 @@ FAREWELL = """
 
 def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of the run that goes on, if one does; what the command line says lies over them."""
-    from segkit import runs
+    from segkit.system import runs
 
     if (folder := runs.going_on(settings)) is None:
         return None
@@ -45,7 +45,8 @@ def print_summary(settings: dict[str, Any]) -> None:
 @command("train", resumed=of_run)
 def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, save and score until the schedule ends."""
-    from segkit import components, runs
+    from segkit import components
+    from segkit.system import runs
 
     if settings["summary"]:
         print_summary(settings)
@@ -58,10 +59,11 @@ def main(settings: dict[str, Any]) -> None:
     val_set = components.build("data.datasets", settings["data"], "val")
     import torch
 
-    from segkit import checkpoint, distributed, inference, signals, training
+    from segkit import checkpoint, inference, training
     from segkit.models import summary
-    from segkit.monitor import profile_steps
-    from segkit.validation import save_validate_leave, validate
+    from segkit.monitor.profiling import profile_steps
+    from segkit.system import distributed, signals
+    from segkit.training.validation import save_validate_leave, validate
 
     with distributed.processes(settings["device"]) as device, contextlib.ExitStack() as on_exit:
         found = on_exit.enter_context(checkpoint.open_run(folder, resume=settings["resume"]))
@@ -127,8 +129,8 @@ def begun(settings: dict[str, Any], train_set: Any, device: Any) -> Any:
 
 def training_batches(settings: dict[str, Any], train_set: Any, run: Any) -> Any:
     """The batches of the iterations that are still to do, for this process."""
-    from segkit import distributed
     from segkit.data import loaders, transforms
+    from segkit.system import distributed
 
     return loaders.training_loader(
         train_set,
@@ -149,7 +151,7 @@ def training_batches(settings: dict[str, Any], train_set: Any, run: Any) -> Any:
 
 def opened_monitor(train_set: Any, run: Any, folder: Path) -> Any:
     """The run's monitor, going on where the run does."""
-    from segkit.monitor import Monitor
+    from segkit.monitor.monitor import Monitor
 
     return Monitor(
         folder,

@@ -23,8 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from segkit import checkpoint as store
-from segkit import trained
-from segkit.inference import predict, prepare, protocol
+from segkit.inference import predict, predictor, prepare, protocol
 from segkit.models import segmenter
 
 ADE20K = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "base_size": 520, "window": 480}
@@ -109,7 +108,7 @@ def speed(picture: Path, variant: str, rounds: int, scales: tuple[float, ...]) -
 def agreement(checkpoint: Path, pictures: Path, count: int) -> None:
     """How many pixels of a trained network's pictures get the class that the plain loop gives them."""
     settings = {"checkpoint": checkpoint, "model": store.read(checkpoint)["settings"]["model"]}
-    model = trained.rebuild(settings, torch.device("cpu")).model.eval()
+    model = predictor.rebuild(settings, torch.device("cpu")).model.eval()
     for file in sorted(pictures.iterdir())[:count]:
         image = read(file)
         settings = {

@@ -22,9 +22,9 @@ import torch
 
 from segkit import components, compose, training
 from segkit.data import loaders, transforms
-from segkit.metrics import ConfusionMatrix
+from segkit.evaluation.metrics import ConfusionMatrix
 from segkit.models import segmenter
-from segkit.monitor import Monitor
+from segkit.monitor.monitor import Monitor
 from segkit.types import Sample
 
 STEPS, CALLS = 12, 2000

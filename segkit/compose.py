@@ -26,11 +26,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit import arguments, resuming
-from segkit import settings as schema
-from segkit.failures import with_errors_in_words
-from segkit.settings import CONF
-from segkit.values import coerce
+from segkit.settings import CONF, arguments, resuming, schema
+from segkit.settings.values import coerce
+from segkit.system.failures import with_errors_in_words
 
 Story = Callable[[dict[str, Any]], None]
 Beneath = Callable[[dict[str, Any]], dict[str, Any]]

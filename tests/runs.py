@@ -26,10 +26,10 @@ SMALL = [
     *("schedule.epochs=null", "schedule.iterations=10", "schedule.batch_size=4", "schedule.lr=0.05"),
     *("evaluation.every=4", "checkpoint.every=3", "checkpoint.minutes=null", "loader.workers=0"),
 ]
-IMPORTED = ["train_seg", "segkit.monitor", "segkit.validation", "segkit.data.transforms"]
+IMPORTED = ["train_seg", "segkit.monitor", "segkit.training.validation", "segkit.data.transforms"]
 IMPORTED += ["segkit.data.loaders", "segkit.losses.cross_entropy", "segkit.models.heads.deeplabv3"]
 IMPORTED += ["segkit.models.backbones.resnest", "segkit.data.datasets.shapes", "torch._dynamo"]
-IMPORTED += ["torch.utils.tensorboard", "segkit.schedules.poly", "segkit.optimisers.sgd"]
+IMPORTED += ["torch.utils.tensorboard", "segkit.training.policies.poly", "segkit.training.optimisers.sgd"]
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(IMPORTED)

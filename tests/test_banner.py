@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from segkit import banner
+from segkit.monitor import banners
 
 SETTINGS = {
     "data": {"name": "ade20k"},
@@ -24,7 +24,7 @@ SETTINGS = {
     "evaluation": {"every": 5},
     "runtime": {"compile": True},
 }
-FACTS = banner.Facts(
+FACTS = banners.Facts(
     41_200_000,
     train_images=20_210,
     val_images=2_000,
@@ -36,7 +36,7 @@ FACTS = banner.Facts(
 
 
 def test_the_banner_tells_network_data_length_machine_and_where_the_run_stands():
-    said = banner.banner(SETTINGS, FACTS)
+    said = banners.banner(SETTINGS, FACTS)
     for words in (
         "fcn on resnet50: 41.2 million parameters, weights a.pth",
         "20,210 images, 180 epochs = 227,363 iterations of 16, sgd 0.01, poly",
@@ -49,7 +49,7 @@ def test_the_banner_tells_network_data_length_machine_and_where_the_run_stands()
 
 
 def test_the_first_line_comes_before_torch_is_imported():
-    words = "import sys, segkit.banner; sys.exit('torch' in sys.modules)"
+    words = "import sys, segkit.monitor.banners; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0
 
 
@@ -58,4 +58,4 @@ def test_the_first_line_comes_before_torch_is_imported():
     [(20, "less than a minute"), (420, "7 min"), (5 * 3600 + 720, "5 h 12 min"), (76 * 3600, "3 days 4 h")],
 )
 def test_durations_are_told_in_two_units(seconds, shown):
-    assert banner.duration(seconds) == shown
+    assert banners.duration(seconds) == shown

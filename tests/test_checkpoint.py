@@ -5,7 +5,8 @@ import pickle
 import pytest
 import torch
 
-from segkit import checkpoint, files
+from segkit import checkpoint
+from segkit.system import files
 
 
 def checkpoints(folder, **keeping):

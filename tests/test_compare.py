@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segkit import charts, compare
-from segkit.monitor import Monitor
+from segkit.drawing import line_charts
+from segkit.monitor import compare
+from segkit.monitor.monitor import Monitor
 
 RUNS = {  # mIoU at iterations 10, 20, 30
     "good": ({"schedule.lr": 0.01, "model.name": "a", "seed": 0, "run_name": "good"}, (0.5, 0.75, 0.625)),
@@ -113,7 +114,7 @@ def test_csv_json_and_png_hold_the_same_runs(runs, tmp_path):
     assert content[0]["settings"] == RUNS["good"][0]
     drawn = cv2.imread(str(tmp_path / "new/runs.png"))
     assert drawn is not None
-    for colour in charts.COLOURS[:2]:
+    for colour in line_charts.COLOURS[:2]:
         assert (drawn[..., ::-1] == colour).all(-1).sum() > 100
 
 
@@ -131,10 +132,10 @@ def test_nothing_to_compare_is_an_error_that_says_what_to_give(runs, capsys):
 
 def test_it_runs_as_a_module_without_loading_torch(runs):
     code = (
-        "import sys; from segkit import compare; text = compare.main(sys.argv[1:]);"
+        "import sys; from segkit.monitor import compare; text = compare.main(sys.argv[1:]);"
         "assert 'torch' not in sys.modules; sys.stdout.write(text)"
     )
-    for command in (["-c", code], ["-m", "segkit.compare"]):
+    for command in (["-c", code], ["-m", "segkit.monitor.compare"]):
         done = subprocess.run(
             [sys.executable, *command, str(runs / "good")],
             cwd=Path(__file__).parents[1],
@@ -155,21 +156,21 @@ def test_it_runs_as_a_module_without_loading_torch(runs):
     ],
 )
 def test_ticks_are_round_numbers_around_the_data(low, high, expected):
-    assert charts.ticks(low, high) == pytest.approx(expected)
+    assert line_charts.ticks(low, high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("low", "high"), [(5, 5), (0, 0), (-2, -2), (1e-12, 1e9), (159999, 160000)])
 def test_ticks_enclose_whatever_comes(low, high):
-    found = charts.ticks(low, high)
+    found = line_charts.ticks(low, high)
     assert found[0] <= low
     assert high <= found[-1]
     assert 2 <= len(found) <= 9
 
 
 def test_a_chart_survives_nan_nothing_and_a_single_point():
-    drawn = charts.line_chart({"a": [(0, float("nan"))], "b": [], "c": [(5, 1.0)]}, title="x")
+    drawn = line_charts.line_chart({"a": [(0, float("nan"))], "b": [], "c": [(5, 1.0)]}, title="x")
     assert drawn.shape == (340, 900, 3)
-    assert (drawn == charts.COLOURS[2]).all(-1).any()
+    assert (drawn == line_charts.COLOURS[2]).all(-1).any()
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():

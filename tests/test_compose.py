@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from segkit import settings
 from segkit.compose import CONF, accept_any_key, command, plain, swept
 from segkit.compose import composed as schema_composed
+from segkit.settings import schema
 
 ROOT = CONF.parent
 
@@ -49,7 +50,7 @@ def test_a_yaml_says_every_key_its_signature_has(path):
     section = composed("data=folder")
     for key in path.split("."):
         section = section[key]
-    accepted = set(settings._keys(path, section, {}).accepted)
+    accepted = set(schema._keys(path, section, {}).accepted)
     assert accepted <= set(section), f"{path} does not say {accepted - set(section)}"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.data import statistics, verify
+from segkit.data import statistics, verification
 from segkit.data.datasets import camvid, folder
 from segkit.losses.cross_entropy import read_class_weights
 
@@ -75,9 +75,9 @@ def cut_short(file):
 @pytest.mark.parametrize("kind", FAULTS)
 def test_each_kind_of_fault_is_found_and_named_and_nothing_else(tmp_path, kind):
     root = camvid_like(tmp_path)
-    assert verify.verify(camvid.build("train", root=str(root))) == []
+    assert verification.verify(camvid.build("train", root=str(root))) == []
     FAULTS[kind](root)
-    problems = verify.verify(camvid.build("train", root=str(root), on_error="skip"))
+    problems = verification.verify(camvid.build("train", root=str(root), on_error="skip"))
     assert [problem.kind for problem in problems] == [kind]
     assert Path(problems[0].file).stem == "a"
 

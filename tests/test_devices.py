@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segkit import distributed
+from segkit.system import distributed
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from segkit import download
 from segkit.models.backbones import resnest
+from segkit.system import download
 
 BODY = bytes(range(256)) * 9000  # 2.3 MB: more than one chunk
 SHA256 = hashlib.sha256(BODY).hexdigest()

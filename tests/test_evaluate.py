@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from segkit.data.labels import DataError
-from segkit.inference import EnoughError, evaluate, predict, prepare, protocol
-from segkit.metrics import ConfusionMatrix, scores
+from segkit.evaluation import EnoughError, evaluate
+from segkit.evaluation.metrics import ConfusionMatrix, scores
+from segkit.inference import predict, prepare, protocol
 from segkit.types import Logits, Sample
 
 K = 5
@@ -288,9 +289,10 @@ SHARED_OUT = """
 import sys
 import torch
 sys.path.insert(0, sys.argv[2])
-from segkit import distributed
+from segkit.system import distributed
 from segkit.data.labels import DataError
-from segkit.inference import EnoughError, evaluate, protocol
+from segkit.evaluation import EnoughError, evaluate
+from segkit.inference import protocol
 from test_evaluate import ByColour, Noise
 torch.set_num_threads(1)
 with distributed.processes("cpu"):

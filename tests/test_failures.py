@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from segkit import failures
 from segkit.models import segmenter
+from segkit.system import failures
 
 
 def ending(story, capsys):

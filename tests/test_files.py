@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from segkit import files
 from segkit.losses import cross_entropy
+from segkit.system import files
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/urandom"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_training import batch, begin, weights
 
-from segkit import finite
+from segkit.training import nonfinite
 
 
 def poisoned(seed=0):
@@ -35,10 +35,10 @@ def test_a_loss_that_is_not_finite_stops_with_what_led_there(step):
 
 def test_it_is_found_at_the_latest_at_the_next_point_of_the_curves(step):
     run = begin(iterations=40)
-    for _ in range(finite.LOOK - 2):
+    for _ in range(nonfinite.LOOK - 2):
         step(run, batch())
     step(run, poisoned())
-    with pytest.raises(ValueError, match=f"iteration {finite.LOOK - 1} is not finite"):
+    with pytest.raises(ValueError, match=f"iteration {nonfinite.LOOK - 1} is not finite"):
         step(run, batch())
 
 
@@ -46,7 +46,7 @@ def test_a_step_can_be_printed_by_one_process_alone(step, monkeypatch):
     def hang(_):
         raise AssertionError("waits for the other processes")
 
-    monkeypatch.setattr(finite.distributed, "everyones", hang)
+    monkeypatch.setattr(nonfinite.distributed, "everyones", hang)
     run = begin()
     step(run, batch())
     assert "loss_main" in str(run.watch.recent[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segkit import hardware
+from segkit.system import hardware
 
 CPU = torch.device("cpu")
 CPUINFO = Path("/proc/cpuinfo")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from segkit import lock
+from segkit.system import lock
 
 fork = multiprocessing.get_context("forkserver")
 

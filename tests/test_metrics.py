@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from segkit import metrics
-from segkit.metrics import ConfusionMatrix
+from segkit.evaluation import metrics
+from segkit.evaluation.metrics import ConfusionMatrix
 
 SAMPLE = Path(__file__).parents[2] / "shared/data/ade20k_sample/annotations/validation"
 

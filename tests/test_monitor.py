@@ -16,9 +16,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.profiler import record_function
 
-from segkit import distributed, pictures
-from segkit.monitor import Monitor, environment, profile_steps
+from segkit.drawing import pictures
 from segkit.monitor import console as console_module
+from segkit.monitor.monitor import Monitor
+from segkit.monitor.profiling import profile_steps
+from segkit.monitor.versions import environment
+from segkit.system import distributed
 from segkit.types import Batch, Sample
 
 NAMES = ["sky", "traffic light", "road | path"]

@@ -13,9 +13,10 @@ from PIL import Image
 
 import segkit
 from conftest import ROOT, run_command
-from segkit import checkpoint, inference, pictures
+from segkit import checkpoint, inference
+from segkit.drawing import pictures
+from segkit.inference.video import Video, VideoFile, with_legend_strip
 from segkit.types import Sample
-from segkit.video import Video, VideoFile, with_legend_strip
 
 
 def pixels_of(file):
@@ -216,8 +217,8 @@ def test_importing_segkit_imports_no_torch():
 
 
 def test_class_ids_are_saved_as_the_data_sets_own_ids(tmp_path):
-    from segkit import results
     from segkit.data.labels import built_in
+    from segkit.evaluation import results
 
     table = built_in("cityscapes")
     sample = Sample(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8), "city/frame")

@@ -135,10 +135,10 @@ def test_a_model_that_folding_would_change_runs_as_it_is(model, monkeypatch, cap
 
 @pytest.mark.parametrize("has_units", [True, False])
 def test_auto_is_bf16_where_the_machine_has_it(model, has_units, monkeypatch, caplog):
-    module = importlib.import_module("segkit.inference.protocol")
+    module = importlib.import_module("segkit.inference.protocols")
     monkeypatch.setattr(module, "supports_bf16", lambda _: has_units)
     monkeypatch.setattr(
-        importlib.import_module("segkit.inference.prepare"), "supports_bf16", lambda _: has_units
+        importlib.import_module("segkit.inference.preparation"), "supports_bf16", lambda _: has_units
     )
     expected = torch.bfloat16 if has_units else torch.float32
     assert next(prepare(model, precision="auto").parameters()).dtype == expected
@@ -148,7 +148,7 @@ def test_auto_is_bf16_where_the_machine_has_it(model, has_units, monkeypatch, ca
 
 
 def test_bf16_that_will_be_slow_is_told_once(model, monkeypatch, caplog):
-    module = importlib.import_module("segkit.inference.prepare")
+    module = importlib.import_module("segkit.inference.preparation")
     monkeypatch.setattr(module, "supports_bf16", lambda _: False)
     module._tell_that_bf16_is_slow.cache_clear()
     for _ in range(2):

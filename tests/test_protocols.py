@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from segkit.inference import predict, probabilities, protocol
-from segkit.inference.predict import strips
+from segkit.inference.sliding import strips
 from segkit.types import Logits
 
-inference = importlib.import_module("segkit.inference.predict")  # the module behind the function of its name
+inference = importlib.import_module("segkit.inference.sliding")  # the module behind the function of its name
 K = 4
 TINY = 1e-9
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
-from segkit import report
 from segkit.data.labels import Entry, LabelTable, built_in
-from segkit.report import gallery
+from segkit.evaluation import gallery, report
 from segkit.types import Sample
 from webdriver import browser, needs_chromium
 

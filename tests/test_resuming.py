@@ -3,8 +3,9 @@
 import pytest
 
 from runs import SMALL, Run
-from segkit import checkpoint, resuming
+from segkit import checkpoint
 from segkit.compose import composed
+from segkit.settings import resuming
 
 BEGUN = [*SMALL, "run_name=a", "schedule.lr=0.07", "schedule/optimiser=adamw", "seed=5", "sizes.crop=64"]
 

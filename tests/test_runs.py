@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from segkit import runs
+from segkit.system import runs
 
 
 def claimed(folder, resume):

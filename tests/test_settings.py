@@ -6,10 +6,10 @@ from typing import Literal
 
 import pytest
 
-from segkit import components, settings, values
+from segkit import components, settings
 from segkit.compose import composed
-from segkit.settings import PositiveFloat, PositiveInt, Size
-from segkit.values import Device
+from segkit.settings import PositiveFloat, PositiveInt, Size, schema, values
+from segkit.settings.values import Device
 
 WHOLE = composed("train", ["run_name=a", "data=folder"])
 
@@ -55,7 +55,7 @@ def test_an_integer_where_a_number_is_meant_becomes_one():
         ),
         (
             {"policy": {"name": "poli"}},
-            r"schedule.policy.name=poli: no 'poli' in segkit/schedules.*cosine, one_cycle, poly",
+            r"schedule.policy.name=poli: no 'poli' in segkit/training/policies.*cosine, one_cycle, poly",
         ),
         ({"policy": "poly"}, r"schedule.policy=poly: this is a group.*schedule/policy=poly"),
         (
@@ -135,17 +135,17 @@ def test_a_size_is_described_in_words():
 
 
 def test_the_folder_listing_is_the_registry():
-    assert {"poly", "cosine"} <= set(components.available("schedules"))
-    factor = components.build("schedules", {"name": "poly", "power": 1.0}, 10)
+    assert {"poly", "cosine"} <= set(components.available("training.policies"))
+    factor = components.build("training.policies", {"name": "poly", "power": 1.0}, 10)
     assert factor(5) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", ["nope", "../poly", "_hidden", None, "poly.py", "__init__"])
 def test_only_what_lies_in_the_folder_can_be_named(name):
     with pytest.raises(
-        ValueError, match="in segkit/schedules; there are: constant, cosine, one_cycle, poly, step"
+        ValueError, match="in segkit/training/policies; there are: constant, cosine, one_cycle, poly, step"
     ):
-        components.build("schedules", {"name": name}, 10)
+        components.build("training.policies", {"name": name}, 10)
 
 
 def test_checking_takes_no_time_to_speak_of():
@@ -211,4 +211,4 @@ def test_an_annotation_may_use_an_alias_of_its_module_or_of_another(tmp_path, mo
      ("seed", False), ("schedule.lr", False), ("data.seed", False), ("no.such", False)],
 )  # fmt: skip
 def test_keys_that_take_text_are_known(path, expected):
-    assert settings.is_text("train", path) is expected
+    assert schema.is_text("train", path) is expected

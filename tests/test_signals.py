@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from runs import ROOT, Act, Run, alive, assert_same_end, newest
-from segkit import signals
+from segkit.system import signals
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_leaving_saves_and_the_resumed_run_ends_the_same(unbroken, tmp_path):
     assert not list(folder.glob("*.lock"))
 
     # during a validation: it is broken off, and made good when the run goes on
-    scoring = Act("segkit.metrics.ConfusionMatrix.update", 1, interrupt)
+    scoring = Act("segkit.evaluation.metrics.ConfusionMatrix.update", 1, interrupt)
     leaving = Run(folder, "resume=true", "loader.workers=2", before=scoring)
     assert leaving.ends() == 130
     assert newest(folder) == 8
@@ -88,7 +88,7 @@ def work(path, portable):
     if portable:
         for name in ("sigwaitinfo", "sigtimedwait", "sigwait"):
             delattr(signal, name)
-    from segkit import signals
+    from segkit.system import signals
     signals.obey_parent_alone()
     with open(path + ".part", "w") as file:
         file.write(str(os.getpid()))

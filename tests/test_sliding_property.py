@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_protocols import TINY, K, TinyHead, TinySegmenter, as_input, inference, picture, resized, scores_of
 
 from segkit.inference import probabilities, protocol
-from segkit.inference.predict import strips
+from segkit.inference.sliding import strips
 
 
 @pytest.fixture(autouse=True, scope="module")

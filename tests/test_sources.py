@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from segkit import sources
 from segkit.compose import accept_any_key
+from segkit.inference import sources
 
 
 @pytest.fixture

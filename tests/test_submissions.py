@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit import pictures, results, submissions
 from segkit.data.labels import built_in
+from segkit.drawing import pictures
+from segkit.evaluation import results, submissions
 from segkit.types import Sample
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from segkit import tables
+from segkit.drawing import tables
 
 NAN = float("nan")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_monitor import COLOURS, NAMES, record
 
-from segkit.monitor import Monitor
+from segkit.monitor.monitor import Monitor
 from segkit.types import Sample
 from webdriver import browser, needs_chromium, until
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from conftest import run_command
-from segkit import checkpoint, pictures
+from segkit import checkpoint
+from segkit.drawing import pictures
 
 
 @pytest.fixture(scope="module")

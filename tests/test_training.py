@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from segkit import components, compose, runtime, settings, training
+from segkit import components, compose, settings, training
 from segkit.data import loaders
 from segkit.data.datasets import shapes
 from segkit.losses import cross_entropy
+from segkit.system import runtime
 from segkit.types import IGNORE_INDEX, Batch, Logits
 
 SCENES = shapes.build("train", size=40, train_scenes=7)
@@ -162,7 +163,7 @@ def test_a_recipe_has_as_many_steps_as_the_original(preset, samples, steps):
     per_epoch = samples // schedule.batch_size
     dues = [t for t in range(1, 3 * per_epoch + 1) if schedule.due(t, every=1, samples=samples)]
     assert dues == [per_epoch, 2 * per_epoch, 3 * per_epoch]
-    policy = components.build("schedules", schedule.policy, steps)
+    policy = components.build("training.policies", schedule.policy, steps)
     for t in (0, 1, 12345, steps // 2, steps - 1):  # as the original writes it, to the last bit
         assert schedule.lr * policy(t) == schedule.lr * pow((1 - 1.0 * t / steps), 0.9)
 
@@ -200,7 +201,7 @@ def test_the_longest_training_takes_no_memory_for_its_length():
     tracemalloc.start()
     assert len(batches) == 100_000_000
     next(iter(batches))
-    components.build("schedules", {"name": "poly"}, len(steps))(99_999_999)
+    components.build("training.policies", {"name": "poly"}, len(steps))(99_999_999)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000

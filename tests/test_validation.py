@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segkit import checkpoint, inference, training, validation
+from segkit import checkpoint, evaluation, inference, training
 from segkit.losses import cross_entropy
 from segkit.models import segmenter
-from segkit.monitor import Monitor
+from segkit.monitor.monitor import Monitor
+from segkit.training import validation
 from segkit.types import IGNORE_INDEX, Sample
 
 SIZES = [(33, 49), (64, 40), (40, 64)]
@@ -76,7 +77,7 @@ def whole(model, image):
 
 def validation_loss(model, protocol):
     loss = validation.ValidationLoss(cross_entropy.build(3, aux_weight=0.4), protocol)
-    inference.evaluate(model, Noise(), protocol, on_strip=loss.add, progress=False)
+    evaluation.evaluate(model, Noise(), protocol, on_strip=loss.add, progress=False)
     return loss.mean()
 
 

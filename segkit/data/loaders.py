@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from segkit import signals
 from segkit.data.labels import DataError
 from segkit.data.transforms import Transform
-from segkit.seeds import seed_of
+from segkit.system import signals
+from segkit.system.seeds import seed_of
 from segkit.types import Batch, Sample
 
 log = logging.getLogger("segkit")

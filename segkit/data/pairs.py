@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from segkit import files
 from segkit.data import misses
 from segkit.data.labels import DataError, LabelTable, Problem
 from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
+from segkit.system import files
 from segkit.types import Sample
 
 OnError = Literal["stop", "skip"]

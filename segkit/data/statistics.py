@@ -10,7 +10,7 @@ import numpy as np
 
 from segkit.data.labels import LabelTable
 from segkit.data.pairs import Pairs
-from segkit.data.verify import in_parallel
+from segkit.data.verification import in_parallel
 from segkit.types import IGNORE_INDEX
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from segkit.inference.protocol import HOW_TO_COMPUTE, Protocol, protocol
+from segkit.inference.protocols import HOW_TO_COMPUTE, Protocol, protocol
 
 FOLDER = Path(__file__).parents[2] / "conf" / "evaluation"
 FREE = {"name", "boundary", *HOW_TO_COMPUTE}  # they change none of the scores that a name stands for

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segkit.inference.protocol import Protocol
+from segkit.inference.protocols import Protocol
 
 
 class View(NamedTuple):
@@ -69,7 +69,7 @@ def views(height: int, width: int, protocol: Protocol) -> list[View]:
     return [View(*size, mirrored) for size in sizes for mirrored in mirrors]
 
 
-def windows(height: int, width: int, protocol: Protocol) -> list[Window]:
+def windows_of(height: int, width: int, protocol: Protocol) -> list[Window]:
     """All windows of all views of a picture (height, width), in the order in which its rows need them."""
     found = []
     for index, view in enumerate(views(height, width, protocol)):

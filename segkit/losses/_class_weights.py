@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segkit import files
+from segkit.system import files
 
 LARGEST = 1_000_000  # bytes of a file; 255 numbers need a few thousand
 REMEDY = "`python datasets/NAME.py stats --weights FILE` writes such a file"

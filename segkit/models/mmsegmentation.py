@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from segkit.models.segmenter import Segmenter
+    from segkit.models.network import Segmenter
 
 NUMBERS = r"=\s*[(\[]([\d,\s]+)[)\]]"  # a tuple or a list in Python's words
 HEADS = {  # a part that only this head has, most special first

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segkit.models.segmenter import Segmenter
+from segkit.models.network import Segmenter
 
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from segkit import files
-from segkit.download import cache, fetch, resolve
 from segkit.models import mmsegmentation
 from segkit.models.names import State, from_mmsegmentation, renamed
+from segkit.system import files
+from segkit.system.download import cache, fetch, resolve
 
 if TYPE_CHECKING:
-    from segkit.models.segmenter import Segmenter
+    from segkit.models.network import Segmenter
 
 LOG = logging.getLogger("segkit")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def blend(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
+def weighted_sum(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Sum over i of ``weights[:, i] * maps[i]``.
 
     Args:

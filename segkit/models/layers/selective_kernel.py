@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from segkit.models.layers.blend import blend
+from segkit.models.layers.blend import weighted_sum
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 
 REDUCTION = 16
@@ -90,4 +90,4 @@ class SelectiveKernel(nn.Module):
         """V: the branches, blended."""
         maps = [path(x) for path in self.paths]
         pooled = sum((u.mean((2, 3), keepdim=True) for u in maps[1:]), maps[0].mean((2, 3), keepdim=True))
-        return blend(maps, self.attn(pooled))
+        return weighted_sum(maps, self.attn(pooled))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from segkit.models.layers.blend import blend
+from segkit.models.layers.blend import weighted_sum
 from segkit.models.layers.groups import round_up
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 
@@ -64,7 +64,7 @@ class SplitAttention(nn.Module):
         # The mean of a sum is the sum of the means: no sum of the splits at full size.
         means = x.mean((2, 3), keepdim=True).unflatten(1, (self.radix, -1)).sum(1)  # (B, C, 1, 1)
         scores = self.fc2(self.relu(self.bn1(self.fc1(means))))
-        return blend(x.chunk(self.radix, 1), self.attention(scores))
+        return weighted_sum(x.chunk(self.radix, 1), self.attention(scores))
 
     def attention(self, scores: Tensor) -> Tensor:
         """Scores (B, K*R*C/K, 1, 1) as ``fc2`` gives them to weights (B, R, C, 1, 1) of the splits."""

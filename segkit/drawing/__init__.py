@@ -1,0 +1,1 @@
+"""Images for people: overlays, sheets, charts, and tables in text."""

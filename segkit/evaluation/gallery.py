@@ -1,0 +1,85 @@
+"""The worst and best pictures of an evaluation, kept small while it runs."""
+
+from __future__ import annotations
+
+import heapq
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from segkit.system import distributed
+from segkit.types import IGNORE_INDEX, Sample
+
+SIDE = 640  # pixels of the longer side that are kept
+
+
+class Scored(NamedTuple):
+    """One picture and how well it was predicted."""
+
+    name: str
+    image: np.ndarray  # (h, w, 3) uint8
+    label: np.ndarray  # (h, w) uint8
+    prediction: np.ndarray  # (h, w) uint8
+    score: float  # at full size
+
+
+class Gallery:
+    """Collects pictures; to be passed as ``on_image=gallery.add`` to ``evaluate``.
+
+    Args:
+        worst: how many of the lowest score to keep.
+        best: how many of the highest.
+    """
+
+    def __init__(self, *, worst: int = 9, best: int = 3) -> None:
+        self.limits = {-1: worst, 1: best}
+        self.heaps: dict[int, list[tuple[float, int, Scored]]] = {-1: [], 1: []}
+        self.count = 0
+
+    def add(self, sample: Sample, prediction: np.ndarray) -> None:
+        """Keep a picture if it is among the worst or best so far; without scored pixels it is neither."""
+        score = picture_score(sample.label, prediction)
+        if np.isnan(score):
+            return
+        self.count += 1
+        for sign, heap in self.heaps.items():
+            full = len(heap) >= self.limits[sign]
+            if full and (not heap or sign * score <= heap[0][0]):
+                continue
+            entry = (sign * score, -self.count, shrink(sample, prediction, score))
+            (heapq.heappushpop if full else heapq.heappush)(heap, entry)
+
+    def samples(self) -> list[Scored]:
+        """The worst and best of all processes, each of which has to ask; worst first, each once."""
+        kept: dict[tuple[int, int], Scored] = {}
+        for sign, heap in self.heaps.items():
+            parts = enumerate(distributed.gathered(heap))
+            entries = [(value, order, rank, scored) for rank, part in parts for value, order, scored in part]
+            chosen = heapq.nlargest(self.limits[sign], entries, key=lambda entry: entry[:2])
+            kept |= {(order, rank): scored for _, order, rank, scored in chosen}
+        return sorted(kept.values(), key=lambda scored: scored.score)
+
+
+def picture_score(label: np.ndarray, prediction: np.ndarray) -> float:
+    """Mean IoU of one picture over the classes in its label; NaN if all of it is ignored."""
+    scored = label != IGNORE_INDEX
+    truth, found = label[scored], prediction[scored]
+    labelled = np.bincount(truth, minlength=256)
+    union = labelled + np.bincount(found, minlength=256)
+    hits = np.bincount(truth[truth == found], minlength=256)
+    present = labelled > 0
+    return float(np.mean(hits[present] / (union - hits)[present])) if present.any() else float("nan")
+
+
+def shrink(sample: Sample, prediction: np.ndarray, score: float) -> Scored:
+    """A picture with its ids at most ``SIDE`` pixels long."""
+    height, width = sample.label.shape
+    factor = min(1.0, SIDE / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    ids = [
+        cv2.resize(x.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        for x in (sample.label, prediction)
+    ]
+    image = cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA)
+    return Scored(sample.name, image, ids[0], ids[1], score)

@@ -1,0 +1,157 @@
+"""What an evaluation leaves: its result as files and as text, and what was predicted as pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkit.data.labels import LabelTable
+from segkit.drawing.tables import class_table, percent
+from segkit.evaluation import Evaluation, metrics
+from segkit.evaluation.gallery import Gallery
+from segkit.inference import Protocol, presets
+from segkit.inference.outputs import save
+from segkit.monitor.versions import environment
+from segkit.system import files
+from segkit.types import Sample
+
+SAME_DATA = ("name", "root", "val_split")  # settings that say on what was scored
+
+
+def folder(settings: dict[str, Any], name: str) -> Path:
+    """Where a command writes: ``output``, or a folder of this name beside the checkpoint or in ``runs/``."""
+    if settings["output"] is not None:
+        return Path(settings["output"]).expanduser()
+    if settings["checkpoint"] is not None:
+        return Path(settings["checkpoint"]).expanduser().parent / name
+    return Path("runs", Path(settings["model"]["weights"]).stem, name)
+
+
+def test_name(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """The name of the folder of a test: its protocol and, unless they are the run's own, data and split.
+
+    Args:
+        settings: of the command.
+        own: settings of the data that the network was trained on.
+    """
+    data = settings["data"]
+    words = ["test", presets.title(settings)]
+    if not own or any(data.get(key) != own.get(key) for key in SAME_DATA):
+        words += [data["name"], str(data.get("val_split", "val"))]
+    return re.sub(r"[^\w.=-]+", "-", "-".join(words))
+
+
+def refuse_another_s(folder: Path, settings: Mapping[str, Any], protocol: Protocol) -> None:
+    """See that a folder does not hold the result on other data or under another protocol.
+
+    Raises:
+        ValueError: it does; its report, tables and masks would be mixed with the new ones.
+    """
+    try:
+        there = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        data, how = there["settings"]["data"], there["protocol"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing, or nothing of ours
+    now = json.loads(json.dumps(protocol.stated()))
+    if how != now or any(data.get(key) != settings["data"].get(key) for key in SAME_DATA):
+        raise ValueError(
+            f"{folder} holds the result of {how.get('name')} on {on_what({'data': data})}: "
+            "choose another output=..., or take it away"
+        )
+
+
+def on_what(settings: Mapping[str, Any]) -> str:
+    """Data and split in words."""
+    data = settings["data"]
+    return f"{data['name']}, split {data.get('val_split', 'val')}"
+
+
+def keeper(
+    folder: Path, table: LabelTable, *, kinds: Collection[str], gallery: Gallery | None
+) -> Callable[[Sample, np.ndarray], None]:
+    """What ``evaluate`` is to call with each picture: saves the kinds, and shows it to the gallery."""
+
+    def keep(sample: Sample, ids: np.ndarray) -> None:
+        save(folder, sample.name, sample.image, ids, table, kinds=kinds)
+        if gallery is not None:
+            gallery.add(sample, ids)
+
+    return keep
+
+
+def write(folder: Path, found: Evaluation, table: LabelTable, about: dict[str, Any]) -> None:
+    """Write ``result.json``, ``classes.csv`` and ``confusion.csv``.
+
+    Args:
+        folder: made if it is not there.
+        found: by the evaluation.
+        table: of the classes.
+        about: what else has to stand in ``result.json``: data, weights, settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {
+        "protocol": found.protocol.stated(),
+        "scores": found.scores,
+        "class_iou": dict(zip(table.names, found.class_iou, strict=True)),
+        "category_iou": found.category_iou,
+        "pictures": found.images,
+        "skipped": found.skipped,
+        "seconds": found.seconds,
+        **about,
+        "versions": environment(),
+    }
+    _write_text(folder / "result.json", json.dumps(_numbers(result), indent=1, ensure_ascii=False))
+    each = {name: column.tolist() for name, column in metrics.class_scores(found.counts).items()}
+    if found.boundary_iou:
+        each["boundary IoU"] = found.boundary_iou
+    labelled, predicted = found.counts.sum(1).tolist(), found.counts.sum(0).tolist()
+    heads = ["class", "id", "name", *each, "labelled pixels", "predicted pixels"]
+    ids = [entry.id for entry in table.classes]
+    rows = zip(range(table.num_classes), ids, table.names, *each.values(), labelled, predicted, strict=True)
+    _write_csv(folder / "classes.csv", heads, rows)
+    rows = ([name, *line] for name, line in zip(table.names, found.counts.tolist(), strict=True))
+    _write_csv(folder / "confusion.csv", ["truth \\ prediction", *table.names], rows)
+
+
+def summary(found: Evaluation, table: LabelTable, *, data: str) -> str:
+    """Scores and classes as text, in percent, under the names of their data and protocol."""
+    columns = metrics.class_scores(found.counts)
+    shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
+    if found.boundary_iou:
+        shown["boundary"] = found.boundary_iou
+    scores = "  ".join(f"{name} {percent(value)}" for name, value in found.scores.items())
+    images = f"{found.images} images" + (f", {found.skipped} skipped as unreadable" if found.skipped else "")
+    return (
+        f"{class_table(table.names, shown)}\n\n{data}: {images}\n{found.protocol}\n"
+        f"in %: {scores}\n(docs/using.md says what each of them means)"
+    )
+
+
+def _write_csv(path: Path, heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows([["" if value != value else value for value in row] for row in rows])
+    _write_text(path, text.getvalue())
+
+
+def _write_text(path: Path, text: str) -> None:
+    with files.whole(path) as file:
+        file.write(text.encode())
+
+
+def _numbers(value: Any) -> Any:
+    """The same with null for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_numbers(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

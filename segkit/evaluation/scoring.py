@@ -1,0 +1,261 @@
+"""The one way of scoring, in training and in testing: pictures in, counts out, summed over all processes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Protocol as Shape
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from segkit.data.labels import DataError, Problem
+from segkit.evaluation import metrics
+from segkit.evaluation.partial import PartialCounts, fingerprint
+from segkit.inference.preparation import prepare
+from segkit.inference.protocols import Protocol
+from segkit.inference.sliding import Strip, predict
+from segkit.system import distributed, signals
+from segkit.types import Sample
+
+if TYPE_CHECKING:
+    from segkit.models.network import Segmenter
+
+
+log = logging.getLogger("segkit")
+
+
+class Pictures(Shape):
+    """What is scored: a data set as in ``segkit.data.datasets``."""
+
+    table: Any
+    names: list[str]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Sample:
+        """One picture with its label."""
+        ...
+
+
+class EnoughError(Exception):
+    """Raised by ``on_image`` or ``on_strip`` to end an evaluation; what is counted so far counts."""
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found, the same on every process."""
+
+    counts: Tensor  # (K, K) int64 on the CPU, rows are labels
+    scores: dict[str, float]  # fractions of 1; empty if ``EnoughError`` came before the first counted pixel
+    class_iou: list[float]  # NaN for a class that neither labels nor predictions hold
+    category_iou: dict[str, float]  # empty where the classes have no categories
+    boundary_iou: list[float]  # of the classes; empty unless the protocol asks for it
+    protocol: Protocol
+    seconds: float
+    images: int = 0  # that were counted
+    skipped: int = 0  # that could not be read, with ``data.on_error=skip``
+
+
+def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
+    model: Segmenter,
+    dataset: Pictures,
+    protocol: Protocol,
+    *,
+    workers: int = 0,
+    on_image: Callable[[Sample, np.ndarray], None] | None = None,
+    on_strip: Callable[[Sample, Strip], None] | None = None,
+    progress: bool = True,
+    partial: Path | None = None,
+    resume: bool = False,
+) -> Evaluation:
+    """Score a model on a data set.
+
+    Args:
+        model: on the device that is to compute; it is left alone.
+        dataset: its pictures are shared out to the processes, none twice. With ``on_error`` "skip" one that
+            cannot be read is told, counted and left out.
+        protocol: how to look at each picture.
+        workers: processes that read ahead.
+        on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them;
+            ``EnoughError`` from it ends the evaluation early.
+        on_strip: called before that with each sample and the merged scores of some of its rows, from top to
+            bottom; ``EnoughError`` likewise.
+        progress: show a bar.
+        partial: folder for the counts of an unfinished evaluation; it goes when all is counted.
+        resume: count on from what ``partial`` holds; ``on_image`` is not called again for those pictures.
+
+    Raises:
+        ValueError: the data set is empty or not one image can be read, its classes are not those of the
+            model, or ``partial`` belongs to another evaluation.
+    """
+    started = time.perf_counter()
+    _check(model, dataset)
+    device = next(model.parameters()).device
+    protocol = protocol.on(device)
+    identity = fingerprint(model, dataset.names, protocol) if partial else ""
+    blank = torch.zeros(model.num_classes + 3, model.num_classes, dtype=torch.int64, device=device)
+    fast = prepare(model, precision=protocol.precision)
+    faults: list[str] = []
+    enough = False
+    with PartialCounts(blank, partial, identity, resume=resume) as tally:
+        waiting = [index for index in range(len(dataset)) if index not in tally.done]
+        mine = waiting[distributed.rank() :: distributed.world_size()]
+        on_error = getattr(dataset, "on_error", "stop")
+        readable = _readable(_read(dataset, mine, workers), faults, on_error=on_error)
+        samples = _uploaded(readable, device)
+        for index, sample, image in _with_bar(samples, len(mine), shown=progress):
+            watch = functools.partial(on_strip, sample) if on_strip else None
+            try:
+                prediction = predict(fast, image, protocol, on_strip=watch)
+                if on_image:
+                    on_image(sample, prediction.cpu().numpy())
+            except EnoughError:
+                enough = True
+                break
+            tally.add(index, _count(sample.label, prediction, model.num_classes, boundary=protocol.boundary))
+    told = distributed.gathered((len(tally.mine), len(faults), enough))
+    images = len(tally.done) + sum(counted for counted, _, _ in told)
+    skipped = sum(left_out for _, left_out, _ in told)
+    total = tally.total()
+    if not images and skipped:
+        why = next(fault for part in distributed.gathered(faults[-1:]) for fault in part)
+        raise ValueError(f"there is nothing to score: none of the {skipped} images can be read; {why}")
+    seconds = time.perf_counter() - started
+    if not total[:-3].any() and any(left for _, _, left in told):
+        nothing = [float("nan")] * model.num_classes
+        return Evaluation(total[:-3], {}, nothing, {}, [], protocol, seconds, images, skipped)
+    found = _scored(total, dataset, protocol, seconds)
+    return found._replace(images=images, skipped=skipped)
+
+
+def _with_bar(samples: Iterable[Any], number: int, *, shown: bool) -> Iterable[Any]:
+    silent = None if shown and distributed.is_main() else True  # None: silent where there is no terminal
+    return tqdm(samples, "scoring", number, leave=False, unit="image", disable=silent)
+
+
+def _check(model: Segmenter, dataset: Pictures) -> None:
+    if len(dataset) == 0:
+        raise ValueError("the data set is empty: check data.root and data.val_split")
+    if dataset.table.num_classes != model.num_classes:
+        raise ValueError(
+            f"the model tells {model.num_classes} classes apart, {dataset.table.name} has "
+            f"{dataset.table.num_classes}: score it on data with the classes it was trained on"
+        )
+
+
+def _count(label: np.ndarray, prediction: Tensor, num_classes: int, *, boundary: bool) -> Tensor:
+    """(K + 3, K): the confusion matrix of one picture, and below it what Boundary IoU counts."""
+    matrix = metrics.ConfusionMatrix(num_classes, prediction.device)
+    matrix.update(label, prediction)
+    edges = torch.zeros(3, num_classes, dtype=torch.int64)
+    if boundary:
+        edges = metrics.boundary_counts(label, prediction.cpu().numpy(), num_classes)
+    return torch.cat([matrix.counts, edges.to(prediction.device)])
+
+
+def _scored(total: Tensor, dataset: Pictures, protocol: Protocol, seconds: float) -> Evaluation:
+    counts, edges = total[:-3], total[-3:]
+    scores = metrics.scores(counts, absent=protocol.absent)
+    if dataset.table.name == "ade20k":
+        scores["ADE20K"] = metrics.ade20k_score(scores)
+    categories, boundary = {}, []
+    if all(dataset.table.categories):
+        names, merged = metrics.merge_classes(counts, dataset.table.categories)
+        categories = dict(zip(names, metrics.class_scores(merged)["IoU"].tolist(), strict=True))
+        scores["mIoU_category"] = metrics.scores(merged, absent=protocol.absent)["mIoU"]
+    if protocol.boundary:
+        boundary = metrics.boundary_iou(edges).tolist()
+        scores["mIoU_boundary"] = metrics.mean(metrics.boundary_iou(edges), counts, absent=protocol.absent)
+    class_iou = metrics.class_scores(counts)["IoU"].tolist()
+    return Evaluation(counts, scores, class_iou, categories, boundary, protocol, seconds)
+
+
+def _read(dataset: Pictures, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample | Problem]]:
+    source: Any = _Indexed(dataset)
+    keep: Any = _as_it_is
+    obedient = _worker
+    return iter(
+        DataLoader(
+            source, None, sampler=indices, num_workers=workers, collate_fn=keep, worker_init_fn=obedient
+        )
+    )
+
+
+def _worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the threads; those of the parent are not in its copy
+    signals.obey_parent_alone()
+
+
+class _Indexed:
+    """A data set as the loader wants it; a sample that cannot be read comes back as its fault.
+
+    An error would not come out of a worker as itself.
+    """
+
+    def __init__(self, dataset: Pictures) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Sample | Problem]:
+        try:
+            return index, self.dataset.read(index)
+        except DataError as fault:
+            return index, fault.problem
+
+
+def _as_it_is(item: tuple[int, Sample | Problem]) -> tuple[int, Sample | Problem]:
+    return item
+
+
+def _readable(
+    items: Iterable[tuple[int, Sample | Problem]], faults: list[str], *, on_error: str
+) -> Iterator[tuple[int, Sample]]:
+    """The samples among them; what is said of the others is logged and collected, or ends it all."""
+    for index, item in items:
+        if isinstance(item, Problem):
+            if on_error == "stop":
+                raise DataError(*item)
+            faults.append(str(item))
+            log.warning("skipped, %d by now: %s", len(faults), item)
+        else:
+            yield index, item
+
+
+def _uploaded(
+    samples: Iterable[tuple[int, Sample]], device: torch.device
+) -> Iterator[tuple[int, Sample, Tensor]]:
+    """Samples with their picture (3, H, W) on the device.
+
+    A GPU gets each picture one ahead, in a stream of its own: its copy overlaps the computing of the last.
+    """
+    if device.type != "cuda":
+        for index, sample in samples:
+            yield index, sample, torch.from_numpy(sample.image).permute(2, 0, 1)
+        return
+    stream, ahead = torch.cuda.Stream(device), None
+    for index, sample in samples:
+        with torch.cuda.stream(stream):
+            picture = torch.from_numpy(sample.image).pin_memory().to(device, non_blocking=True)
+            arrived = stream.record_event()
+        if ahead is not None:
+            yield _arrived(*ahead)
+        ahead = index, sample, picture, arrived
+    if ahead is not None:
+        yield _arrived(*ahead)
+
+
+def _arrived(index: int, sample: Sample, picture: Tensor, event: Any) -> tuple[int, Sample, Tensor]:
+    now = torch.cuda.current_stream(picture.device)
+    now.wait_event(event)
+    picture.record_stream(now)
+    return index, sample, picture.permute(2, 0, 1)

@@ -1,0 +1,110 @@
+"""Predicting for many pictures or a video, leaving out what is done and telling what cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from segkit.drawing.pictures import colourise
+from segkit.inference import outputs, sources
+from segkit.inference.predictor import Predictor
+from segkit.inference.video import Video, VideoFile, with_legend_strip
+from segkit.system import distributed
+
+STREAMS = ("colours", "overlays")  # kinds of which a video makes a video
+
+
+def of_pictures(
+    predictor: Predictor,
+    found: Sequence[sources.Picture],
+    folder: Path,
+    *,
+    kinds: Collection[str],
+    resume: bool,
+) -> list[str]:
+    """Predict pictures, shared out to the processes, and write what is wanted of each.
+
+    Args:
+        predictor: of the trained network.
+        found: the pictures.
+        folder: receives a folder of each kind, with the folders of the pictures in it.
+        kinds: of ``outputs.KINDS``.
+        resume: leave out pictures of which all kinds are there.
+
+    Returns:
+        One line about each picture that could not be read.
+
+    Raises:
+        ValueError: some are there and are not to be left out, or the network's weights are broken.
+    """
+    done = [p for p in found if all(outputs.file_of(folder, kind, p.name).exists() for kind in kinds)]
+    if done and not resume:
+        raise ValueError(
+            f"{folder} holds {len(done)} of these {len(found)} predictions; leave them out with resume=true "
+            "or choose another output=..."
+        )
+    distributed.barrier()  # nobody writes before all have looked
+    left_out = set(done)
+    mine = [p for p in found if p not in left_out][distributed.rank() :: distributed.world_size()]
+    silent = None if distributed.is_main() else True  # None: silent where there is no terminal
+    unreadable = []
+    images = sources.read_ahead(mine)
+    for picture, image in tqdm(images, "predicting", len(mine), unit="picture", disable=silent):
+        if isinstance(image, Exception):
+            unreadable.append(str(image))
+            continue
+        _predict_one(predictor, image, folder, picture.name, kinds)
+    return [line for part in distributed.gathered(unreadable) for line in part]
+
+
+def of_video(
+    predictor: Predictor, video: Video, folder: Path, name: str, *, kinds: Collection[str], resume: bool
+) -> int:
+    """Predict frame by frame: colours and overlays become videos, ids and probabilities a file each frame.
+
+    A camera is looked at until Ctrl-C.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        ValueError: a video is there and is not to be left out, or the network's weights are broken.
+    """
+    targets = {kind: folder / kind / f"{name}.mp4" for kind in STREAMS if kind in kinds}
+    there = [path for path in targets.values() if path.exists()]
+    if there and not resume:
+        raise ValueError(f"{there[0]} is there already; resume=true leaves it, or choose another output=...")
+    wanted = {kind: path for kind, path in targets.items() if path not in there}
+    stills = [kind for kind in kinds if kind not in STREAMS]
+    if not wanted and not stills:
+        return 0
+    frames = 0
+    until = contextlib.suppress(KeyboardInterrupt) if video.endless else contextlib.nullcontext()
+    with contextlib.ExitStack() as stack, until:
+        files = {kind: stack.enter_context(VideoFile(path, video.rate)) for kind, path in wanted.items()}
+        for image in tqdm(video, "predicting", video.length, unit="frame", disable=None):
+            ids = _predict_one(predictor, image, folder, f"{name}/{frames:06d}", stills)
+            for kind, file in files.items():
+                file.add(_frame(kind, image, ids, predictor))
+            frames += 1
+    return frames
+
+
+def _predict_one(
+    predictor: Predictor, image: np.ndarray, folder: Path, name: str, kinds: Collection[str]
+) -> np.ndarray:
+    probabilities = predictor.probabilities(image) if "probabilities" in kinds else None
+    ids = predictor.predict(image) if probabilities is None else probabilities.argmax(0).astype(np.uint8)
+    outputs.save(folder, name, image, ids, predictor.table, kinds=kinds, probabilities=probabilities)
+    return ids
+
+
+def _frame(kind: str, image: np.ndarray, ids: np.ndarray, predictor: Predictor) -> np.ndarray:
+    table = predictor.table
+    if kind == "colours":
+        return colourise(ids, table.colours)
+    return with_legend_strip(image, ids, table.names, table.colours)

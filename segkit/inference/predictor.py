@@ -1,0 +1,161 @@
+"""A trained network in use: rebuilt from a run's checkpoint alone, or from settings with published weights.
+
+In Python, ``segkit.load("runs/demo/best.pt").predict("photo.jpg")`` needs no settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from segkit import checkpoint, inference
+from segkit.data import labels
+from segkit.data.labels import LabelTable
+from segkit.data.pairs import read_image
+from segkit.models import segmenter
+from segkit.settings import check
+from segkit.system import distributed
+
+ImageLike = np.ndarray | str | Path | bytes | bytearray | memoryview | Any  # Any: a PIL image
+
+
+class Trained(NamedTuple):
+    """A network with its weights, on its device, and the classes it tells apart."""
+
+    model: segmenter.Segmenter
+    table: LabelTable
+    data: Mapping[str, Any] = MappingProxyType({})  # settings of the data it was trained on, where known
+
+
+class Predictor:
+    """A trained network that looks at pictures under one protocol.
+
+    Attributes:
+        network: the plain PyTorch module, to export or to train on.
+        fast: a copy of it that is prepared for prediction; it may hold operations that nothing else knows.
+        table: names, colours and the data set's own ids of the classes.
+    """
+
+    def __init__(self, trained: Trained, protocol: inference.Protocol) -> None:
+        self.table, self.protocol = trained.table, protocol.on(next(trained.model.parameters()).device)
+        self.network = trained.model
+        self.fast = inference.prepare(trained.model, precision=protocol.precision)
+
+    def predict(self, image: ImageLike) -> np.ndarray:
+        """Class ids (H, W) uint8 of an image.
+
+        Args:
+            image: the path of a file, the bytes of one, an (H, W, 3) array of uint8 RGB, or a PIL image as it
+                lies (of a file the EXIF orientation is followed).
+
+        Raises:
+            ValueError: there is no such file, or it is not an image.
+        """
+        return inference.predict(self.fast, _picture(image), self.protocol).cpu().numpy()
+
+    def probabilities(self, image: ImageLike) -> np.ndarray:
+        """As ``predict``, but the probability of each class, (K, H, W) float32."""
+        return inference.probabilities(self.fast, _picture(image), self.protocol).numpy()
+
+
+def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol | None = None) -> Predictor:
+    """The network of a run's checkpoint, ready to predict.
+
+    Args:
+        file: such as ``runs/demo/best.pt``.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
+        protocol: as ``segkit.inference.protocols`` makes it; None looks at the picture once, as a whole.
+
+    Raises:
+        ValueError: the file is missing, damaged, or not a checkpoint of segkit.
+    """
+    content = checkpoint.read(Path(file).expanduser())
+    table = LabelTable.from_plain(content["classes"])
+    model = _rebuilt(content, content["settings"].get("model", {}), table)
+    return Predictor(
+        Trained(model.to(distributed.pick_device(device)), table), protocol or inference.protocol()
+    )
+
+
+def beneath(given: dict[str, Any]) -> dict[str, Any]:
+    """What the checkpoint says of data, network and sizes, to lie beneath what the command line says.
+
+    Raises:
+        ValueError: both a checkpoint and a network are given, or neither.
+    """
+    network, file = given.get("model", {}), given.get("checkpoint")
+    chosen = "backbone" in network and "name" in network["backbone"]
+    if file is None:
+        if not chosen or network.get("weights") is None or "data" not in given:
+            raise ValueError(
+                "what is to be used? Give checkpoint=runs/NAME/best.pt; or, for published weights, all of "
+                "model=..., model.weights=FILE and data=..."
+            )
+        return {}
+    if chosen or "weights" in network:
+        raise ValueError(
+            f"checkpoint={file} holds a network with its weights; leave out model=... and model.weights=..., "
+            "or leave out checkpoint="
+        )
+    own = checkpoint.read(Path(file).expanduser())["settings"]
+    kept = ("model",) if "name" in given.get("data", {}) else ("model", "data", "sizes")
+    return {section: own[section] for section in kept if section in own}
+
+
+def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
+    """The network that a command's settings name.
+
+    Args:
+        settings: with a ``checkpoint``, or with ``model.weights`` for a network on the classes of ``data``.
+        device: to put it on.
+
+    Raises:
+        ValueError: the weights do not fit the network, or the classes are not known.
+    """
+    if settings["checkpoint"] is not None:
+        content = checkpoint.read(Path(settings["checkpoint"]).expanduser())
+        table = LabelTable.from_plain(content["classes"])
+        model = _rebuilt(content, settings["model"], table).to(device)
+        return Trained(model, table, content["settings"].get("data", {}))
+    table = labels.of_settings(settings["data"])
+    return Trained(segmenter.build(table.num_classes, **settings["model"]).to(device), table)
+
+
+def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:
+    """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
+    network = check("model", network)
+    blank = {key: value for key, value in network.items() if key != "weights"}  # where training started from
+    blank["backbone"] = {key: value for key, value in network["backbone"].items() if key != "weights"}
+    model = segmenter.build(table.num_classes, **blank)
+    try:
+        model.load_state_dict(content.get("average") or content["model"])
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"the weights of the checkpoint do not fit model.*: {error}") from error
+    return model
+
+
+def _picture(image: ImageLike) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, str | Path):
+        return read_image(Path(image).expanduser())
+    if isinstance(image, bytes | bytearray | memoryview):
+        stored = np.frombuffer(image, np.uint8)
+        pixels = cv2.imdecode(stored, cv2.IMREAD_COLOR) if stored.size else None
+        if pixels is None:
+            raise ValueError(
+                f"{stored.size} bytes that are not an image: give those of a whole PNG or JPEG file"
+            )
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if hasattr(image, "convert") and hasattr(image, "getbands"):  # PIL's, without needing it
+        return np.asarray(image.convert("RGB"))
+    raise ValueError(
+        f"an image of type {type(image).__name__}: give a path, the bytes of a file, a PIL image, or an "
+        "(H, W, 3) array of uint8 RGB"
+    )

@@ -1,0 +1,71 @@
+"""A segmenter: backbone, head and auxiliary head, with the normalisation in front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkit.types import Logits
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Segmenter(nn.Module):
+    """Joins the parts; every resize in it follows one ``align_corners``.
+
+    Attributes:
+        backbone, head: always there.
+        auxiliary: a second head on an earlier stage, of use in training only, or None.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        auxiliary: nn.Module | None = None,
+        *,
+        num_classes: int,
+        align_corners: bool = True,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self.auxiliary = backbone, head, auxiliary
+        self.num_classes, self.align_corners = num_classes, align_corners
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) uint8 to normalised values in the precision of the model, on its device."""
+        return ((image.to(self.mean.device).float() / 255 - self.mean) / self.std).to(self.mean.dtype)
+
+    def forward(self, image: Tensor) -> Logits:
+        """Image (B, 3, H, W), uint8 or normalised, to logits (B, K, H, W); auxiliary ones in training only.
+
+        Raises:
+            ValueError: the image is not a batch of RGB pictures with at least one pixel.
+        """
+        if image.ndim != 4 or image.shape[1] != 3 or image.numel() == 0:
+            raise ValueError(
+                f"an image batch is (B, 3, H, W) with at least one pixel, this one is {tuple(image.shape)}"
+            )
+        if image.dtype == torch.uint8:
+            image = self.normalise(image)
+        stages = self.backbone(image)  # four of (B, C_i, H/s_i, W/s_i)
+        main = self.resize(self.head(stages), image)
+        if self.auxiliary is None or not self.training:
+            return Logits(main)
+        return Logits(main, self.resize(self.auxiliary(stages), image))
+
+    def resize(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Logits at a head's own size to the image's size."""
+        return F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=self.align_corners)

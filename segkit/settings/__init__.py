@@ -1,0 +1,32 @@
+"""Settings: what may be said, checked against the signatures it is for, before anything is imported."""
+
+from segkit.settings.schema import COMMANDS, CONF, SECTIONS, check
+from segkit.settings.signatures import keywords
+from segkit.settings.values import (
+    Device,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Side,
+    Size,
+)
+
+__all__ = [
+    "COMMANDS",
+    "CONF",
+    "SECTIONS",
+    "Device",
+    "Fraction",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "Range",
+    "Side",
+    "Size",
+    "check",
+    "keywords",
+]

@@ -1,0 +1,57 @@
+"""The command line before it is composed: settings are ``key=value``, choices are files that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from segkit.settings import schema
+
+FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
+FLAGS |= {"--shell-completion", "-sc", "--info", "-i"}
+WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--experimental-rerun"}
+ELSEWHERE = {"--config-path", "-cp", "--config-dir", "-cd"}  # configurations that are not ours
+
+
+def check(arguments: Sequence[str]) -> None:
+    """Make sure that every argument is one.
+
+    Raises:
+        ValueError: an argument is no ``key=value``, or chooses a file that is not there; with what is meant.
+    """
+    ours = not any(a.split("=")[0] in ELSEWHERE or a.startswith("hydra.searchpath") for a in arguments)
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if name in FLAGS:
+            continue
+        if name in WITH_VALUE | ELSEWHERE:
+            rest = rest if equals else rest[1:]
+            continue
+        if argument.startswith("-"):
+            raise ValueError(_without_dashes(argument, rest))
+        if not equals and not argument.startswith("~"):
+            raise ValueError(f"{argument}: settings are written key=value{_meant(argument)}")
+        group = name.lstrip("+")
+        plain_choice = ours and schema.choices(group) and re.fullmatch(r"[\w.-]+", value)
+        if plain_choice and (fault := schema.choice_fault(group, value)):
+            raise ValueError(fault)
+
+
+def _without_dashes(argument: str, rest: Sequence[str]) -> str:
+    key, equals, value = argument.lstrip("-").partition("=")
+    if not equals:
+        value = rest[0] if rest and "=" not in rest[0] and not rest[0].startswith("-") else "VALUE"
+    return f"{argument}: settings are written key=value without dashes: {key.replace('-', '_')}={value}"
+
+
+def _meant(word: str) -> str:
+    groups = [folder.name for folder in sorted(schema.CONF.iterdir()) if folder.is_dir()]
+    meant = [f"{group}={word}" for group in groups if group != "hydra" and word in schema.choices(group)]
+    if Path(word).suffix in (".pt", ".pth"):
+        meant.append(f"checkpoint={word}")
+    elif not meant and Path(word).exists():
+        meant += [f"data.root={word}", f"input={word}"]
+    return f"; did you mean {' or '.join(meant)}?" if meant else ", see --help"

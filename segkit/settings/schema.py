@@ -1,0 +1,242 @@
+"""Settings are checked against the signatures they will be passed to, before anything is imported or built.
+
+The keyword-only parameters of a function, with their annotations and defaults, say which keys exist, which
+must be there, and what values they take. They are read from the source text, so a wrong setting is refused
+without importing torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from segkit import components
+from segkit.settings import values
+from segkit.settings.signatures import Keys, keywords
+from segkit.settings.values import (
+    Device,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Side,
+    Size,
+)
+
+__all__ = ["Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Side", "Size"]
+
+CONF = components.ROOT.parent / "conf"
+SECTIONS = {
+    "data": "data.datasets",
+    "model": "models/segmenter.py:build",
+    "model.backbone": "models.backbones",
+    "model.head": "models.heads",
+    "model.auxiliary": "models.heads",
+    "loss": "losses",
+    "augment": "data/transforms.py:Augmentation",
+    "evaluation": "inference/protocols.py:protocol",
+    "schedule": "training/schedule.py:Schedule",
+    "schedule.optimiser": "training.optimisers",
+    "schedule.policy": "training.policies",
+    "checkpoint": "checkpoint.py:Keeping",
+    "runtime": "system/runtime.py:Runtime",
+}
+"""Where each section goes: a package of components, or ``file:function`` (``file:Class`` for its fields)."""
+
+Workers = Annotated[int, Range(least=0, most=256)]
+SIZES = {"sizes.base": Side, "sizes.crop": Size, "sizes.bounds": Size}
+TRAINED = (  # of the commands that use a trained network
+    {"checkpoint": str | None, "output": str | None, "device": Device, "resume": bool, "submission": bool}
+    | SIZES
+    | dict.fromkeys(("data", "model", "evaluation"), dict)
+)
+COMMANDS: dict[str, dict[str, Any]] = {
+    "train": {
+        "run_name": str,
+        "run_dir": str,
+        "seed": NonNegativeInt,
+        "device": Device,
+        "resume": bool | Literal["auto"],
+        "summary": bool,
+        "profile": bool,
+        "loader.workers": Workers,
+        "evaluation.every": Annotated[float, Range(least=1e-4)],
+    }
+    | SIZES
+    | dict.fromkeys(
+        ("data", "model", "loss", "augment", "evaluation", "schedule", "checkpoint", "runtime"), dict
+    ),
+    "test": TRAINED
+    | {
+        "save": list[Literal["ids", "colours", "overlays"]],
+        "report": bool,
+        "loader.workers": Workers,
+    },
+    "predict": TRAINED
+    | {
+        "input": str | None | NonNegativeInt,
+        "save": list[Literal["ids", "colours", "overlays", "probabilities"]],
+    },
+}
+"""What each command accepts besides the keys that ``SECTIONS`` gives; ``dict`` marks a section."""
+
+OPTIONAL = {"test": ("sizes",), "predict": ("sizes", "data")}
+"""What a command does without, where a checkpoint does not say it; every other key must be there."""
+
+
+def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with every value of its declared type.
+
+    Args:
+        what: a command (``train``), or a section such as ``model``.
+        settings: as they were composed.
+
+    Raises:
+        ValueError: keys that do not exist or are missing, values of a wrong type or out of range; all of
+            them, one a line, each with what is accepted.
+    """
+    faults: list[str] = []
+    if what in COMMANDS:
+        checked = _section(settings, "", COMMANDS[what], faults, optional=OPTIONAL.get(what, ()))
+    else:
+        checked = _section(settings, what, {}, faults)
+    if faults:
+        raise ValueError("\n".join(faults))
+    return checked
+
+
+def missing(command: str, settings: Iterable[Any]) -> list[str]:
+    """For each top-level key that is not there, how to give it."""
+    keys, _ = _keys("", {}, COMMANDS[command])
+    lost = [key for key in keys if key not in settings and key not in OPTIONAL.get(command, ())]
+    return [_missing(key, keys[key], COMMANDS[command]) for key in lost]
+
+
+def _section(
+    section: Any, path: str, extra: Mapping[str, Any], faults: list[str], *, optional: Iterable[str] = ()
+) -> dict[str, Any]:
+    """One section and those inside it; what is wrong is appended to ``faults``."""
+    if not isinstance(section, Mapping):
+        faults.append(_not_a_group(path, section))
+        return {}
+    try:
+        accepted, required = _keys(path, section, extra)
+    except ValueError as error:
+        faults.append(f"{path}.name={section.get('name')}: {error}")
+        return {}
+    checked = _checked(section, path, Keys(accepted, required), extra, faults)
+    missing = [key for key in required if key not in section and key not in optional]
+    faults += [_missing(f"{path}.{key}".lstrip("."), accepted[key], extra) for key in missing]
+    return checked
+
+
+def _checked(
+    section: Mapping[str, Any], path: str, keys: Keys, extra: Mapping[str, Any], faults: list[str]
+) -> dict[str, Any]:
+    checked, accepted = {}, keys.accepted
+    for key, value in section.items():
+        full = f"{path}.{key}".lstrip(".")
+        if key not in accepted:
+            faults.append(f"{full}={value}: there is no such setting; {_suggest(path, key, accepted)}")
+        elif accepted[key] is dict or (accepted[key] == dict | None and value is not None):
+            inner = {k[len(key) + 1 :]: v for k, v in extra.items() if k.startswith(key + ".")}
+            checked[key] = _section(value, full, inner, faults)
+        elif typing.get_origin(accepted[key]) is dict:
+            checked[key] = _parts(value, full, SECTIONS[path], faults)
+        else:
+            try:
+                checked[key] = values.coerce(value, accepted[key])
+            except ValueError:
+                faults.append(f"{full}={value}: must be {values.describe(accepted[key])}")
+    return checked
+
+
+def _parts(parts: Any, path: str, package: str, faults: list[str]) -> dict[str, Any]:
+    """The components of a sum by their names, each with a weight; null leaves one out."""
+    checked = {}
+    for name, part in parts.items() if isinstance(parts, Mapping) else [("NAME", parts)]:
+        full = f"{path}.{name}"
+        try:
+            file = components.source(package, name).relative_to(components.ROOT)
+        except ValueError as error:
+            faults.append(f"{full}={part}: {error}")
+            continue
+        accepted = {"weight": values.NonNegativeFloat} | keywords(f"{file}:build").accepted
+        accepted.pop("aux_weight", None)  # the sum's own
+        if isinstance(part, Mapping):
+            checked[name] = _checked(part, full, Keys(accepted, ()), {}, faults)
+        elif part is not None:
+            faults.append(f"{full}={part}: this is a group; say {full}.weight={part}")
+    return checked
+
+
+def _keys(path: str, section: Mapping[str, Any], extra: Mapping[str, Any]) -> Keys:
+    where = SECTIONS.get(path)
+    accepted = {key.split(".")[0]: dict if "." in key else kind for key, kind in extra.items()}
+    if where is None:
+        return Keys(accepted, tuple(accepted))
+    required = tuple(accepted)
+    if ":" not in where:  # a package: the component's name says which file
+        accepted["name"] = str
+        where = f"{components.source(where, section.get('name')).relative_to(components.ROOT)}:build"
+    own = keywords(where)
+    return Keys(accepted | own.accepted, required + own.required)
+
+
+def _not_a_group(path: str, value: Any) -> str:
+    group = path.replace(".", "/")
+    if value is None and choices(group):
+        return f"{path}=null: one is needed; choose it with {group}=NAME ({', '.join(choices(group))})"
+    return f"{path}={value}: this is a group; choose a file of it with {group}={value}"
+
+
+def _missing(path: str, annotation: Any, extra: Mapping[str, Any]) -> str:
+    if annotation is not dict:
+        return f"{path} is missing; give it with {path}=... ({values.describe(annotation)})"
+    group = path.replace(".", "/")
+    if names := choices(group):
+        return f"{path} is missing; choose it with {group}=NAME ({', '.join(names)})"
+    keys = [key for key in extra if key.startswith(f"{path}.")]
+    keys += [f"{path}.{key}" for key in (keywords(SECTIONS[path]).accepted if path in SECTIONS else ())]
+    return f"{path} is missing; give it with {' '.join(f'{key}=...' for key in keys)}"
+
+
+def choices(group: str) -> list[str]:
+    """The files that can be chosen in a group such as ``model/backbone``; none where it is no group."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def choice_fault(group: str, name: str) -> str | None:
+    """What is wrong with choosing a file of a group, if anything."""
+    names = choices(group)
+    if name in (*names, "null", ""):
+        return None
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {group}={close[0]}? " if close else ""
+    return f"{group}={name}: there is no such choice; {hint}there are: {', '.join(names)}"
+
+
+def is_text(command: str, path: str) -> bool:
+    """Whether a key of the command line takes text and no number, whichever component is chosen."""
+    section, _, key = path.rpartition(".")
+    if not section:
+        return values.takes_text(COMMANDS[command].get(key, dict))
+    if section not in SECTIONS:
+        return False
+    where = SECTIONS[section]
+    folder = where.replace(".", "/")
+    modules = [where] if ":" in where else [f"{folder}/{n}.py:build" for n in components.available(where)]
+    signatures = [keywords(module).accepted for module in modules]
+    kinds = [accepted[key] for accepted in signatures if key in accepted]
+    return bool(kinds) and all(values.takes_text(kind) for kind in kinds)
+
+
+def _suggest(path: str, key: str, accepted: Iterable[str]) -> str:
+    names = sorted(accepted)
+    close = difflib.get_close_matches(str(key), names, n=1)
+    full = f"{path}.{close[0]}".lstrip(".") if close else ""
+    return f"{f'did you mean {full}? ' if full else ''}{path or 'the top level'} accepts: {', '.join(names)}"

@@ -1,0 +1,1 @@
+"""The machine below: processes, devices, signals, locks, files, downloads."""

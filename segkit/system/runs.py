@@ -1,0 +1,108 @@
+"""Run folders: which one, whether it is free, and holding it. None of it needs PyTorch, so it is soon."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segkit.system import lock
+
+LOG = logging.getLogger("segkit")
+LEFT_BEHIND = ("run.lock", "train.log", "events.*", "*.part", "trace.json.gz")
+"""What a start that failed may leave; a folder with nothing else has no run in it."""
+
+
+def folder_of(settings: Mapping[str, Any]) -> Path:
+    """``run_dir/run_name``."""
+    return Path(settings["run_dir"], settings["run_name"])
+
+
+def going_on(settings: Mapping[str, Any]) -> Path | None:
+    """The folder of the run that is to go on, by settings not yet checked; None if none is."""
+    where = settings.get("run_dir"), settings.get("run_name")
+    if settings.get("resume") not in (True, "auto") or not all(isinstance(part, str) for part in where):
+        return None
+    folder = Path(*where)  # pyright: ignore[reportArgumentType]
+    return folder if checkpoints_in(folder) else None
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Checkpoints of a run, the newest first, readable or not."""
+    return sorted(folder.glob("iteration_*.pt"), reverse=True)
+
+
+def refuse(folder: Path, *, resume: bool | str) -> None:
+    """Refuse to begin a run where one is, and to continue one that is not there.
+
+    It only looks, so every process may ask; no process writes a checkpoint before all have asked.
+
+    Raises:
+        ValueError: a run is there and was not to be continued, or none is there to continue.
+        OSError: the folder cannot be read.
+    """
+    try:
+        names = [file for file in folder.iterdir() if not _left_behind(file)] if folder.is_dir() else []
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    if resume is False and any(file.suffix == ".pt" for file in names):
+        raise ValueError(
+            f"{folder} holds a run already; continue it with resume=true or choose another run_name=..."
+        )
+    if resume is False and names:
+        raise ValueError(
+            f"{folder} holds other files ({names[0].name}) and no run; choose another run_name=..."
+        )
+    if resume is True and not checkpoints_in(folder):
+        raise ValueError(f"there is no checkpoint in {folder} to resume; start it with resume=false")
+
+
+def _left_behind(file: Path) -> bool:
+    return any(file.match(pattern) for pattern in LEFT_BEHIND)
+
+
+def claim(folder: Path, *, resume: bool | str, held: contextlib.ExitStack) -> None:
+    """Lock the folder, made if need be, unless it must be left alone.
+
+    Args:
+        folder: ``runs/NAME``.
+        resume: False wants a new run, True one to continue, "auto" takes what there is.
+        held: gives the folder back at its end, and removes what was made if nothing came of it.
+
+    Raises:
+        ValueError: ``refuse`` has a reason, or another process is at it.
+        OSError: the folder cannot be written.
+    """
+    refuse(folder, resume=resume)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.callback(_remove_if_empty, made)
+        held.enter_context(lock.held(folder))
+        _settle(folder)
+        if not checkpoints_in(folder) and any(file.name != lock.NAME for file in folder.iterdir()):
+            LOG.warning("%s: an earlier start left no checkpoint there; beginning anew", folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> OSError:
+    """That a folder cannot be used, and what to do."""
+    return OSError(
+        f"{folder} cannot be written ({error.strerror}); choose a folder that can be with run_dir=..."
+    )
+
+
+def _remove_if_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _settle(folder: Path) -> None:
+    """Remove what an interrupted write left."""
+    for leftover in folder.glob("*.part"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()

@@ -1,0 +1,128 @@
+"""Losses and gradients that are not finite: found without waiting for the device, told with what led there.
+
+Each step leaves one number on the device, the first iteration that went wrong. It is read at points of the
+curves, before a validation and before a checkpoint, so a poisoned state is never saved.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from segkit.system import distributed
+
+LOG = logging.getLogger("segkit")
+LOOK = 10  # iterations between two looks, those between two points of the curves
+
+
+class Facts(NamedTuple):
+    """What one step was; tensors on the device."""
+
+    iteration: int
+    losses: Mapping[str, Tensor]
+    norm: Tensor
+    rates: Mapping[str, float]
+    names: Sequence[str]  # of this process's samples
+
+    def finite(self) -> Tensor:
+        """Whether every number is; a scalar on the device, the same on every process."""
+        return torch.stack([*self.losses.values(), self.norm]).isfinite().all()
+
+    def __str__(self) -> str:
+        return self.told(self.names)
+
+    def told(self, names: Sequence[str]) -> str:
+        """The step in words, with the names of the samples given."""
+        numbers = {f"loss_{k}": v for k, v in self.losses.items()} | {"norm of the gradient": self.norm}
+        words = [f"{name} {float(value):g}" for name, value in numbers.items()]
+        rates = [f"{name} {rate:g}" for name, rate in self.rates.items()]
+        return f"{', '.join(words)}; learning rate {', '.join(rates)}; samples {', '.join(names)}"
+
+
+class Watch:
+    """Looks at the steps of one run.
+
+    Args:
+        device: of the run.
+        policy: "stop" raises; "skip" leaves such steps out, which needs to wait for the device at each.
+        most_in_a_row: skipped steps, before it is an error all the same.
+    """
+
+    def __init__(self, device: torch.device, policy: str, most_in_a_row: int) -> None:
+        self.skips, self.most_in_a_row = policy == "skip", most_in_a_row
+        self.skipped = self.in_a_row = 0
+        self.first = torch.zeros((), dtype=torch.int64, device=device)
+        self.recent: list[Facts] = []
+
+    def leaves_out(self, facts: Facts, *, scaled: bool) -> bool:
+        """Whether a step is to be left out; called before it is taken.
+
+        Args:
+            facts: of the step.
+            scaled: its gradient was scaled (fp16), where an overflow is ordinary and never taken.
+
+        Raises:
+            ValueError: the step is not finite, or one of those before it, and that is not to be skipped.
+        """
+        if self.skips or scaled:
+            if facts.finite():
+                self.in_a_row = 0
+            elif self.skips or torch.stack(list(facts.losses.values())).isfinite().all():
+                self._count(facts)
+                return True
+        self._note(facts)
+        return False
+
+    def _note(self, facts: Facts) -> None:
+        unset = (self.first == 0) & ~facts.finite()
+        self.first = torch.where(unset, facts.iteration, self.first)
+        self.recent.append(facts)
+        if facts.iteration % LOOK == 0:
+            self.look()
+
+    def look(self) -> None:
+        """Make sure that every step so far was finite; waits for the device.
+
+        Raises:
+            ValueError: one was not; its iteration, losses, rates and samples are named.
+        """
+        first = int(self.first)
+        if first:
+            facts = next(facts for facts in self.recent if facts.iteration == first)
+            raise ValueError(f"{_told_by_all(facts)}. {REMEDY}")
+        self.recent.clear()
+
+    def _count(self, facts: Facts) -> None:
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        told = _told_by_all(facts)
+        if self.in_a_row > self.most_in_a_row:
+            raise ValueError(
+                f"{told}; it is number {self.in_a_row} in a row (schedule.nonfinite_in_a_row). {REMEDY}"
+            )
+        if self.skips:
+            LOG.warning("%s; skipped, %d in all", told, self.skipped)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Continue counting."""
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+
+
+def _told_by_all(facts: Facts) -> str:
+    """What went wrong, with the samples of all processes; every process must call it."""
+    words = facts.told(distributed.everyones(list(facts.names)))
+    return f"iteration {facts.iteration} is not finite: {words}"
+
+
+REMEDY = (
+    "The last checkpoint was written before it; resume=true repeats the way there."
+    " Look at these samples; a lower schedule.lr, schedule.clip_gradient or runtime.precision=float32"
+    " may avoid it, schedule.nonfinite=skip leaves such steps out"
+)

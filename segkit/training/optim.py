@@ -1,0 +1,92 @@
+"""Parameter groups of a segmenter, and the moving average of its weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from segkit.models.network import Segmenter
+from segkit.system import files
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def parameter_groups(
+    model: Segmenter, *, lr: float, head_lr_multiplier: float, decay_norm_and_bias: bool
+) -> list[dict[str, Any]]:
+    """Groups for an optimiser: backbone and heads, each with and without weight decay.
+
+    Args:
+        model: everything outside ``model.backbone`` counts as head.
+        lr: of the backbone.
+        head_lr_multiplier: heads start from scratch; the original recipe gives them 10 times the rate.
+        decay_norm_and_bias: whether one-dimensional parameters decay too, as the original recipe has it.
+
+    Returns:
+        Groups with ``name`` ("backbone", "head", and with "_no_decay") and ``base_lr`` beside the usual keys.
+    """
+    of_backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    groups: dict[str, dict[str, Any]] = {}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        name = "backbone" if id(parameter) in of_backbone else "head"
+        rate = lr if name == "backbone" else lr * head_lr_multiplier
+        exempt = parameter.ndim == 1 and not decay_norm_and_bias
+        key = f"{name}_no_decay" if exempt else name
+        group = groups.setdefault(key, {"params": [], "name": key, "lr": rate, "base_lr": rate})
+        group["params"].append(parameter)
+        if exempt:
+            group["weight_decay"] = 0.0
+    return list(groups.values())
+
+
+def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimiser its momenta back; rates, decay and the like stay as they are.
+
+    Raises:
+        ValueError: the state is of another optimiser or model; what differs is named.
+    """
+    own = [dict(group) for group in optimiser.param_groups]
+    files.refuse_another(_kept(own), _kept(state["param_groups"]), "optimiser")
+    optimiser.load_state_dict(state)
+    for group, now in zip(optimiser.param_groups, own, strict=True):
+        group.update(now)
+
+
+def _kept(groups: list[dict[str, Any]]) -> dict[str, None]:
+    """Names of what an optimiser knows of each of its groups."""
+    keys = [(group, key) for group in groups for key in group if key not in ("params", "name")]
+    return {f"{group['name']} ({len(group['params'])} tensors): {key}": None for group, key in keys}
+
+
+def average_of(model: Model) -> Model:
+    """A copy of a model to hold the moving average of its weights, in evaluation mode."""
+    return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, *, decay: float, iteration: int) -> None:
+    """Move the average towards the model: a <- d a + (1 - d) w, batch statistics included.
+
+    Early on ``d`` is (1 + t) / (10 + t), so that the average does not remember the random start.
+
+    Args:
+        average: made by ``average_of``.
+        model: the model after its step.
+        decay: the final ``d``.
+        iteration: t, from 0.
+    """
+    share = 1 - min(decay, (1 + iteration) / (10 + iteration))
+    pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
+    kept, fresh = [], []
+    for old, new in pairs:
+        if old.is_floating_point():
+            kept.append(old)
+            fresh.append(new)
+        else:
+            old.copy_(new)
+    torch._foreach_lerp_(kept, fresh, share)  # pyright: ignore[reportPrivateImportUsage]

@@ -1,0 +1,253 @@
+"""One training run's moving parts, and one step of it.
+
+A step's randomness (dropout) is seeded by (seed, iteration, rank), so a resumed run needs no generator's
+state and draws what the unbroken one draws.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from segkit import components
+from segkit.models.network import Segmenter
+from segkit.system import distributed, files
+from segkit.system.runtime import Runtime
+from segkit.system.seeds import seed_of
+from segkit.system.signals import Request
+from segkit.training import optim
+from segkit.training.nonfinite import Facts, Watch
+from segkit.training.schedule import Schedule
+from segkit.types import Batch
+
+
+class Step(NamedTuple):
+    """What one step tells; tensors stay on the device, so that nothing waits for it."""
+
+    losses: dict[str, Tensor]  # each head's part, over all processes; the loss is their sum
+    gradient_norm: Tensor
+
+
+@dataclass
+class Training:
+    """Everything that changes while training, and what is needed to change it."""
+
+    model: Segmenter
+    runner: nn.Module  # the model, perhaps compiled and in DistributedDataParallel
+    loss: Any  # of segkit.losses: a module that also tells the weight of a label
+    optimiser: torch.optim.Optimizer
+    policy: Callable[[int], float]
+    scaler: torch.amp.GradScaler
+    average: Segmenter | None
+    watch: Watch
+    schedule: Schedule
+    runtime: Runtime
+    device: torch.device
+    seed: int
+    length: int  # optimiser steps of the whole run
+    iteration: int = 0  # optimiser steps done
+    best: float = -1.0  # highest validation mIoU so far
+    owes_scores: bool = False  # its validation of this iteration was broken off
+    request: Request = field(default_factory=Request)  # of this process, to leave
+
+    def learning_rates(self) -> dict[str, float]:
+        """The rate of each parameter group in the last step."""
+        return {group["name"]: group["lr"] for group in self.optimiser.param_groups}
+
+    @property
+    def scored(self) -> Segmenter:
+        """The model whose scores count: the moving average if there is one."""
+        return self.model if self.average is None else self.average
+
+    def ema_distance(self) -> Tensor | None:
+        """How far the moving average is from the weights, as a fraction of their norm."""
+        if self.average is None:
+            return None
+        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+        parts = [torch.stack([(a - b).square().sum(), b.square().sum()]) for a, b in pairs]
+        apart, size = torch.stack(parts).detach().sum(0)
+        return (apart / size).sqrt()
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, as tensors and plain Python.
+
+        Raises:
+            ValueError: a step was not finite, so this state is not worth keeping.
+        """
+        self.watch.look()
+        return {
+            "iteration": self.iteration,
+            "best": self.best,
+            "owes_scores": self.owes_scores,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "watch": self.watch.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue where ``state()`` was taken; rates and the like are those of the settings of now.
+
+        Raises:
+            ValueError: it was taken of another model or optimiser; what differs is named.
+        """
+        files.refuse_another(self.model.state_dict(), state["model"], "model")
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"] or state["model"])
+        optim.restore(self.optimiser, state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.watch.restore(state["watch"])
+        self.iteration, self.best = state["iteration"], state["best"]
+        self.owes_scores = state["owes_scores"]
+
+    def asked_to_leave(self) -> int:
+        """The signal that asked any of the processes to leave, 0 for none; all get the same answer."""
+        return distributed.highest(self.request.signal)
+
+
+def begin(
+    model: Segmenter,
+    loss: nn.Module,
+    *,
+    samples: int,
+    schedule: Schedule,
+    runtime: Runtime,
+    device: torch.device,
+    seed: int,
+) -> Training:
+    """Put a model on its device and build what trains it.
+
+    Args:
+        model: with its initial weights.
+        loss: of ``segkit.losses``.
+        samples: of the training set; with ``schedule.epochs`` they give the length.
+        schedule: of the settings.
+        runtime: of the settings.
+        device: of this process.
+        seed: of the run.
+
+    Raises:
+        ValueError: there is one class only, or no compiler where one is asked for.
+    """
+    if model.num_classes == 1:
+        raise ValueError(
+            "only one class is scored, so any network is right: make background a class in the class table"
+        )
+    runtime = runtime.on(device)
+    runtime.apply()
+    layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    groups = optim.parameter_groups(
+        model,
+        lr=schedule.lr,
+        head_lr_multiplier=schedule.head_lr_multiplier,
+        decay_norm_and_bias=schedule.decay_norm_and_bias,
+    )
+    runner = distributed.parallel(model, device)
+    return Training(
+        model=model,
+        runner=torch.compile(runner) if runtime.compile else runner,  # pyright: ignore[reportArgumentType]
+        loss=loss.to(device),
+        optimiser=components.build("training.optimisers", schedule.optimiser, groups, schedule.lr),
+        policy=components.build("training.policies", schedule.policy, schedule.length(samples)),
+        scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
+        average=optim.average_of(model) if schedule.ema is not None else None,
+        watch=Watch(device, schedule.nonfinite, schedule.nonfinite_in_a_row),
+        schedule=schedule,
+        runtime=runtime,
+        device=device,
+        seed=seed,
+        length=schedule.length(samples),
+    )
+
+
+def steps(batches: Iterable[Batch], accumulate: int) -> Iterator[tuple[list[Batch], float]]:
+    """The parts of each optimiser step, and the seconds it had to wait for them."""
+    iterator = iter(batches)
+    while True:
+        begin = time.perf_counter()
+        parts = list(itertools.islice(iterator, accumulate))
+        if not parts:
+            return
+        yield parts, time.perf_counter() - begin
+
+
+def train_step(training: Training, batches: Sequence[Batch]) -> Step:
+    """One optimiser step over the parts of one batch; ``training.iteration`` counts it.
+
+    Each part's loss is its mean times its share of all scored pixels of the batch, over all parts and
+    processes, so the gradient is that of the whole batch however it is divided.
+    """
+    torch.manual_seed(seed_of(training.seed, training.iteration, distributed.rank()))
+    for group in training.optimiser.param_groups:
+        group["lr"] = group["base_lr"] * training.policy(training.iteration)
+    batches = [_on_device(batch, training) for batch in batches]
+    weights = [training.loss.weight(batch.label) for batch in batches]
+    whole = distributed.sum_over_ranks(torch.stack(weights).sum(0)).clamp(min=1e-9)
+    buffers = [(b, b.clone()) for b in training.model.buffers()] if training.watch.skips else []
+    losses: dict[str, Tensor] = {}
+    for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+        with distributed.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
+            parts = _backward(training, batch, (weight / whole * distributed.world_size()).float())
+        losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
+    losses = distributed.mean_over_ranks(losses)
+    with record_function("optimiser"):
+        norm = _norm_of_gradient(training)
+        names = [name for batch in batches for name in batch.names]
+        facts = Facts(training.iteration + 1, losses, norm, training.learning_rates(), names)
+        if training.watch.leaves_out(facts, scaled=training.scaler.is_enabled()):
+            for buffer, before in buffers:  # batch statistics of the step
+                buffer.copy_(before)
+        else:
+            _update(training, norm)
+        training.scaler.update()
+        training.optimiser.zero_grad(set_to_none=True)
+    training.iteration += 1
+    return Step(losses, norm)
+
+
+def _on_device(batch: Batch, training: Training) -> Batch:
+    layout = torch.channels_last if training.runtime.channels_last else torch.contiguous_format
+    image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
+    return Batch(image, batch.label.to(training.device, non_blocking=True), batch.names)
+
+
+def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tensor]:
+    training.runner.train()
+    with record_function("forward"):
+        with training.runtime.autocast(training.device):
+            logits = training.runner(batch.image)
+        found = training.loss(logits, batch.label)  # a sum of losses has one number, and one share, for each
+        parts = {name: (part * share).sum() for name, part in found.items()}
+    with record_function("backward"):
+        training.scaler.scale(torch.stack(list(parts.values())).sum()).backward()
+    return {name: part.detach() for name, part in parts.items()}
+
+
+def _parameters(training: Training) -> list[nn.Parameter]:
+    return [p for group in training.optimiser.param_groups for p in group["params"]]
+
+
+def _norm_of_gradient(training: Training) -> Tensor:
+    training.scaler.unscale_(training.optimiser)
+    return nn.utils.get_total_norm([p.grad for p in _parameters(training) if p.grad is not None])
+
+
+def _update(training: Training, norm: Tensor) -> None:
+    """Clip, step, average."""
+    if training.schedule.clip_gradient is not None:
+        nn.utils.clip_grads_with_norm_(_parameters(training), training.schedule.clip_gradient, norm)
+    training.scaler.step(training.optimiser)
+    if training.average is not None and training.schedule.ema is not None:
+        optim.update_average(
+            training.average, training.model, decay=training.schedule.ema, iteration=training.iteration
+        )

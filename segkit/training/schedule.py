@@ -1,0 +1,67 @@
+"""How long a training is, how many images a step sees, and by which rule the weights move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from segkit.settings import Fraction, PositiveFloat, PositiveInt, Range
+from segkit.system import distributed
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how many at a time, and by which rule the weights move."""
+
+    batch_size: Annotated[int, Range(least=1, most=65536)]  # images of an optimiser step, over all processes
+    lr: Annotated[float, Range(above=0, most=1000)]  # of the backbone
+    optimiser: dict
+    policy: dict
+    epochs: Annotated[float, Range(above=0, most=100000)] | None = None  # one of the two ...
+    iterations: Annotated[int, Range(least=1, most=100000000)] | None = None  # ... gives the length, in steps
+    drop_last: bool = False  # an epoch leaves out what fills no batch, as the original recipe has it
+    accumulate: Annotated[int, Range(least=1, most=65536)] = (
+        1  # parts in which a batch goes through the network
+    )
+    head_lr_multiplier: Annotated[float, Range(above=0, most=10000)] = 1.0
+    decay_norm_and_bias: bool = True
+    clip_gradient: PositiveFloat | None = None  # largest norm of the whole gradient
+    ema: Fraction | None = None  # decay of the moving average of the weights, which is then what is scored
+    nonfinite: Literal["stop", "skip"] = "stop"  # what a loss or gradient that is NaN or infinite does
+    nonfinite_in_a_row: PositiveInt = 20  # skipped steps, fp16's overflows included, before it is an error
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError(
+                f"schedule.epochs={self.epochs} and schedule.iterations={self.iterations}:"
+                " give one of the two and set the other to null"
+            )
+        parts = self.accumulate * distributed.world_size()
+        if self.batch_size % parts:
+            raise ValueError(
+                f"schedule.batch_size={self.batch_size} does not divide into {self.accumulate} parts"
+                f" (schedule.accumulate) on {distributed.world_size()} processes; use a multiple of {parts}"
+            )
+
+    def length(self, samples: int) -> int:
+        """Optimiser steps of the whole training on so many samples."""
+        return self.iterations or math.ceil((self.epochs or 0) * self.seen(samples) / self.batch_size)
+
+    def seen(self, samples: int) -> int:
+        """How many of so many samples an epoch takes; a set that fills no batch is taken whole."""
+        whole = samples - samples % self.batch_size
+        return whole if self.drop_last and whole else samples
+
+    def due(self, iteration: int, *, every: float, samples: int) -> bool:
+        """Whether something done every so often is due after an iteration; always after the last one.
+
+        Args:
+            iteration: steps done, from 1.
+            every: in epochs, or in iterations where those give the schedule's length.
+            samples: of the training set.
+        """
+        if iteration == self.length(samples):
+            return True
+        period = every if self.epochs is None else every * self.seen(samples) / self.batch_size
+        return int(iteration / period) > int((iteration - 1) / period)

@@ -1,0 +1,109 @@
+"""The layout: rooms, layers, circles, faces, names, and the map in CONTRIBUTING."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HOUSE = ROOT / "segkit"
+MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.name != "__init__.py")
+FACES = sorted(HOUSE.rglob("__init__.py"))
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def dotted(path):
+    """``segkit/data/labels.py`` as ``segkit.data.labels``; a face as its package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def entries():
+    return sorted(path.name for path in HOUSE.iterdir() if not path.name.startswith(("__", "py.typed")))
+
+
+def imports(path, known):
+    """Modules of segkit that a module imports, wherever the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (below & known) or {node.module}
+    return found & known
+
+
+def circles(graph):
+    """Sets of modules each of which reaches the others (by plain reachability: the graph is small)."""
+
+    def reached(start):
+        seen, waiting = set(), [start]
+        while waiting:
+            for module in graph[waiting.pop()]:
+                if module not in seen:
+                    seen.add(module)
+                    waiting.append(module)
+        return seen
+
+    everything = {module: reached(module) for module in graph}
+    return sorted(module for module, others in everything.items() if module in others)
+
+
+def test_the_house_has_few_rooms():
+    assert len(entries()) <= 14, entries()
+
+
+def test_every_module_stands_in_a_layer():
+    (contract,) = SETTINGS["tool"]["importlinter"]["contracts"]
+    layers = {name.strip() for layer in contract["layers"] for name in layer.split("|")}
+    homeless = [
+        name
+        for name in map(dotted, MODULES)
+        if not any(name == layer or name.startswith(f"{layer}.") for layer in layers)
+    ]
+    assert not homeless
+    assert {f"segkit.{entry.removesuffix('.py')}" for entry in entries()} == layers
+
+
+def test_no_modules_import_one_another_in_a_circle_even_for_types():
+    known = {dotted(path) for path in [*MODULES, *FACES]}
+    late = {("segkit", "segkit.inference.predictor")}  # segkit.load, on first use
+    graph = {dotted(path): imports(path, known) for path in [*MODULES, *FACES]}
+    for importer, imported in late:
+        graph[importer].discard(imported)
+    assert not circles(graph)
+
+
+def test_circles_are_seen_where_there_are_some():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
+
+
+@pytest.mark.parametrize("face", FACES, ids=dotted)
+def test_a_package_has_a_short_face_and_no_code_in_it(face):
+    text = face.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 40
+    allowed = (ast.ImportFrom, ast.Import, ast.Assign, ast.Expr)
+    late = (ast.FunctionDef,) if face.parent == HOUSE else ()  # segkit.load, imported when it is asked for
+    assert all(isinstance(node, (*allowed, *late)) for node in ast.parse(text).body)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_no_function_or_class_bears_its_modules_name(path):
+    names = [n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if hasattr(n, "name")]
+    assert path.stem not in names
+
+
+def test_the_map_names_every_room_and_module():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    chart = page.split("## The map")[1].split("```")[1]
+    registries = {"datasets", "tables", "backbones", "heads", "layers", "losses", "optimisers", "policies"}
+    wanted = {entry.removesuffix(".py") for entry in entries()}
+    for path in MODULES:
+        parts = path.relative_to(HOUSE).with_suffix("").parts
+        inside = registries & set(parts[:-1])
+        wanted |= inside or {parts[-1]}
+    missing = sorted(name for name in wanted if not re.search(rf"\b{name}\b", chart))
+    assert not missing
