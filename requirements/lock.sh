@@ -2,4 +2,6 @@
 set -eu
 compile="${UV:-.venv/bin/python -m uv} pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header"
 $compile pyproject.toml -o requirements/lock.txt "$@"
-$compile pyproject.toml --extra dev --extra oracles --constraint requirements/lock.txt -o requirements/lock-dev.txt "$@"
+extras=$(printf -- '--extra %s ' dev oracles peers timm export serve share bands geo detection)
+# shellcheck disable=SC2086
+$compile pyproject.toml $extras --constraint requirements/lock.txt -o requirements/lock-dev.txt "$@"
