@@ -30,14 +30,14 @@ TOP1 = {  # published, in percent, at the crop of the source
     ("resnest", "50_fast_1s4x24d"): 80.99,
     ("resnet", "50"): 76.38,
     ("resnet", "101"): 78.20,
-    ("se_resnet", "50"): 77.18,
-    ("se_resnet", "101"): 78.47,
-    ("sk_resnet", "50"): 77.54,
-    ("sk_resnet", "101"): 78.79,
-    ("sknet", "50"): 79.21,
-    ("sknet", "101"): 79.81,
-    ("sge_resnet", "50"): 77.58,
-    ("sge_resnet", "101"): 78.80,
+    ("resnet", "se_50"): 77.18,
+    ("resnet", "se_101"): 78.47,
+    ("resnet", "sk_50"): 77.54,
+    ("resnet", "sk_101"): 78.79,
+    ("resnet", "sknet_50"): 79.21,
+    ("resnet", "sknet_101"): 79.81,
+    ("resnet", "sge_50"): 77.58,
+    ("resnet", "sge_101"): 78.80,
 }
 AUXILIARY = {"name": "fcn", "stage": 3}
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from segkit.data.labels import same_classes
+from segkit.models.backbones._former import modern
 from segkit.settings import PositiveFloat, PositiveInt
 from segkit.system import distributed, files, runs
 
@@ -178,6 +179,9 @@ def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     parts = {"iteration": int, "settings": dict, "classes": dict, "model": dict}
     if wrong := [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]:
         raise ValueError(f"{path}: a checkpoint with no proper {', '.join(wrong)}; it was not made by a run")
+    model = content["settings"].get("model")
+    if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
+        model["backbone"] = modern(model["backbone"])
     return content
 
 

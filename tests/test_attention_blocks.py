@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segkit.models.layers.convolutional_attention import ConvolutionalAttention
 from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
@@ -28,6 +29,30 @@ def test_squeeze_and_excitation_is_its_equation():
         s = 1 / (1 + torch.exp(-(second @ (first @ z + module.fc1.bias).clamp(min=0) + module.fc2.bias)))
         for c in range(32):
             torch.testing.assert_close(module(x)[b, c], s[c] * x[b, c])
+
+
+@pytest.mark.parametrize("kernel", [3, 7])
+def test_convolutional_attention_is_its_equation(kernel):
+    x = random_map(2, 32, 5, 4)
+    module = ConvolutionalAttention(32, reduction=8, kernel=kernel).double().eval()
+    first, second = module.fc1.weight[:, :, 0, 0], module.fc2.weight[:, :, 0, 0]
+    assert first.shape == (4, 32)
+    reach, out = kernel // 2, torch.zeros_like(x)
+    for b in range(2):
+        score = torch.zeros(32).double()
+        for told in (x[b].flatten(1).sum(1) / 20, x[b].flatten(1).max(1).values):
+            score += second @ (first @ told + module.fc1.bias).clamp(min=0) + module.fc2.bias
+        scaled = x[b] / (1 + torch.exp(-score))[:, None, None]
+        maps = torch.zeros(2, 5 + 2 * reach, 4 + 2 * reach).double()
+        for i in range(5):
+            for j in range(4):
+                maps[0, i + reach, j + reach] = scaled[:, i, j].max()
+                maps[1, i + reach, j + reach] = scaled[:, i, j].sum() / 32
+        for i in range(5):
+            for j in range(4):
+                c = (maps[:, i : i + kernel, j : j + kernel] * module.conv.weight[0]).sum()
+                out[b, :, i, j] = scaled[:, i, j] / (1 + torch.exp(-c / math.sqrt(1 + module.bn.eps)))
+    torch.testing.assert_close(module(x), out)
 
 
 @pytest.mark.parametrize("branches", [2, 3])
@@ -105,13 +130,22 @@ def test_spatial_group_enhance_starts_as_it_is_told(normalise):
 
 
 @pytest.mark.parametrize(
-    "module", [SqueezeExcitation(4), SpatialGroupEnhance(4, groups=2), SelectiveKernel(4)]
+    "module",
+    [
+        SqueezeExcitation(4),
+        SpatialGroupEnhance(4, groups=2),
+        SelectiveKernel(4),
+        ConvolutionalAttention(4),
+    ],
 )
 def test_gradients_are_those_of_the_value(module):
     assert torch.autograd.gradcheck(module.double().eval(), random_map(1, 4, 2, 2).requires_grad_())
 
 
-@pytest.mark.parametrize("module", [SqueezeExcitation(64), SpatialGroupEnhance(64), SelectiveKernel(64)])
+@pytest.mark.parametrize(
+    "module",
+    [SqueezeExcitation(64), SpatialGroupEnhance(64), SelectiveKernel(64), ConvolutionalAttention(64)],
+)
 def test_low_precision_and_channels_last_stay(module):
     x = random_map(2, 64, 4, 4).bfloat16().to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import typing
 
 import pytest
 import torch
@@ -10,8 +12,8 @@ import torch.nn.functional as F
 import torchvision
 
 import originals
-from segkit import components, settings
-from segkit.models.backbones import resnet, resnext
+from segkit import checkpoint, components, settings
+from segkit.models.backbones import _former, resnet
 from segkit.models.layers.split_attention import SplitAttention
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
 
@@ -20,15 +22,22 @@ COUNTS = {
     ("resnet", "101"): 44_549_160,
     ("resnet", "50d"): 25_576_264,
     ("resnet", "101d"): 44_568_392,
-    ("resnext", "50_32x4d"): 25_028_904,
-    ("resnext", "101_32x8d"): 88_791_336,
-    ("se_resnet", "50"): 28_088_024,
-    ("se_resnet", "101"): 49_326_872,
-    ("sk_resnet", "50"): 26_154_496,
-    ("sge_resnet", "50"): 25_559_080,
-    ("sge_resnet", "101"): 44_553_384,
+    ("resnet", "50_32x4d"): 25_028_904,
+    ("resnet", "101_32x8d"): 88_791_336,
+    ("resnet", "se_50"): 28_088_024,
+    ("resnet", "se_101"): 49_326_872,
+    ("resnet", "sk_50"): 26_154_496,
+    ("resnet", "sge_50"): 25_559_080,
+    ("resnet", "sge_101"): 44_553_384,
 }
-EVERY = [*COUNTS, ("resnet", "50c"), ("resnet", "50s"), ("resnet", "152"), ("sknet", "50"), ("sknet", "101")]
+EVERY = [
+    *COUNTS,
+    ("resnet", "50c"),
+    ("resnet", "50s"),
+    ("resnet", "152"),
+    ("resnet", "sknet_50"),
+    ("resnet", "sknet_101"),
+]
 
 
 def on_meta(name, variant, num_classes=None, **settings):
@@ -45,12 +54,12 @@ def test_parameters_are_the_published_number(name, variant):
 
 @pytest.mark.parametrize(("variant", "millions"), [("50", 27.5), ("101", 48.9)])
 def test_selective_kernel_networks_have_the_millions_of_the_paper(variant, millions):
-    count = sum(p.numel() for p in on_meta("sknet", variant, 1000).parameters())
+    count = sum(p.numel() for p in on_meta("resnet", f"sknet_{variant}", 1000).parameters())
     assert count / 1e6 == pytest.approx(millions, rel=0.005)  # the paper rounds; 48.74 counted for the 101
 
 
 def test_the_paper_counts_the_running_statistics_of_sknet_101():
-    network = on_meta("sknet", "101", 1000)
+    network = on_meta("resnet", "sknet_101", 1000)
     statistics = sum(b.numel() for n, b in network.named_buffers() if "running" in n)
     count = sum(p.numel() for p in network.parameters()) + statistics
     assert (round(count / 1e6, 1), round(count / 1e6, 2)) == (48.9, 48.91)
@@ -92,7 +101,7 @@ def test_resnets_equal_torchvision_dilated_or_not(output_stride, dilate):
 
 def test_resnexts_equal_torchvision():
     theirs = torchvision.models.resnext50_32x4d(replace_stride_with_dilation=[False, True, True])
-    agree(("resnext", "50_32x4d"), theirs, output_stride=8)
+    agree(("resnet", "50_32x4d"), theirs, output_stride=8)
 
 
 def selective_names(name):
@@ -109,8 +118,8 @@ def selective_names(name):
         (("resnet", "50c"), "resnet50c"),
         (("resnet", "50d"), "resnet50d"),
         (("resnet", "50s"), "resnet50s"),
-        (("se_resnet", "50"), "seresnet50"),
-        (("sknet", "50"), "skresnext50_32x4d"),
+        (("resnet", "se_50"), "seresnet50"),
+        (("resnet", "sknet_50"), "skresnext50_32x4d"),
     ],
 )
 def test_undilated_they_equal_timm(ours, theirs):
@@ -126,8 +135,8 @@ def test_published_files_are_torchvisions():
     weights = torchvision.models
     assert resnet.PUBLISHED["101"] == weights.ResNet101_Weights.IMAGENET1K_V1.url
     assert resnet.PUBLISHED["152"] == weights.ResNet152_Weights.IMAGENET1K_V1.url
-    assert resnext.PUBLISHED["50_32x4d"] == weights.ResNeXt50_32X4D_Weights.IMAGENET1K_V1.url
-    assert resnext.PUBLISHED["101_32x8d"] == weights.ResNeXt101_32X8D_Weights.IMAGENET1K_V1.url
+    assert resnet.PUBLISHED["50_32x4d"] == weights.ResNeXt50_32X4D_Weights.IMAGENET1K_V1.url
+    assert resnet.PUBLISHED["101_32x8d"] == weights.ResNeXt101_32X8D_Weights.IMAGENET1K_V1.url
 
 
 def test_split_attention_of_radix_1_is_squeeze_and_excitation():
@@ -176,6 +185,23 @@ def insight_sk_block(state, name, x, stride):
     return originals.norm(state, f"{name}.bn3", originals.conv(state, f"{name}.conv3", out))
 
 
+def cbam_block(state, name, x, stride):
+    """That of Jongchan/attention-module: two linear layers over both pools, then a 7x7 over two maps."""
+    out = originals.conv_norm_relu(state, f"{name}.conv1", f"{name}.bn1", x)
+    out = originals.conv_norm_relu(state, f"{name}.conv2", f"{name}.bn2", out, stride=stride, padding=1)
+    out = originals.norm(state, f"{name}.bn3", originals.conv(state, f"{name}.conv3", out))
+    gate, total = f"{name}.cbam.ChannelGate.mlp", 0
+    for pool in (F.avg_pool2d, F.max_pool2d):
+        z = pool(out, out.shape[2:]).flatten(1)
+        z = F.relu(F.linear(z, state[f"{gate}.1.weight"], state[f"{gate}.1.bias"]))
+        total = total + F.linear(z, state[f"{gate}.3.weight"], state[f"{gate}.3.bias"])
+    out = out * torch.sigmoid(total)[:, :, None, None]
+    maps = torch.cat([out.max(1)[0].unsqueeze(1), out.mean(1).unsqueeze(1)], 1)
+    place = f"{name}.cbam.SpatialGate.spatial"
+    scale = originals.norm(state, f"{place}.bn", originals.conv(state, f"{place}.conv", maps, padding=3))
+    return out * torch.sigmoid(scale)
+
+
 def insight(state, block, x):
     """A classifier of implus/PytorchInsight, undilated."""
     x = originals.conv_norm_relu(state, "conv1", "bn1", x, stride=2, padding=3)
@@ -194,21 +220,28 @@ def insight(state, block, x):
     return F.linear(x.mean((2, 3)), state["fc.weight"], state["fc.bias"])
 
 
-def published_state(name, names):
+def published_state(variant, names):
     """Random weights of our network under published names (pairs of pattern and replacement)."""
     torch.manual_seed(0)
     network = originals.randomised(
-        components.build("models.backbones", {"name": name, "variant": "50", **THIN}, 10)
+        components.build("models.backbones", {"name": "resnet", "variant": variant, **THIN}, 10)
     )
     state = {}
     for key, tensor in network.state_dict().items():
         for pattern, replacement in names:
             key = re.sub(pattern, replacement, key)
-        state[key] = tensor[:, :, 0, 0] if ".se.fc." in key and tensor.ndim == 4 else tensor
+        state[key] = (
+            tensor[:, :, 0, 0] if (".se.fc." in key or ".mlp." in key) and tensor.ndim == 4 else tensor
+        )
     return state
 
 
 THIN = {"width": 32}  # the 32 groups of the published width
+CBAM_NAMES = (
+    (r"attention\.fc1", "cbam.ChannelGate.mlp.1"),
+    (r"attention\.fc2", "cbam.ChannelGate.mlp.3"),
+    (r"attention\.(conv|bn)", r"cbam.SpatialGate.spatial.\1"),
+)
 SE_NAMES = ((r"attention\.fc1", "se.fc.0"), (r"attention\.fc2", "se.fc.2"))
 SK_NAMES = (
     (r"conv2\.paths\.0\.conv", "conv2"),
@@ -222,14 +255,18 @@ SK_NAMES = (
 
 
 @pytest.mark.parametrize(
-    ("name", "names", "block"),
-    [("se_resnet", SE_NAMES, insight_se_block), ("sk_resnet", SK_NAMES, insight_sk_block)],
+    ("variant", "names", "block"),
+    [
+        ("se_50", SE_NAMES, insight_se_block),
+        ("sk_50", SK_NAMES, insight_sk_block),
+        ("cbam_50", CBAM_NAMES, cbam_block),
+    ],
 )
-def test_files_of_pytorch_insight_load_and_give_their_scores(name, names, block, tmp_path):
-    state = published_state(name, names)
+def test_files_of_pytorch_insight_load_and_give_their_scores(variant, names, block, tmp_path):
+    state = published_state(variant, names)
     file = tmp_path / "x.pth.tar"
     torch.save({"epoch": 99, "state_dict": {f"module.{k}": v for k, v in state.items()}}, file)
-    settings = {"name": name, "variant": "50", "output_stride": 32, "weights": str(file), **THIN}
+    settings = {"name": "resnet", "variant": variant, "output_stride": 32, "weights": str(file), **THIN}
     ours = components.build("models.backbones", settings, 10).double().eval()
     image = torch.randn(1, 3, 70, 57, dtype=torch.float64)
     with torch.inference_mode():
@@ -239,9 +276,9 @@ def test_files_of_pytorch_insight_load_and_give_their_scores(name, names, block,
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (("se_resnet", "50"), "seresnet50"),
-        (("se_resnet", "50_32x4d"), "seresnext50_32x4d"),
-        (("sknet", "50"), "skresnext50_32x4d"),
+        (("resnet", "se_50"), "seresnet50"),
+        (("resnet", "se_50_32x4d"), "seresnext50_32x4d"),
+        (("resnet", "sknet_50"), "skresnext50_32x4d"),
     ],
 )
 def test_files_of_timm_load_and_give_their_scores(ours, theirs, tmp_path):
@@ -265,7 +302,7 @@ def test_selective_kernels_with_a_split_input_are_refused_with_the_difference(th
         ValueError, match="of timm's skresnet: each branch reads its own half of the channels"
     ):
         components.build(
-            "models.backbones", {"name": "sknet", "variant": "50", "weights": f"{tmp_path}/x.pth"}
+            "models.backbones", {"name": "resnet", "variant": "sknet_50", "weights": f"{tmp_path}/x.pth"}
         )
 
 
@@ -276,12 +313,13 @@ EVERY_FAMILY = [
     ("resnest", "50_fast_4s2x40d"),
     ("resnest", "50_fast_1s4x24d"),
     ("resnet", "50s"),
-    ("resnext", "50_32x4d"),
-    ("se_resnet", "50"),
-    ("se_resnet", "50_32x4d"),
-    ("sge_resnet", "50"),
-    ("sknet", "50"),
-    ("sk_resnet", "50"),
+    ("resnet", "50_32x4d"),
+    ("resnet", "se_50"),
+    ("resnet", "se_50_32x4d"),
+    ("resnet", "sge_50"),
+    ("resnet", "sknet_50"),
+    ("resnet", "sk_50"),
+    ("resnet", "cbam_50"),
 ]
 
 
@@ -310,9 +348,9 @@ def test_a_width_without_end_is_refused_before_anything_is_built(name):
         ("resnest", {"variant": "50", "radix": 3}, r"radix=3: 64 channels .* nearest: 2 or 4"),
         ("resnest", {"variant": "50", "radix": 100}, r"radix=100: 64 channels .* nearest: 32$"),
         ("resnest", {"variant": "50", "bottleneck_width": 40, "radix": 16}, r"radix=16: 40 .*: 10 or 20"),
-        ("sknet", {"variant": "50", "groups": 24}, r"groups=24: 128 channels .* nearest: 16 or 32"),
-        ("sk_resnet", {"variant": "50", "groups": 24}, r"groups=24: 64 channels .* nearest: 16 or 32"),
-        ("sge_resnet", {"variant": "50", "groups": 48}, r"groups=48: 256 channels .* nearest: 32 or 64"),
+        ("resnet", {"variant": "sknet_50", "groups": 24}, r"groups=24: 128 channels .* nearest: 16 or 32"),
+        ("resnet", {"variant": "sk_50", "groups": 24}, r"groups=24: 64 channels .* nearest: 16 or 32"),
+        ("resnet", {"variant": "sge_50", "groups": 48}, r"groups=48: 256 channels .* nearest: 32 or 64"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_with_the_nearest_that_can(name, given, message):
@@ -322,7 +360,7 @@ def test_what_cannot_be_divided_is_refused_with_the_nearest_that_can(name, given
 
 
 def test_selective_kernels_take_the_settings_of_the_paper():
-    network = on_meta("sknet", "50", branches=3, groups=64, reduction=8, least_inner=48)
+    network = on_meta("resnet", "sknet_50", branches=3, groups=64, reduction=8, least_inner=48)
     block = network.layer1[0].conv2
     assert [path.conv.dilation for path in block.paths] == [(1, 1), (2, 2), (3, 3)]
     assert {path.conv.groups for path in block.paths} == {64}
@@ -332,6 +370,86 @@ def test_selective_kernels_take_the_settings_of_the_paper():
 
 
 def test_squeeze_and_excitation_and_spatial_enhance_take_theirs():
-    assert on_meta("se_resnet", "50", reduction=4).layer1[0].attention.fc1.out_channels == 64
-    enhance = on_meta("sge_resnet", "50", groups=32, normalise=False).layer4[0].attention
+    assert on_meta("resnet", "se_50", reduction=4).layer1[0].attention.fc1.out_channels == 64
+    enhance = on_meta("resnet", "sge_50", groups=32, normalise=False).layer4[0].attention
     assert (enhance.groups, enhance.weight.shape[1], enhance.normalise) == (32, 32, False)
+
+
+# ---- names of then and now
+
+STATES = {  # SHA-256 of names and shapes of the state dict, when each family had a file of its own
+    ("resnet", "50"): "d7e4f8bb0a536344",
+    ("resnet", "101"): "02c0f34f4842751f",
+    ("resnet", "152"): "685c66205bc823aa",
+    ("resnet", "50c"): "5db7192ccd1de3ea",
+    ("resnet", "101c"): "1e445d701575a70a",
+    ("resnet", "152c"): "6dbc6fc1959ff0bc",
+    ("resnet", "50d"): "f984339c93754e65",
+    ("resnet", "101d"): "4f40ae540cf8c1ee",
+    ("resnet", "152d"): "cb011f86a6a3376e",
+    ("resnet", "50s"): "82f2ba27bd207077",
+    ("resnet", "101s"): "25ee4f376b87a121",
+    ("resnet", "152s"): "a54347c60cd55eda",
+    ("resnext", "50_32x4d"): "e3bad165c034e60f",
+    ("resnext", "101_32x8d"): "da7dd7525807e2ee",
+    ("se_resnet", "50"): "d446038cad340cf4",
+    ("se_resnet", "101"): "3f21f43e0064fc8d",
+    ("se_resnet", "152"): "bedfd6ef96fe8b4a",
+    ("se_resnet", "50_32x4d"): "46fe0cb660e26c09",
+    ("se_resnet", "101_32x4d"): "2120b275156d63be",
+    ("sge_resnet", "50"): "1ed337e57f92a180",
+    ("sge_resnet", "101"): "f0cc420d6cb8cb90",
+    ("sk_resnet", "50"): "c9865a53dc8775cb",
+    ("sk_resnet", "101"): "e62e47549f38b9ad",
+    ("sk_resnet", "152"): "b21bec136f906a34",
+    ("sknet", "50"): "724639b0d3350fe9",
+    ("sknet", "101"): "542c8e99d0094c3d",
+}
+
+
+@pytest.mark.parametrize(("name", "variant"), STATES)
+def test_a_network_of_a_former_name_has_the_same_state(name, variant):
+    now = _former.modern({"name": name, "variant": variant})
+    state = on_meta(now["name"], now["variant"], 1000).state_dict()
+    told = "\n".join(f"{key} {tuple(tensor.shape)}" for key, tensor in state.items())
+    assert hashlib.sha256(told.encode()).hexdigest()[:16] == STATES[name, variant]
+
+
+def test_a_checkpoint_of_a_former_name_is_read_as_one_of_now(tmp_path):
+    backbone = {"name": "se_resnet", "variant": "50", "reduction": 8}
+    kept = {"iteration": 1, "settings": {"model": {"backbone": backbone}}, "classes": {}, "model": {}}
+    checkpoint.write(tmp_path / "x.pt", kept)
+    read = checkpoint.read(tmp_path / "x.pt")["settings"]["model"]["backbone"]
+    assert read == {"name": "resnet", "variant": "se_50", "reduction": 8}
+    assert on_meta(**read).layer1[0].attention.fc1.out_channels == 32
+
+
+def test_settings_of_another_unit_are_refused_with_its_own():
+    with pytest.raises(ValueError, match=r"branches=3: the variant se_50 has .* its own are reduction, so"):
+        on_meta("resnet", "se_50", branches=3)
+    with pytest.raises(ValueError, match=r"reduction=4: the variant 50_32x4d has .* its own are none"):
+        on_meta("resnet", "50_32x4d", reduction=4)
+    with pytest.raises(ValueError, match=r"kernel=4: .* nearest: 3 or 5"):
+        on_meta("resnet", "cbam_50", kernel=4)
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnest"])
+def test_stages_have_the_blocks_they_are_told(name):
+    network = on_meta(name, "50", blocks=[1, 2, 3, 1])
+    assert [len(getattr(network, f"layer{i}")) for i in (1, 2, 3, 4)] == [1, 2, 3, 1]
+    with pytest.raises(ValueError, match=r"blocks=\[1, 2\]: 2 numbers for the four stages"):
+        on_meta(name, "50", blocks=[1, 2])
+
+
+def test_every_variant_stands_in_the_table_and_in_the_signature():
+    named = typing.get_args(typing.get_type_hints(resnet.build)["variant"])
+    assert list(named) == list(resnet.VARIANTS)
+
+
+def test_stem_shortcut_and_pool_make_any_unit_a_variant_d():
+    same = {"stem_width": 32, "average_down": True}
+    plain = on_meta("resnet", "50", 1000, **same)
+    assert sum(p.numel() for p in plain.parameters()) == COUNTS["resnet", "50d"]
+    enhanced = on_meta("resnet", "sge_50", **same, pool="after")
+    assert isinstance(enhanced.layer2[0].pool, torch.nn.AvgPool2d)
+    assert enhanced.layer2[0].conv2.stride == (1, 1)

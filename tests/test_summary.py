@@ -37,7 +37,7 @@ def test_operations_of_a_classifier_are_the_published_ones(name, variant, side, 
 
 @pytest.mark.parametrize(("variant", "giga_macs"), [("50", 4.47), ("101", 8.46)])
 def test_operations_of_selective_kernel_networks_are_those_of_the_paper(variant, giga_macs):
-    settings = {"name": "sknet", "variant": variant, "output_stride": 32}
+    settings = {"name": "resnet", "variant": f"sknet_{variant}", "output_stride": 32}
     network = on_meta(components.build, "models.backbones", settings, 1000).eval()
     macs = summary.flops(lambda: network.classify(torch.empty(1, 3, 224, 224, device="meta"))) / 2e9
     assert macs == pytest.approx(giga_macs, rel=0.003)

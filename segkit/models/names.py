@@ -30,6 +30,9 @@ MMSEGMENTATION = (
 ATTENTION = (
     (r"\.se\.fc\.0\.", ".attention.fc1."),  # implus/PytorchInsight
     (r"\.se\.fc\.2\.", ".attention.fc2."),
+    (r"\.cbam\.ChannelGate\.mlp\.1\.", ".attention.fc1."),  # Jongchan/attention-module
+    (r"\.cbam\.ChannelGate\.mlp\.3\.", ".attention.fc2."),
+    (r"\.cbam\.SpatialGate\.spatial\.", ".attention."),
     (r"\.(se|sge)\.", ".attention."),  # the name depends on the kind elsewhere
     (r"(layer\d\.\d+)\.conv([13])\.conv\.", r"\1.conv\2."),  # timm's selective kernels
     (r"(layer\d\.\d+)\.conv([13])\.bn\.", r"\1.bn\2."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,7 +20,22 @@ STAGES = {  # output stride -> (stride, dilation) of each stage
     32: ((1, 1), (2, 1), (2, 1), (2, 1)),
 }
 
-BLOCKS = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
+V = TypeVar("V", bound=NamedTuple)
+
+
+def varied(variant: V, *, blocks: Sequence[int] | None, **given: Any) -> V:
+    """A variant with the numbers that were given in the place of its own; None leaves its own.
+
+    Raises:
+        ValueError: there are not four stages.
+    """
+    if blocks is not None and len(blocks) != 4:
+        raise ValueError(
+            f"model.backbone.blocks={list(blocks)}: {len(blocks)} numbers for the four stages; "
+            "give one for each, such as [3, 4, 6, 3]"
+        )
+    given["blocks"] = None if blocks is None else tuple(blocks)
+    return variant._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 class Network(nn.Module):

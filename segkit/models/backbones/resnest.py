@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from torch import nn
 
-from segkit.models.backbones._family import Network
+from segkit.models.backbones._family import Network, varied
 from segkit.models.layers.bottleneck import Bottleneck, Design
 from segkit.models.layers.drop_block import DropBlock
 from segkit.models.layers.groups import refuse_indivisible
@@ -89,6 +89,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
     ],
     output_stride: Literal[8, 16, 32] = 8,
     width: Annotated[int, Range(least=1, most=512)] = 64,
+    blocks: list[PositiveInt] | None = None,
     radix: PositiveInt | None = None,
     cardinality: Annotated[int, Range(least=1, most=64)] | None = None,
     bottleneck_width: Annotated[int, Range(least=1, most=512)] | None = None,
@@ -109,7 +110,8 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
         output_stride: pixels per cell of the last stage.
         width: channels of the first stage before the expansion; the published 64 makes the published network,
             less makes a thinner one, its stem in proportion.
-        radix: splits of each cardinal group; None, here and below, for the variant's.
+        blocks: of each stage; None, here and below, for the variant's.
+        radix: splits of each cardinal group.
         cardinality: cardinal groups.
         bottleneck_width: channels of each of them, where ``width`` is 64.
         reduction: channels of all splits per value between the two fully connected layers.
@@ -125,8 +127,16 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
     Raises:
         ValueError: the numbers or the weights do not fit.
     """
-    given = (stem_width, radix, cardinality, bottleneck_width, pool)
-    v = _varied(variant, given)
+    v = varied(
+        VARIANTS[variant],
+        blocks=blocks,
+        stem_width=stem_width,
+        radix=radix,
+        cardinality=cardinality,
+        bottleneck_width=bottleneck_width,
+        pool=pool,
+    )
+    refuse_indivisible("model.backbone.radix", v.radix, v.bottleneck_width)
     network = Network(
         _design(v, reduction=reduction, average_down=average_down),
         v.blocks,
@@ -140,18 +150,6 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
     own = v == VARIANTS[variant] and average_down
     load_backbone(network, weights, PUBLISHED.get(variant) if own else None)
     return network
-
-
-def _varied(variant: str, given: tuple[Any, ...]) -> Variant:
-    """The numbers of a variant (after its blocks, in their order) with those given in their place.
-
-    Raises:
-        ValueError: a cardinal group cannot be divided into its splits.
-    """
-    pairs = zip(Variant._fields[1:], given, strict=True)
-    varied = VARIANTS[variant]._replace(**{name: value for name, value in pairs if value is not None})
-    refuse_indivisible("model.backbone.radix", varied.radix, varied.bottleneck_width)
-    return varied
 
 
 def _design(v: Variant, *, reduction: int, average_down: bool) -> Design:

@@ -1,57 +1,267 @@
-"""ResNet (arXiv 1512.03385, the stride in the 3x3) and its variants c, d and s (arXiv 1812.01187)."""
+"""The ResNet family: one bottleneck network whose 3x3 or whose attention varies.
+
+plain     ResNet (arXiv 1512.03385, the stride in the 3x3), its variants c, d and s (arXiv 1812.01187), and
+          ResNeXt (arXiv 1611.05431), whose 3x3 is grouped
+se        squeeze-and-excitation after each block (arXiv 1709.01507)
+cbam      channel, then spatial attention after each block (arXiv 1807.06521)
+sge       spatial group-wise enhance after each block (arXiv 1905.09646)
+sk        SK-ResNet of implus/PytorchInsight: a grouped 3x3 beside the 3x3, both of dilation 1
+sknet     SKNet (arXiv 1903.06586): a selective kernel, SK[2, 16, 32], in place of ResNeXt's 3x3
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import inspect
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple
 
-from segkit.models.backbones._family import BLOCKS, Network
-from segkit.models.layers.bottleneck import Design
+from segkit.models.backbones._family import Network, varied
+from segkit.models.layers.bottleneck import EXPANSION, Design, conv3x3
+from segkit.models.layers.convolutional_attention import ConvolutionalAttention
+from segkit.models.layers.groups import refuse_indivisible
+from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
+from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
+from segkit.models.layers.squeeze_excitation import SqueezeExcitation
 from segkit.models.weights import load_backbone
 from segkit.settings import Fraction, PositiveInt, Range
 
-STEM_WIDTH = {"": None, "c": 32, "d": 32, "s": 64}  # deep stems; d also pools in its shortcuts
+R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+
+
+class Variant(NamedTuple):
+    """The numbers of one network."""
+
+    blocks: tuple[int, int, int, int]
+    unit: Literal["plain", "se", "cbam", "sge", "sk", "sknet"] = "plain"
+    cardinality: int = 1
+    bottleneck_width: int = 64
+    stem_width: int = 0
+    average_down: bool = False
+    pool: Literal["none", "after", "before", "strided"] = "none"
+
+
+VARIANTS = {
+    "50": Variant(R50),
+    "101": Variant(R101),
+    "152": Variant(R152),
+    "50c": Variant(R50, stem_width=32),
+    "101c": Variant(R101, stem_width=32),
+    "152c": Variant(R152, stem_width=32),
+    "50d": Variant(R50, stem_width=32, average_down=True),
+    "101d": Variant(R101, stem_width=32, average_down=True),
+    "152d": Variant(R152, stem_width=32, average_down=True),
+    "50s": Variant(R50, stem_width=64),
+    "101s": Variant(R101, stem_width=64),
+    "152s": Variant(R152, stem_width=64),
+    "50_32x4d": Variant(R50, cardinality=32, bottleneck_width=4),
+    "101_32x8d": Variant(R101, cardinality=32, bottleneck_width=8),
+    "se_50": Variant(R50, "se"),
+    "se_101": Variant(R101, "se"),
+    "se_152": Variant(R152, "se"),
+    "se_50_32x4d": Variant(R50, "se", cardinality=32, bottleneck_width=4),
+    "se_101_32x4d": Variant(R101, "se", cardinality=32, bottleneck_width=4),
+    "cbam_50": Variant(R50, "cbam"),
+    "cbam_101": Variant(R101, "cbam"),
+    "cbam_50_32x4d": Variant(R50, "cbam", cardinality=32, bottleneck_width=4),
+    "sge_50": Variant(R50, "sge"),
+    "sge_101": Variant(R101, "sge"),
+    "sk_50": Variant(R50, "sk"),
+    "sk_101": Variant(R101, "sk"),
+    "sk_152": Variant(R152, "sk"),
+    "sknet_50": Variant(R50, "sknet", cardinality=32, bottleneck_width=4),
+    "sknet_101": Variant(R101, "sknet", cardinality=32, bottleneck_width=4),
+}
 
 PUBLISHED = {  # by torchvision, trained on ImageNet; the name ends in the first digits of the SHA-256
-    name.split("-")[0]: f"https://download.pytorch.org/models/resnet{name}.pth"
-    for name in ("50-0676ba61", "101-63fe2227", "152-394f9c45")
+    name.split("-")[
+        0
+    ]: f"https://download.pytorch.org/models/{'resnext' if '_' in name else 'resnet'}{name}.pth"
+    for name in (
+        "50-0676ba61",
+        "101-63fe2227",
+        "152-394f9c45",
+        "50_32x4d-7cdf4587",
+        "101_32x8d-8ba56ff5",
+    )
 }
 
 
-def build(
+def _plain(v: Variant) -> Design:
+    return Design(
+        v.bottleneck_width,
+        v.cardinality,
+        spatial=partial(conv3x3, groups=v.cardinality),
+        average_down=v.average_down,
+        pool=v.pool,
+    )
+
+
+def _se(v: Variant, *, reduction: int = 16) -> Design:
+    return _plain(v)._replace(attention=partial(SqueezeExcitation, reduction=reduction))
+
+
+def _cbam(v: Variant, *, reduction: int = 16, kernel: int = 7) -> Design:
+    if kernel % 2 == 0:
+        raise ValueError(
+            f"model.backbone.kernel={kernel}: the map keeps its size with an odd kernel; "
+            f"nearest: {kernel - 1} or {kernel + 1}"
+        )
+    return _plain(v)._replace(attention=partial(ConvolutionalAttention, reduction=reduction, kernel=kernel))
+
+
+def _sge(
+    v: Variant, *, groups: int = 64, scale: float = 0.0, shift: float = 1.0, normalise: bool = True
+) -> Design:
+    refuse_indivisible("model.backbone.groups", groups, 64 * EXPANSION)
+    attention = partial(SpatialGroupEnhance, groups=groups, scale=scale, shift=shift, normalise=normalise)
+    return _plain(v)._replace(attention=attention)
+
+
+def _sk(v: Variant, *, groups: int = 32, reduction: int = 16, least_inner: int = 1) -> Design:
+    refuse_indivisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
+    kernels = (Kernel(dilation=1, groups=v.cardinality), Kernel(dilation=1, groups=groups))
+    spatial = partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner)
+    return _plain(v)._replace(spatial=spatial)
+
+
+def _sknet(
+    v: Variant, *, branches: int = 2, groups: int = 32, reduction: int = 16, least_inner: int = 32
+) -> Design:
+    refuse_indivisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
+    kernels = tuple(Kernel(dilation=m + 1, groups=groups) for m in range(branches))
+    spatial = partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner)
+    return _plain(v)._replace(spatial=spatial)
+
+
+UNITS = {"plain": _plain, "se": _se, "cbam": _cbam, "sge": _sge, "sk": _sk, "sknet": _sknet}
+
+
+def settings_of(variant: str) -> list[str]:
+    """Settings of a variant's own unit, such as the reduction of squeeze-and-excitation."""
+    return list(inspect.signature(UNITS[VARIANTS[variant].unit]).parameters)[1:]
+
+
+def _design(v: Variant, variant: str, **given: Any) -> Design:
+    """The bottleneck of a variant with the settings that were given.
+
+    Raises:
+        ValueError: its unit has no such setting, or the numbers do not fit.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    own = settings_of(variant)
+    for name, value in given.items():
+        if name not in own:
+            raise ValueError(
+                f"model.backbone.{name}={value}: the variant {variant} has no such setting; its own are "
+                f"{', '.join(own) or 'none'}, so leave it null"
+            )
+    return UNITS[v.unit](v, **given)
+
+
+def build(  # noqa: PLR0913 - one keyword for each number of the papers
     num_classes: int | None = None,
     *,
-    variant: Literal["50", "101", "152", "50c", "101c", "152c", "50d", "101d", "152d", "50s", "101s", "152s"],
+    variant: Literal[
+        "50",
+        "101",
+        "152",
+        "50c",
+        "101c",
+        "152c",
+        "50d",
+        "101d",
+        "152d",
+        "50s",
+        "101s",
+        "152s",
+        "50_32x4d",
+        "101_32x8d",
+        "se_50",
+        "se_101",
+        "se_152",
+        "se_50_32x4d",
+        "se_101_32x4d",
+        "cbam_50",
+        "cbam_101",
+        "cbam_50_32x4d",
+        "sge_50",
+        "sge_101",
+        "sk_50",
+        "sk_101",
+        "sk_152",
+        "sknet_50",
+        "sknet_101",
+    ],
     output_stride: Literal[8, 16, 32] = 8,
     width: Annotated[int, Range(least=1, most=512)] = 64,
+    blocks: list[PositiveInt] | None = None,
+    cardinality: Annotated[int, Range(least=1, most=64)] | None = None,
+    bottleneck_width: Annotated[int, Range(least=1, most=512)] | None = None,
+    stem_width: Annotated[int, Range(least=0, most=512)] | None = None,
+    average_down: bool | None = None,
+    pool: Literal["none", "after", "before", "strided"] | None = None,
     multi_grid: list[PositiveInt] | None = None,
+    groups: PositiveInt | None = None,
+    reduction: Annotated[int, Range(least=1, most=256)] | None = None,
+    branches: Annotated[int, Range(least=1, most=8)] | None = None,
+    least_inner: Annotated[int, Range(least=1, most=1024)] | None = None,
+    scale: Annotated[float, Range(least=-100, most=100)] | None = None,
+    shift: Annotated[float, Range(least=-100, most=100)] | None = None,
+    normalise: bool | None = None,
+    kernel: Annotated[int, Range(least=1, most=31)] | None = None,
     dropout: Fraction = 0.0,
     weights: str | None = None,
 ) -> Network:
-    """A ResNet.
+    """A network of the family; None, except for ``multi_grid`` and ``weights``, stands for the variant's.
 
     Args:
         num_classes: classes of an image classifier; None for a bare backbone.
         variant: which of the family.
         output_stride: pixels per cell of the last stage.
-        width: channels of the first stage before the expansion; 64 makes the published network.
+        width: channels of the first stage before the expansion; 64 makes the published network, less a
+            thinner one, whose groups are then as many as divide its channels.
+        blocks: of each stage.
+        cardinality: groups of the 3x3.
+        bottleneck_width: channels of each of them, where ``width`` is 64.
+        stem_width: of the deep stem; 0 for the single 7x7 convolution.
+        average_down: whether the shortcut pools in place of its stride.
+        pool: where a 3x3 average pool takes over the stride, as in ResNeSt.
         multi_grid: dilation of each block of the last stage, such as [1, 2, 4]; None for what the output
             stride asks for.
+        groups: sge: of the channels after each block; sk: of the second branch's 3x3; sknet: of each 3x3.
+        reduction: channels per value of the attention's inner layer.
+        branches: sknet: how many; branch m has dilation m.
+        least_inner: sk, sknet: values of the inner layer, at least.
+        scale: sge: what the learned scale of each group starts with.
+        shift: sge: what its learned shift starts with.
+        normalise: sge: whether the likeness is brought to mean 0 and deviation 1 before it is scaled.
+        kernel: cbam: side of the convolution over positions.
         dropout: before the classifier.
         weights: "imagenet", a path, ``file://`` or ``http(s)://``; None starts from scratch.
 
     Raises:
         ValueError: the numbers or the weights do not fit.
     """
-    depth, kind = (variant, "") if variant.isdigit() else (variant[:-1], variant[-1])
+    v = varied(
+        VARIANTS[variant],
+        blocks=blocks,
+        cardinality=cardinality,
+        bottleneck_width=bottleneck_width,
+        stem_width=stem_width,
+        average_down=average_down,
+        pool=pool,
+    )
+    inner = {"groups": groups, "reduction": reduction, "branches": branches, "least_inner": least_inner}
+    inner |= {"scale": scale, "shift": shift, "normalise": normalise, "kernel": kernel}
     network = Network(
-        Design(average_down=kind == "d"),
-        BLOCKS[depth],
+        _design(v, variant, **inner),
+        v.blocks,
         output_stride=output_stride,
-        stem_width=STEM_WIDTH[kind],
+        stem_width=v.stem_width or None,
         width=width,
         num_classes=num_classes,
         dropout=dropout,
         multi_grid=multi_grid,
     )
-    load_backbone(network, weights, PUBLISHED.get(variant))
+    load_backbone(network, weights, PUBLISHED.get(variant) if v == VARIANTS[variant] else None)
     return network

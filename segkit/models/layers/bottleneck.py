@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -30,14 +29,6 @@ class Design(NamedTuple):
     pool: Literal["none", "after", "before", "strided"] = "none"
     """A 3x3 average pool takes over the stride of the 3x3 convolution, after or before it. It stands in the
     first block of stages 2 to 4, also where dilation replaced the stride; ``strided`` leaves it out there."""
-
-
-def grouped(groups: str) -> Design:
-    """That of a ResNeXt, ``"32x4d"`` for 32 groups of 4 channels; ``""`` is that of a ResNet."""
-    if not groups:
-        return Design()
-    cardinality, bottleneck_width = (int(number) for number in groups.rstrip("d").split("x"))
-    return Design(bottleneck_width, cardinality, spatial=partial(conv3x3, groups=cardinality))
 
 
 class Bottleneck(nn.Module):
