@@ -67,26 +67,17 @@ PUBLISHED = {  # by the authors, trained on ImageNet; the name ends in the first
 }
 
 
+Name = Literal[
+    "14", "26", "50", "101", "200", "269", "50_fast_1s1x64d", "50_fast_2s1x64d", "50_fast_4s1x64d",
+    "50_fast_1s2x40d", "50_fast_2s2x40d", "50_fast_4s2x40d", "50_fast_1s4x24d", "50_mmseg",
+    "101_mmseg",
+]  # fmt: skip
+
+
 def build(  # noqa: PLR0913 - one keyword for each number of the paper
     num_classes: int | None = None,
     *,
-    variant: Literal[
-        "14",
-        "26",
-        "50",
-        "101",
-        "200",
-        "269",
-        "50_fast_1s1x64d",
-        "50_fast_2s1x64d",
-        "50_fast_4s1x64d",
-        "50_fast_1s2x40d",
-        "50_fast_2s2x40d",
-        "50_fast_4s2x40d",
-        "50_fast_1s4x24d",
-        "50_mmseg",
-        "101_mmseg",
-    ],
+    variant: Name,
     output_stride: Literal[8, 16, 32] = 8,
     width: Annotated[int, Range(least=1, most=512)] = 64,
     blocks: list[PositiveInt] | None = None,

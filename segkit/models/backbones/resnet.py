@@ -158,40 +158,18 @@ def _design(v: Variant, variant: str, **given: Any) -> Design:
     return UNITS[v.unit](v, **given)
 
 
+Name = Literal[
+    "50", "101", "152", "50c", "101c", "152c", "50d", "101d", "152d", "50s", "101s", "152s",
+    "50_32x4d", "101_32x8d", "se_50", "se_101", "se_152", "se_50_32x4d", "se_101_32x4d", "cbam_50",
+    "cbam_101", "cbam_50_32x4d", "sge_50", "sge_101", "sk_50", "sk_101", "sk_152", "sknet_50",
+    "sknet_101",
+]  # fmt: skip
+
+
 def build(  # noqa: PLR0913 - one keyword for each number of the papers
     num_classes: int | None = None,
     *,
-    variant: Literal[
-        "50",
-        "101",
-        "152",
-        "50c",
-        "101c",
-        "152c",
-        "50d",
-        "101d",
-        "152d",
-        "50s",
-        "101s",
-        "152s",
-        "50_32x4d",
-        "101_32x8d",
-        "se_50",
-        "se_101",
-        "se_152",
-        "se_50_32x4d",
-        "se_101_32x4d",
-        "cbam_50",
-        "cbam_101",
-        "cbam_50_32x4d",
-        "sge_50",
-        "sge_101",
-        "sk_50",
-        "sk_101",
-        "sk_152",
-        "sknet_50",
-        "sknet_101",
-    ],
+    variant: Name,
     output_stride: Literal[8, 16, 32] = 8,
     width: Annotated[int, Range(least=1, most=512)] = 64,
     blocks: list[PositiveInt] | None = None,
