@@ -26,7 +26,7 @@ def main(settings: dict[str, Any]) -> None:
     from segkit.system import distributed
 
     with distributed.processes(settings["device"]) as device:
-        val_set = components.build("data.datasets", settings["data"], "val")
+        val_set = components.build("data.datasets", settings["data"], split="val")
         model, table, own_data = predictor.rebuild(settings, device)
         protocol = inference.of_settings(settings).on(device)
         folder = results.folder(settings, results.test_name(settings, own_data))

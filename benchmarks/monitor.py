@@ -34,12 +34,12 @@ def main() -> None:
     """Print one table."""
     with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
         settings = compose.plain("train", hydra.compose("train", ["experiment=demo"]))
-    train_set = components.build("data.datasets", settings["data"], "train")
+    train_set = components.build("data.datasets", settings["data"], split="train")
     table = train_set.table
     schedule = training.Schedule(**settings["schedule"])
     run = training.begin(
         segmenter.build(table.num_classes, **settings["model"]),
-        components.build("losses", settings["loss"], table.num_classes),
+        components.build("losses", settings["loss"], num_classes=table.num_classes),
         samples=len(train_set),
         schedule=schedule,
         runtime=training.Runtime(**settings["runtime"]),

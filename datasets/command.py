@@ -91,7 +91,7 @@ class Script:
         return settings
 
     def _dataset(self, settings: Mapping[str, Any], split: str, **change: Any) -> Any:
-        return components.build("data.datasets", settings["data"] | change, split)
+        return components.build("data.datasets", settings["data"] | change, split=split)
 
     def _prepare(self, arguments: argparse.Namespace) -> None:
         root = Path(self._settings(arguments)["data"]["root"]).expanduser()

@@ -66,7 +66,9 @@ def row_of_backbone(name: str, variant: str) -> str:
     """One line: as a classifier, then under DeepLabV3."""
     settings: dict[str, object] = {"name": name, "variant": variant}
     with torch.device("meta"):
-        classifier = components.build("models.backbones", {**settings, "output_stride": 32}, 1000).eval()
+        classifier = components.build(
+            "models.backbones", {**settings, "output_stride": 32}, num_classes=1000
+        ).eval()
         small, crop = torch.empty(1, 3, 224, 224), torch.empty(1, 3, 480, 480)
     published = importlib.import_module(f"segkit.models.backbones.{name}")
     cells = [

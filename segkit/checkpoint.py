@@ -10,7 +10,6 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from segkit.data.labels import same_classes
 from segkit.models.backbones._former import modern
 from segkit.settings import PositiveFloat, PositiveInt
 from segkit.system import distributed, files, runs
+from segkit.types import ClassTable
 
 FORMAT = 1
 LOG = logging.getLogger("segkit")
@@ -36,7 +36,7 @@ class Keeping:
 
 
 class Checkpoints:
-    """The checkpoints of one run: when the next is due, and what every one of them carries.
+    """The checkpoints of one run: where it goes on, when the next is due, and what every one of them carries.
 
     Args:
         folder: ``runs/NAME``.
@@ -47,6 +47,25 @@ class Checkpoints:
     def __init__(self, folder: Path, keeping: Keeping, about: dict[str, Any]) -> None:
         self.folder, self.keeping, self.about = folder, keeping, about
         self.saved_at = time.monotonic()
+
+    @classmethod
+    def of_settings(cls, settings: dict[str, Any], folder: Path, table: ClassTable) -> Checkpoints:
+        """Those of a run with its composed settings, stored whole, on the classes of its data."""
+        about = {"settings": settings, "classes": table.to_plain()}
+        return cls(folder, Keeping(**settings["checkpoint"]), about)
+
+    def resumed(self) -> dict[str, Any] | None:
+        """The newest checkpoint that can be read, None for a new run; the main process says which.
+
+        Raises:
+            ValueError: none of them can be read, or its classes are others.
+        """
+        path = distributed.decided_by_main(lambda: newest(self.folder))
+        if path is None:
+            return None
+        found = read(path)
+        compare(found, self.about)
+        return found
 
     def due(self, iteration: int) -> bool:
         """Whether it is time, by iterations or by the clock."""
@@ -70,34 +89,6 @@ class Checkpoints:
         if distributed.is_main():
             content = {"iteration": iteration, "model": weights, "scores": scores}
             write(self.folder / "best.pt", {**self.about, **content})
-
-
-@contextlib.contextmanager
-def open_run(folder: Path, *, resume: bool | str) -> Iterator[dict[str, Any] | None]:
-    """Hold a run's folder, made if need be, and find where the run stopped.
-
-    The main process decides, and all follow.
-
-    Args:
-        folder: ``runs/NAME``, on a file system that all processes see.
-        resume: False wants a new run, True one to continue, "auto" takes what there is.
-
-    Yields:
-        The newest checkpoint that can be read, or None for a new run.
-
-    Raises:
-        ValueError: a run is there and was not to be continued, none is there to continue, or another process
-            is at it.
-        OSError: the folder cannot be written.
-    """
-    with contextlib.ExitStack() as held:
-        path = distributed.decided_by_main(lambda: _claimed(folder, resume=resume, held=held))
-        yield None if path is None else read(path)
-
-
-def _claimed(folder: Path, *, resume: bool | str, held: contextlib.ExitStack) -> Path | None:
-    runs.claim(folder, resume=resume, held=held)
-    return newest(folder)
 
 
 def settings_of(folder: Path) -> dict[str, Any] | None:

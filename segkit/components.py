@@ -1,13 +1,15 @@
-"""The folder listing is the registry: ``build("losses", {"name": "cross_entropy", ...})``.
+"""The folder listing is the registry: ``build("losses", {"name": "cross_entropy", ...}, num_classes=19)``.
 
-A component is one module with a function ``build``. Its positional parameters are supplied by the program
-(``num_classes``, ``in_channels``, ...); its keyword-only parameters are what the settings may say.
+A component is one module with a function ``build``. Its positional parameters are late values: those of what
+the program knows (``num_classes``, ``in_channels``, ...) that it needs, handed over by name. Its keyword-only
+parameters are what the settings may say.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +34,29 @@ def source(package: str, name: object) -> Path:
     return ROOT.joinpath(*package.split("."), f"{name}.py")
 
 
-def build(package: str, settings: Mapping[str, Any], *late: Any) -> Any:
-    """Call ``build(*late, **settings)`` of the component that ``settings["name"]`` names.
+def build(package: str, settings: Mapping[str, Any], **late: Any) -> Any:
+    """Build the component that ``settings["name"]`` names.
 
     Args:
         package: dotted folder below ``segkit``, such as ``"models.heads"``.
         settings: ``name`` and the component's keyword arguments.
-        late: what only the program knows, in the order of the component's positional parameters.
+        late: what only the program knows; the component gets those that its ``build`` asks for by name.
 
     Raises:
-        ValueError: no component has that name.
+        ValueError: no component has that name, or it asks for what is not supplied.
     """
     arguments = dict(settings)
     name = source(package, arguments.pop("name", None)).stem
-    return importlib.import_module(f"segkit.{package}.{name}").build(*late, **arguments)
+    builder = importlib.import_module(f"segkit.{package}.{name}").build
+    return builder(**_asked_for(builder, late, f"{package}.{name}"), **arguments)
+
+
+def _asked_for(builder: Callable[..., Any], late: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The late values that are positional parameters of a builder."""
+    asked = [p for p in inspect.signature(builder).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if missing := [p.name for p in asked if p.name not in late and p.default is p.empty]:
+        raise ValueError(
+            f"{name}: its build asks for {', '.join(missing)}, and the program supplies"
+            f" {', '.join(late) or 'nothing'} here; what the settings are to say comes after a *"
+        )
+    return {p.name: late[p.name] for p in asked if p.name in late}

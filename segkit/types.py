@@ -1,14 +1,16 @@
-"""What travels between modules, and one legend for every shape.
+"""What travels between modules, what an extension must offer, and one legend for every shape.
 
-B pictures in a batch, K classes, H x W pixels of a picture, h x w cells of a feature map, C channels,
+B images in a batch, K classes, H x W pixels of an image, h x w cells of a feature map, C channels,
 s a stride. Images are RGB; labels hold class ids 0..K-1 or ``IGNORE_INDEX``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from torch import Tensor
 
@@ -17,7 +19,7 @@ IGNORE_INDEX = 255
 
 
 class Sample(NamedTuple):
-    """One picture with its label, as read or as augmented, on the CPU."""
+    """One image with its label, as read or as augmented, on the CPU."""
 
     image: np.ndarray  # (H, W, 3) uint8, RGB
     label: np.ndarray  # (H, W) uint8, class ids
@@ -37,3 +39,113 @@ class Logits(NamedTuple):
 
     main: Tensor  # (B, K, H, W)
     aux: Tensor | None = None  # (B, K, H, W); None without an auxiliary head
+
+
+class ClassTable(Protocol):
+    """The K classes of a data set, in the order of their ids; ``segkit.data.labels.LabelTable`` is one."""
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """K, at most 255."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """K different names."""
+        ...
+
+    @property
+    def colours(self) -> np.ndarray:
+        """(K, 3) uint8, RGB."""
+        ...
+
+    @property
+    def categories(self) -> Sequence[str]:
+        """K names of groups of classes; empty strings where there are none."""
+        ...
+
+    def to_plain(self) -> dict[str, Any]:
+        """Strings, numbers and lists only, for a checkpoint."""
+        ...
+
+
+class Dataset(Protocol):
+    """One split of a data set; workers get it pickled where they are spawned."""
+
+    @property
+    def name(self) -> str:
+        """Printed beside scores."""
+        ...
+
+    @property
+    def table(self) -> ClassTable:
+        """Of the classes that the labels tell apart."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the samples, each once, in their order."""
+        ...
+
+    @property
+    def on_error(self) -> str:
+        """``stop``, or ``skip``: a sample that cannot be read is counted, logged and replaced."""
+        ...
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def read(self, index: int) -> Sample:
+        """The sample at a place; the same each time.
+
+        Raises:
+            DataError: it cannot be read (``segkit.data.labels.DataError``).
+        """
+        ...
+
+
+class Backbone(Protocol):
+    """A module from a normalised image to four feature maps, coarser from stage to stage."""
+
+    @property
+    def out_channels(self) -> Sequence[int]:
+        """C of each of the four stages."""
+        ...
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels of the image per cell of the last stage: 8, 16 or 32."""
+        ...
+
+    def __call__(self, image: Tensor) -> Sequence[Tensor]:
+        """(B, 3, H, W) float to four of (B, C_i, H/s_i, W/s_i), sizes rounded up."""
+        ...
+
+
+class Head(Protocol):
+    """A module from the stages of a backbone to logits."""
+
+    def __call__(self, stages: Sequence[Tensor]) -> Tensor:
+        """Four of (B, C_i, h_i, w_i) to (B, K, h, w) at any size; the segmenter resizes them to the image."""
+        ...
+
+
+class Loss(Protocol):
+    """A module from logits to named parts whose sum is the loss.
+
+    A part of a batch counts by its share of the whole batch's ``weight``, over all parts and processes.
+    """
+
+    def __call__(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
+        """Logits (B, K, H, W) and label (B, H, W) uint8 to scalars by name; finite where all is ignored."""
+        ...
+
+    def weight(self, label: Tensor) -> Tensor:
+        """What the mean was divided by: a float64 scalar that depends on the label (B, H, W) alone."""
+        ...

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segkit import checkpoint
-from segkit.system import files
+from segkit.system import files, runs
 
 
 def checkpoints(folder, **keeping):
@@ -54,8 +54,8 @@ def test_a_damaged_newest_falls_back_loudly_to_the_one_before(tmp_path, caplog):
 
 
 def opened(folder, resume):
-    with checkpoint.open_run(folder, resume=resume) as found:
-        return found
+    with runs.claimed(folder, resume=resume):
+        return checkpoints(folder).resumed()
 
 
 def test_a_run_is_never_overwritten_nor_resumed_from_nothing(tmp_path):

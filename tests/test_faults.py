@@ -16,6 +16,7 @@ import torch
 
 from runs import Act, KillAt, Run, assert_same_end, newest
 from segkit import checkpoint
+from segkit.system import runs
 
 STEP = "segkit.training.train_step"
 
@@ -91,7 +92,7 @@ def read_only():
 def test_a_folder_that_cannot_be_written_is_named(read_only):
     with (
         pytest.raises(OSError, match=r"runs/a cannot be written \(Permission denied\); choose .* run_dir="),
-        checkpoint.open_run(read_only / "a", resume="auto"),
+        runs.claimed(read_only / "a", resume="auto"),
     ):
         pass
 

@@ -15,7 +15,8 @@ SIZES = ((20, 17), (10, 9), (10, 9), (10, 9))
 
 
 def head(name: str, *, align_corners: bool = True, **settings):
-    return components.build("models.heads", {"name": name, **settings}, CHANNELS, 5, 8, align_corners)
+    late = {"in_channels": CHANNELS, "num_classes": 5, "output_stride": 8, "align_corners": align_corners}
+    return components.build("models.heads", {"name": name, **settings}, **late)
 
 
 def stages():

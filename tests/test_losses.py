@@ -17,7 +17,7 @@ CASES = 200
 
 
 def build(name, num_classes, **keywords):
-    return components.build("losses", {"name": name, **keywords}, num_classes)
+    return components.build("losses", {"name": name, **keywords}, num_classes=num_classes)
 
 
 def case(seed, *, largest=5):
@@ -252,7 +252,7 @@ def test_a_step_is_the_same_however_the_batch_is_divided(chosen, parts):
         torch.manual_seed(0)
         run = training.begin(
             Pointwise(),  # pyright: ignore[reportArgumentType]
-            components.build("losses", chosen, 3),
+            components.build("losses", chosen, num_classes=3),
             samples=4,
             schedule=training.Schedule(
                 batch_size=4,
@@ -457,7 +457,7 @@ def test_a_part_is_set_left_out_and_added_by_its_name():
     given = ["loss.parts.dice=null", "loss.parts.focal.gamma=3", "loss.parts.cross_entropy.weight=2"]
     chosen = composed("train", ["run_name=x", "loss=ce_dice", *given])["loss"]
     assert chosen["parts"] == {"cross_entropy": {"weight": 2.0}, "focal": {"gamma": 3.0}}
-    loss = components.build("losses", chosen, 3)
+    loss = components.build("losses", chosen, num_classes=3)
     assert list(loss.losses) == ["cross_entropy", "focal"]
     assert loss.weights.tolist() == [2.0, 1.0]
     assert loss.losses["focal"].gamma == 3.0

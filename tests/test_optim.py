@@ -15,14 +15,14 @@ from segkit.types import IGNORE_INDEX, Logits
 
 
 def test_poly_is_the_formula():
-    factor = components.build("training.policies", {"name": "poly", "power": 0.9, "final": 0.01}, 100)
+    factor = components.build("training.policies", {"name": "poly", "power": 0.9, "final": 0.01}, total=100)
     assert factor(0) == pytest.approx(1.0)
     assert factor(50) == pytest.approx(0.99 * 0.5**0.9 + 0.01)
     assert factor(100) == pytest.approx(0.01)
 
 
 def test_warm_up_grows_linearly_into_the_decay():
-    factor = components.build("training.policies", {"name": "cosine", "warmup_iterations": 3}, 100)
+    factor = components.build("training.policies", {"name": "cosine", "warmup_iterations": 3}, total=100)
     decay = [(1 + math.cos(math.pi * t / 100)) / 2 for t in range(5)]
     assert [factor(t) for t in range(5)] == pytest.approx(
         [decay[0] / 4, decay[1] / 2, decay[2] * 3 / 4, decay[3], decay[4]]
@@ -47,7 +47,10 @@ class Published:
 @pytest.mark.parametrize("mode", ["poly", "cosine"])
 def test_warm_up_of_the_original_ends_before_its_decay_begins(mode):
     settings = {"name": mode, "warmup_iterations": 200, "warmup": "encoding"}
-    factor, published = components.build("training.policies", settings, 1000), Published(mode, 1000, 200)
+    factor, published = (
+        components.build("training.policies", settings, total=1000),
+        Published(mode, 1000, 200),
+    )
     assert [factor(t) for t in range(1000)] == pytest.approx([published(t) for t in range(1000)], abs=1e-15)
     assert factor(199) == 0.995
     if mode == "poly":
@@ -89,16 +92,16 @@ POLICIES = {
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_is_torchs_with_and_without_the_warm_up_of_mmsegmentation(name):
     settings, theirs = POLICIES[name]
-    factor = components.build("training.policies", {"name": name, **settings}, 100)
+    factor = components.build("training.policies", {"name": name, **settings}, total=100)
     assert [factor(t) for t in range(100)] == pytest.approx(scheduled(lambda o: theirs(o, 100), 100))
     settings = {"name": name, **settings, "warmup_iterations": 20, "warmup": "mmseg"}
-    factor = components.build("training.policies", settings, 100)
+    factor = components.build("training.policies", settings, total=100)
     assert [factor(t) for t in range(100)] == pytest.approx(scheduled(warm(100, 20, theirs), 100))
 
 
 @pytest.mark.parametrize(("total", "rise"), [(100, 0.3), (37, 0.25), (10, 0.9)])
 def test_one_cycle_is_torchs(total, rise):
-    factor = components.build("training.policies", {"name": "one_cycle", "rise": rise}, total)
+    factor = components.build("training.policies", {"name": "one_cycle", "rise": rise}, total=total)
     theirs = scheduled(lambda o: schedules.OneCycleLR(o, 1.0, total, pct_start=rise), total - 1)
     assert [factor(t) for t in range(total - 1)] == pytest.approx(theirs, abs=1e-12)
     assert factor(total - 1) == pytest.approx(4e-6)
@@ -107,19 +110,19 @@ def test_one_cycle_is_torchs(total, rise):
 @pytest.mark.parametrize("rise", [0.0, 0.01, 0.5, 1.0])
 @pytest.mark.parametrize("total", [1, 2, 3, 100])
 def test_one_cycle_stays_between_its_ends_however_short(total, rise):
-    factor = components.build("training.policies", {"name": "one_cycle", "rise": rise}, total)
+    factor = components.build("training.policies", {"name": "one_cycle", "rise": rise}, total=total)
     assert all(0 <= factor(t) <= 1 for t in range(total))
 
 
 def test_a_milestone_after_the_end_is_refused():
     with pytest.raises(ValueError, match=r"milestones=\[5, 10\]: 10 is not before the end, 10 iterations"):
-        components.build("training.policies", {"name": "step", "milestones": [5, 10]}, 10)
+        components.build("training.policies", {"name": "step", "milestones": [5, 10]}, total=10)
 
 
 @pytest.mark.parametrize("name", ["poly", "cosine", "constant"])
 def test_a_warm_up_as_long_as_the_training_is_refused(name):
     with pytest.raises(ValueError, match=r"schedule.policy.warmup_iterations=10 leaves nothing of 10"):
-        components.build("training.policies", {"name": name, "warmup_iterations": 10}, 10)
+        components.build("training.policies", {"name": name, "warmup_iterations": 10}, total=10)
 
 
 def test_cross_entropy_is_the_mean_over_scored_pixels_by_hand():
@@ -208,7 +211,7 @@ def test_the_average_follows_the_recurrence_by_hand():
 )
 def test_an_optimiser_that_torch_refuses_is_refused_by_its_settings_names(settings, message):
     with pytest.raises(ValueError, match=message):
-        components.build("training.optimisers", settings, [{"params": [torch.zeros(1)]}], 0.1)
+        components.build("training.optimisers", settings, groups=[{"params": [torch.zeros(1)]}], lr=0.1)
 
 
 def test_a_weight_decay_that_cannot_be_meant_is_refused():

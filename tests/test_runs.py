@@ -1,15 +1,12 @@
 """Run folders: which are free, which hold a run, and what a start that failed leaves behind."""
 
-import contextlib
-
 import pytest
 
 from segkit.system import runs
 
 
 def claimed(folder, resume):
-    with contextlib.ExitStack() as held:
-        runs.claim(folder, resume=resume, held=held)
+    with runs.claimed(folder, resume=resume):
         return sorted(file.name for file in folder.iterdir())
 
 

@@ -1,5 +1,6 @@
 """Settings against signatures: what is refused, and that the refusal says what is accepted."""
 
+import ast
 import re
 import time
 from typing import Literal
@@ -136,7 +137,7 @@ def test_a_size_is_described_in_words():
 
 def test_the_folder_listing_is_the_registry():
     assert {"poly", "cosine"} <= set(components.available("training.policies"))
-    factor = components.build("training.policies", {"name": "poly", "power": 1.0}, 10)
+    factor = components.build("training.policies", {"name": "poly", "power": 1.0}, total=10)
     assert factor(5) == pytest.approx(0.5)
 
 
@@ -145,7 +146,7 @@ def test_only_what_lies_in_the_folder_can_be_named(name):
     with pytest.raises(
         ValueError, match="in segkit/training/policies; there are: constant, cosine, one_cycle, poly, step"
     ):
-        components.build("training.policies", {"name": name}, 10)
+        components.build("training.policies", {"name": name}, total=10)
 
 
 def test_checking_takes_no_time_to_speak_of():
@@ -212,3 +213,26 @@ def test_an_annotation_may_use_an_alias_of_its_module_or_of_another(tmp_path, mo
 )  # fmt: skip
 def test_keys_that_take_text_are_known(path, expected):
     assert schema.is_text("train", path) is expected
+
+
+def test_a_builder_gets_the_late_values_it_asks_for_and_no_others():
+
+    def head(in_channels, num_classes=3, *, width=1):
+        return in_channels, num_classes, width
+
+    late = {"in_channels": [1, 2], "output_stride": 8}
+    assert components._asked_for(head, late, "a") == {"in_channels": [1, 2]}
+    assert components._asked_for(lambda *, lr=1: lr, late, "a") == {}
+    with pytest.raises(
+        ValueError, match=r"models.heads.a: its build asks for depth, and the program supplies in"
+    ):
+        components._asked_for(lambda in_channels, depth: depth, late, "models.heads.a")
+
+
+def test_heads_name_only_what_they_use():
+    """Each positional parameter of a head's build is used in its body."""
+    for name in components.available("models.heads"):
+        tree = ast.parse(components.source("models.heads", name).read_text(encoding="utf-8"))
+        (build,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build"]
+        used = {node.id for part in build.body for node in ast.walk(part) if isinstance(node, ast.Name)}
+        assert {argument.arg for argument in build.args.args} <= used, name

@@ -43,7 +43,7 @@ EVERY = [
 def on_meta(name, variant, num_classes=None, **settings):
     with torch.device("meta"):
         return components.build(
-            "models.backbones", {"name": name, "variant": variant, **settings}, num_classes
+            "models.backbones", {"name": name, "variant": variant, **settings}, num_classes=num_classes
         )
 
 
@@ -224,7 +224,7 @@ def published_state(variant, names):
     """Random weights of our network under published names (pairs of pattern and replacement)."""
     torch.manual_seed(0)
     network = originals.randomised(
-        components.build("models.backbones", {"name": "resnet", "variant": variant, **THIN}, 10)
+        components.build("models.backbones", {"name": "resnet", "variant": variant, **THIN}, num_classes=10)
     )
     state = {}
     for key, tensor in network.state_dict().items():
@@ -267,7 +267,7 @@ def test_files_of_pytorch_insight_load_and_give_their_scores(variant, names, blo
     file = tmp_path / "x.pth.tar"
     torch.save({"epoch": 99, "state_dict": {f"module.{k}": v for k, v in state.items()}}, file)
     settings = {"name": "resnet", "variant": variant, "output_stride": 32, "weights": str(file), **THIN}
-    ours = components.build("models.backbones", settings, 10).double().eval()
+    ours = components.build("models.backbones", settings, num_classes=10).double().eval()
     image = torch.randn(1, 3, 70, 57, dtype=torch.float64)
     with torch.inference_mode():
         torch.testing.assert_close(ours.classify(image), insight(state, block, image), rtol=1e-5, atol=1e-5)
@@ -287,7 +287,7 @@ def test_files_of_timm_load_and_give_their_scores(ours, theirs, tmp_path):
     torch.save(original.state_dict(), tmp_path / "x.pth")
     name, variant = ours
     settings = {"name": name, "variant": variant, "output_stride": 32, "weights": f"{tmp_path}/x.pth"}
-    network = components.build("models.backbones", settings, 10).eval()
+    network = components.build("models.backbones", settings, num_classes=10).eval()
     image = torch.randn(1, 3, 70, 57)
     with torch.inference_mode():
         expected = original(image)

@@ -163,7 +163,7 @@ def test_a_recipe_has_as_many_steps_as_the_original(preset, samples, steps):
     per_epoch = samples // schedule.batch_size
     dues = [t for t in range(1, 3 * per_epoch + 1) if schedule.due(t, every=1, samples=samples)]
     assert dues == [per_epoch, 2 * per_epoch, 3 * per_epoch]
-    policy = components.build("training.policies", schedule.policy, steps)
+    policy = components.build("training.policies", schedule.policy, total=steps)
     for t in (0, 1, 12345, steps // 2, steps - 1):  # as the original writes it, to the last bit
         assert schedule.lr * policy(t) == schedule.lr * pow((1 - 1.0 * t / steps), 0.9)
 
@@ -201,7 +201,7 @@ def test_the_longest_training_takes_no_memory_for_its_length():
     tracemalloc.start()
     assert len(batches) == 100_000_000
     next(iter(batches))
-    components.build("training.policies", {"name": "poly"}, len(steps))(99_999_999)
+    components.build("training.policies", {"name": "poly"}, total=len(steps))(99_999_999)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000

@@ -138,7 +138,7 @@ def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model
     assert len(readers) == len(SIZES), "each image is read once, also those that are drawn"
     assert str(os.getpid()) not in readers
     assert drawn > 100
-    assert not run.owes_scores
+    assert not run.validation_pending
 
 
 def test_large_samples_are_thinned_out_before_they_are_kept():

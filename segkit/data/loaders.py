@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,19 +22,9 @@ from segkit.data.labels import DataError
 from segkit.data.transforms import Transform
 from segkit.system import signals
 from segkit.system.seeds import seed_of
-from segkit.types import Batch, Sample
+from segkit.types import Batch, Dataset, Sample
 
 log = logging.getLogger("segkit")
-
-
-class Readable(Protocol):
-    """What a data set must offer."""
-
-    name: str
-    on_error: str
-
-    def __len__(self) -> int: ...
-    def read(self, index: int) -> Sample: ...  # noqa: D102
 
 
 class Draw(NamedTuple):
@@ -103,7 +93,7 @@ class _Batches:
 class _Reader:
     """Reads and transforms in the worker; a sample that cannot be read comes back as its fault."""
 
-    def __init__(self, dataset: Readable, transform: Transform):
+    def __init__(self, dataset: Dataset, transform: Transform):
         self.dataset, self.transform = dataset, transform
 
     def __getitem__(self, draw: Draw) -> tuple[Sample | None, list[str]]:
@@ -122,9 +112,7 @@ class _Reader:
 class TrainingLoader:
     """Batches of this process for a range of iterations; ``skipped`` counts samples that were replaced."""
 
-    def __init__(
-        self, dataset: Readable, transform: Transform, order: Order, iterations: range, workers: int
-    ):
+    def __init__(self, dataset: Dataset, transform: Transform, order: Order, iterations: range, workers: int):
         self.dataset, self.skipped = dataset, 0
         self.told: set[str] = set()  # what was said of a file is not said in every epoch
         self.loader = DataLoader(
@@ -155,7 +143,7 @@ class TrainingLoader:
 
 
 def training_loader(
-    dataset: Readable, transform: Transform, order: Order, *, iterations: range, workers: int = 0
+    dataset: Dataset, transform: Transform, order: Order, *, iterations: range, workers: int = 0
 ) -> TrainingLoader:
     """Batches of training samples.
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,9 +22,9 @@ from segkit.system import distributed, files
 SAVE_EVERY = 30.0  # seconds of work that an interruption may cost
 
 
-def fingerprint(model: nn.Module, pictures: list[str], protocol: Protocol) -> str:
+def fingerprint(model: nn.Module, pictures: Sequence[str], protocol: Protocol) -> str:
     """What must be the same for counts to be of one evaluation: weights, pictures, protocol."""
-    identity = json.dumps([weights_hash(model), pictures, protocol.stated()])
+    identity = json.dumps([weights_hash(model), list(pictures), protocol.stated()])
     return hashlib.sha256(identity.encode()).hexdigest()
 
 

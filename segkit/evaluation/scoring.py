@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from typing import Protocol as Shape
 
 import cv2
 import numpy as np
@@ -24,26 +23,13 @@ from segkit.inference.preparation import prepare
 from segkit.inference.protocols import Protocol
 from segkit.inference.sliding import Strip, predict
 from segkit.system import distributed, signals
-from segkit.types import Sample
+from segkit.types import Dataset, Sample
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
 
 
 log = logging.getLogger("segkit")
-
-
-class Pictures(Shape):
-    """What is scored: a data set as in ``segkit.data.datasets``."""
-
-    table: Any
-    names: list[str]
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> Sample:
-        """One picture with its label."""
-        ...
 
 
 class EnoughError(Exception):
@@ -66,7 +52,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     model: Segmenter,
-    dataset: Pictures,
+    dataset: Dataset,
     protocol: Protocol,
     *,
     workers: int = 0,
@@ -108,8 +94,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     with PartialCounts(blank, partial, identity, resume=resume) as tally:
         waiting = [index for index in range(len(dataset)) if index not in tally.done]
         mine = waiting[distributed.rank() :: distributed.world_size()]
-        on_error = getattr(dataset, "on_error", "stop")
-        readable = _readable(_read(dataset, mine, workers), faults, on_error=on_error)
+        readable = _readable(_read(dataset, mine, workers), faults, on_error=dataset.on_error)
         samples = _uploaded(readable, device)
         for index, sample, image in _with_bar(samples, len(mine), shown=progress):
             watch = functools.partial(on_strip, sample) if on_strip else None
@@ -141,7 +126,7 @@ def _with_bar(samples: Iterable[Any], number: int, *, shown: bool) -> Iterable[A
     return tqdm(samples, "scoring", number, leave=False, unit="image", disable=silent)
 
 
-def _check(model: Segmenter, dataset: Pictures) -> None:
+def _check(model: Segmenter, dataset: Dataset) -> None:
     if len(dataset) == 0:
         raise ValueError("the data set is empty: check data.root and data.val_split")
     if dataset.table.num_classes != model.num_classes:
@@ -161,7 +146,7 @@ def _count(label: np.ndarray, prediction: Tensor, num_classes: int, *, boundary:
     return torch.cat([matrix.counts, edges.to(prediction.device)])
 
 
-def _scored(total: Tensor, dataset: Pictures, protocol: Protocol, seconds: float) -> Evaluation:
+def _scored(total: Tensor, dataset: Dataset, protocol: Protocol, seconds: float) -> Evaluation:
     counts, edges = total[:-3], total[-3:]
     scores = metrics.scores(counts, absent=protocol.absent)
     if dataset.table.name == "ade20k":
@@ -178,7 +163,7 @@ def _scored(total: Tensor, dataset: Pictures, protocol: Protocol, seconds: float
     return Evaluation(counts, scores, class_iou, categories, boundary, protocol, seconds)
 
 
-def _read(dataset: Pictures, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample | Problem]]:
+def _read(dataset: Dataset, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample | Problem]]:
     source: Any = _Indexed(dataset)
     keep: Any = _as_it_is
     obedient = _worker
@@ -200,7 +185,7 @@ class _Indexed:
     An error would not come out of a worker as itself.
     """
 
-    def __init__(self, dataset: Pictures) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:

@@ -67,7 +67,9 @@ def build(num_classes: int, *, parts: dict[str, dict | None], aux_weight: NonNeg
             " give one of them a weight above 0, as in loss.parts.dice.weight=1"
         )
     losses = {
-        name: components.build("losses", {"name": name, "aux_weight": aux_weight} | part, num_classes)
+        name: components.build(
+            "losses", {"name": name, "aux_weight": aux_weight} | part, num_classes=num_classes
+        )
         for name, part in given.items()
         if weights[name]
     }

@@ -42,11 +42,12 @@ def build(
     if weights is not None:
         backbone = {**backbone, "weights": None}
     trunk = components.build("models.backbones", backbone)
-    late = (trunk.out_channels, num_classes, trunk.output_stride, align_corners)
+    late = {"in_channels": trunk.out_channels, "num_classes": num_classes}
+    late |= {"output_stride": trunk.output_stride, "align_corners": align_corners}
     model = Segmenter(
         trunk,
-        components.build("models.heads", head, *late),
-        components.build("models.heads", auxiliary, *late) if auxiliary else None,
+        components.build("models.heads", head, **late),
+        components.build("models.heads", auxiliary, **late) if auxiliary else None,
         num_classes=num_classes,
         align_corners=align_corners,
         mean=mean,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +64,34 @@ def _left_behind(file: Path) -> bool:
     return any(file.match(pattern) for pattern in LEFT_BEHIND)
 
 
-def claim(folder: Path, *, resume: bool | str, held: contextlib.ExitStack) -> None:
-    """Lock the folder, made if need be, unless it must be left alone.
+@contextlib.contextmanager
+def claimed(folder: Path, *, resume: bool | str) -> Iterator[None]:
+    """Hold a run's folder, made if need be, before anything is built for the run.
+
+    The main process of several locks it for all; the others look whether they agree. At its end the folder is
+    free, and gone if nothing came of it.
 
     Args:
-        folder: ``runs/NAME``.
+        folder: ``runs/NAME``, on a file system that all processes see.
         resume: False wants a new run, True one to continue, "auto" takes what there is.
-        held: gives the folder back at its end, and removes what was made if nothing came of it.
 
     Raises:
         ValueError: ``refuse`` has a reason, or another process is at it.
         OSError: the folder cannot be written.
     """
     refuse(folder, resume=resume)
+    with contextlib.ExitStack() as held:
+        if is_main():
+            _claim(folder, held)
+        yield
+
+
+def is_main() -> bool:
+    """Whether this process speaks for all, by what ``torchrun`` told it: known before PyTorch is loaded."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _claim(folder: Path, held: contextlib.ExitStack) -> None:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -51,15 +51,20 @@ class Training:
     runtime: Runtime
     device: torch.device
     seed: int
+    samples: int  # of the training set
     length: int  # optimiser steps of the whole run
     iteration: int = 0  # optimiser steps done
     best: float = -1.0  # highest validation mIoU so far
-    owes_scores: bool = False  # its validation of this iteration was broken off
+    validation_pending: bool = False  # of this iteration
     request: Request = field(default_factory=Request)  # of this process, to leave
 
     def learning_rates(self) -> dict[str, float]:
         """The rate of each parameter group in the last step."""
         return {group["name"]: group["lr"] for group in self.optimiser.param_groups}
+
+    def due(self, every: float) -> bool:
+        """Whether something done every so often, in the schedule's unit, is due after this iteration."""
+        return self.schedule.due(self.iteration, every=every, samples=self.samples)
 
     @property
     def scored(self) -> Segmenter:
@@ -85,7 +90,7 @@ class Training:
         return {
             "iteration": self.iteration,
             "best": self.best,
-            "owes_scores": self.owes_scores,
+            "owes_scores": self.validation_pending,  # the name in checkpoints since the first
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimiser": self.optimiser.state_dict(),
@@ -107,7 +112,7 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         self.watch.restore(state["watch"])
         self.iteration, self.best = state["iteration"], state["best"]
-        self.owes_scores = state["owes_scores"]
+        self.validation_pending = state["owes_scores"]
 
     def asked_to_leave(self) -> int:
         """The signal that asked any of the processes to leave, 0 for none; all get the same answer."""
@@ -157,8 +162,8 @@ def begin(
         model=model,
         runner=torch.compile(runner) if runtime.compile else runner,  # pyright: ignore[reportArgumentType]
         loss=loss.to(device),
-        optimiser=components.build("training.optimisers", schedule.optimiser, groups, schedule.lr),
-        policy=components.build("training.policies", schedule.policy, schedule.length(samples)),
+        optimiser=components.build("training.optimisers", schedule.optimiser, groups=groups, lr=schedule.lr),
+        policy=components.build("training.policies", schedule.policy, total=schedule.length(samples)),
         scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
         average=optim.average_of(model) if schedule.ema is not None else None,
         watch=Watch(device, schedule.nonfinite, schedule.nonfinite_in_a_row),
@@ -166,6 +171,7 @@ def begin(
         runtime=runtime,
         device=device,
         seed=seed,
+        samples=samples,
         length=schedule.length(samples),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from segkit.inference import Protocol, Strip
 from segkit.monitor.monitor import Monitor
 from segkit.system import distributed, files, signals
 from segkit.system.runtime import release_memory
-from segkit.training import Training
-from segkit.types import Logits, Sample
+from segkit.training.run import Training
+from segkit.types import Dataset, Logits, Sample
 
 SHOWN = 6  # validation images, spread over the split, that are drawn
 DRAWN_SIDE = 480  # pixels: a larger image is thinned out before it is kept for drawing
@@ -27,7 +27,7 @@ PIECE_BYTES = 256 * 2**20  # of the logits whose loss is computed at once
 
 def validate(
     run: Training,
-    dataset: Any,
+    dataset: Dataset,
     protocol: Protocol,
     *,
     workers: int = 0,
@@ -36,8 +36,8 @@ def validate(
 ) -> Evaluation | None:
     """Score the run's weights, show and store the result, and keep the weights if none were better.
 
-    Returns None if a signal asked this run to leave; ``run.owes_scores`` then stays True, and the resumed
-    run validates first.
+    Returns None if a signal asked this run to leave; ``run.validation_pending`` then stays True, and the
+    resumed run validates first.
 
     Args:
         run: its ``scored`` model is evaluated.
@@ -48,7 +48,7 @@ def validate(
         checkpoints: receives ``best.pt``; its folder gets ``result.json`` and ``samples.png``.
     """
     run.watch.look()
-    run.owes_scores = True
+    run.validation_pending = True
     loss = ValidationLoss(run.loss, protocol)
     shown = ShownSamples(dataset.names)
 
@@ -63,7 +63,7 @@ def validate(
     )
     if run.asked_to_leave():
         return None
-    run.owes_scores = False
+    run.validation_pending = False
     losses = loss.mean()
     monitor.scores(
         run.iteration, result.scores, result.class_iou, losses=losses, counts=result.counts.numpy()
@@ -82,15 +82,17 @@ def validate(
 
 def save_validate_leave(
     run: Training,
-    validation: Callable[[], Evaluation | None],
+    dataset: Dataset,
+    protocol: Protocol,
     *,
+    workers: int = 0,
     monitor: Monitor,
     checkpoints: Checkpoints,
 ) -> None:
-    """What follows an iteration: save if it is time, validate if ``run.owes_scores``, leave if asked.
+    """What follows an iteration: save if it is time, validate if that is pending, leave if asked.
 
     A checkpoint comes before a validation, which is then still to do, and one after it: whatever ends the
-    validation, a broken image or a signal, no iteration is lost.
+    validation, a broken image or a signal, no iteration is lost. Arguments are those of ``validate``.
 
     Raises:
         SystemExit: a signal asked this run to leave.
@@ -101,10 +103,11 @@ def save_validate_leave(
         checkpoints.save(run.state())
 
     leaving = run.asked_to_leave()
-    if leaving or run.owes_scores or checkpoints.due(run.iteration) or run.iteration == run.length:
+    if leaving or run.validation_pending or checkpoints.due(run.iteration) or run.iteration == run.length:
         save()
-    if run.owes_scores and not leaving:
-        if validation() is not None:
+    if run.validation_pending and not leaving:
+        kept = {"monitor": monitor, "checkpoints": checkpoints}
+        if validate(run, dataset, protocol, workers=workers, **kept) is not None:
             save()
         leaving = run.asked_to_leave()
     if leaving:
@@ -166,9 +169,9 @@ class ShownSamples:
         names: of the split's images; those kept are spread evenly over them.
     """
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         chosen = np.linspace(0, len(names) - 1, min(SHOWN, len(names))).astype(int)
-        self.names = [names[index] for index in chosen]
+        self.names = [names[int(index)] for index in chosen]
         self.kept: dict[str, tuple[Sample, np.ndarray]] = {}
 
     def add(self, sample: Sample, prediction: np.ndarray) -> None:

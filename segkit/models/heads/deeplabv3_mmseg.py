@@ -27,7 +27,6 @@ def build(
     in_channels: Sequence[int],
     num_classes: int,
     output_stride: int,
-    align_corners: bool,  # noqa: FBT001 - late values are positional
     *,
     width: PositiveInt = 512,
     atrous_rates: list[PositiveInt] | None = None,
@@ -39,7 +38,6 @@ def build(
         in_channels: of the four stages.
         num_classes: K.
         output_stride: of the backbone; the rates follow it.
-        align_corners: of no concern here: the pooled branch is constant, whichever way it is resized.
         width: channels of each branch.
         atrous_rates: of the three 3x3 branches; None for 12, 24, 36 at output stride 8, half at 16.
         dropout: of whole channels, before the last convolution.

@@ -32,8 +32,6 @@ class FCNHead(nn.Module):
 def build(
     in_channels: Sequence[int],
     num_classes: int,
-    output_stride: int,
-    align_corners: bool,  # noqa: FBT001 - late values are positional
     *,
     stage: Literal[1, 2, 3, 4] = 4,
     width: PositiveInt | None = None,
@@ -44,8 +42,6 @@ def build(
     Args:
         in_channels: of the four stages.
         num_classes: K.
-        output_stride: of the backbone; of no concern here.
-        align_corners: likewise.
         stage: which one to read; 3 for the usual auxiliary head.
         width: channels inside; None for a quarter of the stage's.
         dropout: before the last convolution.

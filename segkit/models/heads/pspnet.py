@@ -75,7 +75,6 @@ class PSPHead(nn.Module):
 def build(
     in_channels: Sequence[int],
     num_classes: int,
-    output_stride: int,
     align_corners: bool,  # noqa: FBT001 - late values are positional
     *,
     width: PositiveInt | None = None,
@@ -86,7 +85,6 @@ def build(
     Args:
         in_channels: of the four stages.
         num_classes: K.
-        output_stride: of the backbone; of no concern here.
         align_corners: how the pooled grids are resized.
         width: channels after the pyramid; None for a quarter of the last stage's.
         dropout: before the last convolution.

@@ -1,0 +1,132 @@
+"""A run put together from settings: its moving parts, its batches, and what it tells its monitor."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segkit import components
+from segkit.data import loaders, transforms
+from segkit.models import segmenter, summary
+from segkit.monitor.banners import Facts, banner
+from segkit.monitor.monitor import Monitor
+from segkit.system import distributed
+from segkit.system.runtime import Runtime
+from segkit.training.run import Step, Training, begin, steps
+from segkit.training.schedule import Schedule
+from segkit.types import Batch, Dataset
+
+Settings = Mapping[str, Any]
+
+
+def of_settings(settings: Settings, train_set: Dataset, device: torch.device) -> Training:
+    """A run at its beginning: network, loss and what trains them, on the classes of its data.
+
+    Args:
+        settings: of the command ``train``.
+        train_set: its classes and its length decide.
+        device: of this process.
+
+    Raises:
+        ValueError: a part refuses its settings.
+        OSError: weights could not be downloaded.
+    """
+    torch.manual_seed(settings["seed"])
+    num_classes = train_set.table.num_classes
+    return begin(
+        segmenter.build(num_classes, **settings["model"]),
+        components.build("losses", settings["loss"], num_classes=num_classes),
+        samples=len(train_set),
+        schedule=Schedule(**settings["schedule"]),
+        runtime=Runtime(**settings["runtime"]),
+        device=device,
+        seed=settings["seed"],
+    )
+
+
+def steps_left(run: Training, settings: Settings, train_set: Dataset) -> Iterator[tuple[list[Batch], float]]:
+    """The batches of this process for the iterations still to do, as ``training.steps`` yields them.
+
+    Raises:
+        ValueError: the batch cannot be shared out evenly; while iterating, a sample cannot be read.
+    """
+    order = loaders.Order(
+        len(train_set),
+        settings["seed"],
+        run.schedule.batch_size,
+        accumulate=run.schedule.accumulate,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        drop_last=run.schedule.drop_last,
+    )
+    batches = loaders.training_loader(
+        train_set,
+        transforms.build(**settings["augment"]),
+        order,
+        iterations=range(run.iteration, run.length),
+        workers=settings["loader"]["workers"],
+    )
+    return steps(batches, run.schedule.accumulate)
+
+
+@contextlib.contextmanager
+def monitored(
+    run: Training, settings: Settings, splits: Sequence[Dataset], folder: Path
+) -> Iterator[Monitor]:
+    """The run's monitor, going on where the run does; what is trained has been said and recorded.
+
+    Args:
+        run: restored, if it goes on.
+        settings: of the command ``train``.
+        splits: to train on and to validate on.
+        folder: of the run.
+    """
+    train_set, val_set = splits
+    facts = Facts(
+        summary.parameters(run.model),
+        train_images=len(train_set),
+        val_images=len(val_set),
+        iterations=run.length,
+        done=run.iteration,
+        device=str(run.device),
+        precision=run.runtime.precision,
+    )
+    with Monitor(
+        folder,
+        start=run.iteration,
+        validation_pending=run.validation_pending,
+        total=run.length,
+        iterations_per_epoch=run.schedule.seen(len(train_set)) / run.schedule.batch_size,
+        names=train_set.table.names,
+        colours=train_set.table.colours,
+    ) as monitor:
+        monitor.say(banner(settings, facts))
+        monitor.describe(settings, network=summary.summarise(run.model, settings["sizes"]["crop"]))
+        yield monitor
+
+
+def record(monitor: Monitor, run: Training, step: Step, parts: Sequence[Batch], *, waited: float) -> None:
+    """Give a step that was taken to the monitor.
+
+    Args:
+        monitor: of the run; before the first step it is shown what the network really sees.
+        run: after the step.
+        step: its losses.
+        parts: the batch it was taken on.
+        waited: seconds, for the batch.
+    """
+    if run.iteration == 1:
+        monitor.batch(0, parts[0])
+    monitor.step(
+        run.iteration,
+        step.losses,
+        run.learning_rates(),
+        images=run.schedule.batch_size,
+        data_seconds=waited,
+        gradient_norm=step.gradient_norm,
+        ema_distance=run.ema_distance,
+    )
