@@ -223,9 +223,7 @@ def test_a_builder_gets_the_late_values_it_asks_for_and_no_others():
     late = {"in_channels": [1, 2], "output_stride": 8}
     assert components._asked_for(head, late, "a") == {"in_channels": [1, 2]}
     assert components._asked_for(lambda *, lr=1: lr, late, "a") == {}
-    with pytest.raises(
-        ValueError, match=r"models.heads.a: its build asks for depth, and the program"
-    ):
+    with pytest.raises(ValueError, match=r"models.heads.a: its build asks for depth, and the program"):
         components._asked_for(lambda in_channels, depth: depth, late, "models.heads.a")
 
 
