@@ -10,12 +10,13 @@ from typing import Any
 
 from segkit.compose import command
 from segkit.monitor.banners import opening
+from segkit.system.commands import spoken
 
 FAREWELL = """
 {folder} is complete: best mIoU {best:.2%}; images in {folder}/samples.png. To go on:
   {python} -m tensorboard.main --logdir {folder.parent}
-  {python} test_seg.py checkpoint={folder}/best.pt report=true
-  {python} predict_seg.py checkpoint={folder}/best.pt input=PHOTOS"""
+  {test} checkpoint={folder}/best.pt report=true
+  {predict} checkpoint={folder}/best.pt input=PHOTOS"""
 
 
 def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -84,7 +85,9 @@ def main(settings: dict[str, Any]) -> None:
                     training.record(monitor, run, step, parts, waited=waited)
                     run.validation_pending = run.due(settings["evaluation"]["every"])
                     save_validate_leave()
-                monitor.say(FAREWELL.format(folder=folder, best=run.best, python=signals.interpreter()))
+                python = signals.interpreter()
+                calls = {name: spoken(name, python=python) for name in ("test", "predict")}
+                monitor.say(FAREWELL.format(folder=folder, best=run.best, python=python, **calls))
 
 
 if __name__ == "__main__":

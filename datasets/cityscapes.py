@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from command import Script, complete, unpack
 
+from segkit.system.commands import spoken
+
 OFFICIAL = {"train": 2975, "val": 500}
 ZIPS = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
 
@@ -39,7 +41,7 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
             return
         raise ValueError(
             f"{root} is not complete; fetch {' and '.join(ZIPS)} from https://www.cityscapes-dataset.com, "
-            f"then `datasets/cityscapes.py prepare --root {root} --zips {' '.join(ZIPS)}`"
+            f"then `{spoken('data', 'cityscapes')} prepare --root {root} --zips {' '.join(ZIPS)}`"
         )
     for archive in arguments.zips:
         unpack(archive, root, wanted)

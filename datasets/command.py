@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripts a
 from segkit import components, compose
 from segkit.data import statistics, transforms, verification
 from segkit.drawing import pictures
+from segkit.system.commands import spoken
 
 Prepare = Callable[[argparse.Namespace, Path], None]
 
@@ -37,7 +38,7 @@ class Script:
     def __init__(self, name: str, about: str, official: Mapping[str, int] | None = None):
         self.name, self.official = name, official or {}
         self.parser = argparse.ArgumentParser(
-            prog=f"datasets/{name}.py",
+            prog=spoken("data", name),
             description=about,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -96,9 +97,8 @@ class Script:
     def _prepare(self, arguments: argparse.Namespace) -> None:
         root = Path(self._settings(arguments)["data"]["root"]).expanduser()
         arguments.prepare(arguments, root)
-        print(
-            f"{self.name} is ready in {root}; `datasets/{self.name}.py verify --root {root}` reads every file"
-        )
+        verify = f"{spoken('data', self.name)} verify --root {root}"
+        print(f"{self.name} is ready in {root}; `{verify}` reads every file")
 
     def _verify(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments)

@@ -28,7 +28,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.settings import CONF, arguments, resuming, schema
 from segkit.settings.values import coerce
+from segkit.system.commands import spoken
 from segkit.system.failures import with_errors_in_words
+
+OmegaConf.register_new_resolver("spoken", spoken, replace=True)  # for the help
 
 Story = Callable[[dict[str, Any]], None]
 Beneath = Callable[[dict[str, Any]], dict[str, Any]]

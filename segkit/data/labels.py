@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from segkit.system.commands import spoken
 from segkit.types import IGNORE_INDEX
 
 TABLES = Path(__file__).parent / "tables"
@@ -147,7 +148,7 @@ class LabelTable:
             "values outside the table",
             file,
             f"{', '.join(words)}{more} not in the table of {self.name} (ids {min(ids)}..{max(ids)})",
-            f"run `{self.check or f'python datasets/{self.name}.py verify'}` to list every such file, then "
+            f"run `{self.check or spoken('data', self.name) + ' verify'}` to list every such file, then "
             "repair it or add the value to the table (with `ignore` if it is not to be scored)",
         )
 

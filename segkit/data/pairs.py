@@ -17,6 +17,7 @@ from segkit.data import misses
 from segkit.data.labels import DataError, LabelTable, Problem
 from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
 from segkit.system import files
+from segkit.system.commands import spoken
 from segkit.types import Sample
 
 OnError = Literal["stop", "skip"]
@@ -64,7 +65,7 @@ class Pairs:
         cache: Path | None = None,
         where: Sequence[str] = (),
     ):
-        check = shlex.join(["python", f"datasets/{name}.py", "verify", *where])
+        check = shlex.join([*spoken("data", name).split(), "verify", *where])
         self.name, self.table, self.cache = name, replace(table, check=check), cache
         self.coding: Coding = coding
         self.on_error: OnError = on_error
@@ -80,7 +81,7 @@ class Pairs:
             log.warning("%s; they are left out", message)
         if not self.pairs:
             raise ValueError(
-                f"{name} has not one image with its mask here; see `python datasets/{name}.py --help`"
+                f"{name} has not one image with its mask here; see `{spoken('data', name)} --help`"
             )
 
     def __len__(self) -> int:

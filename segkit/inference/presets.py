@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from segkit.inference.protocols import HOW_TO_COMPUTE, Protocol, protocol
+from segkit.settings import CONF
 
-FOLDER = Path(__file__).parents[2] / "conf" / "evaluation"
+FOLDER = CONF / "evaluation"
 FREE = {"name", "boundary", *HOW_TO_COMPUTE}  # they change none of the scores that a name stands for
 
 

@@ -14,6 +14,7 @@ import torch
 
 from segkit import __version__
 from segkit.drawing.tables import markdown_table
+from segkit.system import commands
 
 PACKAGES = ("torch", "torchvision", "numpy", "albumentations", "opencv-python-headless", "hydra-core")
 
@@ -46,6 +47,8 @@ def version(package: str) -> str:
 
 def commit() -> str:
     """Of the checkout segkit runs from, with a plus sign when files differ from it."""
+    if commands.INSTALLED:  # a checkout around it is somebody else's
+        return "unknown"
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],

@@ -29,7 +29,10 @@ from segkit.settings.values import (
 
 __all__ = ["Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Side", "Size"]
 
-CONF = components.ROOT.parent / "conf"
+CONF = next(
+    folder / "conf" for folder in (components.ROOT, components.ROOT.parent) if (folder / "conf").is_dir()
+)
+"""Where the files of settings lie: in an installed segkit inside, in a checkout beside it."""
 SECTIONS = {
     "data": "data.datasets",
     "model": "models/segmenter.py:build",

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from segkit.system.commands import is_installed_script
+
 LOG = logging.getLogger("segkit")
 ASKING = (signal.SIGTERM, signal.SIGINT)
 ONE = 2.0  # seconds within which signals count as one: torchrun passes on what its group has got already
@@ -120,8 +122,10 @@ def command_to_resume(argv: Sequence[str]) -> str:
     arguments = [a.removeprefix("++") for a in argv[1:]]
     kept = [a for a in arguments if not a.startswith("resume=")]
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    start = "torchrun ..." if several else interpreter()
-    return f"{start} {shlex.join([argv[0], *kept, 'resume=true'])}"
+    installed = is_installed_script(argv[0])
+    start = "torchrun ... " if several else "" if installed else f"{interpreter()} "
+    script = Path(argv[0]).name if installed else argv[0]
+    return f"{start}{shlex.join([script, *kept, 'resume=true'])}"
 
 
 def leave(number: int) -> NoReturn:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from segkit.data.labels import built_in
 from segkit.data.pairs import Pairs, cache_folder, match, require, warn_of_same, where
+from segkit.system.commands import spoken
 
 
 def build(
@@ -27,7 +28,7 @@ def build(
     path = require(
         root,
         (images, masks),
-        "`python datasets/ade20k.py prepare` downloads ADEChallengeData2016 and unpacks it",
+        f"`{spoken('data', 'ade20k')} prepare` downloads ADEChallengeData2016 and unpacks it",
     )
     found = match(path / images, path / masks)
     return Pairs(

@@ -9,6 +9,7 @@ from typing import Literal
 
 from segkit.data.labels import built_in
 from segkit.data.pairs import Pairs, cache_folder, match, require, warn_of_same, where
+from segkit.system.commands import spoken
 
 
 def build(
@@ -25,7 +26,7 @@ def build(
     images, masks = f"images/{part}", f"annotations/{part}"
     warn_of_same(train_split, val_split, split)
     path = require(
-        root, (images, masks), "`python datasets/camvid.py prepare` makes them from the SegNet tutorial"
+        root, (images, masks), f"`{spoken('data', 'camvid')} prepare` makes them from the SegNet tutorial"
     )
     found = match(path / images, path / masks)
     return Pairs(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from segkit.data.labels import built_in
 from segkit.data.pairs import Pairs, cache_folder, match, require, warn_of_same, where
+from segkit.system.commands import spoken
 
 
 def build(
@@ -26,7 +27,7 @@ def build(
     images, masks = f"leftImg8bit/{part}", f"gtFine/{part}"
     warn_of_same(train_split, val_split, split)
     path = require(
-        root, (images, masks), "`python datasets/cityscapes.py prepare` unpacks the official zip files"
+        root, (images, masks), f"`{spoken('data', 'cityscapes')} prepare` unpacks the official zip files"
     )
     found = match(path / images, path / masks, image_end="_leftImg8bit", mask_end="_gtFine_labelIds")
     return Pairs(
