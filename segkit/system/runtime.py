@@ -9,9 +9,10 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import _compile
 
 from segkit.system.hardware import supports_bf16
 
@@ -74,13 +75,13 @@ def _mark_uncompiled(*, compiled: bool) -> None:
     """
     for owner in (torch.optim.Optimizer, torch.nn.parallel.DistributedDataParallel):
         for method in filter(inspect.isfunction, vars(owner).values()):
-            own = vars(getattr(method, "__wrapped__", None) or method)
-            if method.__code__.co_filename != torch._compile.__file__:
+            plain: Any = getattr(method, "__wrapped__", None)
+            if plain is None or method.__code__.co_filename != _compile.__file__:
                 continue
-            if compiled and own.get(MARK) is method.__wrapped__:
-                del own[MARK]
-            elif not compiled:
-                own.setdefault(MARK, method.__wrapped__)
+            if not compiled:
+                vars(plain).setdefault(MARK, plain)
+            elif vars(plain).get(MARK) is plain:
+                delattr(plain, MARK)
 
 
 def _refuse_without_compiler() -> None:
