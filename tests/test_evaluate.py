@@ -131,7 +131,7 @@ def test_broken_weights_are_noticed():
     "image", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
 )
 def test_what_is_no_picture_is_refused(image):
-    with pytest.raises(ValueError, match=r"give an RGB picture as an \(H, W, 3\) array"):
+    with pytest.raises(ValueError, match=r"give an RGB image as an \(H, W, 3\) array"):
         predict(prepare(ByColour()), image, protocol())
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from segkit.models.network import Segmenter
 
 TOLERANCE = 1e-3  # of the largest logit; folding in float32 moves them by about a millionth
-TRIALS = ((1, 3, 65, 97), (2, 3, 72, 64))  # two shapes, because a trace might have frozen one
+TRIALS = ((1, 65, 97), (2, 72, 64))  # of batch and sides, because a trace might have frozen one
 
 
 def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] = "float32") -> Segmenter:
@@ -59,7 +59,8 @@ def _folded(plain: Segmenter, precision: str) -> Segmenter:
     exactly_float32 = precision == "float32" and weight.dtype == torch.float32
     onednn = exactly_float32 and weight.device.type == "cpu" and onednn_is_here()
     fast = copy.deepcopy(plain)
-    trials = [torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight) for shape in TRIALS]
+    shapes = [(batch, plain.in_channels, *sides) for batch, *sides in TRIALS]
+    trials = [torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight) for shape in shapes]
     fast.backbone = folded(fast.backbone, trials[0], onednn=onednn)
     fast.head = folded(fast.head, fast.backbone(trials[0]), onednn=onednn)
     for image in trials:

@@ -93,10 +93,12 @@ def _on_device(model: Segmenter, image: np.ndarray | Tensor) -> Tensor:
         picture = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     else:
         picture = image
-    if picture.dtype != torch.uint8 or picture.ndim != 3 or picture.shape[0] != 3 or picture.numel() == 0:
+    bands = getattr(model, "in_channels", 3)
+    if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != bands or picture.numel() == 0:
         raise ValueError(
-            f"an image of shape {tuple(image.shape)} and type {image.dtype}: "
-            "give an RGB picture as an (H, W, 3) array or a (3, H, W) tensor of uint8"
+            f"an image of shape {tuple(image.shape)} and type {image.dtype}: give "
+            f"{'an RGB image' if bands == 3 else 'one'} as an (H, W, {bands}) array or a ({bands}, H, W) "
+            "tensor of uint8"
         )
     return picture.to(_parameter(model).device, non_blocking=True)
 
@@ -137,7 +139,7 @@ class _Looker:
             sizes = {view[:2] for view in self.views}
             self.whole = {size: resample.as_uint8(picture, *size) for size in sizes}
         self.answers: dict[Window, Tensor] = {}  # (h, w, K) logits at the resolution of the head
-        black = picture.new_zeros(1, 3, 1, 1)
+        black = picture.new_zeros(1, len(picture), 1, 1)
         self.black = model.normalise(black)[0].to(self.exact)
         self.align_corners = getattr(model, "align_corners", True)  # idle in a model without a head
 
@@ -213,7 +215,7 @@ class _Looker:
             pixels = pixels.flip(2)
         if pixels.shape[1:] == window.shape:
             return pixels
-        padded = self.black.expand(3, *window.shape).clone()
+        padded = self.black.expand(len(self.black), *window.shape).clone()
         padded[:, : pixels.shape[1], : pixels.shape[2]] = pixels
         return padded
 

@@ -41,22 +41,28 @@ class Segmenter(nn.Module):
         super().__init__()
         self.backbone, self.head, self.auxiliary = backbone, head, auxiliary
         self.num_classes, self.align_corners = num_classes, align_corners
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def in_channels(self) -> int:
+        """Bands of an image: as many as there are means."""
+        return len(self.mean)
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) uint8 to normalised values in the precision of the model, on its device."""
+        """Image (B, bands, H, W) uint8 to normalised values in the precision of the model, on its device."""
         return ((image.to(self.mean.device).float() / 255 - self.mean) / self.std).to(self.mean.dtype)
 
     def forward(self, image: Tensor) -> Logits:
-        """Image (B, 3, H, W), uint8 or normalised, to logits (B, K, H, W); auxiliary ones in training only.
+        """Image (B, bands, H, W), uint8 or normalised, to logits (B, K, H, W); in training auxiliary ones.
 
         Raises:
-            ValueError: the image is not a batch of RGB pictures with at least one pixel.
+            ValueError: the images are of another number of bands, or have no pixel.
         """
-        if image.ndim != 4 or image.shape[1] != 3 or image.numel() == 0:
+        if image.ndim != 4 or image.shape[1] != self.in_channels or image.numel() == 0:
             raise ValueError(
-                f"an image batch is (B, 3, H, W) with at least one pixel, this one is {tuple(image.shape)}"
+                f"an image batch is (B, {self.in_channels}, H, W) with at least one pixel, this one is "
+                f"{tuple(image.shape)}"
             )
         if image.dtype == torch.uint8:
             image = self.normalise(image)

@@ -1,23 +1,26 @@
-"""A segmenter: backbone, head, and in training an auxiliary head; pictures in, logits of their size out."""
+"""A segmenter: backbone, head, and in training an auxiliary head; images in, logits of their size out."""
 
 from __future__ import annotations
 
 from segkit import components
 from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD, Segmenter
+from segkit.models.stems import Rule, widen
 from segkit.models.weights import load_segmenter
+from segkit.settings import PositiveFloat
 from segkit.types import IGNORE_INDEX
 
 
-def build(
+def build(  # noqa: PLR0913 - one keyword for each part and rule
     num_classes: int,
     *,
     backbone: dict,
     head: dict,
     auxiliary: dict | None = None,
     align_corners: bool = True,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[PositiveFloat, ...] = IMAGENET_STD,
     weights: str | None = None,
+    stem_weights: Rule = "mean",
 ) -> Segmenter:
     """A segmenter from settings.
 
@@ -27,10 +30,11 @@ def build(
         head: of ``models.heads``.
         auxiliary: of ``models.heads``, or None for none.
         align_corners: how every resize in the model places its samples.
-        mean: of RGB in 0..1, subtracted first.
-        std: of RGB in 0..1, divided by.
+        mean: of each band in 0..1, subtracted first; there are as many bands as means.
+        std: of each band in 0..1, divided by.
         weights: path, ``file://`` or ``http(s)://`` of weights for the whole model (the backbone's own are
             then not read); None keeps those of the parts.
+        stem_weights: how weights of RGB are carried over to other bands, see ``segkit.models.stems``.
 
     Raises:
         ValueError: the number of classes does not fit a label, or a part's settings are wrong.
@@ -39,9 +43,15 @@ def build(
         raise ValueError(
             f"num_classes {num_classes} is not in 1..{IGNORE_INDEX}: labels are uint8 and 255 is ignored"
         )
+    if not mean or len(mean) != len(std):
+        raise ValueError(
+            f"model.mean has {len(mean)} values and model.std {len(std)}: give one of each for a band"
+        )
     if weights is not None:
         backbone = {**backbone, "weights": None}
     trunk = components.build("models.backbones", backbone)
+    if len(mean) != 3:
+        widen(trunk, len(mean), stem_weights if backbone.get("weights") else "fresh")
     late = {"in_channels": trunk.out_channels, "num_classes": num_classes}
     late |= {"output_stride": trunk.output_stride, "align_corners": align_corners}
     model = Segmenter(
@@ -54,5 +64,5 @@ def build(
         std=std,
     )
     if weights is not None:
-        load_segmenter(model, weights)
+        load_segmenter(model, weights, stem_weights)
     return model

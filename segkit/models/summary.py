@@ -44,7 +44,7 @@ def parts(model: Segmenter, crop: tuple[int, int]) -> Iterator[Part]:
     A backbone of the ResNet family is told by its stem and stages, any other as a whole.
     """
     model = copy.deepcopy(model).to("meta").eval()
-    image = torch.empty(1, 3, *crop, device="meta")
+    image = torch.empty(1, model.in_channels, *crop, device="meta")
     trunk: Any = model.backbone
     if all(hasattr(trunk, name) for name in ("conv1", "bn1", "relu", "maxpool", *RESNET_STAGES)):
         modules: dict[str, nn.Module] = {

@@ -16,6 +16,7 @@ from torch import nn
 
 from segkit.models import mmsegmentation
 from segkit.models.names import State, from_mmsegmentation, renamed
+from segkit.models.stems import Rule, fit, take_bands
 from segkit.system import files
 from segkit.system.download import cache, fetch, resolve
 
@@ -100,7 +101,8 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
     if any(name.startswith("backbone.") for name in state):
         state = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
     _refuse_other_pool(network, raw, path)
-    _load(network, state, source=path, optional=("fc.",) if network.fc is None else ())
+    take_bands(network, state)
+    load_state(network, state, source=path, optional=("fc.",) if network.fc is None else ())
 
 
 def imagenet(published: str | None) -> Path:
@@ -120,7 +122,7 @@ def imagenet(published: str | None) -> Path:
     return fetch(published, cache() / "weights" / name, sha256=digits)
 
 
-def load_segmenter(model: Segmenter, weights: str) -> None:
+def load_segmenter(model: Segmenter, weights: str, rule: Rule = "mean") -> None:
     """Load the weights of a whole model, such as a published checkpoint.
 
     Without an auxiliary head in the model, that of the weights is left out.
@@ -128,6 +130,7 @@ def load_segmenter(model: Segmenter, weights: str) -> None:
     Args:
         model: the heads must be those of the weights.
         weights: path, ``file://`` or ``http(s)://``.
+        rule: how weights of RGB are carried over to other bands.
 
     Raises:
         ValueError: there is no such file, or it does not fit; every key that does not is named.
@@ -139,7 +142,10 @@ def load_segmenter(model: Segmenter, weights: str) -> None:
         _refuse_other_pool(model.backbone, raw, path)
         mmsegmentation.refuse_another(model, config, path, raw)
     optional = ("backbone.fc.",) if model.auxiliary is not None else ("backbone.fc.", "auxiliary.")
-    _load(model, renamed(raw), source=path, optional=optional)
+    state = renamed(raw)
+    if model.in_channels != 3:
+        state = fit(state, model.backbone, "backbone.", rule)
+    load_state(model, state, source=path, optional=optional)
 
 
 def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
@@ -152,8 +158,18 @@ def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
         )
 
 
-def _load(module: nn.Module, state: State, *, source: Path, optional: tuple[str, ...]) -> None:
-    """Copy every tensor, or none."""
+def load_state(module: nn.Module, state: State, *, source: Path, optional: tuple[str, ...]) -> None:
+    """Copy every tensor, or none.
+
+    Args:
+        module: takes them.
+        state: under the names of the module.
+        source: named in errors.
+        optional: what names begin with that may be left out of the module.
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of another shape; every one is named.
+    """
     own = module.state_dict()
     left_out = sorted(name for name in state if name.startswith(optional) and name not in own)
     state = {name: tensor for name, tensor in state.items() if name not in left_out}

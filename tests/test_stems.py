@@ -1,0 +1,131 @@
+"""Images of any number of bands: the first convolutions, and what published weights of RGB become."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from segkit import components, inference
+from segkit.models import segmenter, stems, summary
+
+THIN = [
+    {"name": "resnest", "variant": "14", "width": 8},
+    {"name": "resnet", "variant": "50", "width": 8},
+    {"name": "timm", "variant": "repvgg_a0"},  # two convolutions read the image
+    {"name": "timm", "variant": "convnext_atto"},  # whose image is padded first
+]
+
+
+def built(backbone, bands=3, **settings):
+    head = {"name": "fcn", "width": 8}
+    colours = {"mean": (0.5,) * bands, "std": (0.25,) * bands}
+    return segmenter.build(4, backbone=backbone, head=head, **colours, **settings).eval()
+
+
+def saved(network, path):
+    torch.save(network.state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 4, 13])
+@pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
+def test_a_network_of_any_bands_learns_counts_and_predicts(backbone, bands):
+    model = built(backbone, bands).train()
+    assert model.in_channels == bands
+    image = torch.randint(0, 256, (2, bands, 33, 40), dtype=torch.uint8)
+    model(image).main.sum().backward()
+    assert all(conv.weight.grad.shape[1] == bands for conv in stems.readers(model.backbone).values())
+    fast = inference.prepare(model.eval())
+    picture = image[0].permute(1, 2, 0).numpy()
+    ids = inference.predict(fast, picture, inference.protocol(scales=(1.0, 1.5), flip=True, window=(32, 32)))
+    assert ids.shape == (33, 40)
+    assert "one picture of 32 x 32" in summary.summarise(model, 32)
+    with pytest.raises(ValueError, match=rf"give one as an \(H, W, {bands}\) array"):
+        inference.predict(model, np.zeros((8, 8, 3), np.uint8), inference.protocol())
+
+
+@pytest.mark.parametrize("bands", [1, 2, 4, 7])
+@pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_by_the_mean_equal_bands_say_what_the_rgb_network_says_of_grey(
+    backbone, bands, whole, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "segkit")
+    rgb = built(backbone)
+    if whole:
+        wide = built(backbone, bands, weights=saved(rgb, tmp_path / "x.pth"))
+    else:
+        trunk = saved(rgb.backbone.body if backbone["name"] == "timm" else rgb.backbone, tmp_path / "x.pth")
+        wide = built({**backbone, "weights": trunk}, bands)
+        wide.head = rgb.head
+    assert (
+        f"to {bands}, by the rule mean" in caplog.text or f"reads {bands} bands in place of 3" in caplog.text
+    )
+    grey = torch.randint(0, 256, (1, 1, 40, 56), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = rgb(grey.expand(-1, 3, -1, -1)).main
+        found = wide(grey.expand(-1, bands, -1, -1)).main
+    scale = expected.abs().max()
+    assert scale > 0
+    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("bands", [2, 5])
+def test_the_first_three_are_kept_and_the_rest_is_as_large(bands, tmp_path):
+    rgb = built(THIN[0])
+    path = saved(rgb, tmp_path / "x.pth")
+    wide = built(THIN[0], bands, weights=path, stem_weights="first_three").backbone.conv1[0].weight
+    published = rgb.backbone.conv1[0].weight
+    assert torch.equal(wide[:, :3], published[:, :bands])
+    if bands > 3:
+        assert 0.5 < wide[:, 3:].std() / published.std() < 2
+        image = torch.rand(1, bands, 32, 32)
+        image[:, 3:] = 0  # bands of their mean everywhere
+        kept = built(THIN[0], bands, weights=path, stem_weights="first_three")
+        torch.testing.assert_close(kept(image).main, rgb(image[:, :3]).main, rtol=1e-4, atol=1e-5)
+
+
+def test_fresh_filters_are_none_of_the_published(tmp_path):
+    rgb = built(THIN[1])
+    wide = built(THIN[1], 4, weights=saved(rgb, tmp_path / "x.pth"), stem_weights="fresh")
+    mine, published = wide.backbone.conv1.weight, rgb.backbone.conv1.weight
+    assert not any(torch.equal(mine[:, i], published[:, j]) for i in range(4) for j in range(3))
+    assert 0.5 < mine.std() / published.std() < 2
+    assert torch.equal(wide.backbone.layer1[0].conv1.weight, rgb.backbone.layer1[0].conv1.weight)
+
+
+@pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
+def test_weights_of_as_many_bands_are_taken_as_they_are(backbone, tmp_path):
+    trained = built(backbone, 5)
+    path = saved(trained, tmp_path / "x.pth")
+    for again in (built(backbone, 5, weights=path), built({**backbone, "weights": path}, 5)):
+        for name, conv in stems.readers(again.backbone).items():
+            assert torch.equal(conv.weight, trained.backbone.get_submodule(name).weight)
+    with pytest.raises(
+        ValueError, match=r"model.mean has 4 values, and \S+ of this .* reads 5 bands; only a stem"
+    ):
+        built({**backbone, "weights": path}, 4)
+
+
+def test_with_three_bands_nothing_moves(tmp_path):
+    path = saved(built(THIN[0]), tmp_path / "x.pth")
+    loaded = [built(THIN[0], weights=path, stem_weights=rule).state_dict() for rule in ("mean", "fresh")]
+    assert all(torch.equal(tensor, loaded[1][name]) for name, tensor in loaded[0].items())
+
+
+def test_a_mean_and_a_deviation_for_each_band():
+    settings = {"backbone": THIN[0], "head": {"name": "fcn"}}
+    with pytest.raises(ValueError, match=r"model.mean has 4 values and model.std 3: give one of each"):
+        segmenter.build(4, **settings, mean=(0.5,) * 4)
+    with pytest.raises(ValueError, match=r"image batch is \(B, 2, H, W\).*\(1, 3, 8, 8\)"):
+        built(THIN[0], 2)(torch.zeros(1, 3, 8, 8))
+
+
+def test_the_convolutions_that_read_the_image_are_found_in_every_family():
+    for name in ("se_resnet", "sknet", "resnest"):
+        thin = components.build("models.backbones", {"name": name, "variant": "50", "width": 6})
+        assert [conv.in_channels for conv in stems.readers(thin).values()] == [3]
+        assert thin.training

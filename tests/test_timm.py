@@ -1,0 +1,298 @@
+"""Backbones of timm: their stages, exact dilation, weights, and the commands on top of them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from segkit import inference
+from segkit.models import atrous, segmenter
+from segkit.models.backbones import timm as ours
+
+FAMILIES = [  # the smallest of each that can be dilated; those after the first three are slow
+    *("resnet18", "convnext_atto", "tf_mobilenetv3_small_minimal_100"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            *(
+                "resnet26d",
+                "resnetv2_18",
+                "seresnet18",
+                "resnext26ts",
+                "convnextv2_atto",
+                "efficientnet_lite0",
+            ),
+            *("tf_efficientnet_b0", "mobilenetv2_035", "mobilenetv3_small_050", "mobilenetv4_conv_small_035"),
+            *("mnasnet_small", "lcnet_035", "regnetx_002", "regnety_002", "dla46_c", "ese_vovnet19b_dw"),
+            *("cs3darknet_focus_s", "darknet17", "repvgg_a0", "rexnet_100", "selecsls42", "ghostnet_050"),
+            *("dpn48b", "hgnetv2_b0", "starnet_s050", "fasternet_t0", "mambaout_femto", "repvit_m0_9"),
+            *("nf_regnet_b0", "gernet_s", "repghostnet_050", "resnetv2_50x1_bit", "vgg11_bn", "xception41"),
+        )
+    ),
+]
+GATES = {"SqueezeExcite", "SEModule", "EffectiveSEModule", "SEWithNorm", "SqueezeExcitation", "GhostSE"}
+GATES |= {"GlobalResponseNorm", "SEBlock"}  # these look at whole maps: of more cells where it is dilated
+
+
+def built(variant, output_stride=32, **settings):
+    return ours.build(variant=variant, output_stride=output_stride, **settings)
+
+
+def without_gates(network):
+    """Without what takes one value from a whole map, and with statistics of groups over single cells."""
+    for name, module in list(network.named_modules()):
+        if type(module).__name__ in GATES:
+            network.set_submodule(name, torch.nn.Identity())
+    return network
+
+
+def drawn_anew(network):
+    """Every parameter and running statistic so that every block has a say; in float64."""
+    generator = torch.Generator().manual_seed(3)
+    network = network.double().eval()
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            if tensor.dtype != torch.float64:
+                continue
+            if tensor.ndim > 1 and tensor.numel() > max(tensor.shape):
+                fan = tensor.numel() / tensor.shape[0]
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * (2 / fan) ** 0.5)
+            else:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return network
+
+
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_a_dilated_network_says_the_same_on_the_coarse_grid(variant, monkeypatch):
+    """Oracle: timm's own undilated network; at output stride 8 every fourth cell is one of stride 32."""
+    if variant == "resnetv2_50x1_bit":  # normalised over whole maps: let it be over channels
+        monkeypatch.setattr(torch.nn.functional, "group_norm", lambda x, *_: x / x.std(1, keepdim=True))
+    plain = drawn_anew(without_gates(timm.create_model(variant, features_only=True)))
+    image = torch.randn(1, 3, 96, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        coarse = built(variant).stages(plain(image))
+        for output_stride in (8, 16):
+            network = without_gates(built(variant, output_stride).double().eval())
+            network.body.load_state_dict(plain.state_dict())
+            fine = network(image)
+            assert network.output_stride == output_stride
+            for stride, before, after in zip((4, 8, 16, 32), coarse, fine, strict=True):
+                step = max(1, stride // output_stride)
+                assert after.shape[2:] == (
+                    96 // min(stride, output_stride),
+                    160 // min(stride, output_stride),
+                )
+                scale = before.abs().max()
+                assert scale > 0
+                torch.testing.assert_close(
+                    after[..., ::step, ::step] / scale, before / scale, rtol=0, atol=1e-9
+                )
+                if step > 1:  # and between those cells it says something else
+                    assert (after[..., 1::step, 1::step] - before).abs().max() > 0.01 * scale
+
+
+@pytest.mark.parametrize(("variant", "output_stride"), [("resnet18", 8), ("mobilenetv2_035", 16)])
+def test_where_timm_dilates_rightly_every_cell_is_its_own(variant, output_stride):
+    theirs = drawn_anew(timm.create_model(variant, features_only=True, output_stride=output_stride))
+    network = built(variant, output_stride).double().eval()
+    network.body.load_state_dict(theirs.state_dict())
+    image = torch.randn(1, 3, 65, 97, dtype=torch.float64)
+    with torch.no_grad():
+        for one, other in zip(network(image), network.stages(theirs(image)), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
+
+
+def test_a_wrong_dilation_does_not_pass_the_trial(monkeypatch):
+    right = atrous._dilate_one
+
+    def wrong(network, name, strides, factor, *, stride):
+        right(network, name, strides, factor + (name.endswith("layer4.1.conv2")), stride=stride)
+
+    monkeypatch.setattr(atrous, "_dilate_one", wrong)
+    with pytest.raises(
+        ValueError, match=r"output_stride=8: resnet18 .*: something in stage 4 looks at its map"
+    ):
+        built("resnet18", 8)
+
+
+@pytest.mark.parametrize(
+    ("variant", "reason"),
+    [
+        ("swin_tiny_patch4_window7_224", "something in stage 3"),
+        pytest.param("pvt_v2_b0", "something in stage 1", marks=pytest.mark.slow),
+        pytest.param("edgenext_xx_small", "something in stage 3", marks=pytest.mark.slow),
+        pytest.param("mobilevit_xxs", "something in stage 3", marks=pytest.mark.slow),
+        pytest.param("hrnet_w18_small", "does not take maps of other sizes", marks=pytest.mark.slow),
+        pytest.param("resnetblur18", "does not take maps of other sizes", marks=pytest.mark.slow),
+        pytest.param("inception_next_atto", "are not square", marks=pytest.mark.slow),
+    ],
+)
+def test_what_cannot_be_dilated_is_refused_with_what_can_be_had_and_that_works(variant, reason):
+    with pytest.raises(
+        ValueError, match=rf"output_stride=8: {variant} of timm cannot be dilated: .*{reason}"
+    ) as told:
+        built(variant, 8)
+    assert str(told.value).endswith("model.backbone.output_stride=32 works, under every head")
+    assert "\n" not in str(told.value)
+    network = built(variant).eval()
+    with torch.no_grad():
+        for sides in ((64, 96), (33, 65), (1, 1)):
+            shapes = [stage.shape for stage in network(torch.randn(2, 3, *sides))]
+            rounded = [[-(-side // stride) for side in sides] for stride in (4, 8, 16, 32)]
+            assert [list(shape) for shape in shapes] == [
+                [2, channels, *size] for channels, size in zip(network.out_channels, rounded, strict=True)
+            ]
+
+
+def test_maps_that_timm_gives_channels_last_are_turned():
+    network = built("swin_tiny_patch4_window7_224").eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for one, other in zip(network(image), network.body(image), strict=True):
+            torch.testing.assert_close(one, other.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("convnext_tny", r"variant=convnext_tny: timm .* no such model; did you mean convnext_tiny or"),
+        ("vit_tiny_patch16_224", r"maps of this one have strides 16, 16, 16, without 4, 8, 32; choose"),
+        (
+            "hiera_tiny_224",
+            r"does not take images of any size \(.*\); choose one that does, such as convnext",
+        ),
+        ("mixer_s16_224", r"variant=mixer_s16_224: "),
+    ],
+)
+def test_models_that_are_no_backbone_are_told_in_one_line(variant, message):
+    with pytest.raises(ValueError, match=message) as told:
+        built(variant)
+    assert "\n" not in str(told.value)
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"timm is missing \(.*\); pip install 'segkit\[timm\]'$"):
+        built("resnet18")
+
+
+# ---- weights
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    "variant", ["convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"]
+)
+def test_a_classifiers_file_is_loaded_with_every_key_accounted_for(variant, suffix, tmp_path):
+    classifier = timm.create_model(variant)
+    drawn_anew(classifier).float()
+    state, path = classifier.state_dict(), tmp_path / f"x{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(state, path)
+    body = built(variant, weights=str(path)).body
+    plain = {name.replace("_", "."): tensor for name, tensor in state.items()}
+    for name, tensor in body.state_dict().items():
+        torch.testing.assert_close(tensor, plain[name.replace("_", ".")], rtol=0, atol=0)
+    lost = next(name for name in state if name.endswith(".weight") and "stem" not in name)
+    save({n: t for n, t in state.items() if n != lost}, path)
+    with pytest.raises(ValueError, match=r"1 missing in the file: "):
+        built(variant, weights=str(path))
+    save({**state, "stage.9": state[lost].clone()}, path)
+    with pytest.raises(ValueError, match=r"1 not in the model: stage.9"):
+        built(variant, weights=str(path))
+
+
+def test_published_weights_without_a_network_name_the_file_and_its_place(monkeypatch):
+    def offline(*_, **__):
+        raise ConnectionError("no route to host\nand more")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
+    with pytest.raises(
+        OSError, match=r"cannot fetch model.safetensors of timm/resnet18.a1_in1k \(no route to host\)"
+    ) as told:
+        built("resnet18", weights="imagenet")
+    assert re.search(r"model.backbone.weights=FILE, or put it into timm's cache \(\$HF_HOME", str(told.value))
+    with pytest.raises(ValueError, match=r"weights=imagenet: timm publishes none for lcnet_035; give a path"):
+        built("lcnet_035", weights="imagenet")
+
+
+def test_published_weights_are_timms_and_other_colours_are_told(monkeypatch, caplog):
+    state = timm.create_model("mobilenetv3_small_050").state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
+    caplog.set_level(logging.WARNING, "segkit")
+    body = built("mobilenetv3_small_050", 16, weights="imagenet").body
+    assert torch.equal(body.conv_stem.weight, state["conv_stem.weight"])
+    assert not caplog.messages
+    state = timm.create_model("tf_mobilenetv3_small_minimal_100").state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
+    built("tf_mobilenetv3_small_minimal_100", weights="imagenet")
+    (told,) = caplog.messages
+    assert told.endswith("trained with other colours: model.mean=[0.5,0.5,0.5] model.std=[0.5,0.5,0.5]")
+
+
+# ---- under our heads
+
+
+def small(variant="mobilenetv3_small_050", output_stride=16, head=None, **settings):
+    backbone = {"name": "timm", "variant": variant, "output_stride": output_stride}
+    return segmenter.build(5, backbone=backbone, head=head or {"name": "deeplabv3", "width": 16}, **settings)
+
+
+@pytest.mark.parametrize("head", ["deeplabv3", "deeplabv3plus", "fcn", "pspnet"])
+def test_every_head_reads_a_backbone_of_timm_of_any_stride(head):
+    settings = {"name": head, **({"width": 16} if head != "pspnet" else {})}
+    for output_stride in (8, 32):
+        model = small(output_stride=output_stride, head=settings, auxiliary={"name": "fcn", "stage": 3})
+        logits = model(torch.randint(0, 256, (2, 3, 33, 50), dtype=torch.uint8))
+        assert logits.main.shape == logits.aux.shape == (2, 5, 33, 50)
+        logits.main.sum().backward()
+        assert all(p.grad is not None for p in model.backbone.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("variant", ["resnet18", "tf_efficientnet_b0", "convnext_atto"])
+def test_what_is_prepared_for_prediction_says_the_same(variant):
+    model = small(variant).eval()
+    drawn_anew(model).float()
+    image = torch.randint(0, 256, (3, 45, 70), dtype=torch.uint8)
+    protocol = inference.protocol(scales=(0.5, 1.0), flip=True, window=(48, 48))
+    plain = inference.probabilities(model, image, protocol)
+    fast = inference.prepare(model)
+    assert type(fast.backbone) is not type(model.backbone)  # traced
+    torch.testing.assert_close(inference.probabilities(fast, image, protocol), plain, rtol=1e-3, atol=1e-4)
+
+
+def test_the_commands_train_resume_score_and_predict_with_one(run_here, tmp_path, capsys):
+    settings = [
+        "data=shapes",
+        "data.size=32",
+        "data.train_scenes=8",
+        "data.val_scenes=2",
+        "augment.crop_size=32",
+    ]
+    settings += [
+        "model=deeplabv3_demo",
+        "model/backbone=timm",
+        "model.backbone.variant=mobilenetv3_small_050",
+    ]
+    settings += ["model.backbone.output_stride=16", "model.head.width=8", "schedule.epochs=null"]
+    settings += ["schedule.batch_size=4", "evaluation.every=2", "loader.workers=0", f"run_dir={tmp_path}"]
+    assert run_here("train_seg", *settings, "schedule.iterations=2", "run_name=x") == 0
+    first = torch.load(tmp_path / "x" / "last.pt", weights_only=True)
+    assert first["settings"]["model"]["backbone"]["variant"] == "mobilenetv3_small_050"
+    assert (
+        run_here("train_seg", "run_name=x", f"run_dir={tmp_path}", "resume=true", "schedule.iterations=4")
+        == 0
+    )
+    assert torch.load(tmp_path / "x" / "last.pt", weights_only=True)["iteration"] == 4
+    best = f"checkpoint={tmp_path}/x/best.pt"
+    assert (
+        run_here("test_seg", best, "evaluation=encoding", "evaluation.scales=[0.75,1.25]", "loader.workers=0")
+        == 0
+    )
+    assert "mIoU" in capsys.readouterr().out
