@@ -145,4 +145,5 @@ def _simplify(traced: fx.GraphModule, node: fx.Node, *, onednn: bool) -> None:
 
 
 def _plain(conv: nn.Conv2d) -> bool:
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    own = type(conv).forward is not nn.Conv2d.forward  # it pads, or treats its weights, in a way of its own
+    return not own and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)

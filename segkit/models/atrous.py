@@ -175,7 +175,6 @@ def _dilate_one(network: nn.Module, name: str, strides: Seen, factor: int, *, st
         module.__class__ = PaddedConv2d
         module.pads = (left, right, left, right)
         module.padding = (0, 0)
-        module.padding_mode = "explicit"  # for whoever asks whether it is zeros on both sides
     else:
         raise ValueError(f"its {name}, a {type(module).__name__}, pads in a way of its own")
     module.stride, module.dilation = (stride, stride), (dilation, dilation)
