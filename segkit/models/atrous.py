@@ -155,7 +155,7 @@ def _part(network: nn.Module, name: str) -> Any:
 
 def _dilate_one(network: nn.Module, name: str, strides: Seen, factor: int, *, stride: int) -> None:
     """One convolution or pool: its taps ``factor`` times as far apart, from the same first one."""
-    module = _part(network, name)
+    module: Any = _part(network, name)
     size, spread = _one(module.kernel_size), _one(getattr(module, "dilation", 1))
     dilation = spread * factor
     left = _left(module, SIDE // strides.before, SIDE // strides.after) * factor
@@ -173,7 +173,7 @@ def _dilate_one(network: nn.Module, name: str, strides: Seen, factor: int, *, st
         module.padding = (left, left)
     elif type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame":
         module.__class__ = PaddedConv2d
-        module.pads = (left, right, left, right)
+        vars(module)["pads"] = (left, right, left, right)
         module.padding = (0, 0)
     else:
         raise ValueError(f"its {name}, a {type(module).__name__}, pads in a way of its own")
