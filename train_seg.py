@@ -13,18 +13,22 @@ from segkit.monitor.banners import opening
 from segkit.system.commands import spoken
 
 FAREWELL = """
-{folder} is complete: best mIoU {best:.2%}; images in {folder}/samples.png. To go on:
+{folder} is complete: best {best}; images in {folder}/samples.png. To go on:
   {python} -m tensorboard.main --logdir {folder.parent}
   {test} checkpoint={folder}/best.pt report=true
   {predict} checkpoint={folder}/best.pt input=PHOTOS"""
 
 
 def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The settings of the run that goes on, if one does; what the command line says lies over them."""
+    """The settings of the run that goes on, or with the network to fine-tune; beneath what was typed."""
     from segkit.system import runs
 
     if (folder := runs.going_on(settings)) is None:
-        return None
+        if settings["model"].get("weights") is None:
+            return None
+        from segkit.training import starting
+
+        return starting.with_network_of_weights(settings)
     from segkit import checkpoint
 
     return checkpoint.settings_of(folder)
@@ -70,6 +74,9 @@ def main(settings: dict[str, Any]) -> None:
             if settings["profile"]:
                 print(profile_steps(steps, lambda step: training.train_step(run, step[0]), folder))
                 return
+            if settings["lr_finder"]:
+                print(training.range_test(run, steps, folder))
+                return
             monitored = training.monitored(run, settings, (train_set, val_set), folder)
             with monitored as monitor, signals.listening(run.request):
                 kept = {
@@ -87,7 +94,7 @@ def main(settings: dict[str, Any]) -> None:
                     save_validate_leave()
                 python = signals.interpreter()
                 calls = {name: spoken(name, python=python) for name in ("test", "predict")}
-                monitor.say(FAREWELL.format(folder=folder, best=run.best, python=python, **calls))
+                monitor.say(FAREWELL.format(folder=folder, best=run.best_in_words, python=python, **calls))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Keeping:
     every: PositiveInt | None = None  # optimiser steps
     minutes: PositiveFloat | None = 10.0
     keep: PositiveInt = 2
+    metric: str = "mIoU"  # by which ``best.pt`` is chosen
 
 
 class Checkpoints:
@@ -193,7 +194,7 @@ def compare(found: dict[str, Any], about: dict[str, Any]) -> None:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Settings that a run goes on with and did not have, such as ``schedule.lr=0.1 (was 0.01)``."""
-    free = ("resume", "run_name", "run_dir", "device", "summary", "profile")
+    free = ("resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
     old, new = _flat(before), _flat(now)
     changed = [key for key in new if key not in free and _plain(new[key]) != _plain(old.get(key))]
     return [f"{key}={_plain(new[key])} (was {_plain(old.get(key))})" for key in changed]

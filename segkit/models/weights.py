@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,7 +122,27 @@ def imagenet(published: str | None) -> Path:
     return fetch(published, cache() / "weights" / name, sha256=digits)
 
 
-def load_segmenter(model: Segmenter, weights: str, rule: Rule = "mean") -> None:
+class Loaded(NamedTuple):
+    """What became of the tensors of a file and of the model."""
+
+    kept: int
+    renewed: list[str]  # in both, for other classes
+    left_out: list[str]  # in the file alone
+
+    def __str__(self) -> str:
+        names = {"renewed for other classes": self.renewed, "left out": self.left_out}
+        words = [f"{what}: {', '.join(found) or 'none'}" for what, found in names.items()]
+        return "; ".join([f"{self.kept} tensors kept", *words])
+
+
+def load_segmenter(
+    model: Segmenter,
+    weights: str,
+    rule: Rule = "mean",
+    *,
+    of_classes: Collection[str] = (),
+    other_classes: bool = False,
+) -> Loaded:
     """Load the weights of a whole model, such as a published checkpoint.
 
     Without an auxiliary head in the model, that of the weights is left out.
@@ -131,6 +151,8 @@ def load_segmenter(model: Segmenter, weights: str, rule: Rule = "mean") -> None:
         model: the heads must be those of the weights.
         weights: path, ``file://`` or ``http(s)://``.
         rule: how weights of RGB are carried over to other bands.
+        of_classes: tensors that may keep their fresh values, and do where the file's have another shape.
+        other_classes: they do whatever their shape.
 
     Raises:
         ValueError: there is no such file, or it does not fit; every key that does not is named.
@@ -142,10 +164,13 @@ def load_segmenter(model: Segmenter, weights: str, rule: Rule = "mean") -> None:
         _refuse_other_pool(model.backbone, raw, path)
         mmsegmentation.refuse_another(model, config, path, raw)
     optional = ("backbone.fc.",) if model.auxiliary is not None else ("backbone.fc.", "auxiliary.")
-    state = renamed(raw)
+    state, own = renamed(raw), model.state_dict()
     if model.in_channels != 3:
         state = fit(state, model.backbone, "backbone.", rule)
-    load_state(model, state, source=path, optional=optional)
+    both = sorted(name for name in of_classes if name in state)
+    renewed = [name for name in both if other_classes or state[name].shape != own[name].shape]
+    state |= {name: own[name] for name in renewed}
+    return load_state(model, state, source=path, optional=optional, renewed=renewed)
 
 
 def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
@@ -158,7 +183,9 @@ def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
         )
 
 
-def load_state(module: nn.Module, state: State, *, source: Path, optional: tuple[str, ...]) -> None:
+def load_state(
+    module: nn.Module, state: State, *, source: Path, optional: tuple[str, ...], renewed: Sequence[str] = ()
+) -> Loaded:
     """Copy every tensor, or none.
 
     Args:
@@ -166,6 +193,7 @@ def load_state(module: nn.Module, state: State, *, source: Path, optional: tuple
         state: under the names of the module.
         source: named in errors.
         optional: what names begin with that may be left out of the module.
+        renewed: names whose tensors in ``state`` are the module's own, to be told.
 
     Raises:
         ValueError: a tensor is missing, unknown or of another shape; every one is named.
@@ -187,7 +215,9 @@ def load_state(module: nn.Module, state: State, *, source: Path, optional: tuple
         words = [f"{source}: these weights are of another network", *words, *_hints(faults)]
         raise ValueError("\n".join(words))
     module.load_state_dict(state)
-    LOG.info("%s: %d tensors loaded, left out: %s", source, len(state), ", ".join(left_out) or "none")
+    loaded = Loaded(len(state) - len(renewed), list(renewed), left_out)
+    LOG.info("%s: %s", source, loaded)
+    return loaded
 
 
 def _hints(faults: Mapping[str, list[str]]) -> list[str]:

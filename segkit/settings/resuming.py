@@ -7,7 +7,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-OF_THIS_START = ("resume", "run_name", "run_dir", "device", "summary", "profile")  # never the run's own
+OF_THIS_START = (
+    "resume",
+    "run_name",
+    "run_dir",
+    "device",
+    "summary",
+    "profile",
+    "lr_finder",
+)  # never the run's own
 
 
 def laid_over(before: Mapping[str, Any], now: Mapping[str, Any], typed: Iterable[str]) -> dict[str, Any]:

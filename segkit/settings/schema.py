@@ -66,6 +66,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "resume": bool | Literal["auto"],
         "summary": bool,
         "profile": bool,
+        "lr_finder": bool,
         "loader.workers": Workers,
         "evaluation.every": Annotated[float, Range(least=1e-4)],
     }

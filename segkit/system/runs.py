@@ -12,7 +12,7 @@ from typing import Any
 from segkit.system import lock
 
 LOG = logging.getLogger("segkit")
-LEFT_BEHIND = ("run.lock", "train.log", "events.*", "*.part", "trace.json.gz")
+LEFT_BEHIND = ("run.lock", "train.log", "events.*", "*.part", "trace.json.gz", "lr_finder")
 """What a start that failed may leave; a folder with nothing else has no run in it."""
 
 

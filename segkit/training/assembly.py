@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 
 from segkit import components
 from segkit.data import loaders, transforms
-from segkit.models import segmenter, summary
+from segkit.models import summary
 from segkit.monitor.banners import Facts, banner
 from segkit.monitor.monitor import Monitor
 from segkit.system import distributed
 from segkit.system.runtime import Runtime
+from segkit.training import advice, best, starting
 from segkit.training.run import Step, Training, begin, steps
 from segkit.training.schedule import Schedule
 from segkit.types import Batch, Dataset
@@ -36,16 +38,22 @@ def of_settings(settings: Settings, train_set: Dataset, device: torch.device) ->
         OSError: weights could not be downloaded.
     """
     torch.manual_seed(settings["seed"])
-    num_classes = train_set.table.num_classes
-    return begin(
-        segmenter.build(num_classes, **settings["model"]),
-        components.build("losses", settings["loss"], num_classes=num_classes),
+    table, metric = train_set.table, settings["checkpoint"]["metric"]
+    best.refuse_unknown(metric, table.names)
+    model, notes = starting.network(settings["model"], table)
+    run = begin(
+        model,
+        components.build("losses", settings["loss"], num_classes=table.num_classes),
         samples=len(train_set),
         schedule=Schedule(**settings["schedule"]),
         runtime=Runtime(**settings["runtime"]),
         device=device,
         seed=settings["seed"],
+        metric=metric,
     )
+    advice.refuse(run, every=settings["evaluation"]["every"])
+    run.notes = [*notes, *(f"careful: {line}" for line in advice.warnings(run, settings["model"]))]
+    return run
 
 
 def steps_left(run: Training, settings: Settings, train_set: Dataset) -> Iterator[tuple[list[Batch], float]]:
@@ -67,10 +75,10 @@ def steps_left(run: Training, settings: Settings, train_set: Dataset) -> Iterato
         train_set,
         transforms.build(**settings["augment"]),
         order,
-        iterations=range(run.iteration, run.length),
+        iterations=run.to_do,
         workers=settings["loader"]["workers"],
     )
-    return steps(batches, run.schedule.accumulate)
+    return itertools.takewhile(lambda _: not run.out_of_patience, steps(batches, run.schedule.accumulate))
 
 
 @contextlib.contextmanager
@@ -104,7 +112,7 @@ def monitored(
         names=train_set.table.names,
         colours=train_set.table.colours,
     ) as monitor:
-        monitor.say(banner(settings, facts))
+        monitor.say("\n".join([banner(settings, facts), *run.notes]))
         monitor.describe(settings, network=summary.summarise(run.model, settings["sizes"]["crop"]))
         yield monitor
 

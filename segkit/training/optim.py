@@ -10,38 +10,53 @@ from torch import nn
 
 from segkit.models.network import Segmenter
 from segkit.system import files
+from segkit.training.freezing import STAGES, first_stages
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def parameter_groups(
-    model: Segmenter, *, lr: float, head_lr_multiplier: float, decay_norm_and_bias: bool
+    model: Segmenter,
+    *,
+    lr: float,
+    head_lr_multiplier: float,
+    decay_norm_and_bias: bool,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser: backbone and heads, each with and without weight decay.
+    """Groups for an optimiser: backbone (or its stages) and heads, each with and without weight decay.
 
     Args:
         model: everything outside ``model.backbone`` counts as head.
         lr: of the backbone.
         head_lr_multiplier: heads start from scratch; the original recipe gives them 10 times the rate.
         decay_norm_and_bias: whether one-dimensional parameters decay too, as the original recipe has it.
+        layer_decay: below 1, each stage of the backbone has so much of the rate of the stage after it (Howard
+            and Ruder 2018); the last has ``lr``, and the heads keep theirs.
 
     Returns:
-        Groups with ``name`` ("backbone", "head", and with "_no_decay") and ``base_lr`` beside the usual keys.
+        Groups with ``name`` ("backbone" or "backbone_4" to "backbone_1", "head", and with "_no_decay") and
+        ``base_lr`` beside the usual keys; frozen parameters are in none.
     """
     of_backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    stages = first_stages(model) if layer_decay != 1 else {}
     groups: dict[str, dict[str, Any]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
         name = "backbone" if id(parameter) in of_backbone else "head"
         rate = lr if name == "backbone" else lr * head_lr_multiplier
+        if stage := stages.get(parameter):
+            name, rate = f"backbone_{stage}", lr * layer_decay ** (STAGES - stage)
         exempt = parameter.ndim == 1 and not decay_norm_and_bias
         key = f"{name}_no_decay" if exempt else name
         group = groups.setdefault(key, {"params": [], "name": key, "lr": rate, "base_lr": rate})
         group["params"].append(parameter)
         if exempt:
             group["weight_decay"] = 0.0
-    return list(groups.values())
+    found = list(groups.values())
+    if stages:  # the first is shown as the run's: the last stage has ``lr``
+        found.sort(key=lambda group: (group["name"].startswith("head"), -group["lr"]))
+    return found
 
 
 def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ from segkit.system import distributed, files
 from segkit.system.runtime import Runtime
 from segkit.system.seeds import seed_of
 from segkit.system.signals import Request
-from segkit.training import optim
+from segkit.training import freezing, optim
+from segkit.training.best import in_words, is_better
 from segkit.training.nonfinite import Facts, Watch
 from segkit.training.schedule import Schedule
 from segkit.types import Batch
@@ -53,9 +54,13 @@ class Training:
     seed: int
     samples: int  # of the training set
     length: int  # optimiser steps of the whole run
+    metric: str = "mIoU"  # by which the best weights are chosen
+    resting: list[nn.Module] = field(default_factory=list)  # modules that stay in evaluation mode
     iteration: int = 0  # optimiser steps done
-    best: float = -1.0  # highest validation mIoU so far
+    best: float | None = None  # of the metric, so far
+    stale: int = 0  # validations since then
     validation_pending: bool = False  # of this iteration
+    notes: list[str] = field(default_factory=list)  # what is to be told before it begins
     request: Request = field(default_factory=Request)  # of this process, to leave
 
     def learning_rates(self) -> dict[str, float]:
@@ -67,9 +72,30 @@ class Training:
         return self.schedule.due(self.iteration, every=every, samples=self.samples)
 
     @property
+    def out_of_patience(self) -> bool:
+        """Whether the last validations found nothing better, so that the run ends before its length."""
+        return self.schedule.patience is not None and self.stale >= self.schedule.patience
+
+    @property
+    def to_do(self) -> range:
+        """The iterations that are still to come."""
+        return range(self.iteration, self.iteration if self.out_of_patience else self.length)
+
+    @property
     def scored(self) -> Segmenter:
         """The model whose scores count: the moving average if there is one."""
         return self.model if self.average is None else self.average
+
+    @property
+    def best_in_words(self) -> str:
+        """The metric by which the best weights were chosen, with its value."""
+        return in_words(self.metric, self.best)
+
+    def judge(self, value: float) -> bool:
+        """Take a validation's metric into account: whether it is the best so far."""
+        better = is_better(self.metric, value, self.best)
+        self.best, self.stale = (value, 0) if better else (self.best, self.stale + 1)
+        return better
 
     def ema_distance(self) -> Tensor | None:
         """How far the moving average is from the weights, as a fraction of their norm."""
@@ -90,6 +116,8 @@ class Training:
         return {
             "iteration": self.iteration,
             "best": self.best,
+            "metric": self.metric,
+            "stale": self.stale,
             "owes_scores": self.validation_pending,  # the name in checkpoints since the first
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
@@ -111,7 +139,9 @@ class Training:
         optim.restore(self.optimiser, state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         self.watch.restore(state["watch"])
-        self.iteration, self.best = state["iteration"], state["best"]
+        self.iteration = state["iteration"]
+        if state.get("metric", "mIoU") == self.metric:  # of another metric the best is unknown
+            self.best, self.stale = state["best"], state.get("stale", 0)
         self.validation_pending = state["owes_scores"]
 
     def asked_to_leave(self) -> int:
@@ -128,6 +158,7 @@ def begin(
     runtime: Runtime,
     device: torch.device,
     seed: int,
+    metric: str = "mIoU",
 ) -> Training:
     """Put a model on its device and build what trains it.
 
@@ -139,6 +170,7 @@ def begin(
         runtime: of the settings.
         device: of this process.
         seed: of the run.
+        metric: by which the best weights are chosen, see ``segkit.training.best``.
 
     Raises:
         ValueError: there is one class only, or no compiler where one is asked for.
@@ -151,11 +183,13 @@ def begin(
     runtime.apply()
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
     model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    freezing.freeze(model, stages=schedule.freeze, norms=schedule.freeze_norm)
     groups = optim.parameter_groups(
         model,
         lr=schedule.lr,
         head_lr_multiplier=schedule.head_lr_multiplier,
         decay_norm_and_bias=schedule.decay_norm_and_bias,
+        layer_decay=schedule.layer_decay,
     )
     runner = distributed.parallel(model, device)
     return Training(
@@ -173,6 +207,8 @@ def begin(
         seed=seed,
         samples=samples,
         length=schedule.length(samples),
+        metric=metric,
+        resting=freezing.resting(runner, norms=schedule.freeze_norm),
     )
 
 
@@ -229,6 +265,8 @@ def _on_device(batch: Batch, training: Training) -> Batch:
 
 def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tensor]:
     training.runner.train()
+    for module in training.resting:
+        module.eval()
     with record_function("forward"):
         with training.runtime.autocast(training.device):
             logits = training.runner(batch.image)

@@ -25,9 +25,15 @@ class Schedule:
         1  # parts in which a batch goes through the network
     )
     head_lr_multiplier: Annotated[float, Range(above=0, most=10000)] = 1.0
+    layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0  # of the rate, from one stage to that before
     decay_norm_and_bias: bool = True
+    freeze: Literal[0, 1, 2, 3, 4] = (
+        0  # stages of the backbone, the stem with the first, that stay as they are
+    )
+    freeze_norm: bool = False  # every batch normalisation stays as it is, so that one image is batch enough
     clip_gradient: PositiveFloat | None = None  # largest norm of the whole gradient
     ema: Fraction | None = None  # decay of the moving average of the weights, which is then what is scored
+    patience: PositiveInt | None = None  # validations without a better checkpoint.metric, before the run ends
     nonfinite: Literal["stop", "skip"] = "stop"  # what a loss or gradient that is NaN or infinite does
     nonfinite_in_a_row: PositiveInt = 20  # skipped steps, fp16's overflows included, before it is an error
 
@@ -53,6 +59,15 @@ class Schedule:
         whole = samples - samples % self.batch_size
         return whole if self.drop_last and whole else samples
 
+    def validations(self, *, every: float, samples: int) -> int:
+        """How many validations the whole training has; arguments as for ``due``."""
+        length, period = self.length(samples), self.period(every, samples)
+        return int((length - 1) / period) + 1
+
+    def period(self, every: float, samples: int) -> float:
+        """Iterations from one validation to the next; arguments as for ``due``."""
+        return every if self.epochs is None else every * self.seen(samples) / self.batch_size
+
     def due(self, iteration: int, *, every: float, samples: int) -> bool:
         """Whether something done every so often is due after an iteration; always after the last one.
 
@@ -63,5 +78,5 @@ class Schedule:
         """
         if iteration == self.length(samples):
             return True
-        period = every if self.epochs is None else every * self.seen(samples) / self.batch_size
+        period = self.period(every, samples)
         return int(iteration / period) > int((iteration - 1) / period)

@@ -17,6 +17,7 @@ from segkit.inference import Protocol, Strip
 from segkit.monitor.monitor import Monitor
 from segkit.system import distributed, files, signals
 from segkit.system.runtime import release_memory
+from segkit.training import best
 from segkit.training.run import Training
 from segkit.types import Dataset, Logits, Sample
 
@@ -73,9 +74,13 @@ def validate(
         found = {"iteration": run.iteration, "protocol": protocol.stated(), "scores": result.scores}
         with files.whole(checkpoints.folder / "result.json") as file:
             file.write(json.dumps(found, indent=2).encode())
-    if result.scores["mIoU"] > run.best:
-        run.best = result.scores["mIoU"]
+    if run.judge(best.measured(run.metric, result, losses, monitor.names)):
         checkpoints.save_best(run.iteration, run.scored.state_dict(), result.scores)
+    if run.out_of_patience:
+        monitor.say(
+            f"stopping at {run.iteration:,} of {run.length:,} iterations: the last {run.stale} validations"
+            f" found no better {run.best_in_words} (schedule.patience={run.stale})"
+        )
     release_memory()
     return result
 

@@ -1,0 +1,64 @@
+"""Which weights are the best: by a score, by a class's IoU or by the loss of the validation."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+
+from segkit.evaluation import Evaluation
+
+SCORES = ("mIoU", "pixAcc", "mAcc", "fwIoU", "mDice")  # of ``metrics.scores``
+LOSS, IOU = "val/loss", "iou/"
+
+
+def refuse_unknown(metric: str, names: Sequence[str]) -> None:
+    """Make sure that a validation can tell a metric.
+
+    Args:
+        metric: of the settings.
+        names: of the classes.
+
+    Raises:
+        ValueError: there is no such score, or no such class.
+    """
+    known = [*SCORES, LOSS, *(f"{IOU}{name}" for name in names)]
+    if metric in known:
+        return
+    words = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(metric.lower(), words, n=1)
+    meant = f"did you mean checkpoint.metric={words[close[0]]}? " if close else ""
+    raise ValueError(
+        f"checkpoint.metric={metric}: no validation tells it; {meant}there are {', '.join(known[:6])}"
+        f" and {IOU}CLASS ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+    )
+
+
+def measured(metric: str, result: Evaluation, losses: Mapping[str, float], names: Sequence[str]) -> float:
+    """A metric of a validation; NaN where a class has neither labels nor predictions.
+
+    Args:
+        metric: that ``refuse_unknown`` let pass.
+        result: of the validation.
+        losses: its parts by name.
+        names: of the classes.
+    """
+    if metric == LOSS:
+        return math.fsum(losses.values())
+    if metric.startswith(IOU):
+        return result.class_iou[list(names).index(metric.removeprefix(IOU))]
+    return result.scores[metric]
+
+
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """Whether a value beats the best so far: a loss by being lower, all else by being higher, NaN never."""
+    if best is None or math.isnan(best):
+        return best is None or not math.isnan(value)
+    return value < best if metric == LOSS else value > best
+
+
+def in_words(metric: str, value: float | None) -> str:
+    """A metric with its value, scores in percent."""
+    if value is None:
+        return f"{metric} unknown"
+    return f"{metric} {value:.4f}" if metric == LOSS else f"{metric} {value:.2%}"

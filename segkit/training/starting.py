@@ -1,0 +1,99 @@
+"""The network that a training starts from: from scratch, a backbone's weights, or a whole model's.
+
+The weights of a whole model may be of other classes: what depends on the classes then keeps its fresh values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segkit import checkpoint
+from segkit.data.labels import LabelTable
+from segkit.models import segmenter, weights
+from segkit.system.download import resolve
+from segkit.types import IGNORE_INDEX, ClassTable
+
+
+def network(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.Segmenter, list[str]]:
+    """A segmenter from settings, and in words what became of the weights it starts from.
+
+    Args:
+        settings: the ``model`` section.
+        table: the classes it is to tell apart.
+
+    Raises:
+        ValueError: the weights do not fit; every key that does not, and does not depend on the classes, is
+            named.
+        OSError: the download failed.
+    """
+    source = settings.get("weights")
+    if source is None:
+        return segmenter.build(table.num_classes, **settings), []
+    blank = without_weights(settings)
+    model = segmenter.build(table.num_classes, **blank)
+    theirs = _names(source)
+    loaded = weights.load_segmenter(
+        model,
+        source,
+        settings.get("stem_weights", "mean"),
+        of_classes=class_tensors(blank, table.num_classes),
+        other_classes=theirs is not None and theirs != list(table.names),
+    )
+    words = [f"model.weights={source}: {loaded}"]
+    if theirs is None and not loaded.renewed:
+        words.append(
+            f"the file does not name its classes: they are taken for the {table.num_classes} of {table.name},"
+            " in this order"
+        )
+    return model, words
+
+
+def with_network_of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Settings with the network of the checkpoint of segkit that ``model.weights`` names; None without one.
+
+    Args:
+        settings: composed, not yet checked.
+    """
+    source = settings["model"].get("weights") if isinstance(settings.get("model"), dict) else None
+    with contextlib.suppress(
+        ValueError, KeyError, TypeError
+    ):  # whoever builds the network tells of its faults
+        found = checkpoint.read(Path(str(source).removeprefix("file://")).expanduser(), mapped=True)
+        network = {**found["settings"]["model"], "weights": source}
+        return {**settings, "model": {**network, "backbone": {**network["backbone"], "weights": None}}}
+    return None
+
+
+def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``model`` section of the same network with nothing to load."""
+    return {**settings, "weights": None, "backbone": {**settings["backbone"], "weights": None}}
+
+
+def class_tensors(settings: Mapping[str, Any], num_classes: int) -> list[str]:
+    """Names of the tensors whose shape depends on the number of classes, of any heads.
+
+    The network is built twice without memory for its values, and the shapes are compared.
+
+    Args:
+        settings: the ``model`` section, without weights.
+        num_classes: K.
+    """
+    other = num_classes + 1 if num_classes < IGNORE_INDEX else num_classes - 1
+    with torch.device("meta"):
+        built = [segmenter.build(k, **copy.deepcopy(dict(settings))) for k in (num_classes, other)]
+    first, second = (model.state_dict() for model in built)
+    return [name for name in first if first[name].shape != second[name].shape]
+
+
+def _names(source: str) -> list[str] | None:
+    """The classes that a file of weights names, as checkpoints of segkit do."""
+    with contextlib.suppress(ValueError):
+        classes = checkpoint.read(resolve(source), mapped=True)["classes"]
+        return list(LabelTable.from_plain(classes).names)
+    return None

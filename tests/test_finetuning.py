@@ -1,0 +1,376 @@
+"""Fine-tuning: what is kept, renewed and frozen, the rates of the stages, and when a run ends early."""
+
+import dataclasses
+import math
+import random
+import re
+import signal
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from runs import KillAt, Run, assert_same_end
+from segkit import checkpoint, compose, training
+from segkit.data.labels import Entry, LabelTable
+from segkit.evaluation import Evaluation
+from segkit.losses import cross_entropy
+from segkit.models import segmenter
+from segkit.models.network import Segmenter
+from segkit.training import best, freezing, optim, starting
+from segkit.types import Batch
+
+BACKBONE = {"name": "resnest", "variant": "14", "width": 8, "drop_block": 0.1}
+MODEL = {"backbone": BACKBONE, "head": {"name": "deeplabv3", "width": 8}, "auxiliary": {"name": "fcn"}}
+
+
+def built(num_classes=3, **changed):
+    return segmenter.build(num_classes, **{**MODEL, **changed})
+
+
+def batch(size=2, seed=0, side=32):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    label = torch.randint(0, 3, (size, side, side), dtype=torch.uint8, generator=generator)
+    return Batch(image, label, [str(i) for i in range(size)])
+
+
+def begin(model, *, metric="mIoU", optimiser="sgd", size=2, **schedule):
+    rule = {"optimiser": {"name": optimiser}, "policy": {"name": "constant"}, "iterations": 100}
+    return training.begin(
+        model,
+        cross_entropy.build(3),
+        samples=8,
+        schedule=training.Schedule(**{"lr": 0.01, "batch_size": size, **rule, **schedule}),
+        runtime=training.Runtime(),
+        device=torch.device("cpu"),
+        seed=1,
+        metric=metric,
+    )
+
+
+class Odd(nn.Module):
+    """A backbone of none of our names, with a branch that two stages share and a part that is not used."""
+
+    out_channels, output_stride = [4, 4, 4, 4], 2
+
+    def __init__(self):
+        super().__init__()
+        self.z, self.shared = nn.Conv2d(3, 4, 2, 2), nn.Conv2d(4, 4, 1)
+        self.b, self.a = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, image):
+        first = self.shared(self.z(image))
+        third = self.b(first)
+        return [first, first * 2, third, self.shared(self.a(third))]
+
+
+def stage_by_name(name):
+    """The stage that a name of the ResNet family tells."""
+    return int(name[5]) if name.startswith("layer") else 1
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_the_stage_of_a_parameter_is_found_without_its_name(output_stride):
+    model = built(backbone={**BACKBONE, "variant": "26", "output_stride": output_stride})
+    found = freezing.first_stages(model)
+    assert {name: found[p] for name, p in model.backbone.named_parameters()} == {
+        name: stage_by_name(name) for name, _ in model.backbone.named_parameters()
+    }
+    assert all(module.training for module in model.modules())
+
+
+def test_a_shared_branch_counts_with_the_first_stage_it_speaks_through():
+    backbone = Odd()
+    model = Segmenter(backbone, nn.Identity(), num_classes=2)
+    found = freezing.first_stages(model)
+    expected = {"z": 1, "shared": 1, "b": 3, "a": 4, "unused": 4}
+    assert {name.split(".")[0]: found[p] for name, p in backbone.named_parameters()} == expected
+
+
+@pytest.mark.parametrize(
+    ("freeze", "freeze_norm", "optimiser"),
+    [(1, False, "sgd"), (2, True, "adamw"), (4, False, "adamw"), (0, True, "sgd")],
+)
+def test_frozen_tensors_are_equal_to_the_bit_after_fifty_steps(freeze, freeze_norm, optimiser):
+    torch.manual_seed(0)
+    model = built()
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    run = begin(model, freeze=freeze, freeze_norm=freeze_norm, optimiser=optimiser, ema=0.9, lr=0.001)
+    for seed in range(50):
+        training.train_step(run, [batch(seed=seed, side=16)])
+
+    def frozen(name):
+        inner = name.removeprefix("backbone.")
+        of_stage = inner != name and stage_by_name(inner) <= freeze
+        return of_stage or (freeze_norm and name.rpartition(".")[0] in norms)
+
+    assert run.average is not None
+    for state in (model.state_dict(), run.average.state_dict()):
+        same = {name: torch.equal(tensor, before[name]) for name, tensor in state.items()}
+        assert [name for name in same if frozen(name) and not same[name]] == []
+        moved = [name for name in same if not frozen(name) and not same[name]]
+        assert len(moved) >= 0.8 * sum(not frozen(name) for name in same)
+
+
+def kept_for_the_gradient(run):
+    """Bytes that a step keeps of its forward pass, besides the weights."""
+    found, weights = {}, {p.data_ptr() for p in run.model.parameters()}
+
+    def keep(tensor):
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        training.train_step(run, [batch(side=64)])
+    return sum(size for place, size in found.items() if place not in weights)
+
+
+def test_nothing_is_kept_or_computed_below_what_is_frozen():
+    torch.manual_seed(0)
+    runs = [begin(built(), freeze=freeze) for freeze in range(5)]
+    sizes = [kept_for_the_gradient(run) for run in runs]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[2] < 0.75 * sizes[0]
+    frozen = [p for p in runs[2].model.parameters() if not p.requires_grad]
+    assert frozen
+    assert all(p.grad is None for p in frozen)
+    assert not {id(p) for p in frozen} & {id(p) for g in runs[2].optimiser.param_groups for p in g["params"]}
+
+
+def test_frozen_norms_train_with_a_batch_of_one():
+    with pytest.raises(ValueError, match=r"a training batch of one .* schedule.batch_size"):
+        training.train_step(begin(built(), size=1), [batch(1)])
+    run = begin(built(), size=1, freeze_norm=True)
+    losses = [float(training.train_step(run, [batch(1)]).losses["main"]) for _ in range(30)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_stage_has_the_rate_written_out_by_hand(seed):
+    draw = random.Random(seed)
+    decay, lr, times = draw.uniform(0.3, 0.95), draw.uniform(1e-4, 1e-2), draw.choice([1, 10])
+    exempt = draw.random() < 0.5
+    model = built()
+    groups = optim.parameter_groups(
+        model, lr=lr, head_lr_multiplier=times, decay_norm_and_bias=not exempt, layer_decay=decay
+    )
+    rates = {p: (g["lr"], g["base_lr"], g.get("weight_decay")) for g in groups for p in g["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(rates) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        inner = name.removeprefix("backbone.")
+        rate = lr * times if inner == name else lr * decay ** (4 - stage_by_name(inner))
+        fixed = 0.0 if exempt and parameter.ndim == 1 else None
+        assert rates[parameter] == (pytest.approx(rate), pytest.approx(rate), fixed), name
+    assert groups[0]["lr"] == lr, "the first group is shown as the run's"
+
+
+def table(*names):
+    return LabelTable("mine", tuple(Entry(k, name, (10 * k, 0, 0)) for k, name in enumerate(names)))
+
+
+def start(weights, *names, **changed):
+    return starting.network({**MODEL, "weights": str(weights), **changed}, table(*names))
+
+
+def save(path, model, *names):
+    """A checkpoint of a run whose classes had these names."""
+    about = {"settings": {"model": MODEL}, "classes": table(*names).to_plain(), "iteration": 5}
+    checkpoint.write(path, {**about, "model": model.state_dict()})
+    return path
+
+
+@pytest.mark.parametrize("names", [("sky", "sea"), ("sky", "sea", "tree", "road"), ("sky", "sea", "cat")])
+def test_of_a_checkpoint_of_other_classes_all_but_the_last_convolutions_is_kept(names, tmp_path):
+    source = built(3)
+    file = save(tmp_path / "best.pt", source, "sky", "sea", "tree")
+    torch.manual_seed(7)
+    fresh = built(len(names)).state_dict()
+    torch.manual_seed(7)
+    model, (words,) = start(file, *names)
+    changed = starting.class_tensors(MODEL, 3)
+    for name, tensor in model.state_dict().items():
+        expected = fresh if name in changed else source.state_dict()
+        assert torch.equal(tensor, expected[name]), name
+    assert {n.split(".")[0] for n in changed} == {"head", "auxiliary"}
+    assert len(changed) == 4
+    assert f"{len(fresh) - 4} tensors kept" in words
+    assert f"renewed for other classes: {', '.join(sorted(changed))}; left out: none" in words
+
+
+def test_a_checkpoint_of_the_same_classes_is_kept_whole(tmp_path):
+    source = built(2)
+    model, (words,) = start(save(tmp_path / "best.pt", source, "sky", "sea"), "sky", "sea")
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True))
+    assert "renewed for other classes: none" in words
+
+
+def test_of_a_file_without_names_the_classes_are_taken_as_they_come_and_that_is_said(tmp_path):
+    torch.save(built(2).state_dict(), tmp_path / "published.pth")
+    _, words = start(tmp_path / "published.pth", "sky", "sea")
+    assert "does not name its classes: they are taken for the 2 of mine, in this order" in words[1]
+    _, words = start(tmp_path / "published.pth", "sky", "sea", "tree")
+    assert len(words) == 1
+
+
+def test_what_does_not_fit_for_another_reason_than_the_classes_is_refused(tmp_path):
+    file = save(tmp_path / "best.pt", built(3), "sky", "sea", "tree")
+    with pytest.raises(ValueError, match=r"of another shape: backbone\.conv1"):
+        start(file, "sky", "sea", backbone={**BACKBONE, "width": 16})
+    with pytest.raises(ValueError, match="of another shape"):  # and no command but a training renews anything
+        segmenter.build(2, **MODEL, weights=str(file))
+
+
+def result(value, class_iou=(0.25, math.nan)):
+    scores = dict.fromkeys(("pixAcc", "mAcc", "fwIoU", "mDice"), 0.0) | {"mIoU": value}
+    return Evaluation(torch.zeros(2, 2), scores, list(class_iou), {}, [], None, 0.0)  # pyright: ignore
+
+
+def test_each_metric_is_what_it_says():
+    losses = {"main": 0.5, "aux": 0.25}
+    names = ["sky", "sea"]
+    found = {
+        metric: best.measured(metric, result(0.4), losses, names)
+        for metric in ("mIoU", "pixAcc", "val/loss", "iou/sky", "iou/sea")
+    }
+    assert found["mIoU"] == 0.4
+    assert found["val/loss"] == 0.75
+    assert found["iou/sky"] == 0.25
+    assert math.isnan(found["iou/sea"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("iou/skyy", "did you mean checkpoint.metric=iou/sky?"),
+        ("miou", "did you mean checkpoint.metric=mIoU?"),
+        ("loss", r"there are mIoU, pixAcc, mAcc, fwIoU, mDice, val/loss and iou/CLASS \(sky, sea\)"),
+    ],
+)
+def test_an_unknown_metric_is_refused_with_those_there_are(metric, words):
+    with pytest.raises(ValueError, match=f"checkpoint.metric={metric}: no validation tells it.*{words}"):
+        best.refuse_unknown(metric, ["sky", "sea"])
+
+
+def test_best_and_patience_are_those_of_a_plain_look_back():
+    tiny = begin(segmenter.Segmenter(nn.Conv2d(3, 2, 1), nn.Identity(), num_classes=2))
+    draw = random.Random(0)
+    for _ in range(200):
+        metric, patience = draw.choice(["mIoU", "val/loss", "iou/sky"]), draw.randint(1, 4)
+        schedule = dataclasses.replace(tiny.schedule, patience=patience)
+        run = dataclasses.replace(tiny, metric=metric, schedule=schedule)
+        values = [draw.choice([math.nan, *(k / 4 for k in range(5))]) for _ in range(12)]
+        for count, value in enumerate(values, start=1):
+            was_best = run.judge(value)
+            seen = [-v if metric == "val/loss" else v for v in values[:count]]
+            seen = [-math.inf if math.isnan(v) else v for v in seen]
+            at = seen.index(max(seen))
+            assert was_best == (at == count - 1)
+            assert run.stale == count - 1 - at
+            assert run.out_of_patience == (count - 1 - at >= patience)
+            assert len(run.to_do) == (0 if run.out_of_patience else 100)
+
+
+STILL = ["schedule.lr=1e-12", "schedule.freeze_norm=true", "schedule.patience=2", "evaluation.every=2"]
+
+
+def test_a_run_that_ends_early_ends_so_however_often_it_is_killed(tmp_path):
+    """Nothing moves, so the first of the validations at 2, 4, 6, 8 and 10 stays the best."""
+    whole = Run(tmp_path / "whole", *STILL)
+    killed = tmp_path / "killed"
+    for kill in [
+        KillAt("segkit.evaluation.evaluate", 2),  # in the validation at 4
+        KillAt("segkit.training.validation.release_memory", 1),  # after it, before it is saved
+    ]:
+        assert Run(killed, *STILL, "resume=auto", before=kill).ends() == -signal.SIGKILL
+    last = Run(killed, *STILL, "resume=auto")
+    assert_same_end(whole.completes(), last.completes())
+    assert checkpoint.read(killed / "last.pt")["iteration"] == 6
+    assert "stopping at 6 of 10 iterations: the last 2 validations found no better mIoU" in last.said
+    again = Run(killed, *STILL, "resume=true")
+    again.completes()
+    assert checkpoint.read(killed / "last.pt")["iteration"] == 6
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Six images of two classes in the layout of ``data=folder``."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "classes.csv").write_text("id,name,colour\n0,grass,#00ff00\n1,stone,#808080\n")
+    draw = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (root / kind).mkdir()
+    for index in range(6):
+        mask = np.zeros((40, 48), np.uint8)
+        mask[:, draw.integers(10, 40) :] = 1
+        cv2.imwrite(str(root / "masks" / f"{index}.png"), mask)
+        noise = draw.integers(0, 40, (40, 48, 3)) + 120 * mask[..., None]
+        cv2.imwrite(str(root / "images" / f"{index}.png"), noise.astype(np.uint8))
+    return root
+
+
+def command(photos, tmp_path, *rest):
+    """What a user types, and what keeps it small."""
+    where = [f"data.root={photos}", "data.train_split=80%", "data.val_split=20%", f"run_dir={tmp_path}"]
+    small = ["sizes.crop=32", "sizes.base=48", "loader.workers=0", "run_name=mine"]
+    return ["data=folder", *where, *small, *rest]
+
+
+def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
+    tiny_run, photos, tmp_path, run_here, capsys
+):
+    rest = ["schedule.epochs=null", "schedule.iterations=2", "schedule.batch_size=2", "schedule.freeze=2"]
+    typed = command(photos, tmp_path, f"model.weights={tiny_run}/best.pt", *rest)
+    assert run_here("train_seg", *typed) == 0
+    said = capsys.readouterr().out
+    assert f"million parameters, weights {tiny_run}/best.pt" in said
+    assert "renewed for other classes: auxiliary." in said
+    assert (
+        "careful: batch normalisation over 2 images at a time is mostly noise; use schedule.freeze_norm"
+        in said
+    )
+    theirs, ours = (checkpoint.read(file / "best.pt") for file in (tiny_run, tmp_path / "mine"))
+    assert ours["settings"]["model"]["backbone"]["width"] == 8
+    name = "backbone.layer2.0.conv1.weight"
+    assert torch.equal(ours["model"][name], theirs["model"][name])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["schedule.freeze=9"], r"schedule.freeze=9: must be one of 0, 1, 2, 3, 4"),
+        (
+            ["checkpoint.metric=iou/ston"],
+            r"metric=iou/ston: no validation .*did you mean checkpoint.metric=iou/stone",
+        ),
+        (
+            ["schedule.patience=3", "evaluation.every=50"],
+            r"patience=3: this training has 1 validation in all",
+        ),
+        (["schedule.layer_decay=1.5"], r"schedule.layer_decay=1.5: must be .* at most 1"),
+        (["loss=ce_dice", "loss.parts.dice.weight=0", "loss.parts.cross_entropy.weight=0"], r"sum to 0"),
+        (["schedule.policy.warmup_iterations=5000"], r"warmup_iterations=5000 leaves nothing of"),
+    ],
+)
+def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_path, run_here, capsys):
+    model = ["model=deeplabv3_demo", "model.backbone.width=8", "model.head.width=8"]
+    assert run_here("train_seg", *command(photos, tmp_path, *model, *wrong)) == 2
+    said = capsys.readouterr().err.strip()
+    assert re.search(words, said), said
+    assert len(said.splitlines()) == 1
+    assert "Traceback" not in said
+    assert not (tmp_path / "mine").exists() or not list((tmp_path / "mine").glob("*.pt"))
+
+
+def test_the_experiment_is_what_the_pages_say(photos, tmp_path, tiny_run):
+    settings = compose.composed(
+        "train", ["experiment=finetune", *command(photos, tmp_path, f"model.weights={tiny_run}/best.pt")]
+    )
+    schedule = settings["schedule"]
+    assert (schedule["lr"], schedule["head_lr_multiplier"], schedule["layer_decay"]) == (1e-4, 10, 0.75)
+    assert schedule["optimiser"]["name"] == "adamw"
+    assert schedule["patience"] == 10
