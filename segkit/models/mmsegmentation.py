@@ -83,7 +83,7 @@ def refuse_another(model: Segmenter, config: str, path: Path, names: Iterable[st
         "model.backbone.multi_grid": getattr(model.backbone, "multi_grid", None),
     }
     change = [
-        f"{key}={_word(value)}"
+        f"{key}={word(value)}"
         for (key, own), value in zip(ours.items(), theirs, strict=True)
         if own != value and not (value is None and key.endswith("stride"))
     ]
@@ -95,7 +95,7 @@ def refuse_another(model: Segmenter, config: str, path: Path, names: Iterable[st
         )
 
 
-def _word(value: object) -> str:
+def word(value: object) -> str:
     """A value as the command line takes it."""
     if isinstance(value, tuple):
         return f"[{','.join(map(str, value))}]"

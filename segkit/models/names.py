@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from segkit.models import peers
+
 State = dict[str, Tensor]
 
 PYTORCH_ENCODING = (  # zhanghang1989/PyTorch-Encoding
@@ -61,6 +63,8 @@ def renamed(state: State) -> State:
         ValueError: two names become one.
     """
     rules = ATTENTION + PYTORCH_ENCODING
+    if which := peers.kind(state):
+        rules = peers.RULES[which]
     if any(".conv2g." in name for name in state):
         rules = SK_RESNET + rules
     if from_mmsegmentation(state):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from segkit.models import mmsegmentation
+from segkit.models import mmsegmentation, peers
 from segkit.models.names import State, from_mmsegmentation, renamed
 from segkit.models.stems import Rule, fit, take_bands
 from segkit.system import files
@@ -163,6 +163,8 @@ def load_segmenter(
     if from_mmsegmentation(raw):
         _refuse_other_pool(model.backbone, raw, path)
         mmsegmentation.refuse_another(model, config, path, raw)
+    if which := peers.kind(raw):
+        peers.refuse_another(model, which, path)
     optional = ("backbone.fc.",) if model.auxiliary is not None else ("backbone.fc.", "auxiliary.")
     state, own = renamed(raw), model.state_dict()
     if model.in_channels != 3:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -48,6 +48,7 @@ class Network(nn.Module):
         output_stride: pixels of the image per cell of the last stage.
         pool: see ``Design``.
         multi_grid: dilation of each block of the last stage, or None for what the output stride asks for.
+        first_block: how much of a stage's dilation its first block has.
         fc: the classifier, or None without ``num_classes``.
     """
 
@@ -56,7 +57,7 @@ class Network(nn.Module):
     layer3: nn.Sequential
     layer4: nn.Sequential
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword for each number of the papers
         self,
         design: Design,
         blocks: tuple[int, int, int, int],
@@ -67,12 +68,14 @@ class Network(nn.Module):
         num_classes: int | None = None,
         dropout: float = 0.0,
         multi_grid: Sequence[int] | None = None,
+        first_block: Literal["half", "full"] = "half",
     ) -> None:
         super().__init__()
         if output_stride not in STAGES:
             raise ValueError(f"output_stride {output_stride} is not one of 8, 16, 32")
         self.output_stride, self.pool = output_stride, design.pool
         self.multi_grid = None if multi_grid is None else tuple(multi_grid)
+        self.first_block = first_block
         self.out_channels = [width * 2**i * EXPANSION for i in range(4)]
         if stem_width is None:
             channels = width
@@ -87,6 +90,8 @@ class Network(nn.Module):
         for i, (stride, dilation) in enumerate(STAGES[output_stride]):
             stage = nn.Sequential()
             reaches = _dilations(dilation, blocks[i], multi_grid if i == 3 else None)
+            if first_block == "full" and (i < 3 or multi_grid is None):
+                reaches[0] = dilation
             for j, reach in enumerate(reaches):
                 first = j == 0
                 stage.append(
