@@ -1,4 +1,4 @@
-"""Whole networks of torchvision and segmentation_models.pytorch: what equal tensors hide, told by their names.
+"""Whole networks of torchvision and segmentation_models.pytorch: what equal tensors hide, told by names.
 
 torchvision resizes its logits with ``align_corners=False``; smp dilates the first block of a stage as much as
 the others, and keeps the rates of its ASPP whatever the output stride. Neither file says so.
