@@ -12,6 +12,7 @@ A command is a function of its checked settings::
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import sys
@@ -26,13 +27,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.settings import CONF, arguments, resuming, schema
+from segkit.settings import CONF, arguments, groups, resuming, schema
 from segkit.settings.values import coerce
+from segkit.system import runs
 from segkit.system.commands import spoken
 from segkit.system.failures import with_errors_in_words
 
 OmegaConf.register_new_resolver("spoken", spoken, replace=True)  # for the help
-
+OmegaConf.register_new_resolver("groups", groups.listing, replace=True)  # likewise
+LOG = logging.getLogger("segkit")
 Story = Callable[[dict[str, Any]], None]
 Beneath = Callable[[dict[str, Any]], dict[str, Any]]
 Resumed = Callable[[dict[str, Any]], dict[str, Any] | None]
@@ -143,6 +146,11 @@ def plain(
     except OmegaConfBaseException as error:
         said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
         raise ValueError("\n".join(schema.missing(name, config)) or said) from error
+    said = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(typed))}
+    chosen = {key: str(value) for key, value in said.items() if (CONF / key).is_dir()}
+    groups.without_idle(settings, chosen, said.keys() - chosen.keys())
+    if (warning := groups.recipe_for_others(settings, chosen)) and runs.is_main():
+        LOG.warning(warning)
     if "run_name" in settings and HydraConfig.initialized():
         settings["run_name"] = _run_name(settings["run_name"])
     if resumed is not None and (before := resumed(settings)) is not None:

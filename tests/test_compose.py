@@ -2,12 +2,14 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 
 from segkit import settings
@@ -295,3 +297,78 @@ def test_help_that_is_read_in_part_ends_without_a_word():
     answer = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert answer.stdout == "Train a segmentation network.\n"
     assert answer.stderr == ""
+
+
+IDLE = [  # what a recipe or an experiment says of another component than the one that is chosen
+    ("data=ade20k", "schedule/policy=one_cycle", "schedule.policy.warmup=encoding"),
+    ("experiment=demo", "schedule/policy=one_cycle", "schedule.policy.warmup_iterations=30"),
+    ("experiment=camvid_cpu", "model=pspnet_resnest101", "model.head.aspp_dropout=0.1"),
+    ("experiment=camvid_cpu", "model/head=fcn", "model.head.aspp_dropout=0.1"),
+]
+
+
+@pytest.mark.parametrize(("base", "choice", "idle"), IDLE)
+def test_a_choice_leaves_out_what_was_said_for_another_and_tells_it(base, choice, idle, caplog):
+    schema_composed("train", [base, choice, "run_name=a"])
+    component = choice.split("=")[1].removesuffix("_resnest101")
+    assert f"{idle} is left out: {component} has no such setting" in caplog.text
+    with pytest.raises(ValueError, match=f"{re.escape(idle)}: there is no such setting"):
+        schema_composed("train", [base, choice, idle, "run_name=a"])
+
+
+def test_what_a_choice_has_itself_stays(caplog):
+    checked = schema_composed("train", ["experiment=demo", "schedule/policy=cosine", "run_name=a"])
+    assert checked["schedule"]["policy"]["warmup_iterations"] == 30
+    assert not caplog.text
+
+
+def test_a_schedule_published_for_other_data_is_warned_of_in_one_line(caplog):
+    for words in (["schedule=cityscapes_240e", "data=cityscapes"], ["schedule=mmseg_80k", "data=camvid"]):
+        schema_composed("train", [*words, "run_name=a"])
+    assert not caplog.text
+    schema_composed("train", ["schedule=cityscapes_240e", "data=ade20k", "run_name=a"])
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert said.startswith("schedule=cityscapes_240e was published for cityscapes, and the data are ade20k")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["train", "test", "predict"])
+def test_help_lists_the_groups_of_its_command_and_no_inner_ones(name, run_here, capsys):
+    assert run_here(f"{'train' if name == 'train' else name}_seg", "--help") == 0
+    said = capsys.readouterr().out
+    listed = {line.split(":")[0] for line in said.splitlines() if re.match(r"[\w/]+: \w", line)}
+    groups = {"data", "model", "model/backbone", "model/head", "model/auxiliary", "evaluation"}
+    if name == "train":
+        groups |= {
+            "loss",
+            "augment",
+            "schedule",
+            "schedule/optimiser",
+            "schedule/policy",
+            "runtime",
+            "experiment",
+        }
+    assert listed == groups
+
+
+def bases(file, settings):
+    """What the files say that a file includes by name alone."""
+    beneath = {}
+    for entry in settings.get("defaults", []):
+        if isinstance(entry, str) and entry != "_self_" and "@_global_" not in entry:
+            path = entry.split("@")[0]
+            folder = CONF if path.startswith("/") else file.parent
+            text = (folder / f"{path.lstrip('/')}.yaml").read_text(encoding="utf-8")
+            beneath |= yaml.safe_load(text) or {}
+    return beneath
+
+
+def test_no_file_repeats_what_the_files_beneath_it_say():
+    repeated = []
+    for file in sorted(CONF.rglob("*.yaml")):
+        own = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        beneath = bases(file, own)
+        own.pop("defaults", None)
+        repeated += [f"{file.stem}: {key}" for key in own if key in beneath and beneath[key] == own[key]]
+    assert not repeated

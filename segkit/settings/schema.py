@@ -191,6 +191,15 @@ def _keys(path: str, section: Mapping[str, Any], extra: Mapping[str, Any]) -> Ke
     return Keys(accepted | own.accepted, required + own.required)
 
 
+def unknown(path: str, section: Mapping[str, Any]) -> list[str]:
+    """Keys of a section that its component does not have; none where there is no such component."""
+    try:
+        accepted = _keys(path, section, {}).accepted
+    except ValueError:
+        return []
+    return [key for key in section if key not in accepted]
+
+
 def _not_a_group(path: str, value: Any) -> str:
     group = path.replace(".", "/")
     if value is None and choices(group):

@@ -1,0 +1,62 @@
+"""The groups of files in ``conf/``: those of each command, and settings that a choice makes idle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from segkit.settings import schema
+
+LOG = logging.getLogger("segkit")
+
+
+def of_command(command: str) -> list[str]:
+    """The groups that a command chooses from, such as ``model/backbone``."""
+    sections = [path for path in schema.SECTIONS if path.split(".")[0] in schema.COMMANDS[command]]
+    extra = ["experiment"] if command == "train" else []
+    return [group for path in (*sections, *extra) if schema.choices(group := path.replace(".", "/"))]
+
+
+def listing(command: str) -> str:
+    """The groups of a command with their files, one a line, for its help."""
+    return "\n".join(f"{group}: {', '.join(schema.choices(group))}" for group in of_command(command))
+
+
+def without_idle(settings: dict[str, Any], chosen: Mapping[str, str], typed: Iterable[str]) -> None:
+    """Take out, and tell, what recipes and experiments say of another component than the one chosen.
+
+    Args:
+        settings: composed; changed in place.
+        chosen: groups that the command line chooses, with their files.
+        typed: dotted keys that the command line says, which stay for the check to see.
+    """
+    for path in schema.SECTIONS:
+        group = path.replace(".", "/")
+        if not any(group == choice or group.startswith(f"{choice}/") for choice in chosen):
+            continue
+        section = _at(settings, path)
+        for key in schema.unknown(path, section) if isinstance(section, dict) and "name" in section else ():
+            if f"{path}.{key}" not in typed:
+                value = section.pop(key)
+                LOG.warning("%s.%s=%s is left out: %s has no such setting", path, key, value, section["name"])
+
+
+def recipe_for_others(settings: Mapping[str, Any], chosen: Mapping[str, str]) -> str | None:
+    """That a schedule was chosen which was published for other data, if so."""
+    schedule, data = chosen.get("schedule", ""), settings.get("data")
+    own = data.get("name") if isinstance(data, Mapping) else None
+    others = [name for name in schema.choices("data") if schedule.startswith(f"{name}_") and name != own]
+    if not others or own is None:
+        return None
+    return (
+        f"schedule={schedule} was published for {others[0]}, and the data are {own}:"
+        " its length and its rate may not suit them (schedule=recipe takes what was published for the data)"
+    )
+
+
+def _at(settings: Mapping[str, Any], path: str) -> Any:
+    section: Any = settings
+    for key in path.split("."):
+        section = section.get(key) if isinstance(section, Mapping) else None
+    return section
