@@ -319,6 +319,8 @@ def test_a_choice_leaves_out_what_was_said_for_another_and_tells_it(base, choice
 def test_what_a_choice_has_itself_stays(caplog):
     checked = schema_composed("train", ["experiment=demo", "schedule/policy=cosine", "run_name=a"])
     assert checked["schedule"]["policy"]["warmup_iterations"] == 30
+    checked = schema_composed("train", ["experiment=demo", "evaluation=sliding", "run_name=a"])
+    assert checked["evaluation"]["every"] == 100
     assert not caplog.text
 
 

@@ -31,9 +31,10 @@ def without_idle(settings: dict[str, Any], chosen: Mapping[str, str], typed: Ite
         chosen: groups that the command line chooses, with their files.
         typed: dotted keys that the command line says, which stay for the check to see.
     """
-    for path in schema.SECTIONS:
+    for path, where in schema.SECTIONS.items():
         group = path.replace(".", "/")
-        if not any(group == choice or group.startswith(f"{choice}/") for choice in chosen):
+        beneath = any(group == choice or group.startswith(f"{choice}/") for choice in chosen)
+        if ":" in where or not beneath:  # ":": the section of a function, not of a component
             continue
         section = _at(settings, path)
         for key in schema.unknown(path, section) if isinstance(section, dict) and "name" in section else ():
