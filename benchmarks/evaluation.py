@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from segkit import checkpoint as store
-from segkit.inference import predict, predictor, prepare, protocol
+from segkit.inference import Protocol, predict, predictor, prepare
 from segkit.models import segmenter
 
 ADE20K = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "base_size": 520, "window": 480}
@@ -84,7 +84,7 @@ def speed(picture: Path, variant: str, rounds: int, scales: tuple[float, ...]) -
     ways = {"plain": lambda: plain(model, image, *settings.values())}
     for precision in ("float32", "bf16"):
         fast = prepare(model, precision=precision)
-        how = protocol(**ENCODING, **settings, precision=precision)
+        how = Protocol(**ENCODING, **settings, precision=precision)
         ways[precision] = lambda fast=fast, how=how: predict(fast, image, how)
     seconds, processor = ({name: [] for name in ways} for _ in range(2))
     for _ in range(rounds):
@@ -118,7 +118,7 @@ def agreement(checkpoint: Path, pictures: Path, count: int) -> None:
         }
         expected = plain(model, image, *settings.values())
         for precision in ("float32", "bf16"):
-            how = protocol(**ENCODING, **settings, precision=precision)
+            how = Protocol(**ENCODING, **settings, precision=precision)
             found = predict(prepare(model, precision=precision), image, how)
             same = (found == expected).double().mean().item()
             print(f"{file.name} {precision:8} {same:9.5%} of {found.numel()} pixels agree", flush=True)
@@ -130,9 +130,9 @@ def memory(variant: str, width: int, precision: str) -> None:
     jobs = {
         "2048x1024, encoding, scales to 2.25": (
             (1024, 2048),
-            protocol(**ENCODING, **CITYSCAPES, precision=precision),
+            Protocol(**ENCODING, **CITYSCAPES, precision=precision),
         ),
-        "10000x8000, sliding": ((8000, 10000), protocol(name="sliding", window=768, precision=precision)),
+        "10000x8000, sliding": ((8000, 10000), Protocol(name="sliding", window=768, precision=precision)),
     }
     for name, (size, how) in jobs.items():
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

@@ -174,6 +174,9 @@ def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     model = content["settings"].get("model")
     if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
         model["backbone"] = modern(model["backbone"])
+    evaluation = content["settings"].get("evaluation")
+    if isinstance(evaluation, dict) and "boundary" in evaluation:  # before there were other evaluators
+        evaluation["evaluators"] = {"boundary": True} if evaluation.pop("boundary") else {}
     return content
 
 

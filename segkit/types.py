@@ -6,10 +6,11 @@ s a stride. Images are RGB; labels hold class ids 0..K-1 or ``IGNORE_INDEX``.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from torch import Tensor
@@ -39,6 +40,14 @@ class Logits(NamedTuple):
 
     main: Tensor  # (B, K, H, W)
     aux: Tensor | None = None  # (B, K, H, W); None without an auxiliary head
+
+
+class Figures(NamedTuple):
+    """What an evaluator found on a split; fractions of 1, NaN where nothing counts."""
+
+    scores: dict[str, float]  # the split's, by names that no other evaluator has
+    classes: Mapping[str, list[float]] = MappingProxyType({})  # columns of K values, for the table of classes
+    groups: Mapping[str, float] = MappingProxyType({})  # IoU of groups of classes, by their names
 
 
 class ClassTable(Protocol):
@@ -148,4 +157,20 @@ class Loss(Protocol):
 
     def weight(self, label: Tensor) -> Tensor:
         """What the mean was divided by: a float64 scalar that depends on the label (B, H, W) alone."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Accumulates over images; what it accumulates adds up over images, processes and interruptions."""
+
+    def update(self, label: np.ndarray, prediction: Tensor) -> None:
+        """Count one image: label (H, W) uint8 on the CPU, prediction (H, W) uint8 on the network's device."""
+        ...
+
+    def state(self) -> Tensor:
+        """All that was counted so far, zero at first: int64 or float64 of a fixed shape."""
+        ...
+
+    def scores(self, state: Tensor) -> Figures:
+        """What follows from a sum of states, on the CPU; nothing else that ``update`` saw may enter."""
         ...

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+from segkit import components
 from segkit.data.labels import DataError
-from segkit.evaluation import EnoughError, evaluate
+from segkit.evaluation import EnoughError, evaluate, partial
 from segkit.evaluation.metrics import ConfusionMatrix, scores
-from segkit.inference import predict, prepare, protocol
-from segkit.types import Logits, Sample
+from segkit.inference import Protocol, predict, prepare
+from segkit.types import Figures, Logits, Sample
 
 K = 5
 
@@ -70,10 +71,10 @@ def test_an_evaluation_counts_every_picture_once():
     matrix = ConfusionMatrix(K)
     for index in range(len(dataset)):
         sample = dataset.read(index)
-        matrix.update(sample.label, predict(model, sample.image, protocol()))
+        matrix.update(sample.label, predict(model, sample.image, Protocol()))
     seen = []
     found = evaluate(
-        model, dataset, protocol(), on_image=lambda sample, ids: seen.append((sample.name, ids.shape))
+        model, dataset, Protocol(), on_image=lambda sample, ids: seen.append((sample.name, ids.shape))
     )
     assert torch.equal(found.counts, matrix.counts)
     assert found.scores.items() >= scores(matrix.counts).items()
@@ -84,21 +85,21 @@ def test_an_evaluation_counts_every_picture_once():
 def test_reading_in_other_processes_changes_nothing():
     model = ByColour()
     assert torch.equal(
-        evaluate(model, Noise(3), protocol()).counts, evaluate(model, Noise(3), protocol(), workers=2).counts
+        evaluate(model, Noise(3), Protocol()).counts, evaluate(model, Noise(3), Protocol(), workers=2).counts
     )
 
 
 def test_an_evaluation_leaves_the_model_as_it_was():
     model = ByColour().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluate(model, Noise(2), protocol(precision="bf16"))
+    evaluate(model, Noise(2), Protocol(precision="bf16"))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_an_empty_data_set_is_refused():
     with pytest.raises(ValueError, match=r"the data set is empty: check data\.root"):
-        evaluate(ByColour(), Noise(0), protocol())
+        evaluate(ByColour(), Noise(0), Protocol())
 
 
 @pytest.mark.parametrize(
@@ -117,14 +118,14 @@ def test_an_empty_data_set_is_refused():
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        protocol(**settings)
+        Protocol(**settings)
 
 
 def test_broken_weights_are_noticed():
     model = ByColour()
     model.body[3].bias.data[1] = torch.nan
     with pytest.raises(ValueError, match="returned NaN or infinity: its weights are broken"):
-        evaluate(model, Noise(), protocol())
+        evaluate(model, Noise(), Protocol())
 
 
 @pytest.mark.parametrize(
@@ -132,11 +133,11 @@ def test_broken_weights_are_noticed():
 )
 def test_what_is_no_picture_is_refused(image):
     with pytest.raises(ValueError, match=r"give an RGB image as an \(H, W, 3\) array"):
-        predict(prepare(ByColour()), image, protocol())
+        predict(prepare(ByColour()), image, Protocol())
 
 
 def test_a_protocol_says_what_it_is():
-    how = protocol(
+    how = Protocol(
         name="encoding",
         scales=(0.5, 1.0),
         resize="long_side",
@@ -157,25 +158,25 @@ def test_a_model_of_other_classes_than_the_data_is_refused():
     dataset = Noise()
     dataset.table.num_classes = 9
     with pytest.raises(ValueError, match="the model tells 5 classes apart, noise has 9: score it on data"):
-        evaluate(ByColour(), dataset, protocol())
+        evaluate(ByColour(), dataset, Protocol())
 
 
 def test_categories_and_boundaries_are_scored_where_they_are_known():
-    found = evaluate(ByColour(), Noise(), protocol(boundary=True))
+    found = evaluate(ByColour(), Noise(), Protocol(evaluators={"boundary": True}))
     warm = found.counts[:2, :2].sum()
     assert found.category_iou["warm"] == pytest.approx(
         float(warm / (found.counts[:2].sum() + found.counts[:, :2].sum() - warm))
     )
     assert found.scores["mIoU_category"] == pytest.approx(np.mean(list(found.category_iou.values())))
-    assert found.scores["mIoU_boundary"] == pytest.approx(np.mean(found.boundary_iou))
-    assert "mIoU_boundary" not in evaluate(ByColour(), Noise(), protocol()).scores
+    assert found.scores["mIoU_boundary"] == pytest.approx(np.mean(found.classes["boundary IoU"]))
+    assert "mIoU_boundary" not in evaluate(ByColour(), Noise(), Protocol()).scores
 
 
 @pytest.mark.parametrize("name", ["ade20k", "noise"])
 def test_the_score_of_ade20k_is_told_of_its_own_data_alone(name):
     dataset = Noise(3)
     dataset.table.name = name
-    found = evaluate(ByColour(), dataset, protocol()).scores
+    found = evaluate(ByColour(), dataset, Protocol()).scores
     mean = (found["pixAcc"] + found["mIoU"]) / 2
     assert found.get("ADE20K") == (mean if name == "ade20k" else None)
 
@@ -196,8 +197,8 @@ def test_what_cannot_be_read_is_skipped_told_and_counted_where_that_is_wanted(wo
     model, matrix = ByColour().eval(), ConfusionMatrix(K)
     for index in (0, 2, 3, 5, 6):
         sample = Noise().read(index)
-        matrix.update(sample.label, predict(model, sample.image, protocol()))
-    found = evaluate(model, Damaged(), protocol(), workers=workers)
+        matrix.update(sample.label, predict(model, sample.image, Protocol()))
+    found = evaluate(model, Damaged(), Protocol(), workers=workers)
     assert torch.equal(found.counts, matrix.counts)
     assert (found.images, found.skipped) == (5, 2)
     assert "skipped, 2 by now: 4.png: not an image; copy it again" in caplog.text
@@ -208,7 +209,7 @@ def test_what_cannot_be_read_ends_an_evaluation_otherwise(workers):
     dataset = Damaged()
     dataset.on_error = "stop"
     with pytest.raises(DataError, match=r"1\.png: not an image; copy it again"):
-        evaluate(ByColour(), dataset, protocol(), workers=workers)
+        evaluate(ByColour(), dataset, Protocol(), workers=workers)
 
 
 def test_not_one_readable_picture_is_said():
@@ -217,14 +218,14 @@ def test_not_one_readable_picture_is_said():
             return super().read(1)
 
     with pytest.raises(ValueError, match=r"nothing to score: none of the 7 images can be read; 1\.png: not"):
-        evaluate(ByColour(), AllDamaged(), protocol())
+        evaluate(ByColour(), AllDamaged(), Protocol())
 
 
 def test_enough_may_come_before_the_first_picture_is_counted():
     def leave(*_):
         raise EnoughError
 
-    found = evaluate(ByColour(), Noise(), protocol(boundary=True), on_image=leave)
+    found = evaluate(ByColour(), Noise(), Protocol(evaluators={"boundary": True}), on_image=leave)
     assert (found.images, found.scores, int(found.counts.sum())) == (0, {}, 0)
 
 
@@ -233,9 +234,9 @@ def test_enough_keeps_what_was_counted():
         if sample.name == "2":
             raise EnoughError
 
-    found = evaluate(ByColour(), Noise(), protocol(), on_image=leave)
+    found = evaluate(ByColour(), Noise(), Protocol(), on_image=leave)
     assert found.images == 2
-    assert torch.equal(found.counts, evaluate(ByColour(), Noise(2), protocol()).counts)
+    assert torch.equal(found.counts, evaluate(ByColour(), Noise(2), Protocol()).counts)
 
 
 class Interrupted(Noise):
@@ -247,21 +248,21 @@ class Interrupted(Noise):
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
     model, parts = ByColour(), tmp_path / "parts"
-    unbroken = evaluate(model, Noise(), protocol(boundary=True))
+    unbroken = evaluate(model, Noise(), Protocol(evaluators={"boundary": True}))
     with pytest.raises(KeyboardInterrupt):
-        evaluate(model, Interrupted(), protocol(boundary=True), partial=parts)
+        evaluate(model, Interrupted(), Protocol(evaluators={"boundary": True}), partial=parts)
     assert len(list(parts.glob("*.pt"))) == 1
     seen = []
     found = evaluate(
         model,
         Noise(),
-        protocol(boundary=True),
+        Protocol(evaluators={"boundary": True}),
         on_image=lambda sample, _: seen.append(sample.name),
         partial=parts,
         resume=True,
     )
     assert torch.equal(found.counts, unbroken.counts)
-    assert found.boundary_iou == unbroken.boundary_iou
+    assert found.classes["boundary IoU"] == unbroken.classes["boundary IoU"]
     assert seen == ["4", "5", "6"]
     assert not parts.exists()
 
@@ -269,20 +270,20 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
 def test_without_resume_an_interrupted_evaluation_starts_afresh(tmp_path):
     model = ByColour()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(model, Interrupted(), protocol(), partial=tmp_path / "parts")
-    found = evaluate(model, Noise(), protocol(), partial=tmp_path / "parts")
-    assert torch.equal(found.counts, evaluate(model, Noise(), protocol()).counts)
+        evaluate(model, Interrupted(), Protocol(), partial=tmp_path / "parts")
+    found = evaluate(model, Noise(), Protocol(), partial=tmp_path / "parts")
+    assert torch.equal(found.counts, evaluate(model, Noise(), Protocol()).counts)
 
 
 def test_counts_of_another_evaluation_are_not_mixed_in(tmp_path):
     model = ByColour()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(model, Interrupted(), protocol(), partial=tmp_path)
-    with pytest.raises(ValueError, match="counts of an evaluation with other weights, pictures or protocol"):
-        evaluate(model, Noise(), protocol(scales=(0.5,)), partial=tmp_path, resume=True)
+        evaluate(model, Interrupted(), Protocol(), partial=tmp_path)
+    with pytest.raises(ValueError, match="counts of an evaluation with other weights, images or protocol"):
+        evaluate(model, Noise(), Protocol(scales=(0.5,)), partial=tmp_path, resume=True)
     model.body[3].bias.data += 0.1
-    with pytest.raises(ValueError, match="counts of an evaluation with other weights, pictures or protocol"):
-        evaluate(model, Noise(), protocol(), partial=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="counts of an evaluation with other weights, images or protocol"):
+        evaluate(model, Noise(), Protocol(), partial=tmp_path, resume=True)
 
 
 SHARED_OUT = """
@@ -290,14 +291,15 @@ import sys
 import torch
 sys.path.insert(0, sys.argv[2])
 from segkit.system import distributed
+from segkit import components
 from segkit.data.labels import DataError
-from segkit.evaluation import EnoughError, evaluate
-from segkit.inference import protocol
+from segkit.evaluation import EnoughError, evaluate, partial
+from segkit.inference import Protocol
 from test_evaluate import ByColour, Noise
 torch.set_num_threads(1)
 with distributed.processes("cpu"):
-    found = evaluate(ByColour(), Noise(), protocol(boundary=True))
-    torch.save([found.counts, found.boundary_iou], f"{sys.argv[1]}/{distributed.rank()}.pt")
+    found = evaluate(ByColour(), Noise(), Protocol(evaluators={"boundary": True}))
+    torch.save([found.counts, found.classes["boundary IoU"]], f"{sys.argv[1]}/{distributed.rank()}.pt")
 """
 
 
@@ -311,8 +313,78 @@ def test_any_number_of_processes_counts_exactly_what_one_counts(processes, tmp_p
     subprocess.run(
         [*launch, script, tmp_path, tests], check=True, env=alone, capture_output=True, timeout=300
     )
-    expected = evaluate(ByColour(), Noise(), protocol(boundary=True))
+    expected = evaluate(ByColour(), Noise(), Protocol(evaluators={"boundary": True}))
     for rank in range(processes):
         counts, boundary = torch.load(tmp_path / f"{rank}.pt")
         assert torch.equal(counts, expected.counts)
-        assert boundary == expected.boundary_iou
+        assert boundary == expected.classes["boundary IoU"]
+
+
+class Shares:
+    """Share of the pixels predicted as each class, and a name that the confusion matrix has as well."""
+
+    def __init__(self, name):
+        self.name, self.counts = name, torch.zeros(K, dtype=torch.float64)
+
+    def update(self, label, prediction):
+        if len(label) == 0:
+            raise ValueError("an image without rows")
+        self.counts += torch.bincount(prediction.flatten().int(), minlength=K)
+
+    def state(self):
+        return self.counts
+
+    def scores(self, state):
+        return Figures(
+            {self.name: float(state.max() / state.sum())}, {"share": (state / state.sum()).tolist()}
+        )
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """Evaluators of a test's own, by name."""
+
+    def build(package, settings, **late):
+        name = settings["name"]
+        own = {"shares": Shares("most"), "double": Shares("mIoU")}
+        return own.get(name) or original(package, settings, **late)
+
+    original = components.build
+    monkeypatch.setattr("segkit.evaluation.scoring.components.build", build)
+
+
+def test_a_listed_evaluator_counts_beside_the_confusion_matrix_also_after_an_interruption(listed, tmp_path):
+    protocol = Protocol(evaluators={"shares": True, "boundary": {}, "double": None})
+    found = evaluate(ByColour(), Noise(), protocol)
+    predicted = found.counts.sum(0)  # of scored pixels; those of ignored ones are counted here as well
+    assert found.scores["most"] == max(found.classes["share"])
+    assert len(found.classes["share"]) == K == len(predicted)
+    assert sum(found.classes["share"]) == pytest.approx(1)
+    assert list(found.classes) == ["IoU", "share", "boundary IoU"]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(ByColour(), Interrupted(), protocol, partial=tmp_path / "parts")
+    again = evaluate(ByColour(), Noise(), protocol, partial=tmp_path / "parts", resume=True)
+    assert again.scores == found.scores
+    assert again.classes["share"] == found.classes["share"]
+
+
+def test_two_evaluators_with_one_figure_are_refused(listed):
+    with pytest.raises(ValueError, match=r"evaluation.evaluators.double: another evaluator has mIoU already"):
+        evaluate(ByColour(), Noise(2), Protocol(evaluators={"double": True}))
+
+
+def test_an_image_that_not_every_evaluator_counted_is_not_saved(tmp_path):
+    evaluators = {"a": Shares("a"), "b": Shares("b")}
+    image = np.zeros((2, 2), np.uint8)
+    with partial.Tally(evaluators, tmp_path / "p", "x", resume=False) as tally:
+        tally.add(0, image, torch.from_numpy(image))
+        tally.save()
+    evaluators["b"].update = lambda *_: 1 / 0
+    with (
+        pytest.raises(ZeroDivisionError),
+        partial.Tally(evaluators, tmp_path / "p", "x", resume=True) as tally,
+    ):
+        tally.add(1, image, torch.from_numpy(image))
+    kept = partial.Tally({"a": Shares("a"), "b": Shares("b")}, tmp_path / "p", "x", resume=True)
+    assert kept.done == {0}
+    assert {name: float(state.sum()) for name, state in kept.total().items()} == {"a": 4, "b": 4}

@@ -9,7 +9,7 @@ import torch
 from test_protocols import SCALES, SIZES, TINY, K, TinySegmenter, as_input, one_thread, picture, resized
 
 from segkit.compose import composed
-from segkit.inference import predict, probabilities, protocol
+from segkit.inference import Protocol, predict, probabilities
 
 __all__ = ["one_thread"]  # a fixture
 
@@ -69,14 +69,14 @@ def sizes_like_ade20k(count=3000):
 
 @pytest.mark.parametrize("factor", [0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0])
 def test_a_scaled_size_is_mmcv_s_to_the_pixel(factor):
-    how = protocol(scales=[factor])
+    how = Protocol(scales=[factor])
     for w, h in sizes_like_ade20k():
         assert how.scaled(h, w, factor) == factor_size((w, h), factor)[::-1], (w, h)
 
 
 @pytest.mark.parametrize("bounds", [(2048, 512), (2048, 1024), (2560, 640)])
 def test_a_size_within_bounds_is_mmcv_s_to_the_pixel(bounds):
-    how = protocol(resize="bounds", bounds=bounds)
+    how = Protocol(resize="bounds", bounds=bounds)
     for w, h in sizes_like_ade20k():
         assert how.scaled(h, w, 1.0) == rescale_size((w, h), bounds)[::-1], (w, h)
     assert how.scaled(375, 500, 0.5) == rescale_size((500, 375), (bounds[0] // 2, bounds[1] // 2))[::-1]
@@ -84,14 +84,14 @@ def test_a_size_within_bounds_is_mmcv_s_to_the_pixel(bounds):
 
 def test_an_image_of_one_row_keeps_it_at_any_scale():
     for resize in ("factor", "bounds"):
-        how = protocol(resize=resize, bounds=(2, 1))
+        how = Protocol(resize=resize, bounds=(2, 1))
         assert min(how.scaled(1, 1000, 0.1)) == 1
 
 
 def protocol_of(*words):
     section = composed("test", ["model=deeplabv3_demo", *words])["evaluation"]
     section.pop("every", None)
-    return protocol(**section)
+    return Protocol(**section)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_mmseg_slide_has_the_windows_of_the_769_models():
 @pytest.mark.parametrize("size", SIZES)
 def test_scales_windows_and_flips_are_those_of_mmsegmentation_in_float_too(size, flip):
     model, image = TinySegmenter(align_corners=False).double().eval(), picture(*size)
-    how = protocol(scales=list(SCALES), flip=flip, window=24, stride=17, align_corners=False)
+    how = Protocol(scales=list(SCALES), flip=flip, window=24, stride=17, align_corners=False)
     with torch.inference_mode():
         sizes = [factor_size(size[::-1], factor) for factor in SCALES]
         expected = mmseg_by_hand(model, image, sizes, flip=flip, window=24, stride=17, as_uint8=False)
@@ -165,4 +165,4 @@ def test_a_protocol_says_its_bounds_and_its_resizing():
 
 def test_bounds_without_a_size_are_refused():
     with pytest.raises(ValueError, match=r"evaluation.resize=bounds needs evaluation.bounds, such as \[2048"):
-        protocol(resize="bounds")
+        Protocol(resize="bounds")

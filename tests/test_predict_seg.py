@@ -201,7 +201,7 @@ def test_a_loaded_network_says_the_same_of_a_file_and_of_its_pixels(network, alb
 
 
 def test_a_loaded_network_follows_the_protocol_it_is_given(tiny_run, album):
-    how = inference.protocol(scales=(0.5, 1.0), flip=True)
+    how = inference.Protocol(scales=(0.5, 1.0), flip=True)
     network = segkit.load(str(tiny_run / "last.pt"), device="cpu", protocol=how)
     pixels = pixels_of(album / "a.png")
     mirrored = np.ascontiguousarray(pixels[:, ::-1])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segkit.inference import fold, prepare, protocol
+from segkit.inference import Protocol, fold, prepare
 from segkit.models import segmenter
 
 
@@ -142,7 +142,7 @@ def test_auto_is_bf16_where_the_machine_has_it(model, has_units, monkeypatch, ca
     )
     expected = torch.bfloat16 if has_units else torch.float32
     assert next(prepare(model, precision="auto").parameters()).dtype == expected
-    how = protocol(precision="auto").on(torch.device("cpu"))
+    how = Protocol(precision="auto").on(torch.device("cpu"))
     assert how.precision == ("bf16" if has_units else "float32")
     assert not caplog.text
 

@@ -31,7 +31,11 @@ def test_a_protocol_as_it_is_published_has_its_name(name, data):
             "encoding-flip=False-window=320",
         ),
         (["evaluation.precision=bf16"], "encoding, changed: precision", "encoding-precision=bf16"),
-        (["evaluation.flip=true", "evaluation.memory=2", "evaluation.boundary=true"], "encoding", "encoding"),
+        (
+            ["evaluation.flip=true", "evaluation.memory=2", "evaluation.evaluators.boundary=true"],
+            "encoding",
+            "encoding",
+        ),
         (["evaluation.name=mine", "evaluation.scales=[1]"], "mine", "mine"),
     ],
 )

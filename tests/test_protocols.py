@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segkit.inference import predict, probabilities, protocol
+from segkit.inference import Protocol, predict, probabilities
 from segkit.inference.sliding import strips
 from segkit.types import Logits
 
@@ -156,7 +156,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 @pytest.mark.parametrize("size", SIZES)
 def test_encoding_is_the_published_procedure_to_the_letter(size, flip):
     model, image = TinySegmenter().double().eval(), picture(*size)
-    how = protocol(
+    how = Protocol(
         name="encoding",
         scales=list(SCALES),
         resize="long_side",
@@ -176,7 +176,7 @@ def test_encoding_is_the_published_procedure_to_the_letter(size, flip):
 @pytest.mark.parametrize("crop", [7, 16, 25, 48, 60])
 def test_encoding_places_its_windows_as_published_for_any_crop(crop):
     model, image = TinySegmenter().double().eval(), picture(43, 31)
-    how = protocol(
+    how = Protocol(
         scales=[0.75, 1.0, 2.25],
         resize="long_side",
         base_size=47,
@@ -195,16 +195,16 @@ def test_whole_is_the_argmax_of_the_model_s_own_logits(size):
     model, image = TinySegmenter().double().eval(), picture(*size)
     with torch.no_grad():
         logits = model(torch.from_numpy(image).permute(2, 0, 1)[None]).main[0]
-    assert torch.equal(predict(model, image, protocol()).long(), logits.argmax(0))
+    assert torch.equal(predict(model, image, Protocol()).long(), logits.argmax(0))
     torch.testing.assert_close(
-        probabilities(model, image, protocol()), logits.softmax(0), rtol=TINY, atol=TINY
+        probabilities(model, image, Protocol()), logits.softmax(0), rtol=TINY, atol=TINY
     )
 
 
 @pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
 def test_a_model_without_parts_gives_what_its_parts_give(merge):
     model, image = TinySegmenter().double().eval(), picture(50, 37)
-    how = protocol(scales=[0.8, 1.3], flip=True, window=[20, 28], stride=[11, 28], merge=merge)
+    how = Protocol(scales=[0.8, 1.3], flip=True, window=[20, 28], stride=[11, 28], merge=merge)
     torch.testing.assert_close(
         scores_of(FullSize(model), image, how), scores_of(model, image, how), rtol=TINY, atol=TINY
     )
@@ -222,10 +222,10 @@ def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):
         "merge": merge,
         "border": border,
     }
-    at_once = scores_of(model, image, protocol(**settings, batch_pixels=10**9, memory=8))
-    one_by_one = scores_of(model, image, protocol(**settings, batch_pixels=1, memory=1e-6))
+    at_once = scores_of(model, image, Protocol(**settings, batch_pixels=10**9, memory=8))
+    one_by_one = scores_of(model, image, Protocol(**settings, batch_pixels=1, memory=1e-6))
     assert (
-        len(list(strips(model, torch.from_numpy(image).permute(2, 0, 1), protocol(**settings, memory=1e-6))))
+        len(list(strips(model, torch.from_numpy(image).permute(2, 0, 1), Protocol(**settings, memory=1e-6))))
         == 71
     )
     torch.testing.assert_close(one_by_one, at_once, rtol=1e-12, atol=1e-12)
@@ -234,7 +234,7 @@ def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):
 @pytest.mark.parametrize("merge", ["softmax", "exp"])
 def test_strips_of_any_height_give_the_same_bits_in_single_precision(merge, monkeypatch):
     model, image = TinySegmenter().eval(), picture(90, 53)
-    how = protocol(scales=(1.0, 1.5), flip=True, window=24, merge=merge)
+    how = Protocol(scales=(1.0, 1.5), flip=True, window=24, merge=merge)
     found = []
     for room in (1, 50_000, 10**9):
         monkeypatch.setitem(inference.STRIP_BYTES, "cpu", room)
@@ -244,7 +244,7 @@ def test_strips_of_any_height_give_the_same_bits_in_single_precision(merge, monk
 
 def test_a_tall_picture_holds_no_more_windows_than_a_strip_touches():
     model, image = TinySegmenter().eval(), picture(400, 40)
-    how = protocol(window=20, stride=20, batch_pixels=1)
+    how = Protocol(window=20, stride=20, batch_pixels=1)
     looker = inference._Looker(model, torch.from_numpy(image).permute(2, 0, 1), how)
     alive = []
     with torch.inference_mode():

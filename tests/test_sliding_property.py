@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_protocols import TINY, K, TinyHead, TinySegmenter, as_input, inference, picture, resized, scores_of
 
-from segkit.inference import probabilities, protocol
+from segkit.inference import Protocol, probabilities
 from segkit.inference.sliding import strips
 
 
@@ -26,7 +26,7 @@ def one_thread():
 def size_at(how, height, width, scale):
     """facts: ``long_side`` of PyTorch-Encoding; any other size is tested in test_sizes."""
     if how["resize"] == "factor":
-        return protocol(**how).scaled(height, width, scale)
+        return Protocol(**how).scaled(height, width, scale)
     long = math.ceil(how["base_size"] * scale)
     if height > width:
         return long, max(1, int(width * long / height + 0.5))
@@ -112,7 +112,7 @@ def test_strips_put_together_what_the_whole_image_at_full_size_gives(how, shape,
         expected = by_hand(model, image, how)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference._Looker, "strip_rows", lambda _: rows)
-        found = probabilities(model, image, protocol(**how, batch_pixels=batch))
+        found = probabilities(model, image, Protocol(**how, batch_pixels=batch))
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
 
 
@@ -134,7 +134,7 @@ def test_portrait_images_of_a_data_set_s_sizes(size, merge):
     model, image = TinySegmenter(align_corners=merge == "exp").double().eval(), picture(*size)
     with torch.inference_mode():
         expected = by_hand(model, image, how)
-    torch.testing.assert_close(probabilities(model, image, protocol(**how)), expected, rtol=TINY, atol=TINY)
+    torch.testing.assert_close(probabilities(model, image, Protocol(**how)), expected, rtol=TINY, atol=TINY)
 
 
 PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}
@@ -143,13 +143,13 @@ PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}
 @pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
 def test_scores_depend_neither_on_strip_bytes_nor_on_memory(merge, monkeypatch):
     model, image = TinySegmenter().eval(), picture(170, 41)
-    at_once = scores_of(model, image, protocol(**PORTRAIT, merge=merge))
+    at_once = scores_of(model, image, Protocol(**PORTRAIT, merge=merge))
     for memory in (1e-6, 1e-4, 1e-3, 1.0):
-        how = protocol(**PORTRAIT, merge=merge, memory=memory, batch_pixels=10**6)
+        how = Protocol(**PORTRAIT, merge=merge, memory=memory, batch_pixels=10**6)
         torch.testing.assert_close(scores_of(model, image, how), at_once, rtol=1e-5, atol=1e-5)
     for room in (1, 30_000, 100_000, 10**9):
         monkeypatch.setitem(inference.STRIP_BYTES, "cpu", room)
-        assert torch.equal(scores_of(model, image, protocol(**PORTRAIT, merge=merge)), at_once)
+        assert torch.equal(scores_of(model, image, Protocol(**PORTRAIT, merge=merge)), at_once)
 
 
 def with_more_classes(model, number):
@@ -172,7 +172,7 @@ def test_scores_do_not_depend_on_how_many_more_classes_there_are(merge, monkeypa
     """More classes make lower strips."""
     monkeypatch.setitem(inference.STRIP_BYTES, "cpu", 400_000)
     model, image = TinySegmenter().double().eval(), picture(170, 41)
-    how = protocol(**PORTRAIT, merge=merge)
+    how = Protocol(**PORTRAIT, merge=merge)
     few = scores_of(model, image, how)
     wider = with_more_classes(model, 146)
     pixels = torch.from_numpy(image).permute(2, 0, 1)

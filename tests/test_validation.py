@@ -84,13 +84,13 @@ def validation_loss(model, protocol):
 @pytest.mark.parametrize("piece", [1, 9000, 2**28], ids=["rows", "pieces", "images"])
 def test_the_loss_is_the_mean_over_the_scored_pixels_of_all_images(piece, model, monkeypatch):
     monkeypatch.setattr(validation, "PIECE_BYTES", piece)
-    found = validation_loss(model, inference.protocol())
+    found = validation_loss(model, inference.Protocol())
     assert found == {"main": pytest.approx(mean_nll(model, whole), rel=1e-4)}
 
 
 @pytest.mark.parametrize("merge", ["softmax", "exp", "logits"])
 def test_with_several_views_it_is_that_of_the_merged_probabilities(merge, model):
-    protocol = inference.protocol(scales=(0.75, 1.25), flip=True, window=32, stride=20, merge=merge)
+    protocol = inference.Protocol(scales=(0.75, 1.25), flip=True, window=32, stride=20, merge=merge)
 
     def merged(model, image):
         return inference.probabilities(model, image, protocol).log()[None]
@@ -132,7 +132,7 @@ def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model
     with Monitor(
         folder, total=1, iterations_per_epoch=1, names=table.names, colours=table.colours
     ) as monitor:
-        validation.validate(run, dataset, inference.protocol(), workers=1, monitor=monitor, checkpoints=book)
+        validation.validate(run, dataset, inference.Protocol(), workers=1, monitor=monitor, checkpoints=book)
         drawn = (folder / "samples.png").stat().st_size
     readers = told.read_text().split()
     assert len(readers) == len(SIZES), "each image is read once, also those that are drawn"

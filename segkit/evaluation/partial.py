@@ -1,6 +1,7 @@
 """Counts of an unfinished evaluation, kept in a folder so that it can be continued.
 
-Each file holds the counts of some pictures and says which, so another number of processes can go on.
+Each file holds what the evaluators counted of some images and says which, so another number of processes can
+go on.
 """
 
 from __future__ import annotations
@@ -9,22 +10,24 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segkit.inference.protocols import Protocol
 from segkit.system import distributed, files
+from segkit.types import Evaluator
 
 SAVE_EVERY = 30.0  # seconds of work that an interruption may cost
 
 
-def fingerprint(model: nn.Module, pictures: Sequence[str], protocol: Protocol) -> str:
-    """What must be the same for counts to be of one evaluation: weights, pictures, protocol."""
-    identity = json.dumps([weights_hash(model), list(pictures), protocol.stated()])
+def fingerprint(model: nn.Module, names: Sequence[str], protocol: Protocol) -> str:
+    """What must be the same for counts to be of one evaluation: weights, images, protocol."""
+    identity = json.dumps([weights_hash(model), list(names), protocol.stated()])
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -37,22 +40,34 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class PartialCounts:
-    """What this process counts, picture by picture, and what those before it counted.
+class Tally:
+    """What this process counts, image by image, and what those before it counted.
 
     A context: on leaving it, whatever happened, what was counted is saved.
 
+    Args:
+        evaluators: by name; their states are what is saved and added up.
+        folder: for the states of an unfinished evaluation; None keeps none.
+        identity: of the evaluation, see ``fingerprint``.
+        resume: go on from what the folder holds; else it is emptied.
+
     Attributes:
-        done: pictures that were counted before.
+        done: images that were counted before.
+
+    Raises:
+        ValueError: the folder belongs to another evaluation.
     """
 
-    def __init__(self, counts: Tensor, folder: Path | None, identity: str, *, resume: bool) -> None:
-        self.counts, self.folder, self.identity = counts, folder, identity
+    def __init__(
+        self, evaluators: Mapping[str, Evaluator], folder: Path | None, identity: str, *, resume: bool
+    ) -> None:
+        self.evaluators, self.folder, self.identity = evaluators, folder, identity
         self.mine: list[int] = []
+        self.whole = True  # every evaluator has counted the same images
         self.saved_at = time.monotonic()
         earlier = _read(folder, identity) if folder and resume else []
         self.done = {index for part in earlier for index in part["pictures"]}
-        self.earlier = sum((part["counts"] for part in earlier), torch.zeros_like(counts, device="cpu"))
+        self.earlier = [part["states"] for part in earlier]
         distributed.barrier()  # nobody writes before all have read
         if folder and distributed.is_main():
             if not resume:
@@ -66,35 +81,42 @@ class PartialCounts:
     def __exit__(self, *_: object) -> None:
         self.save()
 
-    def add(self, index: int, counts: Tensor) -> None:
-        """Count a picture."""
-        self.counts += counts
+    def add(self, index: int, label: np.ndarray, prediction: Tensor) -> None:
+        """Count an image: label and prediction (H, W) uint8."""
+        self.whole = False
+        for evaluator in self.evaluators.values():
+            evaluator.update(label, prediction)
         self.mine.append(index)
+        self.whole = True
         if time.monotonic() - self.saved_at > SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
-        """Write what this process counted, to a file named after its first picture: no two share one."""
+        """Write what this process counted, to a file named after its first image: no two share one."""
         self.saved_at = time.monotonic()
-        if self.folder is None or not self.mine:
+        if self.folder is None or not self.mine or not self.whole:
             return
-        part = {"identity": self.identity, "pictures": self.mine, "counts": self.counts.cpu()}
+        states = {name: evaluator.state().cpu() for name, evaluator in self.evaluators.items()}
+        part = {"identity": self.identity, "pictures": self.mine, "states": states}
         with files.whole(self.folder / f"{self.mine[0]:08d}.pt") as file:
             torch.save(part, file)
 
-    def total(self) -> Tensor:
-        """The counts of all processes and all times, on the CPU; the folder has served and goes."""
-        total = distributed.sum_over_ranks(self.counts).cpu() + self.earlier
+    def total(self) -> dict[str, Tensor]:
+        """The states of all processes and all times, on the CPU; the folder has served and goes."""
+        totals: dict[str, Tensor] = {}
+        for name, evaluator in self.evaluators.items():
+            total = distributed.sum_over_ranks(evaluator.state()).cpu()
+            totals[name] = sum((states[name] for states in self.earlier), total)
         if self.folder and distributed.is_main():
             shutil.rmtree(self.folder)
-        return total
+        return totals
 
 
 def _read(folder: Path, identity: str) -> list[dict[str, Any]]:
     parts = [files.read_tensors(path) for path in sorted(folder.glob("*.pt"))]
     if any(part["identity"] != identity for part in parts):
         raise ValueError(
-            f"{folder}: holds the counts of an evaluation with other weights, pictures or protocol; "
+            f"{folder}: holds the counts of an evaluation with other weights, images or protocol; "
             "leave out resume=true to start afresh, or give another output"
         )
     return parts

@@ -61,7 +61,8 @@ def refuse_another_s(folder: Path, settings: Mapping[str, Any], protocol: Protoc
     except (OSError, ValueError, KeyError, TypeError):
         return  # nothing, or nothing of ours
     now = json.loads(json.dumps(protocol.stated()))
-    if how != now or any(data.get(key) != settings["data"].get(key) for key in SAME_DATA):
+    other = any(how.get(key, value) != value for key, value in now.items() if key != "evaluators")
+    if other or any(data.get(key) != settings["data"].get(key) for key in SAME_DATA):
         raise ValueError(
             f"{folder} holds the result of {how.get('name')} on {on_what({'data': data})}: "
             "choose another output=..., or take it away"
@@ -110,8 +111,7 @@ def write(folder: Path, found: Evaluation, table: LabelTable, about: dict[str, A
     }
     _write_text(folder / "result.json", json.dumps(_numbers(result), indent=1, ensure_ascii=False))
     each = {name: column.tolist() for name, column in metrics.class_scores(found.counts).items()}
-    if found.boundary_iou:
-        each["boundary IoU"] = found.boundary_iou
+    each |= found.classes
     labelled, predicted = found.counts.sum(1).tolist(), found.counts.sum(0).tolist()
     heads = ["class", "id", "name", *each, "labelled pixels", "predicted pixels"]
     ids = [entry.id for entry in table.classes]
@@ -125,8 +125,7 @@ def summary(found: Evaluation, table: LabelTable, *, data: str) -> str:
     """Scores and classes as text, in percent, under the names of their data and protocol."""
     columns = metrics.class_scores(found.counts)
     shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
-    if found.boundary_iou:
-        shown["boundary"] = found.boundary_iou
+    shown |= {name: column for name, column in found.classes.items() if name not in shown}
     scores = "  ".join(f"{name} {percent(value)}" for name, value in found.scores.items())
     images = f"{found.images} images" + (f", {found.skipped} skipped as unreadable" if found.skipped else "")
     return (

@@ -1,12 +1,13 @@
-"""The one way of scoring, in training and in testing: pictures in, counts out, summed over all processes."""
+"""The one way of scoring, in training and in testing: images in, figures out, summed over all processes."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -16,14 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from segkit import components
 from segkit.data.labels import DataError, Problem
-from segkit.evaluation import metrics
-from segkit.evaluation.partial import PartialCounts, fingerprint
+from segkit.evaluation.partial import Tally, fingerprint
 from segkit.inference.preparation import prepare
 from segkit.inference.protocols import Protocol
 from segkit.inference.sliding import Strip, predict
 from segkit.system import distributed, signals
-from segkit.types import Dataset, Sample
+from segkit.types import Dataset, Evaluator, Sample
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
@@ -41,13 +42,19 @@ class Evaluation(NamedTuple):
 
     counts: Tensor  # (K, K) int64 on the CPU, rows are labels
     scores: dict[str, float]  # fractions of 1; empty if ``EnoughError`` came before the first counted pixel
-    class_iou: list[float]  # NaN for a class that neither labels nor predictions hold
-    category_iou: dict[str, float]  # empty where the classes have no categories
-    boundary_iou: list[float]  # of the classes; empty unless the protocol asks for it
     protocol: Protocol
     seconds: float
+    classes: Mapping[str, list[float]] = MappingProxyType(
+        {}
+    )  # columns by name, K values each; NaN where nothing counts
+    category_iou: Mapping[str, float] = MappingProxyType({})  # empty where the classes have no categories
     images: int = 0  # that were counted
     skipped: int = 0  # that could not be read, with ``data.on_error=skip``
+
+    @property
+    def class_iou(self) -> list[float]:
+        """IoU of each class; NaN for a class that neither labels nor predictions hold."""
+        return self.classes.get("IoU", [float("nan")] * len(self.counts))
 
 
 def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
@@ -87,14 +94,15 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     device = next(model.parameters()).device
     protocol = protocol.on(device)
     identity = fingerprint(model, dataset.names, protocol) if partial else ""
-    blank = torch.zeros(model.num_classes + 3, model.num_classes, dtype=torch.int64, device=device)
+    evaluators = _evaluators(dataset, protocol, device)
     fast = prepare(model, precision=protocol.precision)
     faults: list[str] = []
     enough = False
-    with PartialCounts(blank, partial, identity, resume=resume) as tally:
+    with Tally(evaluators, partial, identity, resume=resume) as tally:
         waiting = [index for index in range(len(dataset)) if index not in tally.done]
         mine = waiting[distributed.rank() :: distributed.world_size()]
-        readable = _readable(_read(dataset, mine, workers), faults, on_error=dataset.on_error)
+        on_error = getattr(dataset, "on_error", "stop")
+        readable = _readable(_read(dataset, mine, workers), faults, on_error=on_error)
         samples = _uploaded(readable, device)
         for index, sample, image in _with_bar(samples, len(mine), shown=progress):
             watch = functools.partial(on_strip, sample) if on_strip else None
@@ -105,7 +113,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
             except EnoughError:
                 enough = True
                 break
-            tally.add(index, _count(sample.label, prediction, model.num_classes, boundary=protocol.boundary))
+            tally.add(index, sample.label, prediction)
     told = distributed.gathered((len(tally.mine), len(faults), enough))
     images = len(tally.done) + sum(counted for counted, _, _ in told)
     skipped = sum(left_out for _, left_out, _ in told)
@@ -114,11 +122,23 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
         why = next(fault for part in distributed.gathered(faults[-1:]) for fault in part)
         raise ValueError(f"there is nothing to score: none of the {skipped} images can be read; {why}")
     seconds = time.perf_counter() - started
-    if not total[:-3].any() and any(left for _, _, left in told):
-        nothing = [float("nan")] * model.num_classes
-        return Evaluation(total[:-3], {}, nothing, {}, [], protocol, seconds, images, skipped)
-    found = _scored(total, dataset, protocol, seconds)
-    return found._replace(images=images, skipped=skipped)
+    found = Evaluation(total["confusion"], {}, protocol, seconds, images=images, skipped=skipped)
+    if not found.counts.any() and any(left for _, _, left in told):
+        return found
+    return _scored(found, total, evaluators)
+
+
+def _evaluators(dataset: Dataset, protocol: Protocol, device: torch.device) -> dict[str, Evaluator]:
+    """The confusion matrix, and whatever else the protocol lists."""
+    late = {"table": dataset.table, "absent": protocol.absent, "device": device}
+    chosen: dict[str, dict[str, Any]] = {"confusion": {}}
+    for name, how in protocol.evaluators.items():
+        if how is True or isinstance(how, dict):
+            chosen[name] = {} if how is True else how
+    return {
+        name: components.build("evaluation.evaluators", {**how, "name": name}, **late)
+        for name, how in chosen.items()
+    }
 
 
 def _with_bar(samples: Iterable[Any], number: int, *, shown: bool) -> Iterable[Any]:
@@ -136,31 +156,26 @@ def _check(model: Segmenter, dataset: Dataset) -> None:
         )
 
 
-def _count(label: np.ndarray, prediction: Tensor, num_classes: int, *, boundary: bool) -> Tensor:
-    """(K + 3, K): the confusion matrix of one picture, and below it what Boundary IoU counts."""
-    matrix = metrics.ConfusionMatrix(num_classes, prediction.device)
-    matrix.update(label, prediction)
-    edges = torch.zeros(3, num_classes, dtype=torch.int64)
-    if boundary:
-        edges = metrics.boundary_counts(label, prediction.cpu().numpy(), num_classes)
-    return torch.cat([matrix.counts, edges.to(prediction.device)])
+def _scored(
+    found: Evaluation, totals: Mapping[str, Tensor], evaluators: Mapping[str, Evaluator]
+) -> Evaluation:
+    """With the figures of every evaluator.
 
-
-def _scored(total: Tensor, dataset: Dataset, protocol: Protocol, seconds: float) -> Evaluation:
-    counts, edges = total[:-3], total[-3:]
-    scores = metrics.scores(counts, absent=protocol.absent)
-    if dataset.table.name == "ade20k":
-        scores["ADE20K"] = metrics.ade20k_score(scores)
-    categories, boundary = {}, []
-    if all(dataset.table.categories):
-        names, merged = metrics.merge_classes(counts, dataset.table.categories)
-        categories = dict(zip(names, metrics.class_scores(merged)["IoU"].tolist(), strict=True))
-        scores["mIoU_category"] = metrics.scores(merged, absent=protocol.absent)["mIoU"]
-    if protocol.boundary:
-        boundary = metrics.boundary_iou(edges).tolist()
-        scores["mIoU_boundary"] = metrics.mean(metrics.boundary_iou(edges), counts, absent=protocol.absent)
-    class_iou = metrics.class_scores(counts)["IoU"].tolist()
-    return Evaluation(counts, scores, class_iou, categories, boundary, protocol, seconds)
+    Raises:
+        ValueError: two of them have scores or columns of one name.
+    """
+    scores, classes, groups = dict(found.scores), dict(found.classes), dict(found.category_iou)
+    for name, evaluator in evaluators.items():
+        figures = evaluator.scores(totals[name])
+        if twice := (scores.keys() & figures.scores.keys()) | (classes.keys() & figures.classes.keys()):
+            raise ValueError(
+                f"evaluation.evaluators.{name}: another evaluator has {', '.join(sorted(twice))} already;"
+                " give each figure a name of its own"
+            )
+        scores.update(figures.scores)
+        classes.update(figures.classes)
+        groups.update(figures.groups)
+    return found._replace(scores=scores, classes=classes, category_iou=groups)
 
 
 def _read(dataset: Dataset, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample | Problem]]:

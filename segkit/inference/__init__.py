@@ -2,7 +2,7 @@
 
 from segkit.inference.preparation import prepare
 from segkit.inference.presets import of_settings
-from segkit.inference.protocols import Protocol, protocol
+from segkit.inference.protocols import Protocol
 from segkit.inference.sliding import Strip, merged_logits, predict, probabilities
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "predict",
     "prepare",
     "probabilities",
-    "protocol",
 ]

@@ -70,7 +70,7 @@ def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol
     Args:
         file: such as ``runs/demo/best.pt``.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
-        protocol: as ``segkit.inference.protocols`` makes it; None looks at the picture once, as a whole.
+        protocol: None looks at the picture once, as a whole.
 
     Raises:
         ValueError: the file is missing, damaged, or not a checkpoint of segkit.
@@ -79,7 +79,7 @@ def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol
     table = LabelTable.from_plain(content["classes"])
     model = _rebuilt(content, content["settings"].get("model", {}), table)
     return Predictor(
-        Trained(model.to(distributed.pick_device(device)), table), protocol or inference.protocol()
+        Trained(model.to(distributed.pick_device(device)), table), protocol or inference.Protocol()
     )
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from segkit.inference.protocols import HOW_TO_COMPUTE, Protocol, protocol
+from segkit.inference.protocols import HOW_TO_COMPUTE, Protocol
 from segkit.settings import CONF
 
 FOLDER = CONF / "evaluation"
-FREE = {"name", "boundary", *HOW_TO_COMPUTE}  # they change none of the scores that a name stands for
+FREE = {"name", "evaluators", *HOW_TO_COMPUTE}  # they change none of the scores that a name stands for
 
 
 def preset(name: str, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -57,12 +57,12 @@ def of_settings(settings: Mapping[str, Any]) -> Protocol:
     """The protocol of a command's settings; changed, it says so: ``encoding, changed: scales``.
 
     Raises:
-        ValueError: as ``protocol`` does.
+        ValueError: as ``Protocol`` does.
     """
     given = {key: value for key, value in settings["evaluation"].items() if key != "every"}  # of a training
     if different := changes(given, settings["sizes"]):
         given["name"] = f"{given['name']}, changed: {', '.join(different)}"
-    return protocol(**given)
+    return Protocol(**given)
 
 
 def title(settings: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""A protocol is everything that decides a score besides the network and the pictures.
+"""A protocol is everything that decides a score besides the network and the images.
 
 ``encoding`` is the procedure behind the published ResNeSt figures, ``mmseg``, ``mmseg_ms`` and
-``mmseg_slide`` are those of mmsegmentation; ``whole`` and ``sliding`` score the picture at its own size, in
+``mmseg_slide`` are those of mmsegmentation; ``whole`` and ``sliding`` score the image at its own size, in
 one piece or in windows.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from segkit.settings import PositiveFloat, PositiveInt, Size
@@ -23,28 +23,78 @@ HOW_TO_COMPUTE = ("batch_pixels", "memory")  # settings that move no score beyon
 
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures become class ids, and ids a score; made by ``protocol``, which explains the fields."""
+    """How images become class ids, and ids a score: the settings of an evaluation, checked.
 
-    name: str
-    scales: tuple[float, ...]
-    resize: Literal["factor", "long_side", "bounds"]
-    base_size: int | None
-    bounds: tuple[int, int] | None
-    resize_as: Literal["float", "uint8"]
-    flip: bool
-    window: tuple[int, int] | None
-    stride: tuple[int, int] | None
-    border: Literal["shift", "pad"]
-    merge: Literal["softmax", "logits", "exp"]
-    align_corners: bool
-    absent: Literal["zero", "exclude", "labels"]
-    boundary: bool
-    precision: Literal["auto", "float32", "bf16"]
-    batch_pixels: int | None
-    memory: float | None
+    Sizes given as one side are stored as pairs, and a window's stride as what null means.
+
+    Attributes:
+        name: printed beside the score.
+        scales: the image is scored at each of them and the results are merged.
+        resize: a scale multiplies the image's own size (``factor``, rounded as mmcv does), makes its long
+            side ceil(``base_size`` * scale) (``long_side``), or multiplies the ``bounds`` that it is to fit.
+        base_size: long side at scale 1, in pixels, for ``long_side``.
+        bounds: at scale 1, for ``bounds``: the most that long and short side may have, in any order.
+        resize_as: images are normalised, then resized (``float``), strip by strip; or resized as OpenCV
+            resizes ``uint8``, then normalised, as mmsegmentation does. That holds the whole image at every
+            scale, 3 bytes a pixel.
+        flip: score the mirrored image too.
+        window: side, or height and width, of the window that slides over the image; null takes it whole.
+        stride: step of the window; null is two thirds of it.
+        border: the last window of a row is shifted back inside (``shift``), or stays, and what is missing of
+            it is black (``pad``). Images smaller than the window are cut or padded likewise.
+        merge: what is averaged over scales and mirrored copies: ``softmax`` probabilities, or ``logits``; or
+            ``exp`` of the sum of a window's logits and those of its mirrored copy, averaged over windows.
+        align_corners: of merging scales, and of resizing images as ``float``; the network has its own.
+        absent: what a class counts in a mean that nobody labelled or predicted; see ``evaluation.metrics``.
+        evaluators: further figures, by the names of ``segkit.evaluation.evaluators``: true, or its settings.
+        precision: of the network; everything after it is float32. ``auto`` is bf16 where the device has
+            units for it.
+        batch_pixels: windows and mirrored copies of one shape are run together up to this many pixels;
+            null suits the device.
+        memory: GiB that inference may take beside network and image, to which it fits batches and strips
+            (as far as one window allows).
+
+    Raises:
+        ValueError: the settings contradict each other.
+    """
+
+    name: str = "whole"
+    scales: tuple[PositiveFloat, ...] = (1.0,)
+    resize: Literal["factor", "long_side", "bounds"] = "factor"
+    base_size: PositiveInt | None = None
+    bounds: Size | None = None
+    resize_as: Literal["float", "uint8"] = "float"
+    flip: bool = False
+    window: Size | None = None
+    stride: Size | None = None
+    border: Literal["shift", "pad"] = "shift"
+    merge: Literal["softmax", "logits", "exp"] = "softmax"
+    align_corners: bool = True
+    absent: Literal["zero", "exclude", "labels"] = "zero"
+    evaluators: dict[str, dict | bool | None] = field(default_factory=dict)
+    precision: Literal["auto", "float32", "bf16"] = "float32"
+    batch_pixels: PositiveInt | None = None
+    memory: Literal["auto"] | PositiveFloat = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(
+                f"evaluation.scales={list(self.scales)}: give at least one scale, all of them above 0"
+            )
+        if self.resize == "long_side" and self.base_size is None:
+            raise ValueError(
+                "evaluation.resize=long_side needs evaluation.base_size, the long side at scale 1"
+            )
+        if self.resize == "bounds" and self.bounds is None:
+            raise ValueError("evaluation.resize=bounds needs evaluation.bounds, such as [2048, 512]")
+        window, stride = _window_and_stride(self.window, self.stride)
+        stored: dict[str, object] = {"window": window, "stride": stride, "bounds": pair(self.bounds)}
+        stored["scales"] = tuple(float(scale) for scale in self.scales)
+        for name, value in stored.items():
+            object.__setattr__(self, name, value)  # once, while it is made
 
     def scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
-        """Size of a picture at a scale."""
+        """Size of an image at a scale."""
         if self.resize == "long_side":
             assert self.base_size is not None
             long = math.ceil(self.base_size * scale)
@@ -52,8 +102,7 @@ class Protocol:
                 return long, max(1, int(width * long / height + 0.5))
             return max(1, int(height * long / width + 0.5)), long
         if self.resize == "bounds":
-            assert self.bounds is not None
-            bounds = [int(side * scale) for side in self.bounds]
+            bounds = [int(side * scale) for side in pair(self.bounds) or ()]
         else:
             bounds = [int(side * scale + 0.5) for side in (height, width)]
         return _within(height, width, bounds)
@@ -70,12 +119,12 @@ class Protocol:
         words = [f"scales {' '.join(f'{scale:g}' for scale in self.scales)}"]
         if self.resize == "long_side":
             words[0] += f" of long side {self.base_size}"
-        if self.resize == "bounds" and self.bounds:
-            words[0] += f" of what fits {max(self.bounds)}x{min(self.bounds)}"
+        if self.resize == "bounds" and (bounds := pair(self.bounds)):
+            words[0] += f" of what fits {max(bounds)}x{min(bounds)}"
         words += ["resized as uint8"] if self.resize_as == "uint8" else []
         words += ["flip"] if self.flip else []
         if self.window and self.stride:
-            window, stride = ("x".join(str(side) for side in pair) for pair in (self.window, self.stride))
+            window, stride = ("x".join(map(str, pair(size) or ())) for size in (self.window, self.stride))
             words.append(f"window {window} every {stride}, {self.border} at the border")
         words += [f"merge {self.merge}", f"absent classes: {self.absent}", self.precision]
         return f"{self.name} ({', '.join(words)})"
@@ -101,7 +150,8 @@ def chosen_precision(
     return precision
 
 
-def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+def pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width of a size that may be one side."""
     if size is None:
         return None
     height, width = (size, size) if isinstance(size, int) else size
@@ -112,7 +162,7 @@ def _window_and_stride(
     window: int | Sequence[int] | None, stride: int | Sequence[int] | None
 ) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """Both as pairs, checked."""
-    size, step = _pair(window), _pair(stride)
+    size, step = pair(window), pair(stride)
     if size is None and step is not None:
         raise ValueError(f"evaluation.stride={stride} without evaluation.window: give both or neither")
     if size and step is None:
@@ -123,83 +173,3 @@ def _window_and_stride(
             "pixels between two windows; make the stride at most the window"
         )
     return size, step
-
-
-def protocol(  # noqa: PLR0913 - one keyword for each key of conf/evaluation
-    *,
-    name: str = "whole",
-    scales: tuple[PositiveFloat, ...] = (1.0,),
-    resize: Literal["factor", "long_side", "bounds"] = "factor",
-    base_size: PositiveInt | None = None,
-    bounds: Size | None = None,
-    resize_as: Literal["float", "uint8"] = "float",
-    flip: bool = False,
-    window: Size | None = None,
-    stride: Size | None = None,
-    border: Literal["shift", "pad"] = "shift",
-    merge: Literal["softmax", "logits", "exp"] = "softmax",
-    align_corners: bool = True,
-    absent: Literal["zero", "exclude", "labels"] = "zero",
-    boundary: bool = False,
-    precision: Literal["auto", "float32", "bf16"] = "float32",
-    batch_pixels: PositiveInt | None = None,
-    memory: Literal["auto"] | PositiveFloat = "auto",
-) -> Protocol:
-    """Check the settings of an evaluation and put them together.
-
-    Args:
-        name: printed beside the score.
-        scales: the picture is scored at each of them and the results are merged.
-        resize: a scale multiplies the picture's own size (``factor``, rounded as mmcv does), makes its long
-            side ceil(``base_size`` * scale) (``long_side``), or multiplies the ``bounds`` that it is to fit.
-        base_size: long side at scale 1, in pixels, for ``long_side``.
-        bounds: at scale 1, for ``bounds``: the most that long and short side may have, in any order.
-        resize_as: pictures are normalised, then resized (``float``), strip by strip; or resized as OpenCV
-            resizes ``uint8``, then normalised, as mmsegmentation does. That holds the whole picture at every
-            scale, 3 bytes a pixel.
-        flip: score the mirrored picture too.
-        window: side, or height and width, of the window that slides over the picture; null takes it whole.
-        stride: step of the window; null is two thirds of it.
-        border: the last window of a row is shifted back inside (``shift``), or stays, and what is missing of
-            it is black (``pad``). Pictures smaller than the window are cut or padded likewise.
-        merge: what is averaged over scales and mirrored copies: ``softmax`` probabilities, or ``logits``; or
-            ``exp`` of the sum of a window's logits and those of its mirrored copy, averaged over windows.
-        align_corners: of merging scales, and of resizing pictures as ``float``; the network has its own.
-        absent: what a class counts in a mean that nobody labelled or predicted; see ``evaluation.metrics``.
-        boundary: measure Boundary IoU too.
-        precision: of the network; everything after it is float32. ``auto`` is bf16 where the device has
-            units for it.
-        batch_pixels: windows and mirrored copies of one shape are run together up to this many pixels;
-            null suits the device.
-        memory: GiB that inference may take beside network and picture, to which it fits batches and strips
-            (as far as one window allows).
-
-    Raises:
-        ValueError: the settings contradict each other.
-    """
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"evaluation.scales={list(scales)}: give at least one scale, all of them above 0")
-    if resize == "long_side" and base_size is None:
-        raise ValueError("evaluation.resize=long_side needs evaluation.base_size, the long side at scale 1")
-    if resize == "bounds" and bounds is None:
-        raise ValueError("evaluation.resize=bounds needs evaluation.bounds, such as [2048, 512]")
-    size, step = _window_and_stride(window, stride)
-    return Protocol(
-        name=name,
-        scales=tuple(float(scale) for scale in scales),
-        resize=resize,
-        base_size=base_size,
-        bounds=_pair(bounds),
-        resize_as=resize_as,
-        flip=flip,
-        window=size,
-        stride=step,
-        border=border,
-        merge=merge,
-        align_corners=align_corners,
-        absent=absent,
-        boundary=boundary,
-        precision=precision,
-        batch_pixels=batch_pixels,
-        memory=None if memory == "auto" else float(memory),
-    )

@@ -146,7 +146,7 @@ class _Looker:
     def strip_rows(self) -> int:
         """Rows of the picture to finish at a time."""
         budget = STRIP_BYTES.get(self.picture.device.type, STRIP_BYTES["cpu"])
-        if self.protocol.memory is not None:
+        if self.protocol.memory != "auto":
             budget = min(budget, int(self.protocol.memory * 2**30 / 8))
         classes = self.model.num_classes
         widest = max([self.width] + [view.width * max(1, view.height / self.height) for view in self.views])
@@ -169,7 +169,7 @@ class _Looker:
     def run_batch(self) -> None:
         """Run the next windows of one shape, as many as fit into a batch."""
         room = self.protocol.batch_pixels or BATCH_PIXELS.get(self.picture.device.type, BATCH_PIXELS["cpu"])
-        if self.protocol.memory is not None:
+        if self.protocol.memory != "auto":
             room = min(room, int(self.protocol.memory * 2**30 / 2 / BYTES_PER_PIXEL))
         shape = self.waiting[0].shape
         mirrored = self.protocol.flip and self.protocol.merge == "exp"

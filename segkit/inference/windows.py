@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segkit.inference.protocols import Protocol
+from segkit.inference.protocols import Protocol, pair
 
 
 class View(NamedTuple):
@@ -74,8 +74,8 @@ def windows_of(height: int, width: int, protocol: Protocol) -> list[Window]:
     found = []
     for index, view in enumerate(views(height, width, protocol)):
         rows = taps(view.height, height, align_corners=protocol.align_corners)
-        tall, wide = protocol.window or (view.height, view.width)
-        step = protocol.stride or (1, 1)
+        tall, wide = pair(protocol.window) or (view.height, view.width)
+        step = pair(protocol.stride) or (1, 1)
         if protocol.border == "shift":
             tall, wide = min(tall, view.height), min(wide, view.width)
         for top in starts(view.height, tall, step[0], protocol.border):

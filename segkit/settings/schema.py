@@ -41,7 +41,7 @@ SECTIONS = {
     "model.auxiliary": "models.heads",
     "loss": "losses",
     "augment": "data/transforms.py:Augmentation",
-    "evaluation": "inference/protocols.py:protocol",
+    "evaluation": "inference/protocols.py:Protocol",
     "schedule": "training/schedule.py:Schedule",
     "schedule.optimiser": "training.optimisers",
     "schedule.policy": "training.policies",
@@ -49,6 +49,9 @@ SECTIONS = {
     "runtime": "system/runtime.py:Runtime",
 }
 """Where each section goes: a package of components, or ``file:function`` (``file:Class`` for its fields)."""
+
+LISTS = {"loss.parts": "losses", "evaluation.evaluators": "evaluation.evaluators"}
+"""Settings that list components of a package by name, each with its own settings."""
 
 Workers = Annotated[int, Range(least=0, most=256)]
 SIZES = {"sizes.base": Side, "sizes.crop": Size, "sizes.bounds": Size}
@@ -150,7 +153,7 @@ def _checked(
             inner = {k[len(key) + 1 :]: v for k, v in extra.items() if k.startswith(key + ".")}
             checked[key] = _section(value, full, inner, faults)
         elif typing.get_origin(accepted[key]) is dict:
-            checked[key] = _parts(value, full, SECTIONS[path], faults)
+            checked[key] = _parts(value, full, faults)
         else:
             try:
                 checked[key] = values.coerce(value, accepted[key])
@@ -159,9 +162,9 @@ def _checked(
     return checked
 
 
-def _parts(parts: Any, path: str, package: str, faults: list[str]) -> dict[str, Any]:
-    """The components of a sum by their names, each with a weight; null leaves one out."""
-    checked = {}
+def _parts(parts: Any, path: str, faults: list[str]) -> dict[str, Any]:
+    """Components by their names, each with its settings; null leaves one out, and true takes its defaults."""
+    checked, package = {}, LISTS[path]
     for name, part in parts.items() if isinstance(parts, Mapping) else [("NAME", parts)]:
         full = f"{path}.{name}"
         try:
@@ -169,12 +172,16 @@ def _parts(parts: Any, path: str, package: str, faults: list[str]) -> dict[str, 
         except ValueError as error:
             faults.append(f"{full}={part}: {error}")
             continue
-        accepted = {"weight": values.NonNegativeFloat} | keywords(f"{file}:build").accepted
-        accepted.pop("aux_weight", None)  # the sum's own
+        accepted = keywords(f"{file}:build").accepted
+        if package == "losses":  # of a sum, whose own the auxiliary head's weight is
+            accepted = {"weight": values.NonNegativeFloat} | accepted
+            accepted.pop("aux_weight", None)
         if isinstance(part, Mapping):
             checked[name] = _checked(part, full, Keys(accepted, ()), {}, faults)
+        elif isinstance(part, bool) and package != "losses":
+            checked[name] = part
         elif part is not None:
-            faults.append(f"{full}={part}: this is a group; say {full}.weight={part}")
+            faults.append(f"{full}={part}: this is a group; say {full}.{next(iter(accepted), 'KEY')}={part}")
     return checked
 
 

@@ -1,0 +1,52 @@
+"""The confusion matrix and what follows from it: pixAcc, mIoU, mAcc, fwIoU, mDice; always measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segkit.evaluation import metrics
+from segkit.types import ClassTable, Figures
+
+
+class Confusion:
+    """Counts of (label, prediction) pairs, kept on the device of the network."""
+
+    def __init__(self, table: ClassTable, absent: metrics.Absent, device: torch.device | str) -> None:
+        self.table = table
+        self.absent: metrics.Absent = absent
+        self.matrix = metrics.ConfusionMatrix(table.num_classes, device)
+
+    def update(self, label: np.ndarray, prediction: Tensor) -> None:
+        """Count an image."""
+        self.matrix.update(label, prediction)
+
+    def state(self) -> Tensor:
+        """(K, K) int64, rows are labels."""
+        return self.matrix.counts
+
+    def scores(self, state: Tensor) -> Figures:
+        """Scores of the split; on ADE20K its benchmark's too, and mIoU of categories where there are some."""
+        scores = metrics.scores(state, absent=self.absent)
+        if self.table.name == "ade20k":
+            scores["ADE20K"] = metrics.ade20k_score(scores)
+        groups: dict[str, float] = {}
+        if all(self.table.categories):
+            names, merged = metrics.merge_classes(state, self.table.categories)
+            groups = dict(zip(names, metrics.class_scores(merged)["IoU"].tolist(), strict=True))
+            scores["mIoU_category"] = metrics.scores(merged, absent=self.absent)["mIoU"]
+        return Figures(scores, {"IoU": metrics.class_scores(state)["IoU"].tolist()}, groups)
+
+
+def build(table: ClassTable, absent: Any, device: torch.device | str) -> Confusion:
+    """The evaluator that every score comes from.
+
+    Args:
+        table: of the data.
+        absent: what a class counts in a mean that nobody labelled or predicted.
+        device: where the counts stay.
+    """
+    return Confusion(table, absent, device)
