@@ -260,7 +260,7 @@ def test_what_is_prepared_for_prediction_says_the_same(variant):
     model = small(variant).eval()
     drawn_anew(model).float()
     image = torch.randint(0, 256, (3, 45, 70), dtype=torch.uint8)
-    protocol = inference.protocol(scales=(0.5, 1.0), flip=True, window=(48, 48))
+    protocol = inference.Protocol(scales=(0.5, 1.0), flip=True, window=(48, 48))
     plain = inference.probabilities(model, image, protocol)
     fast = inference.prepare(model)
     assert type(fast.backbone) is not type(model.backbone)  # traced
