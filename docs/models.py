@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from segkit import components
-from segkit.models import segmenter, summary
+from segkit.models import counting, segmenter, summary
 
 PAGE = Path(__file__).with_suffix(".md")
 START, END = "<!-- tables -->\n", "<!-- end of tables -->"
@@ -53,7 +53,7 @@ def backbones() -> list[tuple[str, str]]:
 
 def giga_macs(call: typing.Callable[[], object]) -> str:
     """Thousand million multiplications with their additions."""
-    return f"{summary.flops(call) / 2e9:.2f}"
+    return f"{counting.flops(call) / 2e9:.2f}"
 
 
 def model(backbone: dict[str, object], head: str = "deeplabv3") -> segmenter.Segmenter:

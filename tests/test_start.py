@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segkit.system.runtime import Runtime
+from segkit.training.optimisers._plain import plain
 
 ROOT = Path(__file__).parent.parent
 WATCHED = (
@@ -48,13 +48,33 @@ def test_a_refused_setting_imports_nothing_that_computes():
     assert imported("train_seg.py", "schedule.lr=quick") == {"hydra"}
 
 
-def test_methods_that_are_spared_the_compiler_get_it_back():
-    plain = torch.optim.Optimizer.zero_grad.__wrapped__
-    before = dict(vars(plain))
-    try:
-        Runtime().apply()
-        assert vars(plain)["__dynamo_disable"] in (plain, before.get("__dynamo_disable"))
-        Runtime(compile=True).apply()
-        assert vars(plain).get("__dynamo_disable") is not plain
-    finally:
-        vars(plain).update(before)
+def test_a_training_scores_and_is_scored_without_compiler_or_augmentation_library(tmp_path):
+    sizes = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
+    length = "schedule.iterations=1 schedule.batch_size=2 schedule.policy.warmup_iterations=0"
+    rest = f"run_dir={tmp_path} run_name=a evaluation.every=1 loader.workers=0 schedule/optimiser=adamw"
+    needed = {"torch", "cv2", "hydra"}
+    found = imported("train_seg.py", "experiment=demo", *f"{sizes} {length} {rest}".split())
+    assert (tmp_path / "a/best.pt").exists()
+    assert found - {"tensorboard"} == needed  # tensorboard writes the events
+    assert imported("test_seg.py", f"checkpoint={tmp_path}/a/best.pt") == needed
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_an_optimiser_without_the_compiler_steps_like_the_one_with_it(name):
+    def trained(make):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.Linear(7, 2))
+        groups = [{"params": network[0].parameters(), "lr": 0.3}, {"params": network[1:].parameters()}]
+        optimiser = make(groups, lr=0.1, weight_decay=0.01)
+        for _ in range(3):
+            optimiser.zero_grad()
+            network(torch.randn(4, 5)).square().sum().backward()
+            optimiser.step()
+        state = optimiser.state_dict()
+        optimiser.load_state_dict(state)
+        optimiser.step(lambda: network(torch.ones(4, 5)).sum())
+        return [*network.state_dict().values(), *(t for s in state["state"].values() for t in s.values())]
+
+    kind = getattr(torch.optim, name)
+    for ours, theirs in zip(trained(plain(kind)), trained(kind), strict=True):
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from segkit.models import counting
 from segkit.models.network import Segmenter
 
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
+Flops = Callable[[Callable[[], object]], int]
 
 
 class Part(NamedTuple):
@@ -26,26 +28,28 @@ class Part(NamedTuple):
     flops: int  # multiplications and additions of convolutions and matrix products
 
 
-def flops(call: Callable[[], object]) -> int:
-    """Operations of the convolutions and matrix products in a call, multiplications and additions apart."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
 def parameters(module: nn.Module) -> int:
     """How many numbers are trained."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def parts(model: Segmenter, crop: tuple[int, int]) -> Iterator[Part]:
-    """The backbone and the heads, for one picture of the given size, on the meta device.
+def parts(model: Segmenter, crop: tuple[int, int]) -> list[Part]:
+    """The backbone and the heads, for one picture of the given size; no arithmetic is done.
 
     A backbone of the ResNet family is told by its stem and stages, any other as a whole.
     """
-    model = copy.deepcopy(model).to("meta").eval()
-    image = torch.empty(1, model.in_channels, *crop, device="meta")
+    model = copy.deepcopy(model).eval()
+    if counting.is_quick(model):
+        with contextlib.suppress(counting.Unknown):
+            none = next(model.parameters()).new_empty((0, model.in_channels, *crop))
+            return list(_parts(model, none, counting.flops_of_an_image))
+    one = torch.empty(1, model.in_channels, *crop, device="meta")
+    return list(_parts(model.to("meta"), one, counting.flops))
+
+
+def _parts(model: Segmenter, image: Tensor, flops: Flops) -> Iterator[Part]:
     trunk: Any = model.backbone
+    crop = image.shape[2:]
     if all(hasattr(trunk, name) for name in ("conv1", "bn1", "relu", "maxpool", *RESNET_STAGES)):
         modules: dict[str, nn.Module] = {
             "stem": nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool),
@@ -53,26 +57,26 @@ def parts(model: Segmenter, crop: tuple[int, int]) -> Iterator[Part]:
         }
         maps: list[Tensor] = []
         for name, module in modules.items():
-            out, cost = _run(module, maps[-1] if maps else image)
+            out, cost = _run(module, maps[-1] if maps else image, flops)
             maps.append(out)
             yield _part(name, module, out, cost, crop)
         stages = maps[1:]
     else:  # any module that keeps the contract: how its own parts hang together is its affair
-        stages, cost = _run(trunk, image)
+        stages, cost = _run(trunk, image, flops)
         yield _part("backbone", trunk, stages[-1], cost, crop)
     heads = {"head": model.head} | ({"auxiliary": model.auxiliary} if model.auxiliary is not None else {})
     for name, head in heads.items():
-        yield _part(name, head, *_run(head, stages), crop)
+        yield _part(name, head, *_run(head, stages, flops), crop)
 
 
-def _run(module: nn.Module, given: Any) -> tuple[Any, int]:
+def _run(module: nn.Module, given: Any, flops: Flops) -> tuple[Any, int]:
     """What a module gives, and its operations."""
     out: list[Any] = []
     cost = flops(lambda: out.append(module(given)))
     return out[0], cost
 
 
-def _part(name: str, module: nn.Module, out: Tensor, cost: int, crop: tuple[int, int]) -> Part:
+def _part(name: str, module: nn.Module, out: Tensor, cost: int, crop: Sequence[int]) -> Part:
     shape = tuple(out.shape[1:])
     stride = str(round(crop[0] / shape[1])) if shape[1] > 1 else "all"
     return Part(name, shape, stride, dilations(module), parameters(module), cost)
@@ -93,7 +97,7 @@ def summarise(model: Segmenter, crop: int | tuple[int, int]) -> str:
     """
     height, width = (crop, crop) if isinstance(crop, int) else crop
     try:
-        rows = list(parts(model, (height, width)))
+        rows = parts(model, (height, width))
     except (RuntimeError, NotImplementedError, TypeError) as error:  # a foreign part needs real numbers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"{parameters(model):,} parameters; operations are not counted ({reason})"

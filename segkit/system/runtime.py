@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import inspect
 import logging
 import os
 import shutil
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import _compile
 
 from segkit.system.hardware import supports_bf16
 
 LOG = logging.getLogger("segkit")
-MARK = "__dynamo_disable"  # torch's: what a function calls that is left out of graphs
 PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,7 +51,6 @@ class Runtime:
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.deterministic != torch.are_deterministic_algorithms_enabled():  # which imports the compiler
             torch.use_deterministic_algorithms(self.deterministic)
-        _mark_uncompiled(compiled=self.compile)
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -64,24 +60,6 @@ class Runtime:
             return self.on(device).autocast(device)
         precision = PRECISION[self.precision]
         return torch.autocast(device.type, precision, enabled=precision is not torch.float32)
-
-
-def _mark_uncompiled(*, compiled: bool) -> None:
-    """Spare a training that is not compiled the seconds of importing ``torch._dynamo``.
-
-    Methods of optimisers and of DistributedDataParallel import it at their first call, to be left out of
-    graphs (``torch/_compile.py``), unless they are told what to call instead. Where a version of torch does
-    this in another way, nothing changes.
-    """
-    for owner in (torch.optim.Optimizer, torch.nn.parallel.DistributedDataParallel):
-        for method in filter(inspect.isfunction, vars(owner).values()):
-            plain: Any = getattr(method, "__wrapped__", None)
-            if plain is None or method.__code__.co_filename != _compile.__file__:
-                continue
-            if not compiled:
-                vars(plain).setdefault(MARK, plain)
-            elif vars(plain).get(MARK) is plain:
-                delattr(plain, MARK)
 
 
 def _refuse_without_compiler() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from segkit.settings import Fraction, Range
+from segkit.training.optimisers._plain import plain
 
 
 def build(
@@ -27,4 +28,6 @@ def build(
             "schedule.optimiser.nesterov=true with schedule.optimiser.momentum=0: it looks ahead along the"
             " momentum, so give one, 0.9 say"
         )
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+    return plain(torch.optim.SGD)(
+        groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+    )
