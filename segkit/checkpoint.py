@@ -19,7 +19,7 @@ import torch
 from segkit.data.labels import same_classes
 from segkit.models.backbones._former import modern
 from segkit.settings import PositiveFloat, PositiveInt
-from segkit.system import distributed, files, runs
+from segkit.system import distributed, files, runs, shared
 from segkit.types import ClassTable
 
 FORMAT = 1
@@ -154,16 +154,19 @@ def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """A checkpoint of segkit, on the CPU, read without running any code in it.
 
     Args:
-        path: of the file.
+        path: of the file, of a folder that was made to share it, or an address ``hf://user/name``.
         mapped: leave the values of tensors on the disk until they are used.
 
     Raises:
         ValueError: the file is missing, damaged, holds code, or is not a checkpoint of segkit.
+        OSError: an address could not be reached.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"checkpoint={path}: there is no such file")
-    content = files.read_tensors(path, mapped=mapped)
+    path = shared.located(path)
+    if path.suffix == ".safetensors":
+        tensors, about = shared.read(path)
+        content: Any = {**about, "model": tensors}
+    else:
+        content = files.read_tensors(path, mapped=mapped)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(
             f"{path}: not a checkpoint of segkit; weights of other projects load with model.weights={path}"

@@ -20,7 +20,7 @@ from segkit.evaluation.gallery import Gallery
 from segkit.inference import Protocol, presets
 from segkit.inference.outputs import save
 from segkit.monitor.versions import environment
-from segkit.system import files
+from segkit.system import files, shared
 from segkit.types import Sample
 
 SAME_DATA = ("name", "root", "val_split")  # settings that say on what was scored
@@ -31,7 +31,7 @@ def folder(settings: dict[str, Any], name: str) -> Path:
     if settings["output"] is not None:
         return Path(settings["output"]).expanduser()
     if settings["checkpoint"] is not None:
-        return Path(settings["checkpoint"]).expanduser().parent / name
+        return shared.beside(settings["checkpoint"]) / name
     return Path("runs", Path(settings["model"]["weights"]).stem, name)
 
 

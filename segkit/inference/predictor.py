@@ -68,14 +68,14 @@ def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol
     """The network of a run's checkpoint, ready to predict.
 
     Args:
-        file: such as ``runs/demo/best.pt``.
+        file: such as ``runs/demo/best.pt``, a folder made by ``segkit.inference.share``, or ``hf://user/name``.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
         protocol: None looks at the picture once, as a whole.
 
     Raises:
         ValueError: the file is missing, damaged, or not a checkpoint of segkit.
     """
-    content = checkpoint.read(Path(file).expanduser())
+    content = checkpoint.read(file)
     table = LabelTable.from_plain(content["classes"])
     model = _rebuilt(content, content["settings"].get("model", {}), table)
     return Predictor(
@@ -103,7 +103,7 @@ def beneath(given: dict[str, Any]) -> dict[str, Any]:
             f"checkpoint={file} holds a network with its weights; leave out model=... and model.weights=..., "
             "or leave out checkpoint="
         )
-    own = checkpoint.read(Path(file).expanduser())["settings"]
+    own = checkpoint.read(file)["settings"]
     kept = ("model",) if "name" in given.get("data", {}) else ("model", "data", "sizes")
     return {section: own[section] for section in kept if section in own}
 
@@ -119,7 +119,7 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
         ValueError: the weights do not fit the network, or the classes are not known.
     """
     if settings["checkpoint"] is not None:
-        content = checkpoint.read(Path(settings["checkpoint"]).expanduser())
+        content = checkpoint.read(settings["checkpoint"])
         table = LabelTable.from_plain(content["classes"])
         model = _rebuilt(content, settings["model"], table).to(device)
         return Trained(model, table, content["settings"].get("data", {}))

@@ -17,7 +17,7 @@ from torch import nn
 from segkit.models import mmsegmentation, peers
 from segkit.models.names import State, from_mmsegmentation, renamed
 from segkit.models.stems import Rule, fit, take_bands
-from segkit.system import files
+from segkit.system import files, shared
 from segkit.system.download import cache, fetch, resolve
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def read(path: Path) -> Published:
     Raises:
         ValueError: the file is damaged, holds code, or holds no state dict.
     """
+    if path.suffix == ".safetensors":
+        return Published(shared.read(path)[0], "")
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         content = files.read_tensors(path, _unzipped(path))
     meta = content.get("meta") if isinstance(content, Mapping) else None

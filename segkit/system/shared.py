@@ -1,0 +1,123 @@
+"""Networks as they are given to others: a safetensors file whose header holds settings, classes and scores.
+
+Nothing in such a file can run. Where one lies is a file, a folder with one (``model.safetensors``), or an
+address ``hf://user/name``, on request ``hf://user/name@revision``, fetched through huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segkit.system import files
+
+NAME = "model.safetensors"
+KEY = "segkit"  # of the header: JSON with format, settings, classes, scores, iteration
+ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def located(source: str | Path) -> Path:
+    """The file of a checkpoint: its path, that in a folder, or one fetched from an ``hf://`` address.
+
+    Raises:
+        ValueError: there is no such file, the address is none, or huggingface_hub is missing.
+        OSError: it could not be fetched.
+    """
+    words = str(source)
+    if words.startswith("hf:"):
+        return _fetched(words)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / NAME).is_file():
+            raise ValueError(
+                f"checkpoint={path}: this folder holds no {NAME}; give a file, such as {path}/best.pt"
+            )
+        return path / NAME
+    if not path.is_file():
+        raise ValueError(f"checkpoint={path}: there is no such file")
+    return path
+
+
+def beside(source: str | Path) -> Path:
+    """The folder for what is made with a checkpoint: that of its file, or one in ``runs/`` for an address."""
+    if found := ADDRESS.fullmatch(str(source)):
+        return Path("runs", found[1].replace("/", "--"))
+    path = Path(source).expanduser()
+    return path if path.is_dir() else path.parent
+
+
+def _fetched(address: str) -> Path:
+    found = ADDRESS.fullmatch(address)
+    if found is None:
+        raise ValueError(f"{address}: an address of the hub is hf://USER/NAME or hf://USER/NAME@REVISION")
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError(
+            f"{address}: huggingface_hub is missing ({error}); pip install 'segkit[share]'"
+        ) from error
+    try:
+        where = os.environ.get("HF_ENDPOINT")
+        return Path(huggingface_hub.hf_hub_download(found[1], NAME, revision=found[2], endpoint=where))
+    except Exception as error:  # of its own, of its HTTP library, of the network
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(
+            f"cannot fetch {NAME} of {found[1]} ({reason}); fetch it some other way and give the folder that "
+            "holds it, checkpoint=FOLDER"
+        ) from error
+
+
+def write(path: Path, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write tensors with a header, whole or not at all.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        about: plain values for the header.
+
+    Raises:
+        ValueError: safetensors is missing.
+    """
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise ValueError(f"{path}: safetensors is missing ({error}); pip install 'segkit[share]'") from error
+    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    header = {"format": "pt", KEY: json.dumps(_plain(about), ensure_ascii=False, allow_nan=False)}
+    with files.whole(path) as file:
+        file.write(save(apart, metadata=header))
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of a file, on the CPU, and what its header says; empty for files that are not ours.
+
+    Raises:
+        ValueError: safetensors is missing, or the file is damaged.
+    """
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise ValueError(f"{path}: safetensors is missing ({error}); pip install 'segkit[share]'") from error
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except Exception as error:  # whatever a damaged file makes the reader stumble over
+        raise ValueError(f"{path}: damaged, or no safetensors file ({str(error).splitlines()[0]})") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: the header under {KEY!r} is no group of values")
+    return tensors, about
+
+
+def _plain(value: Any) -> Any:
+    """The same as JSON has it: lists for tuples, null for what is no number."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
