@@ -18,6 +18,7 @@ from segkit import checkpoint, inference
 from segkit.data import labels
 from segkit.data.labels import LabelTable
 from segkit.data.pairs import read_image
+from segkit.inference.export import deployed
 from segkit.models import segmenter
 from segkit.settings import check
 from segkit.system import distributed
@@ -65,16 +66,19 @@ class Predictor:
 
 
 def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol | None = None) -> Predictor:
-    """The network of a run's checkpoint, ready to predict.
+    """The network of a run's checkpoint, or of an exported file, ready to predict.
 
     Args:
-        file: such as ``runs/demo/best.pt``, a folder made by ``segkit.inference.share``, or ``hf://user/name``.
+        file: such as ``runs/demo/best.pt``, a folder made by ``segkit.inference.share``, ``hf://user/name``, or an
+            exported file such as ``best.onnx``, which runs on the CPU.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
         protocol: None looks at the picture once, as a whole.
 
     Raises:
         ValueError: the file is missing, damaged, or not a checkpoint of segkit.
     """
+    if deployed.is_exported(file):
+        return Predictor(_deployed(file), protocol or inference.protocol())
     content = checkpoint.read(file)
     table = LabelTable.from_plain(content["classes"])
     model = _rebuilt(content, content["settings"].get("model", {}), table)
@@ -103,7 +107,10 @@ def beneath(given: dict[str, Any]) -> dict[str, Any]:
             f"checkpoint={file} holds a network with its weights; leave out model=... and model.weights=..., "
             "or leave out checkpoint="
         )
-    own = checkpoint.read(file)["settings"]
+    if deployed.is_exported(file):
+        own = deployed.facts(file)["settings"]
+    else:
+        own = checkpoint.read(file)["settings"]
     kept = ("model",) if "name" in given.get("data", {}) else ("model", "data", "sizes")
     return {section: own[section] for section in kept if section in own}
 
@@ -118,6 +125,12 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
     Raises:
         ValueError: the weights do not fit the network, or the classes are not known.
     """
+    if settings["checkpoint"] is not None and deployed.is_exported(settings["checkpoint"]):
+        if settings["device"] not in ("auto", "cpu"):
+            raise ValueError(
+                f"device={settings['device']}: an exported file runs on the CPU here; leave out device=..."
+            )
+        return _deployed(settings["checkpoint"])
     if settings["checkpoint"] is not None:
         content = checkpoint.read(settings["checkpoint"])
         table = LabelTable.from_plain(content["classes"])
@@ -125,6 +138,13 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
         return Trained(model, table, content["settings"].get("data", {}))
     table = labels.of_settings(settings["data"])
     return Trained(segmenter.build(table.num_classes, **settings["model"]).to(device), table)
+
+
+def _deployed(file: str | Path) -> Trained:
+    about = deployed.facts(file)
+    table = LabelTable.from_plain(about["classes"])
+    model: Any = deployed.opened(file, table.num_classes, about)
+    return Trained(model, table, about["settings"].get("data", {}))
 
 
 def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:

@@ -30,17 +30,31 @@ def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] =
     """
     device = next(model.parameters()).device
     precision = chosen_precision(precision, device)
+    if (at := getattr(model, "at", None)) is not None:  # an exported file, prepared for its own runtime
+        return at(precision)
     if precision == "bf16" and not supports_bf16(device):
         _tell_that_bf16_is_slow(device.type)
     fast = copy.deepcopy(model).eval()
     fast.auxiliary = None
     if hasattr(fast, "backbone"):
-        fast = _folded(fast, precision)
+        weight = next(fast.parameters())
+        exactly_float32 = precision == "float32" and weight.dtype == torch.float32
+        fast = _folded(fast, onednn=exactly_float32 and weight.device.type == "cpu" and onednn_is_here())
     if precision == "bf16":
         mean, std = fast.mean, fast.std
         fast.to(torch.bfloat16)
         fast.mean, fast.std = mean, std
     return fast.to(memory_format=torch.channels_last)
+
+
+def portable(model: Segmenter) -> Segmenter:
+    """A copy on the CPU, in evaluation mode, without auxiliary head and with batch norms folded.
+
+    It holds operations alone that other runtimes know.
+    """
+    plain = copy.deepcopy(model).cpu().eval()
+    plain.auxiliary = None
+    return _folded(plain, onednn=False)
 
 
 @functools.cache  # once
@@ -53,11 +67,9 @@ def _tell_that_bf16_is_slow(device: str) -> None:
 
 
 @torch.no_grad()
-def _folded(plain: Segmenter, precision: str) -> Segmenter:
+def _folded(plain: Segmenter, *, onednn: bool) -> Segmenter:
     """The model with batch norms folded, if it then still says the same."""
     weight = next(plain.parameters())
-    exactly_float32 = precision == "float32" and weight.dtype == torch.float32
-    onednn = exactly_float32 and weight.device.type == "cpu" and onednn_is_here()
     fast = copy.deepcopy(plain)
     shapes = [(batch, plain.in_channels, *sides) for batch, *sides in TRIALS]
     trials = [torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight) for shape in shapes]

@@ -88,10 +88,24 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "input": str | None | NonNegativeInt,
         "save": list[Literal["ids", "colours", "overlays", "probabilities"]],
     },
+    "export": {
+        "checkpoint": str | None,
+        "output": str | None,
+        "format": Literal["onnx", "openvino", "torch_export", "torchscript"],
+        "interface": Literal["ids", "logits"],
+        "image_size": Size | None,
+        "precision": Literal["fp32", "fp16", "int8"],
+        "input": str | None,
+        "images": PositiveInt,
+        "calibration": str | None,
+        "calibration_images": PositiveInt,
+    }
+    | SIZES
+    | dict.fromkeys(("data", "model", "evaluation"), dict),
 }
 """What each command accepts besides the keys that ``SECTIONS`` gives; ``dict`` marks a section."""
 
-OPTIONAL = {"test": ("sizes",), "predict": ("sizes", "data")}
+OPTIONAL = {"test": ("sizes",), "predict": ("sizes", "data"), "export": ("sizes", "data")}
 """What a command does without, where a checkpoint does not say it; every other key must be there."""
 
 

@@ -20,17 +20,19 @@ def pool_to_grid(x: Tensor, grid: int) -> Tensor:
 
     Adaptive average pooling by two matrix products, whose gradient is deterministic on CUDA.
     """
-    rows, columns = (_cells(size, grid).to(x) for size in x.shape[2:])
+    rows, columns = (_cells(size, grid, x.device).to(x.dtype) for size in x.shape[2:])
     return rows @ x @ columns.T
 
 
-def _cells(size: int, grid: int) -> Tensor:
-    """(grid, size): row i averages positions floor(i * size / grid) to ceil((i + 1) * size / grid)."""
-    cells = torch.zeros(grid, size)
-    for i in range(grid):
-        start, end = i * size // grid, -(-(i + 1) * size // grid)
-        cells[i, start:end] = 1 / (end - start)
-    return cells
+def _cells(size: int, grid: int, device: torch.device) -> Tensor:
+    """(grid, size): row i averages positions floor(i * size / grid) to ceil((i + 1) * size / grid).
+
+    Of tensors alone, so that an exported network takes any size.
+    """
+    row = torch.arange(grid, device=device)[:, None]
+    start, end = row * size // grid, -(-(row + 1) * size // grid)
+    position = torch.arange(size, device=device)
+    return ((position >= start) & (position < end)) / (end - start)
 
 
 class PyramidPooling(nn.Module):

@@ -1,0 +1,113 @@
+"""Export a trained network: ``python export_seg.py --help`` lists what can be set.
+
+From a checkpoint, or published weights, to a file that another runtime runs; nothing is written unless it
+says what PyTorch says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segkit.compose import command
+
+
+def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint's own data, network and sizes; what the command line says lies over them."""
+    from segkit.inference import predictor
+
+    return predictor.beneath(given)
+
+
+@command("export", beneath=of_checkpoint)
+def main(settings: dict[str, Any]) -> None:
+    """Rebuild the network, write it under a temporary name, compare, and only then give it its name."""
+    from pathlib import Path
+
+    import torch
+
+    from segkit import inference
+    from segkit.inference import export, predictor
+    from segkit.inference.export import verification
+    from segkit.inference.export.about import describe
+
+    size = settings["image_size"]
+    kind = export.Kind(
+        settings["format"],
+        settings["interface"],
+        (size, size) if isinstance(size, int) else size,
+        settings["precision"],
+    )
+    source = settings["checkpoint"] or settings["model"]["weights"]
+    path = export.target(settings["output"], Path(source).expanduser(), kind)
+    if export.is_exported(source):
+        raise ValueError(
+            f"checkpoint={source} is an exported file already; give the checkpoint it was made of"
+        )
+    trained = predictor.rebuild({**settings, "device": "cpu"}, torch.device("cpu"))
+    model, protocol = trained.model.eval(), inference.of_settings(settings)
+    images = verification.pictures_of(
+        settings["input"], settings.get("data"), split="val", count=settings["images"]
+    )
+    network = export.network_for(model, kind)
+    print(f"exporting to {kind.format}, interface {kind.interface}, {kind.precision} ...", flush=True)
+    about = describe(trained, kind, settings, protocol)
+    with export.written(
+        network, path, kind, about=about, calibration=calibration(model, kind, settings)
+    ) as file:
+        deployed = export.opened(file, trained.table.num_classes)
+        print(
+            f"comparing with PyTorch in float32 on {len(images.images)} images: {images.origin}", flush=True
+        )
+        found = []
+        for at_size in verification.compared(model, deployed, images.images):
+            found.append(at_size)
+            share = at_size.equal / at_size.pixels
+            print(f"  {at_size.height}x{at_size.width}: {share:.4%} of the pixels are equal", flush=True)
+        print(verification.verdict(found, kind, path))
+        if kind.precision == "int8":
+            judge(model, deployed, settings, path)
+    mebibytes = sum(part.stat().st_size for part in export.parts(path)) / 2**20
+    print(f"{path} is written ({mebibytes:.1f} MiB); to go on:")
+    print(f"  python test_seg.py checkpoint={path}\n  python predict_seg.py checkpoint={path} input=PHOTOS")
+
+
+def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
+    """Images to learn the ranges of activations from, as the file takes them; none but for int8."""
+    if kind.precision != "int8":
+        return []
+    from segkit.inference.export import verification
+
+    given, data = settings["calibration"], settings.get("data")
+    if given is None:
+        from segkit import components
+
+        if not data:
+            raise ValueError(
+                "precision=int8 learns ranges from images and is judged by a data set: give data=..."
+            )
+        components.build("data.datasets", data, "train")  # here its errors are told, not passed over
+    found = verification.pictures_of(given, data, split="train", count=settings["calibration_images"])
+    print(f"calibrating with {len(found.images)} images: {found.origin}", flush=True)
+    return [verification.as_taken(model, image, kind) for image in found.images]
+
+
+def judge(model: Any, deployed: Any, settings: dict[str, Any], path: Any) -> None:
+    """Score both on the validation split, and refuse a file that scores less."""
+    from segkit import components, evaluation, inference
+    from segkit.inference.export import verification
+
+    val_set, protocol = (
+        components.build("data.datasets", settings["data"], "val"),
+        inference.of_settings(settings),
+    )
+    before, after = (
+        evaluation.evaluate(scored, val_set, protocol).scores["mIoU"] for scored in (model, deployed)
+    )
+    print(
+        f"mIoU on {len(val_set)} images ({protocol.name}): float32 {before:.2%}, int8 {after:.2%}", flush=True
+    )
+    verification.refuse_worse(before, after, path)
+
+
+if __name__ == "__main__":
+    main()

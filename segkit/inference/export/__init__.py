@@ -1,0 +1,10 @@
+"""Exported networks: files that other runtimes run, written only when they say what PyTorch says.
+
+One module a format, with ``Session``, ``metadata`` and what writes it; ``deployed`` makes a file a network.
+"""
+
+from segkit.inference.export.deployed import is_exported, opened
+from segkit.inference.export.files import FORMATS, parts, target, written
+from segkit.inference.export.interfaces import Kind, network_for
+
+__all__ = ["FORMATS", "Kind", "is_exported", "network_for", "opened", "parts", "target", "written"]

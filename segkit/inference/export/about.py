@@ -1,0 +1,39 @@
+"""What an exported file says about itself, so that nobody needs the checkpoint to use it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from segkit.inference.export.interfaces import Kind
+from segkit.inference.protocols import Protocol
+
+if TYPE_CHECKING:
+    from segkit.inference.predictor import Trained
+
+FORMAT = 1
+
+
+def describe(trained: Trained, kind: Kind, settings: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
+    """Plain values: interface, classes with their colours, normalisation, protocol and settings."""
+    model, table = trained.model, trained.table
+    own = {key: copy.deepcopy(settings[key]) for key in ("model", "data", "sizes") if key in settings}
+    for part in (own["model"], own["model"]["backbone"]):
+        part.pop("weights", None)  # they are in the file
+    about = {
+        "segkit": FORMAT,
+        "interface": kind.interface,
+        "image_size": kind.image_size,
+        "precision": kind.precision,
+        "names": table.names,
+        "colours": table.colours.tolist(),
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+        "align_corners": model.align_corners,
+        "protocol": protocol.stated(),
+        "classes": table.to_plain(),
+        "settings": own,
+    }
+    return json.loads(json.dumps(about))

@@ -1,0 +1,167 @@
+"""An exported file as a network: predicted with and scored by the code that does so with a trained one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segkit.inference.export.files import FORMATS, format_of, module_of, sha256
+from segkit.inference.protocols import Protocol
+from segkit.models.network import Segmenter
+from segkit.types import Logits
+
+
+def is_exported(file: str | Path) -> bool:
+    """Whether a name is that of an exported file and not of a checkpoint."""
+    return format_of(Path(file)) is not None
+
+
+def facts(file: str | Path) -> dict[str, Any]:
+    """What a file says about itself.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or segkit did not write it.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(f"checkpoint={file}: there is no such file")
+    told = module_of(format_of(path) or "onnx").metadata(path)
+    try:
+        found = {key: json.loads(told[key]) for key in ("interface", "image_size", "classes", "settings")}
+        return found | {key: json.loads(told[key]) for key in ("mean", "std", "align_corners", "precision")}
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a file that export_seg.py wrote ({error!r} of its metadata), which alone say what "
+            "they hold"
+        ) from error
+
+
+class Deployed(nn.Module):
+    """A file and the runtime that runs it, with what inference asks of a segmenter.
+
+    Attributes:
+        sha256: of the file, in the place of weights: what tells two evaluations apart.
+    """
+
+    mean: Tensor
+    std: Tensor
+    normalise = Segmenter.normalise
+
+    def __init__(
+        self, path: Path, num_classes: int, about: dict[str, Any], *, precision: str = "float32"
+    ) -> None:
+        super().__init__()
+        self.path, self.num_classes, self.about, self.precision = path, num_classes, about, precision
+        self.align_corners, self.image_size = about["align_corners"], about["image_size"]
+        self.session = module_of(format_of(path) or "onnx").Session(
+            path, threads=torch.get_num_threads(), precision=precision
+        )
+        self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # says: on the CPU, float32
+        self.register_buffer("sha256", torch.frombuffer(bytearray(sha256(path)), dtype=torch.uint8))
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(about[name]).view(3, 1, 1), persistent=False)
+
+    def at(self, precision: str) -> Self:
+        """The same file computing in another precision, where its runtime has it.
+
+        Raises:
+            ValueError: it has not.
+        """
+        if precision == self.precision:
+            return self
+        if precision not in self.session.precisions:
+            raise ValueError(
+                f"evaluation.precision={precision}: {self.path.name} computes in its own precision in "
+                f"{self.session.runtime}; leave the setting out, or export with format=openvino, which has "
+                "bf16"
+            )
+        return type(self)(self.path, self.num_classes, self.about, precision=precision)
+
+    def run(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Run images of one size, one after the other where the file's batch is fixed.
+
+        Raises:
+            ValueError: the file is of another size.
+        """
+        if self.image_size is None:
+            return self.session(images)
+        if list(size) != list(self.image_size):
+            height, width = self.image_size
+            window = f"evaluation.window=[{height},{width}]"
+            wide = f"evaluation=sliding {window} evaluation.stride={window[17:]} evaluation.border=pad"
+            works = (
+                f"{wide} works for every image"
+                if isinstance(self, LogitsFile)
+                else (
+                    "export with interface=logits for windows of that size, or with image_size=null for any"
+                )
+            )
+            raise ValueError(
+                f"{self.path.name} takes images of {height}x{width} alone and was to look at one of "
+                f"{size[0]}x{size[1]}: {works}"
+            )
+        return np.concatenate([self.session(image[None]) for image in images])
+
+
+class LogitsFile(Deployed):
+    """A file of ``interface=logits``; every protocol can use it."""
+
+    def forward(self, image: Tensor) -> Logits:
+        """Normalised image (B, 3, H, W) to logits (B, K, h, w) at the resolution of the head."""
+        height, width = image.shape[2:]
+        return Logits(torch.from_numpy(self.run(np.ascontiguousarray(image.numpy()), (height, width))))
+
+
+class IdsFile(Deployed):
+    """A file of ``interface=ids``, for one look at the whole image."""
+
+    def forward(self, image: Tensor) -> Logits:
+        """There are no logits to be had.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{self.path.name} gives class ids, no scores: probabilities and scores of strips need a file "
+            "that was exported with interface=logits"
+        )
+
+    def classify(self, picture: Tensor, protocol: Protocol) -> Tensor:
+        """Class ids (H, W) uint8 of an image (3, H, W) uint8.
+
+        Raises:
+            ValueError: the protocol merges several views or windows, which takes logits.
+        """
+        own_size = protocol.scales == (1.0,) and protocol.resize == "factor"
+        if not own_size or protocol.flip or protocol.window:
+            raise ValueError(
+                f"evaluation={protocol.name}: {self.path.name} gives class ids, and merging scales, mirrored "
+                "copies or windows takes logits; export with interface=logits, or use evaluation=whole"
+            )
+        height, width = picture.shape[1:]
+        image = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        return torch.from_numpy(self.run(image[None], (height, width))[0])
+
+
+def opened(file: str | Path, num_classes: int, about: dict[str, Any] | None = None) -> Deployed:
+    """A file ready to predict.
+
+    Args:
+        file: with one of the suffixes of ``FORMATS``.
+        num_classes: K.
+        about: of ``facts``, where they were read already.
+
+    Raises:
+        ValueError: the file is damaged, its runtime refuses it, or segkit did not write it.
+    """
+    told = about or facts(file)
+    kind = IdsFile if told["interface"] == "ids" else LogitsFile
+    return kind(Path(file).expanduser(), num_classes, told).eval()
+
+
+__all__ = ["FORMATS", "Deployed", "IdsFile", "LogitsFile", "facts", "is_exported", "opened"]

@@ -1,0 +1,115 @@
+"""ONNX, written through ``torch.export`` and run by onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from segkit.inference.export import torch_export
+from segkit.inference.export.interfaces import Kind
+from segkit.inference.export.optional import needed
+
+
+def write(network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any]) -> None:
+    """Write the network, with each entry of ``about`` as JSON in its metadata."""
+    onnx = needed("onnx")
+    needed("onnxscript")
+    program, example = torch_export.exported(network, kind)
+    with quietly():
+        made = torch.onnx.export(
+            program,
+            (example,),
+            dynamo=True,
+            input_names=["image"],
+            output_names=[kind.interface],
+            external_data=False,
+            verbose=False,
+        )
+    assert made is not None
+    model = made.model_proto
+    _name_dimensions(model, kind)
+    describe(model, about)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def describe(model: Any, about: Mapping[str, Any]) -> None:
+    """Put facts into the metadata of a loaded file, each as JSON."""
+    onnx = needed("onnx")
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
+
+
+def _name_dimensions(model: Any, kind: Kind) -> None:
+    """Sizes that are free get names, not the numbers of the example's symbols."""
+    if kind.image_size is not None:
+        return
+    names = ["batch", "height", "width"]
+    places = (0, 1, 2) if kind.interface == "ids" else (0, 2, 3)
+    for place, name in zip(places, names, strict=True):
+        model.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+        cell = name if kind.interface == "ids" or place == 0 else f"{name}_of_head"
+        model.graph.output[0].type.tensor_type.shape.dim[place].dim_param = cell
+    del model.graph.value_info[:]  # they speak of the old names; runtimes infer them
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without what exporters print and warn of: what they got wrong, the comparison finds."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file.
+
+    Raises:
+        ValueError: it is not an ONNX file.
+    """
+    onnx = needed("onnx")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf has errors of its own
+        raise ValueError(f"{path}: damaged, or not an ONNX file ({_first_line(error)})") from error
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class Session:
+    """A file that onnxruntime runs on the CPU, in the file's own precision."""
+
+    runtime = "onnxruntime"
+    precisions = ("float32",)
+
+    def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
+        runtime = needed("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors alone
+        try:
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ValueError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Run one batch."""
+        return self.session.run(None, {self.input: image})[0]

@@ -1,0 +1,74 @@
+"""``torch.export``: a program of PyTorch's own operators (.pt2), run by PyTorch without segkit's code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segkit.inference.export.interfaces import Kind
+
+EXAMPLE = (129, 97)  # odd, and unlike: an exporter takes equal sizes for one
+MEMBER = "segkit.json"
+
+
+def example(network: Any, kind: Kind) -> Tensor:
+    """An image of the size that is exported; where any size is, two of an odd one."""
+    if kind.image_size is not None:
+        return network.example(*kind.image_size, batch=1)
+    return network.example(*EXAMPLE, batch=2)  # exporters take a batch of one for a constant
+
+
+def exported(network: nn.Module, kind: Kind) -> tuple[Any, Tensor]:
+    """The network as a program, and the image it was traced with."""
+    image = example(network, kind)
+    shapes = None
+    if kind.image_size is None:
+        places = (0, 1, 2) if kind.interface == "ids" else (0, 2, 3)
+        shapes = (dict.fromkeys(places, torch.export.Dim.DYNAMIC),)
+    return torch.export.export(network, (image,), dynamic_shapes=shapes), image
+
+
+def write(network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any]) -> None:
+    """Write the network, with ``about`` as an extra file inside."""
+    program, _ = exported(network, kind)
+    torch.export.save(program, str(path), extra_files={MEMBER: json.dumps(about)})
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file.
+
+    Raises:
+        ValueError: it is not such a file.
+    """
+    return {key: json.dumps(value) for key, value in _read(path)[1].items()}
+
+
+def _read(path: Path) -> tuple[Any, dict[str, Any]]:
+    extra = {MEMBER: ""}
+    try:
+        program = torch.export.load(str(path), extra_files=extra)
+    except Exception as error:  # whatever a damaged file makes the reader stumble over
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: damaged, or not a file of torch.export ({reason})") from error
+    return program, json.loads(extra[MEMBER] or "{}")
+
+
+class Session:
+    """A file that PyTorch runs on the CPU."""
+
+    runtime = "torch"
+    precisions = ("float32",)
+
+    def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
+        self.run = _read(path)[0].module()
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Run one batch."""
+        return self.run(torch.from_numpy(image)).numpy()

@@ -1,0 +1,143 @@
+"""The examples of use without PyTorch, each as a process in which torch cannot be imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+import segkit
+from conftest import ROOT, run_command
+
+BARRED = "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
+BARRED += "runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+@pytest.fixture(scope="module")
+def files(tiny_run, tmp_path_factory):
+    """A file of each format, and a photograph."""
+    folder = tmp_path_factory.mktemp("deploy")
+    for format, name in (("onnx", "net.onnx"), ("openvino", "net.xml")):
+        words = f"checkpoint={tiny_run / 'best.pt'} format={format} output={folder / name} images=1"
+        run_command("export_seg.py", *words.split())
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    cv2.imwrite(str(folder / "photo.png"), cv2.resize(noise, (91, 67), interpolation=cv2.INTER_CUBIC))
+    return folder
+
+
+@pytest.mark.parametrize(("example", "name"), [("deploy_onnx", "net.onnx"), ("deploy_openvino", "net.xml")])
+def test_ten_lines_without_torch_paint_what_segkit_predicts(example, name, files, tiny_run, tmp_path):
+    words = [files / name, files / "photo.png", tmp_path / "colours.png"]
+    command = [sys.executable, "-c", BARRED, str(ROOT / "examples" / f"{example}.py"), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    net = segkit.load(tiny_run / "best.pt")
+    ids = net.predict(files / "photo.png")
+    painted = cv2.imread(str(tmp_path / "colours.png"))[..., ::-1]
+    assert (painted == net.table.colours[ids]).all(2).mean() >= 0.9999
+    shares = dict(line.rsplit(": ", 1) for line in done.stdout.splitlines())
+    assert set(shares) == {net.table.names[k] for k in np.unique(ids)}
+
+
+@pytest.fixture(scope="module")
+def service(files):
+    """The address of the service, with small limits."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    limits = ["--max-bytes=20000", "--max-pixels=10000", "--threads=1", "--max-waiting=2", "--batch=2"]
+    words = [str(ROOT / "examples" / "serve.py"), str(files / "net.onnx"), "--port", str(port), *limits]
+    process = subprocess.Popen(
+        [sys.executable, "-c", BARRED, *words], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            httpx.get(address)
+            break
+        except httpx.TransportError:
+            assert process.poll() is None
+            time.sleep(0.1)
+    yield address
+    process.terminate()
+    process.wait(20)
+
+
+def test_the_service_answers_with_the_ids_that_segkit_predicts(service, files, tiny_run):
+    stored = (files / "photo.png").read_bytes()
+    answer = httpx.post(f"{service}/predict", content=stored, timeout=60)
+    assert answer.headers["content-type"] == "image/png"
+    ids = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    net = segkit.load(tiny_run / "best.pt")
+    expected = net.predict(files / "photo.png")
+    assert (ids == expected).mean() >= 0.9999
+    answer = httpx.post(f"{service}/predict?as=colours", content=stored, timeout=60)
+    painted = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert (painted == net.table.colours[expected]).all(2).mean() >= 0.9999
+    assert httpx.get(service).json()["names"] == net.table.names
+
+
+def png(height, width, *, noisy=False):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    if noisy:
+        pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "words"),
+    [
+        ("predict", b"", 400, "the body is empty"),
+        ("predict", b"no image", 400, "not an image"),
+        ("predict", png(99, 99)[:60], 400, "not an image"),
+        ("predict", png(101, 100), 413, "100x101 are more than 10000 pixels"),
+        ("predict", png(99, 99, noisy=True), 413, "the body is larger than 20000 bytes"),
+        ("predict?as=jpeg", png(9, 9), 400, "as=jpeg: give ids or colours"),
+        ("nowhere", b"", 404, "Not Found"),
+    ],
+)
+def test_errors_are_json_with_the_reason(service, path, content, status, words):
+    answer = httpx.post(f"{service}/{path}", content=content, timeout=60)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]
+
+
+def test_requests_at_once_are_all_answered_rightly_or_turned_away(service, tiny_run):
+    net = segkit.load(tiny_run / "best.pt")
+    images = [png(40 + 9 * (i % 3), 60, noisy=True) for i in range(12)]
+    expected = {image: net.predict(image) for image in images}
+    answers = []
+
+    def ask(image):
+        answers.append((image, httpx.post(f"{service}/predict", content=image, timeout=60)))
+
+    threads = [threading.Thread(target=ask, args=(image,)) for image in images]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 12
+    right = [(image, answer) for image, answer in answers if answer.status_code == 200]
+    assert right
+    for image, answer in right:
+        ids = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert (ids == expected[image]).mean() >= 0.999
+    away = [answer for _, answer in answers if answer.status_code != 200]
+    assert all(answer.status_code == 503 for answer in away)
+    assert all("too many images are waiting" in json.loads(answer.text)["error"] for answer in away)
+
+
+def test_the_service_refuses_a_file_it_cannot_serve(tiny_run, tmp_path):
+    path = tmp_path / "logits.onnx"
+    words = f"checkpoint={tiny_run / 'best.pt'} interface=logits output={path} images=1"
+    run_command("export_seg.py", *words.split())
+    done = run_command("examples/serve.py", path, status=1)
+    assert "not a file that export_seg.py wrote with interface=ids" in done.stderr

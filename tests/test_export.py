@@ -1,0 +1,335 @@
+"""Exported files say what PyTorch says, are used like checkpoints, and are not written when they do not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import segkit
+from conftest import run_command
+from segkit.inference import export, predict, protocol
+from segkit.inference.export import deployed, verification
+from segkit.inference.export import onnx as onnx_format
+from segkit.models import segmenter
+
+BACKBONES = {
+    "resnest": {"variant": "14"},
+    "resnet": {"variant": "50"},
+    "resnext": {"variant": "50_32x4d"},
+    "se_resnet": {"variant": "50"},
+    "sge_resnet": {"variant": "50"},
+    "sk_resnet": {"variant": "50"},
+    "sknet": {"variant": "50"},
+}
+HEADS = ["deeplabv3", "deeplabv3_mmseg", "deeplabv3plus", "fcn", "pspnet"]
+SIZES = [(33, 65), (64, 47), (96, 96)]
+
+
+def thin(backbone, head, *, num_classes=5):
+    """A network of few channels whose batch norms are not those of a fresh one."""
+    torch.manual_seed(0)
+    trunk = {"name": backbone, "width": 8, "output_stride": 16, **BACKBONES[backbone]}
+    model = segmenter.build(num_classes, backbone=trunk, head={"name": head, "width": 8}).eval()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    return model
+
+
+def about(model, kind):
+    table = segkit.data.labels.built_in("camvid")
+    return {
+        "interface": kind.interface,
+        "image_size": kind.image_size,
+        "precision": kind.precision,
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+        "align_corners": model.align_corners,
+        "classes": table.to_plain(),
+        "settings": {},
+    }
+
+
+def exported(model, path, kind):
+    with export.written(export.network_for(model, kind), path, kind, about=about(model, kind)):
+        pass
+    return export.opened(path, model.num_classes)
+
+
+def photograph(height, width):
+    noise = np.random.default_rng(height).integers(0, 256, (9, 9, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def share_of_equal_pixels(model, file, sizes=SIZES):
+    """Against the network as it is, called once, with torch's own resizing."""
+    equal = total = 0
+    for size in sizes:
+        image = photograph(*size)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(image).permute(2, 0, 1)[None]).main[0].argmax(0)
+        found = predict(file, image, protocol())
+        equal += int((found == expected).sum())
+        total += found.numel()
+    return equal / total
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_family_says_the_same_in_a_trace(backbone, tmp_path):
+    head = HEADS[list(BACKBONES).index(backbone) % len(HEADS)]
+    model = thin(backbone, head)
+    file = exported(model, tmp_path / "net.ts", export.Kind("torchscript", "logits"))
+    assert share_of_equal_pixels(model, file) >= 0.9999
+
+
+@pytest.mark.parametrize(
+    ("format", "interface", "backbone", "head"),
+    [
+        ("onnx", "ids", "resnest", "pspnet"),
+        ("onnx", "logits", "resnest", "deeplabv3plus"),
+        ("openvino", "ids", "resnest", "deeplabv3"),
+        ("torch_export", "ids", "resnest", "fcn"),
+    ],
+)
+def test_every_format_says_the_same_at_every_size(format, interface, backbone, head, tmp_path):
+    model = thin(backbone, head)
+    path = tmp_path / f"net{export.FORMATS[format]}"
+    file = exported(model, path, export.Kind(format, interface))
+    assert share_of_equal_pixels(model, file) >= 0.9999
+    assert sorted(part.name for part in tmp_path.iterdir()) == sorted(p.name for p in export.parts(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "head"), itertools.product(BACKBONES, HEADS))
+def test_every_family_with_every_head_says_the_same_in_onnx_and_openvino(backbone, head, tmp_path):
+    model = thin(backbone, head)
+    for format, interface in (("onnx", "ids"), ("openvino", "logits")):
+        path = tmp_path / f"net{export.FORMATS[format]}"
+        file = exported(model, path, export.Kind(format, interface))
+        assert share_of_equal_pixels(model, file) >= 0.9999
+
+
+@pytest.fixture(scope="module")
+def logits_file(tiny_run, tmp_path_factory):
+    """A file for every protocol, by the command."""
+    path = tmp_path_factory.mktemp("export") / "tiny.onnx"
+    words = f"checkpoint={tiny_run / 'best.pt'} interface=logits output={path} images=1".split()
+    done = run_command("export_seg.py", *words)
+    assert "comparing with PyTorch in float32 on 1 images: the val split of shapes" in done.stdout
+    assert "% of 14,974 pixels are equal; where they differ PyTorch prefers its own class" in done.stdout
+    return path
+
+
+@pytest.fixture(scope="module")
+def ids_file(tiny_run, tmp_path_factory):
+    """A file of a fixed size with everything inside, by its metadata and the checkpoint's network."""
+    path = tmp_path_factory.mktemp("export") / "fixed.onnx"
+    words = f"checkpoint={tiny_run / 'best.pt'} image_size=[40,56] output={path} images=1".split()
+    run_command("export_seg.py", *words)
+    return path
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["evaluation=whole"],
+        [
+            "evaluation=sliding",
+            "evaluation.window=24",
+            "evaluation.scales=[0.75,1.5]",
+            "evaluation.flip=true",
+        ],
+    ],
+)
+def test_a_file_scores_what_its_checkpoint_scores(how, tiny_run, logits_file, run_here, tmp_path):
+    results = []
+    for name, file in (("net", tiny_run / "best.pt"), ("file", logits_file)):
+        words = [f"checkpoint={file}", f"output={tmp_path / name}", "loader.workers=0", *how]
+        assert run_here("test_seg", *words) == 0
+        results.append(json.loads((tmp_path / name / "result.json").read_text()))
+    assert results[0]["protocol"] == results[1]["protocol"]
+    assert results[0]["scores"] == pytest.approx(results[1]["scores"], abs=1e-4)
+    assert results[0]["weights_sha256"] != results[1]["weights_sha256"]
+
+
+def test_predictions_of_a_file_are_those_of_its_checkpoint(tiny_run, logits_file):
+    image = photograph(61, 83)
+    net, file = segkit.load(tiny_run / "best.pt"), segkit.load(logits_file)
+    assert (net.predict(image) == file.predict(image)).mean() >= 0.9999
+    assert np.abs(net.probabilities(image) - file.probabilities(image)).max() < 1e-4
+    assert file.table.names == net.table.names
+    assert np.array_equal(file.table.colours, net.table.colours)
+
+
+def test_the_metadata_tell_all_that_a_user_without_segkit_needs(logits_file, tiny_run):
+    told = {entry.key: json.loads(entry.value) for entry in onnx.load(str(logits_file)).metadata_props}
+    table = segkit.load(tiny_run / "best.pt").table
+    assert told["names"] == table.names
+    assert told["colours"] == table.colours.tolist()
+    assert told["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert told["std"] == pytest.approx([0.229, 0.224, 0.225])
+    assert told["protocol"]["name"] == "whole"
+
+
+def test_a_file_that_says_otherwise_is_not_written(tiny_run, run_here, monkeypatch, capsys, tmp_path):
+    right = onnx_format.Session.__call__
+
+    def wrong(self, image):
+        ids = right(self, image)
+        ids[:, ::8, ::8] += 1  # one pixel in 64
+        return ids
+
+    monkeypatch.setattr(onnx_format.Session, "__call__", wrong)
+    path = tmp_path / "out" / "net.onnx"
+    assert run_here("export_seg", f"checkpoint={tiny_run / 'best.pt'}", f"output={path}", "images=1") == 2
+    assert f"{path} is not written: 98.4" in capsys.readouterr().err
+    assert not list(path.parent.iterdir())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 300)), min_size=1, max_size=9))
+def test_the_verdict_counts_pixels_and_not_images(counts):
+    found = [verification.Compared(1, n, n, max(n - wrong, 0), 0.5) for n, wrong in counts]
+    share = sum(c.equal for c in found) / sum(c.pixels for c in found)
+    if share < 0.9999:
+        with pytest.raises(ValueError, match="is not written"):
+            verification.verdict(found, export.Kind(), "x.onnx")
+    else:
+        assert ("100.0000 %" in verification.verdict(found, export.Kind(), "x.onnx")) == (share == 1)
+
+
+def test_a_file_of_ids_is_right_where_it_can_be_and_says_where_it_cannot(ids_file, tiny_run):
+    image = photograph(40, 56)
+    file = segkit.load(ids_file)
+    assert (segkit.load(tiny_run / "best.pt").predict(image) == file.predict(image)).mean() >= 0.9999
+    with pytest.raises(
+        ValueError, match=r"takes images of 40x56 alone and was to look at one of 32x32: export"
+    ):
+        file.predict(photograph(32, 32))
+    with pytest.raises(ValueError, match=r"gives class ids, no scores: probabilities .* interface=logits"):
+        file.probabilities(image)
+    with pytest.raises(ValueError, match=r"evaluation=ms: fixed.onnx gives class ids, and merging scales"):
+        segkit.load(ids_file, protocol=protocol(name="ms", scales=(1.0, 2.0))).predict(image)
+
+
+def test_a_fixed_size_refuses_others_with_windows_that_do_work(tmp_path):
+    model = thin("resnest", "fcn")
+    file = exported(model, tmp_path / "net.ts", export.Kind("torchscript", "logits", (48, 32)))
+    image = photograph(61, 83)
+    works = r"evaluation=sliding evaluation.window=\[48,32\] .*evaluation.border=pad works for every image"
+    with pytest.raises(ValueError, match=rf"48x32 alone and was to look at one of 61x83: {works}"):
+        predict(file, image, protocol())
+    how = protocol(window=(48, 32), stride=(48, 32), border="pad", scales=(0.5, 1.5), flip=True)
+    assert (predict(file, image, how) == predict(model, image, how)).double().mean() >= 0.9999
+
+
+def test_precisions_are_those_of_the_runtime(logits_file):
+    with pytest.raises(
+        ValueError, match=r"evaluation.precision=bf16: tiny.onnx computes in its own .*openvino"
+    ):
+        segkit.load(logits_file, protocol=protocol(precision="bf16"))
+
+
+@pytest.mark.parametrize("suffix", export.FORMATS.values())
+def test_a_file_that_is_none_is_told_in_a_line(suffix, tmp_path):
+    path = tmp_path / f"net{suffix}"
+    with pytest.raises(ValueError, match="there is no such file"):
+        deployed.facts(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match=r"damaged, or not|did not write|not a file that export_seg"):
+        deployed.facts(path)
+
+
+def test_an_onnx_file_of_others_is_told(tmp_path, logits_file):
+    model = onnx.load(str(logits_file))
+    del model.metadata_props[:]
+    onnx.save(model, str(tmp_path / "foreign.onnx"))
+    with pytest.raises(ValueError, match=r"not a file that export_seg.py wrote"):
+        deployed.facts(tmp_path / "foreign.onnx")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["format=onnx", "output=net.xml"],
+            "output=net.xml: a file of format=onnx ends in .onnx; say format=openvino",
+        ),
+        (["format=torchscript", "precision=int8"], "only format=onnx and format=openvino have 8 bits"),
+        (["form=onnx"], "form=onnx: there is no such setting; did you mean format?"),
+        (["input=nowhere"], "input=nowhere: there is no such file"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_in_a_line(words, told, tiny_run, run_here, capsys):
+    assert run_here("export_seg", f"checkpoint={tiny_run / 'best.pt'}", *words) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert len(said.splitlines()) == 1
+
+
+class Spectral(nn.Module):
+    """A head with an operator that ONNX export does not know for complex images of free size."""
+
+    def forward(self, stages):
+        return torch.linalg.svd(stages[-1])[0]
+
+
+def test_the_operator_in_the_way_is_named(tmp_path):
+    model = thin("resnest", "fcn")
+    model.head = Spectral()
+    kind = export.Kind("onnx", "logits", (64, 64))
+    with pytest.raises(
+        ValueError, match=r"format=onnx: the network cannot be exported at the operator aten.*svd"
+    ):
+        exported(model, tmp_path / "net.onnx", kind)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ValueError, match=r"onnx is not installed.*pip install 'segkit\[export\]'"):
+        exported(thin("resnest", "fcn"), tmp_path / "net.onnx", export.Kind())
+
+
+def test_half_precision_is_compared_too(tiny_run, run_here, tmp_path):
+    path = tmp_path / "half.onnx"
+    words = [f"checkpoint={tiny_run / 'best.pt'}", "precision=fp16", f"output={path}", "images=1"]
+    assert run_here("export_seg", *words) == 0
+    kinds = {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer if len(tensor.dims) == 4}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+
+
+def test_eight_bits_are_integers_and_judged_by_the_score(tiny_run, run_here, tmp_path, capsys):
+    path = tmp_path / "eight.onnx"
+    words = [f"checkpoint={tiny_run / 'best.pt'}", "precision=int8", f"output={path}", "images=1"]
+    status = run_here("export_seg", *words, "calibration_images=4", "evaluation.absent=exclude")
+    said = capsys.readouterr()
+    assert "calibrating with 4 images: the train split of shapes" in said.out
+    assert "mIoU on 6 images (whole, changed: absent): float32" in said.out
+    if status == 2:  # four steps of training may leave too little to keep
+        assert "int8 lowers validation mIoU from" in said.err
+        assert not path.exists()
+        return
+    weights = {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer if len(tensor.dims) == 4}
+    assert onnx.TensorProto.INT8 in weights
+
+
+@pytest.mark.parametrize(
+    ("after", "kept"), [(0.7, True), (0.6951, True), (0.6949, False), (float("nan"), False)]
+)
+def test_more_than_half_a_point_is_too_much(after, kept):
+    if kept:
+        verification.refuse_worse(0.7, after, "x.onnx")
+        return
+    with pytest.raises(ValueError, match=r"int8 lowers validation mIoU from 70.00%"):
+        verification.refuse_worse(0.7, after, "x.onnx")
