@@ -84,7 +84,7 @@ def share_of_equal_pixels(model, file, sizes=SIZES):
     return equal / total
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", list(BACKBONES))
 def test_every_family_says_the_same_in_a_trace(backbone, tmp_path):
     head = HEADS[list(BACKBONES).index(backbone) % len(HEADS)]
     model = thin(backbone, head)
@@ -110,7 +110,7 @@ def test_every_format_says_the_same_at_every_size(format, interface, backbone, h
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "head"), itertools.product(BACKBONES, HEADS))
+@pytest.mark.parametrize(("backbone", "head"), list(itertools.product(BACKBONES, HEADS)))
 def test_every_family_with_every_head_says_the_same_in_onnx_and_openvino(backbone, head, tmp_path):
     model = thin(backbone, head)
     for format, interface in (("onnx", "ids"), ("openvino", "logits")):
@@ -240,7 +240,7 @@ def test_precisions_are_those_of_the_runtime(logits_file):
         segkit.load(logits_file, protocol=protocol(precision="bf16"))
 
 
-@pytest.mark.parametrize("suffix", export.FORMATS.values())
+@pytest.mark.parametrize("suffix", list(export.FORMATS.values()))
 def test_a_file_that_is_none_is_told_in_a_line(suffix, tmp_path):
     path = tmp_path / f"net{suffix}"
     with pytest.raises(ValueError, match="there is no such file"):
