@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from segkit.compose import command
+from segkit.system.commands import spoken
 
 
 def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def main(settings: dict[str, Any]) -> None:
             judge(model, deployed, settings, path)
     mebibytes = sum(part.stat().st_size for part in export.parts(path)) / 2**20
     print(f"{path} is written ({mebibytes:.1f} MiB); to go on:")
-    print(f"  python test_seg.py checkpoint={path}\n  python predict_seg.py checkpoint={path} input=PHOTOS")
+    print(f"  {spoken('test')} checkpoint={path}\n  {spoken('predict')} checkpoint={path} input=PHOTOS")
 
 
 def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
@@ -85,7 +86,7 @@ def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
             raise ValueError(
                 "precision=int8 learns ranges from images and is judged by a data set: give data=..."
             )
-        components.build("data.datasets", data, "train")  # here its errors are told, not passed over
+        components.build("data.datasets", data, split="train")  # here its errors are told, not passed over
     found = verification.pictures_of(given, data, split="train", count=settings["calibration_images"])
     print(f"calibrating with {len(found.images)} images: {found.origin}", flush=True)
     return [verification.as_taken(model, image, kind) for image in found.images]
@@ -97,7 +98,7 @@ def judge(model: Any, deployed: Any, settings: dict[str, Any], path: Any) -> Non
     from segkit.inference.export import verification
 
     val_set, protocol = (
-        components.build("data.datasets", settings["data"], "val"),
+        components.build("data.datasets", settings["data"], split="val"),
         inference.of_settings(settings),
     )
     before, after = (

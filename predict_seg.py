@@ -38,8 +38,9 @@ def main(settings: dict[str, Any]) -> None:
         folder = results.folder(settings, f"predict-{sources.title(source)}")
         how = {"kinds": kinds, "resume": settings["resume"]}
         if video:
-            frames = predict_files.of_video(predictor, video, folder, sources.title(source), **how)
-            print(f"{frames} frames are predicted, see {folder}")
+            frames, dropped = predict_files.of_video(predictor, video, folder, sources.title(source), **how)
+            lost = f", {dropped} came while the network was at work and were dropped" if dropped else ""
+            print(f"{frames} frames are predicted{lost}, see {folder}")
             return
         unreadable = predict_files.of_pictures(predictor, found, folder, **how)
         if distributed.is_main():

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from segkit.drawing.pictures import colourise
 from segkit.inference import outputs, sources
+from segkit.inference.pipeline import Reading, Writing
 from segkit.inference.predictor import Predictor
 from segkit.inference.video import Video, VideoFile, with_legend_strip
 from segkit.system import distributed
@@ -53,23 +54,27 @@ def of_pictures(
     silent = None if distributed.is_main() else True  # None: silent where there is no terminal
     unreadable = []
     images = sources.read_ahead(mine)
-    for picture, image in tqdm(images, "predicting", len(mine), unit="picture", disable=silent):
-        if isinstance(image, Exception):
-            unreadable.append(str(image))
-            continue
-        _predict_one(predictor, image, folder, picture.name, kinds)
+    with Writing() as writing:
+        for picture, image in tqdm(images, "predicting", len(mine), unit="picture", disable=silent):
+            if isinstance(image, Exception):
+                unreadable.append(str(image))
+                continue
+            ids, probabilities = _predicted(predictor, image, kinds)
+            how = {"kinds": kinds, "probabilities": probabilities}
+            writing.later(outputs.save, folder, picture.name, image, ids, predictor.table, **how)
     return [line for part in distributed.gathered(unreadable) for line in part]
 
 
 def of_video(
     predictor: Predictor, video: Video, folder: Path, name: str, *, kinds: Collection[str], resume: bool
-) -> int:
+) -> tuple[int, int]:
     """Predict frame by frame: colours and overlays become videos, ids and probabilities a file each frame.
 
-    A camera is looked at until Ctrl-C.
+    A camera is looked at until Ctrl-C. Of its frames the newest is taken each time the network is free; the
+    others are dropped, and a video shows the frame before in their place, so that it lasts as long as it was.
 
     Returns:
-        The number of frames.
+        The number of frames that were predicted, and of those that were dropped.
 
     Raises:
         ValueError: a video is there and is not to be left out, or the network's weights are broken.
@@ -81,26 +86,39 @@ def of_video(
     wanted = {kind: path for kind, path in targets.items() if path not in there}
     stills = [kind for kind in kinds if kind not in STREAMS]
     if not wanted and not stills:
-        return 0
-    frames = 0
+        return 0, 0
+    frames = lost = 0
     until = contextlib.suppress(KeyboardInterrupt) if video.endless else contextlib.nullcontext()
     with contextlib.ExitStack() as stack, until:
         files = {kind: stack.enter_context(VideoFile(path, video.rate)) for kind, path in wanted.items()}
-        for image in tqdm(video, "predicting", video.length, unit="frame", disable=None):
-            ids = _predict_one(predictor, image, folder, f"{name}/{frames:06d}", stills)
+        writing = stack.enter_context(Writing())
+        reading = stack.enter_context(Reading(video, drop=video.endless))
+        for image, dropped in tqdm(reading, "predicting", video.length, unit="frame", disable=None):
+            ids, probabilities = _predicted(predictor, image, stills)
+            how = {"kinds": stills, "probabilities": probabilities}
+            writing.later(outputs.save, folder, f"{name}/{frames:06d}", image, ids, predictor.table, **how)
             for kind, file in files.items():
-                file.add(_frame(kind, image, ids, predictor))
-            frames += 1
-    return frames
+                writing.later(_add_frame, file, kind, image, ids, predictor, repeats=dropped)
+            frames, lost = frames + 1, lost + dropped
+    return frames, lost
 
 
-def _predict_one(
-    predictor: Predictor, image: np.ndarray, folder: Path, name: str, kinds: Collection[str]
-) -> np.ndarray:
-    probabilities = predictor.probabilities(image) if "probabilities" in kinds else None
-    ids = predictor.predict(image) if probabilities is None else probabilities.argmax(0).astype(np.uint8)
-    outputs.save(folder, name, image, ids, predictor.table, kinds=kinds, probabilities=probabilities)
-    return ids
+def _predicted(
+    predictor: Predictor, image: np.ndarray, kinds: Collection[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class ids, and probabilities where they are wanted."""
+    if "probabilities" not in kinds:
+        return predictor.predict(image), None
+    probabilities = predictor.probabilities(image)
+    return probabilities.argmax(0).astype(np.uint8), probabilities
+
+
+def _add_frame(
+    file: VideoFile, kind: str, image: np.ndarray, ids: np.ndarray, predictor: Predictor, *, repeats: int
+) -> None:
+    for _ in range(repeats):
+        file.repeat()
+    file.add(_frame(kind, image, ids, predictor))
 
 
 def _frame(kind: str, image: np.ndarray, ids: np.ndarray, predictor: Predictor) -> np.ndarray:

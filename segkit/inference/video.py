@@ -57,6 +57,7 @@ class VideoFile:
 
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate, self.writer = path, rate, None
+        self.last: np.ndarray | None = None
         self.temporary = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
 
     def __enter__(self) -> Self:
@@ -71,7 +72,13 @@ class VideoFile:
             self.writer = cv2.VideoWriter(str(self.temporary), codec, self.rate, (width, height))
             if not self.writer.isOpened():
                 raise OSError(f"{self.temporary}: cannot be written as a video")
-        self.writer.write(cv2.cvtColor(picture[:height, :width], cv2.COLOR_RGB2BGR))
+        self.last = cv2.cvtColor(picture[:height, :width], cv2.COLOR_RGB2BGR)
+        self.writer.write(self.last)
+
+    def repeat(self) -> None:
+        """Append the last frame once more, if there is one."""
+        if self.writer is not None and self.last is not None:
+            self.writer.write(self.last)
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if self.writer is None:

@@ -70,12 +70,12 @@ def pictures_of(given: str | None, data: Mapping[str, Any] | None, *, split: str
     dataset = None
     if data:
         try:
-            dataset = components.build("data.datasets", data, split)
+            dataset = components.build("data.datasets", data, split=split)
             origin = f"the {split} split of {data['name']}"
         except (ValueError, OSError):
             dataset = None  # a checkpoint may have come without its data
     if dataset is None or not len(dataset):
-        dataset = components.build("data.datasets", {"name": "shapes", "size": 256}, split)
+        dataset = components.build("data.datasets", {"name": "shapes", "size": 256}, split=split)
     return Images(origin, [dataset.read(index).image for index in _spread(range(len(dataset)), count)])
 
 

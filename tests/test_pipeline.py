@@ -1,0 +1,127 @@
+"""Reading before and writing behind the network: order, bounds, errors, dropped frames."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import segkit
+from segkit.inference import predict_files
+from segkit.inference.pipeline import Reading, Writing
+from segkit.inference.video import Video
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers()), st.integers(1, 4))
+def test_reading_ahead_keeps_every_item_and_their_order(items, most):
+    with Reading(iter(items), most=most) as reading:
+        assert list(reading) == [(item, 0) for item in items]
+
+
+def test_reading_ahead_waits_when_enough_wait():
+    read = []
+    items = (read.append(i) or i for i in itertools.count())
+    with Reading(items, most=3) as reading:
+        for wanted in range(5):
+            assert next(reading)[0] == wanted
+            time.sleep(0.02)
+            assert len(read) <= wanted + 1 + 3 + 1  # given, waiting, and the one in hand
+    assert not reading.thread.is_alive()
+
+
+def test_what_reading_meets_is_raised_after_what_was_read_before():
+    def broken():
+        yield 1
+        raise ValueError("the file ends here")
+
+    with Reading(broken()) as reading:
+        assert next(reading) == (1, 0)
+        with pytest.raises(ValueError, match="the file ends here"):
+            next(reading)
+
+
+def test_of_a_camera_the_newest_is_taken_and_the_others_are_counted():
+    taken, come = threading.Event(), threading.Event()
+
+    def camera():
+        yield 0
+        taken.wait(10)
+        yield from range(1, 6)
+        come.set()
+        threading.Event().wait(0.2)
+        yield 6
+
+    with Reading(camera(), drop=True) as reading:
+        assert next(reading) == (0, 0)
+        taken.set()
+        come.wait(10)
+        assert next(reading) == (5, 4)
+        assert next(reading) == (6, 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers()), st.integers(1, 4))
+def test_writing_behind_does_everything_in_order(items, most):
+    done = []
+    with Writing(most=most) as writing:
+        for item in items:
+            writing.later(done.append, item)
+    assert done == items
+
+
+@pytest.mark.parametrize("more", [0, 5])
+def test_a_full_disk_is_told(more):
+    def full():
+        raise OSError("no space left on device")
+
+    def write():
+        with Writing() as writing:
+            writing.later(full)
+            for _ in range(more):
+                writing.later(time.sleep, 0.01)
+
+    with pytest.raises(OSError, match="no space left"):
+        write()
+
+
+class Camera:
+    """Frames of growing brightness; each prediction lets some pass."""
+
+    endless, rate, length = True, 10.0, None
+
+    def __init__(self, passing):
+        self.passing, self.free = passing, threading.Semaphore(1)
+        self.shown = threading.Event()
+
+    def __iter__(self):
+        for n in range(sum(self.passing)):
+            self.free.acquire()
+            yield np.full((32, 32, 3), n, np.uint8)
+        self.shown.set()
+
+
+def test_a_camera_s_video_lasts_as_long_as_the_camera_was_watched(tiny_run, tmp_path, monkeypatch):
+    passing = [1, 4, 1, 3]
+    camera, times = Camera(passing), iter(passing[1:])
+    predictor = segkit.load(tiny_run / "best.pt", device="cpu")
+    own = predictor.predict
+
+    def slow(image):
+        for _ in range(next(times, 0)):
+            camera.free.release()
+        time.sleep(0.3)
+        return own(image)
+
+    monkeypatch.setattr(predictor, "predict", slow)
+    how = {"kinds": ["colours", "ids"], "resume": False}
+    frames, dropped = predict_files.of_video(predictor, camera, tmp_path, "camera0", **how)
+    assert frames + dropped == sum(passing)
+    assert dropped == 5
+    assert len(list(Video(str(tmp_path / "colours/camera0.mp4")))) == sum(passing)
+    assert len(list((tmp_path / "ids/camera0").iterdir())) == frames
