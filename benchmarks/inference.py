@@ -1,0 +1,214 @@
+"""Images per second of single images on this machine: segkit in every way it can run, and its peers.
+
+    python benchmarks/inference.py --size 512x683 --variant 50 [--sides eager,bf16,openvino,...] [--rounds 5]
+    python benchmarks/inference.py --size 512x683 --variant 50 --flips --sides plain_loop,eager,openvino_bf16
+    python benchmarks/inference.py ceiling
+    python benchmarks/inference.py table
+
+Each call measures some sides, alternating, and adds its medians to ``--results`` (JSON lines), so that a
+table can be made of parts of a few minutes. Every part measures the side ``eager`` too: ratios are of one run.
+Exported files are kept in ``--files``. Weights are fresh: time does not depend on them; the ranges of int8 are
+learnt from noise. Single-scale is one look at the whole image, with class ids at its own size as the result;
+multi-scale (``--flips``) is six scales with mirrored copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from segkit.inference import export, predict, prepare, protocol
+from segkit.inference.export import verification
+from segkit.models import segmenter
+from segkit.system.hardware import supports_bf16
+
+CLASSES = 150
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+def network(variant: str) -> segmenter.Segmenter:
+    """DeepLabV3 on ResNeSt at output stride 8, with fresh weights."""
+    torch.manual_seed(0)
+    backbone = {"name": "resnest", "variant": variant, "output_stride": 8}
+    return segmenter.build(CLASSES, backbone=backbone, head={"name": "deeplabv3"}).eval()
+
+
+def scene(size: tuple[int, int]) -> np.ndarray:
+    """An image (H, W, 3) of smooth noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[0] // 16, size[1] // 16, 3), np.uint8)
+    return verification.fitted(noise, size)
+
+
+class Peer:
+    """A network of others on one image: normalise, run, resize if need be, argmax."""
+
+    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], *, bf16: bool = False) -> None:
+        self.run, self.bf16 = run, bf16
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, flips: bool) -> torch.Tensor:
+        """Class ids (1, H, W) of an image (H, W, 3)."""
+        x = torch.from_numpy(image).permute(2, 0, 1)[None].float().div(255).sub(0.45).div(0.225)
+        x = x.to(memory_format=torch.channels_last)
+        if not flips:
+            return self.logits(x).argmax(1)
+        scores: Any = 0
+        for scale in SCALES:  # as the test-time augmentation of the peers: softmax of each view at full size
+            y = F.interpolate(x, scale_factor=scale, mode="bilinear") if scale != 1 else x
+            for mirrored in (False, True):
+                logits = self.logits(y.flip(3) if mirrored else y)
+                logits = F.interpolate(logits, x.shape[2:], mode="bilinear")
+                scores = scores + (logits.flip(3) if mirrored else logits).softmax(1)
+        return scores.argmax(1)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Of a normalised batch."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            return self.run(x).float()
+
+
+def smp(variant: str, *, bf16: bool) -> Peer:
+    """DeepLabV3 of segmentation_models.pytorch on timm's ResNeSt, channels last."""
+    import segmentation_models_pytorch as models
+
+    encoder = f"timm-resnest{variant}e" if variant != "50" else "timm-resnest50d"
+    model: Any = models.DeepLabV3(encoder, encoder_weights=None, classes=CLASSES).eval()
+    model = model.to(memory_format=torch.channels_last)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        pad = (-x.shape[3] % 8, -x.shape[2] % 8)  # it takes multiples of its stride alone
+        return model(F.pad(x, (0, pad[0], 0, pad[1])))[:, :, : x.shape[2], : x.shape[3]]
+
+    return Peer(run, bf16=bf16)
+
+
+def torchvision(*, bf16: bool) -> Peer:
+    """Torchvision's DeepLabV3 on ResNet-101, channels last: another network, as fast as it gets there."""
+    from torchvision.models.segmentation import deeplabv3_resnet101
+
+    model = deeplabv3_resnet101(weights=None, weights_backbone=None, num_classes=CLASSES).eval()
+    model = model.to(memory_format=torch.channels_last)
+    return Peer(lambda x: model(x)["out"], bf16=bf16)
+
+
+def exported(model: segmenter.Segmenter, kind: export.Kind, path: Path, size: tuple[int, int]) -> Any:
+    """The file of a network, made at the first call."""
+    if not path.exists():
+        told = {"interface": kind.interface, "image_size": kind.image_size, "precision": kind.precision}
+        told |= {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
+        told |= {"align_corners": model.align_corners, "classes": {}, "settings": {}}
+        smaller = [verification.as_taken(model, scene((side, side)), kind) for side in (193, 257)]
+        with export.written(export.network_for(model, kind), path, kind, about=told, calibration=smaller):
+            pass
+    return export.opened(path, CLASSES)
+
+
+def side(name: str, variant: str, size: tuple[int, int], folder: Path) -> Callable[[np.ndarray, bool], Any]:
+    """A way to go from an image to class ids."""
+    peers = {
+        "smp": lambda: smp(variant, bf16=False),
+        "smp_bf16": lambda: smp(variant, bf16=True),
+        "torchvision": lambda: torchvision(bf16=False),
+        "torchvision_bf16": lambda: torchvision(bf16=True),
+    }
+    if name in peers:
+        return peers[name]()
+    model = network(variant)
+    if name == "plain_loop":  # one view after the other, each at full size, as published
+        return Peer(lambda x: model(x).main)
+    bf16 = name.endswith("bf16")
+    ready: Any = model
+    if name in ("prepared", "bf16"):
+        ready = prepare(model, precision="bf16" if bf16 else "float32")
+    elif name == "compiled":
+        ready = prepare(model, precision="bf16" if supports_bf16(torch.device("cpu")) else "float32")
+        ready.forward = torch.compile(ready.forward, dynamic=False)
+        ready.backbone, ready.head = torch.compile(ready.backbone), torch.compile(ready.head)
+    elif name != "eager":
+        format, precision = name.split("_")[0], "int8" if "int8" in name else "fp32"
+        kind = export.Kind(format, "logits", None, precision)  # pyright: ignore[reportArgumentType]
+        file = exported(model, kind, folder / f"{variant}-{precision}{export.FORMATS[format]}", size)
+        ready = prepare(file, precision="bf16" if bf16 else "float32")
+    views = {"scales": SCALES, "flip": True}
+    single, several = protocol(), protocol(**views)
+    return lambda image, flips: predict(ready, image, several if flips else single)
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Alternate the sides, and append their medians to the results."""
+    height, width = (int(part) for part in given.size.split("x"))
+    image = scene((height, width))
+    names = list(dict.fromkeys(["eager", *given.sides.split(",")]))
+    ways = {name: side(name, given.variant, (height, width), given.files) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(given.rounds + 1):  # the first warms up
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(image, given.flips)
+            seconds[name].append(time.perf_counter() - start)
+            print(f"  {name:18} {seconds[name][-1]:8.3f} s", flush=True)
+    medians = {name: statistics.median(each[1:]) for name, each in seconds.items()}
+    part = {"size": given.size, "variant": given.variant, "flips": given.flips, "rounds": given.rounds}
+    part |= {"threads": torch.get_num_threads(), "seconds": medians}
+    with given.results.open("a") as file:
+        file.write(json.dumps(part) + "\n")
+    for name, median in medians.items():
+        print(f"{name:18} {1 / median:7.3f} images/s  {medians['eager'] / median:6.2f}x of eager")
+
+
+def ceiling(_: argparse.Namespace) -> None:
+    """Multiply-adds per second of plain matrix products, and those of one image: what could be at best."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for kind in (torch.float32, torch.bfloat16):
+        a = torch.randn(2048, 2048, dtype=kind)
+        taken = []
+        for _ in range(12):
+            start = time.perf_counter()
+            a @ a
+            taken.append(time.perf_counter() - start)
+        print(f"{kind}: {2 * 2048**3 / min(taken) / 1e9:.0f} GFLOP/s")
+    for variant in ("50", "101"):
+        for size in ((512, 683), (1024, 2048)):
+            with torch.device("meta"), FlopCounterMode(display=False) as counter:
+                network(variant)(torch.rand(1, 3, *size))
+            print(
+                f"DeepLabV3-ResNeSt-{variant}, {size}: {counter.get_total_flops() / 1e9:.0f} GFLOP an image"
+            )
+
+
+def table(given: argparse.Namespace) -> None:
+    """The results as a page has them."""
+    for line in given.results.read_text().splitlines():
+        part = json.loads(line)
+        how = "six scales, flips" if part["flips"] else "single-scale"
+        print(f"\nResNeSt-{part['variant']}, {part['size']}, {how}, {part['threads']} threads\n")
+        print("| side | images/s | of eager |\n|---|---|---|")
+        eager = part["seconds"]["eager"]
+        for name, seconds in sorted(part["seconds"].items(), key=lambda item: -item[1]):
+            print(f"| {name} | {1 / seconds:.3f} | {eager / seconds:.2f}x |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="?", default="measure", choices=["measure", "ceiling", "table"])
+    parser.add_argument("--size", default="512x683")
+    parser.add_argument("--variant", default="50", choices=["50", "101"])
+    parser.add_argument("--sides", default="prepared,bf16,onnx,openvino,openvino_bf16,openvino_int8")
+    parser.add_argument("--flips", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=Path("inference.jsonl"))
+    parser.add_argument("--files", type=Path, default=Path())
+    given = parser.parse_args()
+    {"measure": measure, "ceiling": ceiling, "table": table}[given.what](given)
