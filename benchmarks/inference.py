@@ -6,10 +6,10 @@
     python benchmarks/inference.py table
 
 Each call measures some sides, alternating, and adds its medians to ``--results`` (JSON lines), so that a
-table can be made of parts of a few minutes. Every part measures the side ``eager`` too: ratios are of one run.
-Exported files are kept in ``--files``. Weights are fresh: time does not depend on them; the ranges of int8 are
-learnt from noise. Single-scale is one look at the whole image, with class ids at its own size as the result;
-multi-scale (``--flips``) is six scales with mirrored copies.
+table can be made of parts of a few minutes. Every part measures the side ``eager`` too: ratios are of one
+run. Exported files are kept in ``--files``. Weights are fresh: time does not depend on them; the ranges of
+int8 are learnt from noise. Single-scale is one look at the whole image, with class ids at its own size as
+the result; multi-scale (``--flips``) is six scales with mirrored copies.
 """
 
 from __future__ import annotations
