@@ -97,10 +97,10 @@ def test_every_family_says_the_same_in_a_trace(family, tmp_path):
 @pytest.mark.parametrize(
     ("format", "interface", "family", "head"),
     [
-        ("onnx", "ids", "resnest", "pspnet"),
+        pytest.param("onnx", "ids", "resnest", "pspnet", marks=pytest.mark.slow),
         ("onnx", "logits", "resnest", "deeplabv3plus"),
         ("openvino", "ids", "resnest", "deeplabv3"),
-        ("torch_export", "ids", "resnest", "fcn"),
+        pytest.param("torch_export", "ids", "resnest", "fcn", marks=pytest.mark.slow),
     ],
 )
 def test_every_format_says_the_same_at_every_size(format, interface, family, head, tmp_path):
@@ -128,7 +128,7 @@ def logits_file(tiny_run, tmp_path_factory):
     words = f"checkpoint={tiny_run / 'best.pt'} interface=logits output={path} images=1".split()
     done = run_command("export_seg.py", *words)
     assert "comparing with PyTorch in float32 on 1 images: the val split of shapes" in done.stdout
-    assert "% of 14,974 pixels are equal; where they differ PyTorch prefers its own class" in done.stdout
+    assert "% of 14,658 pixels are equal; where they differ PyTorch prefers its own class" in done.stdout
     return path
 
 
