@@ -61,10 +61,11 @@ class Deployed(nn.Module):
         self.session = module_of(format_of(path) or "onnx").Session(
             path, threads=torch.get_num_threads(), precision=precision
         )
+        self.in_channels = len(about["mean"])
         self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # says: on the CPU, float32
         self.register_buffer("sha256", torch.frombuffer(bytearray(sha256(path)), dtype=torch.uint8))
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(about[name]).view(3, 1, 1), persistent=False)
+            self.register_buffer(name, torch.tensor(about[name]).view(-1, 1, 1), persistent=False)
 
     def at(self, precision: str) -> Self:
         """The same file computing in another precision, where its runtime has it.

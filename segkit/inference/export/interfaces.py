@@ -40,7 +40,7 @@ class LogitsNetwork(nn.Module):
 
     def example(self, height: int, width: int, *, batch: int) -> Tensor:
         """An image of the kind that goes in."""
-        return torch.rand(batch, 3, height, width)
+        return torch.rand(batch, self.network.in_channels, height, width)
 
 
 class IdsNetwork(nn.Module):
@@ -59,7 +59,7 @@ class IdsNetwork(nn.Module):
 
     def example(self, height: int, width: int, *, batch: int) -> Tensor:
         """An image of the kind that goes in."""
-        return torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8)
+        return torch.randint(0, 256, (batch, height, width, self.network.in_channels), dtype=torch.uint8)
 
 
 def network_for(model: Segmenter, kind: Kind) -> LogitsNetwork | IdsNetwork:
