@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from segkit.inference import export, predict, prepare, protocol
+from segkit.inference import Protocol, export, predict, prepare
 from segkit.inference.export import verification
 from segkit.models import segmenter
 from segkit.system.hardware import supports_bf16
@@ -139,7 +139,7 @@ def side(name: str, variant: str, size: tuple[int, int], folder: Path) -> Callab
         file = exported(model, kind, folder / f"{variant}-{precision}{export.FORMATS[format]}", size)
         ready = prepare(file, precision="bf16" if bf16 else "float32")
     views = {"scales": SCALES, "flip": True}
-    single, several = protocol(), protocol(**views)
+    single, several = Protocol(), Protocol(**views)
     return lambda image, flips: predict(ready, image, several if flips else single)
 
 

@@ -16,9 +16,10 @@ from torch import nn
 
 import segkit
 from conftest import run_command
-from segkit.inference import export, predict, protocol
+from segkit.inference import export, predict
 from segkit.inference.export import deployed, verification
 from segkit.inference.export import onnx as onnx_format
+from segkit.inference.protocols import Protocol
 from segkit.models import segmenter
 
 FAMILIES = {  # one of each kind of bottleneck
@@ -80,7 +81,7 @@ def share_of_equal_pixels(model, file, sizes=SIZES):
         image = photograph(*size)
         with torch.no_grad():
             expected = model(torch.from_numpy(image).permute(2, 0, 1)[None]).main[0].argmax(0)
-        found = predict(file, image, protocol())
+        found = predict(file, image, Protocol())
         equal += int((found == expected).sum())
         total += found.numel()
     return equal / total
@@ -222,7 +223,7 @@ def test_a_file_of_ids_is_right_where_it_can_be_and_says_where_it_cannot(ids_fil
     with pytest.raises(ValueError, match=r"gives class ids, no scores: probabilities .* interface=logits"):
         file.probabilities(image)
     with pytest.raises(ValueError, match=r"evaluation=ms: fixed.onnx gives class ids, and merging scales"):
-        segkit.load(ids_file, protocol=protocol(name="ms", scales=(1.0, 2.0))).predict(image)
+        segkit.load(ids_file, protocol=Protocol(name="ms", scales=(1.0, 2.0))).predict(image)
 
 
 def test_a_fixed_size_refuses_others_with_windows_that_do_work(tmp_path):
@@ -231,8 +232,8 @@ def test_a_fixed_size_refuses_others_with_windows_that_do_work(tmp_path):
     image = photograph(61, 83)
     works = r"evaluation=sliding evaluation.window=\[48,32\] .*evaluation.border=pad works for every image"
     with pytest.raises(ValueError, match=rf"48x32 alone and was to look at one of 61x83: {works}"):
-        predict(file, image, protocol())
-    how = protocol(window=(48, 32), stride=(48, 32), border="pad", scales=(0.5, 1.5), flip=True)
+        predict(file, image, Protocol())
+    how = Protocol(window=(48, 32), stride=(48, 32), border="pad", scales=(0.5, 1.5), flip=True)
     assert (predict(file, image, how) == predict(model, image, how)).double().mean() >= 0.9999
 
 
@@ -240,7 +241,7 @@ def test_precisions_are_those_of_the_runtime(logits_file):
     with pytest.raises(
         ValueError, match=r"evaluation.precision=bf16: tiny.onnx computes in its own .*openvino"
     ):
-        segkit.load(logits_file, protocol=protocol(precision="bf16"))
+        segkit.load(logits_file, protocol=Protocol(precision="bf16"))
 
 
 @pytest.mark.parametrize("suffix", list(export.FORMATS.values()))

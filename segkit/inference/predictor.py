@@ -78,7 +78,7 @@ def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol
         ValueError: the file is missing, damaged, or not a checkpoint of segkit.
     """
     if deployed.is_exported(file):
-        return Predictor(_deployed(file), protocol or inference.protocol())
+        return Predictor(_deployed(file), protocol or inference.Protocol())
     content = checkpoint.read(file)
     table = LabelTable.from_plain(content["classes"])
     model = _rebuilt(content, content["settings"].get("model", {}), table)

@@ -15,7 +15,7 @@ from segkit.data.pairs import read_image
 from segkit.inference import sources
 from segkit.inference.export.deployed import Deployed
 from segkit.inference.export.interfaces import Kind
-from segkit.inference.protocols import protocol
+from segkit.inference.protocols import Protocol
 from segkit.inference.sliding import Strip, predict
 from segkit.models.network import Segmenter
 
@@ -107,7 +107,7 @@ def compared(model: Segmenter, file: Deployed, images: Sequence[np.ndarray]) -> 
         file: as it was written.
         images: (H, W, 3) uint8 RGB.
     """
-    whole = protocol()
+    whole = Protocol()
     as_segmenter: Any = file  # it has what inference asks of one
     for image in images:
         for height, width in _sizes(image, file.image_size):
