@@ -39,7 +39,8 @@ def main(settings: dict[str, Any]) -> None:
         settings["precision"],
     )
     source = settings["checkpoint"] or settings["model"]["weights"]
-    path = export.target(settings["output"], Path(source).expanduser(), kind)
+    beside = Path(source.rsplit("/", 1)[-1] if "://" in source else source).expanduser()
+    path = export.target(settings["output"], beside, kind)
     if export.is_exported(source):
         raise ValueError(
             f"checkpoint={source} is an exported file already; give the checkpoint it was made of"

@@ -69,8 +69,8 @@ def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol
     """The network of a run's checkpoint, or of an exported file, ready to predict.
 
     Args:
-        file: such as ``runs/demo/best.pt``, a folder made by ``segkit.inference.share``, ``hf://user/name``, or an
-            exported file such as ``best.onnx``, which runs on the CPU.
+        file: such as ``runs/demo/best.pt``, a folder made by ``segkit.inference.share``, ``hf://user/name``,
+            or an exported file such as ``best.onnx``, which runs on the CPU.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
         protocol: None looks at the picture once, as a whole.
 
