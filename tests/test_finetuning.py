@@ -19,7 +19,7 @@ from segkit.evaluation import Evaluation
 from segkit.losses import cross_entropy
 from segkit.models import segmenter
 from segkit.models.network import Segmenter
-from segkit.training import best, freezing, optim, starting
+from segkit.training import advice, best, freezing, optim, starting
 from segkit.types import Batch
 
 BACKBONE = {"name": "resnest", "variant": "14", "width": 8, "drop_block": 0.1}
@@ -192,7 +192,7 @@ def test_of_a_checkpoint_of_other_classes_all_but_the_last_convolutions_is_kept(
     fresh = built(len(names)).state_dict()
     torch.manual_seed(7)
     model, (words,) = start(file, *names)
-    changed = starting.class_tensors(MODEL, 3)
+    changed = starting.class_tensors(source, MODEL)
     for name, tensor in model.state_dict().items():
         expected = fresh if name in changed else source.state_dict()
         assert torch.equal(tensor, expected[name]), name
@@ -364,6 +364,67 @@ def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_pat
     assert len(said.splitlines()) == 1
     assert "Traceback" not in said
     assert not (tmp_path / "mine").exists() or not list((tmp_path / "mine").glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("start", "schedule", "words"),
+    [
+        (
+            "a.pt",
+            {"size": 2, "lr": 0.001},
+            r"over 2 images at a time .* use schedule.freeze_norm=true, .* or schedule.batch_size=8",
+        ),
+        (None, {"size": 2}, r"over 2 images at a time is mostly noise; use schedule.batch_size=8"),
+        (None, {"size": 4, "accumulate": 4}, r"over 1 image at a time .* schedule.batch_size=32"),
+        (
+            "a.pt",
+            {"size": 8, "optimiser": "adamw"},
+            r"lr=0.01 with adamw is high .* from a.pt: .* schedule.lr=0.0001",
+        ),
+        ("imagenet", {"size": 8, "lr": 0.011}, r"lr=0.011 with sgd is high .* schedule.lr=0.002"),
+        (
+            None,
+            {"size": 8, "freeze": 1, "freeze_norm": True},
+            r"freeze=1 and schedule.freeze_norm=true: .* from scratch",
+        ),
+        (
+            None,
+            {"size": 8, "ema": 0.999},
+            r"ema=0.999 averages over 1,000 .* has 100: .* schedule.ema=0.9 or less",
+        ),
+    ],
+)
+def test_settings_known_to_fail_are_told_with_the_remedy(start, schedule, words):
+    run = begin(built(), **schedule)
+    (said,) = advice.warnings(run, {"weights": start, "backbone": {"weights": None}})
+    assert re.search(words, said), said
+
+
+@pytest.mark.parametrize(
+    ("start", "schedule"),
+    [
+        ("a.pt", {"size": 2, "lr": 0.001, "freeze_norm": True}),
+        ("imagenet", {"size": 16, "lr": 0.01}),  # the published recipe
+        ("a.pt", {"size": 8, "optimiser": "adamw", "lr": 1e-4, "freeze": 2, "ema": 0.9}),
+        (None, {"size": 16, "lr": 0.1}),
+    ],
+)
+def test_settings_that_work_are_not_commented(start, schedule):
+    assert (
+        advice.warnings(begin(built(), **schedule), {"weights": start, "backbone": {"weights": None}}) == []
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_so_many_validations_are_counted_as_a_run_has(seed):
+    draw = random.Random(seed)
+    length = draw.choice(
+        [{"epochs": draw.uniform(0.1, 9)}, {"epochs": None, "iterations": draw.randint(1, 90)}]
+    )
+    schedule = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, **length)
+    every, samples = draw.choice([0.3, 1, 2.5, 7, 200]), draw.randint(4, 40)
+    due = [t for t in range(1, schedule.length(samples) + 1) if schedule.due(t, every=every, samples=samples)]
+    assert schedule.validations(every=every, samples=samples) == len(due)
 
 
 def test_the_experiment_is_what_the_pages_say(photos, tmp_path, tiny_run):

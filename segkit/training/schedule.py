@@ -61,7 +61,7 @@ class Schedule:
 
     def validations(self, *, every: float, samples: int) -> int:
         """How many validations the whole training has; arguments as for ``due``."""
-        length, period = self.length(samples), self.period(every, samples)
+        length, period = self.length(samples), max(1, self.period(every, samples))
         return int((length - 1) / period) + 1
 
     def period(self, every: float, samples: int) -> float:

@@ -6,14 +6,13 @@ The weights of a whole model may be of other classes: what depends on the classe
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from segkit import checkpoint
+from segkit import checkpoint, components
 from segkit.data.labels import LabelTable
 from segkit.models import segmenter, weights
 from segkit.system.download import resolve
@@ -42,7 +41,7 @@ def network(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.S
         model,
         source,
         settings.get("stem_weights", "mean"),
-        of_classes=class_tensors(blank, table.num_classes),
+        of_classes=class_tensors(model, blank),
         other_classes=theirs is not None and theirs != list(table.names),
     )
     words = [f"model.weights={source}: {loaded}"]
@@ -75,20 +74,26 @@ def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "weights": None, "backbone": {**settings["backbone"], "weights": None}}
 
 
-def class_tensors(settings: Mapping[str, Any], num_classes: int) -> list[str]:
-    """Names of the tensors whose shape depends on the number of classes, of any heads.
+def class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors of a model whose shape depends on the number of classes, whatever its heads are.
 
-    The network is built twice without memory for its values, and the shapes are compared.
+    The heads are built once more for another number of classes, without memory for their values.
 
     Args:
-        settings: the ``model`` section, without weights.
-        num_classes: K.
+        model: of these settings.
+        settings: the ``model`` section.
     """
-    other = num_classes + 1 if num_classes < IGNORE_INDEX else num_classes - 1
-    with torch.device("meta"):
-        built = [segmenter.build(k, **copy.deepcopy(dict(settings))) for k in (num_classes, other)]
-    first, second = (model.state_dict() for model in built)
-    return [name for name in first if first[name].shape != second[name].shape]
+    other = model.num_classes + 1 if model.num_classes < IGNORE_INDEX else model.num_classes - 1
+    late = {"in_channels": model.backbone.out_channels, "output_stride": model.backbone.output_stride}
+    late |= {"num_classes": other, "align_corners": model.align_corners}
+    shapes: dict[str, torch.Size] = {}
+    for part in ("head", "auxiliary"):
+        if settings.get(part):
+            with torch.device("meta"):
+                built = components.build("models.heads", settings[part], **late)
+            shapes |= {f"{part}.{name}": tensor.shape for name, tensor in built.state_dict().items()}
+    own = model.state_dict()
+    return [name for name, shape in shapes.items() if own[name].shape != shape]
 
 
 def _names(source: str) -> list[str] | None:
