@@ -4,8 +4,8 @@ python benchmarks/losses.py cost [--shape 2 150 480 480] [--rounds 5]
 python benchmarks/losses.py train [--losses A B] [--seeds 0 1 2] experiment=camvid_losses data.root=DIR
 
 ``cost``: seconds of processor time for value and gradient, beside PyTorch's own cross-entropy, all in one run
-whose sides alternate. ``train``: a training for each loss and seed, one after the other, under ``run_dir``; those
-that are complete are not repeated, and what else is said goes to each. Prints mean and spread.
+whose sides alternate. ``train``: a training for each loss and seed, one after the other, under ``run_dir``;
+those that are complete are not repeated, and what else is said goes to each. Prints mean and spread.
 """
 
 from __future__ import annotations
