@@ -1,8 +1,18 @@
-"""Write the tables of docs/models.md: ``python docs/models.py`` (a minute; nothing is downloaded)."""
+"""Write the tables of docs/models.md: ``python docs/models.py`` (a minute; nothing is downloaded).
+
+python docs/models.py speed      images/s of every backbone on this machine, two minutes on two idle cores
+python docs/models.py            the tables, with the speeds last measured
+python docs/models.py picture    speed against published accuracy (needs matplotlib)
+"""
 
 from __future__ import annotations
 
+import csv
+import functools
 import importlib
+import statistics
+import sys
+import time
 import typing
 from pathlib import Path
 
@@ -12,6 +22,8 @@ from segkit import components
 from segkit.models import counting, segmenter, summary
 
 PAGE = Path(__file__).with_suffix(".md")
+SPEEDS = Path(__file__).with_name("speeds.csv")
+PICTURE = Path(__file__).with_name("images") / "speed.png"
 START, END = "<!-- tables -->\n", "<!-- end of tables -->"
 
 TOP1 = {  # published, in percent, at the crop of the source
@@ -39,6 +51,7 @@ TOP1 = {  # published, in percent, at the crop of the source
     ("resnet", "sge_50"): 77.58,
     ("resnet", "sge_101"): 78.80,
 }
+SIDE = 224  # of the image that speed is measured with
 AUXILIARY = {"name": "fcn", "stage": 3}
 
 
@@ -70,11 +83,16 @@ def row_of_backbone(name: str, variant: str) -> str:
             "models.backbones", {**settings, "output_stride": 32}, num_classes=1000
         ).eval()
         small, crop = torch.empty(1, 3, 224, 224), torch.empty(1, 3, 480, 480)
+        large = torch.empty(1, 3, 800, 1333)
     published = importlib.import_module(f"segkit.models.backbones.{name}")
     cells = [
         f"{name} {variant}",
         f"{summary.parameters(classifier):,}",
         giga_macs(lambda: classifier.classify(small)),
+        f"{(summary.parameters(classifier) - summary.parameters(classifier.fc)) / 1e6:.2f}",
+        giga_macs(lambda: classifier(small)),
+        giga_macs(lambda: classifier(large)),
+        f"{speeds()[name, variant]:.1f}" if (name, variant) in speeds() else "-",
         f"{TOP1[name, variant]:.2f}" if (name, variant) in TOP1 else "-",
         "yes" if variant in getattr(published, "PUBLISHED", {}) else "-",
     ]
@@ -94,9 +112,63 @@ def row_of_head(name: str) -> str:
     return f"| {name} | {parameters} | {giga_macs(lambda: whole(crop))} |\n"
 
 
+@functools.cache
+def speeds() -> dict[tuple[str, str], float]:
+    """Images/s as they were last measured."""
+    with SPEEDS.open(newline="", encoding="utf-8") as file:
+        return {(row["backbone"], row["variant"]): float(row["images/s"]) for row in csv.DictReader(file)}
+
+
+def measure(rounds: int = 5) -> None:
+    """Time every backbone as it is, undilated, one image at a time; the median of the rounds counts."""
+    image = torch.randn(1, 3, SIDE, SIDE)
+    with SPEEDS.open("w", newline="", encoding="utf-8") as file, torch.inference_mode():
+        write = csv.writer(file, lineterminator="\n").writerow
+        write(["backbone", "variant", "images/s"])
+        for name, variant in backbones():
+            settings = {"name": name, "variant": variant, "output_stride": 32}
+            network = components.build("models.backbones", settings).eval()
+            seconds = []
+            for _ in range(rounds + 1):
+                start = time.perf_counter()
+                network(image)
+                seconds.append(time.perf_counter() - start)
+            write([name, variant, f"{1 / statistics.median(seconds[1:]):.2f}"])  # the first one warms up
+
+
+def draw() -> None:
+    """Published accuracy over measured speed, a line a family."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    families: dict[str, list[tuple[float, float, str]]] = {}
+    for (name, variant), top1 in TOP1.items():
+        unit, _, rest = variant.rpartition("_")
+        family = f"{unit.upper()}-ResNet".replace("SKNET-ResNet", "SKNet") if unit else "ResNet"
+        if name == "resnest":
+            family, rest = ("ResNeSt-fast", variant[8:]) if "fast" in variant else ("ResNeSt", variant)
+        families.setdefault(family, []).append((speeds()[name, variant], top1, rest))
+    figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=110, layout="constrained")
+    for family, points in families.items():
+        x, y, names = zip(*points, strict=True)
+        axes.plot(x, y, "o" if family == "ResNeSt-fast" else "o-", label=family, markersize=5)
+        for point in zip(x, y, names, strict=True):
+            axes.annotate(point[2], point[:2], (4, 4), textcoords="offset points", fontsize=7)
+    axes.set_xlabel(f"images/s of the backbone, {SIDE} x {SIDE}, one at a time; measured, see docs/models.md")
+    axes.set_ylabel("ImageNet top-1 in %, as published")
+    axes.set_xscale("log")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(PICTURE)
+
+
 def main() -> None:
     """Replace what stands between the marks."""
-    columns = ["backbone", "parameters (1000 classes)", "GMACs @224", "top-1, published", "imagenet weights"]
+    columns = ["backbone", "parameters (1000 classes)", "GMACs @224", "M parameters without the classifier"]
+    columns += ["GMACs without it @224", "@1333x800", f"images/s @{SIDE}", "top-1, published"]
+    columns += ["imagenet weights"]
     columns += ["DeepLabV3, M parameters (150 classes, with auxiliary)", "GMACs @480, stride 8", "stride 16"]
     tables = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
     tables += "".join(row_of_backbone(*backbone) for backbone in backbones())
@@ -107,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    {"speed": measure, "picture": draw, "tables": main}[(sys.argv[1:] or ["tables"])[0]]()

@@ -1,0 +1,65 @@
+"""IoU by size of object: a network that misses every small thing can have a fine IoU, for large ones fill it.
+
+An object is a connected part (8 neighbours) of a class in the label; small, medium and large are COCO's,
+below 32 x 32 and below 96 x 96 pixels. What is predicted of a class beyond its label belongs to a size, too,
+so that the counts of the sizes add up to those of the ordinary IoU: a connected part of the prediction that
+meets objects of its class counts with the size it meets most of (the smaller of equals), any other with its
+own.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from segkit.types import IGNORE_INDEX
+
+SIZES = {"small": 32**2, "medium": 96**2, "large": None}  # pixels of an object, the bound itself excluded
+BOUNDS = [bound for bound in SIZES.values() if bound is not None]
+
+
+def count_objects(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Tensor:
+    """What IoU by size counts in one image; add it up over a split and give it to ``iou_by_size``.
+
+    Args:
+        label: (H, W) uint8 class ids or ``IGNORE_INDEX``.
+        prediction: (H, W) uint8 class ids; what lies on ignored pixels joins its parts and counts nowhere.
+        num_classes: K.
+
+    Returns:
+        (3 sizes, 3, K) int64: pixels with the class in both, in the label, in the prediction.
+    """
+    counted = label != IGNORE_INDEX
+    out = np.zeros((len(SIZES), 3, num_classes), np.int64)
+    for k in np.union1d(np.unique(label[counted]), np.unique(prediction[counted])):
+        objects, areas = _parts(label == k)
+        size_of_object = np.digitize(areas, BOUNDS)
+        size = np.where(objects > 0, size_of_object[objects], -1)  # (H, W), -1 where the label is another
+        hit = (prediction == k) & (objects > 0)
+        out[:, 0, k] = _histogram(size[hit])
+        out[:, 1, k] = _histogram(size[objects > 0])
+        parts, areas = _parts(prediction == k)
+        met = np.zeros((len(areas), len(SIZES)), np.int64)  # pixels of each part on objects of each size
+        np.add.at(met, (parts[hit], size[hit]), 1)
+        size_of_part = np.where(met.any(1), met.argmax(1), np.digitize(areas, BOUNDS))
+        beyond = (parts > 0) & (objects == 0) & counted
+        out[:, 2, k] = out[:, 0, k] + _histogram(size_of_part[parts[beyond]])
+    return torch.from_numpy(out)
+
+
+def _parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Connected parts of a mask: (H, W) numbers from 1 on, 0 outside, and the pixels of each number."""
+    _, numbers, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return numbers, statistics[:, cv2.CC_STAT_AREA]
+
+
+def _histogram(sizes: np.ndarray) -> np.ndarray:
+    return np.bincount(sizes, minlength=len(SIZES))
+
+
+def iou_by_size(counts: Tensor) -> dict[str, Tensor]:
+    """IoU of each class, (K,) float64, for each size; NaN where a class has nothing of that size."""
+    both, labelled, predicted = counts.double().unbind(1)
+    return dict(zip(SIZES, both / (labelled + predicted - both), strict=True))

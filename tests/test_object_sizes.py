@@ -1,0 +1,115 @@
+"""IoU by size of object, against a flood fill that goes from pixel to pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from segkit.evaluation import object_sizes
+from segkit.evaluation.metrics import ConfusionMatrix, class_scores
+from segkit.evaluation.object_sizes import count_objects, iou_by_size
+
+
+def flooded(mask):
+    """Sets of pixels, each a part that a walk in eight directions reaches."""
+    left, parts = set(zip(*np.nonzero(mask), strict=True)), []
+    while left:
+        part, reached = set(), [left.pop()]
+        while reached:
+            y, x = reached.pop()
+            part.add((y, x))
+            for near in ((y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
+                if near in left:
+                    left.remove(near)
+                    reached.append(near)
+        parts.append(part)
+    return parts
+
+
+def naive(label, prediction, num_classes, bounds):
+    """The definition, an object and a part at a time."""
+
+    def size(pixels):
+        return sum(len(pixels) >= bound for bound in bounds)
+
+    out = np.zeros((3, 3, num_classes), np.int64)
+    for k in range(num_classes):
+        objects = flooded(label == k)
+        inside = {p for pixels in objects for p in pixels}
+        for pixels in objects:
+            out[size(pixels), 0, k] += sum(prediction[p] == k for p in pixels)
+            out[size(pixels), 1, k] += len(pixels)
+        out[:, 2, k] += out[:, 0, k]
+        for part in flooded(prediction == k):
+            met = [sum(len(part & pixels) for pixels in objects if size(pixels) == s) for s in range(3)]
+            s = met.index(max(met)) if max(met) else size(part)
+            out[s, 2, k] += sum(label[p] != 255 for p in part - inside)
+    return out
+
+
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+@st.composite
+def pairs(draw):
+    shape = draw(SHAPES)
+    label = draw(arrays.arrays(np.uint8, shape, elements=st.sampled_from([0, 1, 2, 255])))
+    prediction = draw(arrays.arrays(np.uint8, shape, elements=st.integers(0, 2)))
+    return label, prediction
+
+
+@settings(deadline=None, max_examples=150)
+@given(pairs())
+def test_counts_are_those_of_a_flood_fill(pair):
+    small = pytest.MonkeyPatch()
+    with small.context() as patch:
+        patch.setattr(object_sizes, "BOUNDS", [3, 8])  # of pixels: all three sizes fit nine by nine
+        assert np.array_equal(count_objects(*pair, 3), naive(*pair, 3, [3, 8]))
+
+
+def test_sizes_add_up_to_the_ordinary_counts():
+    draw = np.random.default_rng(0)
+    label = np.kron(draw.integers(0, 4, (12, 15)), np.ones((20, 20), int)).astype(np.uint8)
+    label[label == 3] = 255
+    prediction = np.where(draw.random(label.shape) < 0.8, label % 3, 2).astype(np.uint8)
+    matrix = ConfusionMatrix(3)
+    matrix.update(label, prediction)
+    both, labelled, predicted = count_objects(label, prediction, 3).sum(0)
+    torch.testing.assert_close(
+        (both / (labelled + predicted - both)).double(),
+        class_scores(matrix.counts)["IoU"],
+        check_dtype=False,
+        rtol=1e-6,
+        atol=0,
+    )
+    assert torch.equal(labelled, matrix.counts.sum(1))
+    assert torch.equal(predicted, matrix.counts.sum(0))
+
+
+def test_the_bounds_are_those_of_coco():
+    label = np.zeros((128, 400), np.uint8)
+    label[:31, :33], label[:32, 50:82] = 1, 1  # 1023 and 1024 pixels
+    label[:95, 100:197], label[:96, 250:346] = 1, 1  # 9215 and 9216
+    labelled = count_objects(label, label, 2)[:, 1, 1]
+    assert labelled.tolist() == [1023, 1024 + 9215, 9216]
+
+
+def test_a_missed_small_object_costs_the_small_alone():
+    label = np.zeros((200, 300), np.uint8)
+    label[10:20, 10:20], label[50:170, 50:170] = 1, 1
+    prediction = label.copy()
+    prediction[10:20, 10:20] = 0
+    found = {size: iou[1].item() for size, iou in iou_by_size(count_objects(label, prediction, 2)).items()}
+    assert found["small"] == 0
+    assert found["large"] == 1
+    assert np.isnan(found["medium"])
+    prediction = label.copy()
+    prediction[:5, 250:255] = 1  # beyond every object: of its own size
+    prediction[170:180, 50:170] = 1  # the large one, grown
+    found = {size: iou[1].item() for size, iou in iou_by_size(count_objects(label, prediction, 2)).items()}
+    assert found["small"] == pytest.approx(100 / 125)
+    assert found["large"] == pytest.approx(120 / 130)
