@@ -1,52 +1,68 @@
-"""A ResNeSt under torchvision's detectors: stages in, feature pyramid, Faster R-CNN or Mask R-CNN.
+"""Our backbones under torchvision's detectors, on COCO's files or on drawn scenes.
 
-    python examples/detection.py                     twelve steps on drawn scenes, on the CPU
+    python examples/detection.py                  a thin Mask R-CNN on drawn scenes, minutes on a CPU
+    python examples/detection.py --method cascade_mask_rcnn --train instances_train2017.json train2017 \
+        --val instances_val2017.json val2017 --iterations 90000 --batch-size 16 --lr 0.02 --size 800 1333 \
+        --optimiser sgd model/backbone=resnest50 model.backbone.weights=imagenet
 
-``faster_rcnn`` and ``mask_rcnn`` return torchvision's own models: train them with torchvision's reference
-scripts, or anything else that takes those.
+Methods: faster_rcnn, mask_rcnn, retinanet, cascade_rcnn, cascade_mask_rcnn. What is not an option is a
+setting of the model as of ``train_seg.py``; any backbone of ``model/backbone=`` will do, undilated. Scores
+are COCO's (pip install 'segkit[detection]'). docs/models.md has what the articles publish.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import random
+import tempfile
+import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import coco
 import torch
+from cascade import cascade
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torch.optim.lr_scheduler import LambdaLR
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import LastLevelMaxPool
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
-from segkit.models.backbones import resnest
+from segkit import components
+from segkit.compose import composed
+from segkit.system.failures import with_errors_in_words
+
+THIN = ["model/backbone=resnest14", "model.backbone.width=16"]  # what drawn scenes are learned with
+FEW = {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 50, "box_batch_size_per_image": 64}
 
 
 class Pyramid(nn.Module):
-    """The four stages of a backbone as five levels of one width; what torchvision's detectors want."""
+    """The stages of a backbone as five levels of one width; what torchvision's detectors want.
 
-    def __init__(self, network: nn.Module, channels: list[int], *, width: int = 256) -> None:
+    Args:
+        network: a backbone with four stages and ``out_channels``.
+        width: of the levels.
+        single: levels for a detector of one step: stages 2 to 4 and two coarser ones, of strides 8 to 128;
+            else all four stages and a coarser one, of strides 4 to 64.
+    """
+
+    def __init__(self, network: nn.Module, *, width: int = 256, single: bool = False) -> None:
         super().__init__()
-        self.body = network
-        self.fpn = FeaturePyramidNetwork(channels, width, extra_blocks=LastLevelMaxPool())
+        channels: list[int] = list(network.out_channels)  # pyright: ignore[reportArgumentType]
+        self.body, self.first = network, 1 if single else 0
+        extra = LastLevelP6P7(width, width) if single else LastLevelMaxPool()
+        self.fpn = FeaturePyramidNetwork(channels[self.first :], width, extra_blocks=extra)
         self.out_channels = width
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Normalised image (B, 3, H, W) to levels of strides 4, 8, 16, 32 and 64."""
-        return self.fpn(OrderedDict((str(i), stage) for i, stage in enumerate(self.body(image))))
-
-
-def pyramid(variant: str = "50", *, weights: str | None = None, width: int = 64) -> Pyramid:
-    """A ResNeSt with a feature pyramid.
-
-    Args:
-        variant: of ``segkit.models.backbones.resnest``.
-        weights: "imagenet", a path or an address; the normalisation is then frozen, since detectors see few
-            pictures at a time. None trains from scratch, with at least two pictures at a time.
-        width: 64 for the published network.
-    """
-    network = resnest.build(variant=variant, output_stride=32, width=width, weights=weights)
-    if weights is not None:
-        freeze_normalisation(network)
-    return Pyramid(network, network.out_channels)
+        """Normalised image (B, 3, H, W) to five levels (B, width, H/s, W/s)."""
+        stages = self.body(image)[self.first :]
+        return self.fpn(OrderedDict((str(i), stage) for i, stage in enumerate(stages)))
 
 
 def freeze_normalisation(module: nn.Module) -> None:
@@ -60,68 +76,166 @@ def freeze_normalisation(module: nn.Module) -> None:
             freeze_normalisation(child)
 
 
-def faster_rcnn(num_classes: int, backbone: Pyramid, **settings: object) -> FasterRCNN:
-    """Boxes; ``num_classes`` counts the background, ``settings`` are torchvision's."""
-    return FasterRCNN(backbone, num_classes, **settings)  # pyright: ignore[reportArgumentType]
+def pyramid(settings: dict[str, Any], *, width: int = 256, single: bool = False) -> Pyramid:
+    """A backbone of segkit with a feature pyramid.
+
+    Args:
+        settings: of the backbone. With ``weights`` its normalisation is frozen, since detectors see few
+            images at a time; without, it trains from scratch, with at least two images at a time.
+        width: as of ``Pyramid``.
+        single: as of ``Pyramid``.
+    """
+    network = components.build("models.backbones", {**settings, "output_stride": 32})
+    if settings.get("weights") is not None:
+        freeze_normalisation(network)
+    return Pyramid(network, width=width, single=single)
 
 
-def mask_rcnn(num_classes: int, backbone: Pyramid, **settings: object) -> MaskRCNN:
-    """Boxes and masks; ``num_classes`` counts the background, ``settings`` are torchvision's."""
-    return MaskRCNN(backbone, num_classes, **settings)  # pyright: ignore[reportArgumentType]
+def two_step(kind: Callable[..., Any], *, stages: int = 1) -> Callable[..., Any]:
+    """Builder of a detector that proposes boxes, then looks at each."""
+
+    def build(num_classes: int, settings: dict[str, Any], *, thin: bool = False, **sizes: Any) -> Any:
+        sizes |= FEW if thin else {"rpn_post_nms_top_n_train": 1000}
+        detector = kind(pyramid(settings, width=64 if thin else 256), num_classes, **sizes)
+        return cascade(detector, num_classes) if stages > 1 else detector
+
+    return build
 
 
-def drawn_scene(seed: int, *, side: int = 128) -> tuple[Tensor, dict[str, Tensor]]:
-    """A picture (3, H, W) in 0..1 with a square (class 1) and a disc (class 2), and where they are."""
-    generator = torch.Generator().manual_seed(seed)
-    picture = 0.3 * torch.rand(3, side, side, generator=generator)
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    boxes, masks = [], []
-    for label in (1, 2):
-        radius = int(torch.randint(side // 10, side // 5, (), generator=generator))
-        y, x = torch.randint(radius, side - radius, (2,), generator=generator).tolist()
-        across, down = (columns - x).abs(), (rows - y).abs()
-        inside = (across.maximum(down) if label == 1 else (across**2 + down**2).sqrt()) <= radius - 1
-        picture[:, inside] = torch.rand(3, 1, generator=generator) * 0.3 + 0.7
-        masks.append(inside)
-        boxes.append([x - radius, y - radius, x + radius, y + radius])
-    target = {
-        "boxes": torch.tensor(boxes, dtype=torch.float32),
-        "labels": torch.tensor([1, 2]),
-        "masks": torch.stack(masks).to(torch.uint8),
-    }
-    return picture, target
+def retinanet(num_classes: int, settings: dict[str, Any], *, thin: bool = False, **sizes: Any) -> RetinaNet:
+    """A detector of one step, with the three sizes an octave of its article (arXiv 1708.02002)."""
+    octave = tuple(tuple(int(base * 2 ** (n / 3)) for n in range(3)) for base in (32, 64, 128, 256, 512))
+    anchors = AnchorGenerator(octave, ((0.5, 1.0, 2.0),) * 5)
+    levels = pyramid(settings, width=64 if thin else 256, single=True)
+    return RetinaNet(levels, num_classes, anchor_generator=anchors, **sizes)
 
 
-def main() -> None:
-    """Train a thin detector on drawn scenes and show what it finds in a new one."""
-    parser = argparse.ArgumentParser(description="Mask R-CNN on a thin ResNeSt-14, on drawn scenes")
-    parser.add_argument("--steps", type=int, default=12)
-    steps = parser.parse_args().steps
-    torch.manual_seed(0)
-    sizes = {
-        "min_size": 128,
-        "max_size": 128,
-        "rpn_post_nms_top_n_train": 100,
-        "box_batch_size_per_image": 32,
-    }
-    model = mask_rcnn(3, pyramid("14", width=16), **sizes).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4)
-    for step in range(steps):
-        pictures, targets = zip(*(drawn_scene(2 * step + i) for i in range(2)), strict=True)
-        losses = model(list(pictures), list(targets))
-        loss = sum(losses.values(), torch.zeros(()))
+METHODS: dict[str, Callable[..., Any]] = {
+    "faster_rcnn": two_step(FasterRCNN),
+    "mask_rcnn": two_step(MaskRCNN),
+    "retinanet": retinanet,
+    "cascade_rcnn": two_step(FasterRCNN, stages=3),
+    "cascade_mask_rcnn": two_step(MaskRCNN, stages=3),
+}
+
+
+def mirrored(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Left and right changed places."""
+    left, top, right, bottom = target["boxes"].unbind(1)
+    width = image.shape[2]
+    boxes = torch.stack([width - right, top, width - left, bottom], 1)
+    return image.flip(2), {**target, "boxes": boxes, "masks": target["masks"].flip(2)}
+
+
+def batches(dataset: coco.Coco, size: int, iterations: int, *, seed: int) -> Iterator[list[Any]]:
+    """Batches drawn anew each time around, half of the images mirrored."""
+    draw, queue = random.Random(seed), []
+    for _ in range(iterations):
+        while len(queue) < size:
+            queue += draw.sample(range(len(dataset)), len(dataset))
+        some, queue = queue[:size], queue[size:]
+        yield [mirrored(*dataset[i]) if draw.random() < 0.5 else dataset[i] for i in some]
+
+
+def train(detector: Any, dataset: coco.Coco, chosen: argparse.Namespace) -> None:
+    """Warm up, then fall to nothing along a cosine; a line of losses every tenth of the way."""
+    trained = [p for p in detector.parameters() if p.requires_grad]
+    if chosen.optimiser == "sgd":
+        optimiser = torch.optim.SGD(trained, chosen.lr, momentum=0.9, weight_decay=1e-4)
+    else:
+        optimiser = torch.optim.AdamW(trained, chosen.lr, weight_decay=1e-2)
+    warmup, total = max(chosen.iterations // 20, 1), chosen.iterations
+    factor = LambdaLR(optimiser, lambda t: min((t + 1) / warmup, (1 + math.cos(math.pi * t / total)) / 2))
+    detector.train().to(chosen.device)
+    start = time.perf_counter()
+    for t, batch in enumerate(batches(dataset, chosen.batch_size, total, seed=chosen.seed), start=1):
+        images = [image.to(chosen.device) for image, _ in batch]
+        losses = detector(images, [{k: v.to(chosen.device) for k, v in each.items()} for _, each in batch])
+        loss = torch.stack(list(losses.values())).sum()
+        if not loss.isfinite():
+            raise ValueError(f"the loss is {loss.item()} at iteration {t}; make --lr {chosen.lr} smaller")
         optimiser.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(trained, 10.0)
         optimiser.step()
-        print(f"step {step + 1}: loss {loss.item():.3f}")
-    picture, target = drawn_scene(-1)
+        factor.step()
+        if t % max(total // 10, 1) == 0 or t == total:
+            parts = ", ".join(
+                f"{name.removeprefix('loss_')} {value.item():.3f}" for name, value in losses.items()
+            )
+            left = (time.perf_counter() - start) / t * (total - t)
+            print(f"{t}/{total}: loss {loss.item():.3f} ({parts}); {left:.0f} s left", flush=True)
+
+
+def detect(detector: Any, dataset: coco.Coco, device: str) -> list[dict[str, Tensor]]:
+    """What is found in each image, on the CPU."""
+    detector.eval().to(device)
     with torch.inference_mode():
-        found = model.eval()([picture])[0]
-    print(
-        f"drawn: {target['boxes'].tolist()}\n"
-        f"found: {found['boxes'][:2].tolist()} {found['scores'][:2].tolist()}"
+        answers = (detector([dataset[i][0].to(device)])[0] for i in range(len(dataset)))
+        return [{name: value.cpu() for name, value in answer.items()} for answer in answers]
+
+
+def parsed(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """What was typed: our own options, and the settings of the backbone."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    pair = {"nargs": 2, "type": Path, "metavar": ("JSON", "IMAGES")}
+    parser.add_argument("--method", choices=METHODS, default="mask_rcnn")
+    parser.add_argument(
+        "--train", help="COCO's annotations and the folder of their images (default: drawn)", **pair
+    )
+    parser.add_argument("--val", help="likewise, to score on", **pair)
+    parser.add_argument(
+        "--size", nargs=2, type=int, default=(128, 128), help="shorter side, longer side at most"
+    )
+    parser.add_argument("--iterations", type=int, default=500)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--optimiser", choices=("adamw", "sgd"), default="adamw")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where the trained detector's weights go")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    chosen, settings = parser.parse_known_args(arguments)
+    if (chosen.train is None) != (chosen.val is None):
+        parser.error("--train and --val belong together; without both, scenes are drawn")
+    if unknown := [word for word in settings if word.startswith("-") or "=" not in word]:
+        parser.error(f"{unknown[0]}: settings are written key=value, such as model/backbone=resnest50")
+    return chosen, composed("train", ["run_name=detection", *(settings or THIN)])["model"]["backbone"]
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    """Train a detector, score it, say so, and return the scores.
+
+    Raises:
+        ValueError: files that are not COCO's, settings that do not fit, or a loss that is not finite.
+    """
+    chosen, settings = parsed(arguments)
+    coco.need_pycocotools()
+    torch.manual_seed(chosen.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = [(f"{folder}/train", 400, 1), (f"{folder}/val", 50, 2)]
+        files = [chosen.train, chosen.val]
+        if chosen.train is None:
+            files = [coco.draw_set(Path(where), scenes, seed=seed) for where, scenes, seed in drawn]
+        train_set, val_set = (coco.Coco(*pair) for pair in files)
+        if train_set.categories != val_set.categories:
+            raise ValueError(f"{val_set.file}: other categories than {train_set.file}; they belong together")
+        sizes = {"min_size": chosen.size[0], "max_size": chosen.size[1], "thin": chosen.train is None}
+        detector = METHODS[chosen.method](len(train_set.categories) + 1, settings, **sizes)
+        name = f"{chosen.method} on {settings['name']} {settings['variant']}"
+        print(
+            f"{name}: {len(train_set)} images to train on, {len(val_set)} to score, {chosen.device}",
+            flush=True,
+        )
+        train(detector, train_set, chosen)
+        scores = val_set.scores(detect(detector, val_set, chosen.device))
+    if chosen.output is not None:
+        torch.save(detector.state_dict(), chosen.output)
+    for kind, figures in scores.items():
+        print(f"{kind}: " + "  ".join(f"{figure} {value:.2f}" for figure, value in figures.items()))
+    return scores
 
 
 if __name__ == "__main__":
-    main()
+    with_errors_in_words(main)
