@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from segkit.evaluation import object_sizes
+from conftest import run_command
+from segkit.evaluation.evaluators import object_sizes
+from segkit.evaluation.evaluators.object_sizes import count_objects, iou_by_size
 from segkit.evaluation.metrics import ConfusionMatrix, class_scores
-from segkit.evaluation.object_sizes import count_objects, iou_by_size
 
 
 def flooded(mask):
@@ -113,3 +116,22 @@ def test_a_missed_small_object_costs_the_small_alone():
     found = {size: iou[1].item() for size, iou in iou_by_size(count_objects(label, prediction, 2)).items()}
     assert found["small"] == pytest.approx(100 / 125)
     assert found["large"] == pytest.approx(120 / 130)
+
+
+def test_the_command_prints_it_on_request_and_the_report_has_it(tiny_run, tmp_path):
+    done = run_command(
+        "test_seg.py",
+        f"checkpoint={tiny_run / 'last.pt'}",
+        f"output={tmp_path}",
+        "evaluation.evaluators.object_sizes=true",
+        "report=true",
+        "loader.workers=0",
+    )
+    scores = json.loads((tmp_path / "result.json").read_text())["scores"]
+    told = [name for name in scores if name in ("mIoU_small", "mIoU_medium", "mIoU_large")]
+    assert "mIoU_small" in told
+    pages = [page.read_text() for page in tmp_path.rglob("*.html")]
+    for name in told:
+        assert f"{name} {100 * scores[name]:.2f}" in done.stdout
+        assert any(name in page for page in pages)
+    assert "IoU small" in (tmp_path / "classes.csv").read_text().splitlines()[0]

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit.types import IGNORE_INDEX
+from segkit.evaluation import metrics
+from segkit.types import IGNORE_INDEX, ClassTable, Figures
 
 SIZES = {"small": 32**2, "medium": 96**2, "large": None}  # pixels of an object, the bound itself excluded
 BOUNDS = [bound for bound in SIZES.values() if bound is not None]
@@ -63,3 +64,37 @@ def iou_by_size(counts: Tensor) -> dict[str, Tensor]:
     """IoU of each class, (K,) float64, for each size; NaN where a class has nothing of that size."""
     both, labelled, predicted = counts.double().unbind(1)
     return dict(zip(SIZES, both / (labelled + predicted - both), strict=True))
+
+
+class ObjectSizes:
+    """Counts of each size and class."""
+
+    def __init__(self, table: ClassTable) -> None:
+        self.num_classes = table.num_classes
+        self.counts = torch.zeros(len(SIZES), 3, table.num_classes, dtype=torch.int64)
+
+    def update(self, label: np.ndarray, prediction: Tensor) -> None:
+        """Count an image."""
+        self.counts += count_objects(label, prediction.cpu().numpy(), self.num_classes)
+
+    def state(self) -> Tensor:
+        """(3, 3, K) int64."""
+        return self.counts
+
+    def scores(self, state: Tensor) -> Figures:
+        """mIoU_small, mIoU_medium and mIoU_large, each over the classes with labelled objects of the size.
+
+        Other classes are left out whatever the protocol counts for absent ones: the sky has no small objects.
+        """
+        each, labelled = iou_by_size(state), state[:, 1]
+        means = {
+            f"mIoU_{size}": metrics.mean(iou, torch.diag(labelled[n]), absent="labels")
+            for n, (size, iou) in enumerate(each.items())
+            if labelled[n].any()
+        }
+        return Figures(means, {f"IoU {size}": iou.tolist() for size, iou in each.items()})
+
+
+def build(table: ClassTable) -> ObjectSizes:
+    """IoU of small, medium and large objects of the classes of a table."""
+    return ObjectSizes(table)
