@@ -1,12 +1,34 @@
-"""Semantic segmentation: ResNeSt and its family under DeepLabV3, with exact numbers and exact resume."""
+"""Semantic segmentation: ResNeSt and its family under DeepLabV3, with exact numbers and exact resume.
+
+What stands in ``__all__`` is the documented interface (docs/python.md), imported when it is asked for.
+"""
+
+from typing import Any
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "segkit.inference.predictor": ("Predictor", "load"),
+    "segkit.inference": ("Protocol",),
+    "segkit.evaluation": ("evaluate",),
+    "segkit.compose": ("composed",),
+    "segkit.training.parts": ("build_dataset", "build_loss", "build_model", "save", "training_batches"),
+    "segkit.data.labels": ("LabelTable",),
+    "segkit.types": ("Batch", "Logits", "Sample"),
+}
+__all__ = sorted(name for names in _HOMES.values() for name in names)
 
-def __getattr__(name: str) -> object:
-    """``segkit.load``, imported when it is asked for: ``import segkit`` imports no torch."""
-    if name == "load":
-        from segkit.inference.predictor import load
 
-        return load
+def __getattr__(name: str) -> Any:
+    """A public name, imported on first use: ``import segkit`` imports no torch."""
+    for home, names in _HOMES.items():
+        if name in names:
+            import importlib
+
+            return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module 'segkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With the public names, for completion."""
+    return sorted({*globals(), *__all__})

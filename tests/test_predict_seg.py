@@ -238,8 +238,8 @@ def test_every_kind_of_image_says_the_same(network, album, monkeypatch):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (b"", "0 bytes that are not an image"),
-        (b"GIF89a?", "7 bytes that are not an image"),
+        (b"", "the 0 bytes given: the file is empty"),
+        (b"GIF89a?", "the 7 bytes given: "),
         (7, "an image of type int: give a path, the bytes of a file, a PIL image"),
         ([[1]], "an image of type list"),
         (None, "an image of type NoneType"),

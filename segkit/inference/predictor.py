@@ -5,12 +5,11 @@ In Python, ``segkit.load("runs/demo/best.pt").predict("photo.jpg")`` needs no se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, overload
 
-import cv2
 import numpy as np
 import torch
 
@@ -23,6 +22,8 @@ from segkit.models import segmenter
 from segkit.settings import check
 from segkit.system import distributed
 
+Several = list[Any] | tuple[Any, ...]
+PIL_MODES = ("1", "L", "P", "RGB")  # what converts to RGB with nothing lost
 ImageLike = np.ndarray | str | Path | bytes | bytearray | memoryview | Any  # Any: a PIL image
 
 
@@ -48,20 +49,35 @@ class Predictor:
         self.network = trained.model
         self.fast = inference.prepare(trained.model, precision=protocol.precision)
 
-    def predict(self, image: ImageLike) -> np.ndarray:
-        """Class ids (H, W) uint8 of an image.
+    @overload
+    def predict(self, image: Several) -> list[np.ndarray]: ...  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def predict(self, image: ImageLike) -> np.ndarray: ...
+    def predict(self, image: Any) -> Any:
+        """Class ids (H, W) uint8 of an image, or a list of them for several images.
 
         Args:
             image: the path of a file, the bytes of one, an (H, W, 3) array of uint8 RGB, or a PIL image as it
-                lies (of a file the EXIF orientation is followed).
+                lies (of a file the EXIF orientation is followed). A list or tuple of these, of any sizes, or
+                an array (B, H, W, 3), is several images; each is predicted as if it were alone.
 
         Raises:
             ValueError: there is no such file, or it is not an image.
         """
+        return _each(self._ids, image)
+
+    @overload
+    def probabilities(self, image: Several) -> list[np.ndarray]: ...  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def probabilities(self, image: ImageLike) -> np.ndarray: ...
+    def probabilities(self, image: Any) -> Any:
+        """As ``predict``, but the probability of each class, (K, H, W) float32."""
+        return _each(self._probabilities, image)
+
+    def _ids(self, image: ImageLike) -> np.ndarray:
         return inference.predict(self.fast, _picture(image), self.protocol).cpu().numpy()
 
-    def probabilities(self, image: ImageLike) -> np.ndarray:
-        """As ``predict``, but the probability of each class, (K, H, W) float32."""
+    def _probabilities(self, image: ImageLike) -> np.ndarray:
         return inference.probabilities(self.fast, _picture(image), self.protocol).numpy()
 
 
@@ -160,20 +176,46 @@ def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable
     return model
 
 
+def _each(answer: Callable[[Any], np.ndarray], image: Any) -> np.ndarray | list[np.ndarray]:
+    """The answer for an image, or those for several, one after another."""
+    if not isinstance(image, list | tuple) and getattr(image, "ndim", 3) != 4:
+        return answer(image)
+    answers = []
+    for place, one in enumerate(image):
+        try:
+            answers.append(answer(one))
+        except ValueError as error:
+            raise ValueError(f"image {place} of {len(image)}: {error}") from error
+    return answers
+
+
+class _Held:
+    """The bytes of a file, to be read with the same care as a file."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def read_bytes(self) -> bytes:
+        return self.data
+
+    def __str__(self) -> str:
+        return f"the {len(self.data)} bytes given"
+
+
 def _picture(image: ImageLike) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
     if isinstance(image, str | Path):
         return read_image(Path(image).expanduser())
     if isinstance(image, bytes | bytearray | memoryview):
-        stored = np.frombuffer(image, np.uint8)
-        pixels = cv2.imdecode(stored, cv2.IMREAD_COLOR) if stored.size else None
-        if pixels is None:
-            raise ValueError(
-                f"{stored.size} bytes that are not an image: give those of a whole PNG or JPEG file"
-            )
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        return read_image(cast("Path", _Held(bytes(image))))
     if hasattr(image, "convert") and hasattr(image, "getbands"):  # PIL's, without needing it
+        opaque = image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema()[0] == 255
+        if image.mode not in PIL_MODES and not opaque:
+            raise ValueError(
+                f"a PIL image of mode {image.mode}, which is more than opaque 8-bit grey or RGB; say what is"
+                " meant, for example with image.convert('RGB')"
+            )
         return np.asarray(image.convert("RGB"))
     raise ValueError(
         f"an image of type {type(image).__name__}: give a path, the bytes of a file, a PIL image, or an "

@@ -1,0 +1,44 @@
+"""A training loop of one's own, with nothing but the public names of segkit.
+
+    python examples/own_loop.py mine.pt 200 data.size=64 augment.crop_size=64
+
+trains on drawn scenes for 200 iterations and writes ``mine.pt``, which ``segkit.load`` and the commands take.
+Any setting of ``train_seg.py`` may follow.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+import segkit
+
+
+def main(file: str, iterations: int, *overrides: str) -> None:
+    """Train, score, save."""
+    settings = segkit.composed("train", ["experiment=demo", *overrides])
+    train_set, val_set = (segkit.build_dataset(settings, split) for split in ("train", "val"))
+    table = train_set.table
+    torch.manual_seed(settings["seed"])
+    model = segkit.build_model(settings, table.num_classes)
+    loss = segkit.build_loss(settings, table.num_classes)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
+    model.train()
+    for step, batch in enumerate(segkit.training_batches(settings, train_set, iterations=range(iterations))):
+        parts = loss(model(batch.image), batch.label)  # named parts: main, and aux of the auxiliary head
+        total = torch.stack(list(parts.values())).sum()
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        cosine.step()
+        if step % 20 == 0:
+            print(f"{step:5d}  loss {total.item():.4f}")
+    found = segkit.evaluate(model.eval(), val_set, segkit.Protocol())
+    print(f"mIoU {found.scores['mIoU']:.2%} of {found.images} images")
+    segkit.save(model, file, settings=settings, table=table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,172 @@
+"""segkit from Python: its public names, several images at once, data of one's own, a loop of one's own."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import segkit
+from conftest import ROOT
+
+PHOTO = ROOT / "docs/images/demo.jpg"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return segkit.load(tiny_run / "best.pt", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    draw = np.random.default_rng(0)
+    for place, size in enumerate([(32, 48), (40, 24), (33, 35)]):
+        Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{place}.png")
+    return sorted(folder.glob("*.png"))
+
+
+def test_the_public_names_are_there_documented_and_typed():
+    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    stub = (ROOT / "segkit/__init__.pyi").read_text(encoding="utf-8")
+    assert set(re.findall(r" as (\w+)$", stub, re.MULTILINE)) == set(segkit.__all__)
+    for name in segkit.__all__:
+        assert getattr(segkit, name).__doc__
+        assert re.search(rf"`{name}\b", page), name
+    assert set(segkit.__all__) <= set(dir(segkit))
+
+
+def test_several_images_get_what_each_gets_alone(model, files):
+    pixels = [np.array(Image.open(file)) for file in files]
+    alone = [model.predict(file) for file in files]
+    kinds = [
+        files,
+        tuple(str(file) for file in files),
+        pixels,
+        [Image.fromarray(array) for array in pixels],
+        [file.read_bytes() for file in files],
+    ]
+    for images in kinds:
+        together = model.predict(images)
+        assert [ids.shape for ids in together] == [array.shape[:2] for array in pixels]
+        assert all(map(np.array_equal, together, alone))
+    batch = np.stack([pixels[0], pixels[0][::-1]])
+    assert all(map(np.array_equal, model.predict(batch), map(model.predict, batch)))
+    assert all(map(np.array_equal, model.probabilities(files), map(model.probabilities, files)))
+    assert model.predict([]) == []
+
+
+def test_python_predicts_what_the_command_writes(model, files, tiny_run, tmp_path, run_here):
+    words = f"checkpoint={tiny_run}/best.pt input={files[0].parent} output={tmp_path} save=[ids] device=cpu"
+    assert run_here("predict_seg", *words.split()) == 0
+    for file, ids in zip(files, model.predict(files), strict=True):
+        assert np.array_equal(np.array(Image.open(tmp_path / "ids" / file.name)), ids)
+
+
+def as_bytes(image, **how):
+    held = io.BytesIO()
+    image.save(held, **how)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (as_bytes(Image.new("I;16", (8, 8)), format="PNG"), "the .* bytes given: .*16-bit"),
+        (Image.new("I;16", (8, 8)), r"a PIL image of mode I;16.*image.convert\('RGB'\)"),
+        (Image.new("CMYK", (8, 8)), "a PIL image of mode CMYK"),
+        (Image.new("RGBA", (8, 8), (0, 0, 0, 9)), "a PIL image of mode RGBA"),
+        ([np.zeros((8, 8, 3), np.uint8), b"none"], "image 1 of 2: the 4 bytes given: "),
+    ],
+    ids=["bytes of 16 bits", "16 bits", "CMYK", "transparent", "one of a list"],
+)
+def test_what_8_bit_rgb_cannot_hold_is_refused_whatever_holds_it(model, image, message):
+    with pytest.raises(ValueError, match=message):
+        model.predict(image)
+
+
+class Own:
+    """A data set that is nobody's class, over the scenes that the run was scored on."""
+
+    name, on_error = "own", "stop"
+
+    def __init__(self, scenes):
+        self.scenes, self.table = scenes, scenes.table
+        self.names = [f"own {index}" for index in range(len(scenes))]
+
+    def __len__(self):
+        return len(self.scenes)
+
+    def read(self, index):
+        sample = self.scenes.read(index)
+        return segkit.Sample(sample.image, sample.label, self.names[index])
+
+
+def test_a_data_set_of_ones_own_is_scored_as_the_run_was(model, tiny_run):
+    settings = torch.load(tiny_run / "best.pt", weights_only=True)["settings"]
+    own = Own(segkit.build_dataset(settings, "val"))
+    found = segkit.evaluate(model.network, own, segkit.Protocol(), progress=False)
+    written = json.loads((tiny_run / "result.json").read_text())
+    assert found.images == len(own)
+    assert found.scores["mIoU"] == pytest.approx(written["scores"]["mIoU"], abs=1e-12)
+
+
+def test_the_example_trains_in_a_loop_of_its_own_and_saves_what_loads(tmp_path):
+    small = "data.size=32 data.val_scenes=4 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
+    length = "schedule.batch_size=4 loader.workers=0"
+    words = [
+        sys.executable,
+        "-W",
+        "error",
+        str(ROOT / "examples/own_loop.py"),
+        str(tmp_path / "new/mine.pt"),
+        "21",
+    ]
+    found = subprocess.run(
+        [*words, *small.split(), *length.split()],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stderr
+    losses = [float(number) for number in re.findall(r"loss ([\d.]+)", found.stdout)]
+    assert losses[-1] < losses[0]
+    mine = segkit.load(tmp_path / "new/mine.pt", device="cpu")
+    settings = torch.load(tmp_path / "new/mine.pt", weights_only=True)["settings"]
+    val_set = segkit.build_dataset(settings, "val")
+    again = segkit.evaluate(mine.network, val_set, segkit.Protocol(), progress=False)
+    assert f"mIoU {again.scores['mIoU']:.2%} of 4 images" in found.stdout
+
+
+def test_the_example_uses_public_names_only():
+    text = (ROOT / "examples/own_loop.py").read_text(encoding="utf-8")
+    used = set(re.findall(r"\bsegkit\.(\w+)", text.split('"""', 2)[2]))
+    assert used <= set(segkit.__all__)
+    assert not re.search(r"from segkit|import segkit\.", text)
+
+
+def test_batches_for_a_loop_are_those_of_a_run_and_go_on_anywhere():
+    from segkit import training
+
+    sizes = ["data.size=32", "augment.crop_size=32", "model.backbone.width=8", "model.head.width=16"]
+    settings = segkit.composed(
+        "train", ["experiment=demo", *sizes, "schedule.batch_size=3", "loader.workers=0"]
+    )
+    data = segkit.build_dataset(settings, "train")
+    run = training.of_settings(settings, data, torch.device("cpu"))
+    steps = training.steps_left(run, settings, data)
+    theirs = [next(steps)[0][0] for _ in range(4)]
+    ours = [*segkit.training_batches(settings, data, iterations=range(2))]
+    ours += segkit.training_batches(settings, data, iterations=range(2, 4))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.label, b.label)
+        assert a.names == b.names
