@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 SIDE = 256  # of the image whose run tells the sizes; a power of two, so that every stride divides it
 TRIAL = 96  # of the image that the result is tried with: nine cells at stride 32
 TOLERANCE = 1e-3  # of the largest value, in float32
+GLOBAL = ("mean", "amax", "max", "norm", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
@@ -270,13 +271,12 @@ class _Held(TorchFunctionMode):
 
 
 def _is_global(func: Any, args: Any, out: Any) -> bool:
-    """Whether a call took one value for each channel from a whole map."""
-    name = getattr(func, "__name__", "")
-    if name not in ("mean", "amax", "max", "adaptive_avg_pool2d", "adaptive_max_pool2d") or not args:
+    """Whether a call took one value for each channel from a whole map, of (B, C, h, w) or (B, h, w, C)."""
+    if getattr(func, "__name__", "") not in GLOBAL or not args:
         return False
     given = args[0]
     if not (isinstance(given, Tensor) and isinstance(out, Tensor) and given.ndim == 4):
         return False
     if out.ndim == 4:
-        return out.shape[2:] == (1, 1) != given.shape[2:]
+        return any(out.shape[i : i + 2] == (1, 1) != given.shape[i : i + 2] for i in (1, 2))
     return out.shape == given.shape[:2]

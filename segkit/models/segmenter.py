@@ -32,8 +32,8 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
         align_corners: how every resize in the model places its samples.
         mean: of each band in 0..1, subtracted first; there are as many bands as means.
         std: of each band in 0..1, divided by.
-        weights: path, ``file://`` or ``http(s)://`` of weights for the whole model (the backbone's own are
-            then not read); None keeps those of the parts.
+        weights: path, ``file://`` or ``http(s)://`` of weights for the whole model, or the name of a
+            published network (the backbone's own are then not read); None keeps those of the parts.
         stem_weights: how weights of RGB are carried over to other bands, see ``segkit.models.stems``.
 
     Raises:

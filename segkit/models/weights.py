@@ -16,6 +16,7 @@ from torch import nn
 
 from segkit.models import mmsegmentation, peers
 from segkit.models.names import State, from_mmsegmentation, renamed
+from segkit.models.published import file_of, of_file
 from segkit.models.stems import Rule, fit, take_bands
 from segkit.system import files, shared
 from segkit.system.download import cache, fetch, resolve
@@ -151,7 +152,7 @@ def load_segmenter(
 
     Args:
         model: the heads must be those of the weights.
-        weights: path, ``file://`` or ``http(s)://``.
+        weights: path, ``file://`` or ``http(s)://``, or the name of a published network.
         rule: how weights of RGB are carried over to other bands.
         of_classes: tensors that may keep their fresh values, and do where the file's have another shape.
         other_classes: they do whatever their shape.
@@ -160,7 +161,7 @@ def load_segmenter(
         ValueError: there is no such file, or it does not fit; every key that does not is named.
         OSError: the download failed.
     """
-    path = resolve(weights)
+    path = file_of(weights)
     raw, config = read(path)
     if from_mmsegmentation(raw):
         _refuse_other_pool(model.backbone, raw, path)
@@ -217,6 +218,8 @@ def load_state(
     if any(faults.values()):
         words = [f"  {len(names)} {what}: {', '.join(names)}" for what, names in faults.items() if names]
         words = [f"{source}: these weights are of another network", *words, *_hints(faults)]
+        if name := of_file(source):
+            words.append(f"  {source.name} loads into {name.model}, with its {name.classes} classes")
         raise ValueError("\n".join(words))
     module.load_state_dict(state)
     loaded = Loaded(len(state) - len(renewed), list(renewed), left_out)

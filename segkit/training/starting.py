@@ -15,7 +15,7 @@ import torch
 from segkit import checkpoint, components
 from segkit.data.labels import LabelTable
 from segkit.models import segmenter, weights
-from segkit.system.download import resolve
+from segkit.models.published import file_of
 from segkit.types import IGNORE_INDEX, ClassTable
 
 
@@ -99,6 +99,6 @@ def class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> li
 def _names(source: str) -> list[str] | None:
     """The classes that a file of weights names, as checkpoints of segkit do."""
     with contextlib.suppress(ValueError):
-        classes = checkpoint.read(resolve(source), mapped=True)["classes"]
+        classes = checkpoint.read(file_of(source), mapped=True)["classes"]
         return list(LabelTable.from_plain(classes).names)
     return None
