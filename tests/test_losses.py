@@ -68,12 +68,9 @@ def naive_focal(logits, label, weights, *, gamma):
 
 
 def naive_ohem(logits, label, weights, *, threshold, min_kept):
+    least = max(1, label.numel() // 5) if min_kept is None else min_kept * len(label)
     hardest_first = sorted(pixels(logits, label), key=lambda pixel: pixel[1][pixel[2]])
-    kept = [
-        (p, t)
-        for rank, (_, p, t) in enumerate(hardest_first)
-        if p[t] < threshold or rank < min_kept * len(label)
-    ]
+    kept = [(p, t) for rank, (_, p, t) in enumerate(hardest_first) if p[t] < threshold or rank < least]
     total = sum(-weights[t] * math.log(p[t]) for p, t in kept)
     return total / sum(weights[t] for _, t in kept) if kept else 0.0
 
@@ -124,6 +121,7 @@ CHOICES = [
     ("focal", {"gamma": 2.0}, naive_focal),
     ("focal", {"gamma": 0.5}, naive_focal),
     ("ohem", {"threshold": 0.6, "min_kept": 2}, naive_ohem),
+    ("ohem", {"threshold": 0.1, "min_kept": None}, naive_ohem),
     ("dice", {"over": "image", "smooth": 1.0}, naive_dice),
     ("dice", {"over": "batch", "smooth": 0.0}, naive_dice),
     ("lovasz", {"over": "image"}, naive_lovasz),

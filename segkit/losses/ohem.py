@@ -25,7 +25,9 @@ class Ohem(PixelLoss):
     weighted by their scored pixels.
     """
 
-    def __init__(self, class_weights: Tensor, *, aux_weight: float, threshold: float, min_kept: int) -> None:
+    def __init__(
+        self, class_weights: Tensor, *, aux_weight: float, threshold: float, min_kept: int | None
+    ) -> None:
         super().__init__(class_weights, aux_weight=aux_weight)
         self.cross_entropy = CrossEntropy(class_weights)
         self.threshold, self.min_kept = threshold, min_kept
@@ -41,7 +43,8 @@ class Ohem(PixelLoss):
         known = torch.cat([by_pixel(chunk).neg().exp() for chunk in cut(logits, target)]).view_as(target)
         known = known.where(scored, torch.inf)  # the own class's probability
         lowest = known.flatten().sort().values
-        least = lowest[min(self.min_kept * len(target), target.numel()) - 1]
+        kept = target.numel() // 5 if self.min_kept is None else self.min_kept * len(target)
+        least = lowest[min(max(kept, 1), target.numel()) - 1]
         return scored & ((known < self.threshold) | (known <= least))
 
 
@@ -50,7 +53,7 @@ def build(
     *,
     aux_weight: NonNegativeFloat = 0.2,
     threshold: Fraction = 0.7,
-    min_kept: PositiveInt = 100_000,
+    min_kept: PositiveInt | None = None,
     class_weights: str | list[NonNegativeFloat] | None = None,
 ) -> Ohem:
     """Cross-entropy of the hard pixels, for data where most pixels soon are easy.
@@ -59,8 +62,8 @@ def build(
         num_classes: K.
         aux_weight: of the auxiliary head.
         threshold: probability of the own class below which a pixel is hard.
-        min_kept: pixels kept at least, for each image of the batch, the hardest of the whole batch; the
-            usual value for Cityscapes, where a crop has 524,288 pixels or more.
+        min_kept: pixels kept at least, for each image of the batch, the hardest of the whole batch; None for
+            a fifth of all. For Cityscapes, where a crop has 524,288 pixels or more, 100,000 is usual.
         class_weights: K numbers, or a text file with one a line.
 
     Raises:
