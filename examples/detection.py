@@ -30,6 +30,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import LastLevelMaxPool
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
@@ -97,9 +99,20 @@ def two_step(kind: Callable[..., Any], *, stages: int = 1) -> Callable[..., Any]
     def build(num_classes: int, settings: dict[str, Any], *, thin: bool = False, **sizes: Any) -> Any:
         sizes |= FEW if thin else {"rpn_post_nms_top_n_train": 1000}
         detector = kind(pyramid(settings, width=64 if thin else 256), num_classes, **sizes)
+        if thin:
+            slim(detector.roi_heads, num_classes)
         return cascade(detector, num_classes) if stages > 1 else detector
 
     return build
+
+
+def slim(heads: Any, num_classes: int, *, width: int = 64) -> None:
+    """Heads of a detector in proportion to levels of that width."""
+    heads.box_head = TwoMLPHead(width * 7**2, 2 * width)
+    heads.box_predictor = FastRCNNPredictor(2 * width, num_classes)
+    if heads.has_mask():
+        heads.mask_head = MaskRCNNHeads(width, (width, width), 1)
+        heads.mask_predictor = MaskRCNNPredictor(width, width, num_classes)
 
 
 def retinanet(num_classes: int, settings: dict[str, Any], *, thin: bool = False, **sizes: Any) -> RetinaNet:

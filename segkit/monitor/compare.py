@@ -1,6 +1,7 @@
 """Compare runs: ``python -m segkit.monitor.compare runs/* [--csv FILE] [--json FILE] [--png FILE]``.
 
-Says which settings differ and what came of it. All of it is read from the runs' TensorBoard events.
+Says which settings differ and what came of it. All of it is read from the runs' TensorBoard events. Where
+runs differ in their seed alone, a second table has them as one row: mean, spread, and what can be told apart.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import csv
 import io
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.drawing import line_charts, pictures
+from segkit.monitor import repeated
 from segkit.system import files
 
 Points = list[tuple[int, float]]
@@ -28,6 +31,7 @@ class Run:
     name: str
     settings: dict[str, float | str]
     curves: dict[str, Points]
+    folder: Path = Path()
 
     def scores(self) -> dict[str, float | None]:
         """Best validation and length of the run; None where it has not come that far.
@@ -70,7 +74,7 @@ def read(folder: Path) -> Run:
             settings[key] = getattr(value, value.WhichOneof("kind"))
     tags = events.Tags()["scalars"]
     curves = {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
-    return Run(folder.resolve().name, settings, curves)
+    return Run(folder.resolve().name, settings, curves, folder)
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -121,6 +125,31 @@ def _aligned(cells: Sequence[Sequence[str]]) -> str:
         for line in cells
     ]
     return "\n".join(lines) + "\n"
+
+
+def seeds(runs: Sequence[Run]) -> str:
+    """The table of rows of several seeds; nothing where no settings were run with two."""
+    scored = [run for run in runs if run.curves.get("val/mIoU")]
+    groups = repeated.grouped([run.settings for run in scored])
+    if all(len(group) < 2 for group in groups):
+        return ""
+    found = []
+    for group in groups:
+        some = [scored[number] for number in group]
+        seconds = [second for run in some for _, second in run.curves.get("wall/step_seconds", [])]
+        found.append(
+            repeated.Row(
+                repeated.without_seed(some[0].name),
+                [run.curves["val/mIoU"][-1][1] for run in some],
+                *repeated.cost(some[0].folder),
+                statistics.median(seconds) if seconds else None,
+            )
+        )
+    note = (
+        "mIoU of the last validation in %, mean and standard deviation over the seeds; MACs of one crop; "
+        "p of Welch's t-test times the rows compared"
+    )
+    return f"\n{_aligned(repeated.cells(found))}{note}\n"
 
 
 def smoothed(curve: Points, *, weight: float = 0.9) -> Points:
@@ -176,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         _write(chosen.json, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     if chosen.png:
         draw(found, chosen.png)
-    return table(lines) + "".join(f"left out: {reason}\n" for reason in skipped)
+    return table(lines) + "".join(f"left out: {reason}\n" for reason in skipped) + seeds(found)
 
 
 def _write(file: Path, text: str) -> None:
