@@ -6,10 +6,12 @@ The order of events of a whole training, from settings to ``runs/<run_name>/best
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from segkit.compose import command
 from segkit.monitor.banners import opening
+from segkit.system import signals
 from segkit.system.commands import spoken
 
 FAREWELL = """
@@ -39,9 +41,17 @@ def print_summary(settings: dict[str, Any]) -> None:
     from segkit.data import labels
     from segkit.models import segmenter, summary
 
-    settings["model"]["weights"] = settings["model"]["backbone"]["weights"] = None  # nothing to download
-    model = segmenter.build(labels.of_settings(settings["data"]).num_classes, **settings["model"])
+    num_classes = labels.of_settings(settings["data"]).num_classes
+    model = segmenter.build(num_classes, **segmenter.unloaded(settings["model"]))  # nothing to download
     print(summary.summarise(model, settings["sizes"]["crop"]))
+
+
+def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
+    """What a run that is complete leaves to do."""
+    python = signals.interpreter()
+    named = f" plugins=[{','.join(settings['plugins'])}]" if settings["plugins"] else ""
+    calls = {name: spoken(name, python=python) + named for name in ("test", "predict")}
+    return FAREWELL.format(folder=folder, best=run.best_in_words, python=python, **calls)
 
 
 @command("train", resumed=of_run)
@@ -62,7 +72,7 @@ def main(settings: dict[str, Any]) -> None:
         # what can be refused is refused before torch's seconds of import
         from segkit import checkpoint, inference, training
         from segkit.monitor.profiling import profile_steps
-        from segkit.system import distributed, signals
+        from segkit.system import distributed
 
         with distributed.processes(settings["device"]) as device:
             run = training.of_settings(settings, train_set, device)
@@ -92,9 +102,7 @@ def main(settings: dict[str, Any]) -> None:
                     training.record(monitor, run, step, parts, waited=waited)
                     run.validation_pending = run.due(settings["evaluation"]["every"])
                     save_validate_leave()
-                python = signals.interpreter()
-                calls = {name: spoken(name, python=python) for name in ("test", "predict")}
-                monitor.say(FAREWELL.format(folder=folder, best=run.best_in_words, python=python, **calls))
+                monitor.say(farewell(settings, run, folder))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segkit import components
 from segkit.settings import CONF, arguments, groups, resuming, schema
 from segkit.settings.values import coerce
 from segkit.system import runs
@@ -73,6 +74,7 @@ def command(
 
             def compose_and_run() -> None:
                 arguments.check(sys.argv[1:])
+                components.use_plugins(_plugins(sys.argv[1:]))
                 sys.argv[1:] = [accept_any_key(argument, name) for argument in sys.argv[1:]] or ["--help"]
                 try:
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
@@ -97,6 +99,7 @@ def composed(name: str, overrides: Sequence[str] = (), *, resumed: Resumed | Non
         ValueError: a key, type or value that the command does not accept, or a choice that does not exist.
     """
     arguments.check(overrides)
+    components.use_plugins(_plugins(overrides))
     typed = [accept_any_key(override, name) for override in overrides]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
@@ -104,6 +107,16 @@ def composed(name: str, overrides: Sequence[str] = (), *, resumed: Resumed | Non
         except Exception as error:
             raise ValueError(_in_words(error, overrides)) from error
         return plain(name, config, resumed=resumed, typed=typed)
+
+
+def _plugins(typed: Sequence[str]) -> list[str]:
+    """The packages that the command line names; the help lists their components, too."""
+    said = [argument for argument in typed if argument.lstrip("+").startswith("plugins=")]
+    try:
+        named = [OverridesParser.create().parse_override(argument).value() for argument in said]
+    except HydraException:
+        return []  # composing says what is wrong with it
+    return [str(name) for value in named for name in (value if isinstance(value, list) else [value])]
 
 
 def _in_words(error: Exception, typed: Sequence[str]) -> str:
@@ -138,6 +151,9 @@ def plain(
     Raises:
         ValueError: a key, type or value that the command does not accept.
     """
+    named = OmegaConf.select(config, "plugins")
+    named = [named] if isinstance(named, str) else list(named or ())
+    components.use_plugins(str(name) for name in named)
     try:
         if beneath is not None:
             given = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
@@ -146,6 +162,7 @@ def plain(
     except OmegaConfBaseException as error:
         said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
         raise ValueError("\n".join(schema.missing(name, config)) or said) from error
+    settings["plugins"] = named
     said = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(typed))}
     chosen = {key: str(value) for key, value in said.items() if (CONF / key).is_dir()}
     groups.without_idle(settings, chosen, said.keys() - chosen.keys())
@@ -155,6 +172,7 @@ def plain(
         settings["run_name"] = _run_name(settings["run_name"])
     if resumed is not None and (before := resumed(settings)) is not None:
         raw = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
+        components.refuse_unnamed(before.get("plugins", ()), "the run that goes on")
         settings = resuming.laid_over(before, settings, resuming.referring(raw, _paths(typed)))
     return schema.check(name, settings)
 

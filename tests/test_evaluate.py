@@ -350,7 +350,7 @@ def listed(monkeypatch):
         return own.get(name) or original(package, settings, **late)
 
     original = components.build
-    monkeypatch.setattr("segkit.evaluation.scoring.components.build", build)
+    monkeypatch.setattr(components, "build", build)
 
 
 def test_a_listed_evaluator_counts_beside_the_confusion_matrix_also_after_an_interruption(listed, tmp_path):

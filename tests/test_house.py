@@ -53,7 +53,8 @@ def circles(graph):
 
 
 def test_the_house_has_few_rooms():
-    assert len(entries()) <= 14, entries()
+    """``testing.py`` is no room of the program: those who write components import it in their tests."""
+    assert len({*entries()} - {"testing.py"}) <= 14, entries()
 
 
 def test_every_module_stands_in_a_layer():

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from segkit import components
 from segkit.system.commands import spoken
 from segkit.types import IGNORE_INDEX
 
@@ -224,9 +225,11 @@ def built_in(name: str) -> LabelTable:
 
 
 def of_settings(data: Mapping[str, Any]) -> LabelTable:
-    """The table that data settings mean, without looking for pictures."""
+    """The table that data settings mean, without looking for images where segkit knows the data set."""
     if (TABLES / f"{data['name']}.csv").is_file():
         return built_in(data["name"])
+    if "classes" not in data or "root" not in data:  # of a plug-in, which alone knows
+        return components.build("data.datasets", data, split="val").table
     roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
     return LabelTable.read(Path(roots[0]).expanduser() / data["classes"], data["name"])
 

@@ -10,13 +10,14 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 
+from segkit import components
 from segkit.data import colour
 from segkit.data.windows import Window, cut_image, cut_label, cut_turned
 from segkit.settings import Fraction, Range
@@ -51,6 +52,8 @@ class Augmentation:
             uses, is an approximation of it that differs by 0.4 grey levels.
         padding: ``black`` (the original), or ``mean``: the mean colour, in whole grey levels, which is zero
             once it is normalised (mmsegmentation).
+        also: further changes of the crop before it is padded, by the names of plug-ins' components in
+            ``data/augmentations``: true, or settings; each is called with the sample and its generator.
     """
 
     crop_size: (
@@ -73,8 +76,10 @@ class Augmentation:
     colour: Fraction = 0.0
     blur: Fraction = 0.0
     padding: Literal["black", "mean"] = "black"
+    also: dict[str, dict | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_changes", components.build_listed("data.augmentations", self.also))
         if len(self.scales) != 2 or self.scales[0] > self.scales[1]:
             raise ValueError(
                 f"augment.scales={list(self.scales)}: the least and the greatest scale are meant,"
@@ -107,6 +112,8 @@ class Augmentation:
             blurring = _blurring(self.blur)
             blurring.set_random_state(draw, random.Random(int(draw.integers(1 << 32))))
             image = blurring(image=image)["image"]
+        for change in vars(self)["_changes"].values():
+            image, label, name = change(Sample(image, label, name), draw)
         return Sample(
             _padded(image, crop, PADDING[self.padding]), _padded(label, crop, (IGNORE_INDEX,)), name
         )

@@ -131,14 +131,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
 def _evaluators(dataset: Dataset, protocol: Protocol, device: torch.device) -> dict[str, Evaluator]:
     """The confusion matrix, and whatever else the protocol lists."""
     late = {"table": dataset.table, "absent": protocol.absent, "device": device}
-    chosen: dict[str, dict[str, Any]] = {"confusion": {}}
-    for name, how in protocol.evaluators.items():
-        if how is True or isinstance(how, dict):
-            chosen[name] = {} if how is True else how
-    return {
-        name: components.build("evaluation.evaluators", {**how, "name": name}, **late)
-        for name, how in chosen.items()
-    }
+    listed = {"confusion": True} | protocol.evaluators
+    return components.build_listed("evaluation.evaluators", listed, **late)
 
 
 def _with_bar(samples: Iterable[Any], number: int, *, shown: bool) -> Iterable[Any]:

@@ -5,7 +5,7 @@ In Python, ``segkit.load("runs/demo/best.pt").predict("photo.jpg")`` needs no se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast, overload
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast, overload
 import numpy as np
 import torch
 
-from segkit import checkpoint, inference
+from segkit import checkpoint, components, inference
 from segkit.data import labels
 from segkit.data.labels import LabelTable
 from segkit.data.pairs import read_image
@@ -81,7 +81,13 @@ class Predictor:
         return inference.probabilities(self.fast, _picture(image), self.protocol).numpy()
 
 
-def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol | None = None) -> Predictor:
+def load(
+    file: str | Path,
+    *,
+    device: str = "auto",
+    protocol: inference.Protocol | None = None,
+    plugins: Sequence[str] = (),
+) -> Predictor:
     """The network of a run's checkpoint, or of an exported file, ready to predict.
 
     Args:
@@ -89,14 +95,17 @@ def load(file: str | Path, *, device: str = "auto", protocol: inference.Protocol
             or an exported file such as ``best.onnx``, which runs on the CPU.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
         protocol: None looks at the picture once, as a whole.
+        plugins: packages that hold components of the network; a file that needs one says which.
 
     Raises:
-        ValueError: the file is missing, damaged, or not a checkpoint of segkit.
+        ValueError: the file is missing, damaged, not a checkpoint of segkit, or needs plug-ins.
     """
+    components.use_plugins(plugins)
     if deployed.is_exported(file):
         return Predictor(_deployed(file), protocol or inference.Protocol())
     content = checkpoint.read(file)
     table = LabelTable.from_plain(content["classes"])
+    _refuse_unnamed_plugins(content["settings"], file)
     model = _rebuilt(content, content["settings"].get("model", {}), table)
     return Predictor(
         Trained(model.to(distributed.pick_device(device)), table), protocol or inference.Protocol()
@@ -127,8 +136,18 @@ def beneath(given: dict[str, Any]) -> dict[str, Any]:
         own = deployed.facts(file)["settings"]
     else:
         own = checkpoint.read(file)["settings"]
+    _refuse_unnamed_plugins(own, file)
     kept = ("model",) if "name" in given.get("data", {}) else ("model", "data", "sizes")
     return {section: own[section] for section in kept if section in own}
+
+
+def _refuse_unnamed_plugins(own: Mapping[str, Any], file: object) -> None:
+    """A checkpoint whose network or data are none that is known says which plug-ins it was made with."""
+    try:
+        for section in {"model", "data"} & own.keys():
+            check(section, own[section])
+    except ValueError:  # whoever uses the section says what is wrong with it
+        components.refuse_unnamed(own.get("plugins", ()), file)
 
 
 def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
@@ -166,9 +185,7 @@ def _deployed(file: str | Path) -> Trained:
 def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:
     """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
     network = check("model", network)
-    blank = {key: value for key, value in network.items() if key != "weights"}  # where training started from
-    blank["backbone"] = {key: value for key, value in network["backbone"].items() if key != "weights"}
-    model = segmenter.build(table.num_classes, **blank)
+    model = segmenter.build(table.num_classes, **segmenter.unloaded(network))  # not where training started
     try:
         model.load_state_dict(content.get("average") or content["model"])
     except (RuntimeError, TypeError) as error:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from segkit import components
 from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from segkit.models.stems import Rule, widen
 from segkit.models.weights import load_segmenter
 from segkit.settings import PositiveFloat
 from segkit.types import IGNORE_INDEX
+
+
+def unloaded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``model`` section, or one of its backbone, with nothing to load; not every backbone has weights."""
+    left = {key: value for key, value in settings.items() if key != "weights"}
+    return left | ({"backbone": unloaded(left["backbone"])} if "backbone" in left else {})
 
 
 def build(  # noqa: PLR0913 - one keyword for each part and rule
@@ -48,7 +57,7 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
             f"model.mean has {len(mean)} values and model.std {len(std)}: give one of each for a band"
         )
     if weights is not None:
-        backbone = {**backbone, "weights": None}
+        backbone = unloaded(backbone)
     trunk = components.build("models.backbones", backbone)
     if len(mean) != 3:
         widen(trunk, len(mean), stem_weights if backbone.get("weights") else "fresh")

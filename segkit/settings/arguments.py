@@ -11,7 +11,8 @@ from segkit.settings import schema
 FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
 FLAGS |= {"--shell-completion", "-sc", "--info", "-i"}
 WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--experimental-rerun"}
-ELSEWHERE = {"--config-path", "-cp", "--config-dir", "-cd"}  # configurations that are not ours
+ELSEWHERE = {"--config-path", "-cp"}  # configurations that are not ours
+OWN = {"--config-dir", "-cd"}  # a folder of choices beside ours
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -21,13 +22,14 @@ def check(arguments: Sequence[str]) -> None:
         ValueError: an argument is no ``key=value``, or chooses a file that is not there; with what is meant.
     """
     ours = not any(a.split("=")[0] in ELSEWHERE or a.startswith("hydra.searchpath") for a in arguments)
+    schema.own_folders[:] = _own_folders(arguments)
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.partition("=")
         if name in FLAGS:
             continue
-        if name in WITH_VALUE | ELSEWHERE:
+        if name in WITH_VALUE | ELSEWHERE | OWN:
             rest = rest if equals else rest[1:]
             continue
         if argument.startswith("-"):
@@ -38,6 +40,18 @@ def check(arguments: Sequence[str]) -> None:
         plain_choice = ours and schema.choices(group) and re.fullmatch(r"[\w.-]+", value)
         if plain_choice and (fault := schema.choice_fault(group, value)):
             raise ValueError(fault)
+
+
+def _own_folders(arguments: Sequence[str]) -> list[Path]:
+    """The folders that ``--config-dir`` names."""
+    folders = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in OWN:
+            folders.append(Path(value if equals else following))
+            if not folders[-1].is_dir():
+                raise ValueError(f"{name}={folders[-1]}: there is no such folder")
+    return folders
 
 
 def _without_dashes(argument: str, rest: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from segkit import components
 from segkit.settings import schema
 
 LOG = logging.getLogger("segkit")
@@ -19,8 +20,14 @@ def of_command(command: str) -> list[str]:
 
 
 def listing(command: str) -> str:
-    """The groups of a command with their files, one a line, for its help."""
-    return "\n".join(f"{group}: {', '.join(schema.choices(group))}" for group in of_command(command))
+    """The groups of a command with their files, and what settings list by name, one a line, for its help."""
+    lines = [f"{group}: {', '.join(schema.choices(group))}" for group in of_command(command)]
+    for path, package in schema.LISTS.items():
+        names = [name for name in components.available(package) if name not in ("mixed", "confusion")]
+        if names and path.split(".")[0] in schema.COMMANDS[command]:
+            end = ".weight=1" if package == "losses" else "=true"
+            lines.append(f"{path}.NAME{end}: {', '.join(names)}")
+    return "\n".join(lines)
 
 
 def without_idle(settings: dict[str, Any], chosen: Mapping[str, str], typed: Iterable[str]) -> None:

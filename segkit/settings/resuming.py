@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 OF_THIS_START = (
+    "plugins",
     "resume",
     "run_name",
     "run_dir",

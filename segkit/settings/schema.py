@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from segkit import components
@@ -33,6 +34,8 @@ CONF = next(
     folder / "conf" for folder in (components.ROOT, components.ROOT.parent) if (folder / "conf").is_dir()
 )
 """Where the files of settings lie: in an installed segkit inside, in a checkout beside it."""
+own_folders: list[Path] = []
+"""What ``--config-dir`` of this command named: choices of one's own."""
 SECTIONS = {
     "data": "data.datasets",
     "model": "models/segmenter.py:build",
@@ -50,7 +53,11 @@ SECTIONS = {
 }
 """Where each section goes: a package of components, or ``file:function`` (``file:Class`` for its fields)."""
 
-LISTS = {"loss.parts": "losses", "evaluation.evaluators": "evaluation.evaluators"}
+LISTS = {
+    "loss.parts": "losses",
+    "augment.also": "data.augmentations",
+    "evaluation.evaluators": "evaluation.evaluators",
+}
 """Settings that list components of a package by name, each with its own settings."""
 
 Workers = Annotated[int, Range(least=0, most=256)]
@@ -105,6 +112,8 @@ COMMANDS: dict[str, dict[str, Any]] = {
 }
 """What each command accepts besides the keys that ``SECTIONS`` gives; ``dict`` marks a section."""
 
+EVERYWHERE = {"plugins": list[str]}
+"""What every command accepts, and does without."""
 OPTIONAL = {"test": ("sizes",), "predict": ("sizes", "data"), "export": ("sizes", "data")}
 """What a command does without, where a checkpoint does not say it; every other key must be there."""
 
@@ -122,7 +131,8 @@ def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     faults: list[str] = []
     if what in COMMANDS:
-        checked = _section(settings, "", COMMANDS[what], faults, optional=OPTIONAL.get(what, ()))
+        optional = (*EVERYWHERE, *OPTIONAL.get(what, ()))
+        checked = _section(settings, "", EVERYWHERE | COMMANDS[what], faults, optional=optional)
     else:
         checked = _section(settings, what, {}, faults)
     if faults:
@@ -182,11 +192,10 @@ def _parts(parts: Any, path: str, faults: list[str]) -> dict[str, Any]:
     for name, part in parts.items() if isinstance(parts, Mapping) else [("NAME", parts)]:
         full = f"{path}.{name}"
         try:
-            file = components.source(package, name).relative_to(components.ROOT)
+            accepted = keywords(f"{components.source(package, name)}:build").accepted
         except ValueError as error:
             faults.append(f"{full}={part}: {error}")
             continue
-        accepted = keywords(f"{file}:build").accepted
         if package == "losses":  # of a sum, whose own the auxiliary head's weight is
             accepted = {"weight": values.NonNegativeFloat} | accepted
             accepted.pop("aux_weight", None)
@@ -207,7 +216,7 @@ def _keys(path: str, section: Mapping[str, Any], extra: Mapping[str, Any]) -> Ke
     required = tuple(accepted)
     if ":" not in where:  # a package: the component's name says which file
         accepted["name"] = str
-        where = f"{components.source(where, section.get('name')).relative_to(components.ROOT)}:build"
+        where = f"{components.source(where, section.get('name'))}:build"
     own = keywords(where)
     return Keys(accepted | own.accepted, required + own.required)
 
@@ -241,7 +250,7 @@ def _missing(path: str, annotation: Any, extra: Mapping[str, Any]) -> str:
 
 def choices(group: str) -> list[str]:
     """The files that can be chosen in a group such as ``model/backbone``; none where it is no group."""
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    return sorted({file.stem for folder in (CONF, *own_folders) for file in (folder / group).glob("*.yaml")})
 
 
 def choice_fault(group: str, name: str) -> str | None:
@@ -262,8 +271,8 @@ def is_text(command: str, path: str) -> bool:
     if section not in SECTIONS:
         return False
     where = SECTIONS[section]
-    folder = where.replace(".", "/")
-    modules = [where] if ":" in where else [f"{folder}/{n}.py:build" for n in components.available(where)]
+    names = () if ":" in where else components.available(where)
+    modules = [f"{components.source(where, name)}:build" for name in names] or [where]
     signatures = [keywords(module).accepted for module in modules]
     kinds = [accepted[key] for accepted in signatures if key in accepted]
     return bool(kinds) and all(values.takes_text(kind) for kind in kinds)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import ast
 import typing
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from segkit import components
 from segkit.settings import values
+
+REMEDY = (
+    "settings are annotated with Python's types, typing, segkit.settings, or an alias of one's own module"
+)
 
 
 class Keys(NamedTuple):
@@ -21,22 +26,22 @@ class Keys(NamedTuple):
 class _Names(dict[str, Any]):
     """The names that an annotation of a module may use: those of ``values``, and aliases it shares."""
 
-    def __init__(self, tree: ast.Module) -> None:
+    def __init__(self, file: Path) -> None:
         super().__init__({**vars(typing), **vars(values)})
-        self.tree = tree
+        self.file, self.tree = file, ast.parse(file.read_text(encoding="utf-8"))
 
     def __missing__(self, name: str) -> Any:
         for node in self.tree.body:
             if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
                 return eval(ast.unparse(node.value), {}, self)
             if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
-                return _names(f"{(node.module or '').removeprefix('segkit.').replace('.', '/')}.py")[name]
-        raise KeyError(name)
+                return _names(components.file_of(node.module or ""))[name]
+        raise KeyError(name)  # one of Python's own, or unknown
 
 
 @cache
-def _names(file: str) -> _Names:
-    return _Names(ast.parse((components.ROOT / file).read_text(encoding="utf-8")))
+def _names(file: Path) -> _Names:
+    return _Names(file)
 
 
 @cache
@@ -44,18 +49,26 @@ def keywords(where: str) -> Keys:
     """Keyword-only parameters of a function, or the fields of a class, with their annotations.
 
     Args:
-        where: ``"models/segmenter.py:build"``, a file below ``segkit/`` and a name in it.
+        where: ``"models/segmenter.py:build"``, a file (below ``segkit/`` where it is relative) and a name in
+            it.
+
+    Raises:
+        ValueError: the file has no function of that name, or an annotation cannot be read.
     """
-    file, name = where.split(":")
-    names = _names(file)
-    node = next(
-        n for n in names.tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name
-    )
+    file, _, name = where.rpartition(":")
+    names = _names(components.ROOT / file)
+    nodes = [n for n in names.tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    node = next((n for n in nodes if n.name == name), None)
+    if node is None:
+        raise ValueError(f"{names.file}: a component needs a function {name}, and there is none")
     if isinstance(node, ast.ClassDef):
         fields = [(n.target, n.annotation, n.value) for n in node.body if isinstance(n, ast.AnnAssign)]
         found = [(ast.unparse(target), annotation, default) for target, annotation, default in fields]
     else:
         pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
         found = [(a.arg, a.annotation, default) for a, default in pairs if a.annotation is not None]
-    accepted = {key: eval(ast.unparse(annotation), {}, names) for key, annotation, _ in found}
+    try:
+        accepted = {key: eval(ast.unparse(annotation), {}, names) for key, annotation, _ in found}
+    except NameError as error:
+        raise ValueError(f"{names.file}: {error} where the annotation is read; {REMEDY}") from error
     return Keys(accepted, tuple(key for key, _, default in found if default is None))

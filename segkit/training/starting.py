@@ -34,7 +34,7 @@ def network(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.S
     source = settings.get("weights")
     if source is None:
         return segmenter.build(table.num_classes, **settings), []
-    blank = without_weights(settings)
+    blank = segmenter.unloaded(settings)
     model = segmenter.build(table.num_classes, **blank)
     theirs = _names(source)
     loaded = weights.load_segmenter(
@@ -65,13 +65,8 @@ def with_network_of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
     ):  # whoever builds the network tells of its faults
         found = checkpoint.read(Path(str(source).removeprefix("file://")).expanduser(), mapped=True)
         network = {**found["settings"]["model"], "weights": source}
-        return {**settings, "model": {**network, "backbone": {**network["backbone"], "weights": None}}}
+        return {**settings, "model": {**network, "backbone": segmenter.unloaded(network["backbone"])}}
     return None
-
-
-def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``model`` section of the same network with nothing to load."""
-    return {**settings, "weights": None, "backbone": {**settings["backbone"], "weights": None}}
 
 
 def class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,37 @@
+"""The accuracy of the worst image of a split: a figure that does not follow from the confusion matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segkit.settings import PositiveInt
+from segkit.types import IGNORE_INDEX, Figures
+
+
+class Worst:
+    """How many images have which accuracy: counts in bins add up over processes, a minimum would not."""
+
+    def __init__(self, bins: int) -> None:
+        self.counts = torch.zeros(bins + 1, dtype=torch.int64)
+
+    def update(self, label: np.ndarray, prediction: Tensor) -> None:
+        """Count an image; one without a scored pixel does not count."""
+        scored = label != IGNORE_INDEX
+        if scored.any():
+            right = (label == prediction.cpu().numpy())[scored].mean()
+            self.counts[int(right * (len(self.counts) - 1))] += 1
+
+    def state(self) -> Tensor:
+        """(bins + 1,) int64."""
+        return self.counts
+
+    def scores(self, state: Tensor) -> Figures:
+        """The lower end of the lowest bin that holds an image."""
+        return Figures({"worst_pixAcc": int(state.nonzero()[0]) / (len(state) - 1)})
+
+
+def build(*, bins: PositiveInt = 100) -> Worst:
+    """To a hundredth."""
+    return Worst(bins)

@@ -1,0 +1,41 @@
+"""The Brier score (Brier 1950) as a loss: squared distance of the probabilities from the label."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkit.settings import NonNegativeFloat
+from segkit.types import IGNORE_INDEX, Logits
+
+
+class Brier(nn.Module):
+    """Mean over the scored pixels."""
+
+    def __init__(self, num_classes: int, aux_weight: float) -> None:
+        super().__init__()
+        self.num_classes, self.aux_weight = num_classes, aux_weight
+
+    def forward(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
+        """Named parts, whose sum is the loss."""
+        parts = {"main": self.mean(logits.main, label)}
+        return (
+            parts if logits.aux is None else parts | {"aux": self.aux_weight * self.mean(logits.aux, label)}
+        )
+
+    def mean(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Of one head; (B, K, H, W) logits."""
+        scored = label != IGNORE_INDEX
+        wanted = F.one_hot(label.long().where(scored, 0), self.num_classes).movedim(-1, 1)
+        distance = (logits.float().softmax(1) - wanted).square().sum(1)
+        return (distance * scored).sum() / scored.sum().clamp(min=1)
+
+    def weight(self, label: Tensor) -> Tensor:
+        """How many pixels are scored; float64."""
+        return (label != IGNORE_INDEX).sum(dtype=torch.float64)
+
+
+def build(num_classes: int, *, aux_weight: NonNegativeFloat = 0.2) -> Brier:
+    """With so much weight of the auxiliary head."""
+    return Brier(num_classes, aux_weight)

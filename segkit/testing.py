@@ -1,0 +1,285 @@
+"""Checks that a component keeps its contract, for the tests of those who write one.
+
+Each takes a finished component, or a function that makes one, tries it on small inputs and raises
+``AssertionError`` with what is wrong. None looks at names inside; ours pass them in tests/test_contracts.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segkit.models import summary
+from segkit.models.network import Segmenter
+from segkit.types import IGNORE_INDEX, Logits, Sample
+
+
+def require(holds: object, words: str) -> None:
+    """Raise ``AssertionError`` with these words unless something holds; ``python -O`` leaves it in."""
+    if not holds:
+        raise AssertionError(words)
+
+
+def check_backbone(
+    make: Callable[[int], Any], *, output_strides: Iterable[int] = (8, 16, 32), channels: int = 3
+) -> None:
+    """Four stages of the sizes and channels that are promised, at every output stride.
+
+    Also: sizes that no stride divides are rounded up, every parameter gets a gradient, the same weights serve
+    all output strides, and it can be pickled, copied, cast and summarised.
+
+    Args:
+        make: called with an output stride, gives a ``Backbone``.
+        output_strides: those it has.
+        channels: of the image.
+    """
+    states = []
+    for output_stride in output_strides:
+        backbone = make(output_stride)
+        require(
+            backbone.output_stride == output_stride,
+            f"asked for output stride {output_stride}, it says {backbone.output_stride}",
+        )
+        strides = _check_stages(backbone, torch.rand(2, channels, 64, 64))
+        require(
+            strides[-1] == output_stride,
+            f"the last stage has stride {strides[-1]}, output_stride says {output_stride}",
+        )
+        _check_stages(backbone, torch.rand(2, channels, 65, 97), strides)
+        states.append({name: tensor.shape for name, tensor in backbone.state_dict().items()})
+    require(all(state == states[0] for state in states), "its weights depend on the output stride")
+    backbone = make(next(iter(output_strides)))
+    _check_module(backbone, (torch.rand(2, channels, 64, 64),))
+    _check_summary(backbone, channels)
+
+
+def _check_stages(backbone: Any, image: Tensor, strides: Sequence[int] = ()) -> list[int]:
+    """The strides of the stages, which are those given or else follow from the sizes."""
+    stages = list(backbone.train()(image))
+    require(len(stages) == len(backbone.out_channels) == 4, f"{len(stages)} stages, and four are wanted")
+    height, width = image.shape[2:]
+    strides = strides or [round(height / stage.shape[2]) for stage in stages]
+    require(
+        sorted(strides) == list(strides), f"strides {list(strides)}: a stage is finer than the one before"
+    )
+    triples = zip(stages, backbone.out_channels, strides, strict=True)
+    for place, (stage, channels, stride) in enumerate(triples, start=1):
+        wanted = len(image), channels, math.ceil(height / stride), math.ceil(width / stride)
+        require(
+            tuple(stage.shape) == wanted,
+            f"stage {place} of a {height}x{width} image is {tuple(stage.shape)}, not {wanted}"
+            f" (stride {stride}, rounded up)",
+        )
+    return list(strides)
+
+
+def _check_summary(backbone: nn.Module, channels: int) -> None:
+    """A network of it is summarised without data, whatever its parts are called."""
+    wrapped: Any = backbone
+    head = nn.Conv2d(wrapped.out_channels[-1], 3, 1)
+    spread = [0.5] * channels
+    model = Segmenter(backbone, _Last(head), num_classes=3, mean=spread, std=spread)
+    require(
+        "operations are not counted" not in summary.summarise(model, 64), "it needs values on meta tensors"
+    )
+
+
+class _Last(nn.Module):
+    """A head of one convolution."""
+
+    def __init__(self, reader: nn.Module) -> None:
+        super().__init__()
+        self.reader = reader
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Of the last stage."""
+        return self.reader(stages[-1])
+
+
+def check_head(make: Callable[..., Any], *, num_classes: int = 5, align_corners: bool = True) -> None:
+    """Logits of K classes from the stages of any backbone.
+
+    Args:
+        make: called with the late values it asks for by name (``in_channels``, ``num_classes``,
+            ``output_stride``, ``align_corners``), gives a ``Head``.
+        num_classes: K.
+        align_corners: of the network's resizes.
+    """
+    for in_channels, strides in (((8, 16, 24, 32), (4, 8, 8, 8)), ((6, 12, 12, 20), (4, 8, 16, 32))):
+        late = {"in_channels": list(in_channels), "num_classes": num_classes}
+        head = make(**late, output_stride=strides[-1], align_corners=align_corners)
+        sizes = [(math.ceil(65 / stride), math.ceil(97 / stride)) for stride in strides]
+        stages = [torch.rand(2, c, *size) for c, size in zip(in_channels, sizes, strict=True)]
+        logits = head.train()(stages)
+        require(
+            logits.ndim == 4 and logits.shape[:2] == (2, num_classes),
+            f"logits are {tuple(logits.shape)}, and (2, {num_classes}, h, w) is wanted",
+        )
+        _check_module(head, (stages,))
+
+
+def _check_module(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Gradients for every parameter, equal answers in evaluation, pickling, copying, casting, tracing."""
+    module.train()
+    module.zero_grad()
+    _summed(module(*inputs)).backward()
+    idle = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    require(not idle, f"no gradient reaches {', '.join(idle[:5])}; DistributedDataParallel would wait for it")
+    module.zero_grad(set_to_none=True)
+    module.eval()
+    with torch.no_grad():
+        expected = _summed(module(*inputs))
+        require(torch.equal(expected, _summed(module(*inputs))), "in evaluation two answers differ")
+        for words, other in (
+            ("pickled", pickle.loads(pickle.dumps(module))),
+            ("copied", copy.deepcopy(module)),
+        ):
+            require(torch.equal(expected, _summed(other(*inputs))), f"{words}, it answers otherwise")
+        exported: Any = torch.export.export(module, inputs, strict=False).module()
+        same = torch.allclose(expected, _summed(exported(*inputs)), rtol=1e-4)
+        require(same, "traced (torch.export), it answers otherwise")
+        double = copy.deepcopy(module).double()
+        require(
+            _summed(double(*_cast(inputs))).dtype == torch.float64,
+            "cast to float64 it answers in another type",
+        )
+
+
+def _summed(outputs: Any) -> Tensor:
+    """One number that depends on all outputs."""
+    if isinstance(outputs, Tensor):
+        return outputs.square().sum()
+    return torch.stack([output.square().sum() for output in outputs]).sum()
+
+
+def _cast(inputs: Any) -> Any:
+    return inputs.double() if isinstance(inputs, Tensor) else type(inputs)(_cast(item) for item in inputs)
+
+
+def check_loss(make: Callable[[int], Any], *, num_classes: int = 4) -> None:
+    """Named parts that are finite and have gradients, and a weight by which a batch may be divided.
+
+    The loss of two images of equal weight is the mean of their losses, ignored pixels get no gradient, and
+    where all is ignored the loss is finite.
+
+    Args:
+        make: called with the number of classes, gives a ``Loss``.
+        num_classes: K.
+    """
+    draw = torch.Generator().manual_seed(0)
+    loss = make(num_classes)
+    logits = torch.randn(2, num_classes, 9, 7, generator=draw, requires_grad=True)
+    label = torch.randint(0, num_classes, (2, 9, 7), generator=draw).to(torch.uint8)
+    label[:, :2] = IGNORE_INDEX
+    parts = loss(Logits(logits), label)
+    require(isinstance(parts, dict) and parts, "a loss gives its parts by name")
+    total = torch.stack([part.sum() for part in parts.values()]).sum()
+    require(torch.isfinite(total), f"the loss is {total.item()}")
+    (gradient,) = torch.autograd.grad(total, logits)
+    require(torch.isfinite(gradient).all() and gradient.any(), "its gradient is zero or not finite")
+    weight = loss.weight(label)
+    require(
+        weight.dtype == torch.float64 and not weight.requires_grad,
+        f"its weight is {weight.dtype}, not float64",
+    )
+    nothing = torch.full_like(label, IGNORE_INDEX)
+    empty = torch.stack([part.sum() for part in loss(Logits(logits), nothing).values()]).sum()
+    require(torch.isfinite(empty), "where all pixels are ignored it is not finite")
+    both = loss(Logits(logits, logits), label)
+    require(set(parts) <= set(both), "with auxiliary logits a part is missing")
+    pickle.loads(pickle.dumps(loss))
+
+
+def check_dataset(dataset: Any, *, most: int = 16) -> None:
+    """Names, a table, and samples that are what they promise and the same when read again, also pickled.
+
+    Args:
+        dataset: a ``Dataset``.
+        most: samples to read.
+    """
+    require(len(dataset) == len(dataset.names) > 0, f"{len(dataset)} samples with {len(dataset.names)} names")
+    require(len(set(dataset.names)) == len(dataset), "two samples have one name")
+    require(dataset.on_error in ("stop", "skip"), f"on_error is {dataset.on_error!r}, not stop or skip")
+    table = dataset.table
+    require(
+        len(table.names) == len(table.colours) == table.num_classes, "its table has other names than classes"
+    )
+    other = pickle.loads(pickle.dumps(dataset))
+    for index in range(min(most, len(dataset))):
+        sample = dataset.read(index)
+        _check_sample(sample, table.num_classes)
+        require(sample.name == dataset.names[index], f"sample {index} is called {sample.name}")
+        for again in (dataset.read(index), other.read(index)):
+            same = np.array_equal(sample.image, again.image) and np.array_equal(sample.label, again.label)
+            require(same, f"{sample.name}: read again, it is another sample")
+
+
+def _check_sample(sample: Sample, num_classes: int) -> None:
+    image, label = sample.image, sample.label
+    require(
+        image.dtype == label.dtype == np.uint8, f"{sample.name}: {image.dtype}, {label.dtype} and not uint8"
+    )
+    require(
+        image.ndim == 3 and image.shape[:2] == label.shape,
+        f"{sample.name}: image {image.shape} and label {label.shape} are not (H, W, C) and (H, W)",
+    )
+    wrong = sorted(set(np.unique(label).tolist()) - set(range(num_classes)) - {IGNORE_INDEX})
+    require(not wrong, f"{sample.name}: ids {wrong} are no classes (0..{num_classes - 1})")
+
+
+def check_augmentation(
+    change: Callable[[Sample, np.random.Generator], Sample], *, num_classes: int = 3
+) -> None:
+    """Equal draws change equally, sizes and ids stay valid, the sample given is left alone; it pickles."""
+    draw = np.random.default_rng(0)
+    label = draw.integers(0, num_classes, (24, 31), dtype=np.uint8)
+    sample = Sample(draw.integers(0, 256, (24, 31, 3), dtype=np.uint8), label, "a")
+    before = sample.image.copy(), sample.label.copy()
+    found = change(sample, np.random.default_rng(7))
+    _check_sample(found, num_classes)
+    require(found.label.shape == label.shape, f"the crop was {label.shape} and came back {found.label.shape}")
+    kept = np.array_equal(sample.image, before[0]) and np.array_equal(sample.label, before[1])
+    require(kept, "it changes the sample it is given")
+    for again in (change, pickle.loads(pickle.dumps(change))):
+        other = again(sample, np.random.default_rng(7))
+        require(np.array_equal(found.image, other.image), "equal generators draw differently")
+
+
+def check_evaluator(make: Callable[[], Any], *, num_classes: int = 3) -> None:
+    """Its states add up: counted apart and summed, images give what they give counted together.
+
+    Args:
+        make: gives a fresh ``Evaluator`` of so many classes.
+        num_classes: K.
+    """
+    draw = np.random.default_rng(0)
+    whole, parts = make(), [make(), make()]
+    require(not whole.state().any(), "a fresh state is not zero")
+    for index in range(6):
+        label = draw.integers(0, num_classes, (17, 13 + index), dtype=np.uint8)
+        prediction = torch.from_numpy(draw.integers(0, num_classes, label.shape, dtype=np.uint8))
+        label[:2] = IGNORE_INDEX
+        whole.update(label, prediction)
+        parts[index % 2].update(label, prediction)
+    total = parts[0].state() + parts[1].state()
+    require(whole.state().dtype in (torch.int64, torch.float64), f"its state is {whole.state().dtype}")
+    require(
+        torch.allclose(whole.state().double(), total.double()), "states of parts do not add up to the whole's"
+    )
+    together, summed = whole.scores(whole.state().cpu()), make().scores(total.cpu())
+    require(
+        together.scores.keys() == summed.scores.keys(),
+        "a fresh evaluator has other scores for the same state",
+    )
+    for name, value in together.scores.items():
+        same = math.isclose(value, summed.scores[name], rel_tol=1e-12) or value != value
+        require(same, f"{name} depends on more than the state")
+    columns = {name: len(column) for name, column in together.classes.items() if len(column) != num_classes}
+    require(not columns, f"columns of other lengths than {num_classes}: {columns}")

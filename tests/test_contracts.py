@@ -1,0 +1,120 @@
+"""Every component of ours keeps the contract that is checked of others, and a broken one does not pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from segkit import components, testing
+from segkit.data.labels import built_in
+from segkit.types import Figures
+
+OURS = [("resnest", {"variant": "14"}), ("resnet", {"variant": "se_50"})]  # timm's: tests/test_timm.py
+
+
+@pytest.mark.parametrize(("name", "settings"), OURS, ids=lambda value: str(value))
+def test_backbones(name, settings):
+    def make(stride):
+        return components.build(
+            "models.backbones", {"name": name, "width": 8, "output_stride": stride, **settings}
+        )
+
+    testing.check_backbone(make)
+
+
+@pytest.mark.parametrize("name", components.available("models.heads"))
+def test_heads(name):
+    testing.check_head(lambda **late: components.build("models.heads", {"name": name, "width": 8}, **late))
+
+
+@pytest.mark.parametrize("name", [n for n in components.available("losses") if n != "mixed"])
+def test_losses(name):
+    testing.check_loss(lambda k: components.build("losses", {"name": name}, num_classes=k))
+
+
+def test_a_data_set():
+    settings = {"name": "shapes", "size": 32, "val_scenes": 4}
+    testing.check_dataset(components.build("data.datasets", settings, split="val"), most=2)
+
+
+@pytest.mark.parametrize("name", components.available("evaluation.evaluators"))
+def test_evaluators(name):
+    table = built_in("camvid")
+    late = {"table": table, "absent": "zero", "device": "cpu"}
+    make = lambda: components.build("evaluation.evaluators", {"name": name}, **late)  # noqa: E731
+    testing.check_evaluator(make, num_classes=table.num_classes)
+
+
+class Stages(nn.Module):
+    """A backbone that can be broken in several ways."""
+
+    def __init__(self, stride, fault):
+        super().__init__()
+        self.out_channels, self.output_stride, self.fault = [4, 4, 4, 4], stride, fault
+        steps = {8: (4, 2, 1, 1), 16: (4, 2, 2, 1), 32: (4, 2, 2, 2)}[8 if fault == "stride" else stride]
+        self.parts = nn.ModuleList(nn.Conv2d(3 if i == 0 else 4, 4, 5, s, 2) for i, s in enumerate(steps))
+        self.unused = nn.Linear(1, 1) if fault == "unused" else None
+        self.depends = nn.Linear(stride, 1) if fault == "weights" else None
+
+    def forward(self, image):
+        if self.fault == "values" and image.device.type == "meta":
+            image = image * image.sum().item()
+        stages = []
+        for part in self.parts:
+            image = part(image[..., : image.shape[3] // 4 * 4] if self.fault == "floor" else image)
+            stages.append(image)
+        if self.depends is not None:
+            stages[-1] = stages[-1] + self.depends(image.new_ones(self.output_stride)).sum()
+        return stages[:3] if self.fault == "three" else stages
+
+
+FAULTS = {
+    "three": "3 stages, and four are wanted",
+    "stride": "the last stage has stride 8, output_stride says 16",
+    "floor": "rounded up",
+    "unused": "no gradient reaches unused",
+    "weights": "its weights depend on the output stride",
+    "values": "it needs values on meta tensors",
+}
+
+
+def test_a_backbone_that_keeps_the_contract_passes():
+    testing.check_backbone(lambda stride: Stages(stride, None))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_backbone_is_told_what_is_wrong(fault):
+    with pytest.raises(AssertionError, match=FAULTS[fault]):
+        testing.check_backbone(lambda stride: Stages(stride, fault))
+
+
+class Lowest:
+    """A minimum, which does not add up."""
+
+    def __init__(self):
+        self.lowest = torch.zeros(1, dtype=torch.float64)
+
+    def update(self, label, prediction):
+        self.lowest = torch.minimum(self.lowest, -prediction.double().mean())
+
+    def state(self):
+        return self.lowest
+
+    def scores(self, state):
+        return Figures({"lowest": float(state)})
+
+
+def test_a_state_that_does_not_add_up_is_no_evaluator():
+    with pytest.raises(AssertionError, match="do not add up"):
+        testing.check_evaluator(Lowest)
+
+
+def noisy(sample, draw):
+    return sample._replace(image=np.random.default_rng().integers(0, 256, sample.image.shape, np.uint8))
+
+
+def test_an_augmentation_that_draws_from_elsewhere_is_refused():
+    with pytest.raises(AssertionError, match="equal generators draw differently"):
+        testing.check_augmentation(noisy)

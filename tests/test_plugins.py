@@ -1,0 +1,170 @@
+"""Components of somebody else: found, checked, listed, and never run because a file asks for them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import segkit
+from segkit import components, testing
+from segkit.compose import composed
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "plugin"
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A copy of the example, which is the current folder; what is named in this process is forgotten."""
+    shutil.copytree(EXAMPLE, tmp_path / "own", ignore=shutil.ignore_patterns("runs", "__pycache__"))
+    monkeypatch.chdir(tmp_path / "own")
+    monkeypatch.setattr(components, "_plugins", {})
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path / "own"
+    for name in [name for name in sys.modules if name.split(".")[0] == "shiny"]:
+        del sys.modules[name]
+
+
+def command(script, *arguments, cwd, status=0):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    answer = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert answer.returncode == status, answer.stdout + answer.stderr
+    return answer
+
+
+def test_the_example_trains_and_predicts_and_its_checkpoint_asks_for_it(own, capsys, run_here):
+    said = command(
+        "train_seg.py", "--config-dir", "conf", "plugins=shiny", "experiment=shiny", cwd=own
+    ).stdout
+    for words in (
+        "sums on patches on stripes",
+        "sign 0.003, halves",
+        "worst_pixAcc",
+        "plugins=[shiny] checkpoint=",
+    ):
+        assert words in said
+    best = own / "runs" / "shiny" / "best.pt"
+    refused = (
+        r"best.pt was made with components of shiny: their code runs only if you name them, plugins=\[shiny\]"
+    )
+    with pytest.raises(ValueError, match=refused):
+        segkit.load(best)
+    assert "shiny" not in sys.modules
+    assert run_here("predict_seg", f"checkpoint={best}", "input=photo.png") == 2
+    assert "plugins=[shiny]" in capsys.readouterr().err
+    assert run_here("train_seg", "run_name=shiny", "resume=true") == 2
+    assert "the run that goes on was made with components of shiny" in capsys.readouterr().err
+    cv2.imwrite("photo.png", np.tile(np.repeat([40, 220], 4).astype(np.uint8)[:, None], (32, 4, 3)))
+    ids = segkit.load(best, plugins=["shiny"]).predict("photo.png")
+    assert ids.shape == (32, 32)
+    assert (
+        run_here("predict_seg", "plugins=shiny", f"checkpoint={best}", "input=photo.png", "save=[ids]") == 0
+    )
+    saved = cv2.imread(str(own / "runs/shiny/predict-photo/ids/photo.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(saved, ids)
+
+
+def test_every_component_of_the_example_keeps_its_contract(own):
+    components.use_plugins(["shiny"])
+    build = components.build
+    patches = lambda stride: build("models.backbones", {"name": "patches", "output_stride": stride})  # noqa: E731
+    testing.check_backbone(patches)
+    testing.check_head(lambda **late: build("models.heads", {"name": "sums"}, **late))
+    testing.check_loss(lambda k: build("losses", {"name": "brier"}, num_classes=k))
+    testing.check_dataset(build("data.datasets", {"name": "stripes"}, split="train"))
+    testing.check_augmentation(build("data.augmentations", {"name": "noise"}))
+    testing.check_evaluator(lambda: build("evaluation.evaluators", {"name": "worst"}))
+    factor = build("training.policies", {"name": "halves", "times": 3}, total=8)
+    assert [factor(t) for t in range(8)] == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+
+
+def test_help_lists_ours_and_theirs(own, run_here, capsys):
+    assert run_here("train_seg", "--config-dir=conf", "plugins=shiny", "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for start, name in (
+        ("data: ", "stripes"),
+        ("model/backbone: ", "patches"),
+        ("loss: ", "brier"),
+        ("schedule/policy: ", "halves"),
+        ("evaluation.evaluators.NAME=true: ", "worst"),
+        ("augment.also.NAME=true: ", "noise"),
+    ):
+        (line,) = [line for line in lines if line.startswith(start)]
+        assert name in line.removeprefix(start).split(", ")
+
+
+WRONG = {
+    "model.backbone.wdith=3": "model.backbone.wdith=3: there is no such setting; did you mean model.back",
+    "model.backbone.width=0": "model.backbone.width=0: must be an integer at least 1",
+    "augment.also.noise.deviation=-1": "augment.also.noise.deviation=-1: must be a number at least 0",
+    "evaluation.evaluators.wort=true": "evaluation.evaluators.wort=True: no 'wort' in segkit/evaluation/evalu"
+    "ators or shiny/evaluation/evaluators; there are: boundary, confusion",
+    "model/backbone=patchs": "did you mean model/backbone=patches?",
+    "plugins=[shiny,shyni]": "plugins=[shyni]: there is no package of this name, installed or in ",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_their_settings_are_checked_as_ours_are(own, wrong, run_here, capsys):
+    words = ["--config-dir", "conf", "plugins=shiny", "experiment=shiny"]
+    words = [word for word in words if not (wrong.startswith("plugins") and word.startswith("plugins"))]
+    assert run_here("train_seg", *words, wrong) == 2
+    said = capsys.readouterr().err
+    assert WRONG[wrong] in said
+    assert "Traceback" not in said
+    assert not [name for name in sys.modules if name.startswith("shiny.")]
+
+
+def test_a_folder_of_choices_that_is_not_there_is_named(run_here, capsys):
+    assert run_here("train_seg", "--config-dir", "nowhere", "experiment=demo") == 2
+    assert "--config-dir=nowhere: there is no such folder" in capsys.readouterr().err
+
+
+def module(folder, text):
+    folder.mkdir(parents=True)
+    (folder / "dice.py").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "words"),
+    [
+        ("losses", "def build(num_classes): ...", "'dice' stands in segkit.losses and mine.losses"),
+        ("models/heads", "x = 1", "a component needs a function build, and there is none"),
+        (
+            "models/heads",
+            "def build(*, a: Nope = 1): ...",
+            "name 'Nope' is not defined where the annotation is read",
+        ),
+        (
+            "models/heads",
+            "from numpy import inf\ndef build(*, a: inf): ...",
+            "numpy is a module neither of segkit nor",
+        ),
+    ],
+)
+def test_what_a_module_lacks_is_said(own, folder, text, words):
+    module(own / "mine" / folder, text)
+    choice = ["loss=dice"] if folder == "losses" else ["model.head.name=dice"]
+    with pytest.raises(ValueError, match=words):
+        composed("train", ["plugins=[mine]", "run_name=a", *choice])
+
+
+def test_an_installed_package_may_declare_itself(own, monkeypatch):
+    folder = own / "site" / "shiny-1.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: shiny\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text("[segkit.components]\nanything = shiny\n")
+    monkeypatch.setattr(sys, "path", [str(own / "site"), *sys.path])
+    monkeypatch.setattr(components, "_declared", components._declared.__wrapped__)
+    assert components.plugins() == ["shiny"]
+    assert components.source("losses", "brier").name == "brier.py"
+    assert "brier" in components.available("losses")
+    components.refuse_unnamed(["shiny"], "a file")
