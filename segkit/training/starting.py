@@ -65,7 +65,8 @@ def with_network_of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
     ):  # whoever builds the network tells of its faults
         found = checkpoint.read(Path(str(source).removeprefix("file://")).expanduser(), mapped=True)
         network = {**found["settings"]["model"], "weights": source}
-        return {**settings, "model": {**network, "backbone": segmenter.unloaded(network["backbone"])}}
+        backbone = {k: None if k == "weights" else v for k, v in network["backbone"].items()}
+        return {**settings, "model": {**network, "backbone": backbone}}
     return None
 
 
