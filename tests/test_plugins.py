@@ -102,12 +102,12 @@ def test_help_lists_ours_and_theirs(own, run_here, capsys):
 
 
 WRONG = {
-    "model.backbone.wdith=3": "model.backbone.wdith=3: there is no such setting; did you mean model.back",
+    "model.backbone.wide=3": "model.backbone.wide=3: there is no such setting; did you mean model.back",
     "model.backbone.width=0": "model.backbone.width=0: must be an integer at least 1",
     "augment.also.noise.deviation=-1": "augment.also.noise.deviation=-1: must be a number at least 0",
     "evaluation.evaluators.wort=true": "evaluation.evaluators.wort=True: no 'wort' in segkit/evaluation/evalu"
     "ators or shiny/evaluation/evaluators; there are: boundary, confusion",
-    "model/backbone=patchs": "did you mean model/backbone=patches?",
+    "model/backbone=patch": "did you mean model/backbone=patches?",
     "plugins=[shiny,shyni]": "plugins=[shyni]: there is no package of this name, installed or in ",
 }
 
