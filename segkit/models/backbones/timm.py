@@ -57,9 +57,12 @@ class TimmBackbone(nn.Module):
         if not self.padded:
             return self.stages(self.body(image))
         height, width = image.shape[2:]
-        maps = self.stages(self.body(F.pad(image, (0, -width % 32, 0, -height % 32))))
+        # rounded up without negative numbers, which exported files divide in another way
+        right, below = ((side + 31) // 32 * 32 - side for side in (width, height))
+        maps = self.stages(self.body(F.pad(image, (0, right, 0, below))))
         strides = [min(stride, self.output_stride) for stride in STRIDES]
-        return [m[:, :, : -(-height // s), : -(-width // s)] for m, s in zip(maps, strides, strict=True)]
+        sizes = [((height + s - 1) // s, (width + s - 1) // s) for s in strides]
+        return [m[:, :, :h, :w] for m, (h, w) in zip(maps, sizes, strict=True)]
 
 
 def build(
