@@ -26,6 +26,7 @@ class Runtime:
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False
+    recompute: bool = True
 
     def on(self, device: torch.device) -> Runtime:
         """The same with ``precision=auto`` decided: bf16 where the device has units for it, else float32.

@@ -268,7 +268,7 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
     for module in training.resting:
         module.eval()
     with record_function("forward"):
-        with training.runtime.autocast(training.device):
+        with training.runtime.autocast(training.device), training.runtime.keeping():
             logits = training.runner(batch.image)
         found = training.loss(logits, batch.label)  # a sum of losses has one number, and one share, for each
         parts = {name: (part * share).sum() for name, part in found.items()}

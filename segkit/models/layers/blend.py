@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from segkit.models.layers.recompute import told
+
 
 def weighted_sum(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Sum over i of ``weights[:, i] * maps[i]``.
@@ -16,6 +18,11 @@ def weighted_sum(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
         weights: (B, M, C, 1, 1).
     """
     weights = weights.to(maps[0].dtype)  # softmax leaves autocast in float32
+    fixed = weights.detach()
+    return told(_blended(maps, weights), lambda *again: _blended(again, fixed), *maps)
+
+
+def _blended(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
     out = maps[0] * weights[:, 0]
     for i in range(1, len(maps)):
         out = torch.addcmul(out, maps[i], weights[:, i])

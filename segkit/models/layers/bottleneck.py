@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from segkit.models.layers.groups import round_up
+from segkit.models.layers.recompute import added
 
 EXPANSION = 4
 
@@ -71,7 +72,7 @@ class Bottleneck(nn.Module):
         if self.pool is not None and not self.pool_first:
             out = self.pool(out)
         out = self.drop(self.attention(self.bn3(self.conv3(out))))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(added(out, x if self.downsample is None else self.downsample(x)))
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int, *, average: bool) -> nn.Sequential:

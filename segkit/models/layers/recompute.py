@@ -1,0 +1,166 @@
+"""Cheap results of the forward pass are not kept for the backward pass: it computes them again, to the bit.
+
+Convolutions are what a training step costs; normalising, rectifying, adding and blending what they gave are one
+pass over memory each. Plain autograd keeps the input of every convolution all the same. Within ``recomputing``
+only what convolutions (and other layers) returned is kept, and the rest is noted as a recipe: a function of what
+is kept. A bottleneck with Split-Attention keeps 7 maps of 15. The idea is that of Chen et al. 2016 (arXiv
+1604.06174) and of in-place activated batch norm (arXiv 1712.02616); the arithmetic is plain autograd's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+LONGEST = 12  # recipes that build on each other, before a result is kept: about five blocks of a stage
+
+
+class Recipe:
+    """A tensor that can be had again. ``again`` returns a tensor of its own, nobody else's memory."""
+
+    def __init__(self, again: Callable[..., Tensor], sources: Sequence[Tensor | Part]) -> None:
+        self.again, self.sources = again, sources
+        self.length = 1 + max(part.recipe.length if isinstance(part, Part) else 0 for part in sources)
+        self.readers, self.value = 0, None  # who will ask for it, and what the first of them got
+
+    @torch.no_grad()
+    def cook(self) -> Tensor:
+        """The tensor; kept until the last of its readers has been here."""
+        if self.value is not None:
+            return self.value
+        value = self.again(*[part.read() if isinstance(part, Part) else part for part in self.sources])
+        if self.readers:
+            self.value = value
+        return value
+
+
+class Part(NamedTuple):
+    """A view of a tensor that can be had again."""
+
+    recipe: Recipe
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+    def read(self) -> Tensor:
+        """As it was."""
+        return self.recipe.cook().as_strided(self.size, self.stride, self.offset)
+
+
+class _Notes:
+    """The recipes of tensors that are alive, by the address of their memory."""
+
+    def __init__(self) -> None:
+        self.recipes: dict[int, tuple[Recipe, int]] = {}  # with the tensor's version: changed since, it is void
+
+    def add(self, tensor: Tensor, recipe: Recipe) -> None:
+        if recipe.length > LONGEST:
+            return
+        address = tensor.untyped_storage().data_ptr()
+        self.recipes[address] = (recipe, tensor._version)
+        weakref.finalize(tensor, self.forget, address, recipe).atexit = False
+
+    def forget(self, address: int, recipe: Recipe) -> None:
+        if address in self.recipes and self.recipes[address][0] is recipe:
+            del self.recipes[address]  # the memory may soon hold something else
+
+    def find(self, tensor: Tensor, *, version: int | None = None) -> Part | None:
+        recipe, noted = self.recipes.get(tensor.untyped_storage().data_ptr(), (None, 0))
+        if recipe is None or noted != (tensor._version if version is None else version):
+            return None
+        return Part(recipe, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def pack(self, tensor: Tensor) -> Tensor | Part:
+        part = self.find(tensor)
+        if part is None:
+            return tensor
+        part.recipe.readers += 1
+        return part
+
+
+def _unpack(kept: Tensor | Part) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    recipe = kept.recipe
+    value = kept.read()
+    recipe.readers -= 1
+    if recipe.readers == 0:
+        recipe.value = None
+    return value
+
+
+_notes: _Notes | None = None
+
+
+@contextlib.contextmanager
+def recomputing() -> Iterator[None]:
+    """Run a forward pass whose cheap results its backward pass computes again."""
+    global _notes  # noqa: PLW0603 - hooks of modules are the process's, too
+    _notes = _Notes()
+    hook = register_module_forward_hook(_look)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(_notes.pack, _unpack):
+            yield
+    finally:
+        hook.remove()
+        _notes = None
+
+
+def told(result: Tensor, again: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+    """Note that ``again(*sources)`` is the result, if all sources can be had again; gives the result."""
+    if _notes is not None:
+        parts = [_notes.find(source) for source in sources]
+        known = [part for part in parts if part is not None]
+        if len(known) == len(sources):
+            _notes.add(result, Recipe(again, known))
+    return result
+
+
+def added(a: Tensor, b: Tensor) -> Tensor:
+    """``a + b``."""
+    return told(a + b, torch.add, a, b)
+
+
+def _look(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+    """Called after every module: notes what normalisations, rectifiers and pools do."""
+    if isinstance(module, nn.BatchNorm2d):
+        _look_at_norm(module, args[0], result)
+    elif type(module) is nn.ReLU and module.inplace:
+        _look_at_rectifier(result)
+    elif type(module) is nn.AvgPool2d:
+        told(result, module.forward, args[0])
+
+
+def _look_at_rectifier(result: Tensor) -> None:
+    assert _notes is not None
+    before = _notes.find(result, version=result._version - 1)
+    if before is not None:
+        again = before.recipe.again
+        _notes.add(result, Recipe(lambda *values: again(*values).relu_(), before.recipe.sources))
+
+
+def _look_at_norm(norm: nn.BatchNorm2d, x: Tensor, result: Tensor) -> None:
+    assert _notes is not None
+    step: Any = result.grad_fn
+    if type(step).__name__ != "NativeBatchNormBackward0" or norm.weight is None:
+        return  # cuDNN's, synchronised or shared normalisation: kept as ever
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        # the kernel multiplies by weight / deviation: handed over so, the product is that of the first pass
+        mean, scale = step._saved_result1.detach(), norm.weight.detach() * step._saved_result2.detach()
+        variance, epsilon = torch.ones_like(mean), 0.0
+    else:
+        mean, scale = norm.running_mean.clone(), norm.weight.detach()
+        variance, epsilon = norm.running_var.clone(), norm.eps
+    bias = norm.bias.detach()
+
+    def again(x: Tensor) -> Tensor:
+        return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
+
+    _notes.add(result, Recipe(again, [_notes.find(x) or x.detach()]))
