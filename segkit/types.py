@@ -38,8 +38,9 @@ class Batch(NamedTuple):
 class Logits(NamedTuple):
     """What a segmenter returns, in training and in evaluation."""
 
-    main: Tensor  # (B, K, H, W)
-    aux: Tensor | None = None  # (B, K, H, W); None without an auxiliary head
+    main: Tensor  # (B, K, H, W); for a loss also (B, K, h, w), which it resizes piece by piece
+    aux: Tensor | None = None  # likewise; None without an auxiliary head
+    align_corners: bool = True  # how a loss resizes them
 
 
 class Figures(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from segkit.losses._chunks import Coarse
 from segkit.types import IGNORE_INDEX, Logits
 
 
@@ -23,22 +24,27 @@ class Loss(nn.Module):
         """The weighted part of each head; the loss is their sum.
 
         Args:
-            logits: (B, K, H, W) each.
+            logits: (B, K, H, W) each, or (B, K, h, w), which stand for what resizing makes of them.
             label: (B, H, W), any integer type.
         """
         target = label.long()
-        parts = {"main": self.mean(logits.main, target)}
+        parts = {"main": self.mean(sized(logits.main, logits, target), target)}
         if logits.aux is not None:
-            parts["aux"] = self.aux_weight * self.mean(logits.aux, target)
+            parts["aux"] = self.aux_weight * self.mean(sized(logits.aux, logits, target), target)
         return parts
 
-    def mean(self, logits: Tensor, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """The loss of one head; 0 with gradient 0 where all pixels are ignored."""
         raise NotImplementedError
 
     def weight(self, label: Tensor) -> Tensor:
         """The divisor of the mean, which may depend on the label alone; a float64 scalar."""
         raise NotImplementedError
+
+
+def sized(head: Tensor, logits: Logits, target: Tensor) -> Tensor | Coarse:
+    """The logits of one head, to be resized where they are not as large as the target."""
+    return head if head.shape[2:] == target.shape[1:] else Coarse(head, logits.align_corners)
 
 
 class PixelLoss(Loss):

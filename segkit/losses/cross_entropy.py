@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.losses._chunks import Chunk, summed
+from segkit.losses._chunks import Chunk, Coarse, summed
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.settings import Fraction, NonNegativeFloat
@@ -29,7 +29,7 @@ class CrossEntropy(PixelLoss):
         super().__init__(class_weights, aux_weight=aux_weight)
         self.label_smoothing, self.average = label_smoothing, average
 
-    def mean(self, logits: Tensor, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
         return self.divided(summed(logits, target, self.total).sum(), target)
 
@@ -48,7 +48,8 @@ class CrossEntropy(PixelLoss):
 def by_pixel(chunk: Chunk, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of each pixel, (n,); 0 where it is ignored."""
     logits, target = chunk.logits[None], chunk.target[None]
-    if torch.are_deterministic_algorithms_enabled():  # over rows CUDA adds up in a fixed order
+    # over rows CUDA adds up in a fixed order; and resized logits come as rows
+    if torch.are_deterministic_algorithms_enabled() or chunk.logits.stride(0) == 1:
         logits, target = chunk.logits.T, chunk.target
     found = F.cross_entropy(
         logits,

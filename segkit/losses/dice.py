@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segkit.losses._chunks import Chunk, summed
+from segkit.losses._chunks import Chunk, Coarse, summed
 from segkit.losses._loss import RegionLoss
 from segkit.settings import NonNegativeFloat
 from segkit.types import IGNORE_INDEX
@@ -28,7 +28,7 @@ class Dice(RegionLoss):
         super().__init__(aux_weight=aux_weight)
         self.over, self.smooth = over, smooth
 
-    def mean(self, logits: Tensor, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
         sums = summed(logits, target, overlaps)  # (B, 3, K)
         if self.over == "batch":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from segkit.losses._chunks import Chunk, summed
+from segkit.losses._chunks import Chunk, Coarse, summed
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.losses.cross_entropy import by_pixel
@@ -21,7 +21,7 @@ class Focal(PixelLoss):
         super().__init__(class_weights, aux_weight=aux_weight)
         self.gamma = gamma
 
-    def mean(self, logits: Tensor, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
         return self.divided(summed(logits, target, self.total).sum(), target)
 

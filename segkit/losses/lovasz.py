@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from segkit.losses._chunks import Chunk, cut, summed
+from segkit.losses._chunks import Chunk, Coarse, cut, summed
 from segkit.losses._loss import RegionLoss
 from segkit.settings import NonNegativeFloat
 from segkit.types import IGNORE_INDEX
@@ -35,8 +35,9 @@ class Lovasz(RegionLoss):
         super().__init__(aux_weight=aux_weight)
         self.over = over
 
-    def mean(self, logits: Tensor, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
+        logits = logits.full(target) if isinstance(logits, Coarse) else logits  # sorted over all pixels
         images = range(len(target))
         groups = [list(images)] if self.over == "batch" else [[image] for image in images]
         growth = growths(logits, target, groups)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkit.losses._chunks import cut
+from segkit.losses._chunks import Coarse, cut
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.losses.cross_entropy import CrossEntropy, by_pixel
@@ -32,12 +32,12 @@ class Ohem(PixelLoss):
         self.cross_entropy = CrossEntropy(class_weights)
         self.threshold, self.min_kept = threshold, min_kept
 
-    def mean(self, logits: Tensor, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
         return self.cross_entropy.mean(logits, target.where(self.hard(logits, target), IGNORE_INDEX))
 
     @torch.no_grad()
-    def hard(self, logits: Tensor, target: Tensor) -> Tensor:
+    def hard(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """Which pixels are kept, (B, H, W) bool."""
         scored = target != IGNORE_INDEX
         known = torch.cat([by_pixel(chunk).neg().exp() for chunk in cut(logits, target)]).view_as(target)

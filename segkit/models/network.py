@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +54,13 @@ class Segmenter(nn.Module):
         """Image (B, bands, H, W) uint8 to normalised values in the precision of the model, on its device."""
         return ((image.to(self.mean.device).float() / 255 - self.mean) / self.std).to(self.mean.dtype)
 
-    def forward(self, image: Tensor) -> Logits:
+    def forward(self, image: Tensor, *, at: Literal["image", "head"] = "image") -> Logits:
         """Image (B, bands, H, W), uint8 or normalised, to logits (B, K, H, W); in training auxiliary ones.
+
+        Args:
+            image: normalised here if it is uint8.
+            at: whose size the logits have; at the head's own, (B, K, h, w), they are for a loss, which
+                resizes them itself.
 
         Raises:
             ValueError: the images are of another number of bands, or have no pixel.
@@ -67,10 +73,12 @@ class Segmenter(nn.Module):
         if image.dtype == torch.uint8:
             image = self.normalise(image)
         stages = self.backbone(image)  # four of (B, C_i, H/s_i, W/s_i)
-        main = self.resize(self.head(stages), image)
-        if self.auxiliary is None or not self.training:
-            return Logits(main)
-        return Logits(main, self.resize(self.auxiliary(stages), image))
+        heads = [self.head(stages)]
+        if self.auxiliary is not None and self.training:
+            heads.append(self.auxiliary(stages))
+        if at == "image":
+            heads = [self.resize(logits, image) for logits in heads]
+        return Logits(*heads, align_corners=self.align_corners)
 
     def resize(self, logits: Tensor, image: Tensor) -> Tensor:
         """Logits at a head's own size to the image's size."""

@@ -22,7 +22,7 @@ from segkit.system import distributed, files
 from segkit.system.runtime import Runtime
 from segkit.system.seeds import seed_of
 from segkit.system.signals import Request
-from segkit.training import freezing, optim
+from segkit.training import freezing, keeping, optim
 from segkit.training.best import in_words, is_better
 from segkit.training.nonfinite import Facts, Watch
 from segkit.training.schedule import Schedule
@@ -182,6 +182,7 @@ def begin(
     runtime = runtime.on(device)
     runtime.apply()
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    keeping.checkpoint_stages(model, runtime.checkpoint)
     model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     freezing.freeze(model, stages=schedule.freeze, norms=schedule.freeze_norm)
     groups = optim.parameter_groups(
@@ -267,9 +268,11 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
     training.runner.train()
     for module in training.resting:
         module.eval()
+    coarse = isinstance(training.model, Segmenter)
     with record_function("forward"):
-        with training.runtime.autocast(training.device), training.runtime.keeping():
-            logits = training.runner(batch.image)
+        with training.runtime.autocast(training.device), keeping.forward_pass(training.runtime):
+            # the loss resizes, so that logits of the image's size never exist
+            logits = training.runner(batch.image, at="head") if coarse else training.runner(batch.image)
         found = training.loss(logits, batch.label)  # a sum of losses has one number, and one share, for each
         parts = {name: (part * share).sum() for name, part in found.items()}
     with record_function("backward"):

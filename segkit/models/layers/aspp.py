@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from segkit.models.layers.atrous import AtrousConv2d
 from segkit.models.layers.pooled_norm import PooledBatchNorm
+from segkit.models.layers.recompute import told
 
 RATES_AT_8 = (12, 24, 36)
 
@@ -20,7 +22,8 @@ def rates_for(output_stride: int) -> list[int]:
 def conv_norm_relu(in_channels: int, width: int, size: int = 1, dilation: int = 1) -> nn.Sequential:
     """A convolution that keeps the size, normalised and rectified."""
     padding = dilation * (size // 2)
-    conv = nn.Conv2d(in_channels, width, size, padding=padding, dilation=dilation, bias=False)
+    kind = AtrousConv2d if dilation > 1 else nn.Conv2d
+    conv = kind(in_channels, width, size, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
@@ -81,4 +84,5 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """All branches side by side, then projected."""
         pooled = self.b4(x).expand(-1, -1, *x.shape[2:])
-        return self.project(torch.cat([self.b0(x), self.b1(x), self.b2(x), self.b3(x), pooled], 1))
+        parts = [self.b0(x), self.b1(x), self.b2(x), self.b3(x), pooled]
+        return self.project(told(torch.cat(parts, 1), lambda *again: torch.cat(again, 1), *parts))

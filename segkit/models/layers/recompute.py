@@ -1,10 +1,11 @@
 """Cheap results of the forward pass are not kept for the backward pass: it computes them again, to the bit.
 
-Convolutions are what a training step costs; normalising, rectifying, adding and blending what they gave are one
-pass over memory each. Plain autograd keeps the input of every convolution all the same. Within ``recomputing``
-only what convolutions (and other layers) returned is kept, and the rest is noted as a recipe: a function of what
-is kept. A bottleneck with Split-Attention keeps 7 maps of 15. The idea is that of Chen et al. 2016 (arXiv
-1604.06174) and of in-place activated batch norm (arXiv 1712.02616); the arithmetic is plain autograd's.
+Convolutions are what a training step costs; normalising, rectifying, adding and blending what they gave are
+one pass over memory each. Plain autograd keeps the input of every convolution all the same. Within
+``recomputing`` only what convolutions (and other layers) returned is kept, and the rest is noted as a recipe:
+a function of what is kept. A bottleneck with Split-Attention keeps 7 maps of 15. The idea is that of Chen et
+al. 2016 (arXiv 1604.06174) and of in-place activated batch norm (arXiv 1712.02616); the arithmetic is plain
+autograd's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 LONGEST = 12  # recipes that build on each other, before a result is kept: about five blocks of a stage
 
@@ -58,24 +59,26 @@ class _Notes:
     """The recipes of tensors that are alive, by the address of their memory."""
 
     def __init__(self) -> None:
-        self.recipes: dict[int, tuple[Recipe, int]] = {}  # with the tensor's version: changed since, it is void
+        self.recipes: dict[
+            int, tuple[Recipe, int]
+        ] = {}  # with the tensor's version: changed since, it is void
 
-    def add(self, tensor: Tensor, recipe: Recipe) -> None:
+    def add(self, tensor: Tensor, recipe: Recipe, *, changes: int = 0) -> None:
         if recipe.length > LONGEST:
             return
         address = tensor.untyped_storage().data_ptr()
-        self.recipes[address] = (recipe, tensor._version)
+        self.recipes[address] = (recipe, tensor._version + changes)
         weakref.finalize(tensor, self.forget, address, recipe).atexit = False
 
     def forget(self, address: int, recipe: Recipe) -> None:
         if address in self.recipes and self.recipes[address][0] is recipe:
             del self.recipes[address]  # the memory may soon hold something else
 
-    def find(self, tensor: Tensor, *, version: int | None = None) -> Part | None:
-        recipe, noted = self.recipes.get(tensor.untyped_storage().data_ptr(), (None, 0))
-        if recipe is None or noted != (tensor._version if version is None else version):
+    def find(self, tensor: Tensor) -> Part | None:
+        recipe, version = self.recipes.get(tensor.untyped_storage().data_ptr(), (None, 0))
+        if recipe is None or version != tensor._version:
             return None
-        return Part(recipe, tensor.size(), tensor.stride(), tensor.storage_offset())
+        return Part(recipe, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
     def pack(self, tensor: Tensor) -> Tensor | Part:
         part = self.find(tensor)
@@ -102,15 +105,27 @@ _notes: _Notes | None = None
 @contextlib.contextmanager
 def recomputing() -> Iterator[None]:
     """Run a forward pass whose cheap results its backward pass computes again."""
-    global _notes  # noqa: PLW0603 - hooks of modules are the process's, too
+    global _notes
     _notes = _Notes()
-    hook = register_module_forward_hook(_look)
+    hooks = register_module_forward_pre_hook(_look_before), register_module_forward_hook(_look_after)
     try:
         with torch.autograd.graph.saved_tensors_hooks(_notes.pack, _unpack):
             yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         _notes = None
+
+
+@contextlib.contextmanager
+def set_aside() -> Iterator[None]:
+    """Note nothing of a part of the forward pass."""
+    global _notes
+    before, _notes = _notes, None
+    try:
+        yield
+    finally:
+        _notes = before
 
 
 def told(result: Tensor, again: Callable[..., Tensor], *sources: Tensor) -> Tensor:
@@ -128,22 +143,24 @@ def added(a: Tensor, b: Tensor) -> Tensor:
     return told(a + b, torch.add, a, b)
 
 
-def _look(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-    """Called after every module: notes what normalisations, rectifiers and pools do."""
+def _look_before(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Called before every module: a rectifier in place keeps its own result, which must be noted by then."""
+    if _notes is not None and type(module) is nn.ReLU and module.inplace:
+        before = _notes.find(args[0])
+        if before is not None:
+            again = before.recipe.again
+            recipe = Recipe(lambda *values: again(*values).relu_(), before.recipe.sources)
+            _notes.add(args[0], recipe, changes=1)
+
+
+def _look_after(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+    """Called after every module: notes what normalisations and pools did."""
+    if _notes is None:
+        return
     if isinstance(module, nn.BatchNorm2d):
         _look_at_norm(module, args[0], result)
-    elif type(module) is nn.ReLU and module.inplace:
-        _look_at_rectifier(result)
     elif type(module) is nn.AvgPool2d:
         told(result, module.forward, args[0])
-
-
-def _look_at_rectifier(result: Tensor) -> None:
-    assert _notes is not None
-    before = _notes.find(result, version=result._version - 1)
-    if before is not None:
-        again = before.recipe.again
-        _notes.add(result, Recipe(lambda *values: again(*values).relu_(), before.recipe.sources))
 
 
 def _look_at_norm(norm: nn.BatchNorm2d, x: Tensor, result: Tensor) -> None:

@@ -1,0 +1,67 @@
+"""What a step keeps between its forward and its backward pass: results that are dear, or less than that."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from segkit.models.layers.recompute import recomputing, set_aside
+from segkit.models.network import Segmenter
+from segkit.system.runtime import Runtime
+
+
+def forward_pass(runtime: Runtime) -> contextlib.AbstractContextManager[None]:
+    """The context of a forward pass; a compiler decides by itself what it computes again."""
+    return recomputing() if runtime.recompute and not runtime.compile else contextlib.nullcontext()
+
+
+def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
+    """Keep of some stages only what enters their blocks; the backward pass runs the blocks again, to the bit.
+
+    Args:
+        model: its blocks are told in place; names and numbers of its parameters stay.
+        stages: of the backbone, such as ``["layer3"]``.
+
+    Raises:
+        ValueError: the backbone has no stage of that name.
+    """
+    for stage in stages:
+        blocks = getattr(model.backbone, stage, None)
+        if not isinstance(blocks, nn.Sequential):
+            names = [
+                name for name, part in model.backbone.named_children() if isinstance(part, nn.Sequential)
+            ]
+            raise ValueError(
+                f"runtime.checkpoint={list(stages)}: this backbone has no stage {stage!r}; it has"
+                f" {', '.join(names) or 'none that can be run again'}"
+            )
+        for block in blocks:
+            block.forward = _run_again(block, block.forward)
+
+
+def _run_again(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    from torch.utils.checkpoint import checkpoint
+
+    @contextlib.contextmanager
+    def second_time() -> Iterator[None]:
+        """Batch statistics were gathered the first time."""
+        before = [buffer.clone() for buffer in block.buffers()]
+        try:
+            yield  # left by an exception, when there is all that the backward pass wants
+        finally:
+            for buffer, value in zip(block.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+    def contexts() -> tuple[Any, Any]:
+        return contextlib.nullcontext(), second_time()
+
+    def run(*inputs: Any) -> Any:
+        if not block.training:
+            return forward(*inputs)
+        with set_aside():
+            return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+
+    return run

@@ -1,0 +1,189 @@
+"""What the backward pass computes again is what the forward pass had, to the bit; and less is kept."""
+
+import contextlib
+import gc
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from segkit.models import segmenter
+from segkit.models.layers import recompute
+from segkit.models.layers.atrous import AtrousConv2d, inside
+from segkit.models.layers.recompute import added, recomputing
+from segkit.training.keeping import checkpoint_stages
+
+VARIANTS = {
+    "resnest": {"variant": "14", "output_stride": 8},
+    "resnest_blocks": {"variant": "26", "output_stride": 16, "drop_block": 0.1},
+    "fast": {"variant": "50_fast_2s2x40d", "output_stride": 32},
+}
+
+
+def network(backbone="resnest", head="deeplabv3", width=8, **settings):
+    torch.manual_seed(0)
+    return segmenter.build(
+        5,
+        backbone={"name": "resnest", "width": width, **VARIANTS[backbone], **settings},
+        head={"name": head},
+        auxiliary={"name": "fcn", "stage": 3},
+    ).to(memory_format=torch.channels_last)
+
+
+def stepped(model, image, *, context, steps=2, dtype=None):
+    """Gradients, weights and batch statistics after some steps."""
+    torch.manual_seed(1)
+    for _ in range(steps):
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None), context():
+            found = model(image)
+        sum(logits.float().square().mean() for logits in (found.main, found.aux)).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+    return [*(p.grad for p in model.parameters()), *model.state_dict().values()]
+
+
+plainly = contextlib.nullcontext
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("backbone", "head"), [("resnest", "deeplabv3"), ("resnest_blocks", "pspnet"), ("fast", "fcn")]
+)
+def test_steps_are_those_of_plain_autograd_to_the_bit(backbone, head, dtype):
+    image = torch.randint(0, 256, (2, 3, 41, 56), dtype=torch.uint8)
+    plain = stepped(network(backbone, head), image, context=plainly, dtype=dtype)
+    again = stepped(network(backbone, head), image, context=recomputing, dtype=dtype)
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
+def test_frozen_statistics_are_used_again_too():
+    image = torch.randint(0, 256, (2, 3, 41, 56), dtype=torch.uint8)
+    results = []
+    for context in (plainly, recomputing):
+        model = network()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        results.append(stepped(model, image, context=context))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def kept_bytes(model, image, monkeypatch, *, context):
+    """Memory that a forward pass holds on to, each storage once, without the parameters."""
+    kept = {p.untyped_storage().data_ptr(): None for p in model.parameters()}
+
+    def note(tensor):
+        if isinstance(tensor, torch.Tensor):
+            kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with monkeypatch.context() as patched, saved_tensors_hooks(note, lambda tensor: tensor):
+        pack = recompute._Notes.pack
+        patched.setattr(recompute._Notes, "pack", lambda self, tensor: note(pack(self, tensor)))
+        with context():
+            model(image)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values() if tensor is not None)
+
+
+@pytest.mark.parametrize("output_stride", [8, 32])
+def test_at_most_six_tenths_are_kept(monkeypatch, output_stride):
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    model = network(variant="50", output_stride=output_stride)
+    plain = kept_bytes(model, image, monkeypatch, context=plainly)
+    assert kept_bytes(model, image, monkeypatch, context=recomputing) < 0.6 * plain
+
+
+def test_a_tensor_that_was_changed_since_is_kept_as_it_is():
+    norm = nn.BatchNorm2d(3)
+    image = torch.randn(2, 3, 5, 5)
+    gradients = []
+    for context in (plainly, recomputing):
+        norm.zero_grad()
+        conv = nn.Conv2d(3, 2, 1, bias=False)
+        nn.init.ones_(conv.weight)
+        with context():
+            changed = norm(image)
+            with torch.no_grad():
+                changed.mul_(3.0)
+            result = conv(changed)
+        result.square().sum().backward()
+        gradients.append(conv.weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_a_long_row_of_sums_is_right_and_nothing_is_left_behind():
+    def row(x, convs, norm):
+        for conv in convs:
+            x = added(norm(conv(x)), x).relu()
+        return x
+
+    gc.collect()
+    before = sum(type(thing) is recompute.Recipe for thing in gc.get_objects())
+    torch.manual_seed(0)
+    convs, image = [nn.Conv2d(4, 4, 1) for _ in range(20)], torch.randn(3, 4, 6, 6)
+    found = []
+    for context in (plainly, recomputing):
+        norm = nn.BatchNorm2d(4)
+        for conv in convs:
+            conv.zero_grad()
+        with context():
+            result = row(image, convs, norm)
+        result.square().sum().backward()
+        found.append(torch.cat([conv.weight.grad.flatten() for conv in convs]))
+        del result
+    assert torch.equal(*found)
+    gc.collect()
+    assert sum(type(thing) is recompute.Recipe for thing in gc.get_objects()) <= before
+
+
+@pytest.mark.parametrize("stages", [["layer3"], ["layer1", "layer4"]])
+def test_checkpointed_stages_take_the_same_steps_and_count_statistics_once(stages):
+    image = torch.randint(0, 256, (2, 3, 41, 56), dtype=torch.uint8)
+    plain, again = network("resnest_blocks"), network("resnest_blocks")
+    checkpoint_stages(again, stages)
+    expected = stepped(plain, image, context=plainly)
+    found = stepped(again, image, context=recomputing)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert plain.state_dict().keys() == again.state_dict().keys()
+    assert int(again.backbone.layer1[0].bn1.num_batches_tracked) == 2
+
+
+def test_checkpointed_stages_keep_less(monkeypatch):
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    model = network("resnest_blocks", "fcn", drop_block=0.0, output_stride=8)
+    before = kept_bytes(model, image, monkeypatch, context=recomputing)
+    checkpoint_stages(model, ["layer1", "layer2", "layer3", "layer4"])
+    assert kept_bytes(model, image, monkeypatch, context=recomputing) < 0.7 * before
+
+
+def test_a_stage_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"runtime.checkpoint=\['layer9'\].*it has layer1, layer2"):
+        checkpoint_stages(network(), ["layer9"])
+
+
+@pytest.mark.parametrize("size", [(5, 7), (16, 16), (3, 19), (1, 1), (23, 40)])
+@pytest.mark.parametrize("reach", [2, 6, 12, 24, 36])
+def test_atrous_gradients_are_those_of_a_plain_convolution(size, reach):
+    torch.manual_seed(0)
+    ours = AtrousConv2d(3, 4, 3, padding=reach, dilation=reach, bias=False).double()
+    plain = nn.Conv2d(3, 4, 3, padding=reach, dilation=reach, bias=False).double()
+    plain.load_state_dict(ours.state_dict())
+    results = []
+    for conv in (ours, plain):
+        image = torch.randn(2, 3, *size, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+        image.requires_grad_()
+        out = conv(image)
+        out.backward(torch.randn(out.shape, dtype=torch.double, generator=torch.Generator().manual_seed(2)))
+        results.append((out.detach(), image.grad, conv.weight.grad))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (16, 16), (1, 3)])
+@pytest.mark.parametrize("reach", [1, 4, 12])
+def test_the_share_inside_counts_products_that_meet_the_map(size, reach):
+    ones = torch.ones(1, 1, *size)
+    products = nn.functional.conv2d(ones, torch.ones(1, 1, 3, 3), padding=reach, dilation=reach).sum()
+    assert inside(ones.shape[2:], reach) == pytest.approx(float(products) / (9 * ones.numel()))
