@@ -1,6 +1,7 @@
 """What the backward pass computes again is what the forward pass had, to the bit; and less is kept."""
 
 import contextlib
+import copy
 import gc
 
 import pytest
@@ -156,6 +157,17 @@ def test_checkpointed_stages_keep_less(monkeypatch):
     before = kept_bytes(model, image, monkeypatch, context=recomputing)
     checkpoint_stages(model, ["layer1", "layer2", "layer3", "layer4"])
     assert kept_bytes(model, image, monkeypatch, context=recomputing) < 0.7 * before
+
+
+def test_a_copy_of_a_checkpointed_model_runs_its_own_blocks():
+    image = torch.randint(0, 256, (2, 3, 41, 56), dtype=torch.uint8)
+    model = network().eval()
+    checkpoint_stages(model, ["layer1"])
+    copied = copy.deepcopy(model)
+    expected = model(image).main
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    assert torch.equal(copied(image).main, expected)
 
 
 def test_a_stage_that_is_not_there_is_named():

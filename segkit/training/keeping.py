@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -31,37 +31,37 @@ def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
     for stage in stages:
         blocks = getattr(model.backbone, stage, None)
         if not isinstance(blocks, nn.Sequential):
-            names = [
-                name for name, part in model.backbone.named_children() if isinstance(part, nn.Sequential)
-            ]
+            names = [name for name, _ in model.backbone.named_children() if name.startswith("layer")]
             raise ValueError(
                 f"runtime.checkpoint={list(stages)}: this backbone has no stage {stage!r}; it has"
                 f" {', '.join(names) or 'none that can be run again'}"
             )
-        for block in blocks:
-            block.forward = _run_again(block, block.forward)
+        for block in blocks:  # a class, as a copy of the model must run its own blocks
+            kind = type(block)
+            block.__class__ = type(kind.__name__, (_RunAgain, kind), {})
 
 
-def _run_again(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    from torch.utils.checkpoint import checkpoint
+class _RunAgain(nn.Module):
+    """Stands before the class of a block."""
 
-    @contextlib.contextmanager
-    def second_time() -> Iterator[None]:
-        """Batch statistics were gathered the first time."""
-        before = [buffer.clone() for buffer in block.buffers()]
-        try:
-            yield  # left by an exception, when there is all that the backward pass wants
-        finally:
-            for buffer, value in zip(block.buffers(), before, strict=True):
-                buffer.copy_(value)
+    def forward(self, *inputs: Any) -> Any:
+        if not self.training:
+            return super().forward(*inputs)
+        from torch.utils.checkpoint import checkpoint  # a second of import that few need
 
-    def contexts() -> tuple[Any, Any]:
-        return contextlib.nullcontext(), second_time()
+        def contexts() -> tuple[Any, Any]:
+            return contextlib.nullcontext(), _unchanged(self)
 
-    def run(*inputs: Any) -> Any:
-        if not block.training:
-            return forward(*inputs)
         with set_aside():
-            return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+            return checkpoint(super().forward, *inputs, use_reentrant=False, context_fn=contexts)
 
-    return run
+
+@contextlib.contextmanager
+def _unchanged(block: nn.Module) -> Iterator[None]:
+    """Batch statistics were gathered the first time."""
+    before = [buffer.clone() for buffer in block.buffers()]
+    try:
+        yield  # left by an exception, when there is all that the backward pass wants
+    finally:
+        for buffer, value in zip(block.buffers(), before, strict=True):
+            buffer.copy_(value)
