@@ -1,13 +1,13 @@
-"""Seconds, images/s and peak memory of a training step: segkit, segmentation_models.pytorch, the published code.
+"""Seconds, images/s and peak memory of a training step: segkit, segmentation_models.pytorch, the published.
 
     python benchmarks/train_step.py [--variant 50] [--batch 2] [--crop 256] [--modes float32 bf16]
 
-All sides train DeepLabV3 on the same ResNeSt (output stride 8, no auxiliary head unless `--auxiliary`, which smp
-does not have) on the same batch with SGD, and count the same loss over 150 classes. Each side lives in a process
-of its own and takes its steps in turn, so that what else the machine does meets all of them; medians are given.
-smp runs in its default and in its channels-last layout, the better counts. The published code is its own
-step written out: full-size logits of both heads in float32, two losses, one optimiser. Peak memory is that of the
-whole process. The ceiling is what a large matrix product reached in the same run.
+All sides train DeepLabV3 on the same ResNeSt (output stride 8, no auxiliary head unless `--auxiliary`, which
+smp does not have) on the same batch with SGD, and count the same loss over 150 classes. Each side lives in a
+process of its own and takes its steps in turn, so that what else the machine does meets all of them; medians
+are given. smp runs in its default and in its channels-last layout, the better counts. `published` is the step
+of PyTorch-Encoding written out around the same network: full-size logits in float32, a loss a head.
+Peak memory is that of the whole process. The ceiling is what a large matrix product reached in the same run.
 
 Clock: `wall`, or `processor` for the time the processor worked, which a busy machine hardly disturbs.
 """
@@ -281,9 +281,9 @@ def main() -> None:
     clock = time.perf_counter if given.clock == "wall" else time.process_time
     top, work_of_step = ceiling(clock, given.threads), flops(given)
     found = measure(given, ways)
-    print(f"DeepLabV3-ResNeSt-{given.variant}, batch {given.batch}, crop {given.crop}, {given.threads} threads,"
-          f" {given.clock} time; matrix products reach {top['float32']:.0f} GFLOP/s in float32,"
-          f" {top['bf16']:.0f} in bf16")  # fmt: skip
+    what = f"DeepLabV3-ResNeSt-{given.variant}, batch {given.batch}, crop {given.crop}"
+    reached = f"{top['float32']:.0f} GFLOP/s in float32, {top['bf16']:.0f} in bf16"
+    print(f"{what}, {given.threads} threads, {given.clock} time; matrix products reach {reached}")
     print("| side | mode | s a step | images/s | of the ceiling | peak MiB |\n|---|---|---|---|---|---|")
     for (side, mode), row in found.items():
         share = work_of_step / row["seconds"] / top["bf16" if mode == "bf16" else "float32"]
@@ -296,7 +296,8 @@ def main() -> None:
             best = min(peer["seconds"] for peer in peers)
             least = min(peer["peak"] for peer in peers)
             print(
-                f"{mode}: {best / ours['seconds']:.2f}x as fast as smp's best, {ours['peak'] / least:.0%} of its memory"
+                f"{mode}: {best / ours['seconds']:.2f}x as fast as smp's best,"
+                f" {ours['peak'] / least:.0%} of its memory"
             )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import random
-from dataclasses import replace
 import re
 import signal
 
@@ -126,7 +125,7 @@ def kept_for_the_gradient(run):
         found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    run.runtime = replace(run.runtime, recompute=False)  # what is computed again is kept, too
+    run.runtime = dataclasses.replace(run.runtime, recompute=False)  # what is computed again is kept, too
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         training.train_step(run, [batch(side=64)])
     return sum(size for place, size in found.items() if place not in weights)
