@@ -46,6 +46,16 @@ def print_summary(settings: dict[str, Any]) -> None:
     print(summary.summarise(model, settings["sizes"]["crop"]))
 
 
+def measured(run: Any, steps: Any, folder: Path, *, profile: bool) -> str:
+    """What some steps tell that are taken to be measured: where their time goes, or how high a rate may be."""
+    from segkit import training
+    from segkit.monitor.profiling import profile_steps
+
+    if profile:
+        return profile_steps(steps, lambda step: training.train_step(run, step[0]), folder)
+    return training.range_test(run, steps, folder)
+
+
 def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
     """What a run that is complete leaves to do."""
     python = signals.interpreter()
@@ -71,7 +81,6 @@ def main(settings: dict[str, Any]) -> None:
         val_set = components.build("data.datasets", settings["data"], split="val")
         # what can be refused is refused before torch's seconds of import
         from segkit import checkpoint, inference, training
-        from segkit.monitor.profiling import profile_steps
         from segkit.system import distributed
 
         with distributed.processes(settings["device"]) as device:
@@ -81,19 +90,13 @@ def main(settings: dict[str, Any]) -> None:
             if (state := checkpoints.resumed()) is not None:
                 run.restore(state)
             steps = training.steps_left(run, settings, train_set)
-            if settings["profile"]:
-                print(profile_steps(steps, lambda step: training.train_step(run, step[0]), folder))
-                return
-            if settings["lr_finder"]:
-                print(training.range_test(run, steps, folder))
+            if settings["profile"] or settings["lr_finder"]:
+                print(measured(run, steps, folder, profile=settings["profile"]))
                 return
             monitored = training.monitored(run, settings, (train_set, val_set), folder)
             with monitored as monitor, signals.listening(run.request):
-                kept = {
-                    "monitor": monitor,
-                    "checkpoints": checkpoints,
-                    "workers": settings["loader"]["workers"],
-                }
+                workers = settings["loader"]["workers"]
+                kept = {"monitor": monitor, "checkpoints": checkpoints, "workers": workers}
                 save_validate_leave = partial(training.save_validate_leave, run, val_set, protocol, **kept)
                 if run.validation_pending:
                     save_validate_leave()

@@ -83,12 +83,10 @@ def _check_stages(backbone: Any, image: Tensor, strides: Sequence[int] = ()) -> 
 def _check_summary(backbone: nn.Module, channels: int) -> None:
     """A network of it is summarised without data, whatever its parts are called."""
     wrapped: Any = backbone
-    head = nn.Conv2d(wrapped.out_channels[-1], 3, 1)
     spread = [0.5] * channels
-    model = Segmenter(backbone, _Last(head), num_classes=3, mean=spread, std=spread)
-    require(
-        "operations are not counted" not in summary.summarise(model, 64), "it needs values on meta tensors"
-    )
+    head = _Last(nn.Conv2d(wrapped.out_channels[-1], 3, 1))
+    told = summary.summarise(Segmenter(backbone, head, num_classes=3, mean=spread, std=spread), 64)
+    require("operations are not counted" not in told, "it needs values on meta tensors")
 
 
 class _Last(nn.Module):
@@ -154,9 +152,8 @@ def _check_module(module: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 def _summed(outputs: Any) -> Tensor:
     """One number that depends on all outputs."""
-    if isinstance(outputs, Tensor):
-        return outputs.square().sum()
-    return torch.stack([output.square().sum() for output in outputs]).sum()
+    several = [outputs] if isinstance(outputs, Tensor) else outputs
+    return torch.stack([output.square().sum() for output in several]).sum()
 
 
 def _cast(inputs: Any) -> Any:
@@ -164,10 +161,7 @@ def _cast(inputs: Any) -> Any:
 
 
 def check_loss(make: Callable[[int], Any], *, num_classes: int = 4) -> None:
-    """Named parts that are finite and have gradients, and a weight by which a batch may be divided.
-
-    The loss of two images of equal weight is the mean of their losses, ignored pixels get no gradient, and
-    where all is ignored the loss is finite.
+    """Named parts with gradients, of scored pixels alone, and a float64 weight; finite where all is ignored.
 
     Args:
         make: called with the number of classes, gives a ``Loss``.
@@ -184,6 +178,7 @@ def check_loss(make: Callable[[int], Any], *, num_classes: int = 4) -> None:
     require(torch.isfinite(total), f"the loss is {total.item()}")
     (gradient,) = torch.autograd.grad(total, logits)
     require(torch.isfinite(gradient).all() and gradient.any(), "its gradient is zero or not finite")
+    require(not gradient[:, :, :2].any(), "ignored pixels get a gradient")
     weight = loss.weight(label)
     require(
         weight.dtype == torch.float64 and not weight.requires_grad,
@@ -192,8 +187,7 @@ def check_loss(make: Callable[[int], Any], *, num_classes: int = 4) -> None:
     nothing = torch.full_like(label, IGNORE_INDEX)
     empty = torch.stack([part.sum() for part in loss(Logits(logits), nothing).values()]).sum()
     require(torch.isfinite(empty), "where all pixels are ignored it is not finite")
-    both = loss(Logits(logits, logits), label)
-    require(set(parts) <= set(both), "with auxiliary logits a part is missing")
+    require(set(parts) <= set(loss(Logits(logits, logits), label)), "with auxiliary logits a part is missing")
     pickle.loads(pickle.dumps(loss))
 
 
@@ -283,3 +277,24 @@ def check_evaluator(make: Callable[[], Any], *, num_classes: int = 3) -> None:
         require(same, f"{name} depends on more than the state")
     columns = {name: len(column) for name, column in together.classes.items() if len(column) != num_classes}
     require(not columns, f"columns of other lengths than {num_classes}: {columns}")
+
+
+def check_writer(make: Callable[[Any, int], Any], folder: Any) -> None:
+    """It takes all that a run records, and a run that goes on.
+
+    Args:
+        make: called with the run's folder and the iterations done before, gives a ``Writer``.
+        folder: an empty one.
+    """
+    for start in (0, 10):
+        writer = make(folder, start)
+        for iteration in (start, start + 10):
+            writer.scalars(iteration, {"train/loss": 0.5, "val/mIoU": float("nan")})
+            writer.image("val/samples", iteration, np.zeros((4, 6, 3), np.uint8))
+            writer.text("settings", iteration, "*text*")
+        if not start:
+            writer.hparams(
+                {"schedule.lr": 0.1, "data.name": "a", "model.flag": True, "none": None}, ["val/mIoU"]
+            )
+        writer.flush()
+        writer.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -118,3 +120,33 @@ def noisy(sample, draw):
 def test_an_augmentation_that_draws_from_elsewhere_is_refused():
     with pytest.raises(AssertionError, match="equal generators draw differently"):
         testing.check_augmentation(noisy)
+
+
+@pytest.mark.parametrize("name", components.available("monitor.writers"))
+def test_writers(name, tmp_path):
+    def make(folder, start):
+        late = {"folder": folder, "start": start, "validation_pending": False}
+        return components.build("monitor.writers", {"name": name}, **late)
+
+    testing.check_writer(make, tmp_path)
+
+
+def test_lines_of_json_go_on_where_the_run_does(tmp_path):
+    def lines(start, *, pending):
+        late = {"folder": tmp_path, "start": start, "validation_pending": pending}
+        writer = components.build("monitor.writers", {"name": "jsonl"}, **late)
+        for iteration in range(start + 1, start + 4):
+            writer.scalars(iteration, {"train/loss": float(iteration)})
+            writer.scalars(iteration, {"val/mIoU": float("nan")})
+        writer.close()
+        return [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
+
+    assert [line["iteration"] for line in lines(0, pending=False)] == [1, 1, 2, 2, 3, 3]
+    with (tmp_path / "curves.jsonl").open("a") as file:
+        file.write('{"iteration": 1, "tr')  # a process that was killed
+    assert [line["iteration"] for line in lines(2, pending=True)] == [1, 1, 2, 3, 3, 4, 4, 5, 5]
+    assert [line["iteration"] for line in lines(2, pending=False)] == [1, 1, 2, 3, 3, 4, 4, 5, 5]
+    assert json.loads((tmp_path / "curves.jsonl").read_text().splitlines()[1]) == {
+        "iteration": 1,
+        "val/mIoU": None,
+    }

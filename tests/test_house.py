@@ -99,6 +99,8 @@ def test_the_map_names_every_room_and_module():
     chart = page.split("## The map")[1].split("```")[1]
     registries = {
         "evaluators",
+        "augmentations",
+        "writers",
         "datasets",
         "tables",
         "backbones",

@@ -52,6 +52,8 @@ def test_the_example_trains_and_predicts_and_its_checkpoint_asks_for_it(own, cap
     ):
         assert words in said
     best = own / "runs" / "shiny" / "best.pt"
+    scores = (best.parent / "scores.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in scores] == ["10", "20"]
     refused = (
         r"best.pt was made with components of shiny: their code runs only if you name them, plugins=\[shiny\]"
     )

@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from segkit import components
 from segkit.drawing import pictures
 from segkit.drawing.tables import (
     class_columns,
@@ -32,10 +34,9 @@ from segkit.drawing.tables import (
 from segkit.monitor.banners import duration
 from segkit.monitor.console import LOG, Console
 from segkit.monitor.profiling import profile_steps
-from segkit.monitor.tensorboard import Events
 from segkit.monitor.versions import environment, environment_text
 from segkit.system import distributed
-from segkit.types import Batch, Sample
+from segkit.types import Batch, Sample, Writer
 
 __all__ = ["Monitor", "class_table", "environment", "environment_text", "profile_steps"]
 
@@ -56,9 +57,10 @@ class Monitor:
         names: of the classes.
         colours: of the classes, (K, 3) uint8.
         every: iterations between two points of the training curves.
+        writers: where to, beside the screen: settings of components of ``monitor.writers``, by name.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword for each thing that a run knows
         self,
         folder: Path,
         *,
@@ -69,6 +71,7 @@ class Monitor:
         names: Sequence[str],
         colours: np.ndarray,
         every: int = 10,
+        writers: Mapping[str, Any] = MappingProxyType({"tensorboard": True}),
     ) -> None:
         self.active, self.folder = distributed.is_main(), folder
         self.start, self.total, self.every = start, total, every
@@ -80,7 +83,8 @@ class Monitor:
         if self.active:
             folder.mkdir(parents=True, exist_ok=True)
             self.console = Console(folder / "train.log", start=start, total=total)
-            self.events = Events(folder, start=start, validation_pending=validation_pending)
+            late = {"folder": folder, "start": start, "validation_pending": validation_pending}
+            self.writers: dict[str, Writer] = components.build_listed("monitor.writers", writers, **late)
             self.text("environment", environment_text())
 
     def __enter__(self) -> Self:
@@ -113,11 +117,8 @@ class Monitor:
         """
         if not self.active:
             return
-        self.images, self.waited, self.steps = (
-            self.images + images,
-            self.waited + data_seconds,
-            self.steps + 1,
-        )
+        self.images, self.steps = self.images + images, self.steps + 1
+        self.waited += data_seconds
         self.console.advance(iteration)
         if iteration == self.start + FORECAST and self.total > self.start + 4 * FORECAST:
             left = (time.perf_counter() - self.console.began) / FORECAST * (self.total - iteration)
@@ -136,7 +137,8 @@ class Monitor:
             others = {f"train/{name}": read[name] for name in measured if name in read}
             epoch = iteration / self.iterations_per_epoch
             curves = {"train/loss": loss, **parts, "train/lr": rates[0][1], **groups, **others}
-            self.events.scalars(iteration, {**curves, "train/passed_epochs": epoch, **self._speed()})
+            for writer in self.writers.values():
+                writer.scalars(iteration, {**curves, "train/passed_epochs": epoch, **self._speed()})
         self._show(iteration, loss, next(iter(learning_rates.values())))
         self._rest()
 
@@ -160,7 +162,8 @@ class Monitor:
         if losses:
             parts = {f"val/loss_{name}": value for name, value in losses.items()}
             curves |= {"val/loss": math.fsum(losses.values()), **parts}
-        self.events.scalars(iteration, curves | {f"val_iou/{self.names[k]}": iou[k] for k in shown})
+        for writer in self.writers.values():
+            writer.scalars(iteration, curves | {f"val_iou/{self.names[k]}": iou[k] for k in shown})
         columns = {"IoU": iou}
         if counts is not None:
             counts = np.asarray(counts)
@@ -182,7 +185,8 @@ class Monitor:
     def pictures(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """Record a picture (H, W, 3) uint8."""
         if self.active:
-            self.events.picture(tag, iteration, image)
+            for writer in self.writers.values():
+                writer.image(tag, iteration, image)
             self._rest()
 
     def samples(self, iteration: int, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> None:
@@ -206,7 +210,8 @@ class Monitor:
     def text(self, tag: str, markdown: str, iteration: int | None = None) -> None:
         """Record a text in Markdown."""
         if self.active:
-            self.events.text(tag, self.start if iteration is None else iteration, markdown)
+            for writer in self.writers.values():
+                writer.text(tag, self.start if iteration is None else iteration, markdown)
 
     def describe(self, settings: Mapping[str, Any], *, network: str) -> None:
         """Record what is trained: the settings, as text and in the table of runs, and the network."""
@@ -217,7 +222,8 @@ class Monitor:
     def hparams(self, settings: Mapping[str, Any], scores: Sequence[str] = ("mIoU", "pixAcc")) -> None:
         """Record flat settings for the table of runs, beside the last value of some validation scores."""
         if self.active:
-            self.events.hparams(settings, [f"val/{name}" for name in scores])
+            for writer in self.writers.values():
+                writer.hparams(settings, [f"val/{name}" for name in scores])
 
     def say(self, line: str) -> None:
         """One message, above the progress line and in the log file."""
@@ -227,13 +233,15 @@ class Monitor:
     def flush(self) -> None:
         """Bring all events to the disk; called before a checkpoint, so a resumed run leaves no gap."""
         if self.active:
-            self.events.flush()
+            for writer in self.writers.values():
+                writer.flush()
 
     def close(self) -> None:
         """Write what is left and end the progress line."""
         if self.active:
             self.active = False
-            self.events.close()
+            for writer in self.writers.values():
+                writer.close()
             self.console.close()
 
     def _speed(self) -> dict[str, float]:

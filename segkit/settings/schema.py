@@ -57,6 +57,7 @@ LISTS = {
     "loss.parts": "losses",
     "augment.also": "data.augmentations",
     "evaluation.evaluators": "evaluation.evaluators",
+    "writers": "monitor.writers",
 }
 """Settings that list components of a package by name, each with its own settings."""
 
@@ -78,6 +79,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "profile": bool,
         "lr_finder": bool,
         "loader.workers": Workers,
+        "writers": dict[str, dict | bool | None],
         "evaluation.every": Annotated[float, Range(least=1e-4)],
     }
     | SIZES

@@ -111,6 +111,7 @@ def monitored(
         iterations_per_epoch=run.schedule.seen(len(train_set)) / run.schedule.batch_size,
         names=train_set.table.names,
         colours=train_set.table.colours,
+        writers=settings["writers"],
     ) as monitor:
         monitor.say("\n".join([banner(settings, facts), *run.notes]))
         monitor.describe(settings, network=summary.summarise(run.model, settings["sizes"]["crop"]))

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from segkit.drawing import line_charts, pictures
-from segkit.monitor.tensorboard import Events
+from segkit.monitor.writers.tensorboard import Events
 from segkit.system import distributed
 from segkit.training.nonfinite import Facts, Watch
 from segkit.training.run import Training, train_step
@@ -147,7 +147,7 @@ def show(found: Curve, folder: Path) -> str:
         events = Events(place, start=0, validation_pending=False)
         for step, (rate, loss) in enumerate(zip(found.rates, found.losses, strict=True), start=1):
             events.scalars(step, {"lr_finder/lr": rate, "lr_finder/loss": loss})
-        events.picture("lr_finder/curve", len(found.rates), drawn)
+        events.image("lr_finder/curve", len(found.rates), drawn)
         events.text("lr_finder/suggestion", 0, words)
         events.close()
     return f"{words}\nthe curve is in {place}/lr_finder.png and in TensorBoard"

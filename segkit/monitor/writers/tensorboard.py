@@ -23,7 +23,7 @@ TELLING += ("schedule.length", "model.backbone.width")
 
 
 class Events:
-    """Writes scalars, pictures, texts and hyperparameters of one run.
+    """Writes scalars, images, texts and hyperparameters of one run.
 
     Args:
         folder: the run's.
@@ -70,11 +70,11 @@ class Events:
         """Several curves' points as one event; a third of the cost of one each."""
         self._add(iteration, [{"tag": tag, "simple_value": value} for tag, value in values.items()])
 
-    def picture(self, tag: str, iteration: int, picture: np.ndarray) -> None:
-        """An (H, W, 3) picture, as a PNG."""
-        height, width, channels = picture.shape
+    def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
+        """An (H, W, 3) image, as a PNG."""
+        height, width, channels = image.shape
         size = {"height": height, "width": width, "colorspace": channels}
-        self._add(iteration, [{"tag": tag, "image": {**size, "encoded_image_string": encode(picture)}}])
+        self._add(iteration, [{"tag": tag, "image": {**size, "encoded_image_string": encode(image)}}])
 
     def text(self, tag: str, iteration: int, markdown: str) -> None:
         """A text in Markdown."""
@@ -102,3 +102,14 @@ class Events:
     def close(self) -> None:
         """Flush and end the writing thread."""
         self.writer.close()
+
+
+def build(folder: Path, start: int, validation_pending: bool) -> Events:  # noqa: FBT001 - a late value
+    """The events of a run for TensorBoard.
+
+    Args:
+        folder: the run's.
+        start: iterations done before.
+        validation_pending: whether the validation of that iteration is still to come.
+    """
+    return Events(folder, start=start, validation_pending=validation_pending)

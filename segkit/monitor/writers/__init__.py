@@ -1,0 +1,1 @@
+"""What a run records, and where to: one writer a file."""
