@@ -47,7 +47,7 @@ def print_summary(settings: dict[str, Any]) -> None:
 
 
 def measured(run: Any, steps: Any, folder: Path, *, profile: bool) -> str:
-    """What some steps tell that are taken to be measured: where their time goes, or how high a rate may be."""
+    """What steps tell that are taken to be measured: where their time goes, or how high a rate may be."""
     from segkit import training
     from segkit.monitor.profiling import profile_steps
 

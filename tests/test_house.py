@@ -117,3 +117,9 @@ def test_the_map_names_every_room_and_module():
         wanted |= inside or {parts[-1]}
     missing = sorted(name for name in wanted if not re.search(rf"\b{name}\b", chart))
     assert not missing
+
+
+def test_the_story_of_a_training_is_read_at_a_glance():
+    tree = ast.parse((ROOT / "train_seg.py").read_text(encoding="utf-8"))
+    (story,) = [node for node in tree.body if getattr(node, "name", "") == "main"]
+    assert story.end_lineno - story.lineno + 1 <= 45
