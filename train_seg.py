@@ -36,6 +36,21 @@ def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
     return checkpoint.settings_of(folder)
 
 
+def of_images(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the images say where the settings are left open, told with the reasons."""
+    from segkit.settings.open_keys import open_keys
+
+    if not open_keys(settings) or settings["summary"]:
+        return {}
+    from segkit.data.choosing import choose
+    from segkit.system import runs
+
+    chosen = choose(settings)
+    if runs.is_main() and chosen.reasons:
+        print("chosen from the images:", *chosen.reasons, sep="\n  ", flush=True)
+    return chosen
+
+
 def print_summary(settings: dict[str, Any]) -> None:
     """The network, layer by layer; it needs no data."""
     from segkit.data import labels
@@ -64,7 +79,7 @@ def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
     return FAREWELL.format(folder=folder, best=run.best_in_words, python=python, **calls)
 
 
-@command("train", resumed=of_run)
+@command("train", resumed=of_run, choose=of_images)
 def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, save and score until the schedule ends."""
     from segkit import components

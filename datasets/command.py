@@ -19,7 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripts are run as files
 
 from segkit import components, compose
-from segkit.data import statistics, transforms, verification
+from segkit.data import choosing, statistics, transforms, verification
 from segkit.drawing import pictures
 from segkit.system.commands import spoken
 
@@ -78,18 +78,34 @@ class Script:
         parser.set_defaults(prepare=prepare)
         return self
 
+    def adds(self, name: str, work: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> None:
+        """Add a command of the data set's own, which gets the parsed arguments and the root."""
+        parser = self.commands.add_parser(name, help=text, description=text)
+        parser.add_argument("--root", help=f"default: data.root of conf/data/{self.name}.yaml")
+        for flag, how in options:
+            parser.add_argument(flag, **how)
+        parser.set_defaults(work=work)
+
     def run(self) -> None:
         """Do what the command line says."""
         arguments, arguments.settings = self.parser.parse_known_args()
         if strange := [word for word in arguments.settings if word.startswith("-") or "=" not in word]:
             self.parser.error(f"unrecognized arguments: {' '.join(strange)}")
-        compose.with_errors_in_words(lambda: getattr(self, f"_{arguments.command}")(arguments))
+        work = self._own if "work" in arguments else getattr(self, f"_{arguments.command}")
+        compose.with_errors_in_words(lambda: work(arguments))
 
-    def _settings(self, arguments: argparse.Namespace) -> dict[str, Any]:
-        settings = compose.composed("train", [f"data={self.name}", "run_name=none", *arguments.settings])
+    def _own(self, arguments: argparse.Namespace) -> None:
+        root = Path(self._settings(arguments)["data"]["root"]).expanduser()
+        arguments.work(arguments, root)
+
+    def _settings(
+        self, arguments: argparse.Namespace, *, choose: compose.Choose | None = None
+    ) -> dict[str, Any]:
+        given = [f"data={self.name}", "run_name=none", *arguments.settings]
         if arguments.root:
-            settings["data"]["root"] = arguments.root
-        return settings
+            quoted = arguments.root.replace("\\", "\\\\").replace("'", "\\'")
+            given.append(f"data.root='{quoted}'")
+        return compose.composed("train", given, choose=choose)
 
     def _dataset(self, settings: Mapping[str, Any], split: str, **change: Any) -> Any:
         return components.build("data.datasets", settings["data"] | change, split=split)
@@ -127,7 +143,7 @@ class Script:
             print(json.dumps(plain, indent=1))
         else:
             print(f"{plain['images']} images; {plain['ignored']:.2%} of the pixels are ignored")
-            print(f"mean {plain['mean']}, deviation {plain['std']} (RGB, 0..1)")
+            print(*values_in_words(plain, found), sep="\n")
             print(
                 "sizes:", ", ".join(f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6])
             )
@@ -139,7 +155,7 @@ class Script:
             print(f"{arguments.method} weights: loss.class_weights={arguments.weights}")
 
     def _show(self, arguments: argparse.Namespace) -> None:
-        settings = self._settings(arguments)
+        settings = self._settings(arguments, choose=choosing.choose)
         dataset = self._dataset(settings, arguments.split or "train")
         transform = transforms.build(**settings["augment"])
         chosen = chosen_samples(dataset.names, arguments)
@@ -147,15 +163,28 @@ class Script:
         for place, index in enumerate(chosen):
             sample = dataset.read(index)
             drawn = transform(sample, arguments.seed + place)
-            rows.append(
-                [p for s in (sample, drawn) for p in (s.image, pictures.overlay(s.image, s.label, colours))]
-            )
+            images = [(pictures.displayed(s.image, s.bands), s.label) for s in (sample, drawn)]
+            rows.append([p for i, label in images for p in (i, pictures.overlay(i, label, colours))])
             seen |= set(np.unique(sample.label).tolist())
         shown = sorted(seen - {255})
         footer = pictures.legend([dataset.table.names[k] for k in shown], colours[shown], width=900)
         titles = ("image", "label", "augmented", "its label")
         pictures.save(arguments.output, pictures.grid(rows, titles=titles, height=200, footer=footer))
         print(f"{len(chosen)} samples of {len(dataset)} are in {arguments.output}")
+
+
+def values_in_words(plain: Mapping[str, Any], found: statistics.Statistics) -> list[str]:
+    """Mean and deviation; of images that are no photographs the values, and the settings that keep them."""
+    if found.meant.photographs:
+        return [f"mean {plain['mean']}, deviation {plain['std']} (RGB, 0..1)"]
+    values = plain["values"]
+    lists = {"data.range": plain["range"], "model.mean": plain["mean"], "model.std": plain["std"]}
+    settings = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in lists.items()]
+    return [
+        f"values as stored: {values['least']} .. {values['most']}; "
+        f"percentiles 0.5 and 99.5: {values['percentile']}",
+        f"to keep them: {' '.join(settings)}",
+    ]
 
 
 def chosen_samples(names: list[str], arguments: argparse.Namespace) -> list[int]:

@@ -1,16 +1,127 @@
 """One's own images and masks.
 
 Layout below --root (see docs/own_data.md):
-  images/...    any format OpenCV reads
+  images/...    photographs, or any bands (data.bands, data.range)
   masks/...     the same names; ids (grey or palette PNG) or colours
   classes.csv   id,name,colour,ignore
+
+`import` makes it from the files of label tools, `classes` proposes classes.csv from what masks hold.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
+
 from command import Script
+from tqdm import tqdm
+
+from segkit.data import importing, proposals
+from segkit.data.pairs import MASKS
+from segkit.data.reading import read_mask
+from segkit.drawing import pictures
+from segkit.system import files
+from segkit.system.commands import spoken
+
+
+def import_labels(arguments: argparse.Namespace, root: Path) -> None:
+    """Masks, images, table and report of what a label tool wrote."""
+    given = [file for path in arguments.files for file in _files(path, arguments.kind)]
+    beside = next(path if path.is_dir() else path.parent for path in arguments.files)
+    images = arguments.images or (root / "images" if (root / "images").is_dir() else beside)
+    if not images.is_dir():
+        raise ValueError(
+            f"--images {images}: there is no such folder; it holds the images that were labelled"
+        )
+    chosen = [label.strip() for label in arguments.classes.split(",")] if arguments.classes else ()
+    empty = arguments.empty or ("background" if arguments.kind == "coco" else "left-out")
+    how = importing.Import(
+        arguments.kind,
+        given,
+        images=images,
+        root=root,
+        split=arguments.split,
+        classes=chosen,
+        empty=empty,
+        attribute=arguments.attribute,
+    )
+    report = how.run()
+    file = root / f"import{'-' if arguments.split else ''}{arguments.split}.json"
+    with files.whole(file) as target:
+        target.write(json.dumps(report.to_plain(), indent=1, ensure_ascii=False).encode())
+    print(*report.lines(), sep="\n")
+    splits = "" if arguments.split else " data.train_split=80% data.val_split=20%"
+    print(f"all of it is in {file}; to train: {spoken('train')} data=folder data.root={root}{splits}")
+
+
+def _files(path: Path, kind: str) -> list[Path]:
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file or folder")
+    if not path.is_dir():
+        return [path]
+    suffix = ".xml" if kind == "cvat" else ".json"
+    found = sorted(file for file in path.rglob(f"*{suffix}") if not file.name.startswith("import"))
+    if not found:
+        raise ValueError(f"{path}: no {suffix} is in this folder")
+    return found
+
+
+def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
+    """A class table from what the masks hold; with --divide also masks of classes."""
+    folder = root / arguments.masks
+    masks = sorted(f for f in folder.rglob("*") if f.suffix.lower() in MASKS and f.is_file())
+    if not masks:
+        raise ValueError(f"{folder}: no mask is in this folder ({' '.join(MASKS)}); say another with --masks")
+    output = arguments.output or root / "classes.csv"
+    if output.exists():
+        raise ValueError(f"{output} is there already; say another with --output, or take it away")
+    if arguments.divide:
+        target = root / f"{arguments.masks}_of_classes"
+        masks = [
+            _divided(mask, folder, target, arguments.divide) for mask in tqdm(masks, "divide", disable=None)
+        ]
+        print(f"masks of classes are in {target}: data.masks='{target.name}/*'")
+    values = proposals.values_of(masks)
+    table = proposals.proposed(values)
+    with files.whole(output) as file:
+        file.write(importing.csv_of(table).encode())
+    for (_, pixels), entry in zip(sorted(values.items()), table.entries, strict=True):
+        print(f"{entry.id:>6} {entry.name:>12} {pixels / values.total():8.3%} of the pixels")
+    print(f"{len(masks)} masks were read; give the classes of {output} their names, then `verify`")
+
+
+def _divided(mask: Path, folder: Path, target: Path, by: int) -> Path:
+    ids = read_mask(mask, "any")
+    if ids.ndim != 2:
+        raise ValueError(f"{mask}: holds colours; --divide is for ids")
+    return pictures.save(target / mask.relative_to(folder).with_suffix(".png"), proposals.divided(ids, by))
+
 
 script = Script("folder", __doc__ or "")
+script.adds(
+    "import",
+    import_labels,
+    "make images/, masks/ and classes.csv from the files of a label tool, and report what was done",
+    ("--from", {"dest": "kind", "choices": sorted(importing.READERS), "required": True}),
+    (
+        "files",
+        {"type": Path, "nargs": "+", "metavar": "FILE", "help": "JSON, XML or CSV; or a folder of them"},
+    ),
+    ("--images", {"type": Path, "metavar": "DIR", "help": "default: images/ in the root, else beside FILE"}),
+    ("--split", {"default": "", "metavar": "NAME", "help": "write to images/NAME and masks/NAME"}),
+    ("--classes", {"metavar": "A,B", "help": "labels to keep, in this order; default: all"}),
+    ("--empty", {"choices": ("background", "left-out"), "help": "images without labels; COCO: background"}),
+    ("--attribute", {"metavar": "NAME", "help": "of VIA's regions, that is the class"}),
+)
+script.adds(
+    "classes",
+    propose_classes,
+    "propose classes.csv from the ids or colours that the masks hold",
+    ("--masks", {"default": "masks", "metavar": "FOLDER", "help": "below the root; default: %(default)s"}),
+    ("--output", {"type": Path, "metavar": "FILE", "help": "default: classes.csv in the root"}),
+    ("--divide", {"type": int, "metavar": "N", "help": "ids are class * N + instance, such as 1000"}),
+)
 
 if __name__ == "__main__":
     script.run()

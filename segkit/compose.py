@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import hydra
@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit import components
-from segkit.settings import CONF, arguments, groups, resuming, schema
+from segkit.settings import CONF, arguments, groups, open_keys, resuming, schema
 from segkit.settings.values import coerce
 from segkit.system import runs
 from segkit.system.commands import spoken
@@ -39,11 +39,16 @@ OmegaConf.register_new_resolver("groups", groups.listing, replace=True)  # likew
 LOG = logging.getLogger("segkit")
 Story = Callable[[dict[str, Any]], None]
 Beneath = Callable[[dict[str, Any]], dict[str, Any]]
+Choose = Callable[[dict[str, Any]], Mapping[str, Any]]
 Resumed = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def command(
-    name: str, *, beneath: Beneath | None = None, resumed: Resumed | None = None
+    name: str,
+    *,
+    beneath: Beneath | None = None,
+    resumed: Resumed | None = None,
+    choose: Choose | None = None,
 ) -> Callable[[Story], Callable[[], None]]:
     """Make a function of settings a command that reads them from ``conf/<name>.yaml`` and the command line.
 
@@ -53,6 +58,7 @@ def command(
         name: of the yaml, and of the schema in ``segkit.settings.COMMANDS``.
         beneath: given what the command line says, settings that lie under it (those of a checkpoint, say).
         resumed: given the settings, those of the run that goes on, or None; over them lies what was typed.
+        choose: given the settings of a new run, values by dotted key of those that were left open.
     """
 
     def decorate(story: Story) -> Callable[[], None]:
@@ -65,7 +71,7 @@ def command(
 
             def run(config: DictConfig) -> None:
                 typed = HydraConfig.get().overrides.task
-                how = {"beneath": beneath, "resumed": resumed, "typed": typed}
+                how = {"beneath": beneath, "resumed": resumed, "choose": choose, "typed": typed}
                 try:
                     with_errors_in_words(lambda: story(plain(name, config, **how)))
                 except Exception as error:
@@ -92,7 +98,13 @@ def command(
     return decorate
 
 
-def composed(name: str, overrides: Sequence[str] = (), *, resumed: Resumed | None = None) -> dict[str, Any]:
+def composed(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    resumed: Resumed | None = None,
+    choose: Choose | None = None,
+) -> dict[str, Any]:
     """The checked settings of a command without running it, for scripts and tests.
 
     Raises:
@@ -106,7 +118,7 @@ def composed(name: str, overrides: Sequence[str] = (), *, resumed: Resumed | Non
             config = hydra.compose(name, typed)
         except Exception as error:
             raise ValueError(_in_words(error, overrides)) from error
-        return plain(name, config, resumed=resumed, typed=typed)
+        return plain(name, config, resumed=resumed, choose=choose, typed=typed)
 
 
 def _plugins(typed: Sequence[str]) -> list[str]:
@@ -137,6 +149,7 @@ def plain(
     *,
     beneath: Beneath | None = None,
     resumed: Resumed | None = None,
+    choose: Choose | None = None,
     typed: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Composed settings as checked dicts, lists and tuples.
@@ -146,6 +159,7 @@ def plain(
         config: as Hydra composed it.
         beneath: as of ``command``.
         resumed: as of ``command``.
+        choose: as of ``command``; without it the usual values stand where settings are left open.
         typed: the overrides of the command line, which lie over those of a run that is resumed.
 
     Raises:
@@ -154,27 +168,55 @@ def plain(
     named = OmegaConf.select(config, "plugins")
     named = [named] if isinstance(named, str) else list(named or ())
     components.use_plugins(str(name) for name in named)
+    config, below = _with(config, {"plugins": named}), dict[str, Any]()
     try:
         if beneath is not None:
-            given = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
-            config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(beneath(given)), config))
-        settings = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+            below = beneath(cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False)))
+            config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(below), config))
+        settings = _resolved(config)
     except OmegaConfBaseException as error:
         said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
         raise ValueError("\n".join(schema.missing(name, config)) or said) from error
-    settings["plugins"] = named
+    before = None if resumed is None else resumed(settings)
+    config = _closed(config, before or below, choose if before is None else None)
+    settings = _resolved(config)
     said = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(typed))}
     chosen = {key: str(value) for key, value in said.items() if (CONF / key).is_dir()}
     groups.without_idle(settings, chosen, said.keys() - chosen.keys())
     if (warning := groups.recipe_for_others(settings, chosen)) and runs.is_main():
         LOG.warning(warning)
-    if "run_name" in settings and HydraConfig.initialized():
-        settings["run_name"] = _run_name(settings["run_name"])
-    if resumed is not None and (before := resumed(settings)) is not None:
+    if before is not None:
         raw = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
         components.refuse_unnamed(before.get("plugins", ()), "the run that goes on")
         settings = resuming.laid_over(before, settings, resuming.referring(raw, _paths(typed)))
     return schema.check(name, settings)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """Plain dicts and lists, references resolved, with the run's name."""
+    settings = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    if "run_name" in settings and HydraConfig.initialized():
+        settings["run_name"] = _run_name(settings["run_name"])
+    return settings
+
+
+def _closed(config: DictConfig, known: Mapping[str, Any], choose: Choose | None) -> DictConfig:
+    """The settings with nothing left open: by other settings, by what is chosen, or by what is usual."""
+    config = _with(config, open_keys.fillings(_resolved(config), known))
+    if choose is not None:
+        config = _with(config, choose(_resolved(config)))
+    return _with(config, open_keys.fillings(_resolved(config), open_keys.USUAL))
+
+
+def _with(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """The settings with values at dotted keys, so that what refers to them follows."""
+    for key, value in values.items():
+        OmegaConf.update(config, key, _in_lists(value), merge=False, force_add=True)
+    return config
+
+
+def _in_lists(value: Any) -> Any:
+    return [_in_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _paths(typed: Sequence[str]) -> list[str]:

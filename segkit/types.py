@@ -19,20 +19,68 @@ IGNORE_INDEX = 255
 """Label of pixels that are neither trained on nor scored; so there are at most 255 classes (0..254)."""
 
 
-class Sample(NamedTuple):
-    """One image with its label, as read or as augmented, on the CPU."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB in 0..1, as published weights expect it."""
 
-    image: np.ndarray  # (H, W, 3) uint8, RGB
+
+class Bands(NamedTuple):
+    """Which bands of a file an image has, what their values mean, and which of them people see.
+
+    The default is a photograph: red, green and blue of 0..255.
+    """
+
+    chosen: tuple[int, ...] | None = (
+        None  # counted from 1, as GDAL does; None: RGB, grey as three equal bands
+    )
+    range: tuple[float, float] | tuple[tuple[float, float], ...] | str | None = None  # of all, or of each
+    display: tuple[int, ...] | None = None  # numbers as in ``chosen``: one is grey, three are RGB
+    fill: float | None = None  # what stands in for NaN; None refuses it
+
+    @property
+    def photographs(self) -> bool:
+        """Whether images are uint8 RGB, as cameras write them."""
+        return self.chosen is None and self.range is None
+
+    def limits(self, count: int) -> list[tuple[float, float]]:
+        """The values of black and of white of each of so many bands.
+
+        Raises:
+            ValueError: the range is a word, so that the images are still to say it.
+        """
+        if isinstance(self.range, str):
+            raise ValueError(f"data.range={self.range}: the images have not been looked at")
+        first = None if self.range is None else self.range[0]
+        if first is None or isinstance(first, float | int):
+            return [self.range or (0.0, 255.0)] * count  # type: ignore[list-item]
+        return list(self.range)  # type: ignore[arg-type]
+
+    def displayed(self, count: int) -> list[int]:
+        """Positions of the bands that are shown, one or three, in an image of so many."""
+        if self.display is not None:
+            numbers = list(self.chosen or range(1, count + 1))
+            return [numbers.index(band) for band in self.display]
+        return [0, 1, 2] if count >= 3 else [0]
+
+
+PHOTOGRAPHS = Bands()
+
+
+class Sample(NamedTuple):
+    """One image with its label, as read or as augmented, on the CPU; C bands, three as a rule."""
+
+    image: np.ndarray  # (H, W, C) uint8 RGB; of ``bands`` uint8, uint16, int16 or float32, as stored
     label: np.ndarray  # (H, W) uint8, class ids
     name: str  # unique in its split: the file's path below the image folder, without suffix
+    bands: Bands = PHOTOGRAPHS
 
 
 class Batch(NamedTuple):
-    """Several samples of one size; uint8 travels, the device normalises."""
+    """Several samples of one size; what is stored travels, the device normalises."""
 
-    image: Tensor  # (B, 3, H, W) uint8
+    image: Tensor  # (B, C, H, W), the type of the samples
     label: Tensor  # (B, H, W) uint8
     names: list[str]
+    bands: Bands = PHOTOGRAPHS
 
 
 class Logits(NamedTuple):

@@ -6,6 +6,8 @@ or after the two others, by the toss of a coin. Every step rounds down to whole 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -36,6 +38,32 @@ def distort(image: np.ndarray, draw: np.random.Generator, often: float) -> np.nd
     if not contrast_comes_first:
         image = _contrast(image, draw, often)
     return image
+
+
+def distort_bands(
+    image: np.ndarray, draw: np.random.Generator, often: float, limits: Sequence[tuple[float, float]]
+) -> np.ndarray:
+    """Other brightness and contrast for any bands; hue and saturation are of colours alone.
+
+    Args:
+        image: (H, W, C).
+        draw: where chance comes from.
+        often: probability of each of the two.
+        limits: the values of black and white of each band; the shares of them are those of ``distort``.
+    """
+    low, high = np.array(limits, np.float32).T
+    factor, shift = 1.0, 0.0
+    if draw.random() < often:
+        shift = draw.uniform(-BRIGHTNESS, BRIGHTNESS) / 255
+    if draw.random() < often:
+        factor = draw.uniform(*CONTRAST)
+    if (factor, shift) == (1.0, 0.0):
+        return image
+    values = (image - low) * np.float32(factor) + (low + np.float32(shift) * (high - low))
+    if image.dtype == np.float32:
+        return values.astype(np.float32)
+    limit = np.iinfo(image.dtype)
+    return np.rint(values).clip(limit.min, limit.max).astype(image.dtype)
 
 
 def _contrast(image: np.ndarray, draw: np.random.Generator, often: float) -> np.ndarray:

@@ -24,7 +24,12 @@ class Header(NamedTuple):
     palette: bool = False
     lossy: bool = False
     inverted: bool = False  # 0 is white
-    odd: str = ""  # what the file holds that is read by nothing here, such as CMYK or several pages
+    values: str = ""  # what kind they are, where not unsigned integers
+    pages: int = 1
+    orientation: int = 0  # of a TIFF, 1..8 as in EXIF; 0: not looked for
+    unnamed: bool = False  # bands that are not said to be colours
+    colours: str = ""  # what the bands are, where not grey, colours of a palette or RGB
+    odd: str = ""  # what the file holds that is read by nothing here, such as animated images
     end: int = 0  # bytes that the file must at least have
 
 
@@ -76,8 +81,10 @@ def _jpeg(data: bytes) -> Header:
         at += 2 + length
     depth, height, width, bands = struct.unpack_from(">BHHB", data, at + 4)
     whole = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")  # end of image after the last start of scan
-    odd = "CMYK colours" if bands == 4 else ""
-    return Header("JPEG", width, height, bands, depth, lossy=True, odd=odd, end=0 if whole else len(data) + 1)
+    colours = "CMYK colours" if bands == 4 else ""
+    end = 0 if whole else len(data) + 1
+    odd = f"{depth}-bit values in a JPEG" if depth > 8 else ""
+    return Header("JPEG", width, height, bands, depth, lossy=True, colours=colours, odd=odd, end=end)
 
 
 TAGS = {
@@ -91,10 +98,12 @@ TAGS = {
     279: "lengths",
     324: "offsets",
     325: "lengths",
+    274: "orientation",
     338: "extra",
     339: "format",
     259: "compression",
 }
+SAME = ("width", "height", "depth", "bands", "format", "photometric")  # in pages that are bands of one image
 MOST_PAGES = 4096
 
 
@@ -112,7 +121,7 @@ def _tiff(data: bytes) -> Header:
     first = pages[0]
     bands = first.get("bands", [1])[0]
     depths = first.get("depth", [1])
-    photometric = first["photometric"][0]
+    photometric, formats = first["photometric"][0], set(first.get("format", [1]))
     ends = [a + b for a, b in zip(first["offsets"], first["lengths"], strict=True)]
     return Header(
         "TIFF",
@@ -124,23 +133,28 @@ def _tiff(data: bytes) -> Header:
         palette=photometric == 3,
         lossy=first.get("compression", [1])[0] in (6, 7, 34712, 50001),
         inverted=photometric == 0,
-        odd=_odd_tiff(pages),
+        values=" or ".join(sorted(VALUES[kind] for kind in formats & VALUES.keys())),
+        pages=len(pages),
+        unnamed=photometric in (0, 1)
+        and (bands > 2 or (bands == 2 and first.get("extra", [0])[0] not in (1, 2))),
+        orientation=first.get("orientation", [1])[0],
+        colours=COLOURS.get(photometric, f"colours of photometric interpretation {photometric}"),
+        odd=_odd_tiff(set(depths), formats, pages),
         end=max(ends),
     )
 
 
-def _odd_tiff(pages: list[dict[str, list[int]]]) -> str:
-    first = pages[0]
-    photometric, depths = first["photometric"][0], set(first.get("depth", [1]))
-    if len(pages) > 1:
-        return f"{len(pages)} pages"
-    if photometric == 5:
-        return "CMYK colours"
-    if photometric not in (0, 1, 2, 3, 6):
-        return f"colours of photometric interpretation {photometric}"
-    if strange := set(first.get("format", [1])) - {1, 4}:
-        return {2: "signed values", 3: "floating-point values"}.get(strange.pop(), "complex values")
-    return f"bands of {' and '.join(map(str, sorted(depths)))} bits" if len(depths) > 1 else ""
+VALUES = {2: "signed", 3: "floating-point"}
+COLOURS = {0: "", 1: "", 2: "", 3: "", 5: "CMYK colours", 6: ""}
+
+
+def _odd_tiff(depths: set[int], formats: set[int], pages: list[dict[str, list[int]]]) -> str:
+    if formats - {1, 2, 3, 4}:
+        return "complex values"
+    if len(depths) > 1 or len(formats) > 1:
+        return f"bands of {' and '.join(map(str, sorted(depths)))} bits or of several kinds"
+    whole = [{key: values for key, values in page.items() if key in SAME} for page in pages]
+    return f"{len(pages)} pages that differ" if any(page != whole[0] for page in whole) else ""
 
 
 def _directory(data: bytes, order: str, at: int, *, big: bool) -> tuple[dict[str, list[int]], int]:
@@ -222,8 +236,8 @@ def _jp2(data: bytes) -> Header:
     bands = struct.unpack_from(">H", data, at + 40)[0]
     parts = {data[at + 42 + 3 * band] for band in range(bands)}
     depth = max((part & 0x7F) + 1 for part in parts)
-    odd = "signed values" if any(part & 0x80 for part in parts) else ""
-    odd = "a palette" if b"pclr" in data[:at] else odd
+    values = "signed" if any(part & 0x80 for part in parts) else ""
+    odd = "a palette" if b"pclr" in data[:at] else ""
     whole = data.rstrip(b"\0\n").endswith(b"\xff\xd9")
     return Header(
         "JPEG 2000",
@@ -232,6 +246,7 @@ def _jp2(data: bytes) -> Header:
         bands,
         depth,
         lossy=True,
+        values=values,
         odd=odd,
         end=0 if whole else len(data) + 1,
     )

@@ -280,16 +280,21 @@ def _entry(row: dict[str, str], place: str) -> Entry:
     )
 
 
+def automatic_colour(identity: int) -> tuple[int, int, int]:
+    """A hue per class, neighbours far apart (golden angle)."""
+    pixel = np.array([[[int(identity * 111.246) % 180, 190, 220 - 60 * (identity % 2)]]], np.uint8)
+    red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()
+    return red, green, blue
+
+
 def _colour(row: dict[str, str], identity: int, place: str) -> tuple[int, int, int]:
     text = (
         row.get("colour")
         or row.get("color")
         or " ".join(row.get(key) or "" for key in ("red", "green", "blue"))
     )
-    if not text.strip():  # a hue per class, neighbours far apart (golden angle)
-        pixel = np.array([[[int(identity * 111.246) % 180, 190, 220 - 60 * (identity % 2)]]], np.uint8)
-        red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()
-        return red, green, blue
+    if not text.strip():
+        return automatic_colour(identity)
     if re.fullmatch(r"#?[0-9a-fA-F]{6}", text.strip()):
         return tuple(bytes.fromhex(text.strip()[-6:]))  # type: ignore[return-value]
     values = [int(value) for value in re.findall(r"\d+", text)]

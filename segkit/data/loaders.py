@@ -177,11 +177,16 @@ def _collate(samples: Sequence[tuple[Sample | None, list[str]]]) -> tuple[Batch 
     whole = [sample for sample, _ in samples if sample is not None]
     if len(whole) < len(samples):
         return None, faults
-    image = torch.empty((len(whole), 3, *whole[0].label.shape), dtype=torch.uint8)
-    for planes, sample in zip(image.numpy(), whole, strict=True):
-        cv2.split(sample.image, list(planes))  # six times faster than permute and copy
+    bands = whole[0].image.shape[2]
+    image = np.empty(
+        (len(whole), bands, *whole[0].label.shape), np.result_type(*(sample.image.dtype for sample in whole))
+    )
+    for planes, sample in zip(image, whole, strict=True):
+        pixels = sample.image.astype(image.dtype, copy=False)
+        cv2.split(pixels, list(planes))  # six times faster than permute and copy
     label = torch.from_numpy(np.stack([sample.label for sample in whole]))
-    return Batch(image, label, [sample.name for sample in whole]), faults
+    names = [sample.name for sample in whole]
+    return Batch(torch.from_numpy(image), label, names, whole[0].bands), faults
 
 
 def _worker(_: int) -> None:

@@ -18,7 +18,7 @@ from segkit.data.labels import DataError, LabelTable, Problem
 from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
 from segkit.system import files
 from segkit.system.commands import spoken
-from segkit.types import Sample
+from segkit.types import PHOTOGRAPHS, Bands, Sample
 
 OnError = Literal["stop", "skip"]
 Cache = Literal["none", "disk"]
@@ -48,6 +48,7 @@ class Pairs:
         on_error: ``skip`` leaves files without partner out, with a warning, and lets the loader replace
             samples that cannot be read; ``stop`` raises.
         cache: ``None``, or the folder that decoded copies are kept in.
+        bands: which of the images' bands are read, and what their values mean.
         where: the words that let ``verify`` find the same files, for messages.
 
     Raises:
@@ -63,11 +64,13 @@ class Pairs:
         coding: Coding = "ids",
         on_error: OnError = "stop",
         cache: Path | None = None,
+        bands: Bands = PHOTOGRAPHS,
         where: Sequence[str] = (),
     ):
         check = shlex.join([*spoken("data", name).split(), "verify", *where])
         self.name, self.table, self.cache = name, replace(table, check=check), cache
         self.coding: Coding = coding
+        self.bands = bands
         self.on_error: OnError = on_error
         self.pairs, self.problems = found
         self.names = [pair.name for pair in self.pairs]
@@ -95,13 +98,18 @@ class Pairs:
         """
         pair = self.pairs[index]
         if self.cache is None:
-            image, label = read_image(pair.image), self._read_label(pair.label)
+            image, label = self.read_image(pair), self._read_label(pair.label)
         else:
-            image = kept(pair.image, self.cache, "", lambda: read_image(pair.image))
+            salt = "" if self.bands.photographs else repr((self.bands.chosen, self.bands.fill))
+            image = kept(pair.image, self.cache, salt, lambda: self.read_image(pair))
             label = kept(pair.label, self.cache, repr(self.table), lambda: self._read_label(pair.label))
         if image.shape[:2] != label.shape:
             raise DataError("sizes differ", pair.label, sizes_differ(image, label), "they must be equal")
-        return Sample(image, label, pair.name)
+        return Sample(image, label, pair.name, self.bands)
+
+    def read_image(self, pair: Pair) -> np.ndarray:
+        """The image of a pair, (H, W, C), as ``reading.read_image`` has it."""
+        return read_image(pair.image, self.bands)
 
     def _read_label(self, file: Path) -> np.ndarray:
         return self.table.encode(read_mask(file, self.coding), file)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
+from segkit.data.band_statistics import Accumulator, BandStatistics
 from segkit.data.labels import LabelTable
 from segkit.data.pairs import Pairs
 from segkit.data.verification import in_parallel
-from segkit.types import IGNORE_INDEX
+from segkit.types import IGNORE_INDEX, Bands
 
 
 class Statistics(NamedTuple):
@@ -23,8 +23,25 @@ class Statistics(NamedTuple):
     images: np.ndarray  # (K,) that show the class
     pixels_of_images: np.ndarray  # (K,) scored pixels of those images
     sizes: Counter[tuple[int, int]]  # (width, height)
-    mean: np.ndarray  # (3,) of RGB in 0..1, over all pixels
-    std: np.ndarray  # (3,)
+    bands: BandStatistics  # of the values as stored
+    meant: Bands  # what they mean
+
+    @property
+    def limits(self) -> list[tuple[float, float]]:
+        """Black and white of each band, as the settings or the images say."""
+        if isinstance(how := self.meant.range, str):
+            return list(self.bands.limits("minmax" if how == "minmax" else "percentile"))
+        return self.meant.limits(len(self.bands.mean))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(C,) of the bands in 0..1 of their range, over all pixels."""
+        return np.array(self.bands.normalisation(self.limits)[0])
+
+    @property
+    def std(self) -> np.ndarray:
+        """(C,) likewise."""
+        return np.array(self.bands.normalisation(self.limits)[1])
 
     def to_plain(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -34,6 +51,12 @@ class Statistics(NamedTuple):
             "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()},
             "mean": self.mean.round(4).tolist(),
             "std": self.std.round(4).tolist(),
+            "range": [list(pair) for pair in self.limits],
+            "values": {
+                "least": self.bands.least.tolist(),
+                "most": self.bands.most.tolist(),
+                "percentile": [list(pair) for pair in self.bands.limits("percentile")],
+            },
             "ignored": self.ignored / max(1, scored + self.ignored),
             "classes": {
                 name: {"pixels": pixels / max(1, scored), "images": images}
@@ -52,20 +75,18 @@ def measure(dataset: Pairs) -> Statistics:
     """
     classes = dataset.table.num_classes
     counts = np.zeros((len(dataset), IGNORE_INDEX + 1), np.int64)
-    moments = np.zeros((len(dataset), 3, 2))
+    values = Accumulator(len(dataset))
     sizes: Counter[tuple[int, int]] = Counter()
     indices = {pair: index for index, pair in enumerate(dataset.pairs)}
 
     def count(pair: Any) -> tuple[int, int]:
-        image, label, _ = dataset.read(index := indices[pair])
+        image, label = dataset.read(index := indices[pair])[:2]
         counts[index] = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)
-        mean, std = cv2.meanStdDev(image)
-        moments[index] = np.concatenate([mean, std**2 + mean**2], axis=1) * label.size
+        values.add(index, image)
         return label.shape[1], label.shape[0]
 
     for size in in_parallel(count, dataset.pairs, "stats"):
         sizes[size] += 1
-    mean, square = moments.sum(0).T / counts.sum()
     of_class = counts[:, :classes]
     return Statistics(
         dataset.table,
@@ -74,9 +95,26 @@ def measure(dataset: Pairs) -> Statistics:
         images=(of_class > 0).sum(0),
         pixels_of_images=((of_class > 0) * of_class.sum(1, keepdims=True)).sum(0),
         sizes=sizes,
-        mean=mean / 255,
-        std=np.sqrt(square - mean**2) / 255,
+        bands=values.found(),
+        meant=dataset.bands,
     )
+
+
+def of_images(dataset: Pairs) -> BandStatistics:
+    """The values of the images alone, read once.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    values = Accumulator(len(dataset))
+    indices = {pair: index for index, pair in enumerate(dataset.pairs)}
+
+    def add(pair: Any) -> None:
+        values.add(indices[pair], dataset.read_image(pair))
+
+    for _ in in_parallel(add, dataset.pairs, "values of the images"):
+        pass
+    return values.found()
 
 
 def median_frequency(statistics: Statistics) -> np.ndarray:

@@ -19,9 +19,9 @@ import numpy as np
 
 from segkit import components
 from segkit.data import colour
-from segkit.data.windows import Window, cut_image, cut_label, cut_turned
+from segkit.data.windows import Window, cut_image, cut_label, cut_turned, with_bands
 from segkit.settings import Fraction, Range
-from segkit.types import IGNORE_INDEX, Sample
+from segkit.types import IGNORE_INDEX, Bands, Sample
 
 Transform = Callable[[Sample, int], Sample]  # (as read, draw seed) -> as trained on
 
@@ -47,11 +47,12 @@ class Augmentation:
         rotation: greatest turn in degrees, either way, about the centre of the crop.
         one_class_at_most: a crop in which one class does not have less than this share of the scored pixels,
             or that has fewer than two classes, is drawn again, up to ten times; 1: never.
-        colour: how often each of brightness, contrast, saturation and hue is changed (mmsegmentation).
+        colour: how often each of brightness, contrast, saturation and hue is changed (mmsegmentation); bands
+            that are no photograph have brightness and contrast only, in the same shares of their range.
         blur: how often a Gaussian of standard deviation up to 1 pixel is applied. PIL's own, which GluonCV
             uses, is an approximation of it that differs by 0.4 grey levels.
         padding: ``black`` (the original), or ``mean``: the mean colour, in whole grey levels, which is zero
-            once it is normalised (mmsegmentation).
+            once it is normalised (mmsegmentation); black is the lowest value of ``data.range``.
         also: further changes of the crop before it is padded, by the names of plug-ins' components in
             ``data/augmentations``: true, or settings; each is called with the sample and its generator.
     """
@@ -98,46 +99,47 @@ class Augmentation:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The sample as trained on; equal seeds draw equally."""
         draw = np.random.default_rng(seed)
-        image, label, name = sample
+        image, label, name, bands = sample
+        fill = _fill(self.padding, bands, image.shape[2])
         mirrored = bool(draw.random() < self.mirror)
         scaled = _scaled_size(draw, label.shape, self.base_size, self.scales)
         angle = draw.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
         crop = (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
         window, label = self._crop(draw, label, _Place(scaled, crop or scaled, mirrored), angle)
-        image = self._cut(image, window, angle)
-        if self.colour:
+        image = self._cut(image, window, angle, fill)
+        if self.colour and bands.photographs:
             image = colour.distort(image, draw, self.colour)
-        if self.blur:
+        elif self.colour:
+            image = colour.distort_bands(image, draw, self.colour, bands.limits(image.shape[2]))
+        if self.blur and not bands.photographs:
+            image = _blurred(image, draw, self.blur)
+        elif self.blur:
             # set_random_seed would give every step the same draws: all of them happen, or none
             blurring = _blurring(self.blur)
             blurring.set_random_state(draw, random.Random(int(draw.integers(1 << 32))))
             image = blurring(image=image)["image"]
         for change in vars(self)["_changes"].values():
-            image, label, name = change(Sample(image, label, name), draw)
-        return Sample(
-            _padded(image, crop, PADDING[self.padding]), _padded(label, crop, (IGNORE_INDEX,)), name
-        )
+            image, label, name, bands = change(Sample(image, label, name, bands), draw)
+        return Sample(_padded(image, crop, fill), _padded(label, crop, (IGNORE_INDEX,)), name, bands)
 
     def _crop(
         self, draw: np.random.Generator, label: np.ndarray, place: _Place, angle: float
     ) -> tuple[Window, np.ndarray]:
         """A window and the label under it; it is drawn again while one class fills it."""
         window = place.draw(draw)
-        part = self._cut(label, window, angle)
+        part = self._cut(label, window, angle, (IGNORE_INDEX,))
         if self.one_class_at_most < 1:
             for _ in range(10):
                 if _is_mixed(part, self.one_class_at_most):
                     break
                 window = place.draw(draw)
-                part = self._cut(label, window, angle)
+                part = self._cut(label, window, angle, (IGNORE_INDEX,))
         return window, part
 
-    def _cut(self, array: np.ndarray, window: Window, angle: float) -> np.ndarray:
-        image = array.ndim == 3
+    def _cut(self, array: np.ndarray, window: Window, angle: float, fill: Sequence[float]) -> np.ndarray:
         if angle:
-            fill = PADDING[self.padding] if image else (IGNORE_INDEX,)
             return cut_turned(array, window, angle, resize=self.resize, fill=fill)
-        return (cut_image if image else cut_label)(array, window, self.resize)
+        return (cut_image if array.ndim == 3 else cut_label)(array, window, self.resize)
 
 
 build = Augmentation  # as every other component is made
@@ -183,11 +185,35 @@ def _is_mixed(label: np.ndarray, share: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < share)
 
 
-def _padded(array: np.ndarray, crop: Sequence[int] | None, fill: Sequence[int]) -> np.ndarray:
+def _padded(array: np.ndarray, crop: Sequence[int] | None, fill: Sequence[float]) -> np.ndarray:
     below, right = (0, 0) if crop is None else (crop[0] - array.shape[0], crop[1] - array.shape[1])
     if not below and not right:
         return array
-    return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=tuple(fill))
+    if array.ndim == 2 or array.shape[2] == 3:
+        return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=tuple(fill))
+    canvas = np.empty((*crop, array.shape[2]), array.dtype)  # type: ignore[misc]
+    canvas[:] = np.asarray(fill, array.dtype)
+    canvas[: array.shape[0], : array.shape[1]] = array
+    return canvas
+
+
+def _fill(padding: str, bands: Bands, count: int) -> Sequence[float]:
+    """What lies beyond an image: the black of its bands, or ImageNet's mean of photographs."""
+    if bands.photographs:
+        return PADDING[padding]
+    if padding == "mean":
+        raise ValueError(
+            "augment.padding=mean is the mean colour of photographs; with data.bands or data.range choose "
+            "augment.padding=black"
+        )
+    return [low for low, _ in bands.limits(count)]
+
+
+def _blurred(image: np.ndarray, draw: np.random.Generator, often: float) -> np.ndarray:
+    """Bands that are no photograph, under a Gaussian of deviation up to 1 pixel."""
+    if draw.random() >= often or (deviation := draw.uniform(0.0, 1.0)) < 0.1:
+        return image
+    return with_bands(cv2.GaussianBlur(image, (0, 0), deviation))
 
 
 @cache

@@ -11,7 +11,7 @@ import cv2
 from tqdm import tqdm
 
 from segkit.data.labels import DataError, Problem
-from segkit.data.pairs import Pair, Pairs, read_image, read_mask, sizes_differ
+from segkit.data.pairs import Pair, Pairs, read_mask, sizes_differ
 from segkit.types import IGNORE_INDEX
 
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ def in_parallel(work: Callable[[Pair], Result], pairs: list[Pair], title: str) -
 def _problems_of(dataset: Pairs, pair: Pair) -> list[Problem]:
     found, shapes = [], []
     try:
-        image = read_image(pair.image)
+        image = dataset.read_image(pair)
         shapes.append(image)
     except DataError as error:
         found.append(error.problem)

@@ -9,7 +9,8 @@ left corner of a pixel.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -38,22 +39,40 @@ def cut_image(image: np.ndarray, window: Window, resize: str) -> np.ndarray:
     """The window of the image as it would be after scaling all of it.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C), uint8, uint16, int16 or float32.
         window: what to cut.
         resize: ``pil_bilinear`` or ``pil_bicubic``: only the source under the window is scaled;
             ``opencv_linear``: all of it is, since OpenCV cannot start between two pixels.
     """
     if resize == "opencv_linear":
         if window.scaled != image.shape[:2]:
-            image = cv2.resize(image, window.scaled[::-1], interpolation=cv2.INTER_LINEAR)
+            image = with_bands(cv2.resize(image, window.scaled[::-1], interpolation=cv2.INTER_LINEAR))
         part = image[window.top : window.top + window.height, window.left : window.left + window.width]
-        return cv2.flip(part, 1) if window.mirrored else np.ascontiguousarray(part)
+        return with_bands(cv2.flip(part, 1)) if window.mirrored else np.ascontiguousarray(part)
     way, reach = FILTERS[resize]
     rows, top, bottom = _source(window.top, window.height, image.shape[0], window.scaled[0], reach)
     columns, left, right = _source(window.left, window.width, image.shape[1], window.scaled[1], reach)
     part = _columns(image[rows], columns, mirrored=window.mirrored)
-    scaled = Image.fromarray(part).resize((window.width, window.height), way, (left, top, right, bottom))
-    return np.array(scaled)
+    size, box = (window.width, window.height), (left, top, right, bottom)
+    if part.dtype == np.uint8 and part.shape[2] == 3:
+        return np.array(Image.fromarray(part).resize(size, way, box))
+    return np.dstack([_resized(part[..., band], size, way, box) for band in range(part.shape[2])])
+
+
+def _resized(
+    band: np.ndarray, size: tuple[int, int], way: Image.Resampling, box: tuple[float, float, float, float]
+) -> np.ndarray:
+    """One band; PIL resizes bytes and floats, so other integers pass through floats, which hold them."""
+    if band.dtype in (np.uint8, np.float32):
+        return np.array(Image.fromarray(np.ascontiguousarray(band)).resize(size, way, box))
+    found = np.rint(np.array(Image.fromarray(band.astype(np.float32)).resize(size, way, box)))
+    limits = np.iinfo(band.dtype)  # bicubic overshoots
+    return found.clip(limits.min, limits.max).astype(band.dtype)
+
+
+def with_bands(image: np.ndarray) -> np.ndarray:
+    """(H, W, C); OpenCV drops the last axis of images of one band."""
+    return image if image.ndim == 3 else image[..., None]
 
 
 def cut_label(label: np.ndarray, window: Window, resize: str) -> np.ndarray:
@@ -74,16 +93,16 @@ def cut_label(label: np.ndarray, window: Window, resize: str) -> np.ndarray:
 
 
 def cut_turned(
-    array: np.ndarray, window: Window, angle: float, *, resize: str, fill: tuple[int, ...]
+    array: np.ndarray, window: Window, angle: float, *, resize: str, fill: Sequence[float]
 ) -> np.ndarray:
     """The window, turned about its centre; labels to the nearest neighbour, images linearly.
 
     Args:
-        array: (H, W), a label, or (H, W, 3), an image.
+        array: (H, W), a label, or (H, W, C), an image.
         window: what to cut.
         angle: in degrees.
         resize: of the image.
-        fill: what comes from outside the image.
+        fill: what comes from outside the image, a value for each band.
     """
     image = array.ndim == 3
     if image and resize in FILTERS and window.scaled[0] < array.shape[0]:  # warpAffine would skip pixels
@@ -98,15 +117,21 @@ def cut_turned(
             [0, 0, 1],
         ]
     )
-    part = cv2.warpAffine(
-        array,
-        turned @ scale,
-        (window.width, window.height),
-        flags=cv2.INTER_LINEAR if image else cv2.INTER_NEAREST,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=fill,
-    )
-    return cv2.flip(part, 1) if window.mirrored else part
+    how: dict[str, Any] = {
+        "flags": cv2.INTER_LINEAR if image else cv2.INTER_NEAREST,
+        "borderMode": cv2.BORDER_CONSTANT,
+    }
+    size, planes = (window.width, window.height), [array]
+    if image and array.shape[2] != 3:  # OpenCV warps at most four bands
+        planes = [np.ascontiguousarray(array[..., band]) for band in range(array.shape[2])]
+    fills = [fill] if len(planes) == 1 else [(value,) for value in fill]
+    parts = [
+        cv2.warpAffine(plane, turned @ scale, size, borderValue=tuple(value), **how)
+        for plane, value in zip(planes, fills, strict=True)
+    ]
+    part = parts[0] if len(parts) == 1 else np.dstack(parts)
+    part = cv2.flip(part, 1) if window.mirrored else part
+    return with_bands(part) if image else part
 
 
 def _source(start: int, length: int, full: int, scaled: int, reach: float) -> tuple[slice, float, float]:
@@ -122,7 +147,7 @@ def _columns(rows: np.ndarray, columns: slice, *, mirrored: bool) -> np.ndarray:
     if not mirrored:
         return np.ascontiguousarray(rows[:, columns])
     width = rows.shape[1]
-    return cv2.flip(rows[:, width - columns.stop : width - columns.start], 1)
+    return with_bands(cv2.flip(rows[:, width - columns.stop : width - columns.start], 1))
 
 
 def _centres(start: int, length: int, full: int, scaled: int) -> np.ndarray:

@@ -13,12 +13,29 @@ import cv2
 import numpy as np
 
 from segkit.system import files
-from segkit.types import IGNORE_INDEX, Sample
+from segkit.types import IGNORE_INDEX, PHOTOGRAPHS, Bands, Sample
 
 INK, PAPER, GREY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
 RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark against orange: seen by every eye
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 LINE = 18  # pixels from one line of text to the next
+
+
+def displayed(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
+    """An image (H, W, C) of any bands as a picture: black and white are the ends of the range.
+
+    While the range is still a word, they are the 2nd and 98th percentile of this image.
+    """
+    if bands.photographs and image.shape[2] == 3 and image.dtype == np.uint8:
+        return image
+    places = bands.displayed(image.shape[2])
+    shown = image[..., places].astype(np.float32)
+    if isinstance(bands.range, str):
+        low, high = np.percentile(shown, (2, 98), axis=(0, 1)).astype(np.float32)
+    else:
+        low, high = np.array(bands.limits(image.shape[2]), np.float32)[places].T
+    grey = np.rint((shown - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey, 3, axis=2) if len(places) == 1 else grey
 
 
 def colourise(ids: np.ndarray, colours: np.ndarray, *, ignored: Sequence[int] = (0, 0, 0)) -> np.ndarray:
@@ -109,10 +126,15 @@ def sheet(
     """Samples above a legend of their classes: a row each with its prediction, or pairs, two in a row."""
     if predictions is not None:
         pairs = zip(samples, predictions, strict=True)
-        rows = [sample_row(sample.image, sample.label, prediction, colours) for sample, prediction in pairs]
+        rows = [
+            sample_row(displayed(sample.image, sample.bands), sample.label, prediction, colours)
+            for sample, prediction in pairs
+        ]
         titles = SAMPLE_TITLES
     else:
-        cells = [picture for s in samples for picture in (s.image, colourise(s.label, colours))]
+        cells = [
+            picture for s in samples for picture in (displayed(s.image, s.bands), colourise(s.label, colours))
+        ]
         rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         titles = ("image", "label") * min(2, len(samples))
     drawn = grid(rows, titles=titles, height=height)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segkit.drawing.pictures import displayed
 from segkit.system import distributed
 from segkit.types import IGNORE_INDEX, Sample
 
@@ -81,5 +82,6 @@ def shrink(sample: Sample, prediction: np.ndarray, score: float) -> Scored:
         cv2.resize(x.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
         for x in (sample.label, prediction)
     ]
-    image = cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA)
+    shown = displayed(sample.image, sample.bands)
+    image = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
     return Scored(sample.name, image, ids[0], ids[1], score)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from segkit.data.labels import LabelTable
+from segkit.drawing.pictures import displayed
 from segkit.drawing.tables import class_table, percent
 from segkit.evaluation import Evaluation, metrics
 from segkit.evaluation.gallery import Gallery
@@ -81,7 +82,7 @@ def keeper(
     """What ``evaluate`` is to call with each picture: saves the kinds, and shows it to the gallery."""
 
     def keep(sample: Sample, ids: np.ndarray) -> None:
-        save(folder, sample.name, sample.image, ids, table, kinds=kinds)
+        save(folder, sample.name, displayed(sample.image, sample.bands), ids, table, kinds=kinds)
         if gallery is not None:
             gallery.add(sample, ids)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -58,6 +60,32 @@ def save(
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(target) as file:
             np.savez_compressed(file, probabilities=probabilities.astype(np.float16), names=table.names)
+
+
+def save_in_place(folder: Path, name: str, raw: np.ndarray, source: Path) -> None:
+    """Raw ids (H, W) as a GeoTIFF in the place of their source, beside the PNG, if it has one on Earth.
+
+    Needs rasterio; without it, or for images that say no place, nothing is written.
+    """
+    if source.suffix.lower() not in (".tif", ".tiff", ".jp2") or not importlib.util.find_spec("rasterio"):
+        return
+    import rasterio
+    import rasterio.errors
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(source) as file:
+            crs, transform, shape = file.crs, file.transform, file.shape
+        if (crs is None and transform.is_identity) or shape != raw.shape:
+            return
+        profile = {"height": raw.shape[0], "width": raw.shape[1], "count": 1, "dtype": raw.dtype.name}
+        with rasterio.MemoryFile() as memory:
+            with memory.open(
+                driver="GTiff", crs=crs, transform=transform, compress="deflate", **profile
+            ) as file:
+                file.write(raw, 1)
+            with files.whole(file_of(folder, "ids", name).with_suffix(".tif")) as target:
+                target.write(memory.read())
 
 
 def with_legend(image: np.ndarray, ids: np.ndarray, table: LabelTable) -> np.ndarray:

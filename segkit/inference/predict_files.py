@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from segkit.drawing.pictures import colourise
+from segkit.drawing.pictures import colourise, displayed
 from segkit.inference import outputs, sources
 from segkit.inference.pipeline import Reading, Writing
 from segkit.inference.predictor import Predictor
@@ -53,7 +53,7 @@ def of_pictures(
     mine = [p for p in found if p not in left_out][distributed.rank() :: distributed.world_size()]
     silent = None if distributed.is_main() else True  # None: silent where there is no terminal
     unreadable = []
-    images = sources.read_ahead(mine)
+    images = sources.read_ahead(mine, predictor.bands)
     with Writing() as writing:
         for picture, image in tqdm(images, "predicting", len(mine), unit="picture", disable=silent):
             if isinstance(image, Exception):
@@ -61,7 +61,11 @@ def of_pictures(
                 continue
             ids, probabilities = _predicted(predictor, image, kinds)
             how = {"kinds": kinds, "probabilities": probabilities}
-            writing.later(outputs.save, folder, picture.name, image, ids, predictor.table, **how)
+            shown = displayed(image, predictor.bands)
+            writing.later(outputs.save, folder, picture.name, shown, ids, predictor.table, **how)
+            if "ids" in kinds:
+                raw = predictor.table.decode(ids)
+                writing.later(outputs.save_in_place, folder, picture.name, raw, picture.file)
     return [line for part in distributed.gathered(unreadable) for line in part]
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from segkit import checkpoint, components, inference
-from segkit.data import labels
+from segkit.data import bands, labels
 from segkit.data.labels import LabelTable
 from segkit.data.pairs import read_image
 from segkit.inference.export import deployed
 from segkit.models import segmenter
 from segkit.settings import check
 from segkit.system import distributed
+from segkit.types import Bands
 
 Several = list[Any] | tuple[Any, ...]
 PIL_MODES = ("1", "L", "P", "RGB")  # what converts to RGB with nothing lost
@@ -42,9 +43,11 @@ class Predictor:
         network: the plain PyTorch module, to export or to train on.
         fast: a copy of it that is prepared for prediction; it may hold operations that nothing else knows.
         table: names, colours and the data set's own ids of the classes.
+        bands: which bands of a file it takes, and what their values mean.
     """
 
     def __init__(self, trained: Trained, protocol: inference.Protocol) -> None:
+        self.bands = bands.of_settings(trained.data)
         self.table, self.protocol = trained.table, protocol.on(next(trained.model.parameters()).device)
         self.network = trained.model
         self.fast = inference.prepare(trained.model, precision=protocol.precision)
@@ -60,6 +63,7 @@ class Predictor:
             image: the path of a file, the bytes of one, an (H, W, 3) array of uint8 RGB, or a PIL image as it
                 lies (of a file the EXIF orientation is followed). A list or tuple of these, of any sizes, or
                 an array (B, H, W, 3), is several images; each is predicted as if it were alone.
+                A network of other bands takes arrays (H, W, C) of its bands as stored.
 
         Raises:
             ValueError: there is no such file, or it is not an image.
@@ -75,10 +79,10 @@ class Predictor:
         return _each(self._probabilities, image)
 
     def _ids(self, image: ImageLike) -> np.ndarray:
-        return inference.predict(self.fast, _picture(image), self.protocol).cpu().numpy()
+        return inference.predict(self.fast, _picture(image, self.bands), self.protocol).cpu().numpy()
 
     def _probabilities(self, image: ImageLike) -> np.ndarray:
-        return inference.probabilities(self.fast, _picture(image), self.protocol).numpy()
+        return inference.probabilities(self.fast, _picture(image, self.bands), self.protocol).numpy()
 
 
 def load(
@@ -108,7 +112,8 @@ def load(
     _refuse_unnamed_plugins(content["settings"], file)
     model = _rebuilt(content, content["settings"].get("model", {}), table)
     return Predictor(
-        Trained(model.to(distributed.pick_device(device)), table), protocol or inference.Protocol()
+        Trained(model.to(distributed.pick_device(device)), table, content["settings"].get("data", {})),
+        protocol or inference.Protocol(),
     )
 
 
@@ -137,8 +142,11 @@ def beneath(given: dict[str, Any]) -> dict[str, Any]:
     else:
         own = checkpoint.read(file)["settings"]
     _refuse_unnamed_plugins(own, file)
-    kept = ("model",) if "name" in given.get("data", {}) else ("model", "data", "sizes")
-    return {section: own[section] for section in kept if section in own}
+    found = {section: own[section] for section in ("model", "data", "sizes") if section in own}
+    if "name" in (other := given.get("data", {})):  # other data, seen as the network was trained to see
+        seen = {key: own.get("data", {}).get(key) for key in bands.KEYS if key in other}
+        found["data"] = {key: value for key, value in seen.items() if value is not None}
+    return found
 
 
 def _refuse_unnamed_plugins(own: Mapping[str, Any], file: object) -> None:
@@ -219,13 +227,18 @@ class _Held:
         return f"the {len(self.data)} bytes given"
 
 
-def _picture(image: ImageLike) -> np.ndarray:
+def _picture(image: ImageLike, meant: Bands) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
     if isinstance(image, str | Path):
-        return read_image(Path(image).expanduser())
+        return read_image(Path(image).expanduser(), meant)
     if isinstance(image, bytes | bytearray | memoryview):
-        return read_image(cast("Path", _Held(bytes(image))))
+        return read_image(cast("Path", _Held(bytes(image))), meant)
+    if not meant.photographs:
+        raise ValueError(
+            f"an image of type {type(image).__name__}: this network reads bands {meant.chosen} in the range "
+            f"{meant.range}; give the path of a file, its bytes, or an (H, W, C) array of them"
+        )
     if hasattr(image, "convert") and hasattr(image, "getbands"):  # PIL's, without needing it
         opaque = image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema()[0] == 255
         if image.mode not in PIL_MODES and not opaque:

@@ -51,7 +51,7 @@ def predict(
 
     Args:
         model: a segmenter; ``segkit.inference.preparation`` makes it faster.
-        image: (H, W, 3) array or (3, H, W) tensor, uint8 RGB.
+        image: (H, W, C) array or (C, H, W) tensor, as stored: uint8 RGB of photographs.
         protocol: how to look at it.
         on_strip: called with each strip of merged scores, from top to bottom.
 
@@ -95,12 +95,13 @@ def _on_device(model: Segmenter, image: np.ndarray | Tensor) -> Tensor:
         picture = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     else:
         picture = image
-    bands = getattr(model, "in_channels", 3)
-    if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != bands or picture.numel() == 0:
+    bands, of_photographs = getattr(model, "in_channels", 3), getattr(model, "photographs", True)
+    fits = picture.ndim == 3 and len(picture) == bands and picture.numel() > 0
+    if not fits or (of_photographs and picture.dtype != torch.uint8):
         raise ValueError(
             f"an image of shape {tuple(image.shape)} and type {image.dtype}: give "
             f"{'an RGB image' if bands == 3 else 'one'} as an (H, W, {bands}) array or a ({bands}, H, W) "
-            "tensor of uint8"
+            f"tensor of {'uint8' if of_photographs else 'the values as stored'}"
         )
     return picture.to(_parameter(model).device, non_blocking=True)
 
@@ -116,7 +117,7 @@ def _one_view(protocol: Protocol) -> bool:
 
 @torch.inference_mode()
 def strips(model: Segmenter, picture: Tensor, protocol: Protocol) -> Iterator[Strip]:
-    """Merged scores of the picture (3, H, W) uint8, from top to bottom."""
+    """Merged scores of the picture (C, H, W) as stored, from top to bottom."""
     looker = _Looker(model.eval(), picture, protocol)
     height = picture.shape[1]
     step = looker.strip_rows()
@@ -136,13 +137,13 @@ class _Looker:
         self.exact = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.views = geometry.views(self.height, self.width, protocol)
         self.waiting = deque(geometry.windows_of(self.height, self.width, protocol))
-        self.whole: dict[tuple[int, ...], Tensor] = {}  # (3, h, w) uint8, where images are resized as such
+        self.whole: dict[tuple[int, ...], Tensor] = {}  # (C, h, w), where images are resized as stored
         if protocol.resize_as == "uint8":
             sizes = {view[:2] for view in self.views}
             self.whole = {size: resample.as_uint8(picture, *size) for size in sizes}
         self.answers: dict[Window, Tensor] = {}  # (h, w, K) logits at the resolution of the head
-        black = picture.new_zeros(1, len(picture), 1, 1)
-        self.black = model.normalise(black)[0].to(self.exact)
+        black = torch.tensor(getattr(model, "black", [0.0] * len(picture)), device=picture.device)
+        self.black = model.normalise(black.view(1, -1, 1, 1))[0].to(self.exact)
         self.align_corners = getattr(model, "align_corners", True)  # idle in a model without a head
 
     def strip_rows(self) -> int:

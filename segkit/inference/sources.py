@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from segkit.data.pairs import IMAGES, read_image
+from segkit.types import PHOTOGRAPHS, Bands
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 ACCEPTED = "a picture, a folder, a pattern such as photos/*.jpg, a list (.txt), a video or a camera's number"
@@ -107,20 +108,22 @@ def _named(found: Sequence[Path], base: Path) -> list[Picture]:
     return [Picture(file, name) for file, name in zip(files, names, strict=True)]
 
 
-def read_ahead(pictures: Sequence[Picture]) -> Iterator[tuple[Picture, np.ndarray | Exception]]:
-    """Pictures as (H, W, 3) uint8 RGB, or why they cannot be read; each is read while the last is in use."""
+def read_ahead(
+    pictures: Sequence[Picture], bands: Bands = PHOTOGRAPHS
+) -> Iterator[tuple[Picture, np.ndarray | Exception]]:
+    """Pictures (H, W, C), or why they cannot be read; each is read while the last is in use."""
     with ThreadPoolExecutor(1) as pool:
         waiting = None
         for picture in pictures:
-            ready, waiting = waiting, (picture, pool.submit(_read, picture.file))
+            ready, waiting = waiting, (picture, pool.submit(_read, picture.file, bands))
             if ready:
                 yield ready[0], ready[1].result()
         if waiting:
             yield waiting[0], waiting[1].result()
 
 
-def _read(file: Path) -> np.ndarray | Exception:
+def _read(file: Path, bands: Bands) -> np.ndarray | Exception:
     try:
-        return read_image(file)
+        return read_image(file, bands)
     except (ValueError, OSError, cv2.error) as error:
         return error

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkit.types import Logits
+from segkit.types import IMAGENET_MEAN, IMAGENET_STD, Logits
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
+BYTES = (0.0, 255.0)  # black and white of a photograph
 
 
 class Segmenter(nn.Module):
@@ -23,6 +20,9 @@ class Segmenter(nn.Module):
     Attributes:
         backbone, head: always there.
         auxiliary: a second head on an earlier stage, of use in training only, or None.
+        mean, std: (C, 1, 1) of the C bands of an image, in 255ths of what is stored.
+        black: the stored value of black, of each band.
+        photographs: whether images are uint8; the networks of other ranges take any type.
     """
 
     mean: Tensor
@@ -38,8 +38,20 @@ class Segmenter(nn.Module):
         align_corners: bool = True,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        value_range: Sequence[Any] = BYTES,
     ) -> None:
         super().__init__()
+        one = isinstance(value_range[0], float | int)
+        limits = [tuple(value_range)] * len(mean) if one else [tuple(pair) for pair in value_range]
+        if not len(mean) == len(std) == len(limits):
+            raise ValueError(
+                f"model.mean has {len(mean)} values, model.std {len(std)} and model.value_range {len(limits)}"
+                ": each needs one for every band"
+            )
+        self.black, self.photographs = [low for low, _ in limits], set(limits) == {BYTES}
+        if not self.photographs:  # ((x - low) / (high - low) - mean) / std, as one mean and deviation
+            mean = [(low + m * (high - low)) / 255 for m, (low, high) in zip(mean, limits, strict=True)]
+            std = [s * (high - low) / 255 for s, (low, high) in zip(std, limits, strict=True)]
         self.backbone, self.head, self.auxiliary = backbone, head, auxiliary
         self.num_classes, self.align_corners = num_classes, align_corners
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -51,14 +63,16 @@ class Segmenter(nn.Module):
         return len(self.mean)
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Image (B, bands, H, W) uint8 to normalised values in the precision of the model, on its device."""
+        """Image (B, bands, H, W) as stored to normalised values in the model's precision, on its device."""
         return ((image.to(self.mean.device).float() / 255 - self.mean) / self.std).to(self.mean.dtype)
 
     def forward(self, image: Tensor, *, at: Literal["image", "head"] = "image") -> Logits:
-        """Image (B, bands, H, W), uint8 or normalised, to logits (B, K, H, W); in training auxiliary ones.
+        """Image (B, bands, H, W), integers as stored or normalised, to logits (B, K, H, W).
+
+        In training come auxiliary ones. Floats as stored are to be normalised before.
 
         Args:
-            image: normalised here if it is uint8.
+            image: normalised here if it is of integers.
             at: whose size the logits have; at the head's own, (B, K, h, w), they are for a loss, which
                 resizes them itself.
 
@@ -70,7 +84,7 @@ class Segmenter(nn.Module):
                 f"an image batch is (B, {self.in_channels}, H, W) with at least one pixel, this one is "
                 f"{tuple(image.shape)}"
             )
-        if image.dtype == torch.uint8:
+        if not image.is_floating_point():
             image = self.normalise(image)
         stages = self.backbone(image)  # four of (B, C_i, H/s_i, W/s_i)
         heads = [self.head(stages)]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from segkit import components
-from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD, Segmenter
+from segkit.models.network import BYTES, Segmenter
 from segkit.models.stems import Rule, widen
 from segkit.models.weights import load_segmenter
 from segkit.settings import PositiveFloat
-from segkit.types import IGNORE_INDEX
+from segkit.types import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 
 
 def unloaded(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     align_corners: bool = True,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[PositiveFloat, ...] = IMAGENET_STD,
+    value_range: tuple[float, float] | tuple[tuple[float, float], ...] = BYTES,
     weights: str | None = None,
     stem_weights: Rule = "mean",
 ) -> Segmenter:
@@ -41,6 +42,7 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
         align_corners: how every resize in the model places its samples.
         mean: of each band in 0..1, subtracted first; there are as many bands as means.
         std: of each band in 0..1, divided by.
+        value_range: the stored values that are 0 and 1, of all bands or of each (``data.range``).
         weights: path, ``file://`` or ``http(s)://`` of weights for the whole model, or the name of a
             published network (the backbone's own are then not read); None keeps those of the parts.
         stem_weights: how weights of RGB are carried over to other bands, see ``segkit.models.stems``.
@@ -71,6 +73,7 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
         align_corners=align_corners,
         mean=mean,
         std=std,
+        value_range=value_range,
     )
     if weights is not None:
         load_segmenter(model, weights, stem_weights)

@@ -204,7 +204,10 @@ class Monitor:
         if self.active:
             images = batch.image[:most].permute(0, 2, 3, 1).cpu().numpy()
             triples = zip(images, batch.label[:most].cpu().numpy(), batch.names, strict=False)
-            seen = [Sample(np.ascontiguousarray(image), label, name) for image, label, name in triples]
+            seen = [
+                Sample(np.ascontiguousarray(image), label, name, batch.bands)
+                for image, label, name in triples
+            ]
             self.pictures("train/samples", iteration, pictures.sheet(seen, self.names, self.colours))
 
     def text(self, tag: str, markdown: str, iteration: int | None = None) -> None:

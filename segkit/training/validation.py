@@ -187,7 +187,7 @@ class ShownSamples:
         image, label, thin = (
             np.ascontiguousarray(a[::step, ::step]) for a in (sample.image, sample.label, prediction)
         )
-        self.kept[sample.name] = Sample(image, label, sample.name), thin
+        self.kept[sample.name] = sample._replace(image=image, label=label), thin
 
     def gathered(self) -> tuple[list[Sample], list[np.ndarray]]:
         """Samples and predictions of all processes in the split's order; every process must call it."""

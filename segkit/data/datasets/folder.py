@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from segkit.data import misses
+from segkit.data.bands import of_settings
 from segkit.data.labels import LabelTable, Problem
 from segkit.data.misses import USUAL
 from segkit.data.pairs import (
@@ -29,9 +30,10 @@ from segkit.data.pairs import (
     warn_of_same,
     where,
 )
-from segkit.settings import NonNegativeInt
+from segkit.settings import NonNegativeInt, PositiveInt
 
 SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
+Limits = tuple[float, float]
 DEFAULTS = {"train_split": "train", "val_split": "val", "images": "images/*", "masks": "masks/*"}
 
 
@@ -47,6 +49,10 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     seed: NonNegativeInt = 0,
     on_error: Literal["stop", "skip"] = "stop",
     cache: Literal["none", "disk"] = "none",
+    bands: tuple[PositiveInt, ...] | None = None,
+    range: Limits | tuple[Limits, ...] | Literal["percentile", "minmax"] | None = None,
+    display: tuple[PositiveInt, ...] | None = None,
+    fill: float | None = None,
 ) -> Pairs:
     """Images and masks of a split.
 
@@ -61,6 +67,11 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         seed: of the shuffling before a share is taken.
         on_error: as in ``Pairs``.
         cache: ``disk`` keeps decoded copies.
+        bands: of the images, counted from 1, in the order that the network gets them; None: RGB.
+        range: the values of black and white, of all bands or of each; a word lets the images of training
+            say them; None: 0..255.
+        display: the bands that people see, one or three of them; None: the first.
+        fill: what stands in for NaN.
 
     Raises:
         ValueError: a folder, list or table is not there, or the list names files that are not.
@@ -86,6 +97,7 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         coding="any",
         on_error=on_error,
         cache=cache_folder(cache, roots[0]),
+        bands=of_settings({"bands": bands, "range": range, "display": display, "fill": fill}),
         where=where(root, **typed),
     )
 

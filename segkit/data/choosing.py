@@ -1,0 +1,160 @@
+"""What a training on one's own images leaves open is chosen from them, and told with the reason.
+
+Sizes come from headers alone; a range, and the mean and deviation of bands that are no photographs, take one
+pass over all images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from segkit import components
+from segkit.data import statistics
+from segkit.data.headers import header_of
+from segkit.data.labels import DataError
+from segkit.data.pairs import Pairs
+from segkit.settings.open_keys import USUAL, open_keys, value_of
+
+LOOKED_AT = 200  # images whose headers tell the usual size
+LARGE = 1200  # pixels of the long side from which crops are those published for Cityscapes, else for ADE20K
+CROPS = {"usual": 480, "large": 768}
+BATCHES = {"usual": 16, "large": 8}  # published with those crops
+EPOCHS = 50
+STEPS = (2_000, 80_000)  # fewer leave a network from ImageNet weights unfinished; more is beyond any recipe
+VALIDATIONS = 20
+
+
+class Choice(dict[str, Any]):
+    """Values by dotted key, with the reason of each in ``reasons``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: list[str] = []
+
+    def add(self, key: str, value: Any, why: str) -> None:
+        """Choose a value."""
+        self[key] = value
+        self.reasons.append(f"{key}={_text(value)}: {why}")
+
+
+def choose(settings: Mapping[str, Any]) -> Choice:
+    """Values of the open keys of a training's settings.
+
+    Args:
+        settings: of ``train``, with a data set of image files.
+
+    Raises:
+        ValueError: the images cannot be found or read.
+    """
+    chosen, wanted = Choice(), open_keys(settings)
+    if not wanted:
+        return chosen
+    if value_of(settings, "data.name") != "folder":
+        for key in wanted:
+            if (usual := value_of(USUAL, key)) is not None:
+                chosen.add(key, usual, "the usual value")
+        return chosen
+    dataset = components.build("data.datasets", settings["data"], split="train")
+    _sizes(chosen, wanted, settings, dataset)
+    _length(chosen, wanted, settings, len(dataset))
+    _bands(chosen, wanted, settings, dataset)
+    return chosen
+
+
+def _sizes(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:
+    if not {"sizes.base", "sizes.crop", "sizes.bounds", "schedule.batch_size"} & set(wanted):
+        return
+    long, short, looked_at = usual_size(dataset)
+    sort = "large" if long >= LARGE else "usual"
+    of = f"{looked_at} of {len(dataset)} images were looked at, the median is {long}x{short}"
+    if "sizes.base" in wanted:
+        chosen.add("sizes.base", long, f"images are trained on at about their own size ({of})")
+    if "sizes.crop" in wanted:
+        crop = min(CROPS[sort], max(32, short // 32 * 32))
+        chosen.add("sizes.crop", crop, f"published crop for such images, {CROPS[sort]}, as far as it fits")
+    if "sizes.bounds" in wanted:
+        chosen.add("sizes.bounds", (long, short), "the usual size; what augment=mmseg scales to")
+    if "schedule.batch_size" in wanted:
+        parts = int(os.environ.get("WORLD_SIZE", "1")) * (value_of(settings, "schedule.accumulate") or 1)
+        batch = min(BATCHES[sort], 1 << (max(1, len(dataset)).bit_length() - 1))
+        why = "published with this crop" if batch == BATCHES[sort] else f"there are {len(dataset)} images"
+        chosen.add("schedule.batch_size", max(parts, batch // parts * parts), why)
+
+
+def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], images: int) -> None:
+    batch = chosen.get("schedule.batch_size") or value_of(settings, "schedule.batch_size")
+    iterations, epochs = (value_of(settings, f"schedule.{unit}") for unit in ("iterations", "epochs"))
+    if "schedule.iterations" in wanted:
+        plain = -(-EPOCHS * images // batch)
+        iterations = min(max(plain, STEPS[0]), STEPS[1])
+        words = f"{EPOCHS} epochs of {images:,} images, {plain:,} steps of {batch}"
+        bounds = {STEPS[0]: ", would be too few", STEPS[1]: ", would be more than any recipe"}
+        chosen.add(
+            "schedule.iterations", iterations, words + ("" if plain == iterations else bounds[iterations])
+        )
+    if "evaluation.every" not in wanted:
+        return
+    if epochs is not None:
+        chosen.add("evaluation.every", 1, "epoch")
+    else:
+        every = max(1, iterations // VALIDATIONS)
+        chosen.add("evaluation.every", every, f"about {VALIDATIONS} validations in {iterations:,} iterations")
+
+
+def _bands(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:
+    keys = [key for key in wanted if key.startswith(("data.", "model."))]
+    if not keys:
+        return
+    how = dataset.bands.range
+    if set(keys) == {"model.value_range"} and not isinstance(how, str):
+        chosen["model.value_range"] = how or (0.0, 255.0)
+        return
+    found = statistics.of_images(dataset)
+    if isinstance(how, str):
+        limits = found.limits("minmax" if how == "minmax" else "percentile")
+        least, most = found.least.tolist(), found.most.tolist()
+        why = "least and greatest value" if how == "minmax" else "percentiles 0.5 and 99.5"
+        chosen.add("data.range", limits, f"{why} of {len(dataset)} images; they hold {least} .. {most}")
+    else:
+        limits = tuple(dataset.bands.limits(len(found.mean)))
+    chosen["model.value_range"] = limits
+    mean, std = found.normalisation(limits)
+    why = f"of the bands of {len(dataset)} images, as shares of their range"
+    for key, values in (("model.mean", mean), ("model.std", np.where(std > 0, std, 1.0))):
+        if key in keys:
+            chosen.add(key, tuple(values.tolist()), why)
+
+
+def usual_size(dataset: Pairs) -> tuple[int, int, int]:
+    """Median long and short side, and of how many images; spread over the split.
+
+    Raises:
+        ValueError: not one of them has a header that can be read.
+    """
+    places = np.unique(np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(int))
+    headers = []
+    for place in places:
+        file = dataset.pairs[place].image
+        try:
+            headers.append(header_of(file.read_bytes()))
+        except OSError as error:
+            raise DataError("unreadable", file, str(error), "is data.root complete?") from error
+    sizes = [(max(h.width, h.height), min(h.width, h.height)) for h in headers if h is not None]
+    if not sizes:
+        raise ValueError(
+            f"{dataset.pairs[0].image}: not an image, nor is any other that was looked at; "
+            f"`{dataset.table.check}` lists what is wrong with each"
+        )
+    long, short = np.median(np.array(sizes), axis=0)
+    return int(long), int(short), len(sizes)
+
+
+def _text(value: Any) -> str:
+    """As it is typed; fractions in four digits."""
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(_text, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"

@@ -1,0 +1,70 @@
+"""What masks hold, as a class table to start from; and instance ids as class ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segkit.data.labels import Entry, LabelTable, automatic_colour
+from segkit.data.reading import read_mask
+from segkit.types import IGNORE_INDEX
+
+MOST = 256  # different values from which masks are no class masks: instance ids, or a photograph
+
+
+def values_of(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
+    """Pixels of each id, or of each colour, over all masks.
+
+    Raises:
+        ValueError: a mask cannot be read, or some hold ids and others colours.
+    """
+    counts: Counter[int | tuple[int, ...]] = Counter()
+    for file in masks:
+        mask = read_mask(file, "any")
+        flat = mask.reshape(-1, 3) if mask.ndim == 3 else mask.ravel()
+        found, pixels = np.unique(flat, axis=0, return_counts=True)
+        keys = [tuple(value) if isinstance(value, list) else value for value in found.tolist()]
+        if counts and isinstance(keys[0], tuple) != isinstance(next(iter(counts)), tuple):
+            raise ValueError(
+                f"{file}: holds {'colours' if mask.ndim == 3 else 'ids'}, the masks before it do not"
+            )
+        counts.update(dict(zip(keys, pixels.tolist(), strict=True)))
+    return counts
+
+
+def proposed(values: Counter[int | tuple[int, ...]]) -> LabelTable:
+    """A table of what masks hold, under names to be replaced.
+
+    0 and another value alone are background and object; 255 beside several others is not scored, as is white
+    beside several other colours.
+
+    Raises:
+        ValueError: there are too many values for classes.
+    """
+    if len(values) > MOST:
+        raise ValueError(
+            f"the masks hold {len(values)} different values: these are instance ids (--divide 1000 makes "
+            "classes of ids such as class * 1000 + instance) or no masks"
+        )
+    keys = sorted(values)
+    entries = []
+    for number, key in enumerate(keys):
+        colour = key if isinstance(key, tuple) else automatic_colour(key)
+        identity = number if isinstance(key, tuple) else key
+        ignore = len(keys) > 2 and key in (IGNORE_INDEX, (IGNORE_INDEX,) * 3)
+        name = "not scored" if ignore else f"class {identity}"
+        if len(keys) == 2 and key in (0, (0, 0, 0)):
+            name = "background"
+        elif len(keys) == 2 and keys[0] in (0, (0, 0, 0)):
+            name = "object"
+        red, green, blue = colour
+        entries.append(Entry(identity, name, (red, green, blue), ignore))
+    return LabelTable("folder", tuple(entries))
+
+
+def divided(mask: np.ndarray, by: int) -> np.ndarray:
+    """Instance ids (H, W) as class ids: ``class * by + instance`` as class, ids below ``by`` as they are."""
+    return np.where(mask >= by, mask // by, mask).astype(mask.dtype)

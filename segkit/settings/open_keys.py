@@ -1,0 +1,59 @@
+"""Settings that may be left open; a run that goes on, a checkpoint, the images or usual values fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from segkit.types import IMAGENET_MEAN, IMAGENET_STD
+
+USUAL: dict[str, Any] = {
+    "sizes": {"base": 520, "crop": 480, "bounds": [2048, 512]},
+    "schedule": {"epochs": 50, "batch_size": 16},
+    "evaluation": {"every": 1},
+}
+"""What stands where nobody looks at the images."""
+
+SIMPLE = ("sizes.base", "sizes.crop", "sizes.bounds", "schedule.batch_size", "evaluation.every")
+LENGTH = ("schedule.epochs", "schedule.iterations")
+OF_BANDS = ("data.bands", "data.display", "data.fill")
+PHOTOGRAPHS = {"model.mean": IMAGENET_MEAN, "model.std": IMAGENET_STD, "model.value_range": (0.0, 255.0)}
+
+
+def open_keys(settings: Mapping[str, Any]) -> list[str]:
+    """Dotted keys that are there and say nothing; of a length that is not given, both."""
+    found = [key for key in SIMPLE if _there(settings, key) and value_of(settings, key) is None]
+    if _there(settings, LENGTH[0]) and all(value_of(settings, key) is None for key in LENGTH):
+        found += LENGTH
+    if isinstance(value_of(settings, "data.range"), str):
+        found.append("data.range")
+    bands = [key for key in ("data.bands", "data.range") if value_of(settings, key) is not None]
+    if bands and "model" in settings:  # those of photographs then say nothing
+        found += [key for key, usual in PHOTOGRAPHS.items() if _is(value_of(settings, key), usual)]
+    return found
+
+
+def fillings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What other settings say of the open keys, and of bands that are not named."""
+    keys = open_keys(settings)
+    keys += [k for k in (*OF_BANDS, "data.range") if _there(settings, k) and value_of(settings, k) is None]
+    answers = {key: value_of(known, key) for key in keys}
+    return {key: answer for key, answer in answers.items() if answer is not None}
+
+
+def value_of(settings: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key, None where it is not there."""
+    value: Any = settings
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _there(settings: Mapping[str, Any], key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    inner = value_of(settings, section)
+    return isinstance(inner, Mapping) and name in inner
+
+
+def _is(value: Any, usual: tuple[float, ...]) -> bool:
+    return value is None or (isinstance(value, list | tuple) and tuple(value) == usual)

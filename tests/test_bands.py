@@ -1,0 +1,495 @@
+"""Images of any bands and values: read with the settings that mean them, trained on, shown and predicted."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+import torch
+from PIL import Image
+
+import segkit
+from conftest import run_command
+from crafted import DEEP, DRAW, GREY, IDS, READ, REFUSED, SCENE, VEILED, in_three, png, saved, tiff
+from segkit.data import bands, decoding, loaders, statistics, transforms
+from segkit.data.datasets import folder
+from segkit.data.labels import DataError
+from segkit.data.reading import read_image
+from segkit.drawing import pictures
+from segkit.models.network import Segmenter
+from segkit.types import PHOTOGRAPHS, Bands, Sample
+
+MANY = DRAW.integers(0, 256, (21, 34, 13), np.uint8)
+LEVELS = (DRAW.normal(size=(21, 34, 4)) * 300).astype(np.float32)
+WIDE = Bands(range=(0.0, 65535.0))
+
+
+def all_of(count, limits=None):
+    return Bands(tuple(range(1, count + 1)), limits)
+
+
+def by_tifffile(array, **how):
+    buffer = io.BytesIO()
+    if array.ndim == 3:
+        how = {"photometric": "minisblack", "planarconfig": "contig"} | how
+    tifffile.imwrite(buffer, array, **how)
+    return buffer.getvalue()
+
+
+def refused(name):
+    return REFUSED[name][:2]
+
+
+def pillow_of(name, mode):
+    with Image.open(io.BytesIO(REFUSED[name][1])) as image:
+        return np.array(image.convert(mode) if mode else image)
+
+
+KEYED = np.where(GREY[..., None] == GREY[0, 0], 0, 255).astype(np.uint8)
+MEANT = {  # name: file, the settings that read it, what then comes
+    "png of 16 bits": (refused("png of 16 bits"), WIDE, in_three(DEEP)),
+    "png of 16 bits, one band": (refused("png of 16 bits"), all_of(1, (0, 4095)), DEEP[..., None]),
+    "png rgb of 16 bits": (
+        ("png", png(np.dstack([DEEP, DEEP + 1, DEEP + 2]), 16, 2)),
+        WIDE,
+        np.dstack([DEEP, DEEP + 1, DEEP + 2]),
+    ),
+    "png rgba of 16 bits": (
+        ("png", png(np.dstack([DEEP, DEEP + 1, DEEP + 2, DEEP + 3]), 16, 6)),
+        all_of(4, (0, 65535)),
+        np.dstack([DEEP, DEEP + 1, DEEP + 2, DEEP + 3]),
+    ),
+    "png veiled, colours alone": (refused("png veiled"), all_of(3), SCENE),
+    "png veiled, alpha too": (refused("png veiled"), all_of(4), VEILED),
+    "png veiled, turned round": (refused("png veiled"), Bands((4, 1)), VEILED[..., [3, 0]]),
+    "png grey veiled": (refused("png grey veiled"), all_of(2), np.dstack([GREY, GREY])),
+    "png palette veiled": (
+        refused("png palette veiled"),
+        all_of(3),
+        pillow_of("png palette veiled", "RGBA")[..., :3],
+    ),
+    "png grey with a key": (refused("png grey with a key"), all_of(2), np.dstack([GREY, KEYED])),
+    "webp veiled": (
+        ("webp", saved(VEILED, "WEBP", lossless=True, exact=True)),
+        all_of(4),
+        VEILED,
+    ),
+    "pgm of 16 bits": (refused("pgm of 16 bits"), WIDE, in_three(DEEP)),
+    "jp2 of 16 bits": (refused("jp2 of 16 bits"), all_of(1, (0, 4095)), DEEP[..., None]),
+    "jp2 veiled": (refused("jp2 veiled"), all_of(4), VEILED),
+    "tiff of 16 bits": (refused("tiff of 16 bits"), WIDE, in_three(DEEP)),
+    "tiff of 16 bits, big-endian": (refused("tiff of 16 bits, big-endian"), WIDE, in_three(DEEP)),
+    "tiff of 32 bits": (refused("tiff of 32 bits"), WIDE, in_three(DEEP).astype(np.float32)),
+    "tiff float": (refused("tiff float"), WIDE, in_three(DEEP).astype(np.float32)),
+    "tiff double": (refused("tiff double"), WIDE, in_three(DEEP).astype(np.float32)),
+    "tiff signed": (refused("tiff signed"), WIDE, in_three(DEEP).astype(np.int16)),
+    "tiff signed bytes": (
+        refused("tiff signed bytes"),
+        all_of(1, (-128, 127)),
+        GREY.view(np.int8).astype(np.int16)[..., None],
+    ),
+    "tiff veiled": (refused("tiff veiled"), all_of(4), VEILED),
+    "tiff of four bands": (refused("tiff of four bands"), all_of(4), VEILED),
+    "tiff of four bands, infrared first": (
+        refused("tiff of four bands"),
+        Bands((4, 3, 2)),
+        VEILED[..., [3, 2, 1]],
+    ),
+    "tiff of three bands": (refused("tiff of three bands"), Bands((3, 2, 1)), SCENE[..., ::-1]),
+    "tiff of two bands": (refused("tiff of two bands"), all_of(2), SCENE[..., :2]),
+    "tiff of 13 bands": (("tif", tiff(MANY)), Bands((3, 2, 1, 13)), MANY[..., [2, 1, 0, 12]]),
+    "tiff cmyk": (refused("tiff cmyk"), all_of(4), pillow_of("tiff cmyk", None)),
+    "tiff lab": (refused("tiff lab"), all_of(3), pillow_of("tiff lab", None)),
+    "tiff of two pages": (refused("tiff of two pages"), all_of(6), np.dstack([SCENE, 255 - SCENE])),
+    "tiff of grey pages": (("tif", tiff(GREY, IDS)), Bands((2,)), IDS[..., None]),
+    "tiff with overview": (("tif", tiff(MANY, MANY[::2, ::2].copy(), overview=True)), all_of(13), MANY),
+    "tiff in planes": (
+        ("tif", by_tifffile(np.moveaxis(MANY, -1, 0), planarconfig="separate")),
+        all_of(13),
+        MANY,
+    ),
+    "tiff of floats, tiled, deflate": (
+        ("tif", by_tifffile(LEVELS, tile=(16, 16), compression="deflate", predictor=True)),
+        all_of(4, (-900.0, 900.0)),
+        LEVELS,
+    ),
+    "tiff lzw of 16 bits": (
+        ("tif", by_tifffile(DEEP, compression="lzw", predictor=True)),
+        all_of(1, (0, 4095)),
+        DEEP[..., None],
+    ),
+    "tiff white is zero": (("tif", tiff(DEEP, t262=0)), all_of(1, (0, 65535)), 65535 - DEEP[..., None]),
+    "tiff turned": (("tif", tiff(MANY, t274=6)), all_of(13), np.rot90(MANY, -1)),
+    "tiff of 12 bits": (
+        ("tif", by_tifffile(DEEP, bitspersample=12, compression=None)),
+        all_of(1, (0, 4095)),
+        DEEP[..., None],
+    ),
+    "bigtiff": (("tif", tiff(LEVELS, big=True, order=">")), all_of(4, (-900.0, 900.0)), LEVELS),
+}
+NEVER = {  # what no setting reads; each says what to do instead
+    *(
+        "png animated",
+        "png of 3.6 billion",
+        "png bomb",
+        "jpeg cmyk",
+        "jpeg of 12 bits",
+        "webp animated",
+        "gif",
+    ),
+    *("gif animated", "bmp of 16 bits", "pgm of 0..15", "tiff that ends nowhere", "text"),
+}
+
+
+def placed(folder_, suffix, data):
+    file = folder_ / f"a.{suffix}"
+    file.write_bytes(data)
+    return file
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_what_is_meant_is_read_as_stored(tmp_path, name):
+    (suffix, data), meant, expected = MEANT[name]
+    found = read_image(placed(tmp_path, suffix, data), meant)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_every_refused_file_has_settings_that_read_it_or_none():
+    read = {name for name in REFUSED for meant in MEANT if meant == name or meant.startswith(f"{name},")}
+    assert read | NEVER == REFUSED.keys() - {"bigtiff of two pages"}
+    assert not read & NEVER
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED.keys() - NEVER))
+def test_the_refusal_names_a_setting_and_the_setting_reads_it(tmp_path, name):
+    """What is typed after the message is done by the message itself."""
+    suffix, data, _ = REFUSED[name]
+    file, meant = placed(tmp_path, suffix, data), PHOTOGRAPHS
+    for _ in range(2):  # a file of 16 bits and four bands needs two settings
+        try:
+            read_image(file, meant)
+            return
+        except DataError as error:
+            remedy = error.problem.remedy
+        key, _, value = remedy.split(" ")[0 if remedy.startswith("data.") else -1].partition("=")
+        if "data.bands=" in remedy:
+            key, value = "data.bands", remedy.split("data.bands=")[1].split("]")[0] + "]"
+        if value == "[LOWEST,HIGHEST]":
+            value = "percentile"
+        numbers = tuple(map(int, value.strip("[]").split(","))) if value[0] == "[" else value
+        meant = meant._replace(**{"chosen" if key == "data.bands" else "range": numbers})
+    read_image(file, meant)
+
+
+@pytest.mark.parametrize("name", sorted(NEVER))
+@pytest.mark.parametrize("meant", [all_of(1), all_of(3, "percentile"), all_of(4, (0, 1))])
+def test_what_no_setting_reads_stays_refused(tmp_path, name, meant):
+    suffix, data, _ = REFUSED[name]
+    with pytest.raises(DataError):
+        read_image(placed(tmp_path, suffix, data), meant)
+
+
+@pytest.mark.parametrize("name", [name for name in READ if "thumbnail" not in name])
+def test_photographs_are_read_alike_with_bands_and_without(tmp_path, name):
+    suffix, data, _ = READ[name]
+    file = placed(tmp_path, suffix, data)
+    plain = read_image(file)
+    np.testing.assert_array_equal(read_image(file, Bands(range=(0.0, 255.0))), plain)
+    grey = (plain[..., :1] == plain).all()
+    np.testing.assert_array_equal(read_image(file, Bands((1,))), plain[..., :1])
+    if not grey:
+        np.testing.assert_array_equal(read_image(file, Bands((3, 1))), plain[..., [2, 0]])
+
+
+@pytest.mark.parametrize("name", MEANT)
+@pytest.mark.parametrize("keep", [0.3, 0.8])
+def test_files_of_any_bands_that_are_cut_short_are_refused(tmp_path, name, keep):
+    (suffix, data), meant, _ = MEANT[name]
+    with pytest.raises(DataError, match="not an image, or only part of one"):
+        read_image(placed(tmp_path, suffix, data[: int(len(data) * keep)]), meant)
+
+
+def test_a_band_that_is_not_there_and_numbers_that_are_none_are_told(tmp_path):
+    file = placed(tmp_path, "tif", tiff(VEILED))
+    with pytest.raises(
+        DataError, match=r"holds 4 bands, data.bands asks for number 8; numbers go from 1 to 4"
+    ):
+        read_image(file, Bands((3, 8)))
+    holes = LEVELS.copy()
+    holes[3, 4, 1] = np.nan
+    file = placed(tmp_path, "tif", by_tifffile(holes))
+    with pytest.raises(DataError, match=r"holds NaN or infinity in 1 places; data.fill=0"):
+        read_image(file, all_of(4, (0, 1)))
+    holes[3, 4, 1] = -7
+    np.testing.assert_array_equal(read_image(file, Bands((1, 2, 3, 4), (0, 1), fill=-7.0)), holes)
+
+
+@pytest.mark.parametrize("hidden", [("tifffile",), ("tifffile", "rasterio")])
+def test_without_tifffile_rasterio_reads_and_without_both_the_extra_is_named(tmp_path, monkeypatch, hidden):
+    there = decoding.importlib.util.find_spec
+    monkeypatch.setattr(
+        decoding.importlib.util, "find_spec", lambda name: None if name in hidden else there(name)
+    )
+    file = placed(tmp_path, "tif", by_tifffile(MANY, compression="lzw"))
+    if "rasterio" not in hidden:
+        np.testing.assert_array_equal(read_image(file, all_of(13)), MANY)
+        return
+    with pytest.raises(DataError, match=r"pip install 'segkit\[bands\]'") as caught:
+        read_image(file, all_of(13))
+    assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(read_image(placed(tmp_path, "tif", tiff(DEEP)), WIDE), in_three(DEEP))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bands": []}, "name at least one band"),
+        ({"bands": [1, 1]}, "each once"),
+        ({"range": [5, 5]}, "black is less than that of white"),
+        ({"bands": [1, 2], "range": [[0, 1]] * 3}, "3 ranges for 2 bands"),
+        ({"bands": [3, 2, 1, 8], "display": [4]}, r"data.display=\[4\]: one band"),
+        ({"display": [1, 2]}, r"or three .* data.bands=\[1,2,3\]"),
+    ],
+)
+def test_bands_that_contradict_one_another_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        bands.of_settings(settings)
+
+
+KINDS = {
+    np.uint8: (0.0, 255.0),
+    np.uint16: (0.0, 4095.0),
+    np.int16: (-500.0, 1500.0),
+    np.float32: (-1.0, 3.0),
+}
+
+
+def noise(kind, count, size=(40, 56), seed=0):
+    low, high = KINDS[kind]
+    values = np.random.default_rng(seed).uniform(low, high, (*size, count))
+    return values.astype(kind) if kind == np.float32 else np.rint(values).astype(kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 13])
+@pytest.mark.parametrize("resize", ["pil_bilinear", "pil_bicubic", "opencv_linear"])
+@pytest.mark.parametrize("rotation", [0, 20])
+def test_each_band_is_augmented_as_if_it_were_alone(kind, count, resize, rotation):
+    image, label = noise(kind, count), np.random.default_rng(1).integers(0, 3, (40, 56)).astype(np.uint8)
+    meant = Bands(tuple(range(1, count + 1)), KINDS[kind])
+    transform = transforms.Augmentation(
+        crop_size=(48, 36), base_size=60, scales=(0.6, 1.4), resize=resize, rotation=rotation
+    )
+    for seed in range(4):
+        found = transform(Sample(image, label, "a", meant), seed)
+        assert (found.image.dtype, found.image.shape) == (image.dtype, (48, 36, count))
+        for band in range(count):
+            alone = Sample(image[..., band : band + 1], label, "a", Bands((1,), KINDS[kind]))
+            expected = transform(alone, seed)
+            np.testing.assert_array_equal(found.label, expected.label)
+            apart = np.abs(found.image[..., band].astype(float) - expected.image[..., 0]).max()
+            assert apart <= (1e-3 if kind == np.float32 else 1)  # OpenCV rounds several bands otherwise
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("resize", ["pil_bilinear", "opencv_linear"])
+def test_whole_numbers_are_resized_as_the_floats_of_their_values(kind, resize):
+    image, label = noise(kind, 2), np.zeros((40, 56), np.uint8)
+    transform = transforms.Augmentation(crop_size=(48, 36), base_size=60, scales=(0.6, 1.4), resize=resize)
+    for seed in range(10):
+        found = transform(Sample(image, label, "a", Bands((1, 2), KINDS[kind])), seed).image
+        floats = Sample(image.astype(np.float32), label, "a", Bands((1, 2), KINDS[kind]))
+        assert np.abs(found - transform(floats, seed).image).max() <= (0 if kind == np.float32 else 1.01)
+
+
+def test_bytes_of_three_bands_are_augmented_as_photographs_are():
+    image, label = noise(np.uint8, 3), np.zeros((40, 56), np.uint8)
+    transform = transforms.Augmentation(crop_size=32, base_size=60, scales=(0.5, 2.0), rotation=15)
+    for seed in range(20):
+        plain = transform(Sample(image, label, "a"), seed)
+        named = transform(Sample(image, label, "a", Bands((1, 2, 3))), seed)
+        np.testing.assert_array_equal(plain.image, named.image)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_brightness_and_contrast_move_the_values_linearly_and_alike_in_any_units(kind):
+    low, high = KINDS[kind]
+    image, label = noise(kind, 4), np.zeros((40, 56), np.uint8)
+    transform = transforms.Augmentation(crop_size=None, scales=(1.0, 1.0), mirror=0, colour=0.7)
+    changed = 0
+    for seed in range(12):
+        found = transform(Sample(image, label, "a", Bands((1, 2, 3, 4), (low, high))), seed).image
+        share = (image.astype(np.float64) - low) / (high - low)
+        unit = transform(
+            Sample(share.astype(np.float32), label, "a", Bands((1, 2, 3, 4), (0.0, 1.0))), seed
+        ).image
+        expected = low + unit * (high - low)
+        if kind != np.float32:
+            expected = expected.clip(np.iinfo(kind).min, np.iinfo(kind).max)
+        assert np.abs(found - expected).max() <= 0.51 + 1e-3
+        changed += np.abs(unit - share).max() > 0.01
+    assert changed > 6
+    with pytest.raises(ValueError, match=r"augment.padding=mean .* choose augment.padding=black"):
+        transforms.Augmentation(crop_size=64, padding="mean")(
+            Sample(image, label, "a", Bands((1, 2, 3, 4), (low, high))), 0
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_hold_what_is_stored_and_the_device_normalises(kind):
+    low, high = KINDS[kind]
+    image, label = noise(kind, 5), np.zeros((40, 56), np.uint8)
+    meant = Bands((1, 2, 3, 4, 5), (low, high))
+
+    class One:
+        name, on_error, names = "one", "stop", ["a"]
+
+        def __len__(self):
+            return 1
+
+        def read(self, index):
+            return Sample(image, label, "a", meant)
+
+    transform = transforms.Augmentation(crop_size=None, scales=(1.0, 1.0), mirror=0)
+    (batch,) = loaders.training_loader(One(), transform, loaders.Order(1, 0, 1), iterations=range(1))
+    np.testing.assert_array_equal(batch.image.numpy(), np.moveaxis(image, -1, 0)[None])
+    assert (batch.image.numpy().dtype, batch.bands) == (image.dtype, meant)
+    mean, std = np.linspace(0.1, 0.9, 5), np.linspace(0.2, 0.6, 5)
+    model = Segmenter(
+        torch.nn.Identity(), torch.nn.Identity(), num_classes=2, mean=mean, std=std, value_range=(low, high)
+    )
+    expected = ((image.astype(np.float64) - low) / (high - low) - mean) / std
+    np.testing.assert_allclose(model.normalise(batch.image)[0].permute(1, 2, 0), expected, atol=2e-5)
+
+
+def test_photographs_are_normalised_to_the_bit_as_before():
+    image = torch.randint(0, 256, (2, 3, 9, 7), dtype=torch.uint8)
+    model = Segmenter(torch.nn.Identity(), torch.nn.Identity(), num_classes=2, value_range=(0, 255))
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    expected = (image.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    assert torch.equal(model.normalise(image), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
+def test_statistics_are_those_of_all_values(tmp_path, kind, count):
+    write_set(tmp_path, kind, count, names=("train/a", "train/b", "train/c"))
+    meant = {"bands": tuple(range(1, count + 1)), "range": "percentile"}
+    dataset = folder.build("train", root=str(tmp_path), **meant)
+    values = np.concatenate([dataset.read(i).image.reshape(-1, count) for i in range(3)]).astype(np.float64)
+    found = statistics.measure(dataset)
+    np.testing.assert_allclose(found.bands.mean, values.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.bands.std, values.std(0), rtol=1e-6)
+    np.testing.assert_array_equal(found.bands.least, values.min(0))
+    np.testing.assert_array_equal(found.bands.most, values.max(0))
+    low, high = np.percentile(values, (0.5, 99.5), axis=0)
+    np.testing.assert_allclose(found.limits, np.stack([low, high], 1), rtol=1e-6)
+    shares = (values - low) / (high - low)
+    np.testing.assert_allclose(found.mean, shares.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found.std, shares.std(0), atol=1e-6)
+    assert statistics.of_images(dataset).limits("minmax") == tuple(
+        zip(values.min(0), values.max(0), strict=True)
+    )
+
+
+def test_what_people_see_are_the_chosen_bands_in_their_range():
+    image = noise(np.uint16, 4)
+    meant = Bands((3, 2, 1, 8), (0.0, 4095.0))
+    shown = pictures.displayed(image, meant)
+    np.testing.assert_array_equal(shown, np.rint(image[..., :3] / 4095 * 255).astype(np.uint8))
+    shown = pictures.displayed(image, meant._replace(display=(8,)))
+    np.testing.assert_array_equal(
+        shown, np.repeat(np.rint(image[..., 3:] / 4095 * 255), 3, 2).astype(np.uint8)
+    )
+    shown = pictures.displayed(image, meant._replace(display=(8, 1, 2)))
+    np.testing.assert_array_equal(shown, np.rint(image[..., [3, 2, 1]] / 4095 * 255).astype(np.uint8))
+    photograph = noise(np.uint8, 3)
+    assert pictures.displayed(photograph) is photograph
+
+
+def write_set(root, kind, count, names=("train/a", "train/b", "val/c"), size=(40, 56), **how):
+    """Images of the kind whose masks are brighter in band 1: something to learn."""
+    low, high = KINDS[kind]
+    if kind == np.uint8 and count == 3:
+        how = {"photometric": "rgb"} | how
+    for index, name in enumerate(names):
+        mask = (np.indices(size).sum(0) // (9 + index) % 2).astype(np.uint8)
+        image = noise(kind, count, size, index)
+        image[..., 0] = np.where(mask, low + (high - low) * 0.9, low + (high - low) * 0.2).astype(kind)
+        for folder_, suffix, array in (("images", "tif", image), ("masks", "png", mask)):
+            file = root / folder_ / f"{name}.{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if suffix == "png":
+                cv2.imwrite(str(file), array)
+            else:
+                file.write_bytes(by_tifffile(array[..., 0] if count == 1 else array, **how))
+    (root / "classes.csv").write_text("id,name\n0,dark\n1,bright\n")
+
+
+TINY = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/auxiliary=none loader.workers=0"
+
+
+def test_a_run_on_four_deep_bands_trains_scores_and_predicts_with_what_it_chose(tmp_path):
+    """The real commands, with nothing said but the bands; the checkpoint alone tells the rest."""
+    write_set(tmp_path / "set", np.uint16, 8)
+    runs = tmp_path / "runs"
+    given = f"data=folder data.root={tmp_path / 'set'} data.bands=[3,2,1,8] data.display=[8]"
+    given += " data.range=percentile"
+    rest = f"schedule.iterations=3 schedule.batch_size=2 run_dir={runs} run_name=deep evaluation.every=3"
+    said = run_command("train_seg.py", *given.split(), *TINY.split(), *rest.split()).stdout
+    assert "data.range=[[" in said
+    assert "percentiles 0.5 and 99.5 of 2 images" in said
+    assert "model.mean=[" in said
+    content = torch.load(runs / "deep" / "best.pt", weights_only=True)
+    dataset = folder.build("train", root=str(tmp_path / "set"), bands=(3, 2, 1, 8), range="percentile")
+    limits = statistics.of_images(dataset).limits("percentile")
+    np.testing.assert_allclose(content["settings"]["data"]["range"], limits)
+    assert content["model"]["backbone.conv1.0.weight"].shape[1] == 4
+    assert content["settings"]["sizes"] == {"base": 56, "crop": 32, "bounds": (56, 40)}
+
+    image = tmp_path / "set/images/val/c.tif"
+    network = segkit.load(runs / "deep" / "best.pt")
+    ids = network.predict(image)
+    array = tifffile.imread(image)[..., [2, 1, 0, 7]]
+    np.testing.assert_array_equal(network.predict(array), ids)
+    logits = network.network.eval()(network.network.normalise(torch.from_numpy(array).permute(2, 0, 1)[None]))
+    np.testing.assert_array_equal(logits.main[0].argmax(0), ids)
+    with pytest.raises(ValueError, match=r"give one as an .H, W, 4. array"):
+        network.predict(array[..., :3])
+    run_command("predict_seg.py", f"checkpoint={runs}/deep/best.pt", f"input={image}", "save=[ids,overlays]")
+    stored = cv2.imread(str(runs / "deep/predict-c/ids/c.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(stored, ids)
+    shown = cv2.imread(str(runs / "deep/predict-c/overlays/c.jpg"))
+    assert shown.shape[1] >= 56
+    more = [f"checkpoint={runs}/deep/best.pt", "report=true", "loader.workers=0", "save=[overlays]"]
+    there = run_command("test_seg.py", *more).stdout
+    other = ["data=folder", f"data.root={tmp_path / 'set'}", f"output={tmp_path / 'other'}"]
+    again = run_command("test_seg.py", *more, *other).stdout
+    assert there.split("in %:")[1].split("\n")[0] == again.split("in %:")[1].split("\n")[0]
+
+
+def test_a_prediction_of_a_geotiff_lies_where_its_image_lies(tmp_path, run_here):
+    write_set(tmp_path / "set", np.uint8, 3, names=("train/a", "val/c"))
+    runs, place = tmp_path / "runs", tmp_path / "place.tif"
+    given = f"data=folder data.root={tmp_path / 'set'} run_dir={runs} run_name=a schedule.iterations=1"
+    assert not run_here("train_seg", *given.split(), *TINY.split(), "schedule.batch_size=2")
+    transform = rasterio.Affine(10, 0, 399960, 0, -10, 4900020)
+    profile = {"height": 40, "width": 56, "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.open(place, "w", driver="GTiff", transform=transform, **profile) as file:
+        file.write(np.moveaxis(noise(np.uint8, 3), -1, 0))
+    assert not run_here(
+        "predict_seg",
+        f"checkpoint={runs}/a/best.pt",
+        f"input={place}",
+        f"output={tmp_path / 'out'}",
+        "save=[ids]",
+    )
+    with rasterio.open(tmp_path / "out/ids/place.tif") as file:
+        assert (file.crs.to_epsg(), file.transform) == (32633, transform)
+        stored = cv2.imread(str(tmp_path / "out/ids/place.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(file.read(1), stored)

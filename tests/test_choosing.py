@@ -1,0 +1,106 @@
+"""What a training on one's own images leaves open: chosen from them, told, and kept by the run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import run_command
+from segkit.compose import composed
+from segkit.data import choosing
+
+
+def images_of(root, sizes, split="train"):
+    for index, (width, height) in enumerate(sizes):
+        for kind, mode in (("images", "RGB"), ("masks", "L")):
+            file = root / kind / split / f"{index:03d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new(mode, (width, height)).save(file)
+    (root / "classes.csv").write_text("id,name\n0,a\n1,b\n")
+    return ["data=folder", f"data.root={root}", "run_name=a"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sizes_are_medians_and_crops_fit(tmp_path, seed):
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(
+        40, (700, 700)[seed % 2] if seed < 4 else 3000, (int(draw.integers(1, 12)), 2)
+    ).tolist()
+    settings = composed("train", images_of(tmp_path, sizes), choose=choosing.choose)
+    found = settings["sizes"]
+    long, short = (int(np.median([pick(size) for size in sizes])) for pick in (max, min))
+    assert (found["base"], found["bounds"]) == (long, (long, short))
+    assert found["crop"] <= max(32, short)
+    assert found["crop"] % 32 == 0
+    assert found["crop"] == min(768 if long >= 1200 else 480, short // 32 * 32)
+    assert (settings["augment"]["crop_size"], settings["augment"]["base_size"]) == (found["crop"], long)
+    schedule = settings["schedule"]
+    assert schedule["epochs"] is None
+    assert schedule["iterations"] == 2000  # few images
+    assert schedule["batch_size"] <= len(sizes)
+    assert settings["evaluation"]["every"] == 100
+
+
+def test_many_images_are_trained_on_for_fifty_epochs_and_no_more_than_any_recipe():
+    for count, expected in ((100, 2000), (6400, 20000), (200_000, 80_000)):
+        chosen = choosing.Choice()
+        keys = ["schedule.iterations", "evaluation.every"]
+        choosing._length(chosen, keys, {"schedule": {"batch_size": 16}}, count)
+        assert chosen["schedule.iterations"] == expected
+        assert chosen["evaluation.every"] == expected // 20
+
+
+def test_what_is_typed_is_never_chosen(tmp_path):
+    given = images_of(tmp_path, [(300, 200)] * 4)
+    typed = ["sizes.crop=100", "sizes.base=222", "schedule.epochs=3", "schedule.batch_size=2"]
+    typed += ["evaluation.every=2"]
+    settings = composed("train", [*given, *typed], choose=choosing.choose)
+    assert settings["sizes"] == {"crop": 100, "base": 222, "bounds": (300, 200)}
+    assert (settings["schedule"]["epochs"], settings["schedule"]["iterations"]) == (3, None)
+    assert (settings["schedule"]["batch_size"], settings["evaluation"]["every"]) == (2, 2)
+
+
+def test_a_run_that_goes_on_keeps_what_was_chosen_though_the_images_are_others(tmp_path):
+    given = images_of(tmp_path, [(300, 200)] * 4)
+    before = composed("train", given, choose=choosing.choose)
+    images_of(tmp_path, [(900, 800)] * 40)
+
+    def never(_):
+        raise AssertionError("looked again")
+
+    again = composed("train", [*given, "resume=true"], resumed=lambda _: before, choose=never)
+    changed = {key for key in before if before[key] != again[key]}
+    assert changed == {"resume"}
+    longer = composed("train", [*given, "schedule.iterations=9000"], resumed=lambda _: before, choose=never)
+    assert longer["schedule"]["iterations"] == 9000
+    assert longer["sizes"] == before["sizes"]
+
+
+def test_other_data_and_scripts_get_the_usual_values():
+    assert composed("train", ["data=folder", "run_name=a"])["sizes"]["crop"] == 480
+    published = composed("train", ["data=ade20k", "run_name=a"], choose=choosing.choose)
+    assert published["sizes"]["base"] == 520
+    assert published["schedule"]["batch_size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "classes.csv").unlink(), "there is no class table"),
+        (lambda root: (root / "images").rename(root / "photos"), "there is no folder images"),
+        (
+            lambda root: [f.write_bytes(b"x") for f in (root / "images/train").iterdir()],
+            "not an image, nor is any",
+        ),
+    ],
+)
+def test_bad_folders_are_told_in_one_line_before_anything_is_built(tmp_path, spoil, message):
+    words = images_of(tmp_path, [(64, 48)] * 3)
+    images_of(tmp_path, [(64, 48)], split="val")
+    spoil(tmp_path)
+    said = run_command(
+        "train_seg.py", *words[:2], "model=deeplabv3_demo", f"run_dir={tmp_path}/runs", status=2
+    )
+    assert message in said.stderr
+    assert len(said.stderr.strip().splitlines()) == 1

@@ -1,0 +1,423 @@
+"""Labels of other tools become masks: against pycocotools, Pillow, and points asked one by one."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import random
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as oracle
+from pycocotools.coco import COCO
+
+from conftest import ROOT, run_command
+from segkit.data import importing, polygons, proposals
+from segkit.data.annotations import Annotated, Thing
+from segkit.data.labels import LabelTable
+from segkit.data.painting import paint
+
+HEIGHT, WIDTH = 60, 80
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+
+
+def draw_outline(draw, *, corners=None, beyond=10):
+    count = corners or int(draw.integers(3, 12))
+    return np.round(draw.uniform(-beyond, (WIDTH + beyond, HEIGHT + beyond), (count, 2)), 2)
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_polygons_are_filled_as_pycocotools_fills_them(seed):
+    draw = np.random.default_rng(seed)
+    height, width = (int(v) for v in draw.integers(1, 90, 2))
+    outline = draw_outline(draw)
+    if seed % 3 == 0:
+        outline = np.round(outline)  # edges on the borders of pixels
+    if seed % 7 == 0:
+        outline = np.repeat(outline, 2, axis=0)  # corners twice
+    expected = oracle.decode(oracle.frPyObjects([outline.ravel().tolist()], height, width))[..., 0]
+    np.testing.assert_array_equal(polygons.filled(outline, height, width), expected)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_polygons_agree_with_points_asked_one_by_one_away_from_the_outline(seed):
+    outline = draw_outline(np.random.default_rng(seed), corners=6)
+    mask = polygons.filled(outline, HEIGHT, WIDTH)
+    asked = 0
+    for y in range(HEIGHT):
+        for x in range(WIDTH):
+            within = _crossings(outline, x + 0.5, y + 0.5) % 2 == 1
+            away = abs(cv2.pointPolygonTest(outline.astype(np.float32), (x + 0.5, y + 0.5), True))
+            if away > 1:
+                assert mask[y, x] == within
+                asked += 1
+    assert asked > 2000
+
+
+def _crossings(outline, x, y):
+    """How many edges a ray to the right meets."""
+    met = 0
+    for (x0, y0), (x1, y1) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        if (y0 > y) != (y1 > y):
+            met += x < x0 + (y - y0) / (y1 - y0) * (x1 - x0)
+    return met
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_run_lengths_are_unpacked_as_pycocotools_does(seed):
+    draw = np.random.default_rng(seed)
+    mask = draw.random((int(draw.integers(1, 70)), int(draw.integers(1, 70)))) < draw.random()
+    packed = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    np.testing.assert_array_equal(polygons.from_runs(packed["counts"], *mask.shape), mask)
+    np.testing.assert_array_equal(polygons.from_runs(packed["counts"].decode(), *mask.shape), mask)
+    flat, runs, value = mask.T.ravel(), [0], False
+    for pixel in flat:
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    np.testing.assert_array_equal(polygons.from_runs(runs, *mask.shape), mask)
+    for broken in ("~~~", b"\xff0", runs[:-1], [*runs, -1], "0P"):
+        with pytest.raises(ValueError, match="runs"):
+            polygons.from_runs(broken, *mask.shape)
+
+
+def photograph(file, size=(HEIGHT, WIDTH), seed=0):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+def coco_like(root, images=6, seed=0):
+    """A COCO file with polygons of several parts, both kinds of run lengths, crowds, and things outside."""
+    draw, annotations = np.random.default_rng(seed), []
+    categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "tree"}]
+    for image in range(images):
+        photograph(root / f"photos/part {image % 2}/{image:03d}.png", seed=image)
+        for _ in range(0 if image == 5 else int(draw.integers(2, 6))):
+            kind = draw.integers(4)
+            mask = polygons.filled(draw_outline(draw), HEIGHT, WIDTH)
+            packed = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))
+            shape = [draw_outline(draw).ravel().tolist() for _ in range(int(draw.integers(1, 3)))]
+            if kind == 1:
+                shape = {"size": [HEIGHT, WIDTH], "counts": packed["counts"].decode()}
+            elif kind == 2:
+                counts = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.T.ravel(), 2]))).tolist()
+                counts = counts if not mask[0, 0] else [0, *counts]
+                shape = {"size": [HEIGHT, WIDTH], "counts": counts}
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 100 + image,
+                    "category_id": int(draw.choice([7, 3, 90])),
+                    "segmentation": shape,
+                    "iscrowd": int(kind == 2),
+                    "area": 1,
+                    "bbox": [0, 0, 1, 1],
+                }
+            )
+    annotations.append({"id": 999, "image_id": 100, "category_id": 3, "segmentation": [], "iscrowd": 0})
+    entries = [
+        {"id": 100 + i, "file_name": f"part {i % 2}/{i:03d}.png", "height": HEIGHT, "width": WIDTH}
+        for i in range(images)
+    ]
+    entries.append({"id": 900, "file_name": "lost.png", "height": 9, "width": 9})
+    file = root / "instances.json"
+    file.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": categories}))
+    return file
+
+
+def area_of(segmentation):
+    """The area COCO's order is by: of run lengths their pixels, of polygons that of their outlines."""
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        return int(oracle.area(segmentation)) if isinstance(counts, str) else sum(counts[1::2])
+    areas = []
+    for part in segmentation:
+        x, y = np.array(part).reshape(-1, 2).T
+        areas.append(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
+    return sum(areas)
+
+
+def test_masks_of_coco_are_those_of_pycocotools_painted_one_after_another(tmp_path, capsys):
+    file, out = coco_like(tmp_path, images=12), tmp_path / "out"
+    report = importing.Import("coco", [file], images=tmp_path / "photos", root=out).run()
+    capsys.readouterr()
+    api = COCO(str(file))
+    capsys.readouterr()
+    ids = {3: 1, 7: 2, 90: 3}  # in the order of COCO's ids, after the background
+    holes = crowds = 0
+    for image in api.loadImgs(api.getImgIds()):
+        if image["file_name"] == "lost.png":
+            continue
+        expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+        things = [a for a in api.loadAnns(api.getAnnIds(image["id"])) if a["segmentation"]]
+        for each in sorted(things, key=lambda a: (not a["iscrowd"], -area_of(a["segmentation"]))):
+            expected[api.annToMask(each) > 0] = 255 if each["iscrowd"] else ids[each["category_id"]]
+            crowds += each["iscrowd"]
+            holes += isinstance(each["segmentation"], dict)
+        stem = image["file_name"].removesuffix(".png")
+        np.testing.assert_array_equal(cv2.imread(str(out / f"masks/{stem}.png"), -1), expected)
+        assert (out / f"images/{stem}.png").read_bytes() == (tmp_path / f"photos/{stem}.png").read_bytes()
+    assert LabelTable.read(out / "classes.csv", "folder").names == ["background", "cat", "dog", "tree"]
+    assert (report.images, report.crowds, report.not_there) == (12, crowds, ["lost.png"])
+    assert report.left_out == {"without outline": 1}
+    assert report.without_labels == ["part 1/005.png"]
+    assert holes > 0
+    assert report.hidden
+
+
+def test_an_import_is_trained_on_by_the_command_it_names(tmp_path):
+    """What is typed after the import is what the import says."""
+    file, out = coco_like(tmp_path), tmp_path / "out"
+    where = ["--images", tmp_path / "photos", "--root", out]
+    said = run_command("datasets/folder.py", "import", "--from", "coco", file, *where).stdout
+    assert "6 images with masks" in said
+    assert "crowds: " in said
+    assert "not there, left out: 1 images (lost.png)" in said
+    words = said.strip().splitlines()[-1].split("to train: ")[1].split()
+    assert words[:3] == ["python", "train_seg.py", "data=folder"]
+    tiny = (
+        "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/auxiliary=none loader.workers=0"
+    )
+    run = f"schedule.iterations=2 schedule.batch_size=2 run_dir={tmp_path}/runs run_name=a"
+    trained = run_command(*words[1:], *tiny.split(), *run.split()).stdout
+    assert "sizes.crop=32" in trained
+    assert (tmp_path / "runs/a/best.pt").is_file()
+    run_command("datasets/folder.py", "verify", "--root", out, *words[4:])
+
+
+def pillow_polygon(outline):
+    canvas = Image.new("1", (WIDTH, HEIGHT))
+    from PIL import ImageDraw
+
+    ImageDraw.Draw(canvas).polygon([tuple(point) for point in outline], fill=1, outline=1)
+    return np.array(canvas)
+
+
+def close_to(mask, expected, *, share=0.06):
+    """Two rasterisations of one shape differ at most by the pixels of its outline."""
+    edge = cv2.morphologyEx(expected.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    assert not ((mask != expected) & ~edge).any()
+    assert (mask != expected).mean() < share
+
+
+CIRCLE = polygons.ellipse(40, 30, 15, 15)
+
+
+def test_shapes_of_labelme_are_those_that_pillow_draws(tmp_path):
+    outline = np.array([(5.5, 4), (60, 10), (50, 50), (10, 40)])
+    stamp = np.random.default_rng(0).random((10, 12)) < 0.5
+    buffer = io.BytesIO()
+    Image.fromarray(stamp.astype(np.uint8) * 255).save(buffer, "PNG")
+    shapes = {
+        "polygon": (outline.tolist(), pillow_polygon(outline), {}),
+        "rectangle": ([[60, 40], [20, 10]], pillow_polygon([(20, 10), (59, 10), (59, 39), (20, 39)]), {}),
+        "circle": ([[40, 30], [40, 45]], pillow_polygon(CIRCLE - 0.5), {}),
+        "mask": ([[20, 30], [31, 39]], None, {"mask": base64.b64encode(buffer.getvalue()).decode()}),
+    }
+    for kind, (points, _, more) in shapes.items():
+        photograph(tmp_path / f"in/{kind}.jpg")
+        shape = {"label": "thing", "points": points, "shape_type": kind, **more}
+        line = {"label": "rope", "points": [[0, 0], [9, 9]], "shape_type": "line"}
+        content = {
+            "shapes": [shape, line],
+            "imagePath": f"..\\x\\{kind}.jpg",
+            "imageHeight": 60,
+            "imageWidth": 80,
+        }
+        (tmp_path / f"in/{kind}.json").write_text(json.dumps(content))
+    photograph(tmp_path / "in/unlabelled.jpg")
+    files = sorted((tmp_path / "in").glob("*.json"))
+    report = importing.Import(
+        "labelme", files, images=tmp_path / "in", root=tmp_path / "out", empty="left-out"
+    ).run()
+    for kind, (_, expected, _) in shapes.items():
+        mask = cv2.imread(str(tmp_path / f"out/masks/{kind}.png"), -1)
+        if expected is None:
+            expected = np.zeros((60, 80), bool)
+            expected[30:40, 20:32] = stamp
+            np.testing.assert_array_equal(mask, expected)
+        elif kind == "rectangle":
+            np.testing.assert_array_equal(mask, expected)
+        else:
+            close_to(mask, expected)
+    assert report.left_out == {"line": 4}
+    assert report.not_named == ["unlabelled.jpg"]
+
+
+def test_shapes_of_cvat_overlap_as_their_z_order_says(tmp_path):
+    photograph(tmp_path / "in/sub/a.png")
+    text = """<?xml version="1.0"?><annotations><meta><task><labels>
+      <label><name>road</name><color>#ff00ff</color></label><label><name>car</name><color>#0000ff</color></label>
+      </labels></task></meta><image id="0" name="sub/a.png" width="80" height="60">
+      <box label="car" xtl="10" ytl="10" xbr="30" ybr="20" z_order="3"/>
+      <polygon label="road" points="0,0;80,0;80,60;0,60" z_order="0"/>
+      <box label="car" xtl="40" ytl="20" xbr="60" ybr="40" rotation="45" z_order="1"/>
+      <ellipse label="car" cx="20" cy="45" rx="10" ry="5" z_order="1"/>
+      <mask label="road" rle="1, 2, 1" left="15" top="12" width="2" height="2" z_order="4"/>
+      <polyline label="road" points="1,1;5,5"/><tag label="car"/></image></annotations>"""
+    (tmp_path / "annotations.xml").write_text(text)
+    out = tmp_path / "out"
+    report = importing.Import("cvat", [tmp_path / "annotations.xml"], images=tmp_path / "in", root=out).run()
+    mask = cv2.imread(str(out / "masks/sub/a.png"), -1)
+    expected = np.ones((60, 80), np.uint8)
+    expected[pillow_polygon(polygons.box(40, 20, 60, 40, degrees=45) - 0.5)] = 2
+    expected[pillow_polygon(polygons.ellipse(20, 45, 10, 5) - 0.5)] = 2
+    expected[10:20, 10:30] = 2
+    expected[12, 16] = expected[13, 15] = 1
+    close_to(mask == 2, (expected == 2))
+    assert mask[12:14, 15:17].tolist() == [[2, 1], [1, 2]]
+    assert LabelTable.read(out / "classes.csv", "x").colours.tolist()[1:] == [[255, 0, 255], [0, 0, 255]]
+    assert report.left_out == {"polyline": 1, "tag": 1}
+    assert report.hidden["car", "road"] > 300
+    assert report.hidden["road", "car"] == 2
+
+
+def via_of(kind, tmp_path):
+    regions = [
+        (
+            {"name": "polygon", "all_points_x": [5, 60, 50], "all_points_y": [4, 10, 50]},
+            {"class": "a", "n": "1"},
+        ),
+        ({"name": "rect", "x": 60, "y": 40, "width": 10, "height": 15}, {"class": {"b": True, "c": False}}),
+        ({"name": "point", "cx": 1, "cy": 1}, {"class": "a"}),
+        ({"name": "circle", "cx": 20, "cy": 45, "r": 6}, {"class": ""}),
+    ]
+    if kind == "csv":
+        file = tmp_path / "via.csv"
+        with file.open("w", newline="") as target:
+            writer = csv.writer(target)
+            writer.writerow(["filename", "region_shape_attributes", "region_attributes"])
+            writer.writerows([["a.png", json.dumps(s), json.dumps(a)] for s, a in regions])
+        return file
+    entries = [{"shape_attributes": s, "region_attributes": a} for s, a in regions]
+    numbered = {str(i): e for i, e in enumerate(entries)}
+    metadata = {"a.png123": {"filename": "a.png", "regions": numbered if kind == "version 1" else entries}}
+    file = tmp_path / "via.json"
+    file.write_text(json.dumps({"_via_img_metadata": metadata} if kind == "project" else metadata))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["project", "version 1", "version 2", "csv"])
+def test_regions_of_via_in_all_its_files(tmp_path, kind):
+    photograph(tmp_path / "in/a.png")
+    file = via_of(kind, tmp_path)
+    with pytest.raises(ValueError, match="--attribute class or n"):
+        importing.Import("via", [file], images=tmp_path / "in", root=tmp_path / "out").run()
+    how = importing.Import("via", [file], images=tmp_path / "in", root=tmp_path / "out", attribute="class")
+    report = how.run()
+    mask = cv2.imread(str(tmp_path / "out/masks/a.png"), -1)
+    close_to(mask == 1, pillow_polygon(np.array([(5, 4), (60, 10), (50, 50)]) - 0.5))
+    np.testing.assert_array_equal(np.argwhere(mask == 2)[[0, -1]], [[40, 60], [54, 69]])
+    assert report.left_out == {"point": 1, "without class": 1}
+    assert LabelTable.read(tmp_path / "out/classes.csv", "x").names == ["background", "a", "b"]
+
+
+def test_of_crowds_holes_and_what_lies_outside_is_told():
+    ring = np.ones((9, 9), bool)
+    ring[3:5, 3:5] = False
+    things = [
+        Thing("a", mask=ring, place=(-2, 50), height=1),
+        Thing("a", [polygons.box(500, 500, 600, 600)], height=2),
+        Thing("b", [polygons.box(0, 0, 80, 60)], crowd=True, height=9),
+        Thing("b", [polygons.box(70, 50, 90, 90)], height=3),
+    ]
+    done = paint(Annotated("x", (HEIGHT, WIDTH), things), {"a": 1, "b": 2})
+    assert (done.holes, done.crowds) == (1, 1)
+    assert done.outside == {"wholly (or without one pixel)": 1, "partly": 2}
+    assert done.hidden == {("a", "a crowd"): 9 * 7 - 4, ("b", "a crowd"): 100}
+    assert (done.mask == 255).sum() == 60 * 80 - 59 - 100
+    assert (done.mask[0:7, 50:59] == 1).sum() == 59
+
+
+FAULTS = {
+    "no file": (["--from", "coco", "nothing.json"], "there is no such file"),
+    "no json": (["--from", "coco", "text.json"], "not a JSON file"),
+    "no coco": (["--from", "coco", "empty.json"], "not a COCO file: it needs images, categories"),
+    "no xml": (["--from", "cvat", "text.json"], "not an XML file"),
+    "no labelme": (["--from", "labelme", "empty.json"], "it has no shapes"),
+    "unknown class": (["--from", "coco", "instances.json", "--classes", "cow"], "there are cat, dog, tree"),
+    "no images": (["--from", "coco", "instances.json", "--images", "none"], "there is no such folder"),
+    "escape": (["--from", "coco", "escape.json"], "lies outside the folder of images"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_cannot_be_imported_is_said_in_one_line(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.syspath_prepend(ROOT / "datasets")
+    sys.modules.pop("folder", None)
+    import folder as script
+
+    coco_like(tmp_path, images=1)
+    (tmp_path / "text.json").write_text("no json")
+    (tmp_path / "empty.json").write_text("{}")
+    escape = {"images": [{"id": 1, "file_name": "../a.png", "height": 1, "width": 1}], "annotations": []}
+    (tmp_path / "escape.json").write_text(json.dumps(escape | {"categories": [{"id": 1, "name": "a"}]}))
+    monkeypatch.chdir(tmp_path)
+    given, message = FAULTS[name]
+    images = [] if "--images" in given else ["--images", "photos"]
+    monkeypatch.setattr(sys, "argv", ["folder.py", "import", "--root", "out", *given, *images])
+    with pytest.raises(SystemExit):
+        script.script.run()
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_proposed_table_reads_the_masks_it_was_proposed_for(tmp_path, seed):
+    draw = random.Random(seed)
+    colours = [(draw.randrange(256), draw.randrange(256), draw.randrange(256)) for _ in range(6)]
+    pick = np.random.default_rng(seed)
+    files = []
+    for index in range(3):
+        file = tmp_path / f"{index}.png"
+        chosen = pick.integers(0, 6, (9, 9))
+        Image.fromarray(
+            np.array(colours, np.uint8)[chosen] if seed % 2 else chosen.astype(np.uint8) * 20
+        ).save(file)
+        files.append(file)
+    table = proposals.proposed(proposals.values_of(files))
+    (tmp_path / "classes.csv").write_text(importing.csv_of(table))
+    read = LabelTable.read(tmp_path / "classes.csv", "folder")
+    for file in files:
+        raw = np.array(Image.open(file))
+        assert len(np.unique(read.encode(raw, file))) == len(np.unique(raw.reshape(81, -1), axis=0))
+
+
+def test_what_is_proposed_for_binary_masks_void_and_instances():
+    binary = proposals.proposed(proposals.Counter({0: 10, 255: 4}))
+    assert [(e.id, e.name, e.ignore) for e in binary.entries] == [
+        (0, "background", False),
+        (255, "object", False),
+    ]
+    void = proposals.proposed(proposals.Counter({0: 10, 1: 4, 255: 1}))
+    assert [e.ignore for e in void.entries] == [False, False, True]
+    white = proposals.proposed(proposals.Counter({(0, 0, 0): 1, (9, 9, 9): 1, (255, 255, 255): 1}))
+    assert [e.ignore for e in white.entries] == [False, False, True]
+    with pytest.raises(ValueError, match="300 different values: these are instance ids"):
+        proposals.proposed(proposals.Counter(range(300)))
+    instances = np.array([[0, 7, 24000, 24001], [26005, 999, 1000, 33011]], np.uint16)
+    assert proposals.divided(instances, 1000).tolist() == [[0, 7, 24, 24], [26, 999, 1, 33]]
+
+
+def test_instance_ids_are_trained_on_after_one_command(tmp_path):
+    for index in range(2):
+        photograph(tmp_path / f"images/{index}.png", (8, 8))
+        ids = np.array([[0, 1001, 1002, 2005]] * 8, np.uint16).repeat(2, axis=1)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(ids).save(tmp_path / f"masks/{index}.png")
+    said = run_command("datasets/folder.py", "classes", "--root", tmp_path, "--divide", 1000).stdout
+    assert "data.masks='masks_of_classes/*'" in said
+    read = LabelTable.read(tmp_path / "classes.csv", "folder")
+    assert [entry.id for entry in read.entries] == [0, 1, 2]
+    splits = ["data.train_split=50%", "data.val_split=50%"]
+    run_command("datasets/folder.py", "verify", "--root", tmp_path, "data.masks=masks_of_classes/*", *splits)
+    assert Path(tmp_path / "masks_of_classes/0.png").is_file()

@@ -1,0 +1,170 @@
+"""Layouts of other projects: the trees of mmsegmentation's own tests, read by settings alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from segkit.compose import composed
+from segkit.data.datasets import folder
+
+FRANKFURT = "frankfurt/frankfurt_000000_000294"
+TREES = {  # name: files below its folder, a yaml of at most ten lines, names of the samples of training
+    "pseudo_dataset": (
+        [f"imgs/0000{i}_img.jpg" for i in range(5)]
+        + [f"gts/0000{i}_gt.png" for i in range(5)]
+        + [("splits/train.txt", "00000\n00001\n00002\n00003\n"), ("splits/val.txt", "00004\n")],
+        "images: imgs/*_img\nmasks: gts/*_gt\ntrain_split: splits/train.txt\nval_split: splits/val.txt",
+        ["00000_img", "00001_img", "00002_img", "00003_img"],
+    ),
+    "pseudo_cityscapes_dataset": (
+        [f"leftImg8bit/val/{FRANKFURT}_leftImg8bit.png"]
+        + [
+            f"gtFine/val/{FRANKFURT}_gtFine_{kind}.png"
+            for kind in ("labelIds", "labelTrainIds", "instanceIds")
+        ],
+        "images: leftImg8bit/*_leftImg8bit\nmasks: gtFine/*_gtFine_labelTrainIds\ntrain_split: val",
+        [FRANKFURT],
+    ),
+    "pseudo_loveda_dataset": (
+        [f"{kind}/{i}.png" for kind in ("img_dir", "ann_dir") for i in range(3)],
+        "images: img_dir\nmasks: ann_dir\ntrain_split: .\nval_split: .",
+        ["0", "1", "2"],
+    ),
+    "pseudo_potsdam_dataset": (
+        [f"{kind}/2_10_0_0_512_512.png" for kind in ("img_dir", "ann_dir")],
+        "images: img_dir\nmasks: ann_dir\ntrain_split: .\nval_split: .",
+        ["2_10_0_0_512_512"],
+    ),
+    "pseudo_isaid_dataset": (
+        [f"img_dir/P0000_0_896_{part}.png" for part in ("0_896", "1024_1920", "1536_2432")]
+        + [f"ann_dir/P0000_0_896_{part}_instance_color_RGB.png" for part in ("0_896", "1536_2432")]
+        + [("splits/train.txt", "P0000_0_896_1536_2432\n"), ("splits/val.txt", "P0000_0_896_0_896\n")],
+        "images: img_dir\nmasks: ann_dir/*_instance_color_RGB\ntrain_split: splits/train.txt\n"
+        "val_split: splits/val.txt",
+        ["P0000_0_896_1536_2432"],
+    ),
+    "pseudo_synapse_dataset": (
+        [f"img_dir/0001_{i}.jpg" for i in range(5)] + [f"ann_dir/0001_{i}.png" for i in range(5)],
+        "images: img_dir\nmasks: ann_dir\ntrain_split: 80%\nval_split: 20%",
+        None,
+    ),
+    "pseudo_refuge_dataset": (
+        [f"{kind}/pseudo_g0001.png" for kind in ("img_dir", "ann_dir")],
+        "images: img_dir\nmasks: ann_dir\ntrain_split: .\nval_split: .",
+        ["pseudo_g0001"],
+    ),
+    "pseudo_lip_dataset": (
+        [
+            "train_images/684_2150041.jpg",
+            "train_segmentations/684_2150041.png",
+            "val_images/86_185913.jpg",
+            "val_segmentations/86_185913.png",
+        ],
+        "images: train_images\nmasks: train_segmentations\ntrain_split: .\nval_split: .",
+        ["684_2150041"],
+    ),
+    "pseudo_mapillary_dataset": (
+        ["images/__CRyFzoDOXn6unQ6a3DnQ.jpg"]
+        + [f"{version}/__CRyFzoDOXn6unQ6a3DnQ.png" for version in ("v1.2", "v2.0")],
+        "masks: v1.2\ntrain_split: .\nval_split: .",
+        ["__CRyFzoDOXn6unQ6a3DnQ"],
+    ),
+    "pseudo_bdd100k_dataset": (
+        [
+            "images/10k/train/0004a4c0-d4dff0ad.jpg",
+            "images/10k/val/7d128593-0ccfea4c.jpg",
+            "labels/sem_seg/masks/train/0004a4c0-d4dff0ad.png",
+            "labels/sem_seg/masks/val/7d128593-0ccfea4c.png",
+            "labels/sem_seg/colormaps/train/0004a4c0-d4dff0ad.png",
+            "labels/sem_seg/colormaps/.DS_Store",
+        ],
+        "images: images/10k\nmasks: labels/sem_seg/masks",
+        ["0004a4c0-d4dff0ad"],
+    ),
+    "pseudo_nyu_dataset": (
+        ["images/bookstore_0001d_00001.jpg", "annotations/bookstore_0001d_00001.png"],
+        "masks: annotations\ntrain_split: .\nval_split: .",
+        ["bookstore_0001d_00001"],
+    ),
+    "pseudo_a2d2_dataset": (
+        ["images/20180807145028_camera_frontcenter_000000091.png"]
+        + [f"annotations/20180807145028_camera_frontcenter_000000091_{n}LabelTrainIds.png" for n in (19, 34)],
+        "masks: annotations/*_34LabelTrainIds\ntrain_split: .\nval_split: .",
+        ["20180807145028_camera_frontcenter_000000091"],
+    ),
+    "dsdl_seg": (
+        [f"JPEGImages/2007_0000{n}.jpg" for n in (32, 39, 63)]
+        + [
+            f"{kind}/2007_0000{n}.png"
+            for kind in ("SegmentationClass", "SegmentationObject")
+            for n in (32, 39, 63)
+        ]
+        + [("set-train/train_samples.json", json.dumps({"samples": []}))],
+        "images: JPEGImages\nmasks: SegmentationClass\ntrain_split: .\nval_split: .",
+        ["2007_000032", "2007_000039", "2007_000063"],
+    ),
+    "pascal_context": (
+        [
+            "JPEGImages/2008_000008.jpg",
+            "SegmentationClassContext/2008_000008.png",
+            ("ImageSets/SegmentationContext/train.txt", "2008_000008\n"),
+        ],
+        "images: JPEGImages\nmasks: SegmentationClassContext\n"
+        "train_split: ImageSets/SegmentationContext/train.txt\nval_split: .",
+        ["2008_000008"],
+    ),
+    "coco_stuff": (
+        [
+            "images/train2017/000000000009.jpg",
+            "images/val2017/000000000139.jpg",
+            "annotations/train2017/000000000009_labelTrainIds.png",
+            "annotations/val2017/000000000139_labelTrainIds.png",
+        ],
+        "masks: annotations/*_labelTrainIds\ntrain_split: train2017\nval_split: val2017",
+        ["000000000009"],
+    ),
+}
+
+
+def made(root, files):
+    """A tree of these names; each image has its own grey, each mask the ids 0..3 and 255."""
+    for number, file in enumerate(files):
+        name, text = (file, None) if isinstance(file, str) else file
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text is not None or not path.suffix:
+            path.write_text(text or "no image")
+        elif name.startswith(("imgs", "img_dir", "images", "leftImg8bit", "JPEGImages")) or "_images" in name:
+            Image.fromarray(np.full((6, 8, 3), number, np.uint8)).save(path)
+        else:
+            Image.fromarray(np.array([[0, 1, 2, 3, 255, 0, 1, 2]] * 6, np.uint8)).save(path)
+    (root / "classes.csv").write_text("id,name,ignore\n0,a,\n1,b,\n2,c,\n3,d,\n255,void,yes\n")
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_the_tree_is_read_by_a_yaml_of_at_most_ten_lines(tmp_path, name):
+    files, text, names = TREES[name]
+    made(tmp_path, files)
+    assert len(text.splitlines()) <= 10
+    settings = yaml.safe_load(text)
+    dataset = folder.build("train", root=str(tmp_path), **settings)
+    assert names is None or dataset.names == names
+    for index in range(len(dataset)):
+        sample = dataset.read(index)
+        assert sample.label[0].tolist() == [0, 1, 2, 3, 255, 0, 1, 2]
+    validation = folder.build("val", root=str(tmp_path), **{"val_split": "val", **settings})
+    assert len(validation.read(0).label) == 6
+
+
+def test_the_same_is_said_on_the_command_line(tmp_path):
+    files, text, names = TREES["pseudo_dataset"]
+    made(tmp_path, files)
+    words = [f"data.{key}={value}" for key, value in yaml.safe_load(text).items()]
+    data = composed("train", ["data=folder", f"data.root={tmp_path}", "run_name=a", *words])["data"]
+    del data["name"]
+    assert folder.build("train", **data).names == names
