@@ -283,8 +283,7 @@ def _entry(row: dict[str, str], place: str) -> Entry:
 def automatic_colour(identity: int) -> tuple[int, int, int]:
     """A hue per class, neighbours far apart (golden angle)."""
     pixel = np.array([[[int(identity * 111.246) % 180, 190, 220 - 60 * (identity % 2)]]], np.uint8)
-    red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()
-    return red, green, blue
+    return tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist())  # type: ignore[return-value]
 
 
 def _colour(row: dict[str, str], identity: int, place: str) -> tuple[int, int, int]:

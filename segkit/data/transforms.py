@@ -119,7 +119,7 @@ class Augmentation:
             blurring.set_random_state(draw, random.Random(int(draw.integers(1 << 32))))
             image = blurring(image=image)["image"]
         for change in vars(self)["_changes"].values():
-            image, label, name, bands = change(Sample(image, label, name, bands), draw)
+            image, label, name, _ = change(Sample(image, label, name, bands), draw)
         return Sample(_padded(image, crop, fill), _padded(label, crop, (IGNORE_INDEX,)), name, bands)
 
     def _crop(

@@ -261,8 +261,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
 def _on_device(batch: Batch, training: Training) -> Batch:
     layout = torch.channels_last if training.runtime.channels_last else torch.contiguous_format
     image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
-    if image.is_floating_point():  # as stored; the network takes floats as normalised
-        image = training.model.normalise(image)
+    image = training.model.normalise(image) if image.is_floating_point() else image  # floats as stored
     return Batch(image, batch.label.to(training.device, non_blocking=True), batch.names)
 
 
