@@ -38,9 +38,9 @@ def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
 
 def of_images(settings: dict[str, Any]) -> dict[str, Any]:
     """What the images say where the settings are left open, told with the reasons."""
-    from segkit.settings.open_keys import open_keys
+    from segkit.settings.open_keys import left_open
 
-    if not open_keys(settings) or settings["summary"]:
+    if not left_open(settings) or settings["summary"]:
         return {}
     from segkit.data.choosing import choose
     from segkit.system import runs

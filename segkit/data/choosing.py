@@ -17,7 +17,7 @@ from segkit.data import statistics
 from segkit.data.headers import header_of
 from segkit.data.labels import DataError
 from segkit.data.pairs import Pairs
-from segkit.settings.open_keys import USUAL, open_keys, value_of
+from segkit.settings.open_keys import USUAL, left_open, value_of
 
 LOOKED_AT = 200  # images whose headers tell the usual size
 LARGE = 1200  # pixels of the long side from which crops are those published for Cityscapes, else for ADE20K
@@ -50,7 +50,7 @@ def choose(settings: Mapping[str, Any]) -> Choice:
     Raises:
         ValueError: the images cannot be found or read.
     """
-    chosen, wanted = Choice(), open_keys(settings)
+    chosen, wanted = Choice(), left_open(settings)
     if not wanted:
         return chosen
     if value_of(settings, "data.name") != "folder":

@@ -287,11 +287,8 @@ def automatic_colour(identity: int) -> tuple[int, int, int]:
 
 
 def _colour(row: dict[str, str], identity: int, place: str) -> tuple[int, int, int]:
-    text = (
-        row.get("colour")
-        or row.get("color")
-        or " ".join(row.get(key) or "" for key in ("red", "green", "blue"))
-    )
+    three = " ".join(row.get(key) or "" for key in ("red", "green", "blue"))
+    text = row.get("colour") or row.get("color") or three
     if not text.strip():
         return automatic_colour(identity)
     if re.fullmatch(r"#?[0-9a-fA-F]{6}", text.strip()):

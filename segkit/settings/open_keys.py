@@ -20,7 +20,7 @@ OF_BANDS = ("data.bands", "data.display", "data.fill")
 PHOTOGRAPHS = {"model.mean": IMAGENET_MEAN, "model.std": IMAGENET_STD, "model.value_range": (0.0, 255.0)}
 
 
-def open_keys(settings: Mapping[str, Any]) -> list[str]:
+def left_open(settings: Mapping[str, Any]) -> list[str]:
     """Dotted keys that are there and say nothing; of a length that is not given, both."""
     found = [key for key in SIMPLE if _there(settings, key) and value_of(settings, key) is None]
     if _there(settings, LENGTH[0]) and all(value_of(settings, key) is None for key in LENGTH):
@@ -35,7 +35,7 @@ def open_keys(settings: Mapping[str, Any]) -> list[str]:
 
 def fillings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """What other settings say of the open keys, and of bands that are not named."""
-    keys = open_keys(settings)
+    keys = left_open(settings)
     keys += [k for k in (*OF_BANDS, "data.range") if _there(settings, k) and value_of(settings, k) is None]
     answers = {key: value_of(known, key) for key in keys}
     return {key: answer for key, answer in answers.items() if answer is not None}

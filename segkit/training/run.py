@@ -261,7 +261,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
 def _on_device(batch: Batch, training: Training) -> Batch:
     layout = torch.channels_last if training.runtime.channels_last else torch.contiguous_format
     image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
-    image = training.model.normalise(image) if image.is_floating_point() else image  # floats as stored
+    image = image if batch.bands.photographs else training.model.normalise(image)
     return Batch(image, batch.label.to(training.device, non_blocking=True), batch.names)
 
 
@@ -295,7 +295,6 @@ def _update(training: Training, norm: Tensor) -> None:
     if training.schedule.clip_gradient is not None:
         nn.utils.clip_grads_with_norm_(_parameters(training), training.schedule.clip_gradient, norm)
     training.scaler.step(training.optimiser)
-    if training.average is not None and training.schedule.ema is not None:
-        optim.update_average(
-            training.average, training.model, decay=training.schedule.ema, iteration=training.iteration
-        )
+    average, decay = training.average, training.schedule.ema
+    if average is not None and decay is not None:
+        optim.update_average(average, training.model, decay=decay, iteration=training.iteration)
