@@ -23,6 +23,12 @@ export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" # a company's own certificates
 if [ -n "${SSL_CERT_FILE:-}" ]; then # which uv reads by itself, but pip does not
   export PIP_CERT="${PIP_CERT:-$SSL_CERT_FILE}"
 fi
+# one index for both, wherever it is named: uv reads neither pip's variable nor its configuration
+index=${PIP_INDEX_URL:-${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || :)}}}
+if [ -n "$index" ]; then
+  export PIP_INDEX_URL="$index"
+  [ -n "${UV_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 UV_LINK_MODE=${UV_LINK_MODE:-hardlink} .venv/bin/python -m uv pip install --quiet --python .venv/bin/python \
   --require-hashes --build-constraint requirements/build.txt -r "$lock"

@@ -22,7 +22,7 @@ def gpus(monkeypatch):
 @pytest.mark.parametrize(
     ("choice", "count", "local_rank", "expected"),
     [
-        ("auto", 0, "0", "cpu"),
+        ("auto", 0, "0", "mps"),
         ("auto", 2, "1", "cuda:1"),
         ("cpu", 2, "0", "cpu"),
         ("cuda", 4, "2", "cuda:2"),
@@ -34,6 +34,11 @@ def test_the_device_that_is_asked_for(choice, count, local_rank, expected, gpus,
     gpus(count, mps=True)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert distributed.pick_device(choice) == torch.device(expected)
+
+
+def test_without_any_gpu_auto_is_the_cpu(gpus):
+    gpus(0)
+    assert distributed.pick_device("auto") == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

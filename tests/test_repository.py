@@ -62,6 +62,33 @@ def test_the_environment_is_fetched_with_the_certificates_of_the_system(tmp_path
     assert called == ["pip true company.pem company.pem", "uv true company.pem company.pem"]
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"PIP_INDEX_URL": "mine"}, "mine mine"),
+        ({"UV_DEFAULT_INDEX": "mine"}, "mine mine"),
+        ({"UV_INDEX_URL": "mine"}, "mine  mine"),
+        ({"PIP_INDEX_URL": "mine", "UV_DEFAULT_INDEX": "other"}, "mine other"),
+        ({"CONFIGURED": "mine"}, "mine mine"),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_an_index_of_ones_own_serves_pip_and_uv_wherever_it_is_named(given, expected, tmp_path):
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/sh\n[ "$3" = config ] && { echo "${CONFIGURED-}"; exit; }\n'
+        'echo ${PIP_INDEX_URL-} "${UV_DEFAULT_INDEX-}" ${UV_INDEX_URL-} >> calls\n'
+    )
+    python.chmod(0o755)
+    (tmp_path / "lock.txt").touch()
+    command = ["sh", str(ROOT / "requirements" / "setup.sh"), sys.executable, "lock.txt", "stamp"]
+    kept = {key: value for key, value in os.environ.items() if "INDEX" not in key}
+    subprocess.run(command, cwd=tmp_path, env=kept | given, timeout=60, check=True)
+    assert [line.strip() for line in (tmp_path / "calls").read_text().splitlines()[-2:]] == [expected] * 2
+
+
 def test_ci_runs_what_the_readme_tells_everyone_to_run():
     commands = (ROOT / ".ci" / "run").read_text().splitlines()
     assert "make test" in commands

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.losses._chunks import Coarse
+from segkit.system import hardware
 from segkit.types import IGNORE_INDEX, Logits
 
 
@@ -61,8 +62,9 @@ class PixelLoss(Loss):
         self.register_buffer("weight_of_label", by_label, persistent=False)
 
     def weight(self, label: Tensor) -> Tensor:
-        """Sum of the class weights over the pixels that are scored; a float64 scalar on the loss's device."""
-        return self.weight_of_label[label.to(self.weight_of_label.device).int()].sum(dtype=torch.float64)
+        """Sum of the class weights over the pixels that are scored; a scalar on the loss's device, float64 where it has that."""
+        device = self.weight_of_label.device
+        return self.weight_of_label[label.to(device).int()].sum(dtype=hardware.widest_float(device))
 
     def divided(self, total: Tensor, target: Tensor) -> Tensor:
         """A sum over pixels by the weight of their labels."""
@@ -73,5 +75,6 @@ class RegionLoss(Loss):
     """A mean over images; one without a scored pixel does not count."""
 
     def weight(self, label: Tensor) -> Tensor:
-        """How many images have a scored pixel; a float64 scalar."""
-        return (label != IGNORE_INDEX).flatten(1).any(1).sum(dtype=torch.float64)
+        """How many images have a scored pixel; a scalar, float64 where the device has that."""
+        exact = hardware.widest_float(label.device)
+        return (label != IGNORE_INDEX).flatten(1).any(1).sum(dtype=exact)

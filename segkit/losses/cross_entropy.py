@@ -12,6 +12,7 @@ from segkit.losses._chunks import Chunk, Coarse, summed
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.settings import Fraction, NonNegativeFloat
+from segkit.system import hardware
 from segkit.types import IGNORE_INDEX
 
 
@@ -41,7 +42,8 @@ class CrossEntropy(PixelLoss):
     def weight(self, label: Tensor) -> Tensor:
         """Sum of the class weights over the scored pixels, or the number of all; a float64 scalar."""
         if self.average == "all":
-            return torch.full((), label.numel(), dtype=torch.float64, device=self.class_weights.device)
+            device = self.class_weights.device
+            return torch.full((), label.numel(), dtype=hardware.widest_float(device), device=device)
         return super().weight(label)
 
 

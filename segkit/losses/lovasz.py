@@ -14,6 +14,7 @@ from torch import Tensor
 from segkit.losses._chunks import Chunk, Coarse, cut, summed
 from segkit.losses._loss import RegionLoss
 from segkit.settings import NonNegativeFloat
+from segkit.system import hardware
 from segkit.types import IGNORE_INDEX
 
 
@@ -77,7 +78,8 @@ def _growth(error: Tensor, true: Tensor) -> Tensor:
     order = error.argsort(descending=True, stable=True)
     hit = true[order].cumsum(0)  # integers: CUDA adds them up in a fixed order
     union = true.sum() + torch.arange(1, len(hit) + 1, device=hit.device) - hit
-    jaccard = 1 - (true.sum() - hit).double() / union  # differences of it are too small for float32
+    exact = hardware.widest_float(hit.device)
+    jaccard = 1 - (true.sum() - hit).to(exact) / union  # differences of it are too small for float32
     growth = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
     return torch.empty_like(growth).index_copy_(0, order, growth)
 

@@ -25,7 +25,7 @@ class Mixed(nn.Module):
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         super().__init__()
         self.losses = nn.ModuleDict(losses)
-        numbers = torch.tensor([weights[name] for name in losses], dtype=torch.float64)
+        numbers = torch.tensor([weights[name] for name in losses], dtype=torch.float32)
         self.register_buffer("weights", numbers, persistent=False)
 
     def forward(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:

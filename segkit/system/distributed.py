@@ -74,16 +74,17 @@ def pick_device(choice: str = "auto") -> torch.device:
 
     Args:
         choice: ``cpu``; ``cuda`` for this process's own GPU; ``cuda:N`` for a certain one; ``mps``; or
-            ``auto`` for its own GPU when there is one.
+            ``auto`` for its own CUDA GPU, else an Apple GPU, else the CPU.
 
     Raises:
         ValueError: that device is not here.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if choice == "cpu" or (choice == "auto" and not count):
+    apple = torch.backends.mps.is_available()
+    if choice == "cpu" or (choice == "auto" and not count and not apple):
         return torch.device("cpu")
-    if choice == "mps":
-        if not torch.backends.mps.is_available():
+    if choice == "mps" or (choice == "auto" and not count):
+        if not apple:
             raise ValueError("device=mps, but torch sees no Apple GPU here; use device=cpu or device=auto")
         return torch.device("mps")
     own = int(os.environ.get("LOCAL_RANK", "0")) % max(1, count)

@@ -150,9 +150,9 @@ class ValidationLoss:
         logits = torch.cat(self.rows).permute(2, 0, 1)[None]
         self.rows.clear()
         label = torch.from_numpy(sample.label[strip.bottom - rows : strip.bottom])[None].to(logits.device)
-        weight = self.loss.weight(label).double().cpu()
+        weight = self.loss.weight(label).cpu().double()
         for name, part in self.loss(Logits(logits), label).items():
-            self.sums[name] = self.sums.get(name, 0) + part.double().cpu() * weight
+            self.sums[name] = self.sums.get(name, 0) + part.cpu().double() * weight
         self.weight = self.weight + weight
 
     def mean(self) -> dict[str, float]:

@@ -1,0 +1,92 @@
+"""Where there is no Linux, and on devices that lack what a CPU has."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from conftest import ROOT
+from segkit import components, training
+from segkit.compose import composed
+from segkit.system import hardware
+from segkit.types import Batch
+
+LIKE_MACOS = """
+import builtins, io, multiprocessing, os, signal, sys
+
+LINUX_ALONE = {
+    os: "sched_getaffinity sched_setaffinity sched_getscheduler posix_fadvise posix_fallocate memfd_create eventfd "
+    "getrandom pidfd_open splice copy_file_range setresuid getresuid setns unshare",
+    signal: "sigtimedwait sigwaitinfo pidfd_send_signal",
+}
+for module, names in LINUX_ALONE.items():
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+opened = builtins.open
+
+
+def without_proc(file, *more, **how):
+    if isinstance(file, (str, os.PathLike)) and os.fspath(file).startswith(("/proc", "/sys/")):
+        raise FileNotFoundError(2, "there is no such folder here", file)
+    return opened(file, *more, **how)
+
+
+builtins.open = io.open = without_proc
+sys.platform = "darwin"
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    sys.path.insert(0, os.environ["CHECKOUT"])
+    import train_seg
+
+    train_seg.main()
+"""
+
+
+def test_a_training_runs_without_what_linux_alone_has(tmp_path):
+    (tmp_path / "like_macos.py").write_text(LIKE_MACOS)
+    sizes = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
+    length = (
+        "schedule.iterations=2 schedule.batch_size=2 schedule.policy.warmup_iterations=0 evaluation.every=2"
+    )
+    rest = "augment.blur=0.5 loader.workers=1 run_name=a device=cpu"  # blur: the transform that is pickled has all
+    words = [sys.executable, "like_macos.py", "experiment=demo", *f"{sizes} {length} {rest}".split()]
+    environment = os.environ | {"CHECKOUT": str(ROOT)}
+    found = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "Traceback" not in found.stderr
+    assert "mIoU" in found.stdout
+    assert (tmp_path / "runs/a/best.pt").exists()
+
+
+class NoFloat64(TorchDispatchMode):
+    """As a device that has no float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        wide = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor) and t.dtype == torch.float64]
+        assert not wide, f"{function} gives float64"
+        return out
+
+
+@pytest.mark.parametrize("loss", components.available("losses"))
+def test_a_training_step_needs_no_float64(loss, monkeypatch):
+    """Apple's GPUs have none; ``widest_float`` is the one place that knows."""
+    assert hardware.widest_float(torch.device("mps")) == torch.float32
+    assert hardware.widest_float(torch.device("cpu")) == torch.float64
+    monkeypatch.setattr(hardware, "widest_float", lambda _: torch.float32)
+    small = ["data.size=32", "augment.crop_size=32", "model.backbone.width=8", "model.head.width=16"]
+    choice = "ce_dice" if loss == "mixed" else loss
+    settings = composed("train", ["experiment=demo", f"loss={choice}", *small, "schedule.batch_size=2"])
+    data = components.build("data.datasets", settings["data"], split="train")
+    run = training.of_settings(settings, data, torch.device("cpu"))
+    label = torch.randint(0, 10, (2, 32, 32), dtype=torch.uint8)
+    batch = Batch(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), label, ["a", "b"])
+    with NoFloat64():
+        step = training.train_step(run, [batch])
+    assert all(torch.isfinite(value) for value in step.losses.values())
