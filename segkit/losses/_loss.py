@@ -62,7 +62,7 @@ class PixelLoss(Loss):
         self.register_buffer("weight_of_label", by_label, persistent=False)
 
     def weight(self, label: Tensor) -> Tensor:
-        """Sum of the class weights over the pixels that are scored; a scalar on the loss's device, float64 where it has that."""
+        """Sum of the class weights over the scored pixels; a scalar, float64 where its device has it."""
         device = self.weight_of_label.device
         return self.weight_of_label[label.to(device).int()].sum(dtype=hardware.widest_float(device))
 
