@@ -26,7 +26,8 @@ def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
     from segkit.system import runs
 
     if (folder := runs.going_on(settings)) is None:
-        if settings["model"].get("weights") is None:
+        model = settings.get("model")
+        if not isinstance(model, dict) or model.get("weights") is None:
             return None
         from segkit.training import starting
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from runs import KillAt, Run, assert_same_end
+from runs import KillAt, Run, assert_same_end, ranks
 from segkit import checkpoint, compose, training
 from segkit.data.labels import Entry, LabelTable
 from segkit.evaluation import Evaluation
@@ -436,3 +436,25 @@ def test_the_experiment_is_what_the_pages_say(photos, tmp_path, tiny_run):
     assert (schedule["lr"], schedule["head_lr_multiplier"], schedule["layer_decay"]) == (1e-4, 10, 0.75)
     assert schedule["optimiser"]["name"] == "adamw"
     assert schedule["patience"] == 10
+
+
+@pytest.mark.parametrize(
+    "wrong", ["model=null", "model.weights=3", "model.weights={a:1}", "model.weights=/dev/null"]
+)
+def test_weights_that_are_none_are_one_line(wrong, tmp_path, run_here, capsys):
+    assert run_here("train_seg", "data=shapes", wrong, f"run_dir={tmp_path}") == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_two_processes_leave_the_same_parts_frozen(tmp_path):
+    """From scratch, so that what is frozen still has the values it began with."""
+    both = ranks(2, tmp_path / "run", "schedule.freeze=2", "schedule.iterations=3", "evaluation.every=3")
+    for run in both:
+        run.completes()
+    state = checkpoint.read(tmp_path / "run" / "last.pt")["model"]
+    means = {name: tensor for name, tensor in state.items() if name.endswith("running_mean")}
+    frozen = [
+        name for name in means if stage_by_name(name.removeprefix("backbone.")) <= 2 and "backbone" in name
+    ]
+    assert frozen
+    assert [name for name in means if not means[name].any()] == frozen

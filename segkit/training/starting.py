@@ -59,14 +59,12 @@ def with_network_of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
     Args:
         settings: composed, not yet checked.
     """
-    source = settings["model"].get("weights") if isinstance(settings.get("model"), dict) else None
-    with contextlib.suppress(
-        ValueError, KeyError, TypeError
-    ):  # whoever builds the network tells of its faults
+    source = settings["model"]["weights"]
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # the build of the network tells of faults
         found = checkpoint.read(Path(str(source).removeprefix("file://")).expanduser(), mapped=True)
-        network = {**found["settings"]["model"], "weights": source}
-        backbone = {k: None if k == "weights" else v for k, v in network["backbone"].items()}
-        return {**settings, "model": {**network, "backbone": backbone}}
+        network = found["settings"]["model"]
+        backbone = {key: None if key == "weights" else value for key, value in network["backbone"].items()}
+        return {**settings, "model": {**network, "weights": source, "backbone": backbone}}
     return None
 
 
