@@ -2,6 +2,8 @@
 
     python benchmarks/inference.py --size 512x683 --variant 50 [--sides eager,bf16,openvino,...] [--rounds 5]
     python benchmarks/inference.py --size 512x683 --variant 50 --flips --sides plain_loop,eager,openvino_bf16
+    python benchmarks/inference.py pipeline --size 512x683 --variant 50 [--rounds 3]
+    python benchmarks/inference.py large --size 8000x10000 --variant 101
     python benchmarks/inference.py ceiling
     python benchmarks/inference.py table
 
@@ -15,8 +17,10 @@ the result; multi-scale (``--flips``) is six scales with mirrored copies.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +30,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from segkit.inference import Protocol, export, predict, prepare
+from segkit.data.labels import Entry, LabelTable
+from segkit.drawing import pictures
+from segkit.inference import Protocol, export, predict, predict_files, prepare, sources
 from segkit.inference.export import verification
+from segkit.inference.predictor import Predictor, Trained
+from segkit.inference.video import Video, VideoFile
 from segkit.models import segmenter
 from segkit.system.hardware import supports_bf16
 
@@ -145,7 +153,7 @@ def side(name: str, variant: str, size: tuple[int, int], folder: Path) -> Callab
 
 def measure(given: argparse.Namespace) -> None:
     """Alternate the sides, and append their medians to the results."""
-    height, width = (int(part) for part in given.size.split("x"))
+    height, width = _size(given)
     image = scene((height, width))
     names = list(dict.fromkeys(["eager", *given.sides.split(",")]))
     ways = {name: side(name, given.variant, (height, width), given.files) for name in names}
@@ -186,6 +194,63 @@ def ceiling(_: argparse.Namespace) -> None:
             )
 
 
+def pipeline(given: argparse.Namespace) -> None:
+    """A folder and a video through reading, network and writing, against the network alone."""
+    images = [np.roll(scene(_size(given)), 40 * i, 1) for i in range(8)]
+    table = LabelTable("noise", tuple(Entry(k, str(k), (k, 255 - k, 2 * k % 256)) for k in range(CLASSES)))
+    fast = Predictor(Trained(network(given.variant), table), Protocol(precision="auto"))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        with VideoFile(folder / "ride.mp4", 25) as video:
+            for i, image in enumerate(images):
+                pictures.save(folder / "photos" / f"{i}.jpg", image)
+                video.add(image)
+        taken: dict[str, list[float]] = {"network": [], "folder": [], "video": []}
+        how = {"kinds": ["overlays"], "resume": False}
+        for turn in range(given.rounds + 1):  # the first warms up
+            out = folder / str(turn)
+            ways = {
+                "network": lambda: [fast.predict(image) for image in images],
+                "folder": lambda out=out: predict_files.of_pictures(
+                    fast, sources.find(str(folder / "photos")), out, **how
+                ),
+                "video": lambda out=out: predict_files.of_video(
+                    fast, Video(str(folder / "ride.mp4")), out, "ride", **how
+                ),
+            }
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way()
+                taken[name].append((time.perf_counter() - start) / len(images))
+    medians = {name: statistics.median(each[1:]) for name, each in taken.items()}
+    for name, median in medians.items():
+        print(f"{name:8} {median:.3f} s an image, {medians['network'] / median:.0%} of the network's speed")
+
+
+def large(given: argparse.Namespace) -> None:
+    """Peak memory of one large image in windows, over the loaded network and the image."""
+    height, width = _size(given)
+    fast = prepare(network(given.variant), precision="auto")
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    how = Protocol(name="sliding", window=768, stride=768)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is no longer counted as ours
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, start = _kib("VmRSS"), time.perf_counter()
+    predict(fast, image, how)
+    grown, took = (_kib("VmHWM") - before) / 2**20, time.perf_counter() - start
+    print(f"ResNeSt-{given.variant}, {width}x{height}: {grown:.2f} GiB over network and image, {took:.0f} s")
+
+
+def _kib(what: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what))
+
+
+def _size(given: argparse.Namespace) -> tuple[int, int]:
+    height, width = (int(part) for part in given.size.split("x"))
+    return height, width
+
+
 def table(given: argparse.Namespace) -> None:
     """The results as a page has them."""
     for line in given.results.read_text().splitlines():
@@ -198,11 +263,13 @@ def table(given: argparse.Namespace) -> None:
             print(f"| {name} | {1 / seconds:.3f} | {eager / seconds:.2f}x |")
 
 
+WHAT = {"measure": measure, "pipeline": pipeline, "large": large, "ceiling": ceiling, "table": table}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", default="measure", choices=["measure", "ceiling", "table"])
+    parser.add_argument("what", nargs="?", default="measure", choices=[*WHAT])
     parser.add_argument("--size", default="512x683")
     parser.add_argument("--variant", default="50", choices=["50", "101"])
     parser.add_argument("--sides", default="prepared,bf16,onnx,openvino,openvino_bf16,openvino_int8")
@@ -211,4 +278,4 @@ if __name__ == "__main__":
     parser.add_argument("--results", type=Path, default=Path("inference.jsonl"))
     parser.add_argument("--files", type=Path, default=Path())
     given = parser.parse_args()
-    {"measure": measure, "ceiling": ceiling, "table": table}[given.what](given)
+    WHAT[given.what](given)
