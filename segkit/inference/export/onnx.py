@@ -104,6 +104,9 @@ class Session:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors alone
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # leaves the core to the reader
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
