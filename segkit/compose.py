@@ -81,7 +81,9 @@ def command(
             def compose_and_run() -> None:
                 arguments.check(sys.argv[1:])
                 components.use_plugins(_plugins(sys.argv[1:]))
-                sys.argv[1:] = [accept_any_key(argument, name) for argument in sys.argv[1:]] or ["--help"]
+                sys.argv[1:] = [
+                    accept_any_key(argument, name) for argument in arguments.flags_first(sys.argv[1:])
+                ] or ["--help"]
                 try:
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
                 except BrokenPipeError:  # `--help | head` has read enough

@@ -374,3 +374,8 @@ def test_no_file_repeats_what_the_files_beneath_it_say():
         own.pop("defaults", None)
         repeated += [f"{file.stem}: {key}" for key in own if key in beneath and beneath[key] == own[key]]
     assert not repeated
+
+
+def test_a_flag_may_stand_between_settings(tmp_path):
+    done = run("experiment=ablation", "--multirun", "schedule.lr=-1", "seed=0", cwd=tmp_path)
+    assert done.stderr.splitlines()[-1] == "error: schedule.lr=-1: must be a number above 0 and at most 1000"

@@ -54,6 +54,11 @@ def _own_folders(arguments: Sequence[str]) -> list[Path]:
     return folders
 
 
+def flags_first(words: Sequence[str]) -> list[str]:
+    """Flags before settings, so that ``a=1 --multirun b=2`` is read: Hydra takes no settings after one."""
+    return sorted(words, key=lambda word: word not in FLAGS)
+
+
 def _without_dashes(argument: str, rest: Sequence[str]) -> str:
     key, equals, value = argument.lstrip("-").partition("=")
     if not equals:
