@@ -59,3 +59,15 @@ def test_the_first_line_comes_before_torch_is_imported():
 )
 def test_durations_are_told_in_two_units(seconds, shown):
     assert banners.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("backbone", "told"),
+    [
+        ({"name": "resnet", "variant": "50_32x4d"}, "fcn on resnet50_32x4d"),
+        ({"name": "resnet", "variant": "sknet_50"}, "fcn on resnet sknet_50"),
+        ({"name": "own"}, "fcn on own"),
+    ],
+)
+def test_a_network_is_named_by_its_backbone_and_variant(backbone, told):
+    assert banners._network({"model": {"head": {"name": "fcn"}, "backbone": backbone}}) == told

@@ -55,7 +55,9 @@ def banner(settings: Mapping[str, Any], facts: Facts) -> str:
 def _network(settings: Mapping[str, Any]) -> str:
     model = settings["model"]
     backbone = model["backbone"]
-    return f"{model['head']['name']} on {backbone['name']}{backbone.get('variant') or ''}"
+    variant = backbone.get("variant") or ""
+    apart = " " if variant[:1].isalpha() else ""  # resnet50, but resnet sknet_50
+    return f"{model['head']['name']} on {backbone['name']}{apart}{variant}"
 
 
 def duration(seconds: float) -> str:
