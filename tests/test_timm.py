@@ -73,8 +73,8 @@ def test_a_dilated_network_says_the_same_on_the_coarse_grid(variant, monkeypatch
             for stride, before, after in zip((4, 8, 16, 32), coarse, fine, strict=True):
                 step = max(1, stride // output_stride)
                 assert after.shape[2:] == (
+                    64 // min(stride, output_stride),
                     96 // min(stride, output_stride),
-                    160 // min(stride, output_stride),
                 )
                 scale = before.abs().max()
                 assert scale > 0
@@ -255,21 +255,25 @@ def test_what_is_prepared_for_prediction_says_the_same(variant):
     torch.testing.assert_close(inference.probabilities(fast, image, protocol), plain, rtol=1e-3, atol=1e-4)
 
 
+TINY = ["data=shapes", "data.size=32", "data.train_scenes=8", "data.val_scenes=2", "augment.crop_size=32"]
+TINY += ["model=deeplabv3_demo", "model/backbone=timm", "model.backbone.output_stride=16"]
+TINY += ["model.head.width=8", "schedule.epochs=null", "schedule.batch_size=4", "evaluation.every=2"]
+TINY += ["loader.workers=0"]
+
+
+@pytest.mark.slow
+def test_a_network_whose_image_is_padded_exports_for_any_size(run_here, tmp_path, capsys):
+    """The command compares the file with PyTorch at sizes that are no multiple of 32 before it keeps it."""
+    chosen = [*TINY, "model.backbone.variant=convnext_atto", "schedule.iterations=2"]
+    assert run_here("train_seg", *chosen, f"run_dir={tmp_path}", "run_name=x") == 0
+    file = tmp_path / "x.onnx"
+    assert run_here("export_seg", f"checkpoint={tmp_path}/x/best.pt", f"output={file}") == 0
+    assert "97x97: 100.0000% of the pixels are equal" in capsys.readouterr().out
+    assert file.is_file()
+
+
 def test_the_commands_train_resume_score_and_predict_with_one(run_here, tmp_path, capsys):
-    settings = [
-        "data=shapes",
-        "data.size=32",
-        "data.train_scenes=8",
-        "data.val_scenes=2",
-        "augment.crop_size=32",
-    ]
-    settings += [
-        "model=deeplabv3_demo",
-        "model/backbone=timm",
-        "model.backbone.variant=mobilenetv3_small_050",
-    ]
-    settings += ["model.backbone.output_stride=16", "model.head.width=8", "schedule.epochs=null"]
-    settings += ["schedule.batch_size=4", "evaluation.every=2", "loader.workers=0", f"run_dir={tmp_path}"]
+    settings = [*TINY, "model.backbone.variant=mobilenetv3_small_050", f"run_dir={tmp_path}"]
     assert run_here("train_seg", *settings, "schedule.iterations=2", "run_name=x") == 0
     first = torch.load(tmp_path / "x" / "last.pt", weights_only=True)
     assert first["settings"]["model"]["backbone"]["variant"] == "mobilenetv3_small_050"
