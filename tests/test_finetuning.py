@@ -228,7 +228,7 @@ def test_what_does_not_fit_for_another_reason_than_the_classes_is_refused(tmp_pa
 
 def result(value, class_iou=(0.25, math.nan)):
     scores = dict.fromkeys(("pixAcc", "mAcc", "fwIoU", "mDice"), 0.0) | {"mIoU": value}
-    return Evaluation(torch.zeros(2, 2), scores, list(class_iou), {}, [], None, 0.0)  # pyright: ignore
+    return Evaluation(torch.zeros(2, 2), scores, None, 0.0, {"IoU": list(class_iou)})  # pyright: ignore
 
 
 def test_each_metric_is_what_it_says():
