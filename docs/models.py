@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
+
 from segkit import components
 from segkit.models import counting, segmenter, summary
 

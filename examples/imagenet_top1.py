@@ -10,6 +10,7 @@ What follows are settings of the model as of ``train_seg.py``; the weights are t
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
 from segkit import components
 from segkit.compose import composed

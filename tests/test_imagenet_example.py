@@ -79,9 +79,9 @@ def test_the_command_prints_what_a_plain_loop_counts(drawn):
     command = [sys.executable, str(FILE), "--root", str(root), "--crop", "64", "--workers", "0"]
     command += ["--device", "cpu", "--batch-size", "7", "model/backbone=resnest14", "model.backbone.width=8"]
     command += [f"model.backbone.weights={weights}"]
-    path = {"PYTHONPATH": str(FILE.parent.parent)}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | path, timeout=300, check=True
+        command, capture_output=True, text=True, env=kept, cwd=root, timeout=300, check=True
     )
     assert done.stdout == (
         f"resnest 14: top-1 {hits / images:.2%}, top-5 100.00% of 24 images (crop 64, resnest's resizing)\n"
