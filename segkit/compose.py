@@ -285,6 +285,7 @@ def accept_any_key(argument: str, name: str = "train") -> str:
         if isinstance(read.value(), int | float) and schema.is_text(name, key):
             return f"++{key}='{value}'"
     except HydraException:
-        quoted = value.replace("'", "\\'")
+        quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a backslash escapes where a quote follows
+        quoted = re.sub(r"(\\+)\Z", r"\1\1", quoted)
         return f"++{key}='{quoted}'"
     return f"++{argument}"

@@ -11,6 +11,8 @@ import json
 import cv2
 import numpy as np
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -78,10 +80,21 @@ def test_settings(turn, values):
         schema.check("train", changed(turn, BASE, values))
 
 
-@cases(300)
-@given(st.text(max_size=30))
-def test_words_of_the_command_line(text):
-    assert accept_any_key(text).removeprefix("++") == text.removeprefix("++")
+TYPED = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.text(
+    "ab'\\\"[]{}=, :()$", max_size=12
+)
+
+
+@cases(600)
+@given(TYPED)
+def test_what_hydra_cannot_read_arrives_as_it_was_typed(text):
+    parser = OverridesParser.create()
+    try:
+        parser.parse_override(f"++run_name={text}")
+    except HydraException:
+        assert str(parser.parse_override(accept_any_key(f"run_name={text}")).value()) == text
+    else:
+        assert accept_any_key(f"run_name={text}").removeprefix("++").startswith("run_name=")
 
 
 COLUMNS = st.sampled_from(["id", "name", "colour", "ignore", "category", "red", "green", "x", ""])

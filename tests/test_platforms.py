@@ -47,6 +47,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_training_runs_without_what_linux_alone_has(tmp_path):
     (tmp_path / "like_macos.py").write_text(LIKE_MACOS)
     sizes = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"

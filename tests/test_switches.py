@@ -1,0 +1,96 @@
+"""Switches of a training that few turn, each by the real command."""
+
+import re
+import shutil
+
+import pytest
+import torch
+
+from conftest import run_command
+from segkit import checkpoint
+
+SIZES = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
+LENGTH = "schedule.iterations=2 schedule.batch_size=2 schedule.policy.warmup_iterations=0 schedule.ema=null"
+SMALL = [
+    "experiment=demo",
+    *SIZES.split(),
+    *LENGTH.split(),
+    "evaluation.every=2",
+    "loader.workers=0",
+    "device=cpu",
+]
+
+
+ONE = ["schedule.iterations=1", "evaluation.every=1"]  # later steps of AdamW magnify what rounding began
+
+
+@pytest.fixture
+def train(run_here, tmp_path, capsys):
+    """Train in this process; what it printed."""
+
+    def run(*settings, status=0, name="a"):
+        assert run_here("train_seg", *SMALL, f"run_dir={tmp_path}", f"run_name={name}", *settings) == status
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    return run
+
+
+def weights(folder):
+    return checkpoint.read(folder / "last.pt")["model"]
+
+
+@pytest.mark.slow
+def test_a_profile_tells_where_the_time_goes_and_trains_nothing(train, tmp_path):
+    said = train("profile=true", "schedule.iterations=20")
+    assert re.search(r"forward|backward|optimiser", said)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_summary_needs_no_run(train, tmp_path):
+    said = train("summary=true")
+    assert re.search(r"^stage 4 ", said, re.MULTILINE)
+    assert "operations of convolutions" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_jobs_of_a_multirun_are_two_runs(tmp_path):
+    two = ["--multirun", "seed=1,2", f"run_dir={tmp_path}", "run_name=m"]
+    run_command("train_seg.py", *SMALL, *two)
+    found = {
+        folder.name: checkpoint.read(folder / "last.pt") for folder in tmp_path.iterdir() if folder.is_dir()
+    }
+    assert {name: content["settings"]["seed"] for name, content in found.items()} == {
+        "m-seed=1": 1,
+        "m-seed=2": 2,
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_low_precision_trains_near_to_float32(train, tmp_path, precision):
+    train(name="full")
+    train(f"runtime.precision={precision}", name="low")
+    full, low = weights(tmp_path / "full"), weights(tmp_path / "low")
+    for name, value in full.items():
+        assert torch.isfinite(low[name].float()).all(), name
+        assert low[name].dtype == value.dtype
+    moved = torch.cat([(low[n] - full[n]).flatten().float() for n in full if full[n].is_floating_point()])
+    assert 0 < moved.abs().max() < 0.5  # another arithmetic, the same training
+
+
+def test_the_layout_of_memory_changes_nothing_but_rounding(train, tmp_path):
+    train("runtime.channels_last=false", *ONE, name="planes")
+    train("runtime.channels_last=true", *ONE, name="last")
+    for name, value in weights(tmp_path / "planes").items():
+        assert torch.allclose(value.float(), weights(tmp_path / "last")[name].float(), atol=1e-2), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler")
+def test_a_compiled_training_ends_where_the_plain_one_does(tmp_path):
+    for name, compiled in (("plain", "false"), ("compiled", "true")):
+        where = [f"run_dir={tmp_path}", f"run_name={name}", f"runtime.compile={compiled}", *ONE]
+        run_command("train_seg.py", *SMALL, *where)
+    for name, value in weights(tmp_path / "plain").items():
+        assert torch.allclose(value.float(), weights(tmp_path / "compiled")[name].float(), atol=1e-2), name
