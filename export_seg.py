@@ -16,10 +16,10 @@ def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint's own data, network and sizes; what the command line says lies over them."""
     from segkit.inference import predictor
 
-    return predictor.beneath(given)
+    return predictor.defaults(given)
 
 
-@command("export", beneath=of_checkpoint)
+@command("export", defaults=of_checkpoint)
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, write it under a temporary name, compare, and only then give it its name."""
     from pathlib import Path
@@ -47,7 +47,7 @@ def main(settings: dict[str, Any]) -> None:
         )
     trained = predictor.rebuild({**settings, "device": "cpu"}, torch.device("cpu"))
     model, protocol = trained.model.eval(), inference.of_settings(settings)
-    images = verification.pictures_of(
+    images = verification.images_of(
         settings["input"], settings.get("data"), split="val", count=settings["images"]
     )
     network = export.network_for(model, kind)
@@ -88,7 +88,7 @@ def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
                 "precision=int8 learns ranges from images and is judged by a data set: give data=..."
             )
         components.build("data.datasets", data, split="train")  # here its errors are told, not passed over
-    found = verification.pictures_of(given, data, split="train", count=settings["calibration_images"])
+    found = verification.images_of(given, data, split="train", count=settings["calibration_images"])
     print(f"calibrating with {len(found.images)} images: {found.origin}", flush=True)
     return [verification.as_taken(model, image, kind) for image in found.images]
 

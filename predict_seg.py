@@ -1,6 +1,6 @@
 """Predict masks with a trained network: ``python predict_seg.py --help`` lists what can be set.
 
-From a checkpoint alone, or published weights, to masks and overlays of pictures, folders and videos.
+From a checkpoint alone, or published weights, to masks and overlays of images, folders and videos.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint's own network, classes and sizes; what the command line says lies over them."""
     from segkit.inference import predictor
 
-    return predictor.beneath(given)
+    return predictor.defaults(given)
 
 
-@command("predict", beneath=of_checkpoint)
+@command("predict", defaults=of_checkpoint)
 def main(settings: dict[str, Any]) -> None:
-    """Find the pictures, rebuild the network, and write what it says about each."""
+    """Find the images, rebuild the network, and write what it says about each."""
     from segkit import inference
     from segkit.evaluation import results, submissions
     from segkit.inference import predict_files, predictor, sources
@@ -28,8 +28,8 @@ def main(settings: dict[str, Any]) -> None:
 
     source, kinds = settings["input"], set(settings["save"])
     with distributed.processes(settings["device"]) as device:
-        found = sources.find(source)
-        video = None if found else Video(source)
+        images = sources.find(source)
+        video = None if images else Video(source)
         network = predictor.rebuild(settings, device)
         if settings["submission"]:
             submissions.format_of(network.table)  # refuses what no server takes, before the work
@@ -42,13 +42,13 @@ def main(settings: dict[str, Any]) -> None:
             lost = f", {dropped} came while the network was at work and were dropped" if dropped else ""
             print(f"{frames} frames are predicted{lost}, see {folder}")
             return
-        unreadable = predict_files.of_pictures(predictor, found, folder, **how)
+        unreadable = predict_files.of_images(predictor, images, folder, **how)
         if distributed.is_main():
-            print(f"{len(found) - len(unreadable)} of {len(found)} pictures are predicted, see {folder}")
+            print(f"{len(images) - len(unreadable)} of {len(images)} images are predicted, see {folder}")
         if unreadable:
             raise ValueError("\n".join([f"{len(unreadable)} could not be read:", *unreadable]))
         if settings["submission"] and distributed.is_main():
-            print(f"verified: {submissions.pack(folder, [picture.name for picture in found], network.table)}")
+            print(f"verified: {submissions.pack(folder, [image.name for image in images], network.table)}")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint's own data, network and sizes; what the command line says lies over them."""
     from segkit.inference import predictor
 
-    return predictor.beneath(given)
+    return predictor.defaults(given)
 
 
-@command("test", beneath=of_checkpoint)
+@command("test", defaults=of_checkpoint)
 def main(settings: dict[str, Any]) -> None:
-    """Rebuild the network, score every picture, and write what was found."""
+    """Rebuild the network, score every image, and write what was found."""
     from segkit import components, evaluation, inference
     from segkit.evaluation import report, results, submissions
     from segkit.inference import predictor
@@ -36,7 +36,7 @@ def main(settings: dict[str, Any]) -> None:
         if settings["submission"]:
             submissions.format_of(table)  # refuses what no server takes, before the work
             kinds |= {"ids"}
-        found = evaluation.evaluate(
+        result = evaluation.evaluate(
             model,
             val_set,
             protocol,
@@ -52,21 +52,21 @@ def main(settings: dict[str, Any]) -> None:
                 "weights_sha256": evaluation.weights_hash(model),
                 "settings": settings,
             }
-            results.write(folder, found, table, about)
+            results.write(folder, result, table, about)
             if settings["submission"]:
                 submissions.pack(folder, val_set.names, table)
             if settings["report"]:
                 report.write_report(
                     folder,
-                    scores=found.scores,
+                    scores=result.scores,
                     protocol=protocol,
                     table=table,
-                    counts=found.counts.numpy(),
+                    counts=result.counts.numpy(),
                     samples=samples,
                     images=len(val_set),
                     settings=settings,
                 )
-            print(results.summary(found, table, data=results.on_what(settings)))
+            print(results.summary(result, table, data=results.on_what(settings)))
             print(f"results are in {folder}")
 
 

@@ -1,7 +1,7 @@
 """Time, agreement and memory of scoring, each against the plain way in one run.
 
-    python benchmarks/evaluation.py speed --picture photo.jpg [--rounds 3]
-    python benchmarks/evaluation.py agreement --checkpoint best.pt --pictures folder [--count 5]
+    python benchmarks/evaluation.py speed --image photo.jpg [--rounds 3]
+    python benchmarks/evaluation.py agreement --checkpoint best.pt --images folder [--count 5]
     python benchmarks/evaluation.py memory [--variant 101] [--precision bf16]
 
 The plain way is the loop of the published code: one window and one flip at a time, float32, each result
@@ -39,7 +39,7 @@ def network(variant: str, width: int = 64) -> segmenter.Segmenter:
 
 
 def read(path: Path) -> np.ndarray:
-    """A picture as (H, W, 3) RGB."""
+    """An image as (H, W, 3) RGB."""
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
@@ -77,9 +77,9 @@ def plain(model, image, scales, base_size, window):
     return scores[0].argmax(0)
 
 
-def speed(picture: Path, variant: str, rounds: int, scales: tuple[float, ...]) -> None:
+def speed(photograph: Path, variant: str, rounds: int, scales: tuple[float, ...]) -> None:
     """Seconds for one photograph under the protocol ``encoding``, interleaved, and their ratios."""
-    model, image = network(variant), read(picture)
+    model, image = network(variant), read(photograph)
     settings = {**ADE20K, "scales": scales}
     ways = {"plain": lambda: plain(model, image, *settings.values())}
     for precision in ("float32", "bf16"):
@@ -96,7 +96,7 @@ def speed(picture: Path, variant: str, rounds: int, scales: tuple[float, ...]) -
             print(
                 f"  {name:8} {seconds[name][-1]:7.1f} s, processor {processor[name][-1]:7.1f} s", flush=True
             )
-    what = f"{picture.name}, scales {scales} with flips, DeepLabV3-ResNeSt-{variant}"
+    what = f"{photograph.name}, scales {scales} with flips, DeepLabV3-ResNeSt-{variant}"
     print(f"{what}, median of {rounds}, {torch.get_num_threads()} threads")
     for name in ways:
         median = statistics.median(seconds[name])
@@ -105,11 +105,11 @@ def speed(picture: Path, variant: str, rounds: int, scales: tuple[float, ...]) -
         print(f"{name:8} {median:7.1f} s  {wall:5.0%} of plain; processor time {cpu:5.0%}")
 
 
-def agreement(checkpoint: Path, pictures: Path, count: int) -> None:
-    """How many pixels of a trained network's pictures get the class that the plain loop gives them."""
+def agreement(checkpoint: Path, images: Path, count: int) -> None:
+    """How many pixels of a trained network's images get the class that the plain loop gives them."""
     settings = {"checkpoint": checkpoint, "model": store.read(checkpoint)["settings"]["model"]}
     model = predictor.rebuild(settings, torch.device("cpu")).model.eval()
-    for file in sorted(pictures.iterdir())[:count]:
+    for file in sorted(images.iterdir())[:count]:
         image = read(file)
         settings = {
             "scales": ADE20K["scales"],
@@ -125,7 +125,7 @@ def agreement(checkpoint: Path, pictures: Path, count: int) -> None:
 
 
 def memory(variant: str, width: int, precision: str) -> None:
-    """The most that predicting takes over the loaded model and the picture."""
+    """The most that predicting takes over the loaded model and the image."""
     fast = prepare(network(variant, width), precision=precision)
     jobs = {
         "2048x1024, encoding, scales to 2.25": (
@@ -143,7 +143,7 @@ def memory(variant: str, width: int, precision: str) -> None:
         grown = (_kib("VmHWM") - before) / 2**20
         took = time.perf_counter() - started
         print(f"{name}, 150 classes, ResNeSt-{variant} of width {width}, {precision}: ", end="")
-        print(f"{grown:.2f} GiB over model and picture, {took:.0f} s", flush=True)
+        print(f"{grown:.2f} GiB over model and image, {took:.0f} s", flush=True)
 
 
 def _kib(what: str) -> int:
@@ -156,8 +156,8 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["speed", "agreement", "memory"])
-    parser.add_argument("--picture", type=Path)
-    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--image", type=Path)
+    parser.add_argument("--images", type=Path)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--count", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
@@ -167,8 +167,8 @@ if __name__ == "__main__":
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     given = parser.parse_args()
     if given.what == "speed":
-        speed(given.picture, given.variant, given.rounds, tuple(given.scales))
+        speed(given.image, given.variant, given.rounds, tuple(given.scales))
     elif given.what == "agreement":
-        agreement(given.checkpoint, given.pictures, given.count)
+        agreement(given.checkpoint, given.images, given.count)
     else:
         memory(given.variant, given.width, given.precision)

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 
 from segkit.data.labels import Entry, LabelTable
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.inference import Protocol, export, predict, predict_files, prepare, sources
 from segkit.inference.export import verification
 from segkit.inference.predictor import Predictor, Trained
@@ -209,7 +209,7 @@ def pipeline(given: argparse.Namespace) -> None:
         folder = Path(place)
         with VideoFile(folder / "ride.mp4", 25) as video:
             for i, image in enumerate(images):
-                pictures.save(folder / "photos" / f"{i}.jpg", image)
+                overlays.save(folder / "photos" / f"{i}.jpg", image)
                 video.add(image)
         taken: dict[str, list[float]] = {"network": [], "folder": [], "video": []}
         how = {"kinds": ["overlays"], "resume": False}
@@ -217,7 +217,7 @@ def pipeline(given: argparse.Namespace) -> None:
             out = folder / str(turn)
             ways = {
                 "network": lambda: [fast.predict(image) for image in images],
-                "folder": lambda out=out: predict_files.of_pictures(
+                "folder": lambda out=out: predict_files.of_images(
                     fast, sources.find(str(folder / "photos")), out, **how
                 ),
                 "video": lambda out=out: predict_files.of_video(

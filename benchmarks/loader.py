@@ -126,7 +126,7 @@ def peer(
 
 
 def plain_albumentations(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Scale the picture, pad, crop."""
+    """Scale the image, pad, crop."""
     colour = [
         A.RandomBrightnessContrast(32 / 255, 0, p=0.5),
         A.RandomBrightnessContrast(0, 0.5, p=0.5),

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripts a
 
 from segkit import components, compose
 from segkit.data import choosing, statistics, transforms, verification
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.system.commands import spoken
 
 Prepare = Callable[[argparse.Namespace, Path], None]
@@ -126,8 +126,8 @@ class Script:
             total += len(dataset)
         counts = Counter(problem.kind for problem in problems)
         if arguments.json:
-            found = [{"kind": p.kind, "file": p.file, "text": p.text, "remedy": p.remedy} for p in problems]
-            print(json.dumps({"pairs": total, "counts": counts, "problems": found}, indent=1))
+            rows = [{"kind": p.kind, "file": p.file, "text": p.text, "remedy": p.remedy} for p in problems]
+            print(json.dumps({"pairs": total, "counts": counts, "problems": rows}, indent=1))
         else:
             for kind, count in counts.most_common():
                 print(f"{kind}: {count}")
@@ -137,20 +137,20 @@ class Script:
 
     def _stats(self, arguments: argparse.Namespace) -> None:
         dataset = self._dataset(self._settings(arguments), arguments.split or "train")
-        found = statistics.measure(dataset)
-        plain = found.to_plain()
+        counts = statistics.measure(dataset)
+        plain = counts.to_plain()
         if arguments.json:
             print(json.dumps(plain, indent=1))
         else:
             print(f"{plain['images']} images; {plain['ignored']:.2%} of the pixels are ignored")
-            print(*values_in_words(plain, found), sep="\n")
+            print(*values_in_words(plain, counts), sep="\n")
             print(
                 "sizes:", ", ".join(f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6])
             )
             for name, of_class in plain["classes"].items():
                 print(f"{name:>24} {of_class['pixels']:8.3%} of pixels, in {of_class['images']} images")
         if arguments.weights:
-            weights = statistics.WEIGHTS[arguments.method](found)
+            weights = statistics.WEIGHTS[arguments.method](counts)
             arguments.weights.write_text("".join(f"{weight:.6g}\n" for weight in weights))
             print(f"{arguments.method} weights: loss.class_weights={arguments.weights}")
 
@@ -163,13 +163,13 @@ class Script:
         for place, index in enumerate(chosen):
             sample = dataset.read(index)
             drawn = transform(sample, arguments.seed + place)
-            images = [(pictures.displayed(s.image, s.bands), s.label) for s in (sample, drawn)]
-            rows.append([p for i, label in images for p in (i, pictures.overlay(i, label, colours))])
+            images = [(overlays.displayed(s.image, s.bands), s.label) for s in (sample, drawn)]
+            rows.append([p for i, label in images for p in (i, overlays.overlay(i, label, colours))])
             seen |= set(np.unique(sample.label).tolist())
         shown = sorted(seen - {255})
-        footer = pictures.legend([dataset.table.names[k] for k in shown], colours[shown], width=900)
+        footer = overlays.legend([dataset.table.names[k] for k in shown], colours[shown], width=900)
         titles = ("image", "label", "augmented", "its label")
-        pictures.save(arguments.output, pictures.grid(rows, titles=titles, height=200, footer=footer))
+        overlays.save(arguments.output, overlays.grid(rows, titles=titles, height=200, footer=footer))
         print(f"{len(chosen)} samples of {len(dataset)} are in {arguments.output}")
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from segkit.data import importing, proposals
 from segkit.data.pairs import MASKS
 from segkit.data.reading import read_mask
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.system import files
 from segkit.system.commands import spoken
 
@@ -95,7 +95,7 @@ def _divided(mask: Path, folder: Path, target: Path, by: int) -> Path:
     ids = read_mask(mask, "any")
     if ids.ndim != 2:
         raise ValueError(f"{mask}: holds colours; --divide is for ids")
-    return pictures.save(target / mask.relative_to(folder).with_suffix(".png"), proposals.divided(ids, by))
+    return overlays.save(target / mask.relative_to(folder).with_suffix(".png"), proposals.divided(ids, by))
 
 
 script = Script("folder", __doc__ or "")

@@ -2,7 +2,7 @@
 
 python docs/models.py speed      images/s of every backbone on this machine, two minutes on two idle cores
 python docs/models.py            the tables, with the speeds last measured
-python docs/models.py picture    speed against published accuracy (needs matplotlib)
+python docs/models.py image    speed against published accuracy (needs matplotlib)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from segkit.models import counting, segmenter, summary
 
 PAGE = Path(__file__).with_suffix(".md")
 SPEEDS = Path(__file__).with_name("speeds.csv")
-PICTURE = Path(__file__).with_name("images") / "speed.png"
+IMAGE = Path(__file__).with_name("images") / "speed.png"
 START, END = "<!-- tables -->\n", "<!-- end of tables -->"
 
 TOP1 = {  # published, in percent, at the crop of the source
@@ -171,7 +171,7 @@ def draw() -> None:
     axes.minorticks_off()
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
-    figure.savefig(PICTURE)
+    figure.savefig(IMAGE)
 
 
 def main() -> None:
@@ -189,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    {"speed": measure, "picture": draw, "tables": main}[(sys.argv[1:] or ["tables"])[0]]()
+    {"speed": measure, "image": draw, "tables": main}[(sys.argv[1:] or ["tables"])[0]]()

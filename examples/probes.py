@@ -27,7 +27,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
 from segkit import checkpoint, components
-from segkit.drawing import line_charts, pictures
+from segkit.drawing import line_charts, overlays
 from segkit.inference import predictor
 from segkit.models.layers.selective_kernel import Selection
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
@@ -172,7 +172,7 @@ def draw_kernels(model: nn.Module, samples: Sequence[Sample], file: Path) -> lis
     """The figure of ``large_kernel``, and what is in it."""
     curves = large_kernel(model, [sample.image for sample in samples])
     panel = "weight of the largest kernel less the smallest, by enlargement"
-    pictures.save(file, line_charts.charts({panel: curves}))
+    overlays.save(file, line_charts.charts({panel: curves}))
     return [f"{name}: {values[0][1]:+.4f} at 1, {values[-1][1]:+.4f} at 2" for name, values in curves.items()]
 
 
@@ -181,7 +181,7 @@ def draw_enhance(model: nn.Module, samples: Sequence[Sample], file: Path) -> lis
     images = [sample.image for sample in samples]
     curves = enhancement(model, images)
     chart = line_charts.charts({"variation of a group over positions, by module": curves})
-    pictures.save(file, pictures.stack(chart, map_sheet(model, images[:4])))
+    overlays.save(file, overlays.stack(chart, map_sheet(model, images[:4])))
     pairs = zip(curves["before"], curves["after"], strict=True)
     return [f"module {n}: {before:.4f} before, {after:.4f} after" for (n, before), (_, after) in pairs]
 
@@ -195,7 +195,7 @@ def draw_splits(model: nn.Module, samples: Sequence[Sample], file: Path) -> list
         }
         for name, rows in weights.items()
     }
-    pictures.save(file, line_charts.charts(panels))
+    overlays.save(file, line_charts.charts(panels))
     return [f"{name}: classes {apart(rows):.4f} apart" for name, rows in weights.items()]
 
 

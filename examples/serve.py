@@ -162,8 +162,8 @@ def application(network: Network, limits: Limits) -> Starlette:
         stored = await body_of(request, limits.bytes)
         image = await asyncio.to_thread(decoded, stored, network, limits)
         ids = await queue.predict(image)
-        picture = ids if kind == "ids" else network.colours[ids][..., ::-1]
-        _, png = await asyncio.to_thread(cv2.imencode, ".png", picture)
+        image = ids if kind == "ids" else network.colours[ids][..., ::-1]
+        _, png = await asyncio.to_thread(cv2.imencode, ".png", image)
         return Response(png.tobytes(), media_type="image/png")
 
     async def refused(_: Request, error: Any) -> Response:

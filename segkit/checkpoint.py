@@ -61,7 +61,7 @@ class Checkpoints:
         Raises:
             ValueError: none of them can be read, or its classes are others.
         """
-        path = distributed.decided_by_main(lambda: newest(self.folder))
+        path = distributed.decide_on_main(lambda: newest(self.folder))
         if path is None:
             return None
         found = read(path)
@@ -135,17 +135,17 @@ def newest(folder: Path) -> Path | None:
     Raises:
         ValueError: there are checkpoints, and none can be read.
     """
-    found = runs.checkpoints_in(folder)
-    for file in found:
+    candidates = runs.checkpoints_in(folder)
+    for file in candidates:
         try:
             read(file)
         except ValueError as error:
             LOG.warning("%s; falling back to the checkpoint before it", error)
         else:
             return file
-    if found:
+    if candidates:
         raise ValueError(
-            f"none of the {len(found)} checkpoints in {folder} can be read; start a new run_name"
+            f"none of the {len(candidates)} checkpoints in {folder} can be read; start a new run_name"
         )
     return None
 
@@ -183,18 +183,18 @@ def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     return content
 
 
-def compare(found: dict[str, Any], about: dict[str, Any]) -> None:
+def compare(saved: dict[str, Any], about: dict[str, Any]) -> None:
     """Tell how the settings differ from those that a checkpoint was made with.
 
     Raises:
         ValueError: its classes are others.
     """
-    if not same_classes(found["classes"], about["classes"]):
+    if not same_classes(saved["classes"], about["classes"]):
         raise ValueError(
             "the checkpoint is of other classes than this data set has; resume with the data that the run"
             " began with, or begin a new run_name=... (model.backbone.weights=FILE starts from its backbone)"
         )
-    if (changed := differences(found["settings"], about["settings"])) and distributed.is_main():
+    if (changed := differences(saved["settings"], about["settings"])) and distributed.is_main():
         LOG.warning("going on with other settings than the run had: %s", ", ".join(changed))
 
 

@@ -38,7 +38,7 @@ OmegaConf.register_new_resolver("spoken", spoken, replace=True)  # for the help
 OmegaConf.register_new_resolver("groups", groups.listing, replace=True)  # likewise
 LOG = logging.getLogger("segkit")
 Story = Callable[[dict[str, Any]], None]
-Beneath = Callable[[dict[str, Any]], dict[str, Any]]
+Defaults = Callable[[dict[str, Any]], dict[str, Any]]
 Choose = Callable[[dict[str, Any]], Mapping[str, Any]]
 Resumed = Callable[[dict[str, Any]], dict[str, Any] | None]
 
@@ -46,7 +46,7 @@ Resumed = Callable[[dict[str, Any]], dict[str, Any] | None]
 def command(
     name: str,
     *,
-    beneath: Beneath | None = None,
+    defaults: Defaults | None = None,
     resumed: Resumed | None = None,
     choose: Choose | None = None,
 ) -> Callable[[Story], Callable[[], None]]:
@@ -56,7 +56,7 @@ def command(
 
     Args:
         name: of the yaml, and of the schema in ``segkit.settings.COMMANDS``.
-        beneath: given what the command line says, settings that lie under it (those of a checkpoint, say).
+        defaults: given what the command line says, settings that lie under it (those of a checkpoint, say).
         resumed: given the settings, those of the run that goes on, or None; over them lies what was typed.
         choose: given the settings of a new run, values by dotted key of those that were left open.
     """
@@ -71,7 +71,7 @@ def command(
 
             def run(config: DictConfig) -> None:
                 typed = HydraConfig.get().overrides.task
-                how = {"beneath": beneath, "resumed": resumed, "choose": choose, "typed": typed}
+                how = {"defaults": defaults, "resumed": resumed, "choose": choose, "typed": typed}
                 try:
                     with_errors_in_words(lambda: story(plain(name, config, **how)))
                 except Exception as error:
@@ -149,7 +149,7 @@ def plain(
     name: str,
     config: DictConfig,
     *,
-    beneath: Beneath | None = None,
+    defaults: Defaults | None = None,
     resumed: Resumed | None = None,
     choose: Choose | None = None,
     typed: Sequence[str] = (),
@@ -159,7 +159,7 @@ def plain(
     Args:
         name: of the command.
         config: as Hydra composed it.
-        beneath: as of ``command``.
+        defaults: as of ``command``.
         resumed: as of ``command``.
         choose: as of ``command``; without it the usual values stand where settings are left open.
         typed: the overrides of the command line, which lie over those of a run that is resumed.
@@ -172,8 +172,8 @@ def plain(
     components.use_plugins(str(name) for name in named)
     config, below = _with(config, {"plugins": named}), dict[str, Any]()
     try:
-        if beneath is not None:
-            below = beneath(cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False)))
+        if defaults is not None:
+            below = defaults(cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False)))
             config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(below), config))
         settings = _resolved(config)
     except OmegaConfBaseException as error:

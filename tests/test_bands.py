@@ -19,7 +19,7 @@ from segkit.data import bands, decoding, loaders, statistics, transforms
 from segkit.data.datasets import folder
 from segkit.data.labels import DataError
 from segkit.data.reading import read_image
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.models.network import Segmenter
 from segkit.types import PHOTOGRAPHS, Bands, Sample
 
@@ -400,16 +400,16 @@ def test_statistics_are_those_of_all_values(tmp_path, kind, count):
 def test_what_people_see_are_the_chosen_bands_in_their_range():
     image = noise(np.uint16, 4)
     meant = Bands((3, 2, 1, 8), (0.0, 4095.0))
-    shown = pictures.displayed(image, meant)
+    shown = overlays.displayed(image, meant)
     np.testing.assert_array_equal(shown, np.rint(image[..., :3] / 4095 * 255).astype(np.uint8))
-    shown = pictures.displayed(image, meant._replace(display=(8,)))
+    shown = overlays.displayed(image, meant._replace(display=(8,)))
     np.testing.assert_array_equal(
         shown, np.repeat(np.rint(image[..., 3:] / 4095 * 255), 3, 2).astype(np.uint8)
     )
-    shown = pictures.displayed(image, meant._replace(display=(8, 1, 2)))
+    shown = overlays.displayed(image, meant._replace(display=(8, 1, 2)))
     np.testing.assert_array_equal(shown, np.rint(image[..., [3, 2, 1]] / 4095 * 255).astype(np.uint8))
     photograph = noise(np.uint8, 3)
-    assert pictures.displayed(photograph) is photograph
+    assert overlays.displayed(photograph) is photograph
 
 
 def write_set(root, kind, count, names=("train/a", "train/b", "val/c"), size=(40, 56), **how):

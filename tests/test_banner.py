@@ -24,7 +24,7 @@ SETTINGS = {
     "evaluation": {"every": 5},
     "runtime": {"compile": True},
 }
-FACTS = banners.Facts(
+FACTS = banners.RunFacts(
     41_200_000,
     train_images=20_210,
     val_images=2_000,

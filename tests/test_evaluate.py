@@ -44,7 +44,7 @@ class ByColour(nn.Module):
 
 
 class Noise:
-    """Pictures of different sizes, drawn from their index."""
+    """Images of different sizes, drawn from their index."""
 
     def __init__(self, length=7):
         self.length, self.names = length, [str(index) for index in range(length)]
@@ -66,7 +66,7 @@ class Noise:
         )
 
 
-def test_an_evaluation_counts_every_picture_once():
+def test_an_evaluation_counts_every_image_once():
     model, dataset = ByColour().eval(), Noise()
     matrix = ConfusionMatrix(K)
     for index in range(len(dataset)):
@@ -131,7 +131,7 @@ def test_broken_weights_are_noticed():
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
 )
-def test_what_is_no_picture_is_refused(image):
+def test_what_is_no_image_is_refused(image):
     with pytest.raises(ValueError, match=r"give an RGB image as an \(H, W, 3\) array"):
         predict(prepare(ByColour()), image, Protocol())
 
@@ -182,7 +182,7 @@ def test_the_score_of_ade20k_is_told_of_its_own_data_alone(name):
 
 
 class Damaged(Noise):
-    """The pictures 1 and 4 cannot be read."""
+    """The images 1 and 4 cannot be read."""
 
     on_error = "skip"
 
@@ -212,7 +212,7 @@ def test_what_cannot_be_read_ends_an_evaluation_otherwise(workers):
         evaluate(ByColour(), dataset, Protocol(), workers=workers)
 
 
-def test_not_one_readable_picture_is_said():
+def test_not_one_readable_image_is_said():
     class AllDamaged(Damaged):
         def read(self, index):
             return super().read(1)
@@ -221,7 +221,7 @@ def test_not_one_readable_picture_is_said():
         evaluate(ByColour(), AllDamaged(), Protocol())
 
 
-def test_enough_may_come_before_the_first_picture_is_counted():
+def test_enough_may_come_before_the_first_image_is_counted():
     def leave(*_):
         raise EnoughError
 

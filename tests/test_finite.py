@@ -46,11 +46,11 @@ def test_a_step_can_be_printed_by_one_process_alone(step, monkeypatch):
     def hang(_):
         raise AssertionError("waits for the other processes")
 
-    monkeypatch.setattr(nonfinite.distributed, "everyones", hang)
+    monkeypatch.setattr(nonfinite.distributed, "gather_items", hang)
     run = begin()
     step(run, batch())
-    assert "loss_main" in str(run.watch.recent[0])
-    assert "samples 0, 1, 2, 3" in str(run.watch.recent[0])
+    assert "loss_main" in str(run.guard.recent[0])
+    assert "samples 0, 1, 2, 3" in str(run.guard.recent[0])
 
 
 def test_an_infinite_gradient_counts_as_well(step):
@@ -59,7 +59,7 @@ def test_an_infinite_gradient_counts_as_well(step):
     step(run, batch())
     handle.remove()
     with pytest.raises(ValueError, match=r"loss_main \d\.\d+, norm of the gradient (inf|nan)"):
-        run.watch.look()
+        run.guard.check()
 
 
 def test_skipped_steps_leave_no_trace_but_a_count(step, caplog):

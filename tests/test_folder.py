@@ -22,7 +22,7 @@ CLASSES = "id,name,colour,ignore\n0,ground,#000000,\n1,cat,#ff0000,\n9,unsure,#0
 
 
 def make(root, names, *, classes=CLASSES, masks="masks"):
-    """Pictures of which each holds its number as a grey value, with masks of 0, 1 and 9."""
+    """Images of which each holds its number as a grey value, with masks of 0, 1 and 9."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     (root / "masks").mkdir(exist_ok=True)
     (root / "classes.csv").write_text(classes)

@@ -127,14 +127,14 @@ def test_class_tables_and_what_masks_hold(tmp_path_factory, content, seed):
 
 
 def encoded():
-    picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     for suffix in (".png", ".jpg", ".bmp", ".webp", ".tiff", ".ppm"):
-        yield suffix, cv2.imencode(suffix, picture)[1].tobytes()
+        yield suffix, cv2.imencode(suffix, image)[1].tobytes()
         if suffix != ".ppm":
-            yield suffix, cv2.imencode(suffix, picture[..., 0])[1].tobytes()
+            yield suffix, cv2.imencode(suffix, image[..., 0])[1].tobytes()
 
 
-PICTURES = list(encoded())
+IMAGES = list(encoded())
 
 
 def damaged(turn, content):
@@ -153,9 +153,9 @@ def damaged(turn, content):
 
 
 @cases(600)
-@given(TURNS, st.sampled_from(PICTURES), st.sampled_from(["image", "ids", "any"]))
-def test_pictures(tmp_path_factory, turn, picture, use):
-    suffix, content = picture
+@given(TURNS, st.sampled_from(IMAGES), st.sampled_from(["image", "ids", "any"]))
+def test_overlays(tmp_path_factory, turn, image, use):
+    suffix, content = image
     file = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
     file.write_bytes(damaged(turn, content))
     with in_words:

@@ -70,7 +70,7 @@ def test_fcn_reads_the_stage_it_is_told(stage):
 @pytest.mark.parametrize("name", ["deeplabv3", "deeplabv3_mmseg", "deeplabv3plus", "pspnet"])
 def test_a_training_batch_of_one_is_refused_with_the_remedy(name):
     one = [stage[:1] for stage in stages()]
-    with pytest.raises(ValueError, match=r"batch of one picture .* at least two a step"):
+    with pytest.raises(ValueError, match=r"batch of one image .* at least two a step"):
         head(name).double().train()(one)
     assert head(name).double().eval()(one).isfinite().all()
 

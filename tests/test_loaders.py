@@ -20,7 +20,7 @@ END = 9  # iterations of 4 samples: five epochs of 7
 
 
 class Broken:
-    """Reads its index as a picture; some cannot be read."""
+    """Reads its index as an image; some cannot be read."""
 
     name = "broken"
 

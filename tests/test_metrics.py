@@ -199,13 +199,13 @@ def test_boundary_iou_is_that_of_the_paper_s_erosions(shape):
 
 
 def test_counts_of_parts_add_up_to_the_counts_of_the_whole():
-    pictures = [drawn(seed=seed) for seed in range(4)]
+    images = [drawn(seed=seed) for seed in range(4)]
     matrix = ConfusionMatrix(6)
-    for label, prediction in pictures:
+    for label, prediction in images:
         matrix.update(label, prediction)
-    together = counted(*(np.stack(x) for x in zip(*pictures, strict=True)))
+    together = counted(*(np.stack(x) for x in zip(*images, strict=True)))
     assert torch.equal(matrix.counts, together)
     assert all(
         torch.equal(matrix.counts, sum(counted(*p) for p in order))
-        for order in itertools.permutations(pictures)
+        for order in itertools.permutations(images)
     )

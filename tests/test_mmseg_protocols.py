@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_protocols import SCALES, SIZES, TINY, K, TinySegmenter, as_input, one_thread, picture, resized
+from test_protocols import SCALES, SIZES, TINY, K, TinySegmenter, as_input, drawn_image, one_thread, resized
 
 from segkit.compose import composed
 from segkit.inference import Protocol, predict, probabilities
@@ -111,7 +111,7 @@ def test_mmseg_is_the_whole_image_at_one_scale_within_the_data_set_s_bounds(data
 
 @pytest.mark.parametrize("size", SIZES)
 def test_mmseg_says_what_mmsegmentation_says(size):
-    model, image = TinySegmenter(align_corners=False).double().eval(), picture(*size)
+    model, image = TinySegmenter(align_corners=False).double().eval(), drawn_image(*size)
     how = protocol_of("data=ade20k", "evaluation=mmseg", "evaluation.bounds=[160,70]")
     with torch.inference_mode():
         expected = mmseg_by_hand(model, image, [rescale_size(size[::-1], (160, 70))], flip=False)
@@ -120,7 +120,7 @@ def test_mmseg_says_what_mmsegmentation_says(size):
 
 @pytest.mark.parametrize("size", [*SIZES[:6], (71, 201), (201, 71)])
 def test_mmseg_ms_says_what_its_test_time_augmentation_says(size):
-    model, image = TinySegmenter(align_corners=False).double().eval(), picture(*size)
+    model, image = TinySegmenter(align_corners=False).double().eval(), drawn_image(*size)
     how = protocol_of("data=ade20k", "evaluation=mmseg_ms")
     with torch.inference_mode():
         sizes = [factor_size(size[::-1], factor) for factor in SCALES]
@@ -132,7 +132,7 @@ def test_mmseg_ms_says_what_its_test_time_augmentation_says(size):
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (95, 41), (120, 31)])
 def test_mmseg_slide_says_what_its_windows_say(size):
-    model, image = TinySegmenter(align_corners=True).double().eval(), picture(*size)
+    model, image = TinySegmenter(align_corners=True).double().eval(), drawn_image(*size)
     words = "evaluation.bounds=[100,60]", "evaluation.window=33", "evaluation.stride=22"
     how = protocol_of("data=cityscapes", "evaluation=mmseg_slide", *words)
     with torch.inference_mode():
@@ -149,7 +149,7 @@ def test_mmseg_slide_has_the_windows_of_the_769_models():
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("size", SIZES)
 def test_scales_windows_and_flips_are_those_of_mmsegmentation_in_float_too(size, flip):
-    model, image = TinySegmenter(align_corners=False).double().eval(), picture(*size)
+    model, image = TinySegmenter(align_corners=False).double().eval(), drawn_image(*size)
     how = Protocol(scales=list(SCALES), flip=flip, window=24, stride=17, align_corners=False)
     with torch.inference_mode():
         sizes = [factor_size(size[::-1], factor) for factor in SCALES]

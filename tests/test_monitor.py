@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.profiler import record_function
 
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.monitor import console as console_module
 from segkit.monitor.monitor import Monitor
 from segkit.monitor.profiling import profile_steps
@@ -221,15 +221,15 @@ def test_texts_hold_the_environment_and_every_class(run):
     assert "| traffic light | sky | 2 | 50.00 |" in text(run, "val/confusions")[0]
 
 
-def test_the_confusion_matrix_is_the_one_pictures_draws(run):
+def test_the_confusion_matrix_is_the_one_images_draws(run):
     event = read(run).Images("val/confusion")[0]
     decoded = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
-    assert (decoded[..., ::-1] == pictures.heat_map(COUNTS, NAMES)).all()
+    assert (decoded[..., ::-1] == overlays.heat_map(COUNTS, NAMES)).all()
     assert event.step == 20
 
 
-def test_samples_and_batches_become_pictures(tmp_path):
+def test_samples_and_batches_become_images(tmp_path):
     image = np.full((20, 30, 3), 50, np.uint8)
     sample = Sample(image, np.zeros((20, 30), np.uint8), "a")
     batch = Batch(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.full((3, 16, 16), 255), ["a", "b", "c"])
@@ -238,7 +238,7 @@ def test_samples_and_batches_become_pictures(tmp_path):
         monitor.samples(1, [sample] * 4, [sample.label] * 4)
     events = read(tmp_path)
     assert events.Tags()["images"] == ["train/samples", "val/samples"]
-    rows = pictures.sheet([sample] * 4, NAMES, COLOURS, predictions=[sample.label] * 4).shape[0]
+    rows = overlays.sheet([sample] * 4, NAMES, COLOURS, predictions=[sample.label] * 4).shape[0]
     assert events.Images("val/samples")[0].height == rows
 
 

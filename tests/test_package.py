@@ -115,9 +115,9 @@ def test_an_installation_trains_scores_and_predicts_from_anywhere(far):
     assert "mIoU" in far("segkit-test", "checkpoint=runs/far/best.pt", "report=true")
     result = json.loads((far.work / "runs/far/test-whole/result.json").read_text())
     assert result["versions"]["segkit"] == f"{segkit.__version__}, commit unknown"  # not that of the folder
-    picture = far.work / "photo.png"
-    picture.write_bytes((ROOT / "docs/images/demo.jpg").read_bytes())
-    assert "1 of 1" in far("segkit-predict", "checkpoint=runs/far/best.pt", f"input={picture.name}")
+    image = far.work / "photo.png"
+    image.write_bytes((ROOT / "docs/images/demo.jpg").read_bytes())
+    assert "1 of 1" in far("segkit-predict", "checkpoint=runs/far/best.pt", f"input={image.name}")
     made = {path.relative_to(far.work).as_posix() for path in far.work.rglob("*") if path.is_file()}
     assert {"runs/far/best.pt", "runs/far/test-whole/report.html"} <= made
     assert any(name.startswith("runs/far/predict-photo/overlays/") for name in made)

@@ -14,7 +14,7 @@ from PIL import Image
 import segkit
 from conftest import ROOT, run_command
 from segkit import checkpoint, inference
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.inference.video import Video, VideoFile, with_legend_strip
 from segkit.types import Sample
 
@@ -32,7 +32,7 @@ def network(tiny_run):
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """A folder with pictures of several kinds, names and sizes, and one that is none."""
+    """A folder with images of several kinds, names and sizes, and one that is none."""
     folder = tmp_path_factory.mktemp("album")
     draw = np.random.default_rng(1)
     for name, size in {
@@ -40,13 +40,13 @@ def album(tmp_path_factory):
         "Größe (1)/straße=ß.png": (24, 48),
         "Größe (1)/b.c.png": (32, 32),
     }.items():
-        pictures.save(folder / name, draw.integers(0, 256, (*size, 3), np.uint8))
+        overlays.save(folder / name, draw.integers(0, 256, (*size, 3), np.uint8))
     upright = Image.fromarray(draw.integers(0, 256, (20, 40, 3), np.uint8))
     turned = Image.Exif()
     turned[0x0112] = 6  # stored lying on its side
     upright.save(folder / "turned.jpg", exif=turned)
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
-    (folder / "notes.txt.bak").write_text("no picture")
+    (folder / "notes.txt.bak").write_text("no image")
     return folder
 
 
@@ -59,7 +59,7 @@ def predicted(tiny_run, album, tmp_path_factory):
     return output, run_command("predict_seg.py", *words, status=2)
 
 
-def test_the_folders_of_the_pictures_are_kept(predicted):
+def test_the_folders_of_the_images_are_kept(predicted):
     output, _ = predicted
     found = sorted(file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file())
     names = ["Größe (1)/b.c", "Größe (1)/straße=ß", "a", "turned"]
@@ -67,10 +67,10 @@ def test_the_folders_of_the_pictures_are_kept(predicted):
     assert found == sorted(f"{kind}/{name}{suffix}" for kind, suffix in kinds.items() for name in names)
 
 
-def test_an_unreadable_picture_is_told_at_the_end_and_stops_nothing(predicted, album):
+def test_an_unreadable_image_is_told_at_the_end_and_stops_nothing(predicted, album):
     done = predicted[1]
     assert f"1 could not be read:\n{album}/broken.png: not an image, or only part of one" in done.stderr
-    assert "4 of 5 pictures are predicted" in done.stdout
+    assert "4 of 5 images are predicted" in done.stdout
 
 
 def test_the_kinds_agree_with_each_other_and_with_python(predicted, album, network):
@@ -87,7 +87,7 @@ def test_the_kinds_agree_with_each_other_and_with_python(predicted, album, netwo
     assert overlay.shape[0] > ids.shape[0]  # a legend below
 
 
-def test_a_picture_is_turned_as_its_exif_orientation_says(predicted):
+def test_a_image_is_turned_as_its_exif_orientation_says(predicted):
     assert pixels_of(predicted[0] / "ids/turned.png").shape == (40, 20)
 
 
@@ -157,10 +157,10 @@ def test_the_legend_of_a_video_has_one_height_and_names_the_largest_classes_firs
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["checkpoint={run}/best.pt"], "input= is missing: give a picture, a folder, a pattern"),
+        (["checkpoint={run}/best.pt"], "input= is missing: give an image, a folder, a pattern"),
         (["checkpoint={run}/best.pt", "input=nowhere"], "input=nowhere: there is no such file"),
         (["checkpoint={run}/best.pt", "input=clip.mp4"], "input=clip.mp4: there is no such file"),
-        (["checkpoint={run}/best.pt", "input={here}"], "no picture is in this folder"),
+        (["checkpoint={run}/best.pt", "input={here}"], "no image is in this folder"),
         (["checkpoint={run}/best.pt", "input={here}/not.mp4"], "not.mp4: not a video that can be read"),
         (["checkpoint={run}/best.pt", "input=999"], "input=999: no camera answers"),
         (["input={here}"], "Give checkpoint=runs/NAME/best.pt"),

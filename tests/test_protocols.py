@@ -74,7 +74,7 @@ class FullSize(nn.Module):
         return self.inner(image)
 
 
-def picture(height, width, seed=1):
+def drawn_image(height, width, seed=1):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -155,7 +155,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("size", SIZES)
 def test_encoding_is_the_published_procedure_to_the_letter(size, flip):
-    model, image = TinySegmenter().double().eval(), picture(*size)
+    model, image = TinySegmenter().double().eval(), drawn_image(*size)
     how = Protocol(
         name="encoding",
         scales=list(SCALES),
@@ -175,7 +175,7 @@ def test_encoding_is_the_published_procedure_to_the_letter(size, flip):
 
 @pytest.mark.parametrize("crop", [7, 16, 25, 48, 60])
 def test_encoding_places_its_windows_as_published_for_any_crop(crop):
-    model, image = TinySegmenter().double().eval(), picture(43, 31)
+    model, image = TinySegmenter().double().eval(), drawn_image(43, 31)
     how = Protocol(
         scales=[0.75, 1.0, 2.25],
         resize="long_side",
@@ -192,7 +192,7 @@ def test_encoding_places_its_windows_as_published_for_any_crop(crop):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_whole_is_the_argmax_of_the_model_s_own_logits(size):
-    model, image = TinySegmenter().double().eval(), picture(*size)
+    model, image = TinySegmenter().double().eval(), drawn_image(*size)
     with torch.no_grad():
         logits = model(torch.from_numpy(image).permute(2, 0, 1)[None]).main[0]
     assert torch.equal(predict(model, image, Protocol()).long(), logits.argmax(0))
@@ -203,7 +203,7 @@ def test_whole_is_the_argmax_of_the_model_s_own_logits(size):
 
 @pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
 def test_a_model_without_parts_gives_what_its_parts_give(merge):
-    model, image = TinySegmenter().double().eval(), picture(50, 37)
+    model, image = TinySegmenter().double().eval(), drawn_image(50, 37)
     how = Protocol(scales=[0.8, 1.3], flip=True, window=[20, 28], stride=[11, 28], merge=merge)
     torch.testing.assert_close(
         scores_of(FullSize(model), image, how), scores_of(model, image, how), rtol=TINY, atol=TINY
@@ -213,7 +213,7 @@ def test_a_model_without_parts_gives_what_its_parts_give(merge):
 @pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
 @pytest.mark.parametrize("border", ["shift", "pad"])
 def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):
-    model, image = TinySegmenter().double().eval(), picture(71, 53)
+    model, image = TinySegmenter().double().eval(), drawn_image(71, 53)
     settings = {
         "scales": [0.6, 1.0, 1.7],
         "flip": True,
@@ -233,7 +233,7 @@ def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):
 
 @pytest.mark.parametrize("merge", ["softmax", "exp"])
 def test_strips_of_any_height_give_the_same_bits_in_single_precision(merge, monkeypatch):
-    model, image = TinySegmenter().eval(), picture(90, 53)
+    model, image = TinySegmenter().eval(), drawn_image(90, 53)
     how = Protocol(scales=(1.0, 1.5), flip=True, window=24, merge=merge)
     found = []
     for room in (1, 50_000, 10**9):
@@ -242,14 +242,14 @@ def test_strips_of_any_height_give_the_same_bits_in_single_precision(merge, monk
     assert all(torch.equal(other, found[0]) for other in found[1:])
 
 
-def test_a_tall_picture_holds_no_more_windows_than_a_strip_touches():
-    model, image = TinySegmenter().eval(), picture(400, 40)
+def test_a_tall_image_holds_no_more_windows_than_a_strip_touches():
+    model, image = TinySegmenter().eval(), drawn_image(400, 40)
     how = Protocol(window=20, stride=20, batch_pixels=1)
-    looker = inference._Looker(model, torch.from_numpy(image).permute(2, 0, 1), how)
+    windows = inference._SlidingWindows(model, torch.from_numpy(image).permute(2, 0, 1), how)
     alive = []
     with torch.inference_mode():
         for top in range(0, 400, 5):
-            looker.scores(top, top + 5)
-            alive.append(len(looker.answers))
+            windows.scores(top, top + 5)
+            alive.append(len(windows.answers))
     assert max(alive) <= 2, "one row of windows, two abreast"
-    assert not looker.waiting
+    assert not windows.waiting

@@ -35,9 +35,9 @@ def sample(seed: int, height: int = 60, width: int = 80) -> Sample:
 def write(folder, **changed):
     shown = report.Gallery(worst=2, best=1)
     for seed in range(5):
-        picture = sample(seed)
-        prediction = np.where(np.arange(80) < 10 * seed, picture.label, 1).astype(np.uint8)
-        shown.add(picture._replace(name=EVIL if seed == 0 else picture.name), np.minimum(prediction, 3))
+        image = sample(seed)
+        prediction = np.where(np.arange(80) < 10 * seed, image.label, 1).astype(np.uint8)
+        shown.add(image._replace(name=EVIL if seed == 0 else image.name), np.minimum(prediction, 3))
     content = {
         "scores": SCORES,
         "protocol": "whole (scales 1)",
@@ -104,7 +104,7 @@ def test_the_page_asks_for_nothing_outside_itself(page):
 
 def test_nothing_that_a_user_named_becomes_markup(page):
     reader = Reader(page.read_text())
-    assert sum(EVIL in words for words in reader.words) >= 3  # class table, pairs, legend, picture
+    assert sum(EVIL in words for words in reader.words) >= 3  # class table, pairs, legend, image
     assert "<script>alert" not in page.read_text()
 
 
@@ -134,32 +134,32 @@ def test_each_score_that_has_a_name_is_explained(tmp_path):
     assert re.findall(r"<dt>(\w+)<dd>\w+", text) == list(scores)
 
 
-def test_the_layers_of_a_picture_are_what_was_predicted(page):
+def test_the_layers_of_a_image_are_what_was_predicted(page):
     figures = page.read_text().split("<figure>")[1:]
     assert len(figures) == 3
     found = re.search(r'<img class="prediction"[^>]*base64,([^"]+)"', figures[0])
     assert found is not None
     drawn = cv2.imdecode(np.frombuffer(base64.b64decode(found.group(1)), np.uint8), cv2.IMREAD_COLOR)
     assert drawn is not None
-    assert (drawn[..., ::-1] == COLOURS[1]).all(), "the worst picture was predicted to be all road"
+    assert (drawn[..., ::-1] == COLOURS[1]).all(), "the worst image was predicted to be all road"
 
 
-def test_a_report_without_pictures_or_errors_is_complete(tmp_path):
+def test_a_report_without_images_or_errors_is_complete(tmp_path):
     text = write(tmp_path, samples=[], counts=np.diag([1, 2, 3, 4, 5])).read_text()
     assert "nothing was confused" in text
     assert "<section hidden>" in text
     assert "$" not in re.sub(r"data:[^\"]*|<script>.*</script>", "", text, flags=re.DOTALL)
 
 
-def test_a_picture_scores_its_mean_iou_over_the_classes_in_its_label():
-    picture = sample(3)
+def test_a_image_scores_its_mean_iou_over_the_classes_in_its_label():
+    image = sample(3)
     prediction = sample(4).label
     prediction[prediction == 255] = 0
-    seen = picture.label != 255
-    truth, found = picture.label[seen], prediction[seen]
+    seen = image.label != 255
+    truth, found = image.label[seen], prediction[seen]
     present = np.unique(truth)
     expected = jaccard_score(truth, found, labels=present, average="macro")
-    assert gallery.picture_score(picture.label, prediction) == pytest.approx(expected, abs=1e-12)
+    assert gallery.image_score(image.label, prediction) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_gallery_keeps_the_worst_and_the_best_once_each():
@@ -179,7 +179,7 @@ def test_the_gallery_keeps_the_worst_and_the_best_once_each():
     assert [s.name for s in none.samples()] == ["only"]
 
 
-def test_kept_pictures_are_small_and_keep_their_shape():
+def test_kept_images_are_small_and_keep_their_shape():
     kept = report.Gallery(worst=1, best=0)
     kept.add(sample(0, 1000, 2000), sample(0, 1000, 2000).label % 4)
     assert kept.samples()[0].image.shape == (320, 640, 3)
@@ -210,7 +210,7 @@ def test_a_click_on_a_column_sorts_by_it_and_another_turns_it_round(tab):
 
 
 @needs_chromium
-def test_layers_are_toggled_for_one_picture_and_for_all(tab):
+def test_layers_are_toggled_for_one_image_and_for_all(tab):
     shown = """
         const seen = (figure, layer) => getComputedStyle(figure.querySelector('.' + layer)).opacity > 0;
         return [...document.querySelectorAll('figure')].map(

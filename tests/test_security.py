@@ -39,9 +39,9 @@ def test_the_trap_works(tmp_path):
     assert (tmp_path / "executed").exists()
 
 
-def test_objects_in_a_cached_picture_are_not_unpickled_and_the_copy_is_made_anew(tmp_path, trap, caplog):
+def test_objects_in_a_cached_image_are_not_unpickled_and_the_copy_is_made_anew(tmp_path, trap, caplog):
     source = tmp_path / "a.png"
-    source.write_bytes(b"picture")
+    source.write_bytes(b"image")
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     kept(source, tmp_path / "cache", "", lambda: pixels)
     (copy,) = (tmp_path / "cache").rglob("*.npy")

@@ -1,4 +1,4 @@
-"""The segmenter: published sizes, one shape in and out, and what it does with odd pictures."""
+"""The segmenter: published sizes, one shape in and out, and what it does with odd images."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_auxiliary_logits_exist_in_training_only():
     assert model.eval()(image).aux is None
 
 
-def test_uint8_pictures_are_normalised_by_the_model():
+def test_uint8_images_are_normalised_by_the_model():
     model = tiny().eval()
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -78,14 +78,14 @@ def test_uint8_pictures_are_normalised_by_the_model():
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 64)])
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
-def test_pictures_smaller_than_the_stride_give_logits_of_their_size(size, output_stride):
+def test_images_smaller_than_the_stride_give_logits_of_their_size(size, output_stride):
     out = tiny(output_stride=output_stride).eval()(torch.zeros(1, 3, *size, dtype=torch.uint8)).main
     assert out.shape == (1, 5, *size)
     assert out.isfinite().all()
 
 
 def test_a_training_batch_of_one_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match=r"batch of one picture .* at least two a step"):
+    with pytest.raises(ValueError, match=r"batch of one image .* at least two a step"):
         tiny().train()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
@@ -99,7 +99,7 @@ def test_synchronised_normalisation_replaces_every_other_one():
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (0, 3, 8, 8), (1, 3, 0, 8)])
-def test_what_is_not_a_batch_of_pictures_is_refused(shape):
+def test_what_is_not_a_batch_of_images_is_refused(shape):
     with pytest.raises(ValueError, match=r"an image batch is \(B, 3, H, W\) with at least one pixel"):
         tiny()(torch.zeros(shape))
 

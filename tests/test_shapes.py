@@ -17,8 +17,8 @@ def test_a_scene_follows_from_seed_split_and_index_alone():
 
 def test_scenes_of_other_indices_splits_and_seeds_differ():
     sets = [shapes.build("train"), shapes.build("val"), shapes.build("train", seed=1)]
-    pictures = [dataset.read(index).image.tobytes() for dataset in sets for index in range(20)]
-    assert len(set(pictures)) == 60
+    images = [dataset.read(index).image.tobytes() for dataset in sets for index in range(20)]
+    assert len(set(images)) == 60
 
 
 @pytest.mark.parametrize("size", [128, [96, 160]])

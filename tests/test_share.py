@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import segkit
 from segkit import checkpoint
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.inference import share
 from segkit.system import shared
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp("photos") / "a.png"
-    return pictures.save(path, np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
+    return overlays.save(path, np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_the_card_has_scores_protocol_licence_and_use(tiny_run, folder):
 def test_results_of_tests_beside_the_checkpoint_are_on_the_card(tiny_run, tmp_path):
     shutil.copy(tiny_run / "best.pt", tmp_path)
     (tmp_path / "test-encoding").mkdir()
-    result = {"protocol": {"name": "encoding"}, "scores": {"mIoU": 0.4567, "fwIoU": None}, "pictures": 6}
+    result = {"protocol": {"name": "encoding"}, "scores": {"mIoU": 0.4567, "fwIoU": None}, "images": 6}
     (tmp_path / "test-encoding" / "result.json").write_text(json.dumps(result))
     (tmp_path / "test-broken").mkdir()
     (tmp_path / "test-broken" / "result.json").write_text("{")

@@ -62,7 +62,7 @@ def test_leaving_saves_and_the_resumed_run_ends_the_same(unbroken, tmp_path):
     leaving = Run(folder, "resume=true", "loader.workers=2", before=scoring)
     assert leaving.ends() == 130
     assert newest(folder) == 8
-    assert torch.load(folder / "last.pt", weights_only=True)["owes_scores"]
+    assert torch.load(folder / "last.pt", weights_only=True)["validation_pending"]
     assert_same_end(unbroken, Run(folder, "resume=true").completes())
 
 
@@ -75,7 +75,7 @@ def test_leaving_during_the_first_image_of_a_validation_saves(number, status, un
     assert leaving.ends() == status
     assert "nothing to score" not in leaving.said
     assert "resume=true" in leaving.said
-    assert torch.load(folder / "last.pt", weights_only=True)["owes_scores"]
+    assert torch.load(folder / "last.pt", weights_only=True)["validation_pending"]
     assert newest(folder) == 4
     assert not (folder / "result.json").exists()
     assert_same_end(unbroken, Run(folder, "resume=true").completes())

@@ -8,7 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_protocols import TINY, K, TinyHead, TinySegmenter, as_input, inference, picture, resized, scores_of
+from test_protocols import (
+    TINY,
+    K,
+    TinyHead,
+    TinySegmenter,
+    as_input,
+    drawn_image,
+    inference,
+    resized,
+    scores_of,
+)
 
 from segkit.inference import Protocol, probabilities
 from segkit.inference.sliding import strips
@@ -107,7 +117,7 @@ SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90)) | st.tuples(
 @given(how=protocols(), shape=SHAPES, rows=st.integers(1, 40), batch=st.sampled_from([1, 3000, None]))
 def test_strips_put_together_what_the_whole_image_at_full_size_gives(how, shape, rows, batch):
     model = TinySegmenter(align_corners=how["align_corners"]).double().eval()
-    image = picture(*shape)
+    image = drawn_image(*shape)
     with torch.inference_mode():
         expected = by_hand(model, image, how)
     with pytest.MonkeyPatch.context() as patch:
@@ -131,7 +141,7 @@ def test_portrait_images_of_a_data_set_s_sizes(size, merge):
         "merge": merge,
         "align_corners": merge == "exp",
     }
-    model, image = TinySegmenter(align_corners=merge == "exp").double().eval(), picture(*size)
+    model, image = TinySegmenter(align_corners=merge == "exp").double().eval(), drawn_image(*size)
     with torch.inference_mode():
         expected = by_hand(model, image, how)
     torch.testing.assert_close(probabilities(model, image, Protocol(**how)), expected, rtol=TINY, atol=TINY)
@@ -142,7 +152,7 @@ PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}
 
 @pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
 def test_scores_depend_neither_on_strip_bytes_nor_on_memory(merge, monkeypatch):
-    model, image = TinySegmenter().eval(), picture(170, 41)
+    model, image = TinySegmenter().eval(), drawn_image(170, 41)
     at_once = scores_of(model, image, Protocol(**PORTRAIT, merge=merge))
     for memory in (1e-6, 1e-4, 1e-3, 1.0):
         how = Protocol(**PORTRAIT, merge=merge, memory=memory, batch_pixels=10**6)
@@ -171,7 +181,7 @@ def with_more_classes(model, number):
 def test_scores_do_not_depend_on_how_many_more_classes_there_are(merge, monkeypatch):
     """More classes make lower strips."""
     monkeypatch.setitem(inference.STRIP_BYTES, "cpu", 400_000)
-    model, image = TinySegmenter().double().eval(), picture(170, 41)
+    model, image = TinySegmenter().double().eval(), drawn_image(170, 41)
     how = Protocol(**PORTRAIT, merge=merge)
     few = scores_of(model, image, how)
     wider = with_more_classes(model, 146)

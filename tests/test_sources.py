@@ -28,7 +28,7 @@ def here(tmp_path, monkeypatch):
 
 
 def names(source):
-    return [picture.name for picture in sources.find(source)]
+    return [image.name for image in sources.find(source)]
 
 
 def test_a_folder_is_searched_to_its_bottom_and_names_are_unique(here):
@@ -36,7 +36,7 @@ def test_a_folder_is_searched_to_its_bottom_and_names_are_unique(here):
     assert names(str(here / "photos/sub")) == ["b", "deep/c"]
 
 
-def test_a_single_picture_has_its_own_name(here):
+def test_a_single_image_has_its_own_name(here):
     assert names("photos/sub/b.JPG") == ["b"]
     assert names("photos/[x].png") == ["[x]"]  # a file before a pattern
 
@@ -49,7 +49,7 @@ def test_a_single_picture_has_its_own_name(here):
         ("photos/sub/?.JPG", ["b"]),
     ],
 )
-def test_a_pattern_names_pictures_below_its_first_wildcard(here, pattern, expected):
+def test_a_pattern_names_images_below_its_first_wildcard(here, pattern, expected):
     assert names(pattern) == expected
 
 
@@ -57,8 +57,8 @@ def test_a_list_names_files_relative_to_itself_or_to_where_one_is(here):
     lines = ["# chosen", "a.jpg", "", "photos/sub/b.JPG", str(here / "photos/sub/deep/c.webp"), "gone.png"]
     (here / "photos/chosen.txt").write_text("\n".join(lines), encoding="utf-8-sig")
     found = sources.find("photos/chosen.txt")
-    assert [picture.name for picture in found] == ["a", "sub/b", "sub/deep/c", "gone"]
-    assert [str(picture.file) for picture in found[1:3]] == [
+    assert [image.name for image in found] == ["a", "sub/b", "sub/deep/c", "gone"]
+    assert [str(image.file) for image in found[1:3]] == [
         "photos/sub/b.JPG",
         str(here / "photos/sub/deep/c.webp"),
     ]
@@ -66,7 +66,7 @@ def test_a_list_names_files_relative_to_itself_or_to_where_one_is(here):
 
 def test_an_empty_list_is_refused(here):
     (here / "none.txt").write_text("# nothing\n")
-    with pytest.raises(ValueError, match=r"none\.txt: the list is empty; it holds one picture a line"):
+    with pytest.raises(ValueError, match=r"none\.txt: the list is empty; it holds one image a line"):
         sources.find("none.txt")
 
 

@@ -111,7 +111,7 @@ def test_groups_that_do_not_divide_the_channels_are_refused(radix, cardinality):
 
 def test_a_training_batch_of_one_is_refused_with_the_remedy():
     module = SplitAttention(8).train()
-    with pytest.raises(ValueError, match=r"batch of one picture .* raise schedule.batch_size"):
+    with pytest.raises(ValueError, match=r"batch of one image .* raise schedule.batch_size"):
         module(torch.randn(1, 8, 4, 4))
     assert module.eval()(torch.randn(1, 8, 4, 4)).shape == (1, 8, 4, 4)
 

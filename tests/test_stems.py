@@ -39,10 +39,10 @@ def test_a_network_of_any_bands_learns_counts_and_predicts(backbone, bands):
     model(image).main.sum().backward()
     assert all(conv.weight.grad.shape[1] == bands for conv in stems.readers(model.backbone).values())
     fast = inference.prepare(model.eval())
-    picture = image[0].permute(1, 2, 0).numpy()
-    ids = inference.predict(fast, picture, inference.Protocol(scales=(1.0, 1.5), flip=True, window=(32, 32)))
+    array = image[0].permute(1, 2, 0).numpy()
+    ids = inference.predict(fast, array, inference.Protocol(scales=(1.0, 1.5), flip=True, window=(32, 32)))
     assert ids.shape == (33, 40)
-    assert "one picture of 32 x 32" in summary.summarise(model, 32)
+    assert "one image of 32 x 32" in summary.summarise(model, 32)
     with pytest.raises(ValueError, match=rf"give one as an \(H, W, {bands}\) array"):
         inference.predict(model, np.zeros((8, 8, 3), np.uint8), inference.Protocol())
 

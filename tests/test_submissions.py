@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from segkit.data.labels import built_in
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.evaluation import results, submissions
 from segkit.types import Sample
 
@@ -61,19 +61,19 @@ def test_cityscapes_gets_label_ids_under_names_its_own_scripts_find(tmp_path, mo
     ],
 )
 def test_what_a_server_would_refuse_makes_no_archive(tmp_path, data, mask, message):
-    pictures.save(tmp_path / "ids/a.png", mask)
+    overlays.save(tmp_path / "ids/a.png", mask)
     with pytest.raises(ValueError, match=message):
         submissions.pack(tmp_path, ["a"], built_in(data))
     assert [file.name for file in tmp_path.iterdir()] == ["ids"]
 
 
-def test_an_archive_that_lacks_a_picture_is_refused(tmp_path):
-    pictures.save(tmp_path / "ids/a.png", np.ones((4, 4), np.uint8))
+def test_an_archive_that_lacks_a_image_is_refused(tmp_path):
+    overlays.save(tmp_path / "ids/a.png", np.ones((4, 4), np.uint8))
     path = submissions.pack(tmp_path, ["a"], built_in("ade20k"))
     with pytest.raises(ValueError, match=r"masks are not those expected, see b\.png"):
         submissions.verify(path, ["a.png", "b.png"], built_in("ade20k"))
 
 
-def test_two_pictures_of_one_name_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="2 pictures are called a: the server tells them by their names"):
+def test_two_images_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="2 images are called a: the server tells them by their names"):
         submissions.pack(tmp_path, ["x/a", "y/a"], built_in("ade20k"))

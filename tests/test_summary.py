@@ -64,7 +64,7 @@ def test_a_summary_tells_shapes_dilation_parameters_and_operations():
 def test_the_text_has_a_line_for_each_part_and_the_totals():
     text = summary.summarise(deeplab(output_stride=16), (512, 1024))
     lines = text.splitlines()
-    assert lines[0] == "one picture of 512 x 1024, 150 classes"
+    assert lines[0] == "one image of 512 x 1024, 150 classes"
     assert [line.split("  ")[0] for line in lines[2:8]] == [
         "stem",
         *(f"stage {i}" for i in (1, 2, 3, 4)),

@@ -22,7 +22,7 @@ RUNS = ("first", "second")
 
 
 def draw_samples(folder: Path) -> None:
-    """Validation pictures at two iterations of a run that exists."""
+    """Validation images at two iterations of a run that exists."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
     label = np.repeat(np.repeat(rng.integers(0, 3, (9, 12), dtype=np.uint8), 10, 0), 10, 1)
@@ -83,7 +83,7 @@ def test_the_server_shows_a_resumed_run_without_doubles_or_gaps(server):
     assert [step for step, _ in points["first"]] == [10, 20, 30, 40]
 
 
-def test_pictures_can_be_scrubbed_and_are_pngs(server):
+def test_images_can_be_scrubbed_and_are_pngs(server):
     images = ask(server, "plugin/images/images", run="second", tag="val/samples", sample=0)
     assert [image["step"] for image in images] == [50, 60]
     url = f"{server}/data/plugin/images/individualImage?{images[0]['query']}"

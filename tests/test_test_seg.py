@@ -13,7 +13,7 @@ import torch
 
 from conftest import run_command
 from segkit import checkpoint
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_scores_equal_those_of_the_last_validation_exactly(tested, tiny_run):
     assert result["scores"] == in_training["scores"]
     assert result["protocol"]["name"] == "whole"
     assert result["protocol"]["scales"] == [1.0]
-    assert result["pictures"] == 6
+    assert result["images"] == 6
 
 
 def test_the_moving_average_of_the_last_checkpoint_is_what_was_scored(tiny_run):
@@ -74,15 +74,15 @@ def test_a_result_says_what_it_was_made_of(tested):
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Four pictures of noise with masks of 10 classes, for ``data=folder``."""
+    """Four images of noise with masks of 10 classes, for ``data=folder``."""
     draw = np.random.default_rng(5)
     root = tmp_path / "photographs"
     for folder in ("images/val", "masks/val"):
         (root / folder).mkdir(parents=True)
     for index in range(4):
         size = (40 + index, 48)
-        pictures.save(root / f"images/val/{index}.png", draw.integers(0, 256, (*size, 3), np.uint8))
-        pictures.save(root / f"masks/val/{index}.png", draw.integers(0, 10, size, np.uint8))
+        overlays.save(root / f"images/val/{index}.png", draw.integers(0, 256, (*size, 3), np.uint8))
+        overlays.save(root / f"masks/val/{index}.png", draw.integers(0, 10, size, np.uint8))
     lines = ["id,name", *(f"{k},kind {k}" for k in range(10))]
     (root / "classes.csv").write_text("\n".join(lines))
     return root
@@ -219,7 +219,7 @@ def test_published_weights_on_folders_in_a_list_are_scored(
         "output='~/scored'",
     )
     assert status == 0
-    assert json.loads((tmp_path / "scored/result.json").read_text())["pictures"] == 8
+    assert json.loads((tmp_path / "scored/result.json").read_text())["images"] == 8
 
 
 def test_other_data_and_a_changed_protocol_have_folders_of_their_own(

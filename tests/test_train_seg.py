@@ -19,7 +19,7 @@ def test_summary_needs_no_data(run_here, capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_leaves_weights_pictures_scores_and_curves(tiny_run):
+def test_a_run_leaves_weights_images_scores_and_curves(tiny_run):
     assert {"best.pt", "last.pt", "samples.png", "result.json", "train.log"} <= {
         p.name for p in tiny_run.iterdir()
     }

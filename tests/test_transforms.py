@@ -263,7 +263,7 @@ def test_the_same_seed_gives_the_same_sample_and_another_seed_another():
     first = [transform(Sample(image, COLUMNS, ""), seed).image for seed in range(20)]
     again = [transform(Sample(image, COLUMNS, ""), seed).image for seed in reversed(range(20))][::-1]
     np.testing.assert_array_equal(first, again)
-    assert len({picture.tobytes() for picture in first}) == 20
+    assert len({drawn_image.tobytes() for drawn_image in first}) == 20
 
 
 def test_scales_out_of_order_are_refused():

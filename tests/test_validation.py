@@ -145,6 +145,6 @@ def test_large_samples_are_thinned_out_before_they_are_kept():
     shown = validation.ShownSamples(["a"])
     image = np.zeros((2000, 3000, 3), np.uint8)
     shown.add(Sample(image, image[..., 0], "a"), image[..., 0])
-    (sample,), (prediction,) = shown.gathered()
+    (sample,), (prediction,) = shown.gather()
     assert sample.image.shape == (500, 750, 3)
     assert sample.label.shape == prediction.shape == (500, 750)

@@ -163,7 +163,7 @@ def _directory(data: bytes, order: str, at: int, *, big: bool) -> tuple[dict[str
     at, size, inline = at + (8 if big else 2), 20 if big else 12, 8 if big else 4
     if count * size > len(data):
         raise ValueError("a directory longer than the file")
-    found: dict[str, list[int]] = {}
+    entries: dict[str, list[int]] = {}
     for entry in range(at, at + count * size, size):
         tag, kind, number = struct.unpack_from(f"{order}HH{'Q' if big else 'I'}", data, entry)
         letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
@@ -174,8 +174,8 @@ def _directory(data: bytes, order: str, at: int, *, big: bool) -> tuple[dict[str
             raise ValueError("values longer than the file")
         if bytes_of > inline:
             place = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, place)[0]
-        found[TAGS[tag]] = list(struct.unpack_from(f"{order}{number}{letter}", data, place))
-    return found, struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, at + count * size)[0]
+        entries[TAGS[tag]] = list(struct.unpack_from(f"{order}{number}{letter}", data, place))
+    return entries, struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, at + count * size)[0]
 
 
 def _webp(data: bytes) -> Header:
@@ -214,18 +214,18 @@ def _bmp(data: bytes) -> Header:
 def _pnm(data: bytes) -> Header:
     kind = int(data[1:2])
     fields = 2 if kind in (1, 4) else 3
-    found = re.match(rb"P\d" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * fields + rb"\s", data[:4096])
-    if not found:
+    header = re.match(rb"P\d" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * fields + rb"\s", data[:4096])
+    if not header:
         raise ValueError("no header")
-    width, height, *most = (int(value) for value in found.groups())
+    width, height, *most = (int(value) for value in header.groups())
     highest = most[0] if most else 1
     bands, depth = 3 if kind in (3, 6) else 1, highest.bit_length()
     odd = "" if highest in (1, 255, 65535) and (highest != 1 or not most) else f"values of 0..{highest}"
     row = (width + 7) // 8 if kind == 4 else width * bands * (2 if highest > 255 else 1)
-    end = found.end() + row * height
+    end = header.end() + row * height
     if kind <= 3:  # in words: a digit and a space for each value, at least
-        end = found.end() + width * height * bands * (1 if kind == 1 else 2) - 1
-        if kind > 1 and len(data[found.end() :].split()) < width * height * bands:
+        end = header.end() + width * height * bands * (1 if kind == 1 else 2) - 1
+        if kind > 1 and len(data[header.end() :].split()) < width * height * bands:
             end = len(data) + 1
     return Header("PNM", width, height, bands, depth, odd=odd, end=end)
 

@@ -18,7 +18,7 @@ from segkit.data.labels import Entry, LabelTable, automatic_colour, hex_colour
 from segkit.data.painting import BACKGROUND, paint
 from segkit.data.reading import IMAGES
 from segkit.data.via import read_via
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.system import files
 from segkit.types import IGNORE_INDEX
 
@@ -165,7 +165,7 @@ class Import(NamedTuple):
                 return
         done = paint(image, ids)
         below = PurePosixPath(self.split) / file.relative_to(self.images).as_posix()
-        pictures.save(self.root / "masks" / below.with_suffix(".png"), done.mask)
+        overlays.save(self.root / "masks" / below.with_suffix(".png"), done.mask)
         place(file, self.root / "images" / below)
         counts = np.bincount(done.mask.ravel(), minlength=256)
         report.pixels.update({"background": int(counts[BACKGROUND]), "not scored": int(counts[IGNORE_INDEX])})

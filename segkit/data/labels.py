@@ -139,11 +139,12 @@ class LabelTable:
 
     def _outside(self, values: np.ndarray, file: object) -> DataError:
         """What to say of the values (N,) or colours (N, 3) that the table does not have."""
-        found, counts = np.unique(values, axis=0, return_counts=True)
+        distinct, counts = np.unique(values, axis=0, return_counts=True)
         words = [
-            f"{hex_colour(v) if v.ndim else v} ({n} pixels)" for v, n in zip(found[:8], counts, strict=False)
+            f"{hex_colour(v) if v.ndim else v} ({n} pixels)"
+            for v, n in zip(distinct[:8], counts, strict=False)
         ]
-        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        more = f" and {len(distinct) - 8} more" if len(distinct) > 8 else ""
         ids = [entry.id for entry in self.entries]
         return DataError(
             "values outside the table",

@@ -173,7 +173,7 @@ def training_loader(
 
 
 def _collate(samples: Sequence[tuple[Sample | None, list[str]]]) -> tuple[Batch | None, list[str]]:
-    faults = [fault for _, found in samples for fault in found]
+    faults = [fault for _, sample_faults in samples for fault in sample_faults]
     whole = [sample for sample, _ in samples if sample is not None]
     if len(whole) < len(samples):
         return None, faults

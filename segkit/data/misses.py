@@ -32,20 +32,20 @@ def misses_of(alone: Sequence[str], others: Mapping[str, Path], kind: str) -> di
         kind: of the other tree, ``mask`` or ``image``.
     """
     plain = {_plain(name): name for name in others}
-    order, found = sorted(others), {}
+    order, misses = sorted(others), {}
     for name in alone:
         if other := plain.get(_plain(name)):
             how = "in capital letters"
             if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other):
                 how = "in how its letters are encoded (Unicode NFC and NFD)"
-            found[name] = Miss(f"{others[other]} differs only {how}", "rename one of them")
+            misses[name] = Miss(f"{others[other]} differs only {how}", "rename one of them")
         elif other := _longer(name, order):
             end = other[len(name) :]
-            found[name] = Miss(
+            misses[name] = Miss(
                 f"{others[other]} has {end} at its end",
                 f"say so with data.{kind}s='{kind}s/*{end}' (data=folder), or name both alike",
             )
-    return found
+    return misses
 
 
 def of_another_kind(file: Path) -> Miss:

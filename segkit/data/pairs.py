@@ -216,7 +216,7 @@ def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) 
 
 def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[Problem]]:
     """Files by relative path without suffix and ``end``, but for hidden ones; and those that share a name."""
-    found: dict[str, Path] = {}
+    listed: dict[str, Path] = {}
     problems = []
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
@@ -226,8 +226,10 @@ def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[st
                 continue
             file = Path(place, name)
             key = file.parent.relative_to(folder).joinpath(stem[: len(stem) - len(end)]).as_posix()
-            if key in found:
-                problems.append(Problem("duplicate stems", str(file), f"{found[key].name} has the same stem"))
+            if key in listed:
+                problems.append(
+                    Problem("duplicate stems", str(file), f"{listed[key].name} has the same stem")
+                )
             else:
-                found[key] = file
-    return found, problems
+                listed[key] = file
+    return listed, problems

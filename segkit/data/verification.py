@@ -29,8 +29,8 @@ def verify(dataset: Pairs, *, expected: int | None = None) -> list[Problem]:
         place = os.path.commonpath([str(pair.image.parent) for pair in dataset.pairs])
         text = f"{len(dataset)} pairs where the official split has {expected}"
         problems.append(Problem("wrong number of files", place, text))
-    for found in in_parallel(lambda pair: _problems_of(dataset, pair), dataset.pairs, "verify"):
-        problems += found
+    for of_pair in in_parallel(lambda pair: _problems_of(dataset, pair), dataset.pairs, "verify"):
+        problems += of_pair
     return problems
 
 
@@ -42,19 +42,19 @@ def in_parallel(work: Callable[[Pair], Result], pairs: list[Pair], title: str) -
 
 
 def _problems_of(dataset: Pairs, pair: Pair) -> list[Problem]:
-    found, shapes = [], []
+    problems, shapes = [], []
     try:
         image = dataset.read_image(pair)
         shapes.append(image)
     except DataError as error:
-        found.append(error.problem)
+        problems.append(error.problem)
     try:
         raw = read_mask(pair.label, dataset.coding)
         shapes.append(raw)
         if (dataset.table.encode(raw, pair.label) == IGNORE_INDEX).all():
-            found.append(Problem("all ignored", str(pair.label), "not one pixel is of a class"))
+            problems.append(Problem("all ignored", str(pair.label), "not one pixel is of a class"))
     except DataError as error:
-        found.append(error.problem)
+        problems.append(error.problem)
     if len(shapes) == 2 and shapes[0].shape[:2] != shapes[1].shape[:2]:
-        found.append(Problem("sizes differ", str(pair.label), sizes_differ(*shapes)))
-    return found
+        problems.append(Problem("sizes differ", str(pair.label), sizes_differ(*shapes)))
+    return problems

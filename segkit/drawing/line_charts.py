@@ -1,4 +1,4 @@
-"""Line charts as pictures, drawn with OpenCV: no plotting library, no window, no font file."""
+"""Line charts as images, drawn with OpenCV: no plotting library, no window, no font file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from segkit.drawing.pictures import GREY, INK, LINE, blank, legend, stack, text_width, write
+from segkit.drawing.overlays import GREY, INK, LINE, blank, legend, stack, text_width, write
 
 Curve = Sequence[tuple[float, float]]
 COLOURS = np.array(  # told apart by every eye: Okabe and Ito, without their yellow
@@ -23,8 +23,8 @@ def line_chart(curves: Mapping[str, Curve], *, title: str, width: int = 900, hei
     Args:
         curves: by name, points (x, y) in the order of x; those that are not finite are left out.
         title: written above.
-        width: of the picture in pixels.
-        height: of the picture in pixels.
+        width: of the image in pixels.
+        height: of the image in pixels.
     """
     finite = [[(x, y) for x, y in curve if math.isfinite(y)] for curve in curves.values()]
     points = [point for curve in finite for point in curve] or [(0.0, 0.0)]

@@ -1,4 +1,4 @@
-"""The worst and best pictures of an evaluation, kept small while it runs."""
+"""The worst and best images of an evaluation, kept small while it runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segkit.drawing.pictures import displayed
+from segkit.drawing.overlays import displayed
 from segkit.system import distributed
 from segkit.types import IGNORE_INDEX, Sample
 
@@ -16,7 +16,7 @@ SIDE = 640  # pixels of the longer side that are kept
 
 
 class Scored(NamedTuple):
-    """One picture and how well it was predicted."""
+    """One image and how well it was predicted."""
 
     name: str
     image: np.ndarray  # (h, w, 3) uint8
@@ -26,7 +26,7 @@ class Scored(NamedTuple):
 
 
 class Gallery:
-    """Collects pictures; to be passed as ``on_image=gallery.add`` to ``evaluate``.
+    """Collects images; to be passed as ``on_image=gallery.add`` to ``evaluate``.
 
     Args:
         worst: how many of the lowest score to keep.
@@ -39,8 +39,8 @@ class Gallery:
         self.count = 0
 
     def add(self, sample: Sample, prediction: np.ndarray) -> None:
-        """Keep a picture if it is among the worst or best so far; without scored pixels it is neither."""
-        score = picture_score(sample.label, prediction)
+        """Keep an image if it is among the worst or best so far; without scored pixels it is neither."""
+        score = image_score(sample.label, prediction)
         if np.isnan(score):
             return
         self.count += 1
@@ -55,26 +55,26 @@ class Gallery:
         """The worst and best of all processes, each of which has to ask; worst first, each once."""
         kept: dict[tuple[int, int], Scored] = {}
         for sign, heap in self.heaps.items():
-            parts = enumerate(distributed.gathered(heap))
+            parts = enumerate(distributed.gather(heap))
             entries = [(value, order, rank, scored) for rank, part in parts for value, order, scored in part]
             chosen = heapq.nlargest(self.limits[sign], entries, key=lambda entry: entry[:2])
             kept |= {(order, rank): scored for _, order, rank, scored in chosen}
         return sorted(kept.values(), key=lambda scored: scored.score)
 
 
-def picture_score(label: np.ndarray, prediction: np.ndarray) -> float:
-    """Mean IoU of one picture over the classes in its label; NaN if all of it is ignored."""
+def image_score(label: np.ndarray, prediction: np.ndarray) -> float:
+    """Mean IoU of one image over the classes in its label; NaN if all of it is ignored."""
     scored = label != IGNORE_INDEX
-    truth, found = label[scored], prediction[scored]
+    truth, predicted = label[scored], prediction[scored]
     labelled = np.bincount(truth, minlength=256)
-    union = labelled + np.bincount(found, minlength=256)
-    hits = np.bincount(truth[truth == found], minlength=256)
+    union = labelled + np.bincount(predicted, minlength=256)
+    hits = np.bincount(truth[truth == predicted], minlength=256)
     present = labelled > 0
     return float(np.mean(hits[present] / (union - hits)[present])) if present.any() else float("nan")
 
 
 def shrink(sample: Sample, prediction: np.ndarray, score: float) -> Scored:
-    """A picture with its ids at most ``SIDE`` pixels long."""
+    """An image with its ids at most ``SIDE`` pixels long."""
     height, width = sample.label.shape
     factor = min(1.0, SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))

@@ -1,4 +1,4 @@
-"""Scores are pure functions of one K x K matrix of counts over the whole split, not means over pictures.
+"""Scores are pure functions of one K x K matrix of counts over the whole split, not means over images.
 
 Rows are labels, columns are predictions. What a class counts that nobody labelled or predicted is the
 *absent* rule: ``zero`` (ADE20K's official script: 0 over all classes), ``exclude`` (cityscapesScripts,
@@ -34,7 +34,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
     def update(self, label: Tensor | np.ndarray, prediction: Tensor | np.ndarray) -> None:
-        """Count one picture or batch; pixels labelled ``IGNORE_INDEX`` count nowhere.
+        """Count one image or batch; pixels labelled ``IGNORE_INDEX`` count nowhere.
 
         Raises:
             ValueError: the shapes differ, or the label or the prediction holds an id that is no class.
@@ -101,7 +101,7 @@ def scores(counts: Tensor, *, absent: Absent = "zero") -> dict[str, float]:
     total = int(counts.sum())
     if total == 0:
         raise ValueError(
-            "there is nothing to score: no picture, or every pixel of every label is ignored; "
+            "there is nothing to score: no image, or every pixel of every label is ignored; "
             "check data.val_split and the label table"
         )
     each = class_scores(counts)
@@ -136,7 +136,7 @@ def merge_classes(counts: Tensor, groups: Sequence[str]) -> tuple[list[str], Ten
 
 
 def _band(ids: np.ndarray, width: int) -> np.ndarray:
-    """Pixels nearer than ``width`` to another class or to the edge of the picture.
+    """Pixels nearer than ``width`` to another class or to the edge of the image.
 
     Eroding every class mask ``width`` times with a 3x3 square keeps exactly the pixels whose neighbourhood
     has one id throughout: where the smallest id around equals the greatest. Two filters instead of 2K.
@@ -150,7 +150,7 @@ def _band(ids: np.ndarray, width: int) -> np.ndarray:
 
 
 def boundary_counts(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Tensor:
-    """What Boundary IoU counts in one picture (Cheng et al. 2021): pixels near a boundary of their own mask.
+    """What Boundary IoU counts in one image (Cheng et al. 2021): pixels near a boundary of their own mask.
 
     Args:
         label: (H, W) uint8 class ids or ``IGNORE_INDEX``.

@@ -66,7 +66,7 @@ class Tally:
         self.whole = True  # every evaluator has counted the same images
         self.saved_at = time.monotonic()
         earlier = _read(folder, identity) if folder and resume else []
-        self.done = {index for part in earlier for index in part["pictures"]}
+        self.done = {index for part in earlier for index in part["images"]}
         self.earlier = [part["states"] for part in earlier]
         distributed.barrier()  # nobody writes before all have read
         if folder and distributed.is_main():
@@ -97,7 +97,7 @@ class Tally:
         if self.folder is None or not self.mine or not self.whole:
             return
         states = {name: evaluator.state().cpu() for name, evaluator in self.evaluators.items()}
-        part = {"identity": self.identity, "pictures": self.mine, "states": states}
+        part = {"identity": self.identity, "images": self.mine, "states": states}
         with files.whole(self.folder / f"{self.mine[0]:08d}.pt") as file:
             torch.save(part, file)
 
@@ -105,7 +105,7 @@ class Tally:
         """The states of all processes and all times, on the CPU; the folder has served and goes."""
         totals: dict[str, Tensor] = {}
         for name, evaluator in self.evaluators.items():
-            total = distributed.sum_over_ranks(evaluator.state()).cpu()
+            total = distributed.all_reduce_sum(evaluator.state()).cpu()
             totals[name] = sum((states[name] for states in self.earlier), total)
         if self.folder and distributed.is_main():
             shutil.rmtree(self.folder)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 
 from segkit.data.labels import LabelTable
-from segkit.drawing import pictures, tables
+from segkit.drawing import overlays, tables
 from segkit.evaluation.gallery import Gallery, Scored
 from segkit.system import files
 
@@ -67,7 +67,7 @@ def write_report(
         meanings="".join(f"<dt>{n}<dd>{escape(MEANINGS[n])}" for n in scores if n in MEANINGS),
         files=f"Files beside this page: {links}" if links else "",
         classes=_class_table(names, colours, counts),
-        matrix=_image(pictures.heat_map(counts, names), "confusion matrix", kind="heat"),
+        matrix=_image(overlays.heat_map(counts, names), "confusion matrix", kind="heat"),
         pairs=_pairs_table(names, colours, counts),
         hide_samples="" if samples else "hidden",
         samples="".join(_figure(sample, colours, folder) for sample in samples),
@@ -134,9 +134,9 @@ def _pairs_table(names: Sequence[str], colours: np.ndarray, counts: np.ndarray) 
 def _figure(sample: Scored, colours: np.ndarray, folder: Path) -> str:
     label, prediction = sample.label, sample.prediction
     layers = {
-        "truth": pictures.colourise(label, colours),
-        "prediction": pictures.colourise(prediction, colours),
-        "error": pictures.error_map(label, prediction),
+        "truth": overlays.colourise(label, colours),
+        "prediction": overlays.colourise(prediction, colours),
+        "error": overlays.error_map(label, prediction),
     }
     images = _image(sample.image, f"{sample.name}: image", kind="image", suffix=".jpg")
     images += "".join(_image(layers[kind], f"{sample.name}: {kind}", kind=kind) for kind in layers)
@@ -154,7 +154,7 @@ def _link(file: Path, folder: Path, text: str) -> str:
     return f'<a href="{quote(file.relative_to(folder).as_posix())}">{escape(text)}</a>'
 
 
-def _image(picture: np.ndarray, alternative: str, *, kind: str, suffix: str = ".png") -> str:
-    data = base64.b64encode(pictures.encode(picture, suffix)).decode()
+def _image(image: np.ndarray, alternative: str, *, kind: str, suffix: str = ".png") -> str:
+    data = base64.b64encode(overlays.encode(image, suffix)).decode()
     mime = "jpeg" if suffix == ".jpg" else "png"
     return f'<img class="{kind}" alt="{escape(alternative)}" src="data:image/{mime};base64,{data}">'

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: its result as files and as text, and what was predicted as pictures."""
+"""What an evaluation leaves: its result as files and as text, and what was predicted as images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from segkit.data.labels import LabelTable
-from segkit.drawing.pictures import displayed
+from segkit.drawing.overlays import displayed
 from segkit.drawing.tables import class_table, percent
 from segkit.evaluation import Evaluation, metrics
 from segkit.evaluation.gallery import Gallery
@@ -79,7 +79,7 @@ def on_what(settings: Mapping[str, Any]) -> str:
 def keeper(
     folder: Path, table: LabelTable, *, kinds: Collection[str], gallery: Gallery | None
 ) -> Callable[[Sample, np.ndarray], None]:
-    """What ``evaluate`` is to call with each picture: saves the kinds, and shows it to the gallery."""
+    """What ``evaluate`` is to call with each image: saves the kinds, and shows it to the gallery."""
 
     def keep(sample: Sample, ids: np.ndarray) -> None:
         save(folder, sample.name, displayed(sample.image, sample.bands), ids, table, kinds=kinds)
@@ -89,48 +89,50 @@ def keeper(
     return keep
 
 
-def write(folder: Path, found: Evaluation, table: LabelTable, about: dict[str, Any]) -> None:
+def write(folder: Path, evaluation: Evaluation, table: LabelTable, about: dict[str, Any]) -> None:
     """Write ``result.json``, ``classes.csv`` and ``confusion.csv``.
 
     Args:
         folder: made if it is not there.
-        found: by the evaluation.
+        evaluation: by the evaluation.
         table: of the classes.
         about: what else has to stand in ``result.json``: data, weights, settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     result = {
-        "protocol": found.protocol.stated(),
-        "scores": found.scores,
-        "class_iou": dict(zip(table.names, found.class_iou, strict=True)),
-        "category_iou": found.category_iou,
-        "pictures": found.images,
-        "skipped": found.skipped,
-        "seconds": found.seconds,
+        "protocol": evaluation.protocol.stated(),
+        "scores": evaluation.scores,
+        "class_iou": dict(zip(table.names, evaluation.class_iou, strict=True)),
+        "category_iou": evaluation.category_iou,
+        "images": evaluation.images,
+        "skipped": evaluation.skipped,
+        "seconds": evaluation.seconds,
         **about,
         "versions": environment(),
     }
     _write_text(folder / "result.json", json.dumps(_numbers(result), indent=1, ensure_ascii=False))
-    each = {name: column.tolist() for name, column in metrics.class_scores(found.counts).items()}
-    each |= found.classes
-    labelled, predicted = found.counts.sum(1).tolist(), found.counts.sum(0).tolist()
+    each = {name: column.tolist() for name, column in metrics.class_scores(evaluation.counts).items()}
+    each |= evaluation.classes
+    labelled, predicted = evaluation.counts.sum(1).tolist(), evaluation.counts.sum(0).tolist()
     heads = ["class", "id", "name", *each, "labelled pixels", "predicted pixels"]
     ids = [entry.id for entry in table.classes]
     rows = zip(range(table.num_classes), ids, table.names, *each.values(), labelled, predicted, strict=True)
     _write_csv(folder / "classes.csv", heads, rows)
-    rows = ([name, *line] for name, line in zip(table.names, found.counts.tolist(), strict=True))
+    rows = ([name, *line] for name, line in zip(table.names, evaluation.counts.tolist(), strict=True))
     _write_csv(folder / "confusion.csv", ["truth \\ prediction", *table.names], rows)
 
 
-def summary(found: Evaluation, table: LabelTable, *, data: str) -> str:
+def summary(evaluation: Evaluation, table: LabelTable, *, data: str) -> str:
     """Scores and classes as text, in percent, under the names of their data and protocol."""
-    columns = metrics.class_scores(found.counts)
+    columns = metrics.class_scores(evaluation.counts)
     shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
-    shown |= {name: column for name, column in found.classes.items() if name not in shown}
-    scores = "  ".join(f"{name} {percent(value)}" for name, value in found.scores.items())
-    images = f"{found.images} images" + (f", {found.skipped} skipped as unreadable" if found.skipped else "")
+    shown |= {name: column for name, column in evaluation.classes.items() if name not in shown}
+    scores = "  ".join(f"{name} {percent(value)}" for name, value in evaluation.scores.items())
+    images = f"{evaluation.images} images" + (
+        f", {evaluation.skipped} skipped as unreadable" if evaluation.skipped else ""
+    )
     return (
-        f"{class_table(table.names, shown)}\n\n{data}: {images}\n{found.protocol}\n"
+        f"{class_table(table.names, shown)}\n\n{data}: {images}\n{evaluation.protocol}\n"
         f"in %: {scores}\n(docs/using.md says what each of them means)"
     )
 

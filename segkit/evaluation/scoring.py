@@ -73,9 +73,9 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
 
     Args:
         model: on the device that is to compute; it is left alone.
-        dataset: its pictures are shared out to the processes, none twice. With ``on_error`` "skip" one that
+        dataset: its images are shared out to the processes, none twice. With ``on_error`` "skip" one that
             cannot be read is told, counted and left out.
-        protocol: how to look at each picture.
+        protocol: how to look at each image.
         workers: processes that read ahead.
         on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them;
             ``EnoughError`` from it ends the evaluation early.
@@ -83,7 +83,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
             bottom; ``EnoughError`` likewise.
         progress: show a bar.
         partial: folder for the counts of an unfinished evaluation; it goes when all is counted.
-        resume: count on from what ``partial`` holds; ``on_image`` is not called again for those pictures.
+        resume: count on from what ``partial`` holds; ``on_image`` is not called again for those images.
 
     Raises:
         ValueError: the data set is empty or not one image can be read, its classes are not those of the
@@ -114,18 +114,18 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
                 enough = True
                 break
             tally.add(index, sample.label, prediction)
-    told = distributed.gathered((len(tally.mine), len(faults), enough))
+    told = distributed.gather((len(tally.mine), len(faults), enough))
     images = len(tally.done) + sum(counted for counted, _, _ in told)
     skipped = sum(left_out for _, left_out, _ in told)
     total = tally.total()
     if not images and skipped:
-        why = next(fault for part in distributed.gathered(faults[-1:]) for fault in part)
+        why = next(fault for part in distributed.gather(faults[-1:]) for fault in part)
         raise ValueError(f"there is nothing to score: none of the {skipped} images can be read; {why}")
     seconds = time.perf_counter() - started
-    found = Evaluation(total["confusion"], {}, protocol, seconds, images=images, skipped=skipped)
-    if not found.counts.any() and any(left for _, _, left in told):
-        return found
-    return _scored(found, total, evaluators)
+    result = Evaluation(total["confusion"], {}, protocol, seconds, images=images, skipped=skipped)
+    if not result.counts.any() and any(left for _, _, left in told):
+        return result
+    return _scored(result, total, evaluators)
 
 
 def _evaluators(dataset: Dataset, protocol: Protocol, device: torch.device) -> dict[str, Evaluator]:
@@ -228,9 +228,9 @@ def _readable(
 def _uploaded(
     samples: Iterable[tuple[int, Sample]], device: torch.device
 ) -> Iterator[tuple[int, Sample, Tensor]]:
-    """Samples with their picture (3, H, W) on the device.
+    """Samples with their image (3, H, W) on the device.
 
-    A GPU gets each picture one ahead, in a stream of its own: its copy overlaps the computing of the last.
+    A GPU gets each image one ahead, in a stream of its own: its copy overlaps the computing of the last.
     """
     if device.type != "cuda":
         for index, sample in samples:
@@ -239,17 +239,17 @@ def _uploaded(
     stream, ahead = torch.cuda.Stream(device), None
     for index, sample in samples:
         with torch.cuda.stream(stream):
-            picture = torch.from_numpy(sample.image).pin_memory().to(device, non_blocking=True)
+            image = torch.from_numpy(sample.image).pin_memory().to(device, non_blocking=True)
             arrived = stream.record_event()
         if ahead is not None:
             yield _arrived(*ahead)
-        ahead = index, sample, picture, arrived
+        ahead = index, sample, image, arrived
     if ahead is not None:
         yield _arrived(*ahead)
 
 
-def _arrived(index: int, sample: Sample, picture: Tensor, event: Any) -> tuple[int, Sample, Tensor]:
-    now = torch.cuda.current_stream(picture.device)
+def _arrived(index: int, sample: Sample, image: Tensor, event: Any) -> tuple[int, Sample, Tensor]:
+    now = torch.cuda.current_stream(image.device)
     now.wait_event(event)
-    picture.record_stream(now)
-    return index, sample, picture.permute(2, 0, 1)
+    image.record_stream(now)
+    return index, sample, image.permute(2, 0, 1)

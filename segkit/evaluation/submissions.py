@@ -17,10 +17,10 @@ from segkit.system import files
 
 
 class Format(NamedTuple):
-    """What a server asks for beyond one PNG of the data set's own ids for each picture."""
+    """What a server asks for beyond one PNG of the data set's own ids for each image."""
 
-    drop: str = ""  # end of the picture's name that the mask's name is without
-    size: tuple[int, int] | None = None  # height, width of every picture
+    drop: str = ""  # end of the image's name that the mask's name is without
+    size: tuple[int, int] | None = None  # height, width of every image
 
 
 FORMATS = {"ade20k": Format(), "cityscapes": Format("_leftImg8bit", (1024, 2048))}
@@ -40,11 +40,11 @@ def format_of(table: LabelTable) -> Format:
 
 
 def pack(folder: Path, names: Sequence[str], table: LabelTable) -> Path:
-    """Pack the id masks of these pictures into ``submission.zip``, and verify what was written.
+    """Pack the id masks of these images into ``submission.zip``, and verify what was written.
 
     Args:
         folder: of the results, with the masks that ``outputs.save`` wrote as ``ids``.
-        names: of all pictures of the benchmark.
+        names: of all images of the benchmark.
         table: of the classes.
 
     Raises:
@@ -54,7 +54,7 @@ def pack(folder: Path, names: Sequence[str], table: LabelTable) -> Path:
     masks = {f"{Path(name).name.removesuffix(wanted.drop)}.png": name for name in names}
     if len(masks) < len(names):
         often = Counter(Path(name).name.removesuffix(wanted.drop) for name in names).most_common(1)[0]
-        raise ValueError(f"{often[1]} pictures are called {often[0]}: the server tells them by their names")
+        raise ValueError(f"{often[1]} images are called {often[0]}: the server tells them by their names")
     target = folder / "submission.zip"
     with files.whole(target) as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
@@ -88,7 +88,7 @@ def verify(path: Path, names: Sequence[str], table: LabelTable) -> None:
             if wanted.size and mask.shape != wanted.size:
                 raise ValueError(
                     f"{name} is {mask.shape[1]}x{mask.shape[0]}; the server of {table.name} wants "
-                    f"{wanted.size[1]}x{wanted.size[0]}: predict the original pictures"
+                    f"{wanted.size[1]}x{wanted.size[0]}: predict the original images"
                 )
             if strange := sorted(set(np.unique(mask).tolist()) - set(ids.tolist())):
                 raise ValueError(f"{name} holds {strange[:8]}, which are no classes of {table.name}")

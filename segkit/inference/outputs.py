@@ -11,17 +11,17 @@ import cv2
 import numpy as np
 
 from segkit.data.labels import LabelTable
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.system import files
 
 KINDS = {"ids": ".png", "colours": ".png", "overlays": ".jpg", "probabilities": ".npz"}
 
 
-LEGEND_WIDTH = 1000  # pixels; a wider picture has its legend enlarged, so that it can be read beside it
+LEGEND_WIDTH = 1000  # pixels; a wider image has its legend enlarged, so that it can be read beside it
 
 
 def file_of(folder: Path, kind: str, name: str) -> Path:
-    """Where one kind of picture of one name is kept."""
+    """Where one kind of image of one name is kept."""
     return folder / kind / f"{name}{KINDS[kind]}"
 
 
@@ -35,11 +35,11 @@ def save(
     kinds: Collection[str],
     probabilities: np.ndarray | None = None,
 ) -> None:
-    """Write what was predicted for one picture, each file whole or not at all.
+    """Write what was predicted for one image, each file whole or not at all.
 
     Args:
         folder: of the results; each kind has a folder in it.
-        name: of the picture, with folders.
+        name: of the image, with folders.
         image: (H, W, 3) uint8 RGB.
         ids: (H, W) class ids.
         table: of the classes.
@@ -49,11 +49,11 @@ def save(
     """
     assert ids.shape == image.shape[:2], (name, ids.shape, image.shape)
     if "ids" in kinds:
-        pictures.save(file_of(folder, "ids", name), table.decode(ids))
+        overlays.save(file_of(folder, "ids", name), table.decode(ids))
     if "colours" in kinds:
-        pictures.save(file_of(folder, "colours", name), pictures.colourise(ids, table.colours))
+        overlays.save(file_of(folder, "colours", name), overlays.colourise(ids, table.colours))
     if "overlays" in kinds:
-        pictures.save(file_of(folder, "overlays", name), with_legend(image, ids, table))
+        overlays.save(file_of(folder, "overlays", name), with_legend(image, ids, table))
     if "probabilities" in kinds:
         assert probabilities is not None
         target = file_of(folder, "probabilities", name)
@@ -89,12 +89,12 @@ def save_in_place(folder: Path, name: str, raw: np.ndarray, source: Path) -> Non
 
 
 def with_legend(image: np.ndarray, ids: np.ndarray, table: LabelTable) -> np.ndarray:
-    """The picture with its classes painted over it, and below it the names of those that occur."""
+    """The image with its classes painted over it, and below it the names of those that occur."""
     present = np.unique(ids)
     names = [table.names[k] for k in present]
     width = image.shape[1]
     times = max(1, round(width / LEGEND_WIDTH))
-    legend = pictures.legend(names, table.colours[present], width=width // times)
+    legend = overlays.legend(names, table.colours[present], width=width // times)
     if times > 1:
         legend = cv2.resize(legend, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
-    return pictures.stack(pictures.overlay(image, ids, table.colours), legend)
+    return overlays.stack(overlays.overlay(image, ids, table.colours), legend)

@@ -1,4 +1,4 @@
-"""Predicting for many pictures or a video, leaving out what is done and telling what cannot be read."""
+"""Predicting for many images or a video, leaving out what is done and telling what cannot be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from segkit.drawing.pictures import colourise, displayed
+from segkit.drawing.overlays import colourise, displayed
 from segkit.inference import outputs, sources
 from segkit.inference.pipeline import Reading, Writing
 from segkit.inference.predictor import Predictor
@@ -19,54 +19,54 @@ from segkit.system import distributed
 STREAMS = ("colours", "overlays")  # kinds of which a video makes a video
 
 
-def of_pictures(
+def of_images(
     predictor: Predictor,
-    found: Sequence[sources.Picture],
+    files: Sequence[sources.ImageFile],
     folder: Path,
     *,
     kinds: Collection[str],
     resume: bool,
 ) -> list[str]:
-    """Predict pictures, shared out to the processes, and write what is wanted of each.
+    """Predict images, shared out to the processes, and write what is wanted of each.
 
     Args:
         predictor: of the trained network.
-        found: the pictures.
-        folder: receives a folder of each kind, with the folders of the pictures in it.
+        files: the images.
+        folder: receives a folder of each kind, with the folders of the images in it.
         kinds: of ``outputs.KINDS``.
-        resume: leave out pictures of which all kinds are there.
+        resume: leave out images of which all kinds are there.
 
     Returns:
-        One line about each picture that could not be read.
+        One line about each image that could not be read.
 
     Raises:
         ValueError: some are there and are not to be left out, or the network's weights are broken.
     """
-    done = [p for p in found if all(outputs.file_of(folder, kind, p.name).exists() for kind in kinds)]
+    done = [p for p in files if all(outputs.file_of(folder, kind, p.name).exists() for kind in kinds)]
     if done and not resume:
         raise ValueError(
-            f"{folder} holds {len(done)} of these {len(found)} predictions; leave them out with resume=true "
+            f"{folder} holds {len(done)} of these {len(files)} predictions; leave them out with resume=true "
             "or choose another output=..."
         )
     distributed.barrier()  # nobody writes before all have looked
     left_out = set(done)
-    mine = [p for p in found if p not in left_out][distributed.rank() :: distributed.world_size()]
+    mine = [p for p in files if p not in left_out][distributed.rank() :: distributed.world_size()]
     silent = None if distributed.is_main() else True  # None: silent where there is no terminal
     unreadable = []
     images = sources.read_ahead(mine, predictor.bands)
     with Writing() as writing:
-        for picture, image in tqdm(images, "predicting", len(mine), unit="picture", disable=silent):
+        for file, image in tqdm(images, "predicting", len(mine), unit="image", disable=silent):
             if isinstance(image, Exception):
                 unreadable.append(str(image))
                 continue
             ids, probabilities = _predicted(predictor, image, kinds)
             how = {"kinds": kinds, "probabilities": probabilities}
             shown = displayed(image, predictor.bands)
-            writing.later(outputs.save, folder, picture.name, shown, ids, predictor.table, **how)
+            writing.later(outputs.save, folder, file.name, shown, ids, predictor.table, **how)
             if "ids" in kinds:
                 raw = predictor.table.decode(ids)
-                writing.later(outputs.save_in_place, folder, picture.name, raw, picture.file)
-    return [line for part in distributed.gathered(unreadable) for line in part]
+                writing.later(outputs.save_in_place, folder, file.name, raw, file.file)
+    return [line for part in distributed.gather(unreadable) for line in part]
 
 
 def of_video(

@@ -37,7 +37,7 @@ class Trained(NamedTuple):
 
 
 class Predictor:
-    """A trained network that looks at pictures under one protocol.
+    """A trained network that looks at images under one protocol.
 
     Attributes:
         network: the plain PyTorch module, to export or to train on.
@@ -79,10 +79,10 @@ class Predictor:
         return _each(self._probabilities, image)
 
     def _ids(self, image: ImageLike) -> np.ndarray:
-        return inference.predict(self.fast, _picture(image, self.bands), self.protocol).cpu().numpy()
+        return inference.predict(self.fast, _image(image, self.bands), self.protocol).cpu().numpy()
 
     def _probabilities(self, image: ImageLike) -> np.ndarray:
-        return inference.probabilities(self.fast, _picture(image, self.bands), self.protocol).numpy()
+        return inference.probabilities(self.fast, _image(image, self.bands), self.protocol).numpy()
 
 
 def load(
@@ -98,7 +98,7 @@ def load(
         file: such as ``runs/demo/best.pt``, a folder made by ``segkit.inference.share``, ``hf://user/name``,
             or an exported file such as ``best.onnx``, which runs on the CPU.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
-        protocol: None looks at the picture once, as a whole.
+        protocol: None looks at the image once, as a whole.
         plugins: packages that hold components of the network; a file that needs one says which.
 
     Raises:
@@ -117,8 +117,8 @@ def load(
     )
 
 
-def beneath(given: dict[str, Any]) -> dict[str, Any]:
-    """What the checkpoint says of data, network and sizes, to lie beneath what the command line says.
+def defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """What the checkpoint says of data, network and sizes, as defaults for what the command line leaves open.
 
     Raises:
         ValueError: both a checkpoint and a network are given, or neither.
@@ -227,7 +227,7 @@ class _Held:
         return f"the {len(self.data)} bytes given"
 
 
-def _picture(image: ImageLike, meant: Bands) -> np.ndarray:
+def _image(image: ImageLike, meant: Bands) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
     if isinstance(image, str | Path):

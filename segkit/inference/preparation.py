@@ -76,11 +76,11 @@ def _folded(plain: Segmenter, *, onednn: bool) -> Segmenter:
     fast.backbone = folded(fast.backbone, trials[0], onednn=onednn)
     fast.head = folded(fast.head, fast.backbone(trials[0]), onednn=onednn)
     for image in trials:
-        expected, found = plain(image).main, fast(image).main
+        expected, logits = plain(image).main, fast(image).main
         limit = TOLERANCE * expected.abs().max()
         if not expected.isfinite().all():
             return plain  # whose broken weights show; a rectifier within a convolution hides NaN
-        if not (found - expected).abs().max() <= limit:
+        if not (logits - expected).abs().max() <= limit:
             logging.getLogger("segkit").warning(
                 "folding batch norms changed what this model says, so it runs as it is: right, but slower"
             )

@@ -25,14 +25,14 @@ def preset(name: str, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     own = yaml.safe_load(file.read_text(encoding="utf-8"))
     beneath = [below for below in own.pop("defaults", []) if below != "_self_"]
-    found: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for below in beneath:
-        found |= preset(below, sizes) or {}
-    found |= own
-    for key, value in found.items():
+        chosen |= preset(below, sizes) or {}
+    chosen |= own
+    for key, value in chosen.items():
         if isinstance(value, str) and (named := re.fullmatch(r"\$\{sizes\.(\w+)\}", value)):
-            found[key] = _listed(sizes.get(named[1]))
-    return found
+            chosen[key] = _listed(sizes.get(named[1]))
+    return chosen
 
 
 def _listed(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Bilinear resizing of a part of a picture, as if the whole had been resized.
+"""Bilinear resizing of a part of an image, as if the whole had been resized.
 
 ``torch.nn.functional.interpolate`` resizes whole tensors only. Strips and windows need some rows and columns
 of the result, and the same numbers whichever strip they come from.

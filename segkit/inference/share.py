@@ -122,17 +122,17 @@ def without_places(settings: Any) -> Any:
 def _draw(folder: Path, image: Path) -> None:
     """The image, and beside it what the network says, above the classes that occur."""
     from segkit.data.pairs import read_image
-    from segkit.drawing import pictures
+    from segkit.drawing import overlays
     from segkit.inference import predictor
 
     trained = predictor.load(folder, device="cpu")
     seen = read_image(image)
     ids = trained.predict(seen)
     colours = trained.table.colours
-    present = pictures.present_classes([ids])
-    legend = pictures.legend([trained.table.names[k] for k in present], colours[present])
-    painted = pictures.overlay(seen, ids, colours)
-    pictures.save(folder / PREVIEW, pictures.grid([[seen, painted]], footer=legend))
+    present = overlays.present_classes([ids])
+    legend = overlays.legend([trained.table.names[k] for k in present], colours[present])
+    painted = overlays.overlay(seen, ids, colours)
+    overlays.save(folder / PREVIEW, overlays.grid([[seen, painted]], footer=legend))
 
 
 def _card(
@@ -176,7 +176,7 @@ def _scores(content: Mapping[str, Any], source: str | Path) -> Iterator[str]:
     for file in sorted(shared.beside(source).glob("test-*/result.json")):
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
-            name, found, images = result["protocol"]["name"], result["scores"], result["pictures"]
+            name, found, images = result["protocol"]["name"], result["scores"], result["images"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         yield f"* test, {images} images, protocol `{name}` ({file.parent.name}): {_words(found)}"

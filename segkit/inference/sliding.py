@@ -1,9 +1,9 @@
-"""From a picture to class ids, in strips: nothing of the size picture x classes is ever held.
+"""From an image to class ids, in strips: nothing of the size image x classes is ever held.
 
 What the network says about a window is kept at the resolution of its head, where it is small. The rows of
-the picture are then finished strip by strip: for each view the windows that touch the strip are enlarged,
-merged and resized to the picture, and forgotten when the last row that needs them is done. Windows run just
-before their first row is due, so a picture of any height needs the memory of the windows one strip touches.
+the image are then finished strip by strip: for each view the windows that touch the strip are enlarged,
+merged and resized to the image, and forgotten when the last row that needs them is done. Windows run just
+before their first row is due, so an image of any height needs the memory of the windows one strip touches.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BYTES_PER_PIXEL = 2048  # of activations, generously: DeepLabV3-ResNeSt-101 was 
 
 
 class Strip(NamedTuple):
-    """Scores of the picture's rows top..bottom; larger is likelier."""
+    """Scores of the image's rows top..bottom; larger is likelier."""
 
     top: int
     bottom: int
@@ -52,20 +52,20 @@ def predict(
     Args:
         model: a segmenter; ``segkit.inference.preparation`` makes it faster.
         image: (H, W, C) array or (C, H, W) tensor, as stored: uint8 RGB of photographs.
-        protocol: how to look at it.
+        protocol: scales, flips and windows.
         on_strip: called with each strip of merged scores, from top to bottom.
 
     Returns:
-        (H, W) uint8 class ids on the model's device, at the picture's own size.
+        (H, W) uint8 class ids on the model's device, at the image's own size.
 
     Raises:
         ValueError: the image is of another kind, or the network returned something that is no number.
     """
-    picture = _on_device(model, image)
+    pixels = _on_device(model, image)
     if on_strip is None and (classify := getattr(model, "classify", None)):  # an exported file that gives ids
-        return classify(picture, protocol)
-    ids = torch.empty(picture.shape[1:], dtype=torch.uint8, device=picture.device)
-    for strip in strips(model, picture, protocol):
+        return classify(pixels, protocol)
+    ids = torch.empty(pixels.shape[1:], dtype=torch.uint8, device=pixels.device)
+    for strip in strips(model, pixels, protocol):
         if on_strip:
             on_strip(strip)
         ids[strip.top : strip.bottom] = strip.scores.argmax(2)
@@ -92,18 +92,18 @@ def merged_logits(scores: Tensor, protocol: Protocol) -> Tensor:
 
 def _on_device(model: Segmenter, image: np.ndarray | Tensor) -> Tensor:
     if isinstance(image, np.ndarray):
-        picture = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
+        pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     else:
-        picture = image
+        pixels = image
     bands, of_photographs = getattr(model, "in_channels", 3), getattr(model, "photographs", True)
-    fits = picture.ndim == 3 and len(picture) == bands and picture.numel() > 0
-    if not fits or (of_photographs and picture.dtype != torch.uint8):
+    fits = pixels.ndim == 3 and len(pixels) == bands and pixels.numel() > 0
+    if not fits or (of_photographs and pixels.dtype != torch.uint8):
         raise ValueError(
             f"an image of shape {tuple(image.shape)} and type {image.dtype}: give "
             f"{'an RGB image' if bands == 3 else 'one'} as an (H, W, {bands}) array or a ({bands}, H, W) "
             f"tensor of {'uint8' if of_photographs else 'the values as stored'}"
         )
-    return picture.to(_parameter(model).device, non_blocking=True)
+    return pixels.to(_parameter(model).device, non_blocking=True)
 
 
 def _parameter(model: Segmenter) -> Tensor:
@@ -116,22 +116,22 @@ def _one_view(protocol: Protocol) -> bool:
 
 
 @torch.inference_mode()
-def strips(model: Segmenter, picture: Tensor, protocol: Protocol) -> Iterator[Strip]:
-    """Merged scores of the picture (C, H, W) as stored, from top to bottom."""
-    looker = _Looker(model.eval(), picture, protocol)
-    height = picture.shape[1]
-    step = looker.strip_rows()
+def strips(model: Segmenter, image: Tensor, protocol: Protocol) -> Iterator[Strip]:
+    """Merged scores of the image (C, H, W) as stored, from top to bottom."""
+    windows = _SlidingWindows(model.eval(), image, protocol)
+    height = image.shape[1]
+    step = windows.strip_rows()
     for top in range(0, height, step):
         bottom = min(top + step, height)
-        yield Strip(top, bottom, looker.scores(top, bottom))
+        yield Strip(top, bottom, windows.scores(top, bottom))
 
 
-class _Looker:
-    """One picture under one protocol: the windows still to run, and what those alive have answered."""
+class _SlidingWindows:
+    """One image under one protocol: the windows still to run, and what those alive have answered."""
 
-    def __init__(self, model: Segmenter, picture: Tensor, protocol: Protocol) -> None:
-        self.model, self.picture, self.protocol = model, picture, protocol
-        self.height, self.width = picture.shape[1:]
+    def __init__(self, model: Segmenter, image: Tensor, protocol: Protocol) -> None:
+        self.model, self.image, self.protocol = model, image, protocol
+        self.height, self.width = image.shape[1:]
         self.dtype = _parameter(model).dtype
         # exp of two logits overflows half precision past about 11
         self.exact = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -140,15 +140,15 @@ class _Looker:
         self.whole: dict[tuple[int, ...], Tensor] = {}  # (C, h, w), where images are resized as stored
         if protocol.resize_as == "uint8":
             sizes = {view[:2] for view in self.views}
-            self.whole = {size: resample.as_uint8(picture, *size) for size in sizes}
+            self.whole = {size: resample.as_uint8(image, *size) for size in sizes}
         self.answers: dict[Window, Tensor] = {}  # (h, w, K) logits at the resolution of the head
-        black = torch.tensor(getattr(model, "black", [0.0] * len(picture)), device=picture.device)
+        black = torch.tensor(getattr(model, "black", [0.0] * len(image)), device=image.device)
         self.black = model.normalise(black.view(1, -1, 1, 1))[0].to(self.exact)
         self.align_corners = getattr(model, "align_corners", True)  # idle in a model without a head
 
     def strip_rows(self) -> int:
-        """Rows of the picture to finish at a time."""
-        budget = STRIP_BYTES.get(self.picture.device.type, STRIP_BYTES["cpu"])
+        """Rows of the image to finish at a time."""
+        budget = STRIP_BYTES.get(self.image.device.type, STRIP_BYTES["cpu"])
         if self.protocol.memory != "auto":
             budget = min(budget, int(self.protocol.memory * 2**30 / 8))
         classes = self.model.num_classes
@@ -171,7 +171,7 @@ class _Looker:
 
     def run_batch(self) -> None:
         """Run the next windows of one shape, as many as fit into a batch."""
-        room = self.protocol.batch_pixels or BATCH_PIXELS.get(self.picture.device.type, BATCH_PIXELS["cpu"])
+        room = self.protocol.batch_pixels or BATCH_PIXELS.get(self.image.device.type, BATCH_PIXELS["cpu"])
         if self.protocol.memory != "auto":
             room = min(room, int(self.protocol.memory * 2**30 / 2 / BYTES_PER_PIXEL))
         shape = self.waiting[0].shape
@@ -187,7 +187,7 @@ class _Looker:
         images = torch.stack([self.cut(window) for window in batch])
         if mirrored:
             images = torch.cat([images, images.flip(3)])
-        cells = torch.cat([self.look(part) for part in images.to(self.dtype).split(fit)])
+        cells = torch.cat([self.forward(part) for part in images.to(self.dtype).split(fit)])
         if mirrored:
             cells = cells[: len(batch)] + cells[len(batch) :].flip(3)
         if not torch.isfinite(cells).all():
@@ -197,7 +197,7 @@ class _Looker:
             )
         self.answers.update(zip(batch, cells.permute(0, 2, 3, 1).contiguous(), strict=True))
 
-    def look(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K, h, w) at the resolution of the head; resizing is linear and can wait."""
         if _is_channels_last(self.model):
             images = images.contiguous(memory_format=torch.channels_last)
@@ -208,7 +208,7 @@ class _Looker:
         return logits.to(self.exact)
 
     def cut(self, window: Window) -> Tensor:
-        """Pixels (3, rows, columns) of a window of the resized, normalised picture, black beyond it."""
+        """Pixels (3, rows, columns) of a window of the resized, normalised image, black beyond it."""
         view = self.views[window.view]
         left, right = window.left, window.right
         if view.mirrored:
@@ -223,7 +223,7 @@ class _Looker:
         return padded
 
     def resized(self, view: View, down: tuple[int, int], across: tuple[int, int]) -> Tensor:
-        """Pixels (3, rows, columns) of some rows and columns of the resized, normalised picture."""
+        """Pixels (3, rows, columns) of some rows and columns of the resized, normalised image."""
         if self.whole:
             part = self.whole[view[:2]][None, :, slice(*down), slice(*across)]
             return self.model.normalise(part)[0].to(self.exact)
@@ -231,7 +231,7 @@ class _Looker:
         rows = resample.section(geometry.taps(self.height, view.height, align_corners=align), *down)
         columns = resample.section(geometry.taps(self.width, view.width, align_corners=align), *across)
         (top, bottom), (first, last) = resample.source(rows), resample.source(columns)
-        pixels = self.model.normalise(self.picture[None, :, top:bottom, first:last])[0].to(self.exact)
+        pixels = self.model.normalise(self.image[None, :, top:bottom, first:last])[0].to(self.exact)
         if view.height != self.height:
             pixels = resample.blend(pixels, 1, rows, top)
         if view.width != self.width:
@@ -239,7 +239,7 @@ class _Looker:
         return pixels[:, : down[1] - down[0], : across[1] - across[0]]
 
     def view_scores(self, index: int, top: int, bottom: int) -> Tensor:
-        """What one view says about some rows, at the width of the picture, ready to be summed."""
+        """What one view says about some rows, at the width of the image, ready to be summed."""
         view, align = self.views[index], self.protocol.align_corners
         part = resample.section(geometry.taps(view.height, self.height, align_corners=align), top, bottom)
         resized = view.height != self.height

@@ -1,4 +1,4 @@
-"""What ``input=`` may name: a picture, a folder, a pattern, a list of files, a video or a camera."""
+"""What ``input=`` may name: an image, a folder, a pattern, a list of files, a video or a camera."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from segkit.data.pairs import IMAGES, read_image
 from segkit.types import PHOTOGRAPHS, Bands
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-ACCEPTED = "a picture, a folder, a pattern such as photos/*.jpg, a list (.txt), a video or a camera's number"
+ACCEPTED = "an image, a folder, a pattern such as photos/*.jpg, a list (.txt), a video or a camera's number"
 
 
-class Picture(NamedTuple):
-    """A file to look at."""
+class ImageFile(NamedTuple):
+    """A file, and the name of what is predicted from it."""
 
     file: Path
     name: str  # path below what was given, without suffix; results are named after it
 
 
 def is_video(source: str | int) -> bool:
-    """Whether pictures come one after another, from a file or a camera."""
+    """Whether images come one after another, from a file or a camera."""
     if isinstance(source, int):
         return True
     place = Path(source).expanduser()
@@ -42,11 +42,11 @@ def title(source: str | int) -> str:
     place = Path(source).expanduser()
     if not place.exists() and glob.has_magic(source):
         place = _fixed_part(str(place))
-    return place.resolve().stem or "pictures"
+    return place.resolve().stem or "images"
 
 
-def find(source: str | int | None) -> list[Picture]:
-    """The pictures that are named, in order; a video or a camera has none until it is opened.
+def find(source: str | int | None) -> list[ImageFile]:
+    """The images that are named, in order; a video or a camera has none until it is opened.
 
     Raises:
         ValueError: nothing is named, or there is nothing there.
@@ -57,29 +57,29 @@ def find(source: str | int | None) -> list[Picture]:
         return []
     place = Path(source).expanduser()
     if place.is_dir():
-        found, base = _below(place), place
-        if not found:
-            raise ValueError(f"input={source}: no picture is in this folder ({' '.join(IMAGES)})")
+        files, base = _below(place), place
+        if not files:
+            raise ValueError(f"input={source}: no image is in this folder ({' '.join(IMAGES)})")
     elif place.is_file() and place.suffix.lower() == ".txt":
-        found = _listed(place)
-        base = Path(os.path.commonpath([file.parent.absolute() for file in found]))
+        files = _listed(place)
+        base = Path(os.path.commonpath([file.parent.absolute() for file in files]))
     elif place.is_file():
-        found, base = [place], place.parent
+        files, base = [place], place.parent
     else:
         matches = [Path(match) for match in glob.glob(str(place), recursive=True)]  # noqa: PTH207 (absolute ones)
-        found = sorted(match for match in matches if match.suffix.lower() in IMAGES)
+        files = sorted(match for match in matches if match.suffix.lower() in IMAGES)
         base = _fixed_part(str(place))
-        if not found:
+        if not files:
             raise ValueError(f"input={source}: there is no such file, nor does it match one; give {ACCEPTED}")
-    return _named(found, base)
+    return _named(files, base)
 
 
 def _below(folder: Path) -> list[Path]:
-    found = []
+    files = []
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in found if file.suffix.lower() in IMAGES)
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in files if file.suffix.lower() in IMAGES)
 
 
 def _listed(file: Path) -> list[Path]:
@@ -87,7 +87,7 @@ def _listed(file: Path) -> list[Path]:
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     named = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
     if not named:
-        raise ValueError(f"input={file}: the list is empty; it holds one picture a line")
+        raise ValueError(f"input={file}: the list is empty; it holds one image a line")
     return [path if (path.is_absolute() or path.exists()) else file.parent / path for path in named]
 
 
@@ -98,24 +98,24 @@ def _fixed_part(pattern: str) -> Path:
     return Path(*parts[:first])
 
 
-def _named(found: Sequence[Path], base: Path) -> list[Picture]:
-    """Pictures with names; of two that differ in nothing but the suffix, the names keep it."""
-    files = list(dict.fromkeys(found))
+def _named(paths: Sequence[Path], base: Path) -> list[ImageFile]:
+    """Images with names; of two that differ in nothing but the suffix, the names keep it."""
+    files = list(dict.fromkeys(paths))
     below = [Path(os.path.relpath(file.absolute(), base.absolute())) for file in files]
     stems = [path.with_suffix("").as_posix() for path in below]
     often = Counter(stems)
     names = [stem if often[stem] == 1 else path.as_posix() for stem, path in zip(stems, below, strict=True)]
-    return [Picture(file, name) for file, name in zip(files, names, strict=True)]
+    return [ImageFile(file, name) for file, name in zip(files, names, strict=True)]
 
 
 def read_ahead(
-    pictures: Sequence[Picture], bands: Bands = PHOTOGRAPHS
-) -> Iterator[tuple[Picture, np.ndarray | Exception]]:
-    """Pictures (H, W, C), or why they cannot be read; each is read while the last is in use."""
+    images: Sequence[ImageFile], bands: Bands = PHOTOGRAPHS
+) -> Iterator[tuple[ImageFile, np.ndarray | Exception]]:
+    """Images (H, W, C), or why they cannot be read; each is read while the last is in use."""
     with ThreadPoolExecutor(1) as pool:
         waiting = None
-        for picture in pictures:
-            ready, waiting = waiting, (picture, pool.submit(_read, picture.file, bands))
+        for image in images:
+            ready, waiting = waiting, (image, pool.submit(_read, image.file, bands))
             if ready:
                 yield ready[0], ready[1].result()
         if waiting:

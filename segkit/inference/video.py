@@ -10,7 +10,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 
 FALLBACK_RATE = 25.0  # frames per second, where a camera does not say
 
@@ -63,16 +63,16 @@ class VideoFile:
     def __enter__(self) -> Self:
         return self
 
-    def add(self, picture: np.ndarray) -> None:
+    def add(self, image: np.ndarray) -> None:
         """Append a frame (H, W, 3) uint8 RGB; all have the size of the first. Odd sides lose a line."""
-        height, width = (side - side % 2 for side in picture.shape[:2])  # the codec wants even ones
+        height, width = (side - side % 2 for side in image.shape[:2])  # the codec wants even ones
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*"mp4v")
             self.writer = cv2.VideoWriter(str(self.temporary), codec, self.rate, (width, height))
             if not self.writer.isOpened():
                 raise OSError(f"{self.temporary}: cannot be written as a video")
-        self.last = cv2.cvtColor(picture[:height, :width], cv2.COLOR_RGB2BGR)
+        self.last = cv2.cvtColor(image[:height, :width], cv2.COLOR_RGB2BGR)
         self.writer.write(self.last)
 
     def repeat(self) -> None:
@@ -94,14 +94,14 @@ def with_legend_strip(
 ) -> np.ndarray:
     """An overlay with a strip below it, of one height for all frames of a size.
 
-    It names all classes; where they would take more than a third of the picture, those in it, largest first.
+    It names all classes; where they would take more than a third of the image, those in it, largest first.
     """
     height, width = ids.shape
-    every = pictures.legend(names, colours, width=width)
-    strip = pictures.blank(min(every.shape[0], max(height // 3, pictures.LINE + 8)), width)
+    every = overlays.legend(names, colours, width=width)
+    strip = overlays.blank(min(every.shape[0], max(height // 3, overlays.LINE + 8)), width)
     if every.shape[0] > strip.shape[0]:
         pixels = np.bincount(ids.ravel(), minlength=len(names))
         shown = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]
-        every = pictures.legend([names[k] for k in shown], colours[shown], width=width)
-    pictures.paste(strip, every[: strip.shape[0], :width], (0, 0))
-    return np.concatenate([pictures.overlay(image, ids, colours), strip])
+        every = overlays.legend([names[k] for k in shown], colours[shown], width=width)
+    overlays.paste(strip, every[: strip.shape[0], :width], (0, 0))
+    return np.concatenate([overlays.overlay(image, ids, colours), strip])

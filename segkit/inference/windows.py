@@ -1,7 +1,7 @@
 """Where the windows lie: geometry only, no pixels.
 
-A picture (H, W) is seen in several *views*: a scale, mirrored or not. Each is covered by windows in a grid.
-Results are wanted row by row of the picture, so each window knows the rows of the picture that need it.
+An image (H, W) is seen in several *views*: a scale, mirrored or not. Each is covered by windows in a grid.
+Results are wanted row by row of the image, so each window knows the rows of the image that need it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from segkit.inference.protocols import Protocol, pair
 
 
 class View(NamedTuple):
-    """The picture at one size, perhaps mirrored left to right."""
+    """The image at one size, perhaps mirrored left to right."""
 
     height: int
     width: int
@@ -31,7 +31,7 @@ class Window(NamedTuple):
     bottom: int
     right: int
     shape: tuple[int, int]  # what the network sees; what lies outside the view is black
-    first: int  # the rows of the picture, inclusive, that depend on this window
+    first: int  # the rows of the image, inclusive, that depend on this window
     last: int
 
 
@@ -63,15 +63,15 @@ def starts(size: int, window: int, stride: int, border: str) -> list[int]:
 
 
 def views(height: int, width: int, protocol: Protocol) -> list[View]:
-    """The views of a picture; ``exp`` mirrors windows instead of pictures, so it has no mirrored ones."""
+    """The views of an image; ``exp`` mirrors windows instead of images, so it has no mirrored ones."""
     mirrors = (False, True) if protocol.flip and protocol.merge != "exp" else (False,)
     sizes = [protocol.scaled(height, width, scale) for scale in protocol.scales]
     return [View(*size, mirrored) for size in sizes for mirrored in mirrors]
 
 
 def windows_of(height: int, width: int, protocol: Protocol) -> list[Window]:
-    """All windows of all views of a picture (height, width), in the order in which its rows need them."""
-    found = []
+    """All windows of all views of an image (height, width), in the order in which its rows need them."""
+    windows = []
     for index, view in enumerate(views(height, width, protocol)):
         rows = taps(view.height, height, align_corners=protocol.align_corners)
         tall, wide = pair(protocol.window) or (view.height, view.width)
@@ -84,8 +84,8 @@ def windows_of(height: int, width: int, protocol: Protocol) -> list[Window]:
             last = int(np.searchsorted(rows.before, bottom)) - 1
             if first > last:
                 continue  # shrinking jumps over rows, and over a window that has nothing but such rows
-            found += [
+            windows += [
                 Window(index, top, left, bottom, min(left + wide, view.width), (tall, wide), first, last)
                 for left in starts(view.width, wide, step[1], protocol.border)
             ]
-    return sorted(found, key=lambda window: (window.first, window.shape))
+    return sorted(windows, key=lambda window: (window.first, window.shape))

@@ -144,8 +144,8 @@ class _Summed(torch.autograd.Function):
         gradient = torch.empty_like(logits)
         for chunk in cut(logits, target):
             into = gradient[chunk.image, :, chunk.lines]
-            found = _gradient(chunk, ctx.measure, grad_outputs[0][chunk.image])
-            into.copy_(found.unflatten(1, into.shape[1:]))
+            part = _gradient(chunk, ctx.measure, grad_outputs[0][chunk.image])
+            into.copy_(part.unflatten(1, into.shape[1:]))
         return gradient, None, None
 
 
@@ -172,8 +172,8 @@ class _SummedCoarse(torch.autograd.Function):
             for lines, near, weights in _taps(wide.detach(), target, align_corners=align):
                 values = _resized(wide.detach(), near, weights)
                 chunk = Chunk(values, target[image, lines].flatten(), image, lines)
-                found = _gradient(chunk, ctx.measure, grad_outputs[0][image])
-                of_lines = found.T.reshape(len(weights), -1)  # (lines, W * K)
+                part = _gradient(chunk, ctx.measure, grad_outputs[0][image])
+                of_lines = part.T.reshape(len(weights), -1)  # (lines, W * K)
                 of_wide[near].view(weights.shape[1], -1).addmm_(weights.T, of_lines)
             with torch.enable_grad():
                 scalar = (wide * of_wide).sum()

@@ -53,7 +53,7 @@ def by_pixel(chunk: Chunk, *, weight: Tensor | None = None, label_smoothing: flo
     # over rows CUDA adds up in a fixed order; and resized logits come as rows
     if torch.are_deterministic_algorithms_enabled() or chunk.logits.stride(0) == 1:
         logits, target = chunk.logits.T, chunk.target
-    found = F.cross_entropy(
+    losses = F.cross_entropy(
         logits,
         target,
         weight,
@@ -61,7 +61,7 @@ def by_pixel(chunk: Chunk, *, weight: Tensor | None = None, label_smoothing: flo
         reduction="none",
         label_smoothing=label_smoothing,
     )
-    return found.flatten()
+    return losses.flatten()
 
 
 def build(

@@ -58,7 +58,7 @@ class Lovasz(RegionLoss):
 def growths(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[Growth]:
     """For each image what its errors are weighted with, when those of a group are sorted together."""
     normalisers = torch.cat([chunk.logits.logsumexp(0) for chunk in cut(logits, target)]).view(target.shape)
-    found: list[Growth] = []
+    collected: list[Growth] = []
     for group in groups:
         label = target[group]  # (G, H, W)
         scored = label != IGNORE_INDEX
@@ -69,8 +69,8 @@ def growths(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[Gro
             true = (label == number)[scored]
             error = (true.to(probability.dtype) - probability[scored]).abs()
             weight[scored] = _growth(error, true).to(weight.dtype)
-        found += [Growth(classes, weights[:, index]) for index in range(len(group))]
-    return found
+        collected += [Growth(classes, weights[:, index]) for index in range(len(group))]
+    return collected
 
 
 def _growth(error: Tensor, true: Tensor) -> Tensor:

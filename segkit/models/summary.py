@@ -21,7 +21,7 @@ class Part(NamedTuple):
     """One line of the summary."""
 
     name: str
-    shape: tuple[int, ...]  # of what it gives for one picture
+    shape: tuple[int, ...]  # of what it gives for one image
     stride: str
     dilation: str  # of its 3x3 convolutions, in order, each value once
     parameters: int
@@ -34,7 +34,7 @@ def parameters(module: nn.Module) -> int:
 
 
 def parts(model: Segmenter, crop: tuple[int, int]) -> list[Part]:
-    """The backbone and the heads, for one picture of the given size; no arithmetic is done.
+    """The backbone and the heads, for one image of the given size; no arithmetic is done.
 
     A backbone of the ResNet family is told by its stem and stages, any other as a whole.
     """
@@ -89,11 +89,11 @@ def dilations(module: nn.Module) -> str:
 
 
 def summarise(model: Segmenter, crop: int | tuple[int, int]) -> str:
-    """A table of a model's parts and their cost for one picture.
+    """A table of a model's parts and their cost for one image.
 
     Args:
         model: on any device; it is not changed.
-        crop: side of the picture, or height and width.
+        crop: side of the image, or height and width.
     """
     height, width = (crop, crop) if isinstance(crop, int) else crop
     try:
@@ -101,7 +101,7 @@ def summarise(model: Segmenter, crop: int | tuple[int, int]) -> str:
     except (RuntimeError, NotImplementedError, TypeError) as error:  # a foreign part needs real numbers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"{parameters(model):,} parameters; operations are not counted ({reason})"
-    lines = [f"one picture of {height} x {width}, {model.num_classes} classes"]
+    lines = [f"one image of {height} x {width}, {model.num_classes} classes"]
     lines.append(
         f"{'part':<10} {'shape':>16} {'stride':>6} {'dilation':>12} "
         f"{'parameters':>12} {'GMACs':>8} {'GFLOPs':>8}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
-class Facts(NamedTuple):
+class RunFacts(NamedTuple):
     """What the settings do not tell."""
 
     parameters: int
@@ -24,7 +24,7 @@ def opening(settings: Mapping[str, Any], folder: Path) -> str:
     return f"{folder}: {_network(settings)} on {settings['data']['name']}; loading ..."
 
 
-def banner(settings: Mapping[str, Any], facts: Facts) -> str:
+def banner(settings: Mapping[str, Any], facts: RunFacts) -> str:
     """A few lines: network, data, length and rule, machine, and where a resumed run stands."""
     data, schedule, runtime = settings["data"], settings["schedule"], settings["runtime"]
     model = settings["model"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit.drawing import line_charts, pictures
+from segkit.drawing import line_charts, overlays
 from segkit.monitor import repeated
 from segkit.system import files
 
@@ -162,7 +162,7 @@ def smoothed(curve: Points, *, weight: float = 0.9) -> Points:
 
 
 def draw(runs: Sequence[Run], file: Path) -> None:
-    """The curves of validation and training as a picture."""
+    """The curves of validation and training as an image."""
     panels = {
         "val/mIoU in %, by iteration": {
             run.name: [(step, 100 * value) for step, value in run.curves.get("val/mIoU", [])] for run in runs
@@ -171,7 +171,7 @@ def draw(runs: Sequence[Run], file: Path) -> None:
             run.name: smoothed(run.curves.get("train/loss", [])) for run in runs
         },
     }
-    pictures.save(file, line_charts.charts(panels))
+    overlays.save(file, line_charts.charts(panels))
 
 
 def main(arguments: Sequence[str] | None = None) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from segkit import components
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 from segkit.drawing.tables import (
     class_columns,
     class_table,
@@ -168,7 +168,7 @@ class Monitor:
         if counts is not None:
             counts = np.asarray(counts)
             columns = {name: column.tolist() for name, column in class_columns(counts).items()} | columns
-            self.pictures("val/confusion", iteration, pictures.heat_map(counts, self.names))
+            self.image("val/confusion", iteration, overlays.heat_map(counts, self.names))
             self.text("val/confusions", self._confusions(counts), iteration)
         rows = [[self.names[k], *(percent(c[k]) for c in columns.values())] for k in range(len(iou))]
         self.text("val/classes", markdown_table(["class", *columns], rows), iteration)
@@ -182,8 +182,8 @@ class Monitor:
         self.flush()
         self._rest()
 
-    def pictures(self, tag: str, iteration: int, image: np.ndarray) -> None:
-        """Record a picture (H, W, 3) uint8."""
+    def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
+        """Record an image (H, W, 3) uint8."""
         if self.active:
             for writer in self.writers.values():
                 writer.image(tag, iteration, image)
@@ -195,12 +195,12 @@ class Monitor:
         The sheet is also written to ``samples.png``.
         """
         if self.active and samples:
-            sheet = pictures.sheet(samples, self.names, self.colours, predictions=predictions)
-            self.pictures("val/samples", iteration, sheet)
-            pictures.save(self.folder / "samples.png", sheet)
+            sheet = overlays.sheet(samples, self.names, self.colours, predictions=predictions)
+            self.image("val/samples", iteration, sheet)
+            overlays.save(self.folder / "samples.png", sheet)
 
     def batch(self, iteration: int, batch: Batch, *, most: int = 8) -> None:
-        """Record what the network really sees: augmented pictures and labels."""
+        """Record what the network really sees: augmented images and labels."""
         if self.active:
             images = batch.image[:most].permute(0, 2, 3, 1).cpu().numpy()
             triples = zip(images, batch.label[:most].cpu().numpy(), batch.names, strict=False)
@@ -208,7 +208,7 @@ class Monitor:
                 Sample(np.ascontiguousarray(image), label, name, batch.bands)
                 for image, label, name in triples
             ]
-            self.pictures("train/samples", iteration, pictures.sheet(seen, self.names, self.colours))
+            self.image("train/samples", iteration, overlays.sheet(seen, self.names, self.colours))
 
     def text(self, tag: str, markdown: str, iteration: int | None = None) -> None:
         """Record a text in Markdown."""
@@ -251,15 +251,15 @@ class Monitor:
         """What depends on the machine and the hour, since the last point."""
         seconds = time.perf_counter() - self.clock
         unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
-        found = {
+        speeds = {
             "wall/images_per_second": self.images / seconds,
             "wall/step_seconds": seconds / self.steps,
             "wall/data_share": self.waited / seconds,
             "wall/host_GiB_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
         }
         if torch.cuda.is_available():
-            found["wall/device_GiB_peak"] = torch.cuda.max_memory_allocated() / 2**30
-        return found
+            speeds["wall/device_GiB_peak"] = torch.cuda.max_memory_allocated() / 2**30
+        return speeds
 
     def _show(self, iteration: int, loss: float, rate: float) -> None:
         self.smooth = loss if self.smooth is None else 0.8 * self.smooth + 0.2 * loss
@@ -283,11 +283,11 @@ class Monitor:
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one level with dotted keys."""
-    found = {}
+    flattened = {}
     for key, value in settings.items():
         inner = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        found |= inner
-    return found
+        flattened |= inner
+    return flattened
 
 
 def _numbers(values: Mapping[str, Scalar]) -> dict[str, float]:

@@ -63,12 +63,12 @@ def keywords(where: str) -> Keys:
         raise ValueError(f"{names.file}: a component needs a function {name}, and there is none")
     if isinstance(node, ast.ClassDef):
         fields = [(n.target, n.annotation, n.value) for n in node.body if isinstance(n, ast.AnnAssign)]
-        found = [(ast.unparse(target), annotation, default) for target, annotation, default in fields]
+        declared = [(ast.unparse(target), annotation, default) for target, annotation, default in fields]
     else:
         pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        found = [(a.arg, a.annotation, default) for a, default in pairs if a.annotation is not None]
+        declared = [(a.arg, a.annotation, default) for a, default in pairs if a.annotation is not None]
     try:
-        accepted = {key: eval(ast.unparse(annotation), {}, names) for key, annotation, _ in found}
+        accepted = {key: eval(ast.unparse(annotation), {}, names) for key, annotation, _ in declared}
     except NameError as error:
         raise ValueError(f"{names.file}: {error} where the annotation is read; {REMEDY}") from error
-    return Keys(accepted, tuple(key for key, _, default in found if default is None))
+    return Keys(accepted, tuple(key for key, _, default in declared if default is None))

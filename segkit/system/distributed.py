@@ -116,7 +116,7 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation with the statistics of all processes' pictures, in plain operations."""
+    """Batch normalisation with the statistics of all processes' images, in plain operations."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
@@ -148,11 +148,11 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return sum_over_ranks(tensor)
+        return all_reduce_sum(tensor)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        return sum_over_ranks(grad_outputs[0].contiguous())
+        return all_reduce_sum(grad_outputs[0].contiguous())
 
 
 def gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:
@@ -161,7 +161,7 @@ def gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.Abstra
     return contextlib.nullcontext() if unless else keep()
 
 
-def sum_over_ranks(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over all processes, in the tensor's own type; the tensor itself is left alone."""
     if not _several():
         return tensor
@@ -170,15 +170,15 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return total
 
 
-def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean over all processes of some scalars, in one exchange."""
     if not _several():
         return dict(values)
-    means = sum_over_ranks(torch.stack(list(values.values()))) / world_size()
+    means = all_reduce_sum(torch.stack(list(values.values()))) / world_size()
     return dict(zip(values, means.unbind(), strict=True))
 
 
-def highest(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The largest of the processes' numbers; no device waits for it."""
     if not _several():
         return number
@@ -187,7 +187,7 @@ def highest(number: int) -> int:
     return int(box)
 
 
-def everyones(items: list[T]) -> list[T]:
+def gather_items(items: list[T]) -> list[T]:
     """The items of all processes, in order of rank."""
     if not _several():
         return items
@@ -196,7 +196,7 @@ def everyones(items: list[T]) -> list[T]:
     return [item for part in lists for item in part]
 
 
-def decided_by_main(decide: Callable[[], T]) -> T:
+def decide_on_main(decide: Callable[[], T]) -> T:
     """What the main process finds, on every process (plain Python objects).
 
     Raises:
@@ -209,13 +209,13 @@ def decided_by_main(decide: Callable[[], T]) -> T:
             value = decide()
         except (ValueError, OSError) as met:
             error = met
-    value, error = from_main((value, error))
+    value, error = broadcast((value, error))
     if error is not None:
         raise error
     return value
 
 
-def from_main(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """What the main process holds, on every process (plain Python objects)."""
     if not _several():
         return value
@@ -224,7 +224,7 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
-def gathered(value: Any) -> list[Any]:
+def gather(value: Any) -> list[Any]:
     """What each process holds, in order of rank, on every process (plain Python objects)."""
     if not _several():
         return [value]

@@ -128,12 +128,12 @@ def _copy(answer, file: IO[bytes], have: int, *, name: str) -> None:
 
 
 def _verify(path: Path, expected: Hash | None, url: str) -> None:
-    if expected is None or (found := expected.of(path)) == expected.digits:
+    if expected is None or (digits := expected.of(path)) == expected.digits:
         return
     if path.suffix == ".part":
         path.unlink()
     raise ValueError(
-        f"{path}: its {expected.algorithm} begins with {found}, that of {url} with {expected.digits}; "
+        f"{path}: its {expected.algorithm} begins with {digits}, that of {url} with {expected.digits}; "
         "it is damaged or another file: delete it if it is still there, and call again"
     )
 

@@ -40,11 +40,11 @@ def read_text(path: Path, *, most: int = 1 << 26) -> str:
         ValueError: it is no regular file, too long, or not UTF-8.
         OSError: it cannot be read.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} is a folder, a device or a pipe; give a file")
-    if found.st_size > most:
-        raise ValueError(f"{path} has {found.st_size:,} bytes, which is no such file ({most:,} at most)")
+    if status.st_size > most:
+        raise ValueError(f"{path} has {status.st_size:,} bytes, which is no such file ({most:,} at most)")
     return path.read_text(encoding="utf-8-sig")
 
 
@@ -83,10 +83,10 @@ class Differences(NamedTuple):
     other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # name, shape in the file, shape here
 
 
-def differences(own: Mapping[str, Any], found: Mapping[str, Any]) -> Differences:
+def differences(own: Mapping[str, Any], given: Mapping[str, Any]) -> Differences:
     """Compare names and shapes; what is no tensor has the shape of a number."""
     shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in own.items()}
-    others = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in found.items()}
+    others = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in given.items()}
     both = [name for name in shapes if name in others]
     return Differences(
         [name for name in shapes if name not in others],
@@ -95,13 +95,13 @@ def differences(own: Mapping[str, Any], found: Mapping[str, Any]) -> Differences
     )
 
 
-def refuse_another(own: Mapping[str, Any], found: Mapping[str, Any], what: str) -> None:
+def refuse_another(own: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
     """Make sure that a checkpoint's tensors are those of what is to take them.
 
     Raises:
         ValueError: they are not; all names and shapes that differ are listed.
     """
-    missing, unknown, other_shape = differences(own, found)
+    missing, unknown, other_shape = differences(own, given)
     faults = [
         *(f"{name}: not in the checkpoint" for name in missing),
         *(f"{name}: in the checkpoint alone" for name in unknown),

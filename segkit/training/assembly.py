@@ -13,7 +13,7 @@ import torch
 from segkit import components
 from segkit.data import loaders, transforms
 from segkit.models import summary
-from segkit.monitor.banners import Facts, banner
+from segkit.monitor.banners import RunFacts, banner
 from segkit.monitor.monitor import Monitor
 from segkit.system import distributed
 from segkit.system.runtime import Runtime
@@ -94,7 +94,7 @@ def monitored(
         folder: of the run.
     """
     train_set, val_set = splits
-    facts = Facts(
+    facts = RunFacts(
         summary.parameters(run.model),
         train_images=len(train_set),
         val_images=len(val_set),

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from segkit.drawing import line_charts, pictures
+from segkit.drawing import line_charts, overlays
 from segkit.monitor.writers.tensorboard import Events
 from segkit.system import distributed
-from segkit.training.nonfinite import Facts, Watch
+from segkit.training.nonfinite import NonFiniteGuard, StepRecord
 from segkit.training.run import Training, train_step
 from segkit.types import Batch
 
@@ -39,12 +39,12 @@ class Curve(NamedTuple):
     reason: str
 
 
-class _Lenient(Watch):
+class _Lenient(NonFiniteGuard):
     """Leaves out what is not finite and says nothing: here it is looked for."""
 
-    def leaves_out(self, facts: Facts, *, scaled: bool) -> bool:
+    def must_skip(self, record: StepRecord, *, scaled: bool) -> bool:
         del scaled
-        return not facts.finite()
+        return not record.finite()
 
 
 def range_test(run: Training, steps: Steps, folder: Path) -> str:
@@ -64,7 +64,7 @@ def find(run: Training, steps: Steps) -> Curve:
     trial = dataclasses.replace(
         run,
         policy=lambda step: float(rates[step]) / run.schedule.lr,
-        watch=_Lenient(run.device, "stop", 1),
+        guard=_Lenient(run.device, "stop", 1),
         average=None,
         iteration=0,
     )
@@ -134,7 +134,7 @@ def show(found: Curve, folder: Path) -> str:
 
     Args:
         found: by ``find``.
-        folder: of the run; receives ``lr_finder/`` with the picture and the events.
+        folder: of the run; receives ``lr_finder/`` with the image and the events.
     """
     place = folder / "lr_finder"
     words = found.reason
@@ -143,7 +143,7 @@ def show(found: Curve, folder: Path) -> str:
     if distributed.is_main():
         drawn = chart(found)
         place.mkdir(parents=True, exist_ok=True)
-        pictures.save(place / "lr_finder.png", drawn)
+        overlays.save(place / "lr_finder.png", drawn)
         events = Events(place, start=0, validation_pending=False)
         for step, (rate, loss) in enumerate(zip(found.rates, found.losses, strict=True), start=1):
             events.scalars(step, {"lr_finder/lr": rate, "lr_finder/loss": loss})

@@ -19,7 +19,7 @@ LOG = logging.getLogger("segkit")
 LOOK = 10  # iterations between two looks, those between two points of the curves
 
 
-class Facts(NamedTuple):
+class StepRecord(NamedTuple):
     """What one step was; tensors on the device."""
 
     iteration: int
@@ -33,9 +33,9 @@ class Facts(NamedTuple):
         return torch.stack([*self.losses.values(), self.norm]).isfinite().all()
 
     def __str__(self) -> str:
-        return self.told(self.names)
+        return self.described(self.names)
 
-    def told(self, names: Sequence[str]) -> str:
+    def described(self, names: Sequence[str]) -> str:
         """The step in words, with the names of the samples given."""
         numbers = {f"loss_{k}": v for k, v in self.losses.items()} | {"norm of the gradient": self.norm}
         words = [f"{name} {float(value):g}" for name, value in numbers.items()]
@@ -43,7 +43,7 @@ class Facts(NamedTuple):
         return f"{', '.join(words)}; learning rate {', '.join(rates)}; samples {', '.join(names)}"
 
 
-class Watch:
+class NonFiniteGuard:
     """Looks at the steps of one run.
 
     Args:
@@ -56,35 +56,35 @@ class Watch:
         self.skips, self.most_in_a_row = policy == "skip", most_in_a_row
         self.skipped = self.in_a_row = 0
         self.first = torch.zeros((), dtype=torch.int64, device=device)
-        self.recent: list[Facts] = []
+        self.recent: list[StepRecord] = []
 
-    def leaves_out(self, facts: Facts, *, scaled: bool) -> bool:
+    def must_skip(self, record: StepRecord, *, scaled: bool) -> bool:
         """Whether a step is to be left out; called before it is taken.
 
         Args:
-            facts: of the step.
+            record: of the step.
             scaled: its gradient was scaled (fp16), where an overflow is ordinary and never taken.
 
         Raises:
             ValueError: the step is not finite, or one of those before it, and that is not to be skipped.
         """
         if self.skips or scaled:
-            if facts.finite():
+            if record.finite():
                 self.in_a_row = 0
-            elif self.skips or torch.stack(list(facts.losses.values())).isfinite().all():
-                self._count(facts)
+            elif self.skips or torch.stack(list(record.losses.values())).isfinite().all():
+                self._count(record)
                 return True
-        self._note(facts)
+        self._note(record)
         return False
 
-    def _note(self, facts: Facts) -> None:
-        unset = (self.first == 0) & ~facts.finite()
-        self.first = torch.where(unset, facts.iteration, self.first)
-        self.recent.append(facts)
-        if facts.iteration % LOOK == 0:
-            self.look()
+    def _note(self, record: StepRecord) -> None:
+        unset = (self.first == 0) & ~record.finite()
+        self.first = torch.where(unset, record.iteration, self.first)
+        self.recent.append(record)
+        if record.iteration % LOOK == 0:
+            self.check()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Make sure that every step so far was finite; waits for the device.
 
         Raises:
@@ -92,19 +92,19 @@ class Watch:
         """
         first = int(self.first)
         if first:
-            facts = next(facts for facts in self.recent if facts.iteration == first)
-            raise ValueError(f"{_told_by_all(facts)}. {REMEDY}")
+            record = next(record for record in self.recent if record.iteration == first)
+            raise ValueError(f"{_described_by_all(record)}. {REMEDY}")
         self.recent.clear()
 
-    def _count(self, facts: Facts) -> None:
+    def _count(self, record: StepRecord) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        told = _told_by_all(facts)
+        words = _described_by_all(record)
         if self.in_a_row > self.most_in_a_row:
             raise ValueError(
-                f"{told}; it is number {self.in_a_row} in a row (schedule.nonfinite_in_a_row). {REMEDY}"
+                f"{words}; it is number {self.in_a_row} in a row (schedule.nonfinite_in_a_row). {REMEDY}"
             )
         if self.skips:
-            LOG.warning("%s; skipped, %d in all", told, self.skipped)
+            LOG.warning("%s; skipped, %d in all", words, self.skipped)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -115,10 +115,10 @@ class Watch:
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
 
-def _told_by_all(facts: Facts) -> str:
+def _described_by_all(record: StepRecord) -> str:
     """What went wrong, with the samples of all processes; every process must call it."""
-    words = facts.told(distributed.everyones(list(facts.names)))
-    return f"iteration {facts.iteration} is not finite: {words}"
+    words = record.described(distributed.gather_items(list(record.names)))
+    return f"iteration {record.iteration} is not finite: {words}"
 
 
 REMEDY = (

@@ -24,7 +24,7 @@ from segkit.system.seeds import seed_of
 from segkit.system.signals import Request
 from segkit.training import freezing, keeping, optim
 from segkit.training.best import in_words, is_better
-from segkit.training.nonfinite import Facts, Watch
+from segkit.training.nonfinite import NonFiniteGuard, StepRecord
 from segkit.training.schedule import Schedule
 from segkit.types import Batch
 
@@ -47,7 +47,7 @@ class Training:
     policy: Callable[[int], float]
     scaler: torch.amp.GradScaler
     average: Segmenter | None
-    watch: Watch
+    guard: NonFiniteGuard
     schedule: Schedule
     runtime: Runtime
     device: torch.device
@@ -112,18 +112,18 @@ class Training:
         Raises:
             ValueError: a step was not finite, so this state is not worth keeping.
         """
-        self.watch.look()
+        self.guard.check()
         return {
             "iteration": self.iteration,
             "best": self.best,
             "metric": self.metric,
             "stale": self.stale,
-            "owes_scores": self.validation_pending,  # the name in checkpoints since the first
+            "validation_pending": self.validation_pending,  # the name in checkpoints since the first
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "watch": self.watch.state(),
+            "watch": self.guard.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -138,15 +138,15 @@ class Training:
             self.average.load_state_dict(state["average"] or state["model"])
         optim.restore(self.optimiser, state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
-        self.watch.restore(state["watch"])
+        self.guard.restore(state["watch"])
         self.iteration = state["iteration"]
         if state.get("metric", "mIoU") == self.metric:  # of another metric the best is unknown
             self.best, self.stale = state["best"], state.get("stale", 0)
-        self.validation_pending = state["owes_scores"]
+        self.validation_pending = state["validation_pending"]
 
     def asked_to_leave(self) -> int:
         """The signal that asked any of the processes to leave, 0 for none; all get the same answer."""
-        return distributed.highest(self.request.signal)
+        return distributed.all_reduce_max(self.request.signal)
 
 
 def begin(
@@ -201,7 +201,7 @@ def begin(
         policy=components.build("training.policies", schedule.policy, total=schedule.length(samples)),
         scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
         average=optim.average_of(model) if schedule.ema is not None else None,
-        watch=Watch(device, schedule.nonfinite, schedule.nonfinite_in_a_row),
+        guard=NonFiniteGuard(device, schedule.nonfinite, schedule.nonfinite_in_a_row),
         schedule=schedule,
         runtime=runtime,
         device=device,
@@ -235,19 +235,19 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
         group["lr"] = group["base_lr"] * training.policy(training.iteration)
     batches = [_on_device(batch, training) for batch in batches]
     weights = [training.loss.weight(batch.label) for batch in batches]
-    whole = distributed.sum_over_ranks(torch.stack(weights).sum(0)).clamp(min=1e-9)
-    buffers = [(b, b.clone()) for b in training.model.buffers()] if training.watch.skips else []
+    whole = distributed.all_reduce_sum(torch.stack(weights).sum(0)).clamp(min=1e-9)
+    buffers = [(b, b.clone()) for b in training.model.buffers()] if training.guard.skips else []
     losses: dict[str, Tensor] = {}
     for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
         with distributed.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
             parts = _backward(training, batch, (weight / whole * distributed.world_size()).float())
         losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
-    losses = distributed.mean_over_ranks(losses)
+    losses = distributed.all_reduce_mean(losses)
     with record_function("optimiser"):
         norm = _norm_of_gradient(training)
         names = [name for batch in batches for name in batch.names]
-        facts = Facts(training.iteration + 1, losses, norm, training.learning_rates(), names)
-        if training.watch.leaves_out(facts, scaled=training.scaler.is_enabled()):
+        record = StepRecord(training.iteration + 1, losses, norm, training.learning_rates(), names)
+        if training.guard.must_skip(record, scaled=training.scaler.is_enabled()):
             for buffer, before in buffers:  # batch statistics of the step
                 buffer.copy_(before)
         else:
@@ -274,8 +274,8 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
         with training.runtime.autocast(training.device), keeping.forward_pass(training.runtime):
             # the loss resizes, so that logits of the image's size never exist
             logits = training.runner(batch.image, at="head") if coarse else training.runner(batch.image)
-        found = training.loss(logits, batch.label)  # a sum of losses has one number, and one share, for each
-        parts = {name: (part * share).sum() for name, part in found.items()}
+        losses = training.loss(logits, batch.label)  # a sum of losses has one number, and one share, for each
+        parts = {name: (part * share).sum() for name, part in losses.items()}
     with record_function("backward"):
         training.scaler.scale(torch.stack(list(parts.values())).sum()).backward()
     return {name: part.detach() for name, part in parts.items()}

@@ -48,7 +48,7 @@ def validate(
         monitor: of the run.
         checkpoints: receives ``best.pt``; its folder gets ``result.json`` and ``samples.png``.
     """
-    run.watch.look()
+    run.guard.check()
     run.validation_pending = True
     loss = ValidationLoss(run.loss, protocol)
     shown = ShownSamples(dataset.names)
@@ -69,11 +69,11 @@ def validate(
     monitor.scores(
         run.iteration, result.scores, result.class_iou, losses=losses, counts=result.counts.numpy()
     )
-    monitor.samples(run.iteration, *shown.gathered())
+    monitor.samples(run.iteration, *shown.gather())
     if distributed.is_main():
-        found = {"iteration": run.iteration, "protocol": protocol.stated(), "scores": result.scores}
+        record = {"iteration": run.iteration, "protocol": protocol.stated(), "scores": result.scores}
         with files.whole(checkpoints.folder / "result.json") as file:
-            file.write(json.dumps(found, indent=2).encode())
+            file.write(json.dumps(record, indent=2).encode())
     if run.judge(best.measured(run.metric, result, losses, monitor.names)):
         checkpoints.save_best(run.iteration, run.scored.state_dict(), result.scores)
     if run.out_of_patience:
@@ -157,7 +157,7 @@ class ValidationLoss:
 
     def mean(self) -> dict[str, float]:
         """The loss's parts by name, over the images of all processes; every process must call it."""
-        everyone: list[tuple[dict[str, Tensor], Tensor]] = distributed.gathered((self.sums, self.weight))
+        everyone: list[tuple[dict[str, Tensor], Tensor]] = distributed.gather((self.sums, self.weight))
         weight = (
             torch.stack(torch.broadcast_tensors(*(weight for _, weight in everyone))).sum(0).clamp(min=1e-9)
         )
@@ -189,10 +189,10 @@ class ShownSamples:
         )
         self.kept[sample.name] = sample._replace(image=image, label=label), thin
 
-    def gathered(self) -> tuple[list[Sample], list[np.ndarray]]:
+    def gather(self) -> tuple[list[Sample], list[np.ndarray]]:
         """Samples and predictions of all processes in the split's order; every process must call it."""
         kept: Mapping[str, tuple[Sample, np.ndarray]] = {
-            name: pair for part in distributed.gathered(self.kept) for name, pair in part.items()
+            name: pair for part in distributed.gather(self.kept) for name, pair in part.items()
         }
         pairs = [kept[name] for name in self.names if name in kept]
         return [sample for sample, _ in pairs], [prediction for _, prediction in pairs]

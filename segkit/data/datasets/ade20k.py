@@ -30,11 +30,11 @@ def build(
         (images, masks),
         f"`{spoken('data', 'ade20k')} prepare` downloads ADEChallengeData2016 and unpacks it",
     )
-    found = match(path / images, path / masks)
+    matched = match(path / images, path / masks)
     return Pairs(
         "ade20k",
         built_in("ade20k"),
-        found,
+        matched,
         on_error=on_error,
         cache=cache_folder(cache, path),
         where=where(root),

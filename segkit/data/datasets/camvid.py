@@ -28,11 +28,11 @@ def build(
     path = require(
         root, (images, masks), f"`{spoken('data', 'camvid')} prepare` makes them from the SegNet tutorial"
     )
-    found = match(path / images, path / masks)
+    matched = match(path / images, path / masks)
     return Pairs(
         "camvid",
         built_in("camvid"),
-        found,
+        matched,
         on_error=on_error,
         cache=cache_folder(cache, path),
         where=where(root),

@@ -29,11 +29,11 @@ def build(
     path = require(
         root, (images, masks), f"`{spoken('data', 'cityscapes')} prepare` unpacks the official zip files"
     )
-    found = match(path / images, path / masks, image_end="_leftImg8bit", mask_end="_gtFine_labelIds")
+    matched = match(path / images, path / masks, image_end="_leftImg8bit", mask_end="_gtFine_labelIds")
     return Pairs(
         "cityscapes",
         built_in("cityscapes"),
-        found,
+        matched,
         on_error=on_error,
         cache=cache_folder(cache, path),
         where=where(root),

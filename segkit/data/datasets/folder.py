@@ -83,9 +83,9 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     roots = [_root(place, tree, split) for place in ([root] if isinstance(root, str) else root)]
     pairs, problems = [], []
     for place in roots:
-        found, wrong = _split(place, tree, part, split, seed)
+        matched, wrong = _split(place, tree, part, split, seed)
         prefix = f"{place.name}/" if len(roots) > 1 else ""
-        pairs += [pair._replace(name=prefix + pair.name) for pair in found]
+        pairs += [pair._replace(name=prefix + pair.name) for pair in matched]
         problems += wrong
     table = LabelTable.read(roots[0] / Path(classes).expanduser(), "folder")
     typed = {"train_split": train_split, "val_split": val_split, "images": images, "masks": masks}

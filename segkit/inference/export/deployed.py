@@ -132,7 +132,7 @@ class IdsFile(Deployed):
             "that was exported with interface=logits"
         )
 
-    def classify(self, picture: Tensor, protocol: Protocol) -> Tensor:
+    def classify(self, image: Tensor, protocol: Protocol) -> Tensor:
         """Class ids (H, W) uint8 of an image (3, H, W) uint8.
 
         Raises:
@@ -144,9 +144,9 @@ class IdsFile(Deployed):
                 f"evaluation={protocol.name}: {self.path.name} gives class ids, and merging scales, mirrored "
                 "copies or windows takes logits; export with interface=logits, or use evaluation=whole"
             )
-        height, width = picture.shape[1:]
-        image = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
-        return torch.from_numpy(self.run(image[None], (height, width))[0])
+        height, width = image.shape[1:]
+        array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        return torch.from_numpy(self.run(array[None], (height, width))[0])
 
 
 def opened(file: str | Path, num_classes: int, about: dict[str, Any] | None = None) -> Deployed:

@@ -49,7 +49,7 @@ class Compared(NamedTuple):
     difference: float  # logits by which PyTorch preferred its own class where the file says another
 
 
-def pictures_of(given: str | None, data: Mapping[str, Any] | None, *, split: str, count: int) -> Images:
+def images_of(given: str | None, data: Mapping[str, Any] | None, *, split: str, count: int) -> Images:
     """Images of a folder; else of the data set, evenly spread; else drawn scenes.
 
     Args:
@@ -65,7 +65,7 @@ def pictures_of(given: str | None, data: Mapping[str, Any] | None, *, split: str
         found = sources.find(given)
         if not found:
             raise ValueError(f"input={given}: a video; give images to compare on")
-        return Images(given, [read_image(picture.file) for picture in _spread(found, count)])
+        return Images(given, [read_image(image.file) for image in _spread(found, count)])
     origin = "drawn scenes, as no data set is at hand: give input=FOLDER for photographs"
     dataset = None
     if data:

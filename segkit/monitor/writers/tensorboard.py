@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from segkit.drawing.pictures import encode
+from segkit.drawing.overlays import encode
 from segkit.monitor.rewinding import rewind
 
 CHARTS = {

@@ -4,56 +4,56 @@ import cv2
 import numpy as np
 import pytest
 
-from segkit.drawing import pictures
+from segkit.drawing import overlays
 
 COLOURS = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
 IDS = np.array([[0, 1, 255]], np.uint8)
 
 
 def test_every_id_gets_its_colour_and_ignored_pixels_the_ignored_one():
-    painted = pictures.colourise(IDS, COLOURS, ignored=(9, 9, 9))
+    painted = overlays.colourise(IDS, COLOURS, ignored=(9, 9, 9))
     assert painted.tolist() == [[[10, 20, 30], [200, 100, 0], [9, 9, 9]]]
     assert painted.dtype == np.uint8
-    assert (pictures.colourise(IDS.astype(np.int64), COLOURS, ignored=(9, 9, 9)) == painted).all()
+    assert (overlays.colourise(IDS.astype(np.int64), COLOURS, ignored=(9, 9, 9)) == painted).all()
 
 
 @pytest.mark.parametrize("bad", [2, 254, -1])
 def test_an_id_without_colour_is_refused(bad):
     with pytest.raises(ValueError, match=rf"class id {bad} has no colour: the table has 2 \(0..1\)"):
-        pictures.colourise(np.array([[0, bad]]), COLOURS)
+        overlays.colourise(np.array([[0, bad]]), COLOURS)
 
 
 def test_255_classes_leave_room_for_the_ignored_one():
     colours = np.arange(255 * 3, dtype=np.int64).reshape(255, 3) % 256
-    painted = pictures.colourise(np.array([[254, 255]]), colours)
+    painted = overlays.colourise(np.array([[254, 255]]), colours)
     assert painted.tolist() == [[(np.arange(762, 765) % 256).tolist(), [0, 0, 0]]]
 
 
 def test_an_overlay_mixes_by_opacity_and_leaves_ignored_pixels_alone():
     image = np.full((1, 3, 3), 100, np.uint8)
-    mixed = pictures.overlay(image, IDS, COLOURS, opacity=0.5)
+    mixed = overlays.overlay(image, IDS, COLOURS, opacity=0.5)
     assert mixed.tolist() == [[[55, 60, 65], [150, 100, 50], [100, 100, 100]]]
 
 
 def test_errors_are_orange_hits_dark_and_ignored_pixels_grey():
-    drawn = pictures.error_map(np.array([[0, 1, 255]]), np.array([[0, 0, 0]]))
-    assert [tuple(p) for p in drawn[0].tolist()] == [pictures.RIGHT, pictures.WRONG, pictures.IGNORED]
+    drawn = overlays.error_map(np.array([[0, 1, 255]]), np.array([[0, 0, 0]]))
+    assert [tuple(p) for p in drawn[0].tolist()] == [overlays.RIGHT, overlays.WRONG, overlays.IGNORED]
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 60), (11, 300), (150, 1000)])
 def test_a_legend_shows_every_colour_and_fits_its_width(count, width):
     colours = np.array([(k, 255 - k, 77) for k in range(count)], np.uint8)
-    drawn = pictures.legend([f"class {k}" for k in range(count)], colours, width=width)
+    drawn = overlays.legend([f"class {k}" for k in range(count)], colours, width=width)
     found = {tuple(p) for p in np.unique(drawn.reshape(-1, 3), axis=0).tolist()}
     assert {tuple(c) for c in colours.tolist()} <= found
     assert drawn.shape[1] == max(width, drawn.shape[1])
     assert drawn.shape[1] - width < 80
 
 
-def test_a_grid_places_pictures_of_different_shapes_side_by_side():
+def test_a_grid_places_images_of_different_shapes_side_by_side():
     red, blue = np.zeros((20, 40, 3), np.uint8), np.zeros((30, 30, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
-    drawn = pictures.grid([[red, blue], [blue]], height=60)
+    drawn = overlays.grid([[red, blue], [blue]], height=60)
     assert drawn.shape == (124, 120 + 4 + 60, 3)
     assert (drawn[:60, :120] == [255, 0, 0]).all()
     assert (drawn[:60, 124:] == [0, 0, 255]).all()
@@ -64,16 +64,16 @@ def test_a_grid_places_pictures_of_different_shapes_side_by_side():
 def test_a_grid_has_titles_above_and_the_legend_below():
     cell = np.full((10, 10, 3), 7, np.uint8)
     footer = np.full((5, 300, 3), 9, np.uint8)
-    drawn = pictures.grid([[cell]], titles=["image"], height=50, footer=footer)
-    assert drawn.shape == (pictures.LINE + 4 + 50 + 5, 300, 3)
+    drawn = overlays.grid([[cell]], titles=["image"], height=50, footer=footer)
+    assert drawn.shape == (overlays.LINE + 4 + 50 + 5, 300, 3)
     assert (drawn[:18] < 128).any(), "the title is written in dark ink"
     assert (drawn[-5:] == 9).all()
 
 
 def test_the_row_of_a_sample_is_image_truth_prediction_error():
     image = np.zeros((1, 3, 3), np.uint8)
-    row = pictures.sample_row(image, IDS, np.array([[0, 0, 0]]), COLOURS)
-    assert len(row) == len(pictures.SAMPLE_TITLES) == 4
+    row = overlays.sample_row(image, IDS, np.array([[0, 0, 0]]), COLOURS)
+    assert len(row) == len(overlays.SAMPLE_TITLES) == 4
     assert row[2].tolist() == [[[10, 20, 30]] * 3]
 
 
@@ -82,9 +82,9 @@ def test_a_heat_map_shows_the_share_of_each_row(num_classes):
     counts = np.zeros((num_classes, num_classes), np.int64)
     counts[0, 1] = 5  # always taken for class 1
     counts[1, 1] = 10**12  # far beyond what 32 bits hold
-    drawn = pictures.heat_map(counts, ["name"] * num_classes)
+    drawn = overlays.heat_map(counts, ["name"] * num_classes)
     cell = min(48, 720 // num_classes)
-    x0 = drawn.shape[0] - pictures.LINE - 8 - cell * num_classes  # the matrix begins on the diagonal
+    x0 = drawn.shape[0] - overlays.LINE - 8 - cell * num_classes  # the matrix begins on the diagonal
     corner = drawn[x0 : x0 + 2 * cell, x0 : x0 + 2 * cell]
     deep, white = [8, 48, 107], [255, 255, 255]
     assert corner[1, 1].tolist() == white
@@ -93,18 +93,18 @@ def test_a_heat_map_shows_the_share_of_each_row(num_classes):
     assert corner[cell + 1, 1].tolist() == white
 
 
-def test_saved_pictures_read_back_and_nothing_else_is_left(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
-    file = pictures.save(tmp_path / "deep" / "a.png", picture)
+def test_saved_images_read_back_and_nothing_else_is_left(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    file = overlays.save(tmp_path / "deep" / "a.png", image)
     read = cv2.imread(str(file))
     assert read is not None
-    assert (read[..., ::-1] == picture).all()
-    pictures.save(tmp_path / "deep" / "ids.png", IDS)
+    assert (read[..., ::-1] == image).all()
+    overlays.save(tmp_path / "deep" / "ids.png", IDS)
     assert (cv2.imread(str(tmp_path / "deep" / "ids.png"), cv2.IMREAD_UNCHANGED) == IDS).all()
     assert sorted(f.name for f in file.parent.iterdir()) == ["a.png", "ids.png"]
 
 
 def test_an_unknown_format_is_refused_before_a_folder_is_made(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot write pictures as '\.xyz'; use \.png or \.jpg"):
-        pictures.save(tmp_path / "new" / "a.xyz", IDS)
+    with pytest.raises(ValueError, match=r"cannot write images as '\.xyz'; use \.png or \.jpg"):
+        overlays.save(tmp_path / "new" / "a.xyz", IDS)
     assert not (tmp_path / "new").exists()

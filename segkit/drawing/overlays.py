@@ -1,6 +1,6 @@
 """Drawings of class ids, for eyes: colours, overlays, errors, legends, grids and the confusion matrix.
 
-Every picture is (H, W, 3) uint8 RGB, in and out. Drawn with OpenCV alone, which before
+Every image is (H, W, 3) uint8 RGB, in and out. Drawn with OpenCV alone, which before
 version 5 knows only ASCII.
 """
 
@@ -22,7 +22,7 @@ LINE = 18  # pixels from one line of text to the next
 
 
 def displayed(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
-    """An image (H, W, C) of any bands as a picture: black and white are the ends of the range.
+    """An image (H, W, C) of any bands as an image: black and white are the ends of the range.
 
     While the range is still a word, they are the 2nd and 98th percentile of this image.
     """
@@ -58,7 +58,7 @@ def colourise(ids: np.ndarray, colours: np.ndarray, *, ignored: Sequence[int] = 
 
 
 def overlay(image: np.ndarray, ids: np.ndarray, colours: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
-    """The picture with its classes painted over it; ignored pixels show the picture alone."""
+    """The image with its classes painted over it; ignored pixels show the image alone."""
     painted = cv2.addWeighted(colourise(ids, colours), opacity, image, 1 - opacity, 0)
     return np.where((np.asarray(ids) == IGNORE_INDEX)[..., None], image, painted)
 
@@ -90,8 +90,8 @@ def grid(
     height: int = 240,
     footer: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Pictures in rows and columns, each ``height`` pixels tall, with titles above and a footer below."""
-    cells = [[fit(picture, height) for picture in row] for row in rows]
+    """Images in rows and columns, each ``height`` pixels tall, with titles above and a footer below."""
+    cells = [[fit(image, height) for image in row] for row in rows]
     columns = max(len(row) for row in cells)
     widths = [max(row[c].shape[1] for row in cells if c < len(row)) for c in range(columns)]
     left = np.cumsum([0, *(width + 4 for width in widths)]).tolist()
@@ -133,7 +133,7 @@ def sheet(
         titles = SAMPLE_TITLES
     else:
         cells = [
-            picture for s in samples for picture in (displayed(s.image, s.bands), colourise(s.label, colours))
+            image for s in samples for image in (displayed(s.image, s.bands), colourise(s.label, colours))
         ]
         rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         titles = ("image", "label") * min(2, len(samples))
@@ -183,24 +183,24 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
     return canvas
 
 
-def save(path: Path, picture: np.ndarray) -> Path:
-    """Write an (H, W, 3) RGB picture or (H, W) ids in the format of the suffix, whole or not at all.
+def save(path: Path, image: np.ndarray) -> Path:
+    """Write an (H, W, 3) RGB image or (H, W) ids in the format of the suffix, whole or not at all.
 
     Raises:
         ValueError: OpenCV does not know the suffix.
     """
-    encoded = encode(picture, path.suffix)
+    encoded = encode(image, path.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as file:
         file.write(encoded)
     return path
 
 
-def encode(picture: np.ndarray, suffix: str = ".png") -> bytes:
-    """A picture as the bytes of a file."""
+def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
+    """An image as the bytes of a file."""
     if not cv2.haveImageWriter(f"x{suffix}"):
-        raise ValueError(f"cannot write pictures as {suffix!r}; use .png or .jpg")
-    ordered = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        raise ValueError(f"cannot write images as {suffix!r}; use .png or .jpg")
+    ordered = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(suffix, ordered)[1].tobytes()
 
 
@@ -209,21 +209,18 @@ def blank(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), PAPER, np.uint8)
 
 
-def fit(picture: np.ndarray, height: int) -> np.ndarray:
+def fit(image: np.ndarray, height: int) -> np.ndarray:
     """Scale to a height; averaged when it shrinks, with hard edges when it grows."""
-    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-    how = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_NEAREST_EXACT
-    return cv2.resize(picture, (width, height), interpolation=how)
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_NEAREST_EXACT
+    return cv2.resize(image, (width, height), interpolation=how)
 
 
-def stack(*pictures: np.ndarray) -> np.ndarray:
-    """Pictures below each other, on paper as wide as the widest."""
-    width = max(picture.shape[1] for picture in pictures)
+def stack(*images: np.ndarray) -> np.ndarray:
+    """Images below each other, on paper as wide as the widest."""
+    width = max(image.shape[1] for image in images)
     return np.concatenate(
-        [
-            cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=PAPER)
-            for p in pictures
-        ]
+        [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=PAPER) for p in images]
     )
 
 
@@ -243,8 +240,8 @@ def write(canvas: np.ndarray, text: str, where: tuple[int, int], ink: Sequence[i
     cv2.putText(canvas, text, where, FONT, 0.45, ink, 1, cv2.LINE_AA)
 
 
-def paste(canvas: np.ndarray, picture: np.ndarray, where: tuple[int, int]) -> None:
-    """Lay a picture on a canvas with its corner at (y, x); what sticks out is cut."""
+def paste(canvas: np.ndarray, image: np.ndarray, where: tuple[int, int]) -> None:
+    """Lay an image on a canvas with its corner at (y, x); what sticks out is cut."""
     y, x = where
-    target = canvas[max(y, 0) : y + picture.shape[0], max(x, 0) : x + picture.shape[1]]
-    target[:] = picture[max(-y, 0) :, max(-x, 0) :][: target.shape[0], : target.shape[1]]
+    target = canvas[max(y, 0) : y + image.shape[0], max(x, 0) : x + image.shape[1]]
+    target[:] = image[max(-y, 0) :, max(-x, 0) :][: target.shape[0], : target.shape[1]]
