@@ -128,7 +128,7 @@ def smp_network(given: argparse.Namespace) -> Any:
     import torch
 
     torch.manual_seed(given.seed)
-    name = f"tu-resnest{given.variant}{'d' if given.variant == '50' else 'e'}"
+    name = f"tu-resnest{given.variant}{'e' if given.variant == '101' else 'd'}"
     return smp.DeepLabV3(name, encoder_weights=None, classes=CLASSES, encoder_output_stride=8)
 
 
