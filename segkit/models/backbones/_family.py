@@ -93,17 +93,8 @@ class Network(nn.Module):
             if first_block == "full" and (i < 3 or multi_grid is None):
                 reaches[0] = dilation
             for j, reach in enumerate(reaches):
-                first = j == 0
-                stage.append(
-                    Bottleneck(
-                        channels,
-                        width * 2**i,
-                        stride if first else 1,
-                        reach,
-                        design=design,
-                        pooled=first and i > 0,
-                    )
-                )
+                step, pooled = (stride, i > 0) if j == 0 else (1, False)
+                stage.append(Bottleneck(channels, width * 2**i, step, reach, design=design, pooled=pooled))
                 channels = self.out_channels[i]
             setattr(self, f"layer{i + 1}", stage)
         self.dropout = nn.Dropout(dropout)
