@@ -35,9 +35,7 @@ def saved(network, path):
     return str(path)
 
 
-def ours(
-    head, variant="50", *, output_stride=8, auxiliary=None, weights=None, first_block="half", **settings
-):
+def ours(head, variant="50", *, output_stride=8, auxiliary=None, first_block="half", **settings):
     backbone = {
         "name": "resnet",
         "variant": variant,
