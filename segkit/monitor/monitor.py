@@ -293,9 +293,8 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _numbers(values: Mapping[str, Scalar]) -> dict[str, float]:
     """Read tensors from the device in one go."""
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    read = (
-        torch.stack([t.detach().float().flatten()[0] for t in tensors.values()]).tolist() if tensors else []
-    )
+    scalars = [tensor.detach().float().flatten()[0] for tensor in tensors.values()]
+    read = torch.stack(scalars).tolist() if scalars else []
     return {name: float(value) for name, value in values.items() if name not in tensors} | dict(
         zip(tensors, read, strict=True)
     )
