@@ -39,7 +39,7 @@ def test_every_data_set_composes_with_every_model(data, model):
 
 GROUPS = ["loss", "schedule", "schedule/optimiser", "schedule/policy", "augment", "runtime"]
 GROUPS += ["model/backbone", "model/head", "model/auxiliary", "experiment", "evaluation"]
-NEEDS = {"timm": ["model.backbone.variant=convnext_tiny"]}  # what a choice does not decide
+NEEDS = {"timm": ["++model.backbone.variant=convnext_tiny"]}  # what a choice does not decide
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in options(group)])
