@@ -127,7 +127,7 @@ def map_sheet(model: nn.Module, images: Sequence[np.ndarray]) -> np.ndarray:
 def cut_out(samples: Iterable[Sample], num_classes: int, *, most: int = 20) -> dict[int, list[np.ndarray]]:
     """Up to ``most`` images of each class: its largest part in a label with a margin, at the image's size."""
     found: dict[int, list[np.ndarray]] = {k: [] for k in range(num_classes)}
-    for image, label, _ in samples:
+    for image, label, *_ in samples:
         for k in np.unique(label[label < num_classes]):
             _, _, statistics, _ = cv2.connectedComponentsWithStats((label == k).astype(np.uint8))
             x, y, width, height, area = statistics[1:][statistics[1:, cv2.CC_STAT_AREA].argmax()]

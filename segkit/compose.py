@@ -180,8 +180,11 @@ def plain(
         said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
         raise ValueError("\n".join(schema.missing(name, config)) or said) from error
     before = None if resumed is None else resumed(settings)
-    config = _closed(config, before or below, choose if before is None else None)
+    looking = choose if before is None or open_keys.unanswered(before) else None
+    config = _closed(config, before or below, looking)
     settings = _resolved(config)
+    if before is not None:  # a network to fine-tune comes with settings that are as open as those typed
+        before = open_keys.answered(before, settings)
     said = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(typed))}
     chosen = {key: str(value) for key, value in said.items() if (CONF / key).is_dir()}
     groups.without_idle(settings, chosen, said.keys() - chosen.keys())

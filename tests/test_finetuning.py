@@ -349,7 +349,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
             r"metric=iou/ston: no validation .*did you mean checkpoint.metric=iou/stone",
         ),
         (
-            ["schedule.patience=3", "evaluation.every=50"],
+            ["schedule.patience=3", "evaluation.every=50", "schedule.epochs=null", "schedule.iterations=50"],
             r"patience=3: this training has 1 validation in all",
         ),
         (["schedule.layer_decay=1.5"], r"schedule.layer_decay=1.5: must be .* at most 1"),

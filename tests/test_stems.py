@@ -125,7 +125,7 @@ def test_a_mean_and_a_deviation_for_each_band():
 
 
 def test_the_convolutions_that_read_the_image_are_found_in_every_family():
-    for name in ("se_resnet", "sknet", "resnest"):
-        thin = components.build("models.backbones", {"name": name, "variant": "50", "width": 6})
+    for name, variant in (("resnet", "se_50"), ("resnet", "sknet_50"), ("resnest", "50")):
+        thin = components.build("models.backbones", {"name": name, "variant": variant, "width": 6})
         assert [conv.in_channels for conv in stems.readers(thin).values()] == [3]
         assert thin.training

@@ -17,6 +17,8 @@ from segkit.types import IGNORE_INDEX, Logits
 class Loss(nn.Module):
     """A loss of the main and the auxiliary logits; a kind of loss says ``mean`` and ``weight``."""
 
+    takes_head_logits = True  # and resizes them itself, some lines at a time
+
     def __init__(self, *, aux_weight: float) -> None:
         super().__init__()
         self.aux_weight = aux_weight

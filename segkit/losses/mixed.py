@@ -25,6 +25,7 @@ class Mixed(nn.Module):
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         super().__init__()
         self.losses = nn.ModuleDict(losses)
+        self.takes_head_logits = all(getattr(loss, "takes_head_logits", False) for loss in losses.values())
         numbers = torch.tensor([weights[name] for name in losses], dtype=torch.float32)
         self.register_buffer("weights", numbers, persistent=False)
 

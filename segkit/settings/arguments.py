@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def check(arguments: Sequence[str]) -> None:
 def _own_folders(arguments: Sequence[str]) -> list[Path]:
     """The folders that ``--config-dir`` names."""
     folders = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, value = argument.partition("=")
         if name in OWN:
             folders.append(Path(value if equals else following))

@@ -41,6 +41,20 @@ def fillings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str,
     return {key: answer for key, answer in answers.items() if answer is not None}
 
 
+def unanswered(settings: Mapping[str, Any]) -> list[str]:
+    """Dotted keys that are left open, but for those that say what photographs have."""
+    return [key for key in left_open(settings) if key not in PHOTOGRAPHS]
+
+
+def answered(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with their open keys as other settings have them."""
+    filled = dict(settings)
+    for key in unanswered(settings):
+        section, _, name = key.partition(".")
+        filled[section] = {**filled[section], name: value_of(known, key)}
+    return filled
+
+
 def value_of(settings: Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key, None where it is not there."""
     value: Any = settings

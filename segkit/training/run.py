@@ -269,7 +269,7 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
     training.runner.train()
     for module in training.resting:
         module.eval()
-    coarse = isinstance(training.model, Segmenter)
+    coarse = isinstance(training.model, Segmenter) and getattr(training.loss, "takes_head_logits", False)
     with record_function("forward"):
         with training.runtime.autocast(training.device), keeping.forward_pass(training.runtime):
             # the loss resizes, so that logits of the image's size never exist

@@ -17,6 +17,6 @@ MERGED = {  # component -> what precedes its variant in that of ``resnet``
 def modern(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a backbone as a checkpoint holds them, with today's name and variant."""
     name, variant = backbone.get("name"), backbone.get("variant")
-    if name not in MERGED:
+    if not isinstance(name, str) or name not in MERGED:
         return dict(backbone)
     return {**backbone, "name": "resnet", "variant": f"{MERGED[name]}{variant}"}
