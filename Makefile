@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check lock clean
+.PHONY: help demo test test-all test-fast check lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -12,11 +12,14 @@ help: ## what can be made
 demo: .venv/runtime ## train and score a small network on drawn scenes, in minutes (runs/demo)
 	@$(PY) train_seg.py experiment=demo resume=auto
 
-test: .venv/complete ## every test
+test: .venv/complete ## the tests
+	@$(PY) -m pytest -n auto --dist worksteal -m "not thorough"
+
+test-all: .venv/complete ## the tests, and every combination of families, heads and exports
 	@$(PY) -m pytest -n auto --dist worksteal
 
 test-fast: .venv/complete ## the tests that take seconds
-	@$(PY) -m pytest -n auto --dist worksteal -m "not slow"
+	@$(PY) -m pytest -n auto --dist worksteal -m "not slow and not thorough"
 
 check: .venv/complete ## format, lint, types, layers, spelling
 	@.venv/bin/python -m ruff format --check .

@@ -89,7 +89,11 @@ def test_the_layout_of_memory_changes_nothing_but_rounding(train, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler")
 def test_a_compiled_training_ends_where_the_plain_one_does(tmp_path):
-    dry = ["model.head.dropout=0", "model.head.aspp_dropout=0", "model.auxiliary.dropout=0"]  # drawn otherwise
+    dry = [
+        "model.head.dropout=0",
+        "model.head.aspp_dropout=0",
+        "model.auxiliary.dropout=0",
+    ]  # drawn otherwise
     for name, compiled in (("plain", "false"), ("compiled", "true")):
         where = [f"run_dir={tmp_path}", f"run_name={name}", f"runtime.compile={compiled}", *ONE, *dry]
         run_command("train_seg.py", *SMALL, *where)
