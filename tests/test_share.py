@@ -214,3 +214,11 @@ def test_the_shared_folder_is_scored_as_the_checkpoint(tiny_run, folder, run_her
     found = [json.loads((tmp_path / name / "result.json").read_text()) for name in "ab"]
     assert found[0]["scores"] == found[1]["scores"]
     assert found[0]["weights_sha256"] == found[1]["weights_sha256"]
+
+
+def test_a_missing_checkpoint_is_told_by_the_command_and_nothing_is_written(tmp_path):
+    command = [sys.executable, "-m", "segkit.share", str(tmp_path / "none.pt"), str(tmp_path / "out")]
+    missing = subprocess.run(command, capture_output=True, text=True, cwd=Path(share.__file__).parents[2])
+    assert missing.returncode == 2
+    assert "none.pt" in missing.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
