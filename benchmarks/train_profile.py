@@ -8,7 +8,6 @@ in the same run; padding that meets no map is counted in it, so a step may come 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -38,16 +37,8 @@ def kind_of(name: str) -> str:
 
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--variant", default="50", choices=["14", "26", "50", "101"])
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--crop", type=int, default=256)
+    parser = steps.options(__doc__)
     parser.add_argument("--mode", default="float32", choices=steps.SIDES["segkit"])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--auxiliary", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     import torch
     from torch.profiler import ProfilerActivity, profile

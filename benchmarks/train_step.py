@@ -48,21 +48,29 @@ def batch_of(size: int, crop: int) -> tuple[Any, Any]:
     return image, label.to(torch.uint8).contiguous()
 
 
-def segkit_step(given: argparse.Namespace, mode: str) -> Step:
-    """What `train_seg.py` does with a batch."""
+def network(given: argparse.Namespace) -> Any:
+    """DeepLabV3 on the ResNeSt that is measured, with the seed's weights."""
     import torch
 
-    from segkit import components, training
     from segkit.models import segmenter
-    from segkit.types import Batch
 
     torch.manual_seed(given.seed)
-    model = segmenter.build(
+    return segmenter.build(
         CLASSES,
         backbone={"name": "resnest", "variant": given.variant, "output_stride": 8},
         head={"name": "deeplabv3"},
         auxiliary={"name": "fcn", "stage": 3} if given.auxiliary else None,
     )
+
+
+def segkit_step(given: argparse.Namespace, mode: str) -> Step:
+    """What `train_seg.py` does with a batch."""
+    import torch
+
+    from segkit import components, training
+    from segkit.types import Batch
+
+    model = network(given)
     parts = 2 if mode == "accumulate" else 1
     run = training.begin(
         model,
@@ -134,18 +142,9 @@ def smp_network(given: argparse.Namespace) -> Any:
 
 def published_network(given: argparse.Namespace) -> Any:
     """The parts of PyTorch-Encoding in its order: each head's logits are resized in float32."""
-    import torch
     from torch import nn
 
-    from segkit.models import segmenter
-
-    torch.manual_seed(given.seed)
-    parts = segmenter.build(
-        CLASSES,
-        backbone={"name": "resnest", "variant": given.variant, "output_stride": 8},
-        head={"name": "deeplabv3"},
-        auxiliary={"name": "fcn", "stage": 3} if given.auxiliary else None,
-    )
+    parts = network(given)
 
     class Published(nn.Module):
         def __init__(self) -> None:
@@ -254,19 +253,25 @@ def measure(
     }
 
 
-def main() -> None:
-    """Print one table."""
+def options(description: str | None) -> argparse.ArgumentParser:
+    """What is asked of any measurement of a step: the network, the batch and the threads."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--variant", default="50", choices=["14", "26", "50", "101"])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--warm", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--auxiliary", action="store_true")
+    return parser
+
+
+def main() -> None:
+    """Print one table."""
+    parser = options(__doc__)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--warm", type=int, default=2)
     parser.add_argument("--clock", default="wall", choices=["wall", "processor"])
     parser.add_argument("--modes", nargs="+", default=["float32", "bf16"])
     parser.add_argument(

@@ -80,10 +80,15 @@ def _declared() -> dict[str, Path]:
     return {entry.value: _folder_of(entry.value) for entry in found}
 
 
+def _roots(*, declared: bool) -> dict[str, Path]:
+    """Packages that hold components, and their folders: segkit, the plug-ins, and those that declare it."""
+    return {"segkit": ROOT} | _plugins | (_declared() if declared else {})
+
+
 def _places(package: str, *, declared: bool) -> list[tuple[str, Path]]:
     """Dotted name and folder of a package of components, in segkit and in every plug-in."""
-    roots = {"segkit": ROOT} | _plugins | (_declared() if declared else {})
-    return [(f"{root}.{package}", folder.joinpath(*package.split("."))) for root, folder in roots.items()]
+    roots = _roots(declared=declared).items()
+    return [(f"{root}.{package}", folder.joinpath(*package.split("."))) for root, folder in roots]
 
 
 def _listed(folder: Path) -> list[str]:
@@ -123,7 +128,7 @@ def file_of(module: str) -> Path:
     Raises:
         ValueError: it is of neither.
     """
-    for root, folder in ({"segkit": ROOT} | _plugins | _declared()).items():
+    for root, folder in _roots(declared=True).items():
         if module.startswith(f"{root}."):
             place = folder.joinpath(*module.removeprefix(f"{root}.").split("."))
             return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -46,16 +45,8 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
     return trace.eval(), json.loads(extra[MEMBER] or "{}")
 
 
-class Session:
-    """A file that PyTorch runs on the CPU."""
-
-    runtime = "torch"
-    precisions = ("float32",)
+class Session(torch_export.Session):
+    """A trace that PyTorch runs on the CPU."""
 
     def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
         self.run = _read(path)[0]
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Run one batch."""
-        return self.run(torch.from_numpy(image)).numpy()
