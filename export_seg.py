@@ -6,24 +6,16 @@ says what PyTorch says.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from segkit.compose import command
+from segkit.compose import Hooks, command, of_checkpoint
 from segkit.system.commands import spoken
 
 
-def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint's own data, network and sizes; what the command line says lies over them."""
-    from segkit.inference import predictor
-
-    return predictor.defaults(given)
-
-
-@command("export", defaults=of_checkpoint)
+@command("export", Hooks(defaults=of_checkpoint))
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, write it under a temporary name, compare, and only then give it its name."""
-    from pathlib import Path
-
     import torch
 
     from segkit import inference
@@ -31,20 +23,7 @@ def main(settings: dict[str, Any]) -> None:
     from segkit.inference.export import verification
     from segkit.inference.export.about import describe
 
-    size = settings["image_size"]
-    kind = export.Kind(
-        settings["format"],
-        settings["interface"],
-        (size, size) if isinstance(size, int) else size,
-        settings["precision"],
-    )
-    source = settings["checkpoint"] or settings["model"]["weights"]
-    beside = Path(source.rsplit("/", 1)[-1] if "://" in source else source).expanduser()
-    path = export.target(settings["output"], beside, kind)
-    if export.is_exported(source):
-        raise ValueError(
-            f"checkpoint={source} is an exported file already; give the checkpoint it was made of"
-        )
+    kind, path = wanted(settings)
     trained = predictor.rebuild({**settings, "device": "cpu"}, torch.device("cpu"))
     model, protocol = trained.model.eval(), inference.of_settings(settings)
     images = verification.images_of(
@@ -71,6 +50,22 @@ def main(settings: dict[str, Any]) -> None:
     mebibytes = sum(part.stat().st_size for part in export.parts(path)) / 2**20
     print(f"{path} is written ({mebibytes:.1f} MiB); to go on:")
     print(f"  {spoken('test')} checkpoint={path}\n  {spoken('predict')} checkpoint={path} input=PHOTOS")
+
+
+def wanted(settings: dict[str, Any]) -> tuple[Any, Path]:
+    """The kind of file that the settings ask for, and where it goes."""
+    from segkit.inference import export
+
+    size = settings["image_size"]
+    size = (size, size) if isinstance(size, int) else size
+    kind = export.Kind(settings["format"], settings["interface"], size, settings["precision"])
+    source = settings["checkpoint"] or settings["model"]["weights"]
+    if export.is_exported(source):
+        raise ValueError(
+            f"checkpoint={source} is an exported file already; give the checkpoint it was made of"
+        )
+    beside = Path(source.rsplit("/", 1)[-1] if "://" in source else source).expanduser()
+    return kind, export.target(settings["output"], beside, kind)
 
 
 def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:

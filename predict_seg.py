@@ -7,17 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from segkit.compose import command
+from segkit.compose import Hooks, command, of_checkpoint
 
 
-def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint's own network, classes and sizes; what the command line says lies over them."""
-    from segkit.inference import predictor
-
-    return predictor.defaults(given)
-
-
-@command("predict", defaults=of_checkpoint)
+@command("predict", Hooks(defaults=of_checkpoint))
 def main(settings: dict[str, Any]) -> None:
     """Find the images, rebuild the network, and write what it says about each."""
     from segkit import inference

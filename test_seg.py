@@ -7,17 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from segkit.compose import command
+from segkit.compose import Hooks, command, of_checkpoint
 
 
-def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint's own data, network and sizes; what the command line says lies over them."""
-    from segkit.inference import predictor
-
-    return predictor.defaults(given)
-
-
-@command("test", defaults=of_checkpoint)
+@command("test", Hooks(defaults=of_checkpoint))
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, score every image, and write what was found."""
     from segkit import components, evaluation, inference

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segkit.compose import command
+from segkit.compose import Hooks, command
 from segkit.monitor.banners import opening
+from segkit.settings.dotted import value_of
+from segkit.settings.open_keys import left_open
 from segkit.system import signals
 from segkit.system.commands import spoken
 
@@ -22,25 +24,27 @@ FAREWELL = """
 
 
 def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The settings of the run that goes on, or with the network to fine-tune; beneath what was typed."""
+    """The settings of the run that goes on; beneath what was typed."""
     from segkit.system import runs
 
     if (folder := runs.going_on(settings)) is None:
-        model = settings.get("model")
-        if not isinstance(model, dict) or model.get("weights") is None:
-            return None
-        from segkit.training import starting
-
-        return starting.with_network_of_weights(settings)
+        return None
     from segkit import checkpoint
 
     return checkpoint.settings_of(folder)
 
 
+def of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The network of the checkpoint to fine-tune; beneath what was typed."""
+    if value_of(settings, "model.weights") is None:
+        return None
+    from segkit.training import starting
+
+    return starting.network_of_weights(settings)
+
+
 def of_images(settings: dict[str, Any]) -> dict[str, Any]:
     """What the images say where the settings are left open, told with the reasons."""
-    from segkit.settings.open_keys import left_open
-
     if not left_open(settings) or settings["summary"]:
         return {}
     from segkit.data.choosing import choose
@@ -80,7 +84,7 @@ def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
     return FAREWELL.format(folder=folder, best=run.best_in_words, python=python, **calls)
 
 
-@command("train", resumed=of_run, choose=of_images)
+@command("train", Hooks(resumed=of_run, tuned=of_weights, choose=of_images))
 def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, save and score until the schedule ends."""
     from segkit import components

@@ -24,6 +24,7 @@ from segkit.drawing import overlays
 from segkit.system.commands import spoken
 
 Prepare = Callable[[argparse.Namespace, Path], None]
+NO_HOOKS = compose.Hooks()
 
 
 class Script:
@@ -98,14 +99,12 @@ class Script:
         root = Path(self._settings(arguments)["data"]["root"]).expanduser()
         arguments.work(arguments, root)
 
-    def _settings(
-        self, arguments: argparse.Namespace, *, choose: compose.Choose | None = None
-    ) -> dict[str, Any]:
+    def _settings(self, arguments: argparse.Namespace, hooks: compose.Hooks = NO_HOOKS) -> dict[str, Any]:
         given = [f"data={self.name}", "run_name=none", *arguments.settings]
         if arguments.root:
             quoted = arguments.root.replace("\\", "\\\\").replace("'", "\\'")
             given.append(f"data.root='{quoted}'")
-        return compose.composed("train", given, choose=choose)
+        return compose.composed("train", given, hooks)
 
     def _dataset(self, settings: Mapping[str, Any], split: str, **change: Any) -> Any:
         return components.build("data.datasets", settings["data"] | change, split=split)
@@ -155,7 +154,7 @@ class Script:
             print(f"{arguments.method} weights: loss.class_weights={arguments.weights}")
 
     def _show(self, arguments: argparse.Namespace) -> None:
-        settings = self._settings(arguments, choose=choosing.choose)
+        settings = self._settings(arguments, compose.Hooks(choose=choosing.choose))
         dataset = self._dataset(settings, arguments.split or "train")
         transform = transforms.build(**settings["augment"])
         chosen = chosen_samples(dataset.names, arguments)

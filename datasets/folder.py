@@ -17,7 +17,8 @@ from pathlib import Path
 from command import Script
 from tqdm import tqdm
 
-from segkit.data import importing, proposals
+from segkit.data import importing
+from segkit.data.importing import proposals
 from segkit.data.pairs import MASKS
 from segkit.data.reading import read_mask
 from segkit.drawing import overlays

@@ -19,6 +19,7 @@ import torch
 from segkit.data.labels import same_classes
 from segkit.models.backbones._former import modern
 from segkit.settings import PositiveFloat, PositiveInt
+from segkit.settings.dotted import flat
 from segkit.system import distributed, files, runs, shared
 from segkit.types import ClassTable
 
@@ -201,7 +202,7 @@ def compare(saved: dict[str, Any], about: dict[str, Any]) -> None:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Settings that a run goes on with and did not have, such as ``schedule.lr=0.1 (was 0.01)``."""
     free = ("resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     changed = [key for key in new if key not in free and _plain(new[key]) != _plain(old.get(key))]
     return [f"{key}={_plain(new[key])} (was {_plain(old.get(key))})" for key in changed]
 
@@ -209,10 +210,3 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _plain(value: Any) -> Any:
     """Checkpoints from before settings had tuples hold lists."""
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return flat

@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import hydra
@@ -38,27 +39,37 @@ OmegaConf.register_new_resolver("spoken", spoken, replace=True)  # for the help
 OmegaConf.register_new_resolver("groups", groups.listing, replace=True)  # likewise
 LOG = logging.getLogger("segkit")
 Story = Callable[[dict[str, Any]], None]
-Defaults = Callable[[dict[str, Any]], dict[str, Any]]
-Choose = Callable[[dict[str, Any]], Mapping[str, Any]]
-Resumed = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
-def command(
-    name: str,
-    *,
-    defaults: Defaults | None = None,
-    resumed: Resumed | None = None,
-    choose: Choose | None = None,
-) -> Callable[[Story], Callable[[], None]]:
+@dataclass(frozen=True)
+class Hooks:
+    """What a command knows of its settings besides its files; each is given them before they are checked."""
+
+    defaults: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """Settings that lie under what the command line says; given that alone."""
+    resumed: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None
+    """The settings of the run that goes on, None of a new one; over them lies what was typed."""
+    tuned: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None
+    """Of a new run: the section ``model`` of the network to fine-tune, None without one; likewise."""
+    choose: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
+    """Of a new run: values by dotted key of what was left open; without it the usual ones stand there."""
+
+
+def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint's own data, network and sizes: ``defaults`` of commands that use a trained network."""
+    from segkit.inference import predictor  # seconds, which the help does not need
+
+    return predictor.defaults(given)
+
+
+def command(name: str, hooks: Hooks = Hooks()) -> Callable[[Story], Callable[[], None]]:
     """Make a function of settings a command that reads them from ``conf/<name>.yaml`` and the command line.
 
     Without any argument the command prints its help.
 
     Args:
         name: of the yaml, and of the schema in ``segkit.settings.COMMANDS``.
-        defaults: given what the command line says, settings that lie under it (those of a checkpoint, say).
-        resumed: given the settings, those of the run that goes on, or None; over them lies what was typed.
-        choose: given the settings of a new run, values by dotted key of those that were left open.
+        hooks: what else the settings follow from.
     """
 
     def decorate(story: Story) -> Callable[[], None]:
@@ -67,46 +78,39 @@ def command(
             # threads that wait leave the core to the loader
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come to us
-            ours: list[Exception] = []
-
-            def run(config: DictConfig) -> None:
-                typed = HydraConfig.get().overrides.task
-                how = {"defaults": defaults, "resumed": resumed, "choose": choose, "typed": typed}
-                try:
-                    with_errors_in_words(lambda: story(plain(name, config, **how)))
-                except Exception as error:
-                    ours.append(error)
-                    raise
-
-            def compose_and_run() -> None:
-                arguments.check(sys.argv[1:])
-                components.use_plugins(_plugins(sys.argv[1:]))
-                sys.argv[1:] = [
-                    accept_any_key(argument, name) for argument in arguments.flags_first(sys.argv[1:])
-                ] or ["--help"]
-                try:
-                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
-                except BrokenPipeError:  # `--help | head` has read enough
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                except Exception as error:
-                    if error in ours:
-                        raise
-                    raise ValueError(_in_words(error, sys.argv[1:])) from error
-
-            with_errors_in_words(compose_and_run)
+            with_errors_in_words(lambda: _compose_and_run(name, hooks, story))
 
         return main
 
     return decorate
 
 
-def composed(
-    name: str,
-    overrides: Sequence[str] = (),
-    *,
-    resumed: Resumed | None = None,
-    choose: Choose | None = None,
-) -> dict[str, Any]:
+def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
+    ours: list[Exception] = []
+
+    def run(config: DictConfig) -> None:
+        typed = HydraConfig.get().overrides.task
+        try:
+            with_errors_in_words(lambda: story(plain(name, config, hooks, typed=typed)))
+        except Exception as error:
+            ours.append(error)
+            raise
+
+    arguments.check(sys.argv[1:])
+    components.use_plugins(_plugins(sys.argv[1:]))
+    said = [accept_any_key(argument, name) for argument in arguments.flags_first(sys.argv[1:])]
+    sys.argv[1:] = said or ["--help"]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
+    except BrokenPipeError:  # `--help | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if error in ours:
+            raise
+        raise ValueError(_in_words(error, sys.argv[1:])) from error
+
+
+def composed(name: str, overrides: Sequence[str] = (), hooks: Hooks = Hooks()) -> dict[str, Any]:
     """The checked settings of a command without running it, for scripts and tests.
 
     Raises:
@@ -120,7 +124,7 @@ def composed(
             config = hydra.compose(name, typed)
         except Exception as error:
             raise ValueError(_in_words(error, overrides)) from error
-        return plain(name, config, resumed=resumed, choose=choose, typed=typed)
+        return plain(name, config, hooks, typed=typed)
 
 
 def _plugins(typed: Sequence[str]) -> list[str]:
@@ -146,22 +150,14 @@ def _in_words(error: Exception, typed: Sequence[str]) -> str:
 
 
 def plain(
-    name: str,
-    config: DictConfig,
-    *,
-    defaults: Defaults | None = None,
-    resumed: Resumed | None = None,
-    choose: Choose | None = None,
-    typed: Sequence[str] = (),
+    name: str, config: DictConfig, hooks: Hooks = Hooks(), *, typed: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Composed settings as checked dicts, lists and tuples.
 
     Args:
         name: of the command.
         config: as Hydra composed it.
-        defaults: as of ``command``.
-        resumed: as of ``command``.
-        choose: as of ``command``; without it the usual values stand where settings are left open.
+        hooks: as of ``command``.
         typed: the overrides of the command line, which lie over those of a run that is resumed.
 
     Raises:
@@ -172,28 +168,32 @@ def plain(
     components.use_plugins(str(name) for name in named)
     config, below = _with(config, {"plugins": named}), dict[str, Any]()
     try:
-        if defaults is not None:
-            below = defaults(cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False)))
+        if hooks.defaults is not None:
+            below = hooks.defaults(cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False)))
             config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(below), config))
         settings = _resolved(config)
     except OmegaConfBaseException as error:
         said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
         raise ValueError("\n".join(schema.missing(name, config)) or said) from error
-    before = None if resumed is None else resumed(settings)
-    looking = choose if before is None or open_keys.unanswered(before) else None
-    config = _closed(config, before or below, looking)
+    before = hooks.resumed(settings) if hooks.resumed else None
+    network = hooks.tuned(settings) if hooks.tuned and before is None else None
+    known = before or (below if network is None else {"model": network})
+    config = _closed(config, known, hooks.choose if before is None else None)
     settings = _resolved(config)
-    if before is not None:  # a network to fine-tune comes with settings that are as open as those typed
-        before = open_keys.answered(before, settings)
     said = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(typed))}
     chosen = {key: str(value) for key, value in said.items() if (CONF / key).is_dir()}
     groups.without_idle(settings, chosen, said.keys() - chosen.keys())
     if (warning := groups.recipe_for_others(settings, chosen)) and runs.is_main():
         LOG.warning(warning)
+    paths = _paths(typed)
+    if before is not None:
+        components.refuse_unnamed(before.get("plugins", ()), "the run that goes on")
+    elif network is not None:  # one of photographs takes what the images of other bands say
+        before = {**settings, "model": network}
+        paths += [key for key in open_keys.PHOTOGRAPHS if key in open_keys.left_open(before)]
     if before is not None:
         raw = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
-        components.refuse_unnamed(before.get("plugins", ()), "the run that goes on")
-        settings = resuming.laid_over(before, settings, resuming.referring(raw, _paths(typed)))
+        settings = resuming.laid_over(before, settings, resuming.referring(raw, paths))
     return schema.check(name, settings)
 
 
@@ -205,7 +205,9 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     return settings
 
 
-def _closed(config: DictConfig, known: Mapping[str, Any], choose: Choose | None) -> DictConfig:
+def _closed(
+    config: DictConfig, known: Mapping[str, Any], choose: Callable[[dict[str, Any]], Mapping[str, Any]] | None
+) -> DictConfig:
     """The settings with nothing left open: by other settings, by what is chosen, or by what is usual."""
     config = _with(config, open_keys.fillings(_resolved(config), known))
     if choose is not None:

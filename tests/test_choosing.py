@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import run_command
-from segkit.compose import composed
+from segkit.compose import Hooks, composed
 from segkit.data import choosing
+
+CHOOSING = Hooks(choose=choosing.choose)
 
 
 def images_of(root, sizes, split="train"):
@@ -27,7 +30,7 @@ def test_sizes_are_medians_and_crops_fit(tmp_path, seed):
     sizes = draw.integers(
         40, (700, 700)[seed % 2] if seed < 4 else 3000, (int(draw.integers(1, 12)), 2)
     ).tolist()
-    settings = composed("train", images_of(tmp_path, sizes), choose=choosing.choose)
+    settings = composed("train", images_of(tmp_path, sizes), CHOOSING)
     found = settings["sizes"]
     long, short = (int(np.median([pick(size) for size in sizes])) for pick in (max, min))
     assert (found["base"], found["bounds"]) == (long, (long, short))
@@ -55,7 +58,7 @@ def test_what_is_typed_is_never_chosen(tmp_path):
     given = images_of(tmp_path, [(300, 200)] * 4)
     typed = ["sizes.crop=100", "sizes.base=222", "schedule.epochs=3", "schedule.batch_size=2"]
     typed += ["evaluation.every=2"]
-    settings = composed("train", [*given, *typed], choose=choosing.choose)
+    settings = composed("train", [*given, *typed], CHOOSING)
     assert settings["sizes"] == {"crop": 100, "base": 222, "bounds": (300, 200)}
     assert (settings["schedule"]["epochs"], settings["schedule"]["iterations"]) == (3, None)
     assert (settings["schedule"]["batch_size"], settings["evaluation"]["every"]) == (2, 2)
@@ -63,23 +66,25 @@ def test_what_is_typed_is_never_chosen(tmp_path):
 
 def test_a_run_that_goes_on_keeps_what_was_chosen_though_the_images_are_others(tmp_path):
     given = images_of(tmp_path, [(300, 200)] * 4)
-    before = composed("train", given, choose=choosing.choose)
+    before = composed("train", given, CHOOSING)
     images_of(tmp_path, [(900, 800)] * 40)
 
     def never(_):
         raise AssertionError("looked again")
 
-    again = composed("train", [*given, "resume=true"], resumed=lambda _: before, choose=never)
+    again = composed("train", [*given, "resume=true"], Hooks(resumed=lambda _: before, choose=never))
     changed = {key for key in before if before[key] != again[key]}
     assert changed == {"resume"}
-    longer = composed("train", [*given, "schedule.iterations=9000"], resumed=lambda _: before, choose=never)
+    longer = composed(
+        "train", [*given, "schedule.iterations=9000"], Hooks(resumed=lambda _: before, choose=never)
+    )
     assert longer["schedule"]["iterations"] == 9000
     assert longer["sizes"] == before["sizes"]
 
 
 def test_other_data_and_scripts_get_the_usual_values():
     assert composed("train", ["data=folder", "run_name=a"])["sizes"]["crop"] == 480
-    published = composed("train", ["data=ade20k", "run_name=a"], choose=choosing.choose)
+    published = composed("train", ["data=ade20k", "run_name=a"], CHOOSING)
     assert published["sizes"]["base"] == 520
     assert published["schedule"]["batch_size"] == 16
 
@@ -104,3 +109,29 @@ def test_bad_folders_are_told_in_one_line_before_anything_is_built(tmp_path, spo
     )
     assert message in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1
+
+
+def test_a_network_of_photographs_takes_what_the_images_of_other_bands_say(tmp_path):
+    """Its range of bytes would leave values of 16 bits all white; everything else of it stays."""
+    for index in range(3):
+        values = np.random.default_rng(index).integers(0, 4000, (48, 64, 3)).astype(np.uint16)
+        for kind in ("images", "masks"):
+            (tmp_path / kind / "train").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"images/train/{index}.png"), values)
+        Image.new("L", (64, 48)).save(tmp_path / f"masks/train/{index}.png")
+    (tmp_path / "classes.csv").write_text("id,name\n0,a\n1,b\n")
+    given = ["data=folder", f"data.root={tmp_path}", "run_name=a", "data.bands=[1,2,3]"]
+    given += ["data.range=minmax", "model.weights=trained.pt"]
+    network = composed("train", ["data=shapes", "model=deeplabv3_demo", "run_name=b"])["model"]
+
+    def settings(network):
+        return composed("train", given, Hooks(tuned=lambda _: network, choose=choosing.choose))["model"]
+
+    found, fresh = settings({**network, "weights": "trained.pt"}), composed("train", given, CHOOSING)["model"]
+    assert found["value_range"] == fresh["value_range"]
+    assert max(high for _, high in found["value_range"]) > 3900
+    assert (found["mean"], found["std"]) == (fresh["mean"], fresh["std"])
+    assert found["backbone"] == network["backbone"]
+    own = {"mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0), "value_range": (0.0, 4095.0)}
+    kept = settings({**network, **own, "weights": "trained.pt"})
+    assert {key: kept[key] for key in own} == own

@@ -46,7 +46,7 @@ def test_a_step_can_be_printed_by_one_process_alone(step, monkeypatch):
     def hang(_):
         raise AssertionError("waits for the other processes")
 
-    monkeypatch.setattr(nonfinite.distributed, "gather_items", hang)
+    monkeypatch.setattr(nonfinite.distributed, "gather", hang)
     run = begin()
     step(run, batch())
     assert "loss_main" in str(run.guard.recent[0])

@@ -18,10 +18,11 @@ from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 
 from conftest import ROOT, run_command
-from segkit.data import importing, polygons, proposals
-from segkit.data.annotations import Annotated, Thing
+from segkit.data import importing
+from segkit.data.importing import polygons, proposals
+from segkit.data.importing.annotations import Annotated, Thing
+from segkit.data.importing.painting import paint
 from segkit.data.labels import LabelTable
-from segkit.data.painting import paint
 
 HEIGHT, WIDTH = 60, 80
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools

@@ -4,7 +4,7 @@ import pytest
 
 from runs import SMALL, Run
 from segkit import checkpoint
-from segkit.compose import composed
+from segkit.compose import Hooks, composed
 from segkit.settings import resuming
 
 BEGUN = [*SMALL, "run_name=a", "schedule.lr=0.07", "schedule/optimiser=adamw", "seed=5", "sizes.crop=64"]
@@ -13,7 +13,7 @@ BEGUN = [*SMALL, "run_name=a", "schedule.lr=0.07", "schedule/optimiser=adamw", "
 def again(*typed, before=None):
     """What resuming with these arguments composes to."""
     before = composed("train", BEGUN) if before is None else before
-    return composed("train", ["run_name=a", "resume=true", *typed], resumed=lambda _: before)
+    return composed("train", ["run_name=a", "resume=true", *typed], Hooks(resumed=lambda _: before))
 
 
 def test_nothing_typed_changes_nothing():

@@ -17,7 +17,8 @@ from segkit.data import statistics
 from segkit.data.headers import header_of
 from segkit.data.labels import DataError
 from segkit.data.pairs import Pairs
-from segkit.settings.open_keys import USUAL, left_open, value_of
+from segkit.settings.dotted import value_of
+from segkit.settings.open_keys import USUAL, left_open
 
 LOOKED_AT = 200  # images whose headers tell the usual size
 LARGE = 1200  # pixels of the long side from which crops are those published for Cityscapes, else for ADE20K

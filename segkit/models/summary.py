@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segkit.models import counting
 from segkit.models.network import Segmenter
+from segkit.system.failures import first_line
 
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 Flops = Callable[[Callable[[], object]], int]
@@ -99,8 +100,7 @@ def summarise(model: Segmenter, crop: int | tuple[int, int]) -> str:
     try:
         rows = parts(model, (height, width))
     except (RuntimeError, NotImplementedError, TypeError) as error:  # a foreign part needs real numbers
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"{parameters(model):,} parameters; operations are not counted ({reason})"
+        return f"{parameters(model):,} parameters; operations are not counted ({first_line(error)})"
     lines = [f"one image of {height} x {width}, {model.num_classes} classes"]
     lines.append(
         f"{'part':<10} {'shape':>16} {'stride':>6} {'dilation':>12} "

@@ -35,6 +35,7 @@ from segkit.monitor.banners import duration
 from segkit.monitor.console import LOG, Console
 from segkit.monitor.profiling import profile_steps
 from segkit.monitor.versions import environment, environment_text
+from segkit.settings.dotted import flat
 from segkit.system import distributed
 from segkit.types import Batch, Sample, Writer
 
@@ -80,11 +81,12 @@ class Monitor:
         self.smooth: float | None = None  # of the loss, for the console alone
         self.last_miou: float | None = None
         self.images, self.waited, self.steps, self.clock = 0, 0.0, 0, time.perf_counter()
+        self.writers: dict[str, Writer] = {}  # none on other processes, and none once closed
         if self.active:
             folder.mkdir(parents=True, exist_ok=True)
             self.console = Console(folder / "train.log", start=start, total=total)
             late = {"folder": folder, "start": start, "validation_pending": validation_pending}
-            self.writers: dict[str, Writer] = components.build_listed("monitor.writers", writers, **late)
+            self.writers = components.build_listed("monitor.writers", writers, **late)
             self.text("environment", environment_text())
 
     def __enter__(self) -> Self:
@@ -184,10 +186,9 @@ class Monitor:
 
     def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """Record an image (H, W, 3) uint8."""
-        if self.active:
-            for writer in self.writers.values():
-                writer.image(tag, iteration, image)
-            self._rest()
+        for writer in self.writers.values():
+            writer.image(tag, iteration, image)
+        self._rest()
 
     def samples(self, iteration: int, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> None:
         """Record validation samples, the same each time: image, truth, prediction, error and legend.
@@ -212,9 +213,8 @@ class Monitor:
 
     def text(self, tag: str, markdown: str, iteration: int | None = None) -> None:
         """Record a text in Markdown."""
-        if self.active:
-            for writer in self.writers.values():
-                writer.text(tag, self.start if iteration is None else iteration, markdown)
+        for writer in self.writers.values():
+            writer.text(tag, self.start if iteration is None else iteration, markdown)
 
     def describe(self, settings: Mapping[str, Any], *, network: str) -> None:
         """Record what is trained: the settings, as text and in the table of runs, and the network."""
@@ -224,9 +224,8 @@ class Monitor:
 
     def hparams(self, settings: Mapping[str, Any], scores: Sequence[str] = ("mIoU", "pixAcc")) -> None:
         """Record flat settings for the table of runs, beside the last value of some validation scores."""
-        if self.active:
-            for writer in self.writers.values():
-                writer.hparams(settings, [f"val/{name}" for name in scores])
+        for writer in self.writers.values():
+            writer.hparams(settings, [f"val/{name}" for name in scores])
 
     def say(self, line: str) -> None:
         """One message, above the progress line and in the log file."""
@@ -235,16 +234,15 @@ class Monitor:
 
     def flush(self) -> None:
         """Bring all events to the disk; called before a checkpoint, so a resumed run leaves no gap."""
-        if self.active:
-            for writer in self.writers.values():
-                writer.flush()
+        for writer in self.writers.values():
+            writer.flush()
 
     def close(self) -> None:
         """Write what is left and end the progress line."""
         if self.active:
-            self.active = False
             for writer in self.writers.values():
                 writer.close()
+            self.active, self.writers = False, {}
             self.console.close()
 
     def _speed(self) -> dict[str, float]:
@@ -279,15 +277,6 @@ class Monitor:
             for t, p, pixels, share in confused_pairs(counts, 15)
         ]
         return markdown_table(["truth", "taken for", "pixels", "% of the truth"], rows)
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level with dotted keys."""
-    flattened = {}
-    for key, value in settings.items():
-        inner = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        flattened |= inner
-    return flattened
 
 
 def _numbers(values: Mapping[str, Scalar]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from segkit import components
 from segkit.settings import schema
+from segkit.settings.dotted import value_of
 
 LOG = logging.getLogger("segkit")
 
@@ -43,7 +44,7 @@ def without_idle(settings: dict[str, Any], chosen: Mapping[str, str], typed: Ite
         beneath = any(group == choice or group.startswith(f"{choice}/") for choice in chosen)
         if ":" in where or not beneath:  # ":": the section of a function, not of a component
             continue
-        section = _at(settings, path)
+        section = value_of(settings, path)
         for key in schema.unknown(path, section) if isinstance(section, dict) and "name" in section else ():
             if f"{path}.{key}" not in typed:
                 value = section.pop(key)
@@ -61,10 +62,3 @@ def recipe_for_others(settings: Mapping[str, Any], chosen: Mapping[str, str]) ->
         f"schedule={schedule} was published for {others[0]}, and the data are {own}:"
         " its length and its rate may not suit them (schedule=recipe takes what was published for the data)"
     )
-
-
-def _at(settings: Mapping[str, Any], path: str) -> Any:
-    section: Any = settings
-    for key in path.split("."):
-        section = section.get(key) if isinstance(section, Mapping) else None
-    return section

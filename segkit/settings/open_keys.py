@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from segkit.settings.dotted import value_of
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 
 USUAL: dict[str, Any] = {
@@ -39,28 +40,6 @@ def fillings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str,
     keys += [k for k in (*OF_BANDS, "data.range") if _there(settings, k) and value_of(settings, k) is None]
     answers = {key: value_of(known, key) for key in keys}
     return {key: answer for key, answer in answers.items() if answer is not None}
-
-
-def unanswered(settings: Mapping[str, Any]) -> list[str]:
-    """Dotted keys that are left open, but for those that say what photographs have."""
-    return [key for key in left_open(settings) if key not in PHOTOGRAPHS]
-
-
-def answered(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with their open keys as other settings have them."""
-    filled = dict(settings)
-    for key in unanswered(settings):
-        section, _, name = key.partition(".")
-        filled[section] = {**filled[section], name: value_of(known, key)}
-    return filled
-
-
-def value_of(settings: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key, None where it is not there."""
-    value: Any = settings
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _there(settings: Mapping[str, Any], key: str) -> bool:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from segkit.settings.dotted import flat
+
 OF_THIS_START = (
     "plugins",
     "resume",
@@ -72,16 +74,8 @@ def referring(raw: Mapping[str, Any], typed: Iterable[str]) -> list[str]:
         typed: dotted keys.
     """
     paths = list(typed)
-    for path, value in _values(raw):
+    for path, value in flat(raw).items():
         for reference in re.findall(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else ():
             if any(reference == key or reference.startswith(f"{key}.") for key in paths):
                 paths.append(path)
     return paths
-
-
-def _values(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _values(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value

@@ -187,15 +187,6 @@ def all_reduce_max(number: int) -> int:
     return int(box)
 
 
-def gather_items(items: list[T]) -> list[T]:
-    """The items of all processes, in order of rank."""
-    if not _several():
-        return items
-    lists: list[Any] = [None] * world_size()
-    dist.all_gather_object(lists, items)
-    return [item for part in lists for item in part]
-
-
 def decide_on_main(decide: Callable[[], T]) -> T:
     """What the main process finds, on every process (plain Python objects).
 

@@ -71,6 +71,11 @@ def with_errors_in_words(story: Callable[[], None]) -> None:
         raise SystemExit(2) from None
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, its kind where it says nothing; libraries go on for pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error tells that memory ended, that of the machine or of a GPU."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
@@ -81,8 +86,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(error: BaseException) -> str:
     """What was being done when memory ended, and the settings that make it smaller."""
     doing, remedy = _doing(error.__traceback__)
-    reason = (str(error).strip() or "MemoryError").splitlines()[0]
-    return f"memory ended during {doing}: {remedy} ({reason})"
+    return f"memory ended during {doing}: {remedy} ({first_line(error)})"
 
 
 def _doing(trace: TracebackType | None) -> tuple[str, str]:

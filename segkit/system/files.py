@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from segkit.system.failures import first_line
+
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
@@ -71,8 +73,7 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: 
                 " are read. If you trust it, load it where it came from and save model.state_dict() alone"
             ) from error
         except Exception as error:  # whatever a damaged file makes the reader stumble over
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{path}: damaged, or not a PyTorch file ({reason})") from error
+            raise ValueError(f"{path}: damaged, or not a PyTorch file ({first_line(error)})") from error
 
 
 class Differences(NamedTuple):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.system import files
+from segkit.system.failures import first_line
 
 NAME = "model.safetensors"
 KEY = "segkit"  # of the header: JSON with format, settings, classes, scores, iteration
@@ -65,10 +66,9 @@ def _fetched(address: str) -> Path:
         where = os.environ.get("HF_ENDPOINT")
         return Path(huggingface_hub.hf_hub_download(found[1], NAME, revision=found[2], endpoint=where))
     except Exception as error:  # of its own, of its HTTP library, of the network
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
-            f"cannot fetch {NAME} of {found[1]} ({reason}); fetch it some other way and give the folder that "
-            "holds it, checkpoint=FOLDER"
+            f"cannot fetch {NAME} of {found[1]} ({first_line(error)}); fetch it some other way and give the "
+            "folder that holds it, checkpoint=FOLDER"
         ) from error
 
 
@@ -108,7 +108,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             about = json.loads((file.metadata() or {}).get(KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except Exception as error:  # whatever a damaged file makes the reader stumble over
-        raise ValueError(f"{path}: damaged, or no safetensors file ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: damaged, or no safetensors file ({first_line(error)})") from error
     if not isinstance(about, dict):
         raise ValueError(f"{path}: the header under {KEY!r} is no group of values")
     return tensors, about

@@ -117,8 +117,8 @@ class NonFiniteGuard:
 
 def _described_by_all(record: StepRecord) -> str:
     """What went wrong, with the samples of all processes; every process must call it."""
-    words = record.described(distributed.gather_items(list(record.names)))
-    return f"iteration {record.iteration} is not finite: {words}"
+    names = [name for names in distributed.gather(list(record.names)) for name in names]
+    return f"iteration {record.iteration} is not finite: {record.described(names)}"
 
 
 REMEDY = (

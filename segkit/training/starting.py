@@ -53,8 +53,8 @@ def network(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.S
     return model, words
 
 
-def with_network_of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Settings with the network of the checkpoint of segkit that ``model.weights`` names; None without one.
+def network_of_weights(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The section ``model`` of the checkpoint of segkit that ``model.weights`` names; None without one.
 
     Args:
         settings: composed, not yet checked.
@@ -64,7 +64,7 @@ def with_network_of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
         found = checkpoint.read(Path(str(source).removeprefix("file://")).expanduser(), mapped=True)
         network = found["settings"]["model"]
         backbone = {key: None if key == "weights" else value for key, value in network["backbone"].items()}
-        return {**settings, "model": {**network, "weights": source, "backbone": backbone}}
+        return {**network, "weights": source, "backbone": backbone}
     return None
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from segkit.inference.export import torch_export
 from segkit.inference.export.interfaces import Kind
 from segkit.inference.export.optional import needed
+from segkit.system.failures import first_line
 
 
 def write(network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any]) -> None:
@@ -85,12 +86,8 @@ def metadata(path: Path) -> dict[str, str]:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf has errors of its own
-        raise ValueError(f"{path}: damaged, or not an ONNX file ({_first_line(error)})") from error
+        raise ValueError(f"{path}: damaged, or not an ONNX file ({first_line(error)})") from error
     return {entry.key: entry.value for entry in model.metadata_props}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Session:
@@ -110,7 +107,7 @@ class Session:
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ValueError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
+            raise ValueError(f"{path}: onnxruntime refuses it: {first_line(error)}") from error
         self.input = self.session.get_inputs()[0].name
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

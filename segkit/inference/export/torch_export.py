@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from segkit.inference.export.interfaces import Kind
+from segkit.system.failures import first_line
 
 EXAMPLE = (129, 97)  # odd, and unlike: an exporter takes equal sizes for one
 MEMBER = "segkit.json"
+WHAT = "file of torch.export"
 
 
 def example(network: Any, kind: Kind) -> Tensor:
@@ -46,17 +48,31 @@ def metadata(path: Path) -> dict[str, str]:
     Raises:
         ValueError: it is not such a file.
     """
-    return {key: json.dumps(value) for key, value in _read(path)[1].items()}
+    return inside(path, _load, WHAT)[1]
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Any]]:
+def inside(path: Path, load: Callable[..., Any], what: str) -> tuple[Any, dict[str, str]]:
+    """The network in a file of PyTorch's, and the extra file beside it: facts, each as JSON.
+
+    Args:
+        path: of the file.
+        load: given the name of the file and the extra files to fill, the network.
+        what: such a file is called.
+
+    Raises:
+        ValueError: it is none.
+    """
     extra = {MEMBER: ""}
     try:
-        program = torch.export.load(str(path), extra_files=extra)
+        network = load(str(path), extra)
     except Exception as error:  # whatever a damaged file makes the reader stumble over
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: damaged, or not a file of torch.export ({reason})") from error
-    return program, json.loads(extra[MEMBER] or "{}")
+        raise ValueError(f"{path}: damaged, or not a {what} ({first_line(error)})") from error
+    about = json.loads(extra[MEMBER] or "{}")
+    return network, {key: json.dumps(value) for key, value in about.items()}
+
+
+def _load(file: str, extra: dict[str, Any]) -> Any:
+    return torch.export.load(file, extra_files=extra)
 
 
 class Session:
@@ -66,7 +82,7 @@ class Session:
     precisions = ("float32",)
 
     def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
-        self.run = _read(path)[0].module()
+        self.run = inside(path, _load, WHAT)[0].module()
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from segkit.inference.export import torch_export
 from segkit.inference.export.interfaces import Kind
 from segkit.inference.export.onnx import quietly
 
-MEMBER = torch_export.MEMBER
+MEMBER, WHAT = torch_export.MEMBER, "TorchScript file"
 
 
 def write(network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any]) -> None:
@@ -30,23 +30,16 @@ def metadata(path: Path) -> dict[str, str]:
     Raises:
         ValueError: it is not such a file.
     """
-    return {key: json.dumps(value) for key, value in _read(path)[1].items()}
+    return torch_export.inside(path, _load, WHAT)[1]
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Any]]:
-    extra = {MEMBER: ""}
-    try:
-        with quietly():
-            trace = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: damaged, or not a TorchScript file ({str(error).splitlines()[0]})"
-        ) from error
-    return trace.eval(), json.loads(extra[MEMBER] or "{}")
+def _load(file: str, extra: dict[str, Any]) -> torch.jit.ScriptModule:
+    with quietly():
+        return torch.jit.load(file, map_location="cpu", _extra_files=extra).eval()
 
 
 class Session(torch_export.Session):
     """A trace that PyTorch runs on the CPU."""
 
     def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
-        self.run = _read(path)[0]
+        self.run = torch_export.inside(path, _load, WHAT)[0]

@@ -17,6 +17,7 @@ from segkit.models.stems import take_bands
 from segkit.models.weights import load_state, read
 from segkit.settings import Fraction
 from segkit.system.download import resolve
+from segkit.system.failures import first_line
 
 LOG = logging.getLogger("segkit")
 
@@ -136,7 +137,7 @@ def _created(timm: Any, variant: str, drop_path: float, *, published: bool) -> A
     try:
         body = timm.create_model(variant, features_only=True, pretrained=published, **settings)
     except Exception as error:  # whatever its constructors, its downloads or their libraries raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if published:
             raise OSError(_how_to_fetch(address, reason)) from error
         raise ValueError(
@@ -204,10 +205,10 @@ def _rounds_up(network: TimmBackbone, variant: str) -> bool:
     try:
         fits = right(EVEN)
     except Exception as error:  # of maps that do not fit one another, in many words
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"model.backbone.variant={variant}: this model does not take images of any size ({reason}); "
-            "choose one that does, such as convnext_tiny, efficientnet_b0 or swin_tiny_patch4_window7_224"
+            f"model.backbone.variant={variant}: this model does not take images of any size "
+            f"({first_line(error)}); choose one that does, such as convnext_tiny, efficientnet_b0 or "
+            "swin_tiny_patch4_window7_224"
         ) from error
     if not fits:
         raise ValueError(

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data import polygons
-from segkit.data.annotations import Annotated, Annotations, Thing, outline_of, read_json
+from segkit.data.importing import polygons
+from segkit.data.importing.annotations import Annotated, Annotations, Thing, outline_of, read_json
 
 
 def read_via(files: Sequence[Path], attribute: str | None = None) -> Annotations:

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 
-from segkit.data import polygons
+from segkit.data.importing import polygons
 
 
 @dataclass

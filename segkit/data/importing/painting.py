@@ -8,8 +8,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segkit.data import polygons
-from segkit.data.annotations import Annotated, Thing
+from segkit.data.importing import polygons
+from segkit.data.importing.annotations import Annotated, Thing
 from segkit.types import IGNORE_INDEX
 
 BACKGROUND = 0

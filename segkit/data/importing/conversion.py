@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segkit.data import annotations
-from segkit.data.annotations import Annotated, Annotations
+from segkit.data.importing import annotations
+from segkit.data.importing.annotations import Annotated, Annotations
+from segkit.data.importing.painting import BACKGROUND, paint
+from segkit.data.importing.via import read_via
 from segkit.data.labels import Entry, LabelTable, automatic_colour, hex_colour
-from segkit.data.painting import BACKGROUND, paint
 from segkit.data.reading import IMAGES
-from segkit.data.via import read_via
 from segkit.drawing import overlays
 from segkit.system import files
 from segkit.types import IGNORE_INDEX
