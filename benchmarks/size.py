@@ -1,7 +1,8 @@
-"""Lines of code of the core and of the tools around it: ``python benchmarks/size.py``.
+"""Lines of code, room by room: ``python benchmarks/size.py``.
 
-A line of code holds more than a comment, a blank or a docstring. The core is what decides what a
-network learns and how it scores: an afternoon's reading.
+A line of code holds more than a comment, a blank or a docstring. The core is what decides what a network
+learns, how it scores and what it predicts; a component (a backbone, a loss, a data set ...) is read alone, by
+whoever uses it; tools stand around both. docs/decisions/0009-size.md has what follows from it.
 """
 
 from __future__ import annotations
@@ -13,33 +14,43 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "segkit"
-TOOLS = (  # everything else is core
-    "data/verification.py",
+COMPONENTS = (  # folders whose listing is the registry: one file a component, none needs another
+    "data/augmentations/",
+    "data/datasets/",
+    "evaluation/evaluators/",
+    "losses/",
+    "models/backbones/",
+    "models/heads/",
+    "models/layers/",  # what blocks are made of
+    "monitor/writers/",
+    "training/optimisers/",
+    "training/policies/",
+)
+TOOLS = (  # what a training, a test and a prediction can do without; everything else is core
+    "data/band_statistics.py",  # with statistics.py
+    "data/importing/",  # files of other label tools
     "data/statistics.py",
-    "data/datasets/shapes.py",
-    "data/annotations.py",
-    "data/importing.py",
-    "data/painting.py",
-    "data/polygons.py",
-    "data/proposals.py",
-    "data/via.py",
-    "models/summary.py",
-    "evaluation/report.py",
+    "data/verification.py",
+    "drawing/",
     "evaluation/gallery.py",
+    "evaluation/report.py",
     "evaluation/results.py",
     "evaluation/submissions.py",
     "inference/export/",
-    "inference/outputs.py",
-    "inference/predict_files.py",
     "inference/share.py",
-    "inference/sources.py",
     "inference/video.py",
+    "models/counting.py",  # for summary.py
+    "models/mmsegmentation.py",  # weights of other projects
+    "models/peers.py",  # likewise
+    "models/summary.py",
     "monitor/compare.py",
+    "monitor/profiling.py",
     "monitor/repeated.py",
+    "share.py",
+    "system/",
     "testing.py",
     "training/lr_finder.py",
-    "drawing/",
-    "system/",
+    "training/parts.py",  # for loops of one's own
 )
 
 
@@ -66,24 +77,24 @@ def code_lines(text: str) -> int:
     return len(code - prose)
 
 
-def is_tool(path: Path) -> bool:
-    """Whether a module stands outside the core."""
+def kind_of(path: Path) -> str:
+    """``core``, ``components`` or ``tools``; shapes, which are drawn for demonstrations, are a tool."""
     below = path.relative_to(ROOT).as_posix()
-    return any(below == tool or (tool.endswith("/") and below.startswith(tool)) for tool in TOOLS)
+    if below.startswith(TOOLS) or below == "data/datasets/shapes.py":
+        return "tools"
+    return "components" if below.startswith(COMPONENTS) else "core"
 
 
 def sizes() -> dict[str, Counter[str]]:
-    """Lines of code of ``core`` and ``tools``, by room."""
-    found: dict[str, Counter[str]] = {"core": Counter(), "tools": Counter()}
+    """Lines of code of each kind, by room."""
+    found: dict[str, Counter[str]] = {"core": Counter(), "components": Counter(), "tools": Counter()}
     for path in sorted(ROOT.rglob("*.py")):
         room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        found["tools" if is_tool(path) else "core"][room] += code_lines(path.read_text(encoding="utf-8"))
+        found[kind_of(path)][room] += code_lines(path.read_text(encoding="utf-8"))
     return found
 
 
 if __name__ == "__main__":
     for kind, rooms in sizes().items():
-        print(
-            f"{kind:6} {sum(rooms.values()):5}   "
-            + "  ".join(f"{room} {n}" for room, n in rooms.most_common())
-        )
+        each = "  ".join(f"{room} {lines}" for room, lines in rooms.most_common() if lines)
+        print(f"{kind:10} {sum(rooms.values()):5}   {each}")

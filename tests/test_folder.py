@@ -11,10 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from conftest import run_command
+from segkit import checkpoint, components
 from segkit.data import labels
 from segkit.data.datasets import folder
+from segkit.types import Logits
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
@@ -237,6 +241,42 @@ def test_a_home_directory_is_meant_by_its_sign(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert folder.build("train", root="~/pets").read(0).name == "a"
     assert labels.of_settings({"name": "folder", "root": "~/pets", "classes": "classes.csv"}).num_classes == 2
+
+
+def test_several_roots_are_weighted_as_one_and_trained_on(tmp_path, run_here, capsys):
+    """Class weights of two roots are those of all their pixels together, and the training's loss has them."""
+    draw = np.random.default_rng(0)
+    masks = {}
+    for root, share in (("a", 0.2), ("b", 0.7)):
+        for index in range(4):
+            place = tmp_path / root / "masks" / "train" / f"{index}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            masks[root, index] = (draw.random((24, 32)) < share).astype(np.uint8)
+            Image.fromarray(masks[root, index]).save(place)
+            image = place.parents[2] / "images" / "train" / place.name
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(0, 256, (24, 32, 3), np.uint8)).save(image)
+        (tmp_path / root / "classes.csv").write_text("id,name\n0,ground\n1,cat\n")
+    roots = f"data.root=[{tmp_path}/a,{tmp_path}/b]"
+    run_command(ROOT / "datasets/folder.py", "stats", "--weights", tmp_path / "weights.txt", roots)
+    count = np.bincount(np.stack([*masks.values()]).ravel())
+    frequency = count / count.sum()  # each class is in every image
+    expected = np.median(frequency) / frequency
+    written = np.loadtxt(tmp_path / "weights.txt")
+    np.testing.assert_allclose(written, expected, rtol=1e-5)
+    small = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 loader.workers=0 device=cpu"
+    length = "schedule.iterations=1 schedule.batch_size=2 sizes.base=32 sizes.crop=32"
+    words = ["data=folder", roots, "data.val_split=train", *small.split(), *length.split()]
+    words += ["run_name=both", f"run_dir={tmp_path}/runs", f"loss.class_weights={tmp_path}/weights.txt"]
+    assert run_here("train_seg", *words) == 0
+    assert "folder: 8 images" in capsys.readouterr().out
+    settings = checkpoint.read(tmp_path / "runs/both/last.pt")["settings"]
+    criterion = components.build("losses", settings["loss"], num_classes=2)
+    logits, label = torch.randn(1, 2, 24, 32), torch.from_numpy(masks["a", 0])[None]
+    theirs = torch.nn.functional.cross_entropy(
+        logits, label.long(), weight=torch.tensor(expected, dtype=torch.float32)
+    )
+    torch.testing.assert_close(criterion(Logits(logits), label)["main"], theirs, rtol=1e-4, atol=0)
 
 
 @pytest.mark.slow
