@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast check lock clean
+.PHONY: help demo test test-all test-fast bench check lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ test-all: .venv/complete ## the tests, and every combination of families, heads 
 
 test-fast: .venv/complete ## the tests that take seconds
 	@$(PY) -m pytest -n auto --dist worksteal -m "not slow and not thorough"
+
+bench: .venv/complete ## the small set of benchmarks, against benchmarks/expected.csv (under five minutes)
+	@$(PY) benchmarks/bench.py
 
 check: .venv/complete ## format, lint, types, layers, spelling
 	@.venv/bin/python -m ruff format --check .

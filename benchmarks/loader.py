@@ -26,11 +26,13 @@ from typing import Any, NamedTuple
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import albumentations as A
 import cv2
 import numpy as np
 import torch
+import turns
 from albumentations.pytorch import ToTensorV2
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -208,12 +210,17 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--cases", type=int, nargs="+", default=range(len(CASES)), help="lines of the table, from 0"
+    )
+    parser.add_argument("--results", type=Path, help="a file of JSON lines to add the figures to")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    reading: list[float] = []
     print("| images/s | segkit | albumentations | torchvision v2 | ratios |\n|---|---|---|---|---|")
-    for case in CASES:
+    for case in (CASES[number] for number in arguments.cases):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             write_scenes(folder, case)
@@ -244,17 +251,16 @@ def main() -> None:
                 f"{middle['segkit'] / middle[name]:.1f}x" for name in ("albumentations", "torchvision")
             )
             print(f"| {case.title} | {cells} | {ratios} |", flush=True)
+            turns.keep(arguments, {"what": "loader", "title": case.title, "rates": middle})
             if case.suffix == ".png" and not case.decoded:
                 cached = Pairs("bench", built_in("shapes"), found, cache=folder / "cache")
                 reading = [
                     read_milliseconds(data, arguments.rounds),
                     read_milliseconds(cached, arguments.rounds),
                 ]
-    print(
-        "\nreading one 2048x1024 pair: decoded from PNG {:.1f} ms, from data.cache=disk {:.2f} ms".format(
-            *reading
-        )
-    )
+    if reading:
+        pair = "\nreading one 2048x1024 pair: decoded from PNG {:.1f} ms, from data.cache=disk {:.2f} ms"
+        print(pair.format(*reading))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ in the same run; padding that meets no map is counted in it, so a step may come 
 
 from __future__ import annotations
 
+import argparse
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import train_step as steps
+import ceilings
+import train_sides
 
 KINDS = {  # what an operation is for, by the beginning of its name
     "convolution, backward": ("aten::convolution_backward", "aten::_slow_conv2d_backward", "aten::mm"),
@@ -37,25 +38,30 @@ def kind_of(name: str) -> str:
 
 def main() -> None:
     """Print one table."""
-    parser = steps.options(__doc__)
-    parser.add_argument("--mode", default="float32", choices=steps.SIDES["segkit"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    train_sides.options(parser)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--mode", default="float32", choices=train_sides.SIDES["segkit"])
     given = parser.parse_args()
     import torch
     from torch.profiler import ProfilerActivity, profile
 
     torch.set_num_threads(given.threads)
-    step = steps.segkit_step(given, given.mode)
+    step, batch = train_sides.segkit_step(given, given.mode), train_sides.noise(given)
     for _ in range(2):
-        step()
+        step(*batch)
     with profile(activities=[ProfilerActivity.CPU]) as found:
-        step()
+        step(*batch)
     sums: dict[str, float] = {}
     for row in found.key_averages():
         kind = kind_of(row.key)
         sums[kind] = sums.get(kind, 0.0) + row.self_cpu_time_total / 1e6
     whole = sum(sums.values())
-    top = steps.ceiling(time.perf_counter, given.threads)["bf16" if given.mode == "bf16" else "float32"]
-    print(f"one step: {whole:.2f} s; floor {steps.flops(given) / top:.2f} s at {top:.0f} GFLOP/s")
+    top = ceilings.measured(given.threads)["all"]["bf16" if given.mode == "bf16" else "float32"]
+    gflop = 3 * ceilings.gigaflops(given.variant, (given.crop, given.crop), batch=given.batch)
+    print(f"one step: {whole:.2f} s; floor {gflop / top:.2f} s at {top:.0f} GFLOP/s")
     print("| operations | seconds | share |\n|---|---|---|")
     for kind, seconds in sorted(sums.items(), key=lambda item: -item[1]):
         print(f"| {kind} | {seconds:.2f} | {seconds / whole:.0%} |")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -100,6 +101,8 @@ def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
     components.use_plugins(_plugins(sys.argv[1:]))
     said = [accept_any_key(argument, name) for argument in arguments.flags_first(sys.argv[1:])]
     sys.argv[1:] = said or ["--help"]
+    if {"--help", "-h"} & {*sys.argv}:  # where Hydra lists all groups twice, and we list our own
+        Hydra.format_config_groups = lambda *_: ""  # pyright: ignore[reportAttributeAccessIssue]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
     except BrokenPipeError:  # `--help | head` has read enough

@@ -6,33 +6,51 @@ of the result, and the same numbers whichever strip they come from.
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.inference.windows import Taps
+from segkit.inference import windows
 
 
-def blend(values: Tensor, axis: int, part: Taps, offset: int = 0) -> Tensor:
-    """Resize one axis at the given taps; ``values`` begins at position ``offset`` of that axis."""
-    before, after = (
-        torch.from_numpy(index - offset).to(values.device) for index in (part.before, part.after)
-    )
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    weight = torch.from_numpy(part.weight).to(values.device, values.dtype).view(shape)
-    return torch.lerp(values.index_select(axis, before), values.index_select(axis, after), weight)
+class Axis(NamedTuple):
+    """Taps of resizing one axis: on the host, which decides what is cut, and on the device, which blends."""
+
+    taps: windows.Taps
+    before: Tensor  # (n) int64
+    after: Tensor
+    weight: Tensor  # (n) of the type of what is blended
 
 
-def section(part: Taps, start: int, stop: int) -> Taps:
+@functools.lru_cache(maxsize=256)
+def axis(size: int, resized: int, device: torch.device, dtype: torch.dtype, *, align_corners: bool) -> Axis:
+    """The taps of a whole axis; they go to the device once, not with each strip, for which it would wait."""
+    taps = windows.taps(size, resized, align_corners=align_corners)
+    before, after, weight = map(torch.from_numpy, taps)
+    return Axis(taps, before.to(device), after.to(device), weight.to(dtype).to(device))
+
+
+def section(part: Axis, start: int, stop: int) -> Axis:
     """The taps of the positions start..stop of the resized axis."""
-    return Taps(*(values[start:stop] for values in part))
+    taps = windows.Taps(*(values[start:stop] for values in part.taps))
+    return Axis(taps, *(values[start:stop] for values in part[1:]))
 
 
-def source(part: Taps) -> tuple[int, int]:
+def source(part: Axis) -> tuple[int, int]:
     """First and last + 1 position that the taps look at."""
-    return int(part.before[0]), int(part.after[-1]) + 1
+    return int(part.taps.before[0]), int(part.taps.after[-1]) + 1
+
+
+def blend(values: Tensor, dim: int, part: Axis, offset: int = 0) -> Tensor:
+    """Resize one axis at the given taps; ``values`` begins at position ``offset`` of that axis."""
+    shape = [1] * values.ndim
+    shape[dim] = -1
+    before, after = (values.index_select(dim, index - offset) for index in (part.before, part.after))
+    return torch.lerp(before, after, part.weight.view(shape))
 
 
 def widen(rows: Tensor, width: int, *, align_corners: bool) -> Tensor:

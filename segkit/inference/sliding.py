@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     from segkit.models.network import Segmenter
 
 STRIP_BYTES = {"cpu": 24 * 2**20, "cuda": 2**30}  # of a strip's working memory: on a CPU what its caches hold
-BATCH_PIXELS = {
-    "cpu": 240_000,
-    "cuda": 2_000_000,
-}  # a CPU is 15-20 % faster when one window's layers fit its caches
+BATCH_PIXELS = {"cpu": 240_000, "cuda": 2_000_000}  # a CPU is 15-20 % faster when a window fits its caches
 BYTES_PER_PIXEL = 2048  # of activations, generously: DeepLabV3-ResNeSt-101 was seen to take 900 in float32
 
 
@@ -124,6 +122,7 @@ def strips(model: Segmenter, image: Tensor, protocol: Protocol) -> Iterator[Stri
     for top in range(0, height, step):
         bottom = min(top + step, height)
         yield Strip(top, bottom, windows.scores(top, bottom))
+    windows.refuse_broken()
 
 
 class _SlidingWindows:
@@ -145,6 +144,8 @@ class _SlidingWindows:
         black = torch.tensor(getattr(model, "black", [0.0] * len(image)), device=image.device)
         self.black = model.normalise(black.view(1, -1, 1, 1))[0].to(self.exact)
         self.align_corners = getattr(model, "align_corners", True)  # idle in a model without a head
+        self.axis = partial(resample.axis, device=image.device, dtype=self.exact)
+        self.broken: Tensor | None = None  # whether a window's logits were no numbers
 
     def strip_rows(self) -> int:
         """Rows of the image to finish at a time."""
@@ -153,9 +154,8 @@ class _SlidingWindows:
             budget = min(budget, int(self.protocol.memory * 2**30 / 8))
         classes = self.model.num_classes
         widest = max([self.width] + [view.width * max(1, view.height / self.height) for view in self.views])
-        return max(
-            1, int(budget / (4 * classes * widest * self.exact.itemsize))
-        )  # 4: source, sum, part, result
+        row = 4 * classes * widest * self.exact.itemsize  # 4: source, sum, part, result
+        return max(1, int(budget / row))
 
     def scores(self, top: int, bottom: int) -> Tensor:
         """Scores (bottom - top, W, K) of some rows; called from top to bottom."""
@@ -177,12 +177,8 @@ class _SlidingWindows:
         shape = self.waiting[0].shape
         mirrored = self.protocol.flip and self.protocol.merge == "exp"
         fit = max(1, room // (shape[0] * shape[1]))  # images
-        batch = []
-        while (
-            self.waiting
-            and self.waiting[0].shape == shape
-            and (not batch or (len(batch) + 1) * (1 + mirrored) <= fit)
-        ):
+        batch = [self.waiting.popleft()]
+        while self.waiting and self.waiting[0].shape == shape and (len(batch) + 1) * (1 + mirrored) <= fit:
             batch.append(self.waiting.popleft())
         images = torch.stack([self.cut(window) for window in batch])
         if mirrored:
@@ -190,12 +186,20 @@ class _SlidingWindows:
         cells = torch.cat([self.forward(part) for part in images.to(self.dtype).split(fit)])
         if mirrored:
             cells = cells[: len(batch)] + cells[len(batch) :].flip(3)
-        if not torch.isfinite(cells).all():
+        first = self.broken is None
+        broken = ~torch.isfinite(cells).all()
+        self.broken = broken if self.broken is None else self.broken | broken
+        if first:
+            self.refuse_broken()
+        self.answers.update(zip(batch, cells.permute(0, 2, 3, 1).contiguous(), strict=True))
+
+    def refuse_broken(self) -> None:
+        """Ask the device, which makes the host wait for it: after the first windows and at the end."""
+        if self.broken:
             raise ValueError(
                 "the network returned NaN or infinity: its weights are broken (a run that diverged?) or the "
                 "precision is too low; look at train/loss, or try evaluation.precision=float32"
             )
-        self.answers.update(zip(batch, cells.permute(0, 2, 3, 1).contiguous(), strict=True))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K, h, w) at the resolution of the head; resizing is linear and can wait."""
@@ -228,8 +232,8 @@ class _SlidingWindows:
             part = self.whole[view[:2]][None, :, slice(*down), slice(*across)]
             return self.model.normalise(part)[0].to(self.exact)
         align = self.protocol.align_corners
-        rows = resample.section(geometry.taps(self.height, view.height, align_corners=align), *down)
-        columns = resample.section(geometry.taps(self.width, view.width, align_corners=align), *across)
+        rows = resample.section(self.axis(self.height, view.height, align_corners=align), *down)
+        columns = resample.section(self.axis(self.width, view.width, align_corners=align), *across)
         (top, bottom), (first, last) = resample.source(rows), resample.source(columns)
         pixels = self.model.normalise(self.image[None, :, top:bottom, first:last])[0].to(self.exact)
         if view.height != self.height:
@@ -241,7 +245,7 @@ class _SlidingWindows:
     def view_scores(self, index: int, top: int, bottom: int) -> Tensor:
         """What one view says about some rows, at the width of the image, ready to be summed."""
         view, align = self.views[index], self.protocol.align_corners
-        part = resample.section(geometry.taps(view.height, self.height, align_corners=align), top, bottom)
+        part = resample.section(self.axis(view.height, self.height, align_corners=align), top, bottom)
         resized = view.height != self.height
         first, last = resample.source(part) if resized else (top, bottom)
         rows = self.merged_windows(index, first, last)
@@ -281,7 +285,7 @@ class _SlidingWindows:
         if cells.shape[0] == height:
             rows = cells[top - window.top : bottom - window.top]
         else:
-            part = geometry.taps(cells.shape[0], height, align_corners=self.align_corners)
+            part = self.axis(cells.shape[0], height, align_corners=self.align_corners)
             rows = resample.blend(cells, 0, resample.section(part, top - window.top, bottom - window.top))
         rows = resample.widen(rows, width, align_corners=self.align_corners)[:, : window.right - window.left]
         return rows.exp() if self.protocol.merge == "exp" else rows

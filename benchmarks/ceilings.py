@@ -1,0 +1,133 @@
+"""What this machine reaches at best: GFLOP/s of large matrix products, and the arithmetic of a network.
+
+    python benchmarks/ceilings.py [--threads 2]
+
+A product of 2048 x 2048 in float32, bf16 and int8, the fastest of the ways PyTorch has (BLAS, oneDNN): on all
+threads, on one core with the others idle, and on one core while the others do the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import turns
+
+SIDE = 2048
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def products(clock: str = "wall", seconds: float = 1.5) -> dict[str, float]:
+    """GFLOP/s of this process by kind of number; for ``seconds`` each way is tried again and again."""
+    import torch
+
+    now = turns.CLOCKS[clock]
+
+    def best(product: Any) -> float:
+        taken, end = [], time.perf_counter() + seconds
+        while len(taken) < 2 or time.perf_counter() < end:  # the first one packs and allocates
+            start = now()
+            product()
+            taken.append(now() - start)
+        return 2 * SIDE**3 / min(taken) / 1e9
+
+    found = {}
+    for kind in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(SIDE, SIDE).to(kind) for _ in range(2))
+        ways: list[Any] = [lambda a=a, b=b: a @ b]
+        if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            linear = torch.ops.mkldnn._linear_pointwise
+            ways.append(lambda a=a, b=b, linear=linear: linear(a, b, None, "none", [], ""))
+        name = "bf16" if kind == torch.bfloat16 else "float32"
+        with torch.inference_mode():
+            found[name] = max(best(way) for way in ways)
+    if "avx512_vnni" in flags() or "amx_int8" in flags():  # without them PyTorch multiplies in a plain loop
+        a = torch.randint(-127, 127, (SIDE, SIDE), dtype=torch.int8)
+        found["int8"] = best(lambda: torch._int_mm(a, a))
+    return found
+
+
+def measured(threads: int, clock: str = "wall") -> dict[str, dict[str, float]]:
+    """GFLOP/s on all threads, of one core alone, and of the slowest of cores that work at once.
+
+    By the processor's clock all are of one core.
+    """
+
+    def together(processes: int, each: int) -> list[dict[str, float]]:
+        settings = {**os.environ, "OMP_NUM_THREADS": str(each)}
+        command = [sys.executable, __file__, "--worker", "--clock", clock]
+        how: Any = {"stdout": subprocess.PIPE, "text": True, "env": settings}
+        running = [subprocess.Popen(command, **how) for _ in range(processes)]
+        return [json.loads(process.communicate()[0]) for process in running]
+
+    beside = together(threads, 1)
+    slowest = {kind: min(each[kind] for each in beside) for kind in beside[0]}
+    return {"all": together(1, threads)[0], "alone": together(1, 1)[0], "beside": slowest}
+
+
+def words(ceilings: dict[str, dict[str, float]]) -> str:
+    """One line a kind of number."""
+    lines = []
+    for kind in ceilings["all"]:
+        whole, alone, beside = (ceilings[how][kind] for how in ("all", "alone", "beside"))
+        lines.append(
+            f"matrix products, {kind}: {whole:.0f} GFLOP/s on all threads; "
+            f"one core {alone:.0f} alone, {beside:.0f} beside the other"
+        )
+    return "\n".join(lines)
+
+
+def gigaflops(variant: str, size: tuple[int, int], *, batch: int = 1, classes: int = 150) -> float:
+    """GFLOP (two a multiply-add) of DeepLabV3 on a ResNeSt at output stride 8, forward."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from segkit.models import segmenter
+
+    backbone = {"name": "resnest", "variant": variant, "output_stride": 8}
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        model = segmenter.build(classes, backbone=backbone, head={"name": "deeplabv3"}).eval()
+        model(torch.zeros(batch, 3, *size))
+    return counter.get_total_flops() / 1e9
+
+
+def flags() -> list[str]:
+    """What the processor says it has, of what decides here."""
+    cpuinfo = Path("/proc/cpuinfo")
+    named = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return [flag for flag in FLAGS if flag in named]
+
+
+def machine(threads: int) -> str:
+    """The hardware and the version of PyTorch, as they stand beside figures."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    named = f"{model or platform.processor()} ({', '.join(flags())})"
+    return f"{named}, {threads} of {os.cpu_count()} cores, torch {torch.__version__.split('+')[0]}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", default="wall", choices=[*turns.CLOCKS])
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        print(json.dumps(products(given.clock)))
+    else:
+        print(machine(given.threads))
+        print(words(measured(given.threads, given.clock)))

@@ -1,0 +1,159 @@
+"""The training steps that are measured: segkit's, that of segmentation_models.pytorch, and the published one.
+
+All train DeepLabV3 on the same ResNeSt at output stride 8 with SGD and count the same loss. smp runs in its
+default layout and channels last. ``published`` is the step of PyTorch-Encoding written out around segkit's
+network: full-size logits in float32, a loss a head, everything kept for the backward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+SIDES = {  # side: modes it has
+    "segkit": ("float32", "bf16", "compiled", "checkpoint", "everything_kept", "accumulate"),
+    "smp": ("float32", "bf16", "compiled"),
+    "smp_channels_last": ("float32", "bf16", "compiled"),
+    "published": ("float32",),
+}
+Step = Callable[[Any, Any], float]  # from images (B, 3, H, W) and labels (B, H, W), uint8, to the loss
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The network and its batch."""
+    parser.add_argument("--variant", default="50", choices=["14", "26", "50", "101"])
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--classes", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--auxiliary", action="store_true", help="an auxiliary head, which smp does not have")
+
+
+def noise(given: argparse.Namespace) -> tuple[Any, Any]:
+    """Images (B, 3, H, W) and labels (B, H, W), uint8, that never change."""
+    import torch
+
+    size, crop = given.batch, given.crop
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (size, 3, crop, crop), dtype=torch.uint8, generator=generator)
+    cells = torch.randint(0, given.classes, (size, crop // 16 + 1, crop // 16 + 1), generator=generator)
+    label = cells.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :crop, :crop]
+    return image, label.clamp(max=254).to(torch.uint8).contiguous()
+
+
+def network(given: argparse.Namespace) -> Any:
+    """DeepLabV3 on the ResNeSt that is measured, with the seed's weights."""
+    import torch
+
+    from segkit.models import segmenter
+
+    torch.manual_seed(given.seed)
+    return segmenter.build(
+        given.classes,
+        backbone={"name": "resnest", "variant": given.variant, "output_stride": 8},
+        head={"name": "deeplabv3"},
+        auxiliary={"name": "fcn", "stage": 3} if given.auxiliary else None,
+    )
+
+
+def segkit_step(given: argparse.Namespace, mode: str) -> Step:
+    """What ``train_seg.py`` does with a batch."""
+    import torch
+
+    from segkit import components, training
+    from segkit.types import Batch
+
+    parts = 2 if mode == "accumulate" else 1
+    run = training.begin(
+        network(given),
+        components.build("losses", {"name": "cross_entropy"}, num_classes=given.classes),
+        samples=1000,
+        schedule=training.Schedule(
+            batch_size=given.batch,
+            lr=0.01,
+            iterations=10**6,
+            accumulate=parts,
+            optimiser={"name": "sgd"},
+            policy={"name": "constant"},
+        ),
+        runtime=training.Runtime(
+            precision="bf16" if mode == "bf16" else "float32",
+            compile=mode == "compiled",
+            checkpoint=("layer3",) if mode == "checkpoint" else (),
+            recompute=mode != "everything_kept",
+        ),
+        device=torch.device("cpu"),
+        seed=given.seed,
+    )
+    each = given.batch // parts
+
+    def step(image: Any, label: Any) -> float:
+        places = range(0, given.batch, each)
+        batches = [Batch(image[i : i + each], label[i : i + each], [""] * each) for i in places]
+        return float(sum(training.train_step(run, batches).losses.values()))
+
+    return step
+
+
+def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last: bool) -> Step:
+    """A plain loop around a network that returns full-size logits, or several."""
+    import torch
+    import torch.nn.functional as F
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout).train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    runner = torch.compile(model) if mode == "compiled" else model
+
+    def step(image: Any, label: Any) -> float:
+        x = (image.float() / 255 - mean[:, None, None]) / std[:, None, None]
+        x = x.contiguous(memory_format=layout)
+        optimiser.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
+            found = runner(x)
+            heads = found if isinstance(found, tuple) else (found,)
+            losses = [F.cross_entropy(logits, label.long(), ignore_index=255) for logits in heads]
+            loss = losses[0] + sum(0.2 * other for other in losses[1:])
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def smp_network(given: argparse.Namespace) -> Any:
+    """DeepLabV3 of segmentation_models.pytorch on timm's ResNeSt."""
+    import segmentation_models_pytorch as smp
+    import torch
+
+    torch.manual_seed(given.seed)
+    name = f"tu-resnest{given.variant}{'e' if given.variant == '101' else 'd'}"
+    return smp.DeepLabV3(name, encoder_weights=None, classes=given.classes, encoder_output_stride=8)
+
+
+def published_network(given: argparse.Namespace) -> Any:
+    """The parts of PyTorch-Encoding in its order: each head's logits are resized in float32."""
+    from torch import nn
+
+    parts = network(given)
+
+    class Published(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = parts
+
+        def forward(self, x: Any) -> tuple[Any, ...]:
+            found = self.parts(x)
+            return tuple(logits for logits in (found.main, found.aux) if logits is not None)
+
+    return Published()
+
+
+def step_of(given: argparse.Namespace, side: str, mode: str) -> Step:
+    """The step of one side."""
+    if side == "segkit":
+        return segkit_step(given, mode)
+    model = published_network(given) if side == "published" else smp_network(given)
+    return peer_step(given, mode, model, channels_last=side.endswith("channels_last"))
