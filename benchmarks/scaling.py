@@ -1,12 +1,11 @@
 """How the cost grows: with the crop, the batch, the classes, the size of an image, workers and processes.
 
-    python benchmarks/scaling.py [--what crop batch classes loss image workers processes]
+    python benchmarks/scaling.py [--what crop batch classes image workers processes]
 
 Each row is the slope of seconds against a size, both as logarithms: 1 is linear, 2 quadratic. Sizes are
 measured in turn, round by round, and medians are fitted by least squares. A network has at most 255 classes,
-because labels are bytes; ``loss`` is the loss alone, to 1,000. ``processes`` is a training under ``torchrun``
-with two processes of a thread each, against one process of as many threads on the same total batch;
-``workers`` are images/s of the loader.
+because labels are bytes. ``processes`` is a training under ``torchrun`` with two processes of a thread each,
+against one process of two threads on the same total batch; ``workers`` are images/s of the loader.
 """
 
 from __future__ import annotations
@@ -35,32 +34,20 @@ SIZES = {  # what grows: the sizes that are tried
     "crop": (96, 128, 192, 256),
     "batch": (2, 4, 8, 16),
     "classes": (10, 50, 100, 250),
-    "loss": (10, 100, 1000),
     "image": (256, 512, 768, 1024),
 }
-UNIT = {"crop": "pixels", "image": "pixels", "batch": "images", "classes": "classes", "loss": "classes"}
+UNIT = {"crop": "pixels", "image": "pixels", "batch": "images", "classes": "classes"}
 STEPS = 6  # that `processes` counts, after two
 
 
 def work_of(given: argparse.Namespace, what: str, size: int) -> Callable[[], Any]:
     """The work whose cost is asked for."""
-    import torch
-
     if what == "image":
         from segkit.inference import Protocol, predict, prepare
 
         fast = prepare(inference_sides.network(given.variant))
         image, how = inference_sides.scene((size, size)), Protocol(name="sliding", window=256, stride=192)
         return lambda: predict(fast, image, how)
-    if what == "loss":
-        from segkit import components
-        from segkit.types import Logits
-
-        loss = components.build("losses", {"name": "cross_entropy"}, num_classes=size)
-        scores = torch.randn(2, size, 16, 16, requires_grad=True)
-        label = torch.randint(0, min(size, 255), (2, 128, 128), dtype=torch.uint8)
-        logits = Logits(scores, None, align_corners=True)
-        return lambda: sum(loss(logits, label).values()).backward()
     sizes = {"crop": 96, "batch": 2, "classes": 20} | {what: size}
     network = argparse.Namespace(variant=given.variant, seed=0, auxiliary=False, **sizes)
     step, batch = train_sides.segkit_step(network, "float32"), train_sides.noise(network)

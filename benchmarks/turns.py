@@ -61,12 +61,16 @@ class Side:
         lines = self.errors.read().strip().splitlines() or ["it said nothing"]
         return f"ended with {self.process.returncode}: {lines[-1]}"
 
-    def end(self) -> None:
-        """Close what is open, and let the process go."""
+    def dismiss(self) -> None:
+        """Let the process end; nobody waits for it yet."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+
+    def end(self) -> None:
+        """Wait for the end of the process, and close what is open."""
+        assert self.process.stdout is not None
+        self.dismiss()
         self.process.wait()
         self.process.stdout.close()
         self.errors.close()
@@ -91,6 +95,8 @@ def started(commands: dict[str, Sequence[str]], *, threads: int) -> Iterator[dic
                 say(f"  {name}: built")
         yield ready
     finally:
+        for side in sides.values():
+            side.dismiss()
         for side in sides.values():
             side.end()
 

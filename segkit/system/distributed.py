@@ -116,21 +116,15 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation with the statistics of all processes' images, in plain operations."""
+    """Batch normalisation with the statistics of all processes' images, by torch's kernels for a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
         if not self.training:
             return super().forward(input)
-        x = input.float()
-        sums = torch.cat([x.sum((0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])])
-        *_, count = totals = _Sum.apply(sums)
-        mean = totals[:-1] / count
-        centred = x - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        normalised, mean, variance, count = _Normalisation.apply(input, self.weight, self.bias, self.eps)
         self._remember(mean, variance * count / (count - 1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        return normalised
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
@@ -143,16 +137,45 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes, whose losses add up: so gradients are summed, too."""
+class _Normalisation(torch.autograd.Function):
+    """Normalised maps, and the mean (C), variance (C) and count of values of all processes.
+
+    Losses of the processes add up, so the gradient of a map has sums over all processes in it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return all_reduce_sum(tensor)
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
+        stored, weight, bias, eps = given
+        x = _exact(stored)
+        own = torch.batch_norm_update_stats(x, None, None, 0.0)
+        rows = gather_rows(torch.cat([*own, x.new_tensor([x.numel() / x.shape[1]])]))
+        means, variances = rows[:, :-1].chunk(2, 1)
+        shares = rows[:, -1:] / rows[:, -1].sum()
+        mean = (shares * means).sum(0)
+        variance = (shares * (variances + (means - mean).square())).sum(0)  # Chan et al., 1979
+        count = rows[:, -1].sum()
+        ctx.save_for_backward(stored, weight, mean, variance, count)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance, count)
+        normalised = nn.functional.batch_norm(x, mean, variance, weight, bias, eps=eps)
+        return normalised.to(stored.dtype), mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        return all_reduce_sum(grad_outputs[0].contiguous())
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        stored, weight, mean, variance, count = ctx.saved_tensors
+        x, grad = _exact(stored), _exact(grad_outputs[0])
+        where = x, weight, mean, variance, None, None, False, ctx.eps
+        sums = torch.ops.aten.native_batch_norm_backward(grad, *where, [False, True, True])[1:]
+        means = (all_reduce_sum(torch.cat(sums)) / count).chunk(2)
+        common = nn.functional.batch_norm(x, mean, variance, *means, eps=ctx.eps)
+        scale = weight * torch.rsqrt(variance + ctx.eps)
+        inner = torch.sub(grad, common, out=common).mul_(scale[:, None, None])
+        return inner.to(stored.dtype), *sums, None
+
+
+def _exact(maps: Tensor) -> Tensor:
+    """At least float32."""
+    return maps if maps.dtype == torch.float64 else maps.float()
 
 
 def gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:
@@ -168,6 +191,15 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     total = tensor.clone()
     dist.all_reduce(total)
     return total
+
+
+def gather_rows(row: Tensor) -> Tensor:
+    """The tensors (n) of all processes as (processes, n), in order of rank."""
+    if not _several():
+        return row[None]
+    rows = [torch.empty_like(row) for _ in range(world_size())]
+    dist.all_gather(rows, row)
+    return torch.stack(rows)
 
 
 def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
