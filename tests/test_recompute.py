@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import gc
+import weakref
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from segkit.models import segmenter
 from segkit.models.layers import recompute
 from segkit.models.layers.atrous import AtrousConv2d, inside
-from segkit.models.layers.recompute import added, recomputing
+from segkit.models.layers.recompute import Part, Recipe, added, recomputing
 from segkit.training.keeping import checkpoint_stages
 
 VARIANTS = {
@@ -137,6 +138,37 @@ def test_a_long_row_of_sums_is_right_and_nothing_is_left_behind():
     assert torch.equal(*found)
     gc.collect()
     assert sum(type(thing) is recompute.Recipe for thing in gc.get_objects()) <= before
+
+
+def test_a_long_row_of_sums_is_made_again_with_few_tensors_at_a_time():
+    alive, most = set(), 0
+
+    def tracked(tensor):
+        nonlocal most
+        alive.add(id(tensor))
+        weakref.finalize(tensor, alive.discard, id(tensor))
+        most = max(most, len(alive))
+        return tensor
+
+    def part(again, *sources):
+        return Part(Recipe(lambda *values: tracked(again(*values)), sources), torch.Size([3]), (1,), 0)
+
+    one = torch.ones(3)
+    row = part(torch.clone, one)
+    for number in range(10):  # as of a stage: what a block's last normalisation gave, and what went by it
+        row = part(torch.add, part(lambda one, number=number: number * one, one), row)
+    assert row.read().tolist() == [46.0] * 3
+    assert most <= 4
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_gradient_of_a_dilated_weight_is_laid_out_as_the_weight_and_is_no_copy(layout):
+    conv = AtrousConv2d(4, 6, 3, padding=24, dilation=24, bias=False).to(memory_format=layout)
+    made = []
+    conv.weight.register_hook(lambda gradient: made.append(gradient.data_ptr()))
+    conv(torch.randn(2, 4, 30, 31)).square().sum().backward()
+    assert conv.weight.grad.stride() == conv.weight.stride()
+    assert (conv.weight.grad.data_ptr() == made[0]) == (layout is torch.channels_last)
 
 
 @pytest.mark.parametrize("stages", [["layer3"], ["layer1", "layer4"]])

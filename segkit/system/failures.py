@@ -84,8 +84,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(error: BaseException) -> str:
-    """What was being done when memory ended, and the settings that make it smaller."""
+    """What was being done when memory ended, and the settings that make it smaller or were found to fit."""
     doing, remedy = _doing(error.__traceback__)
+    remedy = "; ".join([*getattr(error, "__notes__", ()), remedy])
     return f"memory ended during {doing}: {remedy} ({first_line(error)})"
 
 

@@ -12,10 +12,13 @@ from typing import Literal
 
 import torch
 
+from segkit.settings import PositiveFloat
 from segkit.system.hardware import supports_bf16
 
 LOG = logging.getLogger("segkit")
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+LASTING = 2**18  # bytes of a block that is worth pages of its own, where it lives as long as the training
+_holding = False
 PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -29,6 +32,7 @@ class Runtime:
     deterministic: bool = False
     recompute: bool = True
     checkpoint: tuple[str, ...] = ()  # stages of the backbone that are run again, such as ["layer3"]
+    memory: Literal["auto"] | PositiveFloat | None = None  # GiB for which parts and checkpoint are chosen
 
     def on(self, device: torch.device) -> Runtime:
         """The same with ``precision=auto`` decided: bf16 where the device has units for it, else float32.
@@ -51,7 +55,7 @@ class Runtime:
 
     def apply(self) -> None:
         """Set torch's process-wide switches."""
-        _hold_memory()
+        _lasting_memory()
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.deterministic != torch.are_deterministic_algorithms_enabled():  # which imports the compiler
             torch.use_deterministic_algorithms(self.deterministic)
@@ -75,15 +79,35 @@ def _refuse_without_compiler() -> None:
         )
 
 
-def _hold_memory() -> None:
-    """Let the C library keep freed memory for the next step.
+def _lasting_memory() -> None:
+    """Give each large block pages of its own, until ``hold_memory``.
+
+    What is made by then, momenta included, lives as long as the training. It would stand scattered between
+    the tensors of a step, which come and go around it, and leave holes that nothing fits.
+    """
+    global _holding
+    _holding = False
+    _change(mmap_max=2**16)
+
+
+def hold_memory() -> None:
+    """Let the C library keep freed memory for the next step; to be called at the end of every step.
 
     By default it hands large blocks back at once and asks for them anew, pages of zeros, at every operation:
     5 % of a step on a CPU. ``release_memory`` still hands back what is free.
     """
+    global _holding
+    if not _holding:
+        _holding = True
+        _change(mmap_max=0)
+        release_memory()
+
+
+def _change(*, mmap_max: int) -> None:
     change = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None  # glibc's alone
     if change is not None:
-        change(M_MMAP_MAX, 0)
+        change(M_MMAP_THRESHOLD, LASTING)
+        change(M_MMAP_MAX, mmap_max)
         change(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

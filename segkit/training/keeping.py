@@ -18,6 +18,12 @@ def forward_pass(runtime: Runtime) -> contextlib.AbstractContextManager[None]:
     return recomputing() if runtime.recompute and not runtime.compile else contextlib.nullcontext()
 
 
+def stages_of(model: Segmenter) -> list[str]:
+    """Stages of the backbone that can be run again."""
+    parts = model.backbone.named_children()
+    return [name for name, part in parts if name.startswith("layer") and isinstance(part, nn.Sequential)]
+
+
 def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
     """Keep of some stages only what enters their blocks; the backward pass runs the blocks again, to the bit.
 
@@ -31,10 +37,9 @@ def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
     for stage in stages:
         blocks = getattr(model.backbone, stage, None)
         if not isinstance(blocks, nn.Sequential):
-            names = [name for name, _ in model.backbone.named_children() if name.startswith("layer")]
             raise ValueError(
                 f"runtime.checkpoint={list(stages)}: this backbone has no stage {stage!r}; it has"
-                f" {', '.join(names) or 'none that can be run again'}"
+                f" {', '.join(stages_of(model)) or 'none that can be run again'}"
             )
         for block in blocks:  # a class, as a copy of the model must run its own blocks
             kind = type(block)

@@ -59,6 +59,11 @@ def parameter_groups(
     return found
 
 
+def parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All that an optimiser moves."""
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
 def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Give an optimiser its momenta back; rates, decay and the like stay as they are.
 

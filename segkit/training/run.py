@@ -19,7 +19,7 @@ from torch.profiler import record_function
 from segkit import components
 from segkit.models.network import Segmenter
 from segkit.system import distributed, files
-from segkit.system.runtime import Runtime
+from segkit.system.runtime import Runtime, hold_memory
 from segkit.system.seeds import seed_of
 from segkit.system.signals import Request
 from segkit.training import freezing, keeping, optim
@@ -281,20 +281,20 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
     return {name: part.detach() for name, part in parts.items()}
 
 
-def _parameters(training: Training) -> list[nn.Parameter]:
-    return [p for group in training.optimiser.param_groups for p in group["params"]]
-
-
 def _norm_of_gradient(training: Training) -> Tensor:
     training.scaler.unscale_(training.optimiser)
-    return nn.utils.get_total_norm([p.grad for p in _parameters(training) if p.grad is not None])
+    return nn.utils.get_total_norm(
+        [p.grad for p in optim.parameters(training.optimiser) if p.grad is not None]
+    )
 
 
 def _update(training: Training, norm: Tensor) -> None:
     """Clip, step, average."""
     if training.schedule.clip_gradient is not None:
-        nn.utils.clip_grads_with_norm_(_parameters(training), training.schedule.clip_gradient, norm)
+        moved = optim.parameters(training.optimiser)
+        nn.utils.clip_grads_with_norm_(moved, training.schedule.clip_gradient, norm)
     training.scaler.step(training.optimiser)
     average, decay = training.average, training.schedule.ema
     if average is not None and decay is not None:
         optim.update_average(average, training.model, decay=decay, iteration=training.iteration)
+    hold_memory()

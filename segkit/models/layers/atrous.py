@@ -71,19 +71,20 @@ def weight_gradient(input: Tensor, gradient: Tensor, reach: int) -> Tensor:
         reach: cells between two taps.
 
     Returns:
-        (O, C, 3, 3), at least float32, classes last in memory as the weights of a channels-last network.
+        (O, C, 3, 3), at least float32, laid out as the weights of a channels-last network: autograd takes it
+        as their gradient and makes no copy.
     """
     _, channels, height, width = input.shape
     exact = torch.promote_types(input.dtype, torch.float32)
-    total = torch.zeros(3, 3, gradient.shape[1], channels, dtype=exact, device=input.device)
+    total = torch.zeros(gradient.shape[1], 3, 3, channels, dtype=exact, device=input.device)
     for image, of_image in zip(input.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1), strict=True):
         for i, j in ((i, j) for i in range(3) for j in range(3)):
             down, across = (i - 1) * reach, (j - 1) * reach
             if abs(down) >= height or abs(across) >= width:
                 continue  # this tap meets nothing but padding
             seen = _shifted(image, down, across).flatten(0, 1)  # (cells, C)
-            total[i, j] += _shifted(of_image, -down, -across).flatten(0, 1).T @ seen
-    return total.permute(2, 3, 0, 1)
+            total[:, i, j] += _shifted(of_image, -down, -across).flatten(0, 1).T @ seen
+    return total.permute(0, 3, 1, 2)
 
 
 def _shifted(map: Tensor, down: int, across: int) -> Tensor:

@@ -28,7 +28,7 @@ class Recipe:
 
     def __init__(self, again: Callable[..., Tensor], sources: Sequence[Tensor | Part]) -> None:
         self.again, self.sources = again, sources
-        self.length = 1 + max(part.recipe.length if isinstance(part, Part) else 0 for part in sources)
+        self.length = 1 + max(_length(part) for part in sources)
         self.readers, self.value = 0, None  # who will ask for it, and what the first of them got
 
     @torch.no_grad()
@@ -36,7 +36,12 @@ class Recipe:
         """The tensor; kept until the last of its readers has been here."""
         if self.value is not None:
             return self.value
-        value = self.again(*[part.read() if isinstance(part, Part) else part for part in self.sources])
+        found: dict[int, Tensor] = {}
+        # the longest first: a row of sums then holds two tensors at a time, and not one for each sum
+        for place in sorted(range(len(self.sources)), key=lambda place: -_length(self.sources[place])):
+            part = self.sources[place]
+            found[place] = part.read() if isinstance(part, Part) else part
+        value = self.again(*[found[place] for place in range(len(found))])
         if self.readers:
             self.value = value
         return value
@@ -53,6 +58,10 @@ class Part(NamedTuple):
     def read(self) -> Tensor:
         """As it was."""
         return self.recipe.cook().as_strided(self.size, self.stride, self.offset)
+
+
+def _length(part: Tensor | Part) -> int:
+    return part.recipe.length if isinstance(part, Part) else 0
 
 
 class _Notes:
