@@ -84,6 +84,7 @@ def _steps(asked: Asked) -> Iterator[dict[str, Any]]:
     model = segmenter.build(asked.num_classes, **segmenter.unloaded(asked.settings["model"]))
     yield {"stages": keeping.stages_of(model)}
     given = asked.settings["schedule"] | {"batch_size": asked.parts, "accumulate": asked.parts}
+    given |= {"epochs": None, "iterations": 10**6}  # however short the run is
     runtime = asked.settings["runtime"] | {"checkpoint": asked.checkpoint, "memory": None}
     run = begin(
         model,
