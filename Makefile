@@ -13,13 +13,13 @@ demo: .venv/runtime ## train and score a small network on drawn scenes, in minut
 	@$(PY) train_seg.py experiment=demo resume=auto
 
 test: .venv/complete ## the tests
-	@$(PY) -m pytest -n auto --dist worksteal -m "not thorough"
+	@$(PY) -m pytest -n auto --dist worksteal -m "not slow"
 
-test-all: .venv/complete ## the tests, and every combination of families, heads and exports
+test-all: .venv/complete ## the tests, and those that take minutes
 	@$(PY) -m pytest -n auto --dist worksteal
 
-test-fast: .venv/complete ## the tests that take seconds
-	@$(PY) -m pytest -n auto --dist worksteal -m "not slow and not thorough"
+test-fast: .venv/complete ## the tests that start no command and take no seconds
+	@$(PY) -m pytest -n auto --dist worksteal -m "not slow and not medium"
 
 bench: .venv/complete ## the small set of benchmarks, against benchmarks/expected.csv (under five minutes)
 	@$(PY) benchmarks/bench.py

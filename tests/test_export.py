@@ -113,7 +113,6 @@ def test_every_format_says_the_same_at_every_size(format, interface, family, hea
 
 
 @pytest.mark.slow
-@pytest.mark.thorough
 @pytest.mark.parametrize(("family", "head"), list(itertools.product(FAMILIES, HEADS)))
 def test_every_family_with_every_head_says_the_same_in_onnx_and_openvino(family, head, tmp_path):
     model = thin(family, head)
