@@ -16,7 +16,7 @@ test: .venv/complete ## the tests
 	@$(PY) -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: .venv/complete ## the tests, and those that take minutes
-	@$(PY) -m pytest -n auto --dist worksteal
+	@$(PY) -m pytest -n auto --dist worksteal --hypothesis-profile=all
 
 test-fast: .venv/complete ## the tests that start no command and take no seconds
 	@$(PY) -m pytest -n auto --dist worksteal -m "not slow and not medium"

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("all", settings.get_profile("default"))  # tests/test_fuzz.py
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands set it: waiting threads leave the core
 
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -25,6 +25,7 @@ def test_it_compares_seven_blocks_over_three_seeds():
     assert SWEPT["++seed"] == "0,1,2"  # as the command line writes seed=3, which then takes its place
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_all_but_the_block_is_equal(backbone):
     ours, plain = settings_of(backbone), settings_of("resnet50")

@@ -64,6 +64,7 @@ def test_what_is_typed_is_never_chosen(tmp_path):
     assert (settings["schedule"]["batch_size"], settings["evaluation"]["every"]) == (2, 2)
 
 
+@pytest.mark.medium
 def test_a_run_that_goes_on_keeps_what_was_chosen_though_the_images_are_others(tmp_path):
     given = images_of(tmp_path, [(300, 200)] * 4)
     before = composed("train", given, CHOOSING)

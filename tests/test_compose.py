@@ -42,6 +42,7 @@ GROUPS += ["model/backbone", "model/head", "model/auxiliary", "experiment", "eva
 NEEDS = {"timm": ["++model.backbone.variant=convnext_tiny"]}  # what a choice does not decide
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in options(group)])
 def test_every_choice_fits_the_signature_it_is_for(group, name):
     assert composed(f"{group}={name}", *NEEDS.get(name, ()))["run_name"]
@@ -240,6 +241,7 @@ def test_numbers_are_text_where_text_is_meant(typed, key, expected):
     assert type(value) is type(expected)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [

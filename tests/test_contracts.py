@@ -16,6 +16,7 @@ from segkit.types import Figures
 OURS = [("resnest", {"variant": "14"}), ("resnet", {"variant": "se_50"})]  # timm's: tests/test_timm.py
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("name", "settings"), OURS, ids=lambda value: str(value))
 def test_backbones(name, settings):
     def make(stride):
@@ -26,6 +27,7 @@ def test_backbones(name, settings):
     testing.check_backbone(make)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", components.available("models.heads"))
 def test_heads(name):
     testing.check_head(lambda **late: components.build("models.heads", {"name": name, "width": 8}, **late))

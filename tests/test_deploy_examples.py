@@ -34,6 +34,7 @@ def files(tiny_run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("example", "name"), [("deploy_onnx", "net.onnx"), ("deploy_openvino", "net.xml")])
 def test_ten_lines_without_torch_paint_what_segkit_predicts(example, name, files, tiny_run, tmp_path):
     words = [files / name, files / "photo.png", tmp_path / "colours.png"]
@@ -135,6 +136,7 @@ def test_requests_at_once_are_all_answered_rightly_or_turned_away(service, tiny_
     assert all("too many images are waiting" in json.loads(answer.text)["error"] for answer in away)
 
 
+@pytest.mark.slow
 def test_the_service_refuses_a_file_it_cannot_serve(tiny_run, tmp_path):
     path = tmp_path / "logits.onnx"
     words = f"checkpoint={tiny_run / 'best.pt'} interface=logits output={path} images=1"

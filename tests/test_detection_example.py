@@ -37,6 +37,7 @@ def detector(method, settings=TINY):
     return detection.METHODS[method](3, settings, thin=True, min_size=96, max_size=96)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("method", detection.METHODS)
 def test_a_step_of_training_and_one_of_evaluation(method, drawn):
     model = detector(method).train()

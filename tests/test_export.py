@@ -87,6 +87,7 @@ def share_of_equal_pixels(model, file, sizes=SIZES):
     return equal / total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_every_family_says_the_same_in_a_trace(family, tmp_path):
     head = HEADS[list(FAMILIES).index(family) % len(HEADS)]
@@ -95,6 +96,7 @@ def test_every_family_says_the_same_in_a_trace(family, tmp_path):
     assert share_of_equal_pixels(model, file) >= 0.9999
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("format", "interface", "family", "head"),
     [
@@ -229,6 +231,7 @@ def test_a_file_of_ids_is_right_where_it_can_be_and_says_where_it_cannot(ids_fil
         segkit.load(ids_file, protocol=Protocol(name="ms", scales=(1.0, 2.0))).predict(image)
 
 
+@pytest.mark.medium
 def test_a_fixed_size_refuses_others_with_windows_that_do_work(tmp_path):
     model = thin("resnest", "fcn")
     file = exported(model, tmp_path / "net.ts", export.Kind("torchscript", "logits", (48, 32)))
@@ -291,6 +294,7 @@ class Spectral(nn.Module):
         return torch.linalg.svd(stages[-1])[0]
 
 
+@pytest.mark.medium
 def test_the_operator_in_the_way_is_named(tmp_path):
     model = thin("resnest", "fcn")
     model.head = Spectral()
@@ -308,6 +312,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
         exported(thin("resnest", "fcn"), tmp_path / "net.onnx", export.Kind())
 
 
+@pytest.mark.slow
 def test_half_precision_is_compared_too(tiny_run, run_here, tmp_path):
     path = tmp_path / "half.onnx"
     words = [f"checkpoint={tiny_run / 'best.pt'}", "precision=fp16", f"output={path}", "images=1"]
@@ -316,6 +321,7 @@ def test_half_precision_is_compared_too(tiny_run, run_here, tmp_path):
     assert kinds == {onnx.TensorProto.FLOAT16}
 
 
+@pytest.mark.slow
 def test_eight_bits_are_integers_and_judged_by_the_score(tiny_run, run_here, tmp_path, capsys):
     path = tmp_path / "eight.onnx"
     words = [f"checkpoint={tiny_run / 'best.pt'}", "precision=int8", f"output={path}", "images=1"]

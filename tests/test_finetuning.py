@@ -91,6 +91,7 @@ def test_a_shared_branch_counts_with_the_first_stage_it_speaks_through():
     assert {name.split(".")[0]: found[p] for name, p in backbone.named_parameters()} == expected
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("freeze", "freeze_norm", "optimiser"),
     [(1, False, "sgd"), (2, True, "adamw"), (4, False, "adamw"), (0, True, "sgd")],
@@ -131,6 +132,7 @@ def kept_for_the_gradient(run):
     return sum(size for place, size in found.items() if place not in weights)
 
 
+@pytest.mark.medium
 def test_nothing_is_kept_or_computed_below_what_is_frozen():
     torch.manual_seed(0)
     runs = [begin(built(), freeze=freeze) for freeze in range(5)]
@@ -143,6 +145,7 @@ def test_nothing_is_kept_or_computed_below_what_is_frozen():
     assert not {id(p) for p in frozen} & {id(p) for g in runs[2].optimiser.param_groups for p in g["params"]}
 
 
+@pytest.mark.medium
 def test_frozen_norms_train_with_a_batch_of_one():
     with pytest.raises(ValueError, match=r"a training batch of one .* schedule.batch_size"):
         training.train_step(begin(built(), size=1), [batch(1)])

@@ -1,6 +1,7 @@
 """Bad input, at random: whatever is given, the answer is a result or an error in words, and soon.
 
-About 2,400 cases; `python -m pytest tests/test_fuzz.py --hypothesis-show-statistics` counts them.
+A quarter of the cases, and with ``--hypothesis-profile=all`` (make test-all) all of about 2,400;
+``--hypothesis-show-statistics`` counts them.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import json
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -25,9 +27,12 @@ from segkit.data.labels import LabelTable
 from segkit.data.pairs import read_image, read_mask
 from segkit.models import segmenter
 
+pytestmark = pytest.mark.medium
+
 
 def cases(count):
-    """So many cases, the same ones each time, none longer than ten seconds."""
+    """So many cases of all, the same ones each time, none longer than ten seconds."""
+    count = count if settings.get_current_profile_name() == "all" else count // 4
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     return settings(
         max_examples=count, deadline=10_000, derandomize=True, database=None, suppress_health_check=quiet

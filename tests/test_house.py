@@ -69,6 +69,7 @@ def test_every_module_stands_in_a_layer():
     assert {f"segkit.{entry.removesuffix('.py')}" for entry in entries()} == layers
 
 
+@pytest.mark.medium
 def test_no_modules_import_one_another_in_a_circle_even_for_types():
     known = {dotted(path) for path in [*MODULES, *FACES]}
     graph = {dotted(path): imports(path, known) for path in [*MODULES, *FACES]}

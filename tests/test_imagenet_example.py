@@ -66,6 +66,7 @@ def test_an_image_is_prepared_as_the_authors_do(drawn, way, plain, crop):
         assert np.array_equal(folder[index][0].transpose(1, 2, 0), expected)
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_a_plain_loop_counts(drawn):
     root, network, weights = drawn
     ready = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
@@ -89,6 +90,7 @@ def test_the_command_prints_what_a_plain_loop_counts(drawn):
     assert 0 < hits < images
 
 
+@pytest.mark.medium
 def test_the_crop_is_that_of_the_published_score():
     for name, crop, way in [
         ("resnest50", 224, "resnest"),
@@ -99,6 +101,7 @@ def test_the_crop_is_that_of_the_published_score():
         assert (chosen.crop, chosen.way, backbone["weights"]) == (crop, way, "imagenet")
 
 
+@pytest.mark.medium
 def test_what_does_not_fit_is_one_line(drawn, tmp_path):
     main, weights = EXAMPLE["main"], f"model.backbone.weights={drawn[2]}"
     small = ["model/backbone=resnest14", "model.backbone.width=8", "--workers", "0"]

@@ -46,6 +46,7 @@ def test_polygons_are_filled_as_pycocotools_fills_them(seed):
     np.testing.assert_array_equal(polygons.filled(outline, height, width), expected)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seed", range(30))
 def test_polygons_agree_with_points_asked_one_by_one_away_from_the_outline(seed):
     outline = draw_outline(np.random.default_rng(seed), corners=6)
@@ -174,6 +175,7 @@ def test_masks_of_coco_are_those_of_pycocotools_painted_one_after_another(tmp_pa
     assert report.hidden
 
 
+@pytest.mark.slow
 def test_an_import_is_trained_on_by_the_command_it_names(tmp_path):
     """What is typed after the import is what the import says."""
     file, out = coco_like(tmp_path), tmp_path / "out"
@@ -350,6 +352,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_cannot_be_imported_is_said_in_one_line(tmp_path, monkeypatch, capsys, name):
     monkeypatch.syspath_prepend(ROOT / "datasets")

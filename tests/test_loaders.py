@@ -69,18 +69,21 @@ def test_a_batch_is_uint8_with_channels_first(reference):
     np.testing.assert_array_equal(reference[0].image[0].permute(1, 2, 0), sample.image)
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_batches(reference, workers):
     assert_same(batches(workers=workers), reference)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("start", [1, 4, 8])
 def test_a_resumed_stream_goes_on_where_it_stopped_in_the_middle_of_an_epoch(reference, workers, start):
     assert_same(batches(workers=workers, iterations=range(start, END)), reference[start:])
 
 
+@pytest.mark.medium
 def test_two_processes_together_see_the_order_of_one(reference):
     parts = [batches(share=(rank, 2), workers=1) for rank in (0, 1)]
     assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], reference)
@@ -112,6 +115,7 @@ def test_an_epoch_that_drops_its_last_batch_takes_other_samples_each_time_and_no
         assert epoch == [whole.draw(50 * number + place) for place in range(48)]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("start", [1, 2, 5])
 def test_a_stream_that_drops_is_resumed_and_shared_out_exactly(start):
     kept = {"drop_last": True, "batch_size": 4}  # one batch of each epoch of 7
@@ -129,6 +133,7 @@ def test_a_set_that_fills_no_batch_still_trains_and_says_so(caplog):
     assert "schedule.batch_size=20: there are 7 samples" in caplog.text
 
 
+@pytest.mark.medium
 def test_workers_that_are_spawned_give_the_batches_of_workers_that_are_forked(reference):
     """As on macOS, where data set and transform travel pickled."""
     made = loader(workers=1)
@@ -163,6 +168,7 @@ def test_a_sample_that_cannot_be_read_stops_with_file_and_remedy(workers):
         batches(Broken({2}, "stop"), lambda sample, seed: sample, workers=workers)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipping_replaces_counts_and_logs_the_same_way_every_time(workers, caplog):
     broken = loader(

@@ -30,6 +30,7 @@ def owner(tmp_path):
     process.join()
 
 
+@pytest.mark.medium
 def test_a_folder_in_use_is_refused_naming_its_owner_and_free_afterwards(owner, tmp_path):
     process, leave = owner
     words = rf"in use by process {process.pid} on {socket.gethostname()}, since .* sign of life \d+ s ago"
@@ -42,6 +43,7 @@ def test_a_folder_in_use_is_refused_naming_its_owner_and_free_afterwards(owner, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.medium
 def test_the_lock_of_a_killed_process_is_taken_over_and_said(owner, tmp_path, caplog):
     process, _ = owner
     process.kill()
@@ -59,6 +61,7 @@ def elsewhere(folder):
     return path
 
 
+@pytest.mark.medium
 def test_an_owner_on_another_machine_lives_while_its_heart_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "SILENCE", 2.0)
     path, done = elsewhere(tmp_path), threading.Event()

@@ -131,6 +131,7 @@ NAMES = [f"{name}-{'-'.join(map(str, keywords.values()))}" for name, keywords, _
 every_choice = pytest.mark.parametrize(("name", "keywords", "naive"), CHOICES, ids=NAMES)
 
 
+@pytest.mark.medium
 @every_choice
 def test_a_loss_equals_a_loop_over_pixels(name, keywords, naive, monkeypatch):
     for seed in range(CASES):
@@ -145,6 +146,7 @@ def test_a_loss_equals_a_loop_over_pixels(name, keywords, naive, monkeypatch):
         assert float(parts["aux"]) == pytest.approx(flipped / 2, rel=1e-6, abs=1e-6), f"case {seed}"
 
 
+@pytest.mark.medium
 @every_choice
 def test_the_gradient_is_that_of_finite_differences(name, keywords, naive, monkeypatch):
     monkeypatch.setattr(_chunks, "LARGEST", 8)
@@ -378,6 +380,7 @@ def test_the_only_tensor_of_full_size_is_the_gradient(name, monkeypatch):
     assert large == [logits.numel()]
 
 
+@pytest.mark.medium
 def test_a_compiler_that_cannot_look_inside_gets_plain_operations():
     torch.manual_seed(0)
     logits, label = torch.randn(2, 3, 6, 7), torch.randint(0, 3, (2, 6, 7))
@@ -435,6 +438,7 @@ def test_a_sum_is_no_part_of_a_sum():
         build("mixed", 3, parts={"mixed": {"parts": MIX}})
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -461,6 +465,7 @@ def test_a_part_is_set_left_out_and_added_by_its_name():
     assert loss.losses["focal"].gamma == 3.0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [n for n in components.available("losses") if n != "mixed"])
 def test_every_loss_has_a_yaml_that_says_all_its_settings(name):
     chosen = composed("train", ["run_name=x", f"loss={name}"])["loss"]

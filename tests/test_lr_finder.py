@@ -77,6 +77,7 @@ def test_smoothing_is_the_weighted_mean_written_out():
         assert smooth == pytest.approx(np.average(losses[:count], weights=weights))
 
 
+@pytest.mark.medium
 def test_the_run_is_left_as_it_was_and_the_rates_are_those_it_says():
     tested, untouched = begin(), begin()
     before = copy.deepcopy(tested.state())
@@ -97,11 +98,13 @@ def test_the_run_is_left_as_it_was_and_the_rates_are_those_it_says():
         assert torch.equal(a, b)
 
 
+@pytest.mark.medium
 def test_it_ends_where_the_loss_explodes():
     found = lr_finder.find(begin(optimiser={"name": "sgd"}, iterations=100), steps(100))
     assert len(found.rates) < 100 or found.losses[-1] < 4 * min(found.losses)
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_curve_and_the_name_free_for_the_training(tmp_path, run_here, capsys):
     small = [
         "experiment=demo",

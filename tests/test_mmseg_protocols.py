@@ -109,6 +109,7 @@ def test_mmseg_is_the_whole_image_at_one_scale_within_the_data_set_s_bounds(data
     assert (how.window, how.flip, how.absent) == (None, False, "exclude")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("size", SIZES)
 def test_mmseg_says_what_mmsegmentation_says(size):
     model, image = TinySegmenter(align_corners=False).double().eval(), drawn_image(*size)
@@ -118,6 +119,7 @@ def test_mmseg_says_what_mmsegmentation_says(size):
     torch.testing.assert_close(probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("size", [*SIZES[:6], (71, 201), (201, 71)])
 def test_mmseg_ms_says_what_its_test_time_augmentation_says(size):
     model, image = TinySegmenter(align_corners=False).double().eval(), drawn_image(*size)
@@ -130,6 +132,7 @@ def test_mmseg_ms_says_what_its_test_time_augmentation_says(size):
     assert torch.equal(predict(model, image, how).long(), expected.argmax(0))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (95, 41), (120, 31)])
 def test_mmseg_slide_says_what_its_windows_say(size):
     model, image = TinySegmenter(align_corners=True).double().eval(), drawn_image(*size)

@@ -30,11 +30,13 @@ def shape_of_logits(model: segmenter.Segmenter) -> tuple[int, ...]:
     return tuple(model.eval()(torch.empty(1, 3, 64, 96, device="meta")).main.shape)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_can_be_built(name):
     assert shape_of_logits(model_of(f"model={name}")) == (1, 7, 64, 96)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_can_be_chosen(name):
     more = ["++model.backbone.variant=convnext_atto"] if name == "timm" else []

@@ -12,6 +12,7 @@ PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 MAKER = runpy.run_path(str(ROOT / "docs" / "models.py"))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("backbone", [("resnest", "50"), ("resnet", "sknet_50"), ("resnet", "50")])
 def test_the_row_of_a_backbone_is_what_its_command_writes(backbone):
     assert MAKER["row_of_backbone"](*backbone) in PAGE

@@ -118,6 +118,7 @@ def test_a_missed_small_object_costs_the_small_alone():
     assert found["large"] == pytest.approx(120 / 130)
 
 
+@pytest.mark.slow
 def test_the_command_prints_it_on_request_and_the_report_has_it(tiny_run, tmp_path):
     done = run_command(
         "test_seg.py",

@@ -123,6 +123,7 @@ def test_an_installation_trains_scores_and_predicts_from_anywhere(far):
     assert any(name.startswith("runs/far/predict-photo/overlays/") for name in made)
 
 
+@pytest.mark.slow
 def test_messages_of_an_installation_name_commands_that_are_there(far):
     assert "segkit-train experiment=demo" in far("segkit-train", "--help")
     assert "`segkit-data camvid prepare`" in far("segkit-train", "data=camvid", status=2)

@@ -54,6 +54,7 @@ def agree(found, expected):
     torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "head"),
     [
@@ -80,6 +81,7 @@ def test_networks_of_torchvision_give_their_logits(name, head, tmp_path):
             ours(head, variant, auxiliary=AUXILIARY, output_stride=16, weights=path)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("kind", "output_stride"),
     [("DeepLabV3", 8), ("DeepLabV3Plus", 16), ("DeepLabV3", 16), ("DeepLabV3Plus", 8)],
@@ -99,6 +101,7 @@ def test_networks_of_smp_give_their_logits(kind, output_stride, tmp_path):
         ours(head, output_stride=output_stride, weights=path)
 
 
+@pytest.mark.medium
 def test_older_files_of_smp_have_numbers_for_names(tmp_path):
     network = randomised(smp.DeepLabV3("resnet50", encoder_weights=None, classes=6))
     state = network.state_dict()
@@ -111,6 +114,7 @@ def test_older_files_of_smp_have_numbers_for_names(tmp_path):
         agree(model(image).main, network(image))
 
 
+@pytest.mark.medium
 def test_the_encoder_of_any_network_of_theirs_is_a_backbone(tmp_path):
     network = smp.Unet("resnet50", encoder_weights=None, decoder_channels=(8, 8, 8, 8, 8))
     path = saved(network, tmp_path / "x.pth")
@@ -124,6 +128,7 @@ def test_the_encoder_of_any_network_of_theirs_is_a_backbone(tmp_path):
         ours("deeplabv3", weights=path)
 
 
+@pytest.mark.medium
 def test_every_key_of_theirs_is_accounted_for(tmp_path):
     network = theirs.fcn_resnet50(weights=None, weights_backbone=None, num_classes=6)
     state = network.state_dict()

@@ -74,6 +74,7 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("loss", components.available("losses"))
 def test_a_training_step_needs_no_float64(loss, monkeypatch):
     """Apple's GPUs have none; ``widest_float`` is the one place that knows."""

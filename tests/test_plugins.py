@@ -74,6 +74,7 @@ def test_the_example_trains_and_predicts_and_its_checkpoint_asks_for_it(own, cap
     assert np.array_equal(saved, ids)
 
 
+@pytest.mark.medium
 def test_every_component_of_the_example_keeps_its_contract(own):
     components.use_plugins(["shiny"])
     build = components.build

@@ -42,6 +42,7 @@ def disc(radius, side=32):
     return np.repeat(image[..., None], 3, 2)
 
 
+@pytest.mark.medium
 def test_the_large_kernel_gains_where_its_reach_is_what_large_things_ask_for():
     # One unit, trained for seconds to give the small kernel's answer for small discs and the large one's for
     # large discs. Nothing sets its attention by hand: it has to learn to look at the size.

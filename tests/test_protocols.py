@@ -210,6 +210,7 @@ def test_a_model_without_parts_gives_what_its_parts_give(merge):
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
 @pytest.mark.parametrize("border", ["shift", "pad"])
 def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):

@@ -127,6 +127,7 @@ def test_masks_that_would_be_changed_are_refused(tmp_path, name):
         read_mask(placed(tmp_path, suffix, data), "any")
 
 
+@pytest.mark.medium
 def test_a_large_mask_of_one_class_is_no_bomb(tmp_path):
     file = placed(tmp_path, "png", png(np.zeros((9000, 9000), np.uint8), 8, 0))
     assert read_mask(file, "ids").shape == (9000, 9000)

@@ -148,11 +148,13 @@ def assert_says(settings, expected):
     assert {key: settings[key] for key in expected} == expected
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("model", "data"), PUBLISHED, ids=lambda word: word)
 def test_the_command_typed_first_is_the_published_recipe(model, data):
     assert_says(found(f"model={model}", f"data={data}"), PUBLISHED[model, data])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("model", "data"), PUBLISHED, ids=lambda word: word)
 def test_the_experiment_of_a_published_row_is_its_recipe(model, data):
     chosen = found(f"experiment={model}_{data}")
@@ -217,6 +219,7 @@ OWN_CHOICES = [
 ]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("typed", "expected"), OWN_CHOICES, ids=[typed for typed, _ in OWN_CHOICES])
 def test_what_is_typed_wins_over_the_recipe(typed, expected):
     assert_says(found(*HEADLINE, typed), expected)

@@ -49,6 +49,7 @@ def stepped(model, image, *, context, steps=2, dtype=None):
 plainly = contextlib.nullcontext
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize(
     ("backbone", "head"), [("resnest", "deeplabv3"), ("resnest_blocks", "pspnet"), ("fast", "fcn")]
@@ -115,6 +116,7 @@ def test_a_tensor_that_was_changed_since_is_kept_as_it_is():
     assert torch.equal(*gradients)
 
 
+@pytest.mark.medium
 def test_a_long_row_of_sums_is_right_and_nothing_is_left_behind():
     def row(x, convs, norm):
         for conv in convs:

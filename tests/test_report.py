@@ -186,6 +186,7 @@ def test_kept_images_are_small_and_keep_their_shape():
     assert kept.samples()[0].label.shape == kept.samples()[0].prediction.shape == (320, 640)
 
 
+@pytest.mark.medium
 @needs_chromium
 def test_the_console_stays_silent(tab):
     assert tab.errors() == []

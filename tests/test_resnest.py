@@ -119,6 +119,7 @@ def test_classifying_without_a_classifier_says_how_to_get_one():
         on_meta("14").classify(torch.empty(1, 3, 32, 32, device="meta"))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", TIMM)
 def test_undilated_it_equals_timm_with_the_same_weights(variant):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")

@@ -16,10 +16,12 @@ def again(*typed, before=None):
     return composed("train", ["run_name=a", "resume=true", *typed], Hooks(resumed=lambda _: before))
 
 
+@pytest.mark.medium
 def test_nothing_typed_changes_nothing():
     assert checkpoint.differences(composed("train", BEGUN), again()) == []
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
@@ -39,6 +41,7 @@ def test_what_is_typed_wins_and_is_told(typed, told):
     assert len(found) == len(told) or typed == ["runtime=gpu"]
 
 
+@pytest.mark.medium
 def test_a_group_that_is_typed_wins_whole():
     found = again("model=fcn_resnest50")
     assert found["model"] == composed("train", ["model=fcn_resnest50", "run_name=a"])["model"]
@@ -47,6 +50,7 @@ def test_a_group_that_is_typed_wins_whole():
     assert optimiser == composed("train", ["run_name=a"])["schedule"]["optimiser"]
 
 
+@pytest.mark.medium
 def test_a_data_set_brings_its_sizes_and_whatever_refers_to_them():
     found = again("data=camvid")
     fresh = composed("train", ["data=camvid", "run_name=a"])
@@ -64,6 +68,7 @@ def test_an_experiment_that_is_typed_wins_with_all_it_says():
     assert found["seed"] == 5  # of which it says nothing
 
 
+@pytest.mark.medium
 def test_a_key_that_is_newer_than_the_run_is_filled_in_and_one_taken_out_is_missed():
     before = composed("train", BEGUN)
     del before["evaluation"]["every"], before["profile"]

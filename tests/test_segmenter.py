@@ -19,6 +19,7 @@ def tiny(
     return segmenter.build(num_classes, backbone=backbone, head=head, auxiliary=auxiliary, **settings)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("variant", "without", "with_auxiliary"),
     [("50", 41.60, 44.00), ("101", 62.39, 64.79), ("200", 84.32, 86.71), ("269", 125.04, 127.44)],

@@ -33,6 +33,7 @@ def test_every_class_takes_its_share_and_borders_are_thin(size):
     assert labels[0].shape == ((128, 128) if size == 128 else (96, 160))
 
 
+@pytest.mark.medium
 def test_colour_alone_does_not_tell_the_class():
     """The nearest mean colour of a class, learned from 80 scenes, is right in less than half of 80 others."""
     dataset = shapes.build("train")

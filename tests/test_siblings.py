@@ -65,6 +65,7 @@ def test_the_paper_counts_the_running_statistics_of_sknet_101():
     assert (round(count / 1e6, 1), round(count / 1e6, 2)) == (48.9, 48.91)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("name", "variant"), EVERY)
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_stages_and_classes_have_their_shapes(name, variant, output_stride):
@@ -112,6 +113,7 @@ def selective_names(name):
     return name
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -254,6 +256,7 @@ SK_NAMES = (
 )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("variant", "names", "block"),
     [
@@ -273,6 +276,7 @@ def test_files_of_pytorch_insight_load_and_give_their_scores(variant, names, blo
         torch.testing.assert_close(ours.classify(image), insight(state, block, image), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -294,6 +298,7 @@ def test_files_of_timm_load_and_give_their_scores(ours, theirs, tmp_path):
         assert (network.classify(image) - expected).norm() < 1e-5 * expected.norm()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("theirs", ["skresnet18", "skresnet50", "skresnet50d"])
 def test_selective_kernels_with_a_split_input_are_refused_with_the_difference(theirs, tmp_path):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")

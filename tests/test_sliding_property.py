@@ -113,6 +113,7 @@ SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90)) | st.tuples(
 )
 
 
+@pytest.mark.medium
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(how=protocols(), shape=SHAPES, rows=st.integers(1, 40), batch=st.sampled_from([1, 3000, None]))
 def test_strips_put_together_what_the_whole_image_at_full_size_gives(how, shape, rows, batch):
@@ -150,6 +151,7 @@ def test_portrait_images_of_a_data_set_s_sizes(size, merge):
 PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
 def test_scores_depend_neither_on_strip_bytes_nor_on_memory(merge, monkeypatch):
     model, image = TinySegmenter().eval(), drawn_image(170, 41)
@@ -177,6 +179,7 @@ def with_more_classes(model, number):
     return wider
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
 def test_scores_do_not_depend_on_how_many_more_classes_there_are(merge, monkeypatch):
     """More classes make lower strips."""

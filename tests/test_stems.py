@@ -30,6 +30,7 @@ def saved(network, path):
     return str(path)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("bands", [1, 2, 4, 13])
 @pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
 def test_a_network_of_any_bands_learns_counts_and_predicts(backbone, bands):
@@ -47,6 +48,7 @@ def test_a_network_of_any_bands_learns_counts_and_predicts(backbone, bands):
         inference.predict(model, np.zeros((8, 8, 3), np.uint8), inference.Protocol())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("bands", [1, 2, 4, 7])
 @pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
 @pytest.mark.parametrize("whole", [False, True])
@@ -97,6 +99,7 @@ def test_fresh_filters_are_none_of_the_published(tmp_path):
     assert torch.equal(wide.backbone.layer1[0].conv1.weight, rgb.backbone.layer1[0].conv1.weight)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
 def test_weights_of_as_many_bands_are_taken_as_they_are(backbone, tmp_path):
     trained = built(backbone, 5)

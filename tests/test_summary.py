@@ -14,6 +14,7 @@ def on_meta(build, *late, **settings):
         return build(*late, **settings)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "variant", "side", "giga_macs"),
     [
@@ -35,6 +36,7 @@ def test_operations_of_a_classifier_are_the_published_ones(name, variant, side, 
     assert round(counting.flops(lambda: network.classify(image)) / 2e9, 3) == giga_macs
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("variant", "giga_macs"), [("50", 4.47), ("101", 8.46)])
 def test_operations_of_selective_kernel_networks_are_those_of_the_paper(variant, giga_macs):
     settings = {"name": "resnet", "variant": f"sknet_{variant}", "output_stride": 32}
@@ -49,6 +51,7 @@ def deeplab(variant="101", **settings):
     return on_meta(segmenter.build, 150, backbone=backbone, head={"name": "deeplabv3"}, auxiliary=auxiliary)
 
 
+@pytest.mark.medium
 def test_a_summary_tells_shapes_dilation_parameters_and_operations():
     rows = {part.name: part for part in summary.parts(deeplab(), (480, 480))}
     assert rows["stage 3"].shape == (1024, 60, 60)
@@ -136,6 +139,7 @@ BACKBONES = [
 HEADS = ["deeplabv3", "deeplabv3plus", "fcn", "deeplabv3_mmseg", "pspnet"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("backbone", "head"),
     [(backbone, HEADS[place % len(HEADS)]) for place, backbone in enumerate(BACKBONES)],

@@ -67,6 +67,7 @@ def test_two_jobs_of_a_multirun_are_two_runs(tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_low_precision_trains_near_to_float32(train, tmp_path, precision):
     train(name="full")
@@ -79,6 +80,7 @@ def test_a_low_precision_trains_near_to_float32(train, tmp_path, precision):
     assert 0 < moved.abs().max() < 0.5  # another arithmetic, the same training
 
 
+@pytest.mark.slow
 def test_the_layout_of_memory_changes_nothing_but_rounding(train, tmp_path):
     train("runtime.channels_last=false", *ONE, name="planes")
     train("runtime.channels_last=true", *ONE, name="last")

@@ -140,6 +140,7 @@ def page(tmp_path_factory):
         yield page
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize(
     ("tab", "says"),

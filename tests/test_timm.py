@@ -56,6 +56,7 @@ def drawn_anew(network):
     return network
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", FAMILIES)
 def test_a_dilated_network_says_the_same_on_the_coarse_grid(variant, monkeypatch):
     """Oracle: timm's own undilated network; at output stride 8 every fourth cell is one of stride 32."""
@@ -85,6 +86,7 @@ def test_a_dilated_network_says_the_same_on_the_coarse_grid(variant, monkeypatch
                     assert (after[..., 1::step, 1::step] - before).abs().max() > 0.01 * scale
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("variant", "output_stride"), [("resnet18", 8), ("mobilenetv2_035", 16)])
 def test_where_timm_dilates_rightly_every_cell_is_its_own(variant, output_stride):
     theirs = drawn_anew(timm.create_model(variant, features_only=True, output_stride=output_stride))
@@ -96,6 +98,7 @@ def test_where_timm_dilates_rightly_every_cell_is_its_own(variant, output_stride
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
 
 
+@pytest.mark.medium
 def test_a_wrong_dilation_does_not_pass_the_trial(monkeypatch):
     right = atrous._dilate_one
 
@@ -109,6 +112,7 @@ def test_a_wrong_dilation_does_not_pass_the_trial(monkeypatch):
         built("resnet18", 8)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("variant", "reason"),
     [
@@ -138,6 +142,7 @@ def test_what_cannot_be_dilated_is_refused_with_what_can_be_had_and_that_works(v
             ]
 
 
+@pytest.mark.medium
 def test_maps_that_timm_gives_channels_last_are_turned():
     network = built("swin_tiny_patch4_window7_224").eval()
     image = torch.randn(1, 3, 64, 96)
@@ -173,6 +178,7 @@ def test_without_timm_the_extra_is_named(monkeypatch):
 # ---- weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize(
     "variant", ["convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"]
@@ -210,6 +216,7 @@ def test_published_weights_without_a_network_name_the_file_and_its_place(monkeyp
         built("lcnet_035", weights="imagenet")
 
 
+@pytest.mark.medium
 def test_published_weights_are_timms_and_other_colours_are_told(monkeypatch, caplog):
     state = timm.create_model("mobilenetv3_small_050").state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
@@ -232,6 +239,7 @@ def small(variant="mobilenetv3_small_050", output_stride=16, head=None, **settin
     return segmenter.build(5, backbone=backbone, head=head or {"name": "deeplabv3", "width": 16}, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["deeplabv3", "deeplabv3plus", "fcn", "pspnet"])
 def test_every_head_reads_a_backbone_of_timm_of_any_stride(head):
     settings = {"name": head, **({"width": 16} if head != "pspnet" else {})}
@@ -243,6 +251,7 @@ def test_every_head_reads_a_backbone_of_timm_of_any_stride(head):
         assert all(p.grad is not None for p in model.backbone.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["resnet18", "tf_efficientnet_b0", "convnext_atto"])
 def test_what_is_prepared_for_prediction_says_the_same(variant):
     model = small(variant).eval()
@@ -272,6 +281,7 @@ def test_a_network_whose_image_is_padded_exports_for_any_size(run_here, tmp_path
     assert file.is_file()
 
 
+@pytest.mark.slow
 def test_the_commands_train_resume_score_and_predict_with_one(run_here, tmp_path, capsys):
     settings = [*TINY, "model.backbone.variant=mobilenetv3_small_050", f"run_dir={tmp_path}"]
     assert run_here("train_seg", *settings, "schedule.iterations=2", "run_name=x") == 0

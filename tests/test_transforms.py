@@ -65,6 +65,7 @@ def distance(a, b):
     ).max()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("preset", "transform"), [("encoding", ENCODING), ("mmseg", MMSEG)])
 def test_a_preset_draws_as_its_plain_definition_does(preset, transform):
     draws = 2000
@@ -244,6 +245,7 @@ def test_a_crop_full_of_one_class_is_drawn_again():
     assert share[0.75] > 0.95
 
 
+@pytest.mark.medium
 def test_colour_and_blur_change_the_image_only_and_as_often_as_asked():
     image = np.random.default_rng(0).integers(60, 200, (CROP, CROP, 3)).astype(np.uint8)
     sample = Sample(image, COLUMNS[:CROP, :CROP], "")
@@ -373,6 +375,7 @@ def test_colours_are_those_of_mmsegmentation_to_the_pixel():
         np.testing.assert_array_equal(ours, expected[..., ::-1])
 
 
+@pytest.mark.medium
 def test_brightness_contrast_saturation_and_hue_are_distributed_as_mmsegmentations():
     """Four numbers of each image over 2,000 draws of each side, with numpy's own generator on theirs."""
     draws = 2000

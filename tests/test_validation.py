@@ -81,6 +81,7 @@ def validation_loss(model, protocol):
     return loss.mean()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("piece", [1, 9000, 2**28], ids=["rows", "pieces", "images"])
 def test_the_loss_is_the_mean_over_the_scored_pixels_of_all_images(piece, model, monkeypatch):
     monkeypatch.setattr(validation, "PIECE_BYTES", piece)
@@ -88,6 +89,7 @@ def test_the_loss_is_the_mean_over_the_scored_pixels_of_all_images(piece, model,
     assert found == {"main": pytest.approx(mean_nll(model, whole), rel=1e-4)}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("merge", ["softmax", "exp", "logits"])
 def test_with_several_views_it_is_that_of_the_merged_probabilities(merge, model):
     protocol = inference.Protocol(scales=(0.75, 1.25), flip=True, window=32, stride=20, merge=merge)
@@ -122,6 +124,7 @@ class Dice(torch.nn.Module):
         return torch.tensor(float(label.numel()), dtype=torch.float64)
 
 
+@pytest.mark.medium
 def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model, tmp_path):
     run = begin(model, Dice())
     told, folder = tmp_path / "told", tmp_path / "run"

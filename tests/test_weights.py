@@ -83,6 +83,7 @@ def test_checkpoints_of_pytorch_encoding_give_their_logits(head, image, tmp_path
     torch.testing.assert_close(loaded.auxiliary(loaded.backbone(image)), aux, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.medium
 def test_checkpoints_of_mmsegmentation_give_their_logits(image, tmp_path, monkeypatch):
     monkeypatch.setitem(resnest.VARIANTS, "26_mmseg", resnest.VARIANTS["26"]._replace(pool="strided"))
     settings = {"head": "deeplabv3_mmseg", "variant": "26_mmseg", "align_corners": False}
@@ -134,6 +135,7 @@ def test_however_it_is_wrapped(how, tmp_path):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in original.state_dict().items())
 
 
+@pytest.mark.medium
 def test_a_checkpoint_of_ours_gives_its_average(tmp_path):
     last, average = model(), model()
     content = {"format": 1, "model": last.state_dict(), "average": average.state_dict()}
@@ -310,6 +312,7 @@ def told_by(how, name, config, tmp_path):
     return (tmp_path / "x.pth", config) if how == "its settings" else (tmp_path / name, None)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("how", ["its settings", "its name"])
 def test_checkpoints_trained_with_aligned_corners_want_them_and_give_their_logits(how, image, tmp_path):
     name, config = "deeplabv3_r50-d8_769x769_40k_cityscapes_x.pth", CONFIG.format(**AT_8, align="True")
@@ -322,6 +325,7 @@ def test_checkpoints_trained_with_aligned_corners_want_them_and_give_their_logit
     torch.testing.assert_close(loaded(image).main, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("how", ["its settings", "its name"])
 def test_checkpoints_with_a_multi_grid_want_it_and_give_their_logits(how, image, tmp_path):
     name, config = "deeplabv3_r50-d16-mg124_512x1024_40k_x.pth", CONFIG.format(**AT_16, align="False")
