@@ -108,6 +108,35 @@ def test_what_a_page_links_to_is_there(page):
     assert not missing
 
 
+NOW = [page for page in PAGES if page.name != "CHANGELOG.md" and page.parent.name != "decisions"]
+GROUPS = sorted({file.parent.relative_to(ROOT / "conf").as_posix() for file in ROOT.glob("conf/**/*.yaml")})
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_names_is_there(page):
+    """Files, tests, targets of make and choices of settings; NAME and a plug-in's own stand for others."""
+    text = page.read_text(encoding="utf-8")
+    files = set(
+        re.findall(r"\b(?:segkit|conf|tests|examples|docs)/[\w/.-]+\.(?:py|yaml|md|sbatch|png|jpg)\b", text)
+    )
+    missing = {file for file in files if "NAME" not in file and not (ROOT / file).exists()}
+    tests = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.glob("tests/*.py"))
+    named = set(re.findall(r"\btest_\w+\b", text)) - {"test_seg"}
+    missing |= {
+        name for name in named if f"def {name}(" not in tests and not (ROOT / f"tests/{name}.py").exists()
+    }
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    missing |= set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) - {*targets}
+    chosen = re.findall(rf"(?<![\w./])({'|'.join(GROUPS)})=([a-z]\w+)\b", text)
+    own = {"tiny", "null", "none"}
+    missing |= {
+        f"{g}={name}"
+        for g, name in chosen
+        if name not in own and not (ROOT / f"conf/{g}/{name}.yaml").exists()
+    }
+    assert not missing
+
+
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/decisions/*.md")), ids=lambda path: path.name)
 def test_a_decision_is_short(page):
     assert len(page.read_text().splitlines()) <= 40
