@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import html.parser
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
+from segkit import components
 from segkit.data.labels import Entry, LabelTable, built_in
 from segkit.evaluation import gallery, report
+from segkit.inference import Protocol
+from segkit.models import segmenter
 from segkit.types import Sample
 from webdriver import browser, needs_chromium
 
@@ -309,3 +313,19 @@ def test_dark_mode_is_dark(tab):
     assert tab.run(colour) == "rgb(20, 23, 26)"
     tab.dark(on=False)
     assert tab.run(colour) == "rgb(245, 246, 248)"
+
+
+def test_the_page_writes_a_report_from_python(tmp_path):
+    page = (Path(__file__).parent.parent / "docs/monitoring.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shapes = {"name": "shapes", "size": 32, "val_scenes": 2}
+    network = {"backbone": {"name": "resnest", "variant": "14", "width": 8}, "head": {"name": "fcn"}}
+    names = {
+        "folder": tmp_path,
+        "model": segmenter.build(10, **network),
+        "dataset": components.build("data.datasets", shapes, split="val"),
+        "protocol": Protocol(),
+        "settings": {"data": shapes},
+    }
+    exec(code, names)
+    assert "disc" in (tmp_path / "report.html").read_text(encoding="utf-8")
