@@ -30,13 +30,15 @@ import turns
 
 # Ends the command when its first step is done; nothing is imported that the command would not import itself.
 FIRST_STEP = """
-import os, runpy, sys, threading, time
+import multiprocessing, os, runpy, sys, threading, time
 def wait():
     while getattr(training := sys.modules.get("segkit.training"), "train_step", None) is None:
         time.sleep(0.005)
     step = training.train_step
     def once(*given, **named):
         step(*given, **named)
+        for worker in multiprocessing.active_children():
+            worker.kill()
         os._exit(0)
     training.train_step = once
 threading.Thread(target=wait, daemon=True).start()
@@ -58,12 +60,14 @@ def environment(place: Path) -> dict[str, str]:
 
 def timed(command: list[str], place: Path) -> tuple[float, float]:
     """Seconds on the clock and of the processor that a command takes; one that fails ends the measurement."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    how: dict = {"cwd": turns.ROOT, "env": environment(place), "capture_output": True, "text": True}
-    found = subprocess.run([sys.executable, *command], check=False, **how)
-    took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    said = place / "said"  # a pipe would stay open until the loader's workers have ended, too
+    how: dict = {"cwd": turns.ROOT, "env": environment(place), "stderr": subprocess.STDOUT, "check": False}
+    with said.open("w") as file:
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        found = subprocess.run([sys.executable, *command], stdout=file, **how)
+        took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if found.returncode:
-        raise SystemExit(f"{' '.join(command[-3:])} ended with {found.returncode}: {found.stderr[-500:]}")
+        raise SystemExit(f"{' '.join(command[-3:])} ended with {found.returncode}: {said.read_text()[-500:]}")
     return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
