@@ -111,6 +111,9 @@ def train(given: argparse.Namespace) -> None:
     with distributed.processes("cpu") as device:
         train_set = segkit.build_dataset(settings)
         run = training.of_settings(settings, train_set, device)
+        for module in run.model.modules():
+            if isinstance(module, torch.nn.Dropout | torch.nn.Dropout2d):
+                module.p = 0.0  # masks follow the rank, and losses are to be compared
         taken = []
         for (parts, _), _ in zip(
             training.steps_left(run, settings, train_set), range(STEPS + 2), strict=False
