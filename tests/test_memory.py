@@ -175,7 +175,7 @@ def trained(folder, *words):
 
 @pytest.mark.slow
 def test_a_stated_budget_is_kept_by_the_command_and_stored_with_the_run(tmp_path):
-    words = ["schedule.batch_size=16", "sizes.crop=160", "run_name=fits"]
+    words = ["schedule.batch_size=16", "sizes.crop=128", "run_name=fits"]
     out, err, free = trained(tmp_path, *words, "run_name=free")
     assert "complete" in out, err
     budget = 0.85 * free / GIB
