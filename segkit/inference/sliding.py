@@ -186,11 +186,11 @@ class _SlidingWindows:
         cells = torch.cat([self.forward(part) for part in images.to(self.dtype).split(fit)])
         if mirrored:
             cells = cells[: len(batch)] + cells[len(batch) :].flip(3)
-        first = self.broken is None
         broken = ~torch.isfinite(cells).all()
-        self.broken = broken if self.broken is None else self.broken | broken
-        if first:
+        if self.broken is None:
+            self.broken = broken
             self.refuse_broken()
+        self.broken = self.broken | broken
         self.answers.update(zip(batch, cells.permute(0, 2, 3, 1).contiguous(), strict=True))
 
     def refuse_broken(self) -> None:

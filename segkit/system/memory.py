@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-CGROUPS = (  # limit, use, and where the part of the use stands that is files read once, which can be dropped
+CGROUPS = (  # limit and use
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
+DROPPED = ("inactive_file", "total_inactive_file")  # of the use: files that were read, which can be dropped
 
 
 def held() -> int:
@@ -65,10 +66,7 @@ def _of_cgroups(root: Path) -> list[int]:
             stat = (root / use).with_name("memory.stat")
             for line in stat.read_text().splitlines() if stat.is_file() else ():
                 name, value = line.split()
-                if name in (
-                    "inactive_file",
-                    "total_inactive_file",
-                ):  # files that were read, and can be dropped
+                if name in DROPPED:
                     dropped = int(value)
             rooms.append(int(text) - int((root / use).read_text()) + dropped)
     return rooms

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import math
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -133,15 +134,14 @@ class _Trials:
         Raises:
             ValueError: none does.
         """
-        least, known = None, self.line(tuple(self.settings["runtime"]["checkpoint"]), 1)
-        assert known is not None
+        self.line(tuple(self.settings["runtime"]["checkpoint"]), 1)  # tells the stages, too
+        least = math.inf
         for parts, checkpoint in self._ways():
             images = self.batch // parts
             taken = held + self.line(checkpoint, min(parts, MANY)).at(images)
-            least = min(least or taken, taken)
+            least = min(least, taken)
             if MARGIN * taken <= room:
                 return Way(parts, checkpoint, images, taken)
-        assert least is not None
         raise ValueError(self._refusal(room, least))
 
     def line(self, checkpoint: tuple[str, ...], parts: int) -> Line:
