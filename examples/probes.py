@@ -33,7 +33,7 @@ from segkit.models.layers.selective_kernel import Selection
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.split_attention import SplitAttention
 from segkit.system.failures import with_errors_in_words
-from segkit.types import Sample
+from segkit.types import ClassTable, Sample
 
 FACTORS = (1.0, 1.25, 1.5, 1.75, 2.0)  # the SKNet article's are 1, 1.5 and 2
 Curves = dict[str, list[tuple[float, float]]]
@@ -168,7 +168,7 @@ def apart(weights: np.ndarray) -> float:
     return float(weights.std(0).mean())
 
 
-def draw_kernels(model: nn.Module, samples: Sequence[Sample], file: Path) -> list[str]:
+def draw_kernels(model: nn.Module, samples: Sequence[Sample], table: ClassTable, file: Path) -> list[str]:
     """The figure of ``large_kernel``, and what is in it."""
     curves = large_kernel(model, [sample.image for sample in samples])
     panel = "weight of the largest kernel less the smallest, by enlargement"
@@ -176,7 +176,7 @@ def draw_kernels(model: nn.Module, samples: Sequence[Sample], file: Path) -> lis
     return [f"{name}: {values[0][1]:+.4f} at 1, {values[-1][1]:+.4f} at 2" for name, values in curves.items()]
 
 
-def draw_enhance(model: nn.Module, samples: Sequence[Sample], file: Path) -> list[str]:
+def draw_enhance(model: nn.Module, samples: Sequence[Sample], table: ClassTable, file: Path) -> list[str]:
     """The figures of ``enhancement`` and ``map_sheet``, and what is in them."""
     images = [sample.image for sample in samples]
     curves = enhancement(model, images)
@@ -186,20 +186,21 @@ def draw_enhance(model: nn.Module, samples: Sequence[Sample], file: Path) -> lis
     return [f"module {n}: {before:.4f} before, {after:.4f} after" for (n, before), (_, after) in pairs]
 
 
-def draw_splits(model: nn.Module, samples: Sequence[Sample], file: Path) -> list[str]:
+def draw_splits(model: nn.Module, samples: Sequence[Sample], table: ClassTable, file: Path) -> list[str]:
     """The figure of ``split_weights``, channels along the axis, and how far classes are apart."""
-    weights = split_weights(model, cut_out(samples, model.num_classes))  # pyright: ignore[reportArgumentType]
+    by_class = cut_out(samples, table.num_classes)
+    weights = split_weights(model, by_class)
     panels = {
         f"{name}: weight of the first split, by channel; a curve a class": {
-            f"class {k}": list(enumerate(map(float, row))) for k, row in enumerate(rows)
+            table.names[k]: list(enumerate(map(float, row))) for k, row in zip(by_class, rows, strict=True)
         }
         for name, rows in weights.items()
     }
-    overlays.save(file, line_charts.charts(panels))
+    overlays.save(file, line_charts.charts(panels, colours=table.colours[list(by_class)]))
     return [f"{name}: classes {apart(rows):.4f} apart" for name, rows in weights.items()]
 
 
-PROBES: dict[str, Callable[[nn.Module, Sequence[Sample], Path], list[str]]] = {
+PROBES: dict[str, Callable[[nn.Module, Sequence[Sample], ClassTable, Path], list[str]]] = {
     "kernels": draw_kernels,
     "enhance": draw_enhance,
     "splits": draw_splits,
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = components.build("data.datasets", settings["data"], split="val")
     samples = [data.read(index) for index in range(min(chosen.images, len(data)))]
     file = chosen.output or chosen.checkpoint.with_name(f"{chosen.probe}.png")
-    for line in PROBES[chosen.probe](model, samples, file):
+    for line in PROBES[chosen.probe](model, samples, data.table, file):
         print(line)
     print(f"drawn: {file}")
 

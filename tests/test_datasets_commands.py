@@ -178,7 +178,9 @@ def test_a_complete_folder_is_left_alone_without_any_archive(tmp_path, monkeypat
     command.unpack(ade_zip(tmp_path / "ade.zip"), tmp_path / "ade", ade20k_script.wanted)
     monkeypatch.setattr(ade20k_script, "OFFICIAL", {"training": 2, "validation": 2})
     monkeypatch.setattr(ade20k_script.download, "fetch", None)  # would fail if it were called
+    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*")}
     ade20k_script.prepare(ade20k_script.script.parser.parse_args(["prepare"]), tmp_path / "ade")
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*")} == files
 
 
 def test_an_interrupted_unpacking_continues(tmp_path):

@@ -60,6 +60,9 @@ def test_any_backbone_will_do(name, variant, drawn):
     model = detector("faster_rcnn", {"name": name, "variant": variant, "width": 8, "blocks": [1, 1, 1, 1]})
     images, targets = zip(*(drawn[i] for i in range(2)), strict=True)
     sum(model.train()(list(images), list(targets)).values()).backward()
+    gradients = [p.grad for p in model.backbone.parameters() if p.requires_grad]
+    assert all(g is not None and g.isfinite().all() for g in gradients)
+    assert any(g.count_nonzero() for g in gradients)
 
 
 def test_the_pyramids_have_the_strides_detectors_expect():

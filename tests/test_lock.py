@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import socket
 import threading
 import time
@@ -80,4 +81,4 @@ def test_an_owner_on_another_machine_lives_while_its_heart_beats(tmp_path, monke
 def test_a_lock_that_nobody_signed_is_free(tmp_path):
     (tmp_path / lock.NAME).write_text('{"pid": 1')
     with lock.held(tmp_path):
-        pass
+        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()

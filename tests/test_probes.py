@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from segkit.data.labels import Entry, LabelTable
 from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.split_attention import SplitAttention
@@ -20,6 +21,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 probes = importlib.import_module("probes")
 sys.path.remove(str(EXAMPLES))
+
+
+TABLE = LabelTable("discs", (Entry(0, "ground", (1, 2, 3)), Entry(1, "disc", (9, 8, 7))))
 
 
 class Over(nn.Module):
@@ -115,13 +119,27 @@ def test_a_class_is_cut_out_with_a_margin():
     assert (cut[..., 0] > 100).mean() == pytest.approx(80 / (14 * 12), abs=0.06)
 
 
+def test_a_curve_has_the_name_and_the_colour_of_its_class(tmp_path, monkeypatch):
+    drawn = {}
+
+    def charts(panels, *, colours):
+        drawn.update(panels=panels, colours=colours)
+        return np.zeros((9, 9, 3), np.uint8)
+
+    monkeypatch.setattr(probes.line_charts, "charts", charts)
+    label = np.where(disc(9)[..., 0] > 0, 1, 255).astype(np.uint8)  # no pixel of class 0
+    network = Over(nn.Conv2d(3, 4, 1), SplitAttention(4))
+    probes.draw_splits(network, [Sample(disc(9), label, "x")], TABLE, tmp_path / "x.png")
+    assert [list(curves) for curves in drawn["panels"].values()] == [["disc"]]
+    assert drawn["colours"].tolist() == [[9, 8, 7]]
+
+
 @pytest.mark.parametrize("probe", ["kernels", "enhance", "splits"])
 def test_a_network_without_the_attention_is_refused(probe, tmp_path):
     network = Over(nn.Conv2d(3, 2, 1))
-    network.num_classes = 2
     samples = [Sample(disc(5), (disc(5)[..., 0] > 0).astype(np.uint8), "x")]
     with pytest.raises(ValueError, match=r"this network has no \w+; give the checkpoint of one that has"):
-        probes.PROBES[probe](network, samples, tmp_path / "x.png")
+        probes.PROBES[probe](network, samples, TABLE, tmp_path / "x.png")
 
 
 def test_the_figures_are_written(tmp_path):
@@ -130,6 +148,5 @@ def test_the_figures_are_written(tmp_path):
     samples = [Sample(disc(r), (disc(r)[..., 0] > 0).astype(np.uint8), f"{r}") for r in (5, 9)]
     for probe, unit in units.items():
         network = Over(*([nn.Conv2d(3, 4, 1)] if probe == "splits" else []), unit)
-        network.num_classes = 2
-        assert probes.PROBES[probe](network, samples, tmp_path / f"{probe}.png")
+        assert probes.PROBES[probe](network, samples, TABLE, tmp_path / f"{probe}.png")
         assert (tmp_path / f"{probe}.png").stat().st_size > 1000

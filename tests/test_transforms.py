@@ -280,8 +280,10 @@ def refuse(*a, **k): raise AssertionError("network")
 socket.socket.connect = socket.getaddrinfo = refuse
 from segkit.data import transforms
 transforms.build(crop_size=8, colour=0.5, blur=0.5)
+print("built")
 """
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True, timeout=60)
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "built\n"
 
 
 class Redraws:
