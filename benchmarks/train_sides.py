@@ -2,8 +2,7 @@
 
 All train DeepLabV3 on the same ResNeSt at output stride 8 with SGD and count the same loss. smp runs in its
 default layout and channels last. ``published`` is the step of PyTorch-Encoding written out around segkit's
-network: full-size logits in float32, a loss a head, everything kept for the backward pass. ``segkit_layer1``
-is segkit's with ``runtime.checkpoint=[layer1]``: its first stage runs again for the backward pass.
+network: full-size logits in float32, a loss a head, everything kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 
 SIDES = {  # side: modes it has
     "segkit": ("float32", "bf16", "compiled", "checkpoint", "everything_kept", "accumulate"),
-    "segkit_layer1": ("float32", "bf16"),
     "smp": ("float32", "bf16", "compiled"),
     "smp_channels_last": ("float32", "bf16", "compiled"),
     "published": ("float32",),
@@ -59,8 +57,8 @@ def network(given: argparse.Namespace) -> Any:
     )
 
 
-def segkit_step(given: argparse.Namespace, mode: str, *, stages: tuple[str, ...] = ()) -> Step:
-    """What ``train_seg.py`` does with a batch; ``stages`` are run again for the backward pass."""
+def segkit_step(given: argparse.Namespace, mode: str) -> Step:
+    """What ``train_seg.py`` does with a batch."""
     import torch
 
     from segkit import components, training
@@ -82,7 +80,7 @@ def segkit_step(given: argparse.Namespace, mode: str, *, stages: tuple[str, ...]
         runtime=training.Runtime(
             precision="bf16" if mode == "bf16" else "float32",
             compile=mode == "compiled",
-            checkpoint=("layer3",) if mode == "checkpoint" else stages,
+            checkpoint=("layer3",) if mode == "checkpoint" else (),
             recompute=mode != "everything_kept",
         ),
         device=torch.device("cpu"),
@@ -155,7 +153,7 @@ def published_network(given: argparse.Namespace) -> Any:
 
 def step_of(given: argparse.Namespace, side: str, mode: str) -> Step:
     """The step of one side."""
-    if side.startswith("segkit"):
-        return segkit_step(given, mode, stages=("layer1",) if side == "segkit_layer1" else ())
+    if side == "segkit":
+        return segkit_step(given, mode)
     model = published_network(given) if side == "published" else smp_network(given)
     return peer_step(given, mode, model, channels_last=side.endswith("channels_last"))
