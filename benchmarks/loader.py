@@ -115,7 +115,7 @@ class Peer:
         return self.samples
 
     def __getitem__(self, index: int) -> Any:
-        image, label, _ = self.data.read(index * 7919 % len(self.data))
+        image, label, *_ = self.data.read(index * 7919 % len(self.data))
         return self.transform(image, label)
 
 
