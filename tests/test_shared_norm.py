@@ -1,12 +1,14 @@
 """Batch normalisation over processes: each with a part of the batch, all with the statistics of the whole."""
 
+import copy
 import threading
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
-from segkit.system import distributed
+from segkit.system import distributed, replicas
 
 
 class Exchange:
@@ -59,7 +61,7 @@ def test_parts_are_normalised_as_the_whole_batch_is(count, dtype, limit, monkeyp
         wanted = draw(*x.shape)
         whole = nn.BatchNorm2d(channels).to(dtype)
         whole.weight.data, whole.bias.data = draw(channels), draw(channels)
-        norms = [distributed.SharedBatchNorm(channels).to(dtype) for _ in range(count)]
+        norms = [replicas.SharedBatchNorm(channels).to(dtype) for _ in range(count)]
         for norm in norms:
             norm.load_state_dict(whole.state_dict())
         x.requires_grad_()
@@ -93,7 +95,7 @@ def test_parts_are_normalised_as_the_whole_batch_is(count, dtype, limit, monkeyp
 
 def test_halves_are_computed_in_float32_and_given_back_as_they_came():
     torch.manual_seed(0)
-    norm, x = distributed.SharedBatchNorm(5), torch.randn(4, 5, 6, 7)
+    norm, x = replicas.SharedBatchNorm(5), torch.randn(4, 5, 6, 7)
     half = x.bfloat16().requires_grad_()
     whole = half.detach().float().requires_grad_()
     found, expected = norm(half), nn.BatchNorm2d(5)(whole)
@@ -105,3 +107,60 @@ def test_halves_are_computed_in_float32_and_given_back_as_they_came():
     (found * wanted.bfloat16()).sum().backward()
     (nn.BatchNorm2d(5)(whole) * wanted.bfloat16().float()).sum().backward()
     torch.testing.assert_close(half.grad, whole.grad.bfloat16(), rtol=0.02, atol=1e-3)
+
+
+def activated(seed=0):
+    """Convolutions with timm's normalisation, which activates as well."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        BatchNormAct2d(8, act_layer=nn.SiLU),
+        nn.Conv2d(8, 6, 1, bias=False),
+        BatchNormAct2d(6, act_layer=nn.ReLU),
+        BatchNormAct2d(6, apply_act=False),
+        nn.BatchNorm2d(6),
+    ).double()
+
+
+def test_an_activation_inside_a_normalisation_stays_where_processes_share_statistics(monkeypatch):
+    # they were normalised alone, in training on several processes, and activated when they were scored
+    whole, x = activated(), torch.randn(5, 3, 6, 7, dtype=torch.float64)
+    models = [
+        replicas.with_shared_statistics(copy.deepcopy(whole), torch.device("cpu")),
+        replicas.with_shared_statistics(copy.deepcopy(whole), torch.device("cpu")),
+    ]
+    expected = whole(x)
+    expected.square().sum().backward()
+    exchange, parts = Exchange(2), x.split([2, 3])
+    monkeypatch.setattr(distributed, "gather_rows", exchange.gather_rows)
+    monkeypatch.setattr(distributed, "all_reduce_sum", exchange.all_reduce_sum)
+
+    def work(rank):
+        found = models[rank](parts[rank])
+        found.square().sum().backward()
+        return found.detach()
+
+    close = {"rtol": 0, "atol": 1e-11}
+    torch.testing.assert_close(torch.cat(exchange.run(work)), expected.detach(), **close)
+    for one, *others in zip(whole.parameters(), *(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(sum(other.grad for other in others), one.grad, rtol=1e-9, atol=1e-9)
+    for model in models:
+        torch.testing.assert_close(model.eval()(x), whole.eval()(x), **close)
+
+
+def test_on_a_gpu_an_activation_inside_a_normalisation_stays_too():
+    whole, x = activated(), torch.randn(5, 3, 6, 7, dtype=torch.float64)
+    shared = replicas.with_shared_statistics(copy.deepcopy(whole), torch.device("cuda", 0))
+    assert [isinstance(part, nn.SyncBatchNorm) for part in shared] == [False, True, False, True, True, True]
+    assert shared.state_dict().keys() == whole.state_dict().keys()
+    torch.testing.assert_close(shared.eval()(x), whole.eval()(x))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_normalisation_that_would_be_replaced_by_another_is_refused(device):
+    class Own(nn.BatchNorm2d):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    with pytest.raises(ValueError, match=r"several processes: Own is .*; train it in one process"):
+        replicas.with_shared_statistics(nn.Sequential(Own(3)), torch.device(device))

@@ -156,7 +156,11 @@ def test_another_protocol_takes_its_sizes_from_the_checkpoint_and_has_a_folder_o
             "holds a network with its weights; leave out model=",
         ),
         (["checkpoint={run}/best.pt", "bogus=1"], r"bogus=1: there is no such setting"),
-        (["checkpoint={run}/best.pt", "schedule.lr=1"], r"schedule=.*: there is no such setting"),
+        (["checkpoint={run}/best.pt", "schedule.lr=1"], r"schedule.lr=1: there is no such setting"),
+        (
+            ["checkpoint={run}/best.pt", "runtime.precision=bf16"],
+            r"runtime.precision=bf16: there is no such setting; did you mean evaluation.precision\?",
+        ),
         (["checkpoint={run}/best.pt", "save=[id]"], r"save=\['id'\]: must be a list of one of ids, colours"),
         (
             ["checkpoint={run}/best.pt", "evaluation.scales=[0]"],

@@ -174,7 +174,7 @@ def _checked(
     for key, value in section.items():
         full = f"{path}.{key}".lstrip(".")
         if key not in accepted:
-            faults.append(f"{full}={value}: there is no such setting; {_suggest(path, key, accepted)}")
+            faults += _no_such_setting(full, value, accepted)
         elif accepted[key] is dict or (accepted[key] == dict | None and value is not None):
             inner = {k[len(key) + 1 :]: v for k, v in extra.items() if k.startswith(key + ".")}
             checked[key] = _section(value, full, inner, faults)
@@ -280,8 +280,20 @@ def is_text(command: str, path: str) -> bool:
     return bool(kinds) and all(values.takes_text(kind) for kind in kinds)
 
 
-def _suggest(path: str, key: str, accepted: Iterable[str]) -> str:
-    names = sorted(accepted)
-    close = difflib.get_close_matches(str(key), names, n=1)
-    full = f"{path}.{close[0]}".lstrip(".") if close else ""
-    return f"{f'did you mean {full}? ' if full else ''}{path or 'the top level'} accepts: {', '.join(names)}"
+def _no_such_setting(full: str, value: Any, accepted: Iterable[str]) -> list[str]:
+    """One line for a setting, or for each of a group that is not there; another group may have the same."""
+    path, _, key = full.rpartition(".")
+    group = value if isinstance(value, Mapping) and value else {"": value}
+    lines = []
+    for leaf, given in group.items():
+        same = [name for name in accepted if leaf and ":" in SECTIONS.get(name, "")]
+        meant = [f"{name}.{leaf}" for name in same if leaf in keywords(SECTIONS[name]).accepted]
+        close = difflib.get_close_matches(str(key), sorted(accepted), n=1)
+        meant = meant or [f"{path}.{name}".lstrip(".") for name in close]
+        hint = f"did you mean {' or '.join(meant)}? " if meant else ""
+        asked = f"{full}.{leaf}".rstrip(".")
+        lines.append(
+            f"{asked}={given}: there is no such setting; {hint}{path or 'the top level'} accepts: "
+            f"{', '.join(sorted(accepted))}"
+        )
+    return lines

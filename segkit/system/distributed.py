@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -113,88 +113,6 @@ def pick_device(choice: str = "auto") -> torch.device:
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
-
-
-def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with gradients averaged, and batch statistics shared, over the processes."""
-    if not _several():
-        return model
-    if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
-    for module in model.modules():  # torch's SyncBatchNorm has no CPU kernels
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = SharedBatchNorm
-    return nn.parallel.DistributedDataParallel(model)
-
-
-class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation with the statistics of all processes' images, by torch's kernels for a CPU."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (B, C, H, W)."""
-        if not self.training:
-            return super().forward(input)
-        normalised, mean, variance, count = _Normalisation.apply(input, self.weight, self.bias, self.eps)
-        self._remember(mean, variance * count / (count - 1))
-        return normalised
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-
-
-class _Normalisation(torch.autograd.Function):
-    """Normalised maps, and the mean (C), variance (C) and count of values of all processes.
-
-    Losses of the processes add up, so the gradient of a map has sums over all processes in it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
-        stored, weight, bias, eps = given
-        x = _exact(stored)
-        own = torch.batch_norm_update_stats(x, None, None, 0.0)
-        rows = gather_rows(torch.cat([*own, x.new_tensor([x.numel() / x.shape[1]])]))
-        means, variances = rows[:, :-1].chunk(2, 1)
-        shares = rows[:, -1:] / rows[:, -1].sum()
-        mean = (shares * means).sum(0)
-        variance = (shares * (variances + (means - mean).square())).sum(0)  # Chan et al., 1979
-        count = rows[:, -1].sum()
-        ctx.save_for_backward(stored, weight, mean, variance, count)
-        ctx.eps = eps
-        ctx.mark_non_differentiable(mean, variance, count)
-        normalised = nn.functional.batch_norm(x, mean, variance, weight, bias, eps=eps)
-        return normalised.to(stored.dtype), mean, variance, count
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        stored, weight, mean, variance, count = ctx.saved_tensors
-        x, grad = _exact(stored), _exact(grad_outputs[0])
-        where = x, weight, mean, variance, None, None, False, ctx.eps
-        sums = torch.ops.aten.native_batch_norm_backward(grad, *where, [False, True, True])[1:]
-        means = (all_reduce_sum(torch.cat(sums)) / count).chunk(2)
-        common = nn.functional.batch_norm(x, mean, variance, *means, eps=ctx.eps)
-        scale = weight * torch.rsqrt(variance + ctx.eps)
-        inner = torch.sub(grad, common, out=common).mul_(scale[:, None, None])
-        return inner.to(stored.dtype), *sums, None
-
-
-def _exact(maps: Tensor) -> Tensor:
-    """At least float32."""
-    return maps if maps.dtype == torch.float64 else maps.float()
-
-
-def gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:
-    """No exchange of gradients between processes before a batch's last part."""
-    keep = getattr(runner, "no_sync", contextlib.nullcontext)
-    return contextlib.nullcontext() if unless else keep()
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:

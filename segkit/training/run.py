@@ -18,7 +18,7 @@ from torch.profiler import record_function
 
 from segkit import components
 from segkit.models.network import Segmenter
-from segkit.system import distributed, files
+from segkit.system import distributed, files, replicas
 from segkit.system.runtime import Runtime, hold_memory
 from segkit.system.seeds import seed_of
 from segkit.system.signals import Request
@@ -192,7 +192,7 @@ def begin(
         decay_norm_and_bias=schedule.decay_norm_and_bias,
         layer_decay=schedule.layer_decay,
     )
-    runner = distributed.parallel(model, device)
+    runner = replicas.replicated(model, device)
     return Training(
         model=model,
         runner=torch.compile(runner) if runtime.compile else runner,  # pyright: ignore[reportArgumentType]
@@ -239,7 +239,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     buffers = [(b, b.clone()) for b in training.model.buffers()] if training.guard.skips else []
     losses: dict[str, Tensor] = {}
     for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-        with distributed.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
+        with replicas.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
             parts = _backward(training, batch, (weight / whole * distributed.world_size()).float())
         losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
     losses = distributed.all_reduce_mean(losses)
