@@ -76,7 +76,8 @@ def freeze_normalisation(module: nn.Module) -> None:
         if isinstance(child, nn.BatchNorm2d):
             frozen = FrozenBatchNorm2d(child.num_features, child.eps)
             frozen.load_state_dict(child.state_dict(), strict=False)  # it has no count of batches
-            setattr(module, name, frozen)
+            inside = [child.drop, child.act] if hasattr(child, "act") else []  # of timm's
+            setattr(module, name, nn.Sequential(frozen, *inside) if inside else frozen)
         else:
             freeze_normalisation(child)
 

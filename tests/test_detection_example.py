@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
 from torchvision.models.detection import _utils as parts
 from torchvision.ops import box_iou
 
@@ -72,6 +74,16 @@ def test_the_pyramids_have_the_strides_detectors_expect():
         assert [tuple(level.shape) for level in levels.values()] == [
             (1, 256, 128 // s, 256 // s) for s in strides
         ]  # fmt: skip
+
+
+def test_a_frozen_normalisation_of_timm_still_activates():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=nn.SiLU), nn.BatchNorm2d(8))
+    network(torch.randn(4, 3, 9, 9))  # gives it statistics
+    image = torch.randn(2, 3, 9, 9)
+    expected = network.eval()(image)
+    detection.freeze_normalisation(network)
+    torch.testing.assert_close(network.train()(image), expected)
 
 
 def test_loaded_normalisation_is_frozen_and_gives_the_same_features(tmp_path):
