@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -113,6 +114,28 @@ def test_a_tensor_that_was_changed_since_is_kept_as_it_is():
             result = conv(changed)
         result.square().sum().backward()
         gradients.append(conv.weight.grad)
+    assert torch.equal(*gradients)
+
+
+class Doubling(nn.BatchNorm2d):
+    """Normalises something else than what it was given."""
+
+    def forward(self, input):
+        return super().forward(input * input + input)
+
+
+@pytest.mark.parametrize("norm", [Doubling(3), BatchNormAct2d(3), BatchNormAct2d(3, apply_act=False)])
+def test_a_normalisation_of_its_own_kind_is_left_alone(norm):
+    torch.manual_seed(0)
+    first, last, image = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1), torch.randn(2, 3, 5, 5)
+    gradients = []
+    for context in (plainly, recomputing):
+        first.zero_grad()
+        last.zero_grad()
+        with context():
+            result = last(norm(first(image)))
+        result.square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for m in (first, last) for p in m.parameters()]))
     assert torch.equal(*gradients)
 
 
