@@ -61,8 +61,8 @@ def ratios(parts: list[dict[str, Any]]) -> dict[str, float]:
             add("inference, float32: segkit to smp", seconds.get("smp"), seconds.get("prepared"))
             add("inference, bf16: segkit to smp", seconds.get("smp_bf16"), seconds.get("bf16"))
         elif part["what"] == "loader":
-            for peer in ("albumentations", "torchvision"):
-                add(f"loader, decoded: segkit to {peer}", part["rates"]["segkit"], part["rates"][peer])
+            for ours, peer in part["compared"]:
+                add(f"loader, decoded: {ours} to {peer}", part["rates"].get(ours), part["rates"].get(peer))
     return found
 
 

@@ -5,7 +5,8 @@
 All three read the same files with OpenCV, draw the same distributions (the `encoding` preset: long side
 uniform in 0.5 .. 2 of the base, mirror, random crop; where said, colour jitter and blur as well) and batch
 with DataLoader. The peers hand over normalised float32, as is customary, segkit uint8 (the device
-normalises). segkit averages when it shrinks, as the original does; the peers skip pixels. `decoded` reads
+normalises). segkit averages when it shrinks, as the published training did, by PIL; so does torchvision with
+antialiasing. The others, and segkit with `augment.resize=opencv_linear`, skip pixels. `decoded` reads
 copies without compression, so that geometry dominates. Rounds alternate, the median counts. With
 `--workers 0`, the default, images per second of processor time of one core are given, which other load on the
 machine hardly disturbs; with workers, images per second on the clock, from the first batch on.
@@ -21,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,10 +95,11 @@ def write_scenes(folder: Path, case: Case) -> None:
         cv2.imwrite(str(folder / f"masks/{index}.png"), sample.label)
 
 
-def ours(data: Pairs, case: Case, workers: int) -> Iterator[Any]:
+def ours(data: Pairs, case: Case, workers: int, resize: str) -> Iterator[Any]:
     """Segkit's loader."""
     strength = {"colour": 0.5, "blur": 0.2} if case.colour else {}
-    transform = transforms.build(crop_size=case.crop, base_size=case.base, **strength)
+    how: Any = {"resize": resize, **strength}
+    transform = transforms.build(crop_size=case.crop, base_size=case.base, **how)
     batches = range(case.samples // BATCH)
     return iter(
         loaders.training_loader(
@@ -155,7 +158,7 @@ def plain_albumentations(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
     return transform
 
 
-def torchvision_v2(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
+def torchvision_v2(case: Case, *, averaging: bool = False) -> Callable[[np.ndarray, np.ndarray], Any]:
     """The same with tensors."""
     short = case.base * min(case.size) / max(case.size)
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: 255}
@@ -164,7 +167,7 @@ def torchvision_v2(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
     pipeline = v2.Compose(
         [
             v2.RandomHorizontalFlip(),
-            v2.RandomResize(int(short / 2), int(2 * short) + 1, antialias=False),
+            v2.RandomResize(int(short / 2), int(2 * short) + 1, antialias=averaging),
             v2.RandomCrop(case.crop, pad_if_needed=True, fill=fill),  # type: ignore[arg-type]
             *(colour if case.colour else []),
             v2.ToDtype(to_float, scale=True),
@@ -177,6 +180,22 @@ def torchvision_v2(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
         return pipeline(tv_tensors.Image(planes), tv_tensors.Mask(torch.from_numpy(label)))
 
     return transform
+
+
+SIDES: dict[str, Callable[[Pairs, Case, int], Iterator[Any]]] = {
+    "segkit": partial(ours, resize="pil_bilinear"),
+    "torchvision, averaging": lambda data, case, workers: peer(
+        data, case, workers, torchvision_v2(case, averaging=True)
+    ),
+    "segkit, linear": partial(ours, resize="opencv_linear"),
+    "albumentations": lambda data, case, workers: peer(data, case, workers, plain_albumentations(case)),
+    "torchvision": lambda data, case, workers: peer(data, case, workers, torchvision_v2(case)),
+}
+COMPARED = (  # like with like: those that average, those that skip pixels
+    ("segkit", "torchvision, averaging"),
+    ("segkit, linear", "albumentations"),
+    ("segkit, linear", "torchvision"),
+)
 
 
 def rate(batches: Iterator[Any], clock: Callable[[], float], images: int) -> float:
@@ -219,7 +238,8 @@ def main() -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     reading: list[float] = []
-    print("| images/s | segkit | albumentations | torchvision v2 | ratios |\n|---|---|---|---|---|")
+    names = ", ".join(f"{ours} to {theirs}" for ours, theirs in COMPARED).split(", ")
+    print(f"| images/s | {' | '.join([*SIDES, *names])} |\n{'|---' * (1 + len(SIDES) + len(names))}|")
     for case in (CASES[number] for number in arguments.cases):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
@@ -228,30 +248,18 @@ def main() -> None:
             data = Pairs("bench", built_in("shapes"), found, cache=folder / "cache" if case.decoded else None)
             for index in range(len(data)):
                 data.read(index)
-            sides = {
-                "segkit": lambda data=data, case=case: ours(data, case, arguments.workers),
-                **{
-                    name: lambda data=data, case=case, make=make: peer(
-                        data, case, arguments.workers, make(case)
-                    )
-                    for name, make in (
-                        ("albumentations", plain_albumentations),
-                        ("torchvision", torchvision_v2),
-                    )
-                },
-            }
             clock = time.perf_counter if arguments.workers else time.process_time
-            rates: dict[str, list[float]] = {name: [] for name in sides}
+            rates: dict[str, list[float]] = {name: [] for name in SIDES}
             for _ in range(arguments.rounds):
-                for name, batches in sides.items():
-                    rates[name].append(rate(batches(), clock, case.samples))
+                for name, batches in SIDES.items():
+                    found_rate = rate(batches(data, case, arguments.workers), clock, case.samples)
+                    rates[name].append(found_rate)
             middle = {name: statistics.median(values) for name, values in rates.items()}
             cells = " | ".join(f"{value:.0f}" for value in middle.values())
-            ratios = ", ".join(
-                f"{middle['segkit'] / middle[name]:.1f}x" for name in ("albumentations", "torchvision")
-            )
+            ratios = " | ".join(f"{middle[ours] / middle[theirs]:.1f}x" for ours, theirs in COMPARED)
             print(f"| {case.title} | {cells} | {ratios} |", flush=True)
-            turns.keep(arguments, {"what": "loader", "title": case.title, "rates": middle})
+            part = {"what": "loader", "title": case.title, "rates": middle, "compared": COMPARED}
+            turns.keep(arguments, part)
             if case.suffix == ".png" and not case.decoded:
                 cached = Pairs("bench", built_in("shapes"), found, cache=folder / "cache")
                 reading = [

@@ -105,7 +105,8 @@ def train(given: argparse.Namespace) -> None:
     from segkit.system import distributed
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    typed = ["experiment=demo", "model=deeplabv3_resnest14", "data.size=128", "augment.crop_size=128"]
+    typed = ["experiment=demo", "model=deeplabv3_resnest14", f"data.size={given.crop}"]
+    typed += [f"augment.crop_size={given.crop}"]
     typed += ["schedule.batch_size=8", "schedule.iterations=100", "loader.workers=0", "device=cpu"]
     settings = segkit.composed("train", typed)
     with distributed.processes("cpu") as device:
@@ -138,6 +139,7 @@ def processes(given: argparse.Namespace) -> dict[str, Any]:
                 port = free.getsockname()[1]
             launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
             command = [*(launch if name == "two" else []), __file__, "--worker", "train"]
+            command += [f"--crop={given.crop}"]
             threads = {"OMP_NUM_THREADS": "2" if name == "one" else "1", "OMP_WAIT_POLICY": "PASSIVE"}
             told = subprocess.run(
                 [sys.executable, *command],
@@ -154,7 +156,7 @@ def processes(given: argparse.Namespace) -> dict[str, Any]:
         name: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         for name, rows in found.items()
     }
-    return {"what": "processes", **middle}
+    return {"what": "processes", "crop": given.crop, **middle}
 
 
 def words(part: dict[str, Any]) -> str:
@@ -165,7 +167,8 @@ def words(part: dict[str, Any]) -> str:
     if part["what"] == "processes":
         one, two = part["one"], part["two"]
         cells = ", ".join(f"{name} {row['wall']:.3f} s" for name, row in (("one", one), ("two", two)))
-        return f"| processes, same batch | {cells} | {two[part['clock']] / one[part['clock']] - 1:+.0%} |"
+        more = two[part["clock"]] / one[part["clock"]] - 1
+        return f"| processes, same batch, crop {part['crop']} | {cells} | {more:+.0%} |"
     cells = ", ".join(f"{size}: {seconds:.3f} s" for size, seconds in part["seconds"].items())
     return f"| {part['what']} | {cells} | {part['slope']:.2f} in {part['unit']} |"
 
@@ -176,6 +179,7 @@ def main() -> None:
     ways = {**dict.fromkeys(SIZES, growth), "workers": loading, "processes": processes}
     parser.add_argument("--what", nargs="+", default=[*ways], choices=[*ways])
     parser.add_argument("--variant", default="14", choices=["14", "26", "50", "101"])
+    parser.add_argument("--crop", type=int, default=128, help="of `processes`")
     parser.set_defaults(rounds=3)
     given = parser.parse_args()
     if given.worker:

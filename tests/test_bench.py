@@ -76,19 +76,21 @@ def test_ratios_are_of_the_best_peer_and_those_of_a_failed_side_are_left_out(ben
     parts = [{"what": "step", "mode": "float32", "rows": steps}]
     parts += [{"what": "step", "mode": "bf16", "rows": {"segkit": row(1.0, 500)}}]
     parts += [{"what": "images", "rows": {"eager": row(4.0, 1), "prepared": row(3.0, 1), "smp": row(4.5, 1)}}]
-    parts += [{"what": "loader", "rates": {"segkit": 600, "albumentations": 300, "torchvision": 200}}]
+    rates = {"segkit": 600, "segkit, linear": 900, "albumentations": 300}
+    pairs = [("segkit", "torchvision"), ("segkit, linear", "albumentations")]
+    parts += [{"what": "loader", "rates": rates, "compared": pairs}]
     assert bench.ratios(parts) == pytest.approx(
         {
             "training step, float32: segkit to smp": 1.5,
             "training memory, float32: segkit to smp": 1.1,
             "inference, float32: prepared to eager": 4 / 3,
             "inference, float32: segkit to smp": 1.5,
-            "loader, decoded: segkit to albumentations": 2,
-            "loader, decoded: segkit to torchvision": 3,
+            "loader, decoded: segkit, linear to albumentations": 3,
         }
     )
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(
     not (ROOT / "benchmarks/expected.csv").exists(),
     reason="nothing was written down yet: python benchmarks/bench.py --write, on an idle machine",
@@ -101,6 +103,8 @@ def test_what_is_committed_has_every_ratio_of_the_sets(bench):
     ways = dict.fromkeys((*bench.WAYS, "segkit", "smp_channels_last"), one)
     parts = [{"what": "step", "mode": mode, "rows": ways} for mode in ("float32", "bf16")]
     parts += [{"what": "images", "rows": ways}]
-    parts += [{"what": "loader", "rates": dict.fromkeys(("segkit", "albumentations", "torchvision"), 1.0)}]
+    import loader
+
+    parts += [{"what": "loader", "rates": dict.fromkeys(loader.SIDES, 1.0), "compared": loader.COMPARED}]
     assert {row["ratio"] for row in rows} == {*bench.ratios(parts)}
     assert all(float(row["expected"]) > 0 and 0.1 <= float(row["tolerance"]) < 1 for row in rows)

@@ -37,7 +37,7 @@ def test_sides_of_images_are_counted_as_pixels(scaling):
 
 def test_the_overhead_is_that_of_the_clock_that_was_asked_for(scaling):
     one, two = {"wall": 1.0, "processor": 2.0}, {"wall": 1.1, "processor": 2.5}
-    part = {"what": "processes", "one": one, "two": two}
+    part = {"what": "processes", "crop": 128, "one": one, "two": two}
     assert scaling.words(part | {"clock": "wall"}).endswith("| +10% |")
     assert scaling.words(part | {"clock": "processor"}).endswith("| +25% |")
 
