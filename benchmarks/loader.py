@@ -238,8 +238,8 @@ def main() -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     reading: list[float] = []
-    names = ", ".join(f"{ours} to {theirs}" for ours, theirs in COMPARED).split(", ")
-    print(f"| images/s | {' | '.join([*SIDES, *names])} |\n{'|---' * (1 + len(SIDES) + len(names))}|")
+    names = ["images/s", *SIDES, *(f"{ours} to {theirs}" for ours, theirs in COMPARED)]
+    print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
     for case in (CASES[number] for number in arguments.cases):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
