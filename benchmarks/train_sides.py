@@ -43,7 +43,7 @@ def noise(given: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def network(given: argparse.Namespace) -> Any:
-    """DeepLabV3 on the ResNeSt that is measured, with the seed's weights."""
+    """DeepLabV3 on the ResNeSt that is measured, with the seed's weights; blocks begin as timm's do."""
     import torch
 
     from segkit.models import segmenter
@@ -51,7 +51,7 @@ def network(given: argparse.Namespace) -> Any:
     torch.manual_seed(given.seed)
     return segmenter.build(
         given.classes,
-        backbone={"name": "resnest", "variant": given.variant, "output_stride": 8},
+        backbone={"name": "resnest", "variant": given.variant, "output_stride": 8, "last_gamma": 0.0},
         head={"name": "deeplabv3"},
         auxiliary={"name": "fcn", "stage": 3} if given.auxiliary else None,
     )

@@ -229,6 +229,7 @@ def test_the_command_itself_says_it_so(wrong, tmp_path):
         ("seed=3", "seed", 3),
         ("device=cuda:1", "device", "cuda:1"),
         ("device=mps", "device", "mps"),
+        ("model.backbone.variant=26", "model.backbone.variant", "26"),  # one of several words
     ],
 )
 def test_numbers_are_text_where_text_is_meant(typed, key, expected):

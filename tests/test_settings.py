@@ -3,9 +3,11 @@
 import ast
 import re
 import time
+import typing
 from typing import Literal
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from segkit import components, settings
 from segkit.compose import composed
@@ -31,6 +33,33 @@ def _without(tree, path):
     key, _, rest = path.partition(".")
     inner = {key: _without(tree[key], rest)} if rest else {}
     return {k: v for k, v in tree.items() if k != key} | inner
+
+
+def _choices(annotation):
+    """The words of every choice within an annotation."""
+    if typing.get_origin(annotation) is Literal:
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _choices(inner)
+
+
+def test_every_word_of_every_choice_can_be_typed_as_it_stands():
+    wheres = [where for where in schema.SECTIONS.values() if ":" in where]
+    packages = {where for where in (*schema.SECTIONS.values(), *schema.LISTS.values()) if ":" not in where}
+    wheres += [
+        f"{components.source(package, name)}:build"
+        for package in packages
+        for name in components.available(package)
+    ]
+    seen = 0
+    for where in wheres:
+        for name, annotation in schema.keywords(where).accepted.items():
+            for choice in _choices(annotation):
+                for word in typing.get_args(choice):
+                    typed = OverridesParser.create().parse_override(f"++key={word}").value()
+                    assert values.coerce(typed, choice) == word, (where, name, word)
+                    seen += 1
+    assert seen > 80
 
 
 def test_an_integer_where_a_number_is_meant_becomes_one():

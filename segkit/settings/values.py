@@ -80,6 +80,8 @@ def coerce(value: Any, annotation: Any) -> Any:
     elif origin is Literal:
         if any(value == word and type(value) is type(word) for word in arguments):
             return value
+        if type(value) is int and str(value) in arguments:  # a depth such as 50, unquoted
+            return str(value)
     elif origin in (typing.Union, python_types.UnionType):
         return _first_fit(value, arguments)
     elif origin in (list, tuple):

@@ -21,7 +21,7 @@ from segkit import components
 from segkit.models import segmenter
 from segkit.models.network import Segmenter
 from segkit.system import distributed, memory
-from segkit.system.runtime import Runtime, release_memory
+from segkit.system.runtime import Runtime
 from segkit.training import keeping
 from segkit.training.run import begin, train_step
 from segkit.training.schedule import Schedule
@@ -45,7 +45,7 @@ class Asked(NamedTuple):
     settings: dict[str, Any]  # of the command ``train``
     num_classes: int
     device: str
-    images: tuple[int, ...]  # of each part of a step, one size after the other, rising
+    images: tuple[int, ...]  # of each part of a step, rising; each size is tried apart
     parts: int  # of a step
     checkpoint: tuple[str, ...]
     several: bool  # processes share statistics and gradients
@@ -60,7 +60,20 @@ class Told(NamedTuple):
 
 
 def tried(asked: Asked) -> Told:
-    """Run a trial; it ends before this returns."""
+    """Run a trial, each size in a process of its own; they end before this returns.
+
+    One after the other in one process, the holes that the small sizes left would count for the larger ones.
+    """
+    found = Told([], [], "")
+    for images in asked.images:
+        one = _tried_alone(asked._replace(images=(images,)))
+        found = Told(one.stages or found.stages, found.bytes + one.bytes, one.said)
+        if not one.bytes:
+            break
+    return found
+
+
+def _tried_alone(asked: Asked) -> Told:
     environment = {key: value for key, value in os.environ.items() if key not in OF_OTHERS}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
@@ -95,14 +108,11 @@ def _steps(asked: Asked) -> Iterator[dict[str, Any]]:
         device=device,
         seed=0,
     )
-    for images in asked.images:
-        batches = [_batch(model, images, asked) for _ in range(asked.parts)]
-        for _ in range(STEPS):
-            train_step(run, batches)
-        yield {"bytes": memory.peak(device) - base}
-        release_memory()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    (images,) = asked.images
+    batches = [_batch(model, images, asked) for _ in range(asked.parts)]
+    for _ in range(STEPS):
+        train_step(run, batches)
+    yield {"bytes": memory.peak(device) - base}
 
 
 def _batch(model: Segmenter, images: int, asked: Asked) -> Batch:
