@@ -186,17 +186,31 @@ def draw_enhance(model: nn.Module, samples: Sequence[Sample], table: ClassTable,
     return [f"module {n}: {before:.4f} before, {after:.4f} after" for (n, before), (_, after) in pairs]
 
 
+def class_rows(weights: np.ndarray, names: Sequence[str], *, title: str, width: int = 900) -> np.ndarray:
+    """Weights (classes, C) as a picture, a row a class; channels in the order of their mean, dark is 0."""
+    ordered = weights[:, weights.mean(0).argsort()]
+    left = max(map(overlays.text_width, names)) + 12
+    cells = np.round(255 * ordered.clip(0, 1)).astype(np.uint8)
+    size = (width - left - 8, overlays.LINE * len(names))
+    cells = cv2.resize(cells, size, interpolation=cv2.INTER_NEAREST)
+    canvas = overlays.blank(overlays.LINE * (len(names) + 1) + 16, width)
+    overlays.write(canvas, title, (8, overlays.LINE - 4))
+    top = overlays.LINE + 4
+    canvas[top : top + size[1], left : left + size[0]] = cv2.applyColorMap(cells, cv2.COLORMAP_VIRIDIS)[
+        ..., ::-1
+    ]
+    for row, name in enumerate(names):
+        overlays.write(canvas, name, (8, top + overlays.LINE * (row + 1) - 5))
+    return canvas
+
+
 def draw_splits(model: nn.Module, samples: Sequence[Sample], table: ClassTable, file: Path) -> list[str]:
-    """The figure of ``split_weights``, channels along the axis, and how far classes are apart."""
+    """The figure of ``split_weights``, and how far classes are apart."""
     by_class = cut_out(samples, table.num_classes)
-    weights = split_weights(model, by_class)
-    panels = {
-        f"{name}: weight of the first split, by channel; a curve a class": {
-            table.names[k]: list(enumerate(map(float, row))) for k, row in zip(by_class, rows, strict=True)
-        }
-        for name, rows in weights.items()
-    }
-    overlays.save(file, line_charts.charts(panels, colours=table.colours[list(by_class)]))
+    weights, names = split_weights(model, by_class), [table.names[k] for k in by_class]
+    title = "{}: weight of the first split; a row a class, channels by their mean"
+    panels = [class_rows(rows, names, title=title.format(name)) for name, rows in weights.items()]
+    overlays.save(file, overlays.stack(*panels))
     return [f"{name}: classes {apart(rows):.4f} apart" for name, rows in weights.items()]
 
 

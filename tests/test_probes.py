@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -119,19 +120,34 @@ def test_a_class_is_cut_out_with_a_margin():
     assert (cut[..., 0] > 100).mean() == pytest.approx(80 / (14 * 12), abs=0.06)
 
 
-def test_a_curve_has_the_name_and_the_colour_of_its_class(tmp_path, monkeypatch):
-    drawn = {}
+def test_a_row_has_the_name_of_its_class(tmp_path, monkeypatch):
+    drawn = []
 
-    def charts(panels, *, colours):
-        drawn.update(panels=panels, colours=colours)
+    def class_rows(weights, names, *, title):
+        drawn.append((weights.shape, names))
         return np.zeros((9, 9, 3), np.uint8)
 
-    monkeypatch.setattr(probes.line_charts, "charts", charts)
+    monkeypatch.setattr(probes, "class_rows", class_rows)
     label = np.where(disc(9)[..., 0] > 0, 1, 255).astype(np.uint8)  # no pixel of class 0
     network = Over(nn.Conv2d(3, 4, 1), SplitAttention(4))
     probes.draw_splits(network, [Sample(disc(9), label, "x")], TABLE, tmp_path / "x.png")
-    assert [list(curves) for curves in drawn["panels"].values()] == [["disc"]]
-    assert drawn["colours"].tolist() == [[9, 8, 7]]
+    assert drawn == [((1, 4), ["disc"])]
+
+
+def test_weights_are_drawn_by_class_and_in_the_order_of_their_mean():
+    weights = np.array([[1.0, 0.0, 0.6], [0.8, 0.0, 0.0]])
+    picture = probes.class_rows(weights, ["a", "bb"], title="x", width=400)
+    viridis = cv2.applyColorMap(np.array([[0, 153, 255, 0, 0, 204]], np.uint8), cv2.COLORMAP_VIRIDIS)[
+        0, :, ::-1
+    ]
+    left, line = probes.overlays.text_width("bb") + 12, probes.overlays.LINE
+    third = (400 - left - 8) // 3
+    found = [
+        picture[line + 4 + line * row + line // 2, left + third * column + third // 2]
+        for row in range(2)
+        for column in range(3)
+    ]
+    np.testing.assert_array_equal(found, viridis)
 
 
 @pytest.mark.parametrize("probe", ["kernels", "enhance", "splits"])

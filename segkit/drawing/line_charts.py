@@ -17,20 +17,12 @@ COLOURS = np.array(  # told apart by every eye: Okabe and Ito, without their yel
 )
 
 
-def line_chart(
-    curves: Mapping[str, Curve],
-    *,
-    title: str,
-    colours: np.ndarray = COLOURS,
-    width: int = 900,
-    height: int = 340,
-) -> np.ndarray:
+def line_chart(curves: Mapping[str, Curve], *, title: str, width: int = 900, height: int = 340) -> np.ndarray:
     """Curves over one pair of axes, coloured in their order.
 
     Args:
         curves: by name, points (x, y) in the order of x; those that are not finite are left out.
         title: written above.
-        colours: (n, 3) uint8, RGB; from the first again where there are more curves.
         width: of the image in pixels.
         height: of the image in pixels.
     """
@@ -59,23 +51,22 @@ def line_chart(
     cv2.line(canvas, (left, bottom), (width - 24, bottom), INK, 1)
     for index, curve in enumerate(finite):
         path = np.array([place(x, y) for x, y in curve], np.int32).reshape(-1, 1, 2)
-        colour = colours[index % len(colours)].tolist()
+        colour = COLOURS[index % len(COLOURS)].tolist()
         cv2.polylines(canvas, [path], isClosed=False, color=colour, thickness=2, lineType=cv2.LINE_AA)
         for x, y in path[:, 0].tolist() if len(path) <= 25 else []:
             cv2.circle(canvas, (x, y), 3, colour, cv2.FILLED, cv2.LINE_AA)
     return canvas
 
 
-def charts(panels: Mapping[str, Mapping[str, Curve]], *, colours: np.ndarray = COLOURS) -> np.ndarray:
+def charts(panels: Mapping[str, Mapping[str, Curve]]) -> np.ndarray:
     """Several charts below each other, with one legend; a curve has the same colour in all of them."""
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     drawn = [
-        line_chart({name: curves.get(name, []) for name in names}, title=title, colours=colours)
+        line_chart({name: curves.get(name, []) for name in names}, title=title)
         for title, curves in panels.items()
     ]
-    return stack(
-        *drawn, legend(names, colours[np.arange(len(names)) % len(colours)], width=drawn[0].shape[1])
-    )
+    colours = COLOURS[np.arange(len(names)) % len(COLOURS)]
+    return stack(*drawn, legend(names, colours, width=drawn[0].shape[1]))
 
 
 def ticks(low: float, high: float, *, most: int = 7) -> list[float]:
