@@ -2,7 +2,7 @@
 
     python benchmarks/loader.py [--workers 2] [--rounds 5]
 
-All three read the same files with OpenCV, draw the same distributions (the `encoding` preset: long side
+All sides read the same files with OpenCV, draw the same distributions (the `encoding` preset: long side
 uniform in 0.5 .. 2 of the base, mirror, random crop; where said, colour jitter and blur as well) and batch
 with DataLoader. The peers hand over normalised float32, as is customary, segkit uint8 (the device
 normalises). segkit averages when it shrinks, as the published training did, by PIL; so does torchvision with

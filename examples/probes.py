@@ -110,6 +110,12 @@ def enhancement(model: nn.Module, images: Sequence[np.ndarray]) -> Curves:
     }
 
 
+def coloured(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Values (H, W) uint8 in colours, dark is 0, each a rectangle of a picture of a size (width, height)."""
+    large = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST)
+    return cv2.applyColorMap(large, cv2.COLORMAP_VIRIDIS)[..., ::-1]
+
+
 def map_sheet(model: nn.Module, images: Sequence[np.ndarray]) -> np.ndarray:
     """Each image with the mean activation before and after the last SGE module beside it."""
     rows = []
@@ -118,8 +124,7 @@ def map_sheet(model: nn.Module, images: Sequence[np.ndarray]) -> np.ndarray:
         for x in list(seen.values())[-1]:
             strength = x[0].float().norm(dim=0).numpy()
             strength = (255 * strength / max(strength.max(), 1e-12)).astype(np.uint8)
-            large = cv2.resize(strength, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-            row.append(cv2.applyColorMap(large, cv2.COLORMAP_VIRIDIS)[..., ::-1])
+            row.append(coloured(strength, image.shape[1::-1]))
         rows.append(np.concatenate(row, 1))
     return np.concatenate(rows)
 
@@ -191,14 +196,11 @@ def class_rows(weights: np.ndarray, names: Sequence[str], *, title: str, width: 
     ordered = weights[:, weights.mean(0).argsort()]
     left = max(map(overlays.text_width, names)) + 12
     cells = np.round(255 * ordered.clip(0, 1)).astype(np.uint8)
-    size = (width - left - 8, overlays.LINE * len(names))
-    cells = cv2.resize(cells, size, interpolation=cv2.INTER_NEAREST)
+    picture = coloured(cells, (width - left - 8, overlays.LINE * len(names)))
     canvas = overlays.blank(overlays.LINE * (len(names) + 1) + 16, width)
     overlays.write(canvas, title, (8, overlays.LINE - 4))
     top = overlays.LINE + 4
-    canvas[top : top + size[1], left : left + size[0]] = cv2.applyColorMap(cells, cv2.COLORMAP_VIRIDIS)[
-        ..., ::-1
-    ]
+    canvas[top : top + len(picture), left : width - 8] = picture
     for row, name in enumerate(names):
         overlays.write(canvas, name, (8, top + overlays.LINE * (row + 1) - 5))
     return canvas

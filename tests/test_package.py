@@ -61,9 +61,8 @@ def test_the_wheel_holds_the_package_its_settings_and_its_commands(wheel):
 
 def test_the_source_archive_makes_the_same_wheel(archives, wheel, tmp_path):
     with tarfile.open(next(archives.glob("*.tar.gz"))) as archive:
-        archive.extraction_filter = getattr(
-            tarfile, "data_filter", lambda member, path: member
-        )  # from 3.11.4 on
+        # from 3.11.4 on
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
         archive.extractall(tmp_path)
     (source,) = tmp_path.iterdir()
     again = build(source, tmp_path / "again", "wheel")

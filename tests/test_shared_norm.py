@@ -8,6 +8,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from segkit.models.layers.pooled_norm import PooledBatchNorm
 from segkit.system import distributed, replicas
 
 
@@ -154,6 +155,18 @@ def test_on_a_gpu_an_activation_inside_a_normalisation_stays_too():
     assert [isinstance(part, nn.SyncBatchNorm) for part in shared] == [False, True, False, True, True, True]
     assert shared.state_dict().keys() == whole.state_dict().keys()
     torch.testing.assert_close(shared.eval()(x), whole.eval()(x))
+
+
+def test_a_normalisation_of_another_name_is_shared_and_twice_is_as_once():
+    class Slow(nn.BatchNorm2d):
+        def __init__(self, channels):
+            super().__init__(channels, momentum=0.01)
+
+    model = nn.Sequential(Slow(3), BatchNormAct2d(3), PooledBatchNorm(3))
+    for _ in range(2):
+        replicas.with_shared_statistics(model, torch.device("cpu"))
+        kinds = [replicas.SharedBatchNorm, replicas.SharedBatchNormAct, replicas.SharedBatchNorm]
+        assert [type(part) for part in model] == kinds
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -283,17 +283,13 @@ def is_text(command: str, path: str) -> bool:
 def _no_such_setting(full: str, value: Any, accepted: Iterable[str]) -> list[str]:
     """One line for a setting, or for each of a group that is not there; another group may have the same."""
     path, _, key = full.rpartition(".")
-    group = value if isinstance(value, Mapping) and value else {"": value}
+    names = sorted(accepted)
+    close = [f"{path}.{name}".lstrip(".") for name in difflib.get_close_matches(key, names, n=1)]
+    others = {name: keywords(SECTIONS[name]).accepted for name in names if ":" in SECTIONS.get(name, "")}
     lines = []
-    for leaf, given in group.items():
-        same = [name for name in accepted if leaf and ":" in SECTIONS.get(name, "")]
-        meant = [f"{name}.{leaf}" for name in same if leaf in keywords(SECTIONS[name]).accepted]
-        close = difflib.get_close_matches(str(key), sorted(accepted), n=1)
-        meant = meant or [f"{path}.{name}".lstrip(".") for name in close]
+    for leaf, given in value.items() if isinstance(value, Mapping) and value else [("", value)]:
+        meant = [f"{name}.{leaf}" for name, keys in others.items() if leaf in keys] or close
         hint = f"did you mean {' or '.join(meant)}? " if meant else ""
-        asked = f"{full}.{leaf}".rstrip(".")
-        lines.append(
-            f"{asked}={given}: there is no such setting; {hint}{path or 'the top level'} accepts: "
-            f"{', '.join(sorted(accepted))}"
-        )
+        there = f"{hint}{path or 'the top level'} accepts: {', '.join(names)}"
+        lines.append(f"{full}.{leaf}".rstrip(".") + f"={given}: there is no such setting; {there}")
     return lines

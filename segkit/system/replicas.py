@@ -31,22 +31,23 @@ def with_shared_statistics(model: nn.Module, device: torch.device) -> nn.Module:
     Raises:
         ValueError: a normalisation of another kind, which would be replaced by a plain one.
     """
-    kinds = {type(module) for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
-    for kind in kinds:
-        if kind.__name__ not in ("BatchNorm2d", "PooledBatchNorm", "BatchNormAct2d"):
+    shared = {kind.forward: kind for kind in (SharedBatchNorm, SharedBatchNormAct)}
+    shared[nn.BatchNorm2d.forward], convert = SharedBatchNorm, nn.SyncBatchNorm.convert_sync_batchnorm
+    if timm := sys.modules.get(
+        "timm.layers"
+    ):  # torch's conversion loses the activation inside a norm of timm
+        shared[timm.BatchNormAct2d.forward], convert = SharedBatchNormAct, timm.convert_sync_batchnorm
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        if type(norm).forward not in shared:
             raise ValueError(
-                f"several processes: {kind.__name__} is a batch normalisation of its own, whose statistics"
-                " cannot be shared; train it in one process"
+                f"several processes: {type(norm).__name__} is a batch normalisation of its own, whose"
+                " statistics cannot be shared; train it in one process"
             )
     if device.type == "cuda":
-        # torch's own conversion loses the activation that timm's normalisations have inside
-        timm = sys.modules.get("timm.layers")
-        convert = timm.convert_sync_batchnorm if timm else nn.SyncBatchNorm.convert_sync_batchnorm
         return convert(model)
-    for module in model.modules():  # torch's SyncBatchNorm has no CPU kernels
-        if isinstance(module, nn.BatchNorm2d):
-            activated = type(module).__name__ == "BatchNormAct2d"
-            module.__class__ = SharedBatchNormAct if activated else SharedBatchNorm
+    for norm in norms:  # torch's SyncBatchNorm has no CPU kernels
+        norm.__class__ = shared[type(norm).forward]
     return model
 
 

@@ -12,16 +12,16 @@ class PooledBatchNorm(nn.BatchNorm2d):
     have images too.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise.
+    def _check_input_dim(self, input: Tensor) -> None:
+        """What an input must be.
 
         Raises:
             ValueError: in training, with a single image.
         """
+        super()._check_input_dim(input)
         if self.training and input.numel() == input.shape[1]:
             raise ValueError(
                 "a training batch of one image has no variance after global pooling and cannot be "
                 "normalised; give each process at least two a step: raise schedule.batch_size or lower "
                 "schedule.accumulate"
             )
-        return super().forward(input)
