@@ -1,9 +1,10 @@
 """What this machine reaches at best: GFLOP/s of large matrix products, and the arithmetic of a network.
 
-    python benchmarks/ceilings.py [--threads 2]
+    python benchmarks/ceilings.py [--threads 2] [--device cuda]
 
 A product of 2048 x 2048 in float32, bf16 and int8, the fastest of the ways PyTorch has (BLAS, oneDNN): on all
-threads, on one core with the others idle, and on one core while the others do the same.
+threads, on one core with the others idle, and on one core while the others do the same. On a GPU one of
+8192 x 8192 in float32 and bf16.
 """
 
 from __future__ import annotations
@@ -22,45 +23,51 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import turns
 
-SIDE = 2048
+SIDE = {"cpu": 2048, "cuda": 8192}
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
-def products(clock: str = "wall", seconds: float = 1.5) -> dict[str, float]:
+def products(clock: str = "wall", seconds: float = 1.5, *, device: str = "cpu") -> dict[str, float]:
     """GFLOP/s of this process by kind of number; for ``seconds`` each way is tried again and again."""
     import torch
 
-    now = turns.CLOCKS[clock]
+    now, side = turns.CLOCKS[clock], SIDE[device]
+    settle = (turns.ProcessMemory() if device == "cpu" else turns.DeviceMemory()).settle
 
     def best(product: Any) -> float:
         taken, end = [], time.perf_counter() + seconds
         while len(taken) < 2 or time.perf_counter() < end:  # the first one packs and allocates
+            settle()
             start = now()
             product()
+            settle()
             taken.append(now() - start)
-        return 2 * SIDE**3 / min(taken) / 1e9
+        return 2 * side**3 / min(taken) / 1e9
 
     found = {}
     for kind in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(SIDE, SIDE).to(kind) for _ in range(2))
+        a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
         ways: list[Any] = [lambda a=a, b=b: a @ b]
-        if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-            linear = torch.ops.mkldnn._linear_pointwise
+        linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+        if device == "cpu" and torch.backends.mkldnn.is_available() and linear is not None:
             ways.append(lambda a=a, b=b, linear=linear: linear(a, b, None, "none", [], ""))
         name = "bf16" if kind == torch.bfloat16 else "float32"
         with torch.inference_mode():
             found[name] = max(best(way) for way in ways)
-    if "avx512_vnni" in flags() or "amx_int8" in flags():  # without them PyTorch multiplies in a plain loop
-        a = torch.randint(-127, 127, (SIDE, SIDE), dtype=torch.int8)
+    fast = {"avx512_vnni", "amx_int8"} & {*flags()}  # without them PyTorch multiplies in a plain loop
+    if device == "cpu" and fast:
+        a = torch.randint(-127, 127, (side, side), dtype=torch.int8)
         found["int8"] = best(lambda: torch._int_mm(a, a))
     return found
 
 
-def measured(threads: int, clock: str = "wall") -> dict[str, dict[str, float]]:
+def measured(threads: int, clock: str = "wall", device: str = "cpu") -> dict[str, dict[str, float]]:
     """GFLOP/s on all threads, of one core alone, and of the slowest of cores that work at once.
 
-    By the processor's clock all are of one core.
+    By the processor's clock all are of one core. Of a GPU there is only ``all``.
     """
+    if device != "cpu":
+        return {"all": products(clock, device=device)}
 
     def together(processes: int, each: int) -> list[dict[str, float]]:
         settings = {**os.environ, "OMP_NUM_THREADS": str(each)}
@@ -78,6 +85,9 @@ def words(ceilings: dict[str, dict[str, float]]) -> str:
     """One line a kind of number."""
     lines = []
     for kind in ceilings["all"]:
+        if "alone" not in ceilings:
+            lines.append(f"matrix products, {kind}: {ceilings['all'][kind]:.0f} GFLOP/s")
+            continue
         whole, alone, beside = (ceilings[how][kind] for how in ("all", "alone", "beside"))
         lines.append(
             f"matrix products, {kind}: {whole:.0f} GFLOP/s on all threads; "
@@ -107,15 +117,18 @@ def flags() -> list[str]:
     return [flag for flag in FLAGS if flag in named]
 
 
-def machine(threads: int) -> str:
+def machine(threads: int, device: str = "cpu") -> str:
     """The hardware and the version of PyTorch, as they stand beside figures."""
     import torch
 
+    version = f"torch {torch.__version__.split('+')[0]}"
+    if device != "cpu":
+        return f"{torch.cuda.get_device_name()}, {version}"
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     named = f"{model or platform.processor()} ({', '.join(flags())})"
-    return f"{named}, {threads} of {os.cpu_count()} cores, torch {torch.__version__.split('+')[0]}"
+    return f"{named}, {threads} of {os.cpu_count()} cores, {version}"
 
 
 if __name__ == "__main__":
@@ -124,10 +137,11 @@ if __name__ == "__main__":
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", default="wall", choices=[*turns.CLOCKS])
+    parser.add_argument("--device", default="cpu", choices=[*SIDE])
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         print(json.dumps(products(given.clock)))
     else:
-        print(machine(given.threads))
-        print(words(measured(given.threads, given.clock)))
+        print(machine(given.threads, given.device))
+        print(words(measured(given.threads, given.clock, given.device)))

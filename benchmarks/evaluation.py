@@ -1,6 +1,6 @@
 """Time, agreement and memory of scoring, each against the plain way in one run.
 
-    python benchmarks/evaluation.py speed --image photo.jpg [--rounds 3]
+    python benchmarks/evaluation.py speed --image photo.jpg [--rounds 3] [--device cuda]
     python benchmarks/evaluation.py agreement --checkpoint best.pt --images folder [--count 5]
     python benchmarks/evaluation.py memory [--variant 101] [--precision bf16]
 
@@ -46,7 +46,8 @@ def read(path: Path) -> np.ndarray:
 @torch.inference_mode()
 def plain(model, image, scales, base_size, window):
     """Class ids by the loop of PyTorch-Encoding, whose window moves by two thirds of itself."""
-    x = model.normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+    device = model.mean.device
+    x = model.normalise(torch.from_numpy(image).to(device).permute(2, 0, 1)[None])
     height, width = image.shape[:2]
     black = (-model.mean / model.std)[None]
     stride = window * 2 // 3
@@ -56,14 +57,14 @@ def plain(model, image, scales, base_size, window):
         out[:, :, : y.shape[2], : y.shape[3]] = y
         return out
 
-    scores = torch.zeros(1, model.num_classes, height, width)
+    scores = torch.zeros(1, model.num_classes, height, width, device=device)
     for scale in scales:
         long = math.ceil(base_size * scale)
         short = int(min(height, width) * long / max(height, width) + 0.5)
         size = (long, short) if height > width else (short, long)
         y = padded(F.interpolate(x, size, mode="bilinear", align_corners=True))
         ph, pw = y.shape[2:]
-        out, count = torch.zeros(1, model.num_classes, ph, pw), torch.zeros(1, 1, ph, pw)
+        out, count = (torch.zeros(1, many, ph, pw, device=device) for many in (model.num_classes, 1))
         for i in range(math.ceil((ph - window) / stride) + 1):
             for j in range(math.ceil((pw - window) / stride) + 1):
                 top, left = i * stride, j * stride
@@ -77,9 +78,11 @@ def plain(model, image, scales, base_size, window):
     return scores[0].argmax(0)
 
 
-def speed(photograph: Path, variant: str, rounds: int, scales: tuple[float, ...]) -> None:
+def speed(
+    photograph: Path, variant: str, rounds: int, scales: tuple[float, ...], device: str = "cpu"
+) -> None:
     """Seconds for one photograph under the protocol ``encoding``, interleaved, and their ratios."""
-    model, image = network(variant), read(photograph)
+    model, image = network(variant).to(device), read(photograph)
     settings = {**ADE20K, "scales": scales}
     ways = {"plain": lambda: plain(model, image, *settings.values())}
     for precision in ("float32", "bf16"):
@@ -90,14 +93,15 @@ def speed(photograph: Path, variant: str, rounds: int, scales: tuple[float, ...]
     for _ in range(rounds):
         for name, way in ways.items():  # interleaved: what else the machine does meets all of them
             wall, cpu = time.perf_counter(), time.process_time()
-            way()
+            way().cpu()  # which waits for it
             seconds[name].append(time.perf_counter() - wall)
             processor[name].append(time.process_time() - cpu)
             print(
                 f"  {name:8} {seconds[name][-1]:7.1f} s, processor {processor[name][-1]:7.1f} s", flush=True
             )
     what = f"{photograph.name}, scales {scales} with flips, DeepLabV3-ResNeSt-{variant}"
-    print(f"{what}, median of {rounds}, {torch.get_num_threads()} threads")
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{what}, median of {rounds}, {where}")
     for name in ways:
         median = statistics.median(seconds[name])
         wall = median / statistics.median(seconds["plain"])
@@ -165,9 +169,10 @@ if __name__ == "__main__":
     parser.add_argument("--variant", default="101")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of speed")
     given = parser.parse_args()
     if given.what == "speed":
-        speed(given.image, given.variant, given.rounds, tuple(given.scales))
+        speed(given.image, given.variant, given.rounds, tuple(given.scales), given.device)
     elif given.what == "agreement":
         agreement(given.checkpoint, given.images, given.count)
     else:

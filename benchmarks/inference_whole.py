@@ -35,7 +35,7 @@ def large(given: argparse.Namespace) -> dict[str, Any]:
     fast = prepare(inference_sides.network(given.variant), precision="auto")
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     how = Protocol(name="sliding", window=768, stride=768)
-    before, start, told = turns.reset_peak(), time.perf_counter(), 0.0
+    before, start, told = turns.ProcessMemory().reset(), time.perf_counter(), 0.0
     done = 0
 
     def on_strip(strip: Strip) -> None:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # its own thread wants a core
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import hydra

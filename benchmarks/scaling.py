@@ -30,6 +30,8 @@ import inference_sides
 import train_sides
 import turns
 
+from segkit.system.threads import BRIEFLY
+
 SIZES = {  # what grows: the sizes that are tried
     "crop": (96, 128, 192, 256),
     "batch": (2, 4, 8, 16),
@@ -49,7 +51,7 @@ def work_of(given: argparse.Namespace, what: str, size: int) -> Callable[[], Any
         image, how = inference_sides.scene((size, size)), Protocol(name="sliding", window=256, stride=192)
         return lambda: predict(fast, image, how)
     sizes = {"crop": 96, "batch": 2, "classes": 20} | {what: size}
-    network = argparse.Namespace(variant=given.variant, seed=0, auxiliary=False, **sizes)
+    network = argparse.Namespace(variant=given.variant, seed=0, auxiliary=False, device="cpu", **sizes)
     step, batch = train_sides.segkit_step(network, "float32"), train_sides.noise(network)
     return lambda: step(*batch)
 
@@ -140,7 +142,7 @@ def processes(given: argparse.Namespace) -> dict[str, Any]:
             launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
             command = [*(launch if name == "two" else []), __file__, "--worker", "train"]
             command += [f"--crop={given.crop}"]
-            threads = {"OMP_NUM_THREADS": "2" if name == "one" else "1", "OMP_WAIT_POLICY": "PASSIVE"}
+            threads = {"OMP_NUM_THREADS": "2" if name == "one" else "1", **BRIEFLY}
             told = subprocess.run(
                 [sys.executable, *command],
                 env={**os.environ, **threads, "PYTHONPATH": str(turns.ROOT)},

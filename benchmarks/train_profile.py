@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import ceilings
 import train_sides
 
+from segkit.system import threads
+
 KINDS = {  # what an operation is for, by the beginning of its name
     "convolution, backward": ("aten::convolution_backward", "aten::_slow_conv2d_backward", "aten::mm"),
     "convolution, forward": ("aten::mkldnn_convolution", "aten::_slow_conv2d_forward", "aten::thnn_conv2d"),
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--mode", default="float32", choices=train_sides.SIDES["segkit"])
     given = parser.parse_args()
+    threads.spin_briefly()
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -59,7 +62,7 @@ def main() -> None:
         kind = kind_of(row.key)
         sums[kind] = sums.get(kind, 0.0) + row.self_cpu_time_total / 1e6
     whole = sum(sums.values())
-    top = ceilings.measured(given.threads)["all"]["bf16" if given.mode == "bf16" else "float32"]
+    top = ceilings.measured(given.threads)["all"]["bf16" if given.mode in train_sides.HALF else "float32"]
     gflop = 3 * ceilings.gigaflops(given.variant, (given.crop, given.crop), batch=given.batch)
     print(f"one step: {whole:.2f} s; floor {gflop / top:.2f} s at {top:.0f} GFLOP/s")
     print("| operations | seconds | share |\n|---|---|---|")

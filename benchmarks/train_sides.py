@@ -2,7 +2,8 @@
 
 All train DeepLabV3 on the same ResNeSt at output stride 8 with SGD and count the same loss. smp runs in its
 default layout and channels last. ``published`` is the step of PyTorch-Encoding written out around segkit's
-network: full-size logits in float32, a loss a head, everything kept for the backward pass.
+network: full-size logits in float32, a loss a head, everything kept for the backward pass. The mode ``gpu``
+is ``runtime=gpu``, compiled in bf16, and the others' plain bf16.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 SIDES = {  # side: modes it has
-    "segkit": ("float32", "bf16", "compiled", "checkpoint", "everything_kept", "accumulate"),
-    "smp": ("float32", "bf16", "compiled"),
-    "smp_channels_last": ("float32", "bf16", "compiled"),
+    "segkit": ("float32", "bf16", "gpu", "compiled", "checkpoint", "everything_kept", "accumulate"),
+    "smp": ("float32", "bf16", "gpu", "compiled"),
+    "smp_channels_last": ("float32", "bf16", "gpu", "compiled"),
     "published": ("float32",),
 }
+HALF = ("bf16", "gpu")  # modes in bf16
 Step = Callable[[Any, Any], float]  # from images (B, 3, H, W) and labels (B, H, W), uint8, to the loss
 
 
@@ -26,6 +28,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--classes", type=int, default=150)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--auxiliary", action="store_true", help="an auxiliary head, which smp does not have")
 
@@ -78,12 +81,12 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
             policy={"name": "constant"},
         ),
         runtime=training.Runtime(
-            precision="bf16" if mode == "bf16" else "float32",
-            compile=mode == "compiled",
+            precision="bf16" if mode in HALF else "float32",
+            compile=mode in ("compiled", "gpu"),
             checkpoint=("layer3",) if mode == "checkpoint" else (),
             recompute=mode != "everything_kept",
         ),
-        device=torch.device("cpu"),
+        device=torch.device(given.device),
         seed=given.seed,
     )
     each = given.batch // parts
@@ -102,16 +105,20 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
     import torch.nn.functional as F
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout).train()
+    model = model.to(given.device, memory_format=layout).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = (
+        torch.tensor(three, device=given.device)[:, None, None]
+        for three in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
     runner = torch.compile(model) if mode == "compiled" else model
 
     def step(image: Any, label: Any) -> float:
-        x = (image.float() / 255 - mean[:, None, None]) / std[:, None, None]
+        image, label = image.to(given.device), label.to(given.device)
+        x = (image.float() / 255 - mean) / std
         x = x.contiguous(memory_format=layout)
         optimiser.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
+        with torch.autocast(given.device, torch.bfloat16, enabled=mode in HALF):
             found = runner(x)
             heads = found if isinstance(found, tuple) else (found,)
             losses = [F.cross_entropy(logits, label.long(), ignore_index=255) for logits in heads]

@@ -3,9 +3,11 @@
     python benchmarks/train_step.py --variant 50 --batch 2 --crop 256 --results train_step.jsonl
     python benchmarks/train_step.py losses --results losses.jsonl
     python benchmarks/train_step.py table --results train_step.jsonl
+    python benchmarks/train_step.py --device cuda --modes gpu --variant 101 --batch 16 --crop 480 --alone
 
 All sides train on the same batch, each in a fresh process, and take a step in turn; medians count, and
-ratios are against the better layout of smp. Peak memory is that of a side's process. Sides of one mode
+ratios are against the better layout of smp. Peak memory is that of a side's process; on a GPU, what PyTorch
+allocated there. Sides of one mode
 alternate with each other; each mode has a table of its own. ``ceiling`` is the share of what large matrix
 products reached in the same run; the arithmetic is counted as forward and twice that backward.
 
@@ -27,7 +29,7 @@ import ceilings
 import train_sides
 import turns
 
-NETWORK = ("variant", "batch", "crop", "classes", "seed", "auxiliary")
+NETWORK = ("variant", "batch", "crop", "classes", "seed", "auxiliary", "device")
 SCENES = 64  # that `losses` draws its batches from
 LAST = 10  # losses whose mean counts
 
@@ -44,7 +46,7 @@ def work(given: argparse.Namespace) -> None:
         step = train_sides.step_of(given, side, mode)
         return lambda _: {"loss": step(*batch)}
 
-    turns.serve(build, clock=given.clock)
+    turns.serve(build, clock=given.clock, device=given.device)
 
 
 def learn(given: argparse.Namespace) -> None:
@@ -72,20 +74,24 @@ def learn(given: argparse.Namespace) -> None:
 
         return train
 
-    turns.serve(build, clock=given.clock)
+    turns.serve(build, clock=given.clock, device=given.device)
 
 
 def measure(given: argparse.Namespace) -> None:
     """One table a mode."""
-    ceiling = ceilings.measured(given.threads, given.clock)
+    ceiling = ceilings.measured(given.threads, given.clock, given.device)
     gflop = 3 * ceilings.gigaflops(given.variant, (given.crop, given.crop), batch=given.batch)
     for mode in given.modes:
         sides = [side for side in given.sides if mode in train_sides.SIDES[side]]
         commands = {side: turns.as_side(__file__, given, *NETWORK, worker=(side, mode)) for side in sides}
-        with turns.started(commands, threads=given.threads) as ready:
-            found = turns.rounds(ready, most=given.rounds, minutes=given.minutes / len(given.modes))
+        how: dict[str, Any] = {"most": given.rounds, "minutes": given.minutes / len(given.modes)}
+        if given.alone:
+            found = turns.alone(commands, threads=given.threads, warm=("", ""), **how)
+        else:
+            with turns.started(commands, threads=given.threads) as ready:
+                found = turns.rounds(ready, **how)
         part: dict[str, Any] = {name: getattr(given, name) for name in (*NETWORK, "threads", "clock")}
-        part |= {"what": "step", "mode": mode, "machine": ceilings.machine(given.threads)}
+        part |= {"what": "step", "mode": mode, "machine": ceilings.machine(given.threads, given.device)}
         part |= {"ceilings": ceiling, "gflop": gflop, "rows": turns.medians(found)}
         turns.keep(given, part)
         print(step_table(part), flush=True)
@@ -93,7 +99,7 @@ def measure(given: argparse.Namespace) -> None:
 
 def step_table(part: dict[str, Any]) -> str:
     """Markdown of one mode."""
-    rows, kind = part["rows"], "bf16" if part["mode"] == "bf16" else "float32"
+    rows, kind = part["rows"], "bf16" if part["mode"] in train_sides.HALF else "float32"
     what = f"DeepLabV3-ResNeSt-{part['variant']}, batch {part['batch']}, crop {part['crop']}, {part['mode']}"
     lines = [f"\n{what}; {part['gflop']:.0f} GFLOP a step, {part['clock']} time; {part['machine']}"]
     lines += [ceilings.words(part["ceilings"]), ""]
@@ -118,7 +124,7 @@ def losses(given: argparse.Namespace) -> None:
     """Three seeds a side."""
     rows: dict[str, list[float]] = {}
     ways = [(side, mode) for mode in given.modes for side in given.sides if mode in train_sides.SIDES[side]]
-    names = ("variant", "batch", "crop", "auxiliary")
+    names = ("variant", "batch", "crop", "auxiliary", "device")
     commands = {
         f"{side} {mode}": turns.as_side(__file__, given, *names, worker=(side, mode, str(given.steps)))
         for side, mode in ways
@@ -132,7 +138,7 @@ def losses(given: argparse.Namespace) -> None:
                 rows.setdefault(name, []).append(statistics.mean(answer["losses"][-LAST:]))
                 turns.say(f"  seed {seed}, {name}: {rows[name][-1]:.4f}, {answer['seconds']:.0f} s")
     part = {name: getattr(given, name) for name in (*names, "steps", "seeds", "threads")}
-    part |= {"what": "losses", "machine": ceilings.machine(given.threads), "rows": rows}
+    part |= {"what": "losses", "machine": ceilings.machine(given.threads, given.device), "rows": rows}
     turns.keep(given, part)
     print(loss_table(part))
 
@@ -166,6 +172,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", default="measure", choices=[*WHAT])
     train_sides.options(parser)
     parser.add_argument("--modes", nargs="+", help="default: float32 bf16")
+    parser.add_argument("--alone", action="store_true", help="one process at a time, if memory is short")
     parser.add_argument(
         "--sides", nargs="+", choices=[*train_sides.SIDES], help="default: segkit and both of smp"
     )

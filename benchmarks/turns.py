@@ -21,9 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # segkit of this checkout
+
+from segkit.system.threads import BRIEFLY
+
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:  # segkit of this checkout
-    sys.path.insert(1, str(ROOT))
+PEERS = ("smp", "torchvision", "plain_loop", "published")  # their threads wait as they do by themselves
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 Answer = dict[str, Any]
 
@@ -33,8 +36,8 @@ class Side:
 
     def __init__(self, name: str, command: Sequence[str], *, threads: int) -> None:
         self.name, self.errors = name, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `end`
-        # waiting threads leave the cores to the side whose turn it is, as the commands of segkit have it
-        settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+        settings = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+        settings |= {} if name.startswith(PEERS) else BRIEFLY
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
         self.process = subprocess.Popen(
             [sys.executable, *command], text=True, env={**os.environ, **settings}, **pipes
@@ -172,35 +175,73 @@ def medians(answers: dict[str, list[Answer]]) -> dict[str, Answer]:
     return rows
 
 
-def serve(build: Callable[[], Callable[[str], Answer | None]], *, clock: str) -> None:
+def serve(build: Callable[[], Callable[[str], Answer | None]], *, clock: str, device: str = "cpu") -> None:
     """Be a side: build, say so, then work once for each line that comes in.
 
     Args:
         build: gives the work: a function from a line to further figures, or none.
         clock: ``wall``, or ``processor`` for the time this process's threads worked.
+        device: ``cpu``, or ``cuda``, which is waited for, and whose memory is the peak then.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     work, now = build(), CLOCKS[clock]
-    loaded = reset_peak()
+    memory = ProcessMemory() if device == "cpu" else DeviceMemory()
+    loaded = memory.reset()
     print(json.dumps({"loaded": loaded}), file=answers, flush=True)
     for line in sys.stdin:
+        memory.settle()
         start = now()
         further = work(line.strip()) or {}
-        found = {"seconds": now() - start, "peak": mebibytes("VmHWM"), "loaded": loaded, **further}
+        memory.settle()
+        found = {"seconds": now() - start, "peak": memory.peak(), "loaded": loaded, **further}
         print(json.dumps(found), file=answers, flush=True)
+    answers.close()
 
 
-def reset_peak() -> float:
-    """Let the peak start anew, without what building took; MiB that are held now."""
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is no longer counted as ours
-        Path("/proc/self/clear_refs").write_text("5")
-    return mebibytes("VmRSS")
+class ProcessMemory:
+    """MiB of this process, as Linux counts them."""
+
+    def settle(self) -> None:
+        """Nothing is under way once a call returns."""
+
+    def reset(self) -> float:
+        """Let the peak start anew, without what building took; what is held now."""
+        if sys.platform == "linux":
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is no longer counted as ours
+            Path("/proc/self/clear_refs").write_text("5")
+        return mebibytes("VmRSS")
+
+    def peak(self) -> float:
+        """The most since ``reset``."""
+        return mebibytes("VmHWM")
+
+
+class DeviceMemory:
+    """MiB that PyTorch allocated on the GPU."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.cuda = torch.cuda
+
+    def settle(self) -> None:
+        """Wait for what was begun."""
+        self.cuda.synchronize()
+
+    def reset(self) -> float:
+        """Let the peak start anew; what is held now."""
+        self.cuda.empty_cache()
+        self.cuda.reset_peak_memory_stats()
+        return self.cuda.memory_allocated() / 2**20
+
+    def peak(self) -> float:
+        """The most since ``reset``."""
+        return self.cuda.max_memory_allocated() / 2**20
 
 
 def mebibytes(what: str) -> float:
-    """MiB of this process by Linux's name: ``VmRSS`` is held now, ``VmHWM`` the most since ``reset_peak``."""
+    """MiB of this process by Linux's name: ``VmRSS`` is held now, ``VmHWM`` the most since a reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from segkit.system import threads
+
 settings.register_profile("all", settings.get_profile("default"))  # tests/test_fuzz.py
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands set it: waiting threads leave the core
+threads.spin_briefly()  # as the commands do
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared out to the workers

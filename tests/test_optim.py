@@ -214,6 +214,34 @@ def test_an_optimiser_that_torch_refuses_is_refused_by_its_settings_names(settin
         components.build("training.optimisers", settings, groups=[{"params": [torch.zeros(1)]}], lr=0.1)
 
 
+KINDS = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01, "nesterov": True}),
+    "adamw": (torch.optim.AdamW, {"betas": (0.8, 0.95), "weight_decay": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", [*KINDS])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_optimiser_moves_as_torchs_however_gradients_are_laid_out(name, layout):
+    torch.manual_seed(0)
+    kind, settings = KINDS[name]
+    weights = [torch.randn(size, dtype=torch.float64) for size in [(3, 5, 3, 2), (4, 6, 1, 1), (7,)]]
+    theirs = [nn.Parameter(weight.clone()) for weight in weights]
+    ours = [nn.Parameter(w.to(memory_format=layout) if w.ndim == 4 else w.clone()) for w in weights]
+    expected = kind(theirs, lr=0.1, **settings)
+    built = components.build(
+        "training.optimisers", {"name": name, **settings}, groups=[{"params": ours}], lr=0.1
+    )
+    for _ in range(3):
+        for one, other in zip(theirs, ours, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()  # not laid out as a channels-last weight
+        expected.step()
+        built.step()
+    for one, other in zip(theirs, ours, strict=True):
+        torch.testing.assert_close(other.data, one.data, rtol=1e-12, atol=1e-12)
+
+
 def test_a_weight_decay_that_cannot_be_meant_is_refused():
     with pytest.raises(ValueError, match=r"schedule.optimiser.weight_decay=1e\+38: must be .* at most 10"):
         check("schedule.optimiser", {"name": "sgd", "weight_decay": 1e38})

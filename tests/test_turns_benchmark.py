@@ -115,7 +115,15 @@ def test_medians_are_those_of_the_standard_library(benchmarks):
 def given(**changes):
     from argparse import Namespace
 
-    plain = {"variant": "14", "batch": 8, "crop": 48, "classes": 7, "seed": 3, "auxiliary": False}
+    plain = {
+        "variant": "14",
+        "batch": 8,
+        "crop": 48,
+        "classes": 7,
+        "seed": 3,
+        "auxiliary": False,
+        "device": "cpu",
+    }
     return Namespace(**(plain | changes))
 
 
@@ -143,6 +151,44 @@ def test_segkit_and_the_published_step_learn_the_same(benchmarks, monkeypatch, m
     ours, theirs = (train_sides.step_of(what, *way) for way in (("segkit", mode), ("published", "float32")))
     for _ in range(3):
         assert ours(*batch) == pytest.approx(theirs(*batch), rel=1e-3)
+
+
+def test_a_gpu_is_waited_for_before_and_after_what_is_timed(benchmarks, monkeypatch, capfd):
+    """There is none here: PyTorch's calls are stood in for, and only their order is seen."""
+    import io
+    import os
+
+    import torch
+    import turns
+
+    called = []
+    for name, gives in [("synchronize", None), ("empty_cache", None), ("reset_peak_memory_stats", None)]:
+        monkeypatch.setattr(torch.cuda, name, lambda name=name, gives=gives: called.append(name))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3 << 20)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 << 20)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("go\n"))
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    turns.serve(lambda: lambda line: called.append(line), clock="wall", device="cuda")
+    assert called == ["empty_cache", "reset_peak_memory_stats", "synchronize", "go", "synchronize"]
+    answer = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (answer["loaded"], answer["peak"]) == (3, 5)
+
+
+def test_the_mode_of_a_gpu_is_what_runtime_gpu_is(benchmarks, monkeypatch):
+    import torch
+    import train_sides
+    from hydra import compose, initialize_config_dir
+
+    from segkit import training
+
+    seen = {}
+    monkeypatch.setattr(torch, "compile", lambda runner: runner)
+    monkeypatch.setattr(training, "begin", lambda *_, **settings: seen.update(settings))
+    train_sides.segkit_step(given(), "gpu")
+    with initialize_config_dir(str(ROOT / "conf" / "runtime"), version_base="1.3"):
+        expected = compose("gpu")
+    for name in ("precision", "compile", "channels_last", "recompute"):
+        assert getattr(seen["runtime"], name) == expected[name]
 
 
 def part(rows):

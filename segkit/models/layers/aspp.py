@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from segkit.models.layers.atrous import AtrousConv2d
 from segkit.models.layers.pooled_norm import PooledBatchNorm
+from segkit.models.layers.pooling import pooled
 from segkit.models.layers.recompute import told
 
 RATES_AT_8 = (12, 24, 36)
@@ -51,7 +52,7 @@ class ImagePooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool, project, normalise."""
-        return self.gap(x.mean((2, 3), keepdim=True))  # AdaptiveAvgPool2d is not deterministic on CUDA
+        return self.gap(pooled(x))  # AdaptiveAvgPool2d is not deterministic on CUDA
 
 
 class ASPP(nn.Module):
@@ -83,6 +84,13 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """All branches side by side, then projected."""
-        pooled = self.b4(x).expand(-1, -1, *x.shape[2:])
-        parts = [self.b0(x), self.b1(x), self.b2(x), self.b3(x), pooled]
-        return self.project(told(torch.cat(parts, 1), lambda *again: torch.cat(again, 1), *parts))
+        parts = [self.b0(x), self.b1(x), self.b2(x), self.b3(x), self.b4(x)]
+        return self.project(told(_side_by_side(*parts), _side_by_side, *parts))
+
+
+def _side_by_side(first: Tensor, *others: Tensor) -> Tensor:
+    """All channels in one map; what was pooled stands everywhere, in the layout of the rest."""
+    last = first.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    spread = [each.expand(-1, -1, *first.shape[2:]).contiguous(memory_format=layout) for each in others]
+    return torch.cat([first, *spread], 1)

@@ -31,8 +31,7 @@ class AtrousConv2d(nn.Conv2d):
         if not own or torch.compiler.is_compiling() or inside(input.shape[2:], reach) > MOST:
             return super().forward(input)
         if torch.is_autocast_enabled("cpu"):
-            kind = torch.get_autocast_dtype("cpu")
-            return _Atrous.apply(input.to(kind), self.weight.to(kind), reach)  # pyright: ignore[reportReturnType]
+            input = input.to(torch.get_autocast_dtype("cpu"))
         return _Atrous.apply(input, self.weight, reach)  # pyright: ignore[reportReturnType]
 
 
@@ -46,7 +45,7 @@ class _Atrous(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, weight: Tensor, reach: int) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.reach = reach
-        return F.conv2d(input, weight, padding=reach, dilation=reach)
+        return F.conv2d(input, weight.to(input.dtype), padding=reach, dilation=reach)
 
     @staticmethod
     @once_differentiable
@@ -58,7 +57,8 @@ class _Atrous(torch.autograd.Function):
         of_input = None
         if ctx.needs_input_grad[0]:
             sides = [1, 1], [ctx.reach] * 2, [ctx.reach] * 2, False, [0, 0], 1, [True, False, False]
-            of_input = torch.ops.aten.convolution_backward(gradient, input, weight, None, *sides)[0]
+            small = weight.to(input.dtype)
+            of_input = torch.ops.aten.convolution_backward(gradient, input, small, None, *sides)[0]
         return of_input, weight_gradient(input, gradient, ctx.reach).to(weight.dtype), None
 
 
@@ -76,14 +76,17 @@ def weight_gradient(input: Tensor, gradient: Tensor, reach: int) -> Tensor:
     """
     _, channels, height, width = input.shape
     exact = torch.promote_types(input.dtype, torch.float32)
-    total = torch.zeros(gradient.shape[1], 3, 3, channels, dtype=exact, device=input.device)
-    for image, of_image in zip(input.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1), strict=True):
-        for i, j in ((i, j) for i in range(3) for j in range(3)):
-            down, across = (i - 1) * reach, (j - 1) * reach
-            if abs(down) >= height or abs(across) >= width:
-                continue  # this tap meets nothing but padding
+    total = torch.empty(gradient.shape[1], 3, 3, channels, dtype=exact, device=input.device)
+    for i, j in ((i, j) for i in range(3) for j in range(3)):
+        down, across = (i - 1) * reach, (j - 1) * reach
+        if abs(down) >= height or abs(across) >= width:
+            total[:, i, j] = 0  # this tap meets nothing but padding
+            continue
+        images = zip(input.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1), strict=True)
+        for number, (image, of_image) in enumerate(images):
             seen = _shifted(image, down, across).flatten(0, 1)  # (cells, C)
-            total[:, i, j] += _shifted(of_image, -down, -across).flatten(0, 1).T @ seen
+            of_tap = _shifted(of_image, -down, -across).flatten(0, 1).T @ seen
+            total[:, i, j].add_(of_tap) if number else total[:, i, j].copy_(of_tap)
     return total.permute(0, 3, 1, 2)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from segkit.settings import Fraction, Range
-from segkit.training.optimisers._plain import plain
+from segkit.training.optimisers._plain import one_pass, plain
 
 
 def build(
@@ -28,6 +28,5 @@ def build(
             "schedule.optimiser.nesterov=true with schedule.optimiser.momentum=0: it looks ahead along the"
             " momentum, so give one, 0.9 say"
         )
-    return plain(torch.optim.SGD)(
-        groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
-    )
+    how: dict[str, Any] = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+    return plain(torch.optim.SGD)(groups, lr=lr, fused=one_pass(groups), **how)
