@@ -165,6 +165,58 @@ def test_a_long_row_of_sums_is_right_and_nothing_is_left_behind():
     assert sum(type(thing) is recompute.Recipe for thing in gc.get_objects()) <= before
 
 
+class Row(nn.Module):
+    """Forty residual blocks of one convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(40))
+        self.norm, self.relu = nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        for conv in self.convs:
+            x = self.relu(added(self.norm(conv(x)), x))
+        return x
+
+
+def test_a_stage_of_many_blocks_keeps_few_of_its_sums(monkeypatch):
+    """Once a result is kept because many build on each other, the next ones can be made again of it."""
+    image = torch.randn(8, 4, 64, 64)
+    sums = kept_bytes(Row(), image, monkeypatch, context=recomputing) / (4 * image.numel()) - 40
+    assert sums <= 40 // recompute.LONGEST + 2
+
+
+def test_a_map_that_is_changed_after_another_was_made_of_it_is_refused():
+    norm, conv, last = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
+    image = torch.randn(2, 3, 5, 5)
+    with recomputing():
+        base = image.clone()
+        result = last(added(norm(conv(image)), base))
+        base.mul_(2.0)
+    with pytest.raises(RuntimeError, match=r"changed in place .* runtime\.recompute=false"):
+        result.sum().backward()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_result_that_is_kept_is_not_made_again(changed):
+    norm, conv, last = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
+    image, made, gradients = torch.randn(2, 3, 5, 5), [], []
+    for context in (plainly, recomputing):
+        last.zero_grad()
+        with context():
+            base = norm(conv(image))
+            result = recompute.told(base * 2, lambda value: [made.append(1), value * 2][1], base)
+            recompute.keep(result)
+            loss = last(result).square().sum()
+            if changed and context is recomputing:
+                with torch.no_grad():
+                    result.mul_(3.0)  # what was noted is made again then
+        loss.backward()
+        gradients.append(last.weight.grad.clone())
+    assert torch.equal(*gradients)
+    assert bool(made) == changed
+
+
 def test_a_long_row_of_sums_is_made_again_with_few_tensors_at_a_time():
     alive, most = set(), 0
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-LONGEST = 12  # recipes that build on each other, before a result is kept: about five blocks of a stage
+LONGEST = 8  # recipes that build on each other before a result is kept: about eight blocks of a stage
 
 
 class Recipe:
@@ -28,23 +28,34 @@ class Recipe:
 
     def __init__(self, again: Callable[..., Tensor], sources: Sequence[Tensor | Part]) -> None:
         self.again, self.sources = again, sources
+        self.versions = [0 if isinstance(part, Part) else part._version for part in sources]
         self.length = 1 + max(_length(part) for part in sources)
         self.readers, self.value = 0, None  # who will ask for it, and what the first of them got
+        self.version = 0  # of the value
 
     @torch.no_grad()
     def cook(self) -> Tensor:
         """The tensor; kept until the last of its readers has been here."""
-        if self.value is not None:
+        if self.value is not None and self.value._version == self.version:
             return self.value
         found: dict[int, Tensor] = {}
         # the longest first: a row of sums then holds two tensors at a time, and not one for each sum
         for place in sorted(range(len(self.sources)), key=lambda place: -_length(self.sources[place])):
             part = self.sources[place]
+            if not isinstance(part, Part) and part._version != self.versions[place]:
+                raise RuntimeError(
+                    "a map was changed in place after another had been made of it, which is to be made"
+                    " again for the backward pass: change a copy, or use runtime.recompute=false"
+                )
             found[place] = part.read() if isinstance(part, Part) else part
         value = self.again(*[found[place] for place in range(len(found))])
         if self.readers:
-            self.value = value
+            self.hold(value)
         return value
+
+    def hold(self, value: Tensor) -> None:
+        """Give this to who asks, while nobody changes it."""
+        self.value, self.version = value, value._version
 
 
 class Part(NamedTuple):
@@ -138,13 +149,23 @@ def set_aside() -> Iterator[None]:
 
 
 def told(result: Tensor, again: Callable[..., Tensor], *sources: Tensor) -> Tensor:
-    """Note that ``again(*sources)`` is the result, if all sources can be had again; gives the result."""
+    """Note that ``again(*sources)`` is the result, if a source can be had again; gives the result.
+
+    The other sources are kept in place of the result.
+    """
     if _notes is not None:
         parts = [_notes.find(source) for source in sources]
-        known = [part for part in parts if part is not None]
-        if len(known) == len(sources):
-            _notes.add(result, Recipe(again, known))
+        if any(parts):
+            kept = [part or source.detach() for part, source in zip(parts, sources, strict=True)]
+            _notes.add(result, Recipe(again, kept))
     return result
+
+
+def keep(tensor: Tensor) -> None:
+    """Keep a tensor that could be had again, as making it would take too much where memory is at its peak."""
+    part = None if _notes is None else _notes.find(tensor)
+    if part is not None:
+        part.recipe.hold(tensor.detach())
 
 
 def added(a: Tensor, b: Tensor) -> Tensor:
