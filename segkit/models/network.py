@@ -88,10 +88,8 @@ class Segmenter(nn.Module):
         if not image.is_floating_point():
             image = self.normalise(image)
         stages = self.backbone(image)  # four of (B, C_i, H/s_i, W/s_i)
-        for stage in stages[
-            -2:
-        ]:  # the backward pass behind it would have the whole stage made again, and held
-            keep(stage)
+        for stage in stages[-2:]:
+            keep(stage)  # or the backward pass behind it has the whole stage made again, and held
         heads = [self.head(stages)]
         if self.auxiliary is not None and self.training:
             heads.append(self.auxiliary(stages))

@@ -19,7 +19,7 @@ def plain(kind: Kind) -> Kind:
 
     def checked(self: torch.optim.Optimizer, closure: Any = None) -> Any:
         for group in self.param_groups:
-            if group["fused"]:  # its kernel goes through memory, and would mix up numbers without a word
+            if group.get("fused"):  # its kernel goes through memory, and would mix up numbers without a word
                 _lay_out_gradients(group["params"])
         return step(self, closure)
 
