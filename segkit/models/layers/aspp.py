@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from segkit.models.layers.atrous import AtrousConv2d
 from segkit.models.layers.pooled_norm import PooledBatchNorm
@@ -55,6 +55,15 @@ class ImagePooling(nn.Module):
         return self.gap(pooled(x))  # AdaptiveAvgPool2d is not deterministic on CUDA
 
 
+@fx.wrap  # one step of a trace: it asks what only a tensor knows
+def _side_by_side(first: Tensor, *others: Tensor) -> Tensor:
+    """All channels in one map; what was pooled stands everywhere, in the layout of the rest."""
+    last = first.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    spread = [each.expand(-1, -1, *first.shape[2:]).contiguous(memory_format=layout) for each in others]
+    return torch.cat([first, *spread], 1)
+
+
 class ASPP(nn.Module):
     """A 1x1, three 3x3 at the given rates and the pooled image, joined by a 1x1 (or ``fuse``).
 
@@ -86,11 +95,3 @@ class ASPP(nn.Module):
         """All branches side by side, then projected."""
         parts = [self.b0(x), self.b1(x), self.b2(x), self.b3(x), self.b4(x)]
         return self.project(told(_side_by_side(*parts), _side_by_side, *parts))
-
-
-def _side_by_side(first: Tensor, *others: Tensor) -> Tensor:
-    """All channels in one map; what was pooled stands everywhere, in the layout of the rest."""
-    last = first.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
-    spread = [each.expand(-1, -1, *first.shape[2:]).contiguous(memory_format=layout) for each in others]
-    return torch.cat([first, *spread], 1)
