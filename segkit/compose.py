@@ -145,6 +145,8 @@ def _in_words(error: Exception, typed: Sequence[str]) -> str:
     said = " ".join(lines[:2])[:400]
     if lost := re.match(r"Error resolving interpolation '\$\{([\w/]+)\}'", said):
         return f"{lost[1]} is missing; choose it with {lost[1]}=NAME ({', '.join(schema.choices(lost[1]))})"
+    if clash := re.match(r"Error merging override \++([\w.]+)=(.*)", said):
+        return schema.not_a_group(clash[1], clash[2])
     if isinstance(error, HydraException) and said:
         return said
     words = " ".join(argument.removeprefix("++") for argument in typed)[:400]

@@ -64,6 +64,11 @@ def test_what_is_typed_is_never_chosen(tmp_path):
     assert (settings["schedule"]["batch_size"], settings["evaluation"]["every"]) == (2, 2)
 
 
+def test_a_setting_of_the_data_that_is_not_there_is_told_before_the_images_are_looked_at(tmp_path):
+    with pytest.raises(ValueError, match=r"data.clases=a.csv: .*did you mean data.classes"):
+        composed("train", [*images_of(tmp_path, [(300, 200)] * 4), "data.clases=a.csv"], CHOOSING)
+
+
 @pytest.mark.medium
 def test_a_run_that_goes_on_keeps_what_was_chosen_though_the_images_are_others(tmp_path):
     given = images_of(tmp_path, [(300, 200)] * 4)

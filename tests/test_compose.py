@@ -156,6 +156,10 @@ BROKEN = {  # what Hydra or OmegaConf trip over, and what we say
     "demo": "demo: settings are written key=value; did you mean experiment=demo?",
     "runs/demo/best.pt": "did you mean checkpoint=runs/demo/best.pt?",
     "seed": "seed: settings are written key=value, see --help",
+    "schedule.optimiser=[1]": "schedule.optimiser=[1]: this is a group; choose a file of it with",
+    "checkpoint=[1]": "checkpoint=[1]: this is a group; say checkpoint.KEY=... (every, ",
+    "evaluation.evaluators=[boundary]": "give each by its name, evaluation.evaluators.NAME=true; there are: ",
+    "evaluation.evaluators=boundary": "give each by its name, evaluation.evaluators.NAME=true; there are: ",
     # what is taken out
     "~seed": "seed is missing; give it with seed=...",
     "~loader": "loader is missing; give it with loader.workers=...",

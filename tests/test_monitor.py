@@ -7,7 +7,9 @@ import logging
 import math
 import re
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,6 +24,8 @@ from segkit.monitor.monitor import Monitor
 from segkit.monitor.profiling import profile_steps
 from segkit.monitor.versions import environment
 from segkit.system import distributed
+from segkit.training import assembly
+from segkit.training.run import Step
 from segkit.types import Batch, Sample
 
 NAMES = ["sky", "traffic light", "road | path"]
@@ -276,6 +280,23 @@ def test_on_a_terminal_there_is_one_progress_line(tmp_path, capsys, monkeypatch)
     assert "loss" not in re.sub(r"validation.*", "", shown.out)
     assert re.search(r"40/40 \[.*loss 0\.\d{4}, lr 2\.5e-03, .* images/s, mIoU 20\.00", shown.err)
     assert "40/40 (100 %): loss" in (tmp_path / "train.log").read_text()
+
+
+def test_the_first_step_is_told_at_its_own_speed(tmp_path, capsys):
+    """What the network sees is drawn with that step, and drawing starts the clock anew."""
+    batch = Batch(
+        torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, 8, 8, dtype=torch.uint8), ["a"] * 4
+    )
+    run = SimpleNamespace(iteration=1, learning_rates=lambda: {"all": 0.1}, ema_distance=lambda: None)
+    run.schedule = SimpleNamespace(batch_size=4)
+    with Monitor(tmp_path, total=10, iterations_per_epoch=1, names=NAMES, colours=COLOURS) as monitor:
+        time.sleep(0.4)
+        assembly.record(
+            monitor, run, Step({"main": torch.tensor(1.0)}, torch.tensor(1.0)), [batch], waited=0.0
+        )
+    speed = re.search(r"1/10 .* ([\d.]+) images/s", capsys.readouterr().out)
+    assert float(speed[1]) <= 10
+    assert read(tmp_path).Tags()["images"] == ["train/samples"]
 
 
 def test_what_any_module_logs_is_shown_once_and_the_logger_is_given_back(tmp_path, capsys):

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from segkit import components, settings
 from segkit.compose import composed
-from segkit.settings import PositiveFloat, PositiveInt, Size, schema, values
+from segkit.settings import PositiveFloat, PositiveInt, Size, declared, schema, values
 from segkit.settings.values import Device
 
 WHOLE = composed("train", ["run_name=a", "data=folder"])
@@ -44,8 +44,10 @@ def _choices(annotation):
 
 
 def test_every_word_of_every_choice_can_be_typed_as_it_stands():
-    wheres = [where for where in schema.SECTIONS.values() if ":" in where]
-    packages = {where for where in (*schema.SECTIONS.values(), *schema.LISTS.values()) if ":" not in where}
+    wheres = [where for where in declared.SECTIONS.values() if ":" in where]
+    packages = {
+        where for where in (*declared.SECTIONS.values(), *declared.LISTS.values()) if ":" not in where
+    }
     wheres += [
         f"{components.source(package, name)}:build"
         for package in packages
@@ -88,6 +90,7 @@ def test_an_integer_where_a_number_is_meant_becomes_one():
             r"schedule.policy.name=poli: no 'poli' in segkit/training/policies.*cosine, one_cycle, poly",
         ),
         ({"policy": "poly"}, r"schedule.policy=poly: this is a group.*schedule/policy=poly"),
+        ({"policy": 7}, r"schedule.policy=7: this is a group; .* schedule/policy=NAME \(.*poly"),
         (
             {"policy": {"name": "poly", "gamma": 2}},
             r"schedule.policy.gamma=2: .* accepts: final, name, power",

@@ -17,6 +17,7 @@ from segkit.data import statistics
 from segkit.data.headers import header_of
 from segkit.data.labels import DataError
 from segkit.data.pairs import Pairs
+from segkit.settings import schema
 from segkit.settings.dotted import value_of
 from segkit.settings.open_keys import USUAL, left_open
 
@@ -59,7 +60,7 @@ def choose(settings: Mapping[str, Any]) -> Choice:
             if (usual := value_of(USUAL, key)) is not None:
                 chosen.add(key, usual, "the usual value")
         return chosen
-    dataset = components.build("data.datasets", settings["data"], split="train")
+    dataset = components.build("data.datasets", schema.check("data", settings["data"]), split="train")
     _sizes(chosen, wanted, settings, dataset)
     _length(chosen, wanted, settings, len(dataset))
     _bands(chosen, wanted, settings, dataset)

@@ -221,6 +221,7 @@ class Monitor:
         self.text("settings", code_block(json.dumps(settings, indent=2, ensure_ascii=False)))
         self.text("network", code_block(network))
         self.hparams(flat(settings) | {"schedule.length": self.total})
+        self._rest()
 
     def hparams(self, settings: Mapping[str, Any], scores: Sequence[str] = ("mIoU", "pixAcc")) -> None:
         """Record flat settings for the table of runs, beside the last value of some validation scores."""

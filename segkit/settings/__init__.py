@@ -1,6 +1,7 @@
 """Settings: what may be said, checked against the signatures it is for, before anything is imported."""
 
-from segkit.settings.schema import COMMANDS, CONF, SECTIONS, check
+from segkit.settings.declared import COMMANDS, CONF, SECTIONS
+from segkit.settings.schema import check
 from segkit.settings.signatures import keywords
 from segkit.settings.values import (
     Device,

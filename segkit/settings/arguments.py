@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.settings import schema
+from segkit.settings import declared, schema
 
 FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
 FLAGS |= {"--shell-completion", "-sc", "--info", "-i"}
@@ -23,7 +23,7 @@ def check(arguments: Sequence[str]) -> None:
         ValueError: an argument is no ``key=value``, or chooses a file that is not there; with what is meant.
     """
     ours = not any(a.split("=")[0] in ELSEWHERE or a.startswith("hydra.searchpath") for a in arguments)
-    schema.own_folders[:] = _own_folders(arguments)
+    declared.own_folders[:] = _own_folders(arguments)
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -68,7 +68,7 @@ def _without_dashes(argument: str, rest: Sequence[str]) -> str:
 
 
 def _meant(word: str) -> str:
-    groups = [folder.name for folder in sorted(schema.CONF.iterdir()) if folder.is_dir()]
+    groups = [folder.name for folder in sorted(declared.CONF.iterdir()) if folder.is_dir()]
     meant = [f"{group}={word}" for group in groups if group != "hydra" and word in schema.choices(group)]
     if Path(word).suffix in (".pt", ".pth"):
         meant.append(f"checkpoint={word}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segkit import components
-from segkit.settings import schema
+from segkit.settings import declared, schema
 from segkit.settings.dotted import value_of
 
 LOG = logging.getLogger("segkit")
@@ -15,7 +15,7 @@ LOG = logging.getLogger("segkit")
 
 def of_command(command: str) -> list[str]:
     """The groups that a command chooses from, such as ``model/backbone``."""
-    sections = [path for path in schema.SECTIONS if path.split(".")[0] in schema.COMMANDS[command]]
+    sections = [path for path in declared.SECTIONS if path.split(".")[0] in declared.COMMANDS[command]]
     extra = ["experiment"] if command == "train" else []
     return [group for path in (*sections, *extra) if schema.choices(group := path.replace(".", "/"))]
 
@@ -23,9 +23,9 @@ def of_command(command: str) -> list[str]:
 def listing(command: str) -> str:
     """The groups of a command with their files, and what settings list by name, one a line, for its help."""
     lines = [f"{group}: {', '.join(schema.choices(group))}" for group in of_command(command)]
-    for path, package in schema.LISTS.items():
+    for path, package in declared.LISTS.items():
         names = [name for name in components.available(package) if name not in ("mixed", "confusion")]
-        if names and path.split(".")[0] in schema.COMMANDS[command]:
+        if names and path.split(".")[0] in declared.COMMANDS[command]:
             end = ".weight=1" if package == "losses" else "=true"
             lines.append(f"{path}.NAME{end}: {', '.join(names)}")
     return "\n".join(lines)
@@ -39,7 +39,7 @@ def without_idle(settings: dict[str, Any], chosen: Mapping[str, str], typed: Ite
         chosen: groups that the command line chooses, with their files.
         typed: dotted keys that the command line says, which stay for the check to see.
     """
-    for path, where in schema.SECTIONS.items():
+    for path, where in declared.SECTIONS.items():
         group = path.replace(".", "/")
         beneath = any(group == choice or group.startswith(f"{choice}/") for choice in chosen)
         if ":" in where or not beneath:  # ":": the section of a function, not of a component

@@ -10,114 +10,12 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from segkit import components
-from segkit.settings import values
+from segkit.settings import declared, values
+from segkit.settings.declared import COMMANDS, CONF, EVERYWHERE, LISTS, OPTIONAL, SECTIONS
 from segkit.settings.signatures import Keys, keywords
-from segkit.settings.values import (
-    Device,
-    Fraction,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Range,
-    Side,
-    Size,
-)
-
-__all__ = ["Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Side", "Size"]
-
-CONF = next(
-    folder / "conf" for folder in (components.ROOT, components.ROOT.parent) if (folder / "conf").is_dir()
-)
-"""Where the files of settings lie: in an installed segkit inside, in a checkout beside it."""
-own_folders: list[Path] = []
-"""What ``--config-dir`` of this command named: choices of one's own."""
-SECTIONS = {
-    "data": "data.datasets",
-    "model": "models/segmenter.py:build",
-    "model.backbone": "models.backbones",
-    "model.head": "models.heads",
-    "model.auxiliary": "models.heads",
-    "loss": "losses",
-    "augment": "data/transforms.py:Augmentation",
-    "evaluation": "inference/protocols.py:Protocol",
-    "schedule": "training/schedule.py:Schedule",
-    "schedule.optimiser": "training.optimisers",
-    "schedule.policy": "training.policies",
-    "checkpoint": "checkpoint.py:Keeping",
-    "runtime": "system/runtime.py:Runtime",
-}
-"""Where each section goes: a package of components, or ``file:function`` (``file:Class`` for its fields)."""
-
-LISTS = {
-    "loss.parts": "losses",
-    "augment.also": "data.augmentations",
-    "evaluation.evaluators": "evaluation.evaluators",
-    "writers": "monitor.writers",
-}
-"""Settings that list components of a package by name, each with its own settings."""
-
-Workers = Annotated[int, Range(least=0, most=256)]
-SIZES = {"sizes.base": Side, "sizes.crop": Size, "sizes.bounds": Size}
-TRAINED = (  # of the commands that use a trained network
-    {"checkpoint": str | None, "output": str | None, "device": Device, "resume": bool, "submission": bool}
-    | SIZES
-    | dict.fromkeys(("data", "model", "evaluation"), dict)
-)
-COMMANDS: dict[str, dict[str, Any]] = {
-    "train": {
-        "run_name": str,
-        "run_dir": str,
-        "seed": NonNegativeInt,
-        "device": Device,
-        "resume": bool | Literal["auto"],
-        "summary": bool,
-        "profile": bool,
-        "lr_finder": bool,
-        "loader.workers": Workers,
-        "writers": dict[str, dict | bool | None],
-        "evaluation.every": Annotated[float, Range(least=1e-4)],
-    }
-    | SIZES
-    | dict.fromkeys(
-        ("data", "model", "loss", "augment", "evaluation", "schedule", "checkpoint", "runtime"), dict
-    ),
-    "test": TRAINED
-    | {
-        "save": list[Literal["ids", "colours", "overlays"]],
-        "report": bool,
-        "loader.workers": Workers,
-    },
-    "predict": TRAINED
-    | {
-        "input": str | None | NonNegativeInt,
-        "save": list[Literal["ids", "colours", "overlays", "probabilities"]],
-    },
-    "export": {
-        "checkpoint": str | None,
-        "output": str | None,
-        "format": Literal["onnx", "openvino", "torch_export", "torchscript"],
-        "interface": Literal["ids", "logits"],
-        "image_size": Size | None,
-        "precision": Literal["fp32", "fp16", "int8"],
-        "input": str | None,
-        "images": PositiveInt,
-        "calibration": str | None,
-        "calibration_images": PositiveInt,
-    }
-    | SIZES
-    | dict.fromkeys(("data", "model", "evaluation"), dict),
-}
-"""What each command accepts besides the keys that ``SECTIONS`` gives; ``dict`` marks a section."""
-
-EVERYWHERE = {"plugins": list[str]}
-"""What every command accepts, and does without."""
-OPTIONAL = {"test": ("sizes",), "predict": ("sizes", "data"), "export": ("sizes", "data")}
-"""What a command does without, where a checkpoint does not say it; every other key must be there."""
 
 
 def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +52,7 @@ def _section(
 ) -> dict[str, Any]:
     """One section and those inside it; what is wrong is appended to ``faults``."""
     if not isinstance(section, Mapping):
-        faults.append(_not_a_group(path, section))
+        faults.append(not_a_group(path, section))
         return {}
     try:
         accepted, required = _keys(path, section, extra)
@@ -191,7 +89,10 @@ def _checked(
 def _parts(parts: Any, path: str, faults: list[str]) -> dict[str, Any]:
     """Components by their names, each with its settings; null leaves one out, and true takes its defaults."""
     checked, package = {}, LISTS[path]
-    for name, part in parts.items() if isinstance(parts, Mapping) else [("NAME", parts)]:
+    if not isinstance(parts, Mapping):
+        faults.append(not_a_group(path, parts))
+        return {}
+    for name, part in parts.items():
         full = f"{path}.{name}"
         try:
             accepted = keywords(f"{components.source(package, name)}:build").accepted
@@ -232,11 +133,20 @@ def unknown(path: str, section: Mapping[str, Any]) -> list[str]:
     return [key for key in section if key not in accepted]
 
 
-def _not_a_group(path: str, value: Any) -> str:
-    group = path.replace(".", "/")
-    if value is None and choices(group):
-        return f"{path}=null: one is needed; choose it with {group}=NAME ({', '.join(choices(group))})"
-    return f"{path}={value}: this is a group; choose a file of it with {group}={value}"
+def not_a_group(path: str, value: Any) -> str:
+    """What to say where a value stands in the place of a group of settings."""
+    group, wrong = path.replace(".", "/"), f"{path}={value}: this is a group"
+    if path in LISTS:
+        of_each, names = LISTS[path], components.available(LISTS[path])
+        default = f"{path}.NAME{'.weight=1' if of_each == 'losses' else '=true'}"
+        return f"{wrong}; give each by its name, {default}; there are: {', '.join(names) or 'none yet'}"
+    if names := choices(group):
+        if value is None:
+            return f"{path}=null: one is needed; choose it with {group}=NAME ({', '.join(names)})"
+        how = f"{group}={value}" if value in names else f"{group}=NAME ({', '.join(names)})"
+        return f"{wrong}; choose a file of it with {how}"
+    own = keywords(SECTIONS[path]).accepted if ":" in SECTIONS.get(path, "") else ()
+    return f"{wrong}; say {path}.KEY=..." + (f" ({', '.join(own)})" if own else "")
 
 
 def _missing(path: str, annotation: Any, extra: Mapping[str, Any]) -> str:
@@ -252,7 +162,9 @@ def _missing(path: str, annotation: Any, extra: Mapping[str, Any]) -> str:
 
 def choices(group: str) -> list[str]:
     """The files that can be chosen in a group such as ``model/backbone``; none where it is no group."""
-    return sorted({file.stem for folder in (CONF, *own_folders) for file in (folder / group).glob("*.yaml")})
+    return sorted(
+        {file.stem for folder in (CONF, *declared.own_folders) for file in (folder / group).glob("*.yaml")}
+    )
 
 
 def choice_fault(group: str, name: str) -> str | None:

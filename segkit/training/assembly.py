@@ -122,14 +122,12 @@ def record(monitor: Monitor, run: Training, step: Step, parts: Sequence[Batch], 
     """Give a step that was taken to the monitor.
 
     Args:
-        monitor: of the run; before the first step it is shown what the network really sees.
+        monitor: of the run; with the first step it is shown what the network really sees.
         run: after the step.
         step: its losses.
         parts: the batch it was taken on.
         waited: seconds, for the batch.
     """
-    if run.iteration == 1:
-        monitor.batch(0, parts[0])
     monitor.step(
         run.iteration,
         step.losses,
@@ -139,3 +137,5 @@ def record(monitor: Monitor, run: Training, step: Step, parts: Sequence[Batch], 
         gradient_norm=step.gradient_norm,
         ema_distance=run.ema_distance,
     )
+    if run.iteration == 1:  # drawn after the step was told, whose speed it is no part of
+        monitor.batch(0, parts[0])
