@@ -3,9 +3,9 @@
     python benchmarks/scaling.py [--what crop batch classes image workers processes]
 
 Each row is the slope of seconds against a size, both as logarithms: 1 is linear, 2 quadratic. Sizes are
-measured in turn, round by round, and medians are fitted by least squares. A network has at most 255 classes,
-because labels are bytes. ``processes`` is a training under ``torchrun`` with two processes of a thread each,
-against one process of two threads on the same total batch; ``workers`` are images/s of the loader.
+measured in turn, round by round, and medians are fitted by least squares. ``processes`` is a training under
+``torchrun`` with two processes of a thread each, against one process of two threads on the same total batch;
+``workers`` are images/s of the loader.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from segkit.system.threads import BRIEFLY
 SIZES = {  # what grows: the sizes that are tried
     "crop": (96, 128, 192, 256),
     "batch": (2, 4, 8, 16),
-    "classes": (10, 50, 100, 250),
+    "classes": (10, 50, 100, 250, 500, 1000),
     "image": (256, 512, 768, 1024),
 }
 UNIT = {"crop": "pixels", "image": "pixels", "batch": "images", "classes": "classes"}

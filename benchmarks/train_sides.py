@@ -34,15 +34,17 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def noise(given: argparse.Namespace) -> tuple[Any, Any]:
-    """Images (B, 3, H, W) and labels (B, H, W), uint8, that never change."""
+    """Images (B, 3, H, W) uint8 and labels (B, H, W) that never change."""
     import torch
+
+    from segkit.types import id_type
 
     size, crop = given.batch, given.crop
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (size, 3, crop, crop), dtype=torch.uint8, generator=generator)
     cells = torch.randint(0, given.classes, (size, crop // 16 + 1, crop // 16 + 1), generator=generator)
     label = cells.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :crop, :crop]
-    return image, label.clamp(max=254).to(torch.uint8).contiguous()
+    return image, label.to(getattr(torch, id_type(given.classes))).contiguous()
 
 
 def network(given: argparse.Namespace) -> Any:
@@ -104,7 +106,10 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
     import torch
     import torch.nn.functional as F
 
+    from segkit.types import ignore_index
+
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    ignored = ignore_index(given.classes)
     model = model.to(given.device, memory_format=layout).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     mean, std = (
@@ -121,7 +126,7 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
         with torch.autocast(given.device, torch.bfloat16, enabled=mode in HALF):
             found = runner(x)
             heads = found if isinstance(found, tuple) else (found,)
-            losses = [F.cross_entropy(logits, label.long(), ignore_index=255) for logits in heads]
+            losses = [F.cross_entropy(logits, label.long(), ignore_index=ignored) for logits in heads]
             loss = losses[0] + sum(0.2 * other for other in losses[1:])
         loss.backward()
         optimiser.step()

@@ -1,13 +1,14 @@
 """What travels between modules, what an extension must offer, and one legend for every shape.
 
 B images in a batch, K classes, H x W pixels of an image, h x w cells of a feature map, C channels,
-s a stride. Images are RGB; labels hold class ids 0..K-1 or ``IGNORE_INDEX``.
+s a stride. Images are RGB; labels hold class ids 0..K-1 or ``ignore_index(K)``, and class ids are of
+``id_type(K)``: bytes for up to 255 classes, int16 for more.
 """
 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +17,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE_INDEX = 255
-"""Label of pixels that are neither trained on nor scored; so there are at most 255 classes (0..254)."""
+"""Label, in bytes, of pixels that are neither trained on nor scored: of data sets of up to 255 classes."""
+
+MOST_CLASSES = 32767
+"""As many as int16 tells apart, beside the label of its own for such pixels: this number."""
+
+
+def ignore_index(num_classes: int) -> int:
+    """Label of pixels that are neither trained on nor scored, in a data set of so many classes."""
+    return IGNORE_INDEX if num_classes <= IGNORE_INDEX else MOST_CLASSES
+
+
+def id_type(num_classes: int) -> Literal["uint8", "int16"]:
+    """What NumPy and PyTorch call the type of the class ids of so many classes."""
+    return "uint8" if num_classes <= IGNORE_INDEX else "int16"
+
+
+def ignored_in(label: np.ndarray | Tensor) -> int:
+    """As ``ignore_index``, for a label whose type says whether the classes are many."""
+    return MOST_CLASSES if str(label.dtype).endswith("int16") else IGNORE_INDEX
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,7 +88,7 @@ class Sample(NamedTuple):
     """One image with its label, as read or as augmented, on the CPU; C bands, three as a rule."""
 
     image: np.ndarray  # (H, W, C) uint8 RGB; of ``bands`` uint8, uint16, int16 or float32, as stored
-    label: np.ndarray  # (H, W) uint8, class ids
+    label: np.ndarray  # (H, W) class ids
     name: str  # unique in its split: the file's path below the image folder, without suffix
     bands: Bands = PHOTOGRAPHS
 
@@ -78,7 +97,7 @@ class Batch(NamedTuple):
     """Several samples of one size; what is stored travels, the device normalises."""
 
     image: Tensor  # (B, C, H, W), the type of the samples
-    label: Tensor  # (B, H, W) uint8
+    label: Tensor  # (B, H, W) class ids
     names: list[str]
     bands: Bands = PHOTOGRAPHS
 
@@ -109,7 +128,7 @@ class ClassTable(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """K, at most 255."""
+        """K, at most ``MOST_CLASSES``."""
         ...
 
     @property
@@ -201,7 +220,7 @@ class Loss(Protocol):
     """
 
     def __call__(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
-        """Logits (B, K, H, W) and label (B, H, W) uint8 to scalars by name; finite where all is ignored."""
+        """Logits (B, K, H, W) and label (B, H, W) to scalars by name; finite where all is ignored."""
         ...
 
     def weight(self, label: Tensor) -> Tensor:
@@ -213,7 +232,7 @@ class Evaluator(Protocol):
     """Accumulates over images; what it accumulates adds up over images, processes and interruptions."""
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
-        """Count one image: label (H, W) uint8 on the CPU, prediction (H, W) uint8 on the network's device."""
+        """Count one image: label (H, W) on the CPU, prediction (H, W) on the network's device."""
         ...
 
     def state(self) -> Tensor:

@@ -175,6 +175,37 @@ def test_masks_of_coco_are_those_of_pycocotools_painted_one_after_another(tmp_pa
     assert report.hidden
 
 
+def test_masks_of_more_labels_than_a_byte_holds_have_16_bits(tmp_path):
+    """As LVIS has: every label keeps its class, crowds are not scored."""
+    categories = [{"id": 10 + k, "name": f"thing {k}"} for k in range(400)]
+    photograph(tmp_path / "photos/a.png")
+    annotations = [
+        {
+            "id": k + 1,
+            "image_id": 1,
+            "category_id": 10 + k,
+            "segmentation": {"size": [HEIGHT, WIDTH], "counts": [2 * k, 2, HEIGHT * WIDTH - 2 * k - 2]},
+            "iscrowd": int(k == 7),
+        }
+        for k in range(400)
+    ]
+    size = {"height": HEIGHT, "width": WIDTH}
+    content = {"images": [{"id": 1, "file_name": "a.png", **size}], "annotations": annotations}
+    (tmp_path / "all.json").write_text(json.dumps(content | {"categories": categories}))
+    out = tmp_path / "out"
+    report = importing.Import("coco", [tmp_path / "all.json"], images=tmp_path / "photos", root=out).run()
+    raw = cv2.imread(str(out / "masks/a.png"), cv2.IMREAD_UNCHANGED)
+    flat = raw.T.ravel()[:800]
+    assert raw.dtype == np.uint16
+    assert flat.tolist() == [65535 if k == 7 else k + 1 for k in range(400) for _ in range(2)]
+    assert report.pixels["not scored"] == 2
+    table = LabelTable.read(out / "classes.csv", "folder")
+    ids = table.encode(raw, "a.png")
+    assert table.num_classes == 401
+    assert [int(k) for k in ids.T.ravel()[:6:2]] == [1, 2, 3]
+    assert (ids == 32767).sum() == 2
+
+
 @pytest.mark.slow
 def test_an_import_is_trained_on_by_the_command_it_names(tmp_path):
     """What is typed after the import is what the import says."""

@@ -71,7 +71,7 @@ def test_one_colour_for_two_classes_is_refused_only_when_colours_are_read(tmp_pa
         ("id,name,ignore\n1,cat,yes\n", "0 classes are not ignored"),
         ("id,name,ignore\n1,cat,perhaps\n", "ignore is 'perhaps'; yes, no or nothing"),
         ("id,name,colour\n1,cat,red\n", "colour 'red' is neither #rrggbb nor three numbers"),
-        ("id,name\n" + "".join(f"{i},c{i}\n" for i in range(256)), r"256 classes .* there must be 1 to 255"),
+        ("id,name\n" + "".join(f"{i},c\n" for i in range(32768)), r"32768 classes .* must be 1 to 32767"),
     ],
 )
 def test_a_faulty_class_table_says_which_line_and_what_is_meant(tmp_path, text, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 
 from segkit import components
 from segkit.system.commands import spoken
-from segkit.types import IGNORE_INDEX
+from segkit.types import MOST_CLASSES, id_type, ignore_index
 
 TABLES = Path(__file__).parent / "tables"
 
@@ -99,15 +100,14 @@ class LabelTable:
             if owner.setdefault(entry.colour, (entry, class_id))[1] != class_id:
                 raise ValueError(
                     f"the table of {self.name} gives {hex_colour(entry.colour)} to both "
-                    f"{owner[entry.colour][0].name!r} and {entry.name!r}; they need one colour "
-                    "each class"
+                    f"{owner[entry.colour][0].name!r} and {entry.name!r}; they need one colour each class"
                 )
             lookup[_packed(np.array(entry.colour))] = class_id + 1
         return lookup
 
     def _class_ids(self) -> list[tuple[Entry, int]]:
-        position = {entry.id: i for i, entry in enumerate(self.classes)}
-        return [(entry, position.get(entry.id, IGNORE_INDEX)) for entry in self.entries]
+        position, unscored = {e.id: i for i, e in enumerate(self.classes)}, ignore_index(self.num_classes)
+        return [(entry, position.get(entry.id, unscored)) for entry in self.entries]
 
     def encode(self, raw: np.ndarray, file: object) -> np.ndarray:
         """Class ids of a mask as stored.
@@ -117,25 +117,26 @@ class LabelTable:
             file: for the message.
 
         Returns:
-            (H, W) uint8 with ``IGNORE_INDEX`` where the table says so.
+            (H, W) class ids, ``ignore_index(K)`` where the table says so.
 
         Raises:
             DataError: a value is not in the table.
         """
+        kind = id_type(self.num_classes)
         if raw.ndim == 3:
             ids = self._from_colour.take(_packed(raw))
             if (unknown := ids == 0).any():
                 raise self._outside(raw[unknown], file)
-            return (ids - 1).astype(np.uint8)
+            return (ids - 1).astype(kind)
         if raw.dtype == np.uint8:
             known = self._from_id[:256]
             if cv2.LUT(raw, (known < 0).astype(np.uint8)).any():
                 raise self._outside(raw[known[raw] < 0], file)
-            return cv2.LUT(raw, known.astype(np.uint8))
+            return cv2.LUT(raw, known.astype(kind))
         ids = self._from_id.take(raw)
         if (unknown := ids < 0).any():
             raise self._outside(raw[unknown], file)
-        return ids.astype(np.uint8)
+        return ids.astype(kind)
 
     def _outside(self, values: np.ndarray, file: object) -> DataError:
         """What to say of the values (N,) or colours (N, 3) that the table does not have."""
@@ -156,7 +157,8 @@ class LabelTable:
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """Raw ids of class ids, as benchmark servers want them; ignored pixels get the first ignored id."""
-        lookup = np.full(256, next((e.id for e in self.entries if e.ignore), IGNORE_INDEX), np.uint16)
+        unscored = ignore_index(self.num_classes)
+        lookup = np.full(unscored + 1, next((e.id for e in self.entries if e.ignore), unscored), np.uint16)
         lookup[: self.num_classes] = [entry.id for entry in self.classes]
         return lookup.astype(np.uint8 if lookup.max() < 256 else np.uint16)[ids]
 
@@ -190,9 +192,7 @@ class LabelTable:
             ValueError: the file is not such a table; the message names the line and says what is accepted.
         """
         if not file.is_file():
-            raise ValueError(
-                f"there is no class table {file}: a CSV file with columns id,name,colour,ignore is needed"
-            )
+            raise ValueError(f"there is no class table {file}: write one with columns id,name,colour,ignore")
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines, skipinitialspace=True)
             if not {"id", "name"} <= set(reader.fieldnames or ()):
@@ -202,12 +202,12 @@ class LabelTable:
                 )
             entries = tuple(_entry(row, f"{file}, line {reader.line_num}") for row in reader)
         ids = [entry.id for entry in entries]
-        if repeated := sorted({i for i in ids if ids.count(i) > 1}):
+        if repeated := sorted(i for i, count in Counter(ids).items() if count > 1):
             raise ValueError(f"{file}: ids {repeated} stand more than once; every id needs one line")
         table = cls(name, entries)
-        if not 1 <= table.num_classes <= IGNORE_INDEX:
+        if not 1 <= table.num_classes <= MOST_CLASSES:
             raise ValueError(
-                f"{file}: {table.num_classes} classes are not ignored; there must be 1 to {IGNORE_INDEX}"
+                f"{file}: {table.num_classes} classes are not ignored; there must be 1 to {MOST_CLASSES}"
             )
         return table
 

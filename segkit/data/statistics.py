@@ -11,7 +11,7 @@ from segkit.data.band_statistics import Accumulator, BandStatistics
 from segkit.data.labels import LabelTable
 from segkit.data.pairs import Pairs
 from segkit.data.verification import in_parallel
-from segkit.types import IGNORE_INDEX, Bands
+from segkit.types import Bands, ignore_index
 
 
 class Statistics(NamedTuple):
@@ -74,14 +74,16 @@ def measure(dataset: Pairs) -> Statistics:
         DataError: a file cannot be read; ``verify`` lists all of them.
     """
     classes = dataset.table.num_classes
-    counts = np.zeros((len(dataset), IGNORE_INDEX + 1), np.int64)
+    counts = np.zeros((len(dataset), classes + 1), np.int64)  # of each class, and what is ignored
+    unscored = ignore_index(classes)
     values = Accumulator(len(dataset))
     sizes: Counter[tuple[int, int]] = Counter()
     indices = {pair: index for index, pair in enumerate(dataset.pairs)}
 
     def count(pair: Any) -> tuple[int, int]:
         image, label = dataset.read(index := indices[pair])[:2]
-        counts[index] = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)
+        seen = np.bincount(label.ravel(), minlength=unscored + 1)
+        counts[index] = *seen[:classes], seen[unscored]
         values.add(index, image)
         return label.shape[1], label.shape[0]
 
@@ -91,7 +93,7 @@ def measure(dataset: Pairs) -> Statistics:
     return Statistics(
         dataset.table,
         pixels=of_class.sum(0),
-        ignored=int(counts[:, IGNORE_INDEX].sum()),
+        ignored=int(counts[:, -1].sum()),
         images=(of_class > 0).sum(0),
         pixels_of_images=((of_class > 0) * of_class.sum(1, keepdims=True)).sum(0),
         sizes=sizes,

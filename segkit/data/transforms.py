@@ -21,7 +21,7 @@ from segkit import components
 from segkit.data import colour
 from segkit.data.windows import Window, cut_image, cut_label, cut_turned, with_bands
 from segkit.settings import Fraction, Range
-from segkit.types import IGNORE_INDEX, Bands, Sample
+from segkit.types import Bands, Sample, ignored_in
 
 Transform = Callable[[Sample, int], Sample]  # (as read, draw seed) -> as trained on
 
@@ -120,20 +120,20 @@ class Augmentation:
             image = blurring(image=image)["image"]
         for change in vars(self)["_changes"].values():
             image, label, name, _ = change(Sample(image, label, name, bands), draw)
-        return Sample(_padded(image, crop, fill), _padded(label, crop, (IGNORE_INDEX,)), name, bands)
+        return Sample(_padded(image, crop, fill), _padded(label, crop, (ignored_in(label),)), name, bands)
 
     def _crop(
         self, draw: np.random.Generator, label: np.ndarray, place: _Place, angle: float
     ) -> tuple[Window, np.ndarray]:
         """A window and the label under it; it is drawn again while one class fills it."""
         window = place.draw(draw)
-        part = self._cut(label, window, angle, (IGNORE_INDEX,))
+        part = self._cut(label, window, angle, (ignored_in(label),))
         if self.one_class_at_most < 1:
             for _ in range(10):
                 if _is_mixed(part, self.one_class_at_most):
                     break
                 window = place.draw(draw)
-                part = self._cut(label, window, angle, (IGNORE_INDEX,))
+                part = self._cut(label, window, angle, (ignored_in(label),))
         return window, part
 
     def _cut(self, array: np.ndarray, window: Window, angle: float, fill: Sequence[float]) -> np.ndarray:
@@ -181,7 +181,7 @@ def _scaled_size(
 
 def _is_mixed(label: np.ndarray, share: float) -> bool:
     """Whether two classes or more are scored, and the most frequent has less than this share of it."""
-    counts = np.bincount(label.ravel(), minlength=IGNORE_INDEX)[:IGNORE_INDEX]
+    counts = np.bincount(label[label != ignored_in(label)])
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < share)
 
 

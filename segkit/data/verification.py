@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from segkit.data.labels import DataError, Problem
 from segkit.data.pairs import Pair, Pairs, read_mask, sizes_differ
-from segkit.types import IGNORE_INDEX
+from segkit.types import ignore_index
 
 Result = TypeVar("Result")
 
@@ -51,7 +51,7 @@ def _problems_of(dataset: Pairs, pair: Pair) -> list[Problem]:
     try:
         raw = read_mask(pair.label, dataset.coding)
         shapes.append(raw)
-        if (dataset.table.encode(raw, pair.label) == IGNORE_INDEX).all():
+        if (dataset.table.encode(raw, pair.label) == ignore_index(dataset.table.num_classes)).all():
             problems.append(Problem("all ignored", str(pair.label), "not one pixel is of a class"))
     except DataError as error:
         problems.append(error.problem)

@@ -79,7 +79,7 @@ def cut_label(label: np.ndarray, window: Window, resize: str) -> np.ndarray:
     """The window of the label as it would be after scaling all of it to the nearest neighbour.
 
     Args:
-        label: (H, W) uint8.
+        label: (H, W) class ids.
         window: what to cut.
         resize: of the image; the label follows the same toolkit.
     """

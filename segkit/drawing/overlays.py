@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from segkit.system import files
-from segkit.types import IGNORE_INDEX, PHOTOGRAPHS, Bands, Sample
+from segkit.types import PHOTOGRAPHS, Bands, Sample, ignore_index, ignored_in
 
 INK, PAPER, GREY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
 RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark against orange: seen by every eye
@@ -42,30 +42,31 @@ def colourise(ids: np.ndarray, colours: np.ndarray, *, ignored: Sequence[int] = 
     """Paint class ids (H, W) with the K colours of a label table (K, 3); ignored pixels get ``ignored``.
 
     Raises:
-        ValueError: an id is neither one of the K classes nor ``IGNORE_INDEX``.
+        ValueError: an id is neither one of the K classes nor ignored.
     """
     ids, colours = np.asarray(ids), np.asarray(colours, dtype=np.uint8)
-    strange = (ids != IGNORE_INDEX) & ((ids < 0) | (ids >= len(colours)))
+    unscored = ignore_index(len(colours))
+    strange = (ids != unscored) & ((ids < 0) | (ids >= len(colours)))
     if strange.any():
         raise ValueError(
             f"class id {ids[strange][0]} has no colour: the table has {len(colours)} "
             f"(0..{len(colours) - 1}); does it belong to the data set of this label?"
         )
-    palette = np.zeros((IGNORE_INDEX + 1, 3), np.uint8)
+    palette = np.zeros((unscored + 1, 3), np.uint8)
     palette[: len(colours)] = colours
-    palette[IGNORE_INDEX] = ignored
+    palette[unscored] = ignored
     return palette[ids]
 
 
 def overlay(image: np.ndarray, ids: np.ndarray, colours: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
     """The image with its classes painted over it; ignored pixels show the image alone."""
     painted = cv2.addWeighted(colourise(ids, colours), opacity, image, 1 - opacity, 0)
-    return np.where((np.asarray(ids) == IGNORE_INDEX)[..., None], image, painted)
+    return np.where((np.asarray(ids) == ignore_index(len(colours)))[..., None], image, painted)
 
 
 def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Where the prediction is right (dark), wrong (orange) and not scored (grey)."""
-    outcome = np.where(label == IGNORE_INDEX, 2, np.where(label == prediction, 0, 1))
+    outcome = np.where(label == ignored_in(label), 2, np.where(label == prediction, 0, 1))
     return np.array([RIGHT, WRONG, IGNORED], np.uint8)[outcome]
 
 
@@ -146,7 +147,7 @@ def sheet(
 
 def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
     """The classes that occur in some maps of class ids, in order."""
-    return sorted({int(k) for one in ids for k in np.unique(one)} - {IGNORE_INDEX})
+    return sorted({int(k) for one in ids for k in np.unique(one) if k != ignored_in(one)})
 
 
 def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:
@@ -159,7 +160,7 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
     """
     counts = np.asarray(counts, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    cell = min(48, max(4, size // len(names)))
+    cell = min(48, max(1, size // len(names)))
     named = len(names) <= 40
     labels = [f"{k} {name}" for k, name in enumerate(names)] if named else [str(k) for k in range(len(names))]
     margin = max(text_width(label) for label in labels) + 14

@@ -10,7 +10,7 @@ import numpy as np
 
 from segkit.drawing.overlays import displayed
 from segkit.system import distributed
-from segkit.types import IGNORE_INDEX, Sample
+from segkit.types import Sample, ignored_in
 
 SIDE = 640  # pixels of the longer side that are kept
 
@@ -20,8 +20,8 @@ class Scored(NamedTuple):
 
     name: str
     image: np.ndarray  # (h, w, 3) uint8
-    label: np.ndarray  # (h, w) uint8
-    prediction: np.ndarray  # (h, w) uint8
+    label: np.ndarray  # (h, w) class ids
+    prediction: np.ndarray  # (h, w) class ids
     score: float  # at full size
 
 
@@ -64,13 +64,16 @@ class Gallery:
 
 def image_score(label: np.ndarray, prediction: np.ndarray) -> float:
     """Mean IoU of one image over the classes in its label; NaN if all of it is ignored."""
-    scored = label != IGNORE_INDEX
+    scored = label != ignored_in(label)
+    if not scored.any():
+        return float("nan")
     truth, predicted = label[scored], prediction[scored]
-    labelled = np.bincount(truth, minlength=256)
-    union = labelled + np.bincount(predicted, minlength=256)
-    hits = np.bincount(truth[truth == predicted], minlength=256)
+    count = 1 + max(int(truth.max()), int(predicted.max()))
+    labelled, guessed, hits = (
+        np.bincount(ids, minlength=count) for ids in (truth, predicted, truth[truth == predicted])
+    )
     present = labelled > 0
-    return float(np.mean(hits[present] / (union - hits)[present])) if present.any() else float("nan")
+    return float(np.mean((hits / (labelled + guessed - hits).clip(1))[present]))
 
 
 def shrink(sample: Sample, prediction: np.ndarray, score: float) -> Scored:
@@ -79,7 +82,7 @@ def shrink(sample: Sample, prediction: np.ndarray, score: float) -> Scored:
     factor = min(1.0, SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
     ids = [
-        cv2.resize(x.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        cv2.resize(x.astype(sample.label.dtype), size, interpolation=cv2.INTER_NEAREST_EXACT)
         for x in (sample.label, prediction)
     ]
     shown = displayed(sample.image, sample.bands)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit.types import IGNORE_INDEX
+from segkit.types import ignore_index
 
 Absent = Literal["zero", "exclude", "labels"]
 
@@ -34,7 +34,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
     def update(self, label: Tensor | np.ndarray, prediction: Tensor | np.ndarray) -> None:
-        """Count one image or batch; pixels labelled ``IGNORE_INDEX`` count nowhere.
+        """Count one image or batch; ignored pixels count nowhere.
 
         Raises:
             ValueError: the shapes differ, or the label or the prediction holds an id that is no class.
@@ -45,14 +45,18 @@ class ConfusionMatrix:
                 f"the prediction is {tuple(prediction.shape)} but its label {tuple(label.shape)}; "
                 "predict at the size of the label, labels are never resized"
             )
-        pair = label.int() * 256 + prediction.int()  # ids are uint8: every pair has a bin, wrong ones too
-        seen = torch.bincount(pair.flatten(), minlength=256 * 256).view(256, 256)[:IGNORE_INDEX]
-        counts = seen[: self.num_classes, : self.num_classes]
+        classes, ignored = self.num_classes, ignore_index(self.num_classes)
+        bins = classes + 2  # what is no class comes next, and what is ignored last: every pair has a bin
+        row, column = (torch.where((x >= 0) & (x < classes), x.int(), classes) for x in (label, prediction))
+        pair = row.masked_fill_(label == ignored, classes + 1) * bins + column
+        seen = torch.bincount(pair.flatten(), minlength=bins**2).view(bins, bins)[:-1]
+        counts = seen[:classes, :classes]
         if int(seen.sum()) != int(counts.sum()):
-            labels, predictions = (seen.sum(axis).nonzero().max().item() for axis in (1, 0))
+            scored = label != ignored
+            labels, predictions = (int(ids[scored].max()) for ids in (label, prediction))
             raise ValueError(
                 f"ids up to {labels} in the label and {predictions} in the prediction, but the model has "
-                f"{self.num_classes} classes (0..{self.num_classes - 1}; {IGNORE_INDEX} is ignored): "
+                f"{classes} classes (0..{classes - 1}; {ignored} is ignored): "
                 "it and the data do not belong together"
             )
         self.counts += counts
@@ -153,20 +157,20 @@ def boundary_counts(label: np.ndarray, prediction: np.ndarray, num_classes: int)
     """What Boundary IoU counts in one image (Cheng et al. 2021): pixels near a boundary of their own mask.
 
     Args:
-        label: (H, W) uint8 class ids or ``IGNORE_INDEX``.
-        prediction: (H, W) uint8 class ids.
+        label: (H, W) class ids, or what is ignored.
+        prediction: (H, W) class ids, of the same type.
         num_classes: K.
 
     Returns:
         (3, K) int64: pixels in both bands with the same class, in the label's band, in the prediction's band.
         Add them up over a split and give them to ``boundary_scores``.
     """
-    prediction = np.where(label == IGNORE_INDEX, np.uint8(IGNORE_INDEX), prediction)
+    prediction = np.where(label == ignore_index(num_classes), label, prediction)
     width = max(1, round(BOUNDARY_RATIO * float(np.hypot(*label.shape))))
     near_label, near_prediction = _band(label, width), _band(prediction, width)
     both = near_label & near_prediction & (label == prediction)
     picked = label[both], label[near_label], prediction[near_prediction]
-    counted = [np.bincount(ids, minlength=256)[:num_classes] for ids in picked]
+    counted = [np.bincount(ids, minlength=num_classes)[:num_classes] for ids in picked]
     return torch.from_numpy(np.stack(counted).astype(np.int64))
 
 

@@ -82,7 +82,7 @@ class Tally:
         self.save()
 
     def add(self, index: int, label: np.ndarray, prediction: Tensor) -> None:
-        """Count an image: label and prediction (H, W) uint8."""
+        """Count an image: label and prediction (H, W), class ids."""
         self.whole = False
         for evaluator in self.evaluators.values():
             evaluator.update(label, prediction)

@@ -57,7 +57,7 @@ def write_report(
         settings: nested, of plain values.
     """
     counts, names, colours = np.asarray(counts), table.names, table.colours
-    shown = [k for k in range(len(names)) if any(k in s.label or k in s.prediction for s in samples)]
+    shown = overlays.present_classes([ids for s in samples for ids in (s.label, s.prediction)])
     neighbours = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
     links = " · ".join(_link(file, folder, file.name) for file in neighbours)
     page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(

@@ -15,6 +15,7 @@ from segkit.inference.pipeline import Reading, Writing
 from segkit.inference.predictor import Predictor
 from segkit.inference.video import Video, VideoFile, with_legend_strip
 from segkit.system import distributed
+from segkit.types import id_type
 
 STREAMS = ("colours", "overlays")  # kinds of which a video makes a video
 
@@ -114,7 +115,7 @@ def _predicted(
     if "probabilities" not in kinds:
         return predictor.predict(image), None
     probabilities = predictor.probabilities(image)
-    return probabilities.argmax(0).astype(np.uint8), probabilities
+    return probabilities.argmax(0).astype(id_type(len(probabilities))), probabilities
 
 
 def _add_frame(

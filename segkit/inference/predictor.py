@@ -57,7 +57,7 @@ class Predictor:
     @overload
     def predict(self, image: ImageLike) -> np.ndarray: ...
     def predict(self, image: Any) -> Any:
-        """Class ids (H, W) uint8 of an image, or a list of them for several images.
+        """Class ids (H, W) of an image, or a list of them for several images.
 
         Args:
             image: the path of a file, the bytes of one, an (H, W, 3) array of uint8 RGB, or a PIL image as it

@@ -21,6 +21,7 @@ from segkit.inference import resample
 from segkit.inference import windows as geometry
 from segkit.inference.protocols import Protocol
 from segkit.inference.windows import View, Window
+from segkit.types import id_type
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
@@ -54,7 +55,7 @@ def predict(
         on_strip: called with each strip of merged scores, from top to bottom.
 
     Returns:
-        (H, W) uint8 class ids on the model's device, at the image's own size.
+        (H, W) class ids on the model's device, at the image's own size.
 
     Raises:
         ValueError: the image is of another kind, or the network returned something that is no number.
@@ -62,7 +63,7 @@ def predict(
     pixels = _on_device(model, image)
     if on_strip is None and (classify := getattr(model, "classify", None)):  # an exported file that gives ids
         return classify(pixels, protocol)
-    ids = torch.empty(pixels.shape[1:], dtype=torch.uint8, device=pixels.device)
+    ids = pixels.new_empty(pixels.shape[1:], dtype=getattr(torch, id_type(model.num_classes)))
     for strip in strips(model, pixels, protocol):
         if on_strip:
             on_strip(strip)
@@ -152,9 +153,8 @@ class _SlidingWindows:
         budget = STRIP_BYTES.get(self.image.device.type, STRIP_BYTES["cpu"])
         if self.protocol.memory != "auto":
             budget = min(budget, int(self.protocol.memory * 2**30 / 8))
-        classes = self.model.num_classes
         widest = max([self.width] + [view.width * max(1, view.height / self.height) for view in self.views])
-        row = 4 * classes * widest * self.exact.itemsize  # 4: source, sum, part, result
+        row = 4 * self.model.num_classes * widest * self.exact.itemsize  # 4: source, sum, part, result
         return max(1, int(budget / row))
 
     def scores(self, top: int, bottom: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segkit.losses._chunks import Coarse
 from segkit.system import hardware
-from segkit.types import IGNORE_INDEX, Logits
+from segkit.types import Logits, ignore_index
 
 
 class Loss(nn.Module):
@@ -59,7 +59,7 @@ class PixelLoss(Loss):
     def __init__(self, class_weights: Tensor, *, aux_weight: float) -> None:
         super().__init__(aux_weight=aux_weight)
         self.register_buffer("class_weights", class_weights, persistent=False)
-        by_label = torch.zeros(IGNORE_INDEX + 1)
+        by_label = torch.zeros(ignore_index(len(class_weights)) + 1)
         by_label[: len(class_weights)] = class_weights
         self.register_buffer("weight_of_label", by_label, persistent=False)
 
@@ -76,7 +76,11 @@ class PixelLoss(Loss):
 class RegionLoss(Loss):
     """A mean over images; one without a scored pixel does not count."""
 
+    def __init__(self, num_classes: int, *, aux_weight: float) -> None:
+        super().__init__(aux_weight=aux_weight)
+        self.ignored = ignore_index(num_classes)
+
     def weight(self, label: Tensor) -> Tensor:
         """How many images have a scored pixel; a scalar, float64 where the device has that."""
         exact = hardware.widest_float(label.device)
-        return (label != IGNORE_INDEX).flatten(1).any(1).sum(dtype=exact)
+        return (label != self.ignored).flatten(1).any(1).sum(dtype=exact)

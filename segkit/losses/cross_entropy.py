@@ -13,7 +13,7 @@ from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.settings import Fraction, NonNegativeFloat
 from segkit.system import hardware
-from segkit.types import IGNORE_INDEX
+from segkit.types import ignore_index
 
 
 class CrossEntropy(PixelLoss):
@@ -57,7 +57,7 @@ def by_pixel(chunk: Chunk, *, weight: Tensor | None = None, label_smoothing: flo
         logits,
         target,
         weight,
-        ignore_index=IGNORE_INDEX,
+        ignore_index=ignore_index(len(chunk.logits)),
         reduction="none",
         label_smoothing=label_smoothing,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from segkit.losses._chunks import Chunk, Coarse, summed
 from segkit.losses._loss import RegionLoss
 from segkit.settings import NonNegativeFloat
-from segkit.types import IGNORE_INDEX
+from segkit.types import ignore_index
 
 
 class Dice(RegionLoss):
@@ -24,8 +24,10 @@ class Dice(RegionLoss):
     is not: a ratio of sums over all images is no mean of such ratios over parts.
     """
 
-    def __init__(self, *, aux_weight: float, over: Literal["image", "batch"], smooth: float) -> None:
-        super().__init__(aux_weight=aux_weight)
+    def __init__(
+        self, num_classes: int, *, aux_weight: float, over: Literal["image", "batch"], smooth: float
+    ) -> None:
+        super().__init__(num_classes, aux_weight=aux_weight)
         self.over, self.smooth = over, smooth
 
     def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
@@ -44,7 +46,8 @@ class Dice(RegionLoss):
 
 def overlaps(chunk: Chunk) -> Tensor:
     """Sums over a chunk's scored pixels of p g, p and g, for each class, (3, K)."""
-    probability = chunk.logits.softmax(0).where(chunk.target != IGNORE_INDEX, 0)  # (K, n)
+    scored = chunk.target != ignore_index(len(chunk.logits))
+    probability = chunk.logits.softmax(0).where(scored, 0)  # (K, n)
     classes = torch.arange(len(probability), device=probability.device)
     true = chunk.target == classes[:, None]
     both, size = probability.where(true, 0).sum(1), true.sum(1)
@@ -67,5 +70,4 @@ def build(
             through the network together.
         smooth: pixels added to numerator and denominator, so that one pixel does not decide.
     """
-    del num_classes  # the logits tell it
-    return Dice(aux_weight=aux_weight, over=over, smooth=smooth)
+    return Dice(num_classes, aux_weight=aux_weight, over=over, smooth=smooth)

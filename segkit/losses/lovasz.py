@@ -15,7 +15,7 @@ from segkit.losses._chunks import Chunk, Coarse, cut, summed
 from segkit.losses._loss import RegionLoss
 from segkit.settings import NonNegativeFloat
 from segkit.system import hardware
-from segkit.types import IGNORE_INDEX
+from segkit.types import ignore_index
 
 
 class Growth(NamedTuple):
@@ -32,8 +32,8 @@ class Lovasz(RegionLoss):
     is not: the errors of all images are sorted together, and the IoU is a ratio of sums over all of them.
     """
 
-    def __init__(self, *, aux_weight: float, over: Literal["image", "batch"]) -> None:
-        super().__init__(aux_weight=aux_weight)
+    def __init__(self, num_classes: int, *, aux_weight: float, over: Literal["image", "batch"]) -> None:
+        super().__init__(num_classes, aux_weight=aux_weight)
         self.over = over
 
     def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def growths(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[Gro
     collected: list[Growth] = []
     for group in groups:
         label = target[group]  # (G, H, W)
-        scored = label != IGNORE_INDEX
+        scored = label != ignore_index(logits.shape[1])
         classes = label[scored].unique()
         weights = normalisers.new_zeros(len(classes), *label.shape)
         for weight, number in zip(weights, classes.tolist(), strict=True):
@@ -98,5 +98,4 @@ def build(
         over: the pixels whose IoU is taken together; those of each image, or of all images that go through
             the network together.
     """
-    del num_classes  # the logits tell it
-    return Lovasz(aux_weight=aux_weight, over=over)
+    return Lovasz(num_classes, aux_weight=aux_weight, over=over)

@@ -14,7 +14,7 @@ from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.losses.cross_entropy import CrossEntropy, by_pixel
 from segkit.settings import Fraction, NonNegativeFloat, PositiveInt
-from segkit.types import IGNORE_INDEX
+from segkit.types import ignore_index
 
 
 class Ohem(PixelLoss):
@@ -31,15 +31,16 @@ class Ohem(PixelLoss):
         super().__init__(class_weights, aux_weight=aux_weight)
         self.cross_entropy = CrossEntropy(class_weights)
         self.threshold, self.min_kept = threshold, min_kept
+        self.ignored = ignore_index(len(class_weights))
 
     def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
-        return self.cross_entropy.mean(logits, target.where(self.hard(logits, target), IGNORE_INDEX))
+        return self.cross_entropy.mean(logits, target.where(self.hard(logits, target), self.ignored))
 
     @torch.no_grad()
     def hard(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """Which pixels are kept, (B, H, W) bool."""
-        scored = target != IGNORE_INDEX
+        scored = target != self.ignored
         known = torch.cat([by_pixel(chunk).neg().exp() for chunk in cut(logits, target)]).view_as(target)
         known = known.where(scored, torch.inf)  # the own class's probability
         lowest = known.flatten().sort().values

@@ -10,7 +10,7 @@ from segkit.models.network import BYTES, Segmenter
 from segkit.models.stems import Rule, widen
 from segkit.models.weights import load_segmenter
 from segkit.settings import PositiveFloat
-from segkit.types import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
+from segkit.types import IMAGENET_MEAN, IMAGENET_STD, MOST_CLASSES
 
 
 def unloaded(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,10 +50,8 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     Raises:
         ValueError: the number of classes does not fit a label, or a part's settings are wrong.
     """
-    if not 1 <= num_classes <= IGNORE_INDEX:
-        raise ValueError(
-            f"num_classes {num_classes} is not in 1..{IGNORE_INDEX}: labels are uint8 and 255 is ignored"
-        )
+    if not 1 <= num_classes <= MOST_CLASSES:
+        raise ValueError(f"num_classes {num_classes} is not in 1..{MOST_CLASSES}: labels are int16 at most")
     if not mean or len(mean) != len(std):
         raise ValueError(
             f"model.mean has {len(mean)} values and model.std {len(std)}: give one of each for a band"

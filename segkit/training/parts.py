@@ -45,7 +45,7 @@ def build_model(settings: Settings, num_classes: int) -> segmenter.Segmenter:
 
 
 def build_loss(settings: Settings, num_classes: int) -> Loss:
-    """The loss of ``loss=...``: from (``Logits``, label (B, H, W) uint8) to named parts, to be summed.
+    """The loss of ``loss=...``: from (``Logits``, label (B, H, W)) to named parts, to be summed.
 
     Raises:
         ValueError: it refuses its settings.
@@ -54,7 +54,7 @@ def build_loss(settings: Settings, num_classes: int) -> Loss:
 
 
 def training_batches(settings: Settings, dataset: Dataset, *, iterations: range) -> loaders.TrainingLoader:
-    """Augmented batches of one process, ``Batch`` of image (B, 3, H, W) uint8 and label (B, H, W) uint8.
+    """Augmented batches of one process, ``Batch`` of image (B, 3, H, W) uint8 and label (B, H, W).
 
     Args:
         settings: ``augment``, ``schedule.batch_size``, ``seed`` and ``loader``.

@@ -16,7 +16,7 @@ from segkit import checkpoint, components
 from segkit.data.labels import LabelTable
 from segkit.models import segmenter, weights
 from segkit.models.published import file_of
-from segkit.types import IGNORE_INDEX, ClassTable
+from segkit.types import MOST_CLASSES, ClassTable
 
 
 def network(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.Segmenter, list[str]]:
@@ -77,7 +77,7 @@ def class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> li
         model: of these settings.
         settings: the ``model`` section.
     """
-    other = model.num_classes + 1 if model.num_classes < IGNORE_INDEX else model.num_classes - 1
+    other = model.num_classes + 1 if model.num_classes < MOST_CLASSES else model.num_classes - 1
     late = {"in_channels": model.backbone.out_channels, "output_stride": model.backbone.output_stride}
     late |= {"num_classes": other, "align_corners": model.align_corners}
     shapes: dict[str, torch.Size] = {}

@@ -25,7 +25,7 @@ from segkit.system.runtime import Runtime
 from segkit.training import keeping
 from segkit.training.run import begin, train_step
 from segkit.training.schedule import Schedule
-from segkit.types import Batch
+from segkit.types import Batch, id_type
 
 STEPS = 2  # the second has the optimiser's momenta beside everything else
 OF_OTHERS = (
@@ -120,7 +120,8 @@ def _batch(model: Segmenter, images: int, asked: Asked) -> Batch:
     crop = asked.settings["augment"]["crop_size"] or asked.settings["sizes"]["crop"]
     height, width = (crop, crop) if isinstance(crop, int) else crop
     image = torch.randint(0, 256, (images, model.in_channels, height, width), dtype=torch.uint8)
-    label = torch.randint(0, asked.num_classes, (images, height, width)).to(torch.uint8)
+    kind = getattr(torch, id_type(asked.num_classes))
+    label = torch.randint(0, asked.num_classes, (images, height, width)).to(kind)
     return Batch(image, label, [""] * images)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 
 from segkit.data.importing import annotations
 from segkit.data.importing.annotations import Annotated, Annotations
-from segkit.data.importing.painting import BACKGROUND, paint
+from segkit.data.importing.painting import BACKGROUND, paint, unscored
 from segkit.data.importing.via import read_via
 from segkit.data.labels import Entry, LabelTable, automatic_colour, hex_colour
 from segkit.data.reading import IMAGES
 from segkit.drawing import overlays
 from segkit.system import files
-from segkit.types import IGNORE_INDEX
+from segkit.types import MOST_CLASSES
 
 READERS: dict[str, Callable[[Sequence[Path], str | None], Annotations]] = {
     "coco": annotations.coco,
@@ -128,10 +128,10 @@ class Import(NamedTuple):
         labels = list(self.classes or found.labels)
         if unknown := [label for label in labels if label not in found.labels]:
             raise ValueError(f"--classes {','.join(unknown)}: there are {', '.join(found.labels)}")
-        if not 1 <= len(labels) < IGNORE_INDEX:
+        if not 1 <= len(labels) < MOST_CLASSES:
             raise ValueError(
-                f"{self.files[0]}: {len(labels)} classes; 1 to 254 are possible beside the background: "
-                "choose with --classes NAME,NAME"
+                f"{self.files[0]}: {len(labels)} classes; 1 to {MOST_CLASSES - 1} are possible beside the "
+                "background: choose with --classes NAME,NAME"
             )
         return labels
 
@@ -167,8 +167,9 @@ class Import(NamedTuple):
         below = PurePosixPath(self.split) / file.relative_to(self.images).as_posix()
         overlays.save(self.root / "masks" / below.with_suffix(".png"), done.mask)
         place(file, self.root / "images" / below)
-        counts = np.bincount(done.mask.ravel(), minlength=256)
-        report.pixels.update({"background": int(counts[BACKGROUND]), "not scored": int(counts[IGNORE_INDEX])})
+        left = unscored(len(ids))
+        counts = np.bincount(done.mask.ravel(), minlength=left + 1)
+        report.pixels.update({"background": int(counts[BACKGROUND]), "not scored": int(counts[left])})
         report.pixels.update({label: int(counts[number]) for label, number in ids.items()})
         report.things.update(thing.label for thing in image.things if not thing.crowd)
         report.left_out.update(f"of {t.label}" for t in image.things if t.label not in ids)
@@ -239,7 +240,7 @@ def table_of(labels: Sequence[str], colours: dict[str, str]) -> LabelTable:
         except ValueError:
             red, green, blue = automatic_colour(number)
         entries.append(Entry(number, label, (red, green, blue)))
-    entries.append(Entry(IGNORE_INDEX, "not scored", (255, 255, 255), ignore=True))
+    entries.append(Entry(unscored(len(labels)), "not scored", (255, 255, 255), ignore=True))
     return LabelTable("folder", tuple(entries))
 
 

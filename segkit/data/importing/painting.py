@@ -15,8 +15,13 @@ from segkit.types import IGNORE_INDEX
 BACKGROUND = 0
 
 
+def unscored(labels: int) -> int:
+    """The raw id of what is not scored beside the background and so many labels, which count from 1."""
+    return IGNORE_INDEX if labels < IGNORE_INDEX else 65535
+
+
 class Painted(NamedTuple):
-    """A mask (H, W) uint8 of raw ids, and what happened while it was painted."""
+    """A mask (H, W) of raw ids, uint8 or uint16, and what happened while it was painted."""
 
     mask: np.ndarray
     hidden: Counter[tuple[str, str]]  # pixels by (label on top, label below it)
@@ -33,12 +38,13 @@ def paint(image: Annotated, ids: dict[str, int]) -> Painted:
     hidden, outside, holes, crowds = Counter[tuple[str, str]](), Counter[str](), 0, 0
     wanted = [thing for thing in image.things if thing.label in ids]
     things = sorted(wanted, key=lambda thing: (not thing.crowd, thing.height))  # crowds are the ground
-    values = np.zeros(len(things) + 1, np.uint8)
+    crowd = unscored(len(ids))
+    values = np.zeros(len(things) + 1, np.min_scalar_type(crowd))
     for number, thing in enumerate(things, 1):
         area, sticks_out = area_of(thing, height, width)
         holes += 0 if thing.mask is None else holes_of(thing.mask)
         crowds += thing.crowd
-        values[number] = IGNORE_INDEX if thing.crowd else ids[thing.label]
+        values[number] = crowd if thing.crowd else ids[thing.label]
         if not area.any():
             outside["wholly (or without one pixel)"] += 1
         elif sticks_out:

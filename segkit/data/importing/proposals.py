@@ -38,8 +38,8 @@ def values_of(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
 def proposed(values: Counter[int | tuple[int, ...]]) -> LabelTable:
     """A table of what masks hold, under names to be replaced.
 
-    0 and another value alone are background and object; 255 beside several others is not scored, as is white
-    beside several other colours.
+    0 and another value alone are background and object; 255 beside several others is not scored, where ids go
+    further 65535, as is white beside several other colours.
 
     Raises:
         ValueError: there are too many values for classes.
@@ -47,14 +47,16 @@ def proposed(values: Counter[int | tuple[int, ...]]) -> LabelTable:
     if len(values) > MOST:
         raise ValueError(
             f"the masks hold {len(values)} different values: these are instance ids (--divide 1000 makes "
-            "classes of ids such as class * 1000 + instance) or no masks"
+            "classes of ids such as class * 1000 + instance), no masks, or classes to be told apart by a "
+            "classes.csv of your own, a line id,name for each"
         )
     keys = sorted(values)
+    unscored = IGNORE_INDEX if not isinstance(keys[-1], int) or keys[-1] <= IGNORE_INDEX else 65535
     entries = []
     for number, key in enumerate(keys):
         colour = key if isinstance(key, tuple) else automatic_colour(key)
         identity = number if isinstance(key, tuple) else key
-        ignore = len(keys) > 2 and key in (IGNORE_INDEX, (IGNORE_INDEX,) * 3)
+        ignore = len(keys) > 2 and key in (unscored, (255, 255, 255))
         name = "not scored" if ignore else f"class {identity}"
         if len(keys) == 2 and key in (0, (0, 0, 0)):
             name = "background"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from segkit.evaluation import metrics
-from segkit.types import IGNORE_INDEX, ClassTable, Figures
+from segkit.types import ClassTable, Figures, ignore_index
 
 SIZES = {"small": 32**2, "medium": 96**2, "large": None}  # pixels of an object, the bound itself excluded
 BOUNDS = [bound for bound in SIZES.values() if bound is not None]
@@ -25,14 +25,14 @@ def count_objects(label: np.ndarray, prediction: np.ndarray, num_classes: int) -
     """What IoU by size counts in one image; add it up over a split and give it to ``iou_by_size``.
 
     Args:
-        label: (H, W) uint8 class ids or ``IGNORE_INDEX``.
-        prediction: (H, W) uint8 class ids; what lies on ignored pixels joins its parts and counts nowhere.
+        label: (H, W) class ids, or what is ignored.
+        prediction: (H, W) class ids; what lies on ignored pixels joins its parts and counts nowhere.
         num_classes: K.
 
     Returns:
         (3 sizes, 3, K) int64: pixels with the class in both, in the label, in the prediction.
     """
-    counted = label != IGNORE_INDEX
+    counted = label != ignore_index(num_classes)
     out = np.zeros((len(SIZES), 3, num_classes), np.int64)
     for k in np.union1d(np.unique(label[counted]), np.unique(prediction[counted])):
         objects, areas = _parts(label == k)

@@ -133,7 +133,7 @@ class IdsFile(Deployed):
         )
 
     def classify(self, image: Tensor, protocol: Protocol) -> Tensor:
-        """Class ids (H, W) uint8 of an image (3, H, W) uint8.
+        """Class ids (H, W) of an image (3, H, W) uint8.
 
         Raises:
             ValueError: the protocol merges several views or windows, which takes logits.

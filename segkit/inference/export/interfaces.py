@@ -1,6 +1,7 @@
 """What an exported file takes and gives.
 
-* ``ids``: image (B, H, W, 3) uint8 RGB to class ids (B, H, W) uint8; normalisation, resizing, argmax inside.
+* ``ids``: image (B, H, W, 3) uint8 RGB to class ids (B, H, W), uint8, of more than 255 classes int16;
+  normalisation, resizing, argmax inside.
 * ``logits``: normalised image (B, 3, H, W) float32 to logits (B, K, h, w) float32 at the resolution of the
   head, to be merged over views and windows, and resized bilinearly by the file's ``align_corners``.
 """
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from segkit.inference.preparation import portable
 from segkit.models.network import Segmenter
+from segkit.types import id_type
 
 
 class Kind(NamedTuple):
@@ -50,12 +52,13 @@ class IdsNetwork(nn.Module):
         super().__init__()
         self.logits, self.network = LogitsNetwork(network), network
         self.num_classes = network.num_classes
+        self.kind = getattr(torch, id_type(network.num_classes))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, H, W, 3) uint8 RGB to class ids (B, H, W) uint8."""
+        """Image (B, H, W, 3) uint8 RGB to class ids (B, H, W)."""
         pixels = image.permute(0, 3, 1, 2)
         logits = self.network.resize(self.logits(self.network.normalise(pixels)), pixels)
-        return logits.argmax(1).to(torch.uint8)
+        return logits.argmax(1).to(self.kind)
 
     def example(self, height: int, width: int, *, batch: int) -> Tensor:
         """An image of the kind that goes in."""

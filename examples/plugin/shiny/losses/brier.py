@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.settings import NonNegativeFloat
-from segkit.types import IGNORE_INDEX, Logits
+from segkit.types import Logits, ignore_index
 
 
 class Brier(nn.Module):
@@ -16,6 +16,7 @@ class Brier(nn.Module):
     def __init__(self, num_classes: int, aux_weight: float) -> None:
         super().__init__()
         self.num_classes, self.aux_weight = num_classes, aux_weight
+        self.ignored = ignore_index(num_classes)  # 255, or more where there are more classes
 
     def forward(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
         """Named parts, whose sum is the loss."""
@@ -26,14 +27,14 @@ class Brier(nn.Module):
 
     def mean(self, logits: Tensor, label: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits."""
-        scored = label != IGNORE_INDEX
+        scored = label != self.ignored
         wanted = F.one_hot(label.long().where(scored, 0), self.num_classes).movedim(-1, 1)
         distance = (logits.float().softmax(1) - wanted).square().sum(1)
         return (distance * scored).sum() / scored.sum().clamp(min=1)
 
     def weight(self, label: Tensor) -> Tensor:
         """How many pixels are scored; float64."""
-        return (label != IGNORE_INDEX).sum(dtype=torch.float64)
+        return (label != self.ignored).sum(dtype=torch.float64)
 
 
 def build(num_classes: int, *, aux_weight: NonNegativeFloat = 0.2) -> Brier:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segkit.settings import PositiveInt
-from segkit.types import IGNORE_INDEX, Figures
+from segkit.types import Figures, ignored_in
 
 
 class Worst:
@@ -18,7 +18,7 @@ class Worst:
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Count an image; one without a scored pixel does not count."""
-        scored = label != IGNORE_INDEX
+        scored = label != ignored_in(label)
         if scored.any():
             right = (label == prediction.cpu().numpy())[scored].mean()
             self.counts[int(right * (len(self.counts) - 1))] += 1

@@ -1,0 +1,253 @@
+"""More than 255 classes: ids are int16 then, and 255 is a class like any other."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_export import exported, thin
+
+from conftest import run_command
+from segkit import components
+from segkit.data import transforms
+from segkit.data.labels import Entry, LabelTable
+from segkit.drawing import overlays
+from segkit.evaluation import gallery, metrics
+from segkit.evaluation.evaluators import object_sizes
+from segkit.inference import predict
+from segkit.inference.protocols import Protocol
+from segkit.types import IGNORE_INDEX, MOST_CLASSES, Logits, Sample, id_type, ignore_index, ignored_in
+
+LOSSES = {
+    "cross_entropy": {"label_smoothing": 0.1},
+    "focal": {"gamma": 1.5},
+    "ohem": {"threshold": 0.3, "min_kept": 9},
+    "dice": {},
+    "lovasz": {},
+    "mixed": {"parts": {"cross_entropy": {}, "dice": {"over": "batch"}, "lovasz": {"weight": 0.5}}},
+}
+
+
+def table_of(num_classes):
+    entries = [Entry(3 * k + 1, f"class {k}", (k // 256, k % 256, 7)) for k in range(num_classes)]
+    return LabelTable("many", (*entries, Entry(65535, "not scored", (255, 255, 255), ignore=True)))
+
+
+def label_of(draw, num_classes, size):
+    """Class ids with 255 among them, and pixels that are not scored."""
+    label = draw.integers(0, num_classes, size).astype(id_type(num_classes))
+    label[draw.random(size) < 0.2] = ignore_index(num_classes)
+    label[draw.random(size) < 0.1] = min(255, num_classes - 1)
+    return label
+
+
+@pytest.mark.parametrize("num_classes", [1, 254, 255, 256, 847, 1000, MOST_CLASSES])
+def test_what_is_ignored_is_never_a_class_and_fits_the_type(num_classes):
+    label = np.zeros(1, id_type(num_classes))
+    assert ignore_index(num_classes) == np.iinfo(label.dtype).max >= num_classes
+    assert ignored_in(label) == ignored_in(torch.from_numpy(label)) == ignore_index(num_classes)
+
+
+@pytest.mark.parametrize("num_classes", [200, 255, 256, 847])
+def test_a_table_reads_and_writes_its_masks(num_classes, tmp_path):
+    table, draw = table_of(num_classes), np.random.default_rng(num_classes)
+    expected = label_of(draw, num_classes, (31, 45))
+    scored = expected != ignore_index(num_classes)
+    raw = np.where(scored, 3 * expected.astype(np.uint16) + 1, 65535).astype(np.uint16)
+    found = table.encode(raw, "a.png")
+    assert found.dtype == id_type(num_classes)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(table.decode(found), raw)
+    colours = overlays.colourise(found, table.colours, ignored=(255, 255, 255))
+    np.testing.assert_array_equal(table.encode(colours, "a.png"), expected)
+    file = overlays.save(tmp_path / "a.png", table.decode(found))
+    np.testing.assert_array_equal(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), raw)
+    small = LabelTable("some", table.entries[:80] + table.entries[-1:])  # bytes as stored
+    np.testing.assert_array_equal(small.encode(np.uint8([[1, 238]]), "b.png"), [[0, 79]])
+
+
+def test_masks_of_bytes_are_read_by_a_table_of_many():
+    table = LabelTable("many", tuple(Entry(k, str(k), (0, 0, 0), k == 9) for k in range(400)))
+    found = table.encode(np.arange(256, dtype=np.uint8)[None], "a.png")
+    assert found.dtype == np.int16
+    assert found[0].tolist() == [*range(9), MOST_CLASSES, *range(9, 255)]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_loss_is_that_of_few_classes_whatever_their_numbers(name, coarse, seed):
+    """A network of 300 classes that never thinks of most, against one that has only the others.
+
+    The reference has the classes of 0 to 59, so it is read with bytes, and what those do is tested elsewhere.
+    """
+    draw = np.random.default_rng(seed)
+    size, few, many = (2, 9, 11), 60, 300
+    own = np.append(draw.permutation(many)[: few - 1], 255) if seed % 2 else draw.permutation(many)[:few]
+    if len(set(own)) < few:
+        own = np.arange(240, 300)
+    label = label_of(draw, few, size)
+    wide = np.where(label == IGNORE_INDEX, MOST_CLASSES, own[np.minimum(label, few - 1)]).astype(np.int16)
+    cells = (5, 4) if coarse else size[1:]
+    logits = torch.from_numpy(draw.normal(0, 2, (2, few, *cells))).requires_grad_()
+    spread = torch.full((2, many, *cells), -1000.0, dtype=torch.float64)
+    spread[:, own] = logits.detach()
+    spread.requires_grad_()
+    keywords = LOSSES[name] if name != "cross_entropy" else {}  # smoothing looks at all classes
+    small, large = (
+        components.build("losses", {"name": name, **keywords}, num_classes=count) for count in (few, many)
+    )
+    expected = small(Logits(logits), torch.from_numpy(label))["main"].sum()
+    found = large(Logits(spread), torch.from_numpy(wide))["main"].sum()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    weights = [loss.weight(torch.from_numpy(x)) for loss, x in ((small, label), (large, wide))]
+    torch.testing.assert_close(weights[1], weights[0])
+    expected.backward()
+    found.backward()
+    torch.testing.assert_close(spread.grad[:, own], logits.grad, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_where_all_is_ignored_a_loss_is_zero(name):
+    loss = components.build("losses", {"name": name, **LOSSES[name]}, num_classes=300)
+    logits = torch.randn(2, 300, 5, 6, requires_grad=True)
+    total = loss(Logits(logits), torch.full((2, 5, 6), MOST_CLASSES, dtype=torch.int16))["main"].sum()
+    total.backward()
+    assert total == 0
+    assert not logits.grad.any()
+
+
+def test_cross_entropy_is_torchs_over_300_classes():
+    draw = np.random.default_rng(0)
+    label = label_of(draw, 300, (2, 13, 17))
+    logits = torch.from_numpy(draw.normal(0, 3, (2, 300, 13, 17)))
+    loss = components.build("losses", {"name": "cross_entropy", "label_smoothing": 0.1}, num_classes=300)
+    target = torch.from_numpy(np.where(label == MOST_CLASSES, -100, label)).long()
+    expected = torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1)
+    found = loss(Logits(logits), torch.from_numpy(label))["main"]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("num_classes", [3, 255, 256, 700])
+def test_counts_are_those_of_a_loop(num_classes):
+    draw = np.random.default_rng(num_classes)
+    table, matrix = table_of(num_classes), metrics.ConfusionMatrix(num_classes)
+    expected = np.zeros((num_classes, num_classes), np.int64)
+    scores = []
+    for _ in range(4):
+        label = label_of(draw, num_classes, (19, 23))
+        prediction = np.where(draw.random(label.shape) < 0.5, label, label[::-1])
+        prediction[prediction == ignore_index(num_classes)] = num_classes - 1
+        matrix.update(label, prediction)
+        for true, found in zip(label.ravel().tolist(), prediction.ravel().tolist(), strict=True):
+            if true != ignore_index(num_classes):
+                expected[true, found] += 1
+        one = metrics.ConfusionMatrix(num_classes)
+        one.update(label, prediction)
+        scores.append((gallery.image_score(label, prediction), one.counts))
+        sizes = object_sizes.count_objects(label, prediction, num_classes).sum(0)
+        np.testing.assert_array_equal(sizes[0], one.counts.diagonal())
+        np.testing.assert_array_equal(sizes[1], one.counts.sum(1))
+        np.testing.assert_array_equal(sizes[2], one.counts.sum(0))
+        near = metrics.boundary_counts(label, prediction, num_classes)  # all is near: it is noise
+        np.testing.assert_array_equal(near[0], one.counts.diagonal())
+        assert overlays.present_classes([label]) == sorted(one.counts.sum(1).nonzero()[:, 0].tolist())
+        drawn = overlays.error_map(label, prediction)
+        for colour, pixels in ((overlays.IGNORED, label == ignore_index(num_classes)),):
+            np.testing.assert_array_equal((drawn == colour).all(2), pixels)
+    np.testing.assert_array_equal(matrix.counts, expected)
+    for score, counts in scores:
+        assert score == pytest.approx(
+            metrics.mean(metrics.class_scores(counts)["IoU"], counts, absent="labels")
+        )
+    assert overlays.heat_map(expected, table.names).shape[0] < 2000
+
+
+@pytest.mark.parametrize("wrong", [-3, 300, 32766])
+def test_an_id_that_is_no_class_is_told(wrong):
+    label = np.full((4, 5), 255, np.int16)
+    for place in (0, 1):
+        pair = [label, label.copy()]
+        pair[place] = pair[place].copy()
+        pair[place][2, 3] = wrong
+        with pytest.raises(ValueError, match="it and the data do not belong together"):
+            metrics.ConfusionMatrix(300).update(*pair)
+
+
+@pytest.mark.parametrize("resize", ["pil_bilinear", "opencv_linear"])
+@pytest.mark.parametrize("seed", range(8))
+def test_augmentation_treats_wide_ids_as_bytes(resize, seed):
+    """The same draws, the same pixels: ids 0 to 99 as bytes, and the same plus 300 as int16."""
+    draw = np.random.default_rng(seed)
+    label = label_of(draw, 100, (int(draw.integers(20, 90)), int(draw.integers(20, 90))))
+    image = draw.integers(0, 256, (*label.shape, 3), np.uint8)
+    wide = np.where(label == IGNORE_INDEX, MOST_CLASSES, label.astype(np.int16) + 300).astype(np.int16)
+    augment = transforms.build(
+        crop_size=64, base_size=80, resize=resize, rotation=15.0 * (seed % 2), one_class_at_most=0.3
+    )
+    found = [augment(Sample(image, ids, "a"), seed) for ids in (label, wide)]
+    np.testing.assert_array_equal(found[0].image, found[1].image)
+    assert found[1].label.dtype == np.int16
+    back = np.where(found[1].label == MOST_CLASSES, IGNORE_INDEX, found[1].label - 300)
+    # OpenCV turns each type with another kernel, and rounds a tie of neighbours its own way
+    assert (back == found[0].label).mean() >= (0.998 if seed % 2 else 1)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript", "torch_export"])
+def test_exported_files_give_the_ids_of_the_network(format, tmp_path):
+    from segkit.inference import export
+
+    model = thin("resnest", "fcn", num_classes=300)
+    with torch.no_grad():
+        model.head.conv5[4].bias[250:] += 10
+    suffix = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts", "torch_export": ".pt2"}[format]
+    file = exported(model, tmp_path / f"net{suffix}", export.Kind(format=format, interface="ids"))
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    found, expected = (predict(network, image, Protocol(name="whole")) for network in (file, model))
+    assert found.dtype == expected.dtype == torch.int16
+    assert expected.max() > 255
+    assert (found == expected).double().mean() > 0.99
+
+
+def drawn_set(root, num_classes, size=(48, 64)):
+    """Vertical bars of six classes an image; class k is painted in a colour of its own."""
+    draw = np.random.default_rng(0)
+    colours = draw.integers(0, 256, (num_classes, 3), np.uint8)
+    for split, count in (("train", 12), ("val", 3)):
+        for index in range(count):
+            ids = np.sort(draw.choice(np.arange(num_classes - 60, num_classes), 6, replace=False))
+            label = np.repeat(ids, -(-size[1] // 6))[None, : size[1]].repeat(size[0], 0)
+            for kind, array in (("images", colours[label][..., ::-1]), ("masks", label.astype(np.uint16))):
+                file = root / kind / split / f"{index}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(file), array)
+    with (root / "classes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "name"], *((k, f"thing {k}") for k in range(num_classes))])
+
+
+@pytest.mark.medium
+def test_three_hundred_classes_are_trained_scored_and_predicted(tmp_path):
+    """What a user types, with masks of 16 bits."""
+    root, runs = tmp_path / "set", tmp_path / "runs"
+    drawn_set(root, 300)
+    stats = run_command("datasets/folder.py", "stats", "--root", root).stdout
+    assert "thing 299" in stats
+    small = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 schedule.iterations=6"
+    more = "schedule.batch_size=4 loader.workers=0 evaluation.evaluators={boundary:true,object_sizes:true}"
+    where = f"data=folder data.root={root} run_dir={runs} run_name=a"
+    run_command("train_seg.py", *small.split(), *where.split(), *more.split())
+    run_command("test_seg.py", f"checkpoint={runs / 'a/best.pt'}", f"output={tmp_path / 'scores'}")
+    found = json.loads((tmp_path / "scores/result.json").read_text())
+    assert "thing 299" in json.dumps(found)
+    out = [f"input={root / 'images/val'}", f"output={tmp_path / 'out'}", "save=[ids,colours,probabilities]"]
+    run_command("predict_seg.py", f"checkpoint={runs / 'a/best.pt'}", *out)
+    ids = cv2.imread(str(tmp_path / "out/ids/0.png"), cv2.IMREAD_UNCHANGED)
+    scores = np.load(tmp_path / "out/probabilities/0.npz")["probabilities"]
+    np.testing.assert_array_equal(np.take_along_axis(scores, ids[None].astype(int), 0)[0], scores.max(0))
+    assert len(scores) == 300
+    assert ids.dtype == np.uint16
+    assert ids.shape == (48, 64)
