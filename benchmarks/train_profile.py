@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import ceilings
 import train_sides
 
-from segkit.system import threads
+from segkit.system import environment
 
 KINDS = {  # what an operation is for, by the beginning of its name
     "convolution, backward": ("aten::convolution_backward", "aten::_slow_conv2d_backward", "aten::mm"),
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--mode", default="float32", choices=train_sides.SIDES["segkit"])
     given = parser.parse_args()
-    threads.spin_briefly()
+    environment.settle()
     import torch
     from torch.profiler import ProfilerActivity, profile
 

@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from segkit import components
 from segkit.settings import CONF, arguments, groups, open_keys, resuming, schema
 from segkit.settings.values import coerce
-from segkit.system import runs, threads
+from segkit.system import environment, runs
 from segkit.system.commands import spoken
 from segkit.system.failures import with_errors_in_words
 
@@ -76,7 +76,7 @@ def command(name: str, hooks: Hooks = Hooks()) -> Callable[[Story], Callable[[],
     def decorate(story: Story) -> Callable[[], None]:
         @functools.wraps(story)
         def main() -> None:
-            threads.spin_briefly()
+            environment.settle()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come to us
             with_errors_in_words(lambda: _compose_and_run(name, hooks, story))
 

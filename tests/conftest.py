@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from segkit.system import threads
+from segkit.system import environment
 
 settings.register_profile("all", settings.get_profile("default"))  # tests/test_fuzz.py
-threads.spin_briefly()  # as the commands do
+environment.settle()  # as the commands do
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared out to the workers

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from segkit.system import hardware
+from conftest import ROOT
+from segkit.system import environment, hardware
 
 CPU = torch.device("cpu")
 CPUINFO = Path("/proc/cpuinfo")
@@ -48,3 +52,38 @@ def test_a_pytorch_without_the_question_counts_as_no(monkeypatch):
 
 def test_other_devices_are_not_trusted_with_bf16():
     assert not hardware.supports_bf16(torch.device("mps"))
+
+
+SETTLED = """
+import os
+from segkit.system import environment
+environment.settle()
+import torch
+print(os.environ["OMP_WAIT_POLICY"], os.environ["THP_MEM_ALLOC_ENABLE"])
+held = [torch.empty(2**21 + 64 * index, dtype=torch.uint8) for index in range(40)]
+print(sum(each.data_ptr() % 4096 == 0 for each in held))
+"""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "PASSIVE 1"), ({"OMP_WAIT_POLICY": "ACTIVE", "THP_MEM_ALLOC_ENABLE": "0"}, "ACTIVE 0")],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
+def test_large_tensors_begin_on_a_page_unless_the_user_chose_otherwise(chosen, expected):
+    """That PyTorch still knows the name: an unknown one would be passed over in silence."""
+    clean = {
+        key: value for key, value in os.environ.items() if key not in environment.THREADS | environment.PAGES
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SETTLED],
+        env=clean | chosen,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, on_a_page = done.stdout.strip().splitlines()
+    assert said == expected
+    assert (int(on_a_page) == 40) == (not chosen)

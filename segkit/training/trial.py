@@ -66,20 +66,20 @@ def tried(asked: Asked) -> Told:
     """
     found = Told([], [], "")
     for images in asked.images:
-        one = _tried_alone(asked._replace(images=(images,)))
+        one = _tried_alone(asked, images)
         found = Told(one.stages or found.stages, found.bytes + one.bytes, one.said)
         if not one.bytes:
             break
     return found
 
 
-def _tried_alone(asked: Asked) -> Told:
+def _tried_alone(asked: Asked, images: int) -> Told:
     environment = {key: value for key, value in os.environ.items() if key not in OF_OTHERS}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     done = subprocess.run(
         [sys.executable, "-m", "segkit.training.trial"],
-        input=pickle.dumps(tuple(asked)),
+        input=pickle.dumps((tuple(asked), images)),
         capture_output=True,
         env=environment,
         check=False,
@@ -91,7 +91,7 @@ def _tried_alone(asked: Asked) -> Told:
     return Told(stages, [line["bytes"] for line in found[1:]], "".join(said))
 
 
-def _steps(asked: Asked) -> Iterator[dict[str, Any]]:
+def _steps(asked: Asked, images: int) -> Iterator[dict[str, Any]]:
     device = torch.device(asked.device)
     base = memory.held() if device.type == "cpu" else 0
     model = segmenter.build(asked.num_classes, **segmenter.unloaded(asked.settings["model"]))
@@ -108,7 +108,6 @@ def _steps(asked: Asked) -> Iterator[dict[str, Any]]:
         device=device,
         seed=0,
     )
-    (images,) = asked.images
     batches = [_batch(model, images, asked) for _ in range(asked.parts)]
     for _ in range(STEPS):
         train_step(run, batches)
@@ -127,10 +126,11 @@ def _batch(model: Segmenter, images: int, asked: Asked) -> Batch:
 
 def main() -> None:
     """Tell a line for each size that was tried."""
-    asked = Asked(*pickle.load(sys.stdin.buffer))
+    fields, images = pickle.load(sys.stdin.buffer)
+    asked = Asked(*fields)
     components.use_plugins(asked.settings["plugins"])
     with distributed.alone(joined=asked.several):
-        for line in _steps(asked):
+        for line in _steps(asked, images):
             sys.stdout.write(json.dumps({"trial": line}) + "\n")
             sys.stdout.flush()
 
