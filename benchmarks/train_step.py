@@ -85,8 +85,9 @@ def measure(given: argparse.Namespace) -> None:
         sides = [side for side in given.sides if mode in train_sides.SIDES[side]]
         commands = {side: turns.as_side(__file__, given, *NETWORK, worker=(side, mode)) for side in sides}
         how: dict[str, Any] = {"most": given.rounds, "minutes": given.minutes / len(given.modes)}
+        how["warm"] = ("", "")  # segkit's second step fetches the memory that the others then have
         if given.alone:
-            found = turns.alone(commands, threads=given.threads, warm=("", ""), **how)
+            found = turns.alone(commands, threads=given.threads, **how)
         else:
             with turns.started(commands, threads=given.threads) as ready:
                 found = turns.rounds(ready, **how)

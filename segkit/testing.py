@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from segkit.models import summary
 from segkit.models.network import Segmenter
-from segkit.types import IGNORE_INDEX, Logits, Sample
+from segkit.types import Logits, Sample, id_type, ignore_index
 
 
 def require(holds: object, words: str) -> None:
@@ -170,8 +170,8 @@ def check_loss(make: Callable[[int], Any], *, num_classes: int = 4) -> None:
     draw = torch.Generator().manual_seed(0)
     loss = make(num_classes)
     logits = torch.randn(2, num_classes, 9, 7, generator=draw, requires_grad=True)
-    label = torch.randint(0, num_classes, (2, 9, 7), generator=draw).to(torch.uint8)
-    label[:, :2] = IGNORE_INDEX
+    label = torch.randint(0, num_classes, (2, 9, 7), generator=draw).to(getattr(torch, id_type(num_classes)))
+    label[:, :2] = ignore_index(num_classes)
     parts = loss(Logits(logits), label)
     require(isinstance(parts, dict) and parts, "a loss gives its parts by name")
     total = torch.stack([part.sum() for part in parts.values()]).sum()
@@ -184,7 +184,7 @@ def check_loss(make: Callable[[int], Any], *, num_classes: int = 4) -> None:
         weight.dtype == torch.float64 and not weight.requires_grad,
         f"its weight is {weight.dtype}, not float64",
     )
-    nothing = torch.full_like(label, IGNORE_INDEX)
+    nothing = torch.full_like(label, ignore_index(num_classes))
     empty = torch.stack([part.sum() for part in loss(Logits(logits), nothing).values()]).sum()
     require(torch.isfinite(empty), "where all pixels are ignored it is not finite")
     require(set(parts) <= set(loss(Logits(logits, logits), label)), "with auxiliary logits a part is missing")
@@ -217,14 +217,14 @@ def check_dataset(dataset: Any, *, most: int = 16) -> None:
 
 def _check_sample(sample: Sample, num_classes: int) -> None:
     image, label = sample.image, sample.label
-    require(
-        image.dtype == label.dtype == np.uint8, f"{sample.name}: {image.dtype}, {label.dtype} and not uint8"
-    )
+    wanted = id_type(num_classes)
+    require(image.dtype == np.uint8, f"{sample.name}: the image is {image.dtype} and not uint8")
+    require(label.dtype == wanted, f"{sample.name}: the label is {label.dtype} and not {wanted}")
     require(
         image.ndim == 3 and image.shape[:2] == label.shape,
         f"{sample.name}: image {image.shape} and label {label.shape} are not (H, W, C) and (H, W)",
     )
-    wrong = sorted(set(np.unique(label).tolist()) - set(range(num_classes)) - {IGNORE_INDEX})
+    wrong = sorted(set(np.unique(label).tolist()) - set(range(num_classes)) - {ignore_index(num_classes)})
     require(not wrong, f"{sample.name}: ids {wrong} are no classes (0..{num_classes - 1})")
 
 
@@ -233,7 +233,7 @@ def check_augmentation(
 ) -> None:
     """Equal draws change equally, sizes and ids stay valid, the sample given is left alone; it pickles."""
     draw = np.random.default_rng(0)
-    label = draw.integers(0, num_classes, (24, 31), dtype=np.uint8)
+    label = draw.integers(0, num_classes, (24, 31), dtype=id_type(num_classes))
     sample = Sample(draw.integers(0, 256, (24, 31, 3), dtype=np.uint8), label, "a")
     before = sample.image.copy(), sample.label.copy()
     found = change(sample, np.random.default_rng(7))
@@ -257,9 +257,9 @@ def check_evaluator(make: Callable[[], Any], *, num_classes: int = 3) -> None:
     whole, parts = make(), [make(), make()]
     require(not whole.state().any(), "a fresh state is not zero")
     for index in range(6):
-        label = draw.integers(0, num_classes, (17, 13 + index), dtype=np.uint8)
-        prediction = torch.from_numpy(draw.integers(0, num_classes, label.shape, dtype=np.uint8))
-        label[:2] = IGNORE_INDEX
+        label = draw.integers(0, num_classes, (17, 13 + index), dtype=id_type(num_classes))
+        prediction = torch.from_numpy(draw.integers(0, num_classes, label.shape, dtype=label.dtype))
+        label[:2] = ignore_index(num_classes)
         whole.update(label, prediction)
         parts[index % 2].update(label, prediction)
     total = parts[0].state() + parts[1].state()

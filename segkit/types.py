@@ -35,7 +35,7 @@ def id_type(num_classes: int) -> Literal["uint8", "int16"]:
 
 def ignored_in(label: np.ndarray | Tensor) -> int:
     """As ``ignore_index``, for a label whose type says whether the classes are many."""
-    return MOST_CLASSES if str(label.dtype).endswith("int16") else IGNORE_INDEX
+    return MOST_CLASSES if str(label.dtype) in ("int16", "torch.int16") else IGNORE_INDEX
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from segkit import components, testing
-from segkit.data.labels import built_in
+from segkit.data.labels import Entry, LabelTable
 from segkit.types import Figures
 
 OURS = [("resnest", {"variant": "14"}), ("resnet", {"variant": "se_50"})]  # timm's: tests/test_timm.py
@@ -34,8 +34,10 @@ def test_heads(name):
 
 
 @pytest.mark.parametrize("name", [n for n in components.available("losses") if n != "mixed"])
-def test_losses(name):
-    testing.check_loss(lambda k: components.build("losses", {"name": name}, num_classes=k))
+@pytest.mark.parametrize("num_classes", [4, 300])
+def test_losses(name, num_classes):
+    make = lambda k: components.build("losses", {"name": name}, num_classes=k)  # noqa: E731
+    testing.check_loss(make, num_classes=num_classes)
 
 
 def test_a_data_set():
@@ -44,11 +46,13 @@ def test_a_data_set():
 
 
 @pytest.mark.parametrize("name", components.available("evaluation.evaluators"))
-def test_evaluators(name):
-    table = built_in("camvid")
+@pytest.mark.parametrize("num_classes", [11, 300])
+def test_evaluators(name, num_classes):
+    entries = tuple(Entry(k, f"class {k}", (0, 0, 0), category=f"of {k % 7}") for k in range(num_classes))
+    table = LabelTable("some", entries)
     late = {"table": table, "absent": "zero", "device": "cpu"}
     make = lambda: components.build("evaluation.evaluators", {"name": name}, **late)  # noqa: E731
-    testing.check_evaluator(make, num_classes=table.num_classes)
+    testing.check_evaluator(make, num_classes=num_classes)
 
 
 class Stages(nn.Module):

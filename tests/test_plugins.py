@@ -81,10 +81,13 @@ def test_every_component_of_the_example_keeps_its_contract(own):
     patches = lambda stride: build("models.backbones", {"name": "patches", "output_stride": stride})  # noqa: E731
     testing.check_backbone(patches)
     testing.check_head(lambda **late: build("models.heads", {"name": "sums"}, **late))
-    testing.check_loss(lambda k: build("losses", {"name": "brier"}, num_classes=k))
+    for classes in (4, 300):
+        brier = lambda k: build("losses", {"name": "brier"}, num_classes=k)  # noqa: E731
+        testing.check_loss(brier, num_classes=classes)
+        worst = lambda: build("evaluation.evaluators", {"name": "worst"})  # noqa: E731
+        testing.check_evaluator(worst, num_classes=classes)
     testing.check_dataset(build("data.datasets", {"name": "stripes"}, split="train"))
     testing.check_augmentation(build("data.augmentations", {"name": "noise"}))
-    testing.check_evaluator(lambda: build("evaluation.evaluators", {"name": "worst"}))
     factor = build("training.policies", {"name": "halves", "times": 3}, total=8)
     assert [factor(t) for t in range(8)] == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
 
