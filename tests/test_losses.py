@@ -447,7 +447,7 @@ def test_a_sum_is_no_part_of_a_sum():
         ("loss.parts.dice.aux_weight=1", r"loss.parts.dice.aux_weight=1: there is no such setting"),
         ("loss.parts.dyce.weight=1", r"loss.parts.dyce=.*: no 'dyce' in segkit/losses; there are: .*dice"),
         ("loss.parts.dice=2", r"loss.parts.dice=2: this is a group; say loss.parts.dice.weight=2"),
-        ("loss.parts=dice", r"loss.parts.NAME=dice: no 'NAME' in segkit/losses; there are: "),
+        ("loss.parts=dice", r"loss.parts=dice: this is a group; give each by its name, .*NAME.weight=1"),
     ],
 )
 def test_the_settings_of_a_part_are_checked_as_all_settings_are(override, message):
