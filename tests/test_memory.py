@@ -178,7 +178,7 @@ def test_a_stated_budget_is_kept_by_the_command_and_stored_with_the_run(tmp_path
     words = ["schedule.batch_size=16", "sizes.crop=128", "run_name=fits"]
     out, err, free = trained(tmp_path, *words, "run_name=free")
     assert "complete" in out, err
-    budget = 0.85 * free / GIB
+    budget = 0.9 * free / GIB  # with all stages run again, and a tenth to spare, 0.88 of it are needed
     out, err, peak = trained(tmp_path, *words, f"runtime.memory={budget}")
     assert "complete" in out, err
     line = next(line for line in out.splitlines() if "a step takes" in line)
