@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # segkit of this checkout
 
-from segkit.system.environment import PAGES, THREADS
+from segkit.system.environment import OURS
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("smp", "torchvision", "plain_loop", "published")  # their threads wait as they do by themselves
@@ -37,7 +37,7 @@ class Side:
     def __init__(self, name: str, command: Sequence[str], *, threads: int) -> None:
         self.name, self.errors = name, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `end`
         settings = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-        settings |= {} if name.startswith(PEERS) else THREADS | PAGES
+        settings |= {} if name.startswith(PEERS) else OURS
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
         self.process = subprocess.Popen(
             [sys.executable, *command], text=True, env={**os.environ, **settings}, **pipes

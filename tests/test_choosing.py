@@ -65,8 +65,8 @@ def test_what_is_typed_is_never_chosen(tmp_path):
 
 
 def test_a_setting_of_the_data_that_is_not_there_is_told_before_the_images_are_looked_at(tmp_path):
-    with pytest.raises(ValueError, match=r"data.clases=a.csv: .*did you mean data.classes"):
-        composed("train", [*images_of(tmp_path, [(300, 200)] * 4), "data.clases=a.csv"], CHOOSING)
+    with pytest.raises(ValueError, match=r"data.class=a.csv: .*did you mean data.classes"):
+        composed("train", [*images_of(tmp_path, [(300, 200)] * 4), "data.class=a.csv"], CHOOSING)
 
 
 @pytest.mark.medium

@@ -73,9 +73,7 @@ print(sum(each.data_ptr() % 4096 == 0 for each in held))
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
 def test_large_tensors_begin_on_a_page_unless_the_user_chose_otherwise(chosen, expected):
     """That PyTorch still knows the name: an unknown one would be passed over in silence."""
-    clean = {
-        key: value for key, value in os.environ.items() if key not in environment.THREADS | environment.PAGES
-    }
+    clean = {key: value for key, value in os.environ.items() if key not in environment.OURS}
     done = subprocess.run(
         [sys.executable, "-c", SETTLED],
         env=clean | chosen,

@@ -73,7 +73,7 @@ def image_score(label: np.ndarray, prediction: np.ndarray) -> float:
         np.bincount(ids, minlength=count) for ids in (truth, predicted, truth[truth == predicted])
     )
     present = labelled > 0
-    return float(np.mean((hits / (labelled + guessed - hits).clip(1))[present]))
+    return float(np.mean(hits[present] / (labelled + guessed - hits)[present]))
 
 
 def shrink(sample: Sample, prediction: np.ndarray, score: float) -> Scored:

@@ -19,9 +19,9 @@ class Loss(nn.Module):
 
     takes_head_logits = True  # and resizes them itself, some lines at a time
 
-    def __init__(self, *, aux_weight: float) -> None:
+    def __init__(self, num_classes: int, *, aux_weight: float) -> None:
         super().__init__()
-        self.aux_weight = aux_weight
+        self.ignored, self.aux_weight = ignore_index(num_classes), aux_weight
 
     def forward(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
         """The weighted part of each head; the loss is their sum.
@@ -57,9 +57,9 @@ class PixelLoss(Loss):
     weight_of_label: Tensor  # the same for every label value, 0 where it is ignored
 
     def __init__(self, class_weights: Tensor, *, aux_weight: float) -> None:
-        super().__init__(aux_weight=aux_weight)
+        super().__init__(len(class_weights), aux_weight=aux_weight)
         self.register_buffer("class_weights", class_weights, persistent=False)
-        by_label = torch.zeros(ignore_index(len(class_weights)) + 1)
+        by_label = torch.zeros(self.ignored + 1)
         by_label[: len(class_weights)] = class_weights
         self.register_buffer("weight_of_label", by_label, persistent=False)
 
@@ -75,10 +75,6 @@ class PixelLoss(Loss):
 
 class RegionLoss(Loss):
     """A mean over images; one without a scored pixel does not count."""
-
-    def __init__(self, num_classes: int, *, aux_weight: float) -> None:
-        super().__init__(aux_weight=aux_weight)
-        self.ignored = ignore_index(num_classes)
 
     def weight(self, label: Tensor) -> Tensor:
         """How many images have a scored pixel; a scalar, float64 where the device has that."""

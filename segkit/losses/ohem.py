@@ -14,7 +14,6 @@ from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.losses.cross_entropy import CrossEntropy, by_pixel
 from segkit.settings import Fraction, NonNegativeFloat, PositiveInt
-from segkit.types import ignore_index
 
 
 class Ohem(PixelLoss):
@@ -31,7 +30,6 @@ class Ohem(PixelLoss):
         super().__init__(class_weights, aux_weight=aux_weight)
         self.cross_entropy = CrossEntropy(class_weights)
         self.threshold, self.min_kept = threshold, min_kept
-        self.ignored = ignore_index(len(class_weights))
 
     def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""

@@ -167,7 +167,7 @@ class Import(NamedTuple):
         below = PurePosixPath(self.split) / file.relative_to(self.images).as_posix()
         overlays.save(self.root / "masks" / below.with_suffix(".png"), done.mask)
         place(file, self.root / "images" / below)
-        left = unscored(len(ids))
+        left = unscored(len(ids) + 1)
         counts = np.bincount(done.mask.ravel(), minlength=left + 1)
         report.pixels.update({"background": int(counts[BACKGROUND]), "not scored": int(counts[left])})
         report.pixels.update({label: int(counts[number]) for label, number in ids.items()})
@@ -240,7 +240,7 @@ def table_of(labels: Sequence[str], colours: dict[str, str]) -> LabelTable:
         except ValueError:
             red, green, blue = automatic_colour(number)
         entries.append(Entry(number, label, (red, green, blue)))
-    entries.append(Entry(unscored(len(labels)), "not scored", (255, 255, 255), ignore=True))
+    entries.append(Entry(unscored(len(labels) + 1), "not scored", (255, 255, 255), ignore=True))
     return LabelTable("folder", tuple(entries))
 
 

@@ -10,14 +10,13 @@ import numpy as np
 
 from segkit.data.importing import polygons
 from segkit.data.importing.annotations import Annotated, Thing
-from segkit.types import IGNORE_INDEX
 
 BACKGROUND = 0
 
 
-def unscored(labels: int) -> int:
-    """The raw id of what is not scored beside the background and so many labels, which count from 1."""
-    return IGNORE_INDEX if labels < IGNORE_INDEX else 65535
+def unscored(highest: int) -> int:
+    """The value of what is not scored in masks that hold ids up to so many: the greatest of their type."""
+    return int(np.iinfo(np.min_scalar_type(highest)).max)
 
 
 class Painted(NamedTuple):
@@ -38,7 +37,7 @@ def paint(image: Annotated, ids: dict[str, int]) -> Painted:
     hidden, outside, holes, crowds = Counter[tuple[str, str]](), Counter[str](), 0, 0
     wanted = [thing for thing in image.things if thing.label in ids]
     things = sorted(wanted, key=lambda thing: (not thing.crowd, thing.height))  # crowds are the ground
-    crowd = unscored(len(ids))
+    crowd = unscored(len(ids) + 1)
     values = np.zeros(len(things) + 1, np.min_scalar_type(crowd))
     for number, thing in enumerate(things, 1):
         area, sticks_out = area_of(thing, height, width)

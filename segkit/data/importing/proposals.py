@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from segkit.data.importing import painting
 from segkit.data.labels import Entry, LabelTable, automatic_colour
 from segkit.data.reading import read_mask
-from segkit.types import IGNORE_INDEX
 
 MOST = 256  # different values from which masks are no class masks: instance ids, or a photograph
 
@@ -51,12 +51,12 @@ def proposed(values: Counter[int | tuple[int, ...]]) -> LabelTable:
             "classes.csv of your own, a line id,name for each"
         )
     keys = sorted(values)
-    unscored = IGNORE_INDEX if not isinstance(keys[-1], int) or keys[-1] <= IGNORE_INDEX else 65535
+    void = painting.unscored(keys[-1]) if isinstance(keys[-1], int) else (255, 255, 255)
     entries = []
     for number, key in enumerate(keys):
         colour = key if isinstance(key, tuple) else automatic_colour(key)
         identity = number if isinstance(key, tuple) else key
-        ignore = len(keys) > 2 and key in (unscored, (255, 255, 255))
+        ignore = len(keys) > 2 and key == void
         name = "not scored" if ignore else f"class {identity}"
         if len(keys) == 2 and key in (0, (0, 0, 0)):
             name = "background"
