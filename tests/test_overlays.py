@@ -93,6 +93,17 @@ def test_a_heat_map_shows_the_share_of_each_row(num_classes):
     assert corner[cell + 1, 1].tolist() == white
 
 
+@pytest.mark.parametrize("num_classes", [41, 150, 300, 400, 719, 1000, 2000])
+def test_numbers_beside_a_heat_map_stand_apart(num_classes):
+    drawn = overlays.heat_map(np.zeros((num_classes, num_classes), np.int64), ["name"] * num_classes)
+    side = max(1, 720 // num_classes) * num_classes
+    top = drawn.shape[0] - overlays.LINE - 8 - side
+    inked = (drawn[top : top + side, : top - 2] < 128).any((1, 2))
+    written = np.flatnonzero(np.diff(np.r_[False, inked].astype(int)) == 1)
+    assert len(written) >= min(num_classes // 10, side // (2 * overlays.LINE))
+    assert (np.diff(written) >= overlays.LINE - 2).all()
+
+
 def test_saved_images_read_back_and_nothing_else_is_left(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     file = overlays.save(tmp_path / "deep" / "a.png", image)

@@ -6,6 +6,7 @@ version 5 knows only ASCII.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -156,12 +157,13 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
     Args:
         counts: (K, K), true class first; a class without pixels has an empty row.
         names: of the K classes.
-        size: rough side of the matrix in pixels; above 40 classes every tenth id replaces the names.
+        size: rough side of the matrix in pixels; above 40 classes as many round ids as fit replace names.
     """
     counts = np.asarray(counts, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell = min(48, max(1, size // len(names)))
     named = len(names) <= 40
+    step = 1 if named else 10 * math.ceil(LINE / (10 * cell))
     labels = [f"{k} {name}" for k, name in enumerate(names)] if named else [str(k) for k in range(len(names))]
     margin = max(text_width(label) for label in labels) + 14
     side = cell * len(names)
@@ -169,7 +171,8 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
     canvas = blank(margin + side + LINE + 8, max(margin + side, text_width(caption)) + 12)
     matrix = np.kron(blend(shares), np.ones((cell, cell, 1), np.uint8))
     canvas[margin : margin + side, margin : margin + side] = matrix
-    for k in range(0, len(names), 1 if named else 10):
+    cv2.rectangle(canvas, (margin - 1, margin - 1), (margin + side, margin + side), GREY)
+    for k in range(0, len(names), step):
         middle = k * cell + cell // 2
         write(canvas, labels[k], (margin - 6 - text_width(labels[k]), margin + middle + 5))
         upright = blank(LINE, text_width(labels[k]) + 4)

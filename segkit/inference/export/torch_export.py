@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def inside(path: Path, load: Callable[..., Any], what: str) -> tuple[Any, dict[s
 
 
 def _load(file: str, extra: dict[str, Any]) -> Any:
-    return torch.export.load(file, extra_files=extra)
+    with warnings.catch_warnings():  # of PyTorch 2.11's own reader, about bytes that nobody writes to
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        return torch.export.load(file, extra_files=extra)
 
 
 class Session:

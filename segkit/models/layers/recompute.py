@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
@@ -208,6 +207,8 @@ def _look_at_norm(norm: nn.BatchNorm2d, x: Tensor, result: Tensor) -> None:
     bias = norm.bias.detach()
 
     def again(x: Tensor) -> Tensor:
-        return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
+        # the kernel of the first pass by itself: F.batch_norm refuses an epsilon of zero in PyTorch 2.11
+        rest = {"training": False, "momentum": 0.0, "eps": epsilon, "cudnn_enabled": False}
+        return torch.batch_norm(x, scale, bias, mean, variance, **rest)
 
     _notes.add(result, Recipe(again, [_notes.find(x) or x.detach()]))
