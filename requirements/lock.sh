@@ -5,3 +5,6 @@ $compile pyproject.toml -o requirements/lock.txt "$@"
 extras=$(printf -- '--extra %s ' dev oracles peers timm export serve share bands geo detection)
 # shellcheck disable=SC2086
 $compile pyproject.toml $extras --constraint requirements/lock.txt -o requirements/lock-dev.txt "$@"
+# what test-oldest runs on: every package as old as pyproject.toml admits, what these bring along as new as fits
+# shellcheck disable=SC2086
+$compile pyproject.toml $extras --resolution lowest-direct -o requirements/lock-oldest.txt "$@"

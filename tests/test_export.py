@@ -114,6 +114,19 @@ def test_every_format_says_the_same_at_every_size(format, interface, family, hea
     assert sorted(part.name for part in tmp_path.iterdir()) == sorted(p.name for p in export.parts(path))
 
 
+def test_a_program_for_some_sizes_alone_says_so_at_others(tmp_path, monkeypatch):
+    """PyTorch before 2.13 leaves guards in every program; later ones where a network branches by the size."""
+    model = thin("resnest", "fcn")
+    plain = model.backbone.forward
+    monkeypatch.setattr(model.backbone, "forward", lambda x: plain(x if x.shape[2] % 4 == 1 else x + 1))
+    file = exported(model, tmp_path / "net.pt2", export.Kind("torch_export", "logits"))
+    assert share_of_equal_pixels(model, file, sizes=[(129, 97)]) >= 0.9999
+    with pytest.raises(
+        ValueError, match=r"of some sizes alone \(Guard failed: .*image_size=\[height,width\]"
+    ):
+        predict(file, photograph(64, 96), Protocol(name="whole"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "head"), list(itertools.product(FAMILIES, HEADS)))
 def test_every_family_with_every_head_says_the_same_in_onnx_and_openvino(family, head, tmp_path):

@@ -98,10 +98,10 @@ def test_numbers_beside_a_heat_map_stand_apart(num_classes):
     drawn = overlays.heat_map(np.zeros((num_classes, num_classes), np.int64), ["name"] * num_classes)
     side = max(1, 720 // num_classes) * num_classes
     top = drawn.shape[0] - overlays.LINE - 8 - side
-    inked = (drawn[top : top + side, : top - 2] < 128).any((1, 2))
+    inked = (drawn[top : top + side, : top - 2] < 128).any((1, 2))  # the first number is cut in two
     written = np.flatnonzero(np.diff(np.r_[False, inked].astype(int)) == 1)
     assert len(written) >= min(num_classes // 10, side // (2 * overlays.LINE))
-    assert (np.diff(written) >= overlays.LINE - 2).all()
+    assert (np.diff(written[1:]) >= overlays.LINE - 2).all()
 
 
 def test_saved_images_read_back_and_nothing_else_is_left(tmp_path):

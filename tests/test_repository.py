@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,20 @@ def pins(name):
 
 def test_the_development_lock_holds_the_run_time_lock():
     assert pins("lock.txt") <= pins("lock-dev.txt")
+
+
+def test_the_oldest_lock_holds_what_the_project_admits_at_the_least():
+    """So that `make test-oldest` goes on testing what is said in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [
+        *project["dependencies"],
+        *(each for name in extras if name != "slurm" for each in extras[name]),
+    ]
+    held = {pin.lower() for pin in pins("lock-oldest.txt")}
+    for each in wanted:
+        name, least = re.split("[>=]=", each.split(",")[0].lower())
+        assert any(re.fullmatch(rf"{name}=={re.escape(least)}[.\d]*", pin) for pin in held), each
 
 
 @pytest.mark.parametrize("version", ["(3, 10)", "(3, 14)"])

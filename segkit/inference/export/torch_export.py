@@ -89,5 +89,15 @@ class Session:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Run one batch."""
-        return self.run(torch.from_numpy(image)).numpy()
+        """Run one batch.
+
+        Raises:
+            ValueError: the program is for images of some sizes alone.
+        """
+        try:
+            return self.run(torch.from_numpy(image)).numpy()
+        except AssertionError as error:  # a guard in it: PyTorch before 2.13 has some at every pooling
+            raise ValueError(
+                f"the program takes images of some sizes alone ({first_line(error)}), not of {image.shape}; "
+                "export it with PyTorch 2.13 or newer, or for one size: image_size=[height,width]"
+            ) from error
