@@ -14,15 +14,18 @@ import argparse
 import ctypes
 import math
 import statistics
+import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from segkit import checkpoint as store
+from segkit.data.reading import read_image
 from segkit.inference import Protocol, predict, predictor, prepare
 from segkit.models import segmenter
 
@@ -36,11 +39,6 @@ def network(variant: str, width: int = 64) -> segmenter.Segmenter:
     torch.manual_seed(0)
     backbone = {"name": "resnest", "variant": variant, "output_stride": 8, "width": width}
     return segmenter.build(150, backbone=backbone, head={"name": "deeplabv3"}).eval()
-
-
-def read(path: Path) -> np.ndarray:
-    """An image as (H, W, 3) RGB."""
-    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
 @torch.inference_mode()
@@ -82,7 +80,7 @@ def speed(
     photograph: Path, variant: str, rounds: int, scales: tuple[float, ...], device: str = "cpu"
 ) -> None:
     """Seconds for one photograph under the protocol ``encoding``, interleaved, and their ratios."""
-    model, image = network(variant).to(device), read(photograph)
+    model, image = network(variant).to(device), read_image(photograph)
     settings = {**ADE20K, "scales": scales}
     ways = {"plain": lambda: plain(model, image, *settings.values())}
     for precision in ("float32", "bf16"):
@@ -114,7 +112,7 @@ def agreement(checkpoint: Path, images: Path, count: int) -> None:
     settings = {"checkpoint": checkpoint, "model": store.read(checkpoint)["settings"]["model"]}
     model = predictor.rebuild(settings, torch.device("cpu")).model.eval()
     for file in sorted(images.iterdir())[:count]:
-        image = read(file)
+        image = read_image(file)
         settings = {
             "scales": ADE20K["scales"],
             "base_size": max(image.shape),
@@ -171,6 +169,9 @@ if __name__ == "__main__":
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of speed")
     given = parser.parse_args()
+    for name in {"speed": ["image"], "agreement": ["checkpoint", "images"], "memory": []}[given.what]:
+        if getattr(given, name) is None:
+            parser.error(f"{given.what} needs --{name}")
     if given.what == "speed":
         speed(given.image, given.variant, given.rounds, tuple(given.scales), given.device)
     elif given.what == "agreement":

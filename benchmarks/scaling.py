@@ -30,7 +30,7 @@ import inference_sides
 import train_sides
 import turns
 
-from segkit.system.environment import OURS
+from segkit.system import environment
 
 SIZES = {  # what grows: the sizes that are tried
     "crop": (96, 128, 192, 256),
@@ -142,7 +142,10 @@ def processes(given: argparse.Namespace) -> dict[str, Any]:
             launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
             command = [*(launch if name == "two" else []), __file__, "--worker", "train"]
             command += [f"--crop={given.crop}"]
-            threads = {"OMP_NUM_THREADS": "2" if name == "one" else "1", **OURS}
+            threads = {
+                "OMP_NUM_THREADS": "2" if name == "one" else "1",
+                **environment.settings(training=True),
+            }
             told = subprocess.run(
                 [sys.executable, *command],
                 env={**os.environ, **threads, "PYTHONPATH": str(turns.ROOT)},

@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # segkit of this checkout
 
-from segkit.system.environment import OURS
+from segkit.system import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("smp", "torchvision", "plain_loop", "published")  # their threads wait as they do by themselves
@@ -37,7 +37,8 @@ class Side:
     def __init__(self, name: str, command: Sequence[str], *, threads: int) -> None:
         self.name, self.errors = name, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `end`
         settings = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-        settings |= {} if name.startswith(PEERS) else OURS
+        trains = name.startswith("segkit")  # others of ours predict
+        settings |= {} if name.startswith(PEERS) else environment.settings(training=trains)
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
         self.process = subprocess.Popen(
             [sys.executable, *command], text=True, env={**os.environ, **settings}, **pipes

@@ -3,7 +3,7 @@
     python examples/own_loop.py mine.pt 200 data.size=64 augment.crop_size=64
 
 trains on drawn scenes for 200 iterations and writes ``mine.pt``, which ``segkit.load`` and the commands take.
-Any setting of ``train_seg.py`` may follow.
+Any setting of ``train_seg.py`` may follow. ``PYTHONPATH=.`` before it finds segkit where it is not installed.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def command(name: str, hooks: Hooks = Hooks()) -> Callable[[Story], Callable[[],
     def decorate(story: Story) -> Callable[[], None]:
         @functools.wraps(story)
         def main() -> None:
-            environment.settle()
+            environment.settle(training=name == "train")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come to us
             with_errors_in_words(lambda: _compose_and_run(name, hooks, story))
 

@@ -55,11 +55,11 @@ def test_other_devices_are_not_trusted_with_bf16():
 
 
 SETTLED = """
-import os
+import os, sys
 from segkit.system import environment
-environment.settle()
+environment.settle(training=sys.argv[1] == "train")
 import torch
-print(os.environ["OMP_WAIT_POLICY"], os.environ["THP_MEM_ALLOC_ENABLE"])
+print(os.environ["OMP_WAIT_POLICY"], os.environ.get("THP_MEM_ALLOC_ENABLE"))
 held = [torch.empty(2**21 + 64 * index, dtype=torch.uint8) for index in range(40)]
 print(sum(each.data_ptr() % 4096 == 0 for each in held))
 """
@@ -67,15 +67,22 @@ print(sum(each.data_ptr() % 4096 == 0 for each in held))
 
 @pytest.mark.medium
 @pytest.mark.parametrize(
-    ("chosen", "expected"),
-    [({}, "PASSIVE 1"), ({"OMP_WAIT_POLICY": "ACTIVE", "THP_MEM_ALLOC_ENABLE": "0"}, "ACTIVE 0")],
+    ("what", "chosen", "expected"),
+    [
+        ("train", {}, "PASSIVE 1"),
+        ("train", {"OMP_WAIT_POLICY": "ACTIVE", "THP_MEM_ALLOC_ENABLE": "0"}, "ACTIVE 0"),
+        ("predict", {}, "PASSIVE None"),
+        ("predict", {"OMP_WAIT_POLICY": "ACTIVE", "THP_MEM_ALLOC_ENABLE": "1"}, "ACTIVE 1"),
+    ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
-def test_large_tensors_begin_on_a_page_unless_the_user_chose_otherwise(chosen, expected):
+def test_large_tensors_of_a_training_begin_on_a_page_unless_the_user_chose_otherwise(what, chosen, expected):
     """That PyTorch still knows the name: an unknown one would be passed over in silence."""
-    clean = {key: value for key, value in os.environ.items() if key not in environment.OURS}
+    clean = {
+        key: value for key, value in os.environ.items() if key not in environment.settings(training=True)
+    }
     done = subprocess.run(
-        [sys.executable, "-c", SETTLED],
+        [sys.executable, "-c", SETTLED, what],
         env=clean | chosen,
         cwd=ROOT,
         capture_output=True,
@@ -84,4 +91,4 @@ def test_large_tensors_begin_on_a_page_unless_the_user_chose_otherwise(chosen, e
     )
     said, on_a_page = done.stdout.strip().splitlines()
     assert said == expected
-    assert (int(on_a_page) == 40) == (not chosen)
+    assert (int(on_a_page) == 40) == said.endswith("1")

@@ -52,6 +52,19 @@ def test_the_oldest_lock_holds_what_the_project_admits_at_the_least():
         assert any(re.fullmatch(rf"{name}=={re.escape(least)}[.\d]*", pin) for pin in held), each
 
 
+BENCHMARKS = [file for file in sorted(ROOT.glob("benchmarks/*.py")) if "parse_args" in file.read_text()]
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda path: path.name)
+def test_a_benchmark_starts_from_a_checkout_where_nothing_is_installed(script, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(script), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
 @pytest.mark.parametrize("version", ["(3, 10)", "(3, 14)"])
 def test_a_python_out_of_range_gets_one_line_with_the_remedy(version, tmp_path):
     python = tmp_path / "python"
