@@ -23,7 +23,7 @@ def settle(*, training: bool) -> None:
     A tensor of 2 MiB and more on a CPU then begins on a page and asks for pages of 2 MiB, which leave fewer
     holes between what a step keeps. Where nothing is kept they cost more than they save: decision 11.
     """
-    ours = settings(training=training)
-    if "OMP_WAIT_POLICY" in os.environ:
-        ours = {name: value for name, value in ours.items() if name not in THREADS}
-    os.environ.update({**ours, **os.environ})
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.update({**THREADS, **os.environ})
+    if training:
+        os.environ.update({**PAGES, **os.environ})
