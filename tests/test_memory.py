@@ -1,7 +1,6 @@
 """``runtime.memory``: what is chosen, that it fits, and that a run keeps it."""
 
 import itertools
-import platform
 import random
 import subprocess
 import sys
@@ -220,37 +219,3 @@ def test_two_small_steps_predict_the_large_one(words, parts, checkpoint):
     process = 500 * 2**20  # what a process holds before it trains
     assert process + line.at(12) == pytest.approx(process + true, rel=0.1)
     assert line.at(12) == pytest.approx(true, rel=0.2)
-
-
-LYING_APART = """
-import ctypes
-import torch
-import segkit
-from segkit import components, training
-
-class Heap(ctypes.Structure):
-    _fields_ = [(f"n{i}", ctypes.c_size_t) for i in range(10)]  # n4 of them: bytes with pages of their own
-
-heap = ctypes.CDLL(None).mallinfo2
-heap.restype = Heap
-given = segkit.composed("train", ["data=shapes", "model=deeplabv3_demo", "run_name=x", "schedule.ema=0.9"])
-given["schedule"]["batch_size"], given["sizes"]["crop"], given["augment"]["crop_size"] = 2, 64, 64
-train_set = components.build("data.datasets", given["data"], split="train")
-run = training.of_settings(given, train_set, torch.device("cpu"))
-parts, _ = next(training.steps_left(run, given, train_set))
-training.train_step(run, parts)
-large = sum(p.nbytes for p in run.model.parameters() if p.nbytes > 2**18)
-before = heap().n4
-training.train_step(run, parts)
-print(large, before, heap().n4)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told where blocks go")
-def test_weights_averages_and_momenta_have_pages_of_their_own_and_later_steps_ask_for_none():
-    done = subprocess.run(
-        [sys.executable, "-c", LYING_APART], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    large, before, after = map(int, done.stdout.split())
-    assert 3 * large < before < 4 * large + 16 * 2**20, done.stderr
-    assert after <= before

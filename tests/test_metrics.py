@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,8 +11,6 @@ import torch
 
 from segkit.evaluation import metrics
 from segkit.evaluation.metrics import ConfusionMatrix
-
-SAMPLE = Path(__file__).parents[2] / "shared/data/ade20k_sample/annotations/validation"
 
 
 def drawn(num_classes=6, shape=(40, 50), seed=0, ignored=0.1):
@@ -113,15 +110,12 @@ def test_a_prediction_of_another_size_is_refused():
         counted(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
 
 
-@pytest.mark.data
-def test_the_ade20k_sample_against_itself_scores_what_the_official_script_prints():
-    files = sorted(SAMPLE.glob("*.png"))
-    if not files:
-        pytest.skip("the three-photograph sample of ADE20K is not beside this checkout")
+def test_labels_against_themselves_score_as_in_the_official_ade20k_script():
+    """15 of 150 classes are present: absent ones count as 0 there, so the mean is 15 / 150."""
+    raw = np.random.default_rng(0).integers(0, 16, (3, 60, 80)).astype(np.uint8)
     matrix = ConfusionMatrix(150)
-    for file in files:
-        raw = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
-        label = np.where(raw == 0, 255, raw - 1).astype(np.uint8)
+    for image in raw:
+        label = np.where(image == 0, 255, image - 1).astype(np.uint8)
         matrix.update(label, np.where(label == 255, 0, label))
     found = metrics.scores(matrix.counts, absent="zero")
     assert f"Mean IoU over 150 classes: {found['mIoU']:.4f}" == "Mean IoU over 150 classes: 0.1000"

@@ -89,8 +89,11 @@ def test_the_layout_of_memory_changes_nothing_but_rounding(train, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler")
 def test_a_compiled_training_ends_where_the_plain_one_does(tmp_path):
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        refused = run_command("train_seg.py", *SMALL, "runtime.compile=true", f"run_dir={tmp_path}", status=2)
+        assert "compiler" in refused.stderr
+        return
     dry = [
         "model.head.dropout=0",
         "model.head.aspp_dropout=0",
