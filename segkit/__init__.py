@@ -5,7 +5,7 @@ What stands in ``__all__`` is the documented interface (docs/python.md), importe
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "segkit.inference.predictor": ("Predictor", "load"),
