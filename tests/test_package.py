@@ -69,10 +69,13 @@ def test_the_source_archive_makes_the_same_wheel(archives, wheel, tmp_path):
     assert contents(next(again.glob("*.whl"))) == contents(wheel)
 
 
-def test_the_version_stands_in_one_place(wheel):
+def test_wheel_citation_and_changelog_have_the_same_version(wheel):
     assert "version" not in PROJECT
     assert wheel.name.startswith(f"segkit-{segkit.__version__}-")
-    assert not re.search(r"^version:", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited[1] == segkit.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == segkit.__version__
 
 
 def test_every_script_at_the_top_is_a_command(wheel):
