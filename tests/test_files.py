@@ -38,3 +38,14 @@ def test_text_is_read_whole_without_a_mark_of_its_order(tmp_path):
         files.read_text(tmp_path / "b.txt")
     with pytest.raises(ValueError, match="is a folder, a device or a pipe"):
         files.read_text(tmp_path)
+
+
+def test_writing_a_file_follows_no_symbolic_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in ("a.pt", f"a.pt.{os.getpid()}.part"):
+        (tmp_path / name).symlink_to(victim)
+    with files.whole(tmp_path / "a.pt") as file:
+        file.write(b"new")
+    assert victim.read_text() == "precious"
+    assert (tmp_path / "a.pt").read_text() == "new"

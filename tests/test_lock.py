@@ -1,29 +1,26 @@
-"""One process at a time is at a run folder; the dead do not keep it."""
+"""One process at a time uses a run folder."""
 
-import json
 import multiprocessing
 import os
 import socket
-import threading
-import time
 
 import pytest
 
-from segkit.system import lock
+from segkit.system import runs
 
-fork = multiprocessing.get_context("forkserver")
+forkserver = multiprocessing.get_context("forkserver")
 
 
 def hold(folder, ready, leave):
-    with lock.held(folder):
+    with runs.claimed(folder, resume="auto"):
         ready.set()
         leave.wait(60)
 
 
 @pytest.fixture
 def owner(tmp_path):
-    ready, leave = fork.Event(), fork.Event()
-    process = fork.Process(target=hold, args=(tmp_path, ready, leave))
+    ready, leave = forkserver.Event(), forkserver.Event()
+    process = forkserver.Process(target=hold, args=(tmp_path / "run", ready, leave))
     process.start()
     assert ready.wait(60)
     yield process, leave
@@ -32,53 +29,67 @@ def owner(tmp_path):
 
 
 @pytest.mark.medium
-def test_a_folder_in_use_is_refused_naming_its_owner_and_free_afterwards(owner, tmp_path):
+def test_a_locked_folder_is_refused_with_its_owner_and_free_afterwards(owner, tmp_path):
     process, leave = owner
-    words = rf"in use by process {process.pid} on {socket.gethostname()}, since .* sign of life \d+ s ago"
-    with pytest.raises(ValueError, match=words), lock.held(tmp_path):
+    message = (
+        rf"run is in use by process {process.pid} on {socket.gethostname()} since \d{{4}}-.*; wait for it"
+    )
+    with pytest.raises(ValueError, match=message), runs.claimed(tmp_path / "run", resume="auto"):
         pass
     leave.set()
     process.join()
-    with lock.held(tmp_path):
-        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] != process.pid
+    with runs.claimed(tmp_path / "run", resume="auto"):
+        assert f"process {os.getpid()} on" in (tmp_path / "run" / runs.OWNER).read_text()
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.medium
-def test_the_lock_of_a_killed_process_is_taken_over_and_said(owner, tmp_path, caplog):
+def test_the_lock_of_a_killed_process_is_free(owner, tmp_path):
     process, _ = owner
     process.kill()
     process.join()
-    assert (tmp_path / lock.NAME).exists()
-    with lock.held(tmp_path):
-        assert f"process {process.pid} on {socket.gethostname()}" in caplog.text
-        assert "gone without a farewell; taking its lock over" in caplog.text
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {runs.LOCK, runs.OWNER}
+    with runs.claimed(tmp_path / "run", resume=False):
+        assert f"process {os.getpid()} on" in (tmp_path / "run" / runs.OWNER).read_text()
 
 
-def elsewhere(folder):
-    """What an owner on another machine leaves, as a file server without locks shows it."""
-    path = folder / lock.NAME
-    path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": "yesterday"}))
-    return path
+def test_other_ranks_take_no_lock(owner, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with runs.claimed(tmp_path / "run", resume="auto"):
+        pass
+    assert (tmp_path / "run" / runs.LOCK).exists()
 
 
-@pytest.mark.medium
-def test_an_owner_on_another_machine_lives_while_its_heart_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "SILENCE", 2.0)
-    path, done = elsewhere(tmp_path), threading.Event()
-    monkeypatch.setattr(lock, "BEAT", 0.1)
-    heart = threading.Thread(target=lock._beat, args=(path, done))
-    heart.start()
-    with pytest.raises(ValueError, match="in use by process 1 on elsewhere, since yesterday"):
-        lock._acquired(path)
-    done.set()
-    heart.join()
-    began = time.monotonic()
-    with lock.held(tmp_path):
-        assert time.monotonic() - began >= 2.0
+@pytest.mark.parametrize("name", ["run.lock", "run.owner", "train.log", "curves.jsonl", "a.part"])
+def test_symbolic_links_in_a_run_folder_are_not_written_through(name, tmp_path):
+    folder, victim = tmp_path / "run", tmp_path / "victim"
+    folder.mkdir()
+    (folder / "iteration_0000001.pt").touch()
+    victim.write_text("precious")
+    (folder / name).symlink_to(victim)
+    message = rf"{name}: symbolic links .* Remove it"
+    with pytest.raises(ValueError, match=message), runs.claimed(folder, resume="auto"):
+        pass
+    assert victim.read_text() == "precious"
+    assert {file.name for file in folder.iterdir()} == {"iteration_0000001.pt", name}
 
 
-def test_a_lock_that_nobody_signed_is_free(tmp_path):
-    (tmp_path / lock.NAME).write_text('{"pid": 1')
-    with lock.held(tmp_path):
-        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+def test_the_lock_keeps_the_content_of_a_hard_linked_file(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (runs.LOCK, runs.OWNER):
+        (tmp_path / name).hardlink_to(victim)
+    with runs.run_lock(tmp_path):
+        assert victim.read_text() == "precious"
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def deny(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(runs.FileLock, "acquire", deny)
+    message = r"run cannot be written \(Permission denied\); .* run_dir="
+    with pytest.raises(OSError, match=message), runs.claimed(tmp_path / "run", resume=False):
+        pass
+    assert not (tmp_path / "run").exists()

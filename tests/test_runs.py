@@ -13,7 +13,7 @@ def claimed(folder, resume):
 def test_what_a_failed_start_left_is_no_run_and_is_begun_anew(tmp_path, caplog):
     folder = tmp_path / "t1"
     folder.mkdir()
-    for name in ("train.log", "events.out.tfevents.1.host", "run.lock", "best.pt.1.part"):
+    for name in ("train.log", "events.out.tfevents.1.host", "run.lock", "run.owner", "best.pt.1.part"):
         (folder / name).touch()
     for resume in (False, "auto"):
         assert "run.lock" in claimed(folder, resume)
@@ -39,7 +39,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_nothing_is_left_of_a_start_that_came_to_nothing(tmp_path):
     (tmp_path / "mine").mkdir()
-    assert claimed(tmp_path / "mine" / "runs" / "deep" / "a", resume=False) == ["run.lock"]
+    assert claimed(tmp_path / "mine" / "runs" / "deep" / "a", resume=False) == ["run.lock", "run.owner"]
     assert not list((tmp_path / "mine").iterdir())
 
 

@@ -22,7 +22,8 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a symbolic link of that name
             yield file
             file.flush()
             os.fsync(file.fileno())

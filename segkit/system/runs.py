@@ -1,18 +1,23 @@
-"""Run folders: which one, whether it is free, and holding it. None of it needs PyTorch, so it is soon."""
+"""Run folders: find, check and lock them. Nothing here imports PyTorch, so errors appear at once."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segkit.system import lock
+from filelock import FileLock, Timeout
+
+from segkit.system import files
 
 LOG = logging.getLogger("segkit")
-LEFT_BEHIND = ("run.lock", "train.log", "events.*", "*.part", "trace.json.gz", "lr_finder")
+LOCK, OWNER = "run.lock", "run.owner"
+LEFT_BEHIND = (LOCK, OWNER, "train.log", "events.*", "*.part", "trace.json.gz", "lr_finder")
 """What a start that failed may leave; a folder with nothing else has no run in it."""
 
 
@@ -96,12 +101,61 @@ def _claim(folder: Path, held: contextlib.ExitStack) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held.callback(_remove_if_empty, made)
-        held.enter_context(lock.held(folder))
+        _refuse_symbolic_links(folder)
+        held.enter_context(run_lock(folder))
         _settle(folder)
-        if not checkpoints_in(folder) and any(file.name != lock.NAME for file in folder.iterdir()):
+        if not checkpoints_in(folder) and any(file.name not in (LOCK, OWNER) for file in folder.iterdir()):
             LOG.warning("%s: an earlier start left no checkpoint there; beginning anew", folder)
     except OSError as error:
         raise unwritable(folder, error) from error
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder; the operating system releases it when the process ends.
+
+    Raises:
+        ValueError: another process holds it.
+        OSError: the folder cannot be written.
+    """
+    lock, owner = FileLock(folder / LOCK, blocking=False), folder / OWNER
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{folder} is in use by {_read_owner(owner)}; wait for it, stop it, or choose another"
+            " run_name=..."
+        ) from None
+    try:
+        with files.whole(owner) as file:
+            file.write(
+                f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}".encode()
+            )
+        yield
+    finally:
+        for file in (owner, folder / LOCK):
+            with contextlib.suppress(OSError):  # Windows does not remove an open file
+                file.unlink()
+        lock.release()
+
+
+def _read_owner(file: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return files.read_text(file, most=1000)
+    return "another process"
+
+
+def _refuse_symbolic_links(folder: Path) -> None:
+    """Raise ValueError for links in a run folder: its files are appended to, wherever a link points.
+
+    Checkpoints may be links, because writing replaces them.
+    """
+    for file in folder.iterdir():
+        if file.is_symlink() and file.suffix != ".pt":
+            raise ValueError(
+                f"{file}: symbolic links in a run folder are not followed. Remove it, or choose another"
+                " run_name=..."
+            )
 
 
 def unwritable(folder: Path, error: OSError) -> OSError:
