@@ -1,83 +1,64 @@
-"""Fetch a file once: resumable, verified, and in its place whole or not at all."""
+"""Fetch a file once: verified, and under its final name only when it is complete.
+
+``torch.hub.download_url_to_file`` would keep a truncated file, has no time limit and knows SHA-256 alone.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import glob
 import hashlib
 import os
+import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, NamedTuple
 from urllib.parse import unquote, urlparse
 
+from filelock import FileLock
 from tqdm import tqdm
 
-CHUNK = 1 << 20
+from segkit.system import files
+
 TIMEOUT = 30  # seconds without a byte
-
-
-class Hash(NamedTuple):
-    """How a file is verified: an algorithm and the first digits of its hexadecimal digest, or all of them."""
-
-    algorithm: str
-    digits: str
-
-    def __str__(self) -> str:
-        return f"{self.algorithm} {self.digits}{'...' if len(self.digits) < 40 else ''}"
-
-    def of(self, path: Path) -> str:
-        """As many digits of the file's digest."""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, self.algorithm).hexdigest()[: len(self.digits)]
+Digest = tuple[str, str]  # an algorithm, and the first digits of the hexadecimal digest or all of them
 
 
 def cache() -> Path:
-    """Where downloads are kept: ``$SEGKIT_CACHE``, or ``~/.cache/segkit``."""
+    """Return the folder of downloads: ``$SEGKIT_CACHE``, or ``~/.cache/segkit``."""
     return Path(os.environ.get("SEGKIT_CACHE") or Path.home() / ".cache" / "segkit").expanduser()
 
 
 def fetch(url: str, target: Path, *, sha256: str | None = None, sha1: str | None = None) -> Path:
-    """The file at an address, downloaded to ``target`` unless it is there.
-
-    What an interrupted download left is continued by the next call when there is a hash to verify the whole
-    by. Several processes may call at once; one downloads.
+    """Download an address to ``target`` unless that file exists; several processes download once.
 
     Args:
         url: ``http://`` or ``https://``.
-        target: where it goes; its folder is made.
+        target: the file to write; its folder is made.
         sha256: the digest, or its first digits.
-        sha1: likewise, for files published with that.
+        sha1: likewise.
 
     Raises:
-        OSError: the file cannot be had; the message says how to put it in its place by hand.
-        ValueError: the file is not the expected one.
+        OSError: the download failed, or the folder cannot be written.
+        ValueError: the file does not have this digest.
     """
-    expected = Hash("sha256", sha256.lower()) if sha256 else Hash("sha1", sha1.lower()) if sha1 else None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    with _alone(target.with_name(target.name + ".lock")):
-        if target.exists():
-            _verify(target, expected, url)
-            return target
+    expected = None
+    if sha256 or sha1:
+        expected = ("sha256", sha256.lower()) if sha256 else ("sha1", str(sha1).lower())
+    if not target.exists():
         try:
-            _download(url, part, resume=expected is not None)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(target.with_name(target.name + ".lock")):
+                if not target.exists():
+                    _download(url, target, expected)
         except (OSError, HTTPException) as error:  # urllib's errors are OSErrors
-            known = f" (its {expected})" if expected else ""
-            raise OSError(
-                f"cannot download {url}: {_reason(error)}; call again to continue, or fetch the file{known} "
-                f"some other way and put it at {target}"
-            ) from error
-        _verify(part, expected, url)
-        part.replace(target)
+            raise OSError(_advice(url, target, expected, error)) from error
+    _verify(target, expected, f"{target}: delete the file and try again; it")
     return target
 
 
 def resolve(source: str) -> Path:
-    """The local file a path, ``file://`` or ``http(s)://`` address means; the last is fetched into the cache.
+    """Return the local file of a path, ``file://`` or ``http(s)://`` address, downloaded into the cache.
 
     Raises:
         ValueError: there is no such file, or the scheme is another.
@@ -95,58 +76,43 @@ def resolve(source: str) -> Path:
     return path
 
 
-def _download(url: str, part: Path, *, resume: bool) -> None:
-    """Fill the partial file up to the length the server announces."""
-    have = part.stat().st_size if resume and part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing beyond what we have: it is whole, or the hash will tell
-            raise
-        return
-    with answer:
-        if answer.status != 206:  # the whole file, from its start
-            have = 0
-        with part.open("ab" if have else "wb") as file:
-            _copy(answer, file, have, name=part.stem)
-
-
-def _copy(answer, file: IO[bytes], have: int, *, name: str) -> None:
-    """Copy the answer's body, with a progress bar on a terminal."""
-    length = answer.headers.get("Content-Length")
-    total = have + int(length) if length else None
-    with tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, disable=None) as bar:
-        while chunk := answer.read(CHUNK):
-            file.write(chunk)
-            have += len(chunk)
-            bar.update(len(chunk))
+def _download(url: str, target: Path, expected: Digest | None) -> None:
+    for interrupted in target.parent.glob(f"{glob.escape(target.name)}.*.part"):
+        interrupted.unlink()
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, files.whole(target) as file:
+        length = answer.headers.get("Content-Length")
+        total = int(length) if length else None
+        with tqdm.wrapattr(file, "write", total=total, desc=target.name, disable=None) as out:
+            shutil.copyfileobj(answer, out)
+        if total is not None and file.tell() != total:
+            raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
         file.flush()
-        os.fsync(file.fileno())
-    if total is not None and have < total:
-        raise OSError(f"the connection ended after {have} of {total} bytes")
+        _verify(Path(file.name), expected, f"{url}: try again, or put another copy at {target}; the file")
 
 
-def _verify(path: Path, expected: Hash | None, url: str) -> None:
-    if expected is None or (digits := expected.of(path)) == expected.digits:
+def _verify(path: Path, expected: Digest | None, message: str) -> None:
+    """Raise ValueError, which begins with the message, if a file has another digest."""
+    if expected is None:
         return
-    if path.suffix == ".part":
-        path.unlink()
-    raise ValueError(
-        f"{path}: its {expected.algorithm} begins with {digits}, that of {url} with {expected.digits}; "
-        "it is damaged or another file: delete it if it is still there, and call again"
-    )
+    algorithm, digits = expected
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()[: len(digits)]
+    if found != digits:
+        raise ValueError(f"{message} has the {algorithm} {found} and not {digits}")
 
 
-def _reason(error: Exception) -> str:
+def _advice(url: str, target: Path, expected: Digest | None, error: Exception) -> str:
+    reason, fix = str(error) or type(error).__name__, "try again"
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server answers {error.code} {error.reason}"
-    return str(error.reason if isinstance(error, urllib.error.URLError) else error) or type(error).__name__
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        reason = f"the server answers {error.code} {error.reason}"
+    elif isinstance(error, urllib.error.URLError):
+        reason = str(error.reason)
+    elif isinstance(error, OSError) and error.filename:  # of the cache, not of the network
+        reason = f"{target.parent} cannot be written ({error.strerror})"
+        fix = (
+            "set SEGKIT_CACHE to another folder"
+            if target.is_relative_to(cache())
+            else "choose another folder"
+        )
+    known = f" ({' '.join(expected)})" if expected else ""
+    return f"cannot download {url}: {reason}; {fix}, or fetch the file{known} and put it at {target}"
