@@ -191,4 +191,4 @@ def _collate(samples: Sequence[tuple[Sample | None, list[str]]]) -> tuple[Batch 
 
 def _worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads
-    signals.obey_parent_alone()
+    signals.ignore_group_signals()

@@ -185,7 +185,7 @@ def _read(dataset: Dataset, indices: Sequence[int], workers: int) -> Iterator[tu
 
 def _worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads; those of the parent are not in its copy
-    signals.obey_parent_alone()
+    signals.ignore_group_signals()
 
 
 class _Indexed:

@@ -82,8 +82,8 @@ def _download(url: str, target: Path, expected: Digest | None) -> None:
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, files.whole(target) as file:
         length = answer.headers.get("Content-Length")
         total = int(length) if length else None
-        with tqdm.wrapattr(file, "write", total=total, desc=target.name, disable=None) as out:
-            shutil.copyfileobj(answer, out)
+        with tqdm.wrapattr(answer, "read", total=total, desc=target.name, disable=None) as body:
+            shutil.copyfileobj(body, file)
         if total is not None and file.tell() != total:
             raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
         file.flush()

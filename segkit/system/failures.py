@@ -54,7 +54,7 @@ def with_errors_in_words(story: Callable[[], None]) -> None:
         SystemExit: with status 2 after a mistake or for want of memory, 130 after Ctrl-C.
     """
     try:
-        story()
+        _run_and_free(story)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         raise SystemExit(130) from None
@@ -69,6 +69,15 @@ def with_errors_in_words(story: Callable[[], None]) -> None:
         elif os.environ.get("RANK", "0") == "0" or isinstance(error, OSError):
             sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
+
+
+def _run_and_free(story: Callable[[], None]) -> None:
+    """Run a command; after an error free its variables, or Python would wait for loaders' workers at exit."""
+    try:
+        story()
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def first_line(error: BaseException) -> str:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import shlex
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -24,8 +22,7 @@ from segkit.system.commands import is_installed_script
 LOG = logging.getLogger("segkit")
 ASKING = (signal.SIGTERM, signal.SIGINT)
 ONE = 2.0  # seconds within which signals count as one: torchrun passes on what its group has got already
-WATCH = 0.2  # seconds between two looks of a worker whether its parent lives
-GRACE = 60.0  # seconds a worker outlives a SIGTERM whose sender it cannot know
+GRACE = 60  # seconds that a worker outlives a SIGTERM
 
 
 @dataclass
@@ -64,51 +61,15 @@ def listening(request: Request) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def obey_parent_alone(_: int = 0) -> None:
-    """For a loader's worker: end with the parent, not with a signal meant for it.
+def ignore_group_signals(_: int = 0) -> None:
+    """Keep a loader's worker alive while its parent finishes an iteration and saves.
 
-    Ctrl-C, torchrun and cluster managers signal whole groups of processes; a worker that dies of that takes
-    from the parent the batches of the iteration it wants to finish. A parent that was killed can say nothing,
-    so whether it still is there is asked every ``WATCH`` seconds.
+    Ctrl-C, torchrun and cluster managers signal whole groups of processes, and a worker that dies takes its
+    batches along. SIGTERM counts after ``GRACE`` seconds; PyTorch ends a worker whose parent is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
-    started_by = multiprocessing.parent_process()
-    senders = {parent, started_by.pid if started_by else parent}  # a fork server stands between the two
-    wait = _terminated_by(senders) if hasattr(signal, "sigtimedwait") else _terminated_for_long()
-
-    def watch() -> None:
-        while os.getppid() == parent and not wait():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _terminated_by(senders: set[int]) -> Callable[[], bool]:
-    """Block SIGTERM; what is returned waits ``WATCH`` seconds and tells whether one of these sent it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-
-    def wait() -> bool:
-        arrived = signal.sigtimedwait([signal.SIGTERM], WATCH)
-        return arrived is not None and arrived.si_pid in senders
-
-    return wait
-
-
-def _terminated_for_long() -> Callable[[], bool]:
-    """The same where no system call tells who sent it (macOS): SIGTERM counts after ``GRACE`` seconds.
-
-    In this time the parent, which got the signal as well, ends its iteration, saves and goes.
-    """
-    arrived: list[float] = []
-    signal.signal(signal.SIGTERM, lambda *_: arrived.append(time.monotonic()))
-
-    def wait() -> bool:
-        time.sleep(WATCH)
-        return bool(arrived) and time.monotonic() - arrived[0] > GRACE
-
-    return wait
+    if hasattr(signal, "alarm"):  # not on Windows, where SIGTERM cannot be handled
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def interpreter() -> str:
