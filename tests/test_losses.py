@@ -461,7 +461,7 @@ def test_a_part_is_set_left_out_and_added_by_its_name():
     assert chosen["parts"] == {"cross_entropy": {"weight": 2.0}, "focal": {"gamma": 3.0}}
     loss = components.build("losses", chosen, num_classes=3)
     assert list(loss.losses) == ["cross_entropy", "focal"]
-    assert loss.weights.tolist() == [2.0, 1.0]
+    assert loss.weights == [2.0, 1.0]
     assert loss.losses["focal"].gamma == 3.0
 
 

@@ -20,14 +20,11 @@ class Mixed(nn.Module):
     means over different things, pixels or images, so each has its own share of a batch that comes in parts.
     """
 
-    weights: Tensor  # (P,)
-
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         super().__init__()
         self.losses = nn.ModuleDict(losses)
         self.takes_head_logits = all(getattr(loss, "takes_head_logits", False) for loss in losses.values())
-        numbers = torch.tensor([weights[name] for name in losses], dtype=torch.float32)
-        self.register_buffer("weights", numbers, persistent=False)
+        self.weights = [weights[name] for name in losses]
 
     def forward(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
         """The weighted parts of each head, (P,); the loss is the sum of all.
@@ -37,13 +34,13 @@ class Mixed(nn.Module):
             label: (B, H, W), any integer type.
         """
         parts: list[dict[str, Tensor]] = [loss(logits, label) for loss in self.losses.values()]
-        stacked = {head: torch.stack([part[head] for part in parts]) for head in parts[0]}
-        return {head: values * self.weights.to(values.dtype) for head, values in stacked.items()}
+        pairs = list(zip(self.weights, parts, strict=True))
+        return {head: torch.stack([weight * part[head] for weight, part in pairs]) for head in parts[0]}
 
     def weight(self, label: Tensor) -> Tensor:
-        """How much the label counts in each of the losses, (P,) float64 on the loss's device."""
+        """Return how much the label counts in each of the losses, (P,) float64."""
         weights: list[Any] = [loss.weight(label) for loss in self.losses.values()]  # pyright: ignore[reportCallIssue]
-        return torch.stack([weight.to(self.weights.device) for weight in weights])
+        return torch.stack([weight.to(weights[0].device) for weight in weights])
 
 
 def build(num_classes: int, *, parts: dict[str, dict | None], aux_weight: NonNegativeFloat = 0.2) -> Mixed:

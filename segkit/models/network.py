@@ -65,7 +65,9 @@ class Segmenter(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """Image (B, bands, H, W) as stored to normalised values in the model's precision, on its device."""
-        return ((image.to(self.mean.device).float() / 255 - self.mean) / self.std).to(self.mean.dtype)
+        precise = torch.promote_types(self.mean.dtype, torch.float32)  # half precision rounds the bytes
+        image = image.to(self.mean.device, precise)
+        return ((image / 255 - self.mean) / self.std).to(self.mean.dtype)
 
     def forward(self, image: Tensor, *, at: Literal["image", "head"] = "image") -> Logits:
         """Image (B, bands, H, W), integers as stored or normalised, to logits (B, K, H, W).

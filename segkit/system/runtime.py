@@ -59,6 +59,10 @@ class Runtime:
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.deterministic != torch.are_deterministic_algorithms_enabled():  # which imports the compiler
             torch.use_deterministic_algorithms(self.deterministic)
+        if self.compile:
+            from torch._inductor import config
+
+            config.fallback_random = True  # dropout draws what it draws uncompiled
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

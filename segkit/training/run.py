@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from segkit import components
+from segkit.models.layers.dropout import fix_dropout_masks
 from segkit.models.network import Segmenter
 from segkit.system import distributed, files, replicas
 from segkit.system.runtime import Runtime, hold_memory
@@ -183,6 +184,7 @@ def begin(
     runtime.apply()
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
     keeping.checkpoint_stages(model, runtime.checkpoint)
+    fix_dropout_masks(model)
     model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     freezing.freeze(model, stages=schedule.freeze, norms=schedule.freeze_norm)
     groups = optim.parameter_groups(
@@ -240,7 +242,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     losses: dict[str, Tensor] = {}
     for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
         with replicas.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
-            parts = _backward(training, batch, (weight / whole * distributed.world_size()).float())
+            parts = _backward(training, batch, weight / whole * distributed.world_size())
         losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
     losses = distributed.all_reduce_mean(losses)
     with record_function("optimiser"):
@@ -275,7 +277,10 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
             # the loss resizes, so that logits of the image's size never exist
             logits = training.runner(batch.image, at="head") if coarse else training.runner(batch.image)
         losses = training.loss(logits, batch.label)  # a sum of losses has one number, and one share, for each
-        parts = {name: (part * share).sum() for name, part in losses.items()}
+        parts = {
+            name: (part * share.to(torch.promote_types(part.dtype, torch.float32))).sum()
+            for name, part in losses.items()
+        }
     with record_function("backward"):
         training.scaler.scale(torch.stack(list(parts.values())).sum()).backward()
     return {name: part.detach() for name, part in parts.items()}

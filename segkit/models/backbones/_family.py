@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from segkit.models.layers.bottleneck import EXPANSION, Bottleneck, Design
+from segkit.models.layers.dropout import Dropout
 
 STAGES = {  # output stride -> (stride, dilation) of each stage
     8: ((1, 1), (2, 1), (1, 2), (1, 4)),
@@ -97,7 +98,7 @@ class Network(nn.Module):
                 stage.append(Bottleneck(channels, width * 2**i, step, reach, design=design, pooled=pooled))
                 channels = self.out_channels[i]
             setattr(self, f"layer{i + 1}", stage)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes) if num_classes else None
         initialise(self)
 

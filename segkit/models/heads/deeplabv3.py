@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from segkit.models.layers.aspp import ASPP, rates_for
+from segkit.models.layers.dropout import Dropout
 from segkit.settings import Fraction, PositiveInt
 
 
@@ -20,7 +21,7 @@ class DeepLabV3Head(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Conv2d(width, num_classes, 1),
         )
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.models.layers.aspp import ASPP, conv_norm_relu, rates_for
+from segkit.models.layers.dropout import Dropout
 from segkit.settings import Fraction, PositiveInt
 
 
@@ -57,7 +58,7 @@ def build(
     decoder = nn.Sequential(
         conv_norm_relu(width + fine_width, width, 3),
         conv_norm_relu(width, width, 3),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Conv2d(width, num_classes, 1),
     )
     return DeepLabV3PlusHead(aspp, fine, decoder, align_corners=align_corners)

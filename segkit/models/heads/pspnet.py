@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.models.layers.aspp import conv_norm_relu
+from segkit.models.layers.dropout import Dropout
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 from segkit.settings import Fraction, PositiveInt
 
@@ -20,19 +21,20 @@ def pool_to_grid(x: Tensor, grid: int) -> Tensor:
 
     Adaptive average pooling by two matrix products, whose gradient is deterministic on CUDA.
     """
-    rows, columns = (_cells(size, grid, x.device).to(x.dtype) for size in x.shape[2:])
+    rows, columns = (_cells(size, grid, x) for size in x.shape[2:])
     return rows @ x @ columns.T
 
 
-def _cells(size: int, grid: int, device: torch.device) -> Tensor:
-    """(grid, size): row i averages positions floor(i * size / grid) to ceil((i + 1) * size / grid).
+def _cells(size: int, grid: int, like: Tensor) -> Tensor:
+    """Return (grid, size): row i averages positions floor(i * size / grid) to ceil((i + 1) * size / grid).
 
-    Of tensors alone, so that an exported network takes any size.
+    Built from tensors alone, so that an exported network takes any size.
     """
-    row = torch.arange(grid, device=device)[:, None]
+    row = torch.arange(grid, device=like.device)[:, None]
     start, end = row * size // grid, -(-(row + 1) * size // grid)
-    position = torch.arange(size, device=device)
-    return ((position >= start) & (position < end)) / (end - start)
+    position = torch.arange(size, device=like.device)
+    inside = ((position >= start) & (position < end)).to(torch.promote_types(like.dtype, torch.float32))
+    return (inside / (end - start)).to(like.dtype)
 
 
 class PyramidPooling(nn.Module):
@@ -65,7 +67,7 @@ class PSPHead(nn.Module):
         self.conv5 = nn.Sequential(
             PyramidPooling(in_channels, align_corners=align_corners),
             *conv_norm_relu(in_channels + in_channels // 4 * 4, width, 3),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Conv2d(width, num_classes, 1),
         )
 

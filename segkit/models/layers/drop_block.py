@@ -31,4 +31,5 @@ class DropBlock(nn.Module):
         seeds = (torch.rand(*x.shape[:2], rows, columns, device=x.device) < gamma).to(x.dtype)
         dropped = F.max_pool2d(F.pad(seeds, [self.size - 1] * 4), self.size, 1)  # (B, C, H, W)
         kept = 1 - dropped
-        return x * kept * (kept.numel() / kept.float().sum().clamp(min=1)).to(x.dtype)
+        precise = torch.promote_types(x.dtype, torch.float32)  # half precision cannot count the cells
+        return x * kept * (kept.numel() / kept.sum(dtype=precise).clamp(min=1)).to(x.dtype)

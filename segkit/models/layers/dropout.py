@@ -1,0 +1,28 @@
+"""Dropout whose mask depends on the seed and the shape alone.
+
+PyTorch draws a mask in the memory order of the map, so channels last drops other elements.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Dropout(nn.Dropout):
+    """``nn.Dropout`` whose mask is drawn in row-major order, whatever the layout and dtype of the map."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zero elements with probability ``p`` and scale the rest by ``1 / (1 - p)``, in training only."""
+        if not self.training or self.p == 0:
+            return input
+        keep = torch.empty(input.shape, dtype=torch.bool, device=input.device).bernoulli_(1 - self.p)
+        scale = 1 / (1 - self.p) if self.p < 1 else 0.0
+        return input.where(keep, 0) * scale
+
+
+def fix_dropout_masks(model: nn.Module) -> None:
+    """Make every ``nn.Dropout`` in a model, also those of plug-ins and of timm, a ``Dropout``, in place."""
+    for module in model.modules():
+        if type(module) is nn.Dropout and not module.inplace:
+            module.__class__ = Dropout
