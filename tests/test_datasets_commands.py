@@ -108,7 +108,7 @@ def test_a_wrong_setting_or_option_is_refused(tmp_path):
 
 
 def test_help_tells_licence_source_and_layout():
-    for name in ("ade20k", "cityscapes", "camvid"):
+    for name in ("ade20k", "cityscapes", "camvid", "voc"):
         text = run(name, "--help")
         assert all(word in text for word in ("Licence:", "Source:", "Layout below --root", "prepare"))
 

@@ -11,7 +11,7 @@ NAMES = sorted(file.stem for file in (CONF / "evaluation").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("data", ["ade20k", "cityscapes", "camvid"])
+@pytest.mark.parametrize("data", ["ade20k", "cityscapes", "camvid", "voc"])
 def test_a_protocol_as_it_is_published_has_its_name(name, data):
     settings = composed("test", ["model=deeplabv3_demo", f"data={data}", f"evaluation={name}"])
     assert of_settings(settings).name == name

@@ -1,0 +1,63 @@
+"""Pascal VOC 2012 segmentation (Everingham et al. 2015): 20 classes and background.
+
+Masks hold 0 (background), 1..20 and 255 (object borders, not scored). The augmented training list
+(``trainaug``, 10,582 images) adds masks of SBD (Hariharan et al. 2011) in ``SegmentationClassAug``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from segkit.data.labels import Problem, built_in
+from segkit.data.pairs import Found, Pair, Pairs, cache_folder, require, warn_of_same, where
+from segkit.system.commands import spoken
+
+FOLDERS = ("JPEGImages", "SegmentationClass")
+LISTS = "ImageSets/Segmentation"
+
+
+def build(
+    split: str,
+    *,
+    root: str,
+    train_split: str = "train",
+    val_split: str = "val",
+    on_error: Literal["stop", "skip"] = "stop",
+    cache: Literal["none", "disk"] = "none",
+) -> Pairs:
+    """Build the split that ``ImageSets/Segmentation/<split>.txt`` lists, in the official layout."""
+    part = train_split if split == "train" else val_split
+    warn_of_same(train_split, val_split, split)
+    prepare = f"`{spoken('data', 'voc')} prepare`"
+    path = require(root, FOLDERS, f"{prepare} downloads VOC 2012 and unpacks it")
+    list_file = path / LISTS / f"{part}.txt"
+    if not list_file.is_file():
+        remedy = f"{prepare} with --sbd writes it" if part == "trainaug" else f"choose a list of {LISTS}"
+        raise ValueError(f"data.{split}_split={part}: there is no {list_file}. {remedy}")
+    return Pairs(
+        "voc",
+        built_in("voc"),
+        find_pairs(path, list_file),
+        coding="any",
+        on_error=on_error,
+        cache=cache_folder(cache, path),
+        where=where(root, train_split=train_split, val_split=val_split),
+    )
+
+
+def find_pairs(root: Path, list_file: Path) -> Found:
+    """Return the pairs that a list names; an official mask is preferred to one of SegmentationClassAug."""
+    pairs, problems = [], []
+    for name in list_file.read_text(encoding="utf-8").split():
+        image = root / "JPEGImages" / f"{name}.jpg"
+        mask = root / "SegmentationClass" / f"{name}.png"
+        if not mask.is_file():
+            augmented = root / "SegmentationClassAug" / f"{name}.png"
+            mask = augmented if augmented.is_file() else mask
+        missing = [file for file in (image, mask) if not file.is_file()]
+        if missing:
+            problems.append(Problem("missing partner", str(list_file), f"{missing[0]} is missing"))
+        else:
+            pairs.append(Pair(image, mask, name))
+    return pairs, problems
