@@ -17,10 +17,10 @@ from segkit.system import signals
 from segkit.system.commands import spoken
 
 FAREWELL = """
-{folder} is complete: best {best}; images in {folder}/samples.png. To go on:
+{folder} is complete: {best}; images in {folder}/samples.png. To go on:
   {python} -m tensorboard.main --logdir {folder.parent}
-  {test} checkpoint={folder}/best.pt report=true
-  {predict} checkpoint={folder}/best.pt input=PHOTOS"""
+  {test} checkpoint={folder}/{file} report=true
+  {predict} checkpoint={folder}/{file} input=PHOTOS"""
 
 
 def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -81,7 +81,11 @@ def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
     python = signals.interpreter()
     named = f" plugins=[{','.join(settings['plugins'])}]" if settings["plugins"] else ""
     calls = {name: spoken(name, python=python) + named for name in ("test", "predict")}
-    return FAREWELL.format(folder=folder, best=run.best_in_words, python=python, **calls)
+    if run.best is None:
+        best, file = f"{run.metric} was undefined in every validation, so there is no best.pt", "last.pt"
+    else:
+        best, file = f"best {run.best_in_words}", "best.pt"
+    return FAREWELL.format(folder=folder, best=best, file=file, python=python, **calls)
 
 
 @command("train", Hooks(resumed=of_run, tuned=of_weights, choose=of_images))
@@ -106,7 +110,7 @@ def main(settings: dict[str, Any]) -> None:
         with distributed.processes(settings["device"]) as device:
             before, num_classes = checkpoint.settings_of(folder), train_set.table.num_classes
             settings = training.fitted(settings, num_classes=num_classes, device=device, before=before)
-            run = training.of_settings(settings, train_set, device)
+            run = training.of_settings(settings, train_set, device, val_set=val_set)
             protocol = inference.of_settings(settings)
             checkpoints = checkpoint.Checkpoints.of_settings(settings, folder, train_set.table)
             if (state := checkpoints.resumed()) is not None:

@@ -48,7 +48,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keeping: Keeping, about: dict[str, Any]) -> None:
         self.folder, self.keeping, self.about = folder, keeping, about
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_iteration = time.monotonic(), 0
 
     @classmethod
     def of_settings(cls, settings: dict[str, Any], folder: Path, table: ClassTable) -> Checkpoints:
@@ -67,24 +67,31 @@ class Checkpoints:
             return None
         found = read(path)
         compare(found, self.about)
+        self.saved_iteration = found["iteration"]
         return found
 
     def due(self, iteration: int) -> bool:
-        """Whether it is time, by iterations or by the clock."""
+        """Return whether it is time, by iterations since the last checkpoint or by the clock."""
         every, minutes = self.keeping.every, self.keeping.minutes
         by_clock = minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
-        return by_clock or (every is not None and iteration % every == 0)
+        return by_clock or (every is not None and iteration // every > self.saved_iteration // every)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write ``iteration_N.pt``, let ``last.pt`` be the same file, and remove all but the last few."""
-        self.saved_at = time.monotonic()
+        """Write ``iteration_N.pt``, let ``last.pt`` be the same file, and remove all but the last few.
+
+        Files of later iterations are damaged, or the run would have continued from them; they go first.
+        """
+        self.saved_at, self.saved_iteration = time.monotonic(), state["iteration"]
         if not distributed.is_main():
             return
         path = self.folder / f"iteration_{state['iteration']:07d}.pt"
         write(path, {**self.about, **state})
         _alias(path, self.folder / "last.pt")
-        for old in sorted(self.folder.glob("iteration_*.pt"))[: -self.keeping.keep]:
-            old.unlink()
+        found = runs.checkpoints_in(self.folder)
+        kept = [file for file in found if runs.iteration_of(file) <= state["iteration"]][: self.keeping.keep]
+        for file in found:
+            if file not in kept:
+                file.unlink(missing_ok=True)
 
     def save_best(self, iteration: int, weights: dict[str, Any], scores: dict[str, float]) -> None:
         """Write ``best.pt``: the weights that were scored, and their scores."""

@@ -35,9 +35,28 @@ def test_the_last_few_are_kept_and_last_is_the_newest(tmp_path):
 
 def test_due_by_iterations_and_by_the_clock(tmp_path, monkeypatch):
     book = checkpoints(tmp_path, every=10, minutes=5)
-    assert [t for t in range(1, 31) if book.due(t)] == [10, 20, 30]
+    assert book.due(10)
+    assert book.due(12)  # nothing could be saved at 10
+    book.save(state(12))
+    assert [t for t in range(13, 21) if book.due(t)] == [20]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: book.saved_at + 301)
     assert book.due(7)
+
+
+def test_checkpoints_are_sorted_by_number(tmp_path):
+    book = checkpoints(tmp_path, keep=2)
+    for iteration in (9_999_998, 9_999_999, 10_000_000, 10_000_001):
+        book.save(state(iteration))
+    names = [file.name for file in runs.checkpoints_in(tmp_path)]
+    assert names == ["iteration_10000001.pt", "iteration_10000000.pt"]
+    assert checkpoint.newest(tmp_path) == tmp_path / names[0]
+
+
+def test_damaged_later_checkpoints_do_not_displace_good_ones(tmp_path):
+    (tmp_path / "iteration_0000200.pt").write_bytes(b"damaged")
+    book = checkpoints(tmp_path, keep=1)
+    book.save(state(100))
+    assert [file.name for file in runs.checkpoints_in(tmp_path)] == ["iteration_0000100.pt"]
 
 
 def test_a_damaged_newest_falls_back_loudly_to_the_one_before(tmp_path, caplog):

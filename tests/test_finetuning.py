@@ -272,11 +272,21 @@ def test_best_and_patience_are_those_of_a_plain_look_back():
             was_best = run.judge(value)
             seen = [-v if metric == "val/loss" else v for v in values[:count]]
             seen = [-math.inf if math.isnan(v) else v for v in seen]
-            at = seen.index(max(seen))
+            at = seen.index(max(seen)) if max(seen) > -math.inf else None  # NaN is never the best
+            stale = 0 if at is None else count - 1 - at
             assert was_best == (at == count - 1)
-            assert run.stale == count - 1 - at
-            assert run.out_of_patience == (count - 1 - at >= patience)
+            assert run.stale == stale
+            assert run.best == (None if at is None else values[at])
+            assert run.out_of_patience == (stale >= patience)
             assert len(run.to_do) == (0 if run.out_of_patience else 100)
+
+
+@pytest.mark.parametrize("metric", ["iou/sea", "mIoU", "val/loss"])
+def test_a_metric_without_a_value_is_explained(metric):
+    words = best.explain_undefined(metric, math.nan)
+    assert words.startswith(f"checkpoint.metric={metric} is ")
+    assert "Choose another checkpoint.metric" in words
+    assert ("no validation image has a pixel of 'sea'" in words) == (metric == "iou/sea")
 
 
 STILL = ["schedule.lr=1e-12", "schedule.freeze_norm=true", "schedule.patience=2", "evaluation.every=2"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_training import batch, begin, weights
 
+from segkit import training
 from segkit.training import nonfinite
 
 
@@ -85,6 +86,60 @@ def test_skipped_steps_leave_no_trace_but_a_count(step, caplog):
     assert "iteration 2 is not finite: loss_main nan" in caplog.text
     assert "samples 0, 1, 2, 3; skipped, 1 in all" in caplog.text
     assert run.state()["watch"] == {"skipped": 1, "in_a_row": 1}
+
+
+def overflow(run):
+    """Finite gradients of steps whose updates leave the range of float32."""
+    for group in run.optimiser.param_groups:
+        group["base_lr"] = 1e38
+    return [p.register_hook(lambda gradient: gradient.sign() * 1e9) for p in run.model.parameters()]
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_weights_that_overflow_are_not_saved(policy, ema, step):
+    run = begin(nonfinite=policy, ema=ema)
+    overflow(run)
+    step(run, batch())
+    with pytest.raises(
+        ValueError, match=r"iteration 1: model\.backbone\.weight.* are infinite or NaN"
+    ) as stopped:
+        run.state()
+    assert "resume=true starts from the last checkpoint" in str(stopped.value)
+
+
+def test_infinite_momentum_is_not_saved(step):
+    run = begin()
+    step(run, batch())
+    next(iter(run.optimiser.state.values()))["momentum_buffer"][0] = float("inf")
+    with pytest.raises(ValueError, match=r"optimiser.*momentum_buffer.* infinite or NaN"):
+        run.state()
+
+
+class Saves:
+    """Stands for the checkpoints of a run."""
+
+    def __init__(self):
+        self.saved = []
+
+    def due(self, iteration):
+        return True
+
+    def save(self, state):
+        self.saved.append(state["iteration"])
+
+
+class Quiet:
+    def flush(self):
+        pass
+
+
+def test_nothing_is_saved_while_steps_are_skipped(step):
+    run, saves = begin(nonfinite="skip", iterations=6), Saves()
+    for data in (batch(), poisoned(), poisoned(), batch(), batch(), poisoned()):
+        step(run, data)
+        training.save_validate_leave(run, None, None, monitor=Quiet(), checkpoints=saves)
+    assert saves.saved == [1, 4, 5, 6]  # and at the end
 
 
 def test_too_many_skipped_in_a_row_is_an_error_and_a_good_one_begins_anew(step):

@@ -1,11 +1,13 @@
 """One training step: what it adds up to, however a batch is divided; and state that comes back whole."""
 
+import copy
 import tracemalloc
 
 import pytest
 import torch
 from torch import nn
 
+from runs import assert_same
 from segkit import components, compose, settings, training
 from segkit.data import loaders
 from segkit.data.datasets import shapes
@@ -19,15 +21,16 @@ SCENES = shapes.build("train", size=40, train_scenes=7)
 class Tiny(nn.Module):
     """A segmenter without batch normalisation, so that parts of a batch do not see each other."""
 
-    def __init__(self, num_classes=3, dropout=0.0):
+    def __init__(self, num_classes=3, dropout=0.0, norm=False):
         super().__init__()
+        self.norm = nn.BatchNorm2d(3) if norm else nn.Identity()
         self.backbone = nn.Conv2d(3, 8, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(8, num_classes, 1)
         self.num_classes = num_classes
 
     def forward(self, image):
-        return Logits(self.head(self.dropout(self.backbone(image.float() / 255).relu())))
+        return Logits(self.head(self.dropout(self.backbone(self.norm(image.float() / 255)).relu())))
 
 
 def batch(size=4, *, seed=0):
@@ -38,7 +41,7 @@ def batch(size=4, *, seed=0):
     return Batch(image, label, [str(i) for i in range(size)])
 
 
-def begin(*, dropout=0.0, num_classes=3, **schedule):
+def begin(*, dropout=0.0, num_classes=3, norm=False, samples=8, precision="float32", **schedule):
     torch.manual_seed(0)
     settings = {
         "batch_size": 4,
@@ -48,11 +51,11 @@ def begin(*, dropout=0.0, num_classes=3, **schedule):
         "policy": {"name": "poly"},
     }
     return training.begin(
-        Tiny(num_classes, dropout=dropout),
+        Tiny(num_classes, dropout=dropout, norm=norm),
         cross_entropy.build(3),
-        samples=8,
+        samples=samples,
         schedule=training.Schedule(**{**settings, **schedule}),
-        runtime=training.Runtime(),
+        runtime=training.Runtime(precision=precision),
         device=torch.device("cpu"),
         seed=1,
     )
@@ -120,13 +123,107 @@ def test_a_restored_run_takes_the_same_steps_to_the_bit(tmp_path):
     assert straight.iteration == resumed.iteration == 4
 
 
-def test_an_all_ignored_batch_moves_nothing_but_by_weight_decay():
-    run = begin(optimiser={"name": "sgd", "weight_decay": 0.0})
-    before = weights(run)
-    data = batch()
-    step = training.train_step(run, [data._replace(label=torch.full_like(data.label, IGNORE_INDEX))])
-    assert float(step.losses["main"]) == 0.0
-    assert torch.equal(before, weights(run))
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_without_scored_pixels_changes_nothing(optimiser, accumulate, caplog):
+    run = begin(optimiser={"name": optimiser, "weight_decay": 0.1}, accumulate=accumulate, ema=0.5, norm=True)
+    training.train_step(run, parts_of(batch(), accumulate))
+    before = copy.deepcopy(run.state())
+    data = batch(seed=1)
+    data = data._replace(label=torch.full_like(data.label, IGNORE_INDEX))
+    for _ in range(2):
+        step = training.train_step(run, parts_of(data, accumulate))
+    assert sum(step.losses.values()) == 0
+    assert caplog.text.count("no pixel of the batch is scored") == 1
+    after = run.state()
+    assert after["iteration"] == 3
+    for key in ("model", "average", "optimiser"):
+        assert_same(after[key], before[key], ignore=("lr",))
+
+
+def resumed(saved, **schedule):
+    run = begin(**schedule)
+    run.restore(saved)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (
+            {"batch_size": 2},
+            r"schedule.batch_size=2: the run was trained with 4 up to 8 samples \(1.00 epochs\)",
+        ),
+        ({"batch_size": 8}, "schedule.batch_size=8: the run was trained with 4"),
+        ({"iterations": 1}, "schedule: ends at iteration 1, and the run has done 2"),
+        ({"iterations": None, "epochs": 0.5}, "schedule: ends at iteration 1, and the run has done 2"),
+        ({"samples": 9}, "data: 9 training images, and the run was trained on 8"),
+        ({"samples": 7}, "data: 7 training images, and the run was trained on 8"),
+    ],
+)
+def test_a_run_does_not_resume_at_another_position(now, message):
+    run = begin()
+    for seed in range(2):
+        training.train_step(run, [batch(seed=seed)])
+    with pytest.raises(ValueError, match=message):
+        resumed(run.state(), **now)
+
+
+def test_drop_last_cannot_change_on_resume_where_it_moves_epochs():
+    saved = begin(samples=9).state()
+    with pytest.raises(ValueError, match=r"schedule\.drop_last: an epoch has 8 samples, and had 9"):
+        resumed(saved, samples=9, drop_last=True)
+    assert resumed(begin().state(), drop_last=True).notes == []  # 8 samples are whole batches
+
+
+def test_changed_files_are_reported_on_resume():
+    run = begin()
+    run.files, run.val_files, run.best, run.validated = "a", "b", 0.5, 0
+    now = begin()
+    now.files, now.val_files = "a", "b"
+    now.restore(run.state())
+    assert (now.notes, now.best) == ([], 0.5)
+    now.files, now.val_files = "c", "d"
+    now.restore(run.state())
+    assert "other training files than when the checkpoint was written" in now.notes[0]
+    assert "the validation files changed since the checkpoint, so the best mIoU 50.00%" in now.notes[1]
+    now = begin()
+    now.val_files = "d"
+    now.restore(run.state())
+    assert now.best is None
+
+
+def test_a_finished_run_that_was_never_validated_is_validated():
+    run = begin(iterations=2)
+    for seed in range(2):
+        training.train_step(run, [batch(seed=seed)])
+    assert resumed(run.state(), iterations=2).validation_pending
+    run.validated = 2
+    assert not resumed(run.state(), iterations=2).validation_pending
+
+
+PRECISIONS = ["float32", "bf16", "fp16"]
+
+
+@pytest.mark.parametrize("before", PRECISIONS)
+@pytest.mark.parametrize("now", PRECISIONS)
+def test_a_run_resumes_in_another_precision(before, now):
+    run = begin(precision=before)
+    training.train_step(run, [batch()])
+    after = begin(precision=now)
+    after.restore(run.state())
+    training.train_step(after, [batch(seed=1)])
+    assert after.iteration == 2
+    assert weights(after).isfinite().all()
+
+
+def test_the_rate_of_a_restored_run_is_that_of_its_last_step():
+    run = begin()
+    for seed in range(3):
+        training.train_step(run, [batch(seed=seed)])
+    assert (
+        resumed(run.state()).state()["optimiser"]["param_groups"] == run.state()["optimiser"]["param_groups"]
+    )
 
 
 def test_the_distance_of_the_average_is_a_fraction_of_the_weights_norm():

@@ -144,6 +144,28 @@ def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model
     assert not run.validation_pending
 
 
+@pytest.mark.medium
+def test_an_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys, monkeypatch):
+    run, folder = begin(model, cross_entropy.build(3)), tmp_path / "run"
+    run.metric = "iou/b"
+    book = checkpoint.Checkpoints(folder, checkpoint.Keeping(), {"settings": {}, "classes": {}})
+    iou = iter([float("nan"), 0.25, float("nan"), 0.5])
+    measured = validation.best.measured
+    monkeypatch.setattr(
+        validation.best, "measured", lambda *given: next(iou) if given[0] == "iou/b" else measured(*given)
+    )
+    found = []
+    with Monitor(
+        folder, total=1, iterations_per_epoch=1, names=Table().names, colours=Table().colours
+    ) as monitor:
+        for _ in range(4):
+            validation.validate(run, Noise(), inference.Protocol(), monitor=monitor, checkpoints=book)
+            found.append((run.best, (folder / "best.pt").exists()))
+    assert found == [(None, False), (0.25, True), (0.25, True), (0.5, True)]
+    log = (folder / "train.log").read_text()
+    assert log.count("checkpoint.metric=iou/b is undefined: no validation image has a pixel of 'b'") == 1
+
+
 def test_large_samples_are_thinned_out_before_they_are_kept():
     shown = validation.ShownSamples(["a"])
     image = np.zeros((2000, 3000, 3), np.uint8)

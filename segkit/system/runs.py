@@ -36,8 +36,16 @@ def going_on(settings: Mapping[str, Any]) -> Path | None:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoints of a run, the newest first, readable or not."""
-    return sorted(folder.glob("iteration_*.pt"), reverse=True)
+    """Return the checkpoints of a run, the newest first, readable or not."""
+    found = [
+        file for file in folder.glob("iteration_*.pt") if file.stem.removeprefix("iteration_").isdecimal()
+    ]
+    return sorted(found, key=iteration_of, reverse=True)
+
+
+def iteration_of(checkpoint: Path) -> int:
+    """Return the number in the name of a checkpoint."""
+    return int(checkpoint.stem.removeprefix("iteration_"))
 
 
 def refuse(folder: Path, *, resume: bool | str) -> None:

@@ -17,7 +17,7 @@ from segkit.monitor.banners import RunFacts, banner
 from segkit.monitor.monitor import Monitor
 from segkit.system import distributed
 from segkit.system.runtime import Runtime
-from segkit.training import advice, best, starting
+from segkit.training import advice, best, position, starting
 from segkit.training.run import Step, Training, begin, steps
 from segkit.training.schedule import Schedule
 from segkit.types import Batch, Dataset
@@ -25,13 +25,16 @@ from segkit.types import Batch, Dataset
 Settings = Mapping[str, Any]
 
 
-def of_settings(settings: Settings, train_set: Dataset, device: torch.device) -> Training:
-    """A run at its beginning: network, loss and what trains them, on the classes of its data.
+def of_settings(
+    settings: Settings, train_set: Dataset, device: torch.device, *, val_set: Dataset | None = None
+) -> Training:
+    """Build a run at its beginning: network, loss and what trains them, on the classes of its data.
 
     Args:
         settings: of the command ``train``.
         train_set: its classes and its length decide.
         device: of this process.
+        val_set: to notice when a resumed run is validated on other files.
 
     Raises:
         ValueError: a part refuses its settings.
@@ -51,6 +54,8 @@ def of_settings(settings: Settings, train_set: Dataset, device: torch.device) ->
         seed=settings["seed"],
         metric=metric,
     )
+    run.files = position.digest_names(train_set.names)
+    run.val_files = position.digest_names(val_set.names) if val_set is not None else ""
     advice.refuse(run, every=settings["evaluation"]["every"])
     run.notes = [*notes, *(f"careful: {line}" for line in advice.warnings(run, settings["model"]))]
     return run

@@ -51,10 +51,24 @@ def measured(metric: str, result: Evaluation, losses: Mapping[str, float], names
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
-    """Whether a value beats the best so far: a loss by being lower, all else by being higher, NaN never."""
-    if best is None or math.isnan(best):
-        return best is None or not math.isnan(value)
+    """Return whether a value beats the best so far: a lower loss, a higher score; never NaN or infinity."""
+    if not math.isfinite(value):
+        return False
+    if best is None:
+        return True
     return value < best if metric == LOSS else value > best
+
+
+def explain_undefined(metric: str, value: float) -> str:
+    """Return why a metric has no finite value, and what to do."""
+    advice = "best.pt is not written for it. Choose another checkpoint.metric, such as mIoU"
+    if metric.startswith(IOU):
+        name = metric.removeprefix(IOU)
+        return (
+            f"checkpoint.metric={metric} is undefined: no validation image has a pixel of {name!r}, and none"
+            f" was predicted. {advice}, or add images of {name!r} to the validation split."
+        )
+    return f"checkpoint.metric={metric} is {value:g} in this validation. {advice}."
 
 
 def in_words(metric: str, value: float | None) -> str:

@@ -1,13 +1,14 @@
 """Losses and gradients that are not finite: found without waiting for the device, told with what led there.
 
 Each step leaves one number on the device, the first iteration that went wrong. It is read at points of the
-curves, before a validation and before a checkpoint, so a poisoned state is never saved.
+curves, before a validation and before a checkpoint. Before a checkpoint the weights are looked at as well: a
+finite gradient can still move them beyond the largest number.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -115,6 +116,32 @@ class NonFiniteGuard:
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
 
+def check_state(state: Mapping[str, Any]) -> None:
+    """Make sure that every number of a checkpoint is finite; every process must call it.
+
+    Raises:
+        ValueError: one is not; the tensors are named.
+    """
+    tensors = {name: tensor for name, tensor in _tensors_in(state) if tensor.is_floating_point()}
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
+    names = [name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite]
+    if not distributed.all_reduce_max(len(names)):
+        return
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    raise ValueError(
+        f"iteration {state['iteration']}: {', '.join(names[:3])}{more} are infinite or NaN although the"
+        f" gradients were finite. {REMEDY}"
+    )
+
+
+def _tensors_in(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(tree, Tensor):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _tensors_in(value, f"{path}.{key}" if path else str(key))
+
+
 def _described_by_all(record: StepRecord) -> str:
     """What went wrong, with the samples of all processes; every process must call it."""
     names = [name for names in distributed.gather(list(record.names)) for name in names]
@@ -122,7 +149,8 @@ def _described_by_all(record: StepRecord) -> str:
 
 
 REMEDY = (
-    "The last checkpoint was written before it; resume=true repeats the way there."
-    " Look at these samples; a lower schedule.lr, schedule.clip_gradient or runtime.precision=float32"
-    " may avoid it, schedule.nonfinite=skip leaves such steps out"
+    "This state is not saved; resume=true starts from the last checkpoint, which is finite, and repeats the"
+    " way here unless a setting changes: a lower schedule.lr, schedule.clip_gradient=1 or"
+    " runtime.precision=float32 may avoid it, and schedule.nonfinite=skip leaves out steps whose loss or"
+    " gradient is not finite."
 )

@@ -65,7 +65,9 @@ def parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 
 def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimiser its momenta back; rates, decay and the like stay as they are.
+    """Give an optimizer its momenta back; settings such as the weight decay stay as they are.
+
+    ``lr`` is that of the last step until the next one sets it, as in a run that was never interrupted.
 
     Raises:
         ValueError: the state is of another optimiser or model; what differs is named.
@@ -74,7 +76,7 @@ def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     files.refuse_another(_kept(own), _kept(state["param_groups"]), "optimiser")
     optimiser.load_state_dict(state)
     for group, now in zip(optimiser.param_groups, own, strict=True):
-        group.update(now)
+        group.update({key: value for key, value in now.items() if key != "lr"})
 
 
 def _kept(groups: list[dict[str, Any]]) -> dict[str, None]:

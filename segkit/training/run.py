@@ -7,6 +7,7 @@ state and draws what the unbroken one draws.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +24,14 @@ from segkit.system import distributed, files, replicas
 from segkit.system.runtime import Runtime, hold_memory
 from segkit.system.seeds import seed_of
 from segkit.system.signals import Request
-from segkit.training import freezing, keeping, optim
+from segkit.training import freezing, keeping, nonfinite, optim
 from segkit.training.best import in_words, is_better
 from segkit.training.nonfinite import NonFiniteGuard, StepRecord
+from segkit.training.position import Position
 from segkit.training.schedule import Schedule
 from segkit.types import Batch
+
+LOG = logging.getLogger("segkit")
 
 
 class Step(NamedTuple):
@@ -56,11 +60,15 @@ class Training:
     samples: int  # of the training set
     length: int  # optimiser steps of the whole run
     metric: str = "mIoU"  # by which the best weights are chosen
+    files: str = ""  # digest of the names of the training files
+    val_files: str = ""  # and of the validation files
     resting: list[nn.Module] = field(default_factory=list)  # modules that stay in evaluation mode
     iteration: int = 0  # optimiser steps done
     best: float | None = None  # of the metric, so far
     stale: int = 0  # validations since then
     validation_pending: bool = False  # of this iteration
+    validated: int | None = None  # iteration of the last validation
+    has_unscored: bool = False  # a batch without a scored pixel was met
     notes: list[str] = field(default_factory=list)  # what is to be told before it begins
     request: Request = field(default_factory=Request)  # of this process, to leave
 
@@ -93,9 +101,12 @@ class Training:
         return in_words(self.metric, self.best)
 
     def judge(self, value: float) -> bool:
-        """Take a validation's metric into account: whether it is the best so far."""
+        """Take a validation's metric into account and return whether it is the best so far."""
         better = is_better(self.metric, value, self.best)
-        self.best, self.stale = (value, 0) if better else (self.best, self.stale + 1)
+        if better:
+            self.best, self.stale = value, 0
+        elif self.best is not None:  # patience waits for a first defined value
+            self.stale += 1
         return better
 
     def ema_distance(self) -> Tensor | None:
@@ -108,42 +119,73 @@ class Training:
         return (apart / size).sqrt()
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs, as tensors and plain Python.
+        """Return all that a resumed run needs, as tensors and plain Python.
 
         Raises:
-            ValueError: a step was not finite, so this state is not worth keeping.
+            ValueError: a step, a weight or an optimizer state is not finite.
         """
         self.guard.check()
-        return {
+        state = {
             "iteration": self.iteration,
+            "position": self.position._asdict(),
+            "val_files": self.val_files,
+            "validated": self.validated,
             "best": self.best,
             "metric": self.metric,
             "stale": self.stale,
-            "validation_pending": self.validation_pending,  # the name in checkpoints since the first
+            "validation_pending": self.validation_pending,
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "watch": self.guard.state(),
         }
+        nonfinite.check_state(state)
+        return state
+
+    @property
+    def position(self) -> Position:
+        """Return how far the run is in its data."""
+        return Position(
+            samples_seen=self.iteration * self.schedule.batch_size,
+            batch_size=self.schedule.batch_size,
+            images=self.samples,
+            epoch=self.schedule.seen(self.samples),
+            files=self.files,
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue where ``state()`` was taken; rates and the like are those of the settings of now.
 
         Raises:
-            ValueError: it was taken of another model or optimiser; what differs is named.
+            ValueError: it was taken with another model, optimizer, batch size or data set, or the schedule
+                ends before it.
         """
+        self.notes += self.position.compare(Position(**state["position"]))
+        if state["iteration"] > self.length:
+            raise ValueError(
+                f"schedule: ends at iteration {self.length:,}, and the run has done {state['iteration']:,}."
+                " Give a longer schedule.epochs or schedule.iterations."
+            )
         files.refuse_another(self.model.state_dict(), state["model"], "model")
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"] or state["model"])
         optim.restore(self.optimiser, state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():  # empty unless the run was in fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.guard.restore(state["watch"])
         self.iteration = state["iteration"]
-        if state.get("metric", "mIoU") == self.metric:  # of another metric the best is unknown
-            self.best, self.stale = state["best"], state.get("stale", 0)
-        self.validation_pending = state["validation_pending"]
+        if state["val_files"] != self.val_files:
+            self.notes.append(
+                "careful: the validation files changed since the checkpoint, so the best"
+                f" {in_words(state['metric'], state['best'])} is not comparable and is forgotten"
+            )
+        elif state["metric"] == self.metric:  # the best of another metric is unknown
+            self.best, self.stale = state["best"], state["stale"]
+        self.validated = state["validated"]
+        is_last = self.iteration == self.length and self.validated != self.iteration
+        self.validation_pending = state["validation_pending"] or is_last
 
     def asked_to_leave(self) -> int:
         """The signal that asked any of the processes to leave, 0 for none; all get the same answer."""
@@ -227,17 +269,21 @@ def steps(batches: Iterable[Batch], accumulate: int) -> Iterator[tuple[list[Batc
 
 
 def train_step(training: Training, batches: Sequence[Batch]) -> Step:
-    """One optimiser step over the parts of one batch; ``training.iteration`` counts it.
+    """Take one optimizer step over the micro-batches of one batch; ``training.iteration`` counts it.
 
-    Each part's loss is its mean times its share of all scored pixels of the batch, over all parts and
-    processes, so the gradient is that of the whole batch however it is divided.
+    Each micro-batch's loss is its mean times its share of all scored pixels of the batch, over all
+    micro-batches and processes, so the gradient is that of the whole batch however it is divided. A batch
+    without a scored pixel changes nothing: no weight, momentum, statistic or average.
     """
     torch.manual_seed(seed_of(training.seed, training.iteration, distributed.rank()))
     for group in training.optimiser.param_groups:
         group["lr"] = group["base_lr"] * training.policy(training.iteration)
     batches = [_on_device(batch, training) for batch in batches]
     weights = [training.loss.weight(batch.label) for batch in batches]
-    whole = distributed.all_reduce_sum(torch.stack(weights).sum(0)).clamp(min=1e-9)
+    whole = distributed.all_reduce_sum(torch.stack(weights).sum(0))
+    if not whole.any():
+        return _skip_unscored(training)
+    whole = whole.clamp(min=1e-9)
     buffers = [(b, b.clone()) for b in training.model.buffers()] if training.guard.skips else []
     losses: dict[str, Tensor] = {}
     for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
@@ -258,6 +304,18 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
         training.optimiser.zero_grad(set_to_none=True)
     training.iteration += 1
     return Step(losses, norm)
+
+
+def _skip_unscored(training: Training) -> Step:
+    training.iteration += 1
+    if not training.has_unscored:
+        training.has_unscored = True
+        LOG.warning(
+            "iteration %d: no pixel of the batch is scored, so it changes nothing. Later batches of this"
+            " kind are not reported.",
+            training.iteration,
+        )
+    return Step({}, torch.zeros((), device=training.device))
 
 
 def _on_device(batch: Batch, training: Training) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def validate(
     )
     if run.asked_to_leave():
         return None
-    run.validation_pending = False
+    run.validation_pending, run.validated = False, run.iteration
     losses = loss.mean()
     monitor.scores(
         run.iteration, result.scores, result.class_iou, losses=losses, counts=result.counts.numpy()
@@ -74,7 +75,10 @@ def validate(
         record = {"iteration": run.iteration, "protocol": protocol.stated(), "scores": result.scores}
         with files.whole(checkpoints.folder / "result.json") as file:
             file.write(json.dumps(record, indent=2).encode())
-    if run.judge(best.measured(run.metric, result, losses, monitor.names)):
+    value = best.measured(run.metric, result, losses, monitor.names)
+    if not math.isfinite(value) and run.best is None:
+        monitor.say(f"careful: {best.explain_undefined(run.metric, value)}")
+    if run.judge(value):
         checkpoints.save_best(run.iteration, run.scored.state_dict(), result.scores)
     if run.out_of_patience:
         monitor.say(
@@ -94,16 +98,20 @@ def save_validate_leave(
     monitor: Monitor,
     checkpoints: Checkpoints,
 ) -> None:
-    """What follows an iteration: save if it is time, validate if that is pending, leave if asked.
+    """Save if it is time, validate if that is pending, leave if asked.
 
     A checkpoint comes before a validation, which is then still to do, and one after it: whatever ends the
-    validation, a broken image or a signal, no iteration is lost. Arguments are those of ``validate``.
+    validation, a broken image or a signal, no iteration is lost. While steps are being skipped nothing is
+    saved before the end: the run may never recover, and each checkpoint removes an older one. Arguments are
+    those of ``validate``.
 
     Raises:
         SystemExit: a signal asked this run to leave.
     """
 
     def save() -> None:
+        if run.guard.in_a_row and run.iteration < run.length:
+            return
         monitor.flush()  # so that a run resumed from here has no gap in its curves
         checkpoints.save(run.state())
 
