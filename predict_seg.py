@@ -5,6 +5,7 @@ From a checkpoint alone, or published weights, to masks and overlays of images, 
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from segkit.compose import Hooks, command, of_checkpoint
@@ -15,31 +16,48 @@ def main(settings: dict[str, Any]) -> None:
     """Find the images, rebuild the network, and write what it says about each."""
     from segkit import inference
     from segkit.evaluation import results, submissions
-    from segkit.inference import predict_files, predictor, sources
+    from segkit.evaluation.partial import weights_hash
+    from segkit.inference import predict_files, prediction_index, predictor, sources
     from segkit.inference.video import Video
     from segkit.system import distributed
 
-    source, kinds = settings["input"], set(settings["save"])
+    kinds = set(settings["save"]) | ({"ids"} if settings["submission"] else set())
+    if not kinds:
+        raise ValueError(
+            "save=[]: nothing would be written. Give one of ids, colours, overlays, probabilities"
+        )
     with distributed.processes(settings["device"]) as device:
-        images = sources.find(source)
-        video = None if images else Video(source)
+        source = distributed.decide_on_main(lambda: sources.find(settings["input"]))
+        first = source.images[0]
+        video = Video(first.file if first.camera is None else first.camera) if source.is_video else None
         network = predictor.rebuild(settings, device)
         if settings["submission"]:
             submissions.format_of(network.table)  # refuses what no server takes, before the work
-            kinds |= {"ids"}
         predictor = predictor.Predictor(network, inference.of_settings(settings))
-        folder = results.folder(settings, f"predict-{sources.title(source)}")
-        how = {"kinds": kinds, "resume": settings["resume"]}
-        if video:
-            frames, dropped = predict_files.of_video(predictor, video, folder, sources.title(source), **how)
-            lost = f", {dropped} came while the network was at work and were dropped" if dropped else ""
-            print(f"{frames} frames are predicted{lost}, see {folder}")
-            return
-        unreadable = predict_files.of_images(predictor, images, folder, **how)
+        folder, images = distributed.decide_on_main(
+            lambda: prediction_index.claim(
+                results.folder(settings, f"predict-{source.title}"),
+                source.images,
+                source=source.place,
+                network={"weights_sha256": weights_hash(network.model), **predictor.protocol.stated()},
+                is_default=settings["output"] is None,
+            )
+        )
+        options = {"kinds": kinds, "resume": settings["resume"]}
+        dropped = 0
+        if video is None:
+            outcome = predict_files.predict_images(predictor, images, folder, **options)
+        else:
+            outcome, dropped = predict_files.predict_video(
+                predictor, video, folder, images[0].name, **options
+            )
         if distributed.is_main():
-            print(f"{len(images) - len(unreadable)} of {len(images)} images are predicted, see {folder}")
-        if unreadable:
-            raise ValueError("\n".join([f"{len(unreadable)} could not be read:", *unreadable]))
+            lost = f"; {dropped} came while the network was busy and were dropped" if dropped else ""
+            print(f"{'frames' if video else 'images'}: {outcome}{lost}; see {folder}")
+        if outcome.failures:
+            if distributed.is_main():
+                print("\n".join(["not predicted:", *outcome.failures]), file=sys.stderr)
+            raise SystemExit(1)
         if settings["submission"] and distributed.is_main():
             print(f"verified: {submissions.pack(folder, [image.name for image in images], network.table)}")
 

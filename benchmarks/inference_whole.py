@@ -80,11 +80,11 @@ def pipeline(given: argparse.Namespace) -> dict[str, Any]:
                 overlays.save(folder / "photos" / f"{i}.jpg", image)
                 video.add(image)
         how: dict[str, Any] = {"kinds": ["overlays"], "resume": False}
-        photographs, ride = sources.find(str(folder / "photos")), str(folder / "ride.mp4")
+        photographs, ride = sources.find(str(folder / "photos")).images, folder / "ride.mp4"
         ways: dict[str, Any] = {
             "network": lambda out: [fast.predict(image) for image in images],
-            "folder": lambda out: predict_files.of_images(fast, photographs, out, **how),
-            "video": lambda out: predict_files.of_video(fast, Video(ride), out, "ride", **how),
+            "folder": lambda out: predict_files.predict_images(fast, photographs, out, **how),
+            "video": lambda out: predict_files.predict_video(fast, Video(ride), out, "ride", **how),
         }
         taken: dict[str, list[float]] = {name: [] for name in ways}
         begun = time.perf_counter()

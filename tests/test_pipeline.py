@@ -93,7 +93,7 @@ def test_a_full_disk_is_told(more):
 class Camera:
     """Frames of growing brightness; each prediction lets some pass."""
 
-    endless, rate, length = True, 10.0, None
+    source, endless, rate, length = 0, True, 10.0, None
 
     def __init__(self, passing):
         self.passing, self.free = passing, threading.Semaphore(1)
@@ -102,7 +102,7 @@ class Camera:
     def __iter__(self):
         for n in range(sum(self.passing)):
             self.free.acquire()
-            yield np.full((32, 32, 3), n, np.uint8)
+            yield n, np.full((32, 32, 3), n, np.uint8)
         self.shown.set()
 
 
@@ -120,8 +120,8 @@ def test_a_camera_s_video_lasts_as_long_as_the_camera_was_watched(tiny_run, tmp_
 
     monkeypatch.setattr(predictor, "predict", slow)
     how = {"kinds": ["colours", "ids"], "resume": False}
-    frames, dropped = predict_files.of_video(predictor, camera, tmp_path, "camera0", **how)
-    assert frames + dropped == sum(passing)
+    outcome, dropped = predict_files.predict_video(predictor, camera, tmp_path, "camera0", **how)
+    assert outcome.predicted + dropped == sum(passing)
     assert dropped == 5
-    assert len(list(Video(str(tmp_path / "colours/camera0.mp4")))) == sum(passing)
-    assert len(list((tmp_path / "ids/camera0").iterdir())) == frames
+    assert len(list(Video(tmp_path / "colours/camera0.mp4"))) == sum(passing)
+    assert len(list((tmp_path / "ids/camera0").iterdir())) == outcome.predicted

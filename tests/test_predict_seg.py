@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -56,7 +57,7 @@ def predicted(tiny_run, album, tmp_path_factory):
     output = tmp_path_factory.mktemp("predicted") / "out"
     kinds = "save=[ids,colours,overlays,probabilities]"
     words = f"checkpoint={tiny_run / 'best.pt'}", f"input={album}", f"output={output}", kinds
-    return output, run_command("predict_seg.py", *words, status=2)
+    return output, run_command("predict_seg.py", *words, status=1)
 
 
 def test_the_folders_of_the_images_are_kept(predicted):
@@ -64,13 +65,14 @@ def test_the_folders_of_the_images_are_kept(predicted):
     found = sorted(file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file())
     names = ["Größe (1)/b.c", "Größe (1)/straße=ß", "a", "turned"]
     kinds = {"colours": ".png", "ids": ".png", "overlays": ".jpg", "probabilities": ".npz"}
-    assert found == sorted(f"{kind}/{name}{suffix}" for kind, suffix in kinds.items() for name in names)
+    outputs = [f"{kind}/{name}{suffix}" for kind, suffix in kinds.items() for name in names]
+    assert found == sorted([*outputs, "predictions.json"])
 
 
 def test_an_unreadable_image_is_told_at_the_end_and_stops_nothing(predicted, album):
     done = predicted[1]
-    assert f"1 could not be read:\n{album}/broken.png: not an image, or only part of one" in done.stderr
-    assert "4 of 5 images are predicted" in done.stdout
+    assert f"not predicted:\n{album}/broken.png: not an image, or only part of one" in done.stderr
+    assert "images: 4 predicted, 0 skipped, 1 failed" in done.stdout
 
 
 def test_the_kinds_agree_with_each_other_and_with_python(predicted, album, network):
@@ -106,8 +108,10 @@ def test_resume_leaves_out_what_is_done_and_nothing_is_written_over(
     stamp = (output / "ids/a.png").stat().st_mtime_ns
     turned = (output / "ids/turned.png").read_bytes()
     (output / "ids/turned.png").unlink()
-    assert run_here("predict_seg", *words, "resume=true") == 2
-    assert "broken.png" in capsys.readouterr().err
+    assert run_here("predict_seg", *words, "resume=true") == 1
+    said = capsys.readouterr()
+    assert "broken.png" in said.err
+    assert "images: 1 predicted, 1 skipped, 1 failed" in said.out
     assert (output / "ids/a.png").stat().st_mtime_ns == stamp
     assert (output / "ids/turned.png").read_bytes() == turned
 
@@ -122,15 +126,84 @@ def test_a_video_becomes_a_video_of_as_many_frames_and_masks_of_each(tiny_run, t
     words = f"checkpoint={copy}", f"input={tmp_path / 'ride.mp4'}", "save=[ids,overlays,colours]"
     assert run_here("predict_seg", *words) == 0
     output = tmp_path / "predict-ride"
-    overlays = Video(str(output / "overlays/ride.mp4"))
+    overlays = Video(output / "overlays/ride.mp4")
     assert (len(list(overlays)), overlays.rate, overlays.length) == (5, 12.5, 5)
-    assert [frame.shape for frame in Video(str(output / "colours/ride.mp4"))] == [(48, 64, 3)] * 5
+    assert [frame.shape for _, frame in Video(output / "colours/ride.mp4")] == [(48, 64, 3)] * 5
     assert [file.name for file in sorted((output / "ids/ride").iterdir())] == [
         f"{i:06d}.png" for i in range(5)
     ]
-    third = list(Video(str(tmp_path / "ride.mp4")))[2]
+    third = list(Video(tmp_path / "ride.mp4"))[2][1]
     assert np.array_equal(pixels_of(output / "ids/ride/000002.png"), network.predict(third))
     assert run_here("predict_seg", *words) == 2  # there already
+
+
+def write_video(path, frames=20, *, seed=0, codec="MJPG"):
+    """Write frames whose brightness is 12 times their number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10.0, (64, 48))
+    noise = np.random.default_rng(seed).integers(0, 9, (48, 64, 3), np.uint8)
+    for number in range(frames):
+        writer.write(noise + np.uint8(12 * number))
+    writer.release()
+
+
+def damage_frames(path, numbers):
+    """Overwrite the pixels of some frames of an AVI; its other frames and its index stay."""
+    content = bytearray(path.read_bytes())
+    start = content.find(b"movi") + 4
+    for number in range(20):
+        size = int.from_bytes(content[start + 4 : start + 8], "little")
+        if number in numbers:
+            content[start + 8 : start + 8 + size] = bytes(size)
+        start += 8 + size + size % 2
+    path.write_bytes(content)
+
+
+def test_video_with_unreadable_frames_keeps_frame_numbers(tiny_run, tmp_path, run_here, capsys):
+    write_video(tmp_path / "ride.avi")
+    damage_frames(tmp_path / "ride.avi", {7, 8, 12})
+    words = f"checkpoint={tiny_run / 'best.pt'}", f"input={tmp_path}/ride.avi", f"output={tmp_path}/out"
+    assert run_here("predict_seg", *words, "save=[ids,overlays]") == 1
+    said = capsys.readouterr()
+    assert "frames: 17 predicted, 0 skipped, 3 failed" in said.out
+    assert "ride.avi: only 17 of 20 frames can be read" in said.err
+    numbers = [int(file.stem) for file in sorted((tmp_path / "out/ids/ride").iterdir())]
+    assert numbers == [number for number in range(20) if number not in {7, 8, 12}]
+    assert len(list(Video(tmp_path / "out/overlays/ride.mp4"))) == 20
+    for number, frame in Video(tmp_path / "ride.avi"):
+        assert round(float(frame.mean()) / 12) == number
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_video_cut_short_is_reported(tiny_run, tmp_path, run_here, capsys, suffix):
+    write_video(tmp_path / f"whole{suffix}")
+    content = (tmp_path / f"whole{suffix}").read_bytes()
+    start = max(content.find(b"movi"), 0)  # behind the header of an AVI
+    (tmp_path / f"ride{suffix}").write_bytes(content[: (start + len(content)) // 2])
+    words = f"checkpoint={tiny_run / 'best.pt'}", f"input={tmp_path}/ride{suffix}", f"output={tmp_path}/out"
+    assert run_here("predict_seg", *words, "save=[ids]") == 1
+    count = len(list((tmp_path / "out/ids/ride").iterdir()))
+    assert 0 < count < 20
+    assert f"only {count} of 20 frames can be read" in capsys.readouterr().err
+
+
+def test_videos_of_one_name_do_not_overwrite_each_other(tiny_run, tmp_path, run_here, capsys):
+    checkpoint = f"checkpoint={shutil.copy(tiny_run / 'best.pt', tmp_path)}"
+    for folder in ("a", "b"):
+        write_video(tmp_path / folder / "ride.avi", 3, seed=ord(folder))
+        assert run_here("predict_seg", checkpoint, f"input={tmp_path}/{folder}/ride.avi", "save=[ids]") == 0
+    assert [
+        len(list((tmp_path / name / "ids/ride").iterdir())) for name in ("predict-ride", "predict-ride-2")
+    ] == [3, 3]
+    again = checkpoint, f"input={tmp_path}/a/ride.avi", "save=[ids]"
+    assert run_here("predict_seg", *again) == 2  # frames are there
+    (tmp_path / "predict-ride/ids/ride/000001.png").unlink()
+    capsys.readouterr()
+    assert run_here("predict_seg", *again, "resume=true") == 0
+    assert "frames: 1 predicted, 2 skipped, 0 failed" in capsys.readouterr().out
+    into = f"output={tmp_path}/predict-ride", "resume=true"
+    assert run_here("predict_seg", checkpoint, f"input={tmp_path}/b/ride.avi", "save=[ids]", *into) == 2
+    assert f"ride: predicted from {tmp_path}/a/ride.avi" in capsys.readouterr().err
 
 
 def test_a_video_that_is_not_finished_is_not_there(tmp_path):
@@ -176,6 +249,99 @@ def test_what_cannot_be_predicted_is_refused_with_the_reason(
     assert run_here("predict_seg", *words, f"output={tmp_path / 'results'}") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def cameras(tiny_run, tmp_path):
+    """Two folders ``cam`` of two images each, and a copy of the checkpoint: ``checkpoint=...``."""
+    draw = np.random.default_rng(3)
+    for day in ("monday", "tuesday"):
+        for number in range(2):
+            image = draw.integers(0, 256, (32, 32, 3), np.uint8)
+            overlays.save(tmp_path / day / "cam" / f"{number}.png", image)
+    return f"checkpoint={shutil.copy(tiny_run / 'best.pt', tmp_path)}"
+
+
+def test_folders_of_one_name_have_outputs_of_their_own(cameras, tmp_path, run_here, capsys):
+    for day in ("monday", "tuesday", "monday", "tuesday"):
+        assert run_here("predict_seg", cameras, f"input={tmp_path}/{day}/cam", "resume=true") == 0
+    said = capsys.readouterr().out
+    assert said.count("images: 2 predicted, 0 skipped, 0 failed") == 2
+    assert said.count("images: 0 predicted, 2 skipped, 0 failed") == 2
+    for folder in ("predict-cam", "predict-cam-2"):
+        assert sorted(file.name for file in (tmp_path / folder / "ids").iterdir()) == ["0.png", "1.png"]
+        assert sorted(file.name for file in (tmp_path / folder / "overlays").iterdir()) == ["0.jpg", "1.jpg"]
+
+
+def test_other_kinds_of_output_leave_the_first_untouched(cameras, tmp_path, run_here, capsys):
+    words = cameras, f"input={tmp_path}/monday/cam"
+    assert run_here("predict_seg", *words, "save=[ids]") == 0
+    stamp = (tmp_path / "predict-cam/ids/0.png").stat().st_mtime_ns
+    assert run_here("predict_seg", *words, "save=[ids,colours]") == 2
+    assert run_here("predict_seg", *words, "save=[ids,colours]", "resume=true") == 0
+    assert "images: 2 predicted" in capsys.readouterr().out
+    assert (tmp_path / "predict-cam/ids/0.png").stat().st_mtime_ns == stamp
+    assert len(list((tmp_path / "predict-cam/colours").iterdir())) == 2
+
+
+def test_predictions_of_other_weights_are_not_mixed(cameras, tmp_path, tiny_run, run_here, capsys):
+    words = f"input={tmp_path}/monday/cam", "resume=true"
+    assert run_here("predict_seg", cameras, *words) == 0
+    last = f"checkpoint={shutil.copy(tiny_run / 'last.pt', tmp_path)}"
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    content["average"]["backbone.bn1.weight"] += 1
+    torch.save(content, tmp_path / "last.pt")
+    assert run_here("predict_seg", last, *words) == 0
+    assert (tmp_path / "predict-cam-2/ids/0.png").exists()
+    capsys.readouterr()
+    assert run_here("predict_seg", last, *words, f"output={tmp_path}/predict-cam") == 2
+    assert "0: predicted by another network or protocol" in capsys.readouterr().err
+
+
+def test_outputs_inside_the_input_are_not_predicted(cameras, tmp_path, run_here, capsys):
+    for place in ("", "/*.*", "/**/*.*"):
+        words = cameras, f"input={tmp_path}/monday{place}", f"output={tmp_path}/monday/out", "resume=true"
+        assert run_here("predict_seg", *words) == (2 if place == "/*.*" else 0)
+    assert len(list((tmp_path / "monday/out/ids").rglob("*.png"))) == 2
+    assert "images: 0 predicted, 2 skipped, 0 failed" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")  # of a camera that is not there
+def test_input_may_be_a_folder_named_by_a_number_or_a_list(cameras, tmp_path, run_here, monkeypatch, capsys):
+    (tmp_path / "monday").rename(tmp_path / "2024_11")
+    monkeypatch.chdir(tmp_path)
+    assert run_here("predict_seg", cameras, "input=2024_11", "save=[ids]") == 0
+    assert sorted(file.name for file in (tmp_path / "predict-2024_11/ids/cam").iterdir()) == [
+        "0.png",
+        "1.png",
+    ]
+    (tmp_path / "2024_11").rename(tmp_path / "2024")
+    assert run_here("predict_seg", cameras, "input=2024", "save=[ids]") == 0
+    assert run_here("predict_seg", cameras, "input=[2024/cam,tuesday/cam/0.png]", "output=both") == 0
+    assert "images: 3 predicted" in capsys.readouterr().out
+    assert (tmp_path / "both/ids/2024/cam/0.png").exists()
+    assert (tmp_path / "both/ids/tuesday/cam/0.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["input=~nosuchuser/photos"], "~nosuchuser/photos: there is no user 'nosuchuser' on this machine"),
+        (["input=monday", "output=~nosuchuser/out"], "~nosuchuser/out: there is no user 'nosuchuser'"),
+        (["input=[]"], "input= is missing"),
+        (["input=[monday,0]"], "input=0: a video or a camera is predicted alone"),
+        (["input=monday", "save=[]"], "save=[]: nothing would be written"),
+        (["input=monday", "output=best.pt/out"], "output=best.pt/out: cannot be written (Not a directory)"),
+    ],
+)
+def test_unusable_input_or_output_is_refused_in_one_line(
+    cameras, tmp_path, run_here, monkeypatch, capsys, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert run_here("predict_seg", cameras, *words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
 
 
 def test_published_weights_predict_without_data(tiny_run, album, tmp_path, run_here, network):

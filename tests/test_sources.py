@@ -28,7 +28,7 @@ def here(tmp_path, monkeypatch):
 
 
 def names(source):
-    return [image.name for image in sources.find(source)]
+    return [image.name for image in sources.find(source).images]
 
 
 def test_a_folder_is_searched_to_its_bottom_and_names_are_unique(here):
@@ -56,11 +56,11 @@ def test_a_pattern_names_images_below_its_first_wildcard(here, pattern, expected
 def test_a_list_names_files_relative_to_itself_or_to_where_one_is(here):
     lines = ["# chosen", "a.jpg", "", "photos/sub/b.JPG", str(here / "photos/sub/deep/c.webp"), "gone.png"]
     (here / "photos/chosen.txt").write_text("\n".join(lines), encoding="utf-8-sig")
-    found = sources.find("photos/chosen.txt")
+    found = sources.find("photos/chosen.txt").images
     assert [image.name for image in found] == ["a", "sub/b", "sub/deep/c", "gone"]
-    assert [str(image.file) for image in found[1:3]] == [
-        "photos/sub/b.JPG",
-        str(here / "photos/sub/deep/c.webp"),
+    assert [image.file for image in found[1:3]] == [
+        here / "photos/sub/b.JPG",
+        here / "photos/sub/deep/c.webp",
     ]
 
 
@@ -75,13 +75,17 @@ def test_an_empty_list_is_refused(here):
     [
         ("photos", "photos"),
         ("photos/*.png", "photos"),
-        ("a/ride.mp4", "ride"),
-        (0, "camera0"),
+        ("ride.mp4", "ride"),
+        ("0", "camera0"),
+        ("photos.v2", "photos.v2"),
         ("./photos/a.jpg", "a"),
     ],
 )
 def test_results_are_named_after_what_was_given(here, source, title):
-    assert sources.title(source) == title
+    (here / "ride.mp4").write_bytes(b"")
+    (here / "photos.v2").mkdir()
+    (here / "photos.v2/a.png").write_bytes(b"")
+    assert sources.find(source).title == title
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,32 @@ def test_a_tilde_is_the_home_folder(here, monkeypatch):
     (here / "ride.mp4").write_bytes(b"")
     assert names("~/photos/sub") == ["b", "deep/c"]
     assert names("~/photos/*.png") == ["[x]", "a"]
-    assert sources.title("~/photos/*.png") == "photos"
-    assert sources.is_video("~/ride.mp4")
-    assert sources.find("~/ride.mp4") == []
+    assert sources.find("~/photos/*.png").title == "photos"
+    assert sources.find("~/ride.mp4").is_video
+
+
+def test_every_image_has_a_name_of_its_own(tmp_path):
+    for name in ("a.jpg", "a.png", "a.jpg.png", "a.jpg.png.png", "b.tif"):
+        (tmp_path / name).write_bytes(b"")
+    assert names(str(tmp_path)) == ["a.jpg", "a.jpg.png", "a.jpg.png.png", "a.png", "b"]
+
+
+def test_names_of_listed_files_stay_inside_the_output_folder(tmp_path):
+    (tmp_path / "lists").mkdir()
+    for name in ("one/a.png", "two/a.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    lines = ["../one/a.png", "../lists/../two/a.png", "../one/../one/a.png"]
+    (tmp_path / "lists/all.txt").write_text("\n".join(lines))
+    assert names(str(tmp_path / "lists/all.txt")) == ["one/a", "two/a"]
+
+
+def test_a_link_to_a_folder_above_ends(here):
+    (here / "photos/sub/loop").symlink_to(here / "photos")
+    assert names("photos") == ["[x]", "a.jpg", "a.png", "sub/b", "sub/deep/c"]
+
+
+def test_several_inputs_are_named_below_their_common_folder(here):
+    assert names(["photos/sub", "photos/*.png"]) == ["sub/b", "sub/deep/c", "[x]", "a"]
+    with pytest.raises(ValueError, match="input=0: a video or a camera is predicted alone"):
+        sources.find(["photos", "0"])

@@ -30,7 +30,7 @@ SAME_DATA = ("name", "root", "val_split")  # settings that say on what was score
 def folder(settings: dict[str, Any], name: str) -> Path:
     """Where a command writes: ``output``, or a folder of this name beside the checkpoint or in ``runs/``."""
     if settings["output"] is not None:
-        return Path(settings["output"]).expanduser()
+        return files.expand(settings["output"])
     if settings["checkpoint"] is not None:
         return shared.beside(settings["checkpoint"]) / name
     return Path("runs", Path(settings["model"]["weights"]).stem, name)

@@ -1,10 +1,11 @@
-"""Predicting for many images or a video, leaving out what is done and telling what cannot be read."""
+"""Prediction of many images or of a video: what is there already is left out, failures are collected."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from segkit.drawing.overlays import colourise, displayed
 from segkit.inference import outputs, sources
 from segkit.inference.pipeline import Reading, Writing
+from segkit.inference.prediction_index import ImageFile
 from segkit.inference.predictor import Predictor
 from segkit.inference.video import Video, VideoFile, with_legend_strip
 from segkit.system import distributed
@@ -20,98 +22,125 @@ from segkit.types import id_type
 STREAMS = ("colours", "overlays")  # kinds of which a video makes a video
 
 
-def of_images(
-    predictor: Predictor,
-    files: Sequence[sources.ImageFile],
-    folder: Path,
-    *,
-    kinds: Collection[str],
-    resume: bool,
-) -> list[str]:
-    """Predict images, shared out to the processes, and write what is wanted of each.
+class Outcome(NamedTuple):
+    """Numbers of images or frames, and a line about each failure."""
+
+    predicted: int
+    skipped: int
+    failed: int
+    failures: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.predicted} predicted, {self.skipped} skipped, {self.failed} failed"
+
+
+def predict_images(
+    predictor: Predictor, images: Sequence[ImageFile], folder: Path, *, kinds: Collection[str], resume: bool
+) -> Outcome:
+    """Predict images, shared out to the processes, and write the outputs that are missing.
 
     Args:
         predictor: of the trained network.
-        files: the images.
-        folder: receives a folder of each kind, with the folders of the images in it.
+        images: with the names that ``prediction_index.claim`` gave them.
+        folder: receives a folder of each kind.
         kinds: of ``outputs.KINDS``.
-        resume: leave out images of which all kinds are there.
-
-    Returns:
-        One line about each image that could not be read.
+        resume: leave out what is there.
 
     Raises:
-        ValueError: some are there and are not to be left out, or the network's weights are broken.
+        ValueError: outputs are there and ``resume`` is false, or the network's weights are broken.
     """
-    done = [p for p in files if all(outputs.file_of(folder, kind, p.name).exists() for kind in kinds)]
-    if done and not resume:
-        raise ValueError(
-            f"{folder} holds {len(done)} of these {len(files)} predictions; leave them out with resume=true "
-            "or choose another output=..."
-        )
+    missing = {image: _missing(folder, image.name, kinds) for image in images}
+    there = [image for image, needed in missing.items() if len(needed) < len(set(kinds))]
+    _check_resume(folder, len(there), f"of these {len(images)} predictions", resume=resume)
     distributed.barrier()  # nobody writes before all have looked
-    left_out = set(done)
-    mine = [p for p in files if p not in left_out][distributed.rank() :: distributed.world_size()]
-    silent = None if distributed.is_main() else True  # None: silent where there is no terminal
-    unreadable = []
-    images = sources.read_ahead(mine, predictor.bands)
+    waiting = [image for image in images if missing[image]]
+    mine = waiting[distributed.rank() :: distributed.world_size()]
+    is_silent = None if distributed.is_main() else True  # None: silent where there is no terminal
+    failures = []
     with Writing() as writing:
-        for file, image in tqdm(images, "predicting", len(mine), unit="image", disable=silent):
-            if isinstance(image, Exception):
-                unreadable.append(str(image))
+        reading = sources.read_ahead(mine, predictor.bands)
+        for image, pixels in tqdm(reading, "predicting", len(mine), unit="image", disable=is_silent):
+            if isinstance(pixels, Exception):
+                failures.append(str(pixels))
                 continue
-            ids, probabilities = _predicted(predictor, image, kinds)
-            how = {"kinds": kinds, "probabilities": probabilities}
-            shown = displayed(image, predictor.bands)
-            writing.later(outputs.save, folder, file.name, shown, ids, predictor.table, **how)
-            if "ids" in kinds:
+            needed = missing[image]
+            ids, probabilities = _predict(predictor, pixels, needed)
+            shown = displayed(pixels, predictor.bands)
+            options = {"kinds": needed, "probabilities": probabilities}
+            writing.later(outputs.save, folder, image.name, shown, ids, predictor.table, **options)
+            if "ids" in needed:
                 raw = predictor.table.decode(ids)
-                writing.later(outputs.save_in_place, folder, file.name, raw, file.file)
-    return [line for part in distributed.gather(unreadable) for line in part]
+                writing.later(outputs.save_in_place, folder, image.name, raw, image.file)
+    failures = [line for part in distributed.gather(failures) for line in part]
+    return Outcome(len(waiting) - len(failures), len(images) - len(waiting), len(failures), failures)
 
 
-def of_video(
+def predict_video(
     predictor: Predictor, video: Video, folder: Path, name: str, *, kinds: Collection[str], resume: bool
-) -> tuple[int, int]:
+) -> tuple[Outcome, int]:
     """Predict frame by frame: colours and overlays become videos, ids and probabilities a file each frame.
 
     A camera is looked at until Ctrl-C. Of its frames the newest is taken each time the network is free; the
-    others are dropped, and a video shows the frame before in their place, so that it lasts as long as it was.
+    others are dropped. A video shows the frame before in place of dropped and of unreadable ones, so that it
+    lasts as long as its source.
 
     Returns:
-        The number of frames that were predicted, and of those that were dropped.
+        The outcome, and the number of frames that were dropped.
 
     Raises:
-        ValueError: a video is there and is not to be left out, or the network's weights are broken.
+        ValueError: outputs are there and ``resume`` is false, or the network's weights are broken.
     """
-    targets = {kind: folder / kind / f"{name}.mp4" for kind in STREAMS if kind in kinds}
-    there = [path for path in targets.values() if path.exists()]
-    if there and not resume:
-        raise ValueError(f"{there[0]} is there already; resume=true leaves it, or choose another output=...")
-    wanted = {kind: path for kind, path in targets.items() if path not in there}
+    streams = {kind: folder / kind / f"{name}.mp4" for kind in STREAMS if kind in kinds}
     stills = [kind for kind in kinds if kind not in STREAMS]
-    if not wanted and not stills:
-        return 0, 0
-    frames = lost = 0
+    there = [path for path in streams.values() if path.exists()]
+    there += [folder / kind / name for kind in stills if (folder / kind / name).exists()]
+    _check_resume(folder, len(there), f"outputs of {name}", resume=resume)
+    predicted = skipped = dropped = 0
+    following = 0  # number of the next frame of the streams
     until = contextlib.suppress(KeyboardInterrupt) if video.endless else contextlib.nullcontext()
     with contextlib.ExitStack() as stack, until:
-        files = {kind: stack.enter_context(VideoFile(path, video.rate)) for kind, path in wanted.items()}
+        files = {
+            kind: stack.enter_context(VideoFile(path, video.rate))
+            for kind, path in streams.items()
+            if not path.exists()
+        }
         writing = stack.enter_context(Writing())
         reading = stack.enter_context(Reading(video, drop=video.endless))
-        for image, dropped in tqdm(reading, "predicting", video.length, unit="frame", disable=None):
-            ids, probabilities = _predicted(predictor, image, stills)
-            how = {"kinds": stills, "probabilities": probabilities}
-            writing.later(outputs.save, folder, f"{name}/{frames:06d}", image, ids, predictor.table, **how)
+        for (number, image), lost in tqdm(reading, "predicting", video.length, unit="frame", disable=None):
+            still = f"{name}/{number:06d}"
+            dropped += lost
+            needed = _missing(folder, still, stills)
+            if not needed and not files:
+                skipped += 1
+                continue
+            ids, probabilities = _predict(predictor, image, needed)
+            options = {"kinds": needed, "probabilities": probabilities}
+            writing.later(outputs.save, folder, still, image, ids, predictor.table, **options)
             for kind, file in files.items():
-                writing.later(_add_frame, file, kind, image, ids, predictor, repeats=dropped)
-            frames, lost = frames + 1, lost + dropped
-    return frames, lost
+                repeats = number - following
+                writing.later(_add_frame, file, kind, image, ids, predictor, repeats=repeats)
+            following = number + 1
+            predicted += 1
+    failed = 0 if video.length is None else max(0, video.length - video.seen)
+    failures = [f"{video.source}: only {video.seen} of {video.length} frames can be read"] if failed else []
+    return Outcome(predicted, skipped, failed, failures), dropped
 
 
-def _predicted(
+def _missing(folder: Path, name: str, kinds: Collection[str]) -> list[str]:
+    return [kind for kind in kinds if not outputs.file_of(folder, kind, name).exists()]
+
+
+def _check_resume(folder: Path, there: int, of_what: str, *, resume: bool) -> None:
+    if there and not resume:
+        raise ValueError(
+            f"{folder} holds {there} {of_what}; leave them out with resume=true or choose another output=..."
+        )
+
+
+def _predict(
     predictor: Predictor, image: np.ndarray, kinds: Collection[str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Class ids, and probabilities where they are wanted."""
+    """Return class ids, and probabilities where they are wanted."""
     if "probabilities" not in kinds:
         return predictor.predict(image), None
     probabilities = predictor.probabilities(image)
@@ -123,11 +152,8 @@ def _add_frame(
 ) -> None:
     for _ in range(repeats):
         file.repeat()
-    file.add(_frame(kind, image, ids, predictor))
-
-
-def _frame(kind: str, image: np.ndarray, ids: np.ndarray, predictor: Predictor) -> np.ndarray:
     table = predictor.table
     if kind == "colours":
-        return colourise(ids, table.colours)
-    return with_legend_strip(image, ids, table.names, table.colours)
+        file.add(colourise(ids, table.colours))
+    else:
+        file.add(with_legend_strip(image, ids, table.names, table.colours))

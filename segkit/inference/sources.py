@@ -1,8 +1,9 @@
-"""What ``input=`` may name: an image, a folder, a pattern, a list of files, a video or a camera."""
+"""Inputs of a prediction: an image, a folder, a pattern, a list of files, a video, a camera, or several."""
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,104 +15,140 @@ import cv2
 import numpy as np
 
 from segkit.data.pairs import IMAGES, read_image
+from segkit.inference.prediction_index import ImageFile, drop_outputs
+from segkit.system import files
 from segkit.types import PHOTOGRAPHS, Bands
 
+LOG = logging.getLogger("segkit")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 ACCEPTED = "an image, a folder, a pattern such as photos/*.jpg, a list (.txt), a video or a camera's number"
 
 
-class ImageFile(NamedTuple):
-    """A file, and the name of what is predicted from it."""
+class Source(NamedTuple):
+    """What ``input=`` names.
 
-    file: Path
-    name: str  # path below what was given, without suffix; results are named after it
+    Attributes:
+        place: absolute, the same for the same input.
+        title: a short name.
+        images: and the names of what is predicted from them; of a video or a camera, that alone.
+        is_video: whether frames come one after another.
+    """
 
-
-def is_video(source: str | int) -> bool:
-    """Whether images come one after another, from a file or a camera."""
-    if isinstance(source, int):
-        return True
-    place = Path(source).expanduser()
-    return place.suffix.lower() in VIDEOS and not place.is_dir()
-
-
-def title(source: str | int) -> str:
-    """A short name for what is given."""
-    if isinstance(source, int):
-        return f"camera{source}"
-    place = Path(source).expanduser()
-    if not place.exists() and glob.has_magic(source):
-        place = _fixed_part(str(place))
-    return place.resolve().stem or "images"
+    place: str
+    title: str
+    images: list[ImageFile]
+    is_video: bool = False
 
 
-def find(source: str | int | None) -> list[ImageFile]:
-    """The images that are named, in order; a video or a camera has none until it is opened.
+def find(given: str | Sequence[str] | None) -> Source:
+    """Return the source that is named, its images in order.
 
     Raises:
         ValueError: nothing is named, or there is nothing there.
     """
-    if source is None or source == "":
+    if given is None or len(given) == 0:
         raise ValueError(f"input= is missing: give {ACCEPTED}")
-    if isinstance(source, int) or (is_video(source) and Path(source).expanduser().is_file()):
-        return []
-    place = Path(source).expanduser()
-    if place.is_dir():
-        files, base = _below(place), place
-        if not files:
-            raise ValueError(f"input={source}: no image is in this folder ({' '.join(IMAGES)})")
-    elif place.is_file() and place.suffix.lower() == ".txt":
-        files = _listed(place)
-        base = Path(os.path.commonpath([file.parent.absolute() for file in files]))
-    elif place.is_file():
-        files, base = [place], place.parent
+    if not isinstance(given, str):
+        return _find_several(given)
+    path = _absolute(files.expand(given))
+    if given.isdecimal() and not path.exists():
+        camera = f"camera{int(given)}"
+        return Source(camera, camera, [ImageFile(path, camera, int(given))], is_video=True)
+    title = path.name if path.is_dir() else path.stem
+    if path.is_file() and path.suffix.lower() in VIDEOS:
+        return Source(str(path), title, [ImageFile(path, title)], is_video=True)
+    if path.is_dir():
+        base = path
+        found = drop_outputs(_images_below(path), base)
+        if not found:
+            raise ValueError(f"input={given}: no image is in this folder ({' '.join(IMAGES)})")
+    elif path.is_file() and path.suffix.lower() == ".txt":
+        found = _read_list(path)
+        base = _common_folder(found)
+    elif path.is_file():
+        base, found = path.parent, [path]
     else:
-        matches = [Path(match) for match in glob.glob(str(place), recursive=True)]  # noqa: PTH207 (absolute ones)
-        files = sorted(match for match in matches if match.suffix.lower() in IMAGES)
-        base = _fixed_part(str(place))
-        if not files:
-            raise ValueError(f"input={source}: there is no such file, nor does it match one; give {ACCEPTED}")
-    return _named(files, base)
+        base = _fixed_part(path)
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (absolute)
+        found = drop_outputs(sorted(match for match in matches if match.suffix.lower() in IMAGES), base)
+        title = base.name
+        if not found:
+            raise ValueError(f"input={given}: there is no such file, nor does it match one; give {ACCEPTED}")
+    return Source(str(path), title or "images", _name(found, base))
 
 
-def _below(folder: Path) -> list[Path]:
-    files = []
-    for place, below, names in os.walk(folder, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        files += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in files if file.suffix.lower() in IMAGES)
+def _find_several(given: Sequence[str]) -> Source:
+    sources = [find(one) for one in given]
+    if len(sources) == 1:
+        return sources[0]
+    if videos := [text for text, source in zip(given, sources, strict=True) if source.is_video]:
+        raise ValueError(
+            f"input={videos[0]}: a video or a camera is predicted alone; give it as the only input"
+        )
+    paths = [image.file for source in sources for image in source.images]
+    base = _common_folder(paths)
+    return Source(" ".join(source.place for source in sources), base.name or "images", _name(paths, base))
 
 
-def _listed(file: Path) -> list[Path]:
-    """The files of a list, one a line, relative to the list or to where the command runs."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    named = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - without following symbolic links
+
+
+def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> list[Path]:
+    """Return the images in a folder and its subfolders; links are followed, but in no circle."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return []
+    found: list[Path] = []
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        LOG.warning("%s: left out, it cannot be listed (%s)", folder, error.strerror)
+        return []
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            found += _images_below(entry, above | {real})
+        elif entry.suffix.lower() in IMAGES:
+            found.append(entry)
+    return sorted(found)
+
+
+def _read_list(file: Path) -> list[Path]:
+    """Return the files of a list, one a line, relative to the list or to the current folder."""
+    lines = [line.strip() for line in files.read_text(file).splitlines()]
+    named = [files.expand(line) for line in lines if line and not line.startswith("#")]
     if not named:
         raise ValueError(f"input={file}: the list is empty; it holds one image a line")
-    return [path if (path.is_absolute() or path.exists()) else file.parent / path for path in named]
+    return [_absolute(path if path.is_absolute() or path.exists() else file.parent / path) for path in named]
 
 
-def _fixed_part(pattern: str) -> Path:
-    """The folder before the first wildcard."""
-    parts = Path(pattern).parts
+def _common_folder(paths: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folder before the first wildcard."""
+    parts = pattern.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
     return Path(*parts[:first])
 
 
-def _named(paths: Sequence[Path], base: Path) -> list[ImageFile]:
-    """Images with names; of two that differ in nothing but the suffix, the names keep it."""
-    files = list(dict.fromkeys(paths))
-    below = [Path(os.path.relpath(file.absolute(), base.absolute())) for file in files]
-    stems = [path.with_suffix("").as_posix() for path in below]
-    often = Counter(stems)
-    names = [stem if often[stem] == 1 else path.as_posix() for stem, path in zip(stems, below, strict=True)]
-    return [ImageFile(file, name) for file, name in zip(files, names, strict=True)]
+def _name(paths: Sequence[Path], base: Path) -> list[ImageFile]:
+    """Name images by their path below ``base`` without suffix; where two would have one name, with it."""
+    unique = list(dict.fromkeys(paths))
+    whole = [path.relative_to(base).as_posix() for path in unique]
+    names = [path.relative_to(base).with_suffix("").as_posix() for path in unique]
+    while twice := [name for name, count in Counter(names).items() if count > 1]:
+        names = [full if name in twice else name for full, name in zip(whole, names, strict=True)]
+    return [ImageFile(path, name) for path, name in zip(unique, names, strict=True)]
 
 
 def read_ahead(
     images: Sequence[ImageFile], bands: Bands = PHOTOGRAPHS
 ) -> Iterator[tuple[ImageFile, np.ndarray | Exception]]:
-    """Images (H, W, C), or why they cannot be read; each is read while the last is in use."""
+    """Yield images (H, W, C), or why they cannot be read; each is read while the last is in use."""
     with ThreadPoolExecutor(1) as pool:
         waiting = None
         for image in images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,35 +17,73 @@ FALLBACK_RATE = 25.0  # frames per second, where a camera does not say
 
 
 class Video:
-    """The frames of a file or of a camera, (H, W, 3) uint8 RGB, turned as the file says.
+    """Numbered frames (H, W, 3) uint8 RGB of a file or of a camera, turned as the file says.
+
+    A frame that cannot be decoded is left out, and the others keep their numbers.
 
     Attributes:
         rate: frames per second.
-        length: number of frames by the file's own account; None for a camera.
+        length: number of frames that the file should have; None for a camera.
         endless: whether it is a camera.
+        seen: frames read so far.
 
     Raises:
         ValueError: it cannot be opened.
     """
 
-    def __init__(self, source: str | int) -> None:
-        self.source, self.endless = source, isinstance(source, int)
-        self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(Path(source).expanduser()))
+    def __init__(self, source: Path | int) -> None:
+        self.source, self.endless, self.seen = source, isinstance(source, int), 0
+        # decoders print a line for each damaged block; unreadable frames are counted here
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self.capture.isOpened():
-            what = "no camera answers" if self.endless else "not a video that can be read"
-            raise ValueError(f"input={source}: {what}")
+            reason = "no camera answers" if self.endless else "not a video that can be read"
+            raise ValueError(f"input={source}: {reason}")
         self.rate = self.capture.get(cv2.CAP_PROP_FPS) or FALLBACK_RATE
-        count = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.length = count if count > 0 and not self.endless else None
+        self.times = [] if isinstance(source, int) else _packet_times(source)
+        self.length = None if isinstance(source, int) else self._count(source)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        seen = 0
-        while (read := self.capture.read())[0]:
-            seen += 1
-            yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
+    def _count(self, file: Path) -> int:
+        """Return the number of frames: those whose data are there, more where the file names more.
+
+        MP4 and AVI store the number. Of others OpenCV estimates it from the duration.
+        """
+        named, tolerance = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+        if file.suffix.lower() not in (".mp4", ".m4v", ".mov", ".avi"):
+            tolerance = max(1, named // 50)
+        return named if named > len(self.times) + tolerance else len(self.times)
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        number, failures = -1, 0
+        while True:
+            is_read, image = self.capture.read()
+            if is_read:
+                number = max(number + 1, self._number_of(self.capture.get(cv2.CAP_PROP_POS_MSEC)))
+                self.seen += 1
+                yield number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                continue
+            if failures >= len(self.times) - self.seen:
+                break
+            failures += 1  # a frame that cannot be decoded; others may follow
         self.capture.release()
-        if not seen:
+        if not self.seen:
             raise ValueError(f"input={self.source}: not one frame can be read")
+
+    def _number_of(self, time: float) -> int:
+        """Return the place of a frame of this time (ms) in the file, 0 if its packets have no times."""
+        return bisect.bisect_left(self.times, time - 0.5) if len(set(self.times)) == len(self.times) else 0
+
+
+def _packet_times(file: Path) -> list[float]:
+    """Return the times (ms) of the frames in a file, in order, without decoding them.
+
+    A frame before time 0 was trimmed away, and is not shown.
+    """
+    packets = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    times = []
+    while packets.grab():
+        times.append(packets.get(cv2.CAP_PROP_POS_MSEC))
+    return sorted(time for time in times if time > -0.5)
 
 
 class VideoFile:

@@ -72,7 +72,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     },
     "predict": TRAINED
     | {
-        "input": str | None | NonNegativeInt,
+        "input": str | list[str] | None,
         "save": list[Literal["ids", "colours", "overlays", "probabilities"]],
     },
     "export": {

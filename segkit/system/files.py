@@ -32,6 +32,18 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def expand(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~NAME`` replaced by the home folder.
+
+    Raises:
+        ValueError: there is no user of that name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no user {Path(path).parts[0][1:]!r} on this machine") from error
+
+
 def read_text(path: Path, *, most: int = 1 << 26) -> str:
     """The text of a file that a setting names; what never ends, as a device or a pipe, is not read.
 

@@ -62,10 +62,10 @@ def images_of(given: str | None, data: Mapping[str, Any] | None, *, split: str, 
         ValueError: nothing is there, or it cannot be read.
     """
     if given is not None:
-        found = sources.find(given)
-        if not found:
+        source = sources.find(given)
+        if source.is_video:
             raise ValueError(f"input={given}: a video; give images to compare on")
-        return Images(given, [read_image(image.file) for image in _spread(found, count)])
+        return Images(given, [read_image(image.file) for image in _spread(source.images, count)])
     origin = "drawn scenes, as no data set is at hand: give input=FOLDER for photographs"
     dataset = None
     if data:
