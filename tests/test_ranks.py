@@ -14,6 +14,7 @@ import torch
 from runs import ROOT, SMALL, Act, KillAt, Run, assert_same_end, newest, ranks, scalars
 
 CALM = ["schedule.batch_size=6", "schedule.lr=0.0005", "schedule.head_lr_multiplier=1"]
+CALM += ["schedule.freeze_norm=true"]  # statistics of batches are synchronized on GPUs alone
 CALM += ["model.backbone.output_stride=8"]  # rounding grows slowly, and crosses no kink of a rectifier
 
 
@@ -69,7 +70,7 @@ def leave():
 
 
 def test_a_signal_to_one_process_lets_all_leave_together_and_go_on_the_same(tmp_path):
-    settings = ["schedule.accumulate=2", "schedule.ema=0.9"]
+    settings = ["schedule.accumulate=2", "schedule.batch_size=8", "schedule.ema=0.9"]
     unbroken = ranks(2, tmp_path / "unbroken", *settings)
     broken = ranks(
         2, tmp_path / "run", *settings, before=Act("segkit.training.train_step", 5, leave, rank="1")

@@ -124,15 +124,6 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return total
 
 
-def gather_rows(row: Tensor) -> Tensor:
-    """The tensors (n) of all processes as (processes, n), in order of rank."""
-    if not _several():
-        return row[None]
-    rows = [torch.empty_like(row) for _ in range(world_size())]
-    dist.all_gather(rows, row)
-    return torch.stack(rows)
-
-
 def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean over all processes of some scalars, in one exchange."""
     if not _several():

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from segkit.system import distributed
 from segkit.training.run import Training
 
 FEW = 4  # images whose batch statistics are mostly noise (Wu and He 2018, figure 1)
@@ -50,16 +51,23 @@ def warnings(run: Training, model: Mapping[str, Any]) -> list[str]:
 
 
 def _few_images(run: Training, start: Any) -> Iterator[str]:
-    """Batch statistics over too few images; those of all processes are taken together."""
+    """Batch statistics over too few images; GPUs take those of all processes together."""
     images = run.schedule.batch_size // run.schedule.accumulate
     resting = {id(m) for module in run.resting for m in module.modules()}
     norms = [m for m in run.model.modules() if isinstance(m, _BatchNorm) and id(m) not in resting]
-    if norms and images < FEW:
-        larger = f"schedule.batch_size={8 * run.schedule.accumulate} (a smaller sizes.crop makes room)"
-        kept = "schedule.freeze_norm=true, which keeps the statistics it has learnt, or "
+    kept = "schedule.freeze_norm=true, which keeps the statistics it has learnt, or "
+    processes = distributed.world_size() if run.device.type != "cuda" else 1
+    if norms and processes > 1:
+        images //= processes
         yield (
-            f"batch normalisation over {images} image{'s' if images > 1 else ''} at a time is mostly noise;"
-            f" use {kept if start else ''}{larger}"
+            f"{processes} processes on a CPU: batch normalization sees the images of one process at a time;"
+            f" use {kept if start else ''}one process with more threads"
+        )
+    if norms and images < FEW:
+        batch_size = 8 * run.schedule.accumulate * processes
+        yield (
+            f"batch normalization over {images} image{'s' if images > 1 else ''} at a time is mostly noise;"
+            f" use {kept if start else ''}schedule.batch_size={batch_size} (a smaller sizes.crop makes room)"
         )
 
 

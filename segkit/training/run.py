@@ -291,6 +291,8 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
             parts = _backward(training, batch, weight / whole * distributed.world_size())
         losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
     losses = distributed.all_reduce_mean(losses)
+    if training.device.type != "cuda":  # where statistics are synchronized already
+        replicas.average_statistics(training.model)
     with record_function("optimiser"):
         norm = _norm_of_gradient(training)
         names = [name for batch in batches for name in batch.names]
