@@ -22,8 +22,10 @@ def main(settings: dict[str, Any]) -> None:
         val_set = components.build("data.datasets", settings["data"], split="val")
         model, table, own_data = predictor.rebuild(settings, device)
         protocol = inference.of_settings(settings).on(device)
-        folder = results.folder(settings, results.test_name(settings, own_data))
-        results.refuse_another_s(folder, settings, protocol)
+        weights_sha256 = evaluation.weights_hash(model)
+        folder = distributed.decide_on_main(
+            lambda: results.output_folder(settings, own_data, protocol, weights_sha256)
+        )
         gallery = report.Gallery() if settings["report"] else None
         kinds = set(settings["save"])
         if settings["submission"]:
@@ -42,7 +44,7 @@ def main(settings: dict[str, Any]) -> None:
         if distributed.is_main():
             about = {
                 "weights": settings["checkpoint"] or settings["model"]["weights"],
-                "weights_sha256": evaluation.weights_hash(model),
+                "weights_sha256": weights_sha256,
                 "settings": settings,
             }
             results.write(folder, result, table, about)

@@ -244,7 +244,48 @@ def test_a_result_on_other_data_is_not_written_over(tiny_run, photographs, tmp_p
     assert run_here("test_seg", *words) == 0
     before = (tmp_path / "out/result.json").read_text()
     assert run_here("test_seg", *words, "data=folder", f"data.root={photographs}") == 2
-    assert "holds the result of whole on shapes, split val: choose another output" in capsys.readouterr().err
-    assert run_here("test_seg", *words, "evaluation.flip=true") == 2
+    assert "holds the result of whole on shapes, split val. Choose another output" in capsys.readouterr().err
+    for change in ("evaluation.flip=true", "data.val_scenes=3"):
+        assert run_here("test_seg", *words, change) == 2
     assert (tmp_path / "out/result.json").read_text() == before
     assert run_here("test_seg", *words) == 0  # again the same
+
+
+def test_results_of_other_weights_are_kept(tiny_run, tmp_path, run_here, capsys):
+    for name in ("best.pt", "last.pt"):
+        shutil.copy(tiny_run / name, tmp_path)
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    content["average"]["backbone.bn1.weight"] *= 0.5
+    torch.save(content, tmp_path / "last.pt")
+    hashes = []
+    for name in ("best.pt", "last.pt"):
+        assert run_here("test_seg", f"checkpoint={tmp_path / name}", "loader.workers=0") == 0
+    for folder in ("test-whole", "test-last-whole"):
+        result = json.loads((tmp_path / folder / "result.json").read_text())
+        hashes.append(result["weights_sha256"])
+    assert hashes[0] != hashes[1]
+    words = f"checkpoint={tmp_path}/last.pt", "loader.workers=0"
+    assert run_here("test_seg", *words, f"output={tmp_path}/test-whole") == 2
+    assert "test-whole holds the result of other weights of whole on shapes" in capsys.readouterr().err
+    shutil.copy(tmp_path / "last.pt", tmp_path / "best.pt")  # the training went on
+    assert run_here("test_seg", f"checkpoint={tmp_path}/best.pt", "loader.workers=0") == 0
+    assert (tmp_path / "test-whole-2/result.json").exists()
+    assert json.loads((tmp_path / "test-whole/result.json").read_text())["weights_sha256"] == hashes[0]
+
+
+def test_another_root_has_a_result_folder_of_its_own(tiny_run, photographs, tmp_path, run_here):
+    copy = f"checkpoint={shutil.copy(tiny_run / 'best.pt', tmp_path)}"
+    shutil.copytree(photographs, tmp_path / "more/photographs")
+    for root in (photographs, tmp_path / "more/photographs", photographs):
+        assert run_here("test_seg", copy, "data=folder", f"data.root={root}", "loader.workers=0") == 0
+    folders = sorted(folder.name for folder in tmp_path.glob("test-*"))
+    assert folders == ["test-whole-folder-val", "test-whole-folder-val-2"]
+
+
+def test_a_result_with_more_evaluators_is_kept(tiny_run, tmp_path, run_here, capsys):
+    words = f"checkpoint={tiny_run / 'best.pt'}", f"output={tmp_path}", "loader.workers=0"
+    assert run_here("test_seg", *words) == 0
+    assert run_here("test_seg", *words, "evaluation.evaluators.boundary=true") == 0
+    assert run_here("test_seg", *words) == 2
+    assert "holds the result of whole with boundary on shapes" in capsys.readouterr().err
+    assert "mIoU_boundary" in scores_in(tmp_path)

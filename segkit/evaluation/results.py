@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -24,11 +25,13 @@ from segkit.monitor.versions import environment
 from segkit.system import files, shared
 from segkit.types import Sample
 
-SAME_DATA = ("name", "root", "val_split")  # settings that say on what was scored
+SAME_DATA = ("name", "root", "val_split")  # settings that name a folder of results
+HOW_TO_READ = ("cache", "on_error")  # settings of data that change no score
+USUAL_FILES = ("best.pt", shared.NAME)  # checkpoints whose results are named after the protocol alone
 
 
 def folder(settings: dict[str, Any], name: str) -> Path:
-    """Where a command writes: ``output``, or a folder of this name beside the checkpoint or in ``runs/``."""
+    """Return where a command writes: ``output``, or a folder beside the checkpoint or in ``runs/``."""
     if settings["output"] is not None:
         return files.expand(settings["output"])
     if settings["checkpoint"] is not None:
@@ -37,37 +40,74 @@ def folder(settings: dict[str, Any], name: str) -> Path:
 
 
 def test_name(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """The name of the folder of a test: its protocol and, unless they are the run's own, data and split.
+    """Return the name of a test's folder.
+
+    It has the checkpoint unless that is ``best.pt``, the protocol and, unless they are the run's own, data
+    and split.
 
     Args:
         settings: of the command.
         own: settings of the data that the network was trained on.
     """
-    data = settings["data"]
-    words = ["test", presets.title(settings)]
+    data, file = settings["data"], Path(settings["checkpoint"] or "best.pt")
+    is_usual = file.name in USUAL_FILES or not file.suffix or "://" in str(settings["checkpoint"])
+    words = ["test", *([] if is_usual else [file.name.removesuffix(".pt")]), presets.title(settings)]
     if not own or any(data.get(key) != own.get(key) for key in SAME_DATA):
         words += [data["name"], str(data.get("val_split", "val"))]
     return re.sub(r"[^\w.=-]+", "-", "-".join(words))
 
 
-def refuse_another_s(folder: Path, settings: Mapping[str, Any], protocol: Protocol) -> None:
-    """See that a folder does not hold the result on other data or under another protocol.
+def output_folder(
+    settings: dict[str, Any], own: Mapping[str, Any], protocol: Protocol, weights_sha256: str
+) -> Path:
+    """Return the folder for a result, which holds no result of other weights, data or protocol.
+
+    Without ``output=`` the first of ``NAME``, ``NAME-2``, ... is taken that does not.
+
+    Args:
+        settings: of the command.
+        own: settings of the data that the network was trained on.
+        protocol: of the evaluation.
+        weights_sha256: of ``partial.weights_hash``.
 
     Raises:
-        ValueError: it does; its report, tables and masks would be mixed with the new ones.
+        ValueError: ``output=`` holds such a result; its report, tables and masks would be overwritten.
     """
+    place = folder(settings, test_name(settings, own))
+    for number in itertools.count(2):
+        difference = _find_difference(place, settings["data"], protocol, weights_sha256)
+        if not difference:
+            return place
+        if settings["output"] is not None:
+            raise ValueError(f"{place} holds {difference}. Choose another output=..., or remove it")
+        place = place.with_name(f"{test_name(settings, own)}-{number}")
+    raise AssertionError
+
+
+def _find_difference(folder: Path, data: Any, protocol: Protocol, weights_sha256: str) -> str:
+    """Return which other result a folder holds, empty if it holds none or the same."""
     try:
         there = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        data, how = there["settings"]["data"], there["protocol"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # nothing, or nothing of ours
-    now = json.loads(json.dumps(protocol.stated()))
-    other = any(how.get(key, value) != value for key, value in now.items() if key != "evaluators")
-    if other or any(data.get(key) != settings["data"].get(key) for key in SAME_DATA):
-        raise ValueError(
-            f"{folder} holds the result of {how.get('name')} on {on_what({'data': data})}: "
-            "choose another output=..., or take it away"
-        )
+        other_data, other = there["settings"]["data"], dict(there["protocol"])
+        other_weights = there["weights_sha256"]
+    except OSError:
+        return ""
+    except (ValueError, KeyError, TypeError):
+        return "a result.json that is damaged or of another program"
+    now, data = json.loads(json.dumps([protocol.stated(), dict(data)]))
+    extra = dict(other.pop("evaluators", None) or {})
+    is_same_protocol = all(now.get(key) == value for key, value in other.items())
+    has_extra = all(now["evaluators"].get(key) == value for key, value in extra.items())
+    keys = (data.keys() | other_data.keys()) - {*HOW_TO_READ}
+    is_same_data = all(data.get(key) == other_data.get(key) for key in keys)
+    if is_same_protocol and is_same_data and has_extra and other_weights == weights_sha256:
+        return ""
+    weights = "" if other_weights == weights_sha256 else " of other weights"
+    evaluators = "" if has_extra else f" with {', '.join(extra)}"
+    name, root = on_what({"data": other_data}), other_data.get("root")
+    return f"the result{weights} of {other.get('name')}{evaluators} on {name}" + (
+        f", root {root}" if root else ""
+    )
 
 
 def on_what(settings: Mapping[str, Any]) -> str:
