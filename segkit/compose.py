@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -26,7 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit import components
@@ -98,7 +99,9 @@ def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
 
     arguments.check(sys.argv[1:])
     components.use_plugins(_plugins(sys.argv[1:]))
-    said = [accept_any_key(argument, name) for argument in arguments.flags_first(sys.argv[1:])]
+    words = arguments.flags_first(sys.argv[1:])
+    sweeps = bool({"--multirun", "-m"} & {*words})
+    said = [accept_any_key(argument, name, sweeps=sweeps) for argument in words]
     sys.argv[1:] = said or ["--help"]
     if {"--help", "-h"} & {*sys.argv}:  # where Hydra lists all groups twice, and we list our own
         Hydra.format_config_groups = lambda *_: ""  # pyright: ignore[reportAttributeAccessIssue]
@@ -123,10 +126,20 @@ def composed(name: str, overrides: Sequence[str] = (), hooks: Hooks = Hooks()) -
     typed = [accept_any_key(override, name) for override in overrides]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            config = hydra.compose(name, typed)
+            config = hydra.compose(name, typed, return_hydra_config=True)
         except Exception as error:
             raise ValueError(_in_words(error, overrides)) from error
+        chosen = OmegaConf.to_container(config.hydra.runtime.choices)
+        with flag_override(config, ["struct", "readonly"], [False, False]):
+            del config["hydra"]
+        if name == "train" and config.get("run_name") in (None, ""):
+            config["run_name"] = default_run_name(cast("dict[str, Any]", chosen))
         return plain(name, config, hooks, typed=typed)
+
+
+def default_run_name(choices: Mapping[str, Any]) -> str:
+    """Return the name of a run that was given none, by the files that were chosen."""
+    return str(choices.get("experiment") or f"{choices.get('model')}-{choices.get('data')}")
 
 
 def _plugins(typed: Sequence[str]) -> list[str]:
@@ -175,15 +188,15 @@ def plain(
         if hooks.defaults is not None:
             below = hooks.defaults(cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False)))
             config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(below), config))
-        settings = _resolved(config)
+        settings = _resolved(name, config)
     except OmegaConfBaseException as error:
         said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
         raise ValueError("\n".join(schema.missing(name, config)) or said) from error
     before = hooks.resumed(settings) if hooks.resumed else None
     network = hooks.tuned(settings) if hooks.tuned and before is None else None
     known = before or (below if network is None else {"model": network})
-    config = _closed(config, known, hooks.choose if before is None else None)
-    settings = _resolved(config)
+    config = _closed(name, config, known, hooks.choose if before is None else None)
+    settings = _resolved(name, config)
     said = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(typed))}
     chosen = {key: str(value) for key, value in said.items() if (CONF / key).is_dir()}
     groups.without_idle(settings, chosen, said.keys() - chosen.keys())
@@ -201,22 +214,28 @@ def plain(
     return schema.check(name, settings)
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
+def _resolved(command: str, config: DictConfig) -> dict[str, Any]:
     """Plain dicts and lists, references resolved, with the run's name."""
     settings = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    schema.expand_paths(command, settings)
     if "run_name" in settings and HydraConfig.initialized():
         settings["run_name"] = _run_name(settings["run_name"])
     return settings
 
 
 def _closed(
-    config: DictConfig, known: Mapping[str, Any], choose: Callable[[dict[str, Any]], Mapping[str, Any]] | None
+    name: str,
+    config: DictConfig,
+    known: Mapping[str, Any],
+    choose: Callable[[dict[str, Any]], Mapping[str, Any]] | None,
 ) -> DictConfig:
     """The settings with nothing left open: by other settings, by what is chosen, or by what is usual."""
-    config = _with(config, open_keys.fillings(_resolved(config), known))
+    config = _with(config, open_keys.fillings(_resolved(name, config), known))
     if choose is not None:
-        config = _with(config, choose(_resolved(config)))
-    return _with(config, open_keys.fillings(_resolved(config), open_keys.USUAL))
+        usual = _with(config.copy(), open_keys.fillings(_resolved(name, config), open_keys.USUAL))
+        schema.check(name, _resolved(name, usual))  # errors come before what is chosen is printed
+        config = _with(config, choose(_resolved(name, config)))
+    return _with(config, open_keys.fillings(_resolved(name, config), open_keys.USUAL))
 
 
 def _with(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
@@ -258,8 +277,7 @@ def _paths_of_choice(group: str, choice: str) -> list[str]:
 def _run_name(given: Any) -> Any:
     """The name given, or one of what was chosen; every job of ``--multirun`` adds what is its own."""
     job = HydraConfig.get()
-    chosen = job.runtime.choices
-    name = chosen.get("experiment") or f"{chosen.get('model')}-{chosen.get('data')}"
+    name = default_run_name(job.runtime.choices)
     try:
         name = name if given in (None, "") else coerce(given, str)
     except ValueError:
@@ -274,16 +292,17 @@ def swept(overrides: Sequence[str], typed: Sequence[str]) -> list[str]:
     return [re.sub(r"[^\w.=-]", "_", override) for override in own]
 
 
-def accept_any_key(argument: str, name: str = "train") -> str:
+def accept_any_key(argument: str, name: str = "train", *, sweeps: bool = False) -> str:
     """``a.b=1`` as ``++a.b=1``: an unknown key then reaches our check, which says what is accepted.
 
     Choices of a file (``model=...``) and Hydra's own keys and flags are left alone. A value that Hydra cannot
     read is put in quotes: a path may hold umlauts, brackets and equal signs. So is ``2026_11`` where text is
-    meant, which would be the number 202611.
+    meant, which would be the number 202611, and a path with a comma, which would be a sweep.
 
     Args:
         argument: as typed.
         name: of the command.
+        sweeps: a comma separates the values of a sweep.
     """
     key, equals, value = argument.partition("=")
     plain_key = re.fullmatch(r"[A-Za-z_][\w./]*", key)
@@ -291,10 +310,21 @@ def accept_any_key(argument: str, name: str = "train") -> str:
         return argument
     try:
         read = OverridesParser.create().parse_override(f"++{argument}")
-        if isinstance(read.value(), int | float) and schema.is_text(name, key):
-            return f"++{key}='{value}'"
+        if isinstance(read.value(), int | float):
+            unusual = f"{read.value()}" != value or Path(value).exists()  # 2024_11, or a folder of that name
+            if schema.is_text(name, key) or (unusual and schema.may_be_text(name, key)):
+                return f"++{key}='{value}'"
+        if read.is_sweep_override() and not sweeps and schema.may_be_text(name, key):
+            return f"++{key}={_quote(value)}"
     except HydraException:
-        quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a backslash escapes where a quote follows
-        quoted = re.sub(r"(\\+)\Z", r"\1\1", quoted)
-        return f"++{key}='{quoted}'"
+        return f"++{key}={_quote(value)}"
     return f"++{argument}"
+
+
+def _quote(value: str) -> str:
+    """Put text, or each text of a list, in quotes, so that Hydra reads it as it is."""
+    if listed := re.fullmatch(r"\[([^\[\]]+)\]", value):
+        return f"[{','.join(_quote(item.strip()) for item in listed[1].split(','))}]"
+    quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a backslash escapes where a quote follows
+    quoted = re.sub(r"(\\+)\Z", r"\1\1", quoted)
+    return f"'{quoted}'"

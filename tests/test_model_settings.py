@@ -59,6 +59,11 @@ def test_stride_and_rates_can_be_set():
     assert model.head.aspp.b3[0].dilation == (3, 3)
 
 
+def test_an_empty_value_range_is_refused():
+    with pytest.raises(ValueError, match=r"and model\.value_range 0"):
+        model_of("model.value_range=[]")
+
+
 def test_a_demonstration_model_is_small():
     assert sum(p.numel() for p in model_of("model=deeplabv3_demo").parameters()) < 2_000_000
 

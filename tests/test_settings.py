@@ -83,7 +83,7 @@ def test_an_integer_where_a_number_is_meant_becomes_one():
         ({"decay_norm_and_bias": "no"}, r"schedule.decay_norm_and_bias=no: must be true or false"),
         (
             {"batchsize": 2},
-            r"schedule.batchsize=2: there is no such setting; did you mean schedule.batch_size\?",
+            r"schedule.batchsize=2: there is no such setting; did you mean schedule.batch_size=2\?",
         ),
         (
             {"policy": {"name": "poli"}},
@@ -92,10 +92,10 @@ def test_an_integer_where_a_number_is_meant_becomes_one():
         ({"policy": "poly"}, r"schedule.policy=poly: this is a group.*schedule/policy=poly"),
         ({"policy": 7}, r"schedule.policy=7: this is a group; .* schedule/policy=NAME \(.*poly"),
         (
-            {"policy": {"name": "poly", "gamma": 2}},
-            r"schedule.policy.gamma=2: .* accepts: final, name, power",
+            {"policy": {"name": "poly", "milestones": 2}},
+            r"schedule.policy.milestones=2: .* accepts: final, name, power",
         ),
-        ({"ema": 1.5}, r"schedule.ema=1.5: must be a number at least 0 and at most 1 or null"),
+        ({"ema": 1.5}, r"schedule.ema=1.5: must be a number at least 0 and below 1 or null"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_key_value_and_what_is_accepted(change, message):

@@ -16,6 +16,7 @@ import numpy as np
 from segkit.data import misses
 from segkit.data.labels import DataError, LabelTable, Problem
 from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
+from segkit.settings.values import expand_home
 from segkit.system import files
 from segkit.system.commands import spoken
 from segkit.types import PHOTOGRAPHS, Bands, Sample
@@ -183,7 +184,7 @@ def cache_folder(cache: Cache, root: Path) -> Path | None:
     """Where decoded copies are kept: below ``$SEGKIT_CACHE``, or ``.segkit-cache`` in the root."""
     if cache == "none":
         return None
-    return Path(os.environ.get("SEGKIT_CACHE") or root / ".segkit-cache", "decoded")
+    return Path(expand_home(os.environ.get("SEGKIT_CACHE") or str(root / ".segkit-cache")), "decoded")
 
 
 def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) -> np.ndarray:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from segkit.settings import PositiveFloat, PositiveInt, Size
+from segkit.settings import Gibibytes, PositiveInt, Range, Side, Size
 from segkit.system.hardware import supports_bf16
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ class Protocol:
     """
 
     name: str = "whole"
-    scales: tuple[PositiveFloat, ...] = (1.0,)
+    scales: tuple[Annotated[float, Range(least=0.01, most=16)], ...] = (1.0,)
     resize: Literal["factor", "long_side", "bounds"] = "factor"
-    base_size: PositiveInt | None = None
+    base_size: Side | None = None
     bounds: Size | None = None
     resize_as: Literal["float", "uint8"] = "float"
     flip: bool = False
@@ -74,7 +74,7 @@ class Protocol:
     evaluators: dict[str, dict | bool | None] = field(default_factory=dict)
     precision: Literal["auto", "float32", "bf16"] = "float32"
     batch_pixels: PositiveInt | None = None
-    memory: Literal["auto"] | PositiveFloat = "auto"
+    memory: Literal["auto"] | Gibibytes = "auto"
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:

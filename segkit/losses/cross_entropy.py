@@ -11,7 +11,7 @@ from torch import Tensor
 from segkit.losses._chunks import Chunk, Coarse, summed
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
-from segkit.settings import Fraction, NonNegativeFloat
+from segkit.settings import Fraction, NonNegativeFloat, PathStr
 from segkit.system import hardware
 from segkit.types import ignore_index
 
@@ -69,7 +69,7 @@ def build(
     *,
     aux_weight: NonNegativeFloat = 0.2,
     label_smoothing: Fraction = 0.0,
-    class_weights: str | list[NonNegativeFloat] | None = None,
+    class_weights: PathStr | list[NonNegativeFloat] | None = None,
     average: Literal["scored", "all"] = "scored",
 ) -> CrossEntropy:
     """The loss of the published recipes.

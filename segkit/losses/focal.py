@@ -11,7 +11,7 @@ from segkit.losses._chunks import Chunk, Coarse, summed
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.losses.cross_entropy import by_pixel
-from segkit.settings import NonNegativeFloat
+from segkit.settings import NonNegativeFloat, PathStr
 
 
 class Focal(PixelLoss):
@@ -39,7 +39,7 @@ def build(
     *,
     aux_weight: NonNegativeFloat = 0.2,
     gamma: NonNegativeFloat = 2.0,
-    class_weights: str | list[NonNegativeFloat] | None = None,
+    class_weights: PathStr | list[NonNegativeFloat] | None = None,
 ) -> Focal:
     """Focal loss over the softmax, for classes that are few and hard.
 

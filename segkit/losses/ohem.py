@@ -13,7 +13,7 @@ from segkit.losses._chunks import Coarse, cut
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.losses.cross_entropy import CrossEntropy, by_pixel
-from segkit.settings import Fraction, NonNegativeFloat, PositiveInt
+from segkit.settings import Fraction, NonNegativeFloat, PathStr, PositiveInt
 
 
 class Ohem(PixelLoss):
@@ -53,7 +53,7 @@ def build(
     aux_weight: NonNegativeFloat = 0.2,
     threshold: Fraction = 0.7,
     min_kept: PositiveInt | None = None,
-    class_weights: str | list[NonNegativeFloat] | None = None,
+    class_weights: PathStr | list[NonNegativeFloat] | None = None,
 ) -> Ohem:
     """Cross-entropy of the hard pixels, for data where most pixels soon are easy.
 

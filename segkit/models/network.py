@@ -42,7 +42,7 @@ class Segmenter(nn.Module):
         value_range: Sequence[Any] = BYTES,
     ) -> None:
         super().__init__()
-        one = isinstance(value_range[0], float | int)
+        one = bool(value_range) and isinstance(value_range[0], float | int)
         limits = [tuple(value_range)] * len(mean) if one else [tuple(pair) for pair in value_range]
         if not len(mean) == len(std) == len(limits):
             raise ValueError(

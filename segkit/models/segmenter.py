@@ -9,7 +9,7 @@ from segkit import components
 from segkit.models.network import BYTES, Segmenter
 from segkit.models.stems import Rule, widen
 from segkit.models.weights import load_segmenter
-from segkit.settings import PositiveFloat
+from segkit.settings import PathStr, PositiveFloat
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD, MOST_CLASSES
 
 
@@ -29,7 +29,7 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[PositiveFloat, ...] = IMAGENET_STD,
     value_range: tuple[float, float] | tuple[tuple[float, float], ...] = BYTES,
-    weights: str | None = None,
+    weights: PathStr | None = None,
     stem_weights: Rule = "mean",
 ) -> Segmenter:
     """A segmenter from settings.

@@ -29,12 +29,14 @@ def banner(settings: Mapping[str, Any], facts: RunFacts) -> str:
     data, schedule, runtime = settings["data"], settings["schedule"], settings["runtime"]
     model = settings["model"]
     start = model.get("weights") or model["backbone"].get("weights")
-    length = f"{facts.iterations:,} iterations of {schedule['batch_size']}"
+    length = (
+        f"{facts.iterations:,} iteration{'' if facts.iterations == 1 else 's'} of {schedule['batch_size']}"
+    )
     if schedule.get("epochs") is not None:
-        length = f"{schedule['epochs']:g} epochs = {length}"
-        every = f"{settings['evaluation']['every']:g} epochs"
+        length = f"{count(schedule['epochs'], 'epoch')} = {length}"
+        every = count(settings["evaluation"]["every"], "epoch")
     else:
-        every = f"{settings['evaluation']['every']:g} iterations"
+        every = count(settings["evaluation"]["every"], "iteration")
     rule = f"{schedule['optimiser']['name']} {schedule['lr']:g}, {schedule['policy']['name']}"
     lines = [
         f"{_network(settings)}: {facts.parameters / 1e6:,.1f} million parameters, "
@@ -58,6 +60,11 @@ def _network(settings: Mapping[str, Any]) -> str:
     variant = backbone.get("variant") or ""
     apart = " " if variant[:1].isalpha() else ""  # resnet50, but resnet sknet_50
     return f"{model['head']['name']} on {backbone['name']}{apart}{variant}"
+
+
+def count(number: float, noun: str) -> str:
+    """Write a number with its noun in the right form: ``1 epoch``, ``2 epochs``."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,8 @@ from segkit.settings import declared, schema
 
 FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
 FLAGS |= {"--shell-completion", "-sc", "--info", "-i"}
+INFO = ("--info", "-i")
+KINDS_OF_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--experimental-rerun"}
 ELSEWHERE = {"--config-path", "-cp"}  # configurations that are not ours
 OWN = {"--config-dir", "-cd"}  # a folder of choices beside ours
@@ -29,6 +31,7 @@ def check(arguments: Sequence[str]) -> None:
         argument = rest.pop(0)
         name, equals, value = argument.partition("=")
         if name in FLAGS:
+            rest = rest[1:] if name in INFO and rest and rest[0] in KINDS_OF_INFO else rest
             continue
         if name in WITH_VALUE | ELSEWHERE | OWN:
             rest = rest if equals else rest[1:]
@@ -38,7 +41,7 @@ def check(arguments: Sequence[str]) -> None:
         if not equals and not argument.startswith("~"):
             raise ValueError(f"{argument}: settings are written key=value{_meant(argument)}")
         group = name.lstrip("+")
-        plain_choice = ours and schema.choices(group) and re.fullmatch(r"[\w.-]+", value)
+        plain_choice = ours and schema.choices(group) and re.fullmatch(r"[\w./~-]+", value)
         if plain_choice and (fault := schema.choice_fault(group, value)):
             raise ValueError(fault)
 
@@ -57,14 +60,21 @@ def _own_folders(arguments: Sequence[str]) -> list[Path]:
 
 def flags_first(words: Sequence[str]) -> list[str]:
     """Flags before settings, so that ``a=1 --multirun b=2`` is read: Hydra takes no settings after one."""
-    return sorted(words, key=lambda word: word not in FLAGS)
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in INFO and word in KINDS_OF_INFO:
+            joined[-1] = f"--info={word}"
+        else:
+            joined.append(word)
+    return sorted(joined, key=lambda word: word not in FLAGS and not word.startswith("--info="))
 
 
 def _without_dashes(argument: str, rest: Sequence[str]) -> str:
     key, equals, value = argument.lstrip("-").partition("=")
     if not equals:
         value = rest[0] if rest and "=" not in rest[0] and not rest[0].startswith("-") else "VALUE"
-    return f"{argument}: settings are written key=value without dashes: {key.replace('-', '_')}={value}"
+    meant = (schema.suggest(key, value) or [f"{key.replace('-', '_')}={value}"])[0]
+    return f"{argument}: settings are written key=value without dashes: {meant}"
 
 
 def _meant(word: str) -> str:

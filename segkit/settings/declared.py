@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from segkit import components
-from segkit.settings.values import Device, NonNegativeInt, PositiveInt, Range, Side, Size
+from segkit.settings.values import (
+    Device,
+    InputSource,
+    NonNegativeInt,
+    PathOrNull,
+    PathStr,
+    PositiveInt,
+    Range,
+    Side,
+    Size,
+)
 
 CONF = next(
     folder / "conf" for folder in (components.ROOT, components.ROOT.parent) if (folder / "conf").is_dir()
@@ -42,14 +52,20 @@ LISTS = {
 Workers = Annotated[int, Range(least=0, most=256)]
 SIZES = {"sizes.base": Side, "sizes.crop": Size, "sizes.bounds": Size}
 TRAINED = (  # of the commands that use a trained network
-    {"checkpoint": str | None, "output": str | None, "device": Device, "resume": bool, "submission": bool}
+    {
+        "checkpoint": PathOrNull,
+        "output": PathOrNull,
+        "device": Device,
+        "resume": bool,
+        "submission": bool,
+    }
     | SIZES
     | dict.fromkeys(("data", "model", "evaluation"), dict)
 )
 COMMANDS: dict[str, dict[str, Any]] = {
     "train": {
         "run_name": str,
-        "run_dir": str,
+        "run_dir": PathStr,
         "seed": NonNegativeInt,
         "device": Device,
         "resume": bool | Literal["auto"],
@@ -72,19 +88,19 @@ COMMANDS: dict[str, dict[str, Any]] = {
     },
     "predict": TRAINED
     | {
-        "input": str | list[str] | None,
+        "input": InputSource,
         "save": list[Literal["ids", "colours", "overlays", "probabilities"]],
     },
     "export": {
-        "checkpoint": str | None,
-        "output": str | None,
+        "checkpoint": PathOrNull,
+        "output": PathOrNull,
         "format": Literal["onnx", "openvino", "torch_export", "torchscript"],
         "interface": Literal["ids", "logits"],
         "image_size": Size | None,
         "precision": Literal["fp32", "fp16", "int8"],
-        "input": str | None,
+        "input": PathOrNull,
         "images": PositiveInt,
-        "calibration": str | None,
+        "calibration": PathOrNull,
         "calibration_images": PositiveInt,
     }
     | SIZES

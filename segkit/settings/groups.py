@@ -46,7 +46,7 @@ def without_idle(settings: dict[str, Any], chosen: Mapping[str, str], typed: Ite
             continue
         section = value_of(settings, path)
         for key in schema.unknown(path, section) if isinstance(section, dict) and "name" in section else ():
-            if f"{path}.{key}" not in typed:
+            if not any(f"{word}.".startswith(f"{path}.{key}.") for word in typed):
                 value = section.pop(key)
                 LOG.warning("%s.%s=%s is left out: %s has no such setting", path, key, value, section["name"])
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segkit import components
-from segkit.settings import declared, values
+from segkit.settings import declared, hints, values
 from segkit.settings.declared import COMMANDS, CONF, EVERYWHERE, LISTS, OPTIONAL, SECTIONS
+from segkit.settings.dotted import flat, value_of
 from segkit.settings.signatures import Keys, keywords
 
 
@@ -146,6 +147,8 @@ def not_a_group(path: str, value: Any) -> str:
         how = f"{group}={value}" if value in names else f"{group}=NAME ({', '.join(names)})"
         return f"{wrong}; choose a file of it with {how}"
     own = keywords(SECTIONS[path]).accepted if ":" in SECTIONS.get(path, "") else ()
+    if path == "checkpoint" and isinstance(value, str):
+        return f"{wrong}; to start from a file: model.weights={value}; to continue: run_name=NAME resume=true"
     return f"{wrong}; say {path}.KEY=..." + (f" ({', '.join(own)})" if own else "")
 
 
@@ -168,40 +171,118 @@ def choices(group: str) -> list[str]:
 
 
 def choice_fault(group: str, name: str) -> str | None:
-    """What is wrong with choosing a file of a group, if anything."""
+    """Return what is wrong with choosing a file of a group, None where it is there."""
     names = choices(group)
     if name in (*names, "null", ""):
         return None
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {group}={close[0]}? " if close else ""
+    if group == "data" and hints.is_path(name):
+        return f"data={name}: data= chooses a kind of data set; did you mean data=folder data.root={name}?"
+    inner = [f"{group}/{folder.name}" for folder in sorted((CONF / group).glob("*/"))]
+    meant = [f"{group}={near}" for near in hints.find_similar(name, names)]
+    meant += [f"{other}={name}" for other in inner if name in choices(other)]
+    hint = f"did you mean {' or '.join(meant)}? " if meant else ""
     return f"{group}={name}: there is no such choice; {hint}there are: {', '.join(names)}"
 
 
 def is_text(command: str, path: str) -> bool:
-    """Whether a key of the command line takes text and no number, whichever component is chosen."""
-    section, _, key = path.rpartition(".")
-    if not section:
-        return values.takes_text(COMMANDS[command].get(key, dict))
-    if section not in SECTIONS:
-        return False
-    where = SECTIONS[section]
-    names = () if ":" in where else components.available(where)
-    modules = [f"{components.source(where, name)}:build" for name in names] or [where]
-    signatures = [keywords(module).accepted for module in modules]
-    kinds = [accepted[key] for accepted in signatures if key in accepted]
+    """Return whether a key takes text and no number, whichever component is chosen."""
+    kinds = _annotations(command, path)
     return bool(kinds) and all(values.takes_text(kind) for kind in kinds)
 
 
+def may_be_text(command: str, path: str) -> bool:
+    """Return whether a key takes text among other things."""
+    return any({str, values.PathStr} & {*values.members(kind)} for kind in _annotations(command, path))
+
+
+def expand_paths(command: str, settings: dict[str, Any]) -> None:
+    """Replace a leading ``~`` in every setting that names a file or folder, in place.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    for path, value in flat(settings).items():
+        texts = value if isinstance(value, list) else [value]
+        if not any(isinstance(text, str) and text.startswith("~") for text in texts):
+            continue
+        if not any(values.takes_path(kind) for kind in _annotations(command, path)):
+            continue
+        try:
+            expanded = [values.expand_home(str(text)) for text in texts]
+        except ValueError as error:
+            raise ValueError(f"{path}={error}") from error
+        section, _, key = path.rpartition(".")
+        (value_of(settings, section) if section else settings)[key] = (
+            expanded if isinstance(value, list) else expanded[0]
+        )
+
+
+def _annotations(command: str, path: str) -> list[Any]:
+    """Return what a key may take, by every component that has it."""
+    section, _, key = path.rpartition(".")
+    if not section:
+        return [COMMANDS[command].get(key, dict)]
+    return [accepted[key] for accepted in _signatures(section) if key in accepted]
+
+
+def _signatures(section: str) -> list[Mapping[str, Any]]:
+    """Return the keys of a section, for each of its components."""
+    if section not in SECTIONS:
+        return []
+    where = SECTIONS[section]
+    names = () if ":" in where else components.available(where)
+    modules = [f"{components.source(where, name)}:build" for name in names] or [where]
+    return [keywords(module).accepted for module in modules]
+
+
 def _no_such_setting(full: str, value: Any, accepted: Iterable[str]) -> list[str]:
-    """One line for a setting, or for each of a group that is not there; another group may have the same."""
+    """Return a line for each leaf of an unknown setting, with what may be meant."""
     path, _, key = full.rpartition(".")
     names = sorted(accepted)
-    close = [f"{path}.{name}".lstrip(".") for name in difflib.get_close_matches(key, names, n=1)]
-    others = {name: keywords(SECTIONS[name]).accepted for name in names if ":" in SECTIONS.get(name, "")}
+    word = key.lower().replace("-", "_")
     lines = []
-    for leaf, given in value.items() if isinstance(value, Mapping) and value else [("", value)]:
-        meant = [f"{name}.{leaf}" for name, keys in others.items() if leaf in keys] or close
-        hint = f"did you mean {' or '.join(meant)}? " if meant else ""
-        there = f"{hint}{path or 'the top level'} accepts: {', '.join(names)}"
-        lines.append(f"{full}.{leaf}".rstrip(".") + f"={given}: there is no such setting; {there}")
+    for leaf, given in flat({key: value} if value != {} else {key: None}).items():
+        typed = f"{path}.{leaf}".lstrip(".")
+        if not path and leaf == key and word in hints.ELSEWHERE:
+            where = hints.ELSEWHERE[word].format(value=given, command="train_seg.py")
+            lines.append(f"{typed}={given}: there is no such setting; {where}")
+            continue
+        close = [f"{path}.{name}".lstrip(".") for name in difflib.get_close_matches(key, names, n=1)]
+        tops = () if path else names
+        others = [f"{name}_seg.py" for name, keys in COMMANDS.items() if not path and leaf in keys]
+        near = [f"{name}={hints.write_value(given)}" for name in close]
+        meant = [
+            word for word in suggest(leaf, given, tops) if not path or not word.startswith(f"{path}.{key}=")
+        ]
+        meant = near if path and near else meant or near
+        if meant:
+            hint = f"did you mean {' or '.join(meant)}?"
+        elif others:
+            hint = f"it is a setting of {', '.join(others)}"
+        else:
+            hint = f"{path or 'the top level'} accepts: {', '.join(names)}"
+        lines.append(f"{typed}={hints.write_value(given)}: there is no such setting; {hint}")
     return lines
+
+
+def suggest(key: str, value: Any, tops: Iterable[str] = ()) -> list[str]:
+    """Return the settings that an unknown key may stand for, as they are typed.
+
+    Args:
+        key: as typed.
+        value: likewise.
+        tops: top-level keys of the command; none: those of every command.
+    """
+    tops = {*tops} or {key for keys in COMMANDS.values() for key in keys}
+    sections = {"": [top for top in tops if "." not in top]}
+    sections |= {p: {k for keys in _signatures(p) for k in keys} for p in SECTIONS if p.split(".")[0] in tops}
+    for dotted in (key for keys in COMMANDS.values() for key in keys if "." in key):
+        section, _, name = dotted.rpartition(".")
+        if section.split(".")[0] in tops:
+            sections[section] = {*sections.get(section, ()), name}
+    groups = {
+        p.replace(".", "/"): names
+        for p in SECTIONS
+        if p.split(".")[0] in tops and (names := choices(p.replace(".", "/")))
+    }
+    return hints.suggest(key, value, sections=sections, groups=groups)

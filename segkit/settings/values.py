@@ -6,6 +6,7 @@ Every number is finite and fits 64 bits, so that nothing below has to ask.
 from __future__ import annotations
 
 import math
+import os
 import re
 import types as python_types
 import typing
@@ -14,11 +15,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 
 class Range(NamedTuple):
-    """Bounds of a number; ``above`` excludes its value, ``least`` and ``most`` include theirs."""
+    """Bounds of a number; ``above`` and ``below`` are excluded, ``least`` and ``most`` are included."""
 
     least: float | None = None
     most: float | None = None
     above: float | None = None
+    below: float | None = None
 
     def holds(self, value: float) -> bool:
         """Whether the value lies within."""
@@ -26,6 +28,7 @@ class Range(NamedTuple):
             (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
         )
 
     def __str__(self) -> str:
@@ -36,7 +39,20 @@ class Range(NamedTuple):
             words.append(f"at least {self.least:g}")
         if self.most is not None:
             words.append(f"at most {self.most:g}")
+        if self.below is not None:
+            words.append(f"below {self.below:g}")
         return " and ".join(words)
+
+
+class FileOrFolder(NamedTuple):
+    """Marks text that names a file or folder; ``schema.expand_paths`` replaces a leading ``~``."""
+
+    def holds(self, value: str) -> bool:
+        """Accept any text."""
+        return True
+
+    def __str__(self) -> str:
+        return "text"
 
 
 class Form(NamedTuple):
@@ -55,9 +71,14 @@ class Form(NamedTuple):
 
 PositiveInt = Annotated[int, Range(least=1)]
 NonNegativeInt = Annotated[int, Range(least=0)]
-PositiveFloat = Annotated[float, Range(above=0)]
-NonNegativeFloat = Annotated[float, Range(least=0)]
+PositiveFloat = Annotated[float, Range(above=0, most=1e9)]
+NonNegativeFloat = Annotated[float, Range(least=0, most=1e9)]
 Fraction = Annotated[float, Range(least=0, most=1)]
+FractionBelowOne = Annotated[float, Range(least=0, below=1)]
+Gibibytes = Annotated[float, Range(least=0.001, most=1e6)]
+PathStr = Annotated[str, FileOrFolder()]
+PathOrNull = PathStr | None
+InputSource = PathStr | list[PathStr] | None
 Side = Annotated[int, Range(least=1, most=16384)]  # pixels; an image of such sides takes 0.8 GB
 Size = Side | tuple[Side, Side]  # one side of a square, or [height, width]
 Device = Annotated[str, Form(r"auto|cpu|mps|cuda(:\d{1,4})?", "one of auto, cpu, cuda, cuda:N, mps")]
@@ -112,7 +133,9 @@ def _fits_64_bits(value: float) -> bool:
 
 
 def _first_fit(value: Any, annotations: Iterable[Any]) -> Any:
-    for annotation in sorted(annotations, key=lambda kind: kind is str):  # anything else before text
+    for annotation in sorted(
+        annotations, key=lambda kind: kind in (str, PathStr)
+    ):  # anything else before text
         try:
             return coerce(value, annotation)
         except ValueError:
@@ -132,8 +155,36 @@ def _coerce_items(value: Any, origin: type, arguments: tuple[Any, ...]) -> list[
 
 def takes_text(annotation: Any) -> bool:
     """Whether text is wanted and no number, so that ``2026_11`` is a name there and not 202611."""
-    kinds = typing.get_args(annotation) or (annotation,)
+    kinds = [str if kind == PathStr else kind for kind in members(annotation)]
     return str in kinds and not any(typing.get_origin(kind) is Annotated for kind in kinds)
+
+
+def takes_path(annotation: Any) -> bool:
+    """Return whether text, or each text of a list, names a file or folder."""
+    kinds = members(annotation)
+    return PathStr in kinds or any(
+        takes_path(typing.get_args(k)[0]) for k in kinds if typing.get_origin(k) is list
+    )
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union; of another annotation, itself."""
+    union = typing.get_origin(annotation) in (typing.Union, python_types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def expand_home(text: str) -> str:
+    """Replace a leading ``~`` or ``~user`` by the home folder.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib would drop the slashes of an address
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"{text}: there is no user {text.split('/')[0][1:]} on this machine; write the whole path"
+        )
+    return expanded
 
 
 def describe(annotation: Any) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlparse
 from filelock import FileLock
 from tqdm import tqdm
 
+from segkit.settings.values import expand_home
 from segkit.system import files
 
 TIMEOUT = 30  # seconds without a byte
@@ -26,7 +27,7 @@ Digest = tuple[str, str]  # an algorithm, and the first digits of the hexadecima
 
 def cache() -> Path:
     """Return the folder of downloads: ``$SEGKIT_CACHE``, or ``~/.cache/segkit``."""
-    return Path(os.environ.get("SEGKIT_CACHE") or Path.home() / ".cache" / "segkit").expanduser()
+    return Path(expand_home(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit"))
 
 
 def fetch(url: str, target: Path, *, sha256: str | None = None, sha1: str | None = None) -> Path:

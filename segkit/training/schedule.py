@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from segkit.settings import Fraction, PositiveFloat, PositiveInt, Range
+from segkit.settings import FractionBelowOne, PositiveFloat, PositiveInt, Range
 from segkit.system import distributed
 
 
@@ -32,7 +32,9 @@ class Schedule:
     )
     freeze_norm: bool = False  # every batch normalisation stays as it is, so that one image is batch enough
     clip_gradient: PositiveFloat | None = None  # largest norm of the whole gradient
-    ema: Fraction | None = None  # decay of the moving average of the weights, which is then what is scored
+    ema: FractionBelowOne | None = (
+        None  # decay of the moving average of the weights, which is then what is scored
+    )
     patience: PositiveInt | None = None  # validations without a better checkpoint.metric, before the run ends
     nonfinite: Literal["stop", "skip"] = "stop"  # what a loss or gradient that is NaN or infinite does
     nonfinite_in_a_row: PositiveInt = 20  # skipped steps, fp16's overflows included, before it is an error

@@ -9,13 +9,14 @@ from typing import Literal
 
 from segkit.data.labels import built_in
 from segkit.data.pairs import Pairs, cache_folder, match, require, warn_of_same, where
+from segkit.settings import PathStr
 from segkit.system.commands import spoken
 
 
 def build(
     split: str,
     *,
-    root: str,
+    root: PathStr,
     train_split: str = "training",
     val_split: str = "validation",
     on_error: Literal["stop", "skip"] = "stop",

@@ -30,7 +30,7 @@ from segkit.data.pairs import (
     warn_of_same,
     where,
 )
-from segkit.settings import NonNegativeInt, PositiveInt
+from segkit.settings import NonNegativeInt, PathStr, PositiveInt
 
 SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 Limits = tuple[float, float]
@@ -40,12 +40,12 @@ DEFAULTS = {"train_split": "train", "val_split": "val", "images": "images/*", "m
 def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     split: str,
     *,
-    root: str | list[str],
+    root: PathStr | list[PathStr],
     images: str = "images/*",
     masks: str = "masks/*",
-    classes: str = "classes.csv",
-    train_split: str = "train",
-    val_split: str = "val",
+    classes: PathStr = "classes.csv",
+    train_split: PathStr = "train",
+    val_split: PathStr = "val",
     seed: NonNegativeInt = 0,
     on_error: Literal["stop", "skip"] = "stop",
     cache: Literal["none", "disk"] = "none",

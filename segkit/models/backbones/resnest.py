@@ -13,7 +13,7 @@ from segkit.models.layers.drop_block import DropBlock
 from segkit.models.layers.groups import refuse_indivisible
 from segkit.models.layers.split_attention import SplitAttention
 from segkit.models.weights import load_backbone
-from segkit.settings import Fraction, NonNegativeFloat, PositiveInt, Range
+from segkit.settings import Fraction, NonNegativeFloat, PathStr, PositiveInt, Range
 
 
 class Variant(NamedTuple):
@@ -91,7 +91,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
     last_gamma: NonNegativeFloat = 1.0,
     drop_block: Fraction = 0.0,
     dropout: Fraction = 0.0,
-    weights: str | None = None,
+    weights: PathStr | None = None,
 ) -> Network:
     """A ResNeSt, dilated as published.
 

@@ -23,7 +23,7 @@ from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
 from segkit.models.weights import load_backbone
-from segkit.settings import Fraction, PositiveInt, Range
+from segkit.settings import Fraction, PathStr, PositiveInt, Range
 
 R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 
@@ -189,7 +189,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
     normalise: bool | None = None,
     kernel: Annotated[int, Range(least=1, most=31)] | None = None,
     dropout: Fraction = 0.0,
-    weights: str | None = None,
+    weights: PathStr | None = None,
 ) -> Network:
     """A network of the family; None, except for ``multi_grid`` and ``weights``, stands for the variant's.
 

@@ -15,7 +15,7 @@ from segkit.models.atrous import dilate
 from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD
 from segkit.models.stems import take_bands
 from segkit.models.weights import load_state, read
-from segkit.settings import Fraction
+from segkit.settings import Fraction, PathStr
 from segkit.system.download import resolve
 from segkit.system.failures import first_line
 
@@ -71,7 +71,7 @@ def build(
     variant: str,
     output_stride: Literal[8, 16, 32] = 32,
     drop_path: Fraction = 0.0,
-    weights: str | None = None,
+    weights: PathStr | None = None,
 ) -> TimmBackbone:
     """A backbone of timm.
 

@@ -1,0 +1,99 @@
+"""The first words of someone who comes from another toolkit: each answer names the setting to type."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from segkit.compose import composed
+
+ANSWERS = {
+    "lr=0.1": "did you mean schedule.lr=0.1?",
+    "learning_rate=0.1": "did you mean schedule.lr=0.1?",
+    "batch_size=8": "did you mean schedule.batch_size=8?",
+    "epochs=10": "did you mean schedule.epochs=10?",
+    "max_iters=10": "did you mean schedule.iterations=10?",
+    "crop=512": "did you mean sizes.crop=512?",
+    "crop_size=[512,1024]": "did you mean sizes.crop=[512,1024]?",
+    "num_workers=4": "did you mean loader.workers=4?",
+    "root=/images": "did you mean data.root=/images?",
+    "amp=true": "did you mean runtime.precision=bf16?",
+    "pretrained=true": "did you mean model.backbone.weights=imagenet?",
+    "weights=imagenet": "did you mean model.weights=imagenet or model.backbone.weights=imagenet?",
+    "backbone=resnet50": "did you mean model/backbone=resnet50?",
+    "head=fcn": "did you mean model/head=fcn?",
+    "lr_schedule=cosine": "=cosine?",
+    "optimizer=adamw": "=adamw?",
+    "dataset=ade20k": "did you mean data=ade20k?",
+    "model=resnest101": "did you mean model=deeplabv3_resnest101 ",
+    "loss=ce": "did you mean loss=cross_entropy?",
+    "schedule=cosine": "=cosine?",
+    "data=/images": "did you mean data=folder data.root=/images?",
+    "data=tests": "did you mean data=folder data.root=tests?",
+    "num_classes=11": "the class table of the data set has the classes",
+    "gpus=2": "torchrun --nproc-per-node 2 train_seg.py",
+    "resume_from=runs/a": "continue a run with run_name=NAME resume=true",
+    "input=photos": "it is a setting of predict_seg.py",
+    "checkpoint=runs/a/best.pt": "to start from a file: model.weights=runs/a/best.pt",
+    "schedule.epoch=3": "did you mean schedule.epochs=3?",
+    "train.lr=1": "did you mean schedule.lr=1?",
+    "--lr=0.1": "settings are written key=value without dashes: schedule.lr=0.1",
+    "--batch-size=4": "without dashes: schedule.batch_size=4",
+}
+
+
+@pytest.mark.parametrize("typed", ANSWERS)
+def test_unknown_settings_are_answered_with_the_setting_to_type(typed):
+    with pytest.raises(ValueError, match=re.escape(ANSWERS[typed])) as refusal:
+        composed("train", [typed])
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_flag_and_its_value_are_answered_together():
+    with pytest.raises(ValueError, match=r"without dashes: schedule\.epochs=10"):
+        composed("train", ["--epochs", "10"])
+
+
+def test_a_suggestion_is_accepted_when_typed():
+    for answer in ANSWERS.values():
+        words = answer.removeprefix("did you mean ").rstrip("?").split(" or ")[0]
+        if answer.startswith("did you mean") and words.strip().count("=") == 1 and "root" not in words:
+            composed("train", [words.strip()] + ["schedule.epochs=null"] * ("iterations" in words))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_setting_that_the_chosen_loss_lacks_is_refused_in_every_order(order):
+    typed = ["loss=dice", "loss.parts.dice.weight=1"]
+    with pytest.raises(ValueError, match=r"loss.parts.dice.weight=1: there is no such setting"):
+        composed("train", [typed[place] for place in order])
+
+
+def test_the_kinds_of_info_are_accepted(run_here, capsys):
+    assert run_here("train_seg", "--info", "defaults", "data=ade20k") == 0
+    assert "Defaults List" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [([], 0), (["--help"], 0), (["nope"], 2), (["train", "--help"], 0)]
+)
+def test_the_package_lists_its_commands(words, status):
+    command = [sys.executable, "-m", "segkit", *words]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == status
+    assert "train_seg.py" in answer.stdout + answer.stderr
+
+
+def test_a_comma_in_a_path_is_no_sweep():
+    assert composed("train", ["data=folder", "data.root=/data/a,b"])["data"]["root"] == "/data/a,b"
+    listed = composed("train", ["data=folder", "data.root=[/a,/b]"])["data"]["root"]
+    assert listed == ["/a", "/b"]
+
+
+def test_an_input_whose_name_is_a_number_is_text():
+    network = ["model=deeplabv3_demo", "data=ade20k", "model.weights=a.pth"]
+    for typed in ("2024", "2024_11", "007"):
+        assert composed("predict", [*network, f"input={typed}"])["input"] == typed

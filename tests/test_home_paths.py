@@ -1,0 +1,60 @@
+"""A leading ``~`` in any setting that names a file or folder is the user's home folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segkit.compose import composed
+from segkit.data.pairs import cache_folder
+from segkit.system import download
+
+TRAIN = ["data=folder", "run_name=a"]
+WEIGHTS = ["model=deeplabv3_demo", "data=ade20k", "model.weights=a.pth"]
+PATHS = [
+    ("train", [], "run_dir"),
+    ("train", TRAIN, "data.root"),
+    ("train", TRAIN, "data.classes"),
+    ("train", TRAIN, "data.train_split"),
+    ("train", ["data=camvid"], "data.root"),
+    ("train", [], "model.weights"),
+    ("train", [], "model.backbone.weights"),
+    ("train", [], "loss.class_weights"),
+    ("train", ["loss=ohem"], "loss.class_weights"),
+    ("predict", WEIGHTS, "input"),
+    ("predict", WEIGHTS, "output"),
+    ("test", WEIGHTS, "output"),
+    ("export", WEIGHTS, "calibration"),
+]
+
+
+def value_at(settings, key):
+    for part in key.split("."):
+        settings = settings[part]
+    return settings
+
+
+@pytest.mark.parametrize(("command", "words", "key"), PATHS)
+def test_home_is_expanded_in_every_path(command, words, key, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for typed, expected in (("~/a b", "/home/me/a b"), ("~", "/home/me"), ("./~", "./~"), ("a~", "a~")):
+        assert value_at(composed(command, [*words, f"{key}={typed}"]), key) == expected
+    with pytest.raises(ValueError, match=f"{key}=~nobody-here/a: there is no user nobody-here"):
+        composed(command, [*words, f"{key}=~nobody-here/a"])
+
+
+def test_home_is_expanded_in_a_list_of_roots(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert composed("train", [*TRAIN, "data.root=[~/a,/b]"])["data"]["root"] == ["/home/me/a", "/b"]
+
+
+def test_text_that_is_no_path_keeps_its_tilde():
+    assert composed("train", ["run_name='~x'"])["run_name"] == "~x"
+
+
+def test_home_is_expanded_in_the_cache_variable(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SEGKIT_CACHE", "~/cache")
+    assert cache_folder("disk", Path("/root")) == Path("/home/me/cache/decoded")
+    assert download.cache() == Path("/home/me/cache")

@@ -1,0 +1,36 @@
+"""Every Python block of docs/python.md runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+from PIL import Image
+
+from conftest import ROOT
+from segkit.compose import composed
+
+PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_blocks_of_the_page_run(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    shutil.copy(tiny_run / "best.pt", tmp_path / "runs" / "demo" / "best.pt")
+    image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    for name in ("photo.jpg", "a.jpg"):
+        Image.fromarray(image).save(tmp_path / name)
+    names = {"array": image, "image": image, "pil_image": Image.fromarray(image)}
+    names["label"] = np.zeros((40, 48), np.uint8)
+    assert len(BLOCKS) >= 2
+    for block in BLOCKS:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert names["ids"].shape == (40, 48)
+
+
+def test_the_settings_of_a_command_need_no_run_name():
+    settings = composed("train", ["model=deeplabv3_resnest14", "data=shapes"])
+    assert settings["run_name"] == "deeplabv3_resnest14-shapes"
+    assert composed("train", ["experiment=demo"])["run_name"] == "demo"
