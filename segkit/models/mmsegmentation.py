@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 NUMBERS = r"=\s*[(\[]([\d,\s]+)[)\]]"  # a tuple or a list in Python's words
 HEADS = {  # a part that only this head has, most special first
     "c1_bottleneck.": "DeepLabV3+",
-    "psp_modules.": "PSPNet or UPerNet",
+    "fpn_bottleneck.": "UPerNet",
+    "psp_modules.": "PSPNet",
     "aspp_modules.": "DeepLabV3",
     "convs.": "FCN (or built on it)",
 }
+
+
+OURS = {"DeepLabV3": "deeplabv3_mmseg", "UPerNet": "upernet"}  # heads whose files load whole
 
 
 class Training(NamedTuple):
@@ -71,10 +75,11 @@ def refuse_another(model: Segmenter, config: str, path: Path, names: Iterable[st
         ValueError: it is not; every setting to change is named.
     """
     kind = head(names)
-    if kind != "DeepLabV3":
+    if kind not in OURS:
         raise ValueError(
             f"{path}: the head of this file is {kind} of mmsegmentation, which is not ours of that name; "
-            "only its DeepLabV3 can be loaded whole. model.backbone.weights=FILE loads the backbone alone"
+            f"only its {' and '.join(OURS)} can be loaded whole. "
+            "model.backbone.weights=FILE loads the backbone alone"
         )
     theirs = training(config, path.name)
     ours = {
@@ -91,7 +96,7 @@ def refuse_another(model: Segmenter, config: str, path: Path, names: Iterable[st
         told = "its settings" if config else "its name"
         raise ValueError(
             f"{path}: trained by mmsegmentation with another network, by {told}; choose model/head="
-            f"deeplabv3_mmseg {' '.join(change)}"
+            f"{OURS[kind]} {' '.join(change)}"
         )
 
 

@@ -29,6 +29,12 @@ MMSEGMENTATION = (
     (r"^auxiliary_head\.convs\.0\.bn\.", "auxiliary.conv5.1."),
     (r"^auxiliary_head\.conv_seg\.", "auxiliary.conv5.4."),
 )
+MMSEGMENTATION_UPERNET = (
+    (r"^decode_head\.psp_modules\.(\d)\.1\.", r"decode_head.psp_modules.\1."),
+    (r"^decode_head\.(.+)\.conv\.", r"head.\1.0."),
+    (r"^decode_head\.(.+)\.bn\.", r"head.\1.1."),
+    *MMSEGMENTATION,
+)
 ATTENTION = (
     (r"\.se\.fc\.0\.", ".attention.fc1."),  # implus/PytorchInsight
     (r"\.se\.fc\.2\.", ".attention.fc2."),
@@ -68,7 +74,8 @@ def renamed(state: State) -> State:
     if any(".conv2g." in name for name in state):
         rules = SK_RESNET + rules
     if from_mmsegmentation(state):
-        rules = ATTENTION + MMSEGMENTATION
+        upernet = "decode_head.fpn_bottleneck.conv.weight" in state
+        rules = ATTENTION + (MMSEGMENTATION_UPERNET if upernet else MMSEGMENTATION)
         fuse = "decode_head.bottleneck.conv.weight"
         branch = state.get("decode_head.image_pool.1.conv.weight")
         if fuse in state and branch is not None:  # there the pooled branch comes first, here last
