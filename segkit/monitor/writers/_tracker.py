@@ -1,0 +1,87 @@
+"""Shared by the writers of MLflow and Weights & Biases: continued runs, and services that may fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segkit.system import files
+
+LOG = logging.getLogger("segkit")
+
+
+class Continuation:
+    """The run's id at a service and the last iteration of each of its curves, kept in the run folder.
+
+    No service removes points. What an interrupted run recorded beyond its last checkpoint stays, and is not
+    recorded again.
+
+    Args:
+        file: in the run folder, JSON.
+        start: iterations done before.
+        service: its name, for messages.
+    """
+
+    def __init__(self, file: Path, *, start: int, service: str) -> None:
+        self.file, self.service = file, service
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        self.run_id: str | None = stored.get("run_id")
+        self.last: dict[str, int] = stored.get("last", {})
+        self.failures: set[str] = set()
+        beyond = max(self.last.values(), default=0)
+        if beyond > start:
+            LOG.warning(
+                "%s cannot remove points: those of iterations %d to %d stay and are not recorded again",
+                service,
+                start + 1,
+                beyond,
+            )
+
+    def select_new(self, iteration: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the values whose curves do not reach this iteration yet."""
+        return {tag: value for tag, value in values.items() if iteration > self.last.get(tag, -1)}
+
+    def mark(self, iteration: int, tags: Sequence[str]) -> None:
+        """Note that the curves reach this iteration."""
+        self.last |= dict.fromkeys(tags, iteration)
+        self.save()
+
+    def save(self) -> None:
+        """Write the state to the run folder."""
+        with files.whole(self.file) as file:
+            file.write(json.dumps({"run_id": self.run_id, "last": self.last}).encode())
+
+    def send(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+        """Call the service; a failure is logged once for each kind of error and never stops the training."""
+        try:
+            call(*args, **kwargs)
+        except Exception as error:
+            kind = type(error).__name__
+            if kind not in self.failures:
+                self.failures.add(kind)
+                LOG.warning("%s does not record this: %s: %s", self.service, kind, error)
+            return False
+        return True
+
+
+def import_client(name: str, service: str) -> Any:
+    """Import a service's client.
+
+    Raises:
+        ValueError: it is not installed; the message names the extra.
+    """
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise ValueError(
+            f"writers.{name}=true: {service} is not installed ({error}). pip install 'segkit[{name}]'"
+        ) from error
+
+
+def is_interrupted() -> bool:
+    """Return whether an exception is ending the run."""
+    return sys.exc_info()[0] is not None
