@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast test-oldest bench check lock clean
+.PHONY: help demo test test-all test-fast test-oldest test-next bench check lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test-fast: .venv/complete ## the tests that start no command and take no seconds
 test-oldest: .venv-oldest/complete ## the tests, on the oldest packages that pyproject.toml admits (.venv-oldest)
 	@.venv-oldest/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
+test-next: .venv-next/complete ## the tests, on Hydra 1.4 (a pre-release) and with PYTHON=python3.14 on Python 3.14 (.venv-next)
+	@.venv-next/bin/python -m pytest -n auto --dist worksteal -m "not slow"
+
 bench: .venv/complete ## the small set of benchmarks, against benchmarks/expected.csv (under five minutes)
 	@$(PY) benchmarks/bench.py
 
@@ -38,7 +41,7 @@ lock: ## renew the lock files from pyproject.toml
 	@sh requirements/lock.sh
 
 clean: ## remove the environment and caches, not the runs
-	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-next .pytest_cache .ruff_cache .hypothesis
 
 # An environment is ready when its stamp, a copy of the lock it was made from, says so; anything else is
 # brought up to date, and an environment whose making was interrupted is made again.
@@ -50,3 +53,6 @@ clean: ## remove the environment and caches, not the runs
 
 .venv-oldest/complete: requirements/lock-oldest.txt requirements/setup.sh
 	@sh requirements/setup.sh "$(PYTHON)" requirements/lock-oldest.txt .venv-oldest/complete .venv-oldest
+
+.venv-next/complete: requirements/lock-next.txt requirements/setup.sh
+	@NEWEST=14 sh requirements/setup.sh "$(PYTHON)" requirements/lock-next.txt .venv-next/complete .venv-next

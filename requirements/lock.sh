@@ -8,3 +8,8 @@ $compile pyproject.toml $extras --constraint requirements/lock.txt -o requiremen
 # what test-oldest runs on: every package as old as pyproject.toml admits, what these bring along as new as fits
 # shellcheck disable=SC2086
 $compile pyproject.toml $extras --resolution lowest-direct -o requirements/lock-oldest.txt "$@"
+# what test-next runs on: the development lock with the next Hydra, a pre-release
+cp requirements/lock-dev.txt requirements/lock-next.txt
+# shellcheck disable=SC2086
+echo "hydra-core==1.4.0rc3" |
+  $compile pyproject.toml $extras --override /dev/stdin -o requirements/lock-next.txt "$@"
