@@ -108,8 +108,6 @@ def main(settings: dict[str, Any]) -> None:
         from segkit.system import distributed
 
         with distributed.processes(settings["device"]) as device:
-            before, num_classes = checkpoint.settings_of(folder), train_set.table.num_classes
-            settings = training.fitted(settings, num_classes=num_classes, device=device, before=before)
             run = training.of_settings(settings, train_set, device, val_set=val_set)
             protocol = inference.of_settings(settings)
             checkpoints = checkpoint.Checkpoints.of_settings(settings, folder, train_set.table)
@@ -120,8 +118,7 @@ def main(settings: dict[str, Any]) -> None:
                 print(measured(run, steps, folder, profile=settings["profile"]))
                 return
             monitored = training.monitored(run, settings, (train_set, val_set), folder)
-            explained = training.telling_what_fits(run, settings)
-            with monitored as monitor, signals.listening(run.request), explained:
+            with monitored as monitor, signals.listening(run.request):
                 workers = settings["loader"]["workers"]
                 kept = {"monitor": monitor, "checkpoints": checkpoints, "workers": workers}
                 save_validate_leave = partial(training.save_validate_leave, run, val_set, protocol, **kept)

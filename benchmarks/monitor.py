@@ -49,11 +49,11 @@ def main() -> None:
     batches = loaders.training_loader(
         train_set,
         transforms.build(**settings["augment"]),
-        loaders.Order(len(train_set), 0, schedule.batch_size, schedule.accumulate),
+        loaders.Order(len(train_set), 0, schedule.batch_size, schedule.parts),
         iterations=range(STEPS),
     )
     seconds, step = [], None
-    for parts, _ in training.steps(batches, schedule.accumulate):
+    for parts, _ in training.steps(batches, schedule.parts):
         begin = time.perf_counter()
         step = training.train_step(run, parts)
         seconds.append(time.perf_counter() - begin)

@@ -81,7 +81,8 @@ def _sizes(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], datas
     if "sizes.bounds" in wanted:
         chosen.add("sizes.bounds", (long, short), "the usual size; what augment=mmseg scales to")
     if "schedule.batch_size" in wanted:
-        parts = int(os.environ.get("WORLD_SIZE", "1")) * (value_of(settings, "schedule.accumulate") or 1)
+        accumulate = value_of(settings, "schedule.accumulate")
+        parts = int(os.environ.get("WORLD_SIZE", "1")) * (accumulate if isinstance(accumulate, int) else 1)
         batch = min(BATCHES[sort], 1 << (max(1, len(dataset)).bit_length() - 1))
         why = "published with this crop" if batch == BATCHES[sort] else f"there are {len(dataset)} images"
         chosen.add("schedule.batch_size", max(parts, batch // parts * parts), why)

@@ -55,19 +55,6 @@ def processes(choice: str = "auto") -> Iterator[torch.device]:
             dist.destroy_process_group()
 
 
-@contextlib.contextmanager
-def alone(*, joined: bool) -> Iterator[None]:
-    """A group of this process alone, if ``joined``: it computes as one of several would."""
-    if joined:
-        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        if _several():
-            dist.destroy_process_group()
-
-
 def _join(backend: str) -> None:
     """Join as torchrun's environment says.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,6 +61,18 @@ def average_statistics(model: nn.Module) -> None:
         means = distributed.all_reduce_sum(flat) / distributed.world_size()
         for buffer, mean in zip(buffers, means.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(mean)
+
+
+@contextlib.contextmanager
+def without_exchange(training: Any) -> Iterator[None]:
+    """Let ``training.runner`` be the model of this process alone, with plain batch normalization."""
+    runner, forward = training.runner, nn.SyncBatchNorm.forward
+    training.runner = training.model
+    nn.SyncBatchNorm.forward = nn.BatchNorm2d.forward  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        training.runner, nn.SyncBatchNorm.forward = runner, forward
 
 
 def gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:

@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 
-from segkit.settings import PositiveFloat
 from segkit.system.hardware import supports_bf16
 
 LOG = logging.getLogger("segkit")
@@ -32,7 +31,6 @@ class Runtime:
     deterministic: bool = False
     recompute: bool = True
     checkpoint: tuple[str, ...] = ()  # stages of the backbone that are run again, such as ["layer3"]
-    memory: Literal["auto"] | PositiveFloat | None = None  # GiB for which parts and checkpoint are chosen
 
     def on(self, device: torch.device) -> Runtime:
         """The same with ``precision=auto`` decided: bf16 where the device has units for it, else float32.

@@ -3,7 +3,6 @@
 from segkit.system.runtime import Runtime
 from segkit.training.assembly import monitored, of_settings, record, steps_left
 from segkit.training.lr_finder import range_test
-from segkit.training.memory import fitted, telling_what_fits
 from segkit.training.run import Step, Training, begin, steps, train_step
 from segkit.training.schedule import Schedule
 from segkit.training.validation import save_validate_leave, validate
@@ -14,7 +13,6 @@ __all__ = [
     "Step",
     "Training",
     "begin",
-    "fitted",
     "monitored",
     "of_settings",
     "range_test",
@@ -22,7 +20,6 @@ __all__ = [
     "save_validate_leave",
     "steps",
     "steps_left",
-    "telling_what_fits",
     "train_step",
     "validate",
 ]

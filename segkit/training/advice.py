@@ -52,7 +52,7 @@ def warnings(run: Training, model: Mapping[str, Any]) -> list[str]:
 
 def _few_images(run: Training, start: Any) -> Iterator[str]:
     """Batch statistics over too few images; GPUs take those of all processes together."""
-    images = run.schedule.batch_size // run.schedule.accumulate
+    images = run.schedule.batch_size // run.schedule.parts
     resting = {id(m) for module in run.resting for m in module.modules()}
     norms = [m for m in run.model.modules() if isinstance(m, _BatchNorm) and id(m) not in resting]
     kept = "schedule.freeze_norm=true, which keeps the statistics it has learnt, or "
@@ -64,7 +64,7 @@ def _few_images(run: Training, start: Any) -> Iterator[str]:
             f" use {kept if start else ''}one process with more threads"
         )
     if norms and images < FEW:
-        batch_size = 8 * run.schedule.accumulate * processes
+        batch_size = 8 * run.schedule.parts * processes
         yield (
             f"batch normalization over {images} image{'s' if images > 1 else ''} at a time is mostly noise;"
             f" use {kept if start else ''}schedule.batch_size={batch_size} (a smaller sizes.crop makes room)"

@@ -71,7 +71,7 @@ def steps_left(run: Training, settings: Settings, train_set: Dataset) -> Iterato
         len(train_set),
         settings["seed"],
         run.schedule.batch_size,
-        accumulate=run.schedule.accumulate,
+        accumulate=run.schedule.parts,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         drop_last=run.schedule.drop_last,
@@ -83,7 +83,7 @@ def steps_left(run: Training, settings: Settings, train_set: Dataset) -> Iterato
         iterations=run.to_do,
         workers=settings["loader"]["workers"],
     )
-    return itertools.takewhile(lambda _: not run.out_of_patience, steps(batches, run.schedule.accumulate))
+    return itertools.takewhile(lambda _: not run.out_of_patience, steps(batches, run.schedule.parts))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from segkit.system import distributed, files, replicas
 from segkit.system.runtime import Runtime, hold_memory
 from segkit.system.seeds import seed_of
 from segkit.system.signals import Request
-from segkit.training import freezing, keeping, nonfinite, optim
+from segkit.training import accumulation, freezing, keeping, nonfinite, optim
 from segkit.training.best import in_words, is_better
 from segkit.training.nonfinite import NonFiniteGuard, StepRecord
 from segkit.training.position import Position
@@ -64,6 +65,8 @@ class Training:
     val_files: str = ""  # and of the validation files
     resting: list[nn.Module] = field(default_factory=list)  # modules that stay in evaluation mode
     iteration: int = 0  # optimiser steps done
+    first_iteration: int = 0  # of this start
+    micro_batches: int = 1  # in which schedule.accumulate=auto divides a batch
     best: float | None = None  # of the metric, so far
     stale: int = 0  # validations since then
     validation_pending: bool = False  # of this iteration
@@ -127,6 +130,7 @@ class Training:
         self.guard.check()
         state = {
             "iteration": self.iteration,
+            "micro_batches": self.micro_batches,
             "position": self.position._asdict(),
             "val_files": self.val_files,
             "validated": self.validated,
@@ -175,7 +179,8 @@ class Training:
         if state["scaler"] and self.scaler.is_enabled():  # empty unless the run was in fp16
             self.scaler.load_state_dict(state["scaler"])
         self.guard.restore(state["watch"])
-        self.iteration = state["iteration"]
+        self.iteration = self.first_iteration = state["iteration"]
+        self.micro_batches = state["micro_batches"]
         if state["val_files"] != self.val_files:
             self.notes.append(
                 "careful: the validation files changed since the checkpoint, so the best"
@@ -275,21 +280,20 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     micro-batches and processes, so the gradient is that of the whole batch however it is divided. A batch
     without a scored pixel changes nothing: no weight, momentum, statistic or average.
     """
-    torch.manual_seed(seed_of(training.seed, training.iteration, distributed.rank()))
     for group in training.optimiser.param_groups:
         group["lr"] = group["base_lr"] * training.policy(training.iteration)
     batches = [_on_device(batch, training) for batch in batches]
-    weights = [training.loss.weight(batch.label) for batch in batches]
-    whole = distributed.all_reduce_sum(torch.stack(weights).sum(0))
+    weights = torch.stack([training.loss.weight(batch.label) for batch in batches])
+    whole = distributed.all_reduce_sum(weights.sum(0))
     if not whole.any():
         return _skip_unscored(training)
     whole = whole.clamp(min=1e-9)
     buffers = [(b, b.clone()) for b in training.model.buffers()] if training.guard.skips else []
-    losses: dict[str, Tensor] = {}
-    for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-        with replicas.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
-            parts = _backward(training, batch, weight / whole * distributed.world_size())
-        losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
+    passes = partial(_passes, training, whole / distributed.world_size())
+    if training.schedule.accumulate == "auto":
+        losses = accumulation.run_passes(training, batches, passes)
+    else:
+        losses = passes(batches)
     losses = distributed.all_reduce_mean(losses)
     if training.device.type != "cuda":  # where statistics are synchronized already
         replicas.average_statistics(training.model)
@@ -306,6 +310,17 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
         training.optimiser.zero_grad(set_to_none=True)
     training.iteration += 1
     return Step(losses, norm)
+
+
+def _passes(training: Training, whole: Tensor, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Add the gradients of micro-batches to the model's; ``whole`` is their mean weight over processes."""
+    torch.manual_seed(seed_of(training.seed, training.iteration, distributed.rank()))
+    losses: dict[str, Tensor] = {}
+    for index, batch in enumerate(batches):
+        with replicas.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
+            parts = _backward(training, batch, training.loss.weight(batch.label) / whole)
+        losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
+    return losses
 
 
 def _skip_unscored(training: Training) -> Step:

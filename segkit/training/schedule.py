@@ -21,9 +21,7 @@ class Schedule:
     epochs: Annotated[float, Range(above=0, most=100000)] | None = None  # one of the two ...
     iterations: Annotated[int, Range(least=1, most=100000000)] | None = None  # ... gives the length, in steps
     drop_last: bool = False  # an epoch leaves out what fills no batch, as the original recipe has it
-    accumulate: Annotated[int, Range(least=1, most=65536)] = (
-        1  # parts in which a batch goes through the network
-    )
+    accumulate: Literal["auto"] | Annotated[int, Range(least=1, most=65536)] = "auto"
     head_lr_multiplier: Annotated[float, Range(above=0, most=10000)] = 1.0
     layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0  # of the rate, from one stage to that before
     decay_norm_and_bias: bool = True
@@ -45,12 +43,17 @@ class Schedule:
                 f"schedule.epochs={self.epochs} and schedule.iterations={self.iterations}:"
                 " give one of the two and set the other to null"
             )
-        parts = self.accumulate * distributed.world_size()
+        parts = self.parts * distributed.world_size()
         if self.batch_size % parts:
             raise ValueError(
-                f"schedule.batch_size={self.batch_size} does not divide into {self.accumulate} parts"
+                f"schedule.batch_size={self.batch_size} does not divide into {self.parts} parts"
                 f" (schedule.accumulate) on {distributed.world_size()} processes; use a multiple of {parts}"
             )
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of a step as the loader makes them; ``auto`` divides them later."""
+        return 1 if self.accumulate == "auto" else self.accumulate
 
     def length(self, samples: int) -> int:
         """Optimiser steps of the whole training on so many samples."""

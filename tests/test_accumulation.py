@@ -1,0 +1,146 @@
+"""``schedule.accumulate=auto``: a batch is divided further where memory ends, and nothing else changes."""
+
+import logging
+import os
+import signal
+
+import pytest
+import torch
+from test_training import batch, begin, parts_of, weights
+
+from runs import KillAt, Run, assert_same_end, ranks
+from segkit import checkpoint, training
+from segkit.system import failures
+from segkit.training import accumulation
+
+WORDS = ["schedule.batch_size=8", "schedule.ema=0.9"]
+
+
+class LimitImages:
+    """Raise CUDA's error for more than so many images in a forward pass of training."""
+
+    def __init__(self, images, *, rank=None):
+        self.images, self.rank = images, rank
+
+    def __call__(self):
+        from segkit.models.network import Segmenter
+
+        if self.rank is not None and os.environ["RANK"] != self.rank:
+            return
+        forward = Segmenter.forward
+
+        def limited(model, image, *args, **keywords):
+            found = forward(model, image, *args, **keywords)  # statistics of the batch have changed by now
+            if model.training and len(image) > self.images:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+            return found
+
+        Segmenter.forward = limited
+
+
+class LimitAndKill(LimitImages):
+    """Also kill the process at a step after its second checkpoint."""
+
+    def __call__(self):
+        super().__call__()
+        KillAt("segkit.training.train_step", 8)()
+
+
+def limit(monkeypatch, run, images):
+    """Let the model run out of memory with more than so many images, and return the sizes it met."""
+    forward, sizes = run.model.forward, []
+
+    def limited(image):
+        sizes.append(len(image))
+        logits = forward(image)
+        if len(image) > images:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return logits
+
+    monkeypatch.setattr(run.model, "forward", limited)
+    return sizes
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_step_that_ran_out_of_memory_is_repeated_in_parts(dropout, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, "segkit")
+    run, same = begin(norm=True, dropout=dropout), begin(norm=True, dropout=dropout, accumulate=2)
+    sizes = limit(monkeypatch, run, 2)
+    for seed in range(2):
+        first = training.train_step(run, [batch(seed=seed)])
+        second = training.train_step(same, parts_of(batch(seed=seed), 2))
+        assert torch.equal(first.losses["main"], second.losses["main"])
+    assert sizes == [4, 2, 2, 2, 2]
+    assert torch.equal(weights(run), weights(same))
+    for name, buffer in run.model.named_buffers():
+        assert torch.equal(buffer, same.model.get_buffer(name)), name
+    assert (
+        "iteration 1: out of memory; trying again with schedule.accumulate=2 (2 images at a time"
+        in caplog.text
+    )
+    assert run.state()["micro_batches"] == 2
+
+
+def test_an_odd_batch_is_divided_into_unequal_parts(monkeypatch):
+    run, whole = begin(batch_size=7), begin(batch_size=7)
+    sizes = limit(monkeypatch, run, 4)
+    training.train_step(run, [batch(7)])
+    training.train_step(whole, [batch(7)])
+    assert sizes == [7, 4, 3]
+    torch.testing.assert_close(weights(run), weights(whole))
+
+
+def test_a_batch_that_cannot_be_divided_further_ends_with_the_advice(monkeypatch):
+    run = begin(norm=True)
+    limit(monkeypatch, run, 1)  # two images are the least for batch normalization
+    with pytest.raises(torch.cuda.OutOfMemoryError) as met:
+        training.train_step(run, [batch()])
+    assert run.micro_batches == 2
+    assert "memory ended during a training step: make schedule.batch_size" in failures.out_of_memory(
+        met.value
+    )
+
+
+@pytest.mark.parametrize("case", ["fixed", "late"])
+def test_other_steps_are_not_repeated(case, monkeypatch):
+    run = begin(accumulate=1 if case == "fixed" else "auto")
+    run.iteration = accumulation.FIRST if case == "late" else 0
+    limit(monkeypatch, run, 2)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        training.train_step(run, [batch()])
+
+
+def test_a_run_keeps_its_division_when_it_is_resumed(tmp_path):
+    unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
+    run = Run(unbroken, *WORDS, before=LimitImages(4))
+    run.completes()
+    assert run.said.count("out of memory; trying again with schedule.accumulate=2 (4 images at a time") == 1
+    assert checkpoint.read(unbroken / "last.pt")["micro_batches"] == 2
+    assert Run(folder, *WORDS, before=LimitAndKill(4)).ends() == -signal.SIGKILL
+    resumed = Run(folder, *WORDS, "resume=true")
+    resumed.completes()
+    assert "out of memory" not in resumed.said
+    assert_same_end(unbroken, folder)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_all_processes_divide_when_memory_ends_in_one(rank, tmp_path):
+    words = ["schedule.batch_size=8", "schedule.freeze_norm=true"]
+    several = ranks(2, tmp_path / "several", *words, before=LimitImages(1, rank=rank))
+    plain = ranks(2, tmp_path / "plain", *words)
+    for run in (*several, *plain):
+        run.completes()
+    said = "".join(run.said for run in several)
+    assert said.count("trying again with schedule.accumulate=2 (2 images") == 1
+    assert said.count("trying again with schedule.accumulate=4 (1 images") == 1
+    first, second = (checkpoint.read(tmp_path / name / "last.pt") for name in ("several", "plain"))
+    assert (first["micro_batches"], second["micro_batches"]) == (4, 1)
+    for name, tensor in first["model"].items():
+        torch.testing.assert_close(second["model"][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_all_processes_end_when_memory_suffices_for_no_part(tmp_path):
+    several = ranks(2, tmp_path / "run", "schedule.batch_size=8", before=LimitImages(0, rank="1"))
+    assert [run.ends() for run in several] == [2, 2]
+    for run in several:
+        assert "error: memory ended during a training step: make schedule.batch_size" in run.said
