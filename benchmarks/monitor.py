@@ -32,7 +32,7 @@ STEPS, CALLS = 12, 2000
 
 def main() -> None:
     """Print one table."""
-    with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(compose.CONF), **compose.VERSION_BASE):
         settings = compose.plain("train", hydra.compose("train", ["experiment=demo"]))
     train_set = components.build("data.datasets", settings["data"], split="train")
     table = train_set.table

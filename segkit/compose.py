@@ -37,8 +37,11 @@ from segkit.system import environment, runs
 from segkit.system.commands import spoken
 from segkit.system.failures import with_errors_in_words
 
-OmegaConf.register_new_resolver("spoken", spoken, replace=True)  # for the help
-OmegaConf.register_new_resolver("groups", groups.listing, replace=True)  # likewise
+# Hydra 1.4 and OmegaConf 2.4 deprecate what 1.3 and 2.3 need
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+register_resolver: Any = OmegaConf.register_new_resolver if VERSION_BASE else OmegaConf.register_resolver
+register_resolver("spoken", spoken, replace=True)  # for the help
+register_resolver("groups", groups.listing, replace=True)  # likewise
 LOG = logging.getLogger("segkit")
 Story = Callable[[dict[str, Any]], None]
 
@@ -106,7 +109,7 @@ def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
     if {"--help", "-h"} & {*sys.argv}:  # where Hydra lists all groups twice, and we list our own
         Hydra.format_config_groups = lambda *_: ""  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run)()
+        hydra.main(**VERSION_BASE, config_path=str(CONF), config_name=name)(run)()
     except BrokenPipeError:  # `--help | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
@@ -124,7 +127,7 @@ def composed(name: str, overrides: Sequence[str] = (), hooks: Hooks = Hooks()) -
     arguments.check(overrides)
     components.use_plugins(_plugins(overrides))
     typed = [accept_any_key(override, name) for override in overrides]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
         try:
             config = hydra.compose(name, typed, return_hydra_config=True)
         except Exception as error:

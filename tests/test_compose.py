@@ -13,7 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from segkit import settings
-from segkit.compose import CONF, accept_any_key, command, plain, swept
+from segkit.compose import CONF, VERSION_BASE, accept_any_key, command, plain, swept
 from segkit.compose import composed as schema_composed
 from segkit.settings import schema
 
@@ -25,7 +25,7 @@ def options(group):
 
 
 def composed(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         config = compose("train", overrides=["run_name=test", *overrides])
     return plain("train", config)
 

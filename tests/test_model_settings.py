@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from segkit import settings
+from segkit.compose import VERSION_BASE
 from segkit.models import segmenter
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -19,7 +20,7 @@ HEADS = sorted(file.stem for file in (CONF / "model" / "head").glob("*.yaml"))
 
 
 def model_of(*choices: str) -> segmenter.Segmenter:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         composed = compose("train", overrides=["run_name=test", *choices])
     plain = OmegaConf.to_container(composed, resolve=True)
     with torch.device("meta"):

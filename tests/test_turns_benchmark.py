@@ -180,12 +180,13 @@ def test_the_mode_of_a_gpu_is_what_runtime_gpu_is(benchmarks, monkeypatch):
     from hydra import compose, initialize_config_dir
 
     from segkit import training
+    from segkit.compose import VERSION_BASE
 
     seen = {}
     monkeypatch.setattr(torch, "compile", lambda runner: runner)
     monkeypatch.setattr(training, "begin", lambda *_, **settings: seen.update(settings))
     train_sides.segkit_step(given(), "gpu")
-    with initialize_config_dir(str(ROOT / "conf" / "runtime"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf" / "runtime"), **VERSION_BASE):
         expected = compose("gpu")
     for name in ("precision", "compile", "channels_last", "recompute"):
         assert getattr(seen["runtime"], name) == expected[name]
