@@ -1,23 +1,20 @@
-"""A run's TensorBoard events: everything goes into one file of one run, written by a thread of its own."""
+"""A run's TensorBoard events, by ``torch.utils.tensorboard.SummaryWriter``."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from segkit.drawing.overlays import encode
-from segkit.monitor.rewinding import rewind
-
+PATTERN = "events.out.tfevents."  # before the time of a file's creation, in seconds
 CHARTS = {
     "loss": ["train/loss_(?!aux).*", "val/loss_(?!aux).*"],  # validation has no auxiliary head
     "mIoU": ["val/mIoU"],
     "learning rate": ["train/lr"],
 }
-DESCRIPTIONS = ("environment", "settings", "network")  # texts that every start writes anew
-
 TELLING = ("data.name", "model.backbone.variant", "model.head.name", "schedule.batch_size", "schedule.lr")
 TELLING += ("schedule.length", "model.backbone.width")
 
@@ -27,63 +24,47 @@ class Events:
 
     Args:
         folder: the run's.
-        start: iterations done before; what an interrupted run wrote beyond is taken out.
-        validation_pending: whether the validation of that iteration is still to come; what an earlier
-            attempt wrote of it is taken out as well.
+        start: iterations done before; TensorBoard forgets what an interrupted run wrote beyond.
+        validation_pending: whether the validation of that iteration is still to come, so that an earlier
+            attempt is forgotten as well.
     """
 
     def __init__(self, folder: Path, *, start: int, validation_pending: bool = False) -> None:
-        from tensorboard.compat.proto import event_pb2
         from tensorboard.plugins.hparams import plugin_data_pb2
-        from torch.utils.tensorboard import FileWriter, summary  # only here: half a second
+        from torch.utils.tensorboard import SummaryWriter, summary  # only here: half a second
 
-        self.summary, self.event = summary, cast(Any, event_pb2)  # its classes are made while importing
-        self.hparams_data = cast(Any, plugin_data_pb2)
-        again = any(folder.glob("events.out.tfevents.*"))
-
-        def stays(iteration: int, tag: str) -> bool:
-            if iteration != start or not start:
-                return iteration < start
-            group = tag.split("/")[0]
-            return group not in DESCRIPTIONS and not (validation_pending and group in ("val", "val_iou"))
-
-        rewind(folder, stays)
-        self.writer = FileWriter(str(folder), max_queue=1000, flush_secs=15)
-        if again:
-            self._forget_after(start)
+        self.summary, self.hparams_data = summary, cast(Any, plugin_data_pb2)
+        points: dict[str, float] = {}
+        purge_step = None
+        if any(folder.glob(f"{PATTERN}*")):
+            _keep_file_order(folder)
+            purge_step = start + 1 if start else 0
+            if start and validation_pending:
+                purge_step, points = start, _training_points(folder, start)
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step, max_queue=1000, flush_secs=15)
+        self.scalars(start, points)
         layout = {
             "overview": {name: ["Multiline", [f"^{t}$" for t in tags]] for name, tags in CHARTS.items()}
         }
-        self.writer.add_summary(summary.custom_scalars(layout))
-
-    def _forget_after(self, start: int) -> None:
-        """Tell a TensorBoard that is looking on."""
-        version = self.event.Event(file_version="brain.Event:2")
-        restart = self.event.Event(session_log={"status": self.event.SessionLog.START})
-        for event in (version, restart):
-            self.writer.add_event(event, start + 1)
-
-    def _add(self, iteration: int, points: list[dict[str, Any]]) -> None:
-        self.writer.add_event(self.event.Event(summary={"value": points}), iteration)
+        self.writer.add_custom_scalars(layout)
 
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Several curves' points as one event; a third of the cost of one each."""
-        self._add(iteration, [{"tag": tag, "simple_value": value} for tag, value in values.items()])
+        """Record points of several curves."""
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, iteration)
 
     def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
-        """An (H, W, 3) image, as a PNG."""
-        height, width, channels = image.shape
-        size = {"height": height, "width": width, "colorspace": channels}
-        self._add(iteration, [{"tag": tag, "image": {**size, "encoded_image_string": encode(image)}}])
+        """Record an (H, W, 3) image, as a PNG."""
+        self.writer.add_image(tag, image, iteration, dataformats="HWC")
 
     def text(self, tag: str, iteration: int, markdown: str) -> None:
-        """A text in Markdown."""
-        self.writer.add_summary(self.summary.text(tag, markdown), iteration)
+        """Record a text in Markdown."""
+        self.writer.add_text(tag, markdown, iteration)
 
     def hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Settings for the HPARAMS tab, in this very run; the metrics are tags of its curves.
+        """Record settings for the HPARAMS tab, in this very run; the metrics are tags of its curves.
 
-        Once a run: TensorBoard keeps the first.
+        ``SummaryWriter.add_hparams`` would make a run of its own. TensorBoard keeps the first of a run.
         """
         plain = {k: v if type(v) in (int, float) else str(v) for k, v in settings.items()}  # True is no 1.0
         experiment, *session = self.summary.hparams(plain, dict.fromkeys(metrics, 0.0))
@@ -92,16 +73,45 @@ class Events:
         for info in content.experiment.hparam_infos:
             info.differs = info.name in TELLING  # these come first, and only the first five are shown unasked
         plugin_data.content = content.SerializeToString()
+        writer = self.writer.file_writer
+        assert writer is not None
         for part in (experiment, *session):
-            self.writer.add_summary(part)
+            writer.add_summary(part)
 
     def flush(self) -> None:
-        """Bring everything to the disk."""
+        """Write everything to the disk."""
         self.writer.flush()
 
     def close(self) -> None:
         """Flush and end the writing thread."""
         self.writer.close()
+
+
+def _keep_file_order(folder: Path) -> None:
+    """Rename event files of the future: TensorBoard reads files by the time in their names.
+
+    A clock that was set back, or a second start within a second, would put a new file before an old one.
+    """
+    now = int(time.time())
+    files = sorted(folder.glob(f"{PATTERN}*"), key=lambda file: file.name)
+    times = [file.name.removeprefix(PATTERN).partition(".") for file in files]
+    if all(created.isdigit() and int(created) < now for created, _, _ in times):
+        return
+    for index, (file, (_, _, rest)) in enumerate(zip(files, times, strict=True)):
+        file.rename(folder / f"{PATTERN}{now - len(files) + index:010d}.{rest}")
+
+
+def _training_points(folder: Path, iteration: int) -> dict[str, float]:
+    """Return the last points of the training's curves, if they are of this iteration."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 1, "images": 1, "tensors": 1}).Reload()
+    last = {tag: events.Scalars(tag)[-1] for tag in events.Tags()["scalars"]}
+    return {
+        tag: point.value
+        for tag, point in last.items()
+        if point.step == iteration and not tag.startswith(("val/", "val_iou/"))
+    }
 
 
 def build(folder: Path, start: int, validation_pending: bool) -> Events:  # noqa: FBT001 - a late value
