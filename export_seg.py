@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
 from segkit.compose import Hooks, command, of_checkpoint
 from segkit.system.commands import spoken
 

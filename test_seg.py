@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
 from segkit.compose import Hooks, command, of_checkpoint
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
 from segkit.compose import Hooks, command
 from segkit.monitor.banners import opening
 from segkit.settings.dotted import value_of
@@ -59,8 +60,12 @@ def of_images(settings: dict[str, Any]) -> dict[str, Any]:
 def print_summary(settings: dict[str, Any]) -> None:
     """The network, layer by layer; it needs no data."""
     from segkit.data import labels
-    from segkit.models import segmenter, summary
+    from segkit.models import published, segmenter, summary
 
+    network = settings["model"]
+    published.check_local_file("model.weights", network["weights"])
+    if network["weights"] is None:  # otherwise those of the backbone are not read
+        published.check_local_file("model.backbone.weights", network["backbone"].get("weights"))
     num_classes = labels.of_settings(settings["data"]).num_classes
     model = segmenter.build(num_classes, **segmenter.unloaded(settings["model"]))  # nothing to download
     print(summary.summarise(model, settings["sizes"]["crop"]))

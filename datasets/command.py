@@ -13,10 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripts are run as files
+import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
+
+# isort: split
+
 import numpy as np
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripts are run as files
 
 from segkit import components, compose
 from segkit.data import choosing, statistics, transforms, verification

@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 
-from segkit.data.labels import same_classes
-from segkit.models.backbones._former import modern
 from segkit.settings import PositiveFloat, PositiveInt
 from segkit.settings.dotted import flat
 from segkit.system import distributed, files, runs, shared
@@ -180,14 +178,12 @@ def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
             f"{path}: not a checkpoint of segkit; weights of other projects load with model.weights={path}"
         )
     parts = {"iteration": int, "settings": dict, "classes": dict, "model": dict}
-    if wrong := [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]:
+    wrong = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
+    wrong += ["average"] * (not isinstance(content.get("average"), dict | None))
+    sections = ((name, content["settings"].get(name, {})) for name in ("data", "model", "sizes") if not wrong)
+    wrong += [f"settings.{name}" for name, section in sections if not isinstance(section, dict)]
+    if wrong:
         raise ValueError(f"{path}: a checkpoint with no proper {', '.join(wrong)}; it was not made by a run")
-    model = content["settings"].get("model")
-    if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
-        model["backbone"] = modern(model["backbone"])
-    evaluation = content["settings"].get("evaluation")
-    if isinstance(evaluation, dict) and "boundary" in evaluation:  # before there were other evaluators
-        evaluation["evaluators"] = {"boundary": True} if evaluation.pop("boundary") else {}
     return content
 
 
@@ -197,7 +193,7 @@ def compare(saved: dict[str, Any], about: dict[str, Any]) -> None:
     Raises:
         ValueError: its classes are others.
     """
-    if not same_classes(saved["classes"], about["classes"]):
+    if saved["classes"] != about["classes"]:
         raise ValueError(
             "the checkpoint is of other classes than this data set has; resume with the data that the run"
             " began with, or begin a new run_name=... (model.backbone.weights=FILE starts from its backbone)"
@@ -210,10 +206,5 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Settings that a run goes on with and did not have, such as ``schedule.lr=0.1 (was 0.01)``."""
     free = ("resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
     old, new = flat(before), flat(now)
-    changed = [key for key in new if key not in free and _plain(new[key]) != _plain(old.get(key))]
-    return [f"{key}={_plain(new[key])} (was {_plain(old.get(key))})" for key in changed]
-
-
-def _plain(value: Any) -> Any:
-    """Checkpoints from before settings had tuples hold lists."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    changed = [key for key in new if key not in free and new[key] != old.get(key)]
+    return [f"{key}={new[key]} (was {old.get(key)})" for key in changed]

@@ -101,15 +101,14 @@ def test_a_state_of_another_model_is_refused_with_what_differs():
     with pytest.raises(ValueError, match="the checkpoint is of another model") as refused:
         files.refuse_another(own, found, "model")
     message = str(refused.value)
-    for line in (
-        "a: not in the checkpoint",
-        "d: in the checkpoint alone",
-        "b: (19, 8) in the checkpoint, (150, 8) here",
+    for words in (
+        "1 missing in the file: a",
+        "1 not in the model: d",
+        "1 of another shape: b (19, 8) for (150, 8)",
         "model.weights=FILE",
     ):
-        assert line in message
-    assert "c:" not in message
-    with pytest.raises(ValueError, match="and 92 more"):
+        assert words in message
+    with pytest.raises(ValueError, match=r"100 missing in the file: 0, 1, 2, \.\.\."):
         files.refuse_another({str(i): own["a"] for i in range(100)}, {}, "model")
 
 

@@ -154,7 +154,7 @@ def test_a_broken_validation_image_costs_no_iteration(tmp_path):
     [
         (
             "model.head.width=12",
-            "head.aspp.b0.0.weight: (8, 256, 1, 1) in the checkpoint, (12, 256, 1, 1) here",
+            "of another shape: head.aspp.b0.0.weight (8, 256, 1, 1) for (12, 256, 1, 1)",
         ),
         ("schedule/optimiser=adamw", "the checkpoint is of another optimiser"),
         (

@@ -8,6 +8,10 @@ import contextlib
 import functools
 import io
 import json
+import random
+import tempfile
+import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,13 +23,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import segkit
-from runs import SMALL
+from runs import SMALL, assert_same
 from segkit import checkpoint
 from segkit import settings as schema
 from segkit.compose import accept_any_key, composed
 from segkit.data.labels import LabelTable
 from segkit.data.pairs import read_image, read_mask
-from segkit.models import segmenter
+from segkit.models import segmenter, weights
+from segkit.system import shared
 
 pytestmark = pytest.mark.medium
 
@@ -201,3 +206,65 @@ def test_what_checkpoints_say(tmp_path_factory, turn, values):
     torch.save({"format": 1, "model": good()["model"], **content}, file)
     with in_words:
         segkit.load(file)
+
+
+def flip_bit(turn, content):
+    at = turn.randrange(len(content))
+    return content[:at] + bytes([content[at] ^ 1 << turn.randrange(8)]) + content[at + 1 :]
+
+
+def zero_page(turn, content):
+    at = turn.randrange(0, len(content), 4096)
+    return content[:at] + bytes(len(content[at : at + 4096])) + content[at + 4096 :]
+
+
+def cut(turn, content):
+    return content[: turn.randrange(len(content))]
+
+
+@functools.cache
+def stored(kind):
+    """The bytes of a file of weights, how it is read, and what is in it."""
+    state = {
+        f"layer{i}.weight": torch.randn(64, 32, generator=torch.Generator().manual_seed(i)) for i in range(9)
+    }
+    content = {"format": 1, "iteration": 7, "settings": {"seed": 1}, "classes": {"name": "a"}, "model": state}
+    buffer = io.BytesIO()
+    if kind == "safetensors":
+        about = {key: value for key, value in content.items() if key != "model"}
+        with tempfile.TemporaryDirectory() as folder:
+            shared.write(Path(folder, "x.safetensors"), state, about)
+            return Path(folder, "x.safetensors").read_bytes(), checkpoint.read, content
+    torch.save(state if kind == "zip" else content, buffer)
+    if kind == "pt":
+        return buffer.getvalue(), checkpoint.read, content
+    outer = io.BytesIO()
+    with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.pth", buffer.getvalue())
+    return outer.getvalue(), lambda file: weights.read(file).state, state
+
+
+@pytest.mark.parametrize("damage", [flip_bit, zero_page, cut])
+@pytest.mark.parametrize("kind", ["pt", "zip", "safetensors"])
+def test_no_damaged_file_is_read_as_other_numbers(kind, damage, tmp_path):
+    whole, read, content = stored(kind)
+    turn, file = random.Random(0), tmp_path / f"x.{kind}"
+    refused = 0
+    for _ in range(400 if damage is flip_bit else 100):
+        file.write_bytes(damage(turn, whole))
+        try:
+            found = read(file)
+        except ValueError:
+            refused += 1
+        else:
+            assert_same(found, content)
+    assert refused > 90
+
+
+def test_settings_of_damaged_checkpoints_are_not_read_as_others(tmp_path):
+    whole, _, content = stored("pt")
+    turn, file = random.Random(0), tmp_path / "x.pt"
+    for _ in range(200):
+        file.write_bytes(flip_bit(turn, whole))
+        with in_words:
+            assert checkpoint.read(file, mapped=True)["settings"] == content["settings"]

@@ -9,8 +9,9 @@ from torch.optim import lr_scheduler as schedules
 
 from segkit import components
 from segkit.losses import cross_entropy
+from segkit.models import segmenter
 from segkit.settings import check
-from segkit.training import optim
+from segkit.training import freezing, optim
 from segkit.types import IGNORE_INDEX, Logits
 
 
@@ -184,6 +185,22 @@ def test_groups_hold_every_parameter_once_with_its_rate():
         "head": (1.0, 1, None),
         "head_no_decay": (1.0, 1, 0.0),
     }
+
+
+@pytest.mark.parametrize("stages", range(5))
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("decays", [False, True])
+def test_groups_of_frozen_networks_hold_what_moves(stages, norms, decays):
+    backbone = {"name": "resnest", "variant": "14", "width": 4}
+    model = segmenter.build(2, backbone=backbone, head={"name": "fcn"})
+    freezing.freeze(model, stages=stages, norms=norms)
+    groups = optim.parameter_groups(
+        model, lr=1.0, head_lr_multiplier=1.0, decay_norm_and_bias=decays, layer_decay=0.5
+    )
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    rates = {group["name"].removesuffix("_no_decay"): group["lr"] for group in groups}
+    assert rates == {"head": 1.0} | {f"backbone_{k}": 0.5 ** (4 - k) for k in range(stages + 1, 5)}
 
 
 def test_the_average_follows_the_recurrence_by_hand():

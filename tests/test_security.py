@@ -3,7 +3,10 @@
 Weights, archives, downloads and the report have their tests with the modules they belong to.
 """
 
+import io
 import pickle
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,11 +14,11 @@ import torch
 
 import segkit
 from runs import SMALL
-from segkit import components
+from segkit import checkpoint, components
 from segkit.compose import composed
 from segkit.data.labels import LabelTable, built_in
 from segkit.data.pairs import kept
-from segkit.models import segmenter
+from segkit.models import segmenter, weights
 
 
 class Hostile:
@@ -88,8 +91,112 @@ def test_settings_in_a_checkpoint_are_checked_like_typed_ones(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "entries", [[[0, "a"]], [["0", "a", [0, 0, 0], False, ""]], None, [[0, "a", [0], False, ""]]]
+    "entries",
+    [
+        *([[0, "a"]], [["0", "a", [0, 0, 0], False, ""]], None, [[0, "a", [0], False, ""]], [], 7, "ab"),
+        *(
+            [[0, "a", color, False, ""]]
+            for color in ([300, 0, 0], [-1, 0, 0], [0, float("inf"), 0], [0.5] * 3)
+        ),
+        *(
+            [[0, "a", color, False, ""]]
+            for color in ([True] * 3, ["0"] * 3, None, [[0], 0, 0], [10**30, 0, 0])
+        ),
+        *(
+            [[identity, "a", [0] * 3, False, ""]]
+            for identity in (1 << 16, 10**30, -(10**30), float("inf"), True)
+        ),
+        [[0, "a", [0] * 3, False, ""], [0, "b", [1] * 3, False, ""]],
+        [[0, "a", [0] * 3, True, ""]],
+        [[0, "a", [0] * 3, False, "", "more"]],
+    ],
 )
 def test_a_damaged_class_table_in_a_checkpoint_is_an_error(entries):
-    with pytest.raises(ValueError, match="the class table of a checkpoint is damaged"):
+    with pytest.raises(ValueError, match="the class table of a checkpoint is damaged") as error:
         LabelTable.from_plain({"name": "a", "entries": entries})
+    assert len(str(error.value)) < 300
+
+
+@pytest.fixture
+def content():
+    """A checkpoint of a small network."""
+    network = composed("train", [*SMALL, "run_name=a"])["model"]
+    table = {"name": "two", "entries": [[i, str(i), [0, 0, i], False, ""] for i in range(2)]}
+    state = segmenter.build(2, **network).state_dict()
+    return {"format": 1, "iteration": 1, "settings": {"model": network}, "classes": table, "model": state}
+
+
+WEIGHT = "head.block.4.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state.update({WEIGHT: state[WEIGHT].int()}),
+            f"1 of another type: {WEIGHT} integer for float",
+        ),
+        (
+            lambda state: state.update({WEIGHT: state[WEIGHT] + 1j}),
+            f"of another type: {WEIGHT} complex for float",
+        ),
+        (lambda state: state.update({WEIGHT: state[WEIGHT].to_sparse()}), "of another type"),
+        (lambda state: state.update({WEIGHT: 7}), "of another (shape|type)"),
+        (
+            lambda state: state.update({WEIGHT: state[WEIGHT] * float("nan")}),
+            f"{WEIGHT} hold NaN or infinity",
+        ),
+        (lambda state: state.update({WEIGHT: state[WEIGHT][:1]}), "1 of another shape"),
+        (lambda state: state.pop(WEIGHT), f"1 missing in the file: {WEIGHT}"),
+        (lambda state: state.update({7: state.pop(WEIGHT)}), "1 missing in the file"),
+        (lambda state: state.clear(), r"missing in the file: .*, \.\.\."),
+    ],
+)
+def test_weights_of_other_kinds_are_refused_in_one_line(change, message, content, tmp_path):
+    change(content["model"])
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message) as error:
+        segkit.load(tmp_path / "a.pt")
+    assert "\n" not in str(error.value)
+    torch.save(content["model"], tmp_path / "weights.pth")
+    settings = {**content["settings"]["model"], "weights": str(tmp_path / "weights.pth")}
+    with pytest.raises(ValueError, match=f"{message}|holds no state dict") as error:
+        segmenter.build(2, **settings)
+    assert str(error.value).count("\n") <= 2
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize("section", ["data", "model", "sizes"])
+@pytest.mark.parametrize("value", [None, 7, [1], "text"])
+def test_sections_of_a_checkpoint_that_are_no_groups_are_refused(section, value, content, tmp_path):
+    content["settings"][section] = value
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=rf"no proper settings\.{section}"):
+        segkit.load(tmp_path / "a.pt")
+
+
+def deflate(path, *names):
+    """A file of megabytes of zeros for each name, in a zip of a few kilobytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, bytes(50_000_000))
+    return path
+
+
+def test_zip_bombs_are_refused_before_they_are_inflated(content, tmp_path):
+    bombs = [
+        deflate(tmp_path / "a.pt", "archive/data.pkl", "archive/data/0"),
+        deflate(tmp_path / "b.pt", "x.pth"),
+    ]
+    inner = io.BytesIO()
+    torch.save(content["model"], inner)
+    with zipfile.ZipFile(tmp_path / "c.pt", "w") as archive:
+        archive.write(bombs[0], "x.pth")
+    tracemalloc.start()
+    for file in (*bombs, tmp_path / "c.pt"):
+        with pytest.raises(ValueError, match=r"bytes inflate to (5|10)0,000,000"):
+            weights.read(file)
+    with pytest.raises(ValueError, match="bytes inflate to 100,000,000"):
+        checkpoint.read(bombs[0])
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()

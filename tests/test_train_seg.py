@@ -1,6 +1,10 @@
 """The training command as its user meets it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import run_command
+from conftest import ROOT, run_command
 from segkit import checkpoint
 
 
@@ -20,6 +24,34 @@ def test_summary_needs_no_data(run_here, capsys, tmp_path):
     assert "stage 4" in out
     assert "GMACs" in out
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("key", ["model.weights", "model.backbone.weights"])
+def test_summary_refuses_weights_that_do_not_exist(key, run_here, capsys, tmp_path):
+    arguments = ["model=deeplabv3_resnest14", "data=shapes", "summary=true", f"run_dir={tmp_path}"]
+    assert run_here("train_seg", *arguments, f"{key}={tmp_path}/no.pth") == 2
+    assert f"{key}={tmp_path}/no.pth: there is no such file" in capsys.readouterr().err
+    assert run_here("train_seg", *arguments, f"{key}=https://example.org/x.pth") == 0  # not downloaded
+
+
+SCRIPTS = [f"{name}_seg.py" for name in ("train", "test", "predict", "export")]
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "datasets/folder.py"])
+def test_ctrl_c_during_imports_ends_in_one_line(script, tmp_path):
+    (tmp_path / "hydra.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, script],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, out, error) == (130, "", "stopped\n")
 
 
 def test_a_run_leaves_weights_images_scores_and_curves(tiny_run):

@@ -9,10 +9,11 @@ from torch import nn
 
 from runs import assert_same
 from segkit import components, compose, settings, training
-from segkit.data import loaders
+from segkit.data import loaders, transforms
 from segkit.data.datasets import shapes
 from segkit.losses import cross_entropy
 from segkit.system import runtime
+from segkit.training import advice
 from segkit.types import IGNORE_INDEX, Batch, Logits
 
 SCENES = shapes.build("train", size=40, train_scenes=7)
@@ -202,6 +203,46 @@ def test_a_finished_run_that_was_never_validated_is_validated():
     assert not resumed(run.state(), iterations=2).validation_pending
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            {key: None}
+            for key in ("position", "optimiser", "watch", "model", "validation_pending", "val_files")
+        ),
+        *({key: {}} for key in ("position", "optimiser", "watch", "iteration")),
+        *(
+            {"position": {"samples_seen": 1}},
+            {"watch": [1]},
+            {"optimiser": {"state": {}, "param_groups": [1]}},
+        ),
+        {"iteration": "4"},
+    ],
+)
+def test_a_state_that_is_no_trainings_is_refused(change):
+    run = begin()
+    training.train_step(run, [batch()])
+    saved = run.state()
+    for key in change:
+        without = {name: value for name, value in saved.items() if name != key}
+        with pytest.raises(ValueError, match="the checkpoint "):
+            resumed(without)
+    if change not in ({"validation_pending": None}, {"val_files": None}):
+        with pytest.raises(ValueError, match="the checkpoint "):
+            resumed({**saved, **change})
+
+
+def test_momenta_of_another_shape_are_refused():
+    run = begin()
+    training.train_step(run, [batch()])
+    saved = copy.deepcopy(run.state())
+    saved["optimiser"]["state"][0]["momentum_buffer"] = torch.zeros(2)
+    with pytest.raises(
+        ValueError, match=r"another optimiser: momentum_buffer has shape \(2,\) for a weight of"
+    ):
+        resumed(saved)
+
+
 PRECISIONS = ["float32", "bf16", "fp16"]
 
 
@@ -308,6 +349,23 @@ def test_the_longest_training_takes_no_memory_for_its_length():
 def test_a_schedule_has_one_length(both):
     with pytest.raises(ValueError, match="give one of the two and set the other to null"):
         training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, **both)
+
+
+@pytest.mark.parametrize(
+    ("crop", "base", "share"),
+    [
+        (80, None, None),  # scenes of 40x40 at up to twice their size
+        (120, None, "44%"),
+        ((80, 240), 40, "33%"),
+        (120, (50, 50), None),
+        (400, (50, 50), "6%"),
+        (None, 50, None),
+    ],
+)
+def test_crops_that_are_mostly_padding_are_reported(crop, base, share):
+    found = list(advice.warn_padding(SCENES, transforms.build(crop_size=crop, base_size=base)))
+    assert len(found) == (share is not None)
+    assert all(f"images cover at most {share} of a crop" in line for line in found)
 
 
 def test_one_scored_class_is_refused():

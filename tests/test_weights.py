@@ -188,6 +188,49 @@ def test_a_zip_of_several_checkpoints_is_refused(tmp_path):
         model(weights=str(tmp_path / "x.zip"))
 
 
+def test_weights_of_another_network_are_refused_in_three_lines(tmp_path):
+    path = saved(model(head="fcn", auxiliary=None).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="these weights are of another network") as caught:
+        model(weights=path)
+    assert len(str(caught.value).splitlines()) <= 3
+    assert len(str(caught.value)) < 700
+
+
+def test_a_zip_made_on_a_mac_holds_one_checkpoint(tmp_path):
+    original = model()
+    saved(original.state_dict(), tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(tmp_path / "x.pth", "folder/x.pth")
+        archive.writestr("__MACOSX/folder/._x.pth", b"resource fork")
+    assert torch.equal(
+        model(weights=str(tmp_path / "x.zip")).backbone.bn1.weight, original.backbone.bn1.weight
+    )
+
+
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+@pytest.mark.parametrize("inner", [False, True])
+def test_damaged_zips_of_every_method_are_named(method, inner, tmp_path):
+    saved(model().state_dict(), tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        archive.write(tmp_path / "x.pth", "archive/data.pkl" if inner else "x.pth")
+    content = (tmp_path / "x.zip").read_bytes()
+    for at in range(60, len(content), len(content) // 20):
+        (tmp_path / "x.zip").write_bytes(content[:at] + bytes(200) + content[at + 200 :])
+        with pytest.raises(ValueError, match=r"x.zip: (damaged|refused, because it is damaged)") as caught:
+            model(weights=str(tmp_path / "x.zip"))
+        assert "\n" not in str(caught.value)
+
+
+def test_tensors_of_unexpected_dimensions_are_refused(tmp_path):
+    state = under(MMSEG_NAMES, model(head="deeplabv3_mmseg", auxiliary=None).state_dict())
+    for name in ("decode_head.bottleneck.conv.weight", "decode_head.image_pool.1.conv.weight"):
+        path = saved({**state, name: torch.zeros(())}, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=r"x\.pth: "):
+            model(head="deeplabv3_mmseg", auxiliary=None, align_corners=False, weights=path)
+
+
 def test_every_key_that_does_not_fit_is_listed(tmp_path):
     state = model().state_dict()
     state["head.block.9.weight"] = state.pop("head.block.0.weight")
@@ -196,9 +239,8 @@ def test_every_key_that_does_not_fit_is_listed(tmp_path):
         model(weights=saved(state, tmp_path / "x.pth"))
     assert str(caught.value).splitlines() == [
         f"{tmp_path}/x.pth: these weights are of another network",
-        "  1 missing in the file: head.block.0.weight",
-        "  1 not in the model: head.block.9.weight",
-        "  1 of another shape: backbone.bn1.bias (3,) for (8,)",
+        "  1 missing in the file: head.block.0.weight; 1 not in the model: head.block.9.weight;"
+        " 1 of another shape: backbone.bn1.bias (3,) for (8,)",
     ]
 
 

@@ -178,9 +178,14 @@ class LabelTable:
         """
         try:
             name, rows = plain["name"], [_entry_of(*row) for row in plain["entries"]]
+            table = cls(name, tuple(rows))
+            if not isinstance(name, str) or not 1 <= table.num_classes <= MOST_CLASSES:
+                raise ValueError(f"name {name!r}, {table.num_classes} classes")
+            if len({row.id for row in rows}) < len(rows):
+                raise ValueError("an id stands more than once")
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"the class table of a checkpoint is damaged: {error!r}") from error
-        return cls(name, tuple(rows))
+            raise ValueError(f"the class table of a checkpoint is damaged: {error!r:.200}") from error
+        return table
 
     @classmethod
     def read(cls, file: Path, name: str) -> LabelTable:
@@ -214,10 +219,13 @@ class LabelTable:
 
 def _entry_of(identity: int, name: str, colour: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
     red, green, blue = colour
-    for value, kind in ((identity, int), (name, str), (category, str), (ignore, bool)):
+    numbers = ((value, int) for value in (identity, red, green, blue))
+    for value, kind in (*numbers, (name, str), (category, str), (ignore, bool)):
         if type(value) is not kind:
             raise TypeError(value)
-    return Entry(identity, name, (int(red), int(green), int(blue)), ignore, category)
+    if not -(1 << 16) < identity < 1 << 16 or not all(0 <= value <= 255 for value in colour):
+        raise ValueError(f"id {identity}, color {colour}")
+    return Entry(identity, name, (red, green, blue), ignore, category)
 
 
 def built_in(name: str) -> LabelTable:
@@ -233,22 +241,6 @@ def of_settings(data: Mapping[str, Any]) -> LabelTable:
         return components.build("data.datasets", data, split="val").table
     roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
     return LabelTable.read(Path(roots[0]).expanduser() / data["classes"], data["name"])
-
-
-def same_classes(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two tables, as ``to_plain`` wrote them, tell the same classes apart.
-
-    A name may have been cut after a word: the table of ADE20K once held "swivel" for "swivel chair", and
-    checkpoints of that time go on.
-    """
-    try:
-        first, second = (LabelTable.from_plain(plain) for plain in (before, now))
-    except ValueError:
-        return before == now
-    return (first.name, len(first.entries)) == (second.name, len(second.entries)) and all(
-        old._replace(name=new.name) == new and f"{new.name} ".startswith(f"{old.name} ")
-        for old, new in zip(first.entries, second.entries, strict=True)
-    )
 
 
 def hex_colour(colour: Any) -> str:

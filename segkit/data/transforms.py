@@ -179,6 +179,18 @@ def _scaled_size(
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
+def greatest_size(size: Sequence[int], augment: Augmentation) -> tuple[int, int]:
+    """Return (height, width) of an image of a size at the greatest scale."""
+    if isinstance(augment.base_size, int):
+        factor = augment.base_size * augment.scales[1] / max(size)
+    elif augment.base_size is None:
+        factor = augment.scales[1]
+    else:
+        bounds = augment.base_size
+        factor = min(max(bounds) / max(size), min(bounds) / min(size)) * augment.scales[1]
+    return round(size[0] * factor), round(size[1] * factor)
+
+
 def _is_mixed(label: np.ndarray, share: float) -> bool:
     """Whether two classes or more are scored, and the most frequent has less than this share of it."""
     counts = np.bincount(label[label != ignored_in(label)])

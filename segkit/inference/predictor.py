@@ -18,9 +18,9 @@ from segkit.data import bands, labels
 from segkit.data.labels import LabelTable
 from segkit.data.pairs import read_image
 from segkit.inference.export import deployed
-from segkit.models import segmenter
+from segkit.models import segmenter, weights
 from segkit.settings import check
-from segkit.system import distributed
+from segkit.system import distributed, files
 from segkit.types import Bands
 
 Several = list[Any] | tuple[Any, ...]
@@ -194,10 +194,12 @@ def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable
     """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
     network = check("model", network)
     model = segmenter.build(table.num_classes, **segmenter.unloaded(network))  # not where training started
-    try:
-        model.load_state_dict(content.get("average") or content["model"])
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"the weights of the checkpoint do not fit model.*: {error}") from error
+    state = content.get("average") or content["model"]
+    differing = files.differences(model.state_dict(), state)
+    if any(differing):
+        raise ValueError(f"the weights of the checkpoint do not fit model.*: {differing}")
+    weights.check_finite(state, "the checkpoint")
+    model.load_state_dict(state)
     return model
 
 

@@ -76,6 +76,29 @@ def file_of(weights: str) -> Path:
     return resolve(weights)
 
 
+def check_local_file(key: str, weights: str | None) -> None:
+    """Make sure that weights which are a local file exist; nothing is downloaded.
+
+    Args:
+        key: of the setting, for the error.
+        weights: its value.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if (
+        weights is None
+        or weights == "imagenet"
+        or weights in NETWORKS
+        or weights.startswith(("http:", "https:"))
+    ):
+        return
+    try:
+        resolve(weights)
+    except ValueError as error:
+        raise ValueError(f"{key}={weights}: {str(error).removeprefix(f'{weights}: ')}") from error
+
+
 def of_file(path: Path) -> File | None:
     """What is published under a file's name, if anything."""
     return next((file for file in NETWORKS.values() if file.address.endswith(f"/{path.name}")), None)

@@ -20,6 +20,7 @@ from segkit.models.published import file_of, of_file
 from segkit.models.stems import Rule, fit, take_bands
 from segkit.system import files, shared
 from segkit.system.download import cache, fetch, resolve
+from segkit.system.failures import first_line
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
@@ -50,8 +51,9 @@ def read(path: Path) -> Published:
     """
     if path.suffix == ".safetensors":
         return Published(shared.read(path)[0], "")
+    path_or_content = _unzipped(path)
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
-        content = files.read_tensors(path, _unzipped(path))
+        content = files.read_tensors(path, path_or_content)
     meta = content.get("meta") if isinstance(content, Mapping) else None
     config = meta.get("config", meta.get("cfg")) if isinstance(meta, Mapping) else None
     for key in WRAPPERS:
@@ -65,7 +67,9 @@ def read(path: Path) -> Published:
 
 
 def _unzipped(path: Path) -> Path | io.BytesIO:
-    """The checkpoint itself, where it lies in an ordinary zip (PyTorch's own files are zips, too).
+    """Return the checkpoint itself, where it lies in an ordinary zip (PyTorch's own files are zips, too).
+
+    macOS adds a file ``__MACOSX/._NAME`` for each in the zip.
 
     Raises:
         ValueError: the zip is damaged, or holds several checkpoints.
@@ -74,11 +78,13 @@ def _unzipped(path: Path) -> Path | io.BytesIO:
         return path
     try:
         with zipfile.ZipFile(path) as archive:
-            inside = [name for name in archive.namelist() if name.endswith((".pth", ".pt", ".pth.tar"))]
+            names = [name for name in archive.namelist() if not Path(name).name.startswith("._")]
+            inside = [name for name in names if name.endswith((".pth", ".pt", ".pth.tar"))]
             if len(inside) == 1:
+                files.check_zip(path, most=0)
                 return io.BytesIO(archive.read(inside[0]))
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged, or not a PyTorch file ({error})") from error
+    except Exception as error:  # of zipfile and its decompressors
+        raise ValueError(f"{path}: damaged, or not a PyTorch file ({first_line(error)})") from error
     if inside:
         raise ValueError(f"{path}: the zip holds several checkpoints: {', '.join(inside)}")
     return path
@@ -100,7 +106,7 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
         return
     path = imagenet(published) if weights == "imagenet" else resolve(weights)
     raw = read(path).state
-    state = renamed(raw)
+    state = _rename(raw, path)
     if any(name.startswith("backbone.") for name in state):
         state = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
     _refuse_other_pool(network, raw, path)
@@ -169,13 +175,20 @@ def load_segmenter(
     if which := peers.kind(raw):
         peers.refuse_another(model, which, path)
     optional = ("backbone.fc.",) if model.auxiliary is not None else ("backbone.fc.", "auxiliary.")
-    state, own = renamed(raw), model.state_dict()
+    state, own = _rename(raw, path), model.state_dict()
     if model.in_channels != 3:
         state = fit(state, model.backbone, "backbone.", rule)
     both = sorted(name for name in of_classes if name in state)
     renewed = [name for name in both if other_classes or state[name].shape != own[name].shape]
     state |= {name: own[name] for name in renewed}
     return load_state(model, state, source=path, optional=optional, renewed=renewed)
+
+
+def _rename(raw: State, path: Path) -> State:
+    try:
+        return renamed(raw)
+    except (IndexError, RuntimeError, TypeError) as error:  # tensors of unexpected dimensions
+        raise ValueError(f"{path}: these weights are of another network ({first_line(error)})") from error
 
 
 def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
@@ -201,7 +214,7 @@ def load_state(
         renewed: names whose tensors in ``state`` are the module's own, to be told.
 
     Raises:
-        ValueError: a tensor is missing, unknown or of another shape; every one is named.
+        ValueError: a tensor is missing, unknown, of another shape or type, or not finite.
     """
     own = module.state_dict()
     left_out = sorted(name for name in state if name.startswith(optional) and name not in own)
@@ -210,33 +223,41 @@ def load_state(
         if name.endswith("num_batches_tracked"):  # older PyTorch did not count
             state[name] = own[name]
     differing = files.differences(own, state)
-    faults = {
-        "missing in the file": differing.missing,
-        "not in the model": differing.unknown,
-        "of another shape": [f"{n} {theirs} for {ours}" for n, theirs, ours in differing.other_shape],
-    }
-    if any(faults.values()):
-        words = [f"  {len(names)} {what}: {', '.join(names)}" for what, names in faults.items() if names]
-        words = [f"{source}: these weights are of another network", *words, *_hints(faults)]
+    if any(differing):
+        hints = _hints(differing)
         if name := of_file(source):
-            words.append(f"  {source.name} loads into {name.model}, with its {name.classes} classes")
-        raise ValueError("\n".join(words))
+            hints.append(f"{source.name} loads into {name.model}, with its {name.classes} classes")
+        words = [f"{source}: these weights are of another network", str(differing), "; ".join(hints)]
+        raise ValueError("\n  ".join(line for line in words if line))
+    check_finite(state, source)
     module.load_state_dict(state)
     loaded = Loaded(len(state) - len(renewed), list(renewed), left_out)
     LOG.info("%s: %s", source, loaded)
     return loaded
 
 
-def _hints(faults: Mapping[str, list[str]]) -> list[str]:
-    """What probably was meant, from the keys that do not fit."""
-    missing, unknown, other_shape = faults.values()
+def check_finite(state: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    """Make sure that all weights are numbers.
+
+    Raises:
+        ValueError: one is NaN or infinite.
+    """
+    names = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ValueError(f"{source}: {', '.join(names[:3])}{more} hold NaN or infinity; use another file")
+
+
+def _hints(differing: files.Differences) -> list[str]:
+    """Return what probably was meant, from the keys that do not fit."""
+    missing, unknown, other_shape, _ = differing
     hints = []
     if any(name.startswith("auxiliary.") for name in missing):
         hints.append("the file has no auxiliary head: model/auxiliary=none")
     if any(name.startswith("head.classifier.") for name in unknown):
         hints.append("the file is of mmsegmentation: model/head=deeplabv3_mmseg")
     if any(".conv1.paths." in name for name in unknown) or any(
-        re.search(r"\.paths\.\d\.conv\.weight", shapes) for shapes in other_shape
+        re.search(r"\.paths\.\d\.conv\.weight", name) for name, _, _ in other_shape
     ):
         hints.append(
             "the file is of timm's skresnet: each branch reads its own half of the channels, which no "
@@ -244,4 +265,4 @@ def _hints(faults: Mapping[str, list[str]]) -> list[str]:
         )
     if 0 < len(other_shape) <= 4 and not missing and not unknown:  # the last convolutions alone
         hints.append("another number of classes? model.backbone.weights=FILE loads the backbone alone")
-    return [f"  {hint}" for hint in hints]
+    return hints

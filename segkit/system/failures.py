@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from segkit.system import interrupt
+
 ROOT = Path(__file__).parents[1]
 OUT_OF_MEMORY = (  # what PyTorch, CUDA and OpenCV say; not all of them have an exception of their own
     "out of memory",
@@ -53,6 +55,7 @@ def with_errors_in_words(story: Callable[[], None]) -> None:
     Raises:
         SystemExit: with status 2 after a mistake or for want of memory, 130 after Ctrl-C.
     """
+    interrupt.restore()
     try:
         _run_and_free(story)
     except KeyboardInterrupt:

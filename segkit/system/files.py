@@ -7,11 +7,15 @@ import os
 import pickle
 import stat
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from segkit.system.failures import first_line
+
+SMALL_ENTRY = 1 << 20  # bytes
+INFLATION = 20  # an honest file of weights shrinks by a tenth when it is zipped
 
 
 @contextlib.contextmanager
@@ -64,12 +68,14 @@ def read_text(path: Path, *, most: int = 1 << 26) -> str:
 
 
 def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: bool = False) -> Any:
-    """What ``torch.save`` wrote, if it is tensors and plain values, on the CPU.
+    """Return what ``torch.save`` wrote, if it is tensors and plain values, on the CPU.
+
+    PyTorch ignores the checksums of its zip files; they are checked first.
 
     Args:
         path: of the file, named in errors.
         source: where to read from, if not the file itself.
-        mapped: leave the values of tensors on the disk until they are used.
+        mapped: leave the values of tensors on the disk until they are used, unchecked.
 
     Raises:
         ValueError: the file is damaged, or asks to run code (which is not done).
@@ -79,6 +85,7 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols that are refused in the next moment
         try:
+            check_zip(source or path, most=SMALL_ENTRY if mapped else None)
             return torch.load(source or path, map_location="cpu", weights_only=True, mmap=mapped or None)
         except pickle.UnpicklingError as error:
             raise ValueError(
@@ -89,43 +96,99 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: 
             raise ValueError(f"{path}: damaged, or not a PyTorch file ({first_line(error)})") from error
 
 
+def check_zip(source: Path | IO[bytes], *, most: int | None = None) -> None:
+    """Check the checksums of a zip file, and that it does not inflate to many times its size.
+
+    Args:
+        source: a file or its name; a file that is no zip passes.
+        most: bytes of an entry above which its checksum is not looked at; None checks all.
+
+    Raises:
+        ValueError: an entry is damaged, or the file inflates too much.
+        Exception: whatever ``zipfile`` and its decompressors raise on damaged files.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        is_zip = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        if not is_zip:
+            return
+        with zipfile.ZipFile(file) as archive:
+            inflated = sum(entry.file_size for entry in archive.infolist())
+            if inflated > INFLATION * size + SMALL_ENTRY:
+                raise ValueError(f"{size:,} bytes inflate to {inflated:,}")
+            for entry in archive.infolist():
+                if most is None or entry.file_size <= most:
+                    with archive.open(entry) as content:
+                        while content.read(SMALL_ENTRY):  # raises at the end if the checksum differs
+                            pass
+        file.seek(0)
+
+
 class Differences(NamedTuple):
     """What keeps the tensors of a file from being those of a model."""
 
     missing: list[str]  # not in the file
     unknown: list[str]  # in the file alone
     other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # name, shape in the file, shape here
+    other_type: list[
+        tuple[str, str, str]
+    ]  # likewise, its type: integers for weights, complex numbers, no tensor
+
+    def __str__(self) -> str:
+        """Return at most three names of each kind, in one line."""
+        faults = {
+            "missing in the file": self.missing,
+            "not in the model": self.unknown,
+            "of another shape": [f"{n} {theirs} for {ours}" for n, theirs, ours in self.other_shape],
+            "of another type": [f"{n} {theirs} for {ours}" for n, theirs, ours in self.other_type],
+        }
+        return "; ".join(
+            f"{len(names)} {what}: {', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''}"
+            for what, names in faults.items()
+            if names
+        )
 
 
 def differences(own: Mapping[str, Any], given: Mapping[str, Any]) -> Differences:
-    """Compare names and shapes; what is no tensor has the shape of a number."""
+    """Compare names, shapes and kinds of numbers; what is no tensor has the shape of a number."""
     shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in own.items()}
     others = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in given.items()}
     both = [name for name in shapes if name in others]
+    kinds = {name: (_kind_of(given[name]), _kind_of(own[name])) for name in both}
     return Differences(
         [name for name in shapes if name not in others],
         [name for name in others if name not in shapes],
         [(name, others[name], shapes[name]) for name in both if others[name] != shapes[name]],
+        [(name, *kinds[name]) for name in both if kinds[name][0] != kinds[name][1]],
     )
+
+
+def _kind_of(value: Any) -> str:
+    """Return what kind of numbers a tensor holds; one kind is copied into another without loss of meaning."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        return "sparse, quantized or empty tensor"
+    if value.is_complex():
+        return "complex"
+    return "float" if value.is_floating_point() else "integer"
 
 
 def refuse_another(own: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
     """Make sure that a checkpoint's tensors are those of what is to take them.
 
     Raises:
-        ValueError: they are not; all names and shapes that differ are listed.
+        ValueError: they are not; the first names and shapes that differ are listed.
     """
-    missing, unknown, other_shape = differences(own, given)
-    faults = [
-        *(f"{name}: not in the checkpoint" for name in missing),
-        *(f"{name}: in the checkpoint alone" for name in unknown),
-        *(f"{n}: {theirs} in the checkpoint, {ours} here" for n, theirs, ours in other_shape),
-    ]
-    if faults:
-        more = [f"and {len(faults) - 8} more"] if len(faults) > 8 else []
+    differing = differences(own, given)
+    if any(differing):
         raise ValueError(
-            f"the checkpoint is of another {what}:\n  "
-            + "\n  ".join([*faults[:8], *more])
-            + f"\nresume with the {what}, data and schedule that the run began with, or begin a new"
-            " run_name=... (model.weights=FILE starts from weights alone)"
+            f"the checkpoint is of another {what}: {differing}. Resume with the {what}, data and schedule"
+            " that the run began with, or begin a new run_name=... (model.weights=FILE starts from weights"
+            " alone)."
         )

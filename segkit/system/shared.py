@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from segkit.system.failures import first_line
 
 NAME = "model.safetensors"
 KEY = "segkit"  # of the header: JSON with format, settings, classes, scores, iteration
+CHECKSUM = "segkit_crc32"
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -88,13 +90,16 @@ def write(path: Path, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> N
     except ImportError as error:
         raise ValueError(f"{path}: safetensors is missing ({error}); pip install 'segkit[share]'") from error
     apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header = {"format": "pt", KEY: json.dumps(_plain(about), ensure_ascii=False, allow_nan=False)}
+    text = json.dumps(_plain(about), ensure_ascii=False, allow_nan=False)
+    header = {"format": "pt", KEY: text, CHECKSUM: _checksum(apart, text)}
     with files.whole(path) as file:
         file.write(save(apart, metadata=header))
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tensors of a file, on the CPU, and what its header says; empty for files that are not ours.
+    """Return the tensors of a file, on the CPU, and its header, which is empty for files that are not ours.
+
+    The format has no checksum; files of segkit carry one.
 
     Raises:
         ValueError: safetensors is missing, or the file is damaged.
@@ -105,13 +110,29 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{path}: safetensors is missing ({error}); pip install 'segkit[share]'") from error
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        text = header.get(KEY, "{}")
+        if KEY in header and header.get(CHECKSUM) != _checksum(tensors, text):
+            raise ValueError("the checksum differs")
+        about = json.loads(text)
     except Exception as error:  # whatever a damaged file makes the reader stumble over
         raise ValueError(f"{path}: damaged, or no safetensors file ({first_line(error)})") from error
     if not isinstance(about, dict):
         raise ValueError(f"{path}: the header under {KEY!r} is no group of values")
     return tensors, about
+
+
+def _checksum(tensors: Mapping[str, Any], text: str) -> str:
+    """Return the CRC-32 of all names, types, shapes and values, and of the text in the header."""
+    import torch
+
+    found = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), found)
+    return f"{found:08x}"
 
 
 def _plain(value: Any) -> Any:

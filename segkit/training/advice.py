@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from segkit.data.labels import DataError
+from segkit.data.transforms import Augmentation, greatest_size
 from segkit.system import distributed
 from segkit.training.run import Training
+from segkit.types import Dataset
 
 FEW = 4  # images whose batch statistics are mostly noise (Wu and He 2018, figure 1)
 HIGHEST = {"adamw": 5e-4, "sgd": 0.02 / 16}  # rates at which learnt weights are lost; of SGD for an image
@@ -48,6 +52,24 @@ def warnings(run: Training, model: Mapping[str, Any]) -> list[str]:
         _slow_average,
     ]
     return [line for rule in rules for line in rule(run, start)]
+
+
+def warn_padding(train_set: Dataset, augment: Augmentation) -> Iterator[str]:
+    """Warn of crops that are mostly padding even where an image is scaled up most; looks at five images."""
+    crop = augment.crop_size
+    if crop is None:
+        return
+    height, width = (crop, crop) if isinstance(crop, int) else crop
+    shares = []
+    for index in {place * (len(train_set) - 1) // 4 for place in range(5)}:
+        with contextlib.suppress(DataError):  # reported where it is read for training
+            rows, columns = greatest_size(train_set.read(index).label.shape, augment)
+            shares.append(min(rows, height) * min(columns, width) / (height * width))
+    if shares and max(shares) < 0.5:
+        yield (
+            f"augment.crop_size={crop}: images cover at most {max(shares):.0%} of a crop, the rest is padding"
+            " that costs time and memory; use a smaller sizes.crop or a larger sizes.base"
+        )
 
 
 def _few_images(run: Training, start: Any) -> Iterator[str]:

@@ -57,7 +57,10 @@ def of_settings(
     run.files = position.digest_names(train_set.names)
     run.val_files = position.digest_names(val_set.names) if val_set is not None else ""
     advice.refuse(run, every=settings["evaluation"]["every"])
-    run.notes = [*notes, *(f"careful: {line}" for line in advice.warnings(run, settings["model"]))]
+    lines = advice.warnings(run, settings["model"])
+    if distributed.is_main():
+        lines += advice.warn_padding(train_set, transforms.build(**settings["augment"]))
+    run.notes = [*notes, *(f"careful: {line}" for line in lines)]
     return run
 
 

@@ -25,10 +25,10 @@ def first_stages(model: Segmenter) -> dict[nn.Parameter, int]:
     image = torch.zeros(1, model.in_channels, SIDE, SIDE, device=model.mean.device)
     with torch.enable_grad():
         for stage, features in enumerate(model.backbone(image), start=1):
+            if not left or not features.requires_grad:  # all parameters up to here are frozen
+                continue
             scalar = features.float().sum()
-            gradients = (
-                torch.autograd.grad(scalar, left, retain_graph=True, allow_unused=True) if left else ()
-            )
+            gradients = torch.autograd.grad(scalar, left, retain_graph=True, allow_unused=True)
             reached = [p for p, gradient in zip(left, gradients, strict=True) if gradient is not None]
             found |= dict.fromkeys(reached, stage)
             left = [parameter for parameter in left if parameter not in found]

@@ -75,6 +75,13 @@ def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     own = [dict(group) for group in optimiser.param_groups]
     files.refuse_another(_kept(own), _kept(state["param_groups"]), "optimiser")
     optimiser.load_state_dict(state)
+    for parameter, values in optimiser.state.items():
+        for name, value in values.items():
+            if value is not None and value.shape not in (parameter.shape, ()):
+                raise ValueError(
+                    f"the checkpoint is of another optimiser: {name} has shape {tuple(value.shape)} for a"
+                    f" weight of {tuple(parameter.shape)}"
+                )
     for group, now in zip(optimiser.param_groups, own, strict=True):
         group.update({key: value for key, value in now.items() if key != "lr"})
 

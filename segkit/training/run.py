@@ -22,6 +22,7 @@ from segkit import components
 from segkit.models.layers.dropout import fix_dropout_masks
 from segkit.models.network import Segmenter
 from segkit.system import distributed, files, replicas
+from segkit.system.failures import first_line
 from segkit.system.runtime import Runtime, hold_memory
 from segkit.system.seeds import seed_of
 from segkit.system.signals import Request
@@ -162,9 +163,18 @@ class Training:
         """Continue where ``state()`` was taken; rates and the like are those of the settings of now.
 
         Raises:
-            ValueError: it was taken with another model, optimizer, batch size or data set, or the schedule
-                ends before it.
+            ValueError: it was taken with another model, optimizer, batch size or data set, the schedule ends
+                before it, or it is not the state of a training.
         """
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"the checkpoint holds no state to resume a training from ({type(error).__name__}:"
+                f" {first_line(error)}); model.weights=FILE starts a new run from its weights"
+            ) from error
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.notes += self.position.compare(Position(**state["position"]))
         if state["iteration"] > self.length:
             raise ValueError(
@@ -174,7 +184,9 @@ class Training:
         files.refuse_another(self.model.state_dict(), state["model"], "model")
         self.model.load_state_dict(state["model"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"] or state["model"])
+            average = state["average"] or state["model"]
+            files.refuse_another(self.average.state_dict(), average, "model")
+            self.average.load_state_dict(average)
         optim.restore(self.optimiser, state["optimiser"])
         if state["scaler"] and self.scaler.is_enabled():  # empty unless the run was in fp16
             self.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,25 @@
+"""Ends a command in one line if Ctrl-C comes while it is still importing; commands import this first."""
+
+import os
+import signal
+import sys
+import threading
+from typing import NoReturn
+
+
+def stop(*_: object) -> NoReturn:
+    """End this process; what is being imported could turn an exception into another one."""
+    sys.stderr.write("stopped\n")
+    sys.stderr.flush()
+    os._exit(130)
+
+
+def restore() -> None:
+    """Let Ctrl-C raise ``KeyboardInterrupt`` again."""
+    if signal.getsignal(signal.SIGINT) is stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+is_main_thread = threading.current_thread() is threading.main_thread()
+if is_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, stop)
