@@ -116,23 +116,35 @@ def write(path: Path, content: dict[str, Any]) -> None:
         with files.whole(path) as file:
             torch.save({"format": FORMAT, **content}, file)
     except (OSError, RuntimeError) as error:  # torch may tell of a full disk with a RuntimeError
-        cause = error if isinstance(error, OSError) else error.__context__ or error
-        reason = getattr(cause, "strerror", None) or cause
-        raise OSError(
-            f"{path} could not be written ({reason}): make room in {path.parent} or clear its fault, then go"
-            " on with resume=true from the checkpoint before it, which is whole"
-        ) from error
+        raise _explain_failed_write(path, error) from error
+
+
+def _explain_failed_write(path: Path, error: Exception) -> OSError:
+    cause = error if isinstance(error, OSError) else error.__context__ or error
+    reason = getattr(cause, "strerror", None) or cause
+    return OSError(
+        f"{path} could not be written ({reason}): make room in {path.parent} or clear its fault, then go"
+        " on with resume=true from the checkpoint before it, which is whole"
+    )
 
 
 def _alias(path: Path, name: Path) -> None:
-    """Another name for a file, put in place at once; a copy where the file system has no hard links."""
+    """Give a file another name at once; a copy where the file system has no hard links.
+
+    Raises:
+        OSError: there is no room, or no right to write.
+    """
     temporary = name.with_name(name.name + ".part")
-    temporary.unlink(missing_ok=True)
     try:
-        temporary.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    temporary.replace(name)
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.hardlink_to(path)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        temporary.replace(name)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _explain_failed_write(name, error) from error
 
 
 def newest(folder: Path) -> Path | None:

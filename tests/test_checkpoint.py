@@ -43,6 +43,16 @@ def test_due_by_iterations_and_by_the_clock(tmp_path, monkeypatch):
     assert book.due(7)
 
 
+def test_a_failed_copy_of_the_newest_is_reported(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.Path, "hardlink_to", fail)  # as on some network file systems
+    monkeypatch.setattr(checkpoint.shutil, "copyfile", fail)
+    with pytest.raises(OSError, match=r"last.pt could not be written \(No space left on device\): make room"):
+        checkpoints(tmp_path).save(state(1))
+
+
 def test_checkpoints_are_sorted_by_number(tmp_path):
     book = checkpoints(tmp_path, keep=2)
     for iteration in (9_999_998, 9_999_999, 10_000_000, 10_000_001):

@@ -65,6 +65,38 @@ def test_several_processes_draw_the_loss_curve_of_one(count, tmp_path):
         assert all(line.startswith("step ") for line in run.said.splitlines()), run.said
 
 
+class Unscore:
+    """Ignore all labels on rank 1, and on both ranks in iterations 2 and 5; print whether a step moved."""
+
+    def __call__(self):
+        from segkit import training
+        from segkit.types import IGNORE_INDEX
+
+        step = training.train_step
+
+        def unscored(run, batches):
+            if os.environ["RANK"] == "1" or run.iteration in (1, 4):
+                ignored = [torch.full_like(batch.label, IGNORE_INDEX) for batch in batches]
+                batches = [b._replace(label=label) for b, label in zip(batches, ignored, strict=True)]
+            states = [run.model.state_dict(), run.average.state_dict(), *run.optimiser.state.values()]
+            tensors = [tensor for state in states for tensor in state.values()]
+            before = [tensor.clone() for tensor in tensors]
+            found = step(run, batches)
+            has_moved = any(not torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
+            sys.stdout.write(f"moved {run.iteration} {has_moved}\n")
+            return found
+
+        training.train_step = unscored
+
+
+def test_a_step_moves_unless_no_process_has_a_scored_pixel(tmp_path):
+    settings = ["schedule.accumulate=2", "schedule.batch_size=8", "schedule.ema=0.9"]
+    for run in ranks(2, tmp_path / "run", *settings, before=Unscore()):
+        run.completes()
+        moved = [line.split()[1:] for line in run.said.splitlines() if line.startswith("moved ")]
+        assert moved == [[str(k), str(k not in (2, 5))] for k in range(1, 11)]
+
+
 def leave():
     os.kill(os.getpid(), signal.SIGTERM)
 

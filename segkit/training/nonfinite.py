@@ -123,8 +123,8 @@ def check_state(state: Mapping[str, Any]) -> None:
         ValueError: one is not; the tensors are named.
     """
     tensors = {name: tensor for name, tensor in _tensors_in(state) if tensor.is_floating_point()}
-    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
-    names = [name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite]
+    finite = {name: tensor.isfinite().all() for name, tensor in tensors.items()}  # on two devices
+    names = [name for name, is_finite in finite.items() if not is_finite]
     if not distributed.all_reduce_max(len(names)):
         return
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -337,7 +337,7 @@ def _passes(training: Training, whole: Tensor, batches: Sequence[Batch]) -> dict
 
 def _skip_unscored(training: Training) -> Step:
     training.iteration += 1
-    if not training.has_unscored:
+    if not training.has_unscored and distributed.is_main():
         training.has_unscored = True
         LOG.warning(
             "iteration %d: no pixel of the batch is scored, so it changes nothing. Later batches of this"

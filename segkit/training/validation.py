@@ -111,6 +111,11 @@ def save_validate_leave(
 
     def save() -> None:
         if run.guard.in_a_row and run.iteration < run.length:
+            if leaving:
+                monitor.say(
+                    f"not saved, because the last {run.guard.in_a_row} steps were skipped: the run resumes"
+                    " from its last checkpoint"
+                )
             return
         monitor.flush()  # so that a run resumed from here has no gap in its curves
         checkpoints.save(run.state())
