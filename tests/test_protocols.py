@@ -243,14 +243,14 @@ def test_strips_of_any_height_give_the_same_bits_in_single_precision(merge, monk
     assert all(torch.equal(other, found[0]) for other in found[1:])
 
 
-def test_a_tall_image_holds_no_more_windows_than_a_strip_touches():
+def test_tall_image_holds_no_more_tiles_than_a_strip_touches():
     model, image = TinySegmenter().eval(), drawn_image(400, 40)
     how = Protocol(window=20, stride=20, batch_pixels=1)
-    windows = inference._SlidingWindows(model, torch.from_numpy(image).permute(2, 0, 1), how)
+    tiles = inference._SlidingTiles(model, torch.from_numpy(image).permute(2, 0, 1), how)
     alive = []
     with torch.inference_mode():
         for top in range(0, 400, 5):
-            windows.scores(top, top + 5)
-            alive.append(len(windows.answers))
-    assert max(alive) <= 2, "one row of windows, two abreast"
-    assert not windows.waiting
+            tiles.scores(top, top + 5)
+            alive.append(len(tiles.tile_logits))
+    assert max(alive) <= 2, "one row of tiles, two abreast"
+    assert not tiles.pending_tiles

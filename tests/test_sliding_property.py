@@ -122,7 +122,7 @@ def test_strips_put_together_what_the_whole_image_at_full_size_gives(how, shape,
     with torch.inference_mode():
         expected = by_hand(model, image, how)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference._SlidingWindows, "strip_rows", lambda _: rows)
+        patch.setattr(inference._SlidingTiles, "strip_rows", lambda _: rows)
         found = probabilities(model, image, Protocol(**how, batch_pixels=batch))
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
 

@@ -7,8 +7,8 @@ from test_protocols import TinySegmenter, drawn_image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segkit.inference import Protocol, resample, windows
-from segkit.inference.sliding import _SlidingWindows, strips
+from segkit.inference import Protocol, resample, tiles
+from segkit.inference.sliding import _SlidingTiles, strips
 
 ENCODING = {
     "resize": "long_side",
@@ -46,14 +46,14 @@ class Waits(TorchDispatchMode):
 def asked(monkeypatch):
     """How often the device is asked whether a window was broken; a device without values cannot say."""
     calls = []
-    monkeypatch.setattr(_SlidingWindows, "refuse_broken", lambda self: calls.append(1))
+    monkeypatch.setattr(_SlidingTiles, "check_finite", lambda self: calls.append(1))
     return calls
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_no_strip_moves_values_or_waits(name, asked, monkeypatch):
     """On a device that is not the host and holds no values: reading one would raise."""
-    monkeypatch.setattr(_SlidingWindows, "strip_rows", lambda self: 7)
+    monkeypatch.setattr(_SlidingTiles, "strip_rows", lambda self: 7)
     if name == "uint8":  # OpenCV resizes the whole image on the host, before the first strip
         resized = lambda image, height, width: image.new_empty(3, height, width)  # noqa: E731
         monkeypatch.setattr(resample, "as_uint8", resized)
@@ -91,7 +91,7 @@ def test_parts_of_an_axis_are_the_rows_of_the_whole_to_the_bit(dtype):
         values = torch.from_numpy(draw.normal(size=(size, 3, 2))).to(dtype)
         start = int(draw.integers(resized))
         stop = int(draw.integers(start, resized)) + 1
-        taps = windows.taps(size, resized, align_corners=align)
+        taps = tiles.taps(size, resized, align_corners=align)
         before, after, weight = (torch.from_numpy(part[start:stop]) for part in taps)
         expected = torch.lerp(values[before], values[after], weight.to(dtype).view(-1, 1, 1))
         part = resample.section(

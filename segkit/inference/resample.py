@@ -1,6 +1,6 @@
 """Bilinear resizing of a part of an image, as if the whole had been resized.
 
-``torch.nn.functional.interpolate`` resizes whole tensors only. Strips and windows need some rows and columns
+``torch.nn.functional.interpolate`` resizes whole tensors only. Strips and tiles need some rows and columns
 of the result, and the same numbers whichever strip they come from.
 """
 
@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.inference import windows
+from segkit.inference import tiles
 
 
 class Axis(NamedTuple):
     """Taps of resizing one axis: on the host, which decides what is cut, and on the device, which blends."""
 
-    taps: windows.Taps
+    taps: tiles.Taps
     before: Tensor  # (n) int64
     after: Tensor
     weight: Tensor  # (n) of the type of what is blended
@@ -29,14 +29,14 @@ class Axis(NamedTuple):
 @functools.lru_cache(maxsize=256)
 def axis(size: int, resized: int, device: torch.device, dtype: torch.dtype, *, align_corners: bool) -> Axis:
     """The taps of a whole axis; they go to the device once, not with each strip, for which it would wait."""
-    taps = windows.taps(size, resized, align_corners=align_corners)
+    taps = tiles.taps(size, resized, align_corners=align_corners)
     before, after, weight = map(torch.from_numpy, taps)
     return Axis(taps, before.to(device), after.to(device), weight.to(dtype).to(device))
 
 
 def section(part: Axis, start: int, stop: int) -> Axis:
     """The taps of the positions start..stop of the resized axis."""
-    taps = windows.Taps(*(values[start:stop] for values in part.taps))
+    taps = tiles.Taps(*(values[start:stop] for values in part.taps))
     return Axis(taps, *(values[start:stop] for values in part[1:]))
 
 
@@ -53,7 +53,7 @@ def blend(values: Tensor, dim: int, part: Axis, offset: int = 0) -> Tensor:
     return torch.lerp(before, after, part.weight.view(shape))
 
 
-def widen(rows: Tensor, width: int, *, align_corners: bool) -> Tensor:
+def resize_columns(rows: Tensor, width: int, *, align_corners: bool) -> Tensor:
     """Resize rows (R, w, C) to (R, width, C); classes last is the layout in which this is fast."""
     if rows.shape[1] == width:
         return rows
