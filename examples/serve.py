@@ -5,10 +5,11 @@
     curl -X POST --data-binary @photo.jpg "http://127.0.0.1:8000/predict" > ids.png
     curl -X POST --data-binary @photo.jpg "http://127.0.0.1:8000/predict?as=colours" > colours.png
 
-``GET /`` names the classes and limits. Requests wait in one queue; those of one size that wait together are
-run as one batch. When the queue is full a request is turned away at once with 503, so that nobody waits for
-long. Errors are JSON: ``{"error": "..."}``. Needs numpy, OpenCV, pillow, onnxruntime, starlette and uvicorn;
-not PyTorch.
+``GET /`` names the classes and limits. Masks of more than 256 classes are PNG files of 16 bits. Requests wait
+in one queue; those of one size that wait together are run as one batch. A full queue answers 503 at once, a
+request that takes too long 408. Connections are limited in number, and dropped when nothing is answered on
+them for twice that time. Errors are JSON: ``{"error": "..."}``. Needs numpy, pillow, onnxruntime, starlette
+and uvicorn; not PyTorch.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import onnxruntime
 import uvicorn
-from PIL import Image
+from PIL import Image, ImageOps
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class Limits(NamedTuple):
@@ -40,6 +41,8 @@ class Limits(NamedTuple):
     pixels: int
     waiting: int  # requests in the queue
     batch: int  # images run together
+    seconds: float  # for a request, from its first to its last byte
+    connections: int
 
 
 class Network:
@@ -103,14 +106,13 @@ class Queue:
             return
         try:
             found = await asyncio.to_thread(self.network.run, [image for image, _ in batch])
+            for (_, answer), ids in zip(batch, found, strict=True):
+                if not answer.done():
+                    answer.set_result(ids)
         except Exception as error:
             for _, answer in batch:
-                if not answer.cancelled():
+                if not answer.done():
                     answer.set_exception(HTTPException(500, f"the network failed: {error}"))
-            return
-        for (_, answer), ids in zip(batch, found, strict=True):
-            if not answer.cancelled():
-                answer.set_result(ids)
 
 
 async def body_of(request: Request, most: int) -> bytes:
@@ -123,23 +125,38 @@ async def body_of(request: Request, most: int) -> bytes:
     return bytes(stored)
 
 
-def decoded(stored: bytes, network: Network, limits: Limits) -> np.ndarray:
-    """The image (H, W, 3) uint8 RGB; one of too many pixels is refused by its header, undecoded."""
+def decode(stored: bytes, network: Network, limits: Limits) -> np.ndarray:
+    """Return the image (H, W, 3) uint8 RGB; one of too many pixels is refused by its header, undecoded."""
     if not stored:
         raise HTTPException(400, "the body is empty; it must be a PNG or JPEG file")
     try:
-        with Image.open(io.BytesIO(stored)) as header:
-            width, height = header.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise HTTPException(400, f"not an image: {error}") from None
-    if height * width > limits.pixels:
-        raise HTTPException(413, f"{width}x{height} are more than {limits.pixels} pixels")
-    pixels = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise HTTPException(400, "not an image, or only part of one")
+        with Image.open(io.BytesIO(stored), formats=["PNG", "JPEG"]) as image:
+            if image.width * image.height > limits.pixels:
+                raise HTTPException(413, f"{image.width}x{image.height} are more than {limits.pixels} pixels")
+            is_plain = image.mode in ("1", "L", "P", "RGB") and "transparency" not in image.info
+            is_plain = is_plain and ";16" not in str(image.tile)
+            upright = ImageOps.exif_transpose(image)  # decodes it, to the last byte
+            pixels = np.array(upright.convert("RGB"))
+    except HTTPException:
+        raise
+    except Image.DecompressionBombError as error:
+        raise HTTPException(413, str(error)) from None
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        raise HTTPException(400, f"not an image, or only part of one: {error}") from None
+    if not is_plain:
+        raise HTTPException(400, "not an 8-bit RGB or grey image without transparency")
     if network.size and list(pixels.shape[:2]) != network.size:
         raise HTTPException(422, f"the network takes images of {network.size[1]}x{network.size[0]} alone")
     return pixels
+
+
+def encode(image: np.ndarray) -> bytes:
+    """Return class ids (H, W) or colors (H, W, 3) as a PNG, ids beyond 255 with 16 bits."""
+    stored = io.BytesIO()
+    Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.uint16)).save(
+        stored, "PNG", compress_level=1
+    )
+    return stored.getvalue()
 
 
 def application(network: Network, limits: Limits) -> Starlette:
@@ -159,18 +176,45 @@ def application(network: Network, limits: Limits) -> Starlette:
         kind = request.query_params.get("as", "ids")
         if kind not in ("ids", "colours"):
             raise HTTPException(400, f"as={kind}: give ids or colours")
-        stored = await body_of(request, limits.bytes)
-        image = await asyncio.to_thread(decoded, stored, network, limits)
-        ids = await queue.predict(image)
-        image = ids if kind == "ids" else network.colours[ids][..., ::-1]
-        _, png = await asyncio.to_thread(cv2.imencode, ".png", image)
-        return Response(png.tobytes(), media_type="image/png")
+        try:
+            async with asyncio.timeout(limits.seconds):
+                stored = await body_of(request, limits.bytes)
+                image = await asyncio.to_thread(decode, stored, network, limits)
+                ids = await queue.predict(image)
+                png = await asyncio.to_thread(encode, ids if kind == "ids" else network.colours[ids])
+        except TimeoutError:
+            raise HTTPException(408, f"the request took more than {limits.seconds:g} s") from None
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        return Response(png, media_type="image/png")
 
     async def refused(_: Request, error: Any) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code)
 
     routes = [Route("/", about), Route("/predict", predict, methods=["POST"])]
     return Starlette(routes=routes, lifespan=working, exception_handlers={HTTPException: refused})
+
+
+def timed_protocol(limits: Limits) -> type[H11Protocol]:
+    """Return the protocol of connections that are dropped when nothing is answered on them for long."""
+
+    class Connection(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.timer = self.loop.call_later(2 * limits.seconds, transport.abort)
+            if len(self.connections) > 2 * limits.connections:  # beyond those that are answered with 503
+                transport.abort()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self.timer.cancel()
+            self.timer = self.loop.call_later(2 * limits.seconds, self.transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.timer.cancel()
+            super().connection_lost(exc)
+
+    return Connection
 
 
 if __name__ == "__main__":
@@ -185,11 +229,23 @@ if __name__ == "__main__":
     parser.add_argument("--max-pixels", type=int, default=8_000_000)
     parser.add_argument("--max-waiting", type=int, default=32)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--max-seconds", type=float, default=60, help="for a request")
+    parser.add_argument("--max-connections", type=int, default=100)
     given = parser.parse_args()
-    limits = Limits(given.max_bytes, given.max_pixels, given.max_waiting, given.batch)
+    limits = Limits(
+        given.max_bytes,
+        given.max_pixels,
+        given.max_waiting,
+        given.batch,
+        given.max_seconds,
+        given.max_connections,
+    )
     uvicorn.run(
         application(Network(given.network, given.threads), limits),
         host=given.host,
         port=given.port,
-        log_level="warning",
+        http=timed_protocol(limits),
+        ws="none",
+        limit_concurrency=limits.connections + 1,
+        log_level="error",
     )

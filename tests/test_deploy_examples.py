@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import socket
@@ -9,11 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 import cv2
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
+from starlette.testclient import TestClient
 
 import segkit
 from conftest import ROOT, run_command
@@ -55,9 +61,11 @@ def service(files):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     limits = ["--max-bytes=20000", "--max-pixels=10000", "--threads=1", "--max-waiting=2", "--batch=2"]
+    limits += ["--max-seconds=5", "--max-connections=20"]
     words = [str(ROOT / "examples" / "serve.py"), str(files / "net.onnx"), "--port", str(port), *limits]
+    log = (files / "serve.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-c", BARRED, *words], env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, "-c", BARRED, *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=log
     )
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
@@ -70,6 +78,8 @@ def service(files):
     yield address
     process.terminate()
     process.wait(20)
+    log.close()
+    assert (files / "serve.log").read_text() == ""  # whatever clients do
 
 
 def test_the_service_answers_with_the_ids_that_segkit_predicts(service, files, tiny_run):
@@ -109,6 +119,106 @@ def test_errors_are_json_with_the_reason(service, path, content, status, words):
     answer = httpx.post(f"{service}/{path}", content=content, timeout=60)
     assert answer.status_code == status
     assert words in answer.json()["error"]
+
+
+def connect(service):
+    """A bare connection to the service."""
+    host, port = service.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+HEAD = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\n"
+
+
+def test_client_that_leaves_early_is_ignored(service):
+    for part in (b"", b"POST /pre", HEAD, HEAD + b"x" * 50):
+        with connect(service) as client:
+            client.sendall(part)
+    assert httpx.get(service).status_code == 200
+
+
+def test_slow_client_is_answered_or_dropped_in_time(service):
+    started = time.monotonic()
+    with connect(service) as silent, connect(service) as slow_head, connect(service) as slow_body:
+        slow_head.sendall(b"POST /predict HTTP/1.1\r\nhost:")
+        slow_body.sendall(HEAD + b"x")
+        answer = slow_body.recv(1000)
+        assert b" 408 " in answer.splitlines()[0]
+        assert b"more than 5 s" in answer
+        for client in (silent, slow_head):
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1000) == b""
+    assert time.monotonic() - started < 30
+
+
+def test_connections_beyond_the_limit_are_refused(service):
+    clients = [connect(service) for _ in range(25)]
+    try:
+        assert httpx.get(service, timeout=20).status_code == 503
+    finally:
+        for client in clients:
+            client.close()
+    time.sleep(0.2)
+    assert httpx.get(service, timeout=20).status_code == 200
+
+
+class FakeNetwork(NamedTuple):
+    """Gives every pixel the same class."""
+
+    class_id: int = 300
+    size: list[int] | None = None
+    facts: dict = {"names": ["one"]}  # noqa: RUF012
+    colours: np.ndarray = np.arange(999, dtype=np.uint8).reshape(333, 3)
+
+    def run(self, images):
+        return np.full((len(images), *images[0].shape[:2]), self.class_id, np.int16)
+
+
+@pytest.fixture
+def client(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    serve = importlib.import_module("serve")
+    limits = serve.Limits(10**6, 10**5, 4, 2, 10, 9)
+    with TestClient(serve.application(FakeNetwork(), limits), raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_ids_above_255_keep_their_value(client):
+    answer = client.post("/predict", content=png(5, 7))
+    ids = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert ids.dtype == np.uint16
+    assert (ids == 300).all()
+    answer = client.post("/predict?as=colours", content=png(5, 7))
+    colours = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert (colours == np.arange(900, 903).astype(np.uint8)).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_damaged_images_are_the_fault_of_the_client(client, suffix):
+    draw = np.random.default_rng(0)
+    noise = draw.integers(0, 256, (24, 24, 3), np.uint8)
+    whole = cv2.imencode(suffix, noise)[1]
+    statuses = set()
+    for _ in range(500):
+        content = whole.copy()
+        content[draw.integers(0, len(whole), draw.integers(1, 9))] = draw.integers(0, 256)
+        if draw.random() < 0.3:
+            content = content[: draw.integers(0, len(whole))]
+        statuses.add(client.post("/predict", content=content.tobytes()).status_code)
+    assert 400 in statuses
+    assert statuses <= {200, 400, 413}
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGBA", "I;16", "RGB;16"])
+def test_images_that_would_be_changed_are_refused(client, mode):
+    stored = io.BytesIO()
+    if mode == "RGB;16":
+        stored.write(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint16))[1].tobytes())
+    else:
+        Image.new(mode, (8, 8)).save(stored, "JPEG" if mode == "CMYK" else "PNG")
+    answer = client.post("/predict", content=stored.getvalue())
+    assert answer.status_code == 400
+    assert "8-bit RGB or grey" in answer.json()["error"]
 
 
 def test_requests_at_once_are_all_answered_rightly_or_turned_away(service, tiny_run):
