@@ -286,6 +286,59 @@ def test_counts_of_another_evaluation_are_not_mixed_in(tmp_path):
         evaluate(model, Noise(), Protocol(), partial=tmp_path, resume=True)
 
 
+def resealed(change):
+    """The change, under a checksum that fits it."""
+
+    def apply(part):
+        change(part)
+        part["sha256"] = partial._hash_part(part)
+        return part
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part: part["states"]["confusion"].add_(7),
+        lambda part: part["images"].append(5),
+        lambda part: part.pop("sha256"),
+        lambda part: [part],
+        resealed(lambda part: part["states"]["confusion"].sub_(10**6)),
+        resealed(lambda part: part["states"].update(confusion=torch.zeros(2, 2, dtype=torch.int64))),
+        resealed(lambda part: part["states"].update(confusion=part["states"]["confusion"].float())),
+        resealed(lambda part: part["states"].pop("confusion")),
+        resealed(lambda part: part["images"].append(1)),
+        resealed(lambda part: part["images"].append(99)),
+        resealed(lambda part: part["images"].append("4")),
+        resealed(lambda part: part.update(images=None)),
+    ],
+)
+def test_damaged_counts_are_counted_again(tmp_path, caplog, change):
+    model, parts = ByColour(), tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, Interrupted(), Protocol(), partial=parts)
+    (file,) = parts.glob("*.pt")
+    content = torch.load(file, weights_only=True)
+    changed = change(content)
+    torch.save(changed if isinstance(changed, dict | list) else content, file)
+    found = evaluate(model, Noise(), Protocol(), partial=parts, resume=True)
+    assert torch.equal(found.counts, evaluate(model, Noise(), Protocol()).counts)
+    assert f"{file}: damaged, its images are scored again" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind", None])
+def test_unreadable_and_doubled_counts_are_counted_again(tmp_path, caplog, content):
+    model, parts = ByColour(), tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, Interrupted(), Protocol(), partial=parts)
+    (file,) = parts.glob("*.pt")
+    (parts / "00000009.pt").write_bytes(file.read_bytes() if content is None else content)
+    found = evaluate(model, Noise(), Protocol(), partial=parts, resume=True)
+    assert torch.equal(found.counts, evaluate(model, Noise(), Protocol()).counts)
+    assert "00000009.pt: damaged" in caplog.text
+
+
 SHARED_OUT = """
 import sys
 import torch
@@ -376,15 +429,15 @@ def test_two_evaluators_with_one_figure_are_refused(listed):
 def test_an_image_that_not_every_evaluator_counted_is_not_saved(tmp_path):
     evaluators = {"a": Shares("a"), "b": Shares("b")}
     image = np.zeros((2, 2), np.uint8)
-    with partial.Tally(evaluators, tmp_path / "p", "x", resume=False) as tally:
+    with partial.Tally(evaluators, tmp_path / "p", "x", images=2, resume=False) as tally:
         tally.add(0, image, torch.from_numpy(image))
         tally.save()
     evaluators["b"].update = lambda *_: 1 / 0
     with (
         pytest.raises(ZeroDivisionError),
-        partial.Tally(evaluators, tmp_path / "p", "x", resume=True) as tally,
+        partial.Tally(evaluators, tmp_path / "p", "x", images=2, resume=True) as tally,
     ):
         tally.add(1, image, torch.from_numpy(image))
-    kept = partial.Tally({"a": Shares("a"), "b": Shares("b")}, tmp_path / "p", "x", resume=True)
+    kept = partial.Tally({"a": Shares("a"), "b": Shares("b")}, tmp_path / "p", "x", images=2, resume=True)
     assert kept.done == {0}
     assert {name: float(state.sum()) for name, state in kept.total().items()} == {"a": 4, "b": 4}

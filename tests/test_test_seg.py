@@ -159,7 +159,7 @@ def test_another_protocol_takes_its_sizes_from_the_checkpoint_and_has_a_folder_o
         (["checkpoint={run}/best.pt", "schedule.lr=1"], r"schedule.lr=1: there is no such setting"),
         (
             ["checkpoint={run}/best.pt", "runtime.precision=bf16"],
-            r"runtime.precision=bf16: there is no such setting; did you mean evaluation.precision\?",
+            r"runtime.precision=bf16: there is no such setting; did you mean evaluation.precision=bf16\?",
         ),
         (["checkpoint={run}/best.pt", "save=[id]"], r"save=\['id'\]: must be a list of one of ids, colours"),
         (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,10 @@ from torch import Tensor, nn
 
 from segkit.inference.protocols import Protocol
 from segkit.system import distributed, files
+from segkit.system.failures import first_line
 from segkit.types import Evaluator
+
+LOG = logging.getLogger("segkit")
 
 SAVE_EVERY = 30.0  # seconds of work that an interruption may cost
 
@@ -49,6 +53,7 @@ class Tally:
         evaluators: by name; their states are what is saved and added up.
         folder: for the states of an unfinished evaluation; None keeps none.
         identity: of the evaluation, see ``fingerprint``.
+        images: number of images in the data set.
         resume: go on from what the folder holds; else it is emptied.
 
     Attributes:
@@ -59,13 +64,20 @@ class Tally:
     """
 
     def __init__(
-        self, evaluators: Mapping[str, Evaluator], folder: Path | None, identity: str, *, resume: bool
+        self,
+        evaluators: Mapping[str, Evaluator],
+        folder: Path | None,
+        identity: str,
+        *,
+        images: int,
+        resume: bool,
     ) -> None:
         self.evaluators, self.folder, self.identity = evaluators, folder, identity
+        self.images = images
         self.mine: list[int] = []
         self.whole = True  # every evaluator has counted the same images
         self.saved_at = time.monotonic()
-        earlier = _read(folder, identity) if folder and resume else []
+        earlier = self._read_parts(folder) if folder and resume else []
         self.done = {index for part in earlier for index in part["images"]}
         self.earlier = [part["states"] for part in earlier]
         distributed.barrier()  # nobody writes before all have read
@@ -98,8 +110,47 @@ class Tally:
             return
         states = {name: evaluator.state().cpu() for name, evaluator in self.evaluators.items()}
         part = {"identity": self.identity, "images": self.mine, "states": states}
+        part["sha256"] = _hash_part(part)
         with files.whole(self.folder / f"{self.mine[0]:08d}.pt") as file:
             torch.save(part, file)
+
+    def _read_parts(self, folder: Path) -> list[dict[str, Any]]:
+        """Return the parts in a folder; the images of a damaged one are scored again.
+
+        Raises:
+            ValueError: a part belongs to another evaluation.
+        """
+        parts, seen = [], set[int]()
+        for path in sorted(folder.glob("*.pt")):
+            try:
+                part = files.read_tensors(path)
+                self._check_part(part, seen)
+            except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+                LOG.warning("%s: damaged, its images are scored again (%s)", path, first_line(error))
+                continue
+            if part["identity"] != self.identity:
+                raise ValueError(
+                    f"{folder}: holds the counts of an evaluation with other weights, images or protocol; "
+                    "leave out resume=true to start afresh, or give another output"
+                )
+            seen.update(part["images"])
+            parts.append(part)
+        return parts
+
+    def _check_part(self, part: Any, seen: set[int]) -> None:
+        """Raise an error unless a part is whole and holds images that no other part holds."""
+        if part["sha256"] != _hash_part(part):
+            raise ValueError("its content has changed")
+        if part["identity"] != self.identity:
+            return
+        images = part["images"]
+        is_valid = all(type(index) is int and 0 <= index < self.images for index in images)
+        if not is_valid or len(set(images)) < len(images) or seen & {*images}:
+            raise ValueError("it holds images that are not there, or twice")
+        for name, evaluator in self.evaluators.items():
+            own, state = evaluator.state(), part["states"][name]
+            if own.shape != state.shape or own.dtype != state.dtype or bool((state < 0).any()):
+                raise ValueError(f"the counts of {name} are not valid")
 
     def total(self) -> dict[str, Tensor]:
         """The states of all processes and all times, on the CPU; the folder has served and goes."""
@@ -112,11 +163,10 @@ class Tally:
         return totals
 
 
-def _read(folder: Path, identity: str) -> list[dict[str, Any]]:
-    parts = [files.read_tensors(path) for path in sorted(folder.glob("*.pt"))]
-    if any(part["identity"] != identity for part in parts):
-        raise ValueError(
-            f"{folder}: holds the counts of an evaluation with other weights, images or protocol; "
-            "leave out resume=true to start afresh, or give another output"
-        )
-    return parts
+def _hash_part(part: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a part holds."""
+    digest = hashlib.sha256(json.dumps([part["identity"], part["images"]]).encode())
+    for name, state in sorted(part["states"].items()):
+        digest.update(json.dumps([name, str(state.dtype), list(state.shape)]).encode())
+        digest.update(state.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -33,7 +33,7 @@ USUAL_FILES = ("best.pt", shared.NAME)  # checkpoints whose results are named af
 def folder(settings: dict[str, Any], name: str) -> Path:
     """Return where a command writes: ``output``, or a folder beside the checkpoint or in ``runs/``."""
     if settings["output"] is not None:
-        return files.expand(settings["output"])
+        return Path(settings["output"])
     if settings["checkpoint"] is not None:
         return shared.beside(settings["checkpoint"]) / name
     return Path("runs", Path(settings["model"]["weights"]).stem, name)

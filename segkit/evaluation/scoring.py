@@ -98,7 +98,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     fast = prepare(model, precision=protocol.precision)
     faults: list[str] = []
     enough = False
-    with Tally(evaluators, partial, identity, resume=resume) as tally:
+    with Tally(evaluators, partial, identity, images=len(dataset), resume=resume) as tally:
         waiting = [index for index in range(len(dataset)) if index not in tally.done]
         mine = waiting[distributed.rank() :: distributed.world_size()]
         on_error = getattr(dataset, "on_error", "stop")
