@@ -36,7 +36,7 @@ def main(settings: dict[str, Any]) -> None:
     with export.written(
         network, path, kind, about=about, calibration=calibration(model, kind, settings)
     ) as file:
-        deployed = export.opened(file, trained.table.num_classes)
+        deployed = export.opened(file, trained.table.num_classes, trust_code=True)
         print(
             f"comparing with PyTorch in float32 on {len(images.images)} images: {images.origin}", flush=True
         )
@@ -50,7 +50,8 @@ def main(settings: dict[str, Any]) -> None:
             judge(model, deployed, settings, path)
     mebibytes = sum(part.stat().st_size for part in export.parts(path)) / 2**20
     print(f"{path} is written ({mebibytes:.1f} MiB); to go on:")
-    print(f"  {spoken('test')} checkpoint={path}\n  {spoken('predict')} checkpoint={path} input=PHOTOS")
+    checkpoint = f"checkpoint={path}{' trust_code=true' if kind.format == 'torch_export' else ''}"
+    print(f"  {spoken('test')} {checkpoint}\n  {spoken('predict')} {checkpoint} input=PHOTOS")
 
 
 def wanted(settings: dict[str, Any]) -> tuple[Any, Path]:

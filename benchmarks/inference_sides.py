@@ -120,7 +120,9 @@ def ready_network(name: str, variant: str, folder: Path) -> Any:
     """A network of segkit in one of the ways it can run."""
     precision: Any = "bf16" if name.endswith("bf16") else "float32"
     if name in FILES:
-        return prepare(export.opened(file_of(name, variant, folder)[1], CLASSES), precision=precision)
+        return prepare(
+            export.opened(file_of(name, variant, folder)[1], CLASSES, trust_code=True), precision=precision
+        )
     model = network(variant)
     if name == "eager":
         return model

@@ -197,14 +197,14 @@ def test_augmentation_treats_wide_ids_as_bytes(resize, seed):
     assert (back == found[0].label).mean() >= (0.998 if seed % 2 else 1)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript", "torch_export"])
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torch_export"])
 def test_exported_files_give_the_ids_of_the_network(format, tmp_path):
     from segkit.inference import export
 
     model = thin("resnest", "fcn", num_classes=300)
     with torch.no_grad():
         model.head.conv5[4].bias[250:] += 10
-    suffix = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts", "torch_export": ".pt2"}[format]
+    suffix = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}[format]
     file = exported(model, tmp_path / f"net{suffix}", export.Kind(format=format, interface="ids"))
     image = np.random.default_rng(0).integers(
         0, 256, (65, 97, 3), np.uint8

@@ -161,14 +161,14 @@ def damage_frames(path, numbers):
 
 def test_video_with_unreadable_frames_keeps_frame_numbers(tiny_run, tmp_path, run_here, capsys):
     write_video(tmp_path / "ride.avi")
-    damage_frames(tmp_path / "ride.avi", {7, 8, 12})
+    damage_frames(tmp_path / "ride.avi", {0, 7, 8, 12})
     words = f"checkpoint={tiny_run / 'best.pt'}", f"input={tmp_path}/ride.avi", f"output={tmp_path}/out"
     assert run_here("predict_seg", *words, "save=[ids,overlays]") == 1
     said = capsys.readouterr()
-    assert "frames: 17 predicted, 0 skipped, 3 failed" in said.out
-    assert "ride.avi: only 17 of 20 frames can be read" in said.err
+    assert "frames: 16 predicted, 0 skipped, 4 failed" in said.out
+    assert "ride.avi: only 16 of 20 frames can be read" in said.err
     numbers = [int(file.stem) for file in sorted((tmp_path / "out/ids/ride").iterdir())]
-    assert numbers == [number for number in range(20) if number not in {7, 8, 12}]
+    assert numbers == [number for number in range(20) if number not in {0, 7, 8, 12}]
     assert len(list(Video(tmp_path / "out/overlays/ride.mp4"))) == 20
     for number, frame in Video(tmp_path / "ride.avi"):
         assert round(float(frame.mean()) / 12) == number
@@ -326,8 +326,11 @@ def test_input_may_be_a_folder_named_by_a_number_or_a_list(cameras, tmp_path, ru
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["input=~nosuchuser/photos"], "~nosuchuser/photos: there is no user 'nosuchuser' on this machine"),
-        (["input=monday", "output=~nosuchuser/out"], "~nosuchuser/out: there is no user 'nosuchuser'"),
+        (
+            ["input=~nosuchuser/photos"],
+            "input=~nosuchuser/photos: there is no user nosuchuser on this machine",
+        ),
+        (["input=monday", "output=~nosuchuser/out"], "output=~nosuchuser/out: there is no user nosuchuser"),
         (["input=[]"], "input= is missing"),
         (["input=[monday,0]"], "input=0: a video or a camera is predicted alone"),
         (["input=monday", "save=[]"], "save=[]: nothing would be written"),

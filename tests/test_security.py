@@ -1,6 +1,7 @@
 """No file that a user was given can run code, name code, or write where it should not.
 
-Weights, archives, downloads and the report have their tests with the modules they belong to.
+Weights, archives, downloads, exported files and the report have their tests with the modules they belong to.
+A ``.pt2`` file is the exception: it can run code, and is opened only if trusted (tests/test_export.py).
 """
 
 import io

@@ -136,3 +136,11 @@ def test_several_inputs_are_named_below_their_common_folder(here):
     assert names(["photos/sub", "photos/*.png"]) == ["sub/b", "sub/deep/c", "[x]", "a"]
     with pytest.raises(ValueError, match="input=0: a video or a camera is predicted alone"):
         sources.find(["photos", "0"])
+
+
+def test_brackets_in_the_current_folder_are_no_wildcards(tmp_path, monkeypatch):
+    (tmp_path / "[2024]").mkdir()
+    (tmp_path / "[2024]/a.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "[2024]")
+    assert names("*.png") == ["a"]
+    assert sources.find("*.png").title == "[2024]"

@@ -150,10 +150,15 @@ def _predict(
 def _add_frame(
     file: VideoFile, kind: str, image: np.ndarray, ids: np.ndarray, predictor: Predictor, *, repeats: int
 ) -> None:
-    for _ in range(repeats):
-        file.repeat()
+    """Append a frame; before it the last one for each that is missing, at the start the frame itself."""
     table = predictor.table
     if kind == "colours":
-        file.add(colourise(ids, table.colours))
+        drawn = colourise(ids, table.colours)
     else:
-        file.add(with_legend_strip(image, ids, table.names, table.colours))
+        drawn = with_legend_strip(image, ids, table.names, table.colours)
+    for _ in range(repeats):
+        if file.last is None:
+            file.add(drawn)
+        else:
+            file.repeat()
+    file.add(drawn)

@@ -91,6 +91,7 @@ def load(
     device: str = "auto",
     protocol: inference.Protocol | None = None,
     plugins: Sequence[str] = (),
+    trust_code: bool = False,
 ) -> Predictor:
     """The network of a run's checkpoint, or of an exported file, ready to predict.
 
@@ -100,13 +101,14 @@ def load(
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
         protocol: None looks at the image once, as a whole.
         plugins: packages that hold components of the network; a file that needs one says which.
+        trust_code: open a ``.pt2`` file, which can run any code.
 
     Raises:
         ValueError: the file is missing, damaged, not a checkpoint of segkit, or needs plug-ins.
     """
     components.use_plugins(plugins)
     if deployed.is_exported(file):
-        return Predictor(_deployed(file), protocol or inference.Protocol())
+        return Predictor(_deployed(file, trust_code=trust_code), protocol or inference.Protocol())
     content = checkpoint.read(file)
     table = LabelTable.from_plain(content["classes"])
     _refuse_unnamed_plugins(content["settings"], file)
@@ -173,7 +175,7 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
             raise ValueError(
                 f"device={settings['device']}: an exported file runs on the CPU here; leave out device=..."
             )
-        return _deployed(settings["checkpoint"])
+        return _deployed(settings["checkpoint"], trust_code=settings.get("trust_code", False))
     if settings["checkpoint"] is not None:
         content = checkpoint.read(settings["checkpoint"])
         table = LabelTable.from_plain(content["classes"])
@@ -183,10 +185,10 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
     return Trained(segmenter.build(table.num_classes, **settings["model"]).to(device), table)
 
 
-def _deployed(file: str | Path) -> Trained:
+def _deployed(file: str | Path, *, trust_code: bool) -> Trained:
     about = deployed.facts(file)
     table = LabelTable.from_plain(about["classes"])
-    model: Any = deployed.opened(file, table.num_classes, about)
+    model: Any = deployed.opened(file, table.num_classes, about, trust_code=trust_code)
     return Trained(model, table, about["settings"].get("data", {}))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from segkit.data.pairs import IMAGES, read_image
 from segkit.inference.prediction_index import ImageFile, drop_outputs
+from segkit.settings.values import expand_home
 from segkit.system import files
 from segkit.types import PHOTOGRAPHS, Bands
 
@@ -50,7 +51,7 @@ def find(given: str | Sequence[str] | None) -> Source:
         raise ValueError(f"input= is missing: give {ACCEPTED}")
     if not isinstance(given, str):
         return _find_several(given)
-    path = _absolute(files.expand(given))
+    path = _absolute(Path(expand_home(given)))
     if given.isdecimal() and not path.exists():
         camera = f"camera{int(given)}"
         return Source(camera, camera, [ImageFile(path, camera, int(given))], is_video=True)
@@ -68,8 +69,9 @@ def find(given: str | Sequence[str] | None) -> Source:
     elif path.is_file():
         base, found = path.parent, [path]
     else:
-        base = _fixed_part(path)
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (absolute)
+        pattern = Path(expand_home(given))  # brackets in the current folder are no wildcards
+        base = _absolute(_fixed_part(pattern))
+        matches = [_absolute(Path(match)) for match in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
         found = drop_outputs(sorted(match for match in matches if match.suffix.lower() in IMAGES), base)
         title = base.name
         if not found:
@@ -118,7 +120,7 @@ def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> list[Pat
 def _read_list(file: Path) -> list[Path]:
     """Return the files of a list, one a line, relative to the list or to the current folder."""
     lines = [line.strip() for line in files.read_text(file).splitlines()]
-    named = [files.expand(line) for line in lines if line and not line.startswith("#")]
+    named = [Path(expand_home(line)) for line in lines if line and not line.startswith("#")]
     if not named:
         raise ValueError(f"input={file}: the list is empty; it holds one image a line")
     return [_absolute(path if path.is_absolute() or path.exists() else file.parent / path) for path in named]

@@ -58,6 +58,7 @@ TRAINED = (  # of the commands that use a trained network
         "device": Device,
         "resume": bool,
         "submission": bool,
+        "trust_code": bool,
     }
     | SIZES
     | dict.fromkeys(("data", "model", "evaluation"), dict)
@@ -94,7 +95,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "export": {
         "checkpoint": PathOrNull,
         "output": PathOrNull,
-        "format": Literal["onnx", "openvino", "torch_export", "torchscript"],
+        "format": Literal["onnx", "openvino", "torch_export"],
         "interface": Literal["ids", "logits"],
         "image_size": Size | None,
         "precision": Literal["fp32", "fp16", "int8"],

@@ -36,18 +36,6 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-def expand(path: str | Path) -> Path:
-    """Return a path with ``~`` and ``~NAME`` replaced by the home folder.
-
-    Raises:
-        ValueError: there is no user of that name.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path}: there is no user {Path(path).parts[0][1:]!r} on this machine") from error
-
-
 def read_text(path: Path, *, most: int = 1 << 26) -> str:
     """The text of a file that a setting names; what never ends, as a device or a pipe, is not read.
 
@@ -64,7 +52,10 @@ def read_text(path: Path, *, most: int = 1 << 26) -> str:
         raise ValueError(f"{path} is a folder, a device or a pipe; give a file")
     if status.st_size > most:
         raise ValueError(f"{path} has {status.st_size:,} bytes, which is no such file ({most:,} at most)")
-    return path.read_text(encoding="utf-8-sig")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: bool = False) -> Any:

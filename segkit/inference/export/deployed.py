@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +15,10 @@ from torch import Tensor, nn
 from segkit.inference.export.files import FORMATS, format_of, module_of, sha256
 from segkit.inference.protocols import Protocol
 from segkit.models.network import Segmenter
+from segkit.system.failures import first_line
 from segkit.types import Logits
+
+METADATA = ("interface", "image_size", "classes", "settings", "mean", "std", "align_corners", "precision")
 
 
 def is_exported(file: str | Path) -> bool:
@@ -30,15 +35,33 @@ def facts(file: str | Path) -> dict[str, Any]:
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"checkpoint={file}: there is no such file")
-    told = module_of(format_of(path) or "onnx").metadata(path)
+    stored = module_of(format_of(path) or "onnx").metadata(path)
     try:
-        found = {key: json.loads(told[key]) for key in ("interface", "image_size", "classes", "settings")}
-        return found | {key: json.loads(told[key]) for key in ("mean", "std", "align_corners", "precision")}
-    except (KeyError, ValueError, TypeError) as error:
+        about = {key: json.loads(stored[key]) for key in METADATA}
+        _check_metadata(about)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a file that export_seg.py wrote ({error!r} of its metadata), which alone say what "
             "they hold"
         ) from error
+    return about
+
+
+def _check_metadata(about: Mapping[str, Any]) -> None:
+    mean, std, size = about["mean"], about["std"], about["image_size"]
+    numbers = [*mean, *std]
+    is_size = size is None or (len(size) == 2 and all(type(side) is int and side > 0 for side in size))
+    holds = {
+        "interface": about["interface"] in ("ids", "logits"),
+        "image_size": is_size,
+        "mean": 0 < len(mean) == len(std) and all(type(n) in (int, float) and isfinite(n) for n in numbers),
+        "std": min(std) > 0,
+        "align_corners": isinstance(about["align_corners"], bool),
+        "classes": isinstance(about["classes"], dict),
+        "settings": isinstance(about["settings"], dict),
+    }
+    if wrong := [key for key, is_right in holds.items() if not is_right]:
+        raise ValueError(f"{wrong[0]} is not valid")
 
 
 class Deployed(nn.Module):
@@ -90,7 +113,7 @@ class Deployed(nn.Module):
             ValueError: the file is of another size.
         """
         if self.image_size is None:
-            return self.session(images)
+            return self._run(images)
         if list(size) != list(self.image_size):
             height, width = self.image_size
             window = f"evaluation.window=[{height},{width}]"
@@ -106,7 +129,27 @@ class Deployed(nn.Module):
                 f"{self.path.name} takes images of {height}x{width} alone and was to look at one of "
                 f"{size[0]}x{size[1]}: {works}"
             )
-        return np.concatenate([self.session(image[None]) for image in images])
+        return np.concatenate([self._run(image[None]) for image in images])
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        """Return class ids (B, H, W) or logits (B, K, h, w), as the metadata promise."""
+        try:
+            found = self.session(images)
+        except (ValueError, MemoryError):
+            raise
+        except Exception as error:  # runtimes have errors of their own
+            reason = first_line(error)
+            raise ValueError(f"{self.path}: {self.session.runtime} cannot run it ({reason})") from error
+        if isinstance(self, IdsFile):
+            is_right = found.shape == images.shape[:3] and found.dtype.kind in "iu"
+            is_right = is_right and found.min() >= 0 and found.max() < self.num_classes
+        else:
+            is_right = found.ndim == 4 and found.shape[:2] == (len(images), self.num_classes)
+        if not is_right:
+            raise ValueError(
+                f"{self.path}: its output, {found.dtype} of shape {found.shape}, does not fit its metadata"
+            )
+        return found
 
 
 class LogitsFile(Deployed):
@@ -149,20 +192,29 @@ class IdsFile(Deployed):
         return torch.from_numpy(self.run(array[None], (height, width))[0])
 
 
-def opened(file: str | Path, num_classes: int, about: dict[str, Any] | None = None) -> Deployed:
-    """A file ready to predict.
+def opened(
+    file: str | Path, num_classes: int, about: dict[str, Any] | None = None, *, trust_code: bool = False
+) -> Deployed:
+    """Return the network in a file, ready to predict.
 
     Args:
         file: with one of the suffixes of ``FORMATS``.
         num_classes: K.
         about: of ``facts``, where they were read already.
+        trust_code: open a ``.pt2``, which can run code.
 
     Raises:
-        ValueError: the file is damaged, its runtime refuses it, or segkit did not write it.
+        ValueError: the file is damaged, is not trusted, its runtime refuses it, or segkit did not write it.
     """
-    told = about or facts(file)
-    kind = IdsFile if told["interface"] == "ids" else LogitsFile
-    return kind(Path(file).expanduser(), num_classes, told).eval()
+    path = Path(file).expanduser()
+    about = about or facts(file)
+    if format_of(path) == "torch_export" and not trust_code:
+        raise ValueError(
+            f"{path}: opening a .pt2 file can run any code in it. If you trust its origin, set "
+            "trust_code=true (segkit.load(..., trust_code=True)); .onnx and .xml files need no trust"
+        )
+    kind = IdsFile if about["interface"] == "ids" else LogitsFile
+    return kind(path, num_classes, about).eval()
 
 
 __all__ = ["FORMATS", "Deployed", "IdsFile", "LogitsFile", "facts", "is_exported", "opened"]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from segkit.inference.export import int8, onnx, openvino
+from segkit.inference.export import int8, onnx, openvino, torch_export
 from segkit.inference.export.interfaces import Kind
 
-FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2", "torchscript": ".ts"}
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
 """The suffix of each format's file."""
 
 
@@ -101,8 +101,8 @@ def written(
 def _write(
     network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any], calibration: Sequence[np.ndarray]
 ) -> None:
-    if kind.format in ("torch_export", "torchscript"):
-        module_of(kind.format).write(network, path, kind, about)
+    if kind.format == "torch_export":
+        torch_export.write(network, path, kind, about)
         return
     plain = path.with_name("float.onnx")
     onnx.write(network, plain, kind, about)

@@ -22,7 +22,7 @@ from segkit.types import id_type
 class Kind(NamedTuple):
     """What file is wanted."""
 
-    format: Literal["onnx", "openvino", "torch_export", "torchscript"] = "onnx"
+    format: Literal["onnx", "openvino", "torch_export"] = "onnx"
     interface: Literal["ids", "logits"] = "ids"
     image_size: tuple[int, int] | None = None  # height and width; None for any
     precision: Literal["fp32", "fp16", "int8"] = "fp32"

@@ -77,17 +77,29 @@ def quietly() -> Iterator[None]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """The metadata of a file.
+    """Return the metadata of a file.
 
     Raises:
-        ValueError: it is not an ONNX file.
+        ValueError: it is not an ONNX file, or it names further files.
     """
     onnx = needed("onnx")
     try:
         model = onnx.load(str(path), load_external_data=False)
+        has_files = _names_files(model, onnx.TensorProto)
     except Exception as error:  # protobuf has errors of its own
         raise ValueError(f"{path}: damaged, or not an ONNX file ({first_line(error)})") from error
+    if has_files:
+        raise ValueError(f"{path}: refused, because it reads weights from other files")
     return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _names_files(message: Any, tensor: Any) -> bool:
+    """Return whether a tensor below a protobuf message lies in another file."""
+    if isinstance(message, tensor):
+        return message.data_location == tensor.EXTERNAL
+    values = [value for field, value in message.ListFields() if field.type == field.TYPE_MESSAGE]
+    each = [one for value in values for one in (value if hasattr(value, "__len__") else [value])]
+    return any(_names_files(one, tensor) for one in each)
 
 
 class Session:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from segkit.system.failures import first_line
 
 EXAMPLE = (129, 97)  # odd, and unlike: an exporter takes equal sizes for one
 MEMBER = "segkit.json"
-WHAT = "file of torch.export"
+LARGEST_MEMBER = 1 << 26  # bytes
 
 
 def example(network: Any, kind: Kind) -> Tensor:
@@ -44,48 +45,38 @@ def write(network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any]) 
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """The metadata of a file.
+    """Return the metadata of a file, each value as JSON, without opening the program in it.
 
     Raises:
         ValueError: it is not such a file.
     """
-    return inside(path, _load, WHAT)[1]
-
-
-def inside(path: Path, load: Callable[..., Any], what: str) -> tuple[Any, dict[str, str]]:
-    """The network in a file of PyTorch's, and the extra file beside it: facts, each as JSON.
-
-    Args:
-        path: of the file.
-        load: given the name of the file and the extra files to fill, the network.
-        what: such a file is called.
-
-    Raises:
-        ValueError: it is none.
-    """
-    extra = {MEMBER: ""}
     try:
-        network = load(str(path), extra)
-    except Exception as error:  # whatever a damaged file makes the reader stumble over
-        raise ValueError(f"{path}: damaged, or not a {what} ({first_line(error)})") from error
-    about = json.loads(extra[MEMBER] or "{}")
-    return network, {key: json.dumps(value) for key, value in about.items()}
-
-
-def _load(file: str, extra: dict[str, Any]) -> Any:
-    with warnings.catch_warnings():  # of PyTorch 2.11's own reader, about bytes that nobody writes to
-        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-        return torch.export.load(file, extra_files=extra)
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(f"extra/{MEMBER}")]
+            entries = [archive.getinfo(name) for name in names]
+            if any(entry.file_size > LARGEST_MEMBER for entry in entries):
+                raise ValueError(f"{MEMBER} is larger than {LARGEST_MEMBER:,} bytes")
+            about = json.loads(archive.read(entries[0])) if entries else {}
+        return {key: json.dumps(value) for key, value in about.items()}
+    except Exception as error:  # zipfile has many errors for damaged archives
+        raise ValueError(f"{path}: damaged, or not a file of torch.export ({first_line(error)})") from error
 
 
 class Session:
-    """A file that PyTorch runs on the CPU."""
+    """A file that PyTorch runs on the CPU. Opening it runs code that the file may choose."""
 
     runtime = "torch"
     precisions = ("float32",)
 
     def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
-        self.run = inside(path, _load, WHAT)[0].module()
+        try:
+            with warnings.catch_warnings():  # PyTorch 2.11 warns about bytes that nobody writes to
+                warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+                self.run = torch.export.load(str(path)).module()
+        except Exception as error:  # damaged files make the reader raise anything
+            raise ValueError(
+                f"{path}: damaged, or not a file of torch.export ({first_line(error)})"
+            ) from error
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
