@@ -113,27 +113,29 @@ def main(settings: dict[str, Any]) -> None:
         from segkit.system import distributed
 
         with distributed.processes(settings["device"]) as device:
-            run = training.of_settings(settings, train_set, device, val_set=val_set)
+            run = training.build_training(settings, train_set, device, val_set=val_set)
             protocol = inference.of_settings(settings)
-            checkpoints = checkpoint.Checkpoints.of_settings(settings, folder, train_set.table)
+            checkpoints = checkpoint.Checkpoints.from_settings(settings, folder, train_set.table)
             if (state := checkpoints.resumed()) is not None:
                 run.restore(state)
-            steps = training.steps_left(run, settings, train_set)
+            steps = training.remaining_steps(run, settings, train_set)
             if settings["profile"] or settings["lr_finder"]:
                 print(measured(run, steps, folder, profile=settings["profile"]))
                 return
-            monitored = training.monitored(run, settings, (train_set, val_set), folder)
+            monitored = training.open_monitor(run, settings, (train_set, val_set), folder)
             with monitored as monitor, signals.listening(run.request):
                 workers = settings["loader"]["workers"]
                 kept = {"monitor": monitor, "checkpoints": checkpoints, "workers": workers}
-                save_validate_leave = partial(training.save_validate_leave, run, val_set, protocol, **kept)
+                checkpoint_and_validate = partial(
+                    training.checkpoint_and_validate, run, val_set, protocol, **kept
+                )
                 if run.validation_pending:
-                    save_validate_leave()
+                    checkpoint_and_validate()
                 for parts, waited in steps:
                     step = training.train_step(run, parts)
                     training.record(monitor, run, step, parts, waited=waited)
                     run.validation_pending = run.due(settings["evaluation"]["every"])
-                    save_validate_leave()
+                    checkpoint_and_validate()
                 monitor.say(farewell(settings, run, folder))
 
 

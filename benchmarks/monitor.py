@@ -37,7 +37,7 @@ def main() -> None:
     train_set = components.build("data.datasets", settings["data"], split="train")
     table = train_set.table
     schedule = training.Schedule(**settings["schedule"])
-    run = training.begin(
+    run = training.setup_training(
         segmenter.build(table.num_classes, **settings["model"]),
         components.build("losses", settings["loss"], num_classes=table.num_classes),
         samples=len(train_set),

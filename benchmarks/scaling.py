@@ -113,13 +113,13 @@ def train(given: argparse.Namespace) -> None:
     settings = segkit.composed("train", typed)
     with distributed.processes("cpu") as device:
         train_set = segkit.build_dataset(settings)
-        run = training.of_settings(settings, train_set, device)
+        run = training.build_training(settings, train_set, device)
         for module in run.model.modules():
             if isinstance(module, torch.nn.Dropout | torch.nn.Dropout2d):
                 module.p = 0.0  # masks follow the rank, and losses are to be compared
         taken = []
         for (parts, _), _ in zip(
-            training.steps_left(run, settings, train_set), range(STEPS + 2), strict=False
+            training.remaining_steps(run, settings, train_set), range(STEPS + 2), strict=False
         ):
             distributed.barrier()
             start, worked = time.perf_counter(), time.process_time()

@@ -70,7 +70,7 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
     from segkit.types import Batch
 
     parts = 2 if mode == "accumulate" else 1
-    run = training.begin(
+    run = training.setup_training(
         network(given),
         components.build("losses", {"name": "cross_entropy"}, num_classes=given.classes),
         samples=1000,

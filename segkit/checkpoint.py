@@ -26,7 +26,7 @@ LOG = logging.getLogger("segkit")
 
 
 @dataclass(frozen=True)
-class Keeping:
+class CheckpointConfig:
     """When to write checkpoints and how many to keep; ``best.pt`` and the newest are always kept."""
 
     every: PositiveInt | None = None  # optimiser steps
@@ -36,7 +36,7 @@ class Keeping:
 
 
 class Checkpoints:
-    """The checkpoints of one run: where it goes on, when the next is due, and what every one of them carries.
+    """The checkpoints of one run: the one to resume from, when the next is due, and what each contains.
 
     Args:
         folder: ``runs/NAME``.
@@ -44,18 +44,18 @@ class Checkpoints:
         about: carried by every checkpoint: the composed ``settings`` and the class table, ``classes``.
     """
 
-    def __init__(self, folder: Path, keeping: Keeping, about: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, keeping: CheckpointConfig, about: dict[str, Any]) -> None:
         self.folder, self.keeping, self.about = folder, keeping, about
         self.saved_at, self.saved_iteration = time.monotonic(), 0
 
     @classmethod
-    def of_settings(cls, settings: dict[str, Any], folder: Path, table: ClassTable) -> Checkpoints:
-        """Those of a run with its composed settings, stored whole, on the classes of its data."""
+    def from_settings(cls, settings: dict[str, Any], folder: Path, table: ClassTable) -> Checkpoints:
+        """Return those of a run with its composed settings, stored whole, on the classes of its data."""
         about = {"settings": settings, "classes": table.to_plain()}
-        return cls(folder, Keeping(**settings["checkpoint"]), about)
+        return cls(folder, CheckpointConfig(**settings["checkpoint"]), about)
 
     def resumed(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read, None for a new run; the main process says which.
+        """Return the newest checkpoint that can be read, None for a new run; the main process decides.
 
         Raises:
             ValueError: none of them can be read, or its classes are others.
@@ -99,7 +99,7 @@ class Checkpoints:
 
 
 def settings_of(folder: Path) -> dict[str, Any] | None:
-    """The settings of the newest checkpoint of a run that can be read, None for a new run."""
+    """Return the settings of the newest checkpoint of a run that can be read, None for a new run."""
     for file in runs.checkpoints_in(folder):
         with contextlib.suppress(ValueError):  # whoever opens the run tells of damaged ones
             return read(file, mapped=True)["settings"]
@@ -148,7 +148,7 @@ def _alias(path: Path, name: Path) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that can be read; a damaged one is reported and passed over.
+    """Return the newest checkpoint of a run that can be read; damaged ones are reported.
 
     Raises:
         ValueError: there are checkpoints, and none can be read.
@@ -169,7 +169,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
-    """A checkpoint of segkit, on the CPU, read without running any code in it.
+    """Return a checkpoint of segkit, on the CPU, read without running any code in it.
 
     Args:
         path: of the file, of a folder that was made to share it, or an address ``hf://user/name``.
@@ -200,7 +200,7 @@ def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
 
 
 def compare(saved: dict[str, Any], about: dict[str, Any]) -> None:
-    """Tell how the settings differ from those that a checkpoint was made with.
+    """Report how the settings differ from those that a checkpoint was made with.
 
     Raises:
         ValueError: its classes are others.
@@ -215,7 +215,7 @@ def compare(saved: dict[str, Any], about: dict[str, Any]) -> None:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings that a run goes on with and did not have, such as ``schedule.lr=0.1 (was 0.01)``."""
+    """Return the settings that changed on resume, such as ``schedule.lr=0.1 (was 0.01)``."""
     free = ("resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
     old, new = flat(before), flat(now)
     changed = [key for key in new if key not in free and new[key] != old.get(key)]

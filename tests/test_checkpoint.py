@@ -11,7 +11,7 @@ from segkit.system import files, runs
 
 def checkpoints(folder, **keeping):
     about = {"settings": {"seed": 1}, "classes": {}}
-    return checkpoint.Checkpoints(folder, checkpoint.Keeping(**keeping), about)
+    return checkpoint.Checkpoints(folder, checkpoint.CheckpointConfig(**keeping), about)
 
 
 def state(iteration):
@@ -109,7 +109,7 @@ def test_a_state_of_another_model_is_refused_with_what_differs():
     own = {"a": torch.zeros(2), "b": torch.zeros(150, 8), "c": torch.zeros(1)}
     found = {"b": torch.zeros(19, 8), "c": torch.zeros(1), "d": torch.zeros(1)}
     with pytest.raises(ValueError, match="the checkpoint is of another model") as refused:
-        files.refuse_another(own, found, "model")
+        files.check_state_matches(own, found, "model")
     message = str(refused.value)
     for words in (
         "1 missing in the file: a",
@@ -119,7 +119,7 @@ def test_a_state_of_another_model_is_refused_with_what_differs():
     ):
         assert words in message
     with pytest.raises(ValueError, match=r"100 missing in the file: 0, 1, 2, \.\.\."):
-        files.refuse_another({str(i): own["a"] for i in range(100)}, {}, "model")
+        files.check_state_matches({str(i): own["a"] for i in range(100)}, {}, "model")
 
 
 class Hostile:

@@ -75,7 +75,7 @@ def train(head, **runtime):
     model = segmenter.build(5, backbone=BACKBONE, head={"name": "fcn" if head == "plugin" else head})
     if head == "plugin":
         model.head = PluginHead()
-    run = training.begin(
+    run = training.setup_training(
         model.double(),
         components.build("losses", {"name": "cross_entropy"}, num_classes=5),
         samples=2,

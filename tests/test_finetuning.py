@@ -39,7 +39,7 @@ def batch(size=2, seed=0, side=32):
 
 def begin(model, *, metric="mIoU", optimiser="sgd", size=2, **schedule):
     rule = {"optimiser": {"name": optimiser}, "policy": {"name": "constant"}, "iterations": 100}
-    return training.begin(
+    return training.setup_training(
         model,
         cross_entropy.build(3),
         samples=8,
@@ -76,7 +76,7 @@ def stage_by_name(name):
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_the_stage_of_a_parameter_is_found_without_its_name(output_stride):
     model = built(backbone={**BACKBONE, "variant": "26", "output_stride": output_stride})
-    found = freezing.first_stages(model)
+    found = freezing.first_stage_of_parameters(model)
     assert {name: found[p] for name, p in model.backbone.named_parameters()} == {
         name: stage_by_name(name) for name, _ in model.backbone.named_parameters()
     }
@@ -86,7 +86,7 @@ def test_the_stage_of_a_parameter_is_found_without_its_name(output_stride):
 def test_a_shared_branch_counts_with_the_first_stage_it_speaks_through():
     backbone = Odd()
     model = Segmenter(backbone, nn.Identity(), num_classes=2)
-    found = freezing.first_stages(model)
+    found = freezing.first_stage_of_parameters(model)
     expected = {"z": 1, "shared": 1, "b": 3, "a": 4, "unused": 4}
     assert {name.split(".")[0]: found[p] for name, p in backbone.named_parameters()} == expected
 
@@ -256,7 +256,7 @@ def test_each_metric_is_what_it_says():
     ],
 )
 def test_an_unknown_metric_is_refused_with_those_there_are(metric, words):
-    with pytest.raises(ValueError, match=f"checkpoint.metric={metric}: no validation tells it.*{words}"):
+    with pytest.raises(ValueError, match=f"checkpoint.metric={metric}: there is no such metric.*{words}"):
         best.refuse_unknown(metric, ["sky", "sea"])
 
 
@@ -269,7 +269,7 @@ def test_best_and_patience_are_those_of_a_plain_look_back():
         run = dataclasses.replace(tiny, metric=metric, schedule=schedule)
         values = [draw.choice([math.nan, *(k / 4 for k in range(5))]) for _ in range(12)]
         for count, value in enumerate(values, start=1):
-            was_best = run.judge(value)
+            was_best = run.update_best(value)
             seen = [-v if metric == "val/loss" else v for v in values[:count]]
             seen = [-math.inf if math.isnan(v) else v for v in seen]
             at = seen.index(max(seen)) if max(seen) > -math.inf else None  # NaN is never the best
@@ -278,7 +278,7 @@ def test_best_and_patience_are_those_of_a_plain_look_back():
             assert run.stale == stale
             assert run.best == (None if at is None else values[at])
             assert run.out_of_patience == (stale >= patience)
-            assert len(run.to_do) == (0 if run.out_of_patience else 100)
+            assert len(run.remaining_iterations) == (0 if run.out_of_patience else 100)
 
 
 @pytest.mark.parametrize("metric", ["iou/sea", "mIoU", "val/loss"])
@@ -359,7 +359,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
         (["schedule.freeze=9"], r"schedule.freeze=9: must be one of 0, 1, 2, 3, 4"),
         (
             ["checkpoint.metric=iou/ston"],
-            r"metric=iou/ston: no validation .*did you mean checkpoint.metric=iou/stone",
+            r"metric=iou/ston: there is no such .*did you mean checkpoint.metric=iou/stone",
         ),
         (
             ["schedule.patience=3", "evaluation.every=50", "schedule.epochs=null", "schedule.iterations=50"],

@@ -138,7 +138,7 @@ def test_nothing_is_saved_while_steps_are_skipped(step):
     run, saves = begin(nonfinite="skip", iterations=6), Saves()
     for data in (batch(), poisoned(), poisoned(), batch(), batch(), poisoned()):
         step(run, data)
-        training.save_validate_leave(run, None, None, monitor=Quiet(), checkpoints=saves)
+        training.checkpoint_and_validate(run, None, None, monitor=Quiet(), checkpoints=saves)
     assert saves.saved == [1, 4, 5, 6]  # and at the end
 
 

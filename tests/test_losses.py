@@ -250,7 +250,7 @@ def test_a_step_is_the_same_however_the_batch_is_divided(chosen, parts):
     after = []
     for count in (1, parts):
         torch.manual_seed(0)
-        run = training.begin(
+        run = training.setup_training(
             Pointwise(),  # pyright: ignore[reportArgumentType]
             components.build("losses", chosen, num_classes=3),
             samples=4,

@@ -21,7 +21,7 @@ BACKBONE = {"name": "resnest", "variant": "14", "width": 8}
 def begin(**schedule):
     torch.manual_seed(0)
     rule = {"optimiser": {"name": "adamw"}, "policy": {"name": "poly"}, "iterations": 30, "ema": 0.9}
-    return training.begin(
+    return training.setup_training(
         segmenter.build(3, backbone=BACKBONE, head={"name": "fcn"}),
         cross_entropy.build(3),
         samples=8,

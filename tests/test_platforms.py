@@ -85,7 +85,7 @@ def test_a_training_step_needs_no_float64(loss, monkeypatch):
     choice = "ce_dice" if loss == "mixed" else loss
     settings = composed("train", ["experiment=demo", f"loss={choice}", *small, "schedule.batch_size=2"])
     data = components.build("data.datasets", settings["data"], split="train")
-    run = training.of_settings(settings, data, torch.device("cpu"))
+    run = training.build_training(settings, data, torch.device("cpu"))
     label = torch.randint(0, 10, (2, 32, 32), dtype=torch.uint8)
     batch = Batch(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), label, ["a", "b"])
     with NoFloat64():

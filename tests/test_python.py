@@ -161,8 +161,8 @@ def test_batches_for_a_loop_are_those_of_a_run_and_go_on_anywhere():
         "train", ["experiment=demo", *sizes, "schedule.batch_size=3", "loader.workers=0"]
     )
     data = segkit.build_dataset(settings, "train")
-    run = training.of_settings(settings, data, torch.device("cpu"))
-    steps = training.steps_left(run, settings, data)
+    run = training.build_training(settings, data, torch.device("cpu"))
+    steps = training.remaining_steps(run, settings, data)
     theirs = [next(steps)[0][0] for _ in range(4)]
     ours = [*segkit.training_batches(settings, data, iterations=range(2))]
     ours += segkit.training_batches(settings, data, iterations=range(2, 4))

@@ -51,7 +51,7 @@ def begin(*, dropout=0.0, num_classes=3, norm=False, samples=8, precision="float
         "optimiser": {"name": "sgd"},
         "policy": {"name": "poly"},
     }
-    return training.begin(
+    return training.setup_training(
         Tiny(num_classes, dropout=dropout, norm=norm),
         cross_entropy.build(3),
         samples=samples,

@@ -110,7 +110,7 @@ def begin(model, loss):
     }
     runtime = training.Runtime()
     settings = {"schedule": training.Schedule(**schedule), "runtime": runtime, "device": torch.device("cpu")}
-    return training.begin(model, loss, samples=3, seed=0, **settings)
+    return training.setup_training(model, loss, samples=3, seed=0, **settings)
 
 
 class Dice(torch.nn.Module):
@@ -129,7 +129,7 @@ def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model
     run = begin(model, Dice())
     told, folder = tmp_path / "told", tmp_path / "run"
     dataset = Noise(told)
-    keeping = checkpoint.Keeping()
+    keeping = checkpoint.CheckpointConfig()
     book = checkpoint.Checkpoints(folder, keeping, {"settings": {}, "classes": {}})
     table = Table()
     with Monitor(
@@ -148,7 +148,7 @@ def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model
 def test_an_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys, monkeypatch):
     run, folder = begin(model, cross_entropy.build(3)), tmp_path / "run"
     run.metric = "iou/b"
-    book = checkpoint.Checkpoints(folder, checkpoint.Keeping(), {"settings": {}, "classes": {}})
+    book = checkpoint.Checkpoints(folder, checkpoint.CheckpointConfig(), {"settings": {}, "classes": {}})
     iou = iter([float("nan"), 0.25, float("nan"), 0.5])
     measured = validation.best.measured
     monkeypatch.setattr(

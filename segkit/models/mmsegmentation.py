@@ -1,7 +1,7 @@
-"""What a checkpoint of mmsegmentation tells about its training, where other numbers hide under equal names.
+"""Compatibility of mmsegmentation's checkpoints, whose tensors do not say how the network computes.
 
-Its checkpoints keep the composed settings as text (``meta.config``); where they do not, the file's name tells
-(``deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes``).
+Its checkpoints keep the composed settings as text (``meta.config``); where they do not, the file's name is
+parsed (``deeplabv3_r101-d16-mg124_512x1024_40k_cityscapes``).
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ HEADS = {  # a part that only this head has, most special first
 OURS = {"DeepLabV3": "deeplabv3_mmseg", "UPerNet": "upernet"}  # heads whose files load whole
 
 
-class Training(NamedTuple):
-    """How it was trained; None where neither settings nor name tell."""
+class MmsegTraining(NamedTuple):
+    """Settings of a network of mmsegmentation; None where neither its settings nor its name have them."""
 
     align_corners: bool = False  # in all of its settings but those of 769x769
     output_stride: int | None = None
     multi_grid: tuple[int, ...] | None = None  # dilation of each block of the last stage
 
 
-def training(config: str, name: str) -> Training:
-    """From the settings in a checkpoint, or where there are none, from the file's name."""
+def training(config: str, name: str) -> MmsegTraining:
+    """Parse the settings in a checkpoint, or where there are none, the file's name."""
     if config:
         align = re.search(r"align_corners\s*=\s*(True|False)", config)
         strides = re.search(r"\bstrides" + NUMBERS, config)
         grid = re.search(r"\bmulti_grid" + NUMBERS, config)
-        return Training(
+        return MmsegTraining(
             align is not None and align[1] == "True",
             4 * math.prod(_integers(strides[1])) if strides else None,
             tuple(_integers(grid[1])) if grid else None,
         )
     stride, grid = re.search(r"-d(8|16|32)[-_]", name), re.search(r"-mg(\d+)[-_]", name)
-    return Training(
+    return MmsegTraining(
         "769x769" in name,
         int(stride[1]) if stride else None,
         tuple(map(int, grid[1])) if grid else None,
@@ -60,7 +60,7 @@ def _integers(text: str) -> list[int]:
 
 
 def head(names: Iterable[str]) -> str:
-    """Which of its heads the names of the tensors are of."""
+    """Return the name of the head that tensors with these names belong to."""
     own = [name.removeprefix("decode_head.") for name in names if name.startswith("decode_head.")]
     for part, word in HEADS.items():
         if any(name.startswith(part) for name in own):
@@ -68,8 +68,8 @@ def head(names: Iterable[str]) -> str:
     return "another"
 
 
-def refuse_another(model: Segmenter, config: str, path: Path, names: Iterable[str]) -> None:
-    """Make sure that a whole model is the one that was trained, where the tensors alone do not tell.
+def check_compatible(model: Segmenter, config: str, path: Path, names: Iterable[str]) -> None:
+    """Make sure that a whole model is the one that was trained, where the tensors alone do not show it.
 
     Raises:
         ValueError: it is not; every setting to change is named.
@@ -101,7 +101,7 @@ def refuse_another(model: Segmenter, config: str, path: Path, names: Iterable[st
 
 
 def word(value: object) -> str:
-    """A value as the command line takes it."""
+    """Return a value as it is typed on the command line."""
     if isinstance(value, tuple):
         return f"[{','.join(map(str, value))}]"
     return "null" if value is None else str(value).lower()

@@ -69,7 +69,7 @@ def renamed(state: State) -> State:
         ValueError: two names become one.
     """
     rules = ATTENTION + PYTORCH_ENCODING
-    if which := peers.kind(state):
+    if which := peers.detect_source(state):
         rules = peers.RULES[which]
     if any(".conv2g." in name for name in state):
         rules = SK_RESNET + rules

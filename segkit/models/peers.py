@@ -63,7 +63,7 @@ HEADS = {
 }
 
 
-def kind(names: Iterable[str]) -> str | None:
+def detect_source(names: Iterable[str]) -> str | None:
     """Which network the names are of, one of ``RULES``, or None for what is neither project's."""
     parts = {name.rsplit(".", 1)[0] for name in names}
     tops = {part.split(".")[0] for part in parts}
@@ -82,12 +82,12 @@ def kind(names: Iterable[str]) -> str | None:
     return None
 
 
-def refuse_another(model: Segmenter, which: str, path: Path) -> None:
+def check_compatible(model: Segmenter, which: str, path: Path) -> None:
     """Make sure that a whole model is computed as the one that was trained.
 
     Args:
         model: ours.
-        which: as of ``kind``.
+        which: as of ``detect_source``.
         path: of the file, for the error.
 
     Raises:

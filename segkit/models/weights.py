@@ -37,14 +37,14 @@ NUMPY_NUMBERS = [
 
 
 class Published(NamedTuple):
-    """What a file of weights holds."""
+    """Content of a file of weights."""
 
     state: State
     config: str  # the settings they were trained with, as mmsegmentation keeps them, or ""
 
 
 def read(path: Path) -> Published:
-    """The state dict in a file: bare, wrapped in a larger checkpoint, and either of them in a zip.
+    """Return the state dict in a file: bare, wrapped in a larger checkpoint, and either of them in a zip.
 
     Raises:
         ValueError: the file is damaged, holds code, or holds no state dict.
@@ -115,7 +115,7 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
 
 
 def imagenet(published: str | None) -> Path:
-    """The published ImageNet weights, downloaded into the cache once.
+    """Return the file of the published ImageNet weights, downloaded into the cache once.
 
     Raises:
         ValueError: none are published for this network.
@@ -132,7 +132,7 @@ def imagenet(published: str | None) -> Path:
 
 
 class Loaded(NamedTuple):
-    """What became of the tensors of a file and of the model."""
+    """Result of loading the tensors of a file into a model."""
 
     kept: int
     renewed: list[str]  # in both, for other classes
@@ -171,9 +171,9 @@ def load_segmenter(
     raw, config = read(path)
     if from_mmsegmentation(raw):
         _refuse_other_pool(model.backbone, raw, path)
-        mmsegmentation.refuse_another(model, config, path, raw)
-    if which := peers.kind(raw):
-        peers.refuse_another(model, which, path)
+        mmsegmentation.check_compatible(model, config, path, raw)
+    if which := peers.detect_source(raw):
+        peers.check_compatible(model, which, path)
     optional = ("backbone.fc.",) if model.auxiliary is not None else ("backbone.fc.", "auxiliary.")
     state, own = _rename(raw, path), model.state_dict()
     if model.in_channels != 3:
@@ -192,7 +192,7 @@ def _rename(raw: State, path: Path) -> State:
 
 
 def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
-    """There, a pool is left out where dilation replaced the stride: equal names, another network."""
+    """Refuse a dilated ResNeSt of mmsegmentation, which has no pool where dilation replaced the stride."""
     pool, output_stride = getattr(network, "pool", "none"), getattr(network, "output_stride", 32)
     if from_mmsegmentation(raw) and pool in ("after", "before") and output_stride < 32:
         raise ValueError(
@@ -211,7 +211,7 @@ def load_state(
         state: under the names of the module.
         source: named in errors.
         optional: what names begin with that may be left out of the module.
-        renewed: names whose tensors in ``state`` are the module's own, to be told.
+        renewed: names whose tensors in ``state`` are the module's own, for the log.
 
     Raises:
         ValueError: a tensor is missing, unknown, of another shape or type, or not finite.

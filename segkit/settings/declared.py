@@ -36,7 +36,7 @@ SECTIONS = {
     "schedule": "training/schedule.py:Schedule",
     "schedule.optimiser": "training.optimisers",
     "schedule.policy": "training.policies",
-    "checkpoint": "checkpoint.py:Keeping",
+    "checkpoint": "checkpoint.py:CheckpointConfig",
     "runtime": "system/runtime.py:Runtime",
 }
 """Where each section goes: a package of components, or ``file:function`` (``file:Class`` for its fields)."""

@@ -38,7 +38,7 @@ READING = "make augment.crop_size, schedule.batch_size or loader.workers smaller
 NETWORK = "choose a smaller model=... or model/backbone=..., or a smaller model.backbone.width"
 DOING = {  # file below segkit/, and perhaps a function in it: what is done there, and what makes it smaller
     "training/run.py:steps": ("reading training images", READING),
-    "training/run.py:begin": ("setting the training up", NETWORK),
+    "training/run.py:setup_training": ("setting the training up", NETWORK),
     "training/run.py": ("a training step", TRAINING),
     "training/validation.py": ("validation", SCORING),
     "evaluation": ("scoring", SCORING),

@@ -170,7 +170,7 @@ def _kind_of(value: Any) -> str:
     return "float" if value.is_floating_point() else "integer"
 
 
-def refuse_another(own: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
+def check_state_matches(own: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
     """Make sure that a checkpoint's tensors are those of what is to take them.
 
     Raises:

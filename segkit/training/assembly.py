@@ -18,14 +18,14 @@ from segkit.monitor.monitor import Monitor
 from segkit.system import distributed
 from segkit.system.runtime import Runtime
 from segkit.training import advice, best, position, starting
-from segkit.training.run import Step, Training, begin, steps
+from segkit.training.run import Step, Training, setup_training, steps
 from segkit.training.schedule import Schedule
 from segkit.types import Batch, Dataset
 
 Settings = Mapping[str, Any]
 
 
-def of_settings(
+def build_training(
     settings: Settings, train_set: Dataset, device: torch.device, *, val_set: Dataset | None = None
 ) -> Training:
     """Build a run at its beginning: network, loss and what trains them, on the classes of its data.
@@ -44,7 +44,7 @@ def of_settings(
     table, metric = train_set.table, settings["checkpoint"]["metric"]
     best.refuse_unknown(metric, table.names)
     model, notes = starting.network(settings["model"], table)
-    run = begin(
+    run = setup_training(
         model,
         components.build("losses", settings["loss"], num_classes=table.num_classes),
         samples=len(train_set),
@@ -64,7 +64,9 @@ def of_settings(
     return run
 
 
-def steps_left(run: Training, settings: Settings, train_set: Dataset) -> Iterator[tuple[list[Batch], float]]:
+def remaining_steps(
+    run: Training, settings: Settings, train_set: Dataset
+) -> Iterator[tuple[list[Batch], float]]:
     """The batches of this process for the iterations still to do, as ``training.steps`` yields them.
 
     Raises:
@@ -83,14 +85,14 @@ def steps_left(run: Training, settings: Settings, train_set: Dataset) -> Iterato
         train_set,
         transforms.build(**settings["augment"]),
         order,
-        iterations=run.to_do,
+        iterations=run.remaining_iterations,
         workers=settings["loader"]["workers"],
     )
     return itertools.takewhile(lambda _: not run.out_of_patience, steps(batches, run.schedule.parts))
 
 
 @contextlib.contextmanager
-def monitored(
+def open_monitor(
     run: Training, settings: Settings, splits: Sequence[Dataset], folder: Path
 ) -> Iterator[Monitor]:
     """The run's monitor, going on where the run does; what is trained has been said and recorded.

@@ -13,7 +13,7 @@ LOSS, IOU = "val/loss", "iou/"
 
 
 def refuse_unknown(metric: str, names: Sequence[str]) -> None:
-    """Make sure that a validation can tell a metric.
+    """Make sure that a metric exists.
 
     Args:
         metric: of the settings.
@@ -29,16 +29,16 @@ def refuse_unknown(metric: str, names: Sequence[str]) -> None:
     close = difflib.get_close_matches(metric.lower(), words, n=1)
     meant = f"did you mean checkpoint.metric={words[close[0]]}? " if close else ""
     raise ValueError(
-        f"checkpoint.metric={metric}: no validation tells it; {meant}there are {', '.join(known[:6])}"
+        f"checkpoint.metric={metric}: there is no such metric; {meant}there are {', '.join(known[:6])}"
         f" and {IOU}CLASS ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
     )
 
 
 def measured(metric: str, result: Evaluation, losses: Mapping[str, float], names: Sequence[str]) -> float:
-    """A metric of a validation; NaN where a class has neither labels nor predictions.
+    """Return a metric of a validation; NaN where a class has neither labels nor predictions.
 
     Args:
-        metric: that ``refuse_unknown`` let pass.
+        metric: one that ``refuse_unknown`` accepts.
         result: of the validation.
         losses: its parts by name.
         names: of the classes.
@@ -72,7 +72,7 @@ def explain_undefined(metric: str, value: float) -> str:
 
 
 def in_words(metric: str, value: float | None) -> str:
-    """A metric with its value, scores in percent."""
+    """Return a metric with its value, scores in percent."""
     if value is None:
         return f"{metric} unknown"
     return f"{metric} {value:.4f}" if metric == LOSS else f"{metric} {value:.2%}"

@@ -16,7 +16,7 @@ STAGES = 4
 SIDE = 224  # pixels of the image that is sent through: networks of one size take this one
 
 
-def first_stages(model: Segmenter) -> dict[nn.Parameter, int]:
+def first_stage_of_parameters(model: Segmenter) -> dict[nn.Parameter, int]:
     """The stage, 1 to 4, of each of the backbone's parameters that moves; the stem counts with the first."""
     left = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
     found: dict[nn.Parameter, int] = {}
@@ -45,7 +45,7 @@ def freeze(model: Segmenter, *, stages: int, norms: bool) -> None:
         stages: of the backbone from its stem, 0 for none.
         norms: whether every batch normalisation is frozen, those of the heads too.
     """
-    for parameter, stage in first_stages(model).items() if stages else ():
+    for parameter, stage in first_stage_of_parameters(model).items() if stages else ():
         if stage <= stages:
             parameter.requires_grad = False
     for module in model.modules() if norms else ():
@@ -54,7 +54,7 @@ def freeze(model: Segmenter, *, stages: int, norms: bool) -> None:
                 parameter.requires_grad = False
 
 
-def resting(model: nn.Module, *, norms: bool) -> list[nn.Module]:
+def frozen_modules(model: nn.Module, *, norms: bool) -> list[nn.Module]:
     """The modules that a step leaves in evaluation mode: what is frozen whole, with statistics and dropout.
 
     Args:
@@ -66,4 +66,4 @@ def resting(model: nn.Module, *, norms: bool) -> list[nn.Module]:
         parameters and not any(parameter.requires_grad for parameter in parameters)
     ):
         return [model]
-    return [found for child in model.children() for found in resting(child, norms=norms)]
+    return [found for child in model.children() for found in frozen_modules(child, norms=norms)]

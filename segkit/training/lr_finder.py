@@ -59,7 +59,7 @@ def find(run: Training, steps: Steps) -> Curve:
         run: at its beginning; left as it was.
         steps: of ``training.steps``.
     """
-    rates = np.geomspace(LOWEST, HIGHEST, min(STEPS, len(run.to_do)))
+    rates = np.geomspace(LOWEST, HIGHEST, min(STEPS, len(run.remaining_iterations)))
     before = copy.deepcopy({"model": run.model.state_dict(), "optimiser": run.optimiser.state_dict()})
     trial = dataclasses.replace(
         run,

@@ -1,8 +1,8 @@
-"""Losses and gradients that are not finite: found without waiting for the device, told with what led there.
+"""Losses, gradients and weights that are NaN or infinite.
 
-Each step leaves one number on the device, the first iteration that went wrong. It is read at points of the
-curves, before a validation and before a checkpoint. Before a checkpoint the weights are looked at as well: a
-finite gradient can still move them beyond the largest number.
+Each step leaves one number on the device, the first iteration that was not finite. It is read every ten
+iterations, before a validation and before a checkpoint, so no step waits for the device. Before a checkpoint
+the weights are checked as well: a finite gradient can still move them beyond the largest number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOOK = 10  # iterations between two looks, those between two points of the curve
 
 
 class StepRecord(NamedTuple):
-    """What one step was; tensors on the device."""
+    """Losses, rates and samples of one step; tensors on the device."""
 
     iteration: int
     losses: Mapping[str, Tensor]
@@ -30,14 +30,14 @@ class StepRecord(NamedTuple):
     names: Sequence[str]  # of this process's samples
 
     def finite(self) -> Tensor:
-        """Whether every number is; a scalar on the device, the same on every process."""
+        """Return whether every number is finite; a scalar on the device, the same on every process."""
         return torch.stack([*self.losses.values(), self.norm]).isfinite().all()
 
     def __str__(self) -> str:
         return self.described(self.names)
 
     def described(self, names: Sequence[str]) -> str:
-        """The step in words, with the names of the samples given."""
+        """Return a description of the step with the given names of samples."""
         numbers = {f"loss_{k}": v for k, v in self.losses.items()} | {"norm of the gradient": self.norm}
         words = [f"{name} {float(value):g}" for name, value in numbers.items()]
         rates = [f"{name} {rate:g}" for name, rate in self.rates.items()]
@@ -45,12 +45,12 @@ class StepRecord(NamedTuple):
 
 
 class NonFiniteGuard:
-    """Looks at the steps of one run.
+    """Detects steps of a run that are not finite.
 
     Args:
         device: of the run.
-        policy: "stop" raises; "skip" leaves such steps out, which needs to wait for the device at each.
-        most_in_a_row: skipped steps, before it is an error all the same.
+        policy: "stop" raises; "skip" leaves such steps out, which waits for the device at every step.
+        most_in_a_row: skipped steps in a row before it is an error all the same.
     """
 
     def __init__(self, device: torch.device, policy: str, most_in_a_row: int) -> None:
@@ -60,7 +60,7 @@ class NonFiniteGuard:
         self.recent: list[StepRecord] = []
 
     def must_skip(self, record: StepRecord, *, scaled: bool) -> bool:
-        """Whether a step is to be left out; called before it is taken.
+        """Return whether a step is to be left out; called before it is taken.
 
         Args:
             record: of the step.
@@ -89,7 +89,7 @@ class NonFiniteGuard:
         """Make sure that every step so far was finite; waits for the device.
 
         Raises:
-            ValueError: one was not; its iteration, losses, rates and samples are named.
+            ValueError: one was not; the message has its iteration, losses, rates and samples.
         """
         first = int(self.first)
         if first:
@@ -108,11 +108,11 @@ class NonFiniteGuard:
             LOG.warning("%s; skipped, %d in all", words, self.skipped)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return the counts that a checkpoint stores."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Continue counting."""
+        """Restore the counts of a checkpoint."""
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
 
@@ -143,7 +143,7 @@ def _tensors_in(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _described_by_all(record: StepRecord) -> str:
-    """What went wrong, with the samples of all processes; every process must call it."""
+    """Return a description with the samples of all processes; every process must call it."""
     names = [name for names in distributed.gather(list(record.names)) for name in names]
     return f"iteration {record.iteration} is not finite: {record.described(names)}"
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from segkit.models.network import Segmenter
 from segkit.system import files
-from segkit.training.freezing import STAGES, first_stages
+from segkit.training.freezing import STAGES, first_stage_of_parameters
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -38,7 +38,7 @@ def parameter_groups(
         ``base_lr`` beside the usual keys; frozen parameters are in none.
     """
     of_backbone = {id(parameter) for parameter in model.backbone.parameters()}
-    stages = first_stages(model) if layer_decay != 1 else {}
+    stages = first_stage_of_parameters(model) if layer_decay != 1 else {}
     groups: dict[str, dict[str, Any]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
@@ -73,7 +73,7 @@ def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         ValueError: the state is of another optimiser or model; what differs is named.
     """
     own = [dict(group) for group in optimiser.param_groups]
-    files.refuse_another(_kept(own), _kept(state["param_groups"]), "optimiser")
+    files.check_state_matches(_kept(own), _kept(state["param_groups"]), "optimiser")
     optimiser.load_state_dict(state)
     for parameter, values in optimiser.state.items():
         for name, value in values.items():

@@ -37,19 +37,19 @@ LOG = logging.getLogger("segkit")
 
 
 class Step(NamedTuple):
-    """What one step tells; tensors stay on the device, so that nothing waits for it."""
+    """Losses and gradient norm of one step; tensors stay on the device, so that nothing waits for it."""
 
-    losses: dict[str, Tensor]  # each head's part, over all processes; the loss is their sum
+    losses: dict[str, Tensor]  # of each head, over all processes; their sum is the loss
     gradient_norm: Tensor
 
 
 @dataclass
 class Training:
-    """Everything that changes while training, and what is needed to change it."""
+    """State of a training run, and the parts that change it."""
 
     model: Segmenter
     runner: nn.Module  # the model, perhaps compiled and in DistributedDataParallel
-    loss: Any  # of segkit.losses: a module that also tells the weight of a label
+    loss: Any  # of segkit.losses: a module whose ``weight`` is that of a label
     optimiser: torch.optim.Optimizer
     policy: Callable[[int], float]
     scaler: torch.amp.GradScaler
@@ -73,38 +73,38 @@ class Training:
     validation_pending: bool = False  # of this iteration
     validated: int | None = None  # iteration of the last validation
     has_unscored: bool = False  # a batch without a scored pixel was met
-    notes: list[str] = field(default_factory=list)  # what is to be told before it begins
+    notes: list[str] = field(default_factory=list)  # printed before it begins
     request: Request = field(default_factory=Request)  # of this process, to leave
 
     def learning_rates(self) -> dict[str, float]:
-        """The rate of each parameter group in the last step."""
+        """Return the rate of each parameter group in the last step."""
         return {group["name"]: group["lr"] for group in self.optimiser.param_groups}
 
     def due(self, every: float) -> bool:
-        """Whether something done every so often, in the schedule's unit, is due after this iteration."""
+        """Return whether something done every so often, in the schedule's unit, is due now."""
         return self.schedule.due(self.iteration, every=every, samples=self.samples)
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether the last validations found nothing better, so that the run ends before its length."""
+        """Return whether ``schedule.patience`` validations found no better weights, so that the run ends."""
         return self.schedule.patience is not None and self.stale >= self.schedule.patience
 
     @property
-    def to_do(self) -> range:
-        """The iterations that are still to come."""
+    def remaining_iterations(self) -> range:
+        """Return the iterations that are still to come."""
         return range(self.iteration, self.iteration if self.out_of_patience else self.length)
 
     @property
-    def scored(self) -> Segmenter:
-        """The model whose scores count: the moving average if there is one."""
+    def eval_model(self) -> Segmenter:
+        """Return the model that is validated: the moving average if there is one."""
         return self.model if self.average is None else self.average
 
     @property
     def best_in_words(self) -> str:
-        """The metric by which the best weights were chosen, with its value."""
+        """Return the metric by which the best weights were chosen, with its value."""
         return in_words(self.metric, self.best)
 
-    def judge(self, value: float) -> bool:
+    def update_best(self, value: float) -> bool:
         """Take a validation's metric into account and return whether it is the best so far."""
         better = is_better(self.metric, value, self.best)
         if better:
@@ -114,7 +114,7 @@ class Training:
         return better
 
     def ema_distance(self) -> Tensor | None:
-        """How far the moving average is from the weights, as a fraction of their norm."""
+        """Return the distance of the moving average from the weights, as a fraction of their norm."""
         if self.average is None:
             return None
         pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
@@ -181,11 +181,11 @@ class Training:
                 f"schedule: ends at iteration {self.length:,}, and the run has done {state['iteration']:,}."
                 " Give a longer schedule.epochs or schedule.iterations."
             )
-        files.refuse_another(self.model.state_dict(), state["model"], "model")
+        files.check_state_matches(self.model.state_dict(), state["model"], "model")
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             average = state["average"] or state["model"]
-            files.refuse_another(self.average.state_dict(), average, "model")
+            files.check_state_matches(self.average.state_dict(), average, "model")
             self.average.load_state_dict(average)
         optim.restore(self.optimiser, state["optimiser"])
         if state["scaler"] and self.scaler.is_enabled():  # empty unless the run was in fp16
@@ -205,11 +205,11 @@ class Training:
         self.validation_pending = state["validation_pending"] or is_last
 
     def asked_to_leave(self) -> int:
-        """The signal that asked any of the processes to leave, 0 for none; all get the same answer."""
+        """Return the signal that asked any process to leave, 0 for none; the same on all processes."""
         return distributed.all_reduce_max(self.request.signal)
 
 
-def begin(
+def setup_training(
     model: Segmenter,
     loss: nn.Module,
     *,
@@ -270,12 +270,12 @@ def begin(
         samples=samples,
         length=schedule.length(samples),
         metric=metric,
-        resting=freezing.resting(runner, norms=schedule.freeze_norm),
+        resting=freezing.frozen_modules(runner, norms=schedule.freeze_norm),
     )
 
 
 def steps(batches: Iterable[Batch], accumulate: int) -> Iterator[tuple[list[Batch], float]]:
-    """The parts of each optimiser step, and the seconds it had to wait for them."""
+    """Yield the micro-batches of each optimizer step, and the seconds it had to wait for them."""
     iterator = iter(batches)
     while True:
         begin = time.perf_counter()

@@ -61,7 +61,7 @@ def validate(
 
     monitor.say(f"validating on {len(dataset):,} images")
     result = evaluation.evaluate(
-        run.scored, dataset, protocol, workers=workers, on_image=shown.add, on_strip=leave_if_asked
+        run.eval_model, dataset, protocol, workers=workers, on_image=shown.add, on_strip=leave_if_asked
     )
     if run.asked_to_leave():
         return None
@@ -78,8 +78,8 @@ def validate(
     value = best.measured(run.metric, result, losses, monitor.names)
     if not math.isfinite(value) and run.best is None:
         monitor.say(f"careful: {best.explain_undefined(run.metric, value)}")
-    if run.judge(value):
-        checkpoints.save_best(run.iteration, run.scored.state_dict(), result.scores)
+    if run.update_best(value):
+        checkpoints.save_best(run.iteration, run.eval_model.state_dict(), result.scores)
     if run.out_of_patience:
         monitor.say(
             f"stopping at {run.iteration:,} of {run.length:,} iterations: the last {run.stale} validations"
@@ -89,7 +89,7 @@ def validate(
     return result
 
 
-def save_validate_leave(
+def checkpoint_and_validate(
     run: Training,
     dataset: Dataset,
     protocol: Protocol,
