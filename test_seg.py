@@ -15,6 +15,8 @@ from segkit.compose import Hooks, command, of_checkpoint
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, score every image, and write what was found."""
     from segkit import components, evaluation, inference
+    from segkit.data.alignment import align_dataset, label_table
+    from segkit.data.overlap import warn_of_trained_images
     from segkit.evaluation import report, results, submissions
     from segkit.inference import predictor
     from segkit.system import distributed
@@ -22,6 +24,10 @@ def main(settings: dict[str, Any]) -> None:
     with distributed.processes(settings["device"]) as device:
         val_set = components.build("data.datasets", settings["data"], split="val")
         model, table, own_data = predictor.rebuild(settings, device)
+        val_set = align_dataset(val_set, table.names)
+        warn_of_trained_images(own_data, val_set)
+        if not settings["submission"]:  # results have the ids of the data, an archive those of the server
+            table = label_table(val_set.table)
         protocol = inference.of_settings(settings).on(device)
         weights_sha256 = evaluation.weights_hash(model)
         folder = distributed.decide_on_main(

@@ -23,6 +23,8 @@ FAREWELL = """
   {test} checkpoint={folder}/{file} report=true
   {predict} checkpoint={folder}/{file} input=PHOTOS"""
 
+CHOSEN: list[str] = []  # reasons of the values that were chosen from the images of this run
+
 
 def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of the run that goes on; beneath what was typed."""
@@ -45,15 +47,14 @@ def of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def of_images(settings: dict[str, Any]) -> dict[str, Any]:
-    """What the images say where the settings are left open, told with the reasons."""
+    """Return values that are chosen from the images for unset keys; ``main`` prints the reasons."""
+    CHOSEN.clear()
     if not left_open(settings) or settings["summary"]:
         return {}
     from segkit.data.choosing import choose
-    from segkit.system import runs
 
     chosen = choose(settings)
-    if runs.is_main() and chosen.reasons:
-        print("chosen from the images:", *chosen.reasons, sep="\n  ", flush=True)
+    CHOSEN.extend(chosen.reasons)
     return chosen
 
 
@@ -66,7 +67,7 @@ def print_summary(settings: dict[str, Any]) -> None:
     published.check_local_file("model.weights", network["weights"])
     if network["weights"] is None:  # otherwise those of the backbone are not read
         published.check_local_file("model.backbone.weights", network["backbone"].get("weights"))
-    num_classes = labels.of_settings(settings["data"]).num_classes
+    num_classes = labels.load_class_table(settings["data"]).num_classes
     model = segmenter.build(num_classes, **segmenter.unloaded(settings["model"]))  # nothing to download
     print(summary.summarise(model, settings["sizes"]["crop"]))
 
@@ -97,6 +98,7 @@ def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
 def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, save and score until the schedule ends."""
     from segkit import components
+    from segkit.data.overlap import warn_of_overlap
     from segkit.system import runs
 
     if settings["summary"]:
@@ -108,6 +110,9 @@ def main(settings: dict[str, Any]) -> None:
             print(opening(settings, folder), flush=True)
         train_set = components.build("data.datasets", settings["data"], split="train")
         val_set = components.build("data.datasets", settings["data"], split="val")
+        warn_of_overlap(train_set, val_set)
+        if CHOSEN and runs.is_main():  # after what may be refused
+            print("chosen from the images:", *CHOSEN, sep="\n  ", flush=True)
         # what can be refused is refused before torch's seconds of import
         from segkit import checkpoint, inference, training
         from segkit.system import distributed

@@ -43,7 +43,7 @@ from torchvision.transforms import v2
 from segkit.data import loaders, transforms
 from segkit.data.datasets import shapes
 from segkit.data.labels import built_in
-from segkit.data.pairs import Pairs, match
+from segkit.data.pairs import Pairs, match_files
 
 BATCH = 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -244,7 +244,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             write_scenes(folder, case)
-            found = match(folder / "images", folder / "masks")
+            found = match_files(folder / "images", folder / "masks")
             data = Pairs("bench", built_in("shapes"), found, cache=folder / "cache" if case.decoded else None)
             for index in range(len(data)):
                 data.read(index)

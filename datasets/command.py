@@ -1,4 +1,4 @@
-"""What the scripts beside this file share: their command line, and unpacking archives."""
+"""Command line of the data set scripts, and unpacking of archives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from segkit import components, compose
-from segkit.data import choosing, statistics, transforms, verification
+from segkit.data import choosing, overlap, statistics, transforms, verification
+from segkit.data.pairs import count
 from segkit.drawing import overlays
 from segkit.system.commands import spoken
 
@@ -35,7 +36,7 @@ class Script:
 
     Args:
         name: of the data set.
-        about: licence, source and layout, for ``--help``.
+        about: license, source and layout, for ``--help``.
         official: images of each split as published, by name of the split.
     """
 
@@ -48,10 +49,10 @@ class Script:
         )
         self.commands = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
         check = self._command(
-            "verify", "read every file and list all that is wrong; exit status 1 if there is"
+            "verify", "check every file and list all problems; exit status 1 if there are any"
         )
         check.add_argument("--json", action="store_true", help="print the findings as JSON")
-        counts = self._command("stats", "pixel shares, images a class, sizes, mean and deviation")
+        counts = self._command("stats", "pixels and images per class, sizes, mean and standard deviation")
         counts.add_argument("--json", action="store_true", help="print as JSON")
         counts.add_argument(
             "--weights", type=Path, metavar="FILE", help="write class weights for loss.class_weights"
@@ -91,7 +92,7 @@ class Script:
         parser.set_defaults(work=work)
 
     def run(self) -> None:
-        """Do what the command line says."""
+        """Run the command that the command line names."""
         arguments, arguments.settings = self.parser.parse_known_args()
         if strange := [word for word in arguments.settings if word.startswith("-") or "=" not in word]:
             self.parser.error(f"unrecognized arguments: {' '.join(strange)}")
@@ -120,21 +121,31 @@ class Script:
 
     def _verify(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments)
-        problems, total = [], 0
+        problems, datasets = [], []
         for split in [arguments.split] if arguments.split else ["train", "val"]:
-            dataset = self._dataset(settings, split, on_error="skip", cache="none")
+            datasets.append(self._dataset(settings, split, on_error="skip", cache="none"))
             expected = self.official.get(str(settings["data"].get(f"{split}_split")))
-            problems += verification.verify(dataset, expected=expected)
-            total += len(dataset)
+            problems += verification.verify(datasets[-1], expected=expected)
+        total, shared = sum(map(len, datasets)), ""
+        if len(datasets) == 2:
+            shared = overlap.describe_overlap(*datasets)
         counts = Counter(problem.kind for problem in problems)
         if arguments.json:
             rows = [{"kind": p.kind, "file": p.file, "text": p.text, "remedy": p.remedy} for p in problems]
-            print(json.dumps({"pairs": total, "counts": counts, "problems": rows}, indent=1))
+            found = {
+                "pairs": total,
+                "counts": counts,
+                "problems": rows,
+                "warnings": [shared] if shared else [],
+            }
+            print(json.dumps(found, indent=1))
         else:
-            for kind, count in counts.most_common():
-                print(f"{kind}: {count}")
+            for kind, number in counts.most_common():
+                print(f"{kind}: {number}")
                 print(*(f"  {p}" for p in problems if p.kind == kind), sep="\n")
-            print(f"{total} pairs read, {len(problems)} problems")
+            if shared:
+                print(f"warning: {shared}")
+            print(f"{count(total, 'pair')} read, {count(len(problems), 'problem')}")
         sys.exit(bool(problems))
 
     def _stats(self, arguments: argparse.Namespace) -> None:

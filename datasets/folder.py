@@ -1,4 +1,4 @@
-"""One's own images and masks.
+"""Your own images and masks.
 
 Layout below --root (see docs/own_data.md):
   images/...    photographs, or any bands (data.bands, data.range)
@@ -11,7 +11,6 @@ Layout below --root (see docs/own_data.md):
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from command import Script
@@ -37,7 +36,7 @@ def import_labels(arguments: argparse.Namespace, root: Path) -> None:
         )
     chosen = [label.strip() for label in arguments.classes.split(",")] if arguments.classes else ()
     empty = arguments.empty or ("background" if arguments.kind == "coco" else "left-out")
-    how = importing.Import(
+    report = importing.import_labels(
         arguments.kind,
         given,
         images=images,
@@ -47,13 +46,10 @@ def import_labels(arguments: argparse.Namespace, root: Path) -> None:
         empty=empty,
         attribute=arguments.attribute,
     )
-    report = how.run()
-    file = root / f"import{'-' if arguments.split else ''}{arguments.split}.json"
-    with files.whole(file) as target:
-        target.write(json.dumps(report.to_plain(), indent=1, ensure_ascii=False).encode())
     print(*report.lines(), sep="\n")
     splits = "" if arguments.split else " data.train_split=80% data.val_split=20%"
-    print(f"all of it is in {file}; to train: {spoken('train')} data=folder data.root={root}{splits}")
+    file = root / f"import{'-' if arguments.split else ''}{arguments.split}.json"
+    print(f"the full report is {file}; to train: {spoken('train')} data=folder data.root={root}{splits}")
 
 
 def _files(path: Path, kind: str) -> list[Path]:
@@ -76,7 +72,7 @@ def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
         raise ValueError(f"{folder}: no mask is in this folder ({' '.join(MASKS)}); say another with --masks")
     output = arguments.output or root / "classes.csv"
     if output.exists():
-        raise ValueError(f"{output} is there already; say another with --output, or take it away")
+        raise ValueError(f"{output} exists already; choose another file with --output")
     if arguments.divide:
         target = root / f"{arguments.masks}_of_classes"
         masks = [
@@ -86,7 +82,7 @@ def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
     values = proposals.values_of(masks)
     table = proposals.proposed(values)
     with files.whole(output) as file:
-        file.write(importing.csv_of(table).encode())
+        file.write(importing.format_csv(table).encode())
     for (_, pixels), entry in zip(sorted(values.items()), table.entries, strict=True):
         print(f"{entry.id:>6} {entry.name:>12} {pixels / values.total():8.3%} of the pixels")
     print(f"{len(masks)} masks were read; give the classes of {output} their names, then `verify`")
@@ -103,7 +99,7 @@ script = Script("folder", __doc__ or "")
 script.adds(
     "import",
     import_labels,
-    "make images/, masks/ and classes.csv from the files of a label tool, and report what was done",
+    "make images/, masks/ and classes.csv from the files of a label tool, and print a report",
     ("--from", {"dest": "kind", "choices": sorted(importing.READERS), "required": True}),
     (
         "files",
@@ -113,7 +109,7 @@ script.adds(
     ("--split", {"default": "", "metavar": "NAME", "help": "write to images/NAME and masks/NAME"}),
     ("--classes", {"metavar": "A,B", "help": "labels to keep, in this order; default: all"}),
     ("--empty", {"choices": ("background", "left-out"), "help": "images without labels; COCO: background"}),
-    ("--attribute", {"metavar": "NAME", "help": "of VIA's regions, that is the class"}),
+    ("--attribute", {"metavar": "NAME", "help": "VIA region attribute that holds the class"}),
 )
 script.adds(
     "classes",

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from segkit.data.labels import LabelTable
+from segkit.models.published import file_of
 from segkit.settings import PositiveFloat, PositiveInt
 from segkit.settings.dotted import flat
 from segkit.system import distributed, files, runs, shared
@@ -206,12 +208,27 @@ def compare(saved: dict[str, Any], about: dict[str, Any]) -> None:
         ValueError: its classes are others.
     """
     if saved["classes"] != about["classes"]:
-        raise ValueError(
-            "the checkpoint is of other classes than this data set has; resume with the data that the run"
-            " began with, or begin a new run_name=... (model.backbone.weights=FILE starts from its backbone)"
-        )
+        _check_classes(*(LabelTable.from_plain(each["classes"]) for each in (saved, about)))
     if (changed := differences(saved["settings"], about["settings"])) and distributed.is_main():
         LOG.warning("going on with other settings than the run had: %s", ", ".join(changed))
+
+
+def _check_classes(before: LabelTable, now: LabelTable) -> None:
+    """Check that two tables have the same classes; what is ignored may differ."""
+    if [entry[:3] for entry in before.classes] != [entry[:3] for entry in now.classes]:
+        raise ValueError(
+            "the checkpoint is of other classes than this data set has: "
+            f"{before.describe()} in the checkpoint, {now.describe()} in the data. Resume with the names, "
+            "ids, colours and order as they were, or begin a new run_name=... (model.weights=FILE starts "
+            "from a checkpoint; classes are matched by name)"
+        )
+
+
+def class_names(source: str) -> list[str] | None:
+    """Return the classes that a file of weights names, as checkpoints of segkit do; None for others."""
+    with contextlib.suppress(ValueError):
+        return LabelTable.from_plain(read(file_of(source), mapped=True)["classes"]).names
+    return None
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

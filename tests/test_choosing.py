@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from PIL import Image
 
 from conftest import run_command
 from segkit.compose import Hooks, composed
-from segkit.data import choosing
+from segkit.data import choosing, transforms
+from segkit.training.schedule import Schedule
 
 CHOOSING = Hooks(choose=choosing.choose)
 
@@ -41,8 +44,40 @@ def test_sizes_are_medians_and_crops_fit(tmp_path, seed):
     schedule = settings["schedule"]
     assert schedule["epochs"] is None
     assert schedule["iterations"] == 2000  # few images
-    assert schedule["batch_size"] <= len(sizes)
+    assert schedule["batch_size"] <= max(2, len(sizes))
     assert settings["evaluation"]["every"] == 100
+
+
+@pytest.mark.parametrize(
+    ("size", "more"),
+    [
+        ((20_000, 20), []),
+        ((20, 20_000), ["augment=mmseg"]),
+        ((9, 5), []),
+        ((9, 5), ["augment=mmseg"]),
+        ((4000, 3), ["augment.scales=[0.5,16]"]),
+        ((64, 48), ["schedule.accumulate=4", "schedule.patience=40"]),
+    ],
+)
+def test_chosen_values_are_never_refused(tmp_path, size, more):
+    settings = composed("train", [*images_of(tmp_path, [size]), *more], CHOOSING)
+    transforms.build(**settings["augment"])
+    schedule = Schedule(**settings["schedule"])
+    assert schedule.batch_size == (8 if "schedule.accumulate=4" in more else 2)
+    if schedule.patience:
+        validations = schedule.validations(every=settings["evaluation"]["every"], samples=1)
+        assert validations > schedule.patience
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 6, 16, 32])
+def test_a_chosen_batch_is_shared_evenly_with_two_images_a_part(parts):
+    for images in range(1, 70):
+        for published in choosing.BATCHES.values():
+            batch, why = choosing.batch_of(published, images=images, parts=parts)
+            assert why
+            assert batch % parts == 0
+            assert batch // parts >= 2
+            assert batch <= max(2 * parts, min(published, images))
 
 
 def test_many_images_are_trained_on_for_fifty_epochs_and_no_more_than_any_recipe():
@@ -104,6 +139,7 @@ def test_other_data_and_scripts_get_the_usual_values():
             lambda root: [f.write_bytes(b"x") for f in (root / "images/train").iterdir()],
             "not an image, nor is any",
         ),
+        (lambda root: shutil.rmtree(root / "masks/val"), "there is no folder masks/val"),
     ],
 )
 def test_bad_folders_are_told_in_one_line_before_anything_is_built(tmp_path, spoil, message):
@@ -114,6 +150,7 @@ def test_bad_folders_are_told_in_one_line_before_anything_is_built(tmp_path, spo
         "train_seg.py", *words[:2], "model=deeplabv3_demo", f"run_dir={tmp_path}/runs", status=2
     )
     assert message in said.stderr
+    assert "chosen from the images" not in said.stdout  # what was chosen comes after what is refused
     assert len(said.stderr.strip().splitlines()) == 1
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from segkit.data import statistics, verification
 from segkit.data.datasets import camvid, folder
 from segkit.losses.cross_entropy import read_class_weights
+from segkit.system import commands
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "datasets"))
@@ -250,3 +251,29 @@ def test_camvid_is_arranged_from_the_tutorial_layout(tmp_path):
         write(tmp_path / f"tutorial/CamVid/{split}annot/a.png", (NOISE[..., 0] % 12).astype(np.uint8))
     run("camvid", "prepare", "--root", tmp_path / "camvid", "--source", tmp_path / "tutorial")
     assert camvid.build("val", root=str(tmp_path / "camvid")).read(0).label.shape == (24, 32)
+
+
+def test_verify_lists_problems_without_advising_itself_and_names_shared_images(tmp_path):
+    root = camvid_like(tmp_path, names=("a", "b"))
+    write(root / "annotations/train/a.png", np.full((24, 32), 77, np.uint8))
+    (root / "images/train/alone.png").write_bytes((root / "images/train/b.png").read_bytes())
+    text = run("camvid", "verify", "--root", root, status=1)
+    assert "77 (768 pixels) not in the class table of camvid" in text
+    assert "camvid.py verify" not in text
+    assert "delete" not in text
+    assert "warning: 2 of 2 validation images are also trained on" in text
+    assert "4 pairs read, 4 problems" in text  # with the number of each official split
+    found = json.loads(
+        run("camvid", "verify", "--root", root, "--json", status=1)
+        .rpartition("}")[0]
+        .partition("{")[2]
+        .join("{}")
+    )
+    assert "2 of 2 validation images" in found["warnings"][0]
+
+
+def test_the_help_of_segkit_data_names_import_and_classes(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["segkit-data", "--help"])
+    with pytest.raises(SystemExit):
+        commands.data()
+    assert "segkit-data folder import|classes" in capsys.readouterr().out

@@ -19,75 +19,34 @@ from pycocotools.coco import COCO
 
 from conftest import ROOT, run_command
 from segkit.data import importing
-from segkit.data.importing import polygons, proposals
-from segkit.data.importing.annotations import Annotated, Thing
-from segkit.data.importing.painting import paint
+from segkit.data.importing import proposals, shapes
 from segkit.data.labels import LabelTable
 
 HEIGHT, WIDTH = 60, 80
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 
 
-def draw_outline(draw, *, corners=None, beyond=10):
-    count = corners or int(draw.integers(3, 12))
-    return np.round(draw.uniform(-beyond, (WIDTH + beyond, HEIGHT + beyond), (count, 2)), 2)
+def draw_outline(draw, *, beyond=10):
+    corners = int(draw.integers(3, 12))
+    return np.round(draw.uniform(-beyond, (WIDTH + beyond, HEIGHT + beyond), (corners, 2)), 2)
 
 
-@pytest.mark.parametrize("seed", range(120))
-def test_polygons_are_filled_as_pycocotools_fills_them(seed):
+def fill(outline):
+    return oracle.decode(oracle.frPyObjects([outline.ravel().tolist()], HEIGHT, WIDTH))[..., 0] > 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_run_lengths_are_decoded_and_broken_ones_refused(seed):
     draw = np.random.default_rng(seed)
-    height, width = (int(v) for v in draw.integers(1, 90, 2))
-    outline = draw_outline(draw)
-    if seed % 3 == 0:
-        outline = np.round(outline)  # edges on the borders of pixels
-    if seed % 7 == 0:
-        outline = np.repeat(outline, 2, axis=0)  # corners twice
-    expected = oracle.decode(oracle.frPyObjects([outline.ravel().tolist()], height, width))[..., 0]
-    np.testing.assert_array_equal(polygons.filled(outline, height, width), expected)
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("seed", range(30))
-def test_polygons_agree_with_points_asked_one_by_one_away_from_the_outline(seed):
-    outline = draw_outline(np.random.default_rng(seed), corners=6)
-    mask = polygons.filled(outline, HEIGHT, WIDTH)
-    asked = 0
-    for y in range(HEIGHT):
-        for x in range(WIDTH):
-            within = _crossings(outline, x + 0.5, y + 0.5) % 2 == 1
-            away = abs(cv2.pointPolygonTest(outline.astype(np.float32), (x + 0.5, y + 0.5), True))
-            if away > 1:
-                assert mask[y, x] == within
-                asked += 1
-    assert asked > 2000
-
-
-def _crossings(outline, x, y):
-    """How many edges a ray to the right meets."""
-    met = 0
-    for (x0, y0), (x1, y1) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
-        if (y0 > y) != (y1 > y):
-            met += x < x0 + (y - y0) / (y1 - y0) * (x1 - x0)
-    return met
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_run_lengths_are_unpacked_as_pycocotools_does(seed):
-    draw = np.random.default_rng(seed)
-    mask = draw.random((int(draw.integers(1, 70)), int(draw.integers(1, 70)))) < draw.random()
-    packed = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    np.testing.assert_array_equal(polygons.from_runs(packed["counts"], *mask.shape), mask)
-    np.testing.assert_array_equal(polygons.from_runs(packed["counts"].decode(), *mask.shape), mask)
-    flat, runs, value = mask.T.ravel(), [0], False
-    for pixel in flat:
-        if pixel != value:
-            runs.append(0)
-            value = pixel
-        runs[-1] += 1
-    np.testing.assert_array_equal(polygons.from_runs(runs, *mask.shape), mask)
-    for broken in ("~~~", b"\xff0", runs[:-1], [*runs, -1], "0P"):
-        with pytest.raises(ValueError, match="runs"):
-            polygons.from_runs(broken, *mask.shape)
+    mask = draw.random((int(draw.integers(2, 70)), int(draw.integers(2, 70)))) < draw.random()
+    packed = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.T.ravel(), 2]))).tolist()
+    runs = [0, *runs] if mask[0, 0] else runs
+    for counts in (packed, packed.decode(), runs):
+        np.testing.assert_array_equal(shapes.decode_runs(counts, *mask.shape), mask)
+    for broken in ("~~~", b"\xff0", runs[:-1], [*runs, -1], "0P", packed[:-1], b"", [True, "a"], [-1, 1]):
+        with pytest.raises(ValueError, match="runs that are not a mask of"):
+            shapes.decode_runs(broken, *mask.shape)
 
 
 def photograph(file, size=(HEIGHT, WIDTH), seed=0):
@@ -104,7 +63,7 @@ def coco_like(root, images=6, seed=0):
         photograph(root / f"photos/part {image % 2}/{image:03d}.png", seed=image)
         for _ in range(0 if image == 5 else int(draw.integers(2, 6))):
             kind = draw.integers(4)
-            mask = polygons.filled(draw_outline(draw), HEIGHT, WIDTH)
+            mask = fill(draw_outline(draw))
             packed = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))
             shape = [draw_outline(draw).ravel().tolist() for _ in range(int(draw.integers(1, 3)))]
             if kind == 1:
@@ -149,7 +108,7 @@ def area_of(segmentation):
 
 def test_masks_of_coco_are_those_of_pycocotools_painted_one_after_another(tmp_path, capsys):
     file, out = coco_like(tmp_path, images=12), tmp_path / "out"
-    report = importing.Import("coco", [file], images=tmp_path / "photos", root=out).run()
+    report = importing.import_labels("coco", [file], images=tmp_path / "photos", root=out)
     capsys.readouterr()
     api = COCO(str(file))
     capsys.readouterr()
@@ -168,8 +127,8 @@ def test_masks_of_coco_are_those_of_pycocotools_painted_one_after_another(tmp_pa
         np.testing.assert_array_equal(cv2.imread(str(out / f"masks/{stem}.png"), -1), expected)
         assert (out / f"images/{stem}.png").read_bytes() == (tmp_path / f"photos/{stem}.png").read_bytes()
     assert LabelTable.read(out / "classes.csv", "folder").names == ["background", "cat", "dog", "tree"]
-    assert (report.images, report.crowds, report.not_there) == (12, crowds, ["lost.png"])
-    assert report.left_out == {"without outline": 1}
+    assert (report.images, report.crowds, report.missing) == (12, crowds, ["lost.png"])
+    assert report.skipped == {"without outline": 1}
     assert report.without_labels == ["part 1/005.png"]
     assert holes > 0
     assert report.hidden
@@ -193,7 +152,7 @@ def test_masks_of_more_labels_than_a_byte_holds_have_16_bits(tmp_path):
     content = {"images": [{"id": 1, "file_name": "a.png", **size}], "annotations": annotations}
     (tmp_path / "all.json").write_text(json.dumps(content | {"categories": categories}))
     out = tmp_path / "out"
-    report = importing.Import("coco", [tmp_path / "all.json"], images=tmp_path / "photos", root=out).run()
+    report = importing.import_labels("coco", [tmp_path / "all.json"], images=tmp_path / "photos", root=out)
     raw = cv2.imread(str(out / "masks/a.png"), cv2.IMREAD_UNCHANGED)
     flat = raw.T.ravel()[:800]
     assert raw.dtype == np.uint16
@@ -214,7 +173,7 @@ def test_an_import_is_trained_on_by_the_command_it_names(tmp_path):
     said = run_command("datasets/folder.py", "import", "--from", "coco", file, *where).stdout
     assert "6 images with masks" in said
     assert "crowds: " in said
-    assert "not there, left out: 1 images (lost.png)" in said
+    assert "missing, skipped: 1 image (lost.png)" in said
     words = said.strip().splitlines()[-1].split("to train: ")[1].split()
     assert words[:3] == ["python", "train_seg.py", "data=folder"]
     tiny = (
@@ -242,7 +201,7 @@ def close_to(mask, expected, *, share=0.06):
     assert (mask != expected).mean() < share
 
 
-CIRCLE = polygons.ellipse(40, 30, 15, 15)
+CIRCLE = shapes.ellipse(40, 30, 15, 15)
 
 
 def test_shapes_of_labelme_are_those_that_pillow_draws(tmp_path):
@@ -269,9 +228,9 @@ def test_shapes_of_labelme_are_those_that_pillow_draws(tmp_path):
         (tmp_path / f"in/{kind}.json").write_text(json.dumps(content))
     photograph(tmp_path / "in/unlabelled.jpg")
     files = sorted((tmp_path / "in").glob("*.json"))
-    report = importing.Import(
+    report = importing.import_labels(
         "labelme", files, images=tmp_path / "in", root=tmp_path / "out", empty="left-out"
-    ).run()
+    )
     for kind, (_, expected, _) in shapes.items():
         mask = cv2.imread(str(tmp_path / f"out/masks/{kind}.png"), -1)
         if expected is None:
@@ -282,8 +241,8 @@ def test_shapes_of_labelme_are_those_that_pillow_draws(tmp_path):
             np.testing.assert_array_equal(mask, expected)
         else:
             close_to(mask, expected)
-    assert report.left_out == {"line": 4}
-    assert report.not_named == ["unlabelled.jpg"]
+    assert report.skipped == {"line": 4}
+    assert report.not_labeled == ["unlabelled.jpg"]
 
 
 def test_shapes_of_cvat_overlap_as_their_z_order_says(tmp_path):
@@ -299,17 +258,17 @@ def test_shapes_of_cvat_overlap_as_their_z_order_says(tmp_path):
       <polyline label="road" points="1,1;5,5"/><tag label="car"/></image></annotations>"""
     (tmp_path / "annotations.xml").write_text(text)
     out = tmp_path / "out"
-    report = importing.Import("cvat", [tmp_path / "annotations.xml"], images=tmp_path / "in", root=out).run()
+    report = importing.import_labels("cvat", [tmp_path / "annotations.xml"], images=tmp_path / "in", root=out)
     mask = cv2.imread(str(out / "masks/sub/a.png"), -1)
     expected = np.ones((60, 80), np.uint8)
-    expected[pillow_polygon(polygons.box(40, 20, 60, 40, degrees=45) - 0.5)] = 2
-    expected[pillow_polygon(polygons.ellipse(20, 45, 10, 5) - 0.5)] = 2
+    expected[pillow_polygon(shapes.box(40, 20, 60, 40, degrees=45) - 0.5)] = 2
+    expected[pillow_polygon(shapes.ellipse(20, 45, 10, 5) - 0.5)] = 2
     expected[10:20, 10:30] = 2
     expected[12, 16] = expected[13, 15] = 1
     close_to(mask == 2, (expected == 2))
     assert mask[12:14, 15:17].tolist() == [[2, 1], [1, 2]]
     assert LabelTable.read(out / "classes.csv", "x").colours.tolist()[1:] == [[255, 0, 255], [0, 0, 255]]
-    assert report.left_out == {"polyline": 1, "tag": 1}
+    assert report.skipped == {"polyline": 1, "tag": 1}
     assert report.hidden["car", "road"] > 300
     assert report.hidden["road", "car"] == 2
 
@@ -344,31 +303,75 @@ def test_regions_of_via_in_all_its_files(tmp_path, kind):
     photograph(tmp_path / "in/a.png")
     file = via_of(kind, tmp_path)
     with pytest.raises(ValueError, match="--attribute class or n"):
-        importing.Import("via", [file], images=tmp_path / "in", root=tmp_path / "out").run()
-    how = importing.Import("via", [file], images=tmp_path / "in", root=tmp_path / "out", attribute="class")
-    report = how.run()
+        importing.import_labels("via", [file], images=tmp_path / "in", root=tmp_path / "out")
+    report = importing.import_labels(
+        "via", [file], images=tmp_path / "in", root=tmp_path / "out", attribute="class"
+    )
     mask = cv2.imread(str(tmp_path / "out/masks/a.png"), -1)
     close_to(mask == 1, pillow_polygon(np.array([(5, 4), (60, 10), (50, 50)]) - 0.5))
     np.testing.assert_array_equal(np.argwhere(mask == 2)[[0, -1]], [[40, 60], [54, 69]])
-    assert report.left_out == {"point": 1, "without class": 1}
+    assert report.skipped == {"point": 1, "without class": 1}
     assert LabelTable.read(tmp_path / "out/classes.csv", "x").names == ["background", "a", "b"]
 
 
-def test_of_crowds_holes_and_what_lies_outside_is_told():
+def test_crowds_hidden_pixels_and_shapes_outside_are_counted():
     ring = np.ones((9, 9), bool)
     ring[3:5, 3:5] = False
-    things = [
-        Thing("a", mask=ring, place=(-2, 50), height=1),
-        Thing("a", [polygons.box(500, 500, 600, 600)], height=2),
-        Thing("b", [polygons.box(0, 0, 80, 60)], crowd=True, height=9),
-        Thing("b", [polygons.box(70, 50, 90, 90)], height=3),
+    drawn = [
+        shapes.Shape("a", mask=ring, place=(-2, 50), height=1),
+        shapes.Shape("a", [shapes.box(500, 500, 600, 600)], height=2),
+        shapes.Shape("b", [shapes.box(0, 0, 80, 60)], is_crowd=True, height=9),
+        shapes.Shape("b", [shapes.box(70, 50, 90, 90), np.array([[1.0, 2], [3, 4]])], height=3),
+        shapes.Shape("b", mask=ring, place=(500, 500), height=3),
+        shapes.Shape("b", [shapes.box(500, 1e30, np.inf, np.nan)], height=3),
+        shapes.Shape("c", [shapes.box(0, 0, 9, 9)]),
     ]
-    done = paint(Annotated("x", (HEIGHT, WIDTH), things), {"a": 1, "b": 2})
-    assert (done.holes, done.crowds) == (1, 1)
-    assert done.outside == {"wholly (or without one pixel)": 1, "partly": 2}
-    assert done.hidden == {("a", "a crowd"): 9 * 7 - 4, ("b", "a crowd"): 100}
-    assert (done.mask == 255).sum() == 60 * 80 - 59 - 100
-    assert (done.mask[0:7, 50:59] == 1).sum() == 59
+    image = shapes.LabeledImage("x", (HEIGHT, WIDTH), drawn)
+    mask, hidden = shapes.paint(image, {"a": 1, "b": 2})
+    assert image.skipped == {"without a pixel in the image": 3, "of c": 1}
+    assert hidden == {("a", "a crowd"): 9 * 7 - 4, ("b", "a crowd"): 100}
+    assert (mask == 255).sum() == 60 * 80 - 59 - 100
+    assert (mask[0:7, 50:59] == 1).sum() == 59
+
+
+def labelme_file(file, image_path):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shape = {"label": "thing", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
+    file.write_text(json.dumps({"shapes": [shape], "imagePath": image_path}))
+    return file
+
+
+def test_image_paths_of_labelme_are_relative_to_their_file(tmp_path):
+    files = []
+    for folder in ("one", "two"):
+        photograph(tmp_path / f"photos/{folder}/a.jpg")
+        photograph(tmp_path / f"labels/{folder}/b.png")
+        files.append(labelme_file(tmp_path / f"labels/{folder}/a.json", f"../../photos/{folder}/a.jpg"))
+        files.append(labelme_file(tmp_path / f"labels/{folder}/b.json", "b.png"))
+    for images in (tmp_path / "photos", tmp_path / "labels"):
+        out = tmp_path / f"out of {images.name}"
+        report = importing.import_labels("labelme", files, images=images, root=out)
+        assert (report.images, report.missing) == (4, [])
+        for name in ("one/a", "one/b", "two/a", "two/b"):
+            assert (out / f"masks/{name}.png").is_file()
+        source = tmp_path / "photos/two/a.jpg"
+        assert (out / "images/two/a.jpg").read_bytes() == source.read_bytes()
+
+
+def test_a_failed_import_leaves_nothing_behind(tmp_path):
+    photograph(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_text("not an image")
+    files = [labelme_file(tmp_path / f"in/{name}.json", f"{name}.png") for name in "ab"]
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"b.png: not an image"):
+        importing.import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "deep/out")
+    assert sorted(tmp_path.rglob("*")) == before
+    importing.import_labels("labelme", files[:1], images=tmp_path / "in", root=tmp_path / "deep/out")
+    before = {file: file.read_bytes() for file in (tmp_path / "deep").rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match=r"b.png: not an image"):
+        importing.import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "deep/out")
+    assert {file: file.read_bytes() for file in (tmp_path / "deep").rglob("*") if file.is_file()} == before
+    assert not list(tmp_path.rglob(".import*"))
 
 
 FAULTS = {
@@ -420,7 +423,7 @@ def test_a_proposed_table_reads_the_masks_it_was_proposed_for(tmp_path, seed):
         ).save(file)
         files.append(file)
     table = proposals.proposed(proposals.values_of(files))
-    (tmp_path / "classes.csv").write_text(importing.csv_of(table))
+    (tmp_path / "classes.csv").write_text(importing.format_csv(table))
     read = LabelTable.read(tmp_path / "classes.csv", "folder")
     for file in files:
         raw = np.array(Image.open(file))

@@ -92,7 +92,7 @@ def test_empty_and_missing_files_say_so(tmp_path):
 
 
 def test_sizes_that_differ_name_both_files(tmp_path):
-    with pytest.raises(ValueError, match=r"a.png: the mask is 64x40, its image 64x48 .* must be equal"):
+    with pytest.raises(ValueError, match=r"a.png: the mask is 64x40, its image 64x48 .*camvid.py verify"):
         camvid_of(tmp_path, mask=LABEL[:40]).read(0)
 
 
@@ -118,7 +118,7 @@ def test_a_file_without_partner_stops_or_is_left_out_with_a_warning(tmp_path, ca
     camvid_of(tmp_path)
     (tmp_path / "images/train/alone.png").touch()
     with pytest.raises(
-        ValueError, match=r"1 files of camvid cannot be used, the first: .*alone.png: there is no mask alone;"
+        ValueError, match=r"1 file of camvid cannot be used, the first: .*alone.png: there is no mask alone;"
     ):
         camvid.build("train", root=str(tmp_path))
     assert camvid.build("train", root=str(tmp_path), on_error="skip").names == ["a"]
@@ -128,7 +128,7 @@ def test_a_file_without_partner_stops_or_is_left_out_with_a_warning(tmp_path, ca
 def test_a_split_without_pairs_is_refused(tmp_path):
     (tmp_path / "images/train").mkdir(parents=True)
     (tmp_path / "annotations/train").mkdir(parents=True)
-    with pytest.raises(ValueError, match="camvid has not one image with its mask here"):
+    with pytest.raises(ValueError, match="no image of camvid has a mask here"):
         camvid.build("train", root=str(tmp_path))
 
 
@@ -195,3 +195,21 @@ def test_the_table_of_a_cached_mask_is_part_of_its_key(tmp_path):
     cached.table = built_in("cityscapes")
     assert cached.read(0).label.max() == 255
     assert len(list(tmp_path.rglob("*.npy"))) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_left_out_with_one_warning(tmp_path, caplog, monkeypatch):
+    (tmp_path / ".segkit-cache").write_text("a file where the folder would be")
+    dataset = camvid_of(tmp_path, cache="disk")
+    np.testing.assert_array_equal(dataset.read(0).image, SCENE)
+    assert caplog.text.count("decoded images cannot be kept in") == 1
+    (tmp_path / ".segkit-cache").unlink()
+    dataset = camvid_of(tmp_path, cache="disk")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pairs.files, "whole", full)
+    for _ in range(2):
+        np.testing.assert_array_equal(dataset.read(0).image, SCENE)
+    assert caplog.text.count("decoded images cannot be kept in") == 2
+    assert "No space left on device" in caplog.text

@@ -18,7 +18,7 @@ from runs import SMALL
 from segkit import checkpoint, components
 from segkit.compose import composed
 from segkit.data.labels import LabelTable, built_in
-from segkit.data.pairs import kept
+from segkit.data.pairs import load_cached
 from segkit.models import segmenter, weights
 
 
@@ -47,7 +47,7 @@ def test_objects_in_a_cached_image_are_not_unpickled_and_the_copy_is_made_anew(t
     source = tmp_path / "a.png"
     source.write_bytes(b"image")
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    kept(source, tmp_path / "cache", "", lambda: pixels)
+    load_cached(source, tmp_path / "cache", "", lambda: pixels)
     (copy,) = (tmp_path / "cache").rglob("*.npy")
     hostile = np.empty(1, object)
     hostile[0] = Hostile(trap)
@@ -56,7 +56,7 @@ def test_objects_in_a_cached_image_are_not_unpickled_and_the_copy_is_made_anew(t
         lambda: copy.write_bytes(b"\x93NUMPY"),
     ):
         content()
-        assert np.array_equal(kept(source, tmp_path / "cache", "", lambda: pixels), pixels)
+        assert np.array_equal(load_cached(source, tmp_path / "cache", "", lambda: pixels), pixels)
         assert "a damaged copy of" in caplog.text
 
 

@@ -13,6 +13,7 @@ import torch
 
 from conftest import run_command
 from segkit import checkpoint
+from segkit.data.labels import built_in
 from segkit.drawing import overlays
 
 
@@ -83,7 +84,7 @@ def photographs(tmp_path):
         size = (40 + index, 48)
         overlays.save(root / f"images/val/{index}.png", draw.integers(0, 256, (*size, 3), np.uint8))
         overlays.save(root / f"masks/val/{index}.png", draw.integers(0, 10, size, np.uint8))
-    lines = ["id,name", *(f"{k},kind {k}" for k in range(10))]
+    lines = ["id,name", *(f"{k},{name}" for k, name in enumerate(built_in("shapes").names))]
     (root / "classes.csv").write_text("\n".join(lines))
     return root
 
@@ -186,11 +187,11 @@ def test_what_cannot_be_scored_is_refused_with_the_reason(
     assert not (tmp_path / "results").exists()
 
 
-def test_data_of_other_classes_are_refused_with_both_numbers(tiny_run, photographs, run_here, capsys):
+def test_data_of_other_classes_are_refused_with_both_tables(tiny_run, photographs, run_here, capsys):
     (photographs / "classes.csv").write_text("id,name\n0,one\n1,two\n")
     words = f"checkpoint={tiny_run / 'best.pt'} data=folder data.root={photographs}".split()
     assert run_here("test_seg", *words) == 2
-    assert "10 classes apart, folder has 2" in capsys.readouterr().err
+    assert "classes.csv has [0 one, 1 two]. Classes are matched by name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -216,10 +217,11 @@ def test_published_weights_on_folders_in_a_list_are_scored(
     tiny_run, photographs, tmp_path, run_here, monkeypatch
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
+    other = shutil.copytree(photographs, tmp_path / "other/photographs")
     status = run_here(
         "test_seg",
         *f"model=deeplabv3_demo model.weights={tiny_run}/best.pt model.backbone.width=8".split(),
-        *f"model.head.width=16 data=folder data.root=[{photographs},{photographs}] loader.workers=0".split(),
+        *f"model.head.width=16 data=folder data.root=[{photographs},{other}] loader.workers=0".split(),
         "output='~/scored'",
     )
     assert status == 0

@@ -1,6 +1,6 @@
-"""What a training on one's own images leaves open is chosen from them, and told with the reason.
+"""Choose what a training on your own images leaves open, each value with its reason.
 
-Sizes come from headers alone; a range, and the mean and deviation of bands that are no photographs, take one
+Sizes come from headers alone; a range, and the mean and deviation of bands that are not photographs, take one
 pass over all images.
 """
 
@@ -17,34 +17,36 @@ from segkit.data import statistics
 from segkit.data.headers import header_of
 from segkit.data.labels import DataError
 from segkit.data.pairs import Pairs
+from segkit.data.transforms import LONGEST
 from segkit.settings import schema
 from segkit.settings.dotted import value_of
 from segkit.settings.open_keys import USUAL, left_open
 
-LOOKED_AT = 200  # images whose headers tell the usual size
+LOOKED_AT = 200  # images whose headers are read for the usual size
 LARGE = 1200  # pixels of the long side from which crops are those published for Cityscapes, else for ADE20K
 CROPS = {"usual": 480, "large": 768}
 BATCHES = {"usual": 16, "large": 8}  # published with those crops
 EPOCHS = 50
 STEPS = (2_000, 80_000)  # fewer leave a network from ImageNet weights unfinished; more is beyond any recipe
 VALIDATIONS = 20
+SIDES = (16, 16_384)  # that ``augment.base_size`` takes
 
 
 class Choice(dict[str, Any]):
-    """Values by dotted key, with the reason of each in ``reasons``."""
+    """Values by dotted key, and the reason of each in ``reasons``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reasons: list[str] = []
 
     def add(self, key: str, value: Any, why: str) -> None:
-        """Choose a value."""
+        """Add a value."""
         self[key] = value
         self.reasons.append(f"{key}={_text(value)}: {why}")
 
 
 def choose(settings: Mapping[str, Any]) -> Choice:
-    """Values of the open keys of a training's settings.
+    """Return values for the unset keys of a training's settings.
 
     Args:
         settings: of ``train``, with a data set of image files.
@@ -74,18 +76,42 @@ def _sizes(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], datas
     sort = "large" if long >= LARGE else "usual"
     of = f"{looked_at} of {len(dataset)} images were looked at, the median is {long}x{short}"
     if "sizes.base" in wanted:
-        chosen.add("sizes.base", long, f"images are trained on at about their own size ({of})")
+        chosen.add("sizes.base", scalable(long, settings), f"about the images' own size ({of})")
     if "sizes.crop" in wanted:
         crop = min(CROPS[sort], max(32, short // 32 * 32))
         chosen.add("sizes.crop", crop, f"published crop for such images, {CROPS[sort]}, as far as it fits")
     if "sizes.bounds" in wanted:
-        chosen.add("sizes.bounds", (long, short), "the usual size; what augment=mmseg scales to")
+        bounds = scalable(long, settings), scalable(short, settings)
+        chosen.add("sizes.bounds", bounds, "the usual size; what augment=mmseg scales to")
     if "schedule.batch_size" in wanted:
         accumulate = value_of(settings, "schedule.accumulate")
         parts = int(os.environ.get("WORLD_SIZE", "1")) * (accumulate if isinstance(accumulate, int) else 1)
-        batch = min(BATCHES[sort], 1 << (max(1, len(dataset)).bit_length() - 1))
-        why = "published with this crop" if batch == BATCHES[sort] else f"there are {len(dataset)} images"
-        chosen.add("schedule.batch_size", max(parts, batch // parts * parts), why)
+        batch, why = batch_of(BATCHES[sort], images=len(dataset), parts=parts)
+        chosen.add("schedule.batch_size", batch, why)
+
+
+def scalable(side: int, settings: Mapping[str, Any]) -> int:
+    """Return the length of a side, within what ``augment.base_size`` takes at the scales of the settings."""
+    scales = value_of(settings, "augment.scales") or (1.0, 2.0)
+    return max(SIDES[0], min(side, SIDES[1], int(LONGEST / scales[1])))
+
+
+def batch_of(published: int, *, images: int, parts: int) -> tuple[int, str]:
+    """Return a batch size and its reason.
+
+    Args:
+        published: of the recipe with this crop.
+        images: of the data set; a power of two that is not more is taken.
+        parts: processes times accumulated batches, which share the batch evenly. Each needs two images:
+            normalization after global pooling has no statistics of one.
+    """
+    fitting = min(published, 1 << (max(1, images).bit_length() - 1))
+    batch = max(2 * parts, fitting // parts * parts)
+    if batch == published:
+        return batch, "published with this crop"
+    if batch > fitting:
+        return batch, f"two images for each of {parts} parts" if parts > 1 else "two images are the least"
+    return batch, f"there are {images} images"
 
 
 def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], images: int) -> None:
@@ -104,8 +130,9 @@ def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], imag
     if epochs is not None:
         chosen.add("evaluation.every", 1, "epoch")
     else:
-        every = max(1, iterations // VALIDATIONS)
-        chosen.add("evaluation.every", every, f"about {VALIDATIONS} validations in {iterations:,} iterations")
+        validations = max(VALIDATIONS, 2 * (value_of(settings, "schedule.patience") or 0))
+        every = max(1, iterations // validations)
+        chosen.add("evaluation.every", every, f"about {validations} validations in {iterations:,} iterations")
 
 
 def _bands(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:
@@ -133,7 +160,7 @@ def _bands(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], datas
 
 
 def usual_size(dataset: Pairs) -> tuple[int, int, int]:
-    """Median long and short side, and of how many images; spread over the split.
+    """Return the median long and short side, and the number of images they are of, spread over the split.
 
     Raises:
         ValueError: not one of them has a header that can be read.
@@ -150,14 +177,14 @@ def usual_size(dataset: Pairs) -> tuple[int, int, int]:
     if not sizes:
         raise ValueError(
             f"{dataset.pairs[0].image}: not an image, nor is any other that was looked at; "
-            f"`{dataset.table.check}` lists what is wrong with each"
+            f"`{dataset.verify_command}` lists what is wrong with each"
         )
     long, short = np.median(np.array(sizes), axis=0)
     return int(long), int(short), len(sizes)
 
 
 def _text(value: Any) -> str:
-    """As it is typed; fractions in four digits."""
+    """Format a value as on the command line, with four digits."""
     if isinstance(value, tuple | list):
         return f"[{','.join(map(_text, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else f"{value}"

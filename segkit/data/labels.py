@@ -1,12 +1,13 @@
-"""Label tables: which value in a mask file is which class, with name and colour, applied once, on reading."""
+"""Class tables: which value in a mask file is which class, with its name and colour; applied on reading."""
 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +16,17 @@ import cv2
 import numpy as np
 
 from segkit import components
-from segkit.system.commands import spoken
+from segkit.system import files
 from segkit.types import MOST_CLASSES, id_type, ignore_index
 
 TABLES = Path(__file__).parent / "tables"
+COLUMNS = ("id", "name", "colour", "ignore")
 
 
 class Problem(NamedTuple):
     """Something wrong with a file of a data set."""
 
-    kind: str  # in two or three words
+    kind: str  # two or three words that problems are grouped by
     file: str
     text: str  # what is wrong
     remedy: str = ""
@@ -34,7 +36,7 @@ class Problem(NamedTuple):
 
 
 class DataError(ValueError):
-    """A problem that was met while reading."""
+    """Raised where a file of a data set cannot be used; holds the ``Problem``."""
 
     def __init__(self, kind: str, file: object, text: str, remedy: str):
         self.problem = Problem(kind, str(file), text, remedy)
@@ -42,7 +44,7 @@ class DataError(ValueError):
 
 
 class Entry(NamedTuple):
-    """One row of a table: a value that masks may hold."""
+    """One row of a class table: a value that masks may hold."""
 
     id: int
     name: str
@@ -53,15 +55,19 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Raw ids and colours on one side; class ids 0..K-1 on the other: entries not ignored, in table order."""
+    """Ids and colours of mask files, and the class ids 0..K-1 they stand for.
+
+    Class ids count the entries that are not ignored, in table order.
+    """
 
     name: str  # of the data set
     entries: tuple[Entry, ...]
-    check: str = field(default="", compare=False, repr=False)  # the command that verifies it, for messages
+    source: str = field(default="", compare=False, repr=False)  # the CSV file, for messages
+    columns: tuple[str, ...] = field(default=COLUMNS, compare=False, repr=False)  # of that file
 
     @cached_property
     def classes(self) -> tuple[Entry, ...]:
-        """The entries that are classes; position is class id."""
+        """The entries that are not ignored; the position is the class id."""
         return tuple(entry for entry in self.entries if not entry.ignore)
 
     @property
@@ -71,7 +77,7 @@ class LabelTable:
 
     @cached_property
     def names(self) -> list[str]:
-        """K names, each once: of two classes of one name the later carries its id."""
+        """K different names; the second class of a name carries its id."""
         seen: dict[str, Entry] = {}
         return [e.name if seen.setdefault(e.name, e) is e else f"{e.name} ({e.id})" for e in self.classes]
 
@@ -87,20 +93,20 @@ class LabelTable:
 
     @cached_property
     def _from_id(self) -> np.ndarray:
-        """(65536,) int16: class id of each raw id, -1 where there is none."""
-        lookup = np.full(1 << 16, -1, np.int16)
-        lookup[[e.id for e in self.entries if e.id >= 0]] = [i for e, i in self._class_ids() if e.id >= 0]
+        """(2^16 + 2^15,) int16: class id of each stored id, -1 for none; negative ids count from the end."""
+        lookup = np.full((1 << 16) + (1 << 15), -1, np.int16)
+        lookup[[entry.id for entry in self.entries]] = [class_id for _, class_id in self._class_ids()]
         return lookup
 
     @cached_property
     def _from_colour(self) -> np.ndarray:
-        """(2^24,) uint16: class id + 1 of each colour, 0 where there is none; untouched pages are free."""
+        """(2^24,) uint16: class id + 1 of each colour, 0 for none; untouched pages take no memory."""
         lookup, owner = np.zeros(1 << 24, np.uint16), {}
         for entry, class_id in self._class_ids():
             if owner.setdefault(entry.colour, (entry, class_id))[1] != class_id:
                 raise ValueError(
-                    f"the table of {self.name} gives {hex_colour(entry.colour)} to both "
-                    f"{owner[entry.colour][0].name!r} and {entry.name!r}; they need one colour each class"
+                    f"{self._title} gives {hex_colour(entry.colour)} to both "
+                    f"{owner[entry.colour][0].name!r} and {entry.name!r}; each class needs its own colour"
                 )
             lookup[_packed(np.array(entry.colour))] = class_id + 1
         return lookup
@@ -110,14 +116,14 @@ class LabelTable:
         return [(entry, position.get(entry.id, unscored)) for entry in self.entries]
 
     def encode(self, raw: np.ndarray, file: object) -> np.ndarray:
-        """Class ids of a mask as stored.
+        """Return the class ids of a mask as stored.
 
         Args:
-            raw: (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 RGB colours.
-            file: for the message.
+            raw: (H, W) ids of any numeric type, or (H, W, 3) uint8 RGB colours.
+            file: named in the message.
 
         Returns:
-            (H, W) class ids, ``ignore_index(K)`` where the table says so.
+            (H, W) class ids, ``ignore_index(K)`` where the entry is ignored.
 
         Raises:
             DataError: a value is not in the table.
@@ -126,44 +132,109 @@ class LabelTable:
         if raw.ndim == 3:
             ids = self._from_colour.take(_packed(raw))
             if (unknown := ids == 0).any():
-                raise self._outside(raw[unknown], file)
+                raise self._unknown(raw, unknown, file)
             return (ids - 1).astype(kind)
         if raw.dtype == np.uint8:
             known = self._from_id[:256]
             if cv2.LUT(raw, (known < 0).astype(np.uint8)).any():
-                raise self._outside(raw[known[raw] < 0], file)
+                raise self._unknown(raw, known[raw] < 0, file)
             return cv2.LUT(raw, known.astype(kind))
+        if raw.dtype.kind == "f":
+            if (unknown := ~np.isfinite(raw) | (raw != np.rint(raw))).any():
+                raise self._unknown(raw, unknown, file)
+            raw = raw.clip(-(1 << 20), 1 << 20).astype(np.int32)
+        if raw.dtype != np.uint16 and (outside := (raw < -(1 << 15)) | (raw >= 1 << 16)).any():
+            raise self._unknown(raw, outside, file)
         ids = self._from_id.take(raw)
         if (unknown := ids < 0).any():
-            raise self._outside(raw[unknown], file)
+            raise self._unknown(raw, unknown, file)
         return ids.astype(kind)
 
-    def _outside(self, values: np.ndarray, file: object) -> DataError:
-        """What to say of the values (N,) or colours (N, 3) that the table does not have."""
-        distinct, counts = np.unique(values, axis=0, return_counts=True)
-        words = [
-            f"{hex_colour(v) if v.ndim else v} ({n} pixels)"
-            for v, n in zip(distinct[:8], counts, strict=False)
-        ]
-        more = f" and {len(distinct) - 8} more" if len(distinct) > 8 else ""
-        ids = [entry.id for entry in self.entries]
+    @property
+    def _title(self) -> str:
+        return self.source if self.source and not self._is_built_in else f"the class table of {self.name}"
+
+    @property
+    def _is_built_in(self) -> bool:
+        return Path(self.source).parent == TABLES
+
+    def _unknown(self, raw: np.ndarray, unknown: np.ndarray, file: object) -> DataError:
+        """Return the error for ids (H, W) or colours (H, W, 3) that the table does not have."""
+        distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
+        values = [_shown(value) for value in distinct]
+        shown = [f"{v} ({_count(n, 'pixel')})" for v, n in zip(values[:8], counts.tolist(), strict=False)]
+        more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+        has = "" if raw.ndim == 3 else f" (ids {in_ranges(entry.id for entry in self.entries)})"
         return DataError(
             "values outside the table",
             file,
-            f"{', '.join(words)}{more} not in the table of {self.name} (ids {min(ids)}..{max(ids)})",
-            f"run `{self.check or spoken('data', self.name) + ' verify'}` to list every such file, then "
-            "repair it or add the value to the table (with `ignore` if it is not to be scored)",
+            f"{', '.join(shown)}{more} not in {self._title}{has}",
+            self._how_to_add(values, raw),
         )
 
+    def _how_to_add(self, values: list[Any], raw: np.ndarray) -> str:
+        """Return the lines of the class table that would make these values known."""
+        if self._is_built_in:
+            return f"the masks of {self.name} hold no others: is this one of its files, as published?"
+        if raw.ndim == 3:
+            new = max(entry.id for entry in self.entries) + 1
+            return f"add a line for each, such as {self._line(new, 'NAME', colour=values[0])}"
+        if values in ([255], [65535]):
+            void = (
+                f"add the line {self._line(values[0], 'void', ignore='yes')} if these pixels are not labeled"
+            )
+            binary = np.isin(raw, (0, values[0])).all()
+            class_line = self._line(values[0], "NAME")
+            return f"{void}, or {class_line} if {'masks are 0 and 255 and ' * bool(binary)}they are a class"
+        lines = " and ".join(self._line(value, "NAME") for value in values[:3])
+        return f"add {lines}{' and so on' if len(values) > 3 else ''}, or repair the mask"
+
+    def _line(self, identity: int, name: str, *, colour: str = "", ignore: str = "") -> str:
+        """Return a line for the CSV file, with the header it needs where the file's lacks a column."""
+        cells = {"id": str(identity), "name": name, "colour": colour, "ignore": ignore}
+        needed = {key for key, cell in cells.items() if cell}
+        fits = needed <= {"colour" if key == "color" else key for key in self.columns}
+        columns = self.columns if fits else COLUMNS
+        line = ",".join(cells.get("colour" if key == "color" else key, "") for key in columns)
+        return f"`{line}`" if fits else f"`{line}` (under the header {','.join(COLUMNS)})"
+
     def decode(self, ids: np.ndarray) -> np.ndarray:
-        """Raw ids of class ids, as benchmark servers want them; ignored pixels get the first ignored id."""
-        unscored = ignore_index(self.num_classes)
-        lookup = np.full(unscored + 1, next((e.id for e in self.entries if e.ignore), unscored), np.uint16)
+        """Return the ids that the data set's own masks have; ignored pixels get the first ignored id."""
+        unscored, taken = ignore_index(self.num_classes), {entry.id for entry in self.classes}
+        ignored = [entry.id for entry in self.entries if entry.ignore and entry.id >= 0]
+        ignored += [value for value in (255, 65535) if value not in taken]
+        lookup = np.full(unscored + 1, ignored[0], np.uint16)
         lookup[: self.num_classes] = [entry.id for entry in self.classes]
         return lookup.astype(np.uint8 if lookup.max() < 256 else np.uint16)[ids]
 
+    def describe(self) -> str:
+        """Return the classes as lines of the table, for a message; at most 40."""
+        lines = [f"{e.id},{e.name},{hex_colour(e.colour)}" for e in self.classes[:40]]
+        return f"[{' | '.join(lines)}{' | ...' * (self.num_classes > 40)}]"
+
+    def in_order_of(self, names: Sequence[str], owner: str) -> LabelTable:
+        """Return this table with its classes in another order; ids and colours stay with their names.
+
+        Args:
+            names: of the classes, in the order that is wanted.
+            owner: of that order, named in the message.
+
+        Raises:
+            ValueError: the names are others; the message lists both.
+        """
+        if self.names == list(names):
+            return self
+        if len(names) != self.num_classes or set(names) != set(self.names):
+            raise ValueError(
+                f"{owner} has the classes {_listed(names)}; {self._title} has {_listed(self.names)}. "
+                "Classes are matched by name, in any order: name both alike, or use data of the same classes"
+            )
+        by_name = dict(zip(self.names, self.classes, strict=True))
+        ignored = (entry for entry in self.entries if entry.ignore)
+        return replace(self, entries=(*(by_name[name] for name in names), *ignored))
+
     def to_plain(self) -> dict[str, Any]:
-        """Strings, numbers and lists only, for a checkpoint."""
+        """Return strings, numbers and lists only, for a checkpoint."""
         return {
             "name": self.name,
             "entries": [[*entry[:2], list(entry.colour), *entry[3:]] for entry in self.entries],
@@ -171,7 +242,7 @@ class LabelTable:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> LabelTable:
-        """The table that ``to_plain`` wrote.
+        """Return the table that ``to_plain`` wrote.
 
         Raises:
             ValueError: it did not write this.
@@ -189,32 +260,68 @@ class LabelTable:
 
     @classmethod
     def read(cls, file: Path, name: str) -> LabelTable:
-        """A table from a CSV file: columns ``id``, ``name``, optional ``colour``, ``ignore``, ``category``.
+        """Read a CSV file with columns ``id``, ``name`` and optional ``colour``, ``ignore``, ``category``.
 
-        A colour is ``#rrggbb`` or three numbers, or stands in columns ``red``, ``green``, ``blue``.
+        A colour is ``#rrggbb`` or three numbers, or is given in columns ``red``, ``green``, ``blue`` (or
+        ``r``, ``g``, ``b``). Cells are separated by commas, semicolons or tabs.
 
         Raises:
             ValueError: the file is not such a table; the message names the line and says what is accepted.
         """
         if not file.is_file():
-            raise ValueError(f"there is no class table {file}: write one with columns id,name,colour,ignore")
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, skipinitialspace=True)
-            if not {"id", "name"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"there is no class table {file}: write one with columns {','.join(COLUMNS)}")
+        text = files.read_text(file)
+        header = text.partition("\n")[0]
+        delimiter = max(",;\t", key=header.count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=delimiter)
+        try:
+            columns = tuple((key or "").strip().lower() for key in reader.fieldnames or ())
+            reader.fieldnames = list(columns)
+            if not {"id", "name"} <= set(columns):
                 raise ValueError(
-                    f"{file}: the first line must name the columns id,name,colour,ignore; it names "
-                    f"{reader.fieldnames}"
+                    f"{file}: the first line must name the columns {','.join(COLUMNS)}; it names "
+                    f"{', '.join(columns)[:200]}"
                 )
             entries = tuple(_entry(row, f"{file}, line {reader.line_num}") for row in reader)
+        except csv.Error as error:
+            raise ValueError(f"{file}, line {reader.line_num}: not a CSV file ({error})") from error
         ids = [entry.id for entry in entries]
         if repeated := sorted(i for i, count in Counter(ids).items() if count > 1):
             raise ValueError(f"{file}: ids {repeated} stand more than once; every id needs one line")
-        table = cls(name, entries)
+        table = cls(name, entries, str(file), columns if delimiter == "," else COLUMNS)
         if not 1 <= table.num_classes <= MOST_CLASSES:
             raise ValueError(
                 f"{file}: {table.num_classes} classes are not ignored; there must be 1 to {MOST_CLASSES}"
             )
         return table
+
+
+def _shown(value: np.ndarray) -> Any:
+    """Return a stored value for a message: a colour as text, whole numbers without a fraction."""
+    if value.ndim:
+        return hex_colour(value)
+    return int(value) if np.isfinite(value) and value == np.rint(value) else value.item()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return up to 40 names with their class ids."""
+    shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:40]))
+    return f"[{shown}{', ...' * (len(names) > 40)}]"
+
+
+def in_ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as ``0..10, 255``."""
+    ordered, parts = sorted(numbers), []
+    start = 0
+    for place, number in enumerate(ordered):
+        if place + 1 == len(ordered) or ordered[place + 1] != number + 1:
+            parts.append(f"{ordered[start]}" if start == place else f"{ordered[start]}..{number}")
+            start = place + 1
+    return ", ".join(parts)
 
 
 def _entry_of(identity: int, name: str, colour: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
@@ -223,28 +330,28 @@ def _entry_of(identity: int, name: str, colour: Sequence[int], ignore: bool, cat
     for value, kind in (*numbers, (name, str), (category, str), (ignore, bool)):
         if type(value) is not kind:
             raise TypeError(value)
-    if not -(1 << 16) < identity < 1 << 16 or not all(0 <= value <= 255 for value in colour):
+    if not -(1 << 15) <= identity < 1 << 16 or not all(0 <= value <= 255 for value in colour):
         raise ValueError(f"id {identity}, color {colour}")
     return Entry(identity, name, (red, green, blue), ignore, category)
 
 
 def built_in(name: str) -> LabelTable:
-    """The table of a data set that segkit knows."""
+    """Return the table of a data set that segkit knows."""
     return LabelTable.read(TABLES / f"{name}.csv", name)
 
 
-def of_settings(data: Mapping[str, Any]) -> LabelTable:
-    """The table that data settings mean, without looking for images where segkit knows the data set."""
+def load_class_table(data: Mapping[str, Any]) -> LabelTable:
+    """Return the table that data settings name, without listing images where segkit knows the data set."""
     if (TABLES / f"{data['name']}.csv").is_file():
         return built_in(data["name"])
     if "classes" not in data or "root" not in data:  # of a plug-in, which alone knows
         return components.build("data.datasets", data, split="val").table
     roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
-    return LabelTable.read(Path(roots[0]).expanduser() / data["classes"], data["name"])
+    return LabelTable.read(Path(roots[0]).expanduser() / Path(data["classes"]).expanduser(), data["name"])
 
 
 def hex_colour(colour: Any) -> str:
-    """``#rrggbb``."""
+    """Return ``#rrggbb``."""
     return "#" + "".join(f"{int(value):02x}" for value in colour)
 
 
@@ -253,34 +360,36 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     return (red << 16) | (green << 8) | blue
 
 
-def _entry(row: dict[str, str], place: str) -> Entry:
+def _entry(row: dict[Any, Any], place: str) -> Entry:
+    if row.get(None):
+        raise ValueError(f"{place}: more cells than the first line names columns")
     try:
-        identity = int(row["id"])
-    except (TypeError, ValueError):
-        raise ValueError(f"{place}: id {row['id']!r} is not a whole number") from None
-    if identity >= 1 << 16:
-        raise ValueError(f"{place}: id {identity} does not fit a mask file; ids go up to 65535")
+        number = float(row["id"])  # pandas writes ids as 1.0 where a cell of the column is empty
+        identity = int(number)
+    except (TypeError, ValueError, OverflowError):
+        number, identity = 0.5, 0
+    if number != identity:
+        raise ValueError(f"{place}: id {row['id']!r} is not a whole number")
     ignore = (row.get("ignore") or "").strip().lower()
     if ignore not in ("", "0", "1", "no", "yes", "false", "true"):
         raise ValueError(f"{place}: ignore is {ignore!r}; yes, no or nothing is meant")
+    is_ignored = ignore in ("1", "yes", "true")
+    if not -(1 << 15) <= identity < 1 << 16:
+        raise ValueError(f"{place}: id {identity} does not fit a mask file; ids go up to 65535")
+    if identity < 0 and not is_ignored:
+        raise ValueError(f"{place}: id {identity} must be ignored; ids of classes are 0..65535")
     name = (row["name"] or "").strip() or str(identity)
-    return Entry(
-        identity,
-        name,
-        _colour(row, identity, place),
-        ignore in ("1", "yes", "true"),
-        row.get("category") or "",
-    )
+    return Entry(identity, name, _colour(row, identity, place), is_ignored, row.get("category") or "")
 
 
 def automatic_colour(identity: int) -> tuple[int, int, int]:
-    """A hue per class, neighbours far apart (golden angle)."""
+    """Return a hue for a class, far from those of the neighbouring ids (golden angle)."""
     pixel = np.array([[[int(identity * 111.246) % 180, 190, 220 - 60 * (identity % 2)]]], np.uint8)
     return tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist())  # type: ignore[return-value]
 
 
 def _colour(row: dict[str, str], identity: int, place: str) -> tuple[int, int, int]:
-    three = " ".join(row.get(key) or "" for key in ("red", "green", "blue"))
+    three = " ".join(row.get(key) or row.get(key[0]) or "" for key in ("red", "green", "blue"))
     text = row.get("colour") or row.get("color") or three
     if not text.strip():
         return automatic_colour(identity)

@@ -1,20 +1,21 @@
-"""Images and masks that lie in files: finding partners, and keeping decoded copies."""
+"""Data sets of image and mask files: finding partners, reading samples, keeping decoded copies."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from segkit.data import misses
-from segkit.data.labels import DataError, LabelTable, Problem
+from segkit.data import filename_hints
+from segkit.data.labels import DataError, LabelTable, Problem, built_in
+from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
 from segkit.settings.values import expand_home
 from segkit.system import files
@@ -33,6 +34,7 @@ class Pair(NamedTuple):
     image: Path
     label: Path
     name: str
+    table: LabelTable | None = None  # of the mask, where it is not that of the data set
 
 
 Found = tuple[list[Pair], list[Problem]]
@@ -43,14 +45,14 @@ class Pairs:
 
     Args:
         name: of the data set, for messages.
-        table: applied to every mask on reading.
-        found: pairs, and files that have no partner, as ``match`` returns them.
+        table: of the classes; applied to the masks of pairs without their own.
+        found: pairs, and files that have no partner, as ``match_files`` returns them.
         coding: what the masks hold.
         on_error: ``skip`` leaves files without partner out, with a warning, and lets the loader replace
             samples that cannot be read; ``stop`` raises.
         cache: ``None``, or the folder that decoded copies are kept in.
         bands: which of the images' bands are read, and what their values mean.
-        where: the words that let ``verify`` find the same files, for messages.
+        arguments: of the command line that lets ``verify`` find the same files, for messages.
 
     Raises:
         ValueError: there is no pair, or, with ``stop``, a file has no partner.
@@ -66,10 +68,10 @@ class Pairs:
         on_error: OnError = "stop",
         cache: Path | None = None,
         bands: Bands = PHOTOGRAPHS,
-        where: Sequence[str] = (),
+        arguments: Sequence[str] = (),
     ):
-        check = shlex.join([*spoken("data", name).split(), "verify", *where])
-        self.name, self.table, self.cache = name, replace(table, check=check), cache
+        self.verify_command = shlex.join([*spoken("data", name).split(), "verify", *arguments])
+        self.name, self.table, self.cache = name, table, cache
         self.coding: Coding = coding
         self.bands = bands
         self.on_error: OnError = on_error
@@ -77,46 +79,99 @@ class Pairs:
         self.names = [pair.name for pair in self.pairs]
         if self.problems:
             message = (
-                f"{len(self.problems)} files of {name} cannot be used, the first: {self.problems[0]}; "
-                f"run `{check}` to list them all"
+                f"{count(len(self.problems), 'file')} of {name} cannot be used, the first: {self.problems[0]}"
             )
             if on_error == "stop":
-                raise ValueError(f"{message}, or leave them out with data.on_error=skip")
-            log.warning("%s; they are left out", message)
+                raise ValueError(
+                    f"{message}; run `{self.verify_command}` to list all, or leave them out with "
+                    "data.on_error=skip"
+                )
+            log.warning("left out: %s", message)
         if not self.pairs:
             raise ValueError(
-                f"{name} has not one image with its mask here; see `{spoken('data', name)} --help`"
+                f"no image of {name} has a mask here; `{spoken('data', name)} --help` shows the layout"
             )
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def read(self, index: int) -> Sample:
-        """One sample as stored, its label in class ids.
+        """Return a sample as stored, its label in class ids.
 
         Raises:
             DataError: a file is missing, damaged, of the wrong kind, or holds values outside the table.
         """
-        pair = self.pairs[index]
+        try:
+            return self._read(self.pairs[index])
+        except DataError as error:
+            kind, file, text, remedy = error.problem
+            more = f"`{self.verify_command}` lists all such files"
+            raise DataError(kind, file, text, "; ".join(filter(None, (remedy, more)))) from error
+
+    def _read(self, pair: Pair) -> Sample:
         if self.cache is None:
-            image, label = self.read_image(pair), self._read_label(pair.label)
+            image, label = self.read_image(pair), self._read_label(pair)
         else:
             salt = "" if self.bands.photographs else repr((self.bands.chosen, self.bands.fill))
-            image = kept(pair.image, self.cache, salt, lambda: self.read_image(pair))
-            label = kept(pair.label, self.cache, repr(self.table), lambda: self._read_label(pair.label))
+            image = load_cached(pair.image, self.cache, salt, lambda: self.read_image(pair))
+            salt = repr(pair.table or self.table)
+            label = load_cached(pair.label, self.cache, salt, lambda: self._read_label(pair))
         if image.shape[:2] != label.shape:
-            raise DataError("sizes differ", pair.label, sizes_differ(image, label), "they must be equal")
+            raise DataError("sizes differ", pair.label, sizes_differ(image, label), "")
         return Sample(image, label, pair.name, self.bands)
 
     def read_image(self, pair: Pair) -> np.ndarray:
-        """The image of a pair, (H, W, C), as ``reading.read_image`` has it."""
+        """Return the image of a pair, (H, W, C), as ``reading.read_image`` does."""
         return read_image(pair.image, self.bands)
 
-    def _read_label(self, file: Path) -> np.ndarray:
-        return self.table.encode(read_mask(file, self.coding), file)
+    def encode(self, raw: np.ndarray, pair: Pair) -> np.ndarray:
+        """Return the class ids (H, W) of the mask of a pair as stored."""
+        return (pair.table or self.table).encode(raw, pair.label)
+
+    def _read_label(self, pair: Pair) -> np.ndarray:
+        return self.encode(read_mask(pair.label, self.coding), pair)
 
 
-def match(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> Found:
+def build_pairs(
+    name: str,
+    folders: tuple[str, str],
+    split: str,
+    *,
+    root: str,
+    on_error: OnError,
+    cache: Cache,
+    prepare: str,
+    ends: tuple[str, str] = ("", ""),
+) -> Pairs:
+    """Return a split of a published data set.
+
+    Args:
+        name: of the data set and of its table.
+        folders: of images and masks of the split, below the root.
+        split: name of the split, a folder.
+        root: of the data set.
+        on_error: as in ``Pairs``.
+        cache: ``disk`` keeps decoded copies.
+        prepare: what ``prepare`` does, for the message where folders are missing.
+        ends: of the names of images and masks, before the suffix.
+
+    Raises:
+        ValueError: a folder is missing.
+    """
+    images, masks = (f"{folder}/{split}" for folder in folders)
+    path = check_folders(root, (images, masks), f"`{spoken('data', name)} prepare` {prepare}")
+    found = match_files(path / images, path / masks, image_end=ends[0], mask_end=ends[1])
+    folder = cache_folder(cache, path)
+    arguments = dataset_cli_args(root)
+    return Pairs(name, built_in(name), found, on_error=on_error, cache=folder, arguments=arguments)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> Found:
     """Pair the files of two trees by relative path, without suffix and without the given ends of the stem."""
     left, problems = _listing(images, image_end, IMAGES)
     right, more = _listing(masks, mask_end, MASKS)
@@ -125,28 +180,30 @@ def match(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "")
     masks_alone = {name: file for name, file in right.items() if name not in left}
     if images_alone:  # what lies in the place of their masks
         lossy, _ = _listing(masks, mask_end, tuple({*IMAGES} - {*MASKS}))
-        wrong = {name: misses.of_another_kind(lossy[name]) for name in images_alone if name in lossy}
-        near = wrong | misses.misses_of(list(images_alone), masks_alone, "mask")
+        wrong = {
+            name: filename_hints.wrong_format_hint(lossy[name]) for name in images_alone if name in lossy
+        }
+        near = wrong | filename_hints.find_filename_hints(list(images_alone), masks_alone, "mask")
         problems += [
             _alone(images_alone[name], f"mask {name}{mask_end}", near.get(name))
             for name in sorted(images_alone)
         ]
-    near = misses.misses_of(list(masks_alone), images_alone, "image")
+    near = filename_hints.find_filename_hints(list(masks_alone), images_alone, "image")
     problems += [
         _alone(masks_alone[name], f"image {name}{image_end}", near.get(name)) for name in sorted(masks_alone)
     ]
     return pairs, problems + more
 
 
-def _alone(file: Path, partner: str, near: misses.Miss | None) -> Problem:
+def _alone(file: Path, partner: str, near: filename_hints.Hint | None) -> Problem:
     text = f"there is no {partner}"
     return Problem(
         "missing partner", str(file), *((f"{text}; {near.text}", near.remedy) if near else (text,))
     )
 
 
-def require(root: str, folders: Iterable[str], remedy: str) -> Path:
-    """The root as a path, when the folders are below it.
+def check_folders(root: str, folders: Iterable[str], remedy: str) -> Path:
+    """Return the root as a path if the folders are below it.
 
     Raises:
         ValueError: one is missing; the message says what was looked for and what prepares it.
@@ -160,38 +217,36 @@ def require(root: str, folders: Iterable[str], remedy: str) -> Path:
     return path
 
 
-def where(root: str | list[str], **settings: str) -> list[str]:
-    """The words of a command line that name the same root and splits."""
+def dataset_cli_args(root: str | list[str], **settings: str) -> list[str]:
+    """Return the arguments of ``segkit-data`` that name the same root and splits."""
     place = ["--root", root] if isinstance(root, str) else [f"data.root=[{','.join(root)}]"]
     return [*place, *(f"data.{key}={value}" for key, value in settings.items())]
 
 
-def warn_of_same(train_split: str, val_split: str, split: str) -> None:
-    """Tell, where validation data are read, that they are those of training."""
-    if split == "val" and train_split == val_split:
-        log.warning(
-            "data.val_split=%s is also data.train_split: scores will be of images trained on", val_split
-        )
-
-
 def sizes_differ(image: np.ndarray, label: np.ndarray) -> str:
-    """What is wrong with a mask of another size than its image."""
+    """Return what is wrong with a mask of another size than its image."""
     (rows, columns), (height, width) = label.shape[:2], image.shape[:2]
     return f"the mask is {columns}x{rows}, its image {width}x{height} (turned as its EXIF orientation says)"
 
 
 def cache_folder(cache: Cache, root: Path) -> Path | None:
-    """Where decoded copies are kept: below ``$SEGKIT_CACHE``, or ``.segkit-cache`` in the root."""
+    """Return where decoded copies are kept: below ``$SEGKIT_CACHE``, or ``.segkit-cache`` in the root."""
     if cache == "none":
         return None
-    return Path(expand_home(os.environ.get("SEGKIT_CACHE") or str(root / ".segkit-cache")), "decoded")
+    folder = Path(expand_home(os.environ.get("SEGKIT_CACHE") or str(root / ".segkit-cache")), "decoded")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # said here once, not by every worker
+        _warn_of_cache(folder, error.strerror or str(error))
+        return None
+    return folder
 
 
-def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """What ``read`` returns, from a copy in ``folder`` if the source has not changed since it was made.
+def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return what ``read`` returns, from a copy in ``folder`` if the source has not changed since.
 
     The copy is memory-mapped, so pixels that are never used are never loaded. Any number of processes may
-    fill the folder at once: a copy is written aside and renamed, so it is there whole or not at all.
+    fill the folder at once. Where it cannot be written, nothing is kept, and a warning says so once.
     """
     try:
         stat = source.stat()
@@ -201,36 +256,45 @@ def kept(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) 
     copy = folder / key[:2] / f"{key}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
     if not copy.exists():
         array = read()
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        for stale in copy.parent.glob(f"{key}-*.npy"):
-            if stale != copy:  # which another process may have put there meanwhile
-                stale.unlink(missing_ok=True)
-        with files.whole(copy) as file:
-            np.save(file, array)
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            for stale in copy.parent.glob(f"{key}-*.npy"):
+                if stale != copy:  # which another process may have put there meanwhile
+                    stale.unlink(missing_ok=True)
+            with files.whole(copy) as file:
+                np.save(file, array)
+        except OSError as error:
+            _warn_of_cache(folder, error.strerror or str(error))
+            return array
     try:
         return np.asarray(np.load(copy, mmap_mode="c"))  # objects, which could run code, are refused
     except (ValueError, EOFError):
-        log.warning("%s: a damaged copy of %s; making it anew", copy, source)
+        log.warning("%s: a damaged copy of %s is replaced", copy, source)
         copy.unlink()
-        return kept(source, folder, salt, read)
+        return load_cached(source, folder, salt, read)
+
+
+@functools.cache
+def _warn_of_cache(folder: Path, error: str) -> None:
+    log.warning(
+        "data.cache=disk: decoded images cannot be kept in %s (%s), so files are decoded each time. "
+        "SEGKIT_CACHE=FOLDER names another place",
+        folder,
+        error,
+    )
 
 
 def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[Problem]]:
-    """Files by relative path without suffix and ``end``, but for hidden ones; and those that share a name."""
+    """Return files by relative path without suffix and ``end``, and those that share such a name."""
     listed: dict[str, Path] = {}
     problems = []
-    for place, below, names in os.walk(folder, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        for name in names:
-            stem, suffix = os.path.splitext(name)  # noqa: PTH122  (a Path per file would cost seconds)
-            if name.startswith(".") or suffix.lower() not in suffixes or not stem.endswith(end):
-                continue
-            file = Path(place, name)
-            key = file.parent.relative_to(folder).joinpath(stem[: len(stem) - len(end)]).as_posix()
-            if key in listed:
-                problems.append(
-                    Problem("duplicate stems", str(file), f"{listed[key].name} has the same stem")
-                )
-            else:
-                listed[key] = file
+    for file in walk_files(folder):
+        stem, suffix = os.path.splitext(file.name)  # noqa: PTH122  (a Path per file would cost seconds)
+        if suffix.lower() not in suffixes or not stem.endswith(end):
+            continue
+        key = file.parent.relative_to(folder).joinpath(stem[: len(stem) - len(end)]).as_posix()
+        if key in listed:
+            problems.append(Problem("duplicate stems", str(file), f"{listed[key].name} has the same stem"))
+        else:
+            listed[key] = file
     return listed, problems

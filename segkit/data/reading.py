@@ -21,7 +21,7 @@ Coding = Literal[
     "ids", "any"
 ]  # "any": what the file holds decides, one channel for ids and three for colours
 
-FETCH = "fetch it again, or delete it with its partner"
+FETCH = "fetch it again"
 TO_RGB = "save it as an 8-bit RGB or grey PNG"
 TO_IDS = "save it as a grey 8-bit PNG of ids"
 LARGE = 1 << 26  # pixels from which a file must have bytes to show for its size

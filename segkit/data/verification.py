@@ -51,7 +51,7 @@ def _problems_of(dataset: Pairs, pair: Pair) -> list[Problem]:
     try:
         raw = read_mask(pair.label, dataset.coding)
         shapes.append(raw)
-        if (dataset.table.encode(raw, pair.label) == ignore_index(dataset.table.num_classes)).all():
+        if (dataset.encode(raw, pair) == ignore_index(dataset.table.num_classes)).all():
             problems.append(Problem("all ignored", str(pair.label), "not one pixel is of a class"))
     except DataError as error:
         problems.append(error.problem)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from segkit import components
+from segkit.data.alignment import align_dataset
 from segkit.data.labels import DataError, Problem
 from segkit.evaluation.partial import Tally, fingerprint
 from segkit.inference.preparation import prepare
@@ -73,7 +74,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
 
     Args:
         model: on the device that is to compute; it is left alone.
-        dataset: its images are shared out to the processes, none twice. With ``on_error`` "skip" one that
+        dataset: its images are shared out to the processes, none twice. Its classes are matched by name with
+            those of the model, whose order counts and columns follow. With ``on_error`` "skip" one that
             cannot be read is told, counted and left out.
         protocol: how to look at each image.
         workers: processes that read ahead.
@@ -90,7 +92,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
             model, or ``partial`` belongs to another evaluation.
     """
     started = time.perf_counter()
-    _check(model, dataset)
+    dataset = _checked(model, dataset)
     device = next(model.parameters()).device
     protocol = protocol.on(device)
     identity = fingerprint(model, dataset.names, protocol) if partial else ""
@@ -140,14 +142,16 @@ def _with_bar(samples: Iterable[Any], number: int, *, shown: bool) -> Iterable[A
     return tqdm(samples, "scoring", number, leave=False, unit="image", disable=silent)
 
 
-def _check(model: Segmenter, dataset: Dataset) -> None:
+def _checked(model: Segmenter, dataset: Dataset) -> Dataset:
     if len(dataset) == 0:
         raise ValueError("the data set is empty: check data.root and data.val_split")
+    dataset = align_dataset(dataset, getattr(model, "class_names", None))
     if dataset.table.num_classes != model.num_classes:
         raise ValueError(
             f"the model tells {model.num_classes} classes apart, {dataset.table.name} has "
             f"{dataset.table.num_classes}: score it on data with the classes it was trained on"
         )
+    return dataset
 
 
 def _scored(

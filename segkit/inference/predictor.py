@@ -181,8 +181,12 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
         table = LabelTable.from_plain(content["classes"])
         model = _rebuilt(content, settings["model"], table).to(device)
         return Trained(model, table, content["settings"].get("data", {}))
-    table = labels.of_settings(settings["data"])
-    return Trained(segmenter.build(table.num_classes, **settings["model"]).to(device), table)
+    table = labels.load_class_table(settings["data"])
+    if (names := checkpoint.class_names(settings["model"]["weights"])) is not None:
+        table = table.in_order_of(names, f"model.weights={settings['model']['weights']}")
+    model = segmenter.build(table.num_classes, **settings["model"]).to(device)
+    model.class_names = table.names
+    return Trained(model, table)
 
 
 def _deployed(file: str | Path, *, trust_code: bool) -> Trained:
@@ -196,6 +200,7 @@ def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable
     """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
     network = check("model", network)
     model = segmenter.build(table.num_classes, **segmenter.unloaded(network))  # not where training started
+    model.class_names = table.names
     state = content.get("average") or content["model"]
     differing = files.differences(model.state_dict(), state)
     if any(differing):

@@ -24,10 +24,12 @@ class Segmenter(nn.Module):
         mean, std: (C, 1, 1) of the C bands of an image, in 255ths of what is stored.
         black: the stored value of black, of each band.
         photographs: whether images are uint8; the networks of other ranges take any type.
+        class_names: of the K classes in order, None where nobody said; data are matched with them by name.
     """
 
     mean: Tensor
     std: Tensor
+    class_names: Sequence[str] | None = None
 
     def __init__(
         self,

@@ -18,9 +18,11 @@ INSTALLED = CONF.parent == PACKAGE
 SCRIPTS = PACKAGE / "commands" if INSTALLED else PACKAGE.parent
 HELP = """\
 segkit-data NAME prepare|verify|stats|show [--root DIR] ...
-    fetch, check, count and look at a data set; NAME is one of: {}
+    download, check, measure and view a data set; NAME is one of: {}
+segkit-data folder import|classes [--root DIR] ...
+    for your own images: import the labels of other tools, propose classes.csv from masks
 segkit-data NAME --help
-    licence, source, layout and options of one
+    license, source, layout and options of one
 """
 
 

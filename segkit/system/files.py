@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import pickle
@@ -37,14 +38,16 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_text(path: Path, *, most: int = 1 << 26) -> str:
-    """The text of a file that a setting names; what never ends, as a device or a pipe, is not read.
+    """Return the text of a file that a setting names; devices and pipes, which may never end, are refused.
+
+    The encoding is UTF-8, UTF-16 (Windows' "Unicode") or, where the bytes are neither, Windows-1252.
 
     Args:
         path: of the file.
         most: bytes that it may have.
 
     Raises:
-        ValueError: it is no regular file, too long, or not UTF-8.
+        ValueError: it is no regular file, too long, or not text.
         OSError: it cannot be read.
     """
     status = path.stat()
@@ -52,10 +55,23 @@ def read_text(path: Path, *, most: int = 1 << 26) -> str:
         raise ValueError(f"{path} is a folder, a device or a pipe; give a file")
     if status.st_size > most:
         raise ValueError(f"{path} has {status.st_size:,} bytes, which is no such file ({most:,} at most)")
+    data = path.read_bytes()
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        text = data.decode(_encoding_of(data))
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", "replace")
+    if "\0" in text:
+        raise ValueError(f"{path}: not a text file")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _encoding_of(data: bytes) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    low, high = data[:4096:2].count(0), data[1:4096:2].count(0)  # zeros of Latin letters, where no BOM tells
+    if max(low, high) > len(data[:4096]) // 4:
+        return "utf-16-le" if high > low else "utf-16-be"
+    return "utf-8-sig"
 
 
 def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: bool = False) -> Any:

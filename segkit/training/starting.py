@@ -13,9 +13,7 @@ from typing import Any
 import torch
 
 from segkit import checkpoint, components
-from segkit.data.labels import LabelTable
 from segkit.models import segmenter, weights
-from segkit.models.published import file_of
 from segkit.types import MOST_CLASSES, ClassTable
 
 
@@ -33,18 +31,26 @@ def network(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.S
     """
     source = settings.get("weights")
     if source is None:
-        return segmenter.build(table.num_classes, **settings), []
+        model = segmenter.build(table.num_classes, **settings)
+        model.class_names = list(table.names)
+        return model, []
     blank = segmenter.unloaded(settings)
     model = segmenter.build(table.num_classes, **blank)
-    theirs = _names(source)
+    model.class_names = list(table.names)
+    ours, theirs = list(table.names), checkpoint.class_names(source)
+    of_classes = class_tensors(model, blank)
+    permuted = theirs is not None and sorted(theirs) == sorted(ours)
     loaded = weights.load_segmenter(
         model,
         source,
         settings.get("stem_weights", "mean"),
-        of_classes=class_tensors(model, blank),
-        other_classes=theirs is not None and theirs != list(table.names),
+        of_classes=list(of_classes),
+        other_classes=theirs is not None and not permuted,
     )
     words = [f"model.weights={source}: {loaded}"]
+    if theirs is not None and permuted and theirs != ours:
+        _reorder(model, of_classes, [theirs.index(name) for name in ours])
+        words.append("classes are matched by name: the file has them in another order")
     if theirs is None and not loaded.renewed:
         words.append(
             f"the file does not name its classes: they are taken for the {table.num_classes} of {table.name},"
@@ -68,8 +74,8 @@ def network_of_weights(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> list[str]:
-    """Names of the tensors of a model whose shape depends on the number of classes, whatever its heads are.
+def class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the tensors whose shape depends on the number of classes, and in which dimensions.
 
     The heads are built once more for another number of classes, without memory for their values.
 
@@ -87,12 +93,25 @@ def class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> li
                 built = components.build("models.heads", settings[part], **late)
             shapes |= {f"{part}.{name}": tensor.shape for name, tensor in built.state_dict().items()}
     own = model.state_dict()
-    return [name for name, shape in shapes.items() if own[name].shape != shape]
+    return {
+        name: [d for d, size in enumerate(shape) if own[name].shape[d] != size]
+        for name, shape in shapes.items()
+        if own[name].shape != shape
+    }
 
 
-def _names(source: str) -> list[str] | None:
-    """The classes that a file of weights names, as checkpoints of segkit do."""
-    with contextlib.suppress(ValueError):
-        classes = checkpoint.read(file_of(source), mapped=True)["classes"]
-        return list(LabelTable.from_plain(classes).names)
-    return None
+def _reorder(model: segmenter.Segmenter, of_classes: Mapping[str, list[int]], order: list[int]) -> None:
+    """Put the classes of a model in another order, in place.
+
+    Raises:
+        ValueError: a dimension that depends on the number of classes is not one entry per class.
+    """
+    state, index = model.state_dict(), torch.tensor(order)
+    for name, dimensions in of_classes.items():
+        for dimension in dimensions:
+            if state[name].shape[dimension] != len(order):
+                raise ValueError(
+                    f"{name}: {state[name].shape[dimension]} entries for {len(order)} classes cannot be put "
+                    "in the order of the class table; list the classes as the checkpoint does"
+                )
+            state[name].copy_(state[name].index_select(dimension, index))

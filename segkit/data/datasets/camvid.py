@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from segkit.data.labels import built_in
-from segkit.data.pairs import Pairs, cache_folder, match, require, warn_of_same, where
+from segkit.data.pairs import Pairs, build_pairs
 from segkit.settings import PathStr
-from segkit.system.commands import spoken
 
 
 def build(
@@ -22,19 +20,13 @@ def build(
     on_error: Literal["stop", "skip"] = "stop",
     cache: Literal["none", "disk"] = "none",
 ) -> Pairs:
-    """``images/<split>/*.jpg`` and ``annotations/<split>/*.png`` below the root."""
-    part = train_split if split == "train" else val_split
-    images, masks = f"images/{part}", f"annotations/{part}"
-    warn_of_same(train_split, val_split, split)
-    path = require(
-        root, (images, masks), f"`{spoken('data', 'camvid')} prepare` makes them from the SegNet tutorial"
-    )
-    matched = match(path / images, path / masks)
-    return Pairs(
+    """Read ``images/<split>/*.jpg`` and ``annotations/<split>/*.png`` below the root."""
+    return build_pairs(
         "camvid",
-        built_in("camvid"),
-        matched,
+        ("images", "annotations"),
+        train_split if split == "train" else val_split,
+        root=root,
         on_error=on_error,
-        cache=cache_folder(cache, path),
-        where=where(root),
+        cache=cache,
+        prepare="makes them from the SegNet tutorial",
     )

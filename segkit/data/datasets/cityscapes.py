@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from segkit.data.labels import built_in
-from segkit.data.pairs import Pairs, cache_folder, match, require, warn_of_same, where
+from segkit.data.pairs import Pairs, build_pairs
 from segkit.settings import PathStr
-from segkit.system.commands import spoken
 
 
 def build(
@@ -23,19 +21,14 @@ def build(
     on_error: Literal["stop", "skip"] = "stop",
     cache: Literal["none", "disk"] = "none",
 ) -> Pairs:
-    """The official layout: ``leftImg8bit/<split>/<city>/`` and ``gtFine/<split>/<city>/`` below the root."""
-    part = train_split if split == "train" else val_split
-    images, masks = f"leftImg8bit/{part}", f"gtFine/{part}"
-    warn_of_same(train_split, val_split, split)
-    path = require(
-        root, (images, masks), f"`{spoken('data', 'cityscapes')} prepare` unpacks the official zip files"
-    )
-    matched = match(path / images, path / masks, image_end="_leftImg8bit", mask_end="_gtFine_labelIds")
-    return Pairs(
+    """Read the official layout: ``leftImg8bit/<split>/<city>/`` and ``gtFine/...`` below the root."""
+    return build_pairs(
         "cityscapes",
-        built_in("cityscapes"),
-        matched,
+        ("leftImg8bit", "gtFine"),
+        train_split if split == "train" else val_split,
+        root=root,
         on_error=on_error,
-        cache=cache_folder(cache, path),
-        where=where(root),
+        cache=cache,
+        prepare="unpacks the official zip files",
+        ends=("_leftImg8bit", "_gtFine_labelIds"),
     )

@@ -1,6 +1,6 @@
-"""One's own images and masks: two trees of files, or lists of them, and a class table.
+"""Your own images and masks: two trees of files, or lists of them, and a class table.
 
-Below the root lie ``images/``, ``masks/`` (or folders of other names) and ``classes.csv``. A split is the
+Below the root are ``images/``, ``masks/`` (or folders of other names) and ``classes.csv``. A split is the
 name of a folder in both trees, the name of a list file (``.txt``, ``.csv``), or a share such as ``80%``.
 Masks hold ids (grey or palette PNG) or colours.
 """
@@ -8,16 +8,19 @@ Masks hold ids (grey or palette PNG) or colours.
 from __future__ import annotations
 
 import csv
+import logging
+import os
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from segkit.data import misses
 from segkit.data.bands import of_settings
-from segkit.data.labels import LabelTable, Problem
-from segkit.data.misses import USUAL
+from segkit.data.filename_hints import USUAL, layout_hint
+from segkit.data.labels import DataError, LabelTable, Problem
+from segkit.data.listing import root_prefixes, unique_names
 from segkit.data.pairs import (
     IMAGES,
     MASKS,
@@ -25,16 +28,17 @@ from segkit.data.pairs import (
     Pair,
     Pairs,
     cache_folder,
-    match,
-    require,
-    warn_of_same,
-    where,
+    check_folders,
+    dataset_cli_args,
+    match_files,
 )
 from segkit.settings import NonNegativeInt, PathStr, PositiveInt
+from segkit.system import files
 
-SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 Limits = tuple[float, float]
 DEFAULTS = {"train_split": "train", "val_split": "val", "images": "images/*", "masks": "masks/*"}
+
+log = logging.getLogger("segkit")
 
 
 def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
@@ -54,16 +58,17 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     display: tuple[PositiveInt, ...] | None = None,
     fill: float | None = None,
 ) -> Pairs:
-    """Images and masks of a split.
+    """Return the images and masks of a split.
 
     Args:
         split: ``train`` or ``val``.
-        root: folder with ``images/`` and ``masks/``; of several, their samples stand one after another.
+        root: folder with ``images/`` and ``masks/``; of several, the samples follow one another.
         images: folder of the images and, after ``*``, which stands for the name, how their names end.
         masks: the same of the masks: with ``masks/*_mask``, ``a_mask.png`` is the mask of ``a.jpg``.
-        classes: the class table, below the (first) root or a path of its own.
+        classes: the class table, below the root or a path of its own. Each of several roots may have one;
+            classes are matched by name, class ids follow the first.
         train_split: folder name, list file, or share (``80%``).
-        val_split: the same; a share is taken from the other end, so that 80% and 20% do not overlap.
+        val_split: the same; a share is taken from the other end, so 80% and 20% hold each image once.
         seed: of the shuffling before a share is taken.
         on_error: as in ``Pairs``.
         cache: ``disk`` keeps decoded copies.
@@ -76,18 +81,22 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     Raises:
         ValueError: a folder, list or table is not there, or the list names files that are not.
     """
-    train_split, val_split = _as_percent(train_split), _as_percent(val_split)
     part = train_split if split == "train" else val_split
-    _check_splits(train_split, val_split, split)
+    shares = _shares(train_split, val_split)
     tree = Tree(*_folder_and_end("images", images), *_folder_and_end("masks", masks))
-    roots = [_root(place, tree, split) for place in ([root] if isinstance(root, str) else root)]
-    pairs, problems = [], []
-    for place in roots:
-        matched, wrong = _split(place, tree, part, split, seed)
-        prefix = f"{place.name}/" if len(roots) > 1 else ""
-        pairs += [pair._replace(name=prefix + pair.name) for pair in matched]
-        problems += wrong
+    roots = [_checked_root(place, tree, split) for place in ([root] if isinstance(root, str) else root)]
     table = LabelTable.read(roots[0] / Path(classes).expanduser(), "folder")
+    pairs: list[Pair] = []
+    problems: list[Problem] = []
+    for place, prefix in zip(roots, root_prefixes(roots), strict=True):
+        found, wrong = _split(place, tree, part, shares, split, seed)
+        own = _own_table(table, place, classes)
+        pairs += [pair._replace(name=prefix + pair.name, table=own) for pair in found]
+        problems += wrong
+    if len(roots) > 1:
+        pairs = _without_repetition(pairs, "data.root")
+    names = unique_names([pair.name for pair in pairs], [pair.image for pair in pairs])
+    pairs = [pair._replace(name=name) for pair, name in zip(pairs, names, strict=True)]
     typed = {"train_split": train_split, "val_split": val_split, "images": images, "masks": masks}
     typed = {key: value for key, value in typed.items() if value != DEFAULTS[key]}
     return Pairs(
@@ -98,12 +107,12 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         on_error=on_error,
         cache=cache_folder(cache, roots[0]),
         bands=of_settings({"bands": bands, "range": range, "display": display, "fill": fill}),
-        where=where(root, **typed),
+        arguments=dataset_cli_args(root, **typed),
     )
 
 
 class Tree(NamedTuple):
-    """Folders of images and masks below a root, and how the names in them end."""
+    """Folders of images and masks below a root, and the ends of the names in them."""
 
     images: str
     image_end: str
@@ -115,107 +124,162 @@ def _folder_and_end(kind: str, pattern: str) -> tuple[str, str]:
     folder, star, end = pattern.partition("*")
     if "*" in end or "/" in end or (star and folder and not folder.endswith("/")):
         raise ValueError(
-            f"data.{kind}={pattern}: a folder is meant, and how names in it end, such as {kind}/* or "
+            f"data.{kind}={pattern}: must be a folder and how the names in it end, such as {kind}/* or "
             f"{kind}/*_end"
         )
     return folder.rstrip("/") or ".", end
 
 
-def _as_percent(part: str) -> str:
-    """``0.8`` as ``80%``; anything else as it is."""
-    return f"{100 * float(part):g}%" if re.fullmatch(r"0?\.\d+", part) else part
+def _share(part: str) -> Fraction | None:
+    """Return ``80%`` or ``0.8`` as 4/5, None for anything else."""
+    if percent := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", part):
+        return Fraction(percent[1]) / 100
+    return Fraction(part) if re.fullmatch(r"0?\.\d+", part) else None
 
 
-def _check_splits(train_split: str, val_split: str, split: str) -> None:
-    """Refuse shares that cannot be meant, and tell of a validation on what was trained on."""
-    shares = [SHARE.fullmatch(part) for part in (train_split, val_split)]
+def _shares(train_split: str, val_split: str) -> tuple[Fraction | None, Fraction | None]:
+    shares = _share(train_split), _share(val_split)
     for key, share in zip(("train_split", "val_split"), shares, strict=True):
-        if share and not 0 < float(share[1]) <= 100:
-            raise ValueError(f"data.{key}={share[0]}: a share is more than 0% and at most 100%")
-    if not all(shares):
-        warn_of_same(train_split, val_split, split)
-    elif (total := sum(float(share[1]) for share in shares if share)) > 100:
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"data.{key}={share * 100}%: must be more than 0% and at most 100%")
+    train, val = shares
+    if train is not None and val is not None and train + val > 1:
         raise ValueError(
-            f"data.train_split={train_split} and data.val_split={val_split} come to {total:g}%, so that "
-            "images would be trained on and scored; together they are at most 100%, such as "
-            f"data.train_split={100 - float(val_split[:-1]):g}%"
+            f"data.train_split={train_split} and data.val_split={val_split} come to "
+            f"{float(100 * (train + val)):g}%, so images would be trained on and scored; together they are "
+            f"at most 100%, such as data.train_split={float(100 * (1 - val)):g}%"
         )
+    return shares
 
 
-def _root(place: str, tree: Tree, split: str) -> Path:
+def _checked_root(place: str, tree: Tree, split: str) -> Path:
     folders = [tree.images, tree.masks]
     path = Path(place).expanduser()
     missing = [kind for kind, folder in zip(USUAL, folders, strict=True) if not (path / folder).is_dir()]
-    remedy = misses.layout(path, missing, split) if missing else ""
+    remedy = layout_hint(path, missing, split) if missing else ""
     usual = "put images into the one, masks of the same names into the other; see docs/own_data.md"
-    return require(place, folders, remedy or usual)
+    return check_folders(place, folders, remedy or usual)
 
 
-def _split(root: Path, tree: Tree, part: str, split: str, seed: int) -> Found:
+def _own_table(first: LabelTable, root: Path, classes: str) -> LabelTable | None:
+    """Return the table of a root in the class order of the first, None where it has no other."""
+    file = root / Path(classes).expanduser()
+    if str(file) == first.source or not file.is_file():
+        return None
+    own = LabelTable.read(file, "folder").in_order_of(first.names, first.source)
+    return None if own == first else own
+
+
+def _split(
+    root: Path, tree: Tree, part: str, shares: tuple[Fraction | None, Fraction | None], split: str, seed: int
+) -> Found:
     ends = {"image_end": tree.image_end, "mask_end": tree.mask_end}
-    if share := SHARE.fullmatch(part):
-        pairs, problems = match(root / tree.images, root / tree.masks, **ends)
+    is_val = split != "train"
+    if (share := shares[is_val]) is not None:
+        pairs, problems = match_files(root / tree.images, root / tree.masks, **ends)
         order = np.random.default_rng(seed).permutation(len(pairs))
-        count = round(len(pairs) * float(share[1]) / 100)
-        if pairs and not count:
+        # one boundary, training before and validation after it, so that shares of 100% hold each image once
+        boundary = round((1 - share if is_val else share) * len(pairs))
+        chosen = order[boundary:] if is_val else order[:boundary]
+        if pairs and not len(chosen):
             raise ValueError(f"data.{split}_split={part} of {len(pairs)} images is none; make it larger")
-        chosen = order[:count] if split == "train" else order[len(pairs) - count :]
         return [pairs[index] for index in sorted(chosen)], problems
-    if Path(part).suffix in (".txt", ".csv"):
+    if Path(part).suffix.lower() in (".txt", ".csv"):
         return _from_list(root, tree, root / Path(part).expanduser())
-    require(
+    check_folders(
         str(root),
         (f"{tree.images}/{part}", f"{tree.masks}/{part}"),
         f"data.{split}_split is a folder, a list (.txt, .csv) or a share (80%)",
     )
-    return match(root / tree.images / part, root / tree.masks / part, **ends)
+    return match_files(root / tree.images / part, root / tree.masks / part, **ends)
 
 
 def _from_list(root: Path, tree: Tree, file: Path) -> Found:
-    """The pairs that a list names: an image a line, its mask after a comma, tab or space if names differ."""
+    """Return the pairs of a list: an image a line, its mask after a comma, tab or space if names differ."""
     if not file.is_file():
         raise ValueError(f"there is no list {file}; it holds one image a line, or image and mask")
     pairs, problems = [], []
-    images = root / tree.images
-    for line in file.read_text(encoding="utf-8-sig").splitlines():
-        if not line.strip() or line.startswith("#") or re.fullmatch(r"image,\s*mask", line.strip()):
+    for number, line in enumerate(files.read_text(file).splitlines(), start=1):
+        if not line.strip() or line.startswith("#") or re.fullmatch(r"image,\s*mask", line.strip(), re.I):
             continue
-        image, mask = _line(root, tree, line.strip())
-        name = image.relative_to(images if image.is_relative_to(images) else root)
-        pair = Pair(image, mask, name.with_suffix("").as_posix())
-        if missing := [path for path in pair[:2] if not path.is_file()]:
-            problems.append(
-                Problem("missing partner", str(file), f"it names {missing[0]}, which is not there")
-            )
+        try:
+            image, mask = _line(root, tree, line.strip())
+        except (csv.Error, OSError, ValueError) as error:  # names that no file can have
+            raise ValueError(f"{file}, line {number}: not an image and its mask ({error})") from error
+        if missing := [path for path in (image, mask) if not path.is_file()]:
+            text = f"line {number} names {missing[0]}, which is not there"
+            problems.append(Problem("missing partner", str(file), text))
         else:
-            pairs.append(pair)
-    return pairs, problems
+            pairs.append(Pair(image, mask, ""))
+    names = _names_in(root, tree, [pair.image for pair in pairs])
+    named = [pair._replace(name=name) for pair, name in zip(pairs, names, strict=True)]
+    return _without_repetition(named, str(file)), problems
+
+
+def _names_in(root: Path, tree: Tree, images: list[Path]) -> list[str]:
+    """Return names of images: below the folder of images, the root, or else what all others share."""
+    absolute = [Path(os.path.abspath(image)) for image in images]  # noqa: PTH100  (links stay, ``..`` goes)
+    places = [Path(os.path.abspath(root / tree.images)), Path(os.path.abspath(root))]  # noqa: PTH100
+    outside = [image.parent for image in absolute if not image.is_relative_to(places[1])]
+    if outside:
+        places.append(Path(os.path.commonpath(outside)))
+    names = []
+    for image in absolute:
+        place = next((place for place in places if image.is_relative_to(place)), image.parent)
+        inside = image.relative_to(place)
+        names.append(inside.with_name(inside.stem.removesuffix(tree.image_end) or inside.stem).as_posix())
+    return names
+
+
+def _without_repetition(pairs: list[Pair], source: str) -> list[Pair]:
+    """Return each image once, with a warning on those that are there several times.
+
+    Raises:
+        DataError: an image has two masks.
+    """
+    first: dict[str, Pair] = {}
+    for pair in pairs:
+        before = first.setdefault(os.path.realpath(pair.image), pair)
+        if os.path.realpath(before.label) != os.path.realpath(pair.label):
+            text = f"{pair.image} has two masks, {before.label} and {pair.label}"
+            raise DataError("two masks", source, text, "keep one of them")
+    if repeated := len(pairs) - len(first):
+        many = "image is" if repeated == 1 else "images are"
+        log.warning("%s: %d %s there more than once; each is used once", source, repeated, many)
+    return list(first.values())
 
 
 def _line(root: Path, tree: Tree, line: str) -> tuple[Path, Path]:
-    """Image and mask of one line, there or not."""
+    """Return image and mask of one line, there or not."""
     fields = next(csv.reader([line], delimiter="\t" if "\t" in line else ",", skipinitialspace=True))
     image = _find(root, tree.images, fields[0], tree.image_end, IMAGES)
     if len(fields) == 1 and not image.is_file():  # two names with a space between, and perhaps spaces in them
         words = line.split(" ")
         for cut in range(1, len(words)):
-            parts = " ".join(words[:cut]), " ".join(words[cut:])
-            both = (
-                _find(root, tree.images, parts[0], tree.image_end, IMAGES),
-                _find(root, tree.masks, parts[1], tree.mask_end, MASKS),
-            )
-            if both[0].is_file() and both[1].is_file():
-                return both
+            first = _find(root, tree.images, " ".join(words[:cut]), tree.image_end, IMAGES)
+            second = _find(root, tree.masks, " ".join(words[cut:]), tree.mask_end, MASKS)
+            if first.is_file() and second.is_file():
+                return first, second
     if len(fields) > 1:
         return image, _find(root, tree.masks, fields[1], tree.mask_end, MASKS)
-    images = root / tree.images
-    inside = image.relative_to(images) if image.is_relative_to(images) else Path(image.name)
+    images = Path(os.path.abspath(root / tree.images))  # noqa: PTH100
+    absolute = Path(os.path.abspath(image))  # noqa: PTH100
+    inside = absolute.relative_to(images) if absolute.is_relative_to(images) else Path(absolute.name)
     name = inside.with_suffix("").as_posix().removesuffix(tree.image_end)
     return image, _find(root, tree.masks, name, tree.mask_end, MASKS)
 
 
 def _find(root: Path, folder: str, name: str, end: str, suffixes: tuple[str, ...]) -> Path:
-    """The file of that name below the root or the folder in it, with end and suffix if need be."""
+    """Return the file of a name below the root or its folder, with end and suffix where they are missing.
+
+    A name with a leading slash is absolute, or counts from the root as in the lists of Pascal VOC; one with
+    backslashes comes from Windows.
+    """
+    name = str(Path(name).expanduser())
     tails = ("", *suffixes, *(end + suffix for suffix in suffixes if end))
-    places = [base / (name + tail) for base in (root, root / folder) for tail in tails]
-    return next((place for place in places if place.is_file()), root / folder / name)
+    for spelled in dict.fromkeys((name, name.lstrip("/"), name.replace("\\", "/").lstrip("/"))):
+        for base in (root, root / folder):
+            for tail in tails:
+                if (place := base / (spelled + tail)).is_file():
+                    return place
+    return root / folder / name

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from segkit.data.labels import Problem, built_in
-from segkit.data.pairs import Found, Pair, Pairs, cache_folder, require, warn_of_same, where
+from segkit.data.pairs import Found, Pair, Pairs, cache_folder, check_folders, dataset_cli_args
 from segkit.system.commands import spoken
 
 FOLDERS = ("JPEGImages", "SegmentationClass")
@@ -28,9 +28,8 @@ def build(
 ) -> Pairs:
     """Build the split that ``ImageSets/Segmentation/<split>.txt`` lists, in the official layout."""
     part = train_split if split == "train" else val_split
-    warn_of_same(train_split, val_split, split)
     prepare = f"`{spoken('data', 'voc')} prepare`"
-    path = require(root, FOLDERS, f"{prepare} downloads VOC 2012 and unpacks it")
+    path = check_folders(root, FOLDERS, f"{prepare} downloads VOC 2012 and unpacks it")
     list_file = path / LISTS / f"{part}.txt"
     if not list_file.is_file():
         remedy = f"{prepare} with --sbd writes it" if part == "trainaug" else f"choose a list of {LISTS}"
@@ -42,7 +41,7 @@ def build(
         coding="any",
         on_error=on_error,
         cache=cache_folder(cache, path),
-        where=where(root, train_split=train_split, val_split=val_split),
+        arguments=dataset_cli_args(root, train_split=train_split, val_split=val_split),
     )
 
 

@@ -1,208 +1,226 @@
-"""Annotations of label tools become a folder to train on: images, masks, class table, and a report."""
+"""Labels of other tools become a folder to train on: images, masks, class table and a report."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from segkit.data.importing import annotations
-from segkit.data.importing.annotations import Annotated, Annotations
-from segkit.data.importing.painting import BACKGROUND, paint, unscored
-from segkit.data.importing.via import read_via
-from segkit.data.labels import Entry, LabelTable, automatic_colour, hex_colour
+from segkit.data.importing.readers import READERS
+from segkit.data.importing.shapes import BACKGROUND, Annotations, LabeledImage, coco_tools, paint, void_id
+from segkit.data.labels import COLUMNS, Entry, LabelTable, automatic_colour, hex_colour
+from segkit.data.listing import walk_files
+from segkit.data.pairs import count
 from segkit.data.reading import IMAGES
 from segkit.drawing import overlays
-from segkit.system import files
 from segkit.types import MOST_CLASSES
-
-READERS: dict[str, Callable[[Sequence[Path], str | None], Annotations]] = {
-    "coco": annotations.coco,
-    "labelme": annotations.labelme,
-    "cvat": annotations.cvat,
-    "via": read_via,
-}
 
 
 @dataclass
 class Report:
-    """What an import did; ``to_plain`` is ``import.json``."""
+    """Numbers of an import; ``import.json`` holds them."""
 
     labels: list[str]
     images: int = 0
-    things: Counter[str] = field(default_factory=Counter)
+    objects: Counter[str] = field(default_factory=Counter)
     pixels: Counter[str] = field(default_factory=Counter)
-    hidden: Counter[tuple[str, str]] = field(default_factory=Counter)
-    outside: Counter[str] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
-    holes: int = 0
+    hidden: Counter[tuple[str, str]] = field(default_factory=Counter)  # pixels by (on top, below)
+    skipped: Counter[str] = field(default_factory=Counter)  # shapes
     crowds: int = 0
     without_labels: list[str] = field(default_factory=list)
-    not_there: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     other_size: list[str] = field(default_factory=list)
-    not_named: list[str] = field(default_factory=list)
+    not_labeled: list[str] = field(default_factory=list)
 
-    def to_plain(self) -> dict[str, Any]:
-        """For a JSON file."""
-        return {
-            **vars(self),
-            "hidden": [{"on_top": a, "below": b, "pixels": n} for (a, b), n in self.hidden.most_common()],
-        }
+    def to_json(self) -> str:
+        """Return the content of ``import.json``."""
+        hidden = [{"on_top": a, "below": b, "pixels": n} for (a, b), n in self.hidden.most_common()]
+        return json.dumps(vars(self) | {"hidden": hidden}, indent=1, ensure_ascii=False)
 
     def lines(self) -> list[str]:
-        """For people; nothing is said of what did not happen."""
-        total = max(1, sum(self.pixels.values()))
-        lines = [f"{self.images} images with masks"]
+        """Return what happened, for people."""
+        total = max(1, self.pixels.total())
+        lines = [f"{count(self.images, 'image')} with masks"]
         for label in self.labels:
             share = self.pixels[label] / total
-            lines.append(f"{label:>24}: {self.things[label]} objects, {share:.3%} of the pixels")
+            lines.append(f"{label:>24}: {count(self.objects[label], 'object')}, {share:.3%} of the pixels")
         for (top, below), pixels in self.hidden.most_common(6):
-            lines.append(f"overlaps: {top} lies on {below} ({pixels} pixels)")
+            lines.append(f"overlap: {top} lies on {below} ({count(pixels, 'pixel')})")
         if self.crowds:
-            lines.append(f"crowds: {self.crowds} are not scored, but for what lies on them")
-        if self.holes:
-            lines.append(f"holes: {self.holes} in masks stay open")
-        lines += [
-            f"outside: {count} objects {how} outside their image" for how, count in self.outside.items()
-        ]
-        lines += [f"left out: {count} {kind}, which have no area" for kind, count in self.left_out.items()]
+            lines.append(f"crowds: {self.crowds} are not scored, except where other objects lie on them")
+        lines += [f"skipped: {count(number, 'shape')} {kind}" for kind, number in self.skipped.items()]
         for title, names in (
             ("no labels", self.without_labels),
-            ("not there, left out", self.not_there),
-            ("of another size than the annotations say, left out", self.other_size),
-            ("in the folder, but not in the annotations", self.not_named),
+            ("missing, skipped", self.missing),
+            ("size differs from that in the annotations, skipped", self.other_size),
+            ("in the folder but not in the annotations", self.not_labeled),
         ):
             if names:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                lines.append(f"{title}: {len(names)} images ({', '.join(names[:3])}{more})")
+                lines.append(f"{title}: {count(len(names), 'image')} ({', '.join(names[:3])}{more})")
         return lines
 
 
-class Import(NamedTuple):
-    """What to import, and how."""
+def import_labels(
+    kind: str,
+    files: Sequence[Path],
+    *,
+    images: Path,
+    root: Path,
+    split: str = "",
+    classes: Sequence[str] = (),
+    empty: str = "background",
+    attribute: str | None = None,
+) -> Report:
+    """Write images, masks, ``classes.csv`` and ``import.json`` of label files; on an error, nothing.
 
-    kind: str  # of READERS
-    files: Sequence[Path]
-    images: Path  # where they lie
-    root: Path  # what is written
-    split: str = ""  # a folder below images/ and masks/
-    classes: Sequence[str] = ()  # labels to keep, in this order; none: all
-    empty: str = "background"  # what an image without labels is: background, or left-out
-    attribute: str | None = None  # of VIA
+    Args:
+        kind: of ``READERS``.
+        files: of the label tool.
+        images: folder that the names of images are relative to.
+        root: folder to write to.
+        split: folder below images/ and masks/.
+        classes: labels to keep, in this order; none: all.
+        empty: what an image without labels is: ``background``, or ``left-out``.
+        attribute: of VIA regions, the one that is the class.
 
-    def run(self) -> Report:
-        """Write masks, images, ``classes.csv`` and ``import.json``.
-
-        Raises:
-            ValueError: a file is not of its kind, a label is not there, or the folder holds other classes.
-        """
-        found = READERS[self.kind](self.files, self.attribute)
-        if not found.images:
-            raise ValueError(f"{self.files[0]}: not one image is in it")
-        labels = self._labels(found)
-        table = table_of(labels, found.labels)
-        self._write_table(table)
-        report, ids = Report(labels), {label: 1 + number for number, label in enumerate(labels)}
-        there = listing(self.images)
-        _refuse_same_masks(found.images)
+    Raises:
+        ValueError: a file is not of its kind, a label is not there, or the folder holds other classes.
+    """
+    coco_tools()
+    found = READERS[kind](files, attribute)
+    if not found.images:
+        raise ValueError(f"{files[0]}: no image is in it")
+    labels = _chosen_labels(found, classes, files[0])
+    table = table_of(labels, found.labels)
+    _check_classes(root / "classes.csv", table)
+    sources = _sources(found.images, images)
+    report = Report(labels, missing=[image.name for image in found.images if image.name not in sources])
+    parent = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=parent) as temporary:
+        target = Path(temporary)
         for image in found.images:
-            self._write(image, ids, there.get(_key(image.name)), report)
-        named = {_key(image.name) for image in found.images}
-        report.not_named = [
-            str(file.relative_to(self.images)) for key, file in there.items() if key not in named
-        ]
+            if (source := sources.get(image.name)) is not None:
+                _write_image(target, PurePosixPath(split), image, source, report, empty=empty)
         if not report.images:
             raise ValueError(
-                f"--images {self.images}: not one of the {len(found.images)} images that {self.files[0]} "
-                f"names is there, such as {found.images[0].name}"
+                f"--images {images}: none of the {count(len(found.images), 'image')} that {files[0]} names "
+                f"can be used; {' '.join(report.lines()[-1:])}"
             )
-        return report
-
-    def _labels(self, found: Annotations) -> list[str]:
-        labels = list(self.classes or found.labels)
-        if unknown := [label for label in labels if label not in found.labels]:
-            raise ValueError(f"--classes {','.join(unknown)}: there are {', '.join(found.labels)}")
-        if not 1 <= len(labels) < MOST_CLASSES:
-            raise ValueError(
-                f"{self.files[0]}: {len(labels)} classes; 1 to {MOST_CLASSES - 1} are possible beside the "
-                "background: choose with --classes NAME,NAME"
-            )
-        return labels
-
-    def _write_table(self, table: LabelTable) -> None:
-        file = self.root / "classes.csv"
-        if file.exists():
-            before = LabelTable.read(file, "folder")
-            if [(e.id, e.name) for e in before.entries] != [(e.id, e.name) for e in table.entries]:
-                raise ValueError(
-                    f"{file} holds other classes ({', '.join(before.names)}); say the same with "
-                    "--classes, or another --root"
-                )
-            return
-        self.root.mkdir(parents=True, exist_ok=True)
-        with files.whole(file) as target:
-            target.write(csv_of(table).encode())
-
-    def _write(self, image: Annotated, ids: dict[str, int], file: Path | None, report: Report) -> None:
-        report.left_out += image.left_out
-        if file is None:
-            report.not_there.append(image.name)
-            return
-        stored = size_of(file)
-        if image.size not in (None, stored):
-            report.other_size.append(image.name)
-            return
-        image.size = stored
-        if not image.things:
-            report.without_labels.append(image.name)
-            if self.empty != "background":
-                return
-        done = paint(image, ids)
-        below = PurePosixPath(self.split) / file.relative_to(self.images).as_posix()
-        overlays.save(self.root / "masks" / below.with_suffix(".png"), done.mask)
-        place(file, self.root / "images" / below)
-        left = unscored(len(ids) + 1)
-        counts = np.bincount(done.mask.ravel(), minlength=left + 1)
-        report.pixels.update({"background": int(counts[BACKGROUND]), "not scored": int(counts[left])})
-        report.pixels.update({label: int(counts[number]) for label, number in ids.items()})
-        report.things.update(thing.label for thing in image.things if not thing.crowd)
-        report.left_out.update(f"of {t.label}" for t in image.things if t.label not in ids)
-        report.images += 1
-        report.hidden += done.hidden
-        report.outside += done.outside
-        report.holes += done.holes
-        report.crowds += done.crowds
+        used = {os.path.realpath(source) for source in sources.values()}
+        files_there = walk_files(images) if images.is_dir() else ()
+        there = [f for f in files_there if f.suffix.lower() in IMAGES and os.path.realpath(f) not in used]
+        report.not_labeled = [file.relative_to(images).as_posix() for file in there]
+        (target / f"import{'-' * bool(split)}{split}.json").write_text(report.to_json(), encoding="utf-8")
+        if not (root / "classes.csv").exists():
+            (target / "classes.csv").write_text(format_csv(table), encoding="utf-8")
+        for file in sorted(file for file in target.rglob("*") if file.is_file()):
+            place = root / file.relative_to(target)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
+    return report
 
 
-def _key(name: str) -> str:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
+def _chosen_labels(found: Annotations, classes: Sequence[str], file: Path) -> list[str]:
+    labels = list(classes or found.labels)
+    if unknown := [label for label in labels if label not in found.labels]:
+        raise ValueError(f"--classes {','.join(unknown)}: there are {', '.join(found.labels)}")
+    if not 1 <= len(labels) < MOST_CLASSES:
         raise ValueError(
-            f"the image {name} lies outside the folder of images; annotations name it relative to that"
+            f"{file}: {len(labels)} classes; 1 to {MOST_CLASSES - 1} are possible beside the background: "
+            "choose with --classes NAME,NAME"
         )
-    return path.as_posix()
+    return labels
 
 
-def _refuse_same_masks(images: Sequence[Annotated]) -> None:
-    stems = Counter(PurePosixPath(_key(image.name)).with_suffix("").as_posix() for image in images)
-    if twice := [stem for stem, count in stems.items() if count > 1]:
-        raise ValueError(f"{len(twice)} masks would have one name, such as {twice[0]}.png: rename the images")
+def _check_classes(file: Path, table: LabelTable) -> None:
+    if file.exists():
+        before = LabelTable.read(file, "folder")
+        if [(e.id, e.name) for e in before.entries] != [(e.id, e.name) for e in table.entries]:
+            raise ValueError(
+                f"{file} holds other classes ({', '.join(before.names)}); name the same with --classes, or "
+                "choose another --root"
+            )
 
 
-def listing(folder: Path) -> dict[str, Path]:
-    """Images below a folder by their relative path."""
-    found = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in IMAGES and file.is_file())
-    return {file.relative_to(folder).as_posix(): file for file in found}
+def _sources(images: Sequence[LabeledImage], folder: Path) -> dict[str, Path]:
+    """Return the files of the images that are there, by name; names are put below the folder.
+
+    Raises:
+        ValueError: a name leads out of the folder, or two images would have one mask.
+    """
+    sources: dict[str, Path] = {}
+    base = folder.resolve()
+    last = Counter(PurePosixPath(image.name).name for image in images)
+    for image in images:
+        file = image.file or base / image.name.replace("\\", "/")
+        inside = Path(os.path.normpath(file))
+        if inside.is_relative_to(base):
+            image.name = inside.relative_to(base).as_posix()
+        elif image.file is None:
+            raise ValueError(f"the image {image.name} lies outside the folder of images, {folder}")
+        elif not file.is_file():
+            continue
+        name = PurePosixPath(image.name).name
+        if not file.is_file() and last[name] == 1:  # whatever folder the annotations name
+            file = base / name
+        if file.is_file():
+            sources[image.name] = file
+    stems = Counter(PurePosixPath(image.name).with_suffix("").as_posix() for image in images)
+    if twice := [stem for stem, number in stems.items() if number > 1]:
+        raise ValueError(f"{count(len(twice), 'mask')} would have one name, such as {twice[0]}.png")
+    return sources
 
 
-def size_of(file: Path) -> tuple[int, int]:
-    """Height and width as one looks at an image, from its header.
+def _write_image(
+    target: Path, split: PurePosixPath, image: LabeledImage, source: Path, report: Report, *, empty: str
+) -> None:
+    stored = image_size(source)
+    if image.size not in (None, stored):
+        report.other_size.append(image.name)
+        return
+    image.size = stored
+    if not image.shapes:
+        report.without_labels.append(image.name)
+        if empty != "background":
+            report.skipped += image.skipped
+            return
+    ids = {label: 1 + number for number, label in enumerate(report.labels)}
+    mask, hidden = paint(image, ids)
+    below = split / image.name
+    overlays.save(target / "masks" / below.with_suffix(".png"), mask)
+    link_or_copy(source, target / "images" / below)
+    void = void_id(len(ids) + 1)
+    counts = np.bincount(mask.ravel(), minlength=void + 1)
+    report.pixels.update({"background": int(counts[BACKGROUND]), "not scored": int(counts[void])})
+    report.pixels.update({label: int(counts[number]) for label, number in ids.items()})
+    report.objects.update(s.label for s in image.shapes if s.label in ids and not s.is_crowd)
+    report.crowds += sum(shape.is_crowd for shape in image.shapes if shape.label in ids)
+    report.images += 1
+    report.hidden += hidden
+    report.skipped += image.skipped
+
+
+def link_or_copy(file: Path, target: Path) -> None:
+    """Put a file at another place, as a hard link where that is possible."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file.resolve(), target)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Return height and width of an image, turned as its EXIF orientation says, from its header.
 
     Raises:
         ValueError: it is not an image.
@@ -212,46 +230,28 @@ def size_of(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             width, height = image.size
-            across = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file}: not an image ({error})") from error
-    return (width, height) if across else (height, width)
-
-
-def place(file: Path, target: Path) -> None:
-    """The same file at another place: nothing to do, a link, or a copy."""
-    if target.exists() and target.samefile(file):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(file.resolve(), target)
-    except OSError:
-        shutil.copyfile(file, target)
+    return (width, height) if is_turned else (height, width)
 
 
 def table_of(labels: Sequence[str], colours: dict[str, str]) -> LabelTable:
-    """Background, the labels, and what is not scored."""
+    """Return a table of the background, the labels, and the id of what is not scored."""
     entries = [Entry(BACKGROUND, "background", (0, 0, 0))]
     for number, label in enumerate(labels, 1):
-        stored = colours.get(label, "").lstrip("#")
         try:
-            red, green, blue = bytes.fromhex(stored)
+            red, green, blue = bytes.fromhex(colours.get(label, "").lstrip("#"))
         except ValueError:
             red, green, blue = automatic_colour(number)
         entries.append(Entry(number, label, (red, green, blue)))
-    entries.append(Entry(unscored(len(labels) + 1), "not scored", (255, 255, 255), ignore=True))
+    entries.append(Entry(void_id(len(labels) + 1), "not scored", (255, 255, 255), ignore=True))
     return LabelTable("folder", tuple(entries))
 
 
-def csv_of(table: LabelTable) -> str:
-    """A table as ``LabelTable.read`` reads it."""
-    import csv
-    import io
-
+def format_csv(table: LabelTable) -> str:
+    """Return a table as ``LabelTable.read`` reads it."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "name", "colour", "ignore"])
     rows = ([e.id, e.name, hex_colour(e.colour), "yes" if e.ignore else ""] for e in table.entries)
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
     return text.getvalue()

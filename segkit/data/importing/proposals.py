@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkit.data.importing import painting
+from segkit.data.importing.shapes import void_id
 from segkit.data.labels import Entry, LabelTable, automatic_colour
 from segkit.data.reading import read_mask
 
@@ -51,7 +51,7 @@ def proposed(values: Counter[int | tuple[int, ...]]) -> LabelTable:
             "classes.csv of your own, a line id,name for each"
         )
     keys = sorted(values)
-    void = painting.unscored(keys[-1]) if isinstance(keys[-1], int) else (255, 255, 255)
+    void = void_id(keys[-1]) if isinstance(keys[-1], int) else (255, 255, 255)
     entries = []
     for number, key in enumerate(keys):
         colour = key if isinstance(key, tuple) else automatic_colour(key)

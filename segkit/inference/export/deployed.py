@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segkit.data.labels import LabelTable
 from segkit.inference.export.files import FORMATS, format_of, module_of, sha256
 from segkit.inference.protocols import Protocol
 from segkit.models.network import Segmenter
@@ -81,6 +82,7 @@ class Deployed(nn.Module):
         super().__init__()
         self.path, self.num_classes, self.about, self.precision = path, num_classes, about, precision
         self.align_corners, self.image_size = about["align_corners"], about["image_size"]
+        self.class_names = LabelTable.from_plain(about["classes"]).names
         self.session = module_of(format_of(path) or "onnx").Session(
             path, threads=torch.get_num_threads(), precision=precision
         )

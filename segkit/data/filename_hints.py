@@ -1,4 +1,4 @@
-"""Near misses: what a file without partner, or a folder without the usual names, was probably meant to be."""
+"""Hints for files without a partner, and for roots without the usual folders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Miss(NamedTuple):
-    """A partner that was nearly found, and what makes it one."""
+class Hint(NamedTuple):
+    """A file that is probably the missing partner, and the fix that makes it one."""
 
     text: str
     remedy: str
@@ -23,8 +23,8 @@ VOC = (
 USUAL = {"images": ("image", "img", "imgs", "img_dir"), "masks": ("mask", "labels", "annotations", "ann_dir")}
 
 
-def misses_of(alone: Sequence[str], others: Mapping[str, Path], kind: str) -> dict[str, Miss]:
-    """Near misses of names that have no partner.
+def find_filename_hints(alone: Sequence[str], others: Mapping[str, Path], kind: str) -> dict[str, Hint]:
+    """Return hints for names that have no partner.
 
     Args:
         alone: relative paths without suffix.
@@ -32,38 +32,38 @@ def misses_of(alone: Sequence[str], others: Mapping[str, Path], kind: str) -> di
         kind: of the other tree, ``mask`` or ``image``.
     """
     plain = {_plain(name): name for name in others}
-    order, misses = sorted(others), {}
+    order, hints = sorted(others), {}
     for name in alone:
         if other := plain.get(_plain(name)):
             how = "in capital letters"
             if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other):
                 how = "in how its letters are encoded (Unicode NFC and NFD)"
-            misses[name] = Miss(f"{others[other]} differs only {how}", "rename one of them")
+            hints[name] = Hint(f"{others[other]} differs only {how}", "rename one of them")
         elif other := _longer(name, order):
             end = other[len(name) :]
-            misses[name] = Miss(
+            hints[name] = Hint(
                 f"{others[other]} has {end} at its end",
-                f"say so with data.{kind}s='{kind}s/*{end}' (data=folder), or name both alike",
+                f"set data.{kind}s='{kind}s/*{end}' (data=folder), or name both alike",
             )
-    return misses
+    return hints
 
 
-def of_another_kind(file: Path) -> Miss:
-    """What to say of an image whose mask has the right name and the wrong format."""
+def wrong_format_hint(file: Path) -> Hint:
+    """Return the hint for a mask that has the right name and the wrong format."""
     suffix = file.suffix.lower()
     why = "JPEG changes ids at every edge" if suffix in (".jpg", ".jpeg") else f"masks are no {suffix}"
-    return Miss(f"{file} cannot be it: {why}", "save the mask again from its source as PNG")
+    return Hint(f"{file} cannot be it: {why}", "save the mask again from its source as PNG")
 
 
-def layout(root: Path, missing: Sequence[str], split: str) -> str:
-    """What a root that lacks its folders has instead; nothing where that says nothing."""
+def layout_hint(root: Path, missing: Sequence[str], split: str) -> str:
+    """Return the settings for a known foreign layout (VOC, ``img/``, ``labels/``); empty if none matches."""
     if (root / "JPEGImages").is_dir() and (root / "SegmentationClass").is_dir():
         return f"this looks like Pascal VOC: {VOC.format(split, split)}"
     words = []
     for folder in missing:
         near = [name for name in USUAL.get(folder, ()) if (root / name).is_dir()]
         words += [f"data.{folder}='{near[0]}/*'"] if near else []
-    return f"to take what is there: {' '.join(words)}" if words else ""
+    return f"the folders that are there: {' '.join(words)}" if words else ""
 
 
 def _plain(name: str) -> str:
@@ -71,7 +71,7 @@ def _plain(name: str) -> str:
 
 
 def _longer(name: str, order: Sequence[str]) -> str | None:
-    """The other name that goes on with a word of its own, as ``a_mask`` does for ``a``."""
+    """Return the other name that continues with a word of its own, as ``a_mask`` does for ``a``."""
     for other in order[bisect_left(order, name) :]:
         if not other.startswith(name):
             return None

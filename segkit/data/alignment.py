@@ -1,0 +1,50 @@
+"""Data sets whose class table lists a network's classes in another order: class ids are matched by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from segkit.data.labels import LabelTable
+from segkit.types import Dataset, Sample, ignore_index
+
+
+class AlignedDataset:
+    """A data set whose labels have the class ids of a network; ids and colours of the table stay its own."""
+
+    def __init__(self, dataset: Dataset, table: LabelTable) -> None:
+        self.dataset = dataset
+        self.table: Any = table
+        self.name, self.names, self.on_error = dataset.name, dataset.names, dataset.on_error
+        self.lookup = np.arange(ignore_index(table.num_classes) + 1)
+        self.lookup[: table.num_classes] = [table.names.index(name) for name in dataset.table.names]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> Sample:
+        """Return a sample with its label in the class ids of the network."""
+        sample = self.dataset.read(index)
+        return sample._replace(label=self.lookup.astype(sample.label.dtype)[sample.label])
+
+
+def align_dataset(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
+    """Return the data set with its classes in the order of a network's.
+
+    Args:
+        dataset: any.
+        names: of the network's classes in order; None where a network does not know them.
+
+    Raises:
+        ValueError: the names are others than those of the data set; the message lists both.
+    """
+    if names is None or list(dataset.table.names) == list(names):
+        return dataset
+    return AlignedDataset(dataset, label_table(dataset.table).in_order_of(names, "the network"))
+
+
+def label_table(table: Any) -> LabelTable:
+    """Return a class table of any kind as a ``LabelTable``."""
+    return table if isinstance(table, LabelTable) else LabelTable.from_plain(table.to_plain())

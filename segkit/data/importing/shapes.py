@@ -1,0 +1,163 @@
+"""Labeled shapes of one image, and their mask; pycocotools fills outlines and unpacks run lengths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BACKGROUND = 0
+BEYOND = 1 << 20  # pixels; no image is as long
+
+
+@dataclass
+class Shape:
+    """One object: outlines (N, 2) whose union it is, or a mask (h, w) with its corner at ``place``."""
+
+    label: str
+    outlines: list[np.ndarray] = field(default_factory=list)
+    mask: np.ndarray | None = None
+    place: tuple[int, int] = (0, 0)  # top, left
+    is_crowd: bool = False
+    height: float = 0.0  # of overlapping shapes the highest is on top
+
+
+@dataclass
+class LabeledImage:
+    """The labels that a file has for one image."""
+
+    name: str  # path below the folder of the images
+    size: tuple[int, int] | None  # height, width
+    shapes: list[Shape] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)  # shapes without an area, by kind
+    file: Path | None = None  # the image, where the annotations say where it is
+
+
+@dataclass
+class Annotations:
+    """Labels in their order, with colours where the tool has them, and the images."""
+
+    labels: dict[str, str]  # to #rrggbb or ""
+    images: list[LabeledImage]
+
+
+def void_id(highest: int) -> int:
+    """Return the id of unscored pixels in masks with ids up to ``highest``: the largest of their type."""
+    return int(np.iinfo(np.min_scalar_type(highest)).max)
+
+
+def coco_tools() -> Any:
+    """Return ``pycocotools.mask``.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise ValueError("importing labels needs pycocotools: pip install pycocotools") from error
+    return mask
+
+
+def parse_outline(values: Sequence[Any], place: str) -> np.ndarray:
+    """Return (N, 2) x and y, from pairs or from one flat list.
+
+    Raises:
+        ValueError: they are not numbers, or lie beyond every image; ``place`` names whose they are.
+    """
+    try:
+        points = np.array(values, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: an outline must be a list of x and y") from error
+    if not np.isfinite(points).all() or np.abs(points).max(initial=0) > BEYOND:
+        raise ValueError(f"{place}: an outline with corners beyond every image")
+    return points
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, *, degrees: float = 0.0) -> np.ndarray:
+    """Return (180, 2) corners of an ellipse about (x, y), turned clockwise."""
+    angles = np.arange(180) * (2 * np.pi / 180)
+    return _turned(np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1), degrees, about=(x, y))
+
+
+def box(left: float, top: float, right: float, bottom: float, *, degrees: float = 0.0) -> np.ndarray:
+    """Return (4, 2) corners of a rectangle, turned clockwise about its center."""
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+    return _turned(corners, degrees, about=((left + right) / 2, (top + bottom) / 2))
+
+
+def _turned(points: np.ndarray, degrees: float, *, about: tuple[float, float]) -> np.ndarray:
+    if not degrees:
+        return points
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))  # y points down
+    return (points - about) @ np.array([(cos, sin), (-sin, cos)]) + about
+
+
+def decode_runs(counts: str | bytes | Sequence[int], height: int, width: int) -> np.ndarray:
+    """Return the mask (H, W) of COCO's run lengths, as a list or packed into text.
+
+    Raises:
+        ValueError: the runs do not make a mask of this size.
+    """
+    tools = coco_tools()
+    try:
+        if not isinstance(counts, str | bytes):
+            if sum(counts) != height * width:
+                raise ValueError
+            counts = tools.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)[
+                "counts"
+            ]
+        packed = counts.encode() if isinstance(counts, str) else counts
+        mask = np.asarray(tools.decode({"size": [height, width], "counts": packed}))
+        if tools.encode(np.asfortranarray(mask))["counts"] != packed:  # fewer pixels leave memory as it was
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"runs that are not a mask of {width}x{height}") from error
+    return mask.astype(bool)
+
+
+def area_of(shape: Shape, height: int, width: int) -> np.ndarray:
+    """Return the pixels (H, W) of a shape inside the image."""
+    area = np.zeros((height, width), bool)
+    if shape.mask is not None:
+        top, left = shape.place
+        inside = shape.mask[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
+        y, x = max(0, top), max(0, left)
+        area[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    polygons = [
+        np.nan_to_num(outline).clip(-BEYOND, BEYOND).ravel().tolist()
+        for outline in shape.outlines
+        if len(outline) > 2
+    ]
+    if polygons:
+        tools = coco_tools()
+        area |= tools.decode(tools.merge(tools.frPyObjects(polygons, height, width))).astype(bool)
+    return area
+
+
+def paint(image: LabeledImage, ids: dict[str, int]) -> tuple[np.ndarray, Counter[tuple[str, str]]]:
+    """Return the mask (H, W) of an image, and how many pixels are hidden by (label on top, label below).
+
+    Crowds lie below all else and are not scored; shapes without an id or a pixel are counted as skipped.
+    """
+    assert image.size is not None
+    void = void_id(len(ids) + 1)
+    mask = np.full(image.size, BACKGROUND, np.min_scalar_type(void))
+    names, hidden = {identity: label for label, identity in ids.items()}, Counter[tuple[str, str]]()
+    for shape in sorted(image.shapes, key=lambda shape: (not shape.is_crowd, shape.height)):
+        if shape.label not in ids:
+            image.skipped[f"of {shape.label}"] += 1
+            continue
+        value, area = void if shape.is_crowd else ids[shape.label], area_of(shape, *image.size)
+        image.skipped["without a pixel in the image"] += not area.any()
+        below, counts = np.unique(mask[area], return_counts=True)
+        for under, pixels in zip(below.tolist(), counts.tolist(), strict=True):
+            if under not in (BACKGROUND, value):
+                hidden[shape.label, names.get(under, "a crowd")] += pixels
+        mask[area] = value
+    image.skipped = +image.skipped
+    return mask, hidden

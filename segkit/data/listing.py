@@ -1,0 +1,66 @@
+"""Files below a folder, each once, and different names for them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder in order of their names, without hidden ones.
+
+    Links to folders are followed after the folders that are none, and each folder is entered once, so links
+    that lead back do not repeat files.
+    """
+    folders, links, seen = deque([os.fspath(folder)]), deque[str](), set[tuple[int, int]]()
+    while folders or links:
+        place = folders.popleft() if folders else links.popleft()
+        status = os.stat(place)  # noqa: PTH116  (a Path per folder and file would cost seconds)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(place) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(entry.path)
+                else:
+                    yield Path(entry.path)
+
+
+def root_prefixes(roots: Sequence[Path]) -> list[str]:
+    """Return a different prefix for the names below each root: as many of its last folders as that takes.
+
+    Raises:
+        ValueError: a root is there twice.
+    """
+    real = [os.path.realpath(root) for root in roots]
+    if twice := [str(root) for root, place in zip(roots, real, strict=True) if real.count(place) > 1]:
+        raise ValueError(f"data.root={','.join(twice)}: the same folder; name it once")
+    if len(roots) == 1:
+        return [""]
+    parts = [Path(os.path.abspath(root)).parts[1:] for root in roots]  # noqa: PTH100  (links stay)
+    for length in range(1, max(map(len, parts)) + 1):
+        prefixes = ["/".join(part[-length:]) + "/" for part in parts]
+        if len(set(prefixes)) == len(prefixes):
+            return prefixes
+    return [f"{number}/" for number in range(len(roots))]
+
+
+def unique_names(names: Sequence[str], files: Sequence[Path]) -> list[str]:
+    """Return different names: those that stand for several files get the suffix of the file, or a number."""
+    counts = Counter(names)
+    taken = {name for name, count in counts.items() if count == 1}
+    result = []
+    for name, file in zip(names, files, strict=True):
+        if counts[name] > 1:
+            candidate, number = f"{name}{file.suffix}", 2
+            while candidate in taken:
+                candidate, number = f"{name}_{number}", number + 1
+            taken.add(candidate)
+            name = candidate
+        result.append(name)
+    return result

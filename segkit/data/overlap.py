@@ -1,0 +1,100 @@
+"""Images that are in the training and in the validation split, found from their files."""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segkit import components
+from segkit.system import runs
+
+MOST_COMPARED = 5_000  # files of equal size that are looked into; each costs one small read
+SAMPLE = 4096  # bytes from the middle of a file, where two photographs of equal size differ
+
+log = logging.getLogger("segkit")
+
+
+def shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
+    """Return training and validation file of each validation image that both splits hold.
+
+    The same file is found under any path, through links too; a copy by its content, as long as there are not
+    too many files of equal size. Data sets without files have none.
+    """
+    sources, images = (_status_of_files(split) for split in (train, val))
+    by_file = {(status.st_dev, status.st_ino): file for file, status in sources.items()}
+    by_size: dict[int, list[Path]] = {}
+    for file, status in sources.items():
+        by_size.setdefault(status.st_size, []).append(file)
+    shared, alike = [], {}
+    for file, status in images.items():
+        if (same := by_file.get((status.st_dev, status.st_ino))) is not None:
+            shared.append((same, file))
+        elif status.st_size in by_size:
+            alike[file] = by_size[status.st_size]
+    if len(alike) + len({other for others in alike.values() for other in others}) > MOST_COMPARED:
+        return shared
+    samples: dict[Path, bytes] = {}
+    for file, others in alike.items():
+        copies = (other for other in others if _same_content(file, other, images[file].st_size, samples))
+        shared += [(other, file) for other in [next(copies, None)] if other]
+    return shared
+
+
+def _files(dataset: Any) -> list[Path]:
+    pairs = getattr(getattr(dataset, "dataset", dataset), "pairs", ())  # of an AlignedDataset those inside
+    return [pair.image for pair in pairs]
+
+
+def _status_of_files(dataset: Any) -> dict[Path, os.stat_result]:
+    return {file: file.stat() for file in _files(dataset) if file.exists()}
+
+
+def _same_content(one: Path, other: Path, size: int, samples: dict[Path, bytes]) -> bool:
+    try:
+        for file in (one, other):
+            if file not in samples:
+                with file.open("rb") as opened:
+                    opened.seek(max(0, size // 2 - SAMPLE // 2))
+                    samples[file] = opened.read(SAMPLE)
+        return samples[one] == samples[other] and filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False  # reading the sample reports it
+
+
+def describe_overlap(train: Any, val: Any) -> str:
+    """Return a sentence on the images that both splits hold; empty if there are none."""
+    if not (shared := shared_images(train, val)):
+        return ""
+    source, image = shared[0]
+    same = "" if source == image else f" (the training file {source})"
+    many = "image is" if len(shared) == 1 else "images are"
+    return (
+        f"{len(shared)} of {len(val)} validation {many} also trained on, such as {image}{same}: "
+        "scores will be too high. Check data.train_split and data.val_split"
+    )
+
+
+def warn_of_overlap(train: Any, val: Any) -> None:
+    """Warn on the main process if a validation image is also a training image."""
+    if runs.is_main() and (text := describe_overlap(train, val)):
+        log.warning("%s", text)
+
+
+def warn_of_trained_images(data: Mapping[str, Any], val: Any) -> None:
+    """Warn if an image to be scored is one that a network was trained on.
+
+    Args:
+        data: settings of the data of its training; nothing is said if they are not there any more.
+        val: the data set that is scored.
+    """
+    if not runs.is_main() or not data or not _files(val):
+        return
+    try:
+        train = components.build("data.datasets", {**data, "on_error": "skip"}, split="train")
+    except (ValueError, OSError, TypeError):
+        return
+    warn_of_overlap(train, val)

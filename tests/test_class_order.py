@@ -1,0 +1,222 @@
+"""Classes are matched by name wherever a class table meets a network."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import segkit
+from segkit import checkpoint, components, evaluation
+from segkit.data.alignment import align_dataset
+from segkit.data.labels import Entry, LabelTable
+from segkit.inference import Protocol, predictor
+from segkit.models import segmenter
+from segkit.training import starting
+from segkit.types import Sample
+
+COLOURS = {"back": (128, 128, 128), "red": (230, 30, 30), "blue": (30, 30, 230)}
+MODEL = {
+    "backbone": {"name": "resnest", "variant": "14", "width": 8},
+    "head": {"name": "fcn"},
+}
+
+
+def class_table(*rows):
+    return LabelTable("folder", tuple(Entry(*row) for row in rows))
+
+
+NETWORK = class_table(*((k, name, colour) for k, (name, colour) in enumerate(COLOURS.items())))
+
+
+class ByColour(torch.nn.Module):
+    """A network that finds the classes of ``NETWORK``, in that order, by their colours."""
+
+    align_corners = True
+    num_classes, in_channels, class_names = 3, 3, NETWORK.names
+
+    def __init__(self):
+        super().__init__()
+        self.place = torch.nn.Parameter(torch.zeros(1))
+
+    def normalise(self, image):
+        return image.float()
+
+    def forward(self, image, **_):
+        centres = torch.tensor(list(COLOURS.values())).float()[None, :, :, None, None]
+        return segkit.types.Logits(-(image[:, None] - centres).square().sum(2), None)
+
+
+def make_folder(root, rows, seed=0):
+    """Write images of three colours, with masks of the ids that the rows give to the names."""
+    ids = {name: identity for identity, name in rows}
+    draw = np.random.default_rng(seed)
+    for index in range(3):
+        names = draw.choice(list(COLOURS), (12, 16))
+        image = np.array([COLOURS[name] for name in names.ravel()], np.uint8).reshape(12, 16, 3)
+        mask = np.vectorize(lambda name: ids.get(name, 0))(names).astype(np.uint8)
+        for folder, array in (("images", image), ("masks", mask)):
+            place = root / folder / "val" / f"{index}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(place)
+    lines = [f"{identity},{name}" for identity, name in rows]
+    (root / "classes.csv").write_text("\n".join(["id,name", *lines, ""]))
+    return str(root)
+
+
+ORDERS = {
+    "same": [(0, "back"), (1, "red"), (2, "blue")],
+    "lines in another order": [(0, "back"), (2, "blue"), (1, "red")],
+    "other ids": [(7, "blue"), (11, "back"), (26, "red")],
+}
+
+
+@pytest.mark.parametrize("rows", ORDERS.values(), ids=ORDERS)
+def test_scores_do_not_depend_on_the_order_of_the_class_table(tmp_path, rows):
+    dataset = components.build(
+        "data.datasets", {"name": "folder", "root": make_folder(tmp_path, rows)}, split="val"
+    )
+    samples = []
+    found = evaluation.evaluate(
+        ByColour(), dataset, Protocol(), progress=False, on_image=lambda *each: samples.append(each)
+    )
+    assert found.scores["mIoU"] == 1
+    assert all(np.array_equal(sample.label, ids) for sample, ids in samples)
+    table = align_dataset(dataset, NETWORK.names).table
+    assert table.names == NETWORK.names
+    assert table.decode(samples[0][1]).tolist() == np.array(Image.open(tmp_path / "masks/val/0.png")).tolist()
+
+
+def test_other_class_names_are_refused_with_both_tables(tmp_path):
+    root = make_folder(tmp_path, [(0, "cat"), (1, "dog"), (2, "bird")])
+    dataset = components.build("data.datasets", {"name": "folder", "root": root}, split="val")
+    with pytest.raises(
+        ValueError, match=r"\[0 back, 1 red, 2 blue\].*classes.csv has \[0 cat, 1 dog, 2 bird\]"
+    ):
+        evaluation.evaluate(ByColour(), dataset, Protocol(), progress=False)
+
+
+def test_data_sets_of_plugins_are_aligned_too():
+    class Own:
+        name, names, on_error = "own", ["a"], "stop"
+        table = class_table((0, "blue", (0, 0, 9)), (1, "back", (9, 9, 9)), (2, "red", (9, 0, 0)))
+
+        def __len__(self):
+            return 1
+
+        def read(self, _):
+            return Sample(np.zeros((1, 4, 3), np.uint8), np.array([[0, 1, 2, 255]], np.uint8), "a")
+
+    aligned = align_dataset(Own(), NETWORK.names)
+    assert aligned.read(0).label.tolist() == [[2, 0, 1, 255]]
+    assert aligned.table.colours.tolist() == [[9, 9, 9], [9, 0, 0], [0, 0, 9]]
+
+
+def test_each_root_is_read_with_its_own_class_table(tmp_path, caplog):
+    roots = [make_folder(tmp_path / name, ORDERS[name], seed) for seed, name in enumerate(ORDERS)]
+    dataset = components.build(
+        "data.datasets", {"name": "folder", "root": roots, "cache": "disk"}, split="val"
+    )
+    assert len(dataset) == 9
+    for _ in range(2):  # the second time from the cache
+        found = evaluation.evaluate(ByColour(), dataset, Protocol(), progress=False)
+        assert found.scores["mIoU"] == 1
+    other = make_folder(tmp_path / "pets", [(0, "cat"), (1, "dog"), (2, "bird")])
+    with pytest.raises(ValueError, match=r"same/classes.csv has the classes .*pets/classes.csv has \[0 cat"):
+        components.build("data.datasets", {"name": "folder", "root": [roots[0], other]}, split="val")
+
+
+def write_checkpoint(path, model, table):
+    about = {"settings": {"model": MODEL, "data": {"name": "folder"}}, "classes": table.to_plain()}
+    checkpoint.write(path, {**about, "iteration": 5, "model": model.state_dict()})
+    return str(path)
+
+
+def test_fine_tuning_matches_class_weights_by_name(tmp_path):
+    torch.manual_seed(0)
+    source = segmenter.build(3, **MODEL).eval()
+    file = write_checkpoint(tmp_path / "best.pt", source, NETWORK)
+    other = class_table(*((k, name, (k, k, k)) for k, name in enumerate(("blue", "back", "red"))))
+    model, words = starting.network({**MODEL, "weights": file}, other)
+    image = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
+    expected = source(image).main[:, [2, 0, 1]]
+    torch.testing.assert_close(model.eval()(image).main, expected, rtol=0, atol=1e-6)
+    assert "matched by name" in words[-1]
+    assert model.class_names == ["blue", "back", "red"]
+
+
+def test_weights_without_a_run_keep_the_class_order_of_their_file(tmp_path):
+    file = write_checkpoint(tmp_path / "best.pt", segmenter.build(3, **MODEL), NETWORK)
+    root = make_folder(tmp_path / "data", ORDERS["other ids"])
+    settings = {"checkpoint": None, "device": "cpu", "model": {**MODEL, "weights": file}}
+    data = {"name": "folder", "root": root, "classes": "classes.csv"}
+    trained = predictor.rebuild({**settings, "data": data}, torch.device("cpu"))
+    assert [(entry.id, entry.name) for entry in trained.table.classes] == [
+        (11, "back"),
+        (26, "red"),
+        (7, "blue"),
+    ]
+    assert trained.model.class_names == NETWORK.names
+
+
+def test_a_loaded_checkpoint_scores_data_of_another_order(tmp_path):
+    torch.manual_seed(0)
+    file = write_checkpoint(tmp_path / "best.pt", segmenter.build(3, **MODEL), NETWORK)
+    network = segkit.load(file).network
+    counts = []
+    for name in ("same", "other ids"):
+        root = make_folder(tmp_path / name, ORDERS[name])
+        dataset = components.build("data.datasets", {"name": "folder", "root": root}, split="val")
+        counts.append(evaluation.evaluate(network, dataset, Protocol(), progress=False).counts)
+    assert torch.equal(*counts)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_refused"),
+    [
+        (lambda rows: rows.reverse(), True),
+        (lambda rows: rows[1].__setitem__(1, "rot"), True),
+        (lambda rows: rows[1].__setitem__(0, 9), True),
+        (lambda rows: rows[1].__setitem__(2, [1, 2, 3]), True),  # decides what masks of colours mean
+        (list.pop, True),
+        (lambda rows: rows.append([255, "void", [0, 0, 0], True, ""]), False),
+    ],
+    ids=["order", "name", "id", "colour", "length", "one more that is ignored"],
+)
+def test_resuming_with_other_classes_is_refused_with_both_tables(change, is_refused):
+    saved, now = ({"classes": NETWORK.to_plain(), "settings": {}} for _ in range(2))
+    change(now["classes"]["entries"])
+    if not is_refused:
+        checkpoint.compare(saved, now)
+        return
+    with pytest.raises(ValueError, match=r"\[0,back,#808080 \| 1,red,#e61e1e .* in the checkpoint, \["):
+        checkpoint.compare(saved, now)
+
+
+@pytest.mark.medium
+def test_results_have_the_ids_of_the_data_that_are_scored(tmp_path, tiny_run, run_here):
+    content = checkpoint.read(tiny_run / "best.pt")
+    names = [entry[1] for entry in content["classes"]["entries"] if not entry[3]]
+    scores = []
+    for step in (1, 7):
+        root, output = tmp_path / f"data {step}", tmp_path / f"results {step}"
+        ids = [(3 + step * k) % 23 for k in range(len(names))]
+        draw = np.random.default_rng(0)
+        for folder, values in (
+            ("images", draw.integers(0, 256, (40, 48, 3))),
+            ("masks", draw.choice(10, (40, 48))),
+        ):
+            array = np.array(ids)[values] if folder == "masks" else values
+            (root / folder / "val").mkdir(parents=True)
+            Image.fromarray(array.astype(np.uint8)).save(root / folder / "val/a.png")
+        rows = [f"{identity},{name}" for identity, name in zip(ids, names, strict=True)]
+        (root / "classes.csv").write_text("\n".join(["id,name", *(rows if step == 1 else reversed(rows))]))
+        words = [f"checkpoint={tiny_run}/best.pt", "data=folder", f"data.root='{root}'", f"output='{output}'"]
+        assert run_here("test_seg", *words, "save=[ids]", "loader.workers=0", "device=cpu") == 0
+        scores.append(json.loads((output / "result.json").read_text())["class_iou"])
+        assert list(scores[-1]) == names
+        assert set(np.unique(np.array(Image.open(output / "ids/a.png"))).tolist()) <= set(ids)
+    assert scores[0] == scores[1]
