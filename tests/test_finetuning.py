@@ -344,7 +344,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
     assert f"million parameters, weights {tiny_run}/best.pt" in said
     assert "renewed for other classes: auxiliary." in said
     assert (
-        "careful: batch normalisation over 2 images at a time is mostly noise; use schedule.freeze_norm"
+        "careful: batch normalization over 2 images at a time is mostly noise; use schedule.freeze_norm"
         in said
     )
     theirs, ours = (checkpoint.read(file / "best.pt") for file in (tiny_run, tmp_path / "mine"))
