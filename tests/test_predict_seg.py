@@ -16,6 +16,8 @@ import segkit
 from conftest import ROOT, run_command
 from segkit import checkpoint, inference
 from segkit.drawing import overlays
+from segkit.inference import predict_files
+from segkit.inference.prediction_index import ImageFile
 from segkit.inference.video import Video, VideoFile, with_legend_strip
 from segkit.types import Sample
 
@@ -304,6 +306,25 @@ def test_outputs_inside_the_input_are_not_predicted(cameras, tmp_path, run_here,
         assert run_here("predict_seg", *words) == (2 if place == "/*.*" else 0)
     assert len(list((tmp_path / "monday/out/ids").rglob("*.png"))) == 2
     assert "images: 0 predicted, 2 skipped, 0 failed" in capsys.readouterr().out
+
+
+def test_image_that_the_network_does_not_take_is_a_failure(network, cameras, tmp_path, monkeypatch):
+    images = [ImageFile(file, file.stem) for file in sorted((tmp_path / "monday/cam").iterdir())]
+    images.append(images[0]._replace(name="2"))
+    own, calls = network.predict, []
+
+    def predict(image):
+        calls.append(image)
+        if len(calls) == 2:
+            raise ValueError("takes images of 40x56 alone")
+        return own(image)
+
+    monkeypatch.setattr(network, "predict", predict)
+    how = {"kinds": ["ids"], "resume": False}
+    outcome = predict_files.predict_images(network, images, tmp_path / "out", **how)
+    assert outcome[:3] == (2, 0, 1)
+    assert outcome.failures == [f"{images[1].file}: takes images of 40x56 alone"]
+    assert sorted(file.stem for file in (tmp_path / "out/ids").iterdir()) == ["0", "2"]
 
 
 @pytest.mark.filterwarnings("ignore")  # of a camera that is not there

@@ -47,7 +47,8 @@ def predict_images(
         resume: leave out what is there.
 
     Raises:
-        ValueError: outputs are there and ``resume`` is false, or the network's weights are broken.
+        ValueError: outputs are there and ``resume`` is false, or the first image cannot be predicted, as with
+            broken weights.
     """
     missing = {image: _missing(folder, image.name, kinds) for image in images}
     there = [image for image, needed in missing.items() if len(needed) < len(set(kinds))]
@@ -56,7 +57,7 @@ def predict_images(
     waiting = [image for image in images if missing[image]]
     mine = waiting[distributed.rank() :: distributed.world_size()]
     is_silent = None if distributed.is_main() else True  # None: silent where there is no terminal
-    failures = []
+    predicted, failures = 0, []
     with Writing() as writing:
         reading = sources.read_ahead(mine, predictor.bands)
         for image, pixels in tqdm(reading, "predicting", len(mine), unit="image", disable=is_silent):
@@ -64,7 +65,14 @@ def predict_images(
                 failures.append(str(pixels))
                 continue
             needed = missing[image]
-            ids, probabilities = _predict(predictor, pixels, needed)
+            try:
+                ids, probabilities = _predict(predictor, pixels, needed)
+            except ValueError as error:  # such as another size than that of an exported file
+                if not predicted:
+                    raise
+                failures.append(f"{image.file}: {error}")
+                continue
+            predicted += 1
             shown = displayed(pixels, predictor.bands)
             options = {"kinds": needed, "probabilities": probabilities}
             writing.later(outputs.save, folder, image.name, shown, ids, predictor.table, **options)
