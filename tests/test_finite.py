@@ -108,6 +108,13 @@ def test_weights_that_overflow_are_not_saved(policy, ema, step):
     assert "resume=true starts from the last checkpoint" in str(stopped.value)
 
 
+def test_large_weights_whose_sum_overflows_are_saved(step):
+    run = begin()
+    with torch.no_grad():
+        run.model.head.weight.fill_(1e38)
+    assert run.state()["model"]["head.weight"].max() == 1e38
+
+
 def test_infinite_momentum_is_not_saved(step):
     run = begin()
     step(run, batch())

@@ -123,8 +123,9 @@ def check_state(state: Mapping[str, Any]) -> None:
         ValueError: one is not; the tensors are named.
     """
     tensors = {name: tensor for name, tensor in _tensors_in(state) if tensor.is_floating_point()}
-    finite = {name: tensor.isfinite().all() for name, tensor in tensors.items()}  # on two devices
-    names = [name for name, is_finite in finite.items() if not is_finite]
+    sums = {name: tensor.sum() for name, tensor in tensors.items()}  # on two devices; one pass over memory
+    doubtful = [name for name, total in sums.items() if not total.isfinite()]  # or a sum that overflowed
+    names = [name for name in doubtful if not tensors[name].isfinite().all()]
     if not distributed.all_reduce_max(len(names)):
         return
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
