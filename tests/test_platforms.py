@@ -64,6 +64,36 @@ def test_a_training_runs_without_what_linux_alone_has(tmp_path):
     assert (tmp_path / "runs/a/best.pt").exists()
 
 
+LIKE_WINDOWS = """
+import builtins, importlib, pkgutil
+
+POSIX = "fcntl grp posix pwd resource syslog termios tty pty".split()
+original = builtins.__import__
+
+
+def without_posix(name, namespace=None, *more):
+    if name in POSIX and (namespace or {}).get("__name__", "").startswith("segkit"):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return original(name, namespace, *more)
+
+
+builtins.__import__ = without_posix
+import segkit
+
+names = [module.name for module in pkgutil.walk_packages(segkit.__path__, "segkit.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+
+
+@pytest.mark.medium
+def test_every_module_imports_without_posix_modules():
+    found = subprocess.run([sys.executable, "-c", LIKE_WINDOWS], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) > 100
+
+
 class NoFloat64(TorchDispatchMode):
     """As a device that has no float64."""
 

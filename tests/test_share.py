@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 import segkit
 from segkit import checkpoint
 from segkit.drawing import overlays
-from segkit.inference import share
 from segkit.system import shared
+from segkit.tools import share
 
 ROOT = Path(__file__).parent.parent
 
@@ -217,7 +217,7 @@ def test_the_shared_folder_is_scored_as_the_checkpoint(tiny_run, folder, run_her
 
 
 def test_a_missing_checkpoint_is_told_by_the_command_and_nothing_is_written(tmp_path):
-    command = [sys.executable, "-m", "segkit.share", str(tmp_path / "none.pt"), str(tmp_path / "out")]
+    command = [sys.executable, "-m", "segkit.tools.share", str(tmp_path / "none.pt"), str(tmp_path / "out")]
     missing = subprocess.run(command, capture_output=True, text=True, cwd=Path(share.__file__).parents[2])
     assert missing.returncode == 2
     assert "none.pt" in missing.stderr.splitlines()[-1]

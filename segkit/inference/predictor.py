@@ -96,7 +96,7 @@ def load(
     """The network of a run's checkpoint, or of an exported file, ready to predict.
 
     Args:
-        file: such as ``runs/demo/best.pt``, a folder made by ``segkit.inference.share``, ``hf://user/name``,
+        file: such as ``runs/demo/best.pt``, a folder made by ``segkit.tools.share``, ``hf://user/name``,
             or an exported file such as ``best.onnx``, which runs on the CPU.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
         protocol: None looks at the image once, as a whole.

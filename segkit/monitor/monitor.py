@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,11 @@ from segkit.monitor.versions import environment, environment_text
 from segkit.settings.dotted import flat
 from segkit.system import distributed
 from segkit.types import Batch, Sample, Writer
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 __all__ = ["Monitor", "class_table", "environment", "environment_text", "profile_steps"]
 
@@ -254,8 +258,9 @@ class Monitor:
             "wall/images_per_second": self.images / seconds,
             "wall/step_seconds": seconds / self.steps,
             "wall/data_share": self.waited / seconds,
-            "wall/host_GiB_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
         }
+        if resource is not None:
+            speeds["wall/host_GiB_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         if torch.cuda.is_available():
             speeds["wall/device_GiB_peak"] = torch.cuda.max_memory_allocated() / 2**30
         return speeds

@@ -1,4 +1,4 @@
-"""Give a trained network to others: ``python -m segkit.inference.share runs/NAME/best.pt OUT/``.
+"""Give a trained network to others: ``python -m segkit.tools.share runs/NAME/best.pt OUT/``.
 
 The folder then holds the weights with settings, classes and scores (``model.safetensors``), a model card
 (``README.md``) and a preview; it can be loaded as it is, or from a hub that it was put on.
@@ -188,7 +188,7 @@ def _words(scores: Mapping[str, float | None]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> str:
     """What the command line asks for; returns what to tell."""
-    parser = argparse.ArgumentParser(prog="python -m segkit.share", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m segkit.tools.share", description=__doc__)
     parser.add_argument("checkpoint", help="of a run, such as runs/NAME/best.pt")
     parser.add_argument("folder", type=Path, help="to write")
     parser.add_argument("--licence", default="unknown", help="of the weights, such as mit or cc-by-4.0")

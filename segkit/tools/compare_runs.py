@@ -1,7 +1,8 @@
-"""Compare runs: ``python -m segkit.monitor.compare runs/* [--csv FILE] [--json FILE] [--png FILE]``.
+"""Compare runs: ``python -m segkit.tools.compare_runs runs/* [--csv FILE] [--json FILE] [--png FILE]``.
 
-Says which settings differ and what came of it. All of it is read from the runs' TensorBoard events. Where
-runs differ in their seed alone, a second table has them as one row: mean, spread, and what can be told apart.
+Lists the settings that differ and the scores, read from the TensorBoard events of the runs. Runs that differ
+in their seed alone are one row of a second table: mean, standard deviation, cost, and Welch's t-test
+against the best row, its p times the number of rows compared (Bonferroni).
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import argparse
 import csv
 import io
 import json
+import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from segkit.drawing import line_charts, overlays
-from segkit.monitor import repeated
 from segkit.system import files
 
+FREE = ("seed", "run_name", "run_dir", "resume")  # settings that may differ within a row of seeds
+LEVEL = 0.05  # of significance
 Points = list[tuple[int, float]]
 
 
@@ -103,17 +106,9 @@ def _shown(key: str, value: object) -> str:
         return "-"
     if key in ("best mIoU", "pixAcc there", "last mIoU"):
         return f"{100 * float(str(value)):.2f}"
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float) and value % 1
-        else f"{value:g}"
-        if _number(value)
-        else str(value)
-    )
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float))
+    if isinstance(value, float) and value % 1:
+        return f"{value:.4g}"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _aligned(cells: Sequence[Sequence[str]]) -> str:
@@ -127,29 +122,110 @@ def _aligned(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+class Row(NamedTuple):
+    """Runs that differ in their seed alone."""
+
+    name: str
+    scores: list[float]  # mIoU of the last validation of each run: the best of many would flatter
+    parameters: int | None
+    macs: float | None  # of one crop
+    seconds: float | None  # of a step, the median over the runs
+
+
 def seeds(runs: Sequence[Run]) -> str:
-    """The table of rows of several seeds; nothing where no settings were run with two."""
+    """Return the table of rows of several seeds; an empty text if no settings were run with two."""
     scored = [run for run in runs if run.curves.get("val/mIoU")]
-    groups = repeated.grouped([run.settings for run in scored])
+    groups = group_by_settings([run.settings for run in scored])
     if all(len(group) < 2 for group in groups):
         return ""
     found = []
     for group in groups:
         some = [scored[number] for number in group]
         seconds = [second for run in some for _, second in run.curves.get("wall/step_seconds", [])]
-        found.append(
-            repeated.Row(
-                repeated.without_seed(some[0].name),
-                [run.curves["val/mIoU"][-1][1] for run in some],
-                *repeated.cost(some[0].folder),
-                statistics.median(seconds) if seconds else None,
-            )
-        )
+        scores = [run.curves["val/mIoU"][-1][1] for run in some]
+        median = statistics.median(seconds) if seconds else None
+        found.append(Row(remove_seed(some[0].name), scores, *cost(some[0].folder), median))
     note = (
         "mIoU of the last validation in %, mean and standard deviation over the seeds; MACs of one crop; "
         "p of Welch's t-test times the rows compared"
     )
-    return f"\n{_aligned(repeated.cells(found))}{note}\n"
+    return f"\n{_aligned(cells(found))}{note}\n"
+
+
+def group_by_settings(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Return the numbers of runs that have all settings in common but the seed and their name."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for number, some in enumerate(settings):
+        key = tuple(sorted((name, str(value)) for name, value in some.items() if name not in FREE))
+        found.setdefault(key, []).append(number)
+    return list(found.values())
+
+
+def remove_seed(name: str) -> str:
+    """Return the name of a run of a sweep without its seed: ``ablation-seed=0-a=b`` as ``ablation-a=b``."""
+    return re.sub(r"-seed=\d+(?=-|$)", "", name)
+
+
+def cost(folder: Path) -> tuple[int | None, float | None]:
+    """Return a network's parameters and MACs for a crop, without the auxiliary head; None if unknown."""
+    import torch
+
+    from segkit import checkpoint
+    from segkit.data.labels import LabelTable
+    from segkit.models import segmenter, summary
+    from segkit.system import runs
+
+    for file in runs.checkpoints_in(folder):
+        try:
+            content = checkpoint.read(file, mapped=True)
+            model = segmenter.unloaded(content["settings"]["model"])
+            with torch.device("meta"):
+                network = segmenter.build(LabelTable.from_plain(content["classes"]).num_classes, **model)
+            crop = content["settings"]["sizes"]["crop"]
+            sides = (crop, crop) if isinstance(crop, int) else tuple(crop)
+            used = [part for part in summary.parts(network, sides) if part.name != "auxiliary"]
+        except (KeyError, ValueError, TypeError, RuntimeError, NotImplementedError):
+            continue  # of another version, or a foreign part: its score still counts
+        return sum(part.parameters for part in used), sum(part.flops for part in used) / 2
+    return None, None
+
+
+def p_value(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the two-sided p of Welch's t-test that two samples of at least two have one mean."""
+    from scipy import stats  # a second
+
+    if len(set(a)) == len(set(b)) == 1:  # without spread the test is undefined
+        return 1.0 if a[0] == b[0] else 0.0
+    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the table, best first, with its heads."""
+    rows = sorted(rows, key=lambda row: -statistics.fmean(row.scores))
+    compared = sum(len(row.scores) > 1 for row in rows[1:])
+    heads = ["settings", "runs", "parameters", "MMACs", "mIoU", "s/step", "against the first"]
+    lines = [heads]
+    for row in rows:
+        spread = f" +- {100 * statistics.stdev(row.scores):.2f}" if len(row.scores) > 1 else ""
+        lines.append(
+            [
+                row.name,
+                str(len(row.scores)),
+                "-" if row.parameters is None else f"{row.parameters:,}",
+                "-" if row.macs is None else f"{row.macs / 1e6:,.1f}",
+                f"{100 * statistics.fmean(row.scores):.2f}{spread}",
+                "-" if row.seconds is None else f"{row.seconds:.3g}",
+                "" if row is rows[0] else _verdict(row, rows[0], compared),
+            ]
+        )
+    return lines
+
+
+def _verdict(row: Row, first: Row, compared: int) -> str:
+    if min(len(row.scores), len(first.scores)) < 2:
+        return "one run says nothing of the spread"
+    p = min(p_value(row.scores, first.scores) * compared, 1.0)
+    return f"lower (p {p:.2g})" if p < LEVEL else f"not distinguishable (p {p:.2g})"
 
 
 def smoothed(curve: Points, *, weight: float = 0.9) -> Points:
@@ -177,7 +253,7 @@ def draw(runs: Sequence[Run], file: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> str:
     """Read the runs, write what was asked for, and return the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m segkit.monitor.compare", description="compare training runs"
+        prog="python -m segkit.tools.compare_runs", description="compare training runs"
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as runs/*")
     for kind in ("csv", "json", "png"):

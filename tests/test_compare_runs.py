@@ -11,11 +11,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from segkit import checkpoint
 from segkit.drawing import line_charts
-from segkit.monitor import compare
+from segkit.models import segmenter, summary
 from segkit.monitor.monitor import Monitor
+from segkit.tools import compare_runs as compare
+from segkit.tools.compare_runs import Row, cells, group_by_settings, p_value, remove_seed
 
+COLORS = [(31, 119, 180), (255, 127, 14), (44, 160, 44)]  # the first three of matplotlib
 RUNS = {  # mIoU at iterations 10, 20, 30
     "good": ({"schedule.lr": 0.01, "model.name": "a", "seed": 0, "run_name": "good"}, (0.5, 0.75, 0.625)),
     "bad": ({"schedule.lr": 0.5, "model.name": "a", "seed": 0, "run_name": "bad"}, (0.25, 0.125, 0.0625)),
@@ -114,8 +120,8 @@ def test_csv_json_and_png_hold_the_same_runs(runs, tmp_path):
     assert content[0]["settings"] == RUNS["good"][0]
     drawn = cv2.imread(str(tmp_path / "new/runs.png"))
     assert drawn is not None
-    for colour in line_charts.COLOURS[:2]:
-        assert (drawn[..., ::-1] == colour).all(-1).sum() > 100
+    for color in COLORS[:2]:
+        assert (drawn[..., ::-1] == color).all(-1).sum() > 100
 
 
 def test_folders_without_events_are_left_out_and_named(runs):
@@ -132,10 +138,10 @@ def test_nothing_to_compare_is_an_error_that_says_what_to_give(runs, capsys):
 
 def test_it_runs_as_a_module_without_loading_torch(runs):
     code = (
-        "import sys; from segkit.monitor import compare; text = compare.main(sys.argv[1:]);"
+        "import sys; from segkit.tools import compare_runs as compare; text = compare.main(sys.argv[1:]);"
         "assert 'torch' not in sys.modules; sys.stdout.write(text)"
     )
-    for command in (["-c", code], ["-m", "segkit.monitor.compare"]):
+    for command in (["-c", code], ["-m", "segkit.tools.compare_runs"]):
         done = subprocess.run(
             [sys.executable, *command, str(runs / "good")],
             cwd=Path(__file__).parents[1],
@@ -146,33 +152,95 @@ def test_it_runs_as_a_module_without_loading_torch(runs):
         assert "75.00" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 6, [0, 1, 2, 3, 4, 5, 6]),
-        (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (13, 88, [0, 20, 40, 60, 80, 100]),
-        (-0.003, 0.011, [-0.005, -0.0025, 0, 0.0025, 0.005, 0.0075, 0.01, 0.0125]),
-    ],
-)
-def test_ticks_are_round_numbers_around_the_data(low, high, expected):
-    assert line_charts.ticks(low, high) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("low", "high"), [(5, 5), (0, 0), (-2, -2), (1e-12, 1e9), (159999, 160000)])
-def test_ticks_enclose_whatever_comes(low, high):
-    found = line_charts.ticks(low, high)
-    assert found[0] <= low
-    assert high <= found[-1]
-    assert 2 <= len(found) <= 9
-
-
 def test_a_chart_survives_nan_nothing_and_a_single_point():
-    drawn = line_charts.line_chart({"a": [(0, float("nan"))], "b": [], "c": [(5, 1.0)]}, title="x")
-    assert drawn.shape == (340, 900, 3)
-    assert (drawn == line_charts.COLOURS[2]).all(-1).any()
+    drawn = line_charts.charts({"x": {"a": [(0, float("nan"))], "b": [], "c": [(5, 1.0)]}})
+    assert drawn.shape == (360, 900, 3)
+    assert (drawn == COLORS[2]).all(-1).any()
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():
     assert compare.smoothed([(1, 2.0), (2, 2.0)]) == [(1, 2.0), (2, 2.0)]
     assert compare.smoothed([(1, 0.0), (2, 1.0)], weight=0.75) == [(1, 0.0), (2, 0.25)]
+
+
+def test_samples_without_spread_are_equal_or_not():
+    assert p_value([0.5, 0.5], [0.5, 0.5]) == 1
+    assert p_value([0.5, 0.5], [0.25, 0.25]) == 0
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_row():
+    settings = [
+        {"seed": seed, "run_name": f"x-{lr}-{seed}", "schedule.lr": lr} for seed in (0, 1) for lr in (1, 2)
+    ]
+    assert group_by_settings(settings) == [[0, 2], [1, 3]]
+    assert remove_seed("ablation-seed=12-model_backbone=a") == "ablation-model_backbone=a"
+    assert remove_seed("ablation-model_backbone=a-seed=0") == "ablation-model_backbone=a"
+    assert remove_seed("preseed=1") == "preseed=1"
+
+
+def test_the_table_says_what_the_spread_lets_it_say():
+    rows = [
+        Row("near", [0.50, 0.53, 0.47], 1_000_000, 2e9, 0.5),
+        Row("best", [0.51, 0.54, 0.50], 2_000_000, 3e9, 0.25),
+        Row("far", [0.101, 0.100, 0.102], None, None, None),
+        Row("once", [0.3], 1, 1e6, 0.1),
+    ]
+    heads, *told = cells(rows)
+    assert [line[0] for line in told] == ["best", "near", "once", "far"]
+    best, near, once, far = (dict(zip(heads, line, strict=True)) for line in told)
+    assert (best["mIoU"], best["parameters"], best["MMACs"]) == ("51.67 +- 2.08", "2,000,000", "3,000.0")
+    assert best["against the first"] == ""
+    assert near["against the first"].startswith("not distinguishable (p ")
+    assert once["against the first"] == "one run says nothing of the spread"
+    assert far["against the first"].startswith("lower (p 0.00")
+    assert (far["parameters"], far["s/step"]) == ("-", "-")
+
+
+def test_many_comparisons_need_more_than_one():
+    first = Row("a", [0.50, 0.52, 0.51], None, None, None)
+    other = Row("b", [0.47, 0.485, 0.48], None, None, None)
+    alone = cells([first, other])[-1][-1]
+    among = cells([first, other, *(Row(f"c{n}", [0.1, 0.2, 0.3], None, None, None) for n in range(5))])
+    assert alone.startswith("lower")
+    assert next(line for line in among if line[0] == "b")[-1].startswith("not distinguishable")
+
+
+def test_cost_is_that_of_the_network_in_the_checkpoint(tiny_run):
+    content = checkpoint.read(tiny_run / "last.pt")
+    with torch.device("meta"):
+        model = segmenter.build(10, **content["settings"]["model"])
+    crop = content["settings"]["sizes"]["crop"]
+    image = torch.empty(1, 3, *((crop, crop) if isinstance(crop, int) else crop), device="meta")
+    parameters, macs = compare.cost(tiny_run)
+    assert parameters == summary.parameters(model.backbone) + summary.parameters(model.head)
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(image)
+    assert macs == counter.get_total_flops() / 2
+
+
+def test_the_command_adds_the_rows_where_there_are_several_seeds(runs_of_seeds):
+    text = compare.main([str(folder) for folder in runs_of_seeds.iterdir()])
+    table = text.split("\n\n")[-1]
+    lines = table.splitlines()
+    assert lines[0].split()[:2] == ["settings", "runs"]
+    assert [line.split()[0] for line in lines[1:3]] == ["x-model=b", "x-model=a"]
+    assert "50.00 +- 10.00" in lines[2]
+    assert "not distinguishable" in lines[2]
+    single = compare.main([str(runs_of_seeds / "x-model=a-seed=0")])
+    assert "distinguishable" not in single
+    assert "+-" not in single
+
+
+@pytest.fixture
+def runs_of_seeds(tmp_path):
+    scores = {"a": (0.4, 0.5, 0.6), "b": (0.5, 0.55, 0.6)}
+    for model, some in scores.items():
+        for seed, score in enumerate(some):
+            name, colours = f"x-model={model}-seed={seed}", np.zeros((1, 3), np.uint8)
+            with Monitor(
+                tmp_path / name, total=10, iterations_per_epoch=10, names=["a"], colours=colours
+            ) as m:
+                m.hparams({"model.name": model, "seed": seed, "run_name": name})
+                m.step(10, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
+                m.scores(10, {"pixAcc": score, "mIoU": score}, [score])
+    return tmp_path

@@ -1,0 +1,1 @@
+"""Commands beside training and prediction: ``python -m segkit.tools.NAME``. Nothing else imports them."""
