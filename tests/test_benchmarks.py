@@ -1,0 +1,118 @@
+"""Each benchmark runs at a small size, and `make bench` fails where a ratio has moved."""
+
+import csv
+import json
+import os
+import sys
+from argparse import Namespace
+
+import cv2
+import pytest
+import torch
+
+from conftest import ROOT, run_command
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """Let the scripts be imported, and leave threads and modules as they were."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", os.environ.get("NO_ALBUMENTATIONS_UPDATE", "1"))
+    threads, known = (cv2.getNumThreads(), torch.get_num_threads()), set(sys.modules)
+    yield
+    cv2.setNumThreads(threads[0])
+    torch.set_num_threads(threads[1])
+    for name in set(sys.modules) - known:
+        if str(ROOT / "benchmarks") in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def test_bench_fails_for_ratios_outside_their_tolerance(benchmarks, monkeypatch, tmp_path):
+    import bench
+
+    monkeypatch.setattr(bench.ceilings, "machine", lambda threads: "a machine")
+    file = tmp_path / "expected.csv"
+
+    def run(found, *words):
+        runs = iter(found)
+        monkeypatch.setattr(bench, "measured", lambda: next(runs))
+        monkeypatch.setattr(sys, "argv", ["bench.py", "--expected", str(file), *words])
+        bench.main()
+
+    run([{"a": 2.0, "b": 1.0}, {"a": 2.2, "b": 1.0}], "--write", "--repeat", "2")
+    rows = {row["ratio"]: row for row in csv.DictReader(file.read_text().splitlines())}
+    assert (float(rows["a"]["expected"]), float(rows["b"]["tolerance"])) == (2.1, 0.1)
+    run([{"a": 1.95, "b": 1.09}])
+    for found, reason in (
+        ({"a": 1.7, "b": 1.0}, "a: 1.70 in place of 2.10"),
+        ({"b": 1.0}, "a: not measured"),
+        ({"a": 2.1, "b": 1.0, "c": 1.0}, "c: not in the file"),
+    ):
+        with pytest.raises(SystemExit, match=reason):
+            run([found])
+
+
+@pytest.mark.medium
+def test_loader_benchmark(benchmarks, monkeypatch, tmp_path, capsys):
+    import loader
+
+    case = loader.Case("tiny", (48, 64), ".png", 64, 32, decoded=False, colour=False, files=2, samples=24)
+    monkeypatch.setattr(loader, "CASES", [case])
+    monkeypatch.setattr(sys, "argv", ["loader.py", "--rounds", "1", "--results", str(tmp_path / "x.jsonl")])
+    loader.main()
+    (part,) = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
+    assert part["rates"].keys() == loader.SIDES.keys()
+    assert all(rate > 0 for rate in part["rates"].values())
+    assert "| tiny | " in capsys.readouterr().out
+
+
+@pytest.mark.medium
+def test_the_timed_steps_of_segkit_and_the_published_code_agree(benchmarks, monkeypatch):
+    import train_sides
+    from torch import nn
+
+    def network(given, build=train_sides.network):
+        model = build(given)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout | nn.Dropout2d):
+                module.p = 0.0  # its masks are drawn from other generators
+        return model
+
+    monkeypatch.setattr(train_sides, "network", network)
+    given = Namespace(variant="14", batch=8, crop=48, classes=7, seed=3, auxiliary=True, device="cpu")
+    batch = train_sides.noise(given)
+    ours, theirs = (train_sides.step_of(given, side, "float32") for side in ("segkit", "published"))
+    for _ in range(3):
+        assert ours(*batch) == pytest.approx(theirs(*batch), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_train_step_benchmark(tmp_path):
+    results = tmp_path / "found.jsonl"
+    words = ["--variant", "14", "--crop", "32", "--threads", "1", "--rounds", "1", "--results", results]
+    words += ["--sides", "segkit", "published", "--modes", "float32"]
+    first = run_command("benchmarks/train_step.py", *words).stdout
+    (steps,) = map(json.loads, results.read_text().splitlines())
+    assert {*steps["rows"]} == {"segkit", "published"}
+    assert run_command("benchmarks/train_step.py", "table", "--results", results).stdout.startswith(first)
+
+
+@pytest.mark.slow
+def test_losses_benchmark_keeps_complete_trainings(tmp_path):
+    small = ["experiment=demo", "data.size=32", "data.val_scenes=2", "model.backbone.width=8"]
+    small += ["model.head.width=8", "schedule.iterations=2", "schedule.policy.warmup_iterations=0"]
+    small += ["schedule.batch_size=2", "loader.workers=0", f"run_dir={tmp_path}"]
+    call = ["benchmarks/losses.py", "train", "--losses", "ce_dice", "--seeds", "0", "--", *small]
+    assert "| `ce_dice` | 1 |" in run_command(*call).stdout
+    weights = tmp_path / "demo-loss=ce_dice-seed=0" / "last.pt"
+    before = weights.stat().st_mtime_ns
+    run_command(*call)
+    assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_scaling_benchmark_of_two_processes(tmp_path):
+    results = tmp_path / "found.jsonl"
+    run_command("benchmarks/scaling.py", "--what", "processes", "--rounds", "1", "--results", results)
+    found = json.loads(results.read_text())
+    assert found["two"]["loss"] == pytest.approx(found["one"]["loss"], rel=0.2)  # statistics of half a batch
