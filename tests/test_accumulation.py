@@ -75,7 +75,7 @@ def test_a_step_that_ran_out_of_memory_is_repeated_in_parts(dropout, monkeypatch
     for name, buffer in run.model.named_buffers():
         assert torch.equal(buffer, same.model.get_buffer(name)), name
     assert (
-        "iteration 1: out of memory; trying again with schedule.accumulate=2 (2 images at a time"
+        "iteration 1: out of memory; trying again with schedule.accumulate=2 (at most 2 of the 4 images"
         in caplog.text
     )
     assert run.state()["micro_batches"] == 2
@@ -114,7 +114,7 @@ def test_a_run_keeps_its_division_when_it_is_resumed(tmp_path):
     unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
     run = Run(unbroken, *WORDS, before=LimitImages(4))
     run.completes()
-    assert run.said.count("out of memory; trying again with schedule.accumulate=2 (4 images at a time") == 1
+    assert run.said.count("out of memory; trying again with schedule.accumulate=2 (at most 4 of the 8") == 1
     assert checkpoint.read(unbroken / "last.pt")["micro_batches"] == 2
     assert Run(folder, *WORDS, before=LimitAndKill(4)).ends() == -signal.SIGKILL
     resumed = Run(folder, *WORDS, "resume=true")
@@ -131,8 +131,8 @@ def test_all_processes_divide_when_memory_ends_in_one(rank, tmp_path):
     for run in (*several, *plain):
         run.completes()
     said = "".join(run.said for run in several)
-    assert said.count("trying again with schedule.accumulate=2 (2 images") == 1
-    assert said.count("trying again with schedule.accumulate=4 (1 images") == 1
+    assert said.count("trying again with schedule.accumulate=2 (at most 2 of the 4") == 1
+    assert said.count("trying again with schedule.accumulate=4 (at most 1 of the 4") == 1
     first, second = (checkpoint.read(tmp_path / name / "last.pt") for name in ("several", "plain"))
     assert (first["micro_batches"], second["micro_batches"]) == (4, 1)
     for name, tensor in first["model"].items():

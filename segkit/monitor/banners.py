@@ -29,9 +29,7 @@ def banner(settings: Mapping[str, Any], facts: RunFacts) -> str:
     data, schedule, runtime = settings["data"], settings["schedule"], settings["runtime"]
     model = settings["model"]
     start = model.get("weights") or model["backbone"].get("weights")
-    length = (
-        f"{facts.iterations:,} iteration{'' if facts.iterations == 1 else 's'} of {schedule['batch_size']}"
-    )
+    length = f"{count(facts.iterations, 'iteration')} of {schedule['batch_size']}"
     if schedule.get("epochs") is not None:
         length = f"{count(schedule['epochs'], 'epoch')} = {length}"
         every = count(settings["evaluation"]["every"], "epoch")
@@ -41,8 +39,8 @@ def banner(settings: Mapping[str, Any], facts: RunFacts) -> str:
     lines = [
         f"{_network(settings)}: {facts.parameters / 1e6:,.1f} million parameters, "
         + (f"weights {start}" if start else "from scratch"),
-        f"{data['name']}: {facts.train_images:,} images, {length}, {rule};"
-        f" validation on {facts.val_images:,} images every {every}",
+        f"{data['name']}: {count(facts.train_images, 'image')}, {length}, {rule};"
+        f" validation on {count(facts.val_images, 'image')} every {every}",
         f"on {facts.device} in {facts.precision}",
     ]
     if facts.done:
@@ -64,7 +62,8 @@ def _network(settings: Mapping[str, Any]) -> str:
 
 def count(number: float, noun: str) -> str:
     """Write a number with its noun in the right form: ``1 epoch``, ``2 epochs``."""
-    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
+    written = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{written} {noun}" if number == 1 else f"{written} {noun}s"
 
 
 def duration(seconds: float) -> str:

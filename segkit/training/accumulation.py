@@ -86,7 +86,7 @@ def _double(training: Any, images: int, error: Exception | None) -> None:
         torch.cuda.empty_cache()
     if distributed.is_main():
         LOG.warning(
-            "iteration %d: out of memory; trying again with schedule.accumulate=%d (%d images at a time, over"
-            " which batch normalization takes its statistics)",
-            *(training.iteration + 1, count, -(-images // count)),
+            "iteration %d: out of memory; trying again with schedule.accumulate=%d (at most %d of the %d"
+            " images at a time, over which batch normalization takes its statistics)",
+            *(training.iteration + 1, count, -(-images // count), images),
         )
