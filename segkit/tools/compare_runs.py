@@ -196,7 +196,8 @@ def p_value(a: Sequence[float], b: Sequence[float]) -> float:
 
     if len(set(a)) == len(set(b)) == 1:  # without spread the test is undefined
         return 1.0 if a[0] == b[0] else 0.0
-    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    _, p = stats.ttest_ind(a, b, equal_var=False)
+    return float(p)  # pyright: ignore[reportArgumentType]
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
