@@ -23,7 +23,7 @@ def main(settings: dict[str, Any]) -> None:
 
     with distributed.processes(settings["device"]) as device:
         val_set = components.build("data.datasets", settings["data"], split="val")
-        model, table, own_data = predictor.rebuild(settings, device)
+        model, table, own_data, _ = predictor.rebuild(settings, device)
         val_set = align_dataset(val_set, table.names)
         warn_of_trained_images(own_data, val_set)
         if not settings["submission"]:  # results have the ids of the data, an archive those of the server

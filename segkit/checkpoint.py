@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from segkit.data.labels import LabelTable
+from segkit.licenses import build_ledger
 from segkit.models.published import file_of
 from segkit.settings import PositiveFloat, PositiveInt
 from segkit.settings.dotted import flat
@@ -43,7 +44,8 @@ class Checkpoints:
     Args:
         folder: ``runs/NAME``.
         keeping: of the settings.
-        about: carried by every checkpoint: the composed ``settings`` and the class table, ``classes``.
+        about: carried by every checkpoint: the composed ``settings``, the class table, ``classes``, and the
+            license ledger, ``licenses``.
     """
 
     def __init__(self, folder: Path, keeping: CheckpointConfig, about: dict[str, Any]) -> None:
@@ -53,7 +55,8 @@ class Checkpoints:
     @classmethod
     def from_settings(cls, settings: dict[str, Any], folder: Path, table: ClassTable) -> Checkpoints:
         """Return those of a run with its composed settings, stored whole, on the classes of its data."""
-        about = {"settings": settings, "classes": table.to_plain()}
+        licenses = read_ledger(settings, folder)
+        about = {"settings": settings, "classes": table.to_plain(), "licenses": licenses}
         return cls(folder, CheckpointConfig(**settings["checkpoint"]), about)
 
     def resumed(self) -> dict[str, Any] | None:
@@ -106,6 +109,24 @@ def settings_of(folder: Path) -> dict[str, Any] | None:
         with contextlib.suppress(ValueError):  # whoever opens the run tells of damaged ones
             return read(file, mapped=True)["settings"]
     return None
+
+
+def read_ledger(settings: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Return the license ledger of a run: its stored one, or a new one that continues ``model.weights``."""
+    for file in runs.checkpoints_in(folder):
+        with contextlib.suppress(ValueError):
+            if stored := read(file, mapped=True).get("licenses"):
+                return stored
+    return start_ledger(settings)
+
+
+def start_ledger(settings: dict[str, Any]) -> dict[str, str]:
+    """Return the license ledger of a new training, which continues that of ``model.weights``."""
+    before = None
+    if weights := settings["model"].get("weights"):
+        with contextlib.suppress(ValueError, OSError):  # not a checkpoint of segkit
+            before = read(weights, mapped=True).get("licenses")
+    return build_ledger(settings, before)
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -193,7 +214,8 @@ def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
         )
     parts = {"iteration": int, "settings": dict, "classes": dict, "model": dict}
     wrong = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
-    wrong += ["average"] * (not isinstance(content.get("average"), dict | None))
+    optional = ("average", "licenses")
+    wrong += [name for name in optional if not isinstance(content.get(name), dict | None)]
     sections = ((name, content["settings"].get(name, {})) for name in ("data", "model", "sizes") if not wrong)
     wrong += [f"settings.{name}" for name, section in sections if not isinstance(section, dict)]
     if wrong:

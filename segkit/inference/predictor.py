@@ -18,6 +18,7 @@ from segkit.data import bands, labels
 from segkit.data.labels import LabelTable
 from segkit.data.pairs import read_image
 from segkit.inference.export import deployed
+from segkit.licenses import build_ledger
 from segkit.models import segmenter, weights
 from segkit.settings import check
 from segkit.system import distributed, files
@@ -34,6 +35,7 @@ class Trained(NamedTuple):
     model: segmenter.Segmenter
     table: LabelTable
     data: Mapping[str, Any] = MappingProxyType({})  # settings of the data it was trained on, where known
+    licenses: Mapping[str, str] = MappingProxyType({})  # of code, pretrained weights and data, where known
 
 
 class Predictor:
@@ -180,20 +182,20 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
         content = checkpoint.read(settings["checkpoint"])
         table = LabelTable.from_plain(content["classes"])
         model = _rebuilt(content, settings["model"], table).to(device)
-        return Trained(model, table, content["settings"].get("data", {}))
+        return Trained(model, table, content["settings"].get("data", {}), content.get("licenses") or {})
     table = labels.load_class_table(settings["data"])
     if (names := checkpoint.class_names(settings["model"]["weights"])) is not None:
         table = table.in_order_of(names, f"model.weights={settings['model']['weights']}")
     model = segmenter.build(table.num_classes, **settings["model"]).to(device)
     model.class_names = table.names
-    return Trained(model, table)
+    return Trained(model, table, licenses=build_ledger(settings))
 
 
 def _deployed(file: str | Path, *, trust_code: bool) -> Trained:
     about = deployed.facts(file)
     table = LabelTable.from_plain(about["classes"])
     model: Any = deployed.opened(file, table.num_classes, about, trust_code=trust_code)
-    return Trained(model, table, about["settings"].get("data", {}))
+    return Trained(model, table, about["settings"].get("data", {}), about.get("licenses", {}))
 
 
 def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:

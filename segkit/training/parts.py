@@ -82,7 +82,8 @@ def save(model: segmenter.Segmenter, file: str | Path, *, settings: Settings, ta
     Raises:
         OSError: it cannot be written.
     """
-    about = {"settings": dict(settings), "classes": table.to_plain()}
+    licenses = checkpoint.start_ledger(dict(settings))
+    about = {"settings": dict(settings), "classes": table.to_plain(), "licenses": licenses}
     path = Path(file).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(path, {**about, "iteration": 0, "model": model.state_dict()})

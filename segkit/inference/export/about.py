@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 def describe(trained: Trained, kind: Kind, settings: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
-    """Plain values: interface, classes with their colours, normalisation, protocol and settings."""
+    """Plain values: interface, classes with their colours, normalisation, protocol, settings and licenses."""
     model, table = trained.model, trained.table
     own = {key: copy.deepcopy(settings[key]) for key in ("model", "data", "sizes") if key in settings}
     for part in (own["model"], own["model"]["backbone"]):
@@ -35,5 +35,6 @@ def describe(trained: Trained, kind: Kind, settings: Mapping[str, Any], protocol
         "protocol": protocol.stated(),
         "classes": table.to_plain(),
         "settings": own,
+        "licenses": dict(trained.licenses),
     }
     return json.loads(json.dumps(about))
