@@ -16,13 +16,13 @@ from pathlib import Path
 from command import Script
 from tqdm import tqdm
 
-from segkit.data import importing
-from segkit.data.importing import proposals
 from segkit.data.pairs import MASKS
 from segkit.data.reading import read_mask
 from segkit.drawing import overlays
 from segkit.system import files
 from segkit.system.commands import spoken
+from segkit.tools import import_labels as tool
+from segkit.tools.import_labels import proposals
 
 
 def import_labels(arguments: argparse.Namespace, root: Path) -> None:
@@ -36,7 +36,7 @@ def import_labels(arguments: argparse.Namespace, root: Path) -> None:
         )
     chosen = [label.strip() for label in arguments.classes.split(",")] if arguments.classes else ()
     empty = arguments.empty or ("background" if arguments.kind == "coco" else "left-out")
-    report = importing.import_labels(
+    report = tool.import_labels(
         arguments.kind,
         given,
         images=images,
@@ -82,7 +82,7 @@ def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
     values = proposals.values_of(masks)
     table = proposals.proposed(values)
     with files.whole(output) as file:
-        file.write(importing.format_csv(table).encode())
+        file.write(tool.format_csv(table).encode())
     for (_, pixels), entry in zip(sorted(values.items()), table.entries, strict=True):
         print(f"{entry.id:>6} {entry.name:>12} {pixels / values.total():8.3%} of the pixels")
     print(f"{len(masks)} masks were read; give the classes of {output} their names, then `verify`")
@@ -100,7 +100,7 @@ script.adds(
     "import",
     import_labels,
     "make images/, masks/ and classes.csv from the files of a label tool, and print a report",
-    ("--from", {"dest": "kind", "choices": sorted(importing.READERS), "required": True}),
+    ("--from", {"dest": "kind", "choices": sorted(tool.READERS), "required": True}),
     (
         "files",
         {"type": Path, "nargs": "+", "metavar": "FILE", "help": "JSON, XML or CSV; or a folder of them"},

@@ -20,7 +20,8 @@ def dotted(path):
 
 
 def entries():
-    return sorted(path.name for path in HOUSE.iterdir() if not path.name.startswith(("__", "py.typed")))
+    others = ("__init__", "__pycache__", "py.typed")
+    return sorted(path.name for path in HOUSE.iterdir() if not path.name.startswith(others))
 
 
 def imports(path, known):

@@ -18,9 +18,8 @@ from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 
 from conftest import ROOT, run_command
-from segkit.data import importing
-from segkit.data.importing import proposals, shapes
 from segkit.data.labels import LabelTable
+from segkit.tools.import_labels import format_csv, import_labels, proposals, shapes
 
 HEIGHT, WIDTH = 60, 80
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
@@ -108,7 +107,7 @@ def area_of(segmentation):
 
 def test_masks_of_coco_are_those_of_pycocotools_painted_one_after_another(tmp_path, capsys):
     file, out = coco_like(tmp_path, images=12), tmp_path / "out"
-    report = importing.import_labels("coco", [file], images=tmp_path / "photos", root=out)
+    report = import_labels("coco", [file], images=tmp_path / "photos", root=out)
     capsys.readouterr()
     api = COCO(str(file))
     capsys.readouterr()
@@ -152,7 +151,7 @@ def test_masks_of_more_labels_than_a_byte_holds_have_16_bits(tmp_path):
     content = {"images": [{"id": 1, "file_name": "a.png", **size}], "annotations": annotations}
     (tmp_path / "all.json").write_text(json.dumps(content | {"categories": categories}))
     out = tmp_path / "out"
-    report = importing.import_labels("coco", [tmp_path / "all.json"], images=tmp_path / "photos", root=out)
+    report = import_labels("coco", [tmp_path / "all.json"], images=tmp_path / "photos", root=out)
     raw = cv2.imread(str(out / "masks/a.png"), cv2.IMREAD_UNCHANGED)
     flat = raw.T.ravel()[:800]
     assert raw.dtype == np.uint16
@@ -228,9 +227,7 @@ def test_shapes_of_labelme_are_those_that_pillow_draws(tmp_path):
         (tmp_path / f"in/{kind}.json").write_text(json.dumps(content))
     photograph(tmp_path / "in/unlabelled.jpg")
     files = sorted((tmp_path / "in").glob("*.json"))
-    report = importing.import_labels(
-        "labelme", files, images=tmp_path / "in", root=tmp_path / "out", empty="left-out"
-    )
+    report = import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "out", empty="left-out")
     for kind, (_, expected, _) in shapes.items():
         mask = cv2.imread(str(tmp_path / f"out/masks/{kind}.png"), -1)
         if expected is None:
@@ -258,7 +255,7 @@ def test_shapes_of_cvat_overlap_as_their_z_order_says(tmp_path):
       <polyline label="road" points="1,1;5,5"/><tag label="car"/></image></annotations>"""
     (tmp_path / "annotations.xml").write_text(text)
     out = tmp_path / "out"
-    report = importing.import_labels("cvat", [tmp_path / "annotations.xml"], images=tmp_path / "in", root=out)
+    report = import_labels("cvat", [tmp_path / "annotations.xml"], images=tmp_path / "in", root=out)
     mask = cv2.imread(str(out / "masks/sub/a.png"), -1)
     expected = np.ones((60, 80), np.uint8)
     expected[pillow_polygon(shapes.box(40, 20, 60, 40, degrees=45) - 0.5)] = 2
@@ -303,10 +300,8 @@ def test_regions_of_via_in_all_its_files(tmp_path, kind):
     photograph(tmp_path / "in/a.png")
     file = via_of(kind, tmp_path)
     with pytest.raises(ValueError, match="--attribute class or n"):
-        importing.import_labels("via", [file], images=tmp_path / "in", root=tmp_path / "out")
-    report = importing.import_labels(
-        "via", [file], images=tmp_path / "in", root=tmp_path / "out", attribute="class"
-    )
+        import_labels("via", [file], images=tmp_path / "in", root=tmp_path / "out")
+    report = import_labels("via", [file], images=tmp_path / "in", root=tmp_path / "out", attribute="class")
     mask = cv2.imread(str(tmp_path / "out/masks/a.png"), -1)
     close_to(mask == 1, pillow_polygon(np.array([(5, 4), (60, 10), (50, 50)]) - 0.5))
     np.testing.assert_array_equal(np.argwhere(mask == 2)[[0, -1]], [[40, 60], [54, 69]])
@@ -350,7 +345,7 @@ def test_image_paths_of_labelme_are_relative_to_their_file(tmp_path):
         files.append(labelme_file(tmp_path / f"labels/{folder}/b.json", "b.png"))
     for images in (tmp_path / "photos", tmp_path / "labels"):
         out = tmp_path / f"out of {images.name}"
-        report = importing.import_labels("labelme", files, images=images, root=out)
+        report = import_labels("labelme", files, images=images, root=out)
         assert (report.images, report.missing) == (4, [])
         for name in ("one/a", "one/b", "two/a", "two/b"):
             assert (out / f"masks/{name}.png").is_file()
@@ -364,12 +359,12 @@ def test_a_failed_import_leaves_nothing_behind(tmp_path):
     files = [labelme_file(tmp_path / f"in/{name}.json", f"{name}.png") for name in "ab"]
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=r"b.png: not an image"):
-        importing.import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "deep/out")
+        import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "deep/out")
     assert sorted(tmp_path.rglob("*")) == before
-    importing.import_labels("labelme", files[:1], images=tmp_path / "in", root=tmp_path / "deep/out")
+    import_labels("labelme", files[:1], images=tmp_path / "in", root=tmp_path / "deep/out")
     before = {file: file.read_bytes() for file in (tmp_path / "deep").rglob("*") if file.is_file()}
     with pytest.raises(ValueError, match=r"b.png: not an image"):
-        importing.import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "deep/out")
+        import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "deep/out")
     assert {file: file.read_bytes() for file in (tmp_path / "deep").rglob("*") if file.is_file()} == before
     assert not list(tmp_path.rglob(".import*"))
 
@@ -423,7 +418,7 @@ def test_a_proposed_table_reads_the_masks_it_was_proposed_for(tmp_path, seed):
         ).save(file)
         files.append(file)
     table = proposals.proposed(proposals.values_of(files))
-    (tmp_path / "classes.csv").write_text(importing.format_csv(table))
+    (tmp_path / "classes.csv").write_text(format_csv(table))
     read = LabelTable.read(tmp_path / "classes.csv", "folder")
     for file in files:
         raw = np.array(Image.open(file))

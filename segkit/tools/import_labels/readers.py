@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 
-from segkit.data.importing.shapes import (
+from segkit.system.files import read_text
+from segkit.tools.import_labels.shapes import (
     Annotations,
     LabeledImage,
     Shape,
@@ -24,7 +25,6 @@ from segkit.data.importing.shapes import (
     ellipse,
     parse_outline,
 )
-from segkit.system.files import read_text
 
 
 def read_json(file: Path) -> Any:

@@ -15,13 +15,20 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segkit.data.importing.readers import READERS
-from segkit.data.importing.shapes import BACKGROUND, Annotations, LabeledImage, coco_tools, paint, void_id
 from segkit.data.labels import COLUMNS, Entry, LabelTable, automatic_colour, hex_colour
 from segkit.data.listing import walk_files
 from segkit.data.pairs import count
 from segkit.data.reading import IMAGES
 from segkit.drawing import overlays
+from segkit.tools.import_labels.readers import READERS
+from segkit.tools.import_labels.shapes import (
+    BACKGROUND,
+    Annotations,
+    LabeledImage,
+    coco_tools,
+    paint,
+    void_id,
+)
 from segkit.types import MOST_CLASSES
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segkit.data.importing.shapes import void_id
 from segkit.data.labels import Entry, LabelTable, automatic_colour
 from segkit.data.reading import read_mask
+from segkit.tools.import_labels.shapes import void_id
 
 MOST = 256  # different values from which masks are no class masks: instance ids, or a photograph
 

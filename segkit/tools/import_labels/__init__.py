@@ -1,6 +1,6 @@
 """Files of other label tools as folders to train on; a class table proposed from masks."""
 
-from segkit.data.importing.conversion import Report, format_csv, import_labels
-from segkit.data.importing.readers import READERS
+from segkit.tools.import_labels.conversion import Report, format_csv, import_labels
+from segkit.tools.import_labels.readers import READERS
 
 __all__ = ["READERS", "Report", "format_csv", "import_labels"]
