@@ -33,10 +33,10 @@ def main(settings: dict[str, Any]) -> None:
     network = export.network_for(model, kind)
     print(f"exporting to {kind.format}, interface {kind.interface}, {kind.precision} ...", flush=True)
     about = describe(trained, kind, settings, protocol)
-    with export.written(
+    with export.export_atomically(
         network, path, kind, about=about, calibration=calibration(model, kind, settings)
     ) as file:
-        deployed = export.opened(file, trained.table.num_classes, trust_code=True)
+        deployed = export.load_exported(file, trained.table.num_classes, trust_code=True)
         print(
             f"comparing with PyTorch in float32 on {len(images.images)} images: {images.origin}", flush=True
         )
@@ -45,7 +45,7 @@ def main(settings: dict[str, Any]) -> None:
             found.append(at_size)
             share = at_size.equal / at_size.pixels
             print(f"  {at_size.height}x{at_size.width}: {share:.4%} of the pixels are equal", flush=True)
-        print(verification.verdict(found, kind, path))
+        print(verification.check_agreement(found, kind, path))
         if kind.precision == "int8":
             judge(model, deployed, settings, path)
     mebibytes = sum(part.stat().st_size for part in export.parts(path)) / 2**20
@@ -105,7 +105,7 @@ def judge(model: Any, deployed: Any, settings: dict[str, Any], path: Any) -> Non
     print(
         f"mIoU on {len(val_set)} images ({protocol.name}): float32 {before:.2%}, int8 {after:.2%}", flush=True
     )
-    verification.refuse_worse(before, after, path)
+    verification.check_int8_drop(before, after, path)
 
 
 if __name__ == "__main__":

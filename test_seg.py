@@ -43,7 +43,7 @@ def main(settings: dict[str, Any]) -> None:
             val_set,
             protocol,
             workers=settings["loader"]["workers"],
-            on_image=results.keeper(folder, table, kinds=kinds, gallery=gallery),
+            on_image=results.make_image_callback(folder, table, kinds=kinds, gallery=gallery),
             partial=folder / "partial",
             resume=settings["resume"],
         )
@@ -68,7 +68,7 @@ def main(settings: dict[str, Any]) -> None:
                     images=len(val_set),
                     settings=settings,
                 )
-            print(results.summary(result, table, data=results.on_what(settings)))
+            print(results.summary(result, table, data=results.describe_data(settings)))
             print(f"results are in {folder}")
 
 

@@ -112,7 +112,9 @@ def write_file(name: str, variant: str, folder: Path) -> None:
     told |= {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
     told |= {"align_corners": model.align_corners, "classes": {}, "settings": {}}
     smaller = [verification.as_taken(model, scene((side, side)), kind) for side in (193, 257)]
-    with export.written(export.network_for(model, kind), path, kind, about=told, calibration=smaller):
+    with export.export_atomically(
+        export.network_for(model, kind), path, kind, about=told, calibration=smaller
+    ):
         pass
 
 
@@ -121,7 +123,8 @@ def ready_network(name: str, variant: str, folder: Path) -> Any:
     precision: Any = "bf16" if name.endswith("bf16") else "float32"
     if name in FILES:
         return prepare(
-            export.opened(file_of(name, variant, folder)[1], CLASSES, trust_code=True), precision=precision
+            export.load_exported(file_of(name, variant, folder)[1], CLASSES, trust_code=True),
+            precision=precision,
         )
     model = network(variant)
     if name == "eager":

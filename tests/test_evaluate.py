@@ -15,7 +15,7 @@ from torch import nn
 
 from segkit import components
 from segkit.data.labels import DataError
-from segkit.evaluation import EnoughError, evaluate, partial
+from segkit.evaluation import StopEvaluation, evaluate, partial
 from segkit.evaluation.metrics import ConfusionMatrix, scores
 from segkit.inference import Protocol, predict, prepare
 from segkit.types import Figures, Logits, Sample
@@ -223,7 +223,7 @@ def test_not_one_readable_image_is_said():
 
 def test_enough_may_come_before_the_first_image_is_counted():
     def leave(*_):
-        raise EnoughError
+        raise StopEvaluation
 
     found = evaluate(ByColour(), Noise(), Protocol(evaluators={"boundary": True}), on_image=leave)
     assert (found.images, found.scores, int(found.counts.sum())) == (0, {}, 0)
@@ -232,7 +232,7 @@ def test_enough_may_come_before_the_first_image_is_counted():
 def test_enough_keeps_what_was_counted():
     def leave(sample, _):
         if sample.name == "2":
-            raise EnoughError
+            raise StopEvaluation
 
     found = evaluate(ByColour(), Noise(), Protocol(), on_image=leave)
     assert found.images == 2
@@ -346,7 +346,7 @@ sys.path.insert(0, sys.argv[2])
 from segkit.system import distributed
 from segkit import components
 from segkit.data.labels import DataError
-from segkit.evaluation import EnoughError, evaluate, partial
+from segkit.evaluation import StopEvaluation, evaluate, partial
 from segkit.inference import Protocol
 from test_evaluate import ByColour, Noise
 torch.set_num_threads(1)

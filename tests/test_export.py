@@ -64,9 +64,9 @@ def about(model, kind):
 
 
 def exported(model, path, kind):
-    with export.written(export.network_for(model, kind), path, kind, about=about(model, kind)):
+    with export.export_atomically(export.network_for(model, kind), path, kind, about=about(model, kind)):
         pass
-    return export.opened(path, model.num_classes, trust_code=True)
+    return export.load_exported(path, model.num_classes, trust_code=True)
 
 
 def photograph(height, width):
@@ -216,9 +216,9 @@ def test_the_verdict_counts_pixels_and_not_images(counts):
     share = sum(c.equal for c in found) / sum(c.pixels for c in found)
     if share < 0.9999:
         with pytest.raises(ValueError, match="is not written"):
-            verification.verdict(found, export.Kind(), "x.onnx")
+            verification.check_agreement(found, export.Kind(), "x.onnx")
     else:
-        assert ("100.0000 %" in verification.verdict(found, export.Kind(), "x.onnx")) == (share == 1)
+        assert ("100.0000 %" in verification.check_agreement(found, export.Kind(), "x.onnx")) == (share == 1)
 
 
 def test_a_file_of_ids_is_right_where_it_can_be_and_says_where_it_cannot(ids_file, tiny_run):
@@ -258,10 +258,10 @@ def test_precisions_are_those_of_the_runtime(logits_file):
 def test_a_file_that_is_none_is_told_in_a_line(suffix, tmp_path):
     path = tmp_path / f"net{suffix}"
     with pytest.raises(ValueError, match="there is no such file"):
-        deployed.facts(path)
+        deployed.read_metadata(path)
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match=r"damaged, or not|did not write|not a file that export_seg"):
-        deployed.facts(path)
+        deployed.read_metadata(path)
 
 
 def test_an_onnx_file_of_others_is_told(tmp_path, logits_file):
@@ -269,7 +269,7 @@ def test_an_onnx_file_of_others_is_told(tmp_path, logits_file):
     del model.metadata_props[:]
     onnx.save(model, str(tmp_path / "foreign.onnx"))
     with pytest.raises(ValueError, match=r"not a file that export_seg.py wrote"):
-        deployed.facts(tmp_path / "foreign.onnx")
+        deployed.read_metadata(tmp_path / "foreign.onnx")
 
 
 @pytest.mark.parametrize(
@@ -346,10 +346,10 @@ def test_eight_bits_are_integers_and_judged_by_the_score(tiny_run, run_here, tmp
 )
 def test_more_than_half_a_point_is_too_much(after, kept):
     if kept:
-        verification.refuse_worse(0.7, after, "x.onnx")
+        verification.check_int8_drop(0.7, after, "x.onnx")
         return
     with pytest.raises(ValueError, match=r"int8 lowers validation mIoU from 70.00%"):
-        verification.refuse_worse(0.7, after, "x.onnx")
+        verification.check_int8_drop(0.7, after, "x.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -365,12 +365,12 @@ def test_pt2_is_opened_only_when_it_is_trusted(pt2_file, run_here, capsys, monke
     with pytest.raises(ValueError, match=r"net\.pt2: opening a \.pt2 file can run any code.*trust_code=true"):
         segkit.load(pt2_file)
     assert segkit.load(pt2_file, trust_code=True).predict(photograph(48, 32)).shape == (48, 32)
-    monkeypatch.setattr(torch.export, "load", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(torch.export, "load", lambda *_: pytest.fail("load_exported"))
     words = f"checkpoint={pt2_file}", f"output={tmp_path}"
     assert run_here("predict_seg", *words, f"input={tmp_path}", "device=cpu") == 2
     assert run_here("test_seg", *words, "data=camvid", f"data.root={tmp_path}") == 2
     assert "Traceback" not in capsys.readouterr().err
-    assert deployed.facts(pt2_file)["interface"] == "ids"
+    assert deployed.read_metadata(pt2_file)["interface"] == "ids"
 
 
 def damaged_onnx(source, path, change):

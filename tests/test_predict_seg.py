@@ -412,7 +412,9 @@ def test_class_ids_are_saved_as_the_data_sets_own_ids(tmp_path):
 
     table = built_in("cityscapes")
     sample = Sample(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8), "city/frame")
-    results.keeper(tmp_path, table, kinds={"ids"}, gallery=None)(sample, np.full((4, 5), 13, np.uint8))
+    results.make_image_callback(tmp_path, table, kinds={"ids"}, gallery=None)(
+        sample, np.full((4, 5), 13, np.uint8)
+    )
     assert (pixels_of(tmp_path / "ids/city/frame.png") == 26).all()  # class 13, car, is label id 26
 
 

@@ -16,7 +16,7 @@ from segkit.types import Sample
 
 
 def keep(folder, data, ids, names):
-    keeper = results.keeper(folder, built_in(data), kinds={"ids"}, gallery=None)
+    keeper = results.make_image_callback(folder, built_in(data), kinds={"ids"}, gallery=None)
     for name, mask in zip(names, ids, strict=True):
         keeper(Sample(np.zeros((*mask.shape, 3), np.uint8), mask, name), mask)
 

@@ -104,19 +104,19 @@ def _find_difference(folder: Path, data: Any, protocol: Protocol, weights_sha256
         return ""
     weights = "" if other_weights == weights_sha256 else " of other weights"
     evaluators = "" if has_extra else f" with {', '.join(extra)}"
-    name, root = on_what({"data": other_data}), other_data.get("root")
+    name, root = describe_data({"data": other_data}), other_data.get("root")
     return f"the result{weights} of {other.get('name')}{evaluators} on {name}" + (
         f", root {root}" if root else ""
     )
 
 
-def on_what(settings: Mapping[str, Any]) -> str:
+def describe_data(settings: Mapping[str, Any]) -> str:
     """Data and split in words."""
     data = settings["data"]
     return f"{data['name']}, split {data.get('val_split', 'val')}"
 
 
-def keeper(
+def make_image_callback(
     folder: Path, table: LabelTable, *, kinds: Collection[str], gallery: Gallery | None
 ) -> Callable[[Sample, np.ndarray], None]:
     """What ``evaluate`` is to call with each image: saves the kinds, and shows it to the gallery."""

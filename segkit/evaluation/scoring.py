@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("segkit")
 
 
-class EnoughError(Exception):
+class StopEvaluation(Exception):  # noqa: N818 - named like StopIteration
     """Raised by ``on_image`` or ``on_strip`` to end an evaluation; what is counted so far counts."""
 
 
@@ -42,7 +42,7 @@ class Evaluation(NamedTuple):
     """What an evaluation found, the same on every process."""
 
     counts: Tensor  # (K, K) int64 on the CPU, rows are labels
-    scores: dict[str, float]  # fractions of 1; empty if ``EnoughError`` came before the first counted pixel
+    scores: dict[str, float]  # fractions of 1; empty if it was stopped before the first counted pixel
     protocol: Protocol
     seconds: float
     classes: Mapping[str, list[float]] = MappingProxyType(
@@ -80,9 +80,9 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
         protocol: how to look at each image.
         workers: processes that read ahead.
         on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them;
-            ``EnoughError`` from it ends the evaluation early.
+            ``StopEvaluation`` from it ends the evaluation early.
         on_strip: called before that with each sample and the merged scores of some of its rows, from top to
-            bottom; ``EnoughError`` likewise.
+            bottom; ``StopEvaluation`` likewise.
         progress: show a bar.
         partial: folder for the counts of an unfinished evaluation; it goes when all is counted.
         resume: count on from what ``partial`` holds; ``on_image`` is not called again for those images.
@@ -112,7 +112,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
                 prediction = predict(fast, image, protocol, on_strip=watch)
                 if on_image:
                     on_image(sample, prediction.cpu().numpy())
-            except EnoughError:
+            except StopEvaluation:
                 enough = True
                 break
             tally.add(index, sample.label, prediction)

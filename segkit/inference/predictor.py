@@ -142,7 +142,7 @@ def defaults(given: dict[str, Any]) -> dict[str, Any]:
             "or leave out checkpoint="
         )
     if deployed.is_exported(file):
-        own = deployed.facts(file)["settings"]
+        own = deployed.read_metadata(file)["settings"]
     else:
         own = checkpoint.read(file)["settings"]
     _refuse_unnamed_plugins(own, file)
@@ -192,9 +192,9 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
 
 
 def _deployed(file: str | Path, *, trust_code: bool) -> Trained:
-    about = deployed.facts(file)
+    about = deployed.read_metadata(file)
     table = LabelTable.from_plain(about["classes"])
-    model: Any = deployed.opened(file, table.num_classes, about, trust_code=trust_code)
+    model: Any = deployed.load_exported(file, table.num_classes, about, trust_code=trust_code)
     return Trained(model, table, about["settings"].get("data", {}), about.get("licenses", {}))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segkit import evaluation, inference
 from segkit.checkpoint import Checkpoints
-from segkit.evaluation import EnoughError, Evaluation
+from segkit.evaluation import Evaluation, StopEvaluation
 from segkit.inference import Protocol, Strip
 from segkit.monitor.monitor import Monitor
 from segkit.system import distributed, files, signals
@@ -56,7 +56,7 @@ def validate(
 
     def leave_if_asked(sample: Sample, strip: Strip) -> None:
         if run.request.signal:
-            raise EnoughError
+            raise StopEvaluation
         loss.add(sample, strip)
 
     monitor.say(f"validating on {len(dataset):,} images")

@@ -3,8 +3,17 @@
 One module a format, with ``Session``, ``metadata`` and what writes it; ``deployed`` makes a file a network.
 """
 
-from segkit.inference.export.deployed import is_exported, opened
-from segkit.inference.export.files import FORMATS, parts, target, written
+from segkit.inference.export.deployed import is_exported, load_exported
+from segkit.inference.export.files import FORMATS, export_atomically, parts, target
 from segkit.inference.export.interfaces import Kind, network_for
 
-__all__ = ["FORMATS", "Kind", "is_exported", "network_for", "opened", "parts", "target", "written"]
+__all__ = [
+    "FORMATS",
+    "Kind",
+    "export_atomically",
+    "is_exported",
+    "load_exported",
+    "network_for",
+    "parts",
+    "target",
+]

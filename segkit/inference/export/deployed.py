@@ -27,7 +27,7 @@ def is_exported(file: str | Path) -> bool:
     return format_of(Path(file)) is not None
 
 
-def facts(file: str | Path) -> dict[str, Any]:
+def read_metadata(file: str | Path) -> dict[str, Any]:
     """What a file says about itself.
 
     Raises:
@@ -194,7 +194,7 @@ class IdsFile(Deployed):
         return torch.from_numpy(self.run(array[None], (height, width))[0])
 
 
-def opened(
+def load_exported(
     file: str | Path, num_classes: int, about: dict[str, Any] | None = None, *, trust_code: bool = False
 ) -> Deployed:
     """Return the network in a file, ready to predict.
@@ -202,14 +202,14 @@ def opened(
     Args:
         file: with one of the suffixes of ``FORMATS``.
         num_classes: K.
-        about: of ``facts``, where they were read already.
+        about: of ``read_metadata``, where they were read already.
         trust_code: open a ``.pt2``, which can run code.
 
     Raises:
         ValueError: the file is damaged, is not trusted, its runtime refuses it, or segkit did not write it.
     """
     path = Path(file).expanduser()
-    about = about or facts(file)
+    about = about or read_metadata(file)
     if format_of(path) == "torch_export" and not trust_code:
         raise ValueError(
             f"{path}: opening a .pt2 file can run any code in it. If you trust its origin, set "
@@ -219,4 +219,4 @@ def opened(
     return kind(path, num_classes, about).eval()
 
 
-__all__ = ["FORMATS", "Deployed", "IdsFile", "LogitsFile", "facts", "is_exported", "opened"]
+__all__ = ["FORMATS", "Deployed", "IdsFile", "LogitsFile", "is_exported", "load_exported", "read_metadata"]

@@ -61,7 +61,7 @@ def target(output: str | None, beside: Path, kind: Kind) -> Path:
 
 
 @contextlib.contextmanager
-def written(
+def export_atomically(
     network: nn.Module,
     path: Path,
     kind: Kind,

@@ -133,7 +133,7 @@ def _sizes(image: np.ndarray, fixed: Sequence[int] | None) -> list[tuple[int, in
     return [(sides[0], sides[1]), *((height, width) for height, width in smaller)]
 
 
-def verdict(found: Sequence[Compared], kind: Kind, path: Path) -> str:
+def check_agreement(found: Sequence[Compared], kind: Kind, path: Path) -> str:
     """What the comparison found, in words.
 
     Raises:
@@ -162,7 +162,7 @@ def _floored(share: float) -> str:
     return f"{np.floor(share * 1e6) / 1e4:.4f}"
 
 
-def refuse_worse(before: float, after: float, path: Path) -> None:
+def check_int8_drop(before: float, after: float, path: Path) -> None:
     """See that 8 bits cost little.
 
     Args:
