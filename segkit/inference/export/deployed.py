@@ -39,6 +39,7 @@ def read_metadata(file: str | Path) -> dict[str, Any]:
     stored = module_of(format_of(path) or "onnx").metadata(path)
     try:
         about = {key: json.loads(stored[key]) for key in METADATA}
+        about["licenses"] = json.loads(stored.get("licenses", "{}"))
         _check_metadata(about)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(
@@ -60,6 +61,7 @@ def _check_metadata(about: Mapping[str, Any]) -> None:
         "align_corners": isinstance(about["align_corners"], bool),
         "classes": isinstance(about["classes"], dict),
         "settings": isinstance(about["settings"], dict),
+        "licenses": isinstance(about["licenses"], dict),
     }
     if wrong := [key for key, is_right in holds.items() if not is_right]:
         raise ValueError(f"{wrong[0]} is not valid")
