@@ -58,6 +58,7 @@ def test_the_header_tells_settings_classes_and_scores_and_no_place(tiny_run, fol
         about = json.loads(file.metadata()["segkit"])
     assert about["scores"] == best["scores"]
     assert about["iteration"] == best["iteration"]
+    assert about["licenses"] == best["licenses"]
     assert [entry[1] for entry in about["classes"]["entries"]] == [e[1] for e in best["classes"]["entries"]]
     assert about["settings"]["model"]["head"] == best["settings"]["model"]["head"]
     assert str(tiny_run.parent) not in (folder / "model.safetensors").read_bytes().decode("latin1")
@@ -79,7 +80,8 @@ def test_the_card_has_scores_protocol_licence_and_use(tiny_run, folder):
     assert card.startswith("---\nlicense: mit\nlibrary_name: segkit\npipeline_tag: image-segmentation\n")
     assert "validation in training, whole (scales 1" in card
     assert f"mIoU {100 * score:.2f} %" in card
-    assert "of the data they were trained on: not stated" in card
+    assert "of the data they were trained on: drawn by segkit, MIT" in card
+    assert "of the weights that training started from: none, trained from scratch" in card
     assert 'segkit.load("tiny")' in card
     assert "](preview.png)" in card
     assert (folder / "preview.png").read_bytes().startswith(b"\x89PNG")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segkit.licenses import NOT_STATED
 from segkit.system import files, shared
 
 PREVIEW = "preview.png"
@@ -57,6 +58,8 @@ and plain values; nothing in it is run.
 ## Licence
 
 * of the weights: {licence}
+* of the code: {code_licence}
+* of the weights that training started from: {start_licence}
 * of the data they were trained on: {data_licence}
 
 Settings of the training are in the header of `{file}`.
@@ -68,7 +71,7 @@ def write(
     folder: Path,
     *,
     licence: str = "unknown",
-    data_licence: str = "not stated",
+    data_licence: str | None = None,
     preview: Path | None = None,
 ) -> Path:
     """Write the folder.
@@ -77,7 +80,7 @@ def write(
         checkpoint_file: of a run; the moving average is taken where there is one.
         folder: made if need be; it must not hold another network.
         licence: of the weights, an identifier such as ``mit`` or ``cc-by-4.0``.
-        data_licence: in words.
+        data_licence: of the training data; None takes what the checkpoint's license ledger states.
         preview: an image to show the network on; None shows none.
 
     Raises:
@@ -91,7 +94,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     settings = without_places(content["settings"])
     settings["model"] = _from_scratch(content["settings"]["model"])
-    about = {key: content.get(key) for key in ("format", "iteration", "classes", "scores")}
+    about = {key: content.get(key) for key in ("format", "iteration", "classes", "scores", "licenses")}
     weights = content.get("average") or content["model"]
     shared.write(folder / shared.NAME, weights, {**about, "settings": settings})
     if preview is not None:
@@ -136,17 +139,19 @@ def _draw(folder: Path, image: Path) -> None:
 
 
 def _card(
-    content: Mapping[str, Any], source: str | Path, folder: Path, *, licence: str, data_licence: str
+    content: Mapping[str, Any], source: str | Path, folder: Path, *, licence: str, data_licence: str | None
 ) -> str:
     settings, weights = content["settings"], content.get("average") or content["model"]
-    network = settings["model"]
+    network, ledger = settings["model"], content.get("licenses") or {}
     count = sum(t.numel() for name, t in weights.items() if not name.endswith(STATISTICS))
     backbone = " ".join(str(network["backbone"].get(key, "")) for key in ("name", "variant"))
     entries = content["classes"]["entries"]
     title = f"{network['head']['name']} on {backbone}, {settings.get('data', {}).get('name', 'own data')}"
     return CARD.format(
         licence=licence,
-        data_licence=data_licence,
+        code_licence=ledger.get("code", NOT_STATED),
+        start_licence=ledger.get("pretrained weights", NOT_STATED),
+        data_licence=data_licence or ledger.get("data", NOT_STATED),
         title=title,
         network=f"{network['head']['name']} on {backbone}",
         classes=len(entries),
@@ -192,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("checkpoint", help="of a run, such as runs/NAME/best.pt")
     parser.add_argument("folder", type=Path, help="to write")
     parser.add_argument("--licence", default="unknown", help="of the weights, such as mit or cc-by-4.0")
-    parser.add_argument("--data-licence", default="not stated", help="of the data they were trained on")
+    parser.add_argument("--data-licence", help="of the data they were trained on")
     parser.add_argument("--preview", type=Path, metavar="PHOTO", help="an image to show the network on")
     chosen = parser.parse_args(arguments)
     try:
