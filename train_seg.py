@@ -98,6 +98,7 @@ def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
 def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, save and score until the schedule ends."""
     from segkit import components
+    from segkit.data.alignment import align_dataset
     from segkit.data.overlap import warn_of_overlap
     from segkit.system import runs
 
@@ -110,6 +111,7 @@ def main(settings: dict[str, Any]) -> None:
             print(opening(settings, folder), flush=True)
         train_set = components.build("data.datasets", settings["data"], split="train")
         val_set = components.build("data.datasets", settings["data"], split="val")
+        val_set = align_dataset(val_set, train_set.table.names)
         warn_of_overlap(train_set, val_set)
         if CHOSEN and runs.is_main():  # after what may be refused
             print("chosen from the images:", *CHOSEN, sep="\n  ", flush=True)
