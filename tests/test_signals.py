@@ -72,9 +72,8 @@ def test_leaving_saves_and_the_resumed_run_ends_the_same(unbroken, tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_leaving_during_the_first_image_of_a_validation_saves(number, status, unbroken, tmp_path):
-    """Four iterations of four images are read here, so the seventeenth is the first to be scored."""
     folder = tmp_path / "run"
-    asked = Act("segkit.data.datasets.shapes.Shapes.read", 17, Send(number))
+    asked = Act("segkit.evaluation.scoring._Indexed.__getitem__", 1, Send(number))
     leaving = Run(folder, before=asked)
     assert leaving.ends() == status
     assert "nothing to score" not in leaving.said
