@@ -119,6 +119,7 @@ def as_pillow(data):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
+VIDEO = b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\0" * 5000
 ICC = b"\0" * 36 + b"acsp" + b"\0" * 88 + b"\0\0\0\0"
 READ = {  # name: suffix, bytes, pixels (None: as Pillow reads them)
     "png": ("png", saved(SCENE, "PNG"), SCENE),
@@ -137,6 +138,8 @@ READ = {  # name: suffix, bytes, pixels (None: as Pillow reads them)
     "jpeg progressive": ("jpg", saved(SCENE, "JPEG", quality=95, progressive=True), None),
     "jpeg turned": ("jpg", turned("JPEG", 8, quality=95), None),
     "jpeg with a thumbnail": ("jpg", saved(SCENE, "MPO", save_all=True, quality=95), None),
+    "jpeg with a second image": ("jpg", frames("MPO", quality=95), None),
+    "jpeg with a video": ("jpg", saved(SCENE, "JPEG", quality=95) + VIDEO, None),
     "webp": ("webp", saved(SCENE, "WEBP", lossless=True), SCENE),
     "webp opaque": ("webp", saved(CLEAR, "WEBP", lossless=True), SCENE),
     "webp lossy": ("webp", saved(SCENE, "WEBP", quality=90), None),
@@ -144,6 +147,9 @@ READ = {  # name: suffix, bytes, pixels (None: as Pillow reads them)
     "bmp grey": ("bmp", saved(GREY, "BMP"), in_three(GREY)),
     "bmp palette": ("bmp", saved(SCENE, "BMP", "P"), None),
     "bmp of one bit": ("bmp", saved(GREY > 99, "BMP"), in_three((GREY > 99) * np.uint8(255))),
+    "bmp of 16 bits": ("bmp", bmp_of_16_bits(), None),
+    "gif": ("gif", saved(SCENE, "GIF"), None),
+    "gif grey": ("gif", saved(GREY, "GIF"), in_three(GREY)),
     "ppm": ("ppm", saved(SCENE, "PPM"), SCENE),
     "pgm": ("ppm", saved(GREY, "PPM"), in_three(GREY)),
     "ppm in words": ("ppm", b"P3 34 21 255 " + b" ".join(b"%d" % v for v in SCENE.ravel()) + b"\n", SCENE),
@@ -170,7 +176,8 @@ READ = {  # name: suffix, bytes, pixels (None: as Pillow reads them)
     ),
     "tiff jpeg": ("tif", saved(SCENE, "TIFF", compression="jpeg", quality=95), None),
 }
-HUGE = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+HUGE = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+HUGE += struct.pack(">I", zlib.crc32(HUGE))
 REFUSED = {  # name: suffix, bytes, what is said
     "png of 16 bits": ("png", png(DEEP, 16, 0), "holds 16-bit values"),
     "png rgb of 16 bits": ("png", png(in_three(DEEP), 16, 2), "holds 16-bit values"),
@@ -185,21 +192,19 @@ REFUSED = {  # name: suffix, bytes, what is said
     "png animated": ("png", frames("PNG"), "holds 2 animated images"),
     "png of 3.6 billion": (
         "png",
-        saved(SCENE, "PNG").replace(saved(SCENE, "PNG")[16:29], HUGE),
+        saved(SCENE, "PNG").replace(saved(SCENE, "PNG")[12:33], HUGE),
         "60000x60000",
     ),
     "png bomb": ("png", png(np.zeros((9000, 9000), np.uint8), 8, 0), "declares 9000x9000 pixels in"),
-    "jpeg cmyk": ("jpg", saved(SCENE, "JPEG", "CMYK"), "holds CMYK colours"),
+    "jpeg cmyk": ("jpg", saved(SCENE, "JPEG", "CMYK"), "holds CMYK colors"),
     "jpeg of 12 bits": (
         "jpg",
         saved(SCENE, "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),
-        "holds 12-bit values",
+        "12-bit",
     ),
     "webp veiled": ("webp", saved(VEILED, "WEBP", lossless=True), "transparent pixels"),
-    "webp animated": ("webp", frames("WEBP"), "holds animated images"),
-    "gif": ("png", saved(SCENE, "GIF"), "holds a GIF"),
-    "gif animated": ("png", frames("GIF"), "holds a GIF"),
-    "bmp of 16 bits": ("bmp", bmp_of_16_bits(), "holds colours of five bits"),
+    "webp animated": ("webp", frames("WEBP"), "holds 2 animated images"),
+    "gif animated": ("gif", frames("GIF"), "holds 2 animated images"),
     "pgm of 16 bits": ("ppm", b"P5 34 21 65535\n" + DEEP.astype(">u2").tobytes(), "holds 16-bit values"),
     "pgm of 0..15": ("ppm", b"P5 34 21 15\n" + IDS.tobytes(), "holds values of 0..15"),
     "jp2 of 16 bits": ("jp2", saved(Image.fromarray(DEEP), "JPEG2000"), "holds 16-bit values"),
@@ -216,10 +221,10 @@ REFUSED = {  # name: suffix, bytes, what is said
     "tiff of three bands": ("tif", tiff(SCENE, t262=1), "three bands that are not said to be red"),
     "tiff of two bands": ("tif", tiff(SCENE[..., :2].copy(), t338=0), "holds 2 bands"),
     "tiff of 13 bands": ("tif", tiff(DRAW.integers(0, 256, (21, 34, 13), np.uint8)), "holds 13 bands"),
-    "tiff cmyk": ("tif", saved(SCENE, "TIFF", "CMYK"), "holds CMYK colours"),
-    "tiff lab": ("tif", saved(SCENE, "TIFF", "LAB"), "holds colours of photometric interpretation 8"),
+    "tiff cmyk": ("tif", saved(SCENE, "TIFF", "CMYK"), "holds CMYK colors"),
+    "tiff lab": ("tif", saved(SCENE, "TIFF", "LAB"), "holds colors of photometric interpretation 8"),
     "tiff of two pages": ("tif", tiff(SCENE, 255 - SCENE), "holds 2 pages"),
     "bigtiff of two pages": ("tif", tiff(SCENE, SCENE, big=True, order=">"), "holds 2 pages"),
-    "tiff that ends nowhere": ("tif", tiff(SCENE, t273=1 << 30), "only part of one"),
-    "text": ("png", b"this is no image", "not an image"),
+    "tiff that ends nowhere": ("tif", tiff(SCENE, t273=1 << 30), "is damaged, cut short or not an image"),
+    "text": ("png", b"this is no image", "is damaged, cut short or not an image"),
 }

@@ -119,3 +119,15 @@ def test_an_unknown_format_is_refused_before_a_folder_is_made(tmp_path):
     with pytest.raises(ValueError, match=r"cannot write images as '\.xyz'; use \.png or \.jpg"):
         overlays.save(tmp_path / "new" / "a.xyz", IDS)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("size", [(8, 66000), (66000, 8)])
+def test_thin_images_fit_into_jpeg_files_and_sheets(size):
+    image = np.full((*size, 3), 200, np.uint8)
+    saved = cv2.imdecode(np.frombuffer(overlays.encode(image, ".jpg"), np.uint8), cv2.IMREAD_COLOR)
+    assert max(saved.shape) == 65500
+    assert (saved == 200).all()
+    drawn = overlays.grid([[image, image]], height=100)
+    assert drawn.shape[0] == 100
+    assert drawn.shape[1] <= 2 * 800 + 4
+    assert (drawn == 200).all(2).any()

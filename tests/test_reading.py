@@ -15,6 +15,7 @@ from crafted import (
     SCENE,
     VEILED,
     as_pillow,
+    frames,
     in_three,
     png,
     saved,
@@ -53,12 +54,19 @@ def test_what_cannot_be_read_as_stored_is_refused_in_one_line(tmp_path, name):
     assert caught.value.problem.remedy
 
 
-@pytest.mark.parametrize("name", [name for name in READ if "thumbnail" not in name])
+@pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9, 0.99])
-def test_files_cut_short_are_refused(tmp_path, name, keep):
+def test_truncated_files_are_refused_or_read_completely(tmp_path, name, keep):
+    """What follows the pixels, such as the video of a motion photo, may be missing."""
     suffix, data, _ = READ[name]
-    with pytest.raises(DataError, match="not an image, or only part of one"):
-        read_image(placed(tmp_path, suffix, data[: int(len(data) * keep)]))
+    whole = read_image(placed(tmp_path, suffix, data))
+    file = placed(tmp_path, suffix, data[: int(len(data) * keep)])
+    complete = {"bmp of one bit": 0.99, "jpeg with a second image": 0.9, "jpeg with a video": 0.2}
+    if keep >= complete.get(name, 1):
+        np.testing.assert_array_equal(read_image(file), whole)
+        return
+    with pytest.raises(DataError, match="is damaged, cut short or not an image"):
+        read_image(file)
 
 
 def test_verify_lists_every_refused_image(tmp_path):
@@ -74,6 +82,8 @@ def test_verify_lists_every_refused_image(tmp_path):
     assert {problem.file.split("/")[-1].rpartition(".")[0] for problem in problems} == set(refused)
 
 
+EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06" + b"\0" * 7  # orientation 6
+CELLS = np.array([(0, 0, 0), (200, 0, 0), (0, 0, 90)], np.uint8)[IDS]
 MASKS = {  # name: suffix, bytes, ids or colours
     "png": ("png", saved(IDS, "PNG"), IDS),
     "png of one bit": ("png", png(IDS % 2, 1, 0), IDS % 2),
@@ -94,12 +104,24 @@ MASKS = {  # name: suffix, bytes, ids or colours
     "tiff": ("tif", tiff(IDS), IDS),
     "tiff of 16 bits": ("tif", tiff(DEEP), DEEP),
     "tiff of 16 bits, big-endian": ("tif", tiff(DEEP, order=">", tile=32), DEEP),
+    "gif": ("gif", saved(IDS * 50, "GIF"), IDS * 50),
+    "gif colors": ("gif", saved(CELLS, "GIF"), CELLS),
+    "png palette veiled": (
+        "png",
+        png(IDS, 8, 3, (b"PLTE", bytes(range(9))), (b"tRNS", b"\0")),
+        IDS,
+    ),
+    "png palette turned": (
+        "png",
+        png(IDS, 8, 3, (b"eXIf", EXIF), (b"PLTE", bytes(range(9)))),
+        np.rot90(IDS, -1),
+    ),
     "tiff palette": ("tif", saved(Image.fromarray(IDS, "P"), "TIFF"), IDS),
     "tiff of one bit": ("tif", saved(IDS > 1, "TIFF"), (IDS > 1).astype(np.uint8)),
 }
 REFUSED_MASKS = {
     "jpeg": ("png", saved(IDS, "JPEG"), r"compressed with loss \(JPEG\)"),
-    "webp lossy": ("webp", saved(SCENE, "WEBP", quality=90), r"compressed with loss \(WebP\)"),
+    "webp lossy": ("webp", saved(SCENE, "WEBP", quality=90), r"compressed with loss \(WEBP\)"),
     "png veiled": ("png", saved(VEILED, "PNG"), "transparent pixels"),
     "png colours of 16 bits": ("png", png(in_three(DEEP), 16, 2), "holds 16-bit values"),
     "tiff float": ("tif", tiff(IDS.astype(np.float32)), "holds floating-point values"),
@@ -108,6 +130,8 @@ REFUSED_MASKS = {
     "tiff of two pages": ("tif", tiff(IDS, IDS), "holds 2 pages"),
     "tiff white is zero": ("tif", tiff(IDS, t262=0), "white as zero"),
     "tiff of two bands": ("tif", tiff(SCENE[..., :2].copy(), t338=0), "holds 2 bands"),
+    "gif animated": ("gif", frames("GIF"), "holds 2 animated images"),
+    "gif veiled": ("gif", saved(Image.fromarray(CELLS).quantize(), "GIF", transparency=1), "transparent"),
     "pbm": ("pgm", saved(IDS > 1, "PPM"), "holds 1-bit values"),
 }
 
@@ -125,6 +149,19 @@ def test_masks_that_would_be_changed_are_refused(tmp_path, name):
     suffix, data, message = REFUSED_MASKS[name]
     with pytest.raises(DataError, match=message):
         read_mask(placed(tmp_path, suffix, data), "any")
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("mode", ["P", "RGBA"])
+def test_images_above_the_pixel_limit_of_pillow_are_read(tmp_path, mode):
+    size, file = (2 * Image.MAX_IMAGE_PIXELS // 1000 + 1, 1000), tmp_path / "a.png"
+    image = Image.new(mode, size, 1 if mode == "P" else (1, 2, 3, 255))
+    if mode == "P":
+        image.putpalette([9, 9, 9, 1, 2, 3])
+    image.save(file, compress_level=0)
+    assert read_image(file)[0, 0].tolist() == [1, 2, 3]
+    if mode == "P":
+        assert (read_mask(file, "any") == 1).all()
 
 
 @pytest.mark.medium

@@ -14,9 +14,8 @@ import numpy as np
 
 from segkit import components
 from segkit.data import statistics
-from segkit.data.headers import header_of
-from segkit.data.labels import DataError
 from segkit.data.pairs import Pairs
+from segkit.data.reading import read_size
 from segkit.data.transforms import LONGEST
 from segkit.settings import schema
 from segkit.settings.dotted import value_of
@@ -166,14 +165,8 @@ def usual_size(dataset: Pairs) -> tuple[int, int, int]:
         ValueError: not one of them has a header that can be read.
     """
     places = np.unique(np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(int))
-    headers = []
-    for place in places:
-        file = dataset.pairs[place].image
-        try:
-            headers.append(header_of(file.read_bytes()))
-        except OSError as error:
-            raise DataError("unreadable", file, str(error), "is data.root complete?") from error
-    sizes = [(max(h.width, h.height), min(h.width, h.height)) for h in headers if h is not None]
+    found = [read_size(dataset.pairs[place].image) for place in places]
+    sizes = [(max(size), min(size)) for size in found if size is not None]
     if not sizes:
         raise ValueError(
             f"{dataset.pairs[0].image}: not an image, nor is any other that was looked at; "

@@ -19,6 +19,8 @@ from segkit.types import PHOTOGRAPHS, Bands, Sample, ignore_index, ignored_in
 INK, PAPER, GREY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
 RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark against orange: seen by every eye
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+LONGEST_JPEG = 65500  # pixels of a side
+WIDEST = 8  # times its height: a thin image is shown smaller
 LINE = 18  # pixels from one line of text to the next
 
 
@@ -201,7 +203,11 @@ def save(path: Path, image: np.ndarray) -> Path:
 
 
 def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
-    """An image as the bytes of a file."""
+    """Return an image as the bytes of a file; longer sides than JPEG allows are shrunk to that."""
+    longest = max(image.shape[:2])
+    if suffix.lower() in (".jpg", ".jpeg") and longest > LONGEST_JPEG:
+        size = [max(1, side * LONGEST_JPEG // longest) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     if not cv2.haveImageWriter(f"x{suffix}"):
         raise ValueError(f"cannot write images as {suffix!r}; use .png or .jpg")
     ordered = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
@@ -214,10 +220,15 @@ def blank(height: int, width: int) -> np.ndarray:
 
 
 def fit(image: np.ndarray, height: int) -> np.ndarray:
-    """Scale to a height; averaged when it shrinks, with hard edges when it grows."""
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
-    how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_NEAREST_EXACT
-    return cv2.resize(image, (width, height), interpolation=how)
+    """Scale to a height; averaged when it shrinks, with hard edges when it grows.
+
+    An image that would be very wide is scaled to a width instead, with paper below.
+    """
+    scale = min(height / image.shape[0], WIDEST * height / image.shape[1])
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST_EXACT
+    scaled = cv2.resize(image, size, interpolation=how)
+    return cv2.copyMakeBorder(scaled, 0, height - size[1], 0, 0, cv2.BORDER_CONSTANT, value=PAPER)
 
 
 def stack(*images: np.ndarray) -> np.ndarray:

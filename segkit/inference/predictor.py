@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from segkit import checkpoint, components, inference
-from segkit.data import bands, labels
+from segkit.data import labels
 from segkit.data.labels import LabelTable
-from segkit.data.pairs import read_image
+from segkit.data.reading import BAND_KEYS, parse_bands, read_image
 from segkit.inference.export import deployed
 from segkit.licenses import build_ledger
 from segkit.models import segmenter, weights
@@ -49,7 +49,7 @@ class Predictor:
     """
 
     def __init__(self, trained: Trained, protocol: inference.Protocol) -> None:
-        self.bands = bands.of_settings(trained.data)
+        self.bands = parse_bands(trained.data)
         self.table, self.protocol = trained.table, protocol.on(next(trained.model.parameters()).device)
         self.network = trained.model
         self.fast = inference.prepare(trained.model, precision=protocol.precision)
@@ -148,7 +148,7 @@ def defaults(given: dict[str, Any]) -> dict[str, Any]:
     _refuse_unnamed_plugins(own, file)
     found = {section: own[section] for section in ("model", "data", "sizes") if section in own}
     if "name" in (other := given.get("data", {})):  # other data, seen as the network was trained to see
-        seen = {key: own.get("data", {}).get(key) for key in bands.KEYS if key in other}
+        seen = {key: own.get("data", {}).get(key) for key in BAND_KEYS if key in other}
         found["data"] = {key: value for key, value in seen.items() if value is not None}
     return found
 

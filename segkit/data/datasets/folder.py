@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from segkit.data.bands import of_settings
 from segkit.data.filename_hints import USUAL, layout_hint
 from segkit.data.labels import DataError, LabelTable, Problem
 from segkit.data.listing import root_prefixes, unique_names
@@ -32,6 +31,7 @@ from segkit.data.pairs import (
     dataset_cli_args,
     match_files,
 )
+from segkit.data.reading import parse_bands
 from segkit.settings import NonNegativeInt, PathStr, PositiveInt
 from segkit.system import files
 
@@ -106,7 +106,7 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         coding="any",
         on_error=on_error,
         cache=cache_folder(cache, roots[0]),
-        bands=of_settings({"bands": bands, "range": range, "display": display, "fill": fill}),
+        bands=parse_bands({"bands": bands, "range": range, "display": display, "fill": fill}),
         arguments=dataset_cli_args(root, **typed),
     )
 
