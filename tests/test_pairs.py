@@ -54,14 +54,14 @@ def test_a_palette_mask_is_refused_where_ids_are_the_rule_and_read_as_indices_el
     mask.putpalette([3, 1, 2] * 256)
     mask.save(tmp_path / "a.png")
     np.testing.assert_array_equal(pairs.read_mask(tmp_path / "a.png", "any"), np.array(mask))
-    with pytest.raises(ValueError, match=r"a.png: holds a palette PNG, not one byte of label id per pixel"):
+    with pytest.raises(ValueError, match=r"a.png: holds a palette PNG, not one id per pixel"):
         pairs.read_mask(tmp_path / "a.png", "ids")
 
 
 @pytest.mark.parametrize(
     ("mask", "kind", "message"),
     [
-        (SCENE, "RGB mask", "holds three colour channels"),
+        (SCENE, "three color channels", "holds three color channels"),
         (LABEL.astype(np.uint16), "16-bit", "holds 16-bit values"),
     ],
 )
@@ -79,13 +79,15 @@ def test_half_a_file_is_refused_though_decoders_would_fill_it_with_grey(tmp_path
     data = file.read_bytes()
     pairs.read_image(file)
     file.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(ValueError, match=r"a\..*: not an image, or only part of one; fetch it again"):
+    with pytest.raises(
+        ValueError, match=r"a\..*: is damaged, cut short or not an image.*; replace it with an intact copy"
+    ):
         pairs.read_image(file)
 
 
 def test_empty_and_missing_files_say_so(tmp_path):
     (tmp_path / "a.png").touch()
-    with pytest.raises(ValueError, match="the file is empty; fetch it again"):
+    with pytest.raises(ValueError, match="the file is empty; replace it with an intact copy"):
         pairs.read_image(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"b.png: No such file.*is data.root complete"):
         pairs.read_image(tmp_path / "b.png")

@@ -73,7 +73,7 @@ def test_the_folders_of_the_images_are_kept(predicted):
 
 def test_an_unreadable_image_is_told_at_the_end_and_stops_nothing(predicted, album):
     done = predicted[1]
-    assert f"not predicted:\n{album}/broken.png: not an image, or only part of one" in done.stderr
+    assert f"not predicted:\n{album}/broken.png: is damaged, cut short or not an image" in done.stderr
     assert "images: 4 predicted, 0 skipped, 1 failed" in done.stdout
 
 

@@ -106,7 +106,7 @@ def test_an_interrupted_test_goes_on_with_resume_and_ends_with_the_same_scores(
     mask = (photographs / "masks/val/2.png").read_bytes()
     (photographs / "masks/val/2.png").write_bytes(mask[:60])
     assert run_here("test_seg", *words, f"output={tmp_path / 'broken'}") == 2
-    assert "masks/val/2.png: not an image, or only part of one" in capsys.readouterr().err
+    assert "masks/val/2.png: is damaged, cut short or not an image" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "broken").iterdir()] == ["partial"]
     (photographs / "masks/val/2.png").write_bytes(mask)
     assert run_here("test_seg", *words, f"output={tmp_path / 'broken'}", "resume=true") == 0

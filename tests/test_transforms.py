@@ -95,14 +95,20 @@ def sharpness(image):
     return cv2.Laplacian(image.astype(np.float32), cv2.CV_32F).std()
 
 
+def resize_by_columns_then_rows(image, size, way):
+    """As every Pillow before 13 did."""
+    return image.resize((size[0], image.height), way).resize(size, way)
+
+
 @pytest.mark.parametrize(("resize", "way"), [("pil_bilinear", "BILINEAR"), ("pil_bicubic", "BICUBIC")])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_a_window_is_cut_as_pil_scales_the_whole_image(resize, way, mirrored):
-    """Mirror, scale all of it, crop: image to half a grey level, label to the pixel, at scales 0.38 to 2."""
+def test_crop_of_resize_equals_resize_of_crop(resize, way, mirrored):
+    """On noise. PIL holds places as float32, so each pass rounds some halves the other way."""
     rng = np.random.default_rng(1)
-    for turn in range(40):
-        height, width = rng.integers(60, 260, 2)
-        image = photograph(height, width, turn)
+    differing = count = 0
+    for turn in range(60):
+        height, width = rng.integers(20, 260, 2)
+        image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
         label = rng.integers(0, 150, (height, width)).astype(np.uint8)
         scale = rng.uniform(0.38, 2.0) if turn else 0.38
         size = max(1, round(height * scale)), max(1, round(width * scale))
@@ -112,13 +118,14 @@ def test_a_window_is_cut_as_pil_scales_the_whole_image(resize, way, mirrored):
         whole, whole_label = Image.fromarray(image), Image.fromarray(label)
         if mirrored:
             whole, whole_label = ImageOps.mirror(whole), ImageOps.mirror(whole_label)
-        whole = np.asarray(whole.resize(size[::-1], Image.Resampling[way]))
+        whole = np.asarray(resize_by_columns_then_rows(whole, size[::-1], Image.Resampling[way]))
         whole_label = np.asarray(whole_label.resize(size[::-1], Image.Resampling.NEAREST))
         window = Window(size, top, left, *crop, mirrored)
         apart = np.abs(cut_image(image, window, resize).astype(int) - whole[here])
-        assert apart.mean() <= 0.3  # where half a level is rounded up or down: PIL holds places as float32
-        assert apart.max() <= 3
+        assert apart.max() <= 2
+        differing, count = differing + np.count_nonzero(apart), count + apart.size
         np.testing.assert_array_equal(cut_label(label, window, resize), whole_label[here])
+    assert differing / count < 0.01
 
 
 def test_a_crop_that_was_shrunk_is_as_sharp_as_the_originals():

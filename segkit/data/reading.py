@@ -137,7 +137,8 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
         (colored and coding == "ids", "three color channels"),
     )
     for text in (text for is_wrong, text in faults if is_wrong):
-        raise DataError(text.lstrip("0123456789 "), file, f"holds {text}, not one id per pixel", TO_IDS)
+        kind = re.sub(r"^\d+ ", "", text).removesuffix(" values")
+        raise DataError(kind, file, f"holds {text}, not one id per pixel", TO_IDS)
     if header.lossy:
         raise DataError(
             "lossy mask",
@@ -155,10 +156,16 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
 
 
 def read_size(file: Path) -> tuple[int, int] | None:
-    """Return the width and height that the header of an image states; None if it has no readable header."""
+    """Return the width and height that the header of an image states; None if its header is damaged.
+
+    Raises:
+        DataError: the file is missing.
+    """
     try:
         header = read_header(_read_bytes(file), file, "image")
-    except DataError:
+    except DataError as error:
+        if error.problem.kind == "unreadable":
+            raise
         return None
     return header.width, header.height
 
