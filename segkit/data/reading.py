@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -320,8 +320,8 @@ def _tiff_header(data: bytes) -> Header:
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        pages = _tiff_pages(file)
-        masks = [page.asarray() for page in file.pages if page.is_mask and not page.is_reduced]
+        pages, every = _tiff_pages(file), cast("Any", file.pages)
+        masks = [page.asarray() for page in every if page.is_mask and not page.is_reduced]
         end = file.pages.next_page_offset or 0
         next_page = data[end : end + file.tiff.offsetsize].strip(b"\0")
     first = pages[0]
