@@ -366,7 +366,7 @@ def _tiff_header(data: bytes) -> Header:
 
 
 def _jp2_header(data: bytes) -> Header:
-    """Read the SIZ marker (ISO 15444-1, A.5.1), as Pillow does not tell the depth of several bands."""
+    """Read the image size marker (ISO 15444-1, A.5.1); Pillow hides the depth of several bands."""
     at = data.index(b"\xff\x4f\xff\x51")
     right, lower, left, upper = (int.from_bytes(data[at + i : at + i + 4]) for i in (8, 12, 16, 20))
     bands = int.from_bytes(data[at + 40 : at + 42])
