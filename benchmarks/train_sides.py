@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 SIDES = {  # side: modes it has
-    "segkit": ("float32", "bf16", "gpu", "compiled", "checkpoint", "everything_kept", "accumulate"),
+    "segkit": ("float32", "bf16", "gpu", "compiled", "checkpoint", "not_optimized", "accumulate"),
     "smp": ("float32", "bf16", "gpu", "compiled"),
     "smp_channels_last": ("float32", "bf16", "gpu", "compiled"),
     "published": ("float32",),
@@ -85,8 +85,8 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
         runtime=training.Runtime(
             precision="bf16" if mode in HALF else "float32",
             compile=mode in ("compiled", "gpu"),
-            checkpoint=("layer3",) if mode == "checkpoint" else (),
-            recompute=mode != "everything_kept",
+            activation_checkpointing=("layer3",) if mode == "checkpoint" else (),
+            optimize_cpu=False if mode == "not_optimized" else "auto",
         ),
         device=torch.device(given.device),
         seed=given.seed,

@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
 from segkit import components
-from segkit.models import counting, segmenter, summary
+from segkit.models import segmenter, summary
 
 PAGE = Path(__file__).with_suffix(".md")
 SPEEDS = Path(__file__).with_name("speeds.csv")
@@ -68,7 +68,7 @@ def backbones() -> list[tuple[str, str]]:
 
 def giga_macs(call: typing.Callable[[], object]) -> str:
     """Thousand million multiplications with their additions."""
-    return f"{counting.flops(call) / 2e9:.2f}"
+    return f"{summary.count_flops(call) / 2e9:.2f}"
 
 
 def model(backbone: dict[str, object], head: str = "deeplabv3") -> segmenter.Segmenter:

@@ -1,5 +1,6 @@
 """Policies, losses and averages against their formulas."""
 
+import copy
 import math
 
 import pytest
@@ -257,6 +258,36 @@ def test_an_optimiser_moves_as_torchs_however_gradients_are_laid_out(name, layou
         built.step()
     for one, other in zip(theirs, ours, strict=True):
         torch.testing.assert_close(other.data, one.data, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*KINDS])
+def test_optimizer_resumes_with_another_memory_layout(name):
+    """The fused kernels go through memory: momenta in another order than the weights would be mixed up."""
+    kind, settings = KINDS[name]
+    weight = torch.randn(3, 5, 3, 2, dtype=torch.float64)
+    gradients = torch.randn(4, *weight.shape, dtype=torch.float64)
+
+    def moved(make, layouts):
+        state = None
+        value = weight
+        for place, layout in enumerate(layouts):
+            parameter = nn.Parameter(value.contiguous(memory_format=layout))
+            optimizer = make([{"params": [parameter]}])
+            if state is not None:
+                optimizer.load_state_dict(state)
+            for gradient in gradients[2 * place : 2 * place + 2]:
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+                optimizer.step()
+            state, value = copy.deepcopy(optimizer.state_dict()), parameter.detach()
+        return value
+
+    layouts = (torch.channels_last, torch.contiguous_format)
+    chosen = {"name": name, **settings}
+    ours = moved(
+        lambda groups: components.build("training.optimisers", chosen, groups=groups, lr=0.1), layouts
+    )
+    theirs = moved(lambda groups: kind(groups, lr=0.1, **settings), (torch.contiguous_format,) * 2)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_a_weight_decay_that_cannot_be_meant_is_refused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segkit import components
-from segkit.models import counting, segmenter, summary
+from segkit.models import segmenter, summary
 
 
 def on_meta(build, *late, **settings):
@@ -33,7 +33,7 @@ def test_operations_of_a_classifier_are_the_published_ones(name, variant, side, 
     settings = {"name": name, "variant": variant, "output_stride": 32}
     network = on_meta(components.build, "models.backbones", settings, num_classes=1000).eval()
     image = torch.empty(1, 3, side, side, device="meta")
-    assert round(counting.flops(lambda: network.classify(image)) / 2e9, 3) == giga_macs
+    assert round(summary.count_flops(lambda: network.classify(image)) / 2e9, 3) == giga_macs
 
 
 @pytest.mark.medium
@@ -41,7 +41,7 @@ def test_operations_of_a_classifier_are_the_published_ones(name, variant, side, 
 def test_operations_of_selective_kernel_networks_are_those_of_the_paper(variant, giga_macs):
     settings = {"name": "resnet", "variant": f"sknet_{variant}", "output_stride": 32}
     network = on_meta(components.build, "models.backbones", settings, num_classes=1000).eval()
-    macs = counting.flops(lambda: network.classify(torch.empty(1, 3, 224, 224, device="meta"))) / 2e9
+    macs = summary.count_flops(lambda: network.classify(torch.empty(1, 3, 224, 224, device="meta"))) / 2e9
     assert macs == pytest.approx(giga_macs, rel=0.003)
 
 
@@ -131,37 +131,12 @@ def test_a_backbone_that_needs_real_numbers_is_summarised_by_its_parameters():
     assert "\n" not in text
 
 
-BACKBONES = [
-    *({"name": "resnest", "variant": variant} for variant in ("14", "101", "269")),
-    *({"name": "resnet", "variant": variant} for variant in ("50", "101d", "se_50", "sknet_50", "sge_50")),
-    {"name": "resnest", "variant": "50", "output_stride": 32},
-]
-HEADS = ["deeplabv3", "deeplabv3plus", "fcn", "deeplabv3_mmseg", "pspnet"]
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize(
-    ("backbone", "head"),
-    [(backbone, HEADS[place % len(HEADS)]) for place, backbone in enumerate(BACKBONES)],
-    ids=str,
-)
-def test_the_quick_count_is_that_of_pytorchs_counter(backbone, head, monkeypatch):
-    with_auxiliary = {"head": {"name": head}, "auxiliary": {"name": "fcn", "stage": 3}}
-    model = segmenter.build(7, backbone=backbone, **with_auxiliary)
-    quick = summary.parts(model, (97, 161))
-    monkeypatch.setattr(counting, "is_quick", lambda _: False)
-    assert summary.parts(model, (97, 161)) == quick
-    assert sum(part.flops for part in quick) > 0
-
-
-def test_a_part_that_is_not_ours_or_multiplies_otherwise_is_counted_by_pytorch():
-    class Mixing(torch.nn.Module):
-        def forward(self, x):
-            return x @ x.mT
-
-    image = torch.zeros(0, 3, 8, 8)
-    assert not counting.is_quick(torch.nn.Sequential(torch.nn.ReLU(), Mixing()))
-    assert counting.is_quick(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv2d(3, 4, 1)))
-    for other in (Mixing(), torch.nn.Linear(8, 2), torch.nn.ConvTranspose2d(3, 4, 2)):
-        with pytest.raises(counting.Unknown):
-            counting.flops_of_an_image(lambda other=other: other(image))
+def test_a_summary_without_operations_has_the_other_columns():
+    backbone = {"name": "resnest", "variant": "14", "width": 8}
+    model = segmenter.build(3, backbone=backbone, head={"name": "fcn"})
+    counted, uncounted = (
+        summary.summarise(model, 64, operations=each).splitlines() for each in (True, False)
+    )
+    assert "FLOP" not in "".join(uncounted)
+    assert [line.rstrip() for line in counted[1:-1]] != uncounted[1:]
+    assert all(line.startswith(short) for line, short in zip(counted[:-1], uncounted, strict=True))

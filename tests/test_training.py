@@ -388,6 +388,20 @@ def test_auto_takes_the_precision_that_the_machine_has_units_for(units, precisio
     assert all("runtime.precision=float32" in line for line in told)
 
 
+def test_optimize_cpu_is_on_for_cpus_alone_and_not_compiled(monkeypatch):
+    monkeypatch.setattr(runtime.shutil, "which", lambda name: name)
+    for device, given, expected in (
+        ("cpu", {}, True),
+        ("cpu", {"optimize_cpu": False}, False),
+        ("cpu", {"compile": True}, False),
+        ("mps", {}, False),
+        ("mps", {"optimize_cpu": True}, True),
+    ):
+        assert runtime.Runtime(**given).on(torch.device(device)).optimize_cpu is expected
+    with pytest.raises(ValueError, match=r"runtime.optimize_cpu=true: must be auto or false with .*compile"):
+        runtime.Runtime(optimize_cpu=True, compile=True).on(torch.device("cpu"))
+
+
 def test_compiling_without_a_compiler_is_refused_at_once(monkeypatch):
     monkeypatch.setattr(runtime.shutil, "which", lambda _: None)
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler.*runtime.compile=false"):

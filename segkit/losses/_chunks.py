@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-LARGEST = 2**20  # numbers in a chunk on a CPU: 4 MB in float32, which a cache holds
-IN_A_REGISTER = 16  # numbers in float32, AVX-512
-ON_DEVICES = 16  # times as many on a GPU, where starting many small operations would take longer than they do
+LARGEST = 2**20  # elements of a chunk, 4 MB in float32
+ON_DEVICES = 16  # times as many on a GPU, where launching many small kernels would take longer than they run
+FEW_CLASSES = 16  # below which a softmax over classes that lie side by side is up to five times slower
 
 
 class Coarse(NamedTuple):
@@ -86,7 +86,7 @@ def _taps(wide: Tensor, target: Tensor, *, align_corners: bool) -> Iterator[tupl
     rows, height = len(wide), target.shape[1]
     unit = torch.eye(rows, dtype=wide.dtype)[None, :, :, None]
     weights = F.interpolate(unit, (height, 1), mode="bilinear", align_corners=align_corners)[0, :, :, 0].T
-    first = (weights != 0).to(torch.uint8).argmax(1).tolist()  # on the CPU: nothing waits for a device
+    first = (weights != 0).to(torch.uint8).argmax(1).tolist()  # not on a GPU, which it would wait for
     weights = weights.to(wide.device)
     for lines in _pieces(wide.shape[2], target):
         near = slice(first[lines.start], min(first[lines.stop - 1] + 2, rows))
@@ -94,13 +94,10 @@ def _taps(wide: Tensor, target: Tensor, *, align_corners: bool) -> Iterator[tupl
 
 
 def _resized(wide: Tensor, near: slice, weights: Tensor) -> Tensor:
-    """(K, n) of the chunk's lines; many classes stay side by side, few are laid out one after the other.
-
-    PyTorch's softmax over neighbours is five times slower where they do not fill a vector register.
-    """
+    """Return (K, n) of the chunk's lines; many classes stay side by side, few are laid out one by one."""
     rows = weights @ wide[near].flatten(1)
     values = rows.view(-1, wide.shape[2]).T
-    return values.contiguous() if len(values) < IN_A_REGISTER else values
+    return values.contiguous() if len(values) < FEW_CLASSES else values
 
 
 def summed(logits: Tensor | Coarse, target: Tensor, measure: Measure) -> Tensor:

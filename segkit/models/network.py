@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkit.models.layers.recompute import keep
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD, Logits
 
 BYTES = (0.0, 255.0)  # black and white of a photograph
@@ -92,8 +91,6 @@ class Segmenter(nn.Module):
         if not image.is_floating_point():
             image = self.normalise(image)
         stages = self.backbone(image)  # four of (B, C_i, H/s_i, W/s_i)
-        for stage in stages[-2:]:
-            keep(stage)  # or the backward pass behind it has the whole stage made again, and held
         heads = [self.head(stages)]
         if self.auxiliary is not None and self.training:
             heads.append(self.auxiliary(stages))

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segkit.models import counting
 from segkit.models.network import Segmenter
 from segkit.system.failures import first_line
 
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
-Flops = Callable[[Callable[[], object]], int]
+Flops = Callable[[Callable[[], object]], int]  # runs a call and returns its operations
 
 
 class Part(NamedTuple):
@@ -34,18 +33,42 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def parts(model: Segmenter, crop: tuple[int, int]) -> list[Part]:
-    """The backbone and the heads, for one image of the given size; no arithmetic is done.
+def count_flops(call: Callable[[], object]) -> int:
+    """Return the operations of a call, multiplications and additions apart.
 
-    A backbone of the ResNet family is told by its stem and stages, any other as a whole.
+    PyTorch's counter imports its compiler, which takes seconds and 150 MB.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def parts(model: Segmenter, crop: tuple[int, int], *, operations: bool = True) -> list[Part]:
+    """Return the backbone and the heads, for one image of the given size; no arithmetic is done.
+
+    A backbone of the ResNet family is listed by its stem and stages, any other as a whole.
+
+    Args:
+        model: on any device; it is not changed.
+        crop: height and width of the image.
+        operations: False leaves them uncounted, 0.
     """
     model = copy.deepcopy(model).eval()
-    if counting.is_quick(model):
-        with contextlib.suppress(counting.Unknown):
-            none = next(model.parameters()).new_empty((0, model.in_channels, *crop))
-            return list(_parts(model, none, counting.flops_of_an_image))
+    if not operations:
+        none = next(model.parameters()).new_empty((0, model.in_channels, *crop))
+        # the meta device would import the compiler, too; not every foreign part takes no images
+        with contextlib.suppress(RuntimeError), torch.no_grad():
+            return list(_parts(model, none, _run_only))
     one = torch.empty(1, model.in_channels, *crop, device="meta")
-    return list(_parts(model.to("meta"), one, counting.flops))
+    with torch.no_grad():
+        return list(_parts(model.to("meta"), one, count_flops if operations else _run_only))
+
+
+def _run_only(call: Callable[[], object]) -> int:
+    call()
+    return 0
 
 
 def _parts(model: Segmenter, image: Tensor, flops: Flops) -> Iterator[Part]:
@@ -89,35 +112,39 @@ def dilations(module: nn.Module) -> str:
     return ", ".join(dict.fromkeys(str(conv.dilation[0]) for conv in convolutions)) or "-"
 
 
-def summarise(model: Segmenter, crop: int | tuple[int, int]) -> str:
-    """A table of a model's parts and their cost for one image.
+def summarise(model: Segmenter, crop: int | tuple[int, int], *, operations: bool = True) -> str:
+    """Return a table of a model's parts and their cost for one image.
 
     Args:
         model: on any device; it is not changed.
         crop: side of the image, or height and width.
+        operations: whether they are counted, which takes seconds.
     """
     height, width = (crop, crop) if isinstance(crop, int) else crop
     try:
-        rows = parts(model, (height, width))
+        rows = parts(model, (height, width), operations=operations)
     except (RuntimeError, NotImplementedError, TypeError) as error:  # a foreign part needs real numbers
         return f"{parameters(model):,} parameters; operations are not counted ({first_line(error)})"
     lines = [f"one image of {height} x {width}, {model.num_classes} classes"]
-    lines.append(
-        f"{'part':<10} {'shape':>16} {'stride':>6} {'dilation':>12} "
-        f"{'parameters':>12} {'GMACs':>8} {'GFLOPs':>8}"
-    )
+    heading = f" {'GMACs':>8} {'GFLOPs':>8}" if operations else ""
+    lines.append(f"{'part':<10} {'shape':>16} {'stride':>6} {'dilation':>12} {'parameters':>12}{heading}")
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         lines.append(
-            f"{row.name:<10} {shape:>16} {row.stride:>6} {row.dilation:>12} {row.parameters:>12,} "
-            f"{row.flops / 2e9:>8.2f} {row.flops / 1e9:>8.2f}"
+            f"{row.name:<10} {shape:>16} {row.stride:>6} {row.dilation:>12} {row.parameters:>12,}"
+            f"{_cost(row.flops, operations)}"
         )
     used = [row for row in rows if row.name != "auxiliary"]
     for name, some in (("training", rows), ("inference", used)) if used != rows else (("total", rows),):
         total = sum(row.flops for row in some)
         count = sum(row.parameters for row in some)
-        lines.append(f"{name:<47} {count:>12,} {total / 2e9:>8.2f} {total / 1e9:>8.2f}")
-    lines.append(
-        "operations of convolutions and matrix products; a MAC is one multiplication with its addition"
-    )
+        lines.append(f"{name:<47} {count:>12,}{_cost(total, operations)}")
+    if operations:
+        lines.append(
+            "operations of convolutions and matrix products; a MAC is one multiplication with its addition"
+        )
     return "\n".join(lines)
+
+
+def _cost(flops: int, operations: bool) -> str:  # noqa: FBT001
+    return f" {flops / 2e9:>8.2f} {flops / 1e9:>8.2f}" if operations else ""

@@ -27,8 +27,8 @@ OUT_OF_MEMORY = (  # what PyTorch, CUDA and OpenCV say; not all of them have an 
 )
 TRAINING = (
     "make schedule.batch_size or augment.crop_size smaller, schedule.accumulate greater (the same batch in"
-    " more parts; auto finds out on a GPU), or set runtime.checkpoint=[layer1,layer2,layer3] (these are run"
-    " twice), runtime.precision=bf16 or model.backbone.output_stride=16"
+    " more parts; auto finds out on a GPU), or set runtime.activation_checkpointing=[layer1,layer2,layer3]"
+    " (these are run twice), runtime.precision=bf16 or model.backbone.output_stride=16"
 )
 SCORING = (
     "set evaluation.memory to the GiB that may be taken, evaluation.window to the side of a window that"

@@ -124,7 +124,8 @@ def open_monitor(
         writers=settings["writers"],
     ) as monitor:
         monitor.say("\n".join([banner(settings, facts), *run.notes]))
-        monitor.describe(settings, network=summary.summarise(run.model, settings["sizes"]["crop"]))
+        network = summary.summarise(run.model, settings["sizes"]["crop"], operations=False)
+        monitor.describe(settings, network=network)
         yield monitor
 
 

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from segkit import components
+from segkit.cpu import hold_memory, optimize_for_cpu, prepare_process
 from segkit.models.layers.dropout import fix_dropout_masks
 from segkit.models.network import Segmenter
 from segkit.system import distributed, files, replicas
 from segkit.system.failures import first_line
-from segkit.system.runtime import Runtime, hold_memory
+from segkit.system.runtime import Runtime
 from segkit.system.seeds import seed_of
 from segkit.system.signals import Request
-from segkit.training import accumulation, freezing, keeping, nonfinite, optim
+from segkit.training import accumulation, activation_checkpointing, freezing, nonfinite, optim
 from segkit.training.best import in_words, is_better
 from segkit.training.nonfinite import NonFiniteGuard, StepRecord
 from segkit.training.position import Position
@@ -242,7 +243,10 @@ def setup_training(
     runtime = runtime.on(device)
     runtime.apply()
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
-    keeping.checkpoint_stages(model, runtime.checkpoint)
+    activation_checkpointing.checkpoint_stages(model, runtime.activation_checkpointing)
+    if runtime.optimize_cpu:
+        optimize_for_cpu(model)
+        prepare_process()
     fix_dropout_masks(model)
     model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     freezing.freeze(model, stages=schedule.freeze, norms=schedule.freeze_norm)
@@ -360,7 +364,7 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
         module.eval()
     coarse = isinstance(training.model, Segmenter) and getattr(training.loss, "takes_head_logits", False)
     with record_function("forward"):
-        with training.runtime.autocast(training.device), keeping.forward_pass(training.runtime):
+        with training.runtime.autocast(training.device):
             # the loss resizes, so that logits of the image's size never exist
             logits = training.runner(batch.image, at="head") if coarse else training.runner(batch.image)
         losses = training.loss(logits, batch.label)  # a sum of losses has one number, and one share, for each
@@ -389,4 +393,5 @@ def _update(training: Training, norm: Tensor) -> None:
     average, decay = training.average, training.schedule.ema
     if average is not None and decay is not None:
         optim.update_average(average, training.model, decay=decay, iteration=training.iteration)
-    hold_memory()
+    if training.runtime.optimize_cpu:
+        hold_memory()

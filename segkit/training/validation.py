@@ -13,11 +13,11 @@ from torch import Tensor
 
 from segkit import evaluation, inference
 from segkit.checkpoint import Checkpoints
+from segkit.cpu import release_memory
 from segkit.evaluation import Evaluation, StopEvaluation
 from segkit.inference import Protocol, Strip
 from segkit.monitor.monitor import Monitor
 from segkit.system import distributed, files, signals
-from segkit.system.runtime import release_memory
 from segkit.training import best
 from segkit.training.run import Training
 from segkit.types import Dataset, Logits, Sample

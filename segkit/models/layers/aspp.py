@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from segkit.models.layers.atrous import AtrousConv2d
 from segkit.models.layers.pooled_norm import PooledBatchNorm
-from segkit.models.layers.pooling import pooled
-from segkit.models.layers.recompute import told
 
 RATES_AT_8 = (12, 24, 36)
 
@@ -23,8 +20,7 @@ def rates_for(output_stride: int) -> list[int]:
 def conv_norm_relu(in_channels: int, width: int, size: int = 1, dilation: int = 1) -> nn.Sequential:
     """A convolution that keeps the size, normalised and rectified."""
     padding = dilation * (size // 2)
-    kind = AtrousConv2d if dilation > 1 else nn.Conv2d
-    conv = kind(in_channels, width, size, padding=padding, dilation=dilation, bias=False)
+    conv = nn.Conv2d(in_channels, width, size, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
@@ -39,7 +35,7 @@ def separable_norm_relu(in_channels: int, width: int, size: int = 3, dilation: i
 
 
 class ImagePooling(nn.Module):
-    """The whole map as one vector: (B, C, h, w) to (B, width, 1, 1)."""
+    """The mean of the whole map at every position: (B, C, h, w) to (B, width, h, w)."""
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
@@ -51,17 +47,9 @@ class ImagePooling(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool, project, normalise."""
-        return self.gap(pooled(x))  # AdaptiveAvgPool2d is not deterministic on CUDA
-
-
-@fx.wrap  # one step of a trace: it asks what only a tensor knows
-def _side_by_side(first: Tensor, *others: Tensor) -> Tensor:
-    """All channels in one map; what was pooled stands everywhere, in the layout of the rest."""
-    last = first.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
-    spread = [each.expand(-1, -1, *first.shape[2:]).contiguous(memory_format=layout) for each in others]
-    return torch.cat([first, *spread], 1)
+        """Pool, project, normalize, expand."""
+        mean = x.mean((2, 3), keepdim=True)  # AdaptiveAvgPool2d is not deterministic on CUDA
+        return self.gap(mean).expand(-1, -1, *x.shape[2:])
 
 
 class ASPP(nn.Module):
@@ -92,6 +80,5 @@ class ASPP(nn.Module):
         self.project = nn.Sequential(*conv_norm_relu(5 * width, width, fuse), nn.Dropout2d(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        """All branches side by side, then projected."""
-        parts = [self.b0(x), self.b1(x), self.b2(x), self.b3(x), self.b4(x)]
-        return self.project(told(_side_by_side(*parts), _side_by_side, *parts))
+        """Features (B, C, h, w) to (B, width, h, w)."""
+        return self.project(torch.cat([self.b0(x), self.b1(x), self.b2(x), self.b3(x), self.b4(x)], 1))

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from segkit.models.layers.groups import round_up
-from segkit.models.layers.recompute import added
 
 EXPANSION = 4
 
@@ -59,7 +58,7 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride > 1 or in_channels != out_channels:
-            self.downsample = shortcut(in_channels, out_channels, stride, average=design.average_down)
+            self.downsample = projection(in_channels, out_channels, stride, average=design.average_down)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features to features."""
@@ -72,10 +71,11 @@ class Bottleneck(nn.Module):
         if self.pool is not None and not self.pool_first:
             out = self.pool(out)
         out = self.drop(self.attention(self.bn3(self.conv3(out))))
-        return self.relu(added(out, x if self.downsample is None else self.downsample(x)))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(out + shortcut)
 
 
-def shortcut(in_channels: int, out_channels: int, stride: int, *, average: bool) -> nn.Sequential:
+def projection(in_channels: int, out_channels: int, stride: int, *, average: bool) -> nn.Sequential:
     """The projection beside a block that changes the shape; the pool, when there is one, has index 0."""
     norm = nn.BatchNorm2d(out_channels)
     if not average:

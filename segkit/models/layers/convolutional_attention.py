@@ -12,8 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segkit.models.layers.pooling import pooled
-
 REDUCTION, KERNEL = 16, 7
 
 
@@ -31,10 +29,10 @@ class ConvolutionalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale each channel, then each position."""
-        mean, peak = pooled(x), x.amax((2, 3), keepdim=True)  # (B, C, 1, 1)
+        mean, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)  # (B, C, 1, 1)
         x = x * (self.dense(mean) + self.dense(peak)).sigmoid()
-        told = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)  # (B, 2, H, W)
-        return x * self.bn(self.conv(told)).sigmoid()
+        pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)  # (B, 2, H, W)
+        return x * self.bn(self.conv(pooled)).sigmoid()
 
     def dense(self, pooled: Tensor) -> Tensor:
         """The MLP over channels: (B, C, 1, 1) to the same."""

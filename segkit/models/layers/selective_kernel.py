@@ -12,11 +12,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from segkit.models.layers.blend import weighted_sum
 from segkit.models.layers.pooled_norm import PooledBatchNorm
-from segkit.models.layers.pooling import pooled
 
 REDUCTION = 16
 LEAST_INNER = 32
@@ -90,5 +90,5 @@ class SelectiveKernel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """V: the branches, blended."""
         maps = [path(x) for path in self.paths]
-        means = sum((pooled(u) for u in maps[1:]), pooled(maps[0]))
+        means = torch.stack([u.mean((2, 3), keepdim=True) for u in maps]).sum(0)
         return weighted_sum(maps, self.attn(means))

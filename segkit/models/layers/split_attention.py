@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from segkit.models.layers.blend import weighted_splits
+from segkit.models.layers.blend import weighted_sum
 from segkit.models.layers.groups import round_up
 from segkit.models.layers.pooled_norm import PooledBatchNorm
-from segkit.models.layers.pooling import pooled
 
 REDUCTION = 4
 LEAST_INNER = 32  # channels between the two fully connected layers, at least
@@ -62,10 +61,9 @@ class SplitAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, C, H, W) to (B, C, H/stride, W/stride)."""
         x = self.relu(self.drop(self.bn0(self.conv(x))))  # (B, R*C, H, W)
-        # The mean of a sum is the sum of the means: no sum of the splits at full size.
-        means = pooled(x).unflatten(1, (self.radix, -1)).sum(1)  # (B, C, 1, 1)
-        scores = self.fc2(self.relu(self.bn1(self.fc1(means))))
-        return weighted_splits(x, self.attention(scores))
+        means = x.mean((2, 3), keepdim=True).unflatten(1, (self.radix, -1)).sum(1)  # s, (B, C, 1, 1)
+        scores = self.fc2(self.relu(self.bn1(self.fc1(means))))  # G(s), (B, R*C, 1, 1)
+        return weighted_sum(x.chunk(self.radix, 1), self.attention(scores))  # V
 
     def attention(self, scores: Tensor) -> Tensor:
         """Scores (B, K*R*C/K, 1, 1) as ``fc2`` gives them to weights (B, R, C, 1, 1) of the splits."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from segkit.models.layers.pooling import pooled
-
 REDUCTION = 16
 
 
@@ -24,4 +22,4 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale each channel."""
-        return x * self.fc2(self.relu(self.fc1(pooled(x)))).sigmoid()
+        return x * self.fc2(self.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()

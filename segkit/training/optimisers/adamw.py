@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from segkit.settings import Fraction, Range
-from segkit.training.optimisers._plain import one_pass, plain
+from segkit.training.optimisers._fused import is_fusible, with_equal_layouts
 
 
 def build(
@@ -24,6 +24,5 @@ def build(
     """
     if 1 in betas:
         raise ValueError(f"schedule.optimiser.betas={list(betas)}: both must be below 1")
-    return plain(torch.optim.AdamW)(
-        groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=one_pass(groups)
-    )
+    how: dict[str, Any] = {"betas": (betas[0], betas[1]), "weight_decay": weight_decay}
+    return with_equal_layouts(torch.optim.AdamW(groups, lr=lr, fused=is_fusible(groups), **how))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from segkit.settings import Fraction, Range
-from segkit.training.optimisers._plain import one_pass, plain
+from segkit.training.optimisers._fused import is_fusible, with_equal_layouts
 
 
 def build(
@@ -29,4 +29,4 @@ def build(
             " momentum, so give one, 0.9 say"
         )
     how: dict[str, Any] = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-    return plain(torch.optim.SGD)(groups, lr=lr, fused=one_pass(groups), **how)
+    return with_equal_layouts(torch.optim.SGD(groups, lr=lr, fused=is_fusible(groups), **how))

@@ -1,4 +1,4 @@
-"""What a step keeps between its forward and its backward pass: results that are dear, or less than that."""
+"""Activation checkpointing: keep only the inputs of blocks, which the backward pass runs again."""
 
 from __future__ import annotations
 
@@ -8,27 +8,21 @@ from typing import Any
 
 from torch import nn
 
-from segkit.models.layers.recompute import recomputing, set_aside
+from segkit.cpu.recompute import no_recompute
 from segkit.models.network import Segmenter
-from segkit.system.runtime import Runtime
-
-
-def forward_pass(runtime: Runtime) -> contextlib.AbstractContextManager[None]:
-    """The context of a forward pass; a compiler decides by itself what it computes again."""
-    return recomputing() if runtime.recompute and not runtime.compile else contextlib.nullcontext()
 
 
 def stages_of(model: Segmenter) -> list[str]:
-    """Stages of the backbone that can be run again."""
+    """Return the stages of the backbone that can be run again."""
     parts = model.backbone.named_children()
     return [name for name, part in parts if name.startswith("layer") and isinstance(part, nn.Sequential)]
 
 
 def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
-    """Keep of some stages only what enters their blocks; the backward pass runs the blocks again, to the bit.
+    """Let the backward pass run the blocks of some stages again, to the bit; only their inputs are kept.
 
     Args:
-        model: its blocks are told in place; names and numbers of its parameters stay.
+        model: changed in place; its parameters and their names stay.
         stages: of the backbone, such as ``["layer3"]``.
 
     Raises:
@@ -38,8 +32,8 @@ def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
         blocks = getattr(model.backbone, stage, None)
         if not isinstance(blocks, nn.Sequential):
             raise ValueError(
-                f"runtime.checkpoint={list(stages)}: this backbone has no stage {stage!r}; it has"
-                f" {', '.join(stages_of(model)) or 'none that can be run again'}"
+                f"runtime.activation_checkpointing={list(stages)}: this backbone has no stage {stage!r}; it"
+                f" has {', '.join(stages_of(model)) or 'none that can be checkpointed'}"
             )
         for block in blocks:  # a class, as a copy of the model must run its own blocks
             kind = type(block)
@@ -57,13 +51,13 @@ class _RunAgain(nn.Module):
         def contexts() -> tuple[Any, Any]:
             return contextlib.nullcontext(), _unchanged(self)
 
-        with set_aside():
+        with no_recompute():
             return checkpoint(super().forward, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextlib.contextmanager
 def _unchanged(block: nn.Module) -> Iterator[None]:
-    """Batch statistics were gathered the first time."""
+    """Restore the buffers at the end: batch statistics were gathered the first time."""
     before = [buffer.clone() for buffer in block.buffers()]
     try:
         yield  # left by an exception, when there is all that the backward pass wants

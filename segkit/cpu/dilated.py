@@ -1,4 +1,4 @@
-"""A dilated convolution whose weight gradient leaves the padding out.
+"""Dilated 3x3 convolutions whose weight gradient skips the padding.
 
 At rate 36, a map of 60 cells shows the outer taps of a 3x3 to 40 % of its rows and columns; elsewhere they
 meet padding. oneDNN skips that padding in the forward pass and in the gradient of the input, but not in the
@@ -18,29 +18,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-MOST = 0.7  # share of the taps' work that is inside the map, above which oneDNN's own is as fast
+MOST = 0.7  # share of the products that are inside the map, above which oneDNN's own gradient is as fast
 
 
-class AtrousConv2d(nn.Conv2d):
-    """``nn.Conv2d`` of one group without bias, that keeps the size; its results differ in rounding only."""
+class DilatedConv2d(nn.Conv2d):
+    """``nn.Conv2d`` for which ``applies`` is true; its results differ in rounding only."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
         reach = self.dilation[0]
         own = input.device.type == "cpu" and self.training and self.weight.requires_grad
-        if not own or torch.compiler.is_compiling() or inside(input.shape[2:], reach) > MOST:
+        if not own or torch.compiler.is_compiling() or share_inside(input.shape[2:], reach) > MOST:
             return super().forward(input)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
-        return _Atrous.apply(input, self.weight, reach)  # pyright: ignore[reportReturnType]
+        return _Dilated.apply(input, self.weight, reach)  # pyright: ignore[reportReturnType]
 
 
-def inside(size: torch.Size, reach: int) -> float:
-    """Share of a 3x3's products that meet no padding, the taps being ``reach`` cells apart."""
+def applies(conv: nn.Module) -> bool:
+    """Return whether this is a dilated 3x3 convolution of one group without bias that keeps the size."""
+    if type(conv) is not nn.Conv2d or conv.bias is not None or conv.padding_mode != "zeros":
+        return False
+    reach = conv.dilation[0]
+    shape = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
+    return reach > 1 and shape == ((3, 3), (1, 1), (reach, reach), (reach, reach), 1)
+
+
+def share_inside(size: torch.Size, reach: int) -> float:
+    """Return the share of a 3x3's products that meet no padding, the taps being ``reach`` cells apart."""
     return math.prod((1 + 2 * max(0, side - reach) / side) / 3 for side in size)
 
 
-class _Atrous(torch.autograd.Function):
+class _Dilated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, reach: int) -> Tensor:
         ctx.save_for_backward(input, weight)
@@ -63,7 +72,7 @@ class _Atrous(torch.autograd.Function):
 
 
 def weight_gradient(input: Tensor, gradient: Tensor, reach: int) -> Tensor:
-    """Of a 3x3 convolution of stride 1, padded and dilated by ``reach``.
+    """Return the weight gradient of a 3x3 convolution of stride 1, padded and dilated by ``reach``.
 
     Args:
         input: (B, C, h, w).
@@ -91,6 +100,6 @@ def weight_gradient(input: Tensor, gradient: Tensor, reach: int) -> Tensor:
 
 
 def _shifted(map: Tensor, down: int, across: int) -> Tensor:
-    """The cells (y + down, x + across) of (h, w, C), for every (y, x) of the map for which there is one."""
+    """Return the cells (y + down, x + across) of (h, w, C), for every (y, x) that has one."""
     height, width = map.shape[:2]
     return map[max(0, down) : height + min(0, down), max(0, across) : width + min(0, across)]
