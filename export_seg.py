@@ -1,7 +1,15 @@
-"""Export a trained network: ``python export_seg.py --help`` lists what can be set.
+"""Export a trained network to a file that other runtimes run, and compare it with PyTorch before it is kept.
 
-From a checkpoint, or published weights, to a file that another runtime runs; nothing is written unless it
-says what PyTorch says.
+  python export_seg.py checkpoint=runs/demo/best.pt
+  python export_seg.py checkpoint=runs/NAME/best.pt format=openvino interface=logits output=FILE.xml
+  python export_seg.py checkpoint=runs/NAME/best.pt precision=int8 data.root=DIR
+  python test_seg.py checkpoint=runs/NAME/best.onnx
+
+Keys people set most:
+  checkpoint=FILE  format=onnx|openvino|torch_export  output=FILE  precision=fp32|fp16|int8
+  interface=ids (uint8 RGB in, class ids out) | logits (for scales, flips, windows and probabilities)
+  image_size=[480,640]  input=PHOTOS  images=3  calibration=PHOTOS  calibration_images=32  data.root=DIR
+--cfg job shows what the command line says, before the settings of the checkpoint are laid beneath it.
 """
 
 from __future__ import annotations

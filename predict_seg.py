@@ -1,6 +1,15 @@
-"""Predict masks with a trained network: ``python predict_seg.py --help`` lists what can be set.
+"""Predict masks for images, folders and videos.
 
-From a checkpoint alone, or published weights, to masks and overlays of images, folders and videos.
+  python predict_seg.py checkpoint=runs/demo/best.pt input=PHOTOS
+  python predict_seg.py checkpoint=runs/NAME/best.pt input=ride.mp4 evaluation=sliding save=[overlays,ids]
+  python predict_seg.py model=deeplabv3_resnest101 data=ade20k model.weights=FILE input='photos/*.jpg'
+
+Keys people set most:
+  checkpoint=FILE  input=IMAGE|FOLDER|PATTERN|LIST.txt|VIDEO|0  output=DIR  device=auto|cpu|cuda|cuda:1|mps
+  save=[ids,colours,overlays,probabilities]  resume=true  submission=true
+  evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[0.75,1,1.25]
+  evaluation.flip=true  evaluation.window=480  evaluation.precision=bf16
+--cfg job shows what the command line says, before the settings of the checkpoint are laid beneath it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,15 @@
-"""Score a trained network: ``python test_seg.py --help`` lists what can be set.
+"""Score a trained network.
 
-From a checkpoint, or published weights, to scores that name their protocol.
+  python test_seg.py checkpoint=runs/demo/best.pt
+  python test_seg.py checkpoint=runs/NAME/best.pt data.root=DIR evaluation=encoding report=true
+  python test_seg.py model=deeplabv3_resnest101 data=ade20k data.root=DIR model.weights=FILE
+
+Keys people set most:
+  checkpoint=FILE  output=DIR  data.root=DIR  data.val_split=NAME  device=auto|cpu|cuda:1|mps  resume=true
+  evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[1]  evaluation.flip=true
+  evaluation.window=480  evaluation.stride=320  evaluation.precision=bf16  evaluation.absent=exclude
+  save=[ids,colours,overlays]  submission=true  report=true
+--cfg job shows what the command line says, before the settings of the checkpoint are laid beneath it.
 """
 
 from __future__ import annotations

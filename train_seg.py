@@ -1,6 +1,15 @@
-"""Train a segmentation network: ``python train_seg.py --help`` lists what can be set.
+"""Train a segmentation network.
 
-The order of events of a whole training, from settings to ``runs/<run_name>/best.pt``.
+  python train_seg.py experiment=demo
+  python train_seg.py model=deeplabv3_resnest101 data=ade20k data.root=DIR runtime=gpu
+  python train_seg.py data=folder data.root=DIR model=deeplabv3_resnest50 schedule.epochs=40 resume=auto
+
+Keys people set most:
+  run_name=NAME  resume=true|auto  seed=0  device=auto|cpu|cuda|cuda:1|mps  summary=true  profile=true
+  data.root=DIR  model.weights=FILE  model.backbone.weights=imagenet  model.backbone.output_stride=8|16|32
+  schedule.epochs=N  schedule.batch_size=N  schedule.lr=0.01  schedule.accumulate=N  loader.workers=N
+  evaluation.every=N  runtime.precision=bf16  runtime.compile=true  checkpoint.every=ITERATIONS
+--cfg job shows the composed settings; --multirun runs every value of a list (schedule.lr=0.01,0.02).
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def write_scenes(folder: Path, case: Case) -> None:
 
 def ours(data: Pairs, case: Case, workers: int, resize: str) -> Iterator[Any]:
     """Segkit's loader."""
-    strength = {"colour": 0.5, "blur": 0.2} if case.colour else {}
+    strength = {"color_jitter": 0.5, "blur": 0.2} if case.colour else {}
     how: Any = {"resize": resize, **strength}
     transform = transforms.build(crop_size=case.crop, base_size=case.base, **how)
     batches = range(case.samples // BATCH)

@@ -48,7 +48,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 TINY = ["experiment=demo", "data.size=32", "data.val_scenes=1", "augment.crop_size=32"]
 TINY += ["model.backbone.width=8", "model.head.width=8", "schedule.iterations=1", "schedule.batch_size=2"]
-TINY += ["schedule.policy.warmup_iterations=0", "evaluation.every=1", "loader.workers=0"]
+TINY += ["schedule.lr_schedule.warmup_iterations=0", "evaluation.every=1", "loader.workers=0"]
 BARS = {"first step": 8.0, "test_seg.py": 5.0}  # seconds on two idle cores; --help: 1
 
 

@@ -26,7 +26,7 @@ KINDS = {  # what an operation is for, by the beginning of its name
     "normalisation, forward and again": ("aten::native_batch_norm",),
     "softmax and loss": ("aten::_log_softmax", "aten::nll_loss", "aten::addmm"),
     "copies and zeros": ("aten::copy_", "aten::fill_", "aten::cat", "aten::clone"),
-    "optimiser": ("aten::_foreach", "aten::_fused"),
+    "optimizer": ("aten::_foreach", "aten::_fused"),
 }
 
 

@@ -79,8 +79,8 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
             lr=0.01,
             iterations=10**6,
             accumulate=parts,
-            optimiser={"name": "sgd"},
-            policy={"name": "constant"},
+            optimizer={"name": "sgd"},
+            lr_schedule={"name": "constant"},
         ),
         runtime=training.Runtime(
             precision="bf16" if mode in HALF else "float32",

@@ -3,7 +3,7 @@
     python examples/detection.py                  a thin Mask R-CNN on drawn scenes, minutes on a CPU
     python examples/detection.py --method cascade_mask_rcnn --train instances_train2017.json train2017 \
         --val instances_val2017.json val2017 --iterations 90000 --batch-size 16 --lr 0.02 --size 800 1333 \
-        --optimiser sgd model/backbone=resnest50 model.backbone.weights=imagenet
+        --optimiser sgd model/backbone=resnest model.backbone.weights=imagenet
 
 Methods: faster_rcnn, mask_rcnn, retinanet, cascade_rcnn, cascade_mask_rcnn. What is not an option is a
 setting of the model as of ``train_seg.py``; any backbone of ``model/backbone=`` will do, undilated. Scores
@@ -42,7 +42,11 @@ from segkit import components
 from segkit.compose import composed
 from segkit.system.failures import with_errors_in_words
 
-THIN = ["model/backbone=resnest14", "model.backbone.width=16"]  # what drawn scenes are learned with
+THIN = [
+    "model/backbone=resnest",
+    "model.backbone.variant=14",
+    "model.backbone.width=16",
+]  # what drawn scenes are learned with
 FEW = {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 50, "box_batch_size_per_image": 64}
 
 
@@ -217,7 +221,7 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, 
     if (chosen.train is None) != (chosen.val is None):
         parser.error("--train and --val belong together; without both, scenes are drawn")
     if unknown := [word for word in settings if word.startswith("-") or "=" not in word]:
-        parser.error(f"{unknown[0]}: settings are written key=value, such as model/backbone=resnest50")
+        parser.error(f"{unknown[0]}: settings are written key=value, such as model/backbone=resnest")
     return chosen, composed("train", ["run_name=detection", *(settings or THIN)])["model"]["backbone"]
 
 

@@ -1,6 +1,6 @@
 """Score a classifier over a folder of classes, with the crop and the resizing of its authors.
 
-    python examples/imagenet_top1.py --root DIR model/backbone=resnest50
+    python examples/imagenet_top1.py --root DIR model/backbone=resnest
 
 DIR has a folder a class, such as ImageNet's ``val/n01440764/*.JPEG``; sorted, they are in the weights' order.
 What follows are settings of the model as of ``train_seg.py``; the weights are the published ones unless
@@ -134,7 +134,7 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, 
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen, settings = parser.parse_known_args(arguments)
     if unknown := [word for word in settings if word.startswith("-") or "=" not in word]:
-        parser.error(f"{unknown[0]}: settings are written key=value, such as model/backbone=resnest50")
+        parser.error(f"{unknown[0]}: settings are written key=value, such as model/backbone=resnest")
     backbone = composed("train", ["run_name=top1", *settings])["model"]["backbone"]
     if backbone["weights"] is None:
         backbone["weights"] = "imagenet"

@@ -1,6 +1,6 @@
 """The attention papers' probes of a trained network, each one figure.
 
-    python train_seg.py experiment=ablation model/backbone=sknet50 run_name=sk       two minutes on two cores
+    python train_seg.py experiment=ablation model/backbone=sknet run_name=sk       two minutes on two cores
     python examples/probes.py kernels runs/sk/best.pt     SKNet: does the large kernel gain where things grow?
     python examples/probes.py enhance runs/sge/best.pt    SGE: maps before and after, and how much they vary
     python examples/probes.py splits runs/st/best.pt      ResNeSt: weights of the splits by class and stage

@@ -12,17 +12,15 @@ A command is a function of its checked settings::
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
-from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -31,18 +29,14 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit import components
-from segkit.settings import CONF, arguments, groups, open_keys, resuming, schema
+from segkit.settings import COMMANDS, CONF, arguments, groups, open_keys, resuming, schema
 from segkit.settings.values import coerce
 from segkit.system import environment, runs
 from segkit.system.commands import spoken
 from segkit.system.failures import with_errors_in_words
 
-# Hydra 1.4 and OmegaConf 2.4 deprecate what 1.3 and 2.3 need
+# Hydra 1.4 deprecates what 1.3 needs
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
-register_resolver: Any = OmegaConf.register_new_resolver if VERSION_BASE else OmegaConf.register_resolver
-register_resolver("spoken", spoken, replace=True)  # for the help
-register_resolver("groups", groups.listing, replace=True)  # likewise
-LOG = logging.getLogger("segkit")
 Story = Callable[[dict[str, Any]], None]
 
 
@@ -89,13 +83,37 @@ def command(name: str, hooks: Hooks = Hooks()) -> Callable[[Story], Callable[[],
     return decorate
 
 
+OF_HYDRA = (  # it makes no folder and no log of its own; a sweep leaves its multirun.yaml beside the runs
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+    "hydra.output_subdir=null",
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=${oc.select:run_dir,.}",
+    "hydra.sweep.subdir=.",
+)
+
+
+def help_text(name: str, docstring: str) -> str:
+    """Return the help of a command: the docstring of its script, and the groups with their files."""
+    for other in COMMANDS:
+        docstring = docstring.replace(f"python {other}_seg.py", spoken(other))
+    return f"{docstring.strip()}\n\nGroups (choose with group=file):\n{groups.listing(name)}\n"
+
+
 def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
     ours: list[Exception] = []
+
+    def settings_of_start(config: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
+        choices = HydraConfig.get().runtime.choices
+        settings = plain(name, config, hooks, typed=typed, choices=choices)
+        if name == "train" and runs.is_main() and not settings["summary"] and (note := recipe_note(choices)):
+            print(note, flush=True)  # noqa: T201
+        return settings
 
     def run(config: DictConfig) -> None:
         typed = HydraConfig.get().overrides.task
         try:
-            with_errors_in_words(lambda: story(plain(name, config, hooks, typed=typed)))
+            with_errors_in_words(lambda: story(settings_of_start(config, typed)))
         except Exception as error:
             ours.append(error)
             raise
@@ -105,10 +123,15 @@ def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
     words = arguments.flags_first(sys.argv[1:])
     sweeps = bool({"--multirun", "-m"} & {*words})
     said = [accept_any_key(argument, name, sweeps=sweeps) for argument in words]
-    sys.argv[1:] = said or ["--help"]
-    if {"--help", "-h"} & {*sys.argv}:  # where Hydra lists all groups twice, and we list our own
-        Hydra.format_config_groups = lambda *_: ""  # pyright: ignore[reportAttributeAccessIssue]
     try:
+        if not said or {"--help", "-h"} & {*said}:
+            sys.stdout.write(help_text(name, story.__globals__["__doc__"]))
+            sys.stdout.flush()
+            return
+        flags = [word for word in said if word.startswith("-")]
+        sys.argv[1:] = (
+            [*flags, *OF_HYDRA, *said[len(flags) :]] if said[: len(flags)] == flags else [*OF_HYDRA, *said]
+        )
         hydra.main(**VERSION_BASE, config_path=str(CONF), config_name=name)(run)()
     except BrokenPipeError:  # `--help | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -137,7 +160,7 @@ def composed(name: str, overrides: Sequence[str] = (), hooks: Hooks = Hooks()) -
             del config["hydra"]
         if name == "train" and config.get("run_name") in (None, ""):
             config["run_name"] = default_run_name(cast("dict[str, Any]", chosen))
-        return plain(name, config, hooks, typed=typed)
+        return plain(name, config, hooks, typed=typed, choices=cast("dict[str, Any]", chosen))
 
 
 def default_run_name(choices: Mapping[str, Any]) -> str:
@@ -159,8 +182,11 @@ def _in_words(error: Exception, typed: Sequence[str]) -> str:
     """An error of Hydra's as one line, with what was typed if it does not name it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[:2])[:400]
-    if lost := re.match(r"Error resolving interpolation '\$\{([\w/]+)\}'", said):
-        return f"{lost[1]} is missing; choose it with {lost[1]}=NAME ({', '.join(schema.choices(lost[1]))})"
+    if known := re.match(r"Error resolving interpolation '.*?', possible interpolation keys: (.*)", said):
+        lost = [group for group in ("data", "model") if group not in known[1].split(", ")]
+        return "\n".join(
+            f"{g} is missing; choose it with {g}=NAME ({', '.join(schema.choices(g))})" for g in lost
+        )
     if clash := re.match(r"Error merging override \++([\w.]+)=(.*)", said):
         return schema.not_a_group(clash[1], clash[2])
     if isinstance(error, HydraException) and said:
@@ -170,7 +196,12 @@ def _in_words(error: Exception, typed: Sequence[str]) -> str:
 
 
 def plain(
-    name: str, config: DictConfig, hooks: Hooks = Hooks(), *, typed: Sequence[str] = ()
+    name: str,
+    config: DictConfig,
+    hooks: Hooks = Hooks(),
+    *,
+    typed: Sequence[str] = (),
+    choices: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Composed settings as checked dicts, lists and tuples.
 
@@ -179,6 +210,7 @@ def plain(
         config: as Hydra composed it.
         hooks: as of ``command``.
         typed: the overrides of the command line, which lie over those of a run that is resumed.
+        choices: the file that was chosen of each group.
 
     Raises:
         ValueError: a key, type or value that the command does not accept.
@@ -198,13 +230,13 @@ def plain(
     before = hooks.resumed(settings) if hooks.resumed else None
     network = hooks.tuned(settings) if hooks.tuned and before is None else None
     known = before or (below if network is None else {"model": network})
+    said = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(typed))}
+    chosen = {k: str(v) for k, v in said.items() if v is not None and (CONF / k).is_dir()}
+    config = _with(config, _without_recipe(name, typed, chosen, choices or {}))
+    config = _with(config, _own_variant(chosen, said))
     config = _closed(name, config, known, hooks.choose if before is None else None)
     settings = _resolved(name, config)
-    said = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(typed))}
-    chosen = {key: str(value) for key, value in said.items() if (CONF / key).is_dir()}
     groups.without_idle(settings, chosen, said.keys() - chosen.keys())
-    if (warning := groups.recipe_for_others(settings, chosen)) and runs.is_main():
-        LOG.warning(warning)
     paths = _paths(typed)
     if before is not None:
         components.refuse_unnamed(before.get("plugins", ()), "the run that goes on")
@@ -215,6 +247,56 @@ def plain(
         raw = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
         settings = resuming.laid_over(before, settings, resuming.referring(raw, paths))
     return schema.check(name, settings)
+
+
+OF_RECIPE = {  # groups that a recipe fills, with what conf/train.yaml chooses
+    "loss": "cross_entropy",
+    "augment": "encoding",
+    "schedule": "default",
+    "schedule/optimizer": "sgd",
+    "schedule/lr_schedule": "poly",
+}
+
+
+def _without_recipe(
+    name: str, typed: Sequence[str], chosen: Iterable[str], choices: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the sections of groups that somebody chooses, without the recipe's part.
+
+    Args:
+        name: of the command.
+        typed: overrides of the command line.
+        chosen: groups that it chooses.
+        choices: the file of every group.
+    """
+    other = [group for group, usual in OF_RECIPE.items() if choices.get(group, usual) != usual]
+    groups_chosen = [group for group in OF_RECIPE if group in (*chosen, *other)]
+    if name != "train" or not groups_chosen or "recipe" in chosen:
+        return {}
+    plain_config = hydra.compose(name, [*typed, "recipe=none"])
+    paths = [group.replace("/", ".") for group in groups_chosen]
+    paths += ["evaluation.every"] if "schedule" in groups_chosen else []  # in the schedule's unit
+    sections = {path: OmegaConf.select(plain_config, path) for path in paths}
+    return {
+        path: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        for path, value in sections.items()
+    }
+
+
+def _own_variant(chosen: Mapping[str, str], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variant of a backbone family that the command line chooses, where it names none itself."""
+    file = CONF / "model" / "backbone" / f"{chosen.get('model/backbone')}.yaml"
+    if "model.backbone.variant" in said or not file.is_file():
+        return {}
+    return {"model.backbone.variant": cast("DictConfig", OmegaConf.load(file)).get("variant")}
+
+
+def recipe_note(choices: Mapping[str, Any]) -> str | None:
+    """Return a line for a pair without a published recipe, None where there is one."""
+    data, model = choices.get("data"), choices.get("model")
+    if choices.get("experiment") or (CONF / "recipe" / f"{data}" / f"{model}.yaml").is_file():
+        return None
+    return f"no published recipe for {data} + {model}; using the defaults (docs/recipes.md)"
 
 
 def _resolved(command: str, config: DictConfig) -> dict[str, Any]:

@@ -87,9 +87,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of four steps on scenes of 32x32, 10 classes, with a moving average; read only."""
     runs = tmp_path_factory.mktemp("runs")
     sizes = "data.size=32 data.val_scenes=6 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
-    length = (
-        "schedule.iterations=4 schedule.batch_size=4 schedule.policy.warmup_iterations=0 schedule.ema=0.5"
-    )
+    length = "schedule.iterations=4 schedule.batch_size=4 schedule.ema=0.5"
+    length += " schedule.lr_schedule.warmup_iterations=0"
     rest = f"run_dir={runs} run_name=tiny evaluation.every=4 loader.workers=0"
     run_command("train_seg.py", "experiment=demo", *f"{sizes} {length} {rest}".split())
     return runs / "tiny"

@@ -29,7 +29,7 @@ SMALL = [
 IMPORTED = ["train_seg", "segkit.monitor", "segkit.training.validation", "segkit.data.transforms"]
 IMPORTED += ["segkit.data.loaders", "segkit.losses.cross_entropy", "segkit.models.heads.deeplabv3"]
 IMPORTED += ["segkit.models.backbones.resnest", "segkit.data.datasets.shapes", "torch._dynamo"]
-IMPORTED += ["torch.utils.tensorboard", "segkit.training.policies.poly", "segkit.training.optimisers.sgd"]
+IMPORTED += ["torch.utils.tensorboard", "segkit.training.lr_schedules.poly", "segkit.training.optimizers.sgd"]
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(IMPORTED)

@@ -28,7 +28,7 @@ def test_it_compares_seven_blocks_over_three_seeds():
 @pytest.mark.medium
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_all_but_the_block_is_equal(backbone):
-    ours, plain = settings_of(backbone), settings_of("resnet50")
+    ours, plain = settings_of(backbone), settings_of("resnet")
     terms = ("width", "blocks", "stem_width", "average_down", "pool", "output_stride")
     assert [ours["model"]["backbone"][t] for t in terms] == [plain["model"]["backbone"][t] for t in terms]
     for rest in (ours, plain):
@@ -43,7 +43,7 @@ def test_all_but_the_block_is_equal(backbone):
 
 
 def test_photographs_are_swept_on_the_same_terms():
-    drawn, real = (settings_of("resnest50", f"data={data}") for data in ("shapes", "camvid"))
+    drawn, real = (settings_of("resnest", f"data={data}") for data in ("shapes", "camvid"))
     assert drawn["schedule"] == real["schedule"]
     assert drawn["model"] == real["model"]
     assert list(real["augment"]["crop_size"]) == [240, 320]

@@ -337,7 +337,7 @@ def test_bytes_of_three_bands_are_augmented_as_photographs_are():
 def test_brightness_and_contrast_move_the_values_linearly_and_alike_in_any_units(kind):
     low, high = KINDS[kind]
     image, label = noise(kind, 4), np.zeros((40, 56), np.uint8)
-    transform = transforms.Augmentation(crop_size=None, scales=(1.0, 1.0), mirror=0, colour=0.7)
+    transform = transforms.Augmentation(crop_size=None, scales=(1.0, 1.0), hflip=0, color_jitter=0.7)
     changed = 0
     for seed in range(12):
         found = transform(Sample(image, label, "a", Bands((1, 2, 3, 4), (low, high))), seed).image
@@ -372,7 +372,7 @@ def test_batches_hold_what_is_stored_and_the_device_normalises(kind):
         def read(self, index):
             return Sample(image, label, "a", meant)
 
-    transform = transforms.Augmentation(crop_size=None, scales=(1.0, 1.0), mirror=0)
+    transform = transforms.Augmentation(crop_size=None, scales=(1.0, 1.0), hflip=0)
     (batch,) = loaders.training_loader(One(), transform, loaders.Order(1, 0, 1), iterations=range(1))
     np.testing.assert_array_equal(batch.image.numpy(), np.moveaxis(image, -1, 0)[None])
     assert (batch.image.numpy().dtype, batch.bands) == (image.dtype, meant)

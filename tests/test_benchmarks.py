@@ -100,7 +100,7 @@ def test_train_step_benchmark(tmp_path):
 @pytest.mark.slow
 def test_losses_benchmark_keeps_complete_trainings(tmp_path):
     small = ["experiment=demo", "data.size=32", "data.val_scenes=2", "model.backbone.width=8"]
-    small += ["model.head.width=8", "schedule.iterations=2", "schedule.policy.warmup_iterations=0"]
+    small += ["model.head.width=8", "schedule.iterations=2", "schedule.lr_schedule.warmup_iterations=0"]
     small += ["schedule.batch_size=2", "loader.workers=0", f"run_dir={tmp_path}"]
     call = ["benchmarks/losses.py", "train", "--losses", "ce_dice", "--seeds", "0", "--", *small]
     assert "| `ce_dice` | 1 |" in run_command(*call).stdout

@@ -80,7 +80,7 @@ def train(head, **runtime):
         components.build("losses", {"name": "cross_entropy"}, num_classes=5),
         samples=2,
         schedule=training.Schedule(
-            batch_size=2, lr=0.1, iterations=3, optimiser={"name": "sgd"}, policy={"name": "constant"}
+            batch_size=2, lr=0.1, iterations=3, optimizer={"name": "sgd"}, lr_schedule={"name": "constant"}
         ),
         runtime=training.Runtime(**runtime),
         device=torch.device("cpu"),

@@ -38,7 +38,7 @@ def batch(size=2, seed=0, side=32):
 
 
 def begin(model, *, metric="mIoU", optimiser="sgd", size=2, optimize_cpu="auto", **schedule):
-    rule = {"optimiser": {"name": optimiser}, "policy": {"name": "constant"}, "iterations": 100}
+    rule = {"optimizer": {"name": optimiser}, "lr_schedule": {"name": "constant"}, "iterations": 100}
     return training.setup_training(
         model,
         cross_entropy.build(3),
@@ -366,7 +366,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
         ),
         (["schedule.layer_decay=1.5"], r"schedule.layer_decay=1.5: must be .* at most 1"),
         (["loss=ce_dice", "loss.parts.dice.weight=0", "loss.parts.cross_entropy.weight=0"], r"sum to 0"),
-        (["schedule.policy.warmup_iterations=5000"], r"warmup_iterations=5000 leaves nothing of"),
+        (["schedule.lr_schedule.warmup_iterations=5000"], r"warmup_iterations=5000 leaves nothing of"),
     ],
 )
 def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_path, run_here, capsys):
@@ -391,7 +391,7 @@ def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_pat
         (None, {"size": 4, "accumulate": 4}, r"over 1 image at a time .* schedule.batch_size=32"),
         (
             "a.pt",
-            {"size": 8, "optimiser": "adamw"},
+            {"size": 8, "optimizer": "adamw"},
             r"lr=0.01 with adamw is high .* from a.pt: .* schedule.lr=0.0001",
         ),
         ("imagenet", {"size": 8, "lr": 0.011}, r"lr=0.011 with sgd is high .* schedule.lr=0.002"),
@@ -418,7 +418,7 @@ def test_settings_known_to_fail_are_told_with_the_remedy(start, schedule, words)
     [
         ("a.pt", {"size": 2, "lr": 0.001, "freeze_norm": True}),
         ("imagenet", {"size": 16, "lr": 0.01}),  # the published recipe
-        ("a.pt", {"size": 8, "optimiser": "adamw", "lr": 1e-4, "freeze": 2, "ema": 0.9}),
+        ("a.pt", {"size": 8, "optimizer": "adamw", "lr": 1e-4, "freeze": 2, "ema": 0.9}),
         (None, {"size": 16, "lr": 0.1}),
     ],
 )
@@ -434,7 +434,7 @@ def test_so_many_validations_are_counted_as_a_run_has(seed):
     length = draw.choice(
         [{"epochs": draw.uniform(0.1, 9)}, {"epochs": None, "iterations": draw.randint(1, 90)}]
     )
-    schedule = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, **length)
+    schedule = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, **length)
     every, samples = draw.choice([0.3, 1, 2.5, 7, 200]), draw.randint(4, 40)
     due = [t for t in range(1, schedule.length(samples) + 1) if schedule.due(t, every=every, samples=samples)]
     assert schedule.validations(every=every, samples=samples) == len(due)
@@ -446,7 +446,7 @@ def test_the_experiment_is_what_the_pages_say(photos, tmp_path, tiny_run):
     )
     schedule = settings["schedule"]
     assert (schedule["lr"], schedule["head_lr_multiplier"], schedule["layer_decay"]) == (1e-4, 10, 0.75)
-    assert schedule["optimiser"]["name"] == "adamw"
+    assert schedule["optimizer"]["name"] == "adamw"
     assert schedule["patience"] == 10
 
 

@@ -78,7 +78,15 @@ def test_the_command_prints_what_a_plain_loop_counts(drawn):
                 hits += int(network.classify(image[None]).argmax() == number)
             images += 1
     command = [sys.executable, str(FILE), "--root", str(root), "--crop", "64", "--workers", "0"]
-    command += ["--device", "cpu", "--batch-size", "7", "model/backbone=resnest14", "model.backbone.width=8"]
+    command += [
+        "--device",
+        "cpu",
+        "--batch-size",
+        "7",
+        "model/backbone=resnest",
+        "model.backbone.variant=14",
+        "model.backbone.width=8",
+    ]
     command += [f"model.backbone.weights={weights}"]
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
@@ -104,7 +112,13 @@ def test_the_crop_is_that_of_the_published_score():
 @pytest.mark.medium
 def test_what_does_not_fit_is_one_line(drawn, tmp_path):
     main, weights = EXAMPLE["main"], f"model.backbone.weights={drawn[2]}"
-    small = ["model/backbone=resnest14", "model.backbone.width=8", "--workers", "0"]
+    small = [
+        "model/backbone=resnest",
+        "model.backbone.variant=14",
+        "model.backbone.width=8",
+        "--workers",
+        "0",
+    ]
     with pytest.raises(ValueError, match=r"--root .*: 4 classes, and the published weights know 1000"):
         main(["--root", str(drawn[0]), *small])
     with pytest.raises(ValueError, match=r"--root .*nowhere: there is no such folder"):

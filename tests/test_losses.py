@@ -259,8 +259,8 @@ def test_a_step_is_the_same_however_the_batch_is_divided(chosen, parts):
                 lr=0.5,
                 iterations=3,
                 accumulate=count,
-                optimiser={"name": "sgd"},
-                policy={"name": "poly"},
+                optimizer={"name": "sgd"},
+                lr_schedule={"name": "poly"},
             ),
             runtime=training.Runtime(),
             device=torch.device("cpu"),
@@ -298,7 +298,7 @@ def test_average_all_is_the_mean_of_mmsegmentation(ignored, factor, weighted):
 
 
 def test_the_mmseg_choice_has_its_divisor_and_its_auxiliary_weight():
-    chosen = composed("train", ["run_name=x", "loss=cross_entropy_mmseg"])["loss"]
+    chosen = composed("train", ["run_name=x", "loss.average=all", "loss.aux_weight=0.4"])["loss"]
     assert (chosen["name"], chosen["average"], chosen["aux_weight"]) == ("cross_entropy", "all", 0.4)
 
 

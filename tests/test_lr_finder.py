@@ -20,7 +20,7 @@ BACKBONE = {"name": "resnest", "variant": "14", "width": 8}
 
 def begin(**schedule):
     torch.manual_seed(0)
-    rule = {"optimiser": {"name": "adamw"}, "policy": {"name": "poly"}, "iterations": 30, "ema": 0.9}
+    rule = {"optimizer": {"name": "adamw"}, "lr_schedule": {"name": "poly"}, "iterations": 30, "ema": 0.9}
     return training.setup_training(
         segmenter.build(3, backbone=BACKBONE, head={"name": "fcn"}),
         cross_entropy.build(3),
@@ -86,7 +86,7 @@ def test_the_run_is_left_as_it_was_and_the_rates_are_those_it_says():
     assert all(np.isfinite(found.losses))
     after = tested.state()
     assert all(torch.equal(before["model"][name], after["model"][name]) for name in before["model"])
-    assert after["optimiser"]["state"] == {}
+    assert after["optimizer"]["state"] == {}
     assert after["iteration"] == 0
     for run in (tested, untouched):
         training.train_step(run, next(steps(1))[0])
@@ -100,7 +100,7 @@ def test_the_run_is_left_as_it_was_and_the_rates_are_those_it_says():
 
 @pytest.mark.medium
 def test_it_ends_where_the_loss_explodes():
-    found = lr_finder.find(begin(optimiser={"name": "sgd"}, iterations=100), steps(100))
+    found = lr_finder.find(begin(optimizer={"name": "sgd"}, iterations=100), steps(100))
     assert len(found.rates) < 100 or found.losses[-1] < 4 * min(found.losses)
 
 
@@ -126,4 +126,4 @@ def test_the_command_leaves_a_curve_and_the_name_free_for_the_training(tmp_path,
     assert "lr_finder/curve" in events.Tags()["images"]
     assert not list((tmp_path / "a").glob("*.pt"))
     assert run_here("train_seg", *small, "schedule.iterations=2", "run_name=a",
-                    "schedule.policy.warmup_iterations=0") == 0  # fmt: skip
+                    "schedule.lr_schedule.warmup_iterations=0") == 0  # fmt: skip

@@ -187,7 +187,7 @@ def test_augmentation_treats_wide_ids_as_bytes(resize, seed):
     image = draw.integers(0, 256, (*label.shape, 3), np.uint8)
     wide = np.where(label == IGNORE_INDEX, MOST_CLASSES, label.astype(np.int16) + 300).astype(np.int16)
     augment = transforms.build(
-        crop_size=64, base_size=80, resize=resize, rotation=15.0 * (seed % 2), one_class_at_most=0.3
+        crop_size=64, base_size=80, resize=resize, rotation=15.0 * (seed % 2), max_class_ratio=0.3
     )
     found = [augment(Sample(image, ids, "a"), seed) for ids in (label, wide)]
     np.testing.assert_array_equal(found[0].image, found[1].image)

@@ -17,14 +17,16 @@ from segkit.types import IGNORE_INDEX, Logits
 
 
 def test_poly_is_the_formula():
-    factor = components.build("training.policies", {"name": "poly", "power": 0.9, "final": 0.01}, total=100)
+    factor = components.build(
+        "training.lr_schedules", {"name": "poly", "power": 0.9, "final": 0.01}, total=100
+    )
     assert factor(0) == pytest.approx(1.0)
     assert factor(50) == pytest.approx(0.99 * 0.5**0.9 + 0.01)
     assert factor(100) == pytest.approx(0.01)
 
 
 def test_warm_up_grows_linearly_into_the_decay():
-    factor = components.build("training.policies", {"name": "cosine", "warmup_iterations": 3}, total=100)
+    factor = components.build("training.lr_schedules", {"name": "cosine", "warmup_iterations": 3}, total=100)
     decay = [(1 + math.cos(math.pi * t / 100)) / 2 for t in range(5)]
     assert [factor(t) for t in range(5)] == pytest.approx(
         [decay[0] / 4, decay[1] / 2, decay[2] * 3 / 4, decay[3], decay[4]]
@@ -50,7 +52,7 @@ class Published:
 def test_warm_up_of_the_original_ends_before_its_decay_begins(mode):
     settings = {"name": mode, "warmup_iterations": 200, "warmup": "encoding"}
     factor, published = (
-        components.build("training.policies", settings, total=1000),
+        components.build("training.lr_schedules", settings, total=1000),
         Published(mode, 1000, 200),
     )
     assert [factor(t) for t in range(1000)] == pytest.approx([published(t) for t in range(1000)], abs=1e-15)
@@ -94,16 +96,16 @@ POLICIES = {
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_is_torchs_with_and_without_the_warm_up_of_mmsegmentation(name):
     settings, theirs = POLICIES[name]
-    factor = components.build("training.policies", {"name": name, **settings}, total=100)
+    factor = components.build("training.lr_schedules", {"name": name, **settings}, total=100)
     assert [factor(t) for t in range(100)] == pytest.approx(scheduled(lambda o: theirs(o, 100), 100))
     settings = {"name": name, **settings, "warmup_iterations": 20, "warmup": "mmseg"}
-    factor = components.build("training.policies", settings, total=100)
+    factor = components.build("training.lr_schedules", settings, total=100)
     assert [factor(t) for t in range(100)] == pytest.approx(scheduled(warm(100, 20, theirs), 100))
 
 
 @pytest.mark.parametrize(("total", "rise"), [(100, 0.3), (37, 0.25), (10, 0.9)])
 def test_one_cycle_is_torchs(total, rise):
-    factor = components.build("training.policies", {"name": "one_cycle", "rise": rise}, total=total)
+    factor = components.build("training.lr_schedules", {"name": "one_cycle", "rise": rise}, total=total)
     theirs = scheduled(lambda o: schedules.OneCycleLR(o, 1.0, total, pct_start=rise), total - 1)
     assert [factor(t) for t in range(total - 1)] == pytest.approx(theirs, abs=1e-12)
     assert factor(total - 1) == pytest.approx(4e-6)
@@ -112,19 +114,19 @@ def test_one_cycle_is_torchs(total, rise):
 @pytest.mark.parametrize("rise", [0.0, 0.01, 0.5, 1.0])
 @pytest.mark.parametrize("total", [1, 2, 3, 100])
 def test_one_cycle_stays_between_its_ends_however_short(total, rise):
-    factor = components.build("training.policies", {"name": "one_cycle", "rise": rise}, total=total)
+    factor = components.build("training.lr_schedules", {"name": "one_cycle", "rise": rise}, total=total)
     assert all(0 <= factor(t) <= 1 for t in range(total))
 
 
 def test_a_milestone_after_the_end_is_refused():
     with pytest.raises(ValueError, match=r"milestones=\[5, 10\]: 10 is not before the end, 10 iterations"):
-        components.build("training.policies", {"name": "step", "milestones": [5, 10]}, total=10)
+        components.build("training.lr_schedules", {"name": "step", "milestones": [5, 10]}, total=10)
 
 
 @pytest.mark.parametrize("name", ["poly", "cosine", "constant"])
 def test_a_warm_up_as_long_as_the_training_is_refused(name):
-    with pytest.raises(ValueError, match=r"schedule.policy.warmup_iterations=10 leaves nothing of 10"):
-        components.build("training.policies", {"name": name, "warmup_iterations": 10}, total=10)
+    with pytest.raises(ValueError, match=r"schedule.lr_schedule.warmup_iterations=10 leaves nothing of 10"):
+        components.build("training.lr_schedules", {"name": name, "warmup_iterations": 10}, total=10)
 
 
 def test_cross_entropy_is_the_mean_over_scored_pixels_by_hand():
@@ -223,13 +225,13 @@ def test_the_average_follows_the_recurrence_by_hand():
         ({"name": "sgd", "nesterov": True, "momentum": 0.0}, r"nesterov=true with .*momentum=0"),
         (
             {"name": "adamw", "betas": [0.9, 1.0]},
-            r"schedule.optimiser.betas=\[0.9, 1.0\]: both must be below 1",
+            r"schedule.optimizer.betas=\[0.9, 1.0\]: both must be below 1",
         ),
     ],
 )
 def test_an_optimiser_that_torch_refuses_is_refused_by_its_settings_names(settings, message):
     with pytest.raises(ValueError, match=message):
-        components.build("training.optimisers", settings, groups=[{"params": [torch.zeros(1)]}], lr=0.1)
+        components.build("training.optimizers", settings, groups=[{"params": [torch.zeros(1)]}], lr=0.1)
 
 
 KINDS = {
@@ -248,7 +250,7 @@ def test_an_optimiser_moves_as_torchs_however_gradients_are_laid_out(name, layou
     ours = [nn.Parameter(w.to(memory_format=layout) if w.ndim == 4 else w.clone()) for w in weights]
     expected = kind(theirs, lr=0.1, **settings)
     built = components.build(
-        "training.optimisers", {"name": name, **settings}, groups=[{"params": ours}], lr=0.1
+        "training.optimizers", {"name": name, **settings}, groups=[{"params": ours}], lr=0.1
     )
     for _ in range(3):
         for one, other in zip(theirs, ours, strict=True):
@@ -284,12 +286,12 @@ def test_optimizer_resumes_with_another_memory_layout(name):
     layouts = (torch.channels_last, torch.contiguous_format)
     chosen = {"name": name, **settings}
     ours = moved(
-        lambda groups: components.build("training.optimisers", chosen, groups=groups, lr=0.1), layouts
+        lambda groups: components.build("training.optimizers", chosen, groups=groups, lr=0.1), layouts
     )
     theirs = moved(lambda groups: kind(groups, lr=0.1, **settings), (torch.contiguous_format,) * 2)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_a_weight_decay_that_cannot_be_meant_is_refused():
-    with pytest.raises(ValueError, match=r"schedule.optimiser.weight_decay=1e\+38: must be .* at most 10"):
-        check("schedule.optimiser", {"name": "sgd", "weight_decay": 1e38})
+    with pytest.raises(ValueError, match=r"schedule.optimizer.weight_decay=1e\+38: must be .* at most 10"):
+        check("schedule.optimizer", {"name": "sgd", "weight_decay": 1e38})

@@ -20,7 +20,9 @@ import segkit
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SIZES = "data.size=32 data.val_scenes=4 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
-LENGTH = "schedule.iterations=2 schedule.batch_size=2 schedule.policy.warmup_iterations=0 evaluation.every=2"
+LENGTH = (
+    "schedule.iterations=2 schedule.batch_size=2 schedule.lr_schedule.warmup_iterations=0 evaluation.every=2"
+)
 SMALL = f"experiment=demo {SIZES} {LENGTH} loader.workers=1 run_name=far device=cpu".split()
 
 

@@ -51,9 +51,8 @@ if __name__ == "__main__":
 def test_a_training_runs_without_what_linux_alone_has(tmp_path):
     (tmp_path / "like_macos.py").write_text(LIKE_MACOS)
     sizes = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
-    length = (
-        "schedule.iterations=2 schedule.batch_size=2 schedule.policy.warmup_iterations=0 evaluation.every=2"
-    )
+    length = "schedule.iterations=2 schedule.batch_size=2 evaluation.every=2"
+    length += " schedule.lr_schedule.warmup_iterations=0"
     rest = "augment.blur=0.5 loader.workers=1 run_name=a device=cpu"  # blur: all there is to pickle
     words = [sys.executable, "like_macos.py", "experiment=demo", *f"{sizes} {length} {rest}".split()]
     environment = os.environ | {"CHECKOUT": str(ROOT)}

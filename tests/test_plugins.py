@@ -88,7 +88,7 @@ def test_every_component_of_the_example_keeps_its_contract(own):
         testing.check_evaluator(worst, num_classes=classes)
     testing.check_dataset(build("data.datasets", {"name": "stripes"}, split="train"))
     testing.check_augmentation(build("data.augmentations", {"name": "noise"}))
-    factor = build("training.policies", {"name": "halves", "times": 3}, total=8)
+    factor = build("training.lr_schedules", {"name": "halves", "times": 3}, total=8)
     assert [factor(t) for t in range(8)] == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
 
 
@@ -99,9 +99,9 @@ def test_help_lists_ours_and_theirs(own, run_here, capsys):
         ("data: ", "stripes"),
         ("model/backbone: ", "patches"),
         ("loss: ", "brier"),
-        ("schedule/policy: ", "halves"),
+        ("schedule/lr_schedule: ", "halves"),
         ("evaluation.evaluators.NAME=true: ", "worst"),
-        ("augment.also.NAME=true: ", "noise"),
+        ("augment.extra.NAME=true: ", "noise"),
     ):
         (line,) = [line for line in lines if line.startswith(start)]
         assert name in line.removeprefix(start).split(", ")
@@ -110,7 +110,7 @@ def test_help_lists_ours_and_theirs(own, run_here, capsys):
 WRONG = {
     "model.backbone.wide=3": "model.backbone.wide=3: there is no such setting; did you mean model.back",
     "model.backbone.width=0": "model.backbone.width=0: must be an integer at least 1",
-    "augment.also.noise.deviation=-1": "augment.also.noise.deviation=-1: must be a number at least 0",
+    "augment.extra.noise.deviation=-1": "augment.extra.noise.deviation=-1: must be a number at least 0",
     "evaluation.evaluators.wort=true": "evaluation.evaluators.wort=True: no 'wort' in segkit/evaluation/evalu"
     "ators or shiny/evaluation/evaluators; there are: boundary, confusion",
     "model/backbone=patch": "did you mean model/backbone=patches?",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from conftest import ROOT
-from segkit.compose import CONF, composed
+from conftest import ROOT, run_command
+from segkit.compose import CONF, command, composed
 
 # Transcribed from the publications, not from conf/. PyTorch-Encoding and GluonCV: SGD 0.01 at a batch of 16
 # (linear rule), momentum 0.9, weight decay 1e-4 on everything, heads x10, poly 0.9 to zero; the long side in
@@ -18,18 +21,18 @@ ORIGINAL = {
     "schedule.iterations": None,
     "schedule.head_lr_multiplier": 10,
     "schedule.decay_norm_and_bias": True,
-    "schedule.optimiser.name": "sgd",
-    "schedule.optimiser.momentum": 0.9,
-    "schedule.optimiser.weight_decay": 1e-4,
-    "schedule.policy.name": "poly",
-    "schedule.policy.power": 0.9,
-    "schedule.policy.final": 0.0,
-    "schedule.policy.warmup": "encoding",
+    "schedule.optimizer.name": "sgd",
+    "schedule.optimizer.momentum": 0.9,
+    "schedule.optimizer.weight_decay": 1e-4,
+    "schedule.lr_schedule.name": "poly",
+    "schedule.lr_schedule.power": 0.9,
+    "schedule.lr_schedule.final": 0.0,
+    "schedule.lr_schedule.warmup": "encoding",
     "schedule.drop_last": True,
     "augment.scales": [0.5, 2.0],
-    "augment.mirror": 0.5,
-    "augment.colour": 0.0,
-    "augment.one_class_at_most": 1.0,
+    "augment.hflip": 0.5,
+    "augment.color_jitter": 0.0,
+    "augment.max_class_ratio": 1.0,
     "model.backbone.output_stride": 8,
     "model.backbone.weights": "imagenet",
     "model.align_corners": True,
@@ -61,19 +64,19 @@ MMSEG = {
     "schedule.epochs": None,
     "schedule.head_lr_multiplier": 1,
     "schedule.lr": 0.01,
-    "schedule.optimiser.name": "sgd",
-    "schedule.optimiser.momentum": 0.9,
-    "schedule.optimiser.weight_decay": 5e-4,
-    "schedule.policy.name": "poly",
-    "schedule.policy.power": 0.9,
-    "schedule.policy.final": 0.01,
-    "schedule.policy.warmup": "mmseg",
+    "schedule.optimizer.name": "sgd",
+    "schedule.optimizer.momentum": 0.9,
+    "schedule.optimizer.weight_decay": 5e-4,
+    "schedule.lr_schedule.name": "poly",
+    "schedule.lr_schedule.power": 0.9,
+    "schedule.lr_schedule.final": 0.01,
+    "schedule.lr_schedule.warmup": "mmseg",
     "schedule.drop_last": False,
     "loss.aux_weight": 0.4,
     "loss.average": "all",
     "augment.scales": [0.5, 2.0],
-    "augment.one_class_at_most": 0.75,
-    "augment.colour": 0.5,
+    "augment.max_class_ratio": 0.75,
+    "augment.color_jitter": 0.5,
     "augment.blur": 0.0,
     "model.align_corners": False,
 }
@@ -121,8 +124,8 @@ FAST = {  # MosaicML: batch 128, 0.08, weight decay 5e-5, 128 epochs, average of
     "schedule.lr": 0.08,
     "schedule.epochs": 128,
     "schedule.iterations": None,
-    "schedule.optimiser.name": "sgd",
-    "schedule.optimiser.weight_decay": 5e-5,
+    "schedule.optimizer.name": "sgd",
+    "schedule.optimizer.weight_decay": 5e-5,
     "loss.parts.cross_entropy.weight": 0.375,
     "loss.parts.dice.weight": 1.125,
     "runtime.channels_last": True,
@@ -154,23 +157,11 @@ def test_the_command_typed_first_is_the_published_recipe(model, data):
     assert_says(found(f"model={model}", f"data={data}"), PUBLISHED[model, data])
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize(("model", "data"), PUBLISHED, ids=lambda word: word)
-def test_the_experiment_of_a_published_row_is_its_recipe(model, data):
-    chosen = found(f"experiment={model}_{data}")
-    if "mmseg" in model:
-        assert chosen["evaluation.name"] == "mmseg"
-    assert_says(chosen, PUBLISHED[model, data])
-    assert {k: v for k, v in chosen.items() if k.startswith("model.")} == {
-        k: v for k, v in found(f"model={model}", f"data={data}").items() if k.startswith("model.")
-    }
-
-
 def test_the_fast_recipe_has_the_numbers_it_was_published_with():
     fast = found("experiment=fast_ade20k")
     assert_says(fast, FAST)
     assert fast["schedule.ema"] is not None
-    assert fast["schedule.policy.warmup_iterations"] > 0
+    assert fast["schedule.lr_schedule.warmup_iterations"] > 0
     assert fast["schedule.lr"] / fast["schedule.batch_size"] == 0.01 / 16  # the linear rule
 
 
@@ -184,36 +175,107 @@ def test_a_data_set_without_a_recipe_trains_as_before(data, model):
         "schedule.head_lr_multiplier": 10,
         "loss.aux_weight": 0.2,
         "augment.blur": 0.0,
-        "model.backbone.weights": None,
+        "model.backbone.weights": None if "demo" in model else "imagenet",
         "evaluation.every": 1,
     }
     assert_says(found(f"data={data}", f"model={model}"), before)
 
 
-@pytest.mark.parametrize("data", ["ade20k", "cityscapes"])
-@pytest.mark.parametrize("model", ["deeplabv3_demo", "deeplabv3_resnest14", "deeplabv3_resnest26"])
-def test_a_backbone_without_published_weights_trains_from_scratch(data, model):
-    assert found(f"data={data}", f"model={model}")["model.backbone.weights"] is None
-
-
 HEADLINE = ("model=deeplabv3_resnest101", "data=ade20k")
+
+
+def key_lines(file):
+    """The leaves that a yaml file sets, as dotted keys."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    content.pop("defaults", None)
+    return [key for key, _ in flat(content)]
+
+
+@pytest.mark.parametrize(("model", "data"), PUBLISHED, ids=lambda word: word)
+def test_a_recipe_states_each_number_once_and_fully(model, data):
+    file = CONF / "recipe" / data / f"{model}.yaml"
+    (named,) = re.findall(r"/recipe/(base/\w+)@_global_", file.read_text(encoding="utf-8"))
+    own, base = key_lines(file), key_lines(CONF / "recipe" / f"{named}.yaml")
+    varied = {"schedule.batch_size", "schedule.lr"} if data == "cityscapes" else set()
+    assert set(own) & set(base) <= varied
+    assert len(base) >= 20
+    assert {key for key in PUBLISHED[model, data] if key.startswith(("schedule.", "loss.", "augment."))} <= {
+        *own,
+        *base,
+    } | {"schedule.epochs", "schedule.iterations"}
+
+
+def test_the_conf_folder_and_the_main_command_stay_small():
+    assert len(list(CONF.rglob("*.yaml"))) <= 100
+    answer = run_command("train_seg.py", *HEADLINE, "--info", "defaults")
+    words = {line.split("|")[1].strip() for line in answer.stdout.splitlines() if "|" in line}
+    merged = [word for word in words if (CONF / f"{word}.yaml").is_file()]
+    assert "recipe/base/encoding" in merged
+    assert len(merged) <= 16
+
+
+@pytest.mark.parametrize(
+    ("base", "typed"),
+    [
+        (HEADLINE, ["model.backbone.variant=50"]),
+        (HEADLINE, ["model/backbone=resnet", "model.backbone.variant=101d"]),
+        (("model=deeplabv3_resnet50", "data=cityscapes"), ["model.backbone.variant=101"]),
+        (("model=deeplabv3_resnest101_mmseg", "data=ade20k"), ["model/backbone=sknet"]),
+        (("experiment=camvid_cpu",), ["model.backbone.variant=50"]),
+    ],
+)
+def test_another_backbone_changes_nothing_else(base, typed):
+    plain, other = found(*base), found(*base, *typed)
+    own = "model.backbone."
+    assert {k: v for k, v in plain.items() if not k.startswith(own)} == {
+        k: v for k, v in other.items() if not k.startswith(own)
+    }
+    for key in ("model.backbone.weights", "model.backbone.output_stride"):
+        assert plain[key] == other[key]
+    if typed[0].startswith("model.backbone.variant"):
+        assert {k for k in plain if plain[k] != other[k]} == {"model.backbone.variant"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["model=deeplabv3_resnest101", "data=ade20k"], False),
+        (["model=deeplabv3_resnest14", "data=ade20k"], True),
+        (["model=deeplabv3_resnest101", "data=camvid"], True),
+        (["experiment=demo"], False),
+    ],
+)
+def test_a_pair_without_a_recipe_is_announced(words, expected, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_seg.py", *words])
+    seen = []
+
+    def story(settings):
+        seen.append(settings)
+
+    command("train")(story)()
+    assert len(seen) == 1
+    note = "no published recipe for {1} + {0}; using the defaults".format(
+        *(w.split("=")[1] for w in (words * 2)[:2])
+    )
+    assert (note in capsys.readouterr().out) is expected
+
+
 OWN_CHOICES = [
     ("schedule=default", {"schedule.epochs": 50, "model.backbone.weights": "imagenet"}),
-    ("schedule=cityscapes_240e", {"schedule.epochs": 240, "schedule.batch_size": 8}),
-    (
-        "schedule=mmseg_80k",
-        {"schedule.iterations": 80000, "schedule.batch_size": 16, "evaluation.every": 8000},
-    ),
+    ("recipe=cityscapes/deeplabv3_resnest101", {"schedule.epochs": 240, "schedule.batch_size": 8}),
+    ("recipe=none", {"schedule.epochs": 50, "loss.aux_weight": 0.2}),
     ("schedule.epochs=5", {"schedule.epochs": 5, "schedule.batch_size": 16}),
-    ("schedule/optimiser=adamw", {"schedule.optimiser.name": "adamw", "schedule.epochs": 180}),
-    ("schedule/policy=cosine", {"schedule.policy.name": "cosine", "schedule.epochs": 180}),
-    ("augment=none", {"augment.mirror": 0.0, "augment.base_size": None, "schedule.epochs": 180}),
-    ("augment=mmseg", {"augment.colour": 0.5, "augment.base_size": [2048, 512], "schedule.epochs": 180}),
+    ("schedule/optimizer=adamw", {"schedule.optimizer.name": "adamw", "schedule.epochs": 180}),
+    ("schedule/lr_schedule=cosine", {"schedule.lr_schedule.name": "cosine", "schedule.epochs": 180}),
+    ("augment=none", {"augment.hflip": 0.0, "augment.base_size": None, "schedule.epochs": 180}),
+    (
+        "augment=mmseg",
+        {"augment.color_jitter": 0.5, "augment.base_size": [2048, 512], "schedule.epochs": 180},
+    ),
     ("sizes.crop=512", {"augment.crop_size": 512}),
     ("loss.aux_weight=0.3", {"loss.aux_weight": 0.3}),
     ("model.backbone.weights=null", {"model.backbone.weights": None, "schedule.epochs": 180}),
-    ("model/backbone=resnest50", {"model.backbone.variant": "50", "schedule.epochs": 120}),
-    ("model/backbone=resnest14", {"model.backbone.weights": None, "schedule.epochs": 120}),
+    ("model.backbone.variant=50", {"model.backbone.weights": "imagenet", "schedule.epochs": 180}),
     ("evaluation=sliding", {"evaluation.name": "sliding", "evaluation.every": 1}),
     ("evaluation.every=5", {"evaluation.every": 5}),
 ]
@@ -229,20 +291,15 @@ def test_what_is_typed_wins_over_the_recipe(typed, expected):
     ("typed", "expected"),
     [
         ("loss=cross_entropy", {"loss.aux_weight": 0.2}),
-        ("augment=encoding", {"augment.colour": 0.0, "augment.crop_size": 512}),
+        ("augment=encoding", {"augment.color_jitter": 0.0, "augment.crop_size": 512}),
         (
-            "schedule=ade20k_180e",
-            {"schedule.epochs": 180, "schedule.iterations": None, "evaluation.every": 1},
+            "schedule=default",
+            {"schedule.epochs": 50, "schedule.iterations": None, "evaluation.every": 1},
         ),
     ],
 )
 def test_what_is_typed_wins_over_the_recipe_of_mmsegmentation(typed, expected):
     assert_says(found("model=deeplabv3_resnest101_mmseg", "data=ade20k", typed), expected)
-
-
-def test_what_is_typed_wins_over_an_experiment():
-    chosen = found("experiment=deeplabv3_resnest50_ade20k", "model=deeplabv3_resnest101", "schedule.lr=0.02")
-    assert_says(chosen, {"schedule.epochs": 180, "schedule.lr": 0.02, "model.backbone.variant": "101"})
 
 
 @pytest.mark.parametrize("data", ["ade20k", "cityscapes"])
@@ -288,29 +345,26 @@ TINY = [
     *("model.backbone.width=8", "model.head.width=8", "model.backbone.weights=null", "loader.workers=0"),
     *("sizes.base=64", "sizes.crop=32", "sizes.bounds=[64,48]", "runtime.compile=false"),
     *("schedule.epochs=null", "schedule.iterations=2", "schedule.batch_size=2", "evaluation.every=2"),
-    *("schedule.policy.warmup_iterations=0", "evaluation.scales=[1.0]"),
+    *("schedule.lr_schedule.warmup_iterations=0", "evaluation.scales=[1.0]"),
 ]
-ROWS = sorted(file.stem for file in (CONF / "experiment").glob("*_ade20k.yaml"))
-ROWS += sorted(file.stem for file in (CONF / "experiment").glob("*_cityscapes.yaml"))
-
-
-def test_every_published_row_has_its_experiment():
-    assert set(ROWS) == {f"{model}_{data}" for model, data in PUBLISHED} | {"fast_ade20k"}
+ROWS = [f"model={model} data={data}" for model, data in PUBLISHED]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ROWS)
-def test_every_experiment_takes_two_steps(experiment, roots, run_here, tmp_path):
-    root = roots / experiment.rsplit("_", 1)[1]
-    where = [f"data.root={root}", f"run_dir={tmp_path}", "run_name=two", "device=cpu"]
-    if (
-        "resnest"
-        in composed("train", ["run_name=two", f"experiment={experiment}"])["model"]["backbone"]["name"]
-    ):
+@pytest.mark.parametrize("row", [*ROWS, "experiment=fast_ade20k"])
+def test_every_recipe_takes_two_steps(row, roots, run_here, tmp_path):
+    words, settings = row.split(), composed("train", row.split())
+    where = [
+        f"data.root={roots / settings['data']['name']}",
+        f"run_dir={tmp_path}",
+        "run_name=two",
+        "device=cpu",
+    ]
+    if settings["model"]["backbone"]["name"] == "resnest":
         where += [
             "model.backbone.last_gamma=0"
-        ]  # 200 random blocks overflow before batch norm has its statistics
-    assert run_here("train_seg", f"experiment={experiment}", *TINY, *where) == 0
+        ]  # 200 random blocks overflow before batch norm has statistics
+    assert run_here("train_seg", *words, *TINY, *where) == 0
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert result["iteration"] == 2
     assert np.isfinite(result["scores"]["mIoU"])
@@ -329,5 +383,5 @@ def test_a_summary_of_the_headline_model_downloads_nothing(run_here, monkeypatch
 
 def test_the_page_of_results_has_the_command_of_every_published_row():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    missing = [row for row in ROWS if f"`experiment={row}`" not in page]
+    missing = [row for row in ROWS if f"`{row}`" not in page]
     assert not missing

@@ -7,7 +7,7 @@ from segkit import checkpoint
 from segkit.compose import Hooks, composed
 from segkit.settings import resuming
 
-BEGUN = [*SMALL, "run_name=a", "schedule.lr=0.07", "schedule/optimiser=adamw", "seed=5", "sizes.crop=64"]
+BEGUN = [*SMALL, "run_name=a", "schedule.lr=0.07", "schedule/optimizer=adamw", "seed=5", "sizes.crop=64"]
 
 
 def again(*typed, before=None):
@@ -46,8 +46,8 @@ def test_a_group_that_is_typed_wins_whole():
     found = again("model=fcn_resnest50")
     assert found["model"] == composed("train", ["model=fcn_resnest50", "run_name=a"])["model"]
     assert found["schedule"] == composed("train", BEGUN)["schedule"]
-    optimiser = again("schedule/optimiser=sgd")["schedule"]["optimiser"]
-    assert optimiser == composed("train", ["run_name=a"])["schedule"]["optimiser"]
+    optimiser = again("schedule/optimizer=sgd")["schedule"]["optimizer"]
+    assert optimiser == composed("train", ["run_name=a"])["schedule"]["optimizer"]
 
 
 @pytest.mark.medium

@@ -22,8 +22,8 @@ def _schedule(**changes):
         "batch_size": 2,
         "lr": 0.1,
         "epochs": 1,
-        "optimiser": {"name": "sgd", "momentum": 0.9},
-        "policy": {"name": "poly", "power": 1},
+        "optimizer": {"name": "sgd", "momentum": 0.9},
+        "lr_schedule": {"name": "poly", "power": 1},
     }
     return {**WHOLE, "schedule": {**plain, **changes}}
 
@@ -68,7 +68,7 @@ def test_an_integer_where_a_number_is_meant_becomes_one():
     checked = settings.check("train", _schedule(lr=1))
     assert checked["schedule"]["lr"] == 1.0
     assert isinstance(checked["schedule"]["lr"], float)
-    assert checked["schedule"]["policy"]["power"] == 1.0
+    assert checked["schedule"]["lr_schedule"]["power"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,17 @@ def test_an_integer_where_a_number_is_meant_becomes_one():
             r"schedule.batchsize=2: there is no such setting; did you mean schedule.batch_size=2\?",
         ),
         (
-            {"policy": {"name": "poli"}},
-            r"schedule.policy.name=poli: no 'poli' in segkit/training/policies.*cosine, one_cycle, poly",
+            {"lr_schedule": {"name": "poli"}},
+            r"schedule.lr_schedule.name=poli: no 'poli' in segkit/training/lr_schedules.*one_cycle, poly",
         ),
-        ({"policy": "poly"}, r"schedule.policy=poly: this is a group.*schedule/policy=poly"),
-        ({"policy": 7}, r"schedule.policy=7: this is a group; .* schedule/policy=NAME \(.*poly"),
+        ({"lr_schedule": "poly"}, r"schedule.lr_schedule=poly: this is a group.*schedule/lr_schedule=poly"),
         (
-            {"policy": {"name": "poly", "milestones": 2}},
-            r"schedule.policy.milestones=2: .* accepts: final, name, power",
+            {"lr_schedule": 7},
+            r"schedule.lr_schedule=7: this is a group; .* schedule/lr_schedule=NAME \(.*poly",
+        ),
+        (
+            {"lr_schedule": {"name": "poly", "milestones": 2}},
+            r"schedule.lr_schedule.milestones=2: .* accepts: final, name, power",
         ),
         ({"ema": 1.5}, r"schedule.ema=1.5: must be a number at least 0 and below 1 or null"),
     ],
@@ -168,17 +171,18 @@ def test_a_size_is_described_in_words():
 
 
 def test_the_folder_listing_is_the_registry():
-    assert {"poly", "cosine"} <= set(components.available("training.policies"))
-    factor = components.build("training.policies", {"name": "poly", "power": 1.0}, total=10)
+    assert {"poly", "cosine"} <= set(components.available("training.lr_schedules"))
+    factor = components.build("training.lr_schedules", {"name": "poly", "power": 1.0}, total=10)
     assert factor(5) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", ["nope", "../poly", "_hidden", None, "poly.py", "__init__"])
 def test_only_what_lies_in_the_folder_can_be_named(name):
     with pytest.raises(
-        ValueError, match="in segkit/training/policies; there are: constant, cosine, one_cycle, poly, step"
+        ValueError,
+        match="in segkit/training/lr_schedules; there are: constant, cosine, one_cycle, poly, step",
     ):
-        components.build("training.policies", {"name": name}, total=10)
+        components.build("training.lr_schedules", {"name": name}, total=10)
 
 
 def test_checking_takes_no_time_to_speak_of():
@@ -198,13 +202,13 @@ def test_checking_takes_no_time_to_speak_of():
         ),
         ("loader", r"loader is missing; give it with loader.workers=\.\.\."),
         ("loader.workers", r"loader.workers is missing"),
-        ("model.backbone", r"model.backbone is missing; choose it with model/backbone=NAME \(.*resnest50"),
+        ("model.backbone", r"model.backbone is missing; choose it with model/backbone=NAME \(.*resnest"),
         ("model.backbone.name", r"no None in segkit/models/backbones; there are: .*resnest"),
         ("data", r"data is missing; choose it with data=NAME \(ade20k, camvid"),
         ("data.root", r"data.root is missing; give it with data.root=\.\.\."),
         ("checkpoint", r"checkpoint is missing; give it with checkpoint.every=\.\.\. checkpoint.minutes="),
         ("evaluation.every", r"evaluation.every is missing"),
-        ("schedule.optimiser", r"schedule.optimiser is missing; choose it with schedule/optimiser=NAME"),
+        ("schedule.optimizer", r"schedule.optimizer is missing; choose it with schedule/optimizer=NAME"),
     ],
 )
 def test_a_key_that_must_be_there_is_named_with_how_to_give_it(path, message):

@@ -72,8 +72,8 @@ def test_a_refused_setting_imports_nothing_that_computes():
 
 def test_a_training_scores_and_is_scored_without_compiler_or_augmentation_library(tmp_path):
     sizes = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
-    length = "schedule.iterations=1 schedule.batch_size=2 schedule.policy.warmup_iterations=0"
-    rest = f"run_dir={tmp_path} run_name=a evaluation.every=1 loader.workers=0 schedule/optimiser=adamw"
+    length = "schedule.iterations=1 schedule.batch_size=2 schedule.lr_schedule.warmup_iterations=0"
+    rest = f"run_dir={tmp_path} run_name=a evaluation.every=1 loader.workers=0 schedule/optimizer=adamw"
     needed = {"torch", "cv2", "hydra"}
     found = imported("train_seg.py", "experiment=demo", *f"{sizes} {length} {rest}".split())
     assert (tmp_path / "a/best.pt").exists()

@@ -48,8 +48,8 @@ def begin(*, dropout=0.0, num_classes=3, norm=False, samples=8, precision="float
         "batch_size": 4,
         "lr": 0.5,
         "iterations": 10,
-        "optimiser": {"name": "sgd"},
-        "policy": {"name": "poly"},
+        "optimizer": {"name": "sgd"},
+        "lr_schedule": {"name": "poly"},
     }
     return training.setup_training(
         Tiny(num_classes, dropout=dropout, norm=norm),
@@ -127,7 +127,7 @@ def test_a_restored_run_takes_the_same_steps_to_the_bit(tmp_path):
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_batch_without_scored_pixels_changes_nothing(optimiser, accumulate, caplog):
-    run = begin(optimiser={"name": optimiser, "weight_decay": 0.1}, accumulate=accumulate, ema=0.5, norm=True)
+    run = begin(optimizer={"name": optimiser, "weight_decay": 0.1}, accumulate=accumulate, ema=0.5, norm=True)
     training.train_step(run, parts_of(batch(), accumulate))
     before = copy.deepcopy(run.state())
     data = batch(seed=1)
@@ -138,7 +138,7 @@ def test_a_batch_without_scored_pixels_changes_nothing(optimiser, accumulate, ca
     assert caplog.text.count("no pixel of the batch is scored") == 1
     after = run.state()
     assert after["iteration"] == 3
-    for key in ("model", "average", "optimiser"):
+    for key in ("model", "average", "optimizer"):
         assert_same(after[key], before[key], ignore=("lr",))
 
 
@@ -208,13 +208,13 @@ def test_a_finished_run_that_was_never_validated_is_validated():
     [
         *(
             {key: None}
-            for key in ("position", "optimiser", "watch", "model", "validation_pending", "val_files")
+            for key in ("position", "optimizer", "watch", "model", "validation_pending", "val_files")
         ),
-        *({key: {}} for key in ("position", "optimiser", "watch", "iteration")),
+        *({key: {}} for key in ("position", "optimizer", "watch", "iteration")),
         *(
             {"position": {"samples_seen": 1}},
             {"watch": [1]},
-            {"optimiser": {"state": {}, "param_groups": [1]}},
+            {"optimizer": {"state": {}, "param_groups": [1]}},
         ),
         {"iteration": "4"},
     ],
@@ -236,7 +236,7 @@ def test_momenta_of_another_shape_are_refused():
     run = begin()
     training.train_step(run, [batch()])
     saved = copy.deepcopy(run.state())
-    saved["optimiser"]["state"][0]["momentum_buffer"] = torch.zeros(2)
+    saved["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(2)
     with pytest.raises(
         ValueError, match=r"another optimiser: momentum_buffer has shape \(2,\) for a weight of"
     ):
@@ -263,7 +263,7 @@ def test_the_rate_of_a_restored_run_is_that_of_its_last_step():
     for seed in range(3):
         training.train_step(run, [batch(seed=seed)])
     assert (
-        resumed(run.state()).state()["optimiser"]["param_groups"] == run.state()["optimiser"]["param_groups"]
+        resumed(run.state()).state()["optimizer"]["param_groups"] == run.state()["optimizer"]["param_groups"]
     )
 
 
@@ -279,10 +279,10 @@ def test_the_distance_of_the_average_is_a_fraction_of_the_weights_norm():
 
 
 def test_length_and_dues_by_epochs_and_by_iterations():
-    by_epochs = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, epochs=2.5)
+    by_epochs = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, epochs=2.5)
     assert by_epochs.length(10) == 7  # ceil(25 / 4)
     assert [t for t in range(1, 8) if by_epochs.due(t, every=1, samples=10)] == [3, 5, 7]
-    by_iterations = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, iterations=5)
+    by_iterations = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, iterations=5)
     assert [t for t in range(1, 6) if by_iterations.due(t, every=2, samples=10)] == [2, 4, 5]
 
 
@@ -301,13 +301,13 @@ def test_a_recipe_has_as_many_steps_as_the_original(preset, samples, steps):
     per_epoch = samples // schedule.batch_size
     dues = [t for t in range(1, 3 * per_epoch + 1) if schedule.due(t, every=1, samples=samples)]
     assert dues == [per_epoch, 2 * per_epoch, 3 * per_epoch]
-    policy = components.build("training.policies", schedule.policy, total=steps)
+    policy = components.build("training.lr_schedules", schedule.lr_schedule, total=steps)
     for t in (0, 1, 12345, steps // 2, steps - 1):  # as the original writes it, to the last bit
         assert schedule.lr * policy(t) == schedule.lr * pow((1 - 1.0 * t / steps), 0.9)
 
 
 def test_a_set_smaller_than_a_batch_is_not_dropped():
-    schedule = training.Schedule(batch_size=16, lr=1, optimiser={}, policy={}, epochs=10, drop_last=True)
+    schedule = training.Schedule(batch_size=16, lr=1, optimizer={}, lr_schedule={}, epochs=10, drop_last=True)
     assert schedule.length(5) == 4  # ceil(50 / 16)
     assert schedule.length(16) == schedule.length(31) == 10
 
@@ -332,14 +332,14 @@ def test_a_schedule_that_cannot_be_meant_is_refused_in_one_line(setting, message
 
 
 def test_the_longest_training_takes_no_memory_for_its_length():
-    schedule = training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, iterations=100_000_000)
+    schedule = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, iterations=100_000_000)
     steps = range(schedule.length(7))
     order = loaders.Order(7, 0, 4)
     batches = loaders.training_loader(SCENES, lambda sample, seed: sample, order, iterations=steps)
     tracemalloc.start()
     assert len(batches) == 100_000_000
     next(iter(batches))
-    components.build("training.policies", {"name": "poly"}, total=len(steps))(99_999_999)
+    components.build("training.lr_schedules", {"name": "poly"}, total=len(steps))(99_999_999)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000
@@ -348,7 +348,7 @@ def test_the_longest_training_takes_no_memory_for_its_length():
 @pytest.mark.parametrize("both", [{"epochs": 1, "iterations": 1}, {}])
 def test_a_schedule_has_one_length(both):
     with pytest.raises(ValueError, match="give one of the two and set the other to null"):
-        training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, **both)
+        training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, **both)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_compiling_without_a_compiler_is_refused_at_once(monkeypatch):
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match=r"schedule.batch_size=4 does not divide .* use a multiple of 3"):
-        training.Schedule(batch_size=4, lr=1, optimiser={}, policy={}, epochs=1, accumulate=3)
+        training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, epochs=1, accumulate=3)
 
 
 def test_steps_groups_parts_and_drops_nothing():

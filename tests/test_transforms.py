@@ -189,7 +189,7 @@ def test_mmsegs_window_is_cut_as_opencv_scales_the_whole_image(mirrored):
 
 def test_an_image_smaller_than_the_crop_is_scaled_exactly_and_padded_right_and_below():
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    transform = transforms.build(crop_size=(80, 100), base_size=60, scales=(1, 1), mirror=0)
+    transform = transforms.build(crop_size=(80, 100), base_size=60, scales=(1, 1), hflip=0)
     result = transform(Sample(image, COLUMNS, "a"), 3)
     np.testing.assert_array_equal(result.image[:45, :60], Image.fromarray(image).resize((60, 45), BILINEAR))
     assert not result.image[45:].any()
@@ -240,7 +240,7 @@ def test_a_crop_full_of_one_class_is_drawn_again():
     sample = Sample(np.zeros((HEIGHT, WIDTH, 3), np.uint8), label, "")
     share = {}
     for most in (1.0, 0.75):
-        transform = transforms.build(crop_size=CROP, scales=(1, 1), one_class_at_most=most)
+        transform = transforms.build(crop_size=CROP, scales=(1, 1), max_class_ratio=most)
         results = [transform(sample, seed).label for seed in range(200)]
         share[most] = np.mean([max((r == 0).mean(), (r == 1).mean()) <= 0.75 for r in results])
     assert share[1.0] < 0.5
@@ -251,19 +251,19 @@ def test_a_crop_full_of_one_class_is_drawn_again():
 def test_colour_and_blur_change_the_image_only_and_as_often_as_asked():
     image = np.random.default_rng(0).integers(60, 200, (CROP, CROP, 3)).astype(np.uint8)
     sample = Sample(image, COLUMNS[:CROP, :CROP], "")
-    transform = transforms.build(crop_size=CROP, scales=(1, 1), mirror=0, blur=0.25)
+    transform = transforms.build(crop_size=CROP, scales=(1, 1), hflip=0, blur=0.25)
     results = [transform(sample, seed) for seed in range(400)]
     changed = np.mean([(r.image != image).any() for r in results])
     assert abs(changed - 0.25 * 5 / 7) < 0.05  # a deviation below 2/7 of a pixel changes nothing
     assert all((r.label == sample.label).all() for r in results)
-    jitter = transforms.build(crop_size=CROP, scales=(1, 1), mirror=0, colour=0.5)
+    jitter = transforms.build(crop_size=CROP, scales=(1, 1), hflip=0, color_jitter=0.5)
     changed = np.mean([(jitter(sample, seed).image != image).any() for seed in range(400)])
     assert abs(changed - (1 - 0.5**4)) < 0.05  # brightness, contrast, saturation, hue
 
 
 def test_the_same_seed_gives_the_same_sample_and_another_seed_another():
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    transform = transforms.build(crop_size=CROP, base_size=BASE, colour=0.5, blur=0.5, rotation=5)
+    transform = transforms.build(crop_size=CROP, base_size=BASE, color_jitter=0.5, blur=0.5, rotation=5)
     first = [transform(Sample(image, COLUMNS, ""), seed).image for seed in range(20)]
     again = [transform(Sample(image, COLUMNS, ""), seed).image for seed in reversed(range(20))][::-1]
     np.testing.assert_array_equal(first, again)
@@ -281,7 +281,7 @@ import socket
 def refuse(*a, **k): raise AssertionError("network")
 socket.socket.connect = socket.getaddrinfo = refuse
 from segkit.data import transforms
-transforms.build(crop_size=8, colour=0.5, blur=0.5)
+transforms.build(crop_size=8, color_jitter=0.5, blur=0.5)
 print("built")
 """
     command = [sys.executable, "-W", "error::UserWarning", "-c", code]
@@ -313,7 +313,7 @@ def test_crops_are_drawn_again_exactly_when_mmsegmentation_does():
     label = cells.repeat(16, 0).repeat(16, 1)
     image = np.zeros((*label.shape, 3), np.uint8)
     transform = transforms.build(
-        crop_size=24, scales=(1, 1), mirror=0, one_class_at_most=0.75, resize="opencv_linear"
+        crop_size=24, scales=(1, 1), hflip=0, max_class_ratio=0.75, resize="opencv_linear"
     )
     kept = []
     for seed in range(300):
@@ -331,7 +331,7 @@ def test_a_crop_that_is_ignored_everywhere_is_drawn_again():
     label = np.full((64, 256), 255, np.uint8)
     label[:, 200::2], label[:, 201::2] = 0, 1
     sample = Sample(np.zeros((64, 256, 3), np.uint8), label, "")
-    transform = transforms.build(crop_size=64, scales=(1, 1), one_class_at_most=0.75)
+    transform = transforms.build(crop_size=64, scales=(1, 1), max_class_ratio=0.75)
     empty = np.mean([(transform(sample, seed).label == 255).all() for seed in range(200)])
     assert empty < 0.1  # of single draws: 0.7
 
@@ -392,7 +392,7 @@ def test_brightness_contrast_saturation_and_hue_are_distributed_as_mmsegmentatio
         return rgb.mean(), rgb.std(), hsv[..., 1].mean(), np.angle((turn * hsv[..., 1]).sum())
 
     sample = Sample(image, np.zeros(image.shape[:2], np.uint8), "")
-    transform = transforms.build(crop_size=12, scales=(1, 1), mirror=0, colour=0.5)
+    transform = transforms.build(crop_size=12, scales=(1, 1), hflip=0, color_jitter=0.5)
     ours = [measures(transform(sample, seed).image) for seed in range(draws)]
     theirs = [
         measures(photometric_distortion(image[..., ::-1], random)[..., ::-1].copy()) for _ in range(draws)
@@ -403,7 +403,7 @@ def test_brightness_contrast_saturation_and_hue_are_distributed_as_mmsegmentatio
 
 def test_padding_of_the_mean_colour_is_zero_for_the_network():
     sample = Sample(np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8), np.uint8), "")
-    settings = {"crop_size": 12, "scales": (1, 1), "mirror": 0}
+    settings = {"crop_size": 12, "scales": (1, 1), "hflip": 0}
     outside = transforms.build(**settings, padding="mean")(sample, 0).image[8:].reshape(-1, 3) / 255
     normalised = (outside - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     assert np.abs(normalised).max() < 0.5 / 255 / 0.224
@@ -412,7 +412,7 @@ def test_padding_of_the_mean_colour_is_zero_for_the_network():
 
 def test_a_transform_can_be_sent_to_another_process():
     image = photograph(HEIGHT, WIDTH)
-    transform = transforms.build(crop_size=CROP, base_size=BASE, colour=0.5, blur=0.5, rotation=5)
+    transform = transforms.build(crop_size=CROP, base_size=BASE, color_jitter=0.5, blur=0.5, rotation=5)
     again = pickle.loads(pickle.dumps(transform))
     for seed in range(10):
         one, other = (t(Sample(image, COLUMNS, ""), seed) for t in (transform, again))

@@ -105,8 +105,8 @@ def begin(model, loss):
         "batch_size": 1,
         "lr": 0.1,
         "iterations": 1,
-        "optimiser": {"name": "sgd"},
-        "policy": {"name": "poly"},
+        "optimizer": {"name": "sgd"},
+        "lr_schedule": {"name": "poly"},
     }
     runtime = training.Runtime()
     settings = {"schedule": training.Schedule(**schedule), "runtime": runtime, "device": torch.device("cpu")}

@@ -19,7 +19,7 @@ from segkit.data.reading import read_size
 from segkit.data.transforms import LONGEST
 from segkit.settings import schema
 from segkit.settings.dotted import value_of
-from segkit.settings.open_keys import USUAL, left_open
+from segkit.settings.open_keys import left_open
 
 LOOKED_AT = 200  # images whose headers are read for the usual size
 LARGE = 1200  # pixels of the long side from which crops are those published for Cityscapes, else for ADE20K
@@ -57,9 +57,6 @@ def choose(settings: Mapping[str, Any]) -> Choice:
     if not wanted:
         return chosen
     if value_of(settings, "data.name") != "folder":
-        for key in wanted:
-            if (usual := value_of(USUAL, key)) is not None:
-                chosen.add(key, usual, "the usual value")
         return chosen
     dataset = components.build("data.datasets", schema.check("data", settings["data"]), split="train")
     _sizes(chosen, wanted, settings, dataset)
@@ -116,6 +113,7 @@ def batch_of(published: int, *, images: int, parts: int) -> tuple[int, str]:
 def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], images: int) -> None:
     batch = chosen.get("schedule.batch_size") or value_of(settings, "schedule.batch_size")
     iterations, epochs = (value_of(settings, f"schedule.{unit}") for unit in ("iterations", "epochs"))
+    epochs = None if epochs == "auto" else epochs
     if "schedule.iterations" in wanted:
         plain = -(-EPOCHS * images // batch)
         iterations = min(max(plain, STEPS[0]), STEPS[1])
@@ -124,6 +122,7 @@ def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], imag
         chosen.add(
             "schedule.iterations", iterations, words + ("" if plain == iterations else bounds[iterations])
         )
+        chosen["schedule.epochs"] = None
     if "evaluation.every" not in wanted:
         return
     if epochs is not None:

@@ -43,17 +43,17 @@ class Augmentation:
         resize: ``pil_bilinear`` averages when it shrinks (PyTorch-Encoding, GluonCV), and so does
             ``pil_bicubic`` (later versions of PyTorch-Encoding); ``opencv_linear`` skips pixels then, and
             scales the whole image (mmcv). Labels go to the nearest neighbour of the same toolkit.
-        mirror: how often left and right are exchanged.
+        hflip: how often left and right are exchanged.
         rotation: greatest turn in degrees, either way, about the centre of the crop.
-        one_class_at_most: a crop in which one class does not have less than this share of the scored pixels,
+        max_class_ratio: a crop in which one class does not have less than this share of the scored pixels,
             or that has fewer than two classes, is drawn again, up to ten times; 1: never.
-        colour: how often each of brightness, contrast, saturation and hue is changed (mmsegmentation); bands
-            that are no photograph have brightness and contrast only, in the same shares of their range.
+        color_jitter: how often each of brightness, contrast, saturation and hue is changed (mmsegmentation);
+            bands that are no photograph have brightness and contrast only, in the same shares of their range.
         blur: how often a Gaussian of standard deviation up to 1 pixel is applied. PIL's own, which GluonCV
             uses, is an approximation of it that differs by 0.4 grey levels.
         padding: ``black`` (the original), or ``mean``: the mean colour, in whole grey levels, which is zero
             once it is normalised (mmsegmentation); black is the lowest value of ``data.range``.
-        also: further changes of the crop before it is padded, by the names of plug-ins' components in
+        extra: further changes of the crop before it is padded, by the names of plug-ins' components in
             ``data/augmentations``: true, or settings; each is called with the sample and its generator.
     """
 
@@ -71,16 +71,16 @@ class Augmentation:
         Annotated[float, Range(least=0.01, most=16)], Annotated[float, Range(least=0.01, most=16)]
     ] = (0.5, 2.0)
     resize: Literal["pil_bilinear", "pil_bicubic", "opencv_linear"] = "pil_bilinear"
-    mirror: Fraction = 0.5
+    hflip: Fraction = 0.5
     rotation: Annotated[float, Range(least=0, most=180)] = 0.0
-    one_class_at_most: Fraction = 1.0
-    colour: Fraction = 0.0
+    max_class_ratio: Fraction = 1.0
+    color_jitter: Fraction = 0.0
     blur: Fraction = 0.0
     padding: Literal["black", "mean"] = "black"
-    also: dict[str, dict | bool | None] = field(default_factory=dict)
+    extra: dict[str, dict | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_changes", components.build_listed("data.augmentations", self.also))
+        object.__setattr__(self, "_changes", components.build_listed("data.augmentations", self.extra))
         if len(self.scales) != 2 or self.scales[0] > self.scales[1]:
             raise ValueError(
                 f"augment.scales={list(self.scales)}: the least and the greatest scale are meant,"
@@ -101,16 +101,16 @@ class Augmentation:
         draw = np.random.default_rng(seed)
         image, label, name, bands = sample
         fill = _fill(self.padding, bands, image.shape[2])
-        mirrored = bool(draw.random() < self.mirror)
+        mirrored = bool(draw.random() < self.hflip)
         scaled = _scaled_size(draw, label.shape, self.base_size, self.scales)
         angle = draw.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
         crop = (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
         window, label = self._crop(draw, label, _Place(scaled, crop or scaled, mirrored), angle)
         image = self._cut(image, window, angle, fill)
-        if self.colour and bands.photographs:
-            image = colour.distort(image, draw, self.colour)
-        elif self.colour:
-            image = colour.distort_bands(image, draw, self.colour, bands.limits(image.shape[2]))
+        if self.color_jitter and bands.photographs:
+            image = colour.distort(image, draw, self.color_jitter)
+        elif self.color_jitter:
+            image = colour.distort_bands(image, draw, self.color_jitter, bands.limits(image.shape[2]))
         if self.blur and not bands.photographs:
             image = _blurred(image, draw, self.blur)
         elif self.blur:
@@ -128,9 +128,9 @@ class Augmentation:
         """A window and the label under it; it is drawn again while one class fills it."""
         window = place.draw(draw)
         part = self._cut(label, window, angle, (ignored_in(label),))
-        if self.one_class_at_most < 1:
+        if self.max_class_ratio < 1:
             for _ in range(10):
-                if _is_mixed(part, self.one_class_at_most):
+                if _is_mixed(part, self.max_class_ratio):
                     break
                 window = place.draw(draw)
                 part = self._cut(label, window, angle, (ignored_in(label),))

@@ -38,7 +38,7 @@ def _torchvision(name: str, digits: str, megabytes: float, model: str) -> File:
     )
 
 
-FCN = "model=fcn_resnest50 model/backbone="
+FCN = "model=fcn_resnest50 model/backbone=resnet model.backbone.variant="
 NETWORKS = {
     "deeplab_resnest50_ade": _encoding("deeplab_resnest50_ade", "2225f09d", "model=deeplabv3_resnest50"),
     "deeplab_resnest101_ade": _encoding("deeplab_resnest101_ade", "06ca799c", "model=deeplabv3_resnest101"),
@@ -51,8 +51,8 @@ NETWORKS = {
     "deeplabv3_resnet101_coco": _torchvision(
         "deeplabv3_resnet101", "586e9e4e", 233.217, "model=deeplabv3_resnet101"
     ),
-    "fcn_resnet50_coco": _torchvision("fcn_resnet50", "1167a1af", 135.009, f"{FCN}resnet50"),
-    "fcn_resnet101_coco": _torchvision("fcn_resnet101", "7ecb50ca", 207.711, f"{FCN}resnet101"),
+    "fcn_resnet50_coco": _torchvision("fcn_resnet50", "1167a1af", 135.009, f"{FCN}50"),
+    "fcn_resnet101_coco": _torchvision("fcn_resnet101", "7ecb50ca", 207.711, f"{FCN}101"),
 }
 
 

@@ -35,7 +35,7 @@ def banner(settings: Mapping[str, Any], facts: RunFacts) -> str:
         every = count(settings["evaluation"]["every"], "epoch")
     else:
         every = count(settings["evaluation"]["every"], "iteration")
-    rule = f"{schedule['optimiser']['name']} {schedule['lr']:g}, {schedule['policy']['name']}"
+    rule = f"{schedule['optimizer']['name']} {schedule['lr']:g}, {schedule['lr_schedule']['name']}"
     lines = [
         f"{_network(settings)}: {facts.parameters / 1e6:,.1f} million parameters, "
         + (f"weights {start}" if start else "from scratch"),

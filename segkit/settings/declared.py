@@ -34,8 +34,8 @@ SECTIONS = {
     "augment": "data/transforms.py:Augmentation",
     "evaluation": "inference/protocols.py:Protocol",
     "schedule": "training/schedule.py:Schedule",
-    "schedule.optimiser": "training.optimisers",
-    "schedule.policy": "training.policies",
+    "schedule.optimizer": "training.optimizers",
+    "schedule.lr_schedule": "training.lr_schedules",
     "checkpoint": "checkpoint.py:CheckpointConfig",
     "runtime": "system/runtime.py:Runtime",
 }
@@ -43,7 +43,7 @@ SECTIONS = {
 
 LISTS = {
     "loss.parts": "losses",
-    "augment.also": "data.augmentations",
+    "augment.extra": "data.augmentations",
     "evaluation.evaluators": "evaluation.evaluators",
     "writers": "monitor.writers",
 }

@@ -1,4 +1,4 @@
-"""Dotted keys of nested settings: ``schedule.optimiser.name``."""
+"""Dotted keys of nested settings: ``schedule.optimizer.name``."""
 
 from __future__ import annotations
 

@@ -48,17 +48,6 @@ def without_idle(settings: dict[str, Any], chosen: Mapping[str, str], typed: Ite
         for key in schema.unknown(path, section) if isinstance(section, dict) and "name" in section else ():
             if not any(f"{word}.".startswith(f"{path}.{key}.") for word in typed):
                 value = section.pop(key)
+                if value is None:
+                    continue
                 LOG.warning("%s.%s=%s is left out: %s has no such setting", path, key, value, section["name"])
-
-
-def recipe_for_others(settings: Mapping[str, Any], chosen: Mapping[str, str]) -> str | None:
-    """That a schedule was chosen which was published for other data, if so."""
-    schedule, data = chosen.get("schedule", ""), settings.get("data")
-    own = data.get("name") if isinstance(data, Mapping) else None
-    others = [name for name in schema.choices("data") if schedule.startswith(f"{name}_") and name != own]
-    if not others or own is None:
-        return None
-    return (
-        f"schedule={schedule} was published for {others[0]}, and the data are {own}:"
-        " its length and its rate may not suit them (schedule=recipe takes what was published for the data)"
-    )

@@ -14,7 +14,7 @@ SYNONYMS = {  # what other toolkits call a setting or a group
     "schedule.iterations": "iters max_iters num_iters max_steps steps total_iters num_iterations",
     "schedule.accumulate": "accumulation grad_accum gradient_accumulation accumulate_grad_batches",
     "schedule.clip_gradient": "grad_clip clip_grad clip_grad_norm gradient_clip_val max_norm",
-    "schedule.optimiser.weight_decay": "wd",
+    "schedule.optimizer.weight_decay": "wd",
     "sizes.crop": "crop_size img_size image_size imgsz input_size resolution size patch_size",
     "loader.workers": "num_workers n_workers nworkers workers_per_gpu",
     "runtime.precision": "amp mixed_precision use_amp fp16 bf16 half dtype",
@@ -33,11 +33,11 @@ SYNONYMS = {  # what other toolkits call a setting or a group
     "evaluation.every": "eval_every val_every eval_interval val_interval check_val_every_n_epoch",
     "checkpoint.every": "save_every save_interval checkpoint_interval save_freq",
     "seed": "random_seed manual_seed",
-    "schedule/policy": "lr_schedule scheduler lr_scheduler lr_policy",
-    "schedule/optimiser": "optimizer optim optimizer_name",
+    "schedule/lr_schedule": "lr_schedule scheduler lr_scheduler lr_policy",
+    "schedule/optimizer": "optimizer optim optimizer_name",
     "augment": "augmentation augmentations aug transforms",
     "loss": "criterion loss_fn loss_function",
-    "augment.mirror": "hflip horizontal_flip flip_prob",
+    "augment.hflip": "hflip horizontal_flip flip_prob",
 }
 ABBREVIATED = {"ce": "cross_entropy", "crossentropy": "cross_entropy", "onecycle": "one_cycle"}
 MEANT = {word: setting for setting, words in SYNONYMS.items() for word in words.split()}

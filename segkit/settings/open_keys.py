@@ -1,4 +1,4 @@
-"""Settings that may be left open; a run that goes on, a checkpoint, the images or usual values fill them."""
+"""Settings with the value ``auto``: a stored run, a checkpoint, the images or usual values fill them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PHOTOGRAPHS = {"model.mean": IMAGENET_MEAN, "model.std": IMAGENET_STD, "model.va
 
 
 def left_open(settings: Mapping[str, Any]) -> list[str]:
-    """Dotted keys that are there and say nothing; of a length that is not given, both."""
-    found = [key for key in SIMPLE if _there(settings, key) and value_of(settings, key) is None]
-    if _there(settings, LENGTH[0]) and all(value_of(settings, key) is None for key in LENGTH):
-        found += LENGTH
+    """Return the dotted keys whose value is ``auto``; of a length that is not given, both."""
+    found = [key for key in SIMPLE if value_of(settings, key) == "auto"]
+    if value_of(settings, LENGTH[0]) == "auto":
+        found += LENGTH if value_of(settings, LENGTH[1]) is None else LENGTH[:1]
     if isinstance(value_of(settings, "data.range"), str):
         found.append("data.range")
     bands = [key for key in ("data.bands", "data.range") if value_of(settings, key) is not None]
@@ -39,7 +39,10 @@ def fillings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str,
     keys = left_open(settings)
     keys += [k for k in (*OF_BANDS, "data.range") if _there(settings, k) and value_of(settings, k) is None]
     answers = {key: value_of(known, key) for key in keys}
-    return {key: answer for key, answer in answers.items() if answer is not None}
+    answers = {key: answer for key, answer in answers.items() if answer not in (None, "auto")}
+    if LENGTH[0] in keys and (answers.get(LENGTH[1]) or value_of(settings, LENGTH[1])) is not None:
+        answers[LENGTH[0]] = None  # iterations give the length
+    return answers
 
 
 def _there(settings: Mapping[str, Any], key: str) -> bool:

@@ -8,6 +8,7 @@ without importing torch.
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -144,10 +145,12 @@ def not_a_group(path: str, value: Any) -> str:
     if names := choices(group):
         if value is None:
             return f"{path}=null: one is needed; choose it with {group}=NAME ({', '.join(names)})"
+        if known := backbone_setting(str(value)) if group == "model/backbone" else None:
+            return f"{wrong}; choose a file of it with {known}"
         how = f"{group}={value}" if value in names else f"{group}=NAME ({', '.join(names)})"
         return f"{wrong}; choose a file of it with {how}"
     own = keywords(SECTIONS[path]).accepted if ":" in SECTIONS.get(path, "") else ()
-    if path == "checkpoint" and isinstance(value, str):
+    if path == "checkpoint" and isinstance(value, str) and not value.startswith("["):
         return f"{wrong}; to start from a file: model.weights={value}; to continue: run_name=NAME resume=true"
     return f"{wrong}; say {path}.KEY=..." + (f" ({', '.join(own)})" if own else "")
 
@@ -177,11 +180,29 @@ def choice_fault(group: str, name: str) -> str | None:
         return None
     if group == "data" and hints.is_path(name):
         return f"data={name}: data= chooses a kind of data set; did you mean data=folder data.root={name}?"
+    if group == "model/backbone" and (known := backbone_setting(name)):
+        return f"{group}={name}: there is no such choice; did you mean {known}?"
     inner = [f"{group}/{folder.name}" for folder in sorted((CONF / group).glob("*/"))]
     meant = [f"{group}={near}" for near in hints.find_similar(name, names)]
     meant += [f"{other}={name}" for other in inner if name in choices(other)]
     hint = f"did you mean {' or '.join(meant)}? " if meant else ""
     return f"{group}={name}: there is no such choice; {hint}there are: {', '.join(names)}"
+
+
+def backbone_setting(name: str) -> str | None:
+    """Return the settings of a backbone by the name that people know, such as ``se_resnet50``."""
+    for family in choices("model/backbone"):
+        text = (CONF / "model" / "backbone" / f"{family}.yaml").read_text(encoding="utf-8")
+        if not (found := re.search(r'^variant: "(\D*)\d', text, re.MULTILINE)):
+            continue
+        depth = name.removeprefix(family)
+        if family == "resnet" and name.startswith("resnext"):
+            depth = name.removeprefix("resnext")
+        component = "resnest" if family == "resnest" else "resnet"
+        variants = typing.get_args(keywords(f"models/backbones/{component}.py:build").accepted["variant"])
+        if depth != name and f"{found[1]}{depth}" in variants:
+            return f"model/backbone={family} model.backbone.variant={found[1]}{depth}"
+    return None
 
 
 def is_text(command: str, path: str) -> bool:
@@ -285,4 +306,7 @@ def suggest(key: str, value: Any, tops: Iterable[str] = ()) -> list[str]:
         for p in SECTIONS
         if p.split(".")[0] in tops and (names := choices(p.replace(".", "/")))
     }
-    return hints.suggest(key, value, sections=sections, groups=groups)
+    meant = hints.suggest(key, value, sections=sections, groups=groups)
+    if meant and meant[0].startswith("model/backbone=") and (known := backbone_setting(str(value))):
+        return [known]
+    return meant

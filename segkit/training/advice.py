@@ -94,7 +94,7 @@ def _few_images(run: Training, start: Any) -> Iterator[str]:
 
 
 def _high_rate(run: Training, start: Any) -> Iterator[str]:
-    name, rate = run.schedule.optimiser["name"], run.schedule.lr
+    name, rate = run.schedule.optimizer["name"], run.schedule.lr
     highest = HIGHEST.get(name, float("inf")) * (run.schedule.batch_size if name == "sgd" else 1)
     if start and rate > highest:
         yield (

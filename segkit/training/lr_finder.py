@@ -60,7 +60,7 @@ def find(run: Training, steps: Steps) -> Curve:
         steps: of ``training.steps``.
     """
     rates = np.geomspace(LOWEST, HIGHEST, min(STEPS, len(run.remaining_iterations)))
-    before = copy.deepcopy({"model": run.model.state_dict(), "optimiser": run.optimiser.state_dict()})
+    before = copy.deepcopy({"model": run.model.state_dict(), "optimizer": run.optimiser.state_dict()})
     trial = dataclasses.replace(
         run,
         policy=lambda step: float(rates[step]) / run.schedule.lr,
@@ -74,7 +74,7 @@ def find(run: Training, steps: Steps) -> Curve:
         if _exploded(seen):
             break
     run.model.load_state_dict(before["model"])
-    run.optimiser.load_state_dict(before["optimiser"])
+    run.optimiser.load_state_dict(before["optimizer"])
     run.optimiser.zero_grad(set_to_none=True)
     return curve(rates[: len(seen)].tolist(), seen)
 

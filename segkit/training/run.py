@@ -142,7 +142,7 @@ class Training:
             "validation_pending": self.validation_pending,
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "watch": self.guard.state(),
         }
@@ -188,7 +188,7 @@ class Training:
             average = state["average"] or state["model"]
             files.check_state_matches(self.average.state_dict(), average, "model")
             self.average.load_state_dict(average)
-        optim.restore(self.optimiser, state["optimiser"])
+        optim.restore(self.optimiser, state["optimizer"])
         if state["scaler"] and self.scaler.is_enabled():  # empty unless the run was in fp16
             self.scaler.load_state_dict(state["scaler"])
         self.guard.restore(state["watch"])
@@ -262,8 +262,10 @@ def setup_training(
         model=model,
         runner=torch.compile(runner) if runtime.compile else runner,  # pyright: ignore[reportArgumentType]
         loss=loss.to(device),
-        optimiser=components.build("training.optimisers", schedule.optimiser, groups=groups, lr=schedule.lr),
-        policy=components.build("training.policies", schedule.policy, total=schedule.length(samples)),
+        optimiser=components.build("training.optimizers", schedule.optimizer, groups=groups, lr=schedule.lr),
+        policy=components.build(
+            "training.lr_schedules", schedule.lr_schedule, total=schedule.length(samples)
+        ),
         scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
         average=optim.average_of(model) if schedule.ema is not None else None,
         guard=NonFiniteGuard(device, schedule.nonfinite, schedule.nonfinite_in_a_row),

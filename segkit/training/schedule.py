@@ -16,8 +16,8 @@ class Schedule:
 
     batch_size: Annotated[int, Range(least=1, most=65536)]  # images of an optimiser step, over all processes
     lr: Annotated[float, Range(above=0, most=1000)]  # of the backbone
-    optimiser: dict
-    policy: dict
+    optimizer: dict
+    lr_schedule: dict
     epochs: Annotated[float, Range(above=0, most=100000)] | None = None  # one of the two ...
     iterations: Annotated[int, Range(least=1, most=100000000)] | None = None  # ... gives the length, in steps
     drop_last: bool = False  # an epoch leaves out what fills no batch, as the original recipe has it

@@ -1,0 +1,33 @@
+"""One rate throughout, after a linear warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from segkit.settings import NonNegativeInt
+from segkit.training.lr_schedules._warmup import warmed
+
+
+def build(
+    total: int,
+    *,
+    warmup_iterations: NonNegativeInt = 0,
+    warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
+) -> Callable[[int], float]:
+    """The factor by which an iteration multiplies every group's learning rate.
+
+    Args:
+        total: iterations of the whole training.
+        warmup_iterations: over these the factor rises linearly.
+        warmup: whose; see ``segkit.training.lr_schedules._warmup``.
+
+    Raises:
+        ValueError: the warm-up is not shorter than the training.
+    """
+
+    def decay(iteration: int, length: int) -> float:
+        del iteration, length
+        return 1.0
+
+    return warmed(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)

@@ -1,0 +1,35 @@
+"""Cosine decay (arXiv 1608.03983, without restarts), after a linear warm-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from segkit.settings import Fraction, NonNegativeInt
+from segkit.training.lr_schedules._warmup import warmed
+
+
+def build(
+    total: int,
+    *,
+    final: Fraction = 0.0,
+    warmup_iterations: NonNegativeInt = 0,
+    warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
+) -> Callable[[int], float]:
+    """The factor by which an iteration multiplies every group's learning rate.
+
+    Args:
+        total: iterations of the whole training.
+        final: the factor at the end.
+        warmup_iterations: over these the factor rises linearly.
+        warmup: whose; see ``segkit.training.lr_schedules._warmup``.
+
+    Raises:
+        ValueError: the warm-up is not shorter than the training.
+    """
+
+    def decay(iteration: int, length: int) -> float:
+        return final + (1 - final) * (1 + math.cos(math.pi * iteration / length)) / 2
+
+    return warmed(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)

@@ -1,0 +1,36 @@
+"""Polynomial decay per iteration (arXiv 1606.00915): (1 - t / T) ** power, after a linear warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from segkit.settings import Fraction, NonNegativeInt, Range
+from segkit.training.lr_schedules._warmup import warmed
+
+
+def build(
+    total: int,
+    *,
+    power: Annotated[float, Range(above=0, most=100)] = 0.9,
+    final: Fraction = 0.0,
+    warmup_iterations: NonNegativeInt = 0,
+    warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
+) -> Callable[[int], float]:
+    """The factor by which an iteration multiplies every group's learning rate.
+
+    Args:
+        total: iterations of the whole training.
+        power: of the decay; 1 is linear.
+        final: the factor never falls below it (mmsegmentation ends at 0.01: 1e-4 of 1e-2).
+        warmup_iterations: over these the factor rises linearly.
+        warmup: whose; see ``segkit.training.lr_schedules._warmup``.
+
+    Raises:
+        ValueError: the warm-up is not shorter than the training.
+    """
+
+    def decay(iteration: int, length: int) -> float:
+        return (1 - final) * (1 - iteration / length) ** power + final
+
+    return warmed(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)
