@@ -391,7 +391,7 @@ def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_pat
         (None, {"size": 4, "accumulate": 4}, r"over 1 image at a time .* schedule.batch_size=32"),
         (
             "a.pt",
-            {"size": 8, "optimizer": "adamw"},
+            {"size": 8, "optimiser": "adamw"},
             r"lr=0.01 with adamw is high .* from a.pt: .* schedule.lr=0.0001",
         ),
         ("imagenet", {"size": 8, "lr": 0.011}, r"lr=0.011 with sgd is high .* schedule.lr=0.002"),
@@ -418,7 +418,7 @@ def test_settings_known_to_fail_are_told_with_the_remedy(start, schedule, words)
     [
         ("a.pt", {"size": 2, "lr": 0.001, "freeze_norm": True}),
         ("imagenet", {"size": 16, "lr": 0.01}),  # the published recipe
-        ("a.pt", {"size": 8, "optimizer": "adamw", "lr": 1e-4, "freeze": 2, "ema": 0.9}),
+        ("a.pt", {"size": 8, "optimiser": "adamw", "lr": 1e-4, "freeze": 2, "ema": 0.9}),
         (None, {"size": 16, "lr": 0.1}),
     ],
 )
