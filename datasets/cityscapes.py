@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from command import Script, complete, unpack
 
+from segkit.settings.values import parse_path
 from segkit.system.commands import spoken
 
 OFFICIAL = {"train": 2975, "val": 500}
@@ -48,7 +49,7 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
 
 
 OPTIONS = (
-    ("--zips", {"type": Path, "nargs": "+", "metavar": "FILE", "help": " and ".join(ZIPS)}),
+    ("--zips", {"type": parse_path, "nargs": "+", "metavar": "FILE", "help": " and ".join(ZIPS)}),
     ("--test", {"action": "store_true", "help": "unpack the test frames too"}),
 )
 script = Script("cityscapes", __doc__ or "", OFFICIAL).prepares(

@@ -25,6 +25,7 @@ from segkit import components, compose
 from segkit.data import choosing, overlap, statistics, transforms, verification
 from segkit.data.pairs import count
 from segkit.drawing import overlays
+from segkit.settings.values import parse_path
 from segkit.system.commands import spoken
 
 Prepare = Callable[[argparse.Namespace, Path], None]
@@ -55,13 +56,15 @@ class Script:
         counts = self._command("stats", "pixels and images per class, sizes, mean and standard deviation")
         counts.add_argument("--json", action="store_true", help="print as JSON")
         counts.add_argument(
-            "--weights", type=Path, metavar="FILE", help="write class weights for loss.class_weights"
+            "--weights", type=parse_path, metavar="FILE", help="write class weights for loss.class_weights"
         )
         counts.add_argument("--method", choices=sorted(statistics.WEIGHTS), default="median_frequency")
         show = self._command(
             "show", "write a contact sheet: image and overlay, before and after augmentation"
         )
-        show.add_argument("--output", type=Path, default=Path(f"{name}.png"), help="default: %(default)s")
+        show.add_argument(
+            "--output", type=parse_path, default=Path(f"{name}.png"), help="default: %(default)s"
+        )
         show.add_argument("--samples", nargs="+", metavar="NAME", help="names of samples; default: drawn")
         show.add_argument("--count", type=int, default=6)
         show.add_argument("--seed", type=int, default=0, help="of the drawn samples and augmentations")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from segkit.data.pairs import MASKS
 from segkit.data.reading import read_mask
 from segkit.drawing import overlays
+from segkit.settings.values import parse_path
 from segkit.system import files
 from segkit.system.commands import spoken
 from segkit.tools import import_labels as tool
@@ -103,9 +104,17 @@ script.adds(
     ("--from", {"dest": "kind", "choices": sorted(tool.READERS), "required": True}),
     (
         "files",
-        {"type": Path, "nargs": "+", "metavar": "FILE", "help": "JSON, XML or CSV; or a folder of them"},
+        {
+            "type": parse_path,
+            "nargs": "+",
+            "metavar": "FILE",
+            "help": "JSON, XML or CSV; or a folder of them",
+        },
     ),
-    ("--images", {"type": Path, "metavar": "DIR", "help": "default: images/ in the root, else beside FILE"}),
+    (
+        "--images",
+        {"type": parse_path, "metavar": "DIR", "help": "default: images/ in the root, else beside FILE"},
+    ),
     ("--split", {"default": "", "metavar": "NAME", "help": "write to images/NAME and masks/NAME"}),
     ("--classes", {"metavar": "A,B", "help": "labels to keep, in this order; default: all"}),
     ("--empty", {"choices": ("background", "left-out"), "help": "images without labels; COCO: background"}),
@@ -116,7 +125,7 @@ script.adds(
     propose_classes,
     "propose classes.csv from the ids or colours that the masks hold",
     ("--masks", {"default": "masks", "metavar": "FOLDER", "help": "below the root; default: %(default)s"}),
-    ("--output", {"type": Path, "metavar": "FILE", "help": "default: classes.csv in the root"}),
+    ("--output", {"type": parse_path, "metavar": "FILE", "help": "default: classes.csv in the root"}),
     ("--divide", {"type": int, "metavar": "N", "help": "ids are class * N + instance, such as 1000"}),
 )
 

@@ -24,6 +24,8 @@ from pathlib import Path, PurePosixPath
 from command import Script, complete
 from tqdm import tqdm
 
+from segkit.settings.values import parse_path
+
 OFFICIAL = {"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582}
 FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets")
 
@@ -117,8 +119,14 @@ def add_sbd(archive: Path, root: Path) -> None:
 
 
 OPTIONS = (
-    ("--archive", {"type": Path, "metavar": "FILE", "help": "VOCtrainval_11-May-2012.tar, fetched before"}),
-    ("--sbd", {"type": Path, "metavar": "PATH", "help": "benchmark.tgz of SBD or its folder: adds trainaug"}),
+    (
+        "--archive",
+        {"type": parse_path, "metavar": "FILE", "help": "VOCtrainval_11-May-2012.tar, fetched before"},
+    ),
+    (
+        "--sbd",
+        {"type": parse_path, "metavar": "PATH", "help": "benchmark.tgz of SBD or its folder: adds trainaug"},
+    ),
 )
 script = Script("voc", __doc__ or "", OFFICIAL).prepares(
     prepare, "fetch and unpack VOC 2012, and add the masks of SBD", *OPTIONS

@@ -66,6 +66,11 @@ def test_other_errors_are_not_taken_for_want_of_memory(capsys):
         failures.with_errors_in_words(raising(KeyError("ours")))
 
 
+def test_error_of_the_system_names_file_and_reason(tmp_path, capsys):
+    said = ending(lambda: (tmp_path / "none/a.txt").write_text("x"), capsys)[1]
+    assert said == f"error: {tmp_path}/none/a.txt: No such file or directory\n"
+
+
 def test_ctrl_c_before_the_training_ends_in_a_word(capsys):
     assert ending(raising(KeyboardInterrupt()), capsys) == (130, "stopped\n")
     assert sys.exc_info() == (None, None, None)

@@ -15,7 +15,7 @@ import torch
 
 from runs import Act, KillAt, Run, assert_same_end, newest
 from segkit import checkpoint
-from segkit.system import runs
+from segkit.system import files, runs
 
 STEP = "segkit.training.train_step"
 
@@ -91,6 +91,12 @@ def test_a_folder_that_cannot_be_written_is_named(read_only):
         runs.claimed(read_only / "a", resume="auto"),
     ):
         pass
+
+
+def test_an_output_folder_that_cannot_be_written_is_named_before_the_work(read_only):
+    for place in (read_only, read_only / "out"):
+        with pytest.raises(OSError, match=rf"output={place}: cannot be written .* Choose another output="):
+            files.make_output_folder(place)
 
 
 def own_data(root):

@@ -294,13 +294,15 @@ def test_different_images_of_equal_size_are_not_taken_for_shared(tmp_path):
         "{root}/images/a.bmp,{root}/masks/a.png\n{root}/images/sub/b c.bmp,{root}/masks/sub/b c.png\n",
         "images\\a.bmp\nimages\\sub\\b c.bmp\n",
         "../{name}/images/a.bmp\nsub/../sub/b c.bmp\n",
+        "~/{name}/images/a.bmp\n~/{name}/images/sub/b c.bmp\n",
     ],
-    ids=["leading slash", "absolute images", "absolute pairs", "backslashes", "dots"],
+    ids=["leading slash", "absolute images", "absolute pairs", "backslashes", "dots", "home"],
 )
 def test_lists_of_paths_from_elsewhere_name_the_same_images(tmp_path, text, monkeypatch):
     make(tmp_path, ["other", "a", "sub/b c"])
     (tmp_path / "list.txt").write_text(text.replace("{root}", str(tmp_path)).replace("{name}", tmp_path.name))
     monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
     for root in (str(tmp_path), tmp_path.name):
         dataset = folder.build("train", root=root, train_split="list.txt")
         assert dataset.names == ["a", "sub/b c"]
@@ -318,6 +320,12 @@ def test_lists_and_class_tables_of_any_encoding_are_read(tmp_path, encoding):
     assert dataset.names == ["Straße", "b"]
     assert dataset.table.names == ["Fläche", "b", "c"]
     assert dataset.table.colours.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
+def test_a_listed_name_that_begins_with_a_tilde_is_a_file(tmp_path):
+    root = make(tmp_path, ["~old", "b"])
+    (tmp_path / "list.txt").write_text("~old\nb\n")
+    assert folder.build("train", root=root, train_split="list.txt").names == ["~old", "b"]
 
 
 def test_names_from_lists_are_unique_and_each_image_is_used_once(tmp_path, caplog):

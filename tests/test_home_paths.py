@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from pathlib import Path
 
 import pytest
 
 from segkit.compose import composed
 from segkit.data.pairs import cache_folder
+from segkit.settings.values import parse_path
 from segkit.system import download
 
 TRAIN = ["data=folder", "run_name=a"]
@@ -51,6 +54,21 @@ def test_home_is_expanded_in_a_list_of_roots(monkeypatch):
 
 def test_text_that_is_no_path_keeps_its_tilde():
     assert composed("train", ["run_name='~x'"])["run_name"] == "~x"
+
+
+def test_home_is_expanded_in_arguments_of_tools(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--file", type=parse_path)
+    assert parser.parse_args(["--file=~/a"]).file == Path("/home/me/a")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--file=~nobody-here/a"])
+    assert "argument --file: ~nobody-here/a: there is no user nobody-here" in capsys.readouterr().err
+
+
+def test_arguments_of_every_tool_expand_home():
+    sources = [*Path("datasets").glob("*.py"), *Path("segkit/tools").rglob("*.py")]
+    assert [str(file) for file in sources if re.search(r'type"?[=:] ?Path\b', file.read_text())] == []
 
 
 def test_home_is_expanded_in_the_cache_variable(monkeypatch):

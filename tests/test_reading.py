@@ -84,6 +84,7 @@ def test_verify_lists_every_refused_image(tmp_path):
 
 EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06" + b"\0" * 7  # orientation 6
 CELLS = np.array([(0, 0, 0), (200, 0, 0), (0, 0, 90)], np.uint8)[IDS]
+UNUSUAL = ("int8", "int16", "int32", "int64", "uint32", "uint64", "float16", "float32", "float64")
 MASKS = {  # name: suffix, bytes, ids or colours
     "png": ("png", saved(IDS, "PNG"), IDS),
     "png of one bit": ("png", png(IDS % 2, 1, 0), IDS % 2),
@@ -104,6 +105,9 @@ MASKS = {  # name: suffix, bytes, ids or colours
     "tiff": ("tif", tiff(IDS), IDS),
     "tiff of 16 bits": ("tif", tiff(DEEP), DEEP),
     "tiff of 16 bits, big-endian": ("tif", tiff(DEEP, order=">", tile=32), DEEP),
+    **{f"tiff of {kind} ids": ("tif", tiff(IDS.astype(kind)), IDS.astype(np.int64)) for kind in UNUSUAL},
+    "tiff signed, -1": ("tif", tiff(IDS.astype(np.int16) - 1), IDS.astype(np.int64) - 1),
+    "tiff float, -1": ("tif", tiff(IDS.astype(np.float32) - 1), IDS.astype(np.int64) - 1),
     "gif": ("gif", saved(IDS * 50, "GIF"), IDS * 50),
     "gif colors": ("gif", saved(CELLS, "GIF"), CELLS),
     "png palette veiled": (
@@ -124,9 +128,9 @@ REFUSED_MASKS = {
     "webp lossy": ("webp", saved(SCENE, "WEBP", quality=90), r"compressed with loss \(WEBP\)"),
     "png veiled": ("png", saved(VEILED, "PNG"), "transparent pixels"),
     "png colours of 16 bits": ("png", png(in_three(DEEP), 16, 2), "holds 16-bit values"),
-    "tiff float": ("tif", tiff(IDS.astype(np.float32)), "holds floating-point values"),
-    "tiff signed": ("tif", tiff(IDS.astype(np.int16)), "holds signed values"),
-    "tiff of 32 bits": ("tif", tiff(IDS.astype(np.uint32)), "holds 32-bit values"),
+    "tiff of fractions": ("tif", tiff(IDS / np.float32(2)), "holds fractions, NaN or infinity"),
+    "tiff of NaN": ("tif", tiff(np.where(IDS, IDS, np.nan)), "holds fractions, NaN or infinity"),
+    "tiff of two signed bands": ("tif", tiff(SCENE[..., :2].astype(np.int16), t338=0), "holds signed values"),
     "tiff of two pages": ("tif", tiff(IDS, IDS), "holds 2 pages"),
     "tiff white is zero": ("tif", tiff(IDS, t262=0), "white as zero"),
     "tiff of two bands": ("tif", tiff(SCENE[..., :2].copy(), t338=0), "holds 2 bands"),

@@ -64,6 +64,13 @@ def test_a_list_names_files_relative_to_itself_or_to_where_one_is(here):
     ]
 
 
+def test_listed_names_with_a_tilde_are_files_unless_there_is_such_a_user(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "photos"))
+    (here / "chosen.txt").write_text("~/a.jpg\n~old.png\n")
+    found = sources.find("chosen.txt").images
+    assert [image.file for image in found] == [here / "photos/a.jpg", here / "~old.png"]
+
+
 def test_an_empty_list_is_refused(here):
     (here / "none.txt").write_text("# nothing\n")
     with pytest.raises(ValueError, match=r"none\.txt: the list is empty; it holds one image a line"):

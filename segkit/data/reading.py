@@ -117,7 +117,7 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
     """Return a mask as stored: (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 colors if ``coding`` is any.
 
     A palette is read as its indices, as labeling tools mean it, if ``coding`` is any; that of a GIF as its
-    gray levels or colors.
+    gray levels or colors. Signed, floating-point and 32-bit or 64-bit ids become int64.
 
     Raises:
         DataError: the file is missing, damaged or lossy, or holds neither ids nor colors.
@@ -125,13 +125,14 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
     data = _read_bytes(file)
     header = read_header(data, file, "mask")
     colored = header.bands - (header.alpha and header.bands in (2, 4)) == 3
-    too_deep = header.depth > 16 or (header.depth > 8 and (header.bands > 1 or coding == "ids"))
+    is_narrow = header.bands > 1 or coding == "ids"  # nothing but 8 unsigned bits
     faults = (
         (header.pages > 1, f"{header.pages} pages"),
         (header.colors, header.colors),
-        (header.kind, f"{header.kind} values"),
+        (header.kind and is_narrow, f"{header.kind} values"),
         (header.inverted, "white as zero, which would invert the ids"),
-        (too_deep or (header.format == "PPM" and header.depth == 1), f"{header.depth}-bit values"),
+        (header.depth > 8 and is_narrow, f"{header.depth}-bit values"),
+        (header.format == "PPM" and header.depth == 1, "1-bit values"),
         (header.bands > 4 or (header.bands in (2, 4) and not header.alpha), f"{header.bands} bands"),
         (header.palette is not None and coding == "ids", f"a palette {header.format}"),
         (colored and coding == "ids", "three color channels"),
@@ -152,7 +153,21 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
         colored = bool((mask[..., :3] != mask[..., :1]).any())
     if header.hidden or (header.alpha and mask.shape[2] > 1 and _hides_pixels(mask, header.depth)):
         raise DataError("transparent", file, "has transparent pixels, whose ids mean nothing", TO_IDS)
+    if header.kind or header.depth > 16:
+        return _convert_to_ids(mask[..., 0], file)
     return np.ascontiguousarray(mask[..., :3] if colored else mask[..., 0])
+
+
+def _convert_to_ids(mask: np.ndarray, file: Path) -> np.ndarray:
+    """Return whole numbers of any type as int64.
+
+    Raises:
+        DataError: some are fractions, NaN or infinite.
+    """
+    values = mask.astype(np.float64)
+    if not (values == np.rint(values)).all() or np.isinf(values).any():
+        raise DataError("fractions", file, "holds fractions, NaN or infinity, not one id per pixel", TO_IDS)
+    return values.clip(-(1 << 53), 1 << 53).astype(np.int64)
 
 
 def read_size(file: Path) -> tuple[int, int] | None:

@@ -60,7 +60,7 @@ def test_name(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
 def output_folder(
     settings: dict[str, Any], own: Mapping[str, Any], protocol: Protocol, weights_sha256: str
 ) -> Path:
-    """Return the folder for a result, which holds no result of other weights, data or protocol.
+    """Make the folder for a result, which holds no result of other weights, data or protocol.
 
     Without ``output=`` the first of ``NAME``, ``NAME-2``, ... is taken that does not.
 
@@ -72,11 +72,13 @@ def output_folder(
 
     Raises:
         ValueError: ``output=`` holds such a result; its report, tables and masks would be overwritten.
+        OSError: the folder cannot be written.
     """
     place = folder(settings, test_name(settings, own))
     for number in itertools.count(2):
         difference = _find_difference(place, settings["data"], protocol, weights_sha256)
         if not difference:
+            files.make_output_folder(place)
             return place
         if settings["output"] is not None:
             raise ValueError(f"{place} holds {difference}. Choose another output=..., or remove it")

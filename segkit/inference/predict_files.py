@@ -102,7 +102,7 @@ def predict_video(
     stills = [kind for kind in kinds if kind not in STREAMS]
     there = [path for path in streams.values() if path.exists()]
     there += [folder / kind / name for kind in stills if (folder / kind / name).exists()]
-    _check_resume(folder, len(there), f"outputs of {name}", resume=resume)
+    _check_resume(folder, len(there), f"output{'s' * (len(there) > 1)} of {name}", resume=resume)
     predicted = skipped = dropped = 0
     following = 0  # number of the next frame of the streams
     until = contextlib.suppress(KeyboardInterrupt) if video.endless else contextlib.nullcontext()

@@ -149,14 +149,9 @@ def claim(
             f"  {listed}{more}"
         )
     content = {"segkit": FORMAT, "source": index.source, "networks": {**index.networks, key: plain}}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with files.whole(folder / NAME) as file:
-            file.write(json.dumps({**content, "origins": origins}, indent=0, ensure_ascii=False).encode())
-    except OSError as error:
-        raise OSError(
-            f"output={folder}: cannot be written ({error.strerror}). Choose another output=..."
-        ) from error
+    files.make_output_folder(folder)
+    with files.whole(folder / NAME) as file:
+        file.write(json.dumps({**content, "origins": origins}, indent=0, ensure_ascii=False).encode())
     return folder, claimed
 
 

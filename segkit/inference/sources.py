@@ -120,7 +120,7 @@ def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> list[Pat
 def _read_list(file: Path) -> list[Path]:
     """Return the files of a list, one a line, relative to the list or to the current folder."""
     lines = [line.strip() for line in files.read_text(file).splitlines()]
-    named = [Path(expand_home(line)) for line in lines if line and not line.startswith("#")]
+    named = [Path(os.path.expanduser(line)) for line in lines if line and not line.startswith("#")]  # noqa: PTH111
     if not named:
         raise ValueError(f"input={file}: the list is empty; it holds one image a line")
     return [_absolute(path if path.is_absolute() or path.exists() else file.parent / path) for path in named]

@@ -5,12 +5,14 @@ Every number is finite and fits 64 bits, so that nothing below has to ask.
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import re
 import types as python_types
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 
@@ -185,6 +187,14 @@ def expand_home(text: str) -> str:
             f"{text}: there is no user {text.split('/')[0][1:]} on this machine; write the whole path"
         )
     return expanded
+
+
+def parse_path(text: str) -> Path:
+    """Return a path with ``~`` expanded, as the type of an argument of ``argparse``."""
+    try:
+        return Path(expand_home(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def describe(annotation: Any) -> str:

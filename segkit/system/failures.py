@@ -70,7 +70,7 @@ def with_errors_in_words(story: Callable[[], None]) -> None:
         elif wanting:
             sys.stderr.write(f"error: {out_of_memory(error)}\n")
         elif os.environ.get("RANK", "0") == "0" or isinstance(error, OSError):
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {_describe(error)}\n")
         raise SystemExit(2) from None
 
 
@@ -81,6 +81,13 @@ def _run_and_free(story: Callable[[], None]) -> None:
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise
+
+
+def _describe(error: Exception) -> str:
+    """Return the message, of an error of the operating system its file and reason without the number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import pickle
 import stat
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,22 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make a folder for ``output=``, before the work whose result goes there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"output={folder}: cannot be written ({error.strerror}). Choose another output=..."
+        ) from error
 
 
 def read_text(path: Path, *, most: int = 1 << 26) -> str:

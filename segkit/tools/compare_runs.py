@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segkit.drawing import line_charts, overlays
+from segkit.settings.values import parse_path
 from segkit.system import files
 
 FREE = ("seed", "run_name", "run_dir", "resume")  # settings that may differ within a row of seeds
@@ -256,9 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(
         prog="python -m segkit.tools.compare_runs", description="compare training runs"
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as runs/*")
+    parser.add_argument("runs", nargs="+", type=parse_path, help="folders of runs, such as runs/*")
     for kind in ("csv", "json", "png"):
-        parser.add_argument(f"--{kind}", type=Path, metavar="FILE")
+        parser.add_argument(f"--{kind}", type=parse_path, metavar="FILE")
     chosen = parser.parse_args(arguments)
     found, skipped = [], []
     for folder in chosen.runs:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.licenses import NOT_STATED
+from segkit.settings.values import parse_path
 from segkit.system import files, shared
 
 PREVIEW = "preview.png"
@@ -195,10 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> str:
     """What the command line asks for; returns what to tell."""
     parser = argparse.ArgumentParser(prog="python -m segkit.tools.share", description=__doc__)
     parser.add_argument("checkpoint", help="of a run, such as runs/NAME/best.pt")
-    parser.add_argument("folder", type=Path, help="to write")
+    parser.add_argument("folder", type=parse_path, help="to write")
     parser.add_argument("--licence", default="unknown", help="of the weights, such as mit or cc-by-4.0")
     parser.add_argument("--data-licence", help="of the data they were trained on")
-    parser.add_argument("--preview", type=Path, metavar="PHOTO", help="an image to show the network on")
+    parser.add_argument("--preview", type=parse_path, metavar="PHOTO", help="an image to show it on")
     chosen = parser.parse_args(arguments)
     try:
         write(

@@ -275,7 +275,7 @@ def _find(root: Path, folder: str, name: str, end: str, suffixes: tuple[str, ...
     A name with a leading slash is absolute, or counts from the root as in the lists of Pascal VOC; one with
     backslashes comes from Windows.
     """
-    name = str(Path(name).expanduser())
+    name = os.path.expanduser(name)  # noqa: PTH111 - pathlib raises where there is no such user
     tails = ("", *suffixes, *(end + suffix for suffix in suffixes if end))
     for spelled in dict.fromkeys((name, name.lstrip("/"), name.replace("\\", "/").lstrip("/"))):
         for base in (root, root / folder):

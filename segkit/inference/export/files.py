@@ -84,7 +84,6 @@ def export_atomically(
     Raises:
         ValueError: the exporter does not know an operator or takes a setting amiss.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", suffix=".part", dir=path.parent) as folder:
         temporary = Path(folder, path.name)
         try:
