@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 
 from segkit.cpu.dilated import DilatedConv2d, applies
+from segkit.cpu.image_pooling import FastImagePooling
 from segkit.cpu.recompute import recompute_context
 from segkit.cpu.split_attention import FastSplitAttention
+from segkit.models.layers.aspp import ImagePooling
 from segkit.models.layers.split_attention import SplitAttention
 
 
@@ -36,6 +38,8 @@ def optimize_for_cpu(model: nn.Module) -> None:
             module.__class__ = DilatedConv2d
         elif type(module) is SplitAttention:
             module.__class__ = FastSplitAttention
+        elif type(module) is ImagePooling:
+            module.__class__ = FastImagePooling
     if not isinstance(model, _Recomputing):
         kind = type(model)
         model.__class__ = type(kind.__name__, (_Recomputing, kind), {})
