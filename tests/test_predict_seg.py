@@ -177,6 +177,21 @@ def test_video_with_unreadable_frames_keeps_frame_numbers(tiny_run, tmp_path, ru
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_frames_after_a_hole_in_a_video_keep_their_numbers(tmp_path, suffix):
+    write_video(tmp_path / f"ride{suffix}")
+    content = bytearray((tmp_path / f"ride{suffix}").read_bytes())
+    start = max(content.find(b"movi"), 0)
+    middle, size = (start + len(content)) // 2, (len(content) - start) // 6
+    content[middle : middle + size] = bytes(size)  # data and headers of several frames
+    (tmp_path / f"ride{suffix}").write_bytes(content)
+    video = Video(tmp_path / f"ride{suffix}")
+    found = {number: round(float(frame.mean()) / 12) for number, frame in video}
+    assert {0, 1, 2, 18, 19} <= set(found)
+    assert len(found) < 20 == video.length
+    assert list(found) == list(found.values())
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
 def test_video_cut_short_is_reported(tiny_run, tmp_path, run_here, capsys, suffix):
     write_video(tmp_path / f"whole{suffix}")
     content = (tmp_path / f"whole{suffix}").read_bytes()

@@ -71,9 +71,9 @@ def describe_overlap(train: Any, val: Any) -> str:
         return ""
     source, image = shared[0]
     same = "" if source == image else f" (the training file {source})"
-    many = "image is" if len(shared) == 1 else "images are"
+    noun, verb = "image" if len(val) == 1 else "images", "is" if len(shared) == 1 else "are"
     return (
-        f"{len(shared)} of {len(val)} validation {many} also trained on, such as {image}{same}: "
+        f"{len(shared)} of {len(val)} validation {noun} {verb} also trained on, such as {image}{same}: "
         "scores will be too high. Check data.train_split and data.val_split"
     )
 

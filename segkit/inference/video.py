@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from segkit.drawing import overlays
 
+VIDEO_CHUNKS = (b"dc", b"db")  # of AVI: compressed and raw frames
 FALLBACK_RATE = 25.0  # frames per second, where a camera does not say
 
 
@@ -42,6 +44,7 @@ class Video:
         self.rate = self.capture.get(cv2.CAP_PROP_FPS) or FALLBACK_RATE
         self.times = [] if isinstance(source, int) else _packet_times(source)
         self.length = None if isinstance(source, int) else self._count(source)
+        self.numbers = [] if isinstance(source, int) else self._number_packets(source)
 
     def _count(self, file: Path) -> int:
         """Return the number of frames: those whose data are there, more where the file names more.
@@ -52,6 +55,19 @@ class Video:
         if file.suffix.lower() not in (".mp4", ".m4v", ".mov", ".avi"):
             tolerance = max(1, named // 50)
         return named if named > len(self.times) + tolerance else len(self.times)
+
+    def _number_packets(self, file: Path) -> list[int]:
+        """Return the number of each frame whose data are there; some may be missing in between."""
+        found = list(range(len(self.times)))
+        if self.length == len(found):
+            return found
+        if file.suffix.lower() == ".avi":  # its packets have no times of their own
+            numbers = _numbers_of_avi(file)
+            return numbers if len(numbers) == len(found) else found
+        places = np.array(self.times) * self.rate / 1000
+        numbers = np.rint(places).astype(int)
+        is_constant_rate = np.abs(places - numbers).max(initial=0) < 0.25 and (np.diff(numbers) > 0).all()
+        return numbers.tolist() if is_constant_rate else found
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         number, failures = -1, 0
@@ -70,8 +86,10 @@ class Video:
             raise ValueError(f"input={self.source}: not one frame can be read")
 
     def _number_of(self, time: float) -> int:
-        """Return the place of a frame of this time (ms) in the file, 0 if its packets have no times."""
-        return bisect.bisect_left(self.times, time - 0.5) if len(set(self.times)) == len(self.times) else 0
+        """Return the number of the frame of this time (ms), 0 if it is unknown."""
+        place = bisect.bisect_left(self.times, time - 0.5)
+        is_known = place < len(self.times) and len(set(self.times)) == len(self.times)
+        return self.numbers[place] if is_known else 0
 
 
 def _packet_times(file: Path) -> list[float]:
@@ -84,6 +102,29 @@ def _packet_times(file: Path) -> list[float]:
     while packets.grab():
         times.append(packets.get(cv2.CAP_PROP_POS_MSEC))
     return sorted(time for time in times if time > -0.5)
+
+
+def _numbers_of_avi(file: Path) -> list[int]:
+    """Return the numbers of the frames whose chunks are where the index of an AVI file (idx1) says."""
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at, movi = data.rfind(b"idx1"), data.find(b"movi")
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if at < 0 or size % 16:
+            return []
+        fields = [("chunk", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")]
+        entries = np.frombuffer(data[at + 8 : at + 8 + size - size % 16], fields)
+        frames = [
+            (chunk, int(offset)) for chunk, _, offset, _ in entries.tolist() if chunk[2:] in VIDEO_CHUNKS
+        ]
+        found = [
+            [
+                n
+                for n, (chunk, offset) in enumerate(frames)
+                if data[start + offset : start + offset + 4] == chunk
+            ]
+            for start in (movi, 0)  # offsets count from there, or from the beginning of the file
+        ]
+    return max(found, key=len)
 
 
 class VideoFile:

@@ -147,7 +147,7 @@ def _shares(train_split: str, val_split: str) -> tuple[Fraction | None, Fraction
         raise ValueError(
             f"data.train_split={train_split} and data.val_split={val_split} come to "
             f"{float(100 * (train + val)):g}%, so images would be trained on and scored; together they are "
-            f"at most 100%, such as data.train_split={float(100 * (1 - val)):g}%"
+            "at most 100%, such as 80% and 20%"
         )
     return shares
 
