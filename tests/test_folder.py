@@ -214,7 +214,7 @@ def test_the_advised_command_names_the_root_and_splits_that_were_used(tmp_path):
 @pytest.mark.parametrize(
     ("train", "val", "message"),
     [
-        ("80%", "50%", r"come to 130%, .* such as data.train_split=50%"),
+        ("80%", "50%", r"come to 130%, .* such as 80% and 20%"),
         ("120%", "val", r"data.train_split=120%: must be more than 0% and at most 100%"),
         ("0%", "20%", r"data.train_split=0%: must be more"),
         ("1%", "20%", r"data.train_split=1% of 4 images is none"),
