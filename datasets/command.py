@@ -175,15 +175,16 @@ class Script:
         dataset = self._dataset(settings, arguments.split or "train")
         transform = transforms.build(**settings["augment"])
         chosen = chosen_samples(dataset.names, arguments)
-        colours, rows, seen = dataset.table.colours, [], set()
+        colours, rows, labels = dataset.table.colours, [], []
         for place, index in enumerate(chosen):
             sample = dataset.read(index)
             drawn = transform(sample, arguments.seed + place)
             images = [(overlays.displayed(s.image, s.bands), s.label) for s in (sample, drawn)]
             rows.append([p for i, label in images for p in (i, overlays.overlay(i, label, colours))])
-            seen |= set(np.unique(sample.label).tolist())
-        shown = sorted(seen - {255})
-        footer = overlays.legend([dataset.table.names[k] for k in shown], colours[shown], width=900)
+            labels.append(sample.label)
+        shown = overlays.present_classes(labels)
+        names = [dataset.table.names[k] for k in shown]
+        footer = overlays.legend(names, colours[shown], width=900) if shown else None
         titles = ("image", "label", "augmented", "its label")
         overlays.save(arguments.output, overlays.grid(rows, titles=titles, height=200, footer=footer))
         print(f"{len(chosen)} samples of {len(dataset)} are in {arguments.output}")

@@ -154,6 +154,22 @@ def test_show_writes_a_contact_sheet_of_named_samples(tmp_path):
     assert "there is no nobody" in run("camvid", "show", "--root", root, "--samples", "nobody", status=2)
 
 
+@pytest.mark.parametrize("value", [255, 65535])
+def test_show_draws_samples_without_a_scored_pixel(tmp_path, value):
+    root = tmp_path / "data"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    cv2.imwrite(str(root / "images" / "a.png"), np.zeros((16, 16, 3), np.uint8))
+    cv2.imwrite(str(root / "masks" / "a.png"), np.full((16, 16), value, np.uint16))
+    rows = [f"{k},class {k},," for k in range(255 if value == 255 else 300)]
+    table = "\n".join(["id,name,colour,ignore", *rows, f"{value},void,,yes"])
+    (root / "classes.csv").write_text(table)
+    sheet = tmp_path / "sheet.png"
+    same = ["data.train_split=.", "data.val_split=.", "sizes.base=16", "sizes.crop=16"]
+    run("folder", "show", "--root", root, "--output", sheet, "augment=none", *same)
+    assert cv2.imread(str(sheet)).shape[0] > 200
+
+
 def ade_zip(file, splits=("training", "validation"), extra=()):
     with zipfile.ZipFile(file, "w") as archive:
         for split in splits:

@@ -47,6 +47,18 @@ ANSWERS = {
     "schedule.epoch=3": "did you mean schedule.epochs=3?",
     "train.lr=1": "did you mean schedule.lr=1?",
     "--lr=0.1": "settings are written key=value without dashes: schedule.lr=0.1",
+    "--num-classes=11": "the class table of the data set has the classes",
+    "--gpus=2": "torchrun --nproc-per-node 2 train_seg.py",
+    "gpus=0,1": "torchrun --nproc-per-node 2 train_seg.py",
+    "gpu=0": "did you mean device=cuda:0?",
+    "model.num_classes=11": "the class table of the data set has the classes",
+    "max_iter=10": "did you mean schedule.iterations=10?",
+    "epochs:10": "did you mean schedule.epochs=10?",
+    "resume=runs/a/last.pt": "run_dir=runs run_name=a resume=true",
+    "model=runs/a/best.pt": "checkpoint=runs/a/best.pt or model.weights=runs/a/best.pt?",
+    "model=resnest-101": "did you mean model=deeplabv3_resnest101 ",
+    "loss=dice_loss": "did you mean loss=dice?",
+    "backbone=resnet18": "model/backbone=NAME (",
     "--batch-size=4": "without dashes: schedule.batch_size=4",
 }
 
@@ -61,6 +73,12 @@ def test_unknown_settings_are_answered_with_the_setting_to_type(typed):
 def test_a_flag_and_its_value_are_answered_together():
     with pytest.raises(ValueError, match=r"without dashes: schedule\.epochs=10"):
         composed("train", ["--epochs", "10"])
+
+
+@pytest.mark.parametrize("typed", [["epochs", "10"], ["epochs", "=", "10"]])
+def test_settings_with_spaces_are_answered_with_the_setting_to_type(typed):
+    with pytest.raises(ValueError, match=r"without spaces; did you mean schedule\.epochs=10\?"):
+        composed("train", typed)
 
 
 def test_a_suggestion_is_accepted_when_typed():

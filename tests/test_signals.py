@@ -56,7 +56,8 @@ def test_leaving_saves_and_the_resumed_run_ends_the_same(unbroken, tmp_path):
     leaving = Run(folder, "loader.workers=2", before=Act("segkit.training.train_step", 5, to_the_whole_group))
     assert leaving.ends() == 143
     assert newest(folder) == 5
-    assert "SIGTERM: saving after this iteration; once more leaves now" in leaving.said
+    assert "SIGTERM: waiting for the current training step" in leaving.said
+    assert "A second signal leaves at once" in leaving.said
     assert re.search(r"left on SIGTERM; to go on: (\.venv\S*/bin/)?python\S* ", leaving.said)
     assert "resume=true" in leaving.said
     assert not list(folder.glob("*.lock"))

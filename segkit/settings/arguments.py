@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.settings import declared, schema
+from segkit.settings import declared, hints, schema
 
 FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
 FLAGS |= {"--shell-completion", "-sc", "--info", "-i"}
@@ -39,7 +39,13 @@ def check(arguments: Sequence[str]) -> None:
         if argument.startswith("-"):
             raise ValueError(_without_dashes(argument, rest))
         if not equals and not argument.startswith("~"):
-            raise ValueError(f"{argument}: settings are written key=value{_meant(argument)}")
+            raise ValueError(
+                f"{argument}: settings are written key=value, without spaces{_meant(argument, rest)}"
+            )
+        if name == "resume" and hints.is_path(value):
+            raise ValueError(f"{argument}: must be true, false or auto. {_name_run(Path(value))}")
+        if ours and (elsewhere := hints.explain_elsewhere(name, value)) and "." not in name:
+            raise ValueError(f"{argument}: there is no such setting; {elsewhere}")
         group = name.lstrip("+")
         plain_choice = ours and schema.choices(group) and re.fullmatch(r"[\w./~-]+", value)
         if plain_choice and (fault := schema.choice_fault(group, value)):
@@ -73,15 +79,28 @@ def _without_dashes(argument: str, rest: Sequence[str]) -> str:
     key, equals, value = argument.lstrip("-").partition("=")
     if not equals:
         value = rest[0] if rest and "=" not in rest[0] and not rest[0].startswith("-") else "VALUE"
-    meant = (schema.suggest(key, value) or [f"{key.replace('-', '_')}={value}"])[0]
+    plain = key.replace("-", "_")
+    if elsewhere := hints.explain_elsewhere(plain, value):
+        return f"{argument}: there is no such setting; {elsewhere}"
+    meant = (schema.suggest(key, value) or [f"{plain}={value}"])[0]
     return f"{argument}: settings are written key=value without dashes: {meant}"
 
 
-def _meant(word: str) -> str:
+def _name_run(path: Path) -> str:
+    """Return the settings that continue the run of a checkpoint or folder."""
+    folder = path.parent if path.suffix == ".pt" else path
+    return f"A run is named by its folder: run_dir={folder.parent} run_name={folder.name} resume=true"
+
+
+def _meant(word: str, rest: Sequence[str]) -> str:
     groups = [folder.name for folder in sorted(declared.CONF.iterdir()) if folder.is_dir()]
     meant = [f"{group}={word}" for group in groups if group != "hydra" and word in schema.choices(group)]
     if Path(word).suffix in (".pt", ".pth"):
         meant.append(f"checkpoint={word}")
     elif not meant and Path(word).exists():
         meant += [f"data.root={word}", f"input={word}"]
+    elif not meant:  # "epochs 10", "lr = 0.1", "epochs:10"
+        key, colon, value = word.partition(":")
+        following = [one for one in rest if one != "="]
+        meant = schema.suggest(key, value if colon else next(iter(following), "VALUE"))
     return f"; did you mean {' or '.join(meant)}?" if meant else ", see --help"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 SYNONYMS = {  # what other toolkits call a setting or a group
     "schedule.lr": "learning_rate base_lr lr0 init_lr",
     "schedule.batch_size": "batch bs batchsize train_batch_size samples_per_gpu",
-    "schedule.epochs": "epoch num_epochs max_epochs n_epochs total_epochs train_epochs",
-    "schedule.iterations": "iters max_iters num_iters max_steps steps total_iters num_iterations",
+    "schedule.epochs": "epoch max_epoch num_epochs max_epochs n_epochs total_epochs train_epochs",
+    "schedule.iterations": "iters max_iter max_iters num_iters max_steps steps total_iters num_iterations",
     "schedule.accumulate": "accumulation grad_accum gradient_accumulation accumulate_grad_batches",
     "schedule.clip_gradient": "grad_clip clip_grad clip_grad_norm gradient_clip_val max_norm",
     "schedule.optimizer.weight_decay": "wd",
@@ -41,12 +42,41 @@ SYNONYMS = {  # what other toolkits call a setting or a group
 }
 ABBREVIATED = {"ce": "cross_entropy", "crossentropy": "cross_entropy", "onecycle": "one_cycle"}
 MEANT = {word: setting for setting, words in SYNONYMS.items() for word in words.split()}
-PROCESSES = "the launcher starts the processes: torchrun --nproc-per-node {value} {command} ..."
+PROCESSES = "the launcher starts the processes: torchrun --nproc-per-node {number} train_seg.py ..."
 CLASSES = "the class table of the data set has the classes (data=folder: classes.csv in data.root)"
-GPUS = ("gpus", "gpu", "num_gpus", "n_gpus", "devices", "ngpus", "nproc", "nproc_per_node", "world_size")
-ELSEWHERE = dict.fromkeys(GPUS, PROCESSES)
-ELSEWHERE |= dict.fromkeys(["resume_from", "auto_resume"], "continue a run with run_name=NAME resume=true")
-ELSEWHERE |= dict.fromkeys(["num_classes", "n_classes", "nclass", "nc", "classes", "nb_classes"], CLASSES)
+GPU_COUNTS = ("gpus", "num_gpus", "n_gpu", "n_gpus", "ngpu", "ngpus", "nproc", "nproc_per_node", "world_size")
+GPU_NAMES = ("gpu", "gpu_id", "gpu_ids", "cuda", "devices", "cuda_visible_devices")
+RESUMING = ("resume_from", "auto_resume")
+CLASS_COUNTS = (
+    "num_classes",
+    "num_class",
+    "n_classes",
+    "n_class",
+    "nclass",
+    "nclasses",
+    "nc",
+    "classes",
+    "nb_classes",
+)
+
+
+def explain_elsewhere(key: str, value: Any) -> str | None:
+    """Return how to do what no setting does, such as choosing GPUs; None for other keys."""
+    word = key.rpartition(".")[2].lower().replace("-", "_")
+    if word in CLASS_COUNTS:
+        return CLASSES
+    if word in RESUMING:
+        return "continue a run with run_name=NAME resume=true"
+    listed = re.findall(r"[^][,\s]+", write_value(value))
+    if word in GPU_COUNTS:
+        number = listed[0] if len(listed) == 1 else len(listed) or "N"
+        return PROCESSES.format(number=number)
+    if word in GPU_NAMES:
+        if len(listed) > 1:
+            return PROCESSES.format(number=len(listed))
+        number = f":{listed[0]}" if listed and listed[0].isdigit() else ""
+        return f"did you mean device=cuda{number}?"
+    return None
 
 
 def suggest(
@@ -91,14 +121,20 @@ def find_similar(word: str, names: Iterable[str]) -> list[str]:
     word = ABBREVIATED.get(word, word)
     if word in listed:
         return [word]
-    close = difflib.get_close_matches(word, listed, n=1)
     plain = word.lower().replace("-", "_")
+    whole = [name for name in listed if name in plain.split("_")]  # dice in dice_loss
+    joined = plain.replace("_", "")
     holding = [
         name
         for name in listed
-        if len(plain) > 1 and plain in [*name.split("_"), name[: len(plain)], name[-len(plain) :]]
+        if len(plain) > 1
+        and {plain, joined} & {name, *name.split("_"), name[: len(plain)], name[-len(plain) :]}
     ]
-    return (holding or close)[:3]
+    digits = re.findall(r"\d+", plain)  # resnet18 is not resnet101
+    close = [
+        name for name in difflib.get_close_matches(plain, listed, n=3) if digits == re.findall(r"\d+", name)
+    ]
+    return (holding or whole or close[:1])[:3]
 
 
 def write_value(value: Any) -> str:

@@ -11,6 +11,7 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from segkit import components
@@ -180,6 +181,10 @@ def choice_fault(group: str, name: str) -> str | None:
         return None
     if group == "data" and hints.is_path(name):
         return f"data={name}: data= chooses a kind of data set; did you mean data=folder data.root={name}?"
+    if group == "model" and Path(name).suffix in (".pt", ".pth", ".onnx"):
+        return (
+            f"model={name}: model= chooses a network; did you mean checkpoint={name} or model.weights={name}?"
+        )
     if group == "model/backbone" and (known := backbone_setting(name)):
         return f"{group}={name}: there is no such choice; did you mean {known}?"
     inner = [f"{group}/{folder.name}" for folder in sorted((CONF / group).glob("*/"))]
@@ -260,14 +265,9 @@ def _no_such_setting(full: str, value: Any, accepted: Iterable[str]) -> list[str
     """Return a line for each leaf of an unknown setting, with what may be meant."""
     path, _, key = full.rpartition(".")
     names = sorted(accepted)
-    word = key.lower().replace("-", "_")
     lines = []
     for leaf, given in flat({key: value} if value != {} else {key: None}).items():
         typed = f"{path}.{leaf}".lstrip(".")
-        if not path and leaf == key and word in hints.ELSEWHERE:
-            where = hints.ELSEWHERE[word].format(value=given, command="train_seg.py")
-            lines.append(f"{typed}={given}: there is no such setting; {where}")
-            continue
         close = [f"{path}.{name}".lstrip(".") for name in difflib.get_close_matches(key, names, n=1)]
         tops = () if path else names
         others = [f"{name}_seg.py" for name, keys in COMMANDS.items() if not path and leaf in keys]
@@ -278,6 +278,8 @@ def _no_such_setting(full: str, value: Any, accepted: Iterable[str]) -> list[str
         meant = near if path and near else meant or near
         if meant:
             hint = f"did you mean {' or '.join(meant)}?"
+        elif elsewhere := hints.explain_elsewhere(leaf, given):
+            hint = elsewhere
         elif others:
             hint = f"it is a setting of {', '.join(others)}"
         else:

@@ -50,7 +50,8 @@ def listening(request: Request) -> Iterator[None]:
             return
         request.signal, first = number, now
         sys.stderr.write(
-            f"\n{signal.Signals(number).name}: saving after this iteration; once more leaves now\n"
+            f"\n{signal.Signals(number).name}: waiting for the current training step or validation image,"
+            " then saving and leaving. A second signal leaves at once, without saving.\n"
         )
 
     before = {number: signal.signal(number, hear) for number in ASKING}
