@@ -8,6 +8,12 @@ from segkit.losses import cross_entropy
 from segkit.system import files
 
 
+def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error(tmp_path):
+    with pytest.raises(OSError, match=r"none/a\.csv'") as error, files.whole(tmp_path / "none/a.csv"):
+        pass
+    assert error.value.filename == str(tmp_path / "none/a.csv")
+
+
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/urandom"])
 def test_a_device_is_refused_and_not_read(name):
     with pytest.raises(

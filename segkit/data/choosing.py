@@ -14,7 +14,7 @@ import numpy as np
 
 from segkit import components
 from segkit.data import statistics
-from segkit.data.pairs import Pairs
+from segkit.data.pairs import Pairs, count
 from segkit.data.reading import read_size
 from segkit.data.transforms import LONGEST
 from segkit.settings import schema
@@ -130,7 +130,8 @@ def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], imag
     else:
         validations = max(VALIDATIONS, 2 * (value_of(settings, "schedule.patience") or 0))
         every = max(1, iterations // validations)
-        chosen.add("evaluation.every", every, f"about {validations} validations in {iterations:,} iterations")
+        words = f"{iterations:,} iteration{'s' * (iterations > 1)}"
+        chosen.add("evaluation.every", every, f"{count(iterations // every, 'validation')} in {words}")
 
 
 def _bands(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:

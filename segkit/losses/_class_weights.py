@@ -44,7 +44,9 @@ def read_class_weights(source: str | Sequence[float] | None, num_classes: int) -
 def _read(source: str) -> list[float]:
     try:
         return [float(line) for line in files.read_text(Path(source), most=LARGEST).split()]
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ValueError(f"loss.class_weights={source}: {error.strerror}; {REMEDY}") from error
+    except ValueError as error:
         raise ValueError(
             f"loss.class_weights={source}: one number a line is wanted, but {str(error)[:200]}; {REMEDY}"
         ) from error
