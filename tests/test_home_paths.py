@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import segkit
 from segkit.compose import composed
 from segkit.data.pairs import cache_folder
 from segkit.settings.values import parse_path
@@ -69,6 +70,11 @@ def test_home_is_expanded_in_arguments_of_tools(monkeypatch, capsys):
 def test_arguments_of_every_tool_expand_home():
     sources = [*Path("datasets").glob("*.py"), *Path("segkit/tools").rglob("*.py")]
     assert [str(file) for file in sources if re.search(r'type"?[=:] ?Path\b', file.read_text())] == []
+
+
+def test_unknown_users_are_refused_in_python_calls():
+    with pytest.raises(ValueError, match="there is no user nobody-here on this machine"):
+        segkit.load("~nobody-here/best.pt")
 
 
 def test_home_is_expanded_in_the_cache_variable(monkeypatch):

@@ -21,6 +21,7 @@ from segkit.inference.export import deployed
 from segkit.licenses import build_ledger
 from segkit.models import segmenter, weights
 from segkit.settings import check
+from segkit.settings.values import expand_home
 from segkit.system import distributed, files
 from segkit.types import Bands
 
@@ -242,7 +243,7 @@ def _image(image: ImageLike, meant: Bands) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
     if isinstance(image, str | Path):
-        return read_image(Path(image).expanduser(), meant)
+        return read_image(Path(expand_home(str(image))), meant)
     if isinstance(image, bytes | bytearray | memoryview):
         return read_image(cast("Path", _Held(bytes(image))), meant)
     if not meant.photographs:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segkit.settings.values import expand_home
 from segkit.system import files
 from segkit.system.failures import first_line
 
@@ -34,7 +35,7 @@ def located(source: str | Path) -> Path:
     words = str(source)
     if words.startswith("hf:"):
         return _fetched(words)
-    path = Path(source).expanduser()
+    path = Path(expand_home(str(source)))
     if path.is_dir():
         if not (path / NAME).is_file():
             raise ValueError(
@@ -50,7 +51,7 @@ def beside(source: str | Path) -> Path:
     """The folder for what is made with a checkpoint: that of its file, or one in ``runs/`` for an address."""
     if found := ADDRESS.fullmatch(str(source)):
         return Path("runs", found[1].replace("/", "--"))
-    path = Path(source).expanduser()
+    path = Path(expand_home(str(source)))
     return path if path.is_dir() else path.parent
 
 

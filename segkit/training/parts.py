@@ -12,6 +12,7 @@ from typing import Any
 from segkit import checkpoint, components
 from segkit.data import loaders, transforms
 from segkit.models import segmenter
+from segkit.settings.values import expand_home
 from segkit.types import ClassTable, Dataset, Loss
 
 Settings = Mapping[str, Any]
@@ -84,6 +85,6 @@ def save(model: segmenter.Segmenter, file: str | Path, *, settings: Settings, ta
     """
     licenses = checkpoint.start_ledger(dict(settings))
     about = {"settings": dict(settings), "classes": table.to_plain(), "licenses": licenses}
-    path = Path(file).expanduser()
+    path = Path(expand_home(str(file)))
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(path, {**about, "iteration": 0, "model": model.state_dict()})

@@ -16,6 +16,7 @@ from segkit.data.labels import LabelTable
 from segkit.inference.export.files import FORMATS, format_of, module_of, sha256
 from segkit.inference.protocols import Protocol
 from segkit.models.network import Segmenter
+from segkit.settings.values import expand_home
 from segkit.system.failures import first_line
 from segkit.types import Logits
 
@@ -33,7 +34,7 @@ def read_metadata(file: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: there is no such file, it is damaged, or segkit did not write it.
     """
-    path = Path(file).expanduser()
+    path = Path(expand_home(str(file)))
     if not path.is_file():
         raise ValueError(f"checkpoint={file}: there is no such file")
     stored = module_of(format_of(path) or "onnx").metadata(path)
@@ -210,7 +211,7 @@ def load_exported(
     Raises:
         ValueError: the file is damaged, is not trusted, its runtime refuses it, or segkit did not write it.
     """
-    path = Path(file).expanduser()
+    path = Path(expand_home(str(file)))
     about = about or read_metadata(file)
     if format_of(path) == "torch_export" and not trust_code:
         raise ValueError(
