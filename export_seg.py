@@ -20,6 +20,7 @@ from typing import Any
 import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
 from segkit.compose import Hooks, command, of_checkpoint
 from segkit.system.commands import spoken
+from segkit.system.wording import write_count
 
 
 @command("export", Hooks(defaults=of_checkpoint))
@@ -48,7 +49,9 @@ def main(settings: dict[str, Any]) -> None:
     ) as file:
         deployed = export.load_exported(file, trained.table.num_classes, trust_code=True)
         print(
-            f"comparing with PyTorch in float32 on {len(images.images)} images: {images.origin}", flush=True
+            f"comparing with PyTorch in float32 on {write_count(len(images.images), 'image')}:",
+            images.origin,
+            flush=True,
         )
         found = []
         for at_size in verification.compared(model, deployed, images.images):
@@ -96,7 +99,7 @@ def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
             )
         components.build("data.datasets", data, split="train")  # here its errors are told, not passed over
     found = verification.images_of(given, data, split="train", count=settings["calibration_images"])
-    print(f"calibrating with {len(found.images)} images: {found.origin}", flush=True)
+    print(f"calibrating with {write_count(len(found.images), 'image')}: {found.origin}", flush=True)
     return [verification.as_taken(model, image, kind) for image in found.images]
 
 
@@ -113,7 +116,9 @@ def judge(model: Any, deployed: Any, settings: dict[str, Any], path: Any) -> Non
         evaluation.evaluate(scored, val_set, protocol).scores["mIoU"] for scored in (model, deployed)
     )
     print(
-        f"mIoU on {len(val_set)} images ({protocol.name}): float32 {before:.2%}, int8 {after:.2%}", flush=True
+        f"mIoU on {write_count(len(val_set), 'image')} ({protocol.name}):",
+        f"float32 {before:.2%}, int8 {after:.2%}",
+        flush=True,
     )
     verification.check_int8_drop(before, after, path)
 

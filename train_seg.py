@@ -122,8 +122,6 @@ def main(settings: dict[str, Any]) -> None:
         val_set = components.build("data.datasets", settings["data"], split="val")
         val_set = align_dataset(val_set, train_set.table.names)
         warn_of_overlap(train_set, val_set)
-        if CHOSEN and runs.is_main():  # after what may be refused
-            print("chosen from the images:", *CHOSEN, sep="\n  ", flush=True)
         # what can be refused is refused before torch's seconds of import
         from segkit import checkpoint, inference, training
         from segkit.system import distributed
@@ -135,6 +133,8 @@ def main(settings: dict[str, Any]) -> None:
             if (state := checkpoints.resumed()) is not None:
                 run.restore(state)
             steps = training.remaining_steps(run, settings, train_set)
+            if CHOSEN and runs.is_main():  # after what may be refused
+                print("chosen from the images:", *CHOSEN, sep="\n  ", flush=True)
             if settings["profile"] or settings["lr_finder"]:
                 print(measured(run, steps, folder, profile=settings["profile"]))
                 return

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from segkit import components, compose
 from segkit.data import choosing, overlap, statistics, transforms, verification
-from segkit.data.pairs import count
 from segkit.drawing import overlays
 from segkit.settings.values import parse_path
 from segkit.system.commands import spoken
+from segkit.system.wording import write_count
 
 Prepare = Callable[[argparse.Namespace, Path], None]
 NO_HOOKS = compose.Hooks()
@@ -148,7 +148,7 @@ class Script:
                 print(*(f"  {p}" for p in problems if p.kind == kind), sep="\n")
             if shared:
                 print(f"warning: {shared}")
-            print(f"{count(total, 'pair')} read, {count(len(problems), 'problem')}")
+            print(f"{write_count(total, 'pair')} read, {write_count(len(problems), 'problem')}")
         sys.exit(bool(problems))
 
     def _stats(self, arguments: argparse.Namespace) -> None:
@@ -158,13 +158,16 @@ class Script:
         if arguments.json:
             print(json.dumps(plain, indent=1))
         else:
-            print(f"{plain['images']} images; {plain['ignored']:.2%} of the pixels are ignored")
+            print(
+                f"{write_count(plain['images'], 'image')}; {plain['ignored']:.2%} of the pixels are ignored"
+            )
             print(*values_in_words(plain, counts), sep="\n")
             print(
                 "sizes:", ", ".join(f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6])
             )
             for name, of_class in plain["classes"].items():
-                print(f"{name:>24} {of_class['pixels']:8.3%} of pixels, in {of_class['images']} images")
+                images = write_count(of_class["images"], "image")
+                print(f"{name:>24} {of_class['pixels']:8.3%} of pixels, in {images}")
         if arguments.weights:
             weights = statistics.WEIGHTS[arguments.method](counts)
             arguments.weights.write_text("".join(f"{weight:.6g}\n" for weight in weights))
@@ -187,7 +190,7 @@ class Script:
         footer = overlays.legend(names, colours[shown], width=900) if shown else None
         titles = ("image", "label", "augmented", "its label")
         overlays.save(arguments.output, overlays.grid(rows, titles=titles, height=200, footer=footer))
-        print(f"{len(chosen)} samples of {len(dataset)} are in {arguments.output}")
+        print(f"{len(chosen)} of {write_count(len(dataset), 'sample')} are in {arguments.output}")
 
 
 def values_in_words(plain: Mapping[str, Any], found: statistics.Statistics) -> list[str]:

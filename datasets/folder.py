@@ -22,6 +22,7 @@ from segkit.drawing import overlays
 from segkit.settings.values import parse_path
 from segkit.system import files
 from segkit.system.commands import spoken
+from segkit.system.wording import write_count
 from segkit.tools import import_labels as tool
 from segkit.tools.import_labels import proposals
 
@@ -86,7 +87,7 @@ def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
         file.write(tool.format_csv(table).encode())
     for (_, pixels), entry in zip(sorted(values.items()), table.entries, strict=True):
         print(f"{entry.id:>6} {entry.name:>12} {pixels / values.total():8.3%} of the pixels")
-    print(f"{len(masks)} masks were read; give the classes of {output} their names, then `verify`")
+    print(f"{write_count(len(masks), 'mask')} read; give the classes of {output} their names, then `verify`")
 
 
 def _divided(mask: Path, folder: Path, target: Path, by: int) -> Path:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from segkit.monitor import banners
+from segkit.system.wording import write_count
 
 SETTINGS = {
     "data": {"name": "ade20k"},
@@ -71,3 +72,11 @@ def test_durations_are_told_in_two_units(seconds, shown):
 )
 def test_a_network_is_named_by_its_backbone_and_variant(backbone, told):
     assert banners._network({"model": {"head": {"name": "fcn"}, "backbone": backbone}}) == told
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [(1, "1 epoch"), (2, "2 epochs"), (0, "0 epochs"), (0.5, "0.5 epochs"), (2000, "2,000 epochs")],
+)
+def test_counts_are_written_in_the_right_form(number, written):
+    assert write_count(number, "epoch") == written

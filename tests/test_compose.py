@@ -155,7 +155,7 @@ BROKEN = {  # what Hydra or OmegaConf trip over, and what we say
     "-x": "settings are written key=value without dashes: x=VALUE",
     "demo": "demo: settings are written key=value; did you mean experiment=demo?",
     "runs/demo/best.pt": "did you mean checkpoint=runs/demo/best.pt?",
-    "seed": "seed: settings are written key=value, see --help",
+    "seed": "seed: settings are written key=value; did you mean seed=VALUE",
     "schedule.optimizer=[1]": "schedule.optimizer=[1]: this is a group; choose a file of it with",
     "checkpoint=[1]": "checkpoint=[1]: this is a group; say checkpoint.KEY=... (every, ",
     "evaluation.evaluators=[boundary]": "give each by its name, evaluation.evaluators.NAME=true; there are: ",

@@ -366,7 +366,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
         ),
         (["schedule.layer_decay=1.5"], r"schedule.layer_decay=1.5: must be .* at most 1"),
         (["loss=ce_dice", "loss.parts.dice.weight=0", "loss.parts.cross_entropy.weight=0"], r"sum to 0"),
-        (["schedule.lr_schedule.warmup_iterations=5000"], r"warmup_iterations=5000 leaves nothing of"),
+        (["schedule.lr_schedule.warmup_iterations=5000"], r"warmup_iterations=5000: must be below the"),
     ],
 )
 def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_path, run_here, capsys):

@@ -75,9 +75,18 @@ def test_a_flag_and_its_value_are_answered_together():
         composed("train", ["--epochs", "10"])
 
 
+def test_settings_of_the_training_are_named_as_such_elsewhere():
+    with pytest.raises(
+        ValueError, match=r"epochs=10: there is no such setting; train_seg\.py takes schedule\.epochs=10"
+    ):
+        composed("predict", ["checkpoint=none.pt", "input=none", "epochs=10"])
+
+
 @pytest.mark.parametrize("typed", [["epochs", "10"], ["epochs", "=", "10"]])
 def test_settings_with_spaces_are_answered_with_the_setting_to_type(typed):
-    with pytest.raises(ValueError, match=r"without spaces; did you mean schedule\.epochs=10\?"):
+    with pytest.raises(
+        ValueError, match=r"settings are written key=value; did you mean schedule\.epochs=10\?"
+    ):
         composed("train", typed)
 
 

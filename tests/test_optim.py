@@ -125,7 +125,7 @@ def test_a_milestone_after_the_end_is_refused():
 
 @pytest.mark.parametrize("name", ["poly", "cosine", "constant"])
 def test_a_warm_up_as_long_as_the_training_is_refused(name):
-    with pytest.raises(ValueError, match=r"schedule.lr_schedule.warmup_iterations=10 leaves nothing of 10"):
+    with pytest.raises(ValueError, match=r"schedule.lr_schedule.warmup_iterations=10: must be below the 10"):
         components.build("training.lr_schedules", {"name": name, "warmup_iterations": 10}, total=10)
 
 

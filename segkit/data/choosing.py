@@ -107,7 +107,7 @@ def batch_of(published: int, *, images: int, parts: int) -> tuple[int, str]:
         return batch, "published with this crop"
     if batch > fitting:
         return batch, f"two images for each of {parts} parts" if parts > 1 else "two images are the least"
-    return batch, f"there are {images} images"
+    return batch, f"there are {images} images" if images > 1 else "there is 1 image"
 
 
 def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], images: int) -> None:

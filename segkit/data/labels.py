@@ -17,6 +17,7 @@ import numpy as np
 
 from segkit import components
 from segkit.system import files
+from segkit.system.wording import write_count
 from segkit.types import MOST_CLASSES, id_type, ignore_index
 
 TABLES = Path(__file__).parent / "tables"
@@ -162,7 +163,9 @@ class LabelTable:
         """Return the error for ids (H, W) or colours (H, W, 3) that the table does not have."""
         distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
         values = [_shown(value) for value in distinct]
-        shown = [f"{v} ({_count(n, 'pixel')})" for v, n in zip(values[:8], counts.tolist(), strict=False)]
+        shown = [
+            f"{v} ({write_count(n, 'pixel')})" for v, n in zip(values[:8], counts.tolist(), strict=False)
+        ]
         more = f" and {len(values) - 8} more" if len(values) > 8 else ""
         has = "" if raw.ndim == 3 else f" (ids {in_ranges(entry.id for entry in self.entries)})"
         return DataError(
@@ -301,10 +304,6 @@ def _shown(value: np.ndarray) -> Any:
     if value.ndim:
         return hex_colour(value)
     return int(value) if np.isfinite(value) and value == np.rint(value) else value.item()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
 from segkit.settings.values import expand_home
 from segkit.system import files
 from segkit.system.commands import spoken
+from segkit.system.wording import write_count
 from segkit.types import PHOTOGRAPHS, Bands, Sample
 
 OnError = Literal["stop", "skip"]
@@ -78,9 +79,8 @@ class Pairs:
         self.pairs, self.problems = found
         self.names = [pair.name for pair in self.pairs]
         if self.problems:
-            message = (
-                f"{count(len(self.problems), 'file')} of {name} cannot be used, the first: {self.problems[0]}"
-            )
+            number = write_count(len(self.problems), "file")
+            message = f"{number} of {name} cannot be used, the first: {self.problems[0]}"
             if on_error == "stop":
                 raise ValueError(
                     f"{message}; run `{self.verify_command}` to list all, or leave them out with "
@@ -164,11 +164,6 @@ def build_pairs(
     folder = cache_folder(cache, path)
     arguments = dataset_cli_args(root)
     return Pairs(name, built_in(name), found, on_error=on_error, cache=folder, arguments=arguments)
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> Found:

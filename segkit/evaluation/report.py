@@ -19,6 +19,7 @@ from segkit.data.labels import LabelTable
 from segkit.drawing import overlays, tables
 from segkit.evaluation.gallery import Gallery, Scored
 from segkit.system import files
+from segkit.system.wording import write_count
 
 __all__ = ["Gallery", "Scored", "write_report"]
 
@@ -85,7 +86,8 @@ def _title(settings: Mapping[str, Any], images: int) -> str:
     checkpoint, data = settings.get("checkpoint"), settings.get("data", {})
     run = Path(checkpoint).resolve().parent.name if checkpoint else settings.get("run_name") or "a network"
     place = " ".join(str(data[key]) for key in ("name", "val_split") if data.get(key))
-    return f"{run} on {place}: {images:,} images" if place else f"{run}: {images:,} images"
+    number = write_count(images, "image")
+    return f"{run} on {place}: {number}" if place else f"{run}: {number}"
 
 
 def _card(name: str, value: float) -> str:

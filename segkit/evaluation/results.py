@@ -23,6 +23,7 @@ from segkit.inference import Protocol, presets
 from segkit.inference.outputs import save
 from segkit.monitor.versions import environment
 from segkit.system import files, shared
+from segkit.system.wording import write_count
 from segkit.types import Sample
 
 SAME_DATA = ("name", "root", "val_split")  # settings that name a folder of results
@@ -170,7 +171,7 @@ def summary(evaluation: Evaluation, table: LabelTable, *, data: str) -> str:
     shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
     shown |= {name: column for name, column in evaluation.classes.items() if name not in shown}
     scores = "  ".join(f"{name} {percent(value)}" for name, value in evaluation.scores.items())
-    images = f"{evaluation.images} images" + (
+    images = write_count(evaluation.images, "image") + (
         f", {evaluation.skipped} skipped as unreadable" if evaluation.skipped else ""
     )
     return (

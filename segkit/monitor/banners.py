@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segkit.system.wording import write_count
+
 
 class RunFacts(NamedTuple):
     """What the settings do not tell."""
@@ -29,18 +31,18 @@ def banner(settings: Mapping[str, Any], facts: RunFacts) -> str:
     data, schedule, runtime = settings["data"], settings["schedule"], settings["runtime"]
     model = settings["model"]
     start = model.get("weights") or model["backbone"].get("weights")
-    length = f"{count(facts.iterations, 'iteration')} of {schedule['batch_size']}"
+    length = f"{write_count(facts.iterations, 'iteration')} of {schedule['batch_size']}"
     if schedule.get("epochs") is not None:
-        length = f"{count(schedule['epochs'], 'epoch')} = {length}"
-        every = count(settings["evaluation"]["every"], "epoch")
+        length = f"{write_count(schedule['epochs'], 'epoch')} = {length}"
+        every = write_count(settings["evaluation"]["every"], "epoch")
     else:
-        every = count(settings["evaluation"]["every"], "iteration")
+        every = write_count(settings["evaluation"]["every"], "iteration")
     rule = f"{schedule['optimizer']['name']} {schedule['lr']:g}, {schedule['lr_schedule']['name']}"
     lines = [
         f"{_network(settings)}: {facts.parameters / 1e6:,.1f} million parameters, "
         + (f"weights {start}" if start else "from scratch"),
-        f"{data['name']}: {count(facts.train_images, 'image')}, {length}, {rule};"
-        f" validation on {count(facts.val_images, 'image')} every {every}",
+        f"{data['name']}: {write_count(facts.train_images, 'image')}, {length}, {rule};"
+        f" validation on {write_count(facts.val_images, 'image')} every {every}",
         f"on {facts.device} in {facts.precision}",
     ]
     if facts.done:
@@ -58,12 +60,6 @@ def _network(settings: Mapping[str, Any]) -> str:
     variant = backbone.get("variant") or ""
     apart = " " if variant[:1].isalpha() else ""  # resnet50, but resnet sknet_50
     return f"{model['head']['name']} on {backbone['name']}{apart}{variant}"
-
-
-def count(number: float, noun: str) -> str:
-    """Write a number with its noun in the right form: ``1 epoch``, ``2 epochs``."""
-    written = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    return f"{written} {noun}" if number == 1 else f"{written} {noun}s"
 
 
 def duration(seconds: float) -> str:

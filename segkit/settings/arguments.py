@@ -39,9 +39,7 @@ def check(arguments: Sequence[str]) -> None:
         if argument.startswith("-"):
             raise ValueError(_without_dashes(argument, rest))
         if not equals and not argument.startswith("~"):
-            raise ValueError(
-                f"{argument}: settings are written key=value, without spaces{_meant(argument, rest)}"
-            )
+            raise ValueError(f"{argument}: settings are written key=value{_meant(argument, rest)}")
         if name == "resume" and hints.is_path(value):
             raise ValueError(f"{argument}: must be true, false or auto. {_name_run(Path(value))}")
         if ours and (elsewhere := hints.explain_elsewhere(name, value)) and "." not in name:
@@ -101,6 +99,7 @@ def _meant(word: str, rest: Sequence[str]) -> str:
         meant += [f"data.root={word}", f"input={word}"]
     elif not meant:  # "epochs 10", "lr = 0.1", "epochs:10"
         key, colon, value = word.partition(":")
-        following = [one for one in rest if one != "="]
-        meant = schema.suggest(key, value if colon else next(iter(following), "VALUE"))
+        following = next((one for one in rest if one != "="), "=")
+        value = value if colon else "VALUE" if "=" in following else following
+        meant = schema.suggest(key, value)
     return f"; did you mean {' or '.join(meant)}?" if meant else ", see --help"

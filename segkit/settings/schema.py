@@ -271,6 +271,9 @@ def _no_such_setting(full: str, value: Any, accepted: Iterable[str]) -> list[str
         close = [f"{path}.{name}".lstrip(".") for name in difflib.get_close_matches(key, names, n=1)]
         tops = () if path else names
         others = [f"{name}_seg.py" for name, keys in COMMANDS.items() if not path and leaf in keys]
+        if not path and not others and not suggest(leaf, given, tops) and (elsewhere := suggest(leaf, given)):
+            lines.append(f"{typed}={given}: there is no such setting; train_seg.py takes {elsewhere[0]}")
+            continue
         near = [f"{name}={hints.write_value(given)}" for name in close]
         meant = [
             word for word in suggest(leaf, given, tops) if not path or not word.startswith(f"{path}.{key}=")

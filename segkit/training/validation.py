@@ -18,6 +18,7 @@ from segkit.evaluation import Evaluation, StopEvaluation
 from segkit.inference import Protocol, Strip
 from segkit.monitor.monitor import Monitor
 from segkit.system import distributed, files, signals
+from segkit.system.wording import write_count
 from segkit.training import best
 from segkit.training.run import Training
 from segkit.types import Dataset, Logits, Sample
@@ -59,7 +60,7 @@ def validate(
             raise StopEvaluation
         loss.add(sample, strip)
 
-    monitor.say(f"validating on {len(dataset):,} images")
+    monitor.say(f"validating on {write_count(len(dataset), 'image')}")
     result = evaluation.evaluate(
         run.eval_model, dataset, protocol, workers=workers, on_image=shown.add, on_strip=leave_if_asked
     )

@@ -17,9 +17,9 @@ import numpy as np
 
 from segkit.data.labels import COLUMNS, Entry, LabelTable, automatic_colour, hex_colour
 from segkit.data.listing import walk_files
-from segkit.data.pairs import count
 from segkit.data.reading import IMAGES
 from segkit.drawing import overlays
+from segkit.system.wording import write_count
 from segkit.tools.import_labels.readers import READERS
 from segkit.tools.import_labels.shapes import (
     BACKGROUND,
@@ -56,15 +56,17 @@ class Report:
     def lines(self) -> list[str]:
         """Return what happened, for people."""
         total = max(1, self.pixels.total())
-        lines = [f"{count(self.images, 'image')} with masks"]
+        lines = [f"{write_count(self.images, 'image')} with masks"]
         for label in self.labels:
             share = self.pixels[label] / total
-            lines.append(f"{label:>24}: {count(self.objects[label], 'object')}, {share:.3%} of the pixels")
+            lines.append(
+                f"{label:>24}: {write_count(self.objects[label], 'object')}, {share:.3%} of the pixels"
+            )
         for (top, below), pixels in self.hidden.most_common(6):
-            lines.append(f"overlap: {top} lies on {below} ({count(pixels, 'pixel')})")
+            lines.append(f"overlap: {top} lies on {below} ({write_count(pixels, 'pixel')})")
         if self.crowds:
             lines.append(f"crowds: {self.crowds} are not scored, except where other objects lie on them")
-        lines += [f"skipped: {count(number, 'shape')} {kind}" for kind, number in self.skipped.items()]
+        lines += [f"skipped: {write_count(number, 'shape')} {kind}" for kind, number in self.skipped.items()]
         for title, names in (
             ("no labels", self.without_labels),
             ("missing, skipped", self.missing),
@@ -73,7 +75,7 @@ class Report:
         ):
             if names:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                lines.append(f"{title}: {count(len(names), 'image')} ({', '.join(names[:3])}{more})")
+                lines.append(f"{title}: {write_count(len(names), 'image')} ({', '.join(names[:3])}{more})")
         return lines
 
 
@@ -120,8 +122,8 @@ def import_labels(
                 _write_image(target, PurePosixPath(split), image, source, report, empty=empty)
         if not report.images:
             raise ValueError(
-                f"--images {images}: none of the {count(len(found.images), 'image')} that {files[0]} names "
-                f"can be used; {' '.join(report.lines()[-1:])}"
+                f"--images {images}: none of the {write_count(len(found.images), 'image')} that {files[0]} "
+                f"names can be used; {' '.join(report.lines()[-1:])}"
             )
         used = {os.path.realpath(source) for source in sources.values()}
         files_there = walk_files(images) if images.is_dir() else ()
@@ -184,7 +186,7 @@ def _sources(images: Sequence[LabeledImage], folder: Path) -> dict[str, Path]:
             sources[image.name] = file
     stems = Counter(PurePosixPath(image.name).with_suffix("").as_posix() for image in images)
     if twice := [stem for stem, number in stems.items() if number > 1]:
-        raise ValueError(f"{count(len(twice), 'mask')} would have one name, such as {twice[0]}.png")
+        raise ValueError(f"{write_count(len(twice), 'mask')} would have one name, such as {twice[0]}.png")
     return sources
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from segkit.system.wording import write_count
+
 Decay = Callable[[int, int], float]  # (iterations decayed, of how many) -> factor
 Kind = Literal["overlap", "encoding", "mmseg"]
 
@@ -26,7 +28,8 @@ def warmed(decay: Decay, total: int, *, warmup_iterations: int, warmup: Kind) ->
     """
     if warmup_iterations >= total:
         raise ValueError(
-            f"schedule.lr_schedule.warmup_iterations={warmup_iterations} leaves nothing of {total} iterations"
+            f"schedule.lr_schedule.warmup_iterations={warmup_iterations}: must be below the"
+            f" {write_count(total, 'iteration')} of the training"
         )
 
     def factor(iteration: int) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from segkit.settings import Fraction, NonNegativeInt, PositiveInt
+from segkit.system.wording import write_count
 from segkit.training.lr_schedules._warmup import warmed
 
 
@@ -34,7 +35,7 @@ def build(
     if late:
         raise ValueError(
             f"schedule.lr_schedule.milestones={milestones}: {late[0]} is not before the end,"
-            f" {total} iterations"
+            f" {write_count(total, 'iteration')}"
         )
     ordered = sorted(milestones)
 
