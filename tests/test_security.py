@@ -20,6 +20,7 @@ from segkit.compose import composed
 from segkit.data.labels import LabelTable, built_in
 from segkit.data.pairs import load_cached
 from segkit.models import segmenter, weights
+from segkit.system import files
 
 
 class Hostile:
@@ -105,7 +106,7 @@ def test_settings_in_a_checkpoint_are_checked_like_typed_ones(tmp_path):
         ),
         *(
             [[identity, "a", [0] * 3, False, ""]]
-            for identity in (1 << 16, 10**30, -(10**30), float("inf"), True)
+            for identity in (-3, 1 << 16, 10**30, -(10**30), float("inf"), True)
         ),
         [[0, "a", [0] * 3, False, ""], [0, "b", [1] * 3, False, ""]],
         [[0, "a", [0] * 3, True, ""]],
@@ -201,3 +202,11 @@ def test_zip_bombs_are_refused_before_they_are_inflated(content, tmp_path):
         checkpoint.read(bombs[0])
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()
+
+
+def test_torchscript_files_are_refused_without_advice_to_run_them(tmp_path):
+    with pytest.warns(FutureWarning, match="jit"):
+        torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="a TorchScript file, which holds code") as error:
+        files.read_tensors(tmp_path / "a.pt")
+    assert "weights_only" not in str(error.value)

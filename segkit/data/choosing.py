@@ -14,12 +14,13 @@ import numpy as np
 
 from segkit import components
 from segkit.data import statistics
-from segkit.data.pairs import Pairs, count
+from segkit.data.pairs import Pairs
 from segkit.data.reading import read_size
 from segkit.data.transforms import LONGEST
 from segkit.settings import schema
 from segkit.settings.dotted import value_of
 from segkit.settings.open_keys import left_open
+from segkit.system.wording import write_count
 
 LOOKED_AT = 200  # images whose headers are read for the usual size
 LARGE = 1200  # pixels of the long side from which crops are those published for Cityscapes, else for ADE20K
@@ -131,7 +132,7 @@ def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], imag
         validations = max(VALIDATIONS, 2 * (value_of(settings, "schedule.patience") or 0))
         every = max(1, iterations // validations)
         words = f"{iterations:,} iteration{'s' * (iterations > 1)}"
-        chosen.add("evaluation.every", every, f"{count(iterations // every, 'validation')} in {words}")
+        chosen.add("evaluation.every", every, f"{write_count(iterations // every, 'validation')} in {words}")
 
 
 def _bands(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:

@@ -329,7 +329,8 @@ def _entry_of(identity: int, name: str, colour: Sequence[int], ignore: bool, cat
     for value, kind in (*numbers, (name, str), (category, str), (ignore, bool)):
         if type(value) is not kind:
             raise TypeError(value)
-    if not -(1 << 15) <= identity < 1 << 16 or not all(0 <= value <= 255 for value in colour):
+    least = -(1 << 15) if ignore else 0
+    if not least <= identity < 1 << 16 or not all(0 <= value <= 255 for value in colour):
         raise ValueError(f"id {identity}, color {colour}")
     return Entry(identity, name, (red, green, blue), ignore, category)
 

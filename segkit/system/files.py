@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 
 from segkit.system.failures import first_line
 
+SAVE_WEIGHTS = "If you trust it, load it where it came from and save model.state_dict() alone"
 SMALL_ENTRY = 1 << 20  # bytes
 INFLATION = 20  # an honest file of weights shrinks by a tenth when it is zipped
 
@@ -118,9 +119,11 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: 
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"{path}: refused, because it is damaged or asks to run code: only tensors and plain values"
-                " are read. If you trust it, load it where it came from and save model.state_dict() alone"
+                f" are read. {SAVE_WEIGHTS}"
             ) from error
         except Exception as error:  # whatever a damaged file makes the reader stumble over
+            if "TorchScript" in str(error):  # whose advice is to run the code of the file
+                raise ValueError(f"{path}: a TorchScript file, which holds code. {SAVE_WEIGHTS}") from error
             raise ValueError(f"{path}: damaged, or not a PyTorch file ({first_line(error)})") from error
 
 
