@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from segkit import settings
-from segkit.compose import VERSION_BASE
+import segkit
 from segkit.models import segmenter
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -20,11 +17,9 @@ HEADS = sorted(file.stem for file in (CONF / "model" / "head").glob("*.yaml"))
 
 
 def model_of(*choices: str) -> segmenter.Segmenter:
-    with initialize_config_dir(str(CONF), **VERSION_BASE):
-        composed = compose("train", overrides=["run_name=test", *choices])
-    plain = OmegaConf.to_container(composed, resolve=True)
+    settings = segkit.composed("train", ["data=shapes", *choices])
     with torch.device("meta"):
-        return segmenter.build(7, **settings.check("train", plain)["model"])
+        return segmenter.build(7, **segmenter.unloaded(settings["model"]))
 
 
 def shape_of_logits(model: segmenter.Segmenter) -> tuple[int, ...]:
