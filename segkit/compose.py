@@ -12,6 +12,7 @@ A command is a function of its checked settings::
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import sys
@@ -29,7 +30,8 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit import components
-from segkit.settings import COMMANDS, CONF, arguments, groups, open_keys, resuming, schema
+from segkit.settings import COMMANDS, CONF, arguments, declared, groups, open_keys, resuming, schema
+from segkit.settings.dotted import value_of
 from segkit.settings.values import coerce
 from segkit.system import environment, runs
 from segkit.system.commands import spoken
@@ -37,6 +39,7 @@ from segkit.system.failures import with_errors_in_words
 
 # Hydra 1.4 deprecates what 1.3 needs
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+LOG = logging.getLogger("segkit")
 Story = Callable[[dict[str, Any]], None]
 
 
@@ -120,18 +123,15 @@ def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
 
     arguments.check(sys.argv[1:])
     components.use_plugins(_plugins(sys.argv[1:]))
-    words = arguments.flags_first(sys.argv[1:])
-    sweeps = bool({"--multirun", "-m"} & {*words})
+    flags, words = arguments.split_flags(sys.argv[1:])
+    sweeps = bool({"--multirun", "-m"} & {*flags})
     said = [accept_any_key(argument, name, sweeps=sweeps) for argument in words]
     try:
-        if not said or {"--help", "-h"} & {*said}:
+        if not (flags or said) or {"--help", "-h"} & {*flags}:
             sys.stdout.write(help_text(name, story.__globals__["__doc__"]))
             sys.stdout.flush()
             return
-        flags = [word for word in said if word.startswith("-")]
-        sys.argv[1:] = (
-            [*flags, *OF_HYDRA, *said[len(flags) :]] if said[: len(flags)] == flags else [*OF_HYDRA, *said]
-        )
+        sys.argv[1:] = [*flags, *OF_HYDRA, *said]
         hydra.main(**VERSION_BASE, config_path=str(CONF), config_name=name)(run)()
     except BrokenPipeError:  # `--help | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -233,10 +233,17 @@ def plain(
     said = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(typed))}
     chosen = {k: str(v) for k, v in said.items() if v is not None and (CONF / k).is_dir()}
     config = _with(config, _without_recipe(name, typed, chosen, choices or {}))
-    config = _with(config, _own_variant(chosen, said))
-    config = _closed(name, config, known, hooks.choose if before is None else None)
+    overridden, content = _overrides_of_experiment(choices or {})
+    chosen_backbone = {**overridden, **chosen}.get("model/backbone")
+    if "model.backbone.variant" not in said and value_of(content, "model.backbone.variant") is None:
+        config = _with(config, _own_variant(chosen_backbone))
+    drop = functools.partial(
+        groups.drop_inapplicable_keys, chosen=overridden | chosen, typed=said.keys() - chosen.keys()
+    )
+    config = _closed(name, config, known, hooks.choose if before is None else None, drop)
     settings = _resolved(name, config)
-    groups.without_idle(settings, chosen, said.keys() - chosen.keys())
+    for line in drop(settings):
+        LOG.warning("%s", line)
     paths = _paths(typed)
     if before is not None:
         components.refuse_unnamed(before.get("plugins", ()), "the run that goes on")
@@ -283,12 +290,27 @@ def _without_recipe(
     }
 
 
-def _own_variant(chosen: Mapping[str, str], said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the variant of a backbone family that the command line chooses, where it names none itself."""
-    file = CONF / "model" / "backbone" / f"{chosen.get('model/backbone')}.yaml"
-    if "model.backbone.variant" in said or not file.is_file():
-        return {}
-    return {"model.backbone.variant": cast("DictConfig", OmegaConf.load(file)).get("variant")}
+def _load_choice(group: str, name: str | None) -> dict[str, Any]:
+    """Return what the yaml file of a choice says, an empty dict where there is no such file."""
+    for folder in (CONF, *declared.own_folders):
+        file = folder / group / f"{name}.yaml"
+        if file.is_file():
+            return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(file)))
+    return {}
+
+
+def _overrides_of_experiment(choices: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the groups that the experiment overrides, with their files, and its own settings."""
+    content = _load_choice("experiment", choices.get("experiment"))
+    entries = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
+    pairs = [pair for entry in entries for pair in entry.items() if pair[0].startswith("override ")]
+    return {key.removeprefix("override ").lstrip("/"): str(name) for key, name in pairs}, content
+
+
+def _own_variant(family: str | None) -> dict[str, Any]:
+    """Return the default variant of a backbone family that was chosen in place of the model's own."""
+    variant = _load_choice("model/backbone", family).get("variant")
+    return {} if variant is None else {"model.backbone.variant": variant}
 
 
 def recipe_note(choices: Mapping[str, Any]) -> str | None:
@@ -313,12 +335,23 @@ def _closed(
     config: DictConfig,
     known: Mapping[str, Any],
     choose: Callable[[dict[str, Any]], Mapping[str, Any]] | None,
+    drop: Callable[[dict[str, Any]], Any],
 ) -> DictConfig:
-    """The settings with nothing left open: by other settings, by what is chosen, or by what is usual."""
+    """Return the settings with every unset key filled: from ``known``, ``choose`` or usual values.
+
+    Args:
+        name: of the command.
+        config: the settings.
+        known: those of a resumed run or of a checkpoint.
+        choose: returns values that follow from the images.
+        drop: removes keys that do not apply, before the settings are checked.
+    """
     config = _with(config, open_keys.fillings(_resolved(name, config), known))
     if choose is not None:
         usual = _with(config.copy(), open_keys.fillings(_resolved(name, config), open_keys.USUAL))
-        schema.check(name, _resolved(name, usual))  # errors come before what is chosen is printed
+        settings = _resolved(name, usual)
+        drop(settings)
+        schema.check(name, settings)  # errors come before what is chosen is printed
         config = _with(config, choose(_resolved(name, config)))
     return _with(config, open_keys.fillings(_resolved(name, config), open_keys.USUAL))
 

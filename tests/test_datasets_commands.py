@@ -61,9 +61,9 @@ FAULTS = {
     "values outside the table": lambda root: write(
         root / "annotations/train/a.png", np.full((24, 32), 77, np.uint8)
     ),
-    "RGB mask": lambda root: write(root / "annotations/train/a.png", NOISE),
+    "three color channels": lambda root: write(root / "annotations/train/a.png", NOISE),
     "16-bit": lambda root: write(root / "annotations/train/a.png", np.zeros((24, 32), np.uint16)),
-    "palette": lambda root: Image.fromarray(NOISE).convert("P").save(root / "annotations/train/a.png"),
+    "a palette PNG": lambda root: Image.fromarray(NOISE).convert("P").save(root / "annotations/train/a.png"),
     "all ignored": lambda root: write(root / "annotations/train/a.png", np.full((24, 32), 11, np.uint8)),
     "duplicate stems": lambda root: write(root / "images/train/a.bmp", NOISE),
 }

@@ -62,15 +62,22 @@ def _own_folders(arguments: Sequence[str]) -> list[Path]:
     return folders
 
 
-def flags_first(words: Sequence[str]) -> list[str]:
-    """Flags before settings, so that ``a=1 --multirun b=2`` is read: Hydra takes no settings after one."""
-    joined: list[str] = []
-    for word in words:
-        if joined and joined[-1] in INFO and word in KINDS_OF_INFO:
-            joined[-1] = f"--info={word}"
+def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the flags with their values, and the settings: Hydra reads no settings after a flag."""
+    flags: list[str] = []
+    settings: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in INFO and rest and rest[0] in KINDS_OF_INFO:
+            flags.append(f"--info={rest.pop(0)}")
+        elif word in WITH_VALUE | ELSEWHERE | OWN and rest:
+            flags += [word, rest.pop(0)]
+        elif word.startswith("-"):
+            flags.append(word)
         else:
-            joined.append(word)
-    return sorted(joined, key=lambda word: word not in FLAGS and not word.startswith("--info="))
+            settings.append(word)
+    return flags, settings
 
 
 def _without_dashes(argument: str, rest: Sequence[str]) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segkit import components
 from segkit.settings import declared, schema
 from segkit.settings.dotted import value_of
-
-LOG = logging.getLogger("segkit")
 
 
 def of_command(command: str) -> list[str]:
@@ -31,23 +28,27 @@ def listing(command: str) -> str:
     return "\n".join(lines)
 
 
-def without_idle(settings: dict[str, Any], chosen: Mapping[str, str], typed: Iterable[str]) -> None:
-    """Take out, and tell, what recipes and experiments say of another component than the one chosen.
+def drop_inapplicable_keys(
+    settings: dict[str, Any], chosen: Mapping[str, str], typed: Iterable[str]
+) -> list[str]:
+    """Drop keys that a recipe or model sets for a component that was replaced, and return a line for each.
 
     Args:
         settings: composed; changed in place.
-        chosen: groups that the command line chooses, with their files.
-        typed: dotted keys that the command line says, which stay for the check to see.
+        chosen: groups that the command line or the experiment chooses, with their files.
+        typed: dotted keys of the command line, which stay for the check to see.
     """
+    lines: list[str] = []
     for path, where in declared.SECTIONS.items():
         group = path.replace(".", "/")
-        beneath = any(group == choice or group.startswith(f"{choice}/") for choice in chosen)
-        if ":" in where or not beneath:  # ":": the section of a function, not of a component
+        is_chosen = any(group == choice or group.startswith(f"{choice}/") for choice in chosen)
+        if ":" in where or not is_chosen:  # ":": the section of a function, not of a component
             continue
         section = value_of(settings, path)
         for key in schema.unknown(path, section) if isinstance(section, dict) and "name" in section else ():
-            if not any(f"{word}.".startswith(f"{path}.{key}.") for word in typed):
-                value = section.pop(key)
-                if value is None:
-                    continue
-                LOG.warning("%s.%s=%s is left out: %s has no such setting", path, key, value, section["name"])
+            if any(f"{word}.".startswith(f"{path}.{key}.") for word in typed):
+                continue
+            value = section.pop(key)
+            if value is not None:
+                lines.append(f"{path}.{key}={value} is left out: {section['name']} has no such setting")
+    return lines

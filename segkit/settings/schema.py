@@ -196,8 +196,8 @@ def choice_fault(group: str, name: str) -> str | None:
 
 def backbone_setting(name: str) -> str | None:
     """Return the settings of a backbone by the name that people know, such as ``se_resnet50``."""
-    for family in choices("model/backbone"):
-        text = (CONF / "model" / "backbone" / f"{family}.yaml").read_text(encoding="utf-8")
+    for file in sorted((CONF / "model" / "backbone").glob("*.yaml")):
+        family, text = file.stem, file.read_text(encoding="utf-8")
         if not (found := re.search(r'^variant: "(\D*)\d', text, re.MULTILINE)):
             continue
         depth = name.removeprefix(family)
