@@ -25,6 +25,8 @@ ANSWERS = {
     "pretrained=true": "did you mean model.backbone.weights=imagenet?",
     "weights=imagenet": "did you mean model.weights=imagenet or model.backbone.weights=imagenet?",
     "backbone=resnet50": "did you mean model/backbone=resnet model.backbone.variant=50?",
+    "schedule/optimiser=adamw": "did you mean schedule/optimizer=adamw?",
+    "schedule/policy=step": "did you mean schedule/lr_schedule=step?",
     "model/backbone=se_resnet50": "did you mean model/backbone=se_resnet model.backbone.variant=se_50?",
     "model/backbone=resnet101d": "did you mean model/backbone=resnet model.backbone.variant=101d?",
     "model/backbone=resnext50_32x4d": "did you mean model/backbone=resnet model.backbone.variant=50_32x4d?",

@@ -34,8 +34,8 @@ SYNONYMS = {  # what other toolkits call a setting or a group
     "evaluation.every": "eval_every val_every eval_interval val_interval check_val_every_n_epoch",
     "checkpoint.every": "save_every save_interval checkpoint_interval save_freq",
     "seed": "random_seed manual_seed",
-    "schedule/lr_schedule": "lr_schedule scheduler lr_scheduler lr_policy",
-    "schedule/optimizer": "optimizer optim optimizer_name",
+    "schedule/lr_schedule": "lr_schedule policy scheduler lr_scheduler lr_policy",
+    "schedule/optimizer": "optimizer optimiser optim optimizer_name",
     "augment": "augmentation augmentations aug transforms",
     "loss": "criterion loss_fn loss_function",
     "augment.hflip": "hflip horizontal_flip flip_prob",
@@ -62,7 +62,7 @@ CLASS_COUNTS = (
 
 def explain_elsewhere(key: str, value: Any) -> str | None:
     """Return how to do what no setting does, such as choosing GPUs; None for other keys."""
-    word = key.rpartition(".")[2].lower().replace("-", "_")
+    word = re.split(r"[./]", key)[-1].lower().replace("-", "_")
     if word in CLASS_COUNTS:
         return CLASSES
     if word in RESUMING:
@@ -90,7 +90,7 @@ def suggest(
         sections: by the dotted path of a section, its keys; "" is the top level.
         groups: by the name of a group, its files.
     """
-    word = key.rpartition(".")[2].lower().replace("-", "_")
+    word = re.split(r"[./]", key)[-1].lower().replace("-", "_")
     written = write_value(value)
     places = [f"{path}.{word}".lstrip(".") for path, keys in sections.items() if word in keys]
     named = [group for group in groups if group.split("/")[-1] == word]
