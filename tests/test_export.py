@@ -134,7 +134,7 @@ def logits_file(tiny_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "tiny.onnx"
     words = f"checkpoint={tiny_run / 'best.pt'} interface=logits output={path} images=1".split()
     done = run_command("export_seg.py", *words)
-    assert "comparing with PyTorch in float32 on 1 images: the val split of shapes" in done.stdout
+    assert "comparing with PyTorch in float32 on 1 image: the val split of shapes" in done.stdout
     assert "% of 14,658 pixels are equal; where they differ PyTorch prefers its own class" in done.stdout
     return path
 

@@ -177,10 +177,13 @@ def test_resuming_something_else_says_what_differs(setting, words, finished, tmp
     assert "Traceback" not in run.said
 
 
-def test_a_checkpoint_of_other_classes_is_refused():
-    found = {"classes": {"name": "a"}, "settings": {}}
+def test_checkpoint_of_other_classes_is_refused():
+    first, second = (
+        {"classes": {"name": "x", "entries": [[0, name, [0, 0, 0], False, ""]]}, "settings": {}}
+        for name in ("cat", "dog")
+    )
     with pytest.raises(ValueError, match="the checkpoint is of other classes than this data set has"):
-        checkpoint.compare(found, {"classes": {"name": "b"}, "settings": {}})
+        checkpoint.compare(first, second)
 
 
 def wait():

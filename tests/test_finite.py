@@ -119,7 +119,7 @@ def test_infinite_momentum_is_not_saved(step):
     run = begin()
     step(run, batch())
     next(iter(run.optimiser.state.values()))["momentum_buffer"][0] = float("inf")
-    with pytest.raises(ValueError, match=r"optimiser.*momentum_buffer.* infinite or NaN"):
+    with pytest.raises(ValueError, match=r"optimizer.*momentum_buffer.* infinite or NaN"):
         run.state()
 
 

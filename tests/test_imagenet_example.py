@@ -100,12 +100,13 @@ def test_the_command_prints_what_a_plain_loop_counts(drawn):
 
 @pytest.mark.medium
 def test_the_crop_is_that_of_the_published_score():
-    for name, crop, way in [
-        ("resnest50", 224, "resnest"),
-        ("resnest269", 416, "resnest"),
-        ("resnet101", 224, "torchvision"),
+    for family, variant, crop, way in [
+        ("resnest", 50, 224, "resnest"),
+        ("resnest", 269, 416, "resnest"),
+        ("resnet", 101, 224, "torchvision"),
     ]:
-        chosen, backbone = EXAMPLE["parsed"](["--root", "x", f"model/backbone={name}"])
+        words = [f"model/backbone={family}", f"model.backbone.variant={variant}"]
+        chosen, backbone = EXAMPLE["parsed"](["--root", "x", *words])
         assert (chosen.crop, chosen.way, backbone["weights"]) == (crop, way, "imagenet")
 
 

@@ -19,7 +19,7 @@ TREES = {  # name: files below its folder, a yaml of at most ten lines, names of
         + [f"gts/0000{i}_gt.png" for i in range(5)]
         + [("splits/train.txt", "00000\n00001\n00002\n00003\n"), ("splits/val.txt", "00004\n")],
         "images: imgs/*_img\nmasks: gts/*_gt\ntrain_split: splits/train.txt\nval_split: splits/val.txt",
-        ["00000_img", "00001_img", "00002_img", "00003_img"],
+        ["00000", "00001", "00002", "00003"],
     ),
     "pseudo_cityscapes_dataset": (
         [f"leftImg8bit/val/{FRANKFURT}_leftImg8bit.png"]

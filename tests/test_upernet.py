@@ -112,7 +112,7 @@ def test_upernet_checkpoint_of_mmsegmentation_loads_whole(tmp_path):
     network = originals.randomised(build_network()).float().eval()
     head = originals.randomised(MmsegUPerHead(network.backbone.out_channels, 7, 5, align_corners=False))
     stem = {"conv1.": "stem.", "bn1.": "stem.7."}
-    state = {f"decode_head.{name}": tensor.float() for name, tensor in head.state_dict().items()}
+    state = {f"decode_head.{name}": tensor for name, tensor in head.float().state_dict().items()}
     for name, tensor in network.backbone.state_dict().items():
         start = next((own for own in stem if name.startswith(own)), "")
         state[f"backbone.{stem.get(start, '')}{name.removeprefix(start)}"] = tensor
