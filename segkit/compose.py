@@ -223,7 +223,7 @@ def plain(
         if hooks.defaults is not None:
             below = hooks.defaults(cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False)))
             config = cast("DictConfig", OmegaConf.merge(OmegaConf.create(below), config))
-        settings = _resolved(name, config)
+        settings = _resolve_config(name, config)
     except OmegaConfBaseException as error:
         said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
         raise ValueError("\n".join(schema.missing(name, config)) or said) from error
@@ -241,7 +241,7 @@ def plain(
         groups.drop_inapplicable_keys, chosen=overridden | chosen, typed=said.keys() - chosen.keys()
     )
     config = _closed(name, config, known, hooks.choose if before is None else None, drop)
-    settings = _resolved(name, config)
+    settings = _resolve_config(name, config)
     for line in drop(settings):
         LOG.warning("%s", line)
     paths = _paths(typed)
@@ -321,8 +321,8 @@ def recipe_note(choices: Mapping[str, Any]) -> str | None:
     return f"no published recipe for {data} + {model}; using the defaults (docs/recipes.md)"
 
 
-def _resolved(command: str, config: DictConfig) -> dict[str, Any]:
-    """Plain dicts and lists, references resolved, with the run's name."""
+def _resolve_config(command: str, config: DictConfig) -> dict[str, Any]:
+    """Return plain dicts and lists, with references resolved and the name of the run."""
     settings = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     schema.expand_paths(command, settings)
     if "run_name" in settings and HydraConfig.initialized():
@@ -346,14 +346,14 @@ def _closed(
         choose: returns values that follow from the images.
         drop: removes keys that do not apply, before the settings are checked.
     """
-    config = _with(config, open_keys.fillings(_resolved(name, config), known))
+    config = _with(config, open_keys.fillings(_resolve_config(name, config), known))
     if choose is not None:
-        usual = _with(config.copy(), open_keys.fillings(_resolved(name, config), open_keys.USUAL))
-        settings = _resolved(name, usual)
+        usual = _with(config.copy(), open_keys.fillings(_resolve_config(name, config), open_keys.USUAL))
+        settings = _resolve_config(name, usual)
         drop(settings)
         schema.check(name, settings)  # errors come before what is chosen is printed
-        config = _with(config, choose(_resolved(name, config)))
-    return _with(config, open_keys.fillings(_resolved(name, config), open_keys.USUAL))
+        config = _with(config, choose(_resolve_config(name, config)))
+    return _with(config, open_keys.fillings(_resolve_config(name, config), open_keys.USUAL))
 
 
 def _with(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:

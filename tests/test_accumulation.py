@@ -1,8 +1,10 @@
 """``schedule.accumulate=auto``: a batch is divided further where memory ends, and nothing else changes."""
 
+import gc
 import logging
 import os
 import signal
+import weakref
 
 import pytest
 import torch
@@ -144,3 +146,28 @@ def test_all_processes_end_when_memory_suffices_for_no_part(tmp_path):
     assert [run.ends() for run in several] == [2, 2]
     for run in several:
         assert "error: memory ended during a training step: make schedule.batch_size" in run.said
+
+
+def test_failed_passes_are_freed_before_memory_is_returned(monkeypatch):
+    """The traceback of the error would keep the tensors of the failed passes alive."""
+    run, failed, alive = begin(norm=True), [], []
+    forward = run.model.forward
+
+    def forward_or_fail(image):
+        logits = forward(image)
+        if len(image) > 2:
+            failed.append(weakref.ref(logits.main))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return logits
+
+    collect = gc.collect
+
+    def collect_and_record():
+        collect()
+        alive.extend(ref() is not None for ref in failed)
+
+    monkeypatch.setattr(run.model, "forward", forward_or_fail)
+    monkeypatch.setattr(accumulation.gc, "collect", collect_and_record)
+    training.train_step(run, [batch()])
+    assert alive
+    assert not any(alive)

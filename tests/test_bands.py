@@ -510,3 +510,26 @@ def test_a_prediction_of_a_geotiff_lies_where_its_image_lies(tmp_path, run_here)
         assert (file.crs.to_epsg(), file.transform) == (32633, transform)
         stored = cv2.imread(str(tmp_path / "out/ids/place.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(file.read(1), stored)
+
+
+@pytest.mark.parametrize("hidden", [0, 1])
+@pytest.mark.parametrize("count", [1, 3])
+def test_geotiff_with_internal_mask_is_read_or_refused(tmp_path, count, hidden):
+    """A mask that hides no pixel changes nothing; the colors below hidden pixels mean nothing."""
+    file, shape = tmp_path / "masked.tif", MANY.shape[:2]
+    mask = np.full(shape, 255, np.uint8)
+    mask[: 2 * hidden] = 0
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": count, "height": shape[0], "width": shape[1]}
+    profile["transform"] = rasterio.Affine(10, 0, 399960, 0, -10, 4900020)
+    colors = MANY[..., :count].astype(np.uint8)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(file, "w", **profile) as opened:
+        opened.write(colors.transpose(2, 0, 1))
+        opened.write_mask(mask)
+    numbers = tuple(range(1, count + 1))
+    if hidden:
+        listed = ",".join(map(str, numbers))
+        with pytest.raises(DataError, match=rf"transparent pixels.*data\.bands=\[{listed}\]"):
+            read_image(file)
+    else:
+        np.testing.assert_array_equal(read_image(file), np.broadcast_to(colors, (*shape, 3)))
+    np.testing.assert_array_equal(read_image(file, Bands(numbers)), colors)

@@ -26,6 +26,7 @@ def test_dropout_mask_ignores_layout_and_dtype(kind, dtype):
     assert 0 < expected.float().mean() < 1
     last = x.to(dtype).contiguous(memory_format=torch.channels_last)
     assert torch.equal(dropped(kind(0.4), last), expected)
+    assert kind(0.4).train()(last).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_dropout_equals_pytorch_dropout_on_contiguous_maps():

@@ -162,12 +162,12 @@ class LabelTable:
     def _unknown(self, raw: np.ndarray, unknown: np.ndarray, file: object) -> DataError:
         """Return the error for ids (H, W) or colours (H, W, 3) that the table does not have."""
         distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
-        values = [_shown(value) for value in distinct]
+        values = [_format_value(value) for value in distinct]
         shown = [
             f"{v} ({write_count(n, 'pixel')})" for v, n in zip(values[:8], counts.tolist(), strict=False)
         ]
         more = f" and {len(values) - 8} more" if len(values) > 8 else ""
-        has = "" if raw.ndim == 3 else f" (ids {in_ranges(entry.id for entry in self.entries)})"
+        has = "" if raw.ndim == 3 else f" (ids {format_ranges(entry.id for entry in self.entries)})"
         return DataError(
             "values outside the table",
             file,
@@ -229,7 +229,8 @@ class LabelTable:
             return self
         if len(names) != self.num_classes or set(names) != set(self.names):
             raise ValueError(
-                f"{owner} has the classes {_listed(names)}; {self._title} has {_listed(self.names)}. "
+                f"{owner} has the classes {_format_names(names)}; "
+                f"{self._title} has {_format_names(self.names)}. "
                 "Classes are matched by name, in any order: name both alike, or use data of the same classes"
             )
         by_name = dict(zip(self.names, self.classes, strict=True))
@@ -251,7 +252,7 @@ class LabelTable:
             ValueError: it did not write this.
         """
         try:
-            name, rows = plain["name"], [_entry_of(*row) for row in plain["entries"]]
+            name, rows = plain["name"], [_parse_entry(*row) for row in plain["entries"]]
             table = cls(name, tuple(rows))
             if not isinstance(name, str) or not 1 <= table.num_classes <= MOST_CLASSES:
                 raise ValueError(f"name {name!r}, {table.num_classes} classes")
@@ -299,20 +300,20 @@ class LabelTable:
         return table
 
 
-def _shown(value: np.ndarray) -> Any:
+def _format_value(value: np.ndarray) -> Any:
     """Return a stored value for a message: a colour as text, whole numbers without a fraction."""
     if value.ndim:
         return hex_colour(value)
     return int(value) if np.isfinite(value) and value == np.rint(value) else value.item()
 
 
-def _listed(names: Sequence[str]) -> str:
+def _format_names(names: Sequence[str]) -> str:
     """Return up to 40 names with their class ids."""
     shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:40]))
     return f"[{shown}{', ...' * (len(names) > 40)}]"
 
 
-def in_ranges(numbers: Iterable[int]) -> str:
+def format_ranges(numbers: Iterable[int]) -> str:
     """Return numbers as ``0..10, 255``."""
     ordered, parts = sorted(numbers), []
     start = 0
@@ -323,7 +324,7 @@ def in_ranges(numbers: Iterable[int]) -> str:
     return ", ".join(parts)
 
 
-def _entry_of(identity: int, name: str, colour: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
+def _parse_entry(identity: int, name: str, colour: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
     red, green, blue = colour
     numbers = ((value, int) for value in (identity, red, green, blue))
     for value, kind in (*numbers, (name, str), (category, str), (ignore, bool)):

@@ -15,7 +15,7 @@ from segkit.system import runs
 MOST_COMPARED = 5_000  # files of equal size that are looked into; each costs one small read
 SAMPLE = 4096  # bytes from the middle of a file, where two photographs of equal size differ
 
-log = logging.getLogger("segkit")
+LOG = logging.getLogger("segkit")
 
 
 def shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
@@ -39,8 +39,10 @@ def shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
         return shared
     samples: dict[Path, bytes] = {}
     for file, others in alike.items():
-        copies = (other for other in others if _same_content(file, other, images[file].st_size, samples))
-        shared += [(other, file) for other in [next(copies, None)] if other]
+        for other in others:
+            if _same_content(file, other, images[file].st_size, samples):
+                shared.append((other, file))
+                break
     return shared
 
 
@@ -71,7 +73,8 @@ def describe_overlap(train: Any, val: Any) -> str:
         return ""
     source, image = shared[0]
     same = "" if source == image else f" (the training file {source})"
-    noun, verb = "image" if len(val) == 1 else "images", "is" if len(shared) == 1 else "are"
+    noun = "image" if len(val) == 1 else "images"
+    verb = "is" if len(shared) == 1 else "are"
     return (
         f"{len(shared)} of {len(val)} validation {noun} {verb} also trained on, such as {image}{same}: "
         "scores will be too high. Check data.train_split and data.val_split"
@@ -81,14 +84,14 @@ def describe_overlap(train: Any, val: Any) -> str:
 def warn_of_overlap(train: Any, val: Any) -> None:
     """Warn on the main process if a validation image is also a training image."""
     if runs.is_main() and (text := describe_overlap(train, val)):
-        log.warning("%s", text)
+        LOG.warning("%s", text)
 
 
 def warn_of_trained_images(data: Mapping[str, Any], val: Any) -> None:
     """Warn if an image to be scored is one that a network was trained on.
 
     Args:
-        data: settings of the data of its training; nothing is said if they are not there any more.
+        data: settings of the data of its training; no warning if its files are gone.
         val: the data set that is scored.
     """
     if not runs.is_main() or not data or not _files(val):

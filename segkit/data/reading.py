@@ -60,7 +60,7 @@ TIFF_KINDS = {1: "", 2: "signed", 3: "floating-point", 4: ""}
 
 
 class Header(NamedTuple):
-    """How the pixels of a file are stored."""
+    """Storage of the pixels of a file."""
 
     format: str
     width: int
@@ -96,13 +96,11 @@ def read_image(file: Path, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
     image = _expand(_decode(data, header, file), header)
     if bands.chosen is None:
         if header.hidden or (header.alpha and _hides_pixels(image, max(8, header.depth))):
-            colors = 3 if header.palette is not None else header.bands - (header.key is None)
             raise DataError(
                 "transparent",
                 file,
                 "has transparent pixels, whose colors mean nothing",
-                f"data.bands=[{_numbers(colors)}] leaves alpha out and [{_numbers(colors + 1)}] takes it "
-                f"as a band; or put it on a background and {TO_RGB}",
+                f"{_describe_opaque_bands(header)}; or put it on a background and {TO_RGB}",
             )
         image = image[..., :3] if image.shape[2] >= 3 else cv2.merge([image[..., 0]] * 3)
     else:
@@ -111,6 +109,14 @@ def read_image(file: Path, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
             raise DataError("too few bands", file, text, f"numbers go from 1 to {count}")
         image = image[..., [number - 1 for number in bands.chosen]]
     return _convert_type(np.ascontiguousarray(image), file, bands)
+
+
+def _describe_opaque_bands(header: Header) -> str:
+    """Return the settings that read an image with transparent pixels."""
+    if not header.alpha:  # an internal mask is no band
+        return f"data.bands=[{_numbers(header.bands)}] reads the hidden pixels too"
+    colors = 3 if header.palette is not None else header.bands - (header.key is None)
+    return f"data.bands=[{_numbers(colors)}] leaves alpha out and [{_numbers(colors + 1)}] takes it as a band"
 
 
 def read_mask(file: Path, coding: Coding) -> np.ndarray:
@@ -242,7 +248,7 @@ def read_header(data: bytes, file: Path, use: Literal["image", "mask"]) -> Heade
     except MemoryError:
         raise
     except Exception as error:  # decoders raise nearly everything on damaged files
-        raise _damaged(file, error) from error
+        raise _damage_error(file, error) from error
     width, height = header.width, header.height
     if max(width, height) > LONGEST or width * height > min(LARGEST, max(LARGE, RATIO[use] * len(data))):
         text = f"declares {width}x{height} pixels in {len(data)} bytes"
@@ -456,7 +462,7 @@ def _decode(data: bytes, header: Header, file: Path) -> np.ndarray:
             opaque = (image != np.array(header.key, image.dtype)).any(-1, keepdims=True)
             image = np.concatenate([image, opaque * np.array((1 << header.depth) - 1, image.dtype)], axis=-1)
         return image
-    raise _damaged(file, reasons[0], tiff=header.format == "TIFF")
+    raise _damage_error(file, reasons[0], tiff=header.format == "TIFF")
 
 
 def _choose_decoders(header: Header) -> list[Callable[[bytes, Header], np.ndarray]]:
@@ -561,7 +567,7 @@ def _convert_type(image: np.ndarray, file: Path, bands: Bands) -> np.ndarray:
     return image
 
 
-def _damaged(file: Path, reason: Exception, *, tiff: bool = False) -> DataError:
+def _damage_error(file: Path, reason: Exception, *, tiff: bool = False) -> DataError:
     lines = str(reason).splitlines() or [type(reason).__name__]
     remedy = REPLACE
     if tiff and not (importlib.util.find_spec("imagecodecs") and importlib.util.find_spec("rasterio")):

@@ -32,7 +32,7 @@ class ImageFile(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What an output was made from."""
+    """Input, weights and protocol of an output."""
 
     input: str  # absolute path
     size: int  # bytes

@@ -111,11 +111,11 @@ def load(
     """
     components.use_plugins(plugins)
     if deployed.is_exported(file):
-        return Predictor(_deployed(file, trust_code=trust_code), protocol or inference.Protocol())
+        return Predictor(_load_deployed(file, trust_code=trust_code), protocol or inference.Protocol())
     content = checkpoint.read(file)
     table = LabelTable.from_plain(content["classes"])
     _refuse_unnamed_plugins(content["settings"], file)
-    model = _rebuilt(content, content["settings"].get("model", {}), table)
+    model = _rebuild_segmenter(content, content["settings"].get("model", {}), table)
     return Predictor(
         Trained(model.to(distributed.pick_device(device)), table, content["settings"].get("data", {})),
         protocol or inference.Protocol(),
@@ -178,11 +178,11 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
             raise ValueError(
                 f"device={settings['device']}: an exported file runs on the CPU here; leave out device=..."
             )
-        return _deployed(settings["checkpoint"], trust_code=settings.get("trust_code", False))
+        return _load_deployed(settings["checkpoint"], trust_code=settings.get("trust_code", False))
     if settings["checkpoint"] is not None:
         content = checkpoint.read(settings["checkpoint"])
         table = LabelTable.from_plain(content["classes"])
-        model = _rebuilt(content, settings["model"], table).to(device)
+        model = _rebuild_segmenter(content, settings["model"], table).to(device)
         return Trained(model, table, content["settings"].get("data", {}), content.get("licenses") or {})
     table = labels.load_class_table(settings["data"])
     if (names := checkpoint.class_names(settings["model"]["weights"])) is not None:
@@ -192,15 +192,17 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
     return Trained(model, table, licenses=build_ledger(settings))
 
 
-def _deployed(file: str | Path, *, trust_code: bool) -> Trained:
+def _load_deployed(file: str | Path, *, trust_code: bool) -> Trained:
     about = deployed.read_metadata(file)
     table = LabelTable.from_plain(about["classes"])
     model: Any = deployed.load_exported(file, table.num_classes, about, trust_code=trust_code)
     return Trained(model, table, about["settings"].get("data", {}), about.get("licenses", {}))
 
 
-def _rebuilt(content: dict[str, Any], network: dict[str, Any], table: LabelTable) -> segmenter.Segmenter:
-    """The network of a checkpoint; of a run with a moving average that one, as it was scored."""
+def _rebuild_segmenter(
+    content: dict[str, Any], network: dict[str, Any], table: LabelTable
+) -> segmenter.Segmenter:
+    """Return the network of a checkpoint, with the averaged weights if the run kept an EMA."""
     network = check("model", network)
     model = segmenter.build(table.num_classes, **segmenter.unloaded(network))  # not where training started
     model.class_names = table.names

@@ -26,7 +26,7 @@ ACCEPTED = "an image, a folder, a pattern such as photos/*.jpg, a list (.txt), a
 
 
 class Source(NamedTuple):
-    """What ``input=`` names.
+    """The images or the video that ``input=`` names.
 
     Attributes:
         place: absolute, the same for the same input.

@@ -39,7 +39,7 @@ def check(arguments: Sequence[str]) -> None:
         if argument.startswith("-"):
             raise ValueError(_without_dashes(argument, rest))
         if not equals and not argument.startswith("~"):
-            raise ValueError(f"{argument}: settings are written key=value{_meant(argument, rest)}")
+            raise ValueError(f"{argument}: settings are written key=value{_suggest_for_word(argument, rest)}")
         if name == "resume" and hints.is_path(value):
             raise ValueError(f"{argument}: must be true, false or auto. {_name_run(Path(value))}")
         if ours and (elsewhere := hints.explain_elsewhere(name, value)) and "." not in name:
@@ -97,7 +97,7 @@ def _name_run(path: Path) -> str:
     return f"A run is named by its folder: run_dir={folder.parent} run_name={folder.name} resume=true"
 
 
-def _meant(word: str, rest: Sequence[str]) -> str:
+def _suggest_for_word(word: str, rest: Sequence[str]) -> str:
     groups = [folder.name for folder in sorted(declared.CONF.iterdir()) if folder.is_dir()]
     meant = [f"{group}={word}" for group in groups if group != "hydra" and word in schema.choices(group)]
     if Path(word).suffix in (".pt", ".pth"):

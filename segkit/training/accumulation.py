@@ -48,7 +48,7 @@ def run_passes(training: Any, batches: Sequence[Batch], passes: Callable[[list[B
             with alone:
                 losses = passes(parts)
         except torch.OutOfMemoryError as met:
-            error = met
+            error = met.with_traceback(None)  # its frames hold what the failed passes computed
         failed = distributed.all_reduce_max(int(error is not None))
         if not failed and not several:
             return losses
@@ -80,7 +80,6 @@ def _double(training: Any, images: int, error: Exception | None) -> None:
     if images // count < (1 if training.schedule.freeze_norm else 2):
         raise error or RuntimeError("out of memory in another process")
     training.micro_batches = count
-    del error  # its frames hold what the failed passes computed
     gc.collect()
     if training.device.type == "cuda":
         torch.cuda.empty_cache()

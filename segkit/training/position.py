@@ -17,7 +17,7 @@ def digest_names(names: Iterable[str]) -> str:
 
 
 class Position(NamedTuple):
-    """How far a run is in its data."""
+    """Position of a run in its training data."""
 
     samples_seen: int
     batch_size: int

@@ -17,6 +17,8 @@ class Dropout(nn.Dropout):
         if not self.training or self.p == 0:
             return input
         keep = torch.empty(input.shape, dtype=torch.bool, device=input.device).bernoulli_(1 - self.p)
+        if input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last):
+            keep = keep.contiguous(memory_format=torch.channels_last)  # otherwise the result would be NCHW
         scale = 1 / (1 - self.p) if self.p < 1 else 0.0
         return input.where(keep, 0) * scale
 
