@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.compose import Hooks, command, of_checkpoint
-from segkit.system.commands import spoken
+from segkit.compose import Hooks, command, settings_from_checkpoint
+from segkit.system.commands import cli_command
 from segkit.system.wording import write_count
 
 
-@command("export", Hooks(defaults=of_checkpoint))
+@command("export", Hooks(defaults=settings_from_checkpoint))
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, write it under a temporary name, compare, and only then give it its name."""
     import torch
@@ -36,12 +36,12 @@ def main(settings: dict[str, Any]) -> None:
 
     kind, path = wanted(settings)
     files.make_output_folder(path.parent)
-    trained = predictor.rebuild({**settings, "device": "cpu"}, torch.device("cpu"))
-    model, protocol = trained.model.eval(), inference.of_settings(settings)
-    images = verification.images_of(
+    trained = predictor.load_model({**settings, "device": "cpu"}, torch.device("cpu"))
+    model, protocol = trained.model.eval(), inference.build_protocol(settings)
+    images = verification.load_verification_images(
         settings["input"], settings.get("data"), split="val", count=settings["images"]
     )
-    network = export.network_for(model, kind)
+    network = export.make_export_network(model, kind)
     print(f"exporting to {kind.format}, interface {kind.interface}, {kind.precision} ...", flush=True)
     about = describe(trained, kind, settings, protocol)
     with export.export_atomically(
@@ -54,17 +54,17 @@ def main(settings: dict[str, Any]) -> None:
             flush=True,
         )
         found = []
-        for at_size in verification.compared(model, deployed, images.images):
+        for at_size in verification.compare_outputs(model, deployed, images.images):
             found.append(at_size)
             share = at_size.equal / at_size.pixels
             print(f"  {at_size.height}x{at_size.width}: {share:.4%} of the pixels are equal", flush=True)
         print(verification.check_agreement(found, kind, path))
         if kind.precision == "int8":
-            judge(model, deployed, settings, path)
-    mebibytes = sum(part.stat().st_size for part in export.parts(path)) / 2**20
+            judge_agreement(model, deployed, settings, path)
+    mebibytes = sum(part.stat().st_size for part in export.exported_files(path)) / 2**20
     print(f"{path} is written ({mebibytes:.1f} MiB); to go on:")
     checkpoint = f"checkpoint={path}{' trust_code=true' if kind.format == 'torch_export' else ''}"
-    print(f"  {spoken('test')} {checkpoint}\n  {spoken('predict')} {checkpoint} input=PHOTOS")
+    print(f"  {cli_command('test')} {checkpoint}\n  {cli_command('predict')} {checkpoint} input=PHOTOS")
 
 
 def wanted(settings: dict[str, Any]) -> tuple[Any, Path]:
@@ -73,14 +73,14 @@ def wanted(settings: dict[str, Any]) -> tuple[Any, Path]:
 
     size = settings["image_size"]
     size = (size, size) if isinstance(size, int) else size
-    kind = export.Kind(settings["format"], settings["interface"], size, settings["precision"])
+    kind = export.ExportKind(settings["format"], settings["interface"], size, settings["precision"])
     source = settings["checkpoint"] or settings["model"]["weights"]
     if export.is_exported(source):
         raise ValueError(
             f"checkpoint={source} is an exported file already; give the checkpoint it was made of"
         )
     beside = Path(source.rsplit("/", 1)[-1] if "://" in source else source).expanduser()
-    return kind, export.target(settings["output"], beside, kind)
+    return kind, export.export_path(settings["output"], beside, kind)
 
 
 def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
@@ -98,19 +98,21 @@ def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
                 "precision=int8 learns ranges from images and is judged by a data set: give data=..."
             )
         components.build("data.datasets", data, split="train")  # here its errors are told, not passed over
-    found = verification.images_of(given, data, split="train", count=settings["calibration_images"])
+    found = verification.load_verification_images(
+        given, data, split="train", count=settings["calibration_images"]
+    )
     print(f"calibrating with {write_count(len(found.images), 'image')}: {found.origin}", flush=True)
-    return [verification.as_taken(model, image, kind) for image in found.images]
+    return [verification.prepare_input(model, image, kind) for image in found.images]
 
 
-def judge(model: Any, deployed: Any, settings: dict[str, Any], path: Any) -> None:
+def judge_agreement(model: Any, deployed: Any, settings: dict[str, Any], path: Any) -> None:
     """Score both on the validation split, and refuse a file that scores less."""
     from segkit import components, evaluation, inference
     from segkit.inference.export import verification
 
     val_set, protocol = (
         components.build("data.datasets", settings["data"], split="val"),
-        inference.of_settings(settings),
+        inference.build_protocol(settings),
     )
     before, after = (
         evaluation.evaluate(scored, val_set, protocol).scores["mIoU"] for scored in (model, deployed)

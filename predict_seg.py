@@ -18,10 +18,10 @@ import sys
 from typing import Any
 
 import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.compose import Hooks, command, of_checkpoint
+from segkit.compose import Hooks, command, settings_from_checkpoint
 
 
-@command("predict", Hooks(defaults=of_checkpoint))
+@command("predict", Hooks(defaults=settings_from_checkpoint))
 def main(settings: dict[str, Any]) -> None:
     """Find the images, rebuild the network, and write what it says about each."""
     from segkit import inference
@@ -36,20 +36,20 @@ def main(settings: dict[str, Any]) -> None:
         raise ValueError(
             "save=[]: nothing would be written. Give one of ids, colours, overlays, probabilities"
         )
-    with distributed.processes(settings["device"]) as device:
-        source = distributed.decide_on_main(lambda: sources.find(settings["input"]))
+    with distributed.init_process_group(settings["device"]) as device:
+        source = distributed.decide_on_main(lambda: sources.find_images(settings["input"]))
         first = source.images[0]
         video = Video(first.file if first.camera is None else first.camera) if source.is_video else None
-        network = predictor.rebuild(settings, device)
+        network = predictor.load_model(settings, device)
         if settings["submission"]:
             submissions.format_of(network.table)  # refuses what no server takes, before the work
-        predictor = predictor.Predictor(network, inference.of_settings(settings))
+        predictor = predictor.Predictor(network, inference.build_protocol(settings))
         folder, images = distributed.decide_on_main(
             lambda: prediction_index.claim(
                 results.folder(settings, f"predict-{source.title}"),
                 source.images,
                 source=source.place,
-                network={"weights_sha256": weights_hash(network.model), **predictor.protocol.stated()},
+                network={"weights_sha256": weights_hash(network.model), **predictor.protocol.as_dict()},
                 is_default=settings["output"] is None,
             )
         )

@@ -17,10 +17,10 @@ from __future__ import annotations
 from typing import Any
 
 import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.compose import Hooks, command, of_checkpoint
+from segkit.compose import Hooks, command, settings_from_checkpoint
 
 
-@command("test", Hooks(defaults=of_checkpoint))
+@command("test", Hooks(defaults=settings_from_checkpoint))
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, score every image, and write what was found."""
     from segkit import components, evaluation, inference
@@ -30,16 +30,16 @@ def main(settings: dict[str, Any]) -> None:
     from segkit.inference import predictor
     from segkit.system import distributed
 
-    with distributed.processes(settings["device"]) as device:
+    with distributed.init_process_group(settings["device"]) as device:
         val_set = components.build("data.datasets", settings["data"], split="val")
-        model, table, own_data, _ = predictor.rebuild(settings, device)
+        model, table, own_data, _ = predictor.load_model(settings, device)
         val_set = align_dataset(val_set, table.names)
         warn_of_trained_images(own_data, val_set)
         if not settings["submission"]:  # results have the ids of the data, an archive those of the server
             table = label_table(val_set.table)
         if settings["submission"]:
             submissions.format_of(table)  # refuses what no server takes, before the work
-        protocol = inference.of_settings(settings).on(device)
+        protocol = inference.build_protocol(settings).on(device)
         weights_sha256 = evaluation.weights_hash(model)
         folder = distributed.decide_on_main(
             lambda: results.output_folder(settings, own_data, protocol, weights_sha256)

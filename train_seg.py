@@ -20,11 +20,11 @@ from typing import Any
 
 import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
 from segkit.compose import Hooks, command
-from segkit.monitor.banners import opening
+from segkit.monitor.banners import startup_line
 from segkit.settings.dotted import value_of
-from segkit.settings.open_keys import left_open
+from segkit.settings.open_keys import find_unset
 from segkit.system import signals
-from segkit.system.commands import spoken
+from segkit.system.commands import cli_command
 
 FAREWELL = """
 {folder} is complete: {best}; images in {folder}/samples.png. To go on:
@@ -39,11 +39,11 @@ def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of the run that goes on; beneath what was typed."""
     from segkit.system import runs
 
-    if (folder := runs.going_on(settings)) is None:
+    if (folder := runs.find_run_to_resume(settings)) is None:
         return None
     from segkit import checkpoint
 
-    return checkpoint.settings_of(folder)
+    return checkpoint.read_settings(folder)
 
 
 def of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -52,17 +52,17 @@ def of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
         return None
     from segkit.training import starting
 
-    return starting.network_of_weights(settings)
+    return starting.settings_of_weights(settings)
 
 
-def of_images(settings: dict[str, Any]) -> dict[str, Any]:
+def settings_from_images(settings: dict[str, Any]) -> dict[str, Any]:
     """Return values that are chosen from the images for unset keys; ``main`` prints the reasons."""
     CHOSEN.clear()
-    if not left_open(settings) or settings["summary"]:
+    if not find_unset(settings) or settings["summary"]:
         return {}
-    from segkit.data.choosing import choose
+    from segkit.data.choosing import choose_settings
 
-    chosen = choose(settings)
+    chosen = choose_settings(settings)
     CHOSEN.extend(chosen.reasons)
     return chosen
 
@@ -77,11 +77,13 @@ def print_summary(settings: dict[str, Any]) -> None:
     if network["weights"] is None:  # otherwise those of the backbone are not read
         published.check_local_file("model.backbone.weights", network["backbone"].get("weights"))
     num_classes = labels.load_class_table(settings["data"]).num_classes
-    model = segmenter.build(num_classes, **segmenter.unloaded(settings["model"]))  # nothing to download
+    model = segmenter.build(
+        num_classes, **segmenter.without_weights(settings["model"])
+    )  # nothing to download
     print(summary.summarise(model, settings["sizes"]["crop"]))
 
 
-def measured(run: Any, steps: Any, folder: Path, *, profile: bool) -> str:
+def run_diagnostic(run: Any, steps: Any, folder: Path, *, profile: bool) -> str:
     """What steps tell that are taken to be measured: where their time goes, or how high a rate may be."""
     from segkit import training
     from segkit.monitor.profiling import profile_steps
@@ -93,17 +95,17 @@ def measured(run: Any, steps: Any, folder: Path, *, profile: bool) -> str:
 
 def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
     """What a run that is complete leaves to do."""
-    python = signals.interpreter()
+    python = signals.python_command()
     named = f" plugins=[{','.join(settings['plugins'])}]" if settings["plugins"] else ""
-    calls = {name: spoken(name, python=python) + named for name in ("test", "predict")}
+    calls = {name: cli_command(name, python=python) + named for name in ("test", "predict")}
     if run.best is None:
         best, file = f"{run.metric} was undefined in every validation, so there is no best.pt", "last.pt"
     else:
-        best, file = f"best {run.best_in_words}", "best.pt"
+        best, file = f"best {run.best_text}", "best.pt"
     return FAREWELL.format(folder=folder, best=best, file=file, python=python, **calls)
 
 
-@command("train", Hooks(resumed=of_run, tuned=of_weights, choose=of_images))
+@command("train", Hooks(resumed=of_run, tuned=of_weights, choose=settings_from_images))
 def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, save and score until the schedule ends."""
     from segkit import components
@@ -115,9 +117,11 @@ def main(settings: dict[str, Any]) -> None:
         print_summary(settings)
         return
     folder = runs.folder_of(settings)
-    with runs.claimed(folder, resume=settings["resume"]):  # another's run is refused before anything is built
+    with runs.lock_run_folder(
+        folder, resume=settings["resume"]
+    ):  # another's run is refused before anything is built
         if runs.is_main():
-            print(opening(settings, folder), flush=True)
+            print(startup_line(settings, folder), flush=True)
         train_set = components.build("data.datasets", settings["data"], split="train")
         val_set = components.build("data.datasets", settings["data"], split="val")
         val_set = align_dataset(val_set, train_set.table.names)
@@ -126,9 +130,9 @@ def main(settings: dict[str, Any]) -> None:
         from segkit import checkpoint, inference, training
         from segkit.system import distributed
 
-        with distributed.processes(settings["device"]) as device:
+        with distributed.init_process_group(settings["device"]) as device:
             run = training.build_training(settings, train_set, device, val_set=val_set)
-            protocol = inference.of_settings(settings)
+            protocol = inference.build_protocol(settings)
             checkpoints = checkpoint.Checkpoints.from_settings(settings, folder, train_set.table)
             if (state := checkpoints.resumed()) is not None:
                 run.restore(state)
@@ -136,10 +140,10 @@ def main(settings: dict[str, Any]) -> None:
             if CHOSEN and runs.is_main():  # after what may be refused
                 print("chosen from the images:", *CHOSEN, sep="\n  ", flush=True)
             if settings["profile"] or settings["lr_finder"]:
-                print(measured(run, steps, folder, profile=settings["profile"]))
+                print(run_diagnostic(run, steps, folder, profile=settings["profile"]))
                 return
             monitored = training.open_monitor(run, settings, (train_set, val_set), folder)
-            with monitored as monitor, signals.listening(run.request):
+            with monitored as monitor, signals.defer_signals(run.request):
                 workers = settings["loader"]["workers"]
                 kept = {"monitor": monitor, "checkpoints": checkpoints, "workers": workers}
                 checkpoint_and_validate = partial(
@@ -152,7 +156,7 @@ def main(settings: dict[str, Any]) -> None:
                     training.record(monitor, run, step, parts, waited=waited)
                     run.validation_pending = run.due(settings["evaluation"]["every"])
                     checkpoint_and_validate()
-                monitor.say(farewell(settings, run, folder))
+                monitor.log_message(farewell(settings, run, folder))
 
 
 if __name__ == "__main__":

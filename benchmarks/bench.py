@@ -129,7 +129,7 @@ def main() -> None:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        turns.say(f"{given.expected} has {len(rows)} ratios of {given.repeat} runs each")
+        turns.log_message(f"{given.expected} has {len(rows)} ratios of {given.repeat} runs each")
         return
     if not given.expected.is_file():
         parser.error(f"--expected={given.expected}: there is no such file; make one with --write")

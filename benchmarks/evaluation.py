@@ -109,8 +109,8 @@ def speed(
 
 def agreement(checkpoint: Path, images: Path, count: int) -> None:
     """How many pixels of a trained network's images get the class that the plain loop gives them."""
-    settings = {"checkpoint": checkpoint, "model": store.read(checkpoint)["settings"]["model"]}
-    model = predictor.rebuild(settings, torch.device("cpu")).model.eval()
+    settings = {"checkpoint": checkpoint, "model": store.read_checkpoint(checkpoint)["settings"]["model"]}
+    model = predictor.load_model(settings, torch.device("cpu")).model.eval()
     for file in sorted(images.iterdir())[:count]:
         image = read_image(file)
         settings = {

@@ -65,10 +65,12 @@ def measure(given: argparse.Namespace) -> None:
             else None
         )
         if path and path not in written and not path.exists():
-            turns.say(f"  exporting {path.name} ...")
+            turns.log_message(f"  exporting {path.name} ...")
             command = turns.as_side(__file__, given, *settings, worker=("write", name))
             done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
-            turns.say(f"  {done.stderr.strip().splitlines()[-1:]}" if done.returncode else "  ... written")
+            turns.log_message(
+                f"  {done.stderr.strip().splitlines()[-1:]}" if done.returncode else "  ... written"
+            )
             written.add(path)
     ceiling = ceilings.measured(given.threads, given.clock)
     commands = {name: turns.as_side(__file__, given, *settings, worker=(name,)) for name in names}

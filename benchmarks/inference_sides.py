@@ -40,7 +40,7 @@ def scene(size: tuple[int, int]) -> np.ndarray:
     """An image (H, W, 3) of smooth noise."""
     cells = max(1, size[0] // 16), max(1, size[1] // 16)
     noise = np.random.default_rng(0).integers(0, 256, (*cells, 3), np.uint8)
-    return verification.fitted(noise, size)
+    return verification.resize_image(noise, size)
 
 
 class Peer:
@@ -95,10 +95,10 @@ def torchvision(*, bf16: bool) -> Peer:
     return Peer(lambda x: model(x)["out"], bf16=bf16)
 
 
-def file_of(name: str, variant: str, folder: Path) -> tuple[export.Kind, Path]:
+def file_of(name: str, variant: str, folder: Path) -> tuple[export.ExportKind, Path]:
     """The exported file that a side runs."""
     kind: Any = name.split("_")[0], "logits", None, "int8" if "int8" in name else "fp32"
-    return export.Kind(*kind), folder / f"{variant}-{kind[3]}{export.FORMATS[kind[0]]}"
+    return export.ExportKind(*kind), folder / f"{variant}-{kind[3]}{export.FORMATS[kind[0]]}"
 
 
 def write_file(name: str, variant: str, folder: Path) -> None:
@@ -111,9 +111,9 @@ def write_file(name: str, variant: str, folder: Path) -> None:
     told = {"interface": kind.interface, "image_size": kind.image_size, "precision": kind.precision}
     told |= {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
     told |= {"align_corners": model.align_corners, "classes": {}, "settings": {}}
-    smaller = [verification.as_taken(model, scene((side, side)), kind) for side in (193, 257)]
+    smaller = [verification.prepare_input(model, scene((side, side)), kind) for side in (193, 257)]
     with export.export_atomically(
-        export.network_for(model, kind), path, kind, about=told, calibration=smaller
+        export.make_export_network(model, kind), path, kind, about=told, calibration=smaller
     ):
         pass
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import turns
 
-from segkit.data.labels import Entry, LabelTable
+from segkit.data.labels import Entry, LabelMap
 from segkit.drawing import overlays
 from segkit.inference import Protocol, Strip, predict, predict_files, prepare, sources
-from segkit.inference.predictor import Predictor, Trained
+from segkit.inference.predictor import LoadedModel, Predictor
 from segkit.inference.video import Video, VideoFile
 
 
@@ -43,14 +43,16 @@ def large(given: argparse.Namespace) -> dict[str, Any]:
         done, now = strip.bottom, time.perf_counter()
         if now - told > 5:
             told, grown = now, turns.mebibytes("VmHWM") - before
-            turns.say(f"  {done} of {height} rows, {now - start:.0f} s, {grown:.0f} MiB over the network")
+            turns.log_message(
+                f"  {done} of {height} rows, {now - start:.0f} s, {grown:.0f} MiB over the network"
+            )
         if given.rows and done >= given.rows:
             raise EnoughError
 
     try:
         predict(fast, image, how, on_strip=on_strip)
     except EnoughError:
-        turns.say(f"  ended after {done} of {height} rows, as --rows asks")
+        turns.log_message(f"  ended after {done} of {height} rows, as --rows asks")
     grown, took = turns.mebibytes("VmHWM") - before, time.perf_counter() - start
     precision = str(next(fast.backbone.parameters()).dtype).removeprefix("torch.")
     return {"rows_done": done, "grown": grown, "seconds": took, "precision": precision}
@@ -70,8 +72,8 @@ def pipeline(given: argparse.Namespace) -> dict[str, Any]:
     """Seconds an image of a folder and a video through reading, network and writing, and of the network."""
     images = [np.roll(inference_sides.scene(size_of(given)), 40 * i, 1) for i in range(given.images)]
     colours = [(k, 255 - k, 2 * k % 256) for k in range(inference_sides.CLASSES)]
-    table = LabelTable("noise", tuple(Entry(k, str(k), colour) for k, colour in enumerate(colours)))
-    trained = Trained(inference_sides.network(given.variant), table)
+    table = LabelMap("noise", tuple(Entry(k, str(k), colour) for k, colour in enumerate(colours)))
+    trained = LoadedModel(inference_sides.network(given.variant), table)
     fast = Predictor(trained, Protocol(precision="auto"))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -80,7 +82,7 @@ def pipeline(given: argparse.Namespace) -> dict[str, Any]:
                 overlays.save(folder / "photos" / f"{i}.jpg", image)
                 video.add(image)
         how: dict[str, Any] = {"kinds": ["overlays"], "resume": False}
-        photographs, ride = sources.find(str(folder / "photos")).images, folder / "ride.mp4"
+        photographs, ride = sources.find_images(str(folder / "photos")).images, folder / "ride.mp4"
         ways: dict[str, Any] = {
             "network": lambda out: [fast.predict(image) for image in images],
             "folder": lambda out: predict_files.predict_images(fast, photographs, out, **how),
@@ -96,7 +98,9 @@ def pipeline(given: argparse.Namespace) -> dict[str, Any]:
                 start = time.perf_counter()
                 way(folder / str(turn))
                 taken[name].append((time.perf_counter() - start) / len(images))
-                turns.say(f"  round {turn} of {given.rounds}, {name}: {taken[name][-1]:.3f} s an image")
+                turns.log_message(
+                    f"  round {turn} of {given.rounds}, {name}: {taken[name][-1]:.3f} s an image"
+                )
     return {"rows": {name: statistics.median(each[1:]) for name, each in taken.items()}}
 
 

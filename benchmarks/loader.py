@@ -42,7 +42,7 @@ from torchvision.transforms import v2
 
 from segkit.data import loaders, transforms
 from segkit.data.datasets import shapes
-from segkit.data.labels import built_in
+from segkit.data.labels import load_builtin_label_map
 from segkit.data.pairs import Pairs, match_files
 
 BATCH = 8
@@ -103,7 +103,7 @@ def ours(data: Pairs, case: Case, workers: int, resize: str) -> Iterator[Any]:
     batches = range(case.samples // BATCH)
     return iter(
         loaders.training_loader(
-            data, transform, loaders.Order(len(data), 0, BATCH), iterations=batches, workers=workers
+            data, transform, loaders.SampleOrder(len(data), 0, BATCH), iterations=batches, workers=workers
         )
     )
 
@@ -245,7 +245,12 @@ def main() -> None:
             folder = Path(place)
             write_scenes(folder, case)
             found = match_files(folder / "images", folder / "masks")
-            data = Pairs("bench", built_in("shapes"), found, cache=folder / "cache" if case.decoded else None)
+            data = Pairs(
+                "bench",
+                load_builtin_label_map("shapes"),
+                found,
+                cache=folder / "cache" if case.decoded else None,
+            )
             for index in range(len(data)):
                 data.read(index)
             clock = time.perf_counter if arguments.workers else time.process_time
@@ -261,7 +266,7 @@ def main() -> None:
             part = {"what": "loader", "title": case.title, "rates": middle, "compared": COMPARED}
             turns.keep(arguments, part)
             if case.suffix == ".png" and not case.decoded:
-                cached = Pairs("bench", built_in("shapes"), found, cache=folder / "cache")
+                cached = Pairs("bench", load_builtin_label_map("shapes"), found, cache=folder / "cache")
                 reading = [
                     read_milliseconds(data, arguments.rounds),
                     read_milliseconds(cached, arguments.rounds),

@@ -33,7 +33,7 @@ STEPS, CALLS = 12, 2000
 def main() -> None:
     """Print one table."""
     with hydra.initialize_config_dir(str(compose.CONF), **compose.VERSION_BASE):
-        settings = compose.plain("train", hydra.compose("train", ["experiment=demo"]))
+        settings = compose.resolve_settings("train", hydra.compose("train", ["experiment=demo"]))
     train_set = components.build("data.datasets", settings["data"], split="train")
     table = train_set.table
     schedule = training.Schedule(**settings["schedule"])
@@ -49,7 +49,7 @@ def main() -> None:
     batches = loaders.training_loader(
         train_set,
         transforms.build(**settings["augment"]),
-        loaders.Order(len(train_set), 0, schedule.batch_size, schedule.parts),
+        loaders.SampleOrder(len(train_set), 0, schedule.batch_size, schedule.parts),
         iterations=range(STEPS),
     )
     seconds, step = [], None

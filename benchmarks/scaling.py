@@ -72,7 +72,7 @@ def growth(given: argparse.Namespace, what: str) -> dict[str, Any]:
             start = now()
             way()
             seconds[size].append(now() - start)
-            turns.say(f"  {what} {size}, round {number} of {given.rounds}: {seconds[size][-1]:.3f} s")
+            turns.log_message(f"  {what} {size}, round {number} of {given.rounds}: {seconds[size][-1]:.3f} s")
     found = {size: statistics.median(each[1:]) for size, each in seconds.items()}
     counted = [float(size**2 if UNIT[what] == "pixels" else size) for size in found]
     return {"what": what, "unit": UNIT[what], "seconds": found, "slope": slope(counted, [*found.values()])}
@@ -86,7 +86,10 @@ def loading(given: argparse.Namespace) -> dict[str, Any]:
     rates = {}
     for workers in (0, 1, 2):
         scenes = shapes.build("train", size=256)
-        order, transform = loaders.Order(len(scenes), 0, 8), transforms.build(crop_size=224, base_size=256)
+        order, transform = (
+            loaders.SampleOrder(len(scenes), 0, 8),
+            transforms.build(crop_size=224, base_size=256),
+        )
         batches = iter(
             loaders.training_loader(scenes, transform, order, iterations=range(24), workers=workers)
         )
@@ -94,7 +97,7 @@ def loading(given: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         count = sum(len(batch.image) for batch in batches)
         rates[workers] = count / (time.perf_counter() - start)
-        turns.say(f"  {workers} workers: {rates[workers]:.0f} images/s")
+        turns.log_message(f"  {workers} workers: {rates[workers]:.0f} images/s")
     return {"what": "workers", "images": rates}
 
 
@@ -111,7 +114,7 @@ def train(given: argparse.Namespace) -> None:
     typed += [f"augment.crop_size={given.crop}"]
     typed += ["schedule.batch_size=8", "schedule.iterations=100", "loader.workers=0", "device=cpu"]
     settings = segkit.composed("train", typed)
-    with distributed.processes("cpu") as device:
+    with distributed.init_process_group("cpu") as device:
         train_set = segkit.build_dataset(settings)
         run = training.build_training(settings, train_set, device)
         for module in run.model.modules():
@@ -144,7 +147,7 @@ def processes(given: argparse.Namespace) -> dict[str, Any]:
             command += [f"--crop={given.crop}"]
             threads = {
                 "OMP_NUM_THREADS": "2" if name == "one" else "1",
-                **environment.settings(training=True),
+                **environment.thread_env(training=True),
             }
             told = subprocess.run(
                 [sys.executable, *command],
@@ -156,7 +159,7 @@ def processes(given: argparse.Namespace) -> dict[str, Any]:
             if told.returncode:
                 raise SystemExit(f"{name}: {told.stderr.strip()[-600:]}")
             found[name].append(json.loads(told.stdout.strip().splitlines()[-1]))
-            turns.say(f"  {name}, round {number + 1}: {found[name][-1]}")
+            turns.log_message(f"  {name}, round {number + 1}: {found[name][-1]}")
     middle = {
         name: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         for name, rows in found.items()

@@ -96,7 +96,7 @@ def measure(given: argparse.Namespace) -> None:
         for number in range(given.rounds + 1):
             for name, command in ways.items():
                 found[name].append(timed([*command, *fresh(name, number, place)], place))
-                turns.say(f"  round {number} of {given.rounds}, {name}: {found[name][-1][0]:.2f} s")
+                turns.log_message(f"  round {number} of {given.rounds}, {name}: {found[name][-1][0]:.2f} s")
     print(f"{ceilings.machine(os.cpu_count() or 1)}; medians of {given.rounds}\n")
     print("| what | s on the clock (fastest to slowest) | s of the processor | bar |\n|---|---|---|---|")
     for name, each in found.items():

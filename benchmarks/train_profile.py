@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--mode", default="float32", choices=train_sides.SIDES["segkit"])
     given = parser.parse_args()
-    environment.settle(training=True)
+    environment.set_thread_env(training=True)
     import torch
     from torch.profiler import ProfilerActivity, profile
 

@@ -37,14 +37,14 @@ def noise(given: argparse.Namespace) -> tuple[Any, Any]:
     """Images (B, 3, H, W) uint8 and labels (B, H, W) that never change."""
     import torch
 
-    from segkit.types import id_type
+    from segkit.types import class_id_dtype
 
     size, crop = given.batch, given.crop
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (size, 3, crop, crop), dtype=torch.uint8, generator=generator)
     cells = torch.randint(0, given.classes, (size, crop // 16 + 1, crop // 16 + 1), generator=generator)
     label = cells.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :crop, :crop]
-    return image, label.to(getattr(torch, id_type(given.classes))).contiguous()
+    return image, label.to(getattr(torch, class_id_dtype(given.classes))).contiguous()
 
 
 def network(given: argparse.Namespace) -> Any:

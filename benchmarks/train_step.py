@@ -137,7 +137,7 @@ def losses(given: argparse.Namespace) -> None:
                 if answer is None:
                     raise SystemExit(f"{name}: {side.last_words()}")
                 rows.setdefault(name, []).append(statistics.mean(answer["losses"][-LAST:]))
-                turns.say(f"  seed {seed}, {name}: {rows[name][-1]:.4f}, {answer['seconds']:.0f} s")
+                turns.log_message(f"  seed {seed}, {name}: {rows[name][-1]:.4f}, {answer['seconds']:.0f} s")
     part = {name: getattr(given, name) for name in (*names, "steps", "seeds", "threads")}
     part |= {"what": "losses", "machine": ceilings.machine(given.threads, given.device), "rows": rows}
     turns.keep(given, part)

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from command import Script, complete, unpack
 
 from segkit.settings.values import parse_path
-from segkit.system.commands import spoken
+from segkit.system.commands import cli_command
 
 OFFICIAL = {"train": 2975, "val": 500}
 ZIPS = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
@@ -42,7 +42,7 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
             return
         raise ValueError(
             f"{root} is not complete; fetch {' and '.join(ZIPS)} from https://www.cityscapes-dataset.com, "
-            f"then `{spoken('data', 'cityscapes')} prepare --root {root} --zips {' '.join(ZIPS)}`"
+            f"then `{cli_command('data', 'cityscapes')} prepare --root {root} --zips {' '.join(ZIPS)}`"
         )
     for archive in arguments.zips:
         unpack(archive, root, wanted)

@@ -25,7 +25,7 @@ from segkit import components, compose
 from segkit.data import choosing, overlap, statistics, transforms, verification
 from segkit.drawing import overlays
 from segkit.settings.values import parse_path
-from segkit.system.commands import spoken
+from segkit.system.commands import cli_command
 from segkit.system.wording import write_count
 
 Prepare = Callable[[argparse.Namespace, Path], None]
@@ -44,7 +44,7 @@ class Script:
     def __init__(self, name: str, about: str, official: Mapping[str, int] | None = None):
         self.name, self.official = name, official or {}
         self.parser = argparse.ArgumentParser(
-            prog=spoken("data", name),
+            prog=cli_command("data", name),
             description=about,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -100,7 +100,7 @@ class Script:
         if strange := [word for word in arguments.settings if word.startswith("-") or "=" not in word]:
             self.parser.error(f"unrecognized arguments: {' '.join(strange)}")
         work = self._own if "work" in arguments else getattr(self, f"_{arguments.command}")
-        compose.with_errors_in_words(lambda: work(arguments))
+        compose.report_user_errors(lambda: work(arguments))
 
     def _own(self, arguments: argparse.Namespace) -> None:
         root = Path(self._settings(arguments)["data"]["root"]).expanduser()
@@ -119,7 +119,7 @@ class Script:
     def _prepare(self, arguments: argparse.Namespace) -> None:
         root = Path(self._settings(arguments)["data"]["root"]).expanduser()
         arguments.prepare(arguments, root)
-        verify = f"{spoken('data', self.name)} verify --root {root}"
+        verify = f"{cli_command('data', self.name)} verify --root {root}"
         print(f"{self.name} is ready in {root}; `{verify}` reads every file")
 
     def _verify(self, arguments: argparse.Namespace) -> None:
@@ -153,7 +153,7 @@ class Script:
 
     def _stats(self, arguments: argparse.Namespace) -> None:
         dataset = self._dataset(self._settings(arguments), arguments.split or "train")
-        counts = statistics.measure(dataset)
+        counts = statistics.compute_statistics(dataset)
         plain = counts.to_plain()
         if arguments.json:
             print(json.dumps(plain, indent=1))
@@ -174,7 +174,7 @@ class Script:
             print(f"{arguments.method} weights: loss.class_weights={arguments.weights}")
 
     def _show(self, arguments: argparse.Namespace) -> None:
-        settings = self._settings(arguments, compose.Hooks(choose=choosing.choose))
+        settings = self._settings(arguments, compose.Hooks(choose=choosing.choose_settings))
         dataset = self._dataset(settings, arguments.split or "train")
         transform = transforms.build(**settings["augment"])
         chosen = chosen_samples(dataset.names, arguments)
@@ -182,7 +182,7 @@ class Script:
         for place, index in enumerate(chosen):
             sample = dataset.read(index)
             drawn = transform(sample, arguments.seed + place)
-            images = [(overlays.displayed(s.image, s.bands), s.label) for s in (sample, drawn)]
+            images = [(overlays.to_display_rgb(s.image, s.bands), s.label) for s in (sample, drawn)]
             rows.append([p for i, label in images for p in (i, overlays.overlay(i, label, colours))])
             labels.append(sample.label)
         shown = overlays.present_classes(labels)

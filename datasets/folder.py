@@ -21,7 +21,7 @@ from segkit.data.reading import read_mask
 from segkit.drawing import overlays
 from segkit.settings.values import parse_path
 from segkit.system import files
-from segkit.system.commands import spoken
+from segkit.system.commands import cli_command
 from segkit.system.wording import write_count
 from segkit.tools import import_labels as tool
 from segkit.tools.import_labels import proposals
@@ -51,7 +51,7 @@ def import_labels(arguments: argparse.Namespace, root: Path) -> None:
     print(*report.lines(), sep="\n")
     splits = "" if arguments.split else " data.train_split=80% data.val_split=20%"
     file = root / f"import{'-' if arguments.split else ''}{arguments.split}.json"
-    print(f"the full report is {file}; to train: {spoken('train')} data=folder data.root={root}{splits}")
+    print(f"the full report is {file}; to train: {cli_command('train')} data=folder data.root={root}{splits}")
 
 
 def _files(path: Path, kind: str) -> list[Path]:
@@ -81,9 +81,9 @@ def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
             _divided(mask, folder, target, arguments.divide) for mask in tqdm(masks, "divide", disable=None)
         ]
         print(f"masks of classes are in {target}: data.masks='{target.name}/*'")
-    values = proposals.values_of(masks)
-    table = proposals.proposed(values)
-    with files.whole(output) as file:
+    values = proposals.count_mask_values(masks)
+    table = proposals.propose_label_map(values)
+    with files.atomic_write(output) as file:
         file.write(tool.format_csv(table).encode())
     for (_, pixels), entry in zip(sorted(values.items()), table.entries, strict=True):
         print(f"{entry.id:>6} {entry.name:>12} {pixels / values.total():8.3%} of the pixels")
@@ -94,7 +94,9 @@ def _divided(mask: Path, folder: Path, target: Path, by: int) -> Path:
     ids = read_mask(mask, "any")
     if ids.ndim != 2:
         raise ValueError(f"{mask}: holds colours; --divide is for ids")
-    return overlays.save(target / mask.relative_to(folder).with_suffix(".png"), proposals.divided(ids, by))
+    return overlays.save(
+        target / mask.relative_to(folder).with_suffix(".png"), proposals.split_instance_ids(ids, by)
+    )
 
 
 script = Script("folder", __doc__ or "")

@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from segkit import components
 from segkit.compose import composed
-from segkit.system.failures import with_errors_in_words
+from segkit.system.failures import report_user_errors
 
 THIN = [
     "model/backbone=resnest",
@@ -259,4 +259,4 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    with_errors_in_words(main)
+    report_user_errors(main)

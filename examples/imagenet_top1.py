@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 from segkit import components
 from segkit.compose import composed
 from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD
-from segkit.system.failures import with_errors_in_words
+from segkit.system.failures import report_user_errors
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CROPS = {"101": 256, "200": 320, "269": 416}  # of ResNeSt, by variant; all others 224
@@ -168,4 +168,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with_errors_in_words(main)
+    report_user_errors(main)

@@ -32,7 +32,7 @@ from segkit.inference import predictor
 from segkit.models.layers.selective_kernel import Selection
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.split_attention import SplitAttention
-from segkit.system.failures import with_errors_in_words
+from segkit.system.failures import report_user_errors
 from segkit.types import ClassTable, Sample
 
 FACTORS = (1.0, 1.25, 1.5, 1.75, 2.0)  # the SKNet article's are 1, 1.5 and 2
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--output", type=Path, metavar="FILE.png")
     chosen = parser.parse_args(arguments)
-    settings = checkpoint.read(chosen.checkpoint)["settings"]
+    settings = checkpoint.read_checkpoint(chosen.checkpoint)["settings"]
     model = predictor.load(chosen.checkpoint, device="cpu").network
     data = components.build("data.datasets", settings["data"], split="val")
     samples = [data.read(index) for index in range(min(chosen.images, len(data)))]
@@ -248,4 +248,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with_errors_in_words(main)
+    report_user_errors(main)

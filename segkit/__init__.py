@@ -13,7 +13,7 @@ _HOMES = {
     "segkit.evaluation": ("evaluate",),
     "segkit.compose": ("composed",),
     "segkit.training.parts": ("build_dataset", "build_loss", "build_model", "save", "training_batches"),
-    "segkit.data.labels": ("LabelTable",),
+    "segkit.data.labels": ("LabelMap",),
     "segkit.types": ("Batch", "Logits", "Sample"),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)

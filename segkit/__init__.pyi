@@ -1,6 +1,6 @@
 # What type checkers see of segkit/__init__.py, which imports late.
 from segkit.compose import composed as composed
-from segkit.data.labels import LabelTable as LabelTable
+from segkit.data.labels import LabelMap as LabelMap
 from segkit.evaluation import evaluate as evaluate
 from segkit.inference import Protocol as Protocol
 from segkit.inference.predictor import Predictor as Predictor

@@ -31,7 +31,7 @@ def main() -> None:
     if not is_help:
         sys.stderr.write(f"error: {words[0]}: there is no such command\n")
     (sys.stdout if is_help else sys.stderr).write(
-        HELP.format(**{name: commands.spoken(name) for name in NAMES})
+        HELP.format(**{name: commands.cli_command(name) for name in NAMES})
     )
     raise SystemExit(0 if is_help else 2)
 

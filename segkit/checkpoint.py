@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from segkit.data.labels import LabelTable
+from segkit.data.labels import LabelMap
 from segkit.licenses import build_ledger
-from segkit.models.published import file_of
+from segkit.models.published import resolve_weights
 from segkit.settings import PositiveFloat, PositiveInt
 from segkit.settings.dotted import flat
 from segkit.system import distributed, files, runs, shared
@@ -68,7 +68,7 @@ class Checkpoints:
         path = distributed.decide_on_main(lambda: newest(self.folder))
         if path is None:
             return None
-        found = read(path)
+        found = read_checkpoint(path)
         compare(found, self.about)
         self.saved_iteration = found["iteration"]
         return found
@@ -103,11 +103,11 @@ class Checkpoints:
             write(self.folder / "best.pt", {**self.about, **content})
 
 
-def settings_of(folder: Path) -> dict[str, Any] | None:
+def read_settings(folder: Path) -> dict[str, Any] | None:
     """Return the settings of the newest checkpoint of a run that can be read, None for a new run."""
     for file in runs.checkpoints_in(folder):
         with contextlib.suppress(ValueError):  # whoever opens the run tells of damaged ones
-            return read(file, mapped=True)["settings"]
+            return read_checkpoint(file, mapped=True)["settings"]
     return None
 
 
@@ -115,7 +115,7 @@ def read_ledger(settings: dict[str, Any], folder: Path) -> dict[str, str]:
     """Return the license ledger of a run: its stored one, or a new one that continues ``model.weights``."""
     for file in runs.checkpoints_in(folder):
         with contextlib.suppress(ValueError):
-            if stored := read(file, mapped=True).get("licenses"):
+            if stored := read_checkpoint(file, mapped=True).get("licenses"):
                 return stored
     return start_ledger(settings)
 
@@ -125,7 +125,7 @@ def start_ledger(settings: dict[str, Any]) -> dict[str, str]:
     before = None
     if weights := settings["model"].get("weights"):
         with contextlib.suppress(ValueError, OSError):  # not a checkpoint of segkit
-            before = read(weights, mapped=True).get("licenses")
+            before = read_checkpoint(weights, mapped=True).get("licenses")
     return build_ledger(settings, before)
 
 
@@ -136,7 +136,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
         OSError: there is no room, or no right to write; what was there before stays as it was.
     """
     try:
-        with files.whole(path) as file:
+        with files.atomic_write(path) as file:
             torch.save({"format": FORMAT, **content}, file)
     except (OSError, RuntimeError) as error:  # torch may tell of a full disk with a RuntimeError
         raise _explain_failed_write(path, error) from error
@@ -179,7 +179,7 @@ def newest(folder: Path) -> Path | None:
     candidates = runs.checkpoints_in(folder)
     for file in candidates:
         try:
-            read(file)
+            read_checkpoint(file)
         except ValueError as error:
             LOG.warning("%s; falling back to the checkpoint before it", error)
         else:
@@ -191,7 +191,7 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """Return a checkpoint of segkit, on the CPU, read without running any code in it.
 
     Args:
@@ -202,9 +202,9 @@ def read(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
         ValueError: the file is missing, damaged, holds code, or is not a checkpoint of segkit.
         OSError: an address could not be reached.
     """
-    path = shared.located(path)
+    path = shared.resolve_checkpoint(path)
     if path.suffix == ".safetensors":
-        tensors, about = shared.read(path)
+        tensors, about = shared.read_model_file(path)
         content: Any = {**about, "model": tensors}
     else:
         content = files.read_tensors(path, mapped=mapped)
@@ -230,12 +230,12 @@ def compare(saved: dict[str, Any], about: dict[str, Any]) -> None:
         ValueError: its classes are others.
     """
     if saved["classes"] != about["classes"]:
-        _check_classes(*(LabelTable.from_plain(each["classes"]) for each in (saved, about)))
+        _check_classes(*(LabelMap.from_plain(each["classes"]) for each in (saved, about)))
     if (changed := differences(saved["settings"], about["settings"])) and distributed.is_main():
         LOG.warning("going on with other settings than the run had: %s", ", ".join(changed))
 
 
-def _check_classes(before: LabelTable, now: LabelTable) -> None:
+def _check_classes(before: LabelMap, now: LabelMap) -> None:
     """Check that two tables have the same classes; what is ignored may differ."""
     if [entry[:3] for entry in before.classes] != [entry[:3] for entry in now.classes]:
         raise ValueError(
@@ -249,7 +249,7 @@ def _check_classes(before: LabelTable, now: LabelTable) -> None:
 def class_names(source: str) -> list[str] | None:
     """Return the classes that a file of weights names, as checkpoints of segkit do; None for others."""
     with contextlib.suppress(ValueError):
-        return LabelTable.from_plain(read(file_of(source), mapped=True)["classes"]).names
+        return LabelMap.from_plain(read_checkpoint(resolve_weights(source), mapped=True)["classes"]).names
     return None
 
 

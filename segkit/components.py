@@ -43,7 +43,7 @@ def plugins() -> list[str]:
     return [*_plugins, *(name for name in _declared() if name not in _plugins)]
 
 
-def refuse_unnamed(names: Iterable[str], file: object) -> None:
+def check_plugins_are_named(names: Iterable[str], file: object) -> None:
     """See that the plug-ins of a file are named by the user: no code runs because a file asks for it.
 
     Raises:
@@ -113,7 +113,7 @@ def _found(package: str, name: object) -> tuple[str, Path]:
     raise ValueError(f"no {name!r} in {where}; there are: {', '.join(available(package))}")
 
 
-def source(package: str, name: object) -> Path:
+def component_file(package: str, name: object) -> Path:
     """The file of one component.
 
     Raises:
@@ -122,7 +122,7 @@ def source(package: str, name: object) -> Path:
     return _found(package, name)[1]
 
 
-def file_of(module: str) -> Path:
+def component_path(module: str) -> Path:
     """The file of a module of segkit or of a plug-in, by its dotted name.
 
     Raises:
@@ -152,7 +152,7 @@ def build(package: str, settings: Mapping[str, Any], **late: Any) -> Any:
     return builder(**_asked_for(builder, late, module.removeprefix("segkit.")), **arguments)
 
 
-def build_listed(package: str, listed: Mapping[str, Any], **late: Any) -> dict[str, Any]:
+def build_enabled(package: str, listed: Mapping[str, Any], **late: Any) -> dict[str, Any]:
     """Components that settings list by name: true takes its defaults, null and false leave one out.
 
     Args:

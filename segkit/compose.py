@@ -34,8 +34,8 @@ from segkit.settings import COMMANDS, CONF, arguments, declared, groups, open_ke
 from segkit.settings.dotted import value_of
 from segkit.settings.values import coerce
 from segkit.system import environment, runs
-from segkit.system.commands import spoken
-from segkit.system.failures import with_errors_in_words
+from segkit.system.commands import cli_command
+from segkit.system.failures import report_user_errors
 
 # Hydra 1.4 deprecates what 1.3 needs
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
@@ -57,11 +57,11 @@ class Hooks:
     """Of a new run: values by dotted key of what was left open; without it the usual ones stand there."""
 
 
-def of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
+def settings_from_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint's own data, network and sizes: ``defaults`` of commands that use a trained network."""
     from segkit.inference import predictor  # seconds, which the help does not need
 
-    return predictor.defaults(given)
+    return predictor.settings_from_checkpoint(given)
 
 
 def command(name: str, hooks: Hooks = Hooks()) -> Callable[[Story], Callable[[], None]]:
@@ -77,9 +77,9 @@ def command(name: str, hooks: Hooks = Hooks()) -> Callable[[Story], Callable[[],
     def decorate(story: Story) -> Callable[[], None]:
         @functools.wraps(story)
         def main() -> None:
-            environment.settle(training=name == "train")
+            environment.set_thread_env(training=name == "train")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come to us
-            with_errors_in_words(lambda: _compose_and_run(name, hooks, story))
+            report_user_errors(lambda: _compose_and_run(name, hooks, story))
 
         return main
 
@@ -99,8 +99,8 @@ OF_HYDRA = (  # it makes no folder and no log of its own; a sweep leaves its mul
 def help_text(name: str, docstring: str) -> str:
     """Return the help of a command: the docstring of its script, and the groups with their files."""
     for other in COMMANDS:
-        docstring = docstring.replace(f"python {other}_seg.py", spoken(other))
-    return f"{docstring.strip()}\n\nGroups (choose with group=file):\n{groups.listing(name)}\n"
+        docstring = docstring.replace(f"python {other}_seg.py", cli_command(other))
+    return f"{docstring.strip()}\n\nGroups (choose with group=file):\n{groups.list_choices(name)}\n"
 
 
 def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
@@ -108,7 +108,7 @@ def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
 
     def settings_of_start(config: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
         choices = HydraConfig.get().runtime.choices
-        settings = plain(name, config, hooks, typed=typed, choices=choices)
+        settings = resolve_settings(name, config, hooks, typed=typed, choices=choices)
         if name == "train" and runs.is_main() and not settings["summary"] and (note := recipe_note(choices)):
             print(note, flush=True)  # noqa: T201
         return settings
@@ -116,7 +116,7 @@ def _compose_and_run(name: str, hooks: Hooks, story: Story) -> None:
     def run(config: DictConfig) -> None:
         typed = HydraConfig.get().overrides.task
         try:
-            with_errors_in_words(lambda: story(settings_of_start(config, typed)))
+            report_user_errors(lambda: story(settings_of_start(config, typed)))
         except Exception as error:
             ours.append(error)
             raise
@@ -160,7 +160,7 @@ def composed(name: str, overrides: Sequence[str] = (), hooks: Hooks = Hooks()) -
             del config["hydra"]
         if name == "train" and config.get("run_name") in (None, ""):
             config["run_name"] = default_run_name(cast("dict[str, Any]", chosen))
-        return plain(name, config, hooks, typed=typed, choices=cast("dict[str, Any]", chosen))
+        return resolve_settings(name, config, hooks, typed=typed, choices=cast("dict[str, Any]", chosen))
 
 
 def default_run_name(choices: Mapping[str, Any]) -> str:
@@ -188,14 +188,14 @@ def _in_words(error: Exception, typed: Sequence[str]) -> str:
             f"{g} is missing; choose it with {g}=NAME ({', '.join(schema.choices(g))})" for g in lost
         )
     if clash := re.match(r"Error merging override \++([\w.]+)=(.*)", said):
-        return schema.not_a_group(clash[1], clash[2])
+        return schema.section_expected(clash[1], clash[2])
     if isinstance(error, HydraException) and said:
         return said
     words = " ".join(argument.removeprefix("++") for argument in typed)[:400]
     return f"the settings cannot be composed ({type(error).__name__} {said}); one of these is wrong: {words}"
 
 
-def plain(
+def resolve_settings(
     name: str,
     config: DictConfig,
     hooks: Hooks = Hooks(),
@@ -226,7 +226,7 @@ def plain(
         settings = _resolve_config(name, config)
     except OmegaConfBaseException as error:
         said = f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}"
-        raise ValueError("\n".join(schema.missing(name, config)) or said) from error
+        raise ValueError("\n".join(schema.missing_key_message(name, config)) or said) from error
     before = hooks.resumed(settings) if hooks.resumed else None
     network = hooks.tuned(settings) if hooks.tuned and before is None else None
     known = before or (below if network is None else {"model": network})
@@ -246,13 +246,13 @@ def plain(
         LOG.warning("%s", line)
     paths = _paths(typed)
     if before is not None:
-        components.refuse_unnamed(before.get("plugins", ()), "the run that goes on")
+        components.check_plugins_are_named(before.get("plugins", ()), "the run that goes on")
     elif network is not None:  # one of photographs takes what the images of other bands say
         before = {**settings, "model": network}
-        paths += [key for key in open_keys.PHOTOGRAPHS if key in open_keys.left_open(before)]
+        paths += [key for key in open_keys.PHOTOGRAPHS if key in open_keys.find_unset(before)]
     if before is not None:
         raw = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
-        settings = resuming.laid_over(before, settings, resuming.referring(raw, paths))
+        settings = resuming.merge_on_resume(before, settings, resuming.with_interpolating_keys(raw, paths))
     return schema.check(name, settings)
 
 
@@ -346,14 +346,16 @@ def _closed(
         choose: returns values that follow from the images.
         drop: removes keys that do not apply, before the settings are checked.
     """
-    config = _with(config, open_keys.fillings(_resolve_config(name, config), known))
+    config = _with(config, open_keys.values_for_unset(_resolve_config(name, config), known))
     if choose is not None:
-        usual = _with(config.copy(), open_keys.fillings(_resolve_config(name, config), open_keys.USUAL))
+        usual = _with(
+            config.copy(), open_keys.values_for_unset(_resolve_config(name, config), open_keys.USUAL)
+        )
         settings = _resolve_config(name, usual)
         drop(settings)
         schema.check(name, settings)  # errors come before what is chosen is printed
         config = _with(config, choose(_resolve_config(name, config)))
-    return _with(config, open_keys.fillings(_resolve_config(name, config), open_keys.USUAL))
+    return _with(config, open_keys.values_for_unset(_resolve_config(name, config), open_keys.USUAL))
 
 
 def _with(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
@@ -389,7 +391,7 @@ def _paths_of_choice(group: str, choice: str) -> list[str]:
     for entry in content.pop("defaults", []):
         for key, chosen in entry.items() if isinstance(entry, dict) else ():
             paths += _paths_of_choice(key.removeprefix("override ").lstrip("/"), str(chosen))
-    return paths + resuming.leaves(content)
+    return paths + resuming.leaf_keys(content)
 
 
 def _run_name(given: Any) -> Any:
@@ -400,11 +402,11 @@ def _run_name(given: Any) -> Any:
         name = name if given in (None, "") else coerce(given, str)
     except ValueError:
         return given  # for the check to refuse
-    own = swept(job.overrides.task, sys.argv) if job.mode == RunMode.MULTIRUN else []
+    own = sweep_suffix(job.overrides.task, sys.argv) if job.mode == RunMode.MULTIRUN else []
     return "-".join([name, *own])
 
 
-def swept(overrides: Sequence[str], typed: Sequence[str]) -> list[str]:
+def sweep_suffix(overrides: Sequence[str], typed: Sequence[str]) -> list[str]:
     """What a job has of its own: its overrides that were not typed so, fit for a folder's name."""
     own = [o.lstrip("+") for o in overrides if o not in typed and not o.lstrip("+").startswith("run_name=")]
     return [re.sub(r"[^\w.=-]", "_", override) for override in own]

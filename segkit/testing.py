@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from segkit.models import summary
 from segkit.models.network import Segmenter
-from segkit.types import Logits, Sample, id_type, ignore_index
+from segkit.types import Logits, Sample, class_id_dtype, ignore_index
 
 
-def require(holds: object, words: str) -> None:
+def check(holds: object, words: str) -> None:
     """Raise ``AssertionError`` with these words unless something holds; ``python -O`` leaves it in."""
     if not holds:
         raise AssertionError(words)
@@ -43,18 +43,18 @@ def check_backbone(
     states = []
     for output_stride in output_strides:
         backbone = make(output_stride)
-        require(
+        check(
             backbone.output_stride == output_stride,
             f"asked for output stride {output_stride}, it says {backbone.output_stride}",
         )
         strides = _check_stages(backbone, torch.rand(2, channels, 64, 64))
-        require(
+        check(
             strides[-1] == output_stride,
             f"the last stage has stride {strides[-1]}, output_stride says {output_stride}",
         )
         _check_stages(backbone, torch.rand(2, channels, 65, 97), strides)
         states.append({name: tensor.shape for name, tensor in backbone.state_dict().items()})
-    require(all(state == states[0] for state in states), "its weights depend on the output stride")
+    check(all(state == states[0] for state in states), "its weights depend on the output stride")
     backbone = make(next(iter(output_strides)))
     _check_module(backbone, (torch.rand(2, channels, 64, 64),))
     _check_summary(backbone, channels)
@@ -63,16 +63,14 @@ def check_backbone(
 def _check_stages(backbone: Any, image: Tensor, strides: Sequence[int] = ()) -> list[int]:
     """The strides of the stages, which are those given or else follow from the sizes."""
     stages = list(backbone.train()(image))
-    require(len(stages) == len(backbone.out_channels) == 4, f"{len(stages)} stages, and four are wanted")
+    check(len(stages) == len(backbone.out_channels) == 4, f"{len(stages)} stages, and four are wanted")
     height, width = image.shape[2:]
     strides = strides or [round(height / stage.shape[2]) for stage in stages]
-    require(
-        sorted(strides) == list(strides), f"strides {list(strides)}: a stage is finer than the one before"
-    )
+    check(sorted(strides) == list(strides), f"strides {list(strides)}: a stage is finer than the one before")
     triples = zip(stages, backbone.out_channels, strides, strict=True)
     for place, (stage, channels, stride) in enumerate(triples, start=1):
         wanted = len(image), channels, math.ceil(height / stride), math.ceil(width / stride)
-        require(
+        check(
             tuple(stage.shape) == wanted,
             f"stage {place} of a {height}x{width} image is {tuple(stage.shape)}, not {wanted}"
             f" (stride {stride}, rounded up)",
@@ -86,7 +84,7 @@ def _check_summary(backbone: nn.Module, channels: int) -> None:
     spread = [0.5] * channels
     head = _Last(nn.Conv2d(wrapped.out_channels[-1], 3, 1))
     told = summary.summarise(Segmenter(backbone, head, num_classes=3, mean=spread, std=spread), 64)
-    require("operations are not counted" not in told, "it needs values on meta tensors")
+    check("operations are not counted" not in told, "it needs values on meta tensors")
 
 
 class _Last(nn.Module):
@@ -116,7 +114,7 @@ def check_head(make: Callable[..., Any], *, num_classes: int = 5, align_corners:
         sizes = [(math.ceil(65 / stride), math.ceil(97 / stride)) for stride in strides]
         stages = [torch.rand(2, c, *size) for c, size in zip(in_channels, sizes, strict=True)]
         logits = head.train()(stages)
-        require(
+        check(
             logits.ndim == 4 and logits.shape[:2] == (2, num_classes),
             f"logits are {tuple(logits.shape)}, and (2, {num_classes}, h, w) is wanted",
         )
@@ -129,22 +127,22 @@ def _check_module(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     module.zero_grad()
     _summed(module(*inputs)).backward()
     idle = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
-    require(not idle, f"no gradient reaches {', '.join(idle[:5])}; DistributedDataParallel would wait for it")
+    check(not idle, f"no gradient reaches {', '.join(idle[:5])}; DistributedDataParallel would wait for it")
     module.zero_grad(set_to_none=True)
     module.eval()
     with torch.no_grad():
         expected = _summed(module(*inputs))
-        require(torch.equal(expected, _summed(module(*inputs))), "in evaluation two answers differ")
+        check(torch.equal(expected, _summed(module(*inputs))), "in evaluation two answers differ")
         for words, other in (
             ("pickled", pickle.loads(pickle.dumps(module))),
             ("copied", copy.deepcopy(module)),
         ):
-            require(torch.equal(expected, _summed(other(*inputs))), f"{words}, it answers otherwise")
+            check(torch.equal(expected, _summed(other(*inputs))), f"{words}, it answers otherwise")
         exported: Any = torch.export.export(module, inputs, strict=False).module()
         same = torch.allclose(expected, _summed(exported(*inputs)), rtol=1e-4)
-        require(same, "traced (torch.export), it answers otherwise")
+        check(same, "traced (torch.export), it answers otherwise")
         double = copy.deepcopy(module).double()
-        require(
+        check(
             _summed(double(*_cast(inputs))).dtype == torch.float64,
             "cast to float64 it answers in another type",
         )
@@ -170,24 +168,26 @@ def check_loss(make: Callable[[int], Any], *, num_classes: int = 4) -> None:
     draw = torch.Generator().manual_seed(0)
     loss = make(num_classes)
     logits = torch.randn(2, num_classes, 9, 7, generator=draw, requires_grad=True)
-    label = torch.randint(0, num_classes, (2, 9, 7), generator=draw).to(getattr(torch, id_type(num_classes)))
+    label = torch.randint(0, num_classes, (2, 9, 7), generator=draw).to(
+        getattr(torch, class_id_dtype(num_classes))
+    )
     label[:, :2] = ignore_index(num_classes)
     parts = loss(Logits(logits), label)
-    require(isinstance(parts, dict) and parts, "a loss gives its parts by name")
+    check(isinstance(parts, dict) and parts, "a loss gives its parts by name")
     total = torch.stack([part.sum() for part in parts.values()]).sum()
-    require(torch.isfinite(total), f"the loss is {total.item()}")
+    check(torch.isfinite(total), f"the loss is {total.item()}")
     (gradient,) = torch.autograd.grad(total, logits)
-    require(torch.isfinite(gradient).all() and gradient.any(), "its gradient is zero or not finite")
-    require(not gradient[:, :, :2].any(), "ignored pixels get a gradient")
+    check(torch.isfinite(gradient).all() and gradient.any(), "its gradient is zero or not finite")
+    check(not gradient[:, :, :2].any(), "ignored pixels get a gradient")
     weight = loss.weight(label)
-    require(
+    check(
         weight.dtype == torch.float64 and not weight.requires_grad,
         f"its weight is {weight.dtype}, not float64",
     )
     nothing = torch.full_like(label, ignore_index(num_classes))
     empty = torch.stack([part.sum() for part in loss(Logits(logits), nothing).values()]).sum()
-    require(torch.isfinite(empty), "where all pixels are ignored it is not finite")
-    require(set(parts) <= set(loss(Logits(logits, logits), label)), "with auxiliary logits a part is missing")
+    check(torch.isfinite(empty), "where all pixels are ignored it is not finite")
+    check(set(parts) <= set(loss(Logits(logits, logits), label)), "with auxiliary logits a part is missing")
     pickle.loads(pickle.dumps(loss))
 
 
@@ -198,34 +198,34 @@ def check_dataset(dataset: Any, *, most: int = 16) -> None:
         dataset: a ``Dataset``.
         most: samples to read.
     """
-    require(len(dataset) == len(dataset.names) > 0, f"{len(dataset)} samples with {len(dataset.names)} names")
-    require(len(set(dataset.names)) == len(dataset), "two samples have one name")
-    require(dataset.on_error in ("stop", "skip"), f"on_error is {dataset.on_error!r}, not stop or skip")
+    check(len(dataset) == len(dataset.names) > 0, f"{len(dataset)} samples with {len(dataset.names)} names")
+    check(len(set(dataset.names)) == len(dataset), "two samples have one name")
+    check(dataset.on_error in ("stop", "skip"), f"on_error is {dataset.on_error!r}, not stop or skip")
     table = dataset.table
-    require(
+    check(
         len(table.names) == len(table.colours) == table.num_classes, "its table has other names than classes"
     )
     other = pickle.loads(pickle.dumps(dataset))
     for index in range(min(most, len(dataset))):
         sample = dataset.read(index)
         _check_sample(sample, table.num_classes)
-        require(sample.name == dataset.names[index], f"sample {index} is called {sample.name}")
+        check(sample.name == dataset.names[index], f"sample {index} is called {sample.name}")
         for again in (dataset.read(index), other.read(index)):
             same = np.array_equal(sample.image, again.image) and np.array_equal(sample.label, again.label)
-            require(same, f"{sample.name}: read again, it is another sample")
+            check(same, f"{sample.name}: read again, it is another sample")
 
 
 def _check_sample(sample: Sample, num_classes: int) -> None:
     image, label = sample.image, sample.label
-    wanted = id_type(num_classes)
-    require(image.dtype == np.uint8, f"{sample.name}: the image is {image.dtype} and not uint8")
-    require(label.dtype == wanted, f"{sample.name}: the label is {label.dtype} and not {wanted}")
-    require(
+    wanted = class_id_dtype(num_classes)
+    check(image.dtype == np.uint8, f"{sample.name}: the image is {image.dtype} and not uint8")
+    check(label.dtype == wanted, f"{sample.name}: the label is {label.dtype} and not {wanted}")
+    check(
         image.ndim == 3 and image.shape[:2] == label.shape,
         f"{sample.name}: image {image.shape} and label {label.shape} are not (H, W, C) and (H, W)",
     )
     wrong = sorted(set(np.unique(label).tolist()) - set(range(num_classes)) - {ignore_index(num_classes)})
-    require(not wrong, f"{sample.name}: ids {wrong} are no classes (0..{num_classes - 1})")
+    check(not wrong, f"{sample.name}: ids {wrong} are no classes (0..{num_classes - 1})")
 
 
 def check_augmentation(
@@ -233,17 +233,17 @@ def check_augmentation(
 ) -> None:
     """Equal draws change equally, sizes and ids stay valid, the sample given is left alone; it pickles."""
     draw = np.random.default_rng(0)
-    label = draw.integers(0, num_classes, (24, 31), dtype=id_type(num_classes))
+    label = draw.integers(0, num_classes, (24, 31), dtype=class_id_dtype(num_classes))
     sample = Sample(draw.integers(0, 256, (24, 31, 3), dtype=np.uint8), label, "a")
     before = sample.image.copy(), sample.label.copy()
     found = change(sample, np.random.default_rng(7))
     _check_sample(found, num_classes)
-    require(found.label.shape == label.shape, f"the crop was {label.shape} and came back {found.label.shape}")
+    check(found.label.shape == label.shape, f"the crop was {label.shape} and came back {found.label.shape}")
     kept = np.array_equal(sample.image, before[0]) and np.array_equal(sample.label, before[1])
-    require(kept, "it changes the sample it is given")
+    check(kept, "it changes the sample it is given")
     for again in (change, pickle.loads(pickle.dumps(change))):
         other = again(sample, np.random.default_rng(7))
-        require(np.array_equal(found.image, other.image), "equal generators draw differently")
+        check(np.array_equal(found.image, other.image), "equal generators draw differently")
 
 
 def check_evaluator(make: Callable[[], Any], *, num_classes: int = 3) -> None:
@@ -255,28 +255,28 @@ def check_evaluator(make: Callable[[], Any], *, num_classes: int = 3) -> None:
     """
     draw = np.random.default_rng(0)
     whole, parts = make(), [make(), make()]
-    require(not whole.state().any(), "a fresh state is not zero")
+    check(not whole.state().any(), "a fresh state is not zero")
     for index in range(6):
-        label = draw.integers(0, num_classes, (17, 13 + index), dtype=id_type(num_classes))
+        label = draw.integers(0, num_classes, (17, 13 + index), dtype=class_id_dtype(num_classes))
         prediction = torch.from_numpy(draw.integers(0, num_classes, label.shape, dtype=label.dtype))
         label[:2] = ignore_index(num_classes)
         whole.update(label, prediction)
         parts[index % 2].update(label, prediction)
     total = parts[0].state() + parts[1].state()
-    require(whole.state().dtype in (torch.int64, torch.float64), f"its state is {whole.state().dtype}")
-    require(
+    check(whole.state().dtype in (torch.int64, torch.float64), f"its state is {whole.state().dtype}")
+    check(
         torch.allclose(whole.state().double(), total.double()), "states of parts do not add up to the whole's"
     )
     together, summed = whole.scores(whole.state().cpu()), make().scores(total.cpu())
-    require(
+    check(
         together.scores.keys() == summed.scores.keys(),
         "a fresh evaluator has other scores for the same state",
     )
     for name, value in together.scores.items():
         same = math.isclose(value, summed.scores[name], rel_tol=1e-12) or value != value
-        require(same, f"{name} depends on more than the state")
+        check(same, f"{name} depends on more than the state")
     columns = {name: len(column) for name, column in together.classes.items() if len(column) != num_classes}
-    require(not columns, f"columns of other lengths than {num_classes}: {columns}")
+    check(not columns, f"columns of other lengths than {num_classes}: {columns}")
 
 
 def check_writer(make: Callable[[Any, int], Any], folder: Any) -> None:

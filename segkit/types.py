@@ -28,12 +28,12 @@ def ignore_index(num_classes: int) -> int:
     return IGNORE_INDEX if num_classes <= IGNORE_INDEX else MOST_CLASSES
 
 
-def id_type(num_classes: int) -> Literal["uint8", "int16"]:
+def class_id_dtype(num_classes: int) -> Literal["uint8", "int16"]:
     """What NumPy and PyTorch call the type of the class ids of so many classes."""
     return "uint8" if num_classes <= IGNORE_INDEX else "int16"
 
 
-def ignored_in(label: np.ndarray | Tensor) -> int:
+def ignore_index_of(label: np.ndarray | Tensor) -> int:
     """As ``ignore_index``, for a label whose type says whether the classes are many."""
     return MOST_CLASSES if str(label.dtype) in ("int16", "torch.int16") else IGNORE_INDEX
 
@@ -110,7 +110,7 @@ class Logits(NamedTuple):
     align_corners: bool = True  # how a loss resizes them
 
 
-class Figures(NamedTuple):
+class EvaluatorResult(NamedTuple):
     """What an evaluator found on a split; fractions of 1, NaN where nothing counts."""
 
     scores: dict[str, float]  # the split's, by names that no other evaluator has
@@ -119,7 +119,7 @@ class Figures(NamedTuple):
 
 
 class ClassTable(Protocol):
-    """The K classes of a data set, in the order of their ids; ``segkit.data.labels.LabelTable`` is one."""
+    """The K classes of a data set, in the order of their ids; ``segkit.data.labels.LabelMap`` is one."""
 
     @property
     def name(self) -> str:
@@ -239,7 +239,7 @@ class Evaluator(Protocol):
         """All that was counted so far, zero at first: int64 or float64 of a fixed shape."""
         ...
 
-    def scores(self, state: Tensor) -> Figures:
+    def scores(self, state: Tensor) -> EvaluatorResult:
         """What follows from a sum of states, on the CPU; nothing else that ``update`` saw may enter."""
         ...
 

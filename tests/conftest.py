@@ -18,7 +18,7 @@ from hypothesis import settings
 from segkit.system import environment
 
 settings.register_profile("all", settings.get_profile("default"))  # tests/test_fuzz.py
-environment.settle(training=True)  # as the command does
+environment.set_thread_env(training=True)  # as the command does
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared out to the workers

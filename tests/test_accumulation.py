@@ -117,7 +117,7 @@ def test_a_run_keeps_its_division_when_it_is_resumed(tmp_path):
     run = Run(unbroken, *WORDS, before=LimitImages(4))
     run.completes()
     assert run.said.count("out of memory; trying again with schedule.accumulate=2 (at most 4 of the 8") == 1
-    assert checkpoint.read(unbroken / "last.pt")["micro_batches"] == 2
+    assert checkpoint.read_checkpoint(unbroken / "last.pt")["micro_batches"] == 2
     assert Run(folder, *WORDS, before=LimitAndKill(4)).ends() == -signal.SIGKILL
     resumed = Run(folder, *WORDS, "resume=true")
     resumed.completes()
@@ -135,7 +135,7 @@ def test_all_processes_divide_when_memory_ends_in_one(rank, tmp_path):
     said = "".join(run.said for run in several)
     assert said.count("trying again with schedule.accumulate=2 (at most 2 of the 4") == 1
     assert said.count("trying again with schedule.accumulate=4 (at most 1 of the 4") == 1
-    first, second = (checkpoint.read(tmp_path / name / "last.pt") for name in ("several", "plain"))
+    first, second = (checkpoint.read_checkpoint(tmp_path / name / "last.pt") for name in ("several", "plain"))
     assert (first["micro_batches"], second["micro_batches"]) == (4, 1)
     for name, tensor in first["model"].items():
         torch.testing.assert_close(second["model"][name], tensor, rtol=1e-3, atol=1e-4)

@@ -373,7 +373,7 @@ def test_batches_hold_what_is_stored_and_the_device_normalises(kind):
             return Sample(image, label, "a", meant)
 
     transform = transforms.Augmentation(crop_size=None, scales=(1.0, 1.0), hflip=0)
-    (batch,) = loaders.training_loader(One(), transform, loaders.Order(1, 0, 1), iterations=range(1))
+    (batch,) = loaders.training_loader(One(), transform, loaders.SampleOrder(1, 0, 1), iterations=range(1))
     np.testing.assert_array_equal(batch.image.numpy(), np.moveaxis(image, -1, 0)[None])
     assert (batch.image.numpy().dtype, batch.bands) == (image.dtype, meant)
     mean, std = np.linspace(0.1, 0.9, 5), np.linspace(0.2, 0.6, 5)
@@ -399,7 +399,7 @@ def test_statistics_are_those_of_all_values(tmp_path, kind, count):
     meant = {"bands": tuple(range(1, count + 1)), "range": "percentile"}
     dataset = folder.build("train", root=str(tmp_path), **meant)
     values = np.concatenate([dataset.read(i).image.reshape(-1, count) for i in range(3)]).astype(np.float64)
-    found = statistics.measure(dataset)
+    found = statistics.compute_statistics(dataset)
     np.testing.assert_allclose(found.bands.mean, values.mean(0), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(found.bands.std, values.std(0), rtol=1e-6)
     np.testing.assert_array_equal(found.bands.least, values.min(0))
@@ -409,7 +409,7 @@ def test_statistics_are_those_of_all_values(tmp_path, kind, count):
     shares = (values - low) / (high - low)
     np.testing.assert_allclose(found.mean, shares.mean(0), atol=1e-6)
     np.testing.assert_allclose(found.std, shares.std(0), atol=1e-6)
-    assert statistics.of_images(dataset).limits("minmax") == tuple(
+    assert statistics.compute_band_statistics(dataset).limits("minmax") == tuple(
         zip(values.min(0), values.max(0), strict=True)
     )
 
@@ -417,16 +417,16 @@ def test_statistics_are_those_of_all_values(tmp_path, kind, count):
 def test_what_people_see_are_the_chosen_bands_in_their_range():
     image = noise(np.uint16, 4)
     meant = Bands((3, 2, 1, 8), (0.0, 4095.0))
-    shown = overlays.displayed(image, meant)
+    shown = overlays.to_display_rgb(image, meant)
     np.testing.assert_array_equal(shown, np.rint(image[..., :3] / 4095 * 255).astype(np.uint8))
-    shown = overlays.displayed(image, meant._replace(display=(8,)))
+    shown = overlays.to_display_rgb(image, meant._replace(display=(8,)))
     np.testing.assert_array_equal(
         shown, np.repeat(np.rint(image[..., 3:] / 4095 * 255), 3, 2).astype(np.uint8)
     )
-    shown = overlays.displayed(image, meant._replace(display=(8, 1, 2)))
+    shown = overlays.to_display_rgb(image, meant._replace(display=(8, 1, 2)))
     np.testing.assert_array_equal(shown, np.rint(image[..., [3, 2, 1]] / 4095 * 255).astype(np.uint8))
     photograph = noise(np.uint8, 3)
-    assert overlays.displayed(photograph) is photograph
+    assert overlays.to_display_rgb(photograph) is photograph
 
 
 def write_set(root, kind, count, names=("train/a", "train/b", "val/c"), size=(40, 56), **how):
@@ -464,7 +464,7 @@ def test_a_run_on_four_deep_bands_trains_scores_and_predicts_with_what_it_chose(
     assert "model.mean=[" in said
     content = torch.load(runs / "deep" / "best.pt", weights_only=True)
     dataset = folder.build("train", root=str(tmp_path / "set"), bands=(3, 2, 1, 8), range="percentile")
-    limits = statistics.of_images(dataset).limits("percentile")
+    limits = statistics.compute_band_statistics(dataset).limits("percentile")
     np.testing.assert_allclose(content["settings"]["data"]["range"], limits)
     assert content["model"]["backbone.conv1.0.weight"].shape[1] == 4
     assert content["settings"]["sizes"] == {"base": 56, "crop": 32, "bounds": (56, 40)}

@@ -37,7 +37,7 @@ FACTS = banners.RunFacts(
 
 
 def test_the_banner_tells_network_data_length_machine_and_where_the_run_stands():
-    said = banners.banner(SETTINGS, FACTS)
+    said = banners.format_banner(SETTINGS, FACTS)
     for words in (
         "fcn on resnet50: 41.2 million parameters, weights a.pth",
         "20,210 images, 180 epochs = 227,363 iterations of 16, sgd 0.01, poly",

@@ -27,7 +27,7 @@ def test_the_last_few_are_kept_and_last_is_the_newest(tmp_path):
         "iteration_0000003.pt",
         "last.pt",
     ]
-    last = checkpoint.read(tmp_path / "last.pt")
+    last = checkpoint.read_checkpoint(tmp_path / "last.pt")
     assert last["iteration"] == 3
     assert last["settings"] == {"seed": 1}
     assert torch.equal(last["model"]["weight"], torch.arange(4.0) + 3)
@@ -83,7 +83,7 @@ def test_a_damaged_newest_falls_back_loudly_to_the_one_before(tmp_path, caplog):
 
 
 def opened(folder, resume):
-    with runs.claimed(folder, resume=resume):
+    with runs.lock_run_folder(folder, resume=resume):
         return checkpoints(folder).resumed()
 
 
@@ -132,26 +132,28 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, capsys):
     (tmp_path / "b.pt").write_bytes(pickle.dumps(Hostile()))
     for name in ("a.pt", "b.pt"):
         with pytest.raises(ValueError, match=f"{name}: refused, because it is damaged or asks to run code"):
-            checkpoint.read(tmp_path / name)
+            checkpoint.read_checkpoint(tmp_path / name)
     assert "executed" not in capsys.readouterr().out
 
 
 def test_what_is_not_a_checkpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match="there is no such file"):
-        checkpoint.read(tmp_path / "none.pt")
+        checkpoint.read_checkpoint(tmp_path / "none.pt")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(
         ValueError, match=r"not a checkpoint of segkit; weights of other projects load with model.weights"
     ):
-        checkpoint.read(tmp_path / "other.pt")
+        checkpoint.read_checkpoint(tmp_path / "other.pt")
 
 
 def test_the_settings_of_a_run_are_those_of_its_newest_checkpoint_that_can_be_read(tmp_path):
-    assert checkpoint.settings_of(tmp_path) is None
+    assert checkpoint.read_settings(tmp_path) is None
     table = {"settings": {"seed": 1}, "classes": {}}
     checkpoint.write(tmp_path / "iteration_0000001.pt", {**table, **state(1)})
     big = {"iteration": 2, "model": {"weight": torch.zeros(1 << 24)}}  # 64 MiB
     checkpoint.write(tmp_path / "iteration_0000002.pt", {**table, **big, "settings": {"seed": 2}})
     (tmp_path / "iteration_0000003.pt").write_bytes(b"")
-    assert checkpoint.settings_of(tmp_path) == {"seed": 2}
-    assert not checkpoint.read(tmp_path / "iteration_0000002.pt", mapped=True)["model"]["weight"].any()
+    assert checkpoint.read_settings(tmp_path) == {"seed": 2}
+    assert not checkpoint.read_checkpoint(tmp_path / "iteration_0000002.pt", mapped=True)["model"][
+        "weight"
+    ].any()

@@ -14,7 +14,7 @@ from segkit.compose import Hooks, composed
 from segkit.data import choosing, transforms
 from segkit.training.schedule import Schedule
 
-CHOOSING = Hooks(choose=choosing.choose)
+CHOOSING = Hooks(choose=choosing.choose_settings)
 
 
 def images_of(root, sizes, split="train"):
@@ -82,7 +82,7 @@ def test_a_chosen_batch_is_shared_evenly_with_two_images_a_part(parts):
 
 def test_many_images_are_trained_on_for_fifty_epochs_and_no_more_than_any_recipe():
     for count, expected in ((100, 2000), (6400, 20000), (200_000, 80_000)):
-        chosen = choosing.Choice()
+        chosen = choosing.ChosenSettings()
         keys = ["schedule.iterations", "evaluation.every"]
         choosing._length(chosen, keys, {"schedule": {"batch_size": 16}}, count)
         assert chosen["schedule.iterations"] == expected
@@ -168,7 +168,9 @@ def test_a_network_of_photographs_takes_what_the_images_of_other_bands_say(tmp_p
     network = composed("train", ["data=shapes", "model=deeplabv3_demo", "run_name=b"])["model"]
 
     def settings(network):
-        return composed("train", given, Hooks(tuned=lambda _: network, choose=choosing.choose))["model"]
+        return composed("train", given, Hooks(tuned=lambda _: network, choose=choosing.choose_settings))[
+            "model"
+        ]
 
     found, fresh = settings({**network, "weights": "trained.pt"}), composed("train", given, CHOOSING)["model"]
     assert found["value_range"] == fresh["value_range"]

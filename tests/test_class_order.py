@@ -12,7 +12,7 @@ from PIL import Image
 import segkit
 from segkit import checkpoint, components, evaluation
 from segkit.data.alignment import align_dataset
-from segkit.data.labels import Entry, LabelTable
+from segkit.data.labels import Entry, LabelMap
 from segkit.inference import Protocol, predictor
 from segkit.models import segmenter
 from segkit.training import starting
@@ -26,7 +26,7 @@ MODEL = {
 
 
 def class_table(*rows):
-    return LabelTable("folder", tuple(Entry(*row) for row in rows))
+    return LabelMap("folder", tuple(Entry(*row) for row in rows))
 
 
 NETWORK = class_table(*((k, name, colour) for k, (name, colour) in enumerate(COLOURS.items())))
@@ -140,7 +140,7 @@ def test_fine_tuning_matches_class_weights_by_name(tmp_path):
     source = segmenter.build(3, **MODEL).eval()
     file = write_checkpoint(tmp_path / "best.pt", source, NETWORK)
     other = class_table(*((k, name, (k, k, k)) for k, name in enumerate(("blue", "back", "red"))))
-    model, words = starting.network({**MODEL, "weights": file}, other)
+    model, words = starting.build_model({**MODEL, "weights": file}, other)
     image = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
     expected = source(image).main[:, [2, 0, 1]]
     torch.testing.assert_close(model.eval()(image).main, expected, rtol=0, atol=1e-6)
@@ -153,7 +153,7 @@ def test_weights_without_a_run_keep_the_class_order_of_their_file(tmp_path):
     root = make_folder(tmp_path / "data", ORDERS["other ids"])
     settings = {"checkpoint": None, "device": "cpu", "model": {**MODEL, "weights": file}}
     data = {"name": "folder", "root": root, "classes": "classes.csv"}
-    trained = predictor.rebuild({**settings, "data": data}, torch.device("cpu"))
+    trained = predictor.load_model({**settings, "data": data}, torch.device("cpu"))
     assert [(entry.id, entry.name) for entry in trained.table.classes] == [
         (11, "back"),
         (26, "red"),
@@ -198,7 +198,7 @@ def test_resuming_with_other_classes_is_refused_with_both_tables(change, is_refu
 
 @pytest.mark.medium
 def test_results_have_the_ids_of_the_data_that_are_scored(tmp_path, tiny_run, run_here):
-    content = checkpoint.read(tiny_run / "best.pt")
+    content = checkpoint.read_checkpoint(tiny_run / "best.pt")
     names = [entry[1] for entry in content["classes"]["entries"] if not entry[3]]
     scores = []
     for step in (1, 7):

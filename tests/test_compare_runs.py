@@ -19,7 +19,7 @@ from segkit.drawing import line_charts
 from segkit.models import segmenter, summary
 from segkit.monitor.monitor import Monitor
 from segkit.tools import compare_runs as compare
-from segkit.tools.compare_runs import Row, cells, group_by_settings, p_value, remove_seed
+from segkit.tools.compare_runs import SeedGroup, format_cells, group_by_settings, p_value, remove_seed
 
 COLORS = [(31, 119, 180), (255, 127, 14), (44, 160, 44)]  # the first three of matplotlib
 RUNS = {  # mIoU at iterations 10, 20, 30
@@ -47,7 +47,7 @@ def runs(tmp_path_factory):
 
 
 def test_a_run_is_summed_up_by_its_best_validation(runs):
-    scores = compare.read(runs / "good").scores()
+    scores = compare.read_run(runs / "good").scores()
     assert scores["best mIoU"] == 0.75
     assert scores["best iteration"] == 20
     assert scores["pixAcc there"] == 0.875
@@ -59,7 +59,7 @@ def test_a_run_is_summed_up_by_its_best_validation(runs):
 
 
 def test_the_best_run_comes_first_with_the_settings_that_differ(runs):
-    lines = compare.rows([compare.read(runs / name) for name in ("bad", "good")])
+    lines = compare.rows([compare.read_run(runs / name) for name in ("bad", "good")])
     assert [line["run"] for line in lines] == ["good", "bad"]
     assert [line["schedule.lr"] for line in lines] == [0.01, 0.5]
     assert not {"seed", "model.name", "run_name"} & set(lines[0])
@@ -67,7 +67,7 @@ def test_the_best_run_comes_first_with_the_settings_that_differ(runs):
 
 def test_a_setting_that_a_run_does_not_have_differs():
     runs = [compare.Run("a", {"x": 1.0}, {}), compare.Run("b", {}, {})]
-    assert compare.differing(runs) == ["x"]
+    assert compare.differing_settings(runs) == ["x"]
     assert compare.rows(runs)[1]["x"] is None
 
 
@@ -180,12 +180,12 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row():
 
 def test_the_table_says_what_the_spread_lets_it_say():
     rows = [
-        Row("near", [0.50, 0.53, 0.47], 1_000_000, 2e9, 0.5),
-        Row("best", [0.51, 0.54, 0.50], 2_000_000, 3e9, 0.25),
-        Row("far", [0.101, 0.100, 0.102], None, None, None),
-        Row("once", [0.3], 1, 1e6, 0.1),
+        SeedGroup("near", [0.50, 0.53, 0.47], 1_000_000, 2e9, 0.5),
+        SeedGroup("best", [0.51, 0.54, 0.50], 2_000_000, 3e9, 0.25),
+        SeedGroup("far", [0.101, 0.100, 0.102], None, None, None),
+        SeedGroup("once", [0.3], 1, 1e6, 0.1),
     ]
-    heads, *told = cells(rows)
+    heads, *told = format_cells(rows)
     assert [line[0] for line in told] == ["best", "near", "once", "far"]
     best, near, once, far = (dict(zip(heads, line, strict=True)) for line in told)
     assert (best["mIoU"], best["parameters"], best["MMACs"]) == ("51.67 +- 2.08", "2,000,000", "3,000.0")
@@ -197,21 +197,23 @@ def test_the_table_says_what_the_spread_lets_it_say():
 
 
 def test_many_comparisons_need_more_than_one():
-    first = Row("a", [0.50, 0.52, 0.51], None, None, None)
-    other = Row("b", [0.47, 0.485, 0.48], None, None, None)
-    alone = cells([first, other])[-1][-1]
-    among = cells([first, other, *(Row(f"c{n}", [0.1, 0.2, 0.3], None, None, None) for n in range(5))])
+    first = SeedGroup("a", [0.50, 0.52, 0.51], None, None, None)
+    other = SeedGroup("b", [0.47, 0.485, 0.48], None, None, None)
+    alone = format_cells([first, other])[-1][-1]
+    among = format_cells(
+        [first, other, *(SeedGroup(f"c{n}", [0.1, 0.2, 0.3], None, None, None) for n in range(5))]
+    )
     assert alone.startswith("lower")
     assert next(line for line in among if line[0] == "b")[-1].startswith("not distinguishable")
 
 
 def test_cost_is_that_of_the_network_in_the_checkpoint(tiny_run):
-    content = checkpoint.read(tiny_run / "last.pt")
+    content = checkpoint.read_checkpoint(tiny_run / "last.pt")
     with torch.device("meta"):
         model = segmenter.build(10, **content["settings"]["model"])
     crop = content["settings"]["sizes"]["crop"]
     image = torch.empty(1, 3, *((crop, crop) if isinstance(crop, int) else crop), device="meta")
-    parameters, macs = compare.cost(tiny_run)
+    parameters, macs = compare.model_cost(tiny_run)
     assert parameters == summary.parameters(model.backbone) + summary.parameters(model.head)
     with FlopCounterMode(display=False) as counter:
         model.eval()(image)

@@ -13,7 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from segkit import settings
-from segkit.compose import CONF, VERSION_BASE, accept_any_key, command, plain, swept
+from segkit.compose import CONF, VERSION_BASE, accept_any_key, command, resolve_settings, sweep_suffix
 from segkit.compose import composed as schema_composed
 from segkit.settings import schema
 
@@ -27,7 +27,7 @@ def options(group):
 def composed(*overrides):
     with initialize_config_dir(str(CONF), **VERSION_BASE):
         config = compose("train", overrides=["run_name=test", *overrides])
-    return plain("train", config)
+    return resolve_settings("train", config)
 
 
 @pytest.mark.parametrize(("data", "model"), list(itertools.product(options("data"), options("model"))))
@@ -87,7 +87,7 @@ def test_a_job_is_named_after_what_is_its_own():
         "++run_name=x,y",
     ]
     job = ["++seed=3", "++schedule.lr=0.2", "model=a/b", "++run_name=y"]
-    assert swept(job, typed) == ["schedule.lr=0.2", "model=a_b"]
+    assert sweep_suffix(job, typed) == ["schedule.lr=0.2", "model=a_b"]
 
 
 def run(*arguments, cwd, script="train_seg.py"):

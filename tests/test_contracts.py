@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from segkit import components, testing
-from segkit.data.labels import Entry, LabelTable
-from segkit.types import Figures
+from segkit.data.labels import Entry, LabelMap
+from segkit.types import EvaluatorResult
 
 OURS = [("resnest", {"variant": "14"}), ("resnet", {"variant": "se_50"})]  # timm's: tests/test_timm.py
 
@@ -49,7 +49,7 @@ def test_a_data_set():
 @pytest.mark.parametrize("num_classes", [11, 300])
 def test_evaluators(name, num_classes):
     entries = tuple(Entry(k, f"class {k}", (0, 0, 0), category=f"of {k % 7}") for k in range(num_classes))
-    table = LabelTable("some", entries)
+    table = LabelMap("some", entries)
     late = {"table": table, "absent": "zero", "device": "cpu"}
     make = lambda: components.build("evaluation.evaluators", {"name": name}, **late)  # noqa: E731
     testing.check_evaluator(make, num_classes=num_classes)
@@ -111,7 +111,7 @@ class Lowest:
         return self.lowest
 
     def scores(self, state):
-        return Figures({"lowest": float(state)})
+        return EvaluatorResult({"lowest": float(state)})
 
 
 def test_a_state_that_does_not_add_up_is_no_evaluator():

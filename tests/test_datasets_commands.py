@@ -121,7 +121,7 @@ def test_statistics_agree_with_a_count_by_hand(tmp_path):
     for index, mask in enumerate(masks):
         write(tmp_path / f"images/{index}.png", np.full((2, 4, 3), (255 * index, 0, 102), np.uint8))
         write(tmp_path / f"masks/{index}.png", mask.astype(np.uint8))
-    found = statistics.measure(folder.build("train", root=str(tmp_path), train_split="100%"))
+    found = statistics.compute_statistics(folder.build("train", root=str(tmp_path), train_split="100%"))
     assert found.pixels.tolist() == [14, 1, 0]
     assert found.images.tolist() == [2, 1, 0]
     assert found.ignored == 1

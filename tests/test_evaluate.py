@@ -18,7 +18,7 @@ from segkit.data.labels import DataError
 from segkit.evaluation import StopEvaluation, evaluate, partial
 from segkit.evaluation.metrics import ConfusionMatrix, scores
 from segkit.inference import Protocol, predict, prepare
-from segkit.types import Figures, Logits, Sample
+from segkit.types import EvaluatorResult, Logits, Sample
 
 K = 5
 
@@ -151,7 +151,7 @@ def test_a_protocol_says_what_it_is():
         "encoding (scales 0.5 1 of long side 520, flip, window 480x480 every 320x320, pad at the border, "
         "merge exp, absent classes: zero, float32)"
     )
-    assert how.stated()["stride"] == (320, 320)
+    assert how.as_dict()["stride"] == (320, 320)
 
 
 def test_a_model_of_other_classes_than_the_data_is_refused():
@@ -388,7 +388,7 @@ class Shares:
         return self.counts
 
     def scores(self, state):
-        return Figures(
+        return EvaluatorResult(
             {self.name: float(state.max() / state.sum())}, {"share": (state / state.sum()).tolist()}
         )
 

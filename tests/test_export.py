@@ -50,7 +50,7 @@ def thin(family, head, *, num_classes=5):
 
 
 def about(model, kind):
-    table = segkit.data.labels.built_in("camvid")
+    table = segkit.data.labels.load_builtin_label_map("camvid")
     return {
         "interface": kind.interface,
         "image_size": kind.image_size,
@@ -64,7 +64,9 @@ def about(model, kind):
 
 
 def exported(model, path, kind):
-    with export.export_atomically(export.network_for(model, kind), path, kind, about=about(model, kind)):
+    with export.export_atomically(
+        export.make_export_network(model, kind), path, kind, about=about(model, kind)
+    ):
         pass
     return export.load_exported(path, model.num_classes, trust_code=True)
 
@@ -100,9 +102,11 @@ def share_of_equal_pixels(model, file, sizes=SIZES):
 def test_every_format_says_the_same_at_every_size(format, interface, family, head, tmp_path):
     model = thin(family, head)
     path = tmp_path / f"net{export.FORMATS[format]}"
-    file = exported(model, path, export.Kind(format, interface))
+    file = exported(model, path, export.ExportKind(format, interface))
     assert share_of_equal_pixels(model, file) >= 0.9999
-    assert sorted(part.name for part in tmp_path.iterdir()) == sorted(p.name for p in export.parts(path))
+    assert sorted(part.name for part in tmp_path.iterdir()) == sorted(
+        p.name for p in export.exported_files(path)
+    )
 
 
 def test_a_program_for_some_sizes_alone_says_so_at_others(tmp_path, monkeypatch):
@@ -110,7 +114,7 @@ def test_a_program_for_some_sizes_alone_says_so_at_others(tmp_path, monkeypatch)
     model = thin("resnest", "fcn")
     plain = model.backbone.forward
     monkeypatch.setattr(model.backbone, "forward", lambda x: plain(x if x.shape[2] % 4 == 1 else x + 1))
-    file = exported(model, tmp_path / "net.pt2", export.Kind("torch_export", "logits"))
+    file = exported(model, tmp_path / "net.pt2", export.ExportKind("torch_export", "logits"))
     assert share_of_equal_pixels(model, file, sizes=[(129, 97)]) >= 0.9999
     with pytest.raises(
         ValueError, match=r"of some sizes alone \(Guard failed: .*image_size=\[height,width\]"
@@ -124,7 +128,7 @@ def test_every_family_with_every_head_says_the_same_in_onnx_and_openvino(family,
     model = thin(family, head)
     for format, interface in (("onnx", "ids"), ("openvino", "logits")):
         path = tmp_path / f"net{export.FORMATS[format]}"
-        file = exported(model, path, export.Kind(format, interface))
+        file = exported(model, path, export.ExportKind(format, interface))
         assert share_of_equal_pixels(model, file) >= 0.9999
 
 
@@ -212,13 +216,15 @@ def test_a_file_that_says_otherwise_is_not_written(tiny_run, run_here, monkeypat
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 300)), min_size=1, max_size=9))
 def test_the_verdict_counts_pixels_and_not_images(counts):
-    found = [verification.Compared(1, n, n, max(n - wrong, 0), 0.5) for n, wrong in counts]
+    found = [verification.Comparison(1, n, n, max(n - wrong, 0), 0.5) for n, wrong in counts]
     share = sum(c.equal for c in found) / sum(c.pixels for c in found)
     if share < 0.9999:
         with pytest.raises(ValueError, match="is not written"):
-            verification.check_agreement(found, export.Kind(), "x.onnx")
+            verification.check_agreement(found, export.ExportKind(), "x.onnx")
     else:
-        assert ("100.0000 %" in verification.check_agreement(found, export.Kind(), "x.onnx")) == (share == 1)
+        assert ("100.0000 %" in verification.check_agreement(found, export.ExportKind(), "x.onnx")) == (
+            share == 1
+        )
 
 
 def test_a_file_of_ids_is_right_where_it_can_be_and_says_where_it_cannot(ids_file, tiny_run):
@@ -238,7 +244,7 @@ def test_a_file_of_ids_is_right_where_it_can_be_and_says_where_it_cannot(ids_fil
 @pytest.mark.medium
 def test_a_fixed_size_refuses_others_with_windows_that_do_work(tmp_path):
     model = thin("resnest", "fcn")
-    file = exported(model, tmp_path / "net.pt2", export.Kind("torch_export", "logits", (48, 32)))
+    file = exported(model, tmp_path / "net.pt2", export.ExportKind("torch_export", "logits", (48, 32)))
     image = photograph(61, 83)
     works = r"evaluation=sliding evaluation.window=\[48,32\] .*evaluation.border=pad works for every image"
     with pytest.raises(ValueError, match=rf"48x32 alone and was to look at one of 61x83: {works}"):
@@ -302,7 +308,7 @@ class Spectral(nn.Module):
 def test_the_operator_in_the_way_is_named(tmp_path):
     model = thin("resnest", "fcn")
     model.head = Spectral()
-    kind = export.Kind("onnx", "logits", (64, 64))
+    kind = export.ExportKind("onnx", "logits", (64, 64))
     with pytest.raises(
         ValueError, match=r"format=onnx: the network cannot be exported at the operator aten.*svd"
     ):
@@ -313,7 +319,7 @@ def test_the_operator_in_the_way_is_named(tmp_path):
 def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(ValueError, match=r"onnx is not installed.*pip install 'segkit\[export\]'"):
-        exported(thin("resnest", "fcn"), tmp_path / "net.onnx", export.Kind())
+        exported(thin("resnest", "fcn"), tmp_path / "net.onnx", export.ExportKind())
 
 
 @pytest.mark.slow
@@ -356,7 +362,7 @@ def test_more_than_half_a_point_is_too_much(after, kept):
 def pt2_file(tmp_path_factory):
     """A file of torch.export for one size."""
     path = tmp_path_factory.mktemp("export") / "net.pt2"
-    exported(thin("resnest", "fcn"), path, export.Kind("torch_export", "ids", (48, 32)))
+    exported(thin("resnest", "fcn"), path, export.ExportKind("torch_export", "ids", (48, 32)))
     return path
 
 
@@ -422,7 +428,7 @@ def test_hostile_metadata_are_refused_in_one_line(logits_file, tmp_path, key, va
 @pytest.mark.parametrize(("key", "value"), [("interface", '"ids"'), ("mean", "[0, 0]"), ("classes", "")])
 def test_metadata_of_another_network_are_refused(logits_file, tmp_path, key, value):
     """An ``ids`` file that gives logits, a network of other bands, a table of other classes."""
-    value = value or json.dumps(segkit.data.labels.built_in("camvid").to_plain())
+    value = value or json.dumps(segkit.data.labels.load_builtin_label_map("camvid").to_plain())
 
     def change(model):
         for entry in model.metadata_props:

@@ -12,7 +12,7 @@ from segkit.system import failures
 
 def ending(story, capsys):
     with pytest.raises(SystemExit) as end:
-        failures.with_errors_in_words(story)
+        failures.report_user_errors(story)
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert len(said.splitlines()) == 1
@@ -61,9 +61,9 @@ def test_other_errors_are_not_taken_for_want_of_memory(capsys):
         ending(raising(ValueError("run out of memory lane")), capsys)[1] == "error: run out of memory lane\n"
     )
     with pytest.raises(RuntimeError, match="shapes differ"):
-        failures.with_errors_in_words(raising(RuntimeError("shapes differ")))
+        failures.report_user_errors(raising(RuntimeError("shapes differ")))
     with pytest.raises(KeyError):
-        failures.with_errors_in_words(raising(KeyError("ours")))
+        failures.report_user_errors(raising(KeyError("ours")))
 
 
 def test_error_of_the_system_names_file_and_reason(tmp_path, capsys):

@@ -37,7 +37,7 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before_whole(finished, tmp_path
     assert "make room in" in run.said
     assert "resume=true from the checkpoint before it, which is whole" in run.said
     assert "Traceback" not in run.said
-    assert newest(folder) == checkpoint.read(folder / "last.pt")["iteration"] == 4
+    assert newest(folder) == checkpoint.read_checkpoint(folder / "last.pt")["iteration"] == 4
     assert not list(folder.glob("*.part"))
 
     newer = KillAt(STEP, 4)  # resumed, killed after the checkpoint at 6, and that one is then damaged
@@ -67,7 +67,7 @@ def test_failed_write_ends_in_one_line_and_leaves_no_partial_file(tmp_path):
     assert "Traceback" not in run.said
     assert not list(tmp_path.glob("run/*.part"))
     for file in tmp_path.glob("run/*.pt"):
-        checkpoint.read(file)
+        checkpoint.read_checkpoint(file)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def read_only():
 def test_a_folder_that_cannot_be_written_is_named(read_only):
     with (
         pytest.raises(OSError, match=r"runs/a cannot be written \(Permission denied\); choose .* run_dir="),
-        runs.claimed(read_only / "a", resume="auto"),
+        runs.lock_run_folder(read_only / "a", resume="auto"),
     ):
         pass
 
@@ -138,7 +138,7 @@ def test_data_that_vanish_end_the_run_in_words(workers, tmp_path):
     assert str(tmp_path / "data") in run.said
     assert "Traceback" not in run.said
     assert newest(tmp_path / "run") in (3, 4, 6, 8, 9)
-    checkpoint.read(tmp_path / "run" / "last.pt")
+    checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")
 
 
 def test_a_broken_validation_image_costs_no_iteration(tmp_path):

@@ -9,7 +9,7 @@ from segkit.system import files
 
 
 def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error(tmp_path):
-    with pytest.raises(OSError, match=r"none/a\.csv'") as error, files.whole(tmp_path / "none/a.csv"):
+    with pytest.raises(OSError, match=r"none/a\.csv'") as error, files.atomic_write(tmp_path / "none/a.csv"):
         pass
     assert error.value.filename == str(tmp_path / "none/a.csv")
 
@@ -51,7 +51,7 @@ def test_writing_a_file_follows_no_symbolic_link(tmp_path):
     victim.write_text("precious")
     for name in ("a.pt", f"a.pt.{os.getpid()}.part"):
         (tmp_path / name).symlink_to(victim)
-    with files.whole(tmp_path / "a.pt") as file:
+    with files.atomic_write(tmp_path / "a.pt") as file:
         file.write(b"new")
     assert victim.read_text() == "precious"
     assert (tmp_path / "a.pt").read_text() == "new"

@@ -14,7 +14,7 @@ from torch import nn
 
 from runs import KillAt, Run, assert_same_end, ranks
 from segkit import checkpoint, compose, training
-from segkit.data.labels import Entry, LabelTable
+from segkit.data.labels import Entry, LabelMap
 from segkit.evaluation import Evaluation
 from segkit.losses import cross_entropy
 from segkit.models import segmenter
@@ -173,11 +173,11 @@ def test_each_stage_has_the_rate_written_out_by_hand(seed):
 
 
 def table(*names):
-    return LabelTable("mine", tuple(Entry(k, name, (10 * k, 0, 0)) for k, name in enumerate(names)))
+    return LabelMap("mine", tuple(Entry(k, name, (10 * k, 0, 0)) for k, name in enumerate(names)))
 
 
 def start(weights, *names, **changed):
-    return starting.network({**MODEL, "weights": str(weights), **changed}, table(*names))
+    return starting.build_model({**MODEL, "weights": str(weights), **changed}, table(*names))
 
 
 def save(path, model, *names):
@@ -195,7 +195,7 @@ def test_of_a_checkpoint_of_other_classes_all_but_the_last_convolutions_is_kept(
     fresh = built(len(names)).state_dict()
     torch.manual_seed(7)
     model, (words,) = start(file, *names)
-    changed = starting.class_tensors(source, MODEL)
+    changed = starting.find_class_tensors(source, MODEL)
     for name, tensor in model.state_dict().items():
         expected = fresh if name in changed else source.state_dict()
         assert torch.equal(tensor, expected[name]), name
@@ -237,7 +237,7 @@ def test_each_metric_is_what_it_says():
     losses = {"main": 0.5, "aux": 0.25}
     names = ["sky", "sea"]
     found = {
-        metric: best.measured(metric, result(0.4), losses, names)
+        metric: best.metric_value(metric, result(0.4), losses, names)
         for metric in ("mIoU", "pixAcc", "val/loss", "iou/sky", "iou/sea")
     }
     assert found["mIoU"] == 0.4
@@ -256,7 +256,7 @@ def test_each_metric_is_what_it_says():
 )
 def test_an_unknown_metric_is_refused_with_those_there_are(metric, words):
     with pytest.raises(ValueError, match=f"checkpoint.metric={metric}: there is no such metric.*{words}"):
-        best.refuse_unknown(metric, ["sky", "sea"])
+        best.check_metric(metric, ["sky", "sea"])
 
 
 def test_best_and_patience_are_those_of_a_plain_look_back():
@@ -302,11 +302,11 @@ def test_a_run_that_ends_early_ends_so_however_often_it_is_killed(tmp_path):
         assert Run(killed, *STILL, "resume=auto", before=kill).ends() == -signal.SIGKILL
     last = Run(killed, *STILL, "resume=auto")
     assert_same_end(whole.completes(), last.completes())
-    assert checkpoint.read(killed / "last.pt")["iteration"] == 6
+    assert checkpoint.read_checkpoint(killed / "last.pt")["iteration"] == 6
     assert "stopping at 6 of 10 iterations: the last 2 validations found no better mIoU" in last.said
     again = Run(killed, *STILL, "resume=true")
     again.completes()
-    assert checkpoint.read(killed / "last.pt")["iteration"] == 6
+    assert checkpoint.read_checkpoint(killed / "last.pt")["iteration"] == 6
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +346,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
         "careful: batch normalization over 2 images at a time is mostly noise; use schedule.freeze_norm"
         in said
     )
-    theirs, ours = (checkpoint.read(file / "best.pt") for file in (tiny_run, tmp_path / "mine"))
+    theirs, ours = (checkpoint.read_checkpoint(file / "best.pt") for file in (tiny_run, tmp_path / "mine"))
     assert ours["settings"]["model"]["backbone"]["width"] == 8
     name = "backbone.layer2.0.conv1.weight"
     assert torch.equal(ours["model"][name], theirs["model"][name])
@@ -463,7 +463,7 @@ def test_two_processes_leave_the_same_parts_frozen(tmp_path):
     both = ranks(2, tmp_path / "run", "schedule.freeze=2", "schedule.iterations=3", "evaluation.every=3")
     for run in both:
         run.completes()
-    state = checkpoint.read(tmp_path / "run" / "last.pt")["model"]
+    state = checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")["model"]
     means = {name: tensor for name, tensor in state.items() if name.endswith("running_mean")}
     frozen = [
         name for name in means if stage_by_name(name.removeprefix("backbone.")) <= 2 and "backbone" in name

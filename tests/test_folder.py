@@ -422,7 +422,7 @@ def test_several_roots_are_weighted_as_one_and_trained_on(tmp_path, run_here, ca
     words += ["run_name=both", f"run_dir={tmp_path}/runs", f"loss.class_weights={tmp_path}/weights.txt"]
     assert run_here("train_seg", *words) == 0
     assert "folder: 8 images" in capsys.readouterr().out
-    settings = checkpoint.read(tmp_path / "runs/both/last.pt")["settings"]
+    settings = checkpoint.read_checkpoint(tmp_path / "runs/both/last.pt")["settings"]
     criterion = components.build("losses", settings["loss"], num_classes=2)
     logits, label = torch.randn(1, 2, 24, 32), torch.from_numpy(masks["a", 0])[None]
     theirs = torch.nn.functional.cross_entropy(

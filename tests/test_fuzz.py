@@ -27,7 +27,7 @@ from runs import SMALL, assert_same
 from segkit import checkpoint
 from segkit import settings as schema
 from segkit.compose import accept_any_key, composed
-from segkit.data.labels import LabelTable
+from segkit.data.labels import LabelMap
 from segkit.data.pairs import read_image, read_mask
 from segkit.models import segmenter, weights
 from segkit.system import shared
@@ -126,14 +126,14 @@ def test_class_tables_and_what_masks_hold(tmp_path_factory, content, seed):
     file = tmp_path_factory.getbasetemp() / "classes.csv"
     file.write_bytes(content)
     with in_words:
-        table = LabelTable.read(file, "fuzz")
+        table = LabelMap.read(file, "fuzz")
         draw = np.random.default_rng(seed)
         kind = draw.choice([np.uint8, np.uint16])
         shape = (3, 4, 3) if draw.integers(2) else (3, 4)
         ids = table.encode(draw.integers(0, draw.integers(2, 300), shape).astype(kind), "mask.png")
         assert ids.dtype == np.uint8
         assert all(i < table.num_classes or i == 255 for i in ids.flatten())
-        assert LabelTable.from_plain(table.to_plain()) == table
+        assert LabelMap.from_plain(table.to_plain()) == table
 
 
 def encoded():
@@ -176,7 +176,7 @@ def test_overlays(tmp_path_factory, turn, image, use):
 @functools.cache
 def good():
     """A checkpoint as a run writes it, of one class."""
-    table = LabelTable.from_plain({"name": "two", "entries": [[0, "a", [0, 0, 0], False, ""]]})
+    table = LabelMap.from_plain({"name": "two", "entries": [[0, "a", [0, 0, 0], False, ""]]})
     network = {**BASE["model"], "backbone": {**BASE["model"]["backbone"], "width": 4}}
     model = segmenter.build(1, **network)
     content = {"settings": {**BASE, "model": network}, "classes": table.to_plain(), "iteration": 1}
@@ -191,7 +191,7 @@ def test_bytes_of_checkpoints(tmp_path_factory, turn):
     file = tmp_path_factory.getbasetemp() / "fuzz.pt"
     file.write_bytes(damaged(turn, buffer.getvalue()))
     with in_words:
-        checkpoint.read(file)
+        checkpoint.read_checkpoint(file)
 
 
 @cases(80)
@@ -234,14 +234,14 @@ def stored(kind):
         about = {key: value for key, value in content.items() if key != "model"}
         with tempfile.TemporaryDirectory() as folder:
             shared.write(Path(folder, "x.safetensors"), state, about)
-            return Path(folder, "x.safetensors").read_bytes(), checkpoint.read, content
+            return Path(folder, "x.safetensors").read_bytes(), checkpoint.read_checkpoint, content
     torch.save(state if kind == "zip" else content, buffer)
     if kind == "pt":
-        return buffer.getvalue(), checkpoint.read, content
+        return buffer.getvalue(), checkpoint.read_checkpoint, content
     outer = io.BytesIO()
     with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.pth", buffer.getvalue())
-    return outer.getvalue(), lambda file: weights.read(file).state, state
+    return outer.getvalue(), lambda file: weights.read_tensors(file).state, state
 
 
 @pytest.mark.parametrize("damage", [flip_bit, zero_page, cut])
@@ -267,4 +267,4 @@ def test_settings_of_damaged_checkpoints_are_not_read_as_others(tmp_path):
     for _ in range(200):
         file.write_bytes(flip_bit(turn, whole))
         with in_words:
-            assert checkpoint.read(file, mapped=True)["settings"] == content["settings"]
+            assert checkpoint.read_checkpoint(file, mapped=True)["settings"] == content["settings"]

@@ -79,7 +79,7 @@ print(sum(each.data_ptr() % 4096 == 0 for each in held))
 def test_large_tensors_of_a_training_begin_on_a_page_unless_the_user_chose_otherwise(what, chosen, expected):
     """That PyTorch still knows the name: an unknown one would be passed over in silence."""
     clean = {
-        key: value for key, value in os.environ.items() if key not in environment.settings(training=True)
+        key: value for key, value in os.environ.items() if key not in environment.thread_env(training=True)
     }
     done = subprocess.run(
         [sys.executable, "-c", SETTLED, what],

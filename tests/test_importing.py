@@ -18,7 +18,7 @@ from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 
 from conftest import ROOT, run_command
-from segkit.data.labels import LabelTable
+from segkit.data.labels import LabelMap
 from segkit.tools.import_labels import format_csv, import_labels, proposals, shapes
 
 HEIGHT, WIDTH = 60, 80
@@ -125,7 +125,7 @@ def test_masks_of_coco_are_those_of_pycocotools_painted_one_after_another(tmp_pa
         stem = image["file_name"].removesuffix(".png")
         np.testing.assert_array_equal(cv2.imread(str(out / f"masks/{stem}.png"), -1), expected)
         assert (out / f"images/{stem}.png").read_bytes() == (tmp_path / f"photos/{stem}.png").read_bytes()
-    assert LabelTable.read(out / "classes.csv", "folder").names == ["background", "cat", "dog", "tree"]
+    assert LabelMap.read(out / "classes.csv", "folder").names == ["background", "cat", "dog", "tree"]
     assert (report.images, report.crowds, report.missing) == (12, crowds, ["lost.png"])
     assert report.skipped == {"without outline": 1}
     assert report.without_labels == ["part 1/005.png"]
@@ -157,7 +157,7 @@ def test_masks_of_more_labels_than_a_byte_holds_have_16_bits(tmp_path):
     assert raw.dtype == np.uint16
     assert flat.tolist() == [65535 if k == 7 else k + 1 for k in range(400) for _ in range(2)]
     assert report.pixels["not scored"] == 2
-    table = LabelTable.read(out / "classes.csv", "folder")
+    table = LabelMap.read(out / "classes.csv", "folder")
     ids = table.encode(raw, "a.png")
     assert table.num_classes == 401
     assert [int(k) for k in ids.T.ravel()[:6:2]] == [1, 2, 3]
@@ -264,7 +264,7 @@ def test_shapes_of_cvat_overlap_as_their_z_order_says(tmp_path):
     expected[12, 16] = expected[13, 15] = 1
     close_to(mask == 2, (expected == 2))
     assert mask[12:14, 15:17].tolist() == [[2, 1], [1, 2]]
-    assert LabelTable.read(out / "classes.csv", "x").colours.tolist()[1:] == [[255, 0, 255], [0, 0, 255]]
+    assert LabelMap.read(out / "classes.csv", "x").colours.tolist()[1:] == [[255, 0, 255], [0, 0, 255]]
     assert report.skipped == {"polyline": 1, "tag": 1}
     assert report.hidden["car", "road"] > 300
     assert report.hidden["road", "car"] == 2
@@ -306,7 +306,7 @@ def test_regions_of_via_in_all_its_files(tmp_path, kind):
     close_to(mask == 1, pillow_polygon(np.array([(5, 4), (60, 10), (50, 50)]) - 0.5))
     np.testing.assert_array_equal(np.argwhere(mask == 2)[[0, -1]], [[40, 60], [54, 69]])
     assert report.skipped == {"point": 1, "without class": 1}
-    assert LabelTable.read(tmp_path / "out/classes.csv", "x").names == ["background", "a", "b"]
+    assert LabelMap.read(tmp_path / "out/classes.csv", "x").names == ["background", "a", "b"]
 
 
 def test_crowds_hidden_pixels_and_shapes_outside_are_counted():
@@ -322,7 +322,7 @@ def test_crowds_hidden_pixels_and_shapes_outside_are_counted():
         shapes.Shape("c", [shapes.box(0, 0, 9, 9)]),
     ]
     image = shapes.LabeledImage("x", (HEIGHT, WIDTH), drawn)
-    mask, hidden = shapes.paint(image, {"a": 1, "b": 2})
+    mask, hidden = shapes.paint_mask(image, {"a": 1, "b": 2})
     assert image.skipped == {"without a pixel in the image": 3, "of c": 1}
     assert hidden == {("a", "a crowd"): 9 * 7 - 4, ("b", "a crowd"): 100}
     assert (mask == 255).sum() == 60 * 80 - 59 - 100
@@ -417,28 +417,28 @@ def test_a_proposed_table_reads_the_masks_it_was_proposed_for(tmp_path, seed):
             np.array(colours, np.uint8)[chosen] if seed % 2 else chosen.astype(np.uint8) * 20
         ).save(file)
         files.append(file)
-    table = proposals.proposed(proposals.values_of(files))
+    table = proposals.propose_label_map(proposals.count_mask_values(files))
     (tmp_path / "classes.csv").write_text(format_csv(table))
-    read = LabelTable.read(tmp_path / "classes.csv", "folder")
+    read = LabelMap.read(tmp_path / "classes.csv", "folder")
     for file in files:
         raw = np.array(Image.open(file))
         assert len(np.unique(read.encode(raw, file))) == len(np.unique(raw.reshape(81, -1), axis=0))
 
 
 def test_what_is_proposed_for_binary_masks_void_and_instances():
-    binary = proposals.proposed(proposals.Counter({0: 10, 255: 4}))
+    binary = proposals.propose_label_map(proposals.Counter({0: 10, 255: 4}))
     assert [(e.id, e.name, e.ignore) for e in binary.entries] == [
         (0, "background", False),
         (255, "object", False),
     ]
-    void = proposals.proposed(proposals.Counter({0: 10, 1: 4, 255: 1}))
+    void = proposals.propose_label_map(proposals.Counter({0: 10, 1: 4, 255: 1}))
     assert [e.ignore for e in void.entries] == [False, False, True]
-    white = proposals.proposed(proposals.Counter({(0, 0, 0): 1, (9, 9, 9): 1, (255, 255, 255): 1}))
+    white = proposals.propose_label_map(proposals.Counter({(0, 0, 0): 1, (9, 9, 9): 1, (255, 255, 255): 1}))
     assert [e.ignore for e in white.entries] == [False, False, True]
     with pytest.raises(ValueError, match="300 different values: these are instance ids"):
-        proposals.proposed(proposals.Counter(range(300)))
+        proposals.propose_label_map(proposals.Counter(range(300)))
     instances = np.array([[0, 7, 24000, 24001], [26005, 999, 1000, 33011]], np.uint16)
-    assert proposals.divided(instances, 1000).tolist() == [[0, 7, 24, 24], [26, 999, 1, 33]]
+    assert proposals.split_instance_ids(instances, 1000).tolist() == [[0, 7, 24, 24], [26, 999, 1, 33]]
 
 
 def test_instance_ids_are_trained_on_after_one_command(tmp_path):
@@ -449,7 +449,7 @@ def test_instance_ids_are_trained_on_after_one_command(tmp_path):
         Image.fromarray(ids).save(tmp_path / f"masks/{index}.png")
     said = run_command("datasets/folder.py", "classes", "--root", tmp_path, "--divide", 1000).stdout
     assert "data.masks='masks_of_classes/*'" in said
-    read = LabelTable.read(tmp_path / "classes.csv", "folder")
+    read = LabelMap.read(tmp_path / "classes.csv", "folder")
     assert [entry.id for entry in read.entries] == [0, 1, 2]
     splits = ["data.train_split=50%", "data.val_split=50%"]
     run_command("datasets/folder.py", "verify", "--root", tmp_path, "data.masks=masks_of_classes/*", *splits)

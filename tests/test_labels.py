@@ -8,20 +8,20 @@ import re
 import numpy as np
 import pytest
 
-from segkit.data.labels import LabelTable, built_in
+from segkit.data.labels import LabelMap, load_builtin_label_map
 
 
 @pytest.fixture
 def pets(tmp_path):
     file = tmp_path / "classes.csv"
     file.write_text('id,name,colour,ignore\n3,cat,#ff0000,\n7,dog,0 255 0,\n9,unsure,"(0, 0, 255)",yes\n')
-    return LabelTable.read(file, "folder")
+    return LabelMap.read(file, "folder")
 
 
 def table_of(tmp_path, text):
     file = tmp_path / "classes.csv"
     file.write_text(text)
-    return LabelTable.read(file, "folder")
+    return LabelMap.read(file, "folder")
 
 
 def test_classes_are_the_entries_not_ignored_in_table_order(pets):
@@ -99,7 +99,7 @@ def test_a_negative_id_may_be_ignored(tmp_path):
     for kind in (np.int8, np.int16, np.int32, np.float32):
         assert table.encode(np.array([[-1, 0, 1]], kind), "m").tolist() == [[255, 0, 1]]
     assert table.decode(np.array([[0, 1, 255]], np.uint8)).tolist() == [[0, 1, 255]]
-    assert LabelTable.from_plain(table.to_plain()) == table
+    assert LabelMap.from_plain(table.to_plain()) == table
     for values in ([-2], [np.nan], [0.5], [1 << 17]):
         with pytest.raises(ValueError, match="1 pixel"):
             table.encode(np.array([values]), "m")
@@ -135,7 +135,7 @@ def test_a_faulty_class_table_says_which_line_and_what_is_meant(tmp_path, text, 
 
 def test_a_missing_class_table_says_what_it_should_hold(tmp_path):
     with pytest.raises(ValueError, match=r"no class table .*columns id,name,colour,ignore"):
-        LabelTable.read(tmp_path / "classes.csv", "folder")
+        LabelMap.read(tmp_path / "classes.csv", "folder")
 
 
 def test_a_table_without_colours_gets_different_ones(tmp_path):
@@ -144,13 +144,13 @@ def test_a_table_without_colours_gets_different_ones(tmp_path):
 
 
 def test_a_table_survives_a_checkpoint(pets):
-    again = LabelTable.from_plain(json.loads(json.dumps(pets.to_plain())))
+    again = LabelMap.from_plain(json.loads(json.dumps(pets.to_plain())))
     assert again == pets
 
 
 def test_cityscapes_agrees_with_cityscapesscripts():
     official = pytest.importorskip("cityscapesscripts.helpers.labels").labels
-    table = built_in("cityscapes")
+    table = load_builtin_label_map("cityscapes")
     raw = np.array([[label.id for label in official if label.id >= 0]], np.uint8)
     expected = [label.trainId for label in official if label.id >= 0]
     assert table.encode(raw, "m")[0].tolist() == expected
@@ -163,7 +163,7 @@ def test_cityscapes_agrees_with_cityscapesscripts():
 
 
 def test_ade20k_counts_from_one_and_its_zero_is_ignored():
-    table = built_in("ade20k")
+    table = load_builtin_label_map("ade20k")
     raw = np.arange(151, dtype=np.uint8)[None]
     assert table.encode(raw, "m")[0].tolist() == [255, *range(150)]
     assert table.decode(np.arange(150, dtype=np.uint8)).tolist() == list(range(1, 151))
@@ -174,7 +174,7 @@ def test_ade20k_counts_from_one_and_its_zero_is_ignored():
 
 
 def test_ade20k_names_are_first_synonyms_in_full():
-    table = built_in("ade20k")
+    table = load_builtin_label_map("ade20k")
     full = {  # objectInfo150.txt of the data set, where the first synonym is of several words
         45: "chest of drawers",
         57: "pool table",
@@ -196,6 +196,6 @@ def test_ade20k_names_are_first_synonyms_in_full():
 
 
 def test_camvid_ignores_void():
-    table = built_in("camvid")
+    table = load_builtin_label_map("camvid")
     assert (table.num_classes, table.names[3]) == (11, "road")
     assert table.encode(np.array([[10, 11]], np.uint8), "m").tolist() == [[10, 255]]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from segkit import checkpoint, licenses
-from segkit.compose import Hooks, composed, of_checkpoint
-from segkit.data.labels import built_in
+from segkit.compose import Hooks, composed, settings_from_checkpoint
+from segkit.data.labels import load_builtin_label_map
 from segkit.inference import Protocol, export, predictor
 from segkit.inference.export.about import describe
 
@@ -54,23 +54,23 @@ def test_every_built_in_data_set_has_a_license():
 
 
 def test_checkpoint_carries_its_ledger_and_fine_tuning_continues_it(tiny_run, tmp_path):
-    stored = checkpoint.read(tiny_run / "best.pt")["licenses"]
+    stored = checkpoint.read_checkpoint(tiny_run / "best.pt")["licenses"]
     assert stored["pretrained weights"] == SCRATCH
     words = ["data=shapes", "model=deeplabv3_demo", "run_name=x", f"model.weights={tiny_run}/best.pt"]
     settings = composed("train", words)
-    new = checkpoint.Checkpoints.from_settings(settings, tmp_path, built_in("shapes"))
+    new = checkpoint.Checkpoints.from_settings(settings, tmp_path, load_builtin_label_map("shapes"))
     assert new.about["licenses"]["pretrained weights"] == (
         "best.pt, a network of segkit (pretrained weights: none, trained from scratch; "
         "data: drawn by segkit, MIT)"
     )
     settings["model"]["weights"] = "gone.pt"  # a resumed run keeps what it has stored
-    resumed = checkpoint.Checkpoints.from_settings(settings, tiny_run, built_in("shapes"))
+    resumed = checkpoint.Checkpoints.from_settings(settings, tiny_run, load_builtin_label_map("shapes"))
     assert resumed.about["licenses"] == stored
 
 
 def test_exported_file_carries_the_ledger(tiny_run):
     words = [f"checkpoint={tiny_run}/best.pt"]
-    settings = composed("export", words, Hooks(defaults=of_checkpoint))
-    trained = predictor.rebuild(settings, torch.device("cpu"))
-    about = describe(trained, export.Kind("onnx", "ids", None, "float32"), settings, Protocol())
-    assert about["licenses"] == checkpoint.read(tiny_run / "best.pt")["licenses"]
+    settings = composed("export", words, Hooks(defaults=settings_from_checkpoint))
+    trained = predictor.load_model(settings, torch.device("cpu"))
+    about = describe(trained, export.ExportKind("onnx", "ids", None, "float32"), settings, Protocol())
+    assert about["licenses"] == checkpoint.read_checkpoint(tiny_run / "best.pt")["licenses"]

@@ -11,7 +11,7 @@ import torch
 from segkit.data import transforms
 from segkit.data.datasets import shapes
 from segkit.data.labels import DataError
-from segkit.data.loaders import Order, training_loader
+from segkit.data.loaders import SampleOrder, training_loader
 from segkit.types import Sample
 
 SCENES = shapes.build("train", size=40, train_scenes=7)
@@ -42,7 +42,7 @@ def batches(dataset=SCENES, transform=TRANSFORM, **change):
 
 def loader(dataset=SCENES, transform=TRANSFORM, *, iterations=range(END), workers=0, share=(0, 1), **order):
     settings = {"seed": 3, "batch_size": 4, "rank": share[0], "world_size": share[1]} | order
-    made = Order(len(dataset), **settings)
+    made = SampleOrder(len(dataset), **settings)
     return training_loader(dataset, transform, made, iterations=iterations, workers=workers)
 
 
@@ -65,7 +65,7 @@ def test_a_batch_is_uint8_with_channels_first(reference):
     assert reference[0].image.shape == (4, 3, 32, 32)
     assert reference[0].label.shape == (4, 32, 32)
     assert reference[0].image.dtype == reference[0].label.dtype == torch.uint8
-    sample = TRANSFORM(SCENES.read(Order(7, 3, 4).draw(0).sample), Order(7, 3, 4).draw(0).seed)
+    sample = TRANSFORM(SCENES.read(SampleOrder(7, 3, 4).draw(0).sample), SampleOrder(7, 3, 4).draw(0).seed)
     np.testing.assert_array_equal(reference[0].image[0].permute(1, 2, 0), sample.image)
 
 
@@ -96,15 +96,15 @@ def test_accumulated_batches_make_up_the_one_they_replace(reference):
 
 
 def test_every_epoch_has_each_sample_once_in_an_order_of_its_own():
-    order = Order(samples=50, seed=1, batch_size=4)
+    order = SampleOrder(samples=50, seed=1, batch_size=4)
     epochs = [[order.draw(epoch * 50 + place).sample for place in range(50)] for epoch in range(4)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 def test_an_epoch_that_drops_its_last_batch_takes_other_samples_each_time_and_no_sample_twice():
-    order = Order(samples=50, seed=1, batch_size=8, drop_last=True)
-    whole = Order(samples=50, seed=1, batch_size=8)
+    order = SampleOrder(samples=50, seed=1, batch_size=8, drop_last=True)
+    whole = SampleOrder(samples=50, seed=1, batch_size=8)
     epochs = [
         [draw for step in range(6) for draw in order.batches(6 * epoch + step)[0]] for epoch in range(9)
     ]
@@ -142,14 +142,16 @@ def test_workers_that_are_spawned_give_the_batches_of_workers_that_are_forked(re
 
 
 def test_no_two_draws_of_samples_epochs_or_seeds_are_shared():
-    draws = [Order(50, seed, 4).draw(position) for seed in (0, 1) for position in range(500)]
+    draws = [SampleOrder(50, seed, 4).draw(position) for seed in (0, 1) for position in range(500)]
     assert len({draw.seed for draw in draws}) == 1000
 
 
 def test_the_draw_of_a_sample_does_not_depend_on_the_batch_it_is_in():
     positions = range(50, 100)  # the second epoch
     draws = {
-        Order(50, 7, batch_size, rank=1, world_size=2).draw(p) for batch_size in (2, 8) for p in positions
+        SampleOrder(50, 7, batch_size, rank=1, world_size=2).draw(p)
+        for batch_size in (2, 8)
+        for p in positions
     }
     assert len(draws) == 50
 
@@ -180,7 +182,7 @@ def test_skipping_replaces_counts_and_logs_the_same_way_every_time(workers, capl
         workers=workers,
     )
     names = [name for batch in broken for name in batch.names]
-    asked = [Order(6, 0, 3).draw(position).sample for position in range(12)]
+    asked = [SampleOrder(6, 0, 3).draw(position).sample for position in range(12)]
     assert names == [str({2: 4, 3: 4}.get(sample, sample)) for sample in asked]
     assert broken.skipped == 6  # in each of two epochs: 2, then 3 in its place, and 3
     assert sorted(re.findall(r"file\d", caplog.text)) == ["file2", "file3"]  # each is told once

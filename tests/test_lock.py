@@ -12,7 +12,7 @@ forkserver = multiprocessing.get_context("forkserver")
 
 
 def hold(folder, ready, leave):
-    with runs.claimed(folder, resume="auto"):
+    with runs.lock_run_folder(folder, resume="auto"):
         ready.set()
         leave.wait(60)
 
@@ -34,11 +34,11 @@ def test_a_locked_folder_is_refused_with_its_owner_and_free_afterwards(owner, tm
     message = (
         rf"run is in use by process {process.pid} on {socket.gethostname()} since \d{{4}}-.*; wait for it"
     )
-    with pytest.raises(ValueError, match=message), runs.claimed(tmp_path / "run", resume="auto"):
+    with pytest.raises(ValueError, match=message), runs.lock_run_folder(tmp_path / "run", resume="auto"):
         pass
     leave.set()
     process.join()
-    with runs.claimed(tmp_path / "run", resume="auto"):
+    with runs.lock_run_folder(tmp_path / "run", resume="auto"):
         assert f"process {os.getpid()} on" in (tmp_path / "run" / runs.OWNER).read_text()
     assert not list(tmp_path.iterdir())
 
@@ -49,13 +49,13 @@ def test_the_lock_of_a_killed_process_is_free(owner, tmp_path):
     process.kill()
     process.join()
     assert {file.name for file in (tmp_path / "run").iterdir()} == {runs.LOCK, runs.OWNER}
-    with runs.claimed(tmp_path / "run", resume=False):
+    with runs.lock_run_folder(tmp_path / "run", resume=False):
         assert f"process {os.getpid()} on" in (tmp_path / "run" / runs.OWNER).read_text()
 
 
 def test_other_ranks_take_no_lock(owner, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with runs.claimed(tmp_path / "run", resume="auto"):
+    with runs.lock_run_folder(tmp_path / "run", resume="auto"):
         pass
     assert (tmp_path / "run" / runs.LOCK).exists()
 
@@ -68,7 +68,7 @@ def test_symbolic_links_in_a_run_folder_are_not_written_through(name, tmp_path):
     victim.write_text("precious")
     (folder / name).symlink_to(victim)
     message = rf"{name}: symbolic links .* Remove it"
-    with pytest.raises(ValueError, match=message), runs.claimed(folder, resume="auto"):
+    with pytest.raises(ValueError, match=message), runs.lock_run_folder(folder, resume="auto"):
         pass
     assert victim.read_text() == "precious"
     assert {file.name for file in folder.iterdir()} == {"iteration_0000001.pt", name}
@@ -90,6 +90,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs.FileLock, "acquire", deny)
     message = r"run cannot be written \(Permission denied\); .* run_dir="
-    with pytest.raises(OSError, match=message), runs.claimed(tmp_path / "run", resume=False):
+    with pytest.raises(OSError, match=message), runs.lock_run_folder(tmp_path / "run", resume=False):
         pass
     assert not (tmp_path / "run").exists()

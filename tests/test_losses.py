@@ -469,4 +469,4 @@ def test_a_part_is_set_left_out_and_added_by_its_name():
 @pytest.mark.parametrize("name", [n for n in components.available("losses") if n != "mixed"])
 def test_every_loss_has_a_yaml_that_says_all_its_settings(name):
     chosen = composed("train", ["run_name=x", f"loss={name}"])["loss"]
-    assert set(chosen) == {"name", *settings.keywords(f"losses/{name}.py:build").accepted}
+    assert set(chosen) == {"name", *settings.read_keywords(f"losses/{name}.py:build").accepted}

@@ -81,7 +81,7 @@ def test_smoothing_is_the_weighted_mean_written_out():
 def test_the_run_is_left_as_it_was_and_the_rates_are_those_it_says():
     tested, untouched = begin(), begin()
     before = copy.deepcopy(tested.state())
-    found = lr_finder.find(tested, steps(30))
+    found = lr_finder.run_range_test(tested, steps(30))
     assert found.rates == pytest.approx(np.geomspace(1e-6, 10, 30)[: len(found.rates)].tolist())
     assert all(np.isfinite(found.losses))
     after = tested.state()
@@ -100,7 +100,7 @@ def test_the_run_is_left_as_it_was_and_the_rates_are_those_it_says():
 
 @pytest.mark.medium
 def test_it_ends_where_the_loss_explodes():
-    found = lr_finder.find(begin(optimizer={"name": "sgd"}, iterations=100), steps(100))
+    found = lr_finder.run_range_test(begin(optimizer={"name": "sgd"}, iterations=100), steps(100))
     assert len(found.rates) < 100 or found.losses[-1] < 4 * min(found.losses)
 
 

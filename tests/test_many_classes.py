@@ -14,13 +14,21 @@ from test_export import exported, thin
 from conftest import run_command
 from segkit import components
 from segkit.data import transforms
-from segkit.data.labels import Entry, LabelTable
+from segkit.data.labels import Entry, LabelMap
 from segkit.drawing import overlays
 from segkit.evaluation import gallery, metrics
 from segkit.evaluation.evaluators import object_sizes
 from segkit.inference import predict
 from segkit.inference.protocols import Protocol
-from segkit.types import IGNORE_INDEX, MOST_CLASSES, Logits, Sample, id_type, ignore_index, ignored_in
+from segkit.types import (
+    IGNORE_INDEX,
+    MOST_CLASSES,
+    Logits,
+    Sample,
+    class_id_dtype,
+    ignore_index,
+    ignore_index_of,
+)
 
 LOSSES = {
     "cross_entropy": {"label_smoothing": 0.1},
@@ -34,12 +42,12 @@ LOSSES = {
 
 def table_of(num_classes):
     entries = [Entry(3 * k + 1, f"class {k}", (k // 256, k % 256, 7)) for k in range(num_classes)]
-    return LabelTable("many", (*entries, Entry(65535, "not scored", (255, 255, 255), ignore=True)))
+    return LabelMap("many", (*entries, Entry(65535, "not scored", (255, 255, 255), ignore=True)))
 
 
 def label_of(draw, num_classes, size):
     """Class ids with 255 among them, and pixels that are not scored."""
-    label = draw.integers(0, num_classes, size).astype(id_type(num_classes))
+    label = draw.integers(0, num_classes, size).astype(class_id_dtype(num_classes))
     label[draw.random(size) < 0.2] = ignore_index(num_classes)
     label[draw.random(size) < 0.1] = min(255, num_classes - 1)
     return label
@@ -47,9 +55,9 @@ def label_of(draw, num_classes, size):
 
 @pytest.mark.parametrize("num_classes", [1, 254, 255, 256, 847, 1000, MOST_CLASSES])
 def test_what_is_ignored_is_never_a_class_and_fits_the_type(num_classes):
-    label = np.zeros(1, id_type(num_classes))
+    label = np.zeros(1, class_id_dtype(num_classes))
     assert ignore_index(num_classes) == np.iinfo(label.dtype).max >= num_classes
-    assert ignored_in(label) == ignored_in(torch.from_numpy(label)) == ignore_index(num_classes)
+    assert ignore_index_of(label) == ignore_index_of(torch.from_numpy(label)) == ignore_index(num_classes)
 
 
 @pytest.mark.parametrize("num_classes", [200, 255, 256, 847])
@@ -59,19 +67,19 @@ def test_a_table_reads_and_writes_its_masks(num_classes, tmp_path):
     scored = expected != ignore_index(num_classes)
     raw = np.where(scored, 3 * expected.astype(np.uint16) + 1, 65535).astype(np.uint16)
     found = table.encode(raw, "a.png")
-    assert found.dtype == id_type(num_classes)
+    assert found.dtype == class_id_dtype(num_classes)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(table.decode(found), raw)
     colours = overlays.colourise(found, table.colours, ignored=(255, 255, 255))
     np.testing.assert_array_equal(table.encode(colours, "a.png"), expected)
     file = overlays.save(tmp_path / "a.png", table.decode(found))
     np.testing.assert_array_equal(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), raw)
-    small = LabelTable("some", table.entries[:80] + table.entries[-1:])  # bytes as stored
+    small = LabelMap("some", table.entries[:80] + table.entries[-1:])  # bytes as stored
     np.testing.assert_array_equal(small.encode(np.uint8([[1, 238]]), "b.png"), [[0, 79]])
 
 
 def test_masks_of_bytes_are_read_by_a_table_of_many():
-    table = LabelTable("many", tuple(Entry(k, str(k), (0, 0, 0), k == 9) for k in range(400)))
+    table = LabelMap("many", tuple(Entry(k, str(k), (0, 0, 0), k == 9) for k in range(400)))
     found = table.encode(np.arange(256, dtype=np.uint8)[None], "a.png")
     assert found.dtype == np.int16
     assert found[0].tolist() == [*range(9), MOST_CLASSES, *range(9, 255)]
@@ -205,7 +213,7 @@ def test_exported_files_give_the_ids_of_the_network(format, tmp_path):
     with torch.no_grad():
         model.head.conv5[4].bias[250:] += 10
     suffix = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}[format]
-    file = exported(model, tmp_path / f"net{suffix}", export.Kind(format=format, interface="ids"))
+    file = exported(model, tmp_path / f"net{suffix}", export.ExportKind(format=format, interface="ids"))
     image = np.random.default_rng(0).integers(
         0, 256, (65, 97, 3), np.uint8
     )  # PyTorch 2.11 exports for these alone

@@ -19,7 +19,7 @@ HEADS = sorted(file.stem for file in (CONF / "model" / "head").glob("*.yaml"))
 def model_of(*choices: str) -> segmenter.Segmenter:
     settings = segkit.composed("train", ["data=shapes", *choices])
     with torch.device("meta"):
-        return segmenter.build(7, **segmenter.unloaded(settings["model"]))
+        return segmenter.build(7, **segmenter.without_weights(settings["model"]))
 
 
 def shape_of_logits(model: segmenter.Segmenter) -> tuple[int, ...]:

@@ -244,7 +244,7 @@ def test_samples_and_batches_become_images(tmp_path):
         monitor.samples(1, [sample] * 4, [sample.label] * 4)
     events = read(tmp_path)
     assert events.Tags()["images"] == ["train/samples", "val/samples"]
-    rows = overlays.sheet([sample] * 4, NAMES, COLOURS, predictions=[sample.label] * 4).shape[0]
+    rows = overlays.draw_sheet([sample] * 4, NAMES, COLOURS, predictions=[sample.label] * 4).shape[0]
     assert events.Images("val/samples")[0].height == rows
 
 

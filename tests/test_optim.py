@@ -208,7 +208,7 @@ def test_groups_of_frozen_networks_hold_what_moves(stages, norms, decays):
 
 def test_the_average_follows_the_recurrence_by_hand():
     model = nn.BatchNorm1d(1)
-    average = optim.average_of(model)
+    average = optim.make_ema(model)
     expected = 1.0
     for iteration, weight in enumerate([2.0, 5.0, -1.0]):
         nn.init.constant_(model.weight, weight)

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from segkit.data import pairs
 from segkit.data.datasets import ade20k, camvid, cityscapes
-from segkit.data.labels import built_in
+from segkit.data.labels import load_builtin_label_map
 
 SCENE = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8).repeat(16, 0).repeat(16, 1)
 LABEL = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(16, 0).repeat(16, 1)
@@ -194,7 +194,7 @@ def _cached_sum(root):
 def test_the_table_of_a_cached_mask_is_part_of_its_key(tmp_path):
     cached = camvid_of(tmp_path, cache="disk")
     cached.read(0)
-    cached.table = built_in("cityscapes")
+    cached.table = load_builtin_label_map("cityscapes")
     assert cached.read(0).label.max() == 255
     assert len(list(tmp_path.rglob("*.npy"))) == 3
 

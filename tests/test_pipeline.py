@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 
 import segkit
 from segkit.inference import predict_files
-from segkit.inference.pipeline import Reading, Writing
+from segkit.inference.pipeline import ReaderThread, WriterThread
 from segkit.inference.video import Video
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers()), st.integers(1, 4))
 def test_reading_ahead_keeps_every_item_and_their_order(items, most):
-    with Reading(iter(items), most=most) as reading:
+    with ReaderThread(iter(items), most=most) as reading:
         assert list(reading) == [(item, 0) for item in items]
 
 
 def test_reading_ahead_waits_when_enough_wait():
     read = []
     items = (read.append(i) or i for i in itertools.count())
-    with Reading(items, most=3) as reading:
+    with ReaderThread(items, most=3) as reading:
         for wanted in range(5):
             assert next(reading)[0] == wanted
             time.sleep(0.02)
@@ -40,7 +40,7 @@ def test_what_reading_meets_is_raised_after_what_was_read_before():
         yield 1
         raise ValueError("the file ends here")
 
-    with Reading(broken()) as reading:
+    with ReaderThread(broken()) as reading:
         assert next(reading) == (1, 0)
         with pytest.raises(ValueError, match="the file ends here"):
             next(reading)
@@ -57,7 +57,7 @@ def test_of_a_camera_the_newest_is_taken_and_the_others_are_counted():
         threading.Event().wait(0.2)
         yield 6
 
-    with Reading(camera(), drop=True) as reading:
+    with ReaderThread(camera(), drop=True) as reading:
         assert next(reading) == (0, 0)
         taken.set()
         come.wait(10)
@@ -69,9 +69,9 @@ def test_of_a_camera_the_newest_is_taken_and_the_others_are_counted():
 @given(st.lists(st.integers()), st.integers(1, 4))
 def test_writing_behind_does_everything_in_order(items, most):
     done = []
-    with Writing(most=most) as writing:
+    with WriterThread(most=most) as writing:
         for item in items:
-            writing.later(done.append, item)
+            writing.submit(done.append, item)
     assert done == items
 
 
@@ -81,10 +81,10 @@ def test_a_full_disk_is_told(more):
         raise OSError("no space left on device")
 
     def write():
-        with Writing() as writing:
-            writing.later(full)
+        with WriterThread() as writing:
+            writing.submit(full)
             for _ in range(more):
-                writing.later(time.sleep, 0.01)
+                writing.submit(time.sleep, 0.01)
 
     with pytest.raises(OSError, match="no space left"):
         write()

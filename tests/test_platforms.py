@@ -107,9 +107,9 @@ class NoFloat64(TorchDispatchMode):
 @pytest.mark.parametrize("loss", components.available("losses"))
 def test_a_training_step_needs_no_float64(loss, monkeypatch):
     """Apple's GPUs have none; ``widest_float`` is the one place that knows."""
-    assert hardware.widest_float(torch.device("mps")) == torch.float32
-    assert hardware.widest_float(torch.device("cpu")) == torch.float64
-    monkeypatch.setattr(hardware, "widest_float", lambda _: torch.float32)
+    assert hardware.widest_float_dtype(torch.device("mps")) == torch.float32
+    assert hardware.widest_float_dtype(torch.device("cpu")) == torch.float64
+    monkeypatch.setattr(hardware, "widest_float_dtype", lambda _: torch.float32)
     small = ["data.size=32", "augment.crop_size=32", "model.backbone.width=8", "model.head.width=16"]
     choice = "ce_dice" if loss == "mixed" else loss
     settings = composed("train", ["experiment=demo", f"loss={choice}", *small, "schedule.batch_size=2"])

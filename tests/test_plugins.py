@@ -171,6 +171,6 @@ def test_an_installed_package_may_declare_itself(own, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(own / "site"), *sys.path])
     monkeypatch.setattr(components, "_declared", components._declared.__wrapped__)
     assert components.plugins() == ["shiny"]
-    assert components.source("losses", "brier").name == "brier.py"
+    assert components.component_file("losses", "brier").name == "brier.py"
     assert "brier" in components.available("losses")
-    components.refuse_unnamed(["shiny"], "a file")
+    components.check_plugins_are_named(["shiny"], "a file")

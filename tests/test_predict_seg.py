@@ -422,10 +422,10 @@ def test_importing_segkit_imports_no_torch():
 
 
 def test_class_ids_are_saved_as_the_data_sets_own_ids(tmp_path):
-    from segkit.data.labels import built_in
+    from segkit.data.labels import load_builtin_label_map
     from segkit.evaluation import results
 
-    table = built_in("cityscapes")
+    table = load_builtin_label_map("cityscapes")
     sample = Sample(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8), "city/frame")
     results.make_image_callback(tmp_path, table, kinds={"ids"}, gallery=None)(
         sample, np.full((4, 5), 13, np.uint8)
@@ -459,7 +459,7 @@ def test_what_is_no_image_is_refused_with_what_is_taken(network, image, message)
 
 def test_the_network_of_a_loaded_model_is_plain_pytorch(network, tiny_run, album):
     plain = network.network
-    stored = checkpoint.read(tiny_run / "best.pt")["model"]
+    stored = checkpoint.read_checkpoint(tiny_run / "best.pt")["model"]
     assert plain.state_dict().keys() == stored.keys()
     assert any(isinstance(part, torch.nn.BatchNorm2d) for part in plain.modules())
     assert {type(part).__module__.split(".")[1] for part in plain.modules()} & {"inference"} == set()

@@ -107,8 +107,8 @@ def test_only_what_can_be_folded_is(kind, onednn):
     x = torch.randn(2, 3, 8, 9)
     with torch.no_grad():
         expected = module(x)
-        found = fold.folded(
-            copy.deepcopy(module), torch.randn(1, 3, 5, 6), onednn=onednn and fold.onednn_is_here()
+        found = fold.fold_batch_norms(
+            copy.deepcopy(module), torch.randn(1, 3, 5, 6), onednn=onednn and fold.has_onednn_convolution()
         )
         torch.testing.assert_close(found(x), expected, rtol=1e-5, atol=1e-5)
     left = [name for name, part in found.named_modules() if isinstance(part, nn.BatchNorm2d)]
@@ -122,7 +122,7 @@ class Deciding(Awkward):
 
 def test_what_cannot_be_traced_runs_as_it_is():
     module = Deciding().eval()
-    assert fold.folded(module, torch.randn(1, 3, 5, 6), onednn=False) is module
+    assert fold.fold_batch_norms(module, torch.randn(1, 3, 5, 6), onednn=False) is module
 
 
 def test_a_model_that_folding_would_change_runs_as_it_is(model, monkeypatch, caplog):

@@ -18,7 +18,7 @@ def test_a_protocol_as_it_is_published_has_its_name(name, data):
     pairs = settings["evaluation"].items()
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in pairs}
     assert presets.preset(name, settings["sizes"]) == given
-    assert presets.title(settings) == name
+    assert presets.protocol_title(settings) == name
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_a_protocol_as_it_is_published_has_its_name(name, data):
 def test_a_changed_protocol_says_what_was_changed(words, name, title):
     settings = composed("test", ["model=deeplabv3_demo", "data=ade20k", "evaluation=encoding", *words])
     assert of_settings(settings).name == name
-    assert presets.title(settings) == title
+    assert presets.protocol_title(settings) == title

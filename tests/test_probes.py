@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkit.data.labels import Entry, LabelTable
+from segkit.data.labels import Entry, LabelMap
 from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.split_attention import SplitAttention
@@ -24,7 +24,7 @@ probes = importlib.import_module("probes")
 sys.path.remove(str(EXAMPLES))
 
 
-TABLE = LabelTable("discs", (Entry(0, "ground", (1, 2, 3)), Entry(1, "disc", (9, 8, 7))))
+TABLE = LabelMap("discs", (Entry(0, "ground", (1, 2, 3)), Entry(1, "disc", (9, 8, 7))))
 
 
 class Over(nn.Module):

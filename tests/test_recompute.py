@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from segkit.cpu import optimize_for_cpu, recompute
 from segkit.cpu.dilated import DilatedConv2d, applies, share_inside
 from segkit.cpu.recompute import Part, Recipe, Recompute
-from segkit.cpu.split_attention import FastSplitAttention, pooled, weighted_splits
+from segkit.cpu.split_attention import FastSplitAttention, global_mean, weighted_splits
 from segkit.models import segmenter
 from segkit.training.activation_checkpointing import checkpoint_stages
 
@@ -497,7 +497,7 @@ def test_split_gradients_are_those_of_plain_autograd(batch, channels, height, wi
         stacked = x.unflatten(1, (parts, channels))
         return x.mean((2, 3), keepdim=True), (stacked * weights).sum(1)
 
-    found = split_gradients(lambda x, weights: (pooled(x), weighted_splits(x, weights)), x, weights)
+    found = split_gradients(lambda x, weights: (global_mean(x), weighted_splits(x, weights)), x, weights)
     for ours, expected in zip(found, split_gradients(plain, x, weights), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
@@ -505,5 +505,5 @@ def test_split_gradients_are_those_of_plain_autograd(batch, channels, height, wi
 def test_gradients_of_a_channels_last_map_stay_channels_last():
     x = torch.randn(2, 8, 5, 4).contiguous(memory_format=torch.channels_last)
     weights = torch.randn(2, 2, 4, 1, 1)
-    of_x = split_gradients(lambda x, weights: (pooled(x), weighted_splits(x, weights)), x, weights)[2]
+    of_x = split_gradients(lambda x, weights: (global_mean(x), weighted_splits(x, weights)), x, weights)[2]
     assert of_x.is_contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import jaccard_score
 
 from segkit import components
-from segkit.data.labels import Entry, LabelTable, built_in
+from segkit.data.labels import Entry, LabelMap, load_builtin_label_map
 from segkit.evaluation import gallery, report
 from segkit.inference import Protocol
 from segkit.models import segmenter
@@ -23,7 +23,7 @@ from webdriver import browser, needs_chromium
 EVIL = "<script>alert('x')</script>\"&'"
 NAMES = ["sky", "road", EVIL, "tree", "never seen"]
 COLOURS = np.array([[70, 130, 180], [128, 64, 128], [220, 20, 60], [107, 142, 35], [9, 9, 9]], np.uint8)
-TABLE = LabelTable("town", tuple(Entry(k, name, tuple(COLOURS[k])) for k, name in enumerate(NAMES)))
+TABLE = LabelMap("town", tuple(Entry(k, name, tuple(COLOURS[k])) for k, name in enumerate(NAMES)))
 COUNTS = np.diag([900, 500, 20, 300, 0])
 COUNTS[0, 1], COUNTS[2, 1], COUNTS[3, 0] = 60, 10, 90
 SCORES = {"pixAcc": 0.915, "mIoU": 0.6875}
@@ -251,7 +251,7 @@ def test_the_page_never_scrolls_sideways(tab, width):
 def test_no_column_is_cut_on_a_phone(tmp_path, tab, page):
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 10**6, (150, 150)) + np.diag([10**8] * 150)
-    tab.open(write(tmp_path, table=built_in("ade20k"), counts=counts).as_uri())
+    tab.open(write(tmp_path, table=load_builtin_label_map("ade20k"), counts=counts).as_uri())
     tab.resize(360, 800)
     cut = """return [...document.querySelectorAll("table")]
         .filter(t => t.offsetWidth > t.parentElement.clientWidth).map(t => t.id)"""

@@ -87,14 +87,14 @@ def test_settings_of_a_checkpoint_are_checked_and_nothing_in_them_is_looked_up(m
 
 
 def test_a_path_through_what_is_no_group_makes_one():
-    assert resuming.laid_over({"a": 1}, {"a": {"b": 2}}, ["a.b"])["a"] == {"b": 2}
+    assert resuming.merge_on_resume({"a": 1}, {"a": {"b": 2}}, ["a.b"])["a"] == {"b": 2}
 
 
 def test_the_command_goes_on_with_the_network_it_had_and_names_what_is_other(tmp_path):
     folder = tmp_path / "a"
     own = ["model.head.width=12", "schedule.iterations=2", "schedule.ema=0.5", "evaluation.every=2"]
     Run(folder, *own).completes()
-    first = checkpoint.read(folder / "last.pt")
+    first = checkpoint.read_checkpoint(folder / "last.pt")
     assert first["settings"] == composed("train", [*SMALL, *own, f"run_dir={tmp_path}", "run_name=a"])
     run = Run(folder, "resume=true", small=[])
     run.completes()
@@ -102,7 +102,7 @@ def test_the_command_goes_on_with_the_network_it_had_and_names_what_is_other(tmp
     run = Run(folder, "resume=auto", "schedule.iterations=3", small=[])
     run.completes()
     assert "going on with other settings than the run had: schedule.iterations=3 (was 2)\n" in run.said
-    last = checkpoint.read(folder / "last.pt")
+    last = checkpoint.read_checkpoint(folder / "last.pt")
     assert last["iteration"] == 3
     assert {k: v.shape for k, v in last["model"].items()} == {k: v.shape for k, v in first["model"].items()}
     assert last["settings"]["evaluation"] == first["settings"]["evaluation"]

@@ -17,7 +17,7 @@ import segkit
 from runs import SMALL
 from segkit import checkpoint, components
 from segkit.compose import composed
-from segkit.data.labels import LabelTable, built_in
+from segkit.data.labels import LabelMap, load_builtin_label_map
 from segkit.data.pairs import load_cached
 from segkit.models import segmenter, weights
 from segkit.system import files
@@ -83,7 +83,12 @@ def test_settings_in_a_checkpoint_reach_only_components(name, tmp_path):
 
 def test_settings_in_a_checkpoint_are_checked_like_typed_ones(tmp_path):
     network = composed("train", [*SMALL, "run_name=a"])["model"]
-    content = {"format": 1, "iteration": 1, "classes": built_in("shapes").to_plain(), "model": {}}
+    content = {
+        "format": 1,
+        "iteration": 1,
+        "classes": load_builtin_label_map("shapes").to_plain(),
+        "model": {},
+    }
     torch.save({**content, "settings": {"model": {**network, "evil": 1}}}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"model.evil=1: there is no such setting"):
         segkit.load(tmp_path / "a.pt")
@@ -115,7 +120,7 @@ def test_settings_in_a_checkpoint_are_checked_like_typed_ones(tmp_path):
 )
 def test_a_damaged_class_table_in_a_checkpoint_is_an_error(entries):
     with pytest.raises(ValueError, match="the class table of a checkpoint is damaged") as error:
-        LabelTable.from_plain({"name": "a", "entries": entries})
+        LabelMap.from_plain({"name": "a", "entries": entries})
     assert len(str(error.value)) < 300
 
 
@@ -197,9 +202,9 @@ def test_zip_bombs_are_refused_before_they_are_inflated(content, tmp_path):
     tracemalloc.start()
     for file in (*bombs, tmp_path / "c.pt"):
         with pytest.raises(ValueError, match=r"bytes inflate to (5|10)0,000,000"):
-            weights.read(file)
+            weights.read_tensors(file)
     with pytest.raises(ValueError, match="bytes inflate to 100,000,000"):
-        checkpoint.read(bombs[0])
+        checkpoint.read_checkpoint(bombs[0])
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()
 

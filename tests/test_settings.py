@@ -49,7 +49,7 @@ def test_every_word_of_every_choice_can_be_typed_as_it_stands():
         where for where in (*declared.SECTIONS.values(), *declared.LISTS.values()) if ":" not in where
     }
     wheres += [
-        f"{components.source(package, name)}:build"
+        f"{components.component_file(package, name)}:build"
         for package in packages
         for name in components.available(package)
     ]
@@ -186,7 +186,7 @@ def test_only_what_lies_in_the_folder_can_be_named(name):
 
 
 def test_checking_takes_no_time_to_speak_of():
-    settings.keywords.cache_clear()
+    settings.read_keywords.cache_clear()
     begin = time.perf_counter()
     settings.check("train", _schedule())
     assert time.perf_counter() - begin < 0.5
@@ -237,7 +237,7 @@ def test_an_annotation_may_use_an_alias_of_its_module_or_of_another(tmp_path, mo
         "Some = tuple[PositiveInt, ...] | None\n"
         "def build(total, *, on_error: OnError, sides: Some = None): ...\n"
     )
-    found = settings.keywords("own.py:build")
+    found = settings.read_keywords("own.py:build")
     assert found.accepted == {"on_error": Literal["stop", "skip"], "sides": tuple[PositiveInt, ...] | None}
     assert found.required == ("on_error",)
 
@@ -266,7 +266,7 @@ def test_a_builder_gets_the_late_values_it_asks_for_and_no_others():
 def test_heads_name_only_what_they_use():
     """Each positional parameter of a head's build is used in its body."""
     for name in components.available("models.heads"):
-        tree = ast.parse(components.source("models.heads", name).read_text(encoding="utf-8"))
+        tree = ast.parse(components.component_file("models.heads", name).read_text(encoding="utf-8"))
         (build,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build"]
         used = {node.id for part in build.body for node in ast.walk(part) if isinstance(node, ast.Name)}
         assert {argument.arg for argument in build.args.args} <= used, name

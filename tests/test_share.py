@@ -53,7 +53,7 @@ def test_a_shared_network_predicts_what_the_run_does(tiny_run, folder, photo):
 
 
 def test_the_header_tells_settings_classes_and_scores_and_no_place(tiny_run, folder):
-    best = checkpoint.read(tiny_run / "best.pt")
+    best = checkpoint.read_checkpoint(tiny_run / "best.pt")
     with safe_open(folder / "model.safetensors", "pt") as file:
         about = json.loads(file.metadata()["segkit"])
     assert about["scores"] == best["scores"]
@@ -67,7 +67,7 @@ def test_the_header_tells_settings_classes_and_scores_and_no_place(tiny_run, fol
 
 def test_settings_lose_what_names_places():
     given = {"root": "/home/me/data", "lists": ["train.txt", "~/x"], "deep": {"file": "file:///x", "n": 1}}
-    assert share.without_places({**given, "size": (3, 4), "name": "a/b"}) == {
+    assert share.strip_local_paths({**given, "size": (3, 4), "name": "a/b"}) == {
         "deep": {"n": 1},
         "size": [3, 4],
         "name": "a/b",
@@ -76,7 +76,7 @@ def test_settings_lose_what_names_places():
 
 def test_the_card_has_scores_protocol_licence_and_use(tiny_run, folder):
     card = (folder / "README.md").read_text(encoding="utf-8")
-    score = checkpoint.read(tiny_run / "best.pt")["scores"]["mIoU"]
+    score = checkpoint.read_checkpoint(tiny_run / "best.pt")["scores"]["mIoU"]
     assert card.startswith("---\nlicense: mit\nlibrary_name: segkit\npipeline_tag: image-segmentation\n")
     assert "validation in training, whole (scales 1" in card
     assert f"mIoU {100 * score:.2f} %" in card
@@ -113,7 +113,7 @@ def test_nothing_is_overwritten_and_what_is_no_checkpoint_is_told(folder, tiny_r
 @pytest.mark.parametrize("scores", [{"mIoU": math.nan}, {"mIoU": 0.5, "loss": math.inf}])
 def test_a_score_that_is_no_number_is_null(scores, tmp_path):
     shared.write(tmp_path / "x.safetensors", {"a": torch.ones(2)[::1]}, {"scores": scores, "sizes": (1, 2)})
-    tensors, about = shared.read(tmp_path / "x.safetensors")
+    tensors, about = shared.read_model_file(tmp_path / "x.safetensors")
     assert torch.equal(tensors["a"], torch.ones(2))
     assert about["scores"] == {k: v if math.isfinite(v) else None for k, v in scores.items()}
 
@@ -205,8 +205,8 @@ def test_a_network_on_a_hub_is_predicted_with_and_loaded(hub, folder, photo, tmp
 
 
 def test_results_with_an_address_lie_in_a_folder_of_runs():
-    assert shared.beside("hf://user/name@v1") == Path("runs/user--name")
-    assert shared.beside("runs/x/best.pt") == Path("runs/x")
+    assert shared.output_folder_for("hf://user/name@v1") == Path("runs/user--name")
+    assert shared.output_folder_for("runs/x/best.pt") == Path("runs/x")
 
 
 def test_the_shared_folder_is_scored_as_the_checkpoint(tiny_run, folder, run_here, tmp_path):

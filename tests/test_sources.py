@@ -28,7 +28,7 @@ def here(tmp_path, monkeypatch):
 
 
 def names(source):
-    return [image.name for image in sources.find(source).images]
+    return [image.name for image in sources.find_images(source).images]
 
 
 def test_a_folder_is_searched_to_its_bottom_and_names_are_unique(here):
@@ -56,7 +56,7 @@ def test_a_pattern_names_images_below_its_first_wildcard(here, pattern, expected
 def test_a_list_names_files_relative_to_itself_or_to_where_one_is(here):
     lines = ["# chosen", "a.jpg", "", "photos/sub/b.JPG", str(here / "photos/sub/deep/c.webp"), "gone.png"]
     (here / "photos/chosen.txt").write_text("\n".join(lines), encoding="utf-8-sig")
-    found = sources.find("photos/chosen.txt").images
+    found = sources.find_images("photos/chosen.txt").images
     assert [image.name for image in found] == ["a", "sub/b", "sub/deep/c", "gone"]
     assert [image.file for image in found[1:3]] == [
         here / "photos/sub/b.JPG",
@@ -67,14 +67,14 @@ def test_a_list_names_files_relative_to_itself_or_to_where_one_is(here):
 def test_listed_names_with_a_tilde_are_files_unless_there_is_such_a_user(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here / "photos"))
     (here / "chosen.txt").write_text("~/a.jpg\n~old.png\n")
-    found = sources.find("chosen.txt").images
+    found = sources.find_images("chosen.txt").images
     assert [image.file for image in found] == [here / "photos/a.jpg", here / "~old.png"]
 
 
 def test_an_empty_list_is_refused(here):
     (here / "none.txt").write_text("# nothing\n")
     with pytest.raises(ValueError, match=r"none\.txt: the list is empty; it holds one image a line"):
-        sources.find("none.txt")
+        sources.find_images("none.txt")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_results_are_named_after_what_was_given(here, source, title):
     (here / "ride.mp4").write_bytes(b"")
     (here / "photos.v2").mkdir()
     (here / "photos.v2/a.png").write_bytes(b"")
-    assert sources.find(source).title == title
+    assert sources.find_images(source).title == title
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_a_tilde_is_the_home_folder(here, monkeypatch):
     (here / "ride.mp4").write_bytes(b"")
     assert names("~/photos/sub") == ["b", "deep/c"]
     assert names("~/photos/*.png") == ["[x]", "a"]
-    assert sources.find("~/photos/*.png").title == "photos"
-    assert sources.find("~/ride.mp4").is_video
+    assert sources.find_images("~/photos/*.png").title == "photos"
+    assert sources.find_images("~/ride.mp4").is_video
 
 
 def test_every_image_has_a_name_of_its_own(tmp_path):
@@ -142,7 +142,7 @@ def test_a_link_to_a_folder_above_ends(here):
 def test_several_inputs_are_named_below_their_common_folder(here):
     assert names(["photos/sub", "photos/*.png"]) == ["sub/b", "sub/deep/c", "[x]", "a"]
     with pytest.raises(ValueError, match="input=0: a video or a camera is predicted alone"):
-        sources.find(["photos", "0"])
+        sources.find_images(["photos", "0"])
 
 
 def test_brackets_in_the_current_folder_are_no_wildcards(tmp_path, monkeypatch):
@@ -150,4 +150,4 @@ def test_brackets_in_the_current_folder_are_no_wildcards(tmp_path, monkeypatch):
     (tmp_path / "[2024]/a.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path / "[2024]")
     assert names("*.png") == ["a"]
-    assert sources.find("*.png").title == "[2024]"
+    assert sources.find_images("*.png").title == "[2024]"

@@ -38,7 +38,7 @@ def test_a_network_of_any_bands_learns_counts_and_predicts(backbone, bands):
     assert model.in_channels == bands
     image = torch.randint(0, 256, (2, bands, 33, 40), dtype=torch.uint8)
     model(image).main.sum().backward()
-    assert all(conv.weight.grad.shape[1] == bands for conv in stems.readers(model.backbone).values())
+    assert all(conv.weight.grad.shape[1] == bands for conv in stems.input_convs(model.backbone).values())
     fast = inference.prepare(model.eval())
     array = image[0].permute(1, 2, 0).numpy()
     ids = inference.predict(fast, array, inference.Protocol(scales=(1.0, 1.5), flip=True, window=(32, 32)))
@@ -105,7 +105,7 @@ def test_weights_of_as_many_bands_are_taken_as_they_are(backbone, tmp_path):
     trained = built(backbone, 5)
     path = saved(trained, tmp_path / "x.pth")
     for again in (built(backbone, 5, weights=path), built({**backbone, "weights": path}, 5)):
-        for name, conv in stems.readers(again.backbone).items():
+        for name, conv in stems.input_convs(again.backbone).items():
             assert torch.equal(conv.weight, trained.backbone.get_submodule(name).weight)
     with pytest.raises(
         ValueError, match=r"model.mean has 4 values, and \S+ of this .* reads 5 bands; only a stem"
@@ -130,5 +130,5 @@ def test_a_mean_and_a_deviation_for_each_band():
 def test_the_convolutions_that_read_the_image_are_found_in_every_family():
     for name, variant in (("resnet", "se_50"), ("resnet", "sknet_50"), ("resnest", "50")):
         thin = components.build("models.backbones", {"name": name, "variant": variant, "width": 6})
-        assert [conv.in_channels for conv in stems.readers(thin).values()] == [3]
+        assert [conv.in_channels for conv in stems.input_convs(thin).values()] == [3]
         assert thin.training

@@ -56,7 +56,7 @@ def test_no_strip_moves_values_or_waits(name, asked, monkeypatch):
     monkeypatch.setattr(_SlidingTiles, "strip_rows", lambda self: 7)
     if name == "uint8":  # OpenCV resizes the whole image on the host, before the first strip
         resized = lambda image, height, width: image.new_empty(3, height, width)  # noqa: E731
-        monkeypatch.setattr(resample, "as_uint8", resized)
+        monkeypatch.setattr(resample, "resize_uint8", resized)
     model = TinySegmenter().eval().to("meta")
     image = torch.empty(3, 90, 61, dtype=torch.uint8, device="meta")
     for _ in strips(model, image, PROTOCOLS[name]):  # taps go to the device with the first image of a size
@@ -94,13 +94,13 @@ def test_parts_of_an_axis_are_the_rows_of_the_whole_to_the_bit(dtype):
         taps = tiles.taps(size, resized, align_corners=align)
         before, after, weight = (torch.from_numpy(part[start:stop]) for part in taps)
         expected = torch.lerp(values[before], values[after], weight.to(dtype).view(-1, 1, 1))
-        part = resample.section(
-            resample.axis(size, resized, values.device, dtype, align_corners=align), start, stop
+        part = resample.slice_taps(
+            resample.interpolation_taps(size, resized, values.device, dtype, align_corners=align), start, stop
         )
-        first, last = resample.source(part)
-        assert torch.equal(resample.blend(values[first:last], 0, part, first), expected)
+        first, last = resample.source_range(part)
+        assert torch.equal(resample.resize_axis(values[first:last], 0, part, first), expected)
         across = values.transpose(0, 1).contiguous()
-        assert torch.equal(resample.blend(across, 1, part).transpose(0, 1), expected)
+        assert torch.equal(resample.resize_axis(across, 1, part).transpose(0, 1), expected)
 
 
 @pytest.mark.parametrize("band", [0, 3])

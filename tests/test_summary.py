@@ -53,7 +53,7 @@ def deeplab(variant="101", **settings):
 
 @pytest.mark.medium
 def test_a_summary_tells_shapes_dilation_parameters_and_operations():
-    rows = {part.name: part for part in summary.parts(deeplab(), (480, 480))}
+    rows = {part.name: part for part in summary.summarize(deeplab(), (480, 480))}
     assert rows["stage 3"].shape == (1024, 60, 60)
     assert [rows[f"stage {i}"].stride for i in (1, 2, 3, 4)] == ["4", "8", "8", "8"]
     assert [rows[f"stage {i}"].dilation for i in (1, 2, 3, 4)] == ["1", "1", "1, 2", "2, 4"]
@@ -107,7 +107,7 @@ def test_any_backbone_that_keeps_the_contract_has_a_summary():
     head = components.build("models.heads", {"name": "fcn"}, in_channels=Foreign.out_channels, num_classes=5)
     model = segmenter.Segmenter(Foreign(), head, num_classes=5)
     assert model.eval()(torch.zeros(1, 3, 32, 48)).main.shape == (1, 5, 32, 48)
-    backbone, last = summary.parts(model, (32, 48))
+    backbone, last = summary.summarize(model, (32, 48))
     assert (backbone.name, backbone.shape, backbone.stride) == ("backbone", (16, 4, 6), "8")
     assert backbone.parameters == (3 * 64 + 1) * 8 + (8 + 1) * 16
     assert backbone.flops == 2 * 24 * (3 * 64 * 8 + 8 * 16)  # 4 x 6 positions, by hand

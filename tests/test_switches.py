@@ -39,7 +39,7 @@ def train(run_here, tmp_path, capsys):
 
 
 def weights(folder):
-    return checkpoint.read(folder / "last.pt")["model"]
+    return checkpoint.read_checkpoint(folder / "last.pt")["model"]
 
 
 @pytest.mark.slow
@@ -61,7 +61,9 @@ def test_two_jobs_of_a_multirun_are_two_runs(tmp_path):
     two = ["--multirun", "seed=1,2", f"run_dir={tmp_path}", "run_name=m"]
     run_command("train_seg.py", *SMALL, *two)
     found = {
-        folder.name: checkpoint.read(folder / "last.pt") for folder in tmp_path.iterdir() if folder.is_dir()
+        folder.name: checkpoint.read_checkpoint(folder / "last.pt")
+        for folder in tmp_path.iterdir()
+        if folder.is_dir()
     }
     assert {name: content["settings"]["seed"] for name, content in found.items()} == {
         "m-seed=1": 1,

@@ -13,7 +13,7 @@ import torch
 
 from conftest import run_command
 from segkit import checkpoint
-from segkit.data.labels import built_in
+from segkit.data.labels import load_builtin_label_map
 from segkit.drawing import overlays
 
 
@@ -34,7 +34,7 @@ def tested(tiny_run, tmp_path_factory):
 def test_scores_equal_those_of_the_last_validation_exactly(tested, tiny_run):
     folder, _ = tested
     result = json.loads((folder / "result.json").read_text())
-    in_training = checkpoint.read(tiny_run / "best.pt")
+    in_training = checkpoint.read_checkpoint(tiny_run / "best.pt")
     assert in_training["iteration"] == 4
     assert result["scores"] == in_training["scores"]
     assert result["protocol"]["name"] == "whole"
@@ -43,7 +43,7 @@ def test_scores_equal_those_of_the_last_validation_exactly(tested, tiny_run):
 
 
 def test_the_moving_average_of_the_last_checkpoint_is_what_was_scored(tiny_run):
-    last, best = (checkpoint.read(tiny_run / name) for name in ("last.pt", "best.pt"))
+    last, best = (checkpoint.read_checkpoint(tiny_run / name) for name in ("last.pt", "best.pt"))
     different = [name for name in last["model"] if not last["model"][name].equal(last["average"][name])]
     assert different
     assert all(value.equal(last["average"][name]) for name, value in best["model"].items())
@@ -84,7 +84,7 @@ def photographs(tmp_path):
         size = (40 + index, 48)
         overlays.save(root / f"images/val/{index}.png", draw.integers(0, 256, (*size, 3), np.uint8))
         overlays.save(root / f"masks/val/{index}.png", draw.integers(0, 10, size, np.uint8))
-    lines = ["id,name", *(f"{k},{name}" for k, name in enumerate(built_in("shapes").names))]
+    lines = ["id,name", *(f"{k},{name}" for k, name in enumerate(load_builtin_label_map("shapes").names))]
     (root / "classes.csv").write_text("\n".join(lines))
     return root
 
@@ -123,7 +123,7 @@ def test_weights_without_a_run_are_scored_on_chosen_data(tiny_run, tmp_path, run
         *f"data=shapes data.size=32 data.val_scenes=6 loader.workers=0 output={tmp_path}".split(),
     )
     assert status == 0
-    assert scores_in(tmp_path) == checkpoint.read(tiny_run / "best.pt")["scores"]
+    assert scores_in(tmp_path) == checkpoint.read_checkpoint(tiny_run / "best.pt")["scores"]
 
 
 def test_another_protocol_takes_its_sizes_from_the_checkpoint_and_has_a_folder_of_its_own(

@@ -59,7 +59,7 @@ def test_a_run_leaves_weights_images_scores_and_curves(tiny_run):
         p.name for p in tiny_run.iterdir()
     }
     result = json.loads((tiny_run / "result.json").read_text())
-    best = checkpoint.read(tiny_run / "best.pt")
+    best = checkpoint.read_checkpoint(tiny_run / "best.pt")
     assert result["scores"] == best["scores"]
     assert result["protocol"]["name"] == "whole"
     tags = EventAccumulator(str(tiny_run)).Reload().Tags()["scalars"]

@@ -335,7 +335,7 @@ def test_a_schedule_that_cannot_be_meant_is_refused_in_one_line(setting, message
 def test_the_longest_training_takes_no_memory_for_its_length():
     schedule = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, iterations=100_000_000)
     steps = range(schedule.length(7))
-    order = loaders.Order(7, 0, 4)
+    order = loaders.SampleOrder(7, 0, 4)
     batches = loaders.training_loader(SCENES, lambda sample, seed: sample, order, iterations=steps)
     tracemalloc.start()
     assert len(batches) == 100_000_000

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 
 from segkit import settings
 from segkit.data import colour, transforms
-from segkit.data.windows import Window, cut_image, cut_label, cut_turned
+from segkit.data.windows import Crop, crop_image, crop_label, crop_rotated
 from segkit.types import Sample
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -120,11 +120,11 @@ def test_crop_of_resize_equals_resize_of_crop(resize, way, mirrored):
             whole, whole_label = ImageOps.mirror(whole), ImageOps.mirror(whole_label)
         whole = np.asarray(resize_by_columns_then_rows(whole, size[::-1], Image.Resampling[way]))
         whole_label = np.asarray(whole_label.resize(size[::-1], Image.Resampling.NEAREST))
-        window = Window(size, top, left, *crop, mirrored)
-        apart = np.abs(cut_image(image, window, resize).astype(int) - whole[here])
+        window = Crop(size, top, left, *crop, mirrored)
+        apart = np.abs(crop_image(image, window, resize).astype(int) - whole[here])
         assert apart.max() <= 2
         differing, count = differing + np.count_nonzero(apart), count + apart.size
-        np.testing.assert_array_equal(cut_label(label, window, resize), whole_label[here])
+        np.testing.assert_array_equal(crop_label(label, window, resize), whole_label[here])
     assert differing / count < 0.01
 
 
@@ -133,7 +133,7 @@ def test_a_crop_that_was_shrunk_is_as_sharp_as_the_originals():
     for scale in (0.5, 0.62, 0.76):
         size = int(300 * scale), int(400 * scale)
         whole = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-        ours = cut_image(image, Window(size, 10, 20, 90, 120), "pil_bilinear")
+        ours = crop_image(image, Crop(size, 10, 20, 90, 120), "pil_bilinear")
         assert sharpness(ours) == pytest.approx(sharpness(whole[10:100, 20:140]), rel=0.01)
 
 
@@ -159,7 +159,7 @@ def placed(transform, image, label, seed):
     """The window that was drawn, read off a call of the transform."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transforms, "cut_image", lambda *a: (seen.append(a[1]), cut_image(*a))[1])
+        patch.setattr(transforms, "cut_image", lambda *a: (seen.append(a[1]), crop_image(*a))[1])
         transform(Sample(image, label, ""), seed)
     return seen[0]
 
@@ -182,9 +182,9 @@ def test_mmsegs_window_is_cut_as_opencv_scales_the_whole_image(mirrored):
         whole_label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)[here]
         if mirrored:
             whole, whole_label = whole[:, ::-1], whole_label[:, ::-1]
-        window = Window(size, top, left, *crop, mirrored)
-        np.testing.assert_array_equal(cut_image(image, window, "opencv_linear"), whole)
-        np.testing.assert_array_equal(cut_label(label, window, "opencv_linear"), whole_label)
+        window = Crop(size, top, left, *crop, mirrored)
+        np.testing.assert_array_equal(crop_image(image, window, "opencv_linear"), whole)
+        np.testing.assert_array_equal(crop_label(label, window, "opencv_linear"), whole_label)
 
 
 def test_an_image_smaller_than_the_crop_is_scaled_exactly_and_padded_right_and_below():
@@ -216,21 +216,21 @@ def test_labels_stay_on_their_pixels_and_none_is_invented(rotation):
 def test_rotation_turns_about_the_centre_and_fills_with_ignored():
     label = np.zeros((61, 61), np.uint8)
     label[28:33, 5:56] = 1  # a bar
-    window = Window((61, 61), 0, 0, 61, 61)
-    upright = cut_turned(label, window, 90.0, resize="pil_bilinear", fill=(255,))
+    window = Crop((61, 61), 0, 0, 61, 61)
+    upright = crop_rotated(label, window, 90.0, resize="pil_bilinear", fill=(255,))
     np.testing.assert_array_equal(upright, np.rot90(label))
-    assert cut_turned(label, window, 45.0, resize="pil_bilinear", fill=(255,))[0, 0] == 255
-    mirrored = cut_turned(label, window._replace(mirrored=True), 30.0, resize="pil_bilinear", fill=(255,))
+    assert crop_rotated(label, window, 45.0, resize="pil_bilinear", fill=(255,))[0, 0] == 255
+    mirrored = crop_rotated(label, window._replace(mirrored=True), 30.0, resize="pil_bilinear", fill=(255,))
     np.testing.assert_array_equal(
-        mirrored[:, ::-1], cut_turned(label, window, 30.0, resize="pil_bilinear", fill=(255,))
+        mirrored[:, ::-1], crop_rotated(label, window, 30.0, resize="pil_bilinear", fill=(255,))
     )
 
 
 def test_a_turned_crop_is_averaged_too_when_it_shrinks():
     image = photograph(300, 400)
-    window = Window((120, 160), 10, 20, 90, 120)
-    turned = cut_turned(image, window, 0.001, resize="pil_bilinear", fill=(0, 0, 0))
-    straight = cut_image(image, window, "pil_bilinear")
+    window = Crop((120, 160), 10, 20, 90, 120)
+    turned = crop_rotated(image, window, 0.001, resize="pil_bilinear", fill=(0, 0, 0))
+    straight = crop_image(image, window, "pil_bilinear")
     assert np.abs(turned.astype(int) - straight).mean() < 1
 
 

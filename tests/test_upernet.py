@@ -11,7 +11,7 @@ from torch import nn
 import originals
 from segkit import components
 from segkit.models import segmenter
-from segkit.models.names import renamed
+from segkit.models.names import convert_names
 
 CHANNELS = (6, 8, 12, 20)
 
@@ -73,7 +73,7 @@ def build_head(align_corners=False, width=7):
 @pytest.mark.parametrize("training", [False, True])
 def test_upernet_head_equals_mmsegmentation(align_corners, training):
     theirs = originals.randomised(MmsegUPerHead(CHANNELS, 7, 5, align_corners)).train(training)
-    state = renamed({f"decode_head.{name}": tensor for name, tensor in theirs.state_dict().items()})
+    state = convert_names({f"decode_head.{name}": tensor for name, tensor in theirs.state_dict().items()})
     ours = build_head(align_corners).double()
     ours.load_state_dict({name.removeprefix("head."): tensor for name, tensor in state.items()})
     ours.train(training)
@@ -91,7 +91,7 @@ def test_upernet_head_equals_mmsegmentation(align_corners, training):
     ]
     for one, other in zip(gradients[0][:4], gradients[1][:4], strict=True):
         torch.testing.assert_close(other, one, rtol=1e-8, atol=1e-8)
-    of_theirs = renamed(
+    of_theirs = convert_names(
         {
             f"decode_head.{name}": gradient
             for (name, _), gradient in zip(theirs.named_parameters(), gradients[0][4:], strict=True)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from segkit.data.datasets import voc
-from segkit.data.labels import built_in
+from segkit.data.labels import load_builtin_label_map
 from segkit.evaluation import submissions
 from segkit.evaluation.evaluators import confusion
 
@@ -98,7 +98,7 @@ def score_as_vocevalseg(truths, results, classes=21):
 
 
 def test_voc_table_has_official_names_and_colors():
-    table = built_in("voc")
+    table = load_builtin_label_map("voc")
     assert (table.num_classes, table.names[0], table.names[15], table.names[20]) == (
         21,
         "background",
@@ -213,7 +213,7 @@ def test_voc_prepare_without_network_says_where_the_file_goes(tmp_path, monkeypa
 
 
 def test_voc_submission_has_official_layout_and_palette(tmp_path):
-    table = built_in("voc")
+    table = load_builtin_label_map("voc")
     (tmp_path / "ids").mkdir()
     ids = np.arange(21, dtype=np.uint8).reshape(3, 7)
     Image.fromarray(ids).save(tmp_path / "ids/2008_000006.png")

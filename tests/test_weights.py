@@ -302,7 +302,7 @@ def test_offline_the_file_its_hash_and_its_place_are_named(tmp_path, monkeypatch
     with pytest.raises(
         OSError, match=rf"{url}: .*sha256 528c19ca.* put it at {tmp_path}/weights/resnest50-528c19ca.pth"
     ):
-        weights.imagenet(url)
+        weights.imagenet_weights_path(url)
 
 
 def test_weights_of_the_whole_model_spare_the_backbone_its_own(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkit.cpu.split_attention import pooled
+from segkit.cpu.split_attention import global_mean
 from segkit.models.layers.aspp import ImagePooling
 
 
@@ -22,4 +22,4 @@ class FastImagePooling(ImagePooling):
             return super().forward(x)
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        return self.gap(pooled(x)).expand(-1, -1, *x.shape[2:]).contiguous(memory_format=layout)
+        return self.gap(global_mean(x)).expand(-1, -1, *x.shape[2:]).contiguous(memory_format=layout)

@@ -26,12 +26,12 @@ class FastSplitAttention(SplitAttention):
         if not self.training or torch.compiler.is_compiling():
             return super().forward(x)
         x = self.relu(self.drop(self.bn0(self.conv(x))))
-        means = pooled(x).unflatten(1, (self.radix, -1)).sum(1)
+        means = global_mean(x).unflatten(1, (self.radix, -1)).sum(1)
         scores = self.fc2(self.relu(self.bn1(self.fc1(means))))
         return weighted_splits(x, self.attention(scores))
 
 
-def pooled(x: Tensor) -> Tensor:
+def global_mean(x: Tensor) -> Tensor:
     """Return the mean over height and width, (B, C, H, W) to (B, C, 1, 1)."""
     return _Pooled.apply(x)  # pyright: ignore[reportReturnType]
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.labels import LabelTable
+from segkit.data.labels import LabelMap
 from segkit.types import Dataset, Sample, ignore_index
 
 
 class AlignedDataset:
     """A data set whose labels have the class ids of a network; ids and colours of the table stay its own."""
 
-    def __init__(self, dataset: Dataset, table: LabelTable) -> None:
+    def __init__(self, dataset: Dataset, table: LabelMap) -> None:
         self.dataset = dataset
         self.table: Any = table
         self.name, self.names, self.on_error = dataset.name, dataset.names, dataset.on_error
@@ -45,6 +45,6 @@ def align_dataset(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
     return AlignedDataset(dataset, label_table(dataset.table).in_order_of(names, "the network"))
 
 
-def label_table(table: Any) -> LabelTable:
-    """Return a class table of any kind as a ``LabelTable``."""
-    return table if isinstance(table, LabelTable) else LabelTable.from_plain(table.to_plain())
+def label_table(table: Any) -> LabelMap:
+    """Return a class table of any kind as a ``LabelMap``."""
+    return table if isinstance(table, LabelMap) else LabelMap.from_plain(table.to_plain())

@@ -28,7 +28,7 @@ class BandStatistics(NamedTuple):
         pairs = zip(low.tolist(), high.tolist(), strict=True)
         return tuple((first, last if last > first else first + 1) for first, last in pairs)
 
-    def normalisation(self, limits: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    def normalization(self, limits: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
         """``model.mean`` and ``model.std`` (C,): of the values as shares of their range."""
         low, high = np.array(limits, np.float64).T
         std = self.std / (high - low)
@@ -51,7 +51,7 @@ class Accumulator:
         flat = image.reshape(-1, image.shape[2])
         self.parts[index] = _moments(image), flat[:: -(-len(flat) // self.pixels)].copy()
 
-    def found(self) -> BandStatistics:
+    def statistics(self) -> BandStatistics:
         """The statistics of what was taken."""
         order = sorted(self.parts)  # one order, one rounding
         moments = np.stack([self.parts[index][0] for index in order])  # (N, 5, C)

@@ -19,7 +19,7 @@ from segkit.data.reading import read_size
 from segkit.data.transforms import LONGEST
 from segkit.settings import schema
 from segkit.settings.dotted import value_of
-from segkit.settings.open_keys import left_open
+from segkit.settings.open_keys import find_unset
 from segkit.system.wording import write_count
 
 LOOKED_AT = 200  # images whose headers are read for the usual size
@@ -32,7 +32,7 @@ VALIDATIONS = 20
 SIDES = (16, 16_384)  # that ``augment.base_size`` takes
 
 
-class Choice(dict[str, Any]):
+class ChosenSettings(dict[str, Any]):
     """Values by dotted key, and the reason of each in ``reasons``."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Choice(dict[str, Any]):
         self.reasons.append(f"{key}={_text(value)}: {why}")
 
 
-def choose(settings: Mapping[str, Any]) -> Choice:
+def choose_settings(settings: Mapping[str, Any]) -> ChosenSettings:
     """Return values for the unset keys of a training's settings.
 
     Args:
@@ -54,7 +54,7 @@ def choose(settings: Mapping[str, Any]) -> Choice:
     Raises:
         ValueError: the images cannot be found or read.
     """
-    chosen, wanted = Choice(), left_open(settings)
+    chosen, wanted = ChosenSettings(), find_unset(settings)
     if not wanted:
         return chosen
     if value_of(settings, "data.name") != "folder":
@@ -66,10 +66,10 @@ def choose(settings: Mapping[str, Any]) -> Choice:
     return chosen
 
 
-def _sizes(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:
+def _sizes(chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:
     if not {"sizes.base", "sizes.crop", "sizes.bounds", "schedule.batch_size"} & set(wanted):
         return
-    long, short, looked_at = usual_size(dataset)
+    long, short, looked_at = median_image_size(dataset)
     sort = "large" if long >= LARGE else "usual"
     of = f"{looked_at} of {len(dataset)} images were looked at, the median is {long}x{short}"
     if "sizes.base" in wanted:
@@ -111,7 +111,7 @@ def batch_of(published: int, *, images: int, parts: int) -> tuple[int, str]:
     return batch, f"there are {images} images" if images > 1 else "there is 1 image"
 
 
-def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], images: int) -> None:
+def _length(chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], images: int) -> None:
     batch = chosen.get("schedule.batch_size") or value_of(settings, "schedule.batch_size")
     iterations, epochs = (value_of(settings, f"schedule.{unit}") for unit in ("iterations", "epochs"))
     epochs = None if epochs == "auto" else epochs
@@ -135,7 +135,7 @@ def _length(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], imag
         chosen.add("evaluation.every", every, f"{write_count(iterations // every, 'validation')} in {words}")
 
 
-def _bands(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:
+def _bands(chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:
     keys = [key for key in wanted if key.startswith(("data.", "model."))]
     if not keys:
         return
@@ -143,7 +143,7 @@ def _bands(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], datas
     if set(keys) == {"model.value_range"} and not isinstance(how, str):
         chosen["model.value_range"] = how or (0.0, 255.0)
         return
-    found = statistics.of_images(dataset)
+    found = statistics.compute_band_statistics(dataset)
     if isinstance(how, str):
         limits = found.limits("minmax" if how == "minmax" else "percentile")
         least, most = found.least.tolist(), found.most.tolist()
@@ -152,14 +152,14 @@ def _bands(chosen: Choice, wanted: list[str], settings: Mapping[str, Any], datas
     else:
         limits = tuple(dataset.bands.limits(len(found.mean)))
     chosen["model.value_range"] = limits
-    mean, std = found.normalisation(limits)
+    mean, std = found.normalization(limits)
     why = f"of the bands of {len(dataset)} images, as shares of their range"
     for key, values in (("model.mean", mean), ("model.std", np.where(std > 0, std, 1.0))):
         if key in keys:
             chosen.add(key, tuple(values.tolist()), why)
 
 
-def usual_size(dataset: Pairs) -> tuple[int, int, int]:
+def median_image_size(dataset: Pairs) -> tuple[int, int, int]:
     """Return the median long and short side, and the number of images they are of, spread over the split.
 
     Raises:

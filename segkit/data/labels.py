@@ -18,7 +18,7 @@ import numpy as np
 from segkit import components
 from segkit.system import files
 from segkit.system.wording import write_count
-from segkit.types import MOST_CLASSES, id_type, ignore_index
+from segkit.types import MOST_CLASSES, class_id_dtype, ignore_index
 
 TABLES = Path(__file__).parent / "tables"
 COLUMNS = ("id", "name", "colour", "ignore")
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LabelTable:
+class LabelMap:
     """Ids and colours of mask files, and the class ids 0..K-1 they stand for.
 
     Class ids count the entries that are not ignored, in table order.
@@ -129,7 +129,7 @@ class LabelTable:
         Raises:
             DataError: a value is not in the table.
         """
-        kind = id_type(self.num_classes)
+        kind = class_id_dtype(self.num_classes)
         if raw.ndim == 3:
             ids = self._from_colour.take(_packed(raw))
             if (unknown := ids == 0).any():
@@ -215,7 +215,7 @@ class LabelTable:
         lines = [f"{e.id},{e.name},{hex_colour(e.colour)}" for e in self.classes[:40]]
         return f"[{' | '.join(lines)}{' | ...' * (self.num_classes > 40)}]"
 
-    def in_order_of(self, names: Sequence[str], owner: str) -> LabelTable:
+    def in_order_of(self, names: Sequence[str], owner: str) -> LabelMap:
         """Return this table with its classes in another order; ids and colours stay with their names.
 
         Args:
@@ -245,7 +245,7 @@ class LabelTable:
         }
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> LabelTable:
+    def from_plain(cls, plain: Mapping[str, Any]) -> LabelMap:
         """Return the table that ``to_plain`` wrote.
 
         Raises:
@@ -263,7 +263,7 @@ class LabelTable:
         return table
 
     @classmethod
-    def read(cls, file: Path, name: str) -> LabelTable:
+    def read(cls, file: Path, name: str) -> LabelMap:
         """Read a CSV file with columns ``id``, ``name`` and optional ``colour``, ``ignore``, ``category``.
 
         A colour is ``#rrggbb`` or three numbers, or is given in columns ``red``, ``green``, ``blue`` (or
@@ -336,19 +336,19 @@ def _parse_entry(identity: int, name: str, colour: Sequence[int], ignore: bool, 
     return Entry(identity, name, (red, green, blue), ignore, category)
 
 
-def built_in(name: str) -> LabelTable:
+def load_builtin_label_map(name: str) -> LabelMap:
     """Return the table of a data set that segkit knows."""
-    return LabelTable.read(TABLES / f"{name}.csv", name)
+    return LabelMap.read(TABLES / f"{name}.csv", name)
 
 
-def load_class_table(data: Mapping[str, Any]) -> LabelTable:
+def load_class_table(data: Mapping[str, Any]) -> LabelMap:
     """Return the table that data settings name, without listing images where segkit knows the data set."""
     if (TABLES / f"{data['name']}.csv").is_file():
-        return built_in(data["name"])
+        return load_builtin_label_map(data["name"])
     if "classes" not in data or "root" not in data:  # of a plug-in, which alone knows
         return components.build("data.datasets", data, split="val").table
     roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
-    return LabelTable.read(Path(roots[0]).expanduser() / Path(data["classes"]).expanduser(), data["name"])
+    return LabelMap.read(Path(roots[0]).expanduser() / Path(data["classes"]).expanduser(), data["name"])
 
 
 def hex_colour(colour: Any) -> str:

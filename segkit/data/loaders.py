@@ -27,14 +27,14 @@ from segkit.types import Batch, Dataset, Sample
 log = logging.getLogger("segkit")
 
 
-class Draw(NamedTuple):
+class Position(NamedTuple):
     """One place of the stream."""
 
     sample: int
     seed: int  # of its transform
 
 
-class Order(NamedTuple):
+class SampleOrder(NamedTuple):
     """Which samples make which batch, for one process of ``world_size``.
 
     Iteration t of the optimiser takes positions ``t * batch_size`` onwards, in ``accumulate`` batches, of
@@ -55,7 +55,7 @@ class Order(NamedTuple):
         whole = self.samples - self.samples % self.batch_size
         return whole if self.drop_last and whole else self.samples
 
-    def batches(self, iteration: int) -> list[list[Draw]]:
+    def batches(self, iteration: int) -> list[list[Position]]:
         """The batches of one iteration of the optimiser."""
         share = self.batch_size // (self.accumulate * self.world_size)
         firsts = [
@@ -64,11 +64,11 @@ class Order(NamedTuple):
         ]
         return [[self.draw(first + place) for place in range(share)] for first in firsts]
 
-    def draw(self, position: int) -> Draw:
+    def draw(self, position: int) -> Position:
         """What stands at a position of the stream."""
         epoch, place = divmod(position, self.seen)
         index = int(_epoch_order(self.samples, self.seed, epoch)[place])
-        return Draw(index, seed_of(self.seed, epoch, index))
+        return Position(index, seed_of(self.seed, epoch, index))
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs
@@ -79,13 +79,13 @@ def _epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
 class _Batches:
     """The batches of a range of iterations, one after another; what DataLoader calls a batch sampler."""
 
-    def __init__(self, order: Order, iterations: range):
+    def __init__(self, order: SampleOrder, iterations: range):
         self.order, self.iterations = order, iterations
 
     def __len__(self) -> int:
         return len(self.iterations) * self.order.accumulate
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[Position]]:
         for iteration in self.iterations:
             yield from self.order.batches(iteration)
 
@@ -96,7 +96,7 @@ class _Reader:
     def __init__(self, dataset: Dataset, transform: Transform):
         self.dataset, self.transform = dataset, transform
 
-    def __getitem__(self, draw: Draw) -> tuple[Sample | None, list[str]]:
+    def __getitem__(self, draw: Position) -> tuple[Sample | None, list[str]]:
         faults: list[str] = []
         tries = 1 if self.dataset.on_error == "stop" else len(self.dataset)
         for step in range(tries):
@@ -112,7 +112,9 @@ class _Reader:
 class TrainingLoader:
     """Batches of this process for a range of iterations; ``skipped`` counts samples that were replaced."""
 
-    def __init__(self, dataset: Dataset, transform: Transform, order: Order, iterations: range, workers: int):
+    def __init__(
+        self, dataset: Dataset, transform: Transform, order: SampleOrder, iterations: range, workers: int
+    ):
         self.dataset, self.skipped = dataset, 0
         self.told: set[str] = set()  # what was said of a file is not said in every epoch
         self.loader = DataLoader(
@@ -143,7 +145,7 @@ class TrainingLoader:
 
 
 def training_loader(
-    dataset: Dataset, transform: Transform, order: Order, *, iterations: range, workers: int = 0
+    dataset: Dataset, transform: Transform, order: SampleOrder, *, iterations: range, workers: int = 0
 ) -> TrainingLoader:
     """Batches of training samples.
 

@@ -14,12 +14,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from segkit.data import filename_hints
-from segkit.data.labels import DataError, LabelTable, Problem, built_in
+from segkit.data.labels import DataError, LabelMap, Problem, load_builtin_label_map
 from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
 from segkit.settings.values import expand_home
 from segkit.system import files
-from segkit.system.commands import spoken
+from segkit.system.commands import cli_command
 from segkit.system.wording import write_count
 from segkit.types import PHOTOGRAPHS, Bands, Sample
 
@@ -35,7 +35,7 @@ class Pair(NamedTuple):
     image: Path
     label: Path
     name: str
-    table: LabelTable | None = None  # of the mask, where it is not that of the data set
+    table: LabelMap | None = None  # of the mask, where it is not that of the data set
 
 
 Found = tuple[list[Pair], list[Problem]]
@@ -62,7 +62,7 @@ class Pairs:
     def __init__(
         self,
         name: str,
-        table: LabelTable,
+        table: LabelMap,
         found: Found,
         *,
         coding: Coding = "ids",
@@ -71,7 +71,7 @@ class Pairs:
         bands: Bands = PHOTOGRAPHS,
         arguments: Sequence[str] = (),
     ):
-        self.verify_command = shlex.join([*spoken("data", name).split(), "verify", *arguments])
+        self.verify_command = shlex.join([*cli_command("data", name).split(), "verify", *arguments])
         self.name, self.table, self.cache = name, table, cache
         self.coding: Coding = coding
         self.bands = bands
@@ -89,7 +89,7 @@ class Pairs:
             log.warning("left out: %s", message)
         if not self.pairs:
             raise ValueError(
-                f"no image of {name} has a mask here; `{spoken('data', name)} --help` shows the layout"
+                f"no image of {name} has a mask here; `{cli_command('data', name)} --help` shows the layout"
             )
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class Pairs:
             salt = repr(pair.table or self.table)
             label = load_cached(pair.label, self.cache, salt, lambda: self._read_label(pair))
         if image.shape[:2] != label.shape:
-            raise DataError("sizes differ", pair.label, sizes_differ(image, label), "")
+            raise DataError("sizes differ", pair.label, size_mismatch_message(image, label), "")
         return Sample(image, label, pair.name, self.bands)
 
     def read_image(self, pair: Pair) -> np.ndarray:
@@ -159,11 +159,13 @@ def build_pairs(
         ValueError: a folder is missing.
     """
     images, masks = (f"{folder}/{split}" for folder in folders)
-    path = check_folders(root, (images, masks), f"`{spoken('data', name)} prepare` {prepare}")
+    path = check_folders(root, (images, masks), f"`{cli_command('data', name)} prepare` {prepare}")
     found = match_files(path / images, path / masks, image_end=ends[0], mask_end=ends[1])
     folder = cache_folder(cache, path)
     arguments = dataset_cli_args(root)
-    return Pairs(name, built_in(name), found, on_error=on_error, cache=folder, arguments=arguments)
+    return Pairs(
+        name, load_builtin_label_map(name), found, on_error=on_error, cache=folder, arguments=arguments
+    )
 
 
 def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> Found:
@@ -218,7 +220,7 @@ def dataset_cli_args(root: str | list[str], **settings: str) -> list[str]:
     return [*place, *(f"data.{key}={value}" for key, value in settings.items())]
 
 
-def sizes_differ(image: np.ndarray, label: np.ndarray) -> str:
+def size_mismatch_message(image: np.ndarray, label: np.ndarray) -> str:
     """Return what is wrong with a mask of another size than its image."""
     (rows, columns), (height, width) = label.shape[:2], image.shape[:2]
     return f"the mask is {columns}x{rows}, its image {width}x{height} (turned as its EXIF orientation says)"
@@ -256,7 +258,7 @@ def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.nda
             for stale in copy.parent.glob(f"{key}-*.npy"):
                 if stale != copy:  # which another process may have put there meanwhile
                     stale.unlink(missing_ok=True)
-            with files.whole(copy) as file:
+            with files.atomic_write(copy) as file:
                 np.save(file, array)
         except OSError as error:
             _warn_of_cache(folder, error.strerror or str(error))

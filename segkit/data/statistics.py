@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segkit.data.band_statistics import Accumulator, BandStatistics
-from segkit.data.labels import LabelTable
+from segkit.data.labels import LabelMap
 from segkit.data.pairs import Pairs
 from segkit.data.verification import in_parallel
 from segkit.types import Bands, ignore_index
@@ -17,7 +17,7 @@ from segkit.types import Bands, ignore_index
 class Statistics(NamedTuple):
     """Counts over one split; K classes."""
 
-    table: LabelTable
+    table: LabelMap
     pixels: np.ndarray  # (K,) of each class
     ignored: int  # pixels
     images: np.ndarray  # (K,) that show the class
@@ -36,12 +36,12 @@ class Statistics(NamedTuple):
     @property
     def mean(self) -> np.ndarray:
         """(C,) of the bands in 0..1 of their range, over all pixels."""
-        return np.array(self.bands.normalisation(self.limits)[0])
+        return np.array(self.bands.normalization(self.limits)[0])
 
     @property
     def std(self) -> np.ndarray:
         """(C,) likewise."""
-        return np.array(self.bands.normalisation(self.limits)[1])
+        return np.array(self.bands.normalization(self.limits)[1])
 
     def to_plain(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -67,7 +67,7 @@ class Statistics(NamedTuple):
         }
 
 
-def measure(dataset: Pairs) -> Statistics:
+def compute_statistics(dataset: Pairs) -> Statistics:
     """Read everything once.
 
     Raises:
@@ -97,12 +97,12 @@ def measure(dataset: Pairs) -> Statistics:
         images=(of_class > 0).sum(0),
         pixels_of_images=((of_class > 0) * of_class.sum(1, keepdims=True)).sum(0),
         sizes=sizes,
-        bands=values.found(),
+        bands=values.statistics(),
         meant=dataset.bands,
     )
 
 
-def of_images(dataset: Pairs) -> BandStatistics:
+def compute_band_statistics(dataset: Pairs) -> BandStatistics:
     """The values of the images alone, read once.
 
     Raises:
@@ -116,7 +116,7 @@ def of_images(dataset: Pairs) -> BandStatistics:
 
     for _ in in_parallel(add, dataset.pairs, "values of the images"):
         pass
-    return values.found()
+    return values.statistics()
 
 
 def median_frequency(statistics: Statistics) -> np.ndarray:

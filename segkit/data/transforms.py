@@ -19,9 +19,9 @@ import numpy as np
 
 from segkit import components
 from segkit.data import colour
-from segkit.data.windows import Window, cut_image, cut_label, cut_turned, with_bands
+from segkit.data.windows import Crop, crop_image, crop_label, crop_rotated, restore_band_axis
 from segkit.settings import Fraction, Range
-from segkit.types import Bands, Sample, ignored_in
+from segkit.types import Bands, Sample, ignore_index_of
 
 Transform = Callable[[Sample, int], Sample]  # (as read, draw seed) -> as trained on
 
@@ -80,7 +80,7 @@ class Augmentation:
     extra: dict[str, dict | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_changes", components.build_listed("data.augmentations", self.extra))
+        object.__setattr__(self, "_changes", components.build_enabled("data.augmentations", self.extra))
         if len(self.scales) != 2 or self.scales[0] > self.scales[1]:
             raise ValueError(
                 f"augment.scales={list(self.scales)}: the least and the greatest scale are meant,"
@@ -120,26 +120,28 @@ class Augmentation:
             image = blurring(image=image)["image"]
         for change in vars(self)["_changes"].values():
             image, label, name, _ = change(Sample(image, label, name, bands), draw)
-        return Sample(_padded(image, crop, fill), _padded(label, crop, (ignored_in(label),)), name, bands)
+        return Sample(
+            _padded(image, crop, fill), _padded(label, crop, (ignore_index_of(label),)), name, bands
+        )
 
     def _crop(
         self, draw: np.random.Generator, label: np.ndarray, place: _Place, angle: float
-    ) -> tuple[Window, np.ndarray]:
+    ) -> tuple[Crop, np.ndarray]:
         """A window and the label under it; it is drawn again while one class fills it."""
         window = place.draw(draw)
-        part = self._cut(label, window, angle, (ignored_in(label),))
+        part = self._cut(label, window, angle, (ignore_index_of(label),))
         if self.max_class_ratio < 1:
             for _ in range(10):
                 if _is_mixed(part, self.max_class_ratio):
                     break
                 window = place.draw(draw)
-                part = self._cut(label, window, angle, (ignored_in(label),))
+                part = self._cut(label, window, angle, (ignore_index_of(label),))
         return window, part
 
-    def _cut(self, array: np.ndarray, window: Window, angle: float, fill: Sequence[float]) -> np.ndarray:
+    def _cut(self, array: np.ndarray, window: Crop, angle: float, fill: Sequence[float]) -> np.ndarray:
         if angle:
-            return cut_turned(array, window, angle, resize=self.resize, fill=fill)
-        return (cut_image if array.ndim == 3 else cut_label)(array, window, self.resize)
+            return crop_rotated(array, window, angle, resize=self.resize, fill=fill)
+        return (crop_image if array.ndim == 3 else crop_label)(array, window, self.resize)
 
 
 build = Augmentation  # as every other component is made
@@ -153,10 +155,10 @@ class _Place:
     crop: Sequence[int]
     mirrored: bool
 
-    def draw(self, draw: np.random.Generator) -> Window:
+    def draw(self, draw: np.random.Generator) -> Crop:
         height, width = min(self.crop[0], self.scaled[0]), min(self.crop[1], self.scaled[1])
         top, left = draw.integers((self.scaled[0] - height + 1, self.scaled[1] - width + 1))
-        return Window(self.scaled, int(top), int(left), height, width, self.mirrored)
+        return Crop(self.scaled, int(top), int(left), height, width, self.mirrored)
 
 
 def _scaled_size(
@@ -193,7 +195,7 @@ def greatest_size(size: Sequence[int], augment: Augmentation) -> tuple[int, int]
 
 def _is_mixed(label: np.ndarray, share: float) -> bool:
     """Whether two classes or more are scored, and the most frequent has less than this share of it."""
-    counts = np.bincount(label[label != ignored_in(label)])
+    counts = np.bincount(label[label != ignore_index_of(label)])
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < share)
 
 
@@ -225,7 +227,7 @@ def _blurred(image: np.ndarray, draw: np.random.Generator, often: float) -> np.n
     """Bands that are no photograph, under a Gaussian of deviation up to 1 pixel."""
     if draw.random() >= often or (deviation := draw.uniform(0.0, 1.0)) < 0.1:
         return image
-    return with_bands(cv2.GaussianBlur(image, (0, 0), deviation))
+    return restore_band_axis(cv2.GaussianBlur(image, (0, 0), deviation))
 
 
 @cache

@@ -11,7 +11,7 @@ import cv2
 from tqdm import tqdm
 
 from segkit.data.labels import DataError, Problem
-from segkit.data.pairs import Pair, Pairs, read_mask, sizes_differ
+from segkit.data.pairs import Pair, Pairs, read_mask, size_mismatch_message
 from segkit.types import ignore_index
 
 Result = TypeVar("Result")
@@ -56,5 +56,5 @@ def _problems_of(dataset: Pairs, pair: Pair) -> list[Problem]:
     except DataError as error:
         problems.append(error.problem)
     if len(shapes) == 2 and shapes[0].shape[:2] != shapes[1].shape[:2]:
-        problems.append(Problem("sizes differ", str(pair.label), sizes_differ(*shapes)))
+        problems.append(Problem("sizes differ", str(pair.label), size_mismatch_message(*shapes)))
     return problems

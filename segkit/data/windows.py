@@ -22,7 +22,7 @@ FILTERS = {  # what PIL calls it, and how far it reaches on the side that has th
 }
 
 
-class Window(NamedTuple):
+class Crop(NamedTuple):
     """A crop of the scaled image: the image's size after scaling, and the crop's place and size in it."""
 
     scaled: tuple[int, int]  # height, width
@@ -35,7 +35,7 @@ class Window(NamedTuple):
     )
 
 
-def cut_image(image: np.ndarray, window: Window, resize: str) -> np.ndarray:
+def crop_image(image: np.ndarray, window: Crop, resize: str) -> np.ndarray:
     """The window of the image as it would be after scaling all of it.
 
     Args:
@@ -46,9 +46,9 @@ def cut_image(image: np.ndarray, window: Window, resize: str) -> np.ndarray:
     """
     if resize == "opencv_linear":
         if window.scaled != image.shape[:2]:
-            image = with_bands(cv2.resize(image, window.scaled[::-1], interpolation=cv2.INTER_LINEAR))
+            image = restore_band_axis(cv2.resize(image, window.scaled[::-1], interpolation=cv2.INTER_LINEAR))
         part = image[window.top : window.top + window.height, window.left : window.left + window.width]
-        return with_bands(cv2.flip(part, 1)) if window.mirrored else np.ascontiguousarray(part)
+        return restore_band_axis(cv2.flip(part, 1)) if window.mirrored else np.ascontiguousarray(part)
     way, reach = FILTERS[resize]
     rows, top, bottom = _source(window.top, window.height, image.shape[0], window.scaled[0], reach)
     columns, left, right = _source(window.left, window.width, image.shape[1], window.scaled[1], reach)
@@ -94,12 +94,12 @@ def _resize_band(
     return found.clip(limits.min, limits.max).astype(band.dtype)
 
 
-def with_bands(image: np.ndarray) -> np.ndarray:
+def restore_band_axis(image: np.ndarray) -> np.ndarray:
     """(H, W, C); OpenCV drops the last axis of images of one band."""
     return image if image.ndim == 3 else image[..., None]
 
 
-def cut_label(label: np.ndarray, window: Window, resize: str) -> np.ndarray:
+def crop_label(label: np.ndarray, window: Crop, resize: str) -> np.ndarray:
     """The window of the label as it would be after scaling all of it to the nearest neighbour.
 
     Args:
@@ -116,8 +116,8 @@ def cut_label(label: np.ndarray, window: Window, resize: str) -> np.ndarray:
     return cv2.transpose(cv2.transpose(label[rows])[columns])
 
 
-def cut_turned(
-    array: np.ndarray, window: Window, angle: float, *, resize: str, fill: Sequence[float]
+def crop_rotated(
+    array: np.ndarray, window: Crop, angle: float, *, resize: str, fill: Sequence[float]
 ) -> np.ndarray:
     """The window, turned about its centre; labels to the nearest neighbour, images linearly.
 
@@ -130,7 +130,7 @@ def cut_turned(
     """
     image = array.ndim == 3
     if image and resize in FILTERS and window.scaled[0] < array.shape[0]:  # warpAffine would skip pixels
-        array = cut_image(array, Window(window.scaled, 0, 0, *window.scaled), resize)
+        array = crop_image(array, Crop(window.scaled, 0, 0, *window.scaled), resize)
     zoom = np.array([window.scaled[1] / array.shape[1], window.scaled[0] / array.shape[0]])
     centre = np.array([window.width - 1, window.height - 1]) / 2
     turned = cv2.getRotationMatrix2D(tuple(centre), angle, 1.0)  # acts on pixels of the window
@@ -155,7 +155,7 @@ def cut_turned(
     ]
     part = parts[0] if len(parts) == 1 else np.dstack(parts)
     part = cv2.flip(part, 1) if window.mirrored else part
-    return with_bands(part) if image else part
+    return restore_band_axis(part) if image else part
 
 
 def _source(start: int, length: int, full: int, scaled: int, reach: float) -> tuple[slice, float, float]:
@@ -171,7 +171,7 @@ def _columns(rows: np.ndarray, columns: slice, *, mirrored: bool) -> np.ndarray:
     if not mirrored:
         return np.ascontiguousarray(rows[:, columns])
     width = rows.shape[1]
-    return with_bands(cv2.flip(rows[:, width - columns.stop : width - columns.start], 1))
+    return restore_band_axis(cv2.flip(rows[:, width - columns.stop : width - columns.start], 1))
 
 
 def _centres(start: int, length: int, full: int, scaled: int) -> np.ndarray:

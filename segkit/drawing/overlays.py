@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from segkit.system import files
-from segkit.types import PHOTOGRAPHS, Bands, Sample, ignore_index, ignored_in
+from segkit.types import PHOTOGRAPHS, Bands, Sample, ignore_index, ignore_index_of
 
 INK, PAPER, GREY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
 RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark against orange: seen by every eye
@@ -24,7 +24,7 @@ WIDEST = 8  # times its height: a thin image is shown smaller
 LINE = 18  # pixels from one line of text to the next
 
 
-def displayed(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
+def to_display_rgb(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
     """An image (H, W, C) of any bands as an image: black and white are the ends of the range.
 
     While the range is still a word, they are the 2nd and 98th percentile of this image.
@@ -69,7 +69,7 @@ def overlay(image: np.ndarray, ids: np.ndarray, colours: np.ndarray, *, opacity:
 
 def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Where the prediction is right (dark), wrong (orange) and not scored (grey)."""
-    outcome = np.where(label == ignored_in(label), 2, np.where(label == prediction, 0, 1))
+    outcome = np.where(label == ignore_index_of(label), 2, np.where(label == prediction, 0, 1))
     return np.array([RIGHT, WRONG, IGNORED], np.uint8)[outcome]
 
 
@@ -95,7 +95,7 @@ def grid(
     footer: np.ndarray | None = None,
 ) -> np.ndarray:
     """Images in rows and columns, each ``height`` pixels tall, with titles above and a footer below."""
-    cells = [[fit(image, height) for image in row] for row in rows]
+    cells = [[scale_to_height(image, height) for image in row] for row in rows]
     columns = max(len(row) for row in cells)
     widths = [max(row[c].shape[1] for row in cells if c < len(row)) for c in range(columns)]
     left = np.cumsum([0, *(width + 4 for width in widths)]).tolist()
@@ -119,7 +119,7 @@ def sample_row(
 SAMPLE_TITLES = ("image", "truth", "prediction", "error (grey: not scored)")
 
 
-def sheet(
+def draw_sheet(
     samples: Sequence[Sample],
     names: Sequence[str],
     colours: np.ndarray,
@@ -131,13 +131,15 @@ def sheet(
     if predictions is not None:
         pairs = zip(samples, predictions, strict=True)
         rows = [
-            sample_row(displayed(sample.image, sample.bands), sample.label, prediction, colours)
+            sample_row(to_display_rgb(sample.image, sample.bands), sample.label, prediction, colours)
             for sample, prediction in pairs
         ]
         titles = SAMPLE_TITLES
     else:
         cells = [
-            image for s in samples for image in (displayed(s.image, s.bands), colourise(s.label, colours))
+            image
+            for s in samples
+            for image in (to_display_rgb(s.image, s.bands), colourise(s.label, colours))
         ]
         rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         titles = ("image", "label") * min(2, len(samples))
@@ -150,7 +152,7 @@ def sheet(
 
 def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
     """The classes that occur in some maps of class ids, in order."""
-    return sorted({int(k) for one in ids for k in np.unique(one) if k != ignored_in(one)})
+    return sorted({int(k) for one in ids for k in np.unique(one) if k != ignore_index_of(one)})
 
 
 def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:
@@ -171,7 +173,7 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
     side = cell * len(names)
     caption = "rows: truth, columns: prediction, % of the row"
     canvas = blank(margin + side + LINE + 8, max(margin + side, text_width(caption)) + 12)
-    matrix = np.kron(blend(shares), np.ones((cell, cell, 1), np.uint8))
+    matrix = np.kron(fraction_to_color(shares), np.ones((cell, cell, 1), np.uint8))
     canvas[margin : margin + side, margin : margin + side] = matrix
     cv2.rectangle(canvas, (margin - 1, margin - 1), (margin + side, margin + side), GREY)
     for k in range(0, len(names), step):
@@ -179,7 +181,7 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
         write(canvas, labels[k], (margin - 6 - text_width(labels[k]), margin + middle + 5))
         upright = blank(LINE, text_width(labels[k]) + 4)
         write(upright, labels[k], (2, LINE - 5))
-        paste(canvas, np.rot90(upright), (margin - 4 - upright.shape[1], margin + middle - LINE // 2))
+        paste_image(canvas, np.rot90(upright), (margin - 4 - upright.shape[1], margin + middle - LINE // 2))
     if cell >= 24:  # room for two digits
         for row, column in np.argwhere(shares >= 0.005):
             percent, x, y = f"{100 * shares[row, column]:.0f}", margin + column * cell, margin + row * cell
@@ -197,7 +199,7 @@ def save(path: Path, image: np.ndarray) -> Path:
     """
     encoded = encode(image, path.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path) as file:
+    with files.atomic_write(path) as file:
         file.write(encoded)
     return path
 
@@ -219,7 +221,7 @@ def blank(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), PAPER, np.uint8)
 
 
-def fit(image: np.ndarray, height: int) -> np.ndarray:
+def scale_to_height(image: np.ndarray, height: int) -> np.ndarray:
     """Scale to a height; averaged when it shrinks, with hard edges when it grows.
 
     An image that would be very wide is scaled to a width instead, with paper below.
@@ -239,7 +241,7 @@ def stack(*images: np.ndarray) -> np.ndarray:
     )
 
 
-def blend(shares: np.ndarray) -> np.ndarray:
+def fraction_to_color(shares: np.ndarray) -> np.ndarray:
     """Fractions 0..1 as colours from white to deep blue; the root lets small confusions be seen."""
     weight = np.sqrt(shares)[..., None]
     return np.rint((1 - weight) * np.array(PAPER) + weight * np.array((8, 48, 107))).astype(np.uint8)
@@ -255,7 +257,7 @@ def write(canvas: np.ndarray, text: str, where: tuple[int, int], ink: Sequence[i
     cv2.putText(canvas, text, where, FONT, 0.45, ink, 1, cv2.LINE_AA)
 
 
-def paste(canvas: np.ndarray, image: np.ndarray, where: tuple[int, int]) -> None:
+def paste_image(canvas: np.ndarray, image: np.ndarray, where: tuple[int, int]) -> None:
     """Lay an image on a canvas with its corner at (y, x); what sticks out is cut."""
     y, x = where
     target = canvas[max(y, 0) : y + image.shape[0], max(x, 0) : x + image.shape[1]]

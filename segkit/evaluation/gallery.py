@@ -8,14 +8,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segkit.drawing.overlays import displayed
+from segkit.drawing.overlays import to_display_rgb
 from segkit.system import distributed
-from segkit.types import Sample, ignored_in
+from segkit.types import Sample, ignore_index_of
 
 SIDE = 640  # pixels of the longer side that are kept
 
 
-class Scored(NamedTuple):
+class ScoredImage(NamedTuple):
     """One image and how well it was predicted."""
 
     name: str
@@ -35,7 +35,7 @@ class Gallery:
 
     def __init__(self, *, worst: int = 9, best: int = 3) -> None:
         self.limits = {-1: worst, 1: best}
-        self.heaps: dict[int, list[tuple[float, int, Scored]]] = {-1: [], 1: []}
+        self.heaps: dict[int, list[tuple[float, int, ScoredImage]]] = {-1: [], 1: []}
         self.count = 0
 
     def add(self, sample: Sample, prediction: np.ndarray) -> None:
@@ -51,9 +51,9 @@ class Gallery:
             entry = (sign * score, -self.count, shrink(sample, prediction, score))
             (heapq.heappushpop if full else heapq.heappush)(heap, entry)
 
-    def samples(self) -> list[Scored]:
+    def samples(self) -> list[ScoredImage]:
         """The worst and best of all processes, each of which has to ask; worst first, each once."""
-        kept: dict[tuple[int, int], Scored] = {}
+        kept: dict[tuple[int, int], ScoredImage] = {}
         for sign, heap in self.heaps.items():
             parts = enumerate(distributed.gather(heap))
             entries = [(value, order, rank, scored) for rank, part in parts for value, order, scored in part]
@@ -64,7 +64,7 @@ class Gallery:
 
 def image_score(label: np.ndarray, prediction: np.ndarray) -> float:
     """Mean IoU of one image over the classes in its label; NaN if all of it is ignored."""
-    scored = label != ignored_in(label)
+    scored = label != ignore_index_of(label)
     if not scored.any():
         return float("nan")
     truth, predicted = label[scored], prediction[scored]
@@ -76,7 +76,7 @@ def image_score(label: np.ndarray, prediction: np.ndarray) -> float:
     return float(np.mean(hits[present] / (labelled + guessed - hits)[present]))
 
 
-def shrink(sample: Sample, prediction: np.ndarray, score: float) -> Scored:
+def shrink(sample: Sample, prediction: np.ndarray, score: float) -> ScoredImage:
     """An image with its ids at most ``SIDE`` pixels long."""
     height, width = sample.label.shape
     factor = min(1.0, SIDE / max(height, width))
@@ -85,6 +85,6 @@ def shrink(sample: Sample, prediction: np.ndarray, score: float) -> Scored:
         cv2.resize(x.astype(sample.label.dtype), size, interpolation=cv2.INTER_NEAREST_EXACT)
         for x in (sample.label, prediction)
     ]
-    shown = displayed(sample.image, sample.bands)
+    shown = to_display_rgb(sample.image, sample.bands)
     image = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
-    return Scored(sample.name, image, ids[0], ids[1], score)
+    return ScoredImage(sample.name, image, ids[0], ids[1], score)

@@ -31,7 +31,7 @@ SAVE_EVERY = 30.0  # seconds of work that an interruption may cost
 
 def fingerprint(model: nn.Module, names: Sequence[str], protocol: Protocol) -> str:
     """What must be the same for counts to be of one evaluation: weights, images, protocol."""
-    identity = json.dumps([weights_hash(model), list(names), protocol.stated()])
+    identity = json.dumps([weights_hash(model), list(names), protocol.as_dict()])
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -111,7 +111,7 @@ class Tally:
         states = {name: evaluator.state().cpu() for name, evaluator in self.evaluators.items()}
         part = {"identity": self.identity, "images": self.mine, "states": states}
         part["sha256"] = _hash_part(part)
-        with files.whole(self.folder / f"{self.mine[0]:08d}.pt") as file:
+        with files.atomic_write(self.folder / f"{self.mine[0]:08d}.pt") as file:
             torch.save(part, file)
 
     def _read_parts(self, folder: Path) -> list[dict[str, Any]]:

@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from segkit.data.labels import LabelTable
+from segkit.data.labels import LabelMap
 from segkit.drawing import overlays, tables
-from segkit.evaluation.gallery import Gallery, Scored
+from segkit.evaluation.gallery import Gallery, ScoredImage
 from segkit.system import files
 from segkit.system.wording import write_count
 
-__all__ = ["Gallery", "Scored", "write_report"]
+__all__ = ["Gallery", "ScoredImage", "write_report"]
 
 MEANINGS = {  # by score
     "pixAcc": "share of the scored pixels whose class is right",
@@ -39,9 +39,9 @@ def write_report(
     *,
     scores: Mapping[str, float],
     protocol: object,
-    table: LabelTable,
+    table: LabelMap,
     counts: np.ndarray,
-    samples: Sequence[Scored] = (),
+    samples: Sequence[ScoredImage] = (),
     images: int,
     settings: Mapping[str, Any],
 ) -> Path:
@@ -76,7 +76,7 @@ def write_report(
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False, default=str)),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with files.whole(folder / "report.html") as file:
+    with files.atomic_write(folder / "report.html") as file:
         file.write(page.encode())
     return folder / "report.html"
 
@@ -133,7 +133,7 @@ def _pairs_table(names: Sequence[str], colours: np.ndarray, counts: np.ndarray) 
     return f"<table id=pairs><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _figure(sample: Scored, colours: np.ndarray, folder: Path) -> str:
+def _figure(sample: ScoredImage, colours: np.ndarray, folder: Path) -> str:
     label, prediction = sample.label, sample.prediction
     layers = {
         "truth": overlays.colourise(label, colours),

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.labels import LabelTable
-from segkit.drawing.overlays import displayed
+from segkit.data.labels import LabelMap
+from segkit.drawing.overlays import to_display_rgb
 from segkit.drawing.tables import class_table, percent
 from segkit.evaluation import Evaluation, metrics
 from segkit.evaluation.gallery import Gallery
@@ -36,11 +36,11 @@ def folder(settings: dict[str, Any], name: str) -> Path:
     if settings["output"] is not None:
         return Path(settings["output"])
     if settings["checkpoint"] is not None:
-        return shared.beside(settings["checkpoint"]) / name
+        return shared.output_folder_for(settings["checkpoint"]) / name
     return Path("runs", Path(settings["model"]["weights"]).stem, name)
 
 
-def test_name(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+def test_folder_name(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """Return the name of a test's folder.
 
     It has the checkpoint unless that is ``best.pt``, the protocol and, unless they are the run's own, data
@@ -52,7 +52,7 @@ def test_name(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """
     data, file = settings["data"], Path(settings["checkpoint"] or "best.pt")
     is_usual = file.name in USUAL_FILES or not file.suffix or "://" in str(settings["checkpoint"])
-    words = ["test", *([] if is_usual else [file.name.removesuffix(".pt")]), presets.title(settings)]
+    words = ["test", *([] if is_usual else [file.name.removesuffix(".pt")]), presets.protocol_title(settings)]
     if not own or any(data.get(key) != own.get(key) for key in SAME_DATA):
         words += [data["name"], str(data.get("val_split", "val"))]
     return re.sub(r"[^\w.=-]+", "-", "-".join(words))
@@ -75,7 +75,7 @@ def output_folder(
         ValueError: ``output=`` holds such a result; its report, tables and masks would be overwritten.
         OSError: the folder cannot be written.
     """
-    place = folder(settings, test_name(settings, own))
+    place = folder(settings, test_folder_name(settings, own))
     for number in itertools.count(2):
         difference = _find_difference(place, settings["data"], protocol, weights_sha256)
         if not difference:
@@ -83,7 +83,7 @@ def output_folder(
             return place
         if settings["output"] is not None:
             raise ValueError(f"{place} holds {difference}. Choose another output=..., or remove it")
-        place = place.with_name(f"{test_name(settings, own)}-{number}")
+        place = place.with_name(f"{test_folder_name(settings, own)}-{number}")
     raise AssertionError
 
 
@@ -97,7 +97,7 @@ def _find_difference(folder: Path, data: Any, protocol: Protocol, weights_sha256
         return ""
     except (ValueError, KeyError, TypeError):
         return "a result.json that is damaged or of another program"
-    now, data = json.loads(json.dumps([protocol.stated(), dict(data)]))
+    now, data = json.loads(json.dumps([protocol.as_dict(), dict(data)]))
     extra = dict(other.pop("evaluators", None) or {})
     is_same_protocol = all(now.get(key) == value for key, value in other.items())
     has_extra = all(now["evaluators"].get(key) == value for key, value in extra.items())
@@ -120,19 +120,19 @@ def describe_data(settings: Mapping[str, Any]) -> str:
 
 
 def make_image_callback(
-    folder: Path, table: LabelTable, *, kinds: Collection[str], gallery: Gallery | None
+    folder: Path, table: LabelMap, *, kinds: Collection[str], gallery: Gallery | None
 ) -> Callable[[Sample, np.ndarray], None]:
     """What ``evaluate`` is to call with each image: saves the kinds, and shows it to the gallery."""
 
     def keep(sample: Sample, ids: np.ndarray) -> None:
-        save(folder, sample.name, displayed(sample.image, sample.bands), ids, table, kinds=kinds)
+        save(folder, sample.name, to_display_rgb(sample.image, sample.bands), ids, table, kinds=kinds)
         if gallery is not None:
             gallery.add(sample, ids)
 
     return keep
 
 
-def write(folder: Path, evaluation: Evaluation, table: LabelTable, about: dict[str, Any]) -> None:
+def write(folder: Path, evaluation: Evaluation, table: LabelMap, about: dict[str, Any]) -> None:
     """Write ``result.json``, ``classes.csv`` and ``confusion.csv``.
 
     Args:
@@ -143,7 +143,7 @@ def write(folder: Path, evaluation: Evaluation, table: LabelTable, about: dict[s
     """
     folder.mkdir(parents=True, exist_ok=True)
     result = {
-        "protocol": evaluation.protocol.stated(),
+        "protocol": evaluation.protocol.as_dict(),
         "scores": evaluation.scores,
         "class_iou": dict(zip(table.names, evaluation.class_iou, strict=True)),
         "category_iou": evaluation.category_iou,
@@ -165,7 +165,7 @@ def write(folder: Path, evaluation: Evaluation, table: LabelTable, about: dict[s
     _write_csv(folder / "confusion.csv", ["truth \\ prediction", *table.names], rows)
 
 
-def summary(evaluation: Evaluation, table: LabelTable, *, data: str) -> str:
+def summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str:
     """Scores and classes as text, in percent, under the names of their data and protocol."""
     columns = metrics.class_scores(evaluation.counts)
     shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
@@ -189,7 +189,7 @@ def _write_csv(path: Path, heads: Sequence[str], rows: Iterable[Iterable[Any]]) 
 
 
 def _write_text(path: Path, text: str) -> None:
-    with files.whole(path) as file:
+    with files.atomic_write(path) as file:
         file.write(text.encode())
 
 

@@ -134,7 +134,7 @@ def _evaluators(dataset: Dataset, protocol: Protocol, device: torch.device) -> d
     """The confusion matrix, and whatever else the protocol lists."""
     late = {"table": dataset.table, "absent": protocol.absent, "device": device}
     listed = {"confusion": True} | protocol.evaluators
-    return components.build_listed("evaluation.evaluators", listed, **late)
+    return components.build_enabled("evaluation.evaluators", listed, **late)
 
 
 def _with_bar(samples: Iterable[Any], number: int, *, shown: bool) -> Iterable[Any]:

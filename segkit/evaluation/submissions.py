@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from segkit.data.labels import LabelTable
+from segkit.data.labels import LabelMap
 from segkit.inference import outputs
 from segkit.system import files
 
@@ -36,7 +36,7 @@ FORMATS = {
 }
 
 
-def format_of(table: LabelTable) -> Format:
+def format_of(table: LabelMap) -> Format:
     """The format of the data set a network was trained for.
 
     Raises:
@@ -49,7 +49,7 @@ def format_of(table: LabelTable) -> Format:
     return FORMATS[table.name]
 
 
-def pack(folder: Path, names: Sequence[str], table: LabelTable) -> Path:
+def pack(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
     """Pack the id masks of these images into the archive that the server takes, and verify what was written.
 
     Args:
@@ -66,15 +66,15 @@ def pack(folder: Path, names: Sequence[str], table: LabelTable) -> Path:
         often = Counter(Path(name).name.removesuffix(wanted.drop) for name in names).most_common(1)[0]
         raise ValueError(f"{often[1]} images are called {often[0]}: the server tells them by their names")
     target = folder / wanted.file
-    packed = {wanted.folder + mask: outputs.file_of(folder, "ids", name) for mask, name in masks.items()}
-    with files.whole(target) as file:
+    packed = {wanted.folder + mask: outputs.output_path(folder, "ids", name) for mask, name in masks.items()}
+    with files.atomic_write(target) as file:
         write_archive(file, packed, table)
         file.flush()
         verify(Path(file.name), list(masks), table)
     return target
 
 
-def write_archive(target: IO[bytes], masks: Mapping[str, Path], table: LabelTable) -> None:
+def write_archive(target: IO[bytes], masks: Mapping[str, Path], table: LabelMap) -> None:
     """Write mask files to a zip archive, or as palette files to a tgz archive."""
     wanted = format_of(table)
     if wanted.file.endswith(".zip"):
@@ -90,7 +90,7 @@ def write_archive(target: IO[bytes], masks: Mapping[str, Path], table: LabelTabl
             archive.addfile(member, io.BytesIO(data))
 
 
-def _with_palette(path: Path, table: LabelTable) -> bytes:
+def _with_palette(path: Path, table: LabelMap) -> bytes:
     palette = np.zeros((256, 3), np.uint8)
     palette[[entry.id for entry in table.entries]] = [entry.colour for entry in table.entries]
     buffer = io.BytesIO()
@@ -111,7 +111,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
         return {name: file.read() for name, file in opened.items() if file}
 
 
-def verify(path: Path, names: Sequence[str], table: LabelTable) -> None:
+def verify(path: Path, names: Sequence[str], table: LabelMap) -> None:
     """Read an archive as the server would.
 
     Args:

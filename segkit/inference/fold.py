@@ -34,7 +34,7 @@ class OneDNNConvolution(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise(x, c.weight, c.bias, *how)
 
 
-def onednn_is_here() -> bool:
+def has_onednn_convolution() -> bool:
     """Whether this PyTorch has the (undocumented) operation behind ``OneDNNConvolution``."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
@@ -89,7 +89,7 @@ class _Tracer(fx.Tracer):
         return (self.root.get_submodule(target) if node.op == "call_module" else target)(*args, **named)
 
 
-def folded(module: nn.Module, example: Any, *, onednn: bool) -> nn.Module:
+def fold_batch_norms(module: nn.Module, example: Any, *, onednn: bool) -> nn.Module:
     """The module, in evaluation mode, with batch norms folded; its parts are reused and changed.
 
     Args:

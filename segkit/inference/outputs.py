@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segkit.data.labels import LabelTable
+from segkit.data.labels import LabelMap
 from segkit.drawing import overlays
 from segkit.system import files
 
@@ -20,7 +20,7 @@ KINDS = {"ids": ".png", "colours": ".png", "overlays": ".jpg", "probabilities": 
 LEGEND_WIDTH = 1000  # pixels; a wider image has its legend enlarged, so that it can be read beside it
 
 
-def file_of(folder: Path, kind: str, name: str) -> Path:
+def output_path(folder: Path, kind: str, name: str) -> Path:
     """Where one kind of image of one name is kept."""
     return folder / kind / f"{name}{KINDS[kind]}"
 
@@ -30,7 +30,7 @@ def save(
     name: str,
     image: np.ndarray,
     ids: np.ndarray,
-    table: LabelTable,
+    table: LabelMap,
     *,
     kinds: Collection[str],
     probabilities: np.ndarray | None = None,
@@ -49,20 +49,20 @@ def save(
     """
     assert ids.shape == image.shape[:2], (name, ids.shape, image.shape)
     if "ids" in kinds:
-        overlays.save(file_of(folder, "ids", name), table.decode(ids))
+        overlays.save(output_path(folder, "ids", name), table.decode(ids))
     if "colours" in kinds:
-        overlays.save(file_of(folder, "colours", name), overlays.colourise(ids, table.colours))
+        overlays.save(output_path(folder, "colours", name), overlays.colourise(ids, table.colours))
     if "overlays" in kinds:
-        overlays.save(file_of(folder, "overlays", name), with_legend(image, ids, table))
+        overlays.save(output_path(folder, "overlays", name), with_legend(image, ids, table))
     if "probabilities" in kinds:
         assert probabilities is not None
-        target = file_of(folder, "probabilities", name)
+        target = output_path(folder, "probabilities", name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(target) as file:
+        with files.atomic_write(target) as file:
             np.savez_compressed(file, probabilities=probabilities.astype(np.float16), names=table.names)
 
 
-def save_in_place(folder: Path, name: str, raw: np.ndarray, source: Path) -> None:
+def save_geotiff(folder: Path, name: str, raw: np.ndarray, source: Path) -> None:
     """Raw ids (H, W) as a GeoTIFF in the place of their source, beside the PNG, if it has one on Earth.
 
     Needs rasterio; without it, or for images that say no place, nothing is written.
@@ -84,11 +84,11 @@ def save_in_place(folder: Path, name: str, raw: np.ndarray, source: Path) -> Non
                 driver="GTiff", crs=crs, transform=transform, compress="deflate", **profile
             ) as file:
                 file.write(raw, 1)
-            with files.whole(file_of(folder, "ids", name).with_suffix(".tif")) as target:
+            with files.atomic_write(output_path(folder, "ids", name).with_suffix(".tif")) as target:
                 target.write(memory.read())
 
 
-def with_legend(image: np.ndarray, ids: np.ndarray, table: LabelTable) -> np.ndarray:
+def with_legend(image: np.ndarray, ids: np.ndarray, table: LabelMap) -> np.ndarray:
     """The image with its classes painted over it, and below it the names of those that occur."""
     present = np.unique(ids)
     names = [table.names[k] for k in present]

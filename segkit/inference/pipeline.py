@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 
-class Reading(Iterator[tuple[T, int]]):
+class ReaderThread(Iterator[tuple[T, int]]):
     """Items as a thread reads them, each with the number of those dropped just before it.
 
     A context: on leaving it the thread stops, after the item it is at.
@@ -73,10 +73,10 @@ class Reading(Iterator[tuple[T, int]]):
         self.thread.join(5)  # a camera that hangs is left to the end of the process
 
 
-class Writing:
+class WriterThread:
     """Calls made one after the other in a thread; at most ``most`` wait.
 
-    A context: on leaving it all are done. What one raises is raised by the next ``later``, or on leaving.
+    A context: on leaving it all are done. What one raises is raised by the next ``submit``, or on leaving.
     """
 
     def __init__(self, *, most: int = 2) -> None:
@@ -84,7 +84,7 @@ class Writing:
         self.pool = ThreadPoolExecutor(1)
         self.waiting: deque[Future[None]] = deque()
 
-    def later(self, call: Callable[..., None], *given: Any, **named: Any) -> None:
+    def submit(self, call: Callable[..., None], *given: Any, **named: Any) -> None:
         """Make a call when those before it are done."""
         while len(self.waiting) >= self.most or (self.waiting and self.waiting[0].done()):
             self.waiting.popleft().result()

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from segkit.drawing.overlays import colourise, displayed
+from segkit.drawing.overlays import colourise, to_display_rgb
 from segkit.inference import outputs, sources
-from segkit.inference.pipeline import Reading, Writing
+from segkit.inference.pipeline import ReaderThread, WriterThread
 from segkit.inference.prediction_index import ImageFile
 from segkit.inference.predictor import Predictor
 from segkit.inference.video import Video, VideoFile, with_legend_strip
 from segkit.system import distributed
-from segkit.types import id_type
+from segkit.types import class_id_dtype
 
 STREAMS = ("colours", "overlays")  # kinds of which a video makes a video
 
@@ -58,7 +58,7 @@ def predict_images(
     mine = waiting[distributed.rank() :: distributed.world_size()]
     is_silent = None if distributed.is_main() else True  # None: silent where there is no terminal
     predicted, failures = 0, []
-    with Writing() as writing:
+    with WriterThread() as writing:
         reading = sources.read_ahead(mine, predictor.bands)
         for image, pixels in tqdm(reading, "predicting", len(mine), unit="image", disable=is_silent):
             if isinstance(pixels, Exception):
@@ -73,12 +73,12 @@ def predict_images(
                 failures.append(f"{image.file}: {error}")
                 continue
             predicted += 1
-            shown = displayed(pixels, predictor.bands)
+            shown = to_display_rgb(pixels, predictor.bands)
             options = {"kinds": needed, "probabilities": probabilities}
-            writing.later(outputs.save, folder, image.name, shown, ids, predictor.table, **options)
+            writing.submit(outputs.save, folder, image.name, shown, ids, predictor.table, **options)
             if "ids" in needed:
                 raw = predictor.table.decode(ids)
-                writing.later(outputs.save_in_place, folder, image.name, raw, image.file)
+                writing.submit(outputs.save_geotiff, folder, image.name, raw, image.file)
     failures = [line for part in distributed.gather(failures) for line in part]
     return Outcome(len(waiting) - len(failures), len(images) - len(waiting), len(failures), failures)
 
@@ -112,8 +112,8 @@ def predict_video(
             for kind, path in streams.items()
             if not path.exists()
         }
-        writing = stack.enter_context(Writing())
-        reading = stack.enter_context(Reading(video, drop=video.endless))
+        writing = stack.enter_context(WriterThread())
+        reading = stack.enter_context(ReaderThread(video, drop=video.endless))
         for (number, image), lost in tqdm(reading, "predicting", video.length, unit="frame", disable=None):
             still = f"{name}/{number:06d}"
             dropped += lost
@@ -123,10 +123,10 @@ def predict_video(
                 continue
             ids, probabilities = _predict(predictor, image, needed)
             options = {"kinds": needed, "probabilities": probabilities}
-            writing.later(outputs.save, folder, still, image, ids, predictor.table, **options)
+            writing.submit(outputs.save, folder, still, image, ids, predictor.table, **options)
             for kind, file in files.items():
                 repeats = number - following
-                writing.later(_add_frame, file, kind, image, ids, predictor, repeats=repeats)
+                writing.submit(_add_frame, file, kind, image, ids, predictor, repeats=repeats)
             following = number + 1
             predicted += 1
     failed = 0 if video.length is None else max(0, video.length - video.seen)
@@ -135,7 +135,7 @@ def predict_video(
 
 
 def _missing(folder: Path, name: str, kinds: Collection[str]) -> list[str]:
-    return [kind for kind in kinds if not outputs.file_of(folder, kind, name).exists()]
+    return [kind for kind in kinds if not outputs.output_path(folder, kind, name).exists()]
 
 
 def _check_resume(folder: Path, there: int, of_what: str, *, resume: bool) -> None:
@@ -152,7 +152,7 @@ def _predict(
     if "probabilities" not in kinds:
         return predictor.predict(image), None
     probabilities = predictor.probabilities(image)
-    return probabilities.argmax(0).astype(id_type(len(probabilities))), probabilities
+    return probabilities.argmax(0).astype(class_id_dtype(len(probabilities))), probabilities
 
 
 def _add_frame(

@@ -48,7 +48,7 @@ class Index(NamedTuple):
     origins: dict[str, Origin]  # by the name of the outputs
 
 
-def read(folder: Path) -> Index | None:
+def read_index(folder: Path) -> Index | None:
     """Return the index of a folder, None where there is none.
 
     Raises:
@@ -85,7 +85,7 @@ def drop_outputs(paths: Iterable[Path], base: Path) -> list[Path]:
         for folder in path.parents:
             if folder not in names:
                 try:
-                    index = read(folder)
+                    index = read_index(folder)
                 except ValueError:
                     index = None
                 names[folder] = set(index.origins) if index else set()
@@ -129,7 +129,7 @@ def claim(
     key = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
     if is_default:
         folder = _find_own_folder(folder, source, key)
-    index = read(folder) or Index(source, {}, {})
+    index = read_index(folder) or Index(source, {}, {})
     names = {origin.input: name for name, origin in index.origins.items()}
     claimed, origins, conflicts = [], dict(index.origins), list[str]()
     own = {names[path] for image in images if (path := describe(image, key).input) in names}
@@ -150,7 +150,7 @@ def claim(
         )
     content = {"segkit": FORMAT, "source": index.source, "networks": {**index.networks, key: plain}}
     files.make_output_folder(folder)
-    with files.whole(folder / NAME) as file:
+    with files.atomic_write(folder / NAME) as file:
         file.write(json.dumps({**content, "origins": origins}, indent=0, ensure_ascii=False).encode())
     return folder, claimed
 
@@ -168,7 +168,7 @@ def describe(image: ImageFile, network: str) -> Origin:
 def _find_own_folder(folder: Path, source: str, key: str) -> Path:
     for number in itertools.count(1):
         place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        index = read(place)
+        index = read_index(place)
         if index is None and not any((place / kind).exists() for kind in KINDS):
             return place
         if index is not None and index.source == source and list(index.networks) == [key]:

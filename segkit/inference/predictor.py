@@ -15,7 +15,7 @@ import torch
 
 from segkit import checkpoint, components, inference
 from segkit.data import labels
-from segkit.data.labels import LabelTable
+from segkit.data.labels import LabelMap
 from segkit.data.reading import BAND_KEYS, parse_bands, read_image
 from segkit.inference.export import deployed
 from segkit.licenses import build_ledger
@@ -30,11 +30,11 @@ PIL_MODES = ("1", "L", "P", "RGB")  # what converts to RGB with nothing lost
 ImageLike = np.ndarray | str | Path | bytes | bytearray | memoryview | Any  # Any: a PIL image
 
 
-class Trained(NamedTuple):
+class LoadedModel(NamedTuple):
     """A network with its weights, on its device, and the classes it tells apart."""
 
     model: segmenter.Segmenter
-    table: LabelTable
+    table: LabelMap
     data: Mapping[str, Any] = MappingProxyType({})  # settings of the data it was trained on, where known
     licenses: Mapping[str, str] = MappingProxyType({})  # of code, pretrained weights and data, where known
 
@@ -49,7 +49,7 @@ class Predictor:
         bands: which bands of a file it takes, and what their values mean.
     """
 
-    def __init__(self, trained: Trained, protocol: inference.Protocol) -> None:
+    def __init__(self, trained: LoadedModel, protocol: inference.Protocol) -> None:
         self.bands = parse_bands(trained.data)
         self.table, self.protocol = trained.table, protocol.on(next(trained.model.parameters()).device)
         self.network = trained.model
@@ -112,17 +112,17 @@ def load(
     components.use_plugins(plugins)
     if deployed.is_exported(file):
         return Predictor(_load_deployed(file, trust_code=trust_code), protocol or inference.Protocol())
-    content = checkpoint.read(file)
-    table = LabelTable.from_plain(content["classes"])
+    content = checkpoint.read_checkpoint(file)
+    table = LabelMap.from_plain(content["classes"])
     _refuse_unnamed_plugins(content["settings"], file)
     model = _rebuild_segmenter(content, content["settings"].get("model", {}), table)
     return Predictor(
-        Trained(model.to(distributed.pick_device(device)), table, content["settings"].get("data", {})),
+        LoadedModel(model.to(distributed.pick_device(device)), table, content["settings"].get("data", {})),
         protocol or inference.Protocol(),
     )
 
 
-def defaults(given: dict[str, Any]) -> dict[str, Any]:
+def settings_from_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
     """What the checkpoint says of data, network and sizes, as defaults for what the command line leaves open.
 
     Raises:
@@ -145,7 +145,7 @@ def defaults(given: dict[str, Any]) -> dict[str, Any]:
     if deployed.is_exported(file):
         own = deployed.read_metadata(file)["settings"]
     else:
-        own = checkpoint.read(file)["settings"]
+        own = checkpoint.read_checkpoint(file)["settings"]
     _refuse_unnamed_plugins(own, file)
     found = {section: own[section] for section in ("model", "data", "sizes") if section in own}
     if "name" in (other := given.get("data", {})):  # other data, seen as the network was trained to see
@@ -160,10 +160,10 @@ def _refuse_unnamed_plugins(own: Mapping[str, Any], file: object) -> None:
         for section in {"model", "data"} & own.keys():
             check(section, own[section])
     except ValueError:  # whoever uses the section says what is wrong with it
-        components.refuse_unnamed(own.get("plugins", ()), file)
+        components.check_plugins_are_named(own.get("plugins", ()), file)
 
 
-def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
+def load_model(settings: dict[str, Any], device: torch.device) -> LoadedModel:
     """The network that a command's settings name.
 
     Args:
@@ -180,31 +180,33 @@ def rebuild(settings: dict[str, Any], device: torch.device) -> Trained:
             )
         return _load_deployed(settings["checkpoint"], trust_code=settings.get("trust_code", False))
     if settings["checkpoint"] is not None:
-        content = checkpoint.read(settings["checkpoint"])
-        table = LabelTable.from_plain(content["classes"])
+        content = checkpoint.read_checkpoint(settings["checkpoint"])
+        table = LabelMap.from_plain(content["classes"])
         model = _rebuild_segmenter(content, settings["model"], table).to(device)
-        return Trained(model, table, content["settings"].get("data", {}), content.get("licenses") or {})
+        return LoadedModel(model, table, content["settings"].get("data", {}), content.get("licenses") or {})
     table = labels.load_class_table(settings["data"])
     if (names := checkpoint.class_names(settings["model"]["weights"])) is not None:
         table = table.in_order_of(names, f"model.weights={settings['model']['weights']}")
     model = segmenter.build(table.num_classes, **settings["model"]).to(device)
     model.class_names = table.names
-    return Trained(model, table, licenses=build_ledger(settings))
+    return LoadedModel(model, table, licenses=build_ledger(settings))
 
 
-def _load_deployed(file: str | Path, *, trust_code: bool) -> Trained:
+def _load_deployed(file: str | Path, *, trust_code: bool) -> LoadedModel:
     about = deployed.read_metadata(file)
-    table = LabelTable.from_plain(about["classes"])
+    table = LabelMap.from_plain(about["classes"])
     model: Any = deployed.load_exported(file, table.num_classes, about, trust_code=trust_code)
-    return Trained(model, table, about["settings"].get("data", {}), about.get("licenses", {}))
+    return LoadedModel(model, table, about["settings"].get("data", {}), about.get("licenses", {}))
 
 
 def _rebuild_segmenter(
-    content: dict[str, Any], network: dict[str, Any], table: LabelTable
+    content: dict[str, Any], network: dict[str, Any], table: LabelMap
 ) -> segmenter.Segmenter:
     """Return the network of a checkpoint, with the averaged weights if the run kept an EMA."""
     network = check("model", network)
-    model = segmenter.build(table.num_classes, **segmenter.unloaded(network))  # not where training started
+    model = segmenter.build(
+        table.num_classes, **segmenter.without_weights(network)
+    )  # not where training started
     model.class_names = table.names
     state = content.get("average") or content["model"]
     differing = files.differences(model.state_dict(), state)

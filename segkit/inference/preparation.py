@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from segkit.inference.fold import folded, onednn_is_here
+from segkit.inference.fold import fold_batch_norms, has_onednn_convolution
 from segkit.inference.protocols import chosen_precision
 from segkit.system.hardware import supports_bf16
 
@@ -39,7 +39,9 @@ def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] =
     if hasattr(fast, "backbone"):
         weight = next(fast.parameters())
         exactly_float32 = precision == "float32" and weight.dtype == torch.float32
-        fast = _folded(fast, onednn=exactly_float32 and weight.device.type == "cpu" and onednn_is_here())
+        fast = _folded(
+            fast, onednn=exactly_float32 and weight.device.type == "cpu" and has_onednn_convolution()
+        )
     if precision == "bf16":
         mean, std = fast.mean, fast.std
         fast.to(torch.bfloat16)
@@ -47,7 +49,7 @@ def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] =
     return fast.to(memory_format=torch.channels_last)
 
 
-def portable(model: Segmenter) -> Segmenter:
+def make_portable(model: Segmenter) -> Segmenter:
     """A copy on the CPU, in evaluation mode, without auxiliary head and with batch norms folded.
 
     It holds operations alone that other runtimes know.
@@ -73,8 +75,8 @@ def _folded(plain: Segmenter, *, onednn: bool) -> Segmenter:
     fast = copy.deepcopy(plain)
     shapes = [(batch, plain.in_channels, *sides) for batch, *sides in TRIALS]
     trials = [torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight) for shape in shapes]
-    fast.backbone = folded(fast.backbone, trials[0], onednn=onednn)
-    fast.head = folded(fast.head, fast.backbone(trials[0]), onednn=onednn)
+    fast.backbone = fold_batch_norms(fast.backbone, trials[0], onednn=onednn)
+    fast.head = fold_batch_norms(fast.head, fast.backbone(trials[0]), onednn=onednn)
     for image in trials:
         expected, logits = plain(image).main, fast(image).main
         limit = TOLERANCE * expected.abs().max()

@@ -40,7 +40,7 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def changes(given: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+def protocol_changes(given: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of an evaluation that differ from the file of its name, and are none of ``FREE``."""
     published = preset(given["name"], sizes)
     if published is None:
@@ -53,22 +53,22 @@ def changes(given: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def of_settings(settings: Mapping[str, Any]) -> Protocol:
+def build_protocol(settings: Mapping[str, Any]) -> Protocol:
     """The protocol of a command's settings; changed, it says so: ``encoding, changed: scales``.
 
     Raises:
         ValueError: as ``Protocol`` does.
     """
     given = {key: value for key, value in settings["evaluation"].items() if key != "every"}  # of a training
-    if different := changes(given, settings["sizes"]):
+    if different := protocol_changes(given, settings["sizes"]):
         given["name"] = f"{given['name']}, changed: {', '.join(different)}"
     return Protocol(**given)
 
 
-def title(settings: Mapping[str, Any]) -> str:
+def protocol_title(settings: Mapping[str, Any]) -> str:
     """The protocol of a command's settings as part of a folder's name: ``encoding-scales=1.0``."""
     given = settings["evaluation"]
     words = [given["name"]]
-    for key, value in changes(given, settings["sizes"]).items():
+    for key, value in protocol_changes(given, settings["sizes"]).items():
         words.append(f"{key}={'-'.join(map(str, value)) if isinstance(value, list) else value}")
     return "-".join(re.sub(r"[^\w.=]+", "-", word).strip("-") for word in words)

@@ -111,7 +111,7 @@ class Protocol:
         """The same with the precision that ``auto`` means on a device: what has to stand beside a score."""
         return replace(self, precision=chosen_precision(self.precision, device))
 
-    def stated(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """What has to stand beside a score, as plain values for a result file."""
         return {key: value for key, value in asdict(self).items() if key not in HOW_TO_COMPUTE}
 

@@ -27,25 +27,27 @@ class Axis(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def axis(size: int, resized: int, device: torch.device, dtype: torch.dtype, *, align_corners: bool) -> Axis:
+def interpolation_taps(
+    size: int, resized: int, device: torch.device, dtype: torch.dtype, *, align_corners: bool
+) -> Axis:
     """The taps of a whole axis; they go to the device once, not with each strip, for which it would wait."""
     taps = tiles.taps(size, resized, align_corners=align_corners)
     before, after, weight = map(torch.from_numpy, taps)
     return Axis(taps, before.to(device), after.to(device), weight.to(dtype).to(device))
 
 
-def section(part: Axis, start: int, stop: int) -> Axis:
+def slice_taps(part: Axis, start: int, stop: int) -> Axis:
     """The taps of the positions start..stop of the resized axis."""
     taps = tiles.Taps(*(values[start:stop] for values in part.taps))
     return Axis(taps, *(values[start:stop] for values in part[1:]))
 
 
-def source(part: Axis) -> tuple[int, int]:
+def source_range(part: Axis) -> tuple[int, int]:
     """First and last + 1 position that the taps look at."""
     return int(part.taps.before[0]), int(part.taps.after[-1]) + 1
 
 
-def blend(values: Tensor, dim: int, part: Axis, offset: int = 0) -> Tensor:
+def resize_axis(values: Tensor, dim: int, part: Axis, offset: int = 0) -> Tensor:
     """Resize one axis at the given taps; ``values`` begins at position ``offset`` of that axis."""
     shape = [1] * values.ndim
     shape[dim] = -1
@@ -62,7 +64,7 @@ def resize_columns(rows: Tensor, width: int, *, align_corners: bool) -> Tensor:
     return wide[0].permute(1, 2, 0)
 
 
-def as_uint8(image: Tensor, height: int, width: int) -> Tensor:
+def resize_uint8(image: Tensor, height: int, width: int) -> Tensor:
     """The whole image (3, H, W) uint8 at another size, still uint8, as OpenCV's (so mmcv's) linear resize."""
     if image.shape[1:] == (height, width):
         return image

@@ -22,7 +22,7 @@ from torch import Tensor
 from segkit.inference import resample
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiles import Tile, View, list_tiles, list_views
-from segkit.types import id_type
+from segkit.types import class_id_dtype
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
@@ -64,7 +64,7 @@ def predict(
     pixels = _on_device(model, image)
     if on_strip is None and (classify := getattr(model, "classify", None)):  # an exported file that gives ids
         return classify(pixels, protocol)
-    ids = pixels.new_empty(pixels.shape[1:], dtype=getattr(torch, id_type(model.num_classes)))
+    ids = pixels.new_empty(pixels.shape[1:], dtype=getattr(torch, class_id_dtype(model.num_classes)))
     for strip in strips(model, pixels, protocol):
         if on_strip:
             on_strip(strip)
@@ -141,12 +141,12 @@ class _SlidingTiles:
         self.resized_images: dict[tuple[int, ...], Tensor] = {}  # (C, h, w) by size, if resized as stored
         if protocol.resize_as == "uint8":
             sizes = {view[:2] for view in self.views}
-            self.resized_images = {size: resample.as_uint8(image, *size) for size in sizes}
+            self.resized_images = {size: resample.resize_uint8(image, *size) for size in sizes}
         self.tile_logits: dict[Tile, Tensor] = {}  # (h, w, K) at the resolution of the head
         black = torch.tensor(getattr(model, "black", [0.0] * len(image)), device=image.device)
         self.black = model.normalise(black.view(1, -1, 1, 1))[0].to(self.exact)
         self.align_corners = getattr(model, "align_corners", True)  # idle in a model without a head
-        self.axis = partial(resample.axis, device=image.device, dtype=self.exact)
+        self.axis = partial(resample.interpolation_taps, device=image.device, dtype=self.exact)
         self.has_nonfinite: Tensor | None = None
 
     def strip_rows(self) -> int:
@@ -238,28 +238,31 @@ class _SlidingTiles:
             part = self.resized_images[view[:2]][None, :, slice(*view_rows), slice(*view_columns)]
             return self.model.normalise(part)[0].to(self.exact)
         align = self.protocol.align_corners
-        rows = resample.section(self.axis(self.height, view.height, align_corners=align), *view_rows)
-        columns = resample.section(self.axis(self.width, view.width, align_corners=align), *view_columns)
-        (image_top, image_bottom), (image_left, image_right) = resample.source(rows), resample.source(columns)
+        rows = resample.slice_taps(self.axis(self.height, view.height, align_corners=align), *view_rows)
+        columns = resample.slice_taps(self.axis(self.width, view.width, align_corners=align), *view_columns)
+        (image_top, image_bottom), (image_left, image_right) = (
+            resample.source_range(rows),
+            resample.source_range(columns),
+        )
         pixels = self.image[None, :, image_top:image_bottom, image_left:image_right]
         pixels = self.model.normalise(pixels)[0].to(self.exact)
         if view.height != self.height:
-            pixels = resample.blend(pixels, 1, rows, image_top)
+            pixels = resample.resize_axis(pixels, 1, rows, image_top)
         if view.width != self.width:
-            pixels = resample.blend(pixels, 2, columns, image_left)
+            pixels = resample.resize_axis(pixels, 2, columns, image_left)
         return pixels[:, : view_rows[1] - view_rows[0], : view_columns[1] - view_columns[0]]
 
     def view_scores(self, index: int, image_top: int, image_bottom: int) -> Tensor:
         """Return the scores of one view for some rows of the image, ready to be summed."""
         view, align = self.views[index], self.protocol.align_corners
-        part = resample.section(
+        part = resample.slice_taps(
             self.axis(view.height, self.height, align_corners=align), image_top, image_bottom
         )
         is_resized = view.height != self.height
-        view_top, view_bottom = resample.source(part) if is_resized else (image_top, image_bottom)
+        view_top, view_bottom = resample.source_range(part) if is_resized else (image_top, image_bottom)
         rows = self.merged_tiles(index, view_top, view_bottom)
         if is_resized:
-            rows = resample.blend(rows, 0, part, view_top)
+            rows = resample.resize_axis(rows, 0, part, view_top)
         rows = resample.resize_columns(rows, self.width, align_corners=align)
         if view.mirrored:
             rows = rows.flip(1)
@@ -297,7 +300,7 @@ class _SlidingTiles:
             rows = logits[tile_top:tile_bottom]
         else:
             axis = self.axis(logits.shape[0], tile_height, align_corners=self.align_corners)
-            rows = resample.blend(logits, 0, resample.section(axis, tile_top, tile_bottom))
+            rows = resample.resize_axis(logits, 0, resample.slice_taps(axis, tile_top, tile_bottom))
         rows = resample.resize_columns(rows, tile_width, align_corners=self.align_corners)
         rows = rows[:, : tile.view_right - tile.view_left]
         return rows.exp() if self.protocol.merge == "exp" else rows

@@ -41,7 +41,7 @@ class Source(NamedTuple):
     is_video: bool = False
 
 
-def find(given: str | Sequence[str] | None) -> Source:
+def find_images(given: str | Sequence[str] | None) -> Source:
     """Return the source that is named, its images in order.
 
     Raises:
@@ -80,7 +80,7 @@ def find(given: str | Sequence[str] | None) -> Source:
 
 
 def _find_several(given: Sequence[str]) -> Source:
-    sources = [find(one) for one in given]
+    sources = [find_images(one) for one in given]
     if len(sources) == 1:
         return sources[0]
     if videos := [text for text, source in zip(given, sources, strict=True) if source.is_video]:

@@ -183,5 +183,5 @@ def with_legend_strip(
         pixels = np.bincount(ids.ravel(), minlength=len(names))
         shown = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]
         every = overlays.legend([names[k] for k in shown], colours[shown], width=width)
-    overlays.paste(strip, every[: strip.shape[0], :width], (0, 0))
+    overlays.paste_image(strip, every[: strip.shape[0], :width], (0, 0))
     return np.concatenate([overlays.overlay(image, ids, colours), strip])

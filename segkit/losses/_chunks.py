@@ -21,7 +21,7 @@ ON_DEVICES = 16  # times as many on a GPU, where launching many small kernels wo
 FEW_CLASSES = 16  # below which a softmax over classes that lie side by side is up to five times slower
 
 
-class Coarse(NamedTuple):
+class HeadLogits(NamedTuple):
     """Logits at the size of a head, which stand for those at the size of the label."""
 
     cells: Tensor  # (B, K, h, w)
@@ -45,9 +45,9 @@ class Chunk(NamedTuple):
 Measure = Callable[[Chunk], Tensor]
 
 
-def cut(logits: Tensor | Coarse, target: Tensor) -> Iterator[Chunk]:
+def iterate_chunks(logits: Tensor | HeadLogits, target: Tensor) -> Iterator[Chunk]:
     """All pixels of (B, K, H, W) logits and (B, H, W) target, image after image."""
-    if isinstance(logits, Coarse):
+    if isinstance(logits, HeadLogits):
         for image, cells in enumerate(logits.cells):
             wide = _widened(cells, target.shape[2], align_corners=logits.align_corners)
             for lines, near, weights in _taps(wide, target, align_corners=logits.align_corners):
@@ -100,7 +100,7 @@ def _resized(wide: Tensor, near: slice, weights: Tensor) -> Tensor:
     return values.contiguous() if len(values) < FEW_CLASSES else values
 
 
-def summed(logits: Tensor | Coarse, target: Tensor, measure: Measure) -> Tensor:
+def chunked_sum(logits: Tensor | HeadLogits, target: Tensor, measure: Measure) -> Tensor:
     """For each image the sum over its chunks of what is measured of them, (B, ...).
 
     Args:
@@ -109,15 +109,15 @@ def summed(logits: Tensor | Coarse, target: Tensor, measure: Measure) -> Tensor:
         measure: of a chunk; differentiable, and the same whenever it is called.
     """
     if torch.compiler.is_compiling():  # the compiler fuses what is below by itself, and cannot see into it
-        return _sums(logits.full(target) if isinstance(logits, Coarse) else logits, target, measure)
-    if isinstance(logits, Coarse):
+        return _sums(logits.full(target) if isinstance(logits, HeadLogits) else logits, target, measure)
+    if isinstance(logits, HeadLogits):
         return _SummedCoarse.apply(logits.cells, logits.align_corners, target, measure)  # pyright: ignore[reportReturnType]
     return _Summed.apply(logits, target, measure)  # pyright: ignore[reportReturnType]
 
 
-def _sums(logits: Tensor | Coarse, target: Tensor, measure: Measure) -> Tensor:
+def _sums(logits: Tensor | HeadLogits, target: Tensor, measure: Measure) -> Tensor:
     sums: list[Any] = [0] * len(target)
-    for chunk in cut(logits, target):
+    for chunk in iterate_chunks(logits, target):
         sums[chunk.image] = sums[chunk.image] + measure(chunk)
     return torch.stack(sums)
 
@@ -145,7 +145,7 @@ class _Summed(torch.autograd.Function):
     ) -> tuple[Tensor, None, None]:
         logits, target = ctx.saved_tensors
         gradient = torch.empty_like(logits)
-        for chunk in cut(logits, target):
+        for chunk in iterate_chunks(logits, target):
             into = gradient[chunk.image, :, chunk.lines]
             part = _gradient(chunk, ctx.measure, grad_outputs[0][chunk.image])
             into.copy_(part.unflatten(1, into.shape[1:]))
@@ -157,7 +157,7 @@ class _SummedCoarse(torch.autograd.Function):
     def forward(ctx: Any, cells: Tensor, align_corners: bool, target: Tensor, measure: Measure) -> Tensor:  # noqa: FBT001
         ctx.save_for_backward(cells, target)
         ctx.measure, ctx.align_corners = measure, align_corners
-        return _sums(Coarse(cells, align_corners), target, measure)
+        return _sums(HeadLogits(cells, align_corners), target, measure)
 
     @staticmethod
     @once_differentiable

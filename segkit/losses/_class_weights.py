@@ -12,7 +12,7 @@ from torch import Tensor
 from segkit.system import commands, files
 
 LARGEST = 1_000_000  # bytes of a file; 255 numbers need a few thousand
-REMEDY = f"`{commands.spoken('data')} stats --weights FILE` writes such a file"
+REMEDY = f"`{commands.cli_command('data')} stats --weights FILE` writes such a file"
 
 
 def read_class_weights(source: str | Sequence[float] | None, num_classes: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segkit.losses._chunks import Coarse
+from segkit.losses._chunks import HeadLogits
 from segkit.system import hardware
 from segkit.types import Logits, ignore_index
 
@@ -31,12 +31,12 @@ class Loss(nn.Module):
             label: (B, H, W), any integer type.
         """
         target = label.long()
-        parts = {"main": self.mean(sized(logits.main, logits, target), target)}
+        parts = {"main": self.mean(match_label_size(logits.main, logits, target), target)}
         if logits.aux is not None:
-            parts["aux"] = self.aux_weight * self.mean(sized(logits.aux, logits, target), target)
+            parts["aux"] = self.aux_weight * self.mean(match_label_size(logits.aux, logits, target), target)
         return parts
 
-    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """The loss of one head; 0 with gradient 0 where all pixels are ignored."""
         raise NotImplementedError
 
@@ -45,9 +45,9 @@ class Loss(nn.Module):
         raise NotImplementedError
 
 
-def sized(head: Tensor, logits: Logits, target: Tensor) -> Tensor | Coarse:
+def match_label_size(head: Tensor, logits: Logits, target: Tensor) -> Tensor | HeadLogits:
     """The logits of one head, to be resized where they are not as large as the target."""
-    return head if head.shape[2:] == target.shape[1:] else Coarse(head, logits.align_corners)
+    return head if head.shape[2:] == target.shape[1:] else HeadLogits(head, logits.align_corners)
 
 
 class PixelLoss(Loss):
@@ -66,7 +66,7 @@ class PixelLoss(Loss):
     def weight(self, label: Tensor) -> Tensor:
         """Sum of the class weights over the scored pixels; a scalar, float64 where its device has it."""
         device = self.weight_of_label.device
-        return self.weight_of_label[label.to(device).int()].sum(dtype=hardware.widest_float(device))
+        return self.weight_of_label[label.to(device).int()].sum(dtype=hardware.widest_float_dtype(device))
 
     def divided(self, total: Tensor, target: Tensor) -> Tensor:
         """A sum over pixels by the weight of their labels."""
@@ -78,5 +78,5 @@ class RegionLoss(Loss):
 
     def weight(self, label: Tensor) -> Tensor:
         """How many images have a scored pixel; a scalar, float64 where the device has that."""
-        exact = hardware.widest_float(label.device)
+        exact = hardware.widest_float_dtype(label.device)
         return (label != self.ignored).flatten(1).any(1).sum(dtype=exact)

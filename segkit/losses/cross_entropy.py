@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.losses._chunks import Chunk, Coarse, summed
+from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.settings import Fraction, NonNegativeFloat, PathStr
@@ -30,24 +30,26 @@ class CrossEntropy(PixelLoss):
         super().__init__(class_weights, aux_weight=aux_weight)
         self.label_smoothing, self.average = label_smoothing, average
 
-    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
-        return self.divided(summed(logits, target, self.total).sum(), target)
+        return self.divided(chunked_sum(logits, target, self.total).sum(), target)
 
     def total(self, chunk: Chunk) -> Tensor:
         """Sum over a chunk's pixels."""
         weights = self.class_weights.to(chunk.logits.dtype)
-        return by_pixel(chunk, weight=weights, label_smoothing=self.label_smoothing).sum()
+        return pixel_cross_entropy(chunk, weight=weights, label_smoothing=self.label_smoothing).sum()
 
     def weight(self, label: Tensor) -> Tensor:
         """Sum of the class weights over the scored pixels, or the number of all; a float64 scalar."""
         if self.average == "all":
             device = self.class_weights.device
-            return torch.full((), label.numel(), dtype=hardware.widest_float(device), device=device)
+            return torch.full((), label.numel(), dtype=hardware.widest_float_dtype(device), device=device)
         return super().weight(label)
 
 
-def by_pixel(chunk: Chunk, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+def pixel_cross_entropy(
+    chunk: Chunk, *, weight: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy of each pixel, (n,); 0 where it is ignored."""
     logits, target = chunk.logits[None], chunk.target[None]
     # over rows CUDA adds up in a fixed order; and resized logits come as rows

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segkit.losses._chunks import Chunk, Coarse, summed
+from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
 from segkit.losses._loss import RegionLoss
 from segkit.settings import NonNegativeFloat
 from segkit.types import ignore_index
@@ -30,9 +30,9 @@ class Dice(RegionLoss):
         super().__init__(num_classes, aux_weight=aux_weight)
         self.over, self.smooth = over, smooth
 
-    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
-        sums = summed(logits, target, overlaps)  # (B, 3, K)
+        sums = chunked_sum(logits, target, overlaps)  # (B, 3, K)
         if self.over == "batch":
             sums = sums.sum(0, keepdim=True)
         both, predicted, true = sums.unbind(1)  # (B, K) each

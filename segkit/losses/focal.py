@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from segkit.losses._chunks import Chunk, Coarse, summed
+from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
-from segkit.losses.cross_entropy import by_pixel
+from segkit.losses.cross_entropy import pixel_cross_entropy
 from segkit.settings import NonNegativeFloat, PathStr
 
 
@@ -21,13 +21,13 @@ class Focal(PixelLoss):
         super().__init__(class_weights, aux_weight=aux_weight)
         self.gamma = gamma
 
-    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
-        return self.divided(summed(logits, target, self.total).sum(), target)
+        return self.divided(chunked_sum(logits, target, self.total).sum(), target)
 
     def total(self, chunk: Chunk) -> Tensor:
         """Sum over a chunk's pixels."""
-        surprise = by_pixel(chunk)  # -log p_t
+        surprise = pixel_cross_entropy(chunk)  # -log p_t
         # 1 - p_t; rounding may leave -log p_t a hair below 0, and the slope of 0^gamma is infinite below 1
         doubt = (-surprise.neg().expm1()).clamp(min=1e-12)
         weight = self.weight_of_label.to(surprise.dtype)[chunk.target]

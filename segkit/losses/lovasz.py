@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from segkit.losses._chunks import Chunk, Coarse, cut, summed
+from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum, iterate_chunks
 from segkit.losses._loss import RegionLoss
 from segkit.settings import NonNegativeFloat
 from segkit.system import hardware
 from segkit.types import ignore_index
 
 
-class Growth(NamedTuple):
+class LovaszWeights(NamedTuple):
     """Of one image: how each pixel's error of a class counts."""
 
     classes: Tensor  # (P,) int64, those of the label
@@ -36,12 +36,12 @@ class Lovasz(RegionLoss):
         super().__init__(num_classes, aux_weight=aux_weight)
         self.over = over
 
-    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
-        logits = logits.full(target) if isinstance(logits, Coarse) else logits  # sorted over all pixels
+        logits = logits.full(target) if isinstance(logits, HeadLogits) else logits  # sorted over all pixels
         images = range(len(target))
         groups = [list(images)] if self.over == "batch" else [[image] for image in images]
-        growth = growths(logits, target, groups)
+        growth = lovasz_weights(logits, target, groups)
 
         def errors(chunk: Chunk) -> Tensor:
             classes, weights = growth[chunk.image]
@@ -50,15 +50,17 @@ class Lovasz(RegionLoss):
             return (error * weights[:, chunk.lines].flatten(1)).sum() / max(1, len(classes))
 
         counted = 1 if self.over == "batch" else self.weight(target).clamp(min=1).to(logits.device)
-        total = summed(logits, target, errors).sum()
+        total = chunked_sum(logits, target, errors).sum()
         return (total / counted).to(total.dtype)
 
 
 @torch.no_grad()
-def growths(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[Growth]:
+def lovasz_weights(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[LovaszWeights]:
     """For each image what its errors are weighted with, when those of a group are sorted together."""
-    normalisers = torch.cat([chunk.logits.logsumexp(0) for chunk in cut(logits, target)]).view(target.shape)
-    collected: list[Growth] = []
+    normalisers = torch.cat([chunk.logits.logsumexp(0) for chunk in iterate_chunks(logits, target)]).view(
+        target.shape
+    )
+    collected: list[LovaszWeights] = []
     for group in groups:
         label = target[group]  # (G, H, W)
         scored = label != ignore_index(logits.shape[1])
@@ -69,7 +71,7 @@ def growths(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[Gro
             true = (label == number)[scored]
             error = (true.to(probability.dtype) - probability[scored]).abs()
             weight[scored] = _growth(error, true).to(weight.dtype)
-        collected += [Growth(classes, weights[:, index]) for index in range(len(group))]
+        collected += [LovaszWeights(classes, weights[:, index]) for index in range(len(group))]
     return collected
 
 
@@ -78,7 +80,7 @@ def _growth(error: Tensor, true: Tensor) -> Tensor:
     order = error.argsort(descending=True, stable=True)
     hit = true[order].cumsum(0)  # integers: CUDA adds them up in a fixed order
     union = true.sum() + torch.arange(1, len(hit) + 1, device=hit.device) - hit
-    exact = hardware.widest_float(hit.device)
+    exact = hardware.widest_float_dtype(hit.device)
     jaccard = 1 - (true.sum() - hit).to(exact) / union  # differences of it are too small for float32
     growth = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
     return torch.empty_like(growth).index_copy_(0, order, growth)

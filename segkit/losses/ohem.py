@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkit.losses._chunks import Coarse, cut
+from segkit.losses._chunks import HeadLogits, iterate_chunks
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
-from segkit.losses.cross_entropy import CrossEntropy, by_pixel
+from segkit.losses.cross_entropy import CrossEntropy, pixel_cross_entropy
 from segkit.settings import Fraction, NonNegativeFloat, PathStr, PositiveInt
 
 
@@ -31,15 +31,17 @@ class Ohem(PixelLoss):
         self.cross_entropy = CrossEntropy(class_weights)
         self.threshold, self.min_kept = threshold, min_kept
 
-    def mean(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
+    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Of one head; (B, K, H, W) logits, (B, H, W) target."""
         return self.cross_entropy.mean(logits, target.where(self.hard(logits, target), self.ignored))
 
     @torch.no_grad()
-    def hard(self, logits: Tensor | Coarse, target: Tensor) -> Tensor:
+    def hard(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Which pixels are kept, (B, H, W) bool."""
         scored = target != self.ignored
-        known = torch.cat([by_pixel(chunk).neg().exp() for chunk in cut(logits, target)]).view_as(target)
+        known = torch.cat(
+            [pixel_cross_entropy(chunk).neg().exp() for chunk in iterate_chunks(logits, target)]
+        ).view_as(target)
         known = known.where(scored, torch.inf)  # the own class's probability
         lowest = known.flatten().sort().values
         kept = target.numel() // 5 if self.min_kept is None else self.min_kept * len(target)

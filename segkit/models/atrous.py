@@ -23,7 +23,7 @@ GLOBAL = ("mean", "amax", "max", "norm", "adaptive_avg_pool2d", "adaptive_max_po
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
-class Seen(NamedTuple):
+class ObservedModule(NamedTuple):
     """What passed a module in the run: pixels of the image per cell before and after it."""
 
     before: int
@@ -115,15 +115,15 @@ def dilate(network: nn.Module, output_stride: int, stages: Callable[[Any], list[
     _transform(network, seen, output_stride)
 
 
-def _sizes(network: nn.Module, output_stride: int) -> dict[str, Seen]:
+def _sizes(network: nn.Module, output_stride: int) -> dict[str, ObservedModule]:
     """Strides around each convolution and pool beyond the output stride, from a run without numbers."""
     shadow = copy.deepcopy(network).to("meta").eval()
-    seen: dict[str, Seen] = {}
+    seen: dict[str, ObservedModule] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
             sides = given[0].shape[2], out.shape[2]
-            strides = Seen(SIDE // sides[0], SIDE // sides[1])
+            strides = ObservedModule(SIDE // sides[0], SIDE // sides[1])
             idle = _one(module.kernel_size) == 1 and _one(module.stride) == 1
             if idle or strides.after <= output_stride:
                 return
@@ -142,7 +142,7 @@ def _sizes(network: nn.Module, output_stride: int) -> dict[str, Seen]:
     return seen
 
 
-def _transform(network: nn.Module, seen: dict[str, Seen], output_stride: int) -> None:
+def _transform(network: nn.Module, seen: dict[str, ObservedModule], output_stride: int) -> None:
     """Strides beyond the output stride become 1, and what follows them is dilated as much."""
     for name, strides in seen.items():
         before, after = (max(1, stride // output_stride) for stride in strides)
@@ -154,7 +154,7 @@ def _part(network: nn.Module, name: str) -> Any:
     return network.get_submodule(name)
 
 
-def _dilate_one(network: nn.Module, name: str, strides: Seen, factor: int, *, stride: int) -> None:
+def _dilate_one(network: nn.Module, name: str, strides: ObservedModule, factor: int, *, stride: int) -> None:
     """One convolution or pool: its taps ``factor`` times as far apart, from the same first one."""
     module: Any = _part(network, name)
     size, spread = _one(module.kernel_size), _one(getattr(module, "dilation", 1))

@@ -36,7 +36,7 @@ class MmsegTraining(NamedTuple):
     multi_grid: tuple[int, ...] | None = None  # dilation of each block of the last stage
 
 
-def training(config: str, name: str) -> MmsegTraining:
+def parse_training(config: str, name: str) -> MmsegTraining:
     """Parse the settings in a checkpoint, or where there are none, the file's name."""
     if config:
         align = re.search(r"align_corners\s*=\s*(True|False)", config)
@@ -59,12 +59,12 @@ def _integers(text: str) -> list[int]:
     return [int(number) for number in text.replace(",", " ").split()]
 
 
-def head(names: Iterable[str]) -> str:
+def detect_head(names: Iterable[str]) -> str:
     """Return the name of the head that tensors with these names belong to."""
     own = [name.removeprefix("decode_head.") for name in names if name.startswith("decode_head.")]
-    for part, word in HEADS.items():
+    for part, head in HEADS.items():
         if any(name.startswith(part) for name in own):
-            return word
+            return head
     return "another"
 
 
@@ -74,21 +74,21 @@ def check_compatible(model: Segmenter, config: str, path: Path, names: Iterable[
     Raises:
         ValueError: it is not; every setting to change is named.
     """
-    kind = head(names)
+    kind = detect_head(names)
     if kind not in OURS:
         raise ValueError(
             f"{path}: the head of this file is {kind} of mmsegmentation, which is not ours of that name; "
             f"only its {' and '.join(OURS)} can be loaded whole. "
             "model.backbone.weights=FILE loads the backbone alone"
         )
-    theirs = training(config, path.name)
+    theirs = parse_training(config, path.name)
     ours = {
         "model.align_corners": model.align_corners,
         "model.backbone.output_stride": getattr(model.backbone, "output_stride", None),
         "model.backbone.multi_grid": getattr(model.backbone, "multi_grid", None),
     }
     change = [
-        f"{key}={word(value)}"
+        f"{key}={format_override(value)}"
         for (key, own), value in zip(ours.items(), theirs, strict=True)
         if own != value and not (value is None and key.endswith("stride"))
     ]
@@ -100,7 +100,7 @@ def check_compatible(model: Segmenter, config: str, path: Path, names: Iterable[
         )
 
 
-def word(value: object) -> str:
+def format_override(value: object) -> str:
     """Return a value as it is typed on the command line."""
     if isinstance(value, tuple):
         return f"[{','.join(map(str, value))}]"

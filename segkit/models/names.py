@@ -57,12 +57,12 @@ SK_RESNET = (  # implus/PytorchInsight: each branch beside the block's own parts
 )
 
 
-def from_mmsegmentation(state: Mapping[str, Tensor]) -> bool:
+def is_mmsegmentation(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are those of mmsegmentation."""
     return any(re.match(r"(backbone\.)?stem\.|decode_head\.|auxiliary_head\.", name) for name in state)
 
 
-def renamed(state: State) -> State:
+def convert_names(state: State) -> State:
     """The same tensors under our names, whoever named them; our own names stay.
 
     Raises:
@@ -73,7 +73,7 @@ def renamed(state: State) -> State:
         rules = peers.RULES[which]
     if any(".conv2g." in name for name in state):
         rules = SK_RESNET + rules
-    if from_mmsegmentation(state):
+    if is_mmsegmentation(state):
         upernet = "decode_head.fpn_bottleneck.conv.weight" in state
         rules = ATTENTION + (MMSEGMENTATION_UPERNET if upernet else MMSEGMENTATION)
         fuse = "decode_head.bottleneck.conv.weight"

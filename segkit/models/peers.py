@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.models.mmsegmentation import word
+from segkit.models.mmsegmentation import format_override
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
@@ -110,7 +110,7 @@ def check_compatible(model: Segmenter, which: str, path: Path) -> None:
         wanted["model.backbone.first_block"] = getattr(backbone, "first_block", "half"), "full"
     if hasattr(head, "aspp"):
         wanted["model.head.atrous_rates"] = head.aspp.rates, (12, 24, 36)
-    change = [f"{key}={word(value)}" for key, (own, value) in wanted.items() if own != value]
+    change = [f"{key}={format_override(value)}" for key, (own, value) in wanted.items() if own != value]
     if change:
         raise ValueError(
             f"{path}: this is {which}, which computes otherwise with equal tensors; choose model/head="

@@ -16,7 +16,7 @@ ENCODING = "https://s3.us-west-1.wasabisys.com/encoding/models/"
 TORCHVISION = "https://download.pytorch.org/models/"
 
 
-class File(NamedTuple):
+class PublishedFile(NamedTuple):
     """One published file."""
 
     address: str
@@ -27,13 +27,13 @@ class File(NamedTuple):
     classes: str
 
 
-def _encoding(name: str, digits: str, model: str) -> File:
-    return File(f"{ENCODING}{name}-{digits}.zip", digits, "sha1", None, model, "150 of ADE20K")
+def _encoding(name: str, digits: str, model: str) -> PublishedFile:
+    return PublishedFile(f"{ENCODING}{name}-{digits}.zip", digits, "sha1", None, model, "150 of ADE20K")
 
 
-def _torchvision(name: str, digits: str, megabytes: float, model: str) -> File:
+def _torchvision(name: str, digits: str, megabytes: float, model: str) -> PublishedFile:
     address = f"{TORCHVISION}{name}_coco-{digits}.pth"
-    return File(
+    return PublishedFile(
         address, digits, "sha256", megabytes, f"{model} model.align_corners=false", "21 of Pascal VOC"
     )
 
@@ -56,7 +56,7 @@ NETWORKS = {
 }
 
 
-def file_of(weights: str) -> Path:
+def resolve_weights(weights: str) -> Path:
     """The local file of weights: a path, an address, or a published network's, fetched once and verified.
 
     Raises:
@@ -99,6 +99,6 @@ def check_local_file(key: str, weights: str | None) -> None:
         raise ValueError(f"{key}={weights}: {str(error).removeprefix(f'{weights}: ')}") from error
 
 
-def of_file(path: Path) -> File | None:
+def find_published(path: Path) -> PublishedFile | None:
     """What is published under a file's name, if anything."""
     return next((file for file in NETWORKS.values() if file.address.endswith(f"/{path.name}")), None)

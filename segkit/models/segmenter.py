@@ -7,16 +7,16 @@ from typing import Any
 
 from segkit import components
 from segkit.models.network import BYTES, Segmenter
-from segkit.models.stems import Rule, widen
+from segkit.models.stems import Rule, set_input_bands
 from segkit.models.weights import load_segmenter
 from segkit.settings import PathStr, PositiveFloat
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD, MOST_CLASSES
 
 
-def unloaded(settings: Mapping[str, Any]) -> dict[str, Any]:
+def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The ``model`` section, or one of its backbone, with nothing to load; not every backbone has weights."""
     left = {key: value for key, value in settings.items() if key != "weights"}
-    return left | ({"backbone": unloaded(left["backbone"])} if "backbone" in left else {})
+    return left | ({"backbone": without_weights(left["backbone"])} if "backbone" in left else {})
 
 
 def build(  # noqa: PLR0913 - one keyword for each part and rule
@@ -57,10 +57,10 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
             f"model.mean has {len(mean)} values and model.std {len(std)}: give one of each for a band"
         )
     if weights is not None:
-        backbone = unloaded(backbone)
+        backbone = without_weights(backbone)
     trunk = components.build("models.backbones", backbone)
     if len(mean) != 3:
-        widen(trunk, len(mean), stem_weights if backbone.get("weights") else "fresh")
+        set_input_bands(trunk, len(mean), stem_weights if backbone.get("weights") else "fresh")
     late = {"in_channels": trunk.out_channels, "num_classes": num_classes}
     late |= {"output_stride": trunk.output_stride, "align_corners": align_corners}
     model = Segmenter(

@@ -25,7 +25,7 @@ Rule = Literal["mean", "first_three", "fresh"]
 SIDE = 64  # of the image whose run tells which convolutions read it
 
 
-def readers(network: nn.Module) -> dict[str, nn.Conv2d]:
+def input_convs(network: nn.Module) -> dict[str, nn.Conv2d]:
     """The convolutions that read the image itself (RepVGG, MobileOne and FastViT have several), by name."""
     convolutions = {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
     bands = next(iter(convolutions.values())).in_channels
@@ -51,7 +51,7 @@ def readers(network: nn.Module) -> dict[str, nn.Conv2d]:
     return found
 
 
-def adapted(weight: Tensor, bands: int, rule: Rule) -> Tensor:
+def adapt_filters(weight: Tensor, bands: int, rule: Rule) -> Tensor:
     """Filters (C, 3, k, k) as filters (C, bands, k, k); fresh ones are as large as those there are."""
     if rule == "mean":
         return weight.sum(1, keepdim=True).expand(-1, bands, -1, -1).clone() / bands
@@ -61,21 +61,21 @@ def adapted(weight: Tensor, bands: int, rule: Rule) -> Tensor:
     return fresh
 
 
-def take_bands(network: nn.Module, state: State) -> None:
+def match_weight_bands(network: nn.Module, state: State) -> None:
     """Let a network of RGB read the bands that weights are of, in place, so that they can be loaded."""
     first = next((name for name, part in network.named_modules() if isinstance(part, nn.Conv2d)), None)
     weight = state.get(f"{first}.weight")
     if weight is not None and weight.ndim == 4 and weight.shape[1] != 3:
-        widen(network, weight.shape[1], "fresh")
+        set_input_bands(network, weight.shape[1], "fresh")
 
 
-def widen(network: nn.Module, bands: int, rule: Rule) -> None:
+def set_input_bands(network: nn.Module, bands: int, rule: Rule) -> None:
     """Let a network read images of so many bands, in place; nothing happens where it does already.
 
     Raises:
         ValueError: it reads other bands than RGB already, or its stem is of groups: no rule is for that.
     """
-    for name, conv in readers(network).items():
+    for name, conv in input_convs(network).items():
         if conv.in_channels == bands:
             continue
         if conv.in_channels != 3 or conv.groups != 1:
@@ -85,18 +85,18 @@ def widen(network: nn.Module, bands: int, rule: Rule) -> None:
                 f"{conv.in_channels} bands{groups}; only a stem of three can be carried over to others"
             )
         with torch.no_grad():
-            conv.weight = nn.Parameter(adapted(conv.weight, bands, rule))
+            conv.weight = nn.Parameter(adapt_filters(conv.weight, bands, rule))
         LOG.info("%s reads %d bands in place of 3, by the rule %s", name, bands, rule)
         conv.in_channels = bands
 
 
-def fit(state: State, network: nn.Module, prefix: str, rule: Rule) -> State:
+def adapt_stem_weights(state: State, network: nn.Module, prefix: str, rule: Rule) -> State:
     """Weights of an RGB network for one of other bands: its first filters adapted, the rest as it is."""
     fitted = dict(state)
-    for name, conv in readers(network).items():
+    for name, conv in input_convs(network).items():
         key = f"{prefix}{name}.weight"
         weight = state.get(key)
         if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 != conv.in_channels:
-            fitted[key] = adapted(weight, conv.in_channels, rule)
+            fitted[key] = adapt_filters(weight, conv.in_channels, rule)
             LOG.info("%s: from 3 bands to %d, by the rule %s", key, conv.in_channels, rule)
     return fitted

@@ -17,7 +17,7 @@ RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 Flops = Callable[[Callable[[], object]], int]  # runs a call and returns its operations
 
 
-class Part(NamedTuple):
+class SummaryRow(NamedTuple):
     """One line of the summary."""
 
     name: str
@@ -45,7 +45,7 @@ def count_flops(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def parts(model: Segmenter, crop: tuple[int, int], *, operations: bool = True) -> list[Part]:
+def summarize(model: Segmenter, crop: tuple[int, int], *, operations: bool = True) -> list[SummaryRow]:
     """Return the backbone and the heads, for one image of the given size; no arithmetic is done.
 
     A backbone of the ResNet family is listed by its stem and stages, any other as a whole.
@@ -71,7 +71,7 @@ def _run_only(call: Callable[[], object]) -> int:
     return 0
 
 
-def _parts(model: Segmenter, image: Tensor, flops: Flops) -> Iterator[Part]:
+def _parts(model: Segmenter, image: Tensor, flops: Flops) -> Iterator[SummaryRow]:
     trunk: Any = model.backbone
     crop = image.shape[2:]
     if all(hasattr(trunk, name) for name in ("conv1", "bn1", "relu", "maxpool", *RESNET_STAGES)):
@@ -100,10 +100,10 @@ def _run(module: nn.Module, given: Any, flops: Flops) -> tuple[Any, int]:
     return out[0], cost
 
 
-def _part(name: str, module: nn.Module, out: Tensor, cost: int, crop: Sequence[int]) -> Part:
+def _part(name: str, module: nn.Module, out: Tensor, cost: int, crop: Sequence[int]) -> SummaryRow:
     shape = tuple(out.shape[1:])
     stride = str(round(crop[0] / shape[1])) if shape[1] > 1 else "all"
-    return Part(name, shape, stride, dilations(module), parameters(module), cost)
+    return SummaryRow(name, shape, stride, dilations(module), parameters(module), cost)
 
 
 def dilations(module: nn.Module) -> str:
@@ -122,7 +122,7 @@ def summarise(model: Segmenter, crop: int | tuple[int, int], *, operations: bool
     """
     height, width = (crop, crop) if isinstance(crop, int) else crop
     try:
-        rows = parts(model, (height, width), operations=operations)
+        rows = summarize(model, (height, width), operations=operations)
     except (RuntimeError, NotImplementedError, TypeError) as error:  # a foreign part needs real numbers
         return f"{parameters(model):,} parameters; operations are not counted ({first_line(error)})"
     lines = [f"one image of {height} x {width}, {model.num_classes} classes"]

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from segkit.models import mmsegmentation, peers
-from segkit.models.names import State, from_mmsegmentation, renamed
-from segkit.models.published import file_of, of_file
-from segkit.models.stems import Rule, fit, take_bands
+from segkit.models.names import State, convert_names, is_mmsegmentation
+from segkit.models.published import find_published, resolve_weights
+from segkit.models.stems import Rule, adapt_stem_weights, match_weight_bands
 from segkit.system import files, shared
 from segkit.system.download import cache, fetch, resolve
 from segkit.system.failures import first_line
@@ -36,21 +36,21 @@ NUMPY_NUMBERS = [
 ]
 
 
-class Published(NamedTuple):
+class WeightsFile(NamedTuple):
     """Content of a file of weights."""
 
     state: State
     config: str  # the settings they were trained with, as mmsegmentation keeps them, or ""
 
 
-def read(path: Path) -> Published:
+def read_tensors(path: Path) -> WeightsFile:
     """Return the state dict in a file: bare, wrapped in a larger checkpoint, and either of them in a zip.
 
     Raises:
         ValueError: the file is damaged, holds code, or holds no state dict.
     """
     if path.suffix == ".safetensors":
-        return Published(shared.read(path)[0], "")
+        return WeightsFile(shared.read_model_file(path)[0], "")
     path_or_content = _unzipped(path)
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         content = files.read_tensors(path, path_or_content)
@@ -63,7 +63,7 @@ def read(path: Path) -> Published:
     if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
         raise ValueError(f"{path}: holds no state dict, bare or under {', '.join(WRAPPERS)}")
     state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-    return Published(state, config if isinstance(config, str) else "")
+    return WeightsFile(state, config if isinstance(config, str) else "")
 
 
 def _unzipped(path: Path) -> Path | io.BytesIO:
@@ -104,17 +104,17 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
     """
     if weights is None:
         return
-    path = imagenet(published) if weights == "imagenet" else resolve(weights)
-    raw = read(path).state
+    path = imagenet_weights_path(published) if weights == "imagenet" else resolve(weights)
+    raw = read_tensors(path).state
     state = _rename(raw, path)
     if any(name.startswith("backbone.") for name in state):
         state = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
     _refuse_other_pool(network, raw, path)
-    take_bands(network, state)
+    match_weight_bands(network, state)
     load_state(network, state, source=path, optional=("fc.",) if network.fc is None else ())
 
 
-def imagenet(published: str | None) -> Path:
+def imagenet_weights_path(published: str | None) -> Path:
     """Return the file of the published ImageNet weights, downloaded into the cache once.
 
     Raises:
@@ -131,7 +131,7 @@ def imagenet(published: str | None) -> Path:
     return fetch(published, cache() / "weights" / name, sha256=digits)
 
 
-class Loaded(NamedTuple):
+class LoadReport(NamedTuple):
     """Result of loading the tensors of a file into a model."""
 
     kept: int
@@ -151,7 +151,7 @@ def load_segmenter(
     *,
     of_classes: Collection[str] = (),
     other_classes: bool = False,
-) -> Loaded:
+) -> LoadReport:
     """Load the weights of a whole model, such as a published checkpoint.
 
     Without an auxiliary head in the model, that of the weights is left out.
@@ -167,9 +167,9 @@ def load_segmenter(
         ValueError: there is no such file, or it does not fit; every key that does not is named.
         OSError: the download failed.
     """
-    path = file_of(weights)
-    raw, config = read(path)
-    if from_mmsegmentation(raw):
+    path = resolve_weights(weights)
+    raw, config = read_tensors(path)
+    if is_mmsegmentation(raw):
         _refuse_other_pool(model.backbone, raw, path)
         mmsegmentation.check_compatible(model, config, path, raw)
     if which := peers.detect_source(raw):
@@ -177,7 +177,7 @@ def load_segmenter(
     optional = ("backbone.fc.",) if model.auxiliary is not None else ("backbone.fc.", "auxiliary.")
     state, own = _rename(raw, path), model.state_dict()
     if model.in_channels != 3:
-        state = fit(state, model.backbone, "backbone.", rule)
+        state = adapt_stem_weights(state, model.backbone, "backbone.", rule)
     both = sorted(name for name in of_classes if name in state)
     renewed = [name for name in both if other_classes or state[name].shape != own[name].shape]
     state |= {name: own[name] for name in renewed}
@@ -186,7 +186,7 @@ def load_segmenter(
 
 def _rename(raw: State, path: Path) -> State:
     try:
-        return renamed(raw)
+        return convert_names(raw)
     except (IndexError, RuntimeError, TypeError) as error:  # tensors of unexpected dimensions
         raise ValueError(f"{path}: these weights are of another network ({first_line(error)})") from error
 
@@ -194,7 +194,7 @@ def _rename(raw: State, path: Path) -> State:
 def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
     """Refuse a dilated ResNeSt of mmsegmentation, which has no pool where dilation replaced the stride."""
     pool, output_stride = getattr(network, "pool", "none"), getattr(network, "output_stride", 32)
-    if from_mmsegmentation(raw) and pool in ("after", "before") and output_stride < 32:
+    if is_mmsegmentation(raw) and pool in ("after", "before") and output_stride < 32:
         raise ValueError(
             f"{path}: the dilated ResNeSt of mmsegmentation leaves out the pool of its dilated stages; "
             "choose a variant that does, such as model.backbone.variant=101_mmseg"
@@ -203,7 +203,7 @@ def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
 
 def load_state(
     module: nn.Module, state: State, *, source: Path, optional: tuple[str, ...], renewed: Sequence[str] = ()
-) -> Loaded:
+) -> LoadReport:
     """Copy every tensor, or none.
 
     Args:
@@ -225,13 +225,13 @@ def load_state(
     differing = files.differences(own, state)
     if any(differing):
         hints = _hints(differing)
-        if name := of_file(source):
+        if name := find_published(source):
             hints.append(f"{source.name} loads into {name.model}, with its {name.classes} classes")
         words = [f"{source}: these weights are of another network", str(differing), "; ".join(hints)]
         raise ValueError("\n  ".join(line for line in words if line))
     check_finite(state, source)
     module.load_state_dict(state)
-    loaded = Loaded(len(state) - len(renewed), list(renewed), left_out)
+    loaded = LoadReport(len(state) - len(renewed), list(renewed), left_out)
     LOG.info("%s: %s", source, loaded)
     return loaded
 

@@ -21,12 +21,12 @@ class RunFacts(NamedTuple):
     precision: str
 
 
-def opening(settings: Mapping[str, Any], folder: Path) -> str:
+def startup_line(settings: Mapping[str, Any], folder: Path) -> str:
     """One line for the moments in which PyTorch is loaded and the data are listed."""
     return f"{folder}: {_network(settings)} on {settings['data']['name']}; loading ..."
 
 
-def banner(settings: Mapping[str, Any], facts: RunFacts) -> str:
+def format_banner(settings: Mapping[str, Any], facts: RunFacts) -> str:
     """A few lines: network, data, length and rule, machine, and where a resumed run stands."""
     data, schedule, runtime = settings["data"], settings["schedule"], settings["runtime"]
     model = settings["model"]

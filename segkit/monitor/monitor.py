@@ -90,7 +90,7 @@ class Monitor:
             folder.mkdir(parents=True, exist_ok=True)
             self.console = Console(folder / "train.log", start=start, total=total)
             late = {"folder": folder, "start": start, "validation_pending": validation_pending}
-            self.writers = components.build_listed("monitor.writers", writers, **late)
+            self.writers = components.build_enabled("monitor.writers", writers, **late)
             self.text("environment", environment_text())
 
     def __enter__(self) -> Self:
@@ -128,7 +128,7 @@ class Monitor:
         self.console.advance(iteration)
         if iteration == self.start + FORECAST and self.total > self.start + 4 * FORECAST:
             left = (time.perf_counter() - self.console.began) / FORECAST * (self.total - iteration)
-            self.say(
+            self.log_message(
                 f"at the speed of the first {FORECAST} iterations: {duration(left)} to go, and validations"
             )
         if iteration % self.every and iteration not in (self.start + 1, self.total):
@@ -180,11 +180,11 @@ class Monitor:
         self.text("val/classes", markdown_table(["class", *columns], rows), iteration)
         self.last_miou = scores.get("mIoU")
         facts = "  ".join(f"{name} {percent(value)}" for name, value in scores.items())
-        self.say(
+        self.log_message(
             f"validation at {iteration} (epoch {iteration / self.iterations_per_epoch:.2f}), in %: {facts}"
         )
         some = {name: [column[k] for k in shown] for name, column in columns.items()}
-        self.say(class_table([self.names[k] for k in shown], some))
+        self.log_message(class_table([self.names[k] for k in shown], some))
         self.flush()
         self._rest()
 
@@ -200,7 +200,7 @@ class Monitor:
         The sheet is also written to ``samples.png``.
         """
         if self.active and samples:
-            sheet = overlays.sheet(samples, self.names, self.colours, predictions=predictions)
+            sheet = overlays.draw_sheet(samples, self.names, self.colours, predictions=predictions)
             self.image("val/samples", iteration, sheet)
             overlays.save(self.folder / "samples.png", sheet)
 
@@ -213,7 +213,7 @@ class Monitor:
                 Sample(np.ascontiguousarray(image), label, name, batch.bands)
                 for image, label, name in triples
             ]
-            self.image("train/samples", iteration, overlays.sheet(seen, self.names, self.colours))
+            self.image("train/samples", iteration, overlays.draw_sheet(seen, self.names, self.colours))
 
     def text(self, tag: str, markdown: str, iteration: int | None = None) -> None:
         """Record a text in Markdown."""
@@ -232,7 +232,7 @@ class Monitor:
         for writer in self.writers.values():
             writer.hparams(settings, [f"val/{name}" for name in scores])
 
-    def say(self, line: str) -> None:
+    def log_message(self, line: str) -> None:
         """One message, above the progress line and in the log file."""
         if self.active:
             LOG.info(line)

@@ -2,7 +2,7 @@
 
 from segkit.settings.declared import COMMANDS, CONF, SECTIONS
 from segkit.settings.schema import check
-from segkit.settings.signatures import keywords
+from segkit.settings.signatures import read_keywords
 from segkit.settings.values import (
     Device,
     Fraction,
@@ -35,5 +35,5 @@ __all__ = [
     "Side",
     "Size",
     "check",
-    "keywords",
+    "read_keywords",
 ]

@@ -46,7 +46,7 @@ def check(arguments: Sequence[str]) -> None:
             raise ValueError(f"{argument}: there is no such setting; {elsewhere}")
         group = name.lstrip("+")
         plain_choice = ours and schema.choices(group) and re.fullmatch(r"[\w./~-]+", value)
-        if plain_choice and (fault := schema.choice_fault(group, value)):
+        if plain_choice and (fault := schema.unknown_choice(group, value)):
             raise ValueError(fault)
 
 

@@ -10,16 +10,16 @@ from segkit.settings import declared, schema
 from segkit.settings.dotted import value_of
 
 
-def of_command(command: str) -> list[str]:
+def command_groups(command: str) -> list[str]:
     """The groups that a command chooses from, such as ``model/backbone``."""
     sections = [path for path in declared.SECTIONS if path.split(".")[0] in declared.COMMANDS[command]]
     extra = ["experiment"] if command == "train" else []
     return [group for path in (*sections, *extra) if schema.choices(group := path.replace(".", "/"))]
 
 
-def listing(command: str) -> str:
+def list_choices(command: str) -> str:
     """The groups of a command with their files, and what settings list by name, one a line, for its help."""
-    lines = [f"{group}: {', '.join(schema.choices(group))}" for group in of_command(command)]
+    lines = [f"{group}: {', '.join(schema.choices(group))}" for group in command_groups(command)]
     for path, package in declared.LISTS.items():
         names = [name for name in components.available(package) if name not in ("mixed", "confusion")]
         if names and path.split(".")[0] in declared.COMMANDS[command]:
@@ -45,7 +45,11 @@ def drop_inapplicable_keys(
         if ":" in where or not is_chosen:  # ":": the section of a function, not of a component
             continue
         section = value_of(settings, path)
-        for key in schema.unknown(path, section) if isinstance(section, dict) and "name" in section else ():
+        for key in (
+            schema.unknown_key_message(path, section)
+            if isinstance(section, dict) and "name" in section
+            else ()
+        ):
             if any(f"{word}.".startswith(f"{path}.{key}.") for word in typed):
                 continue
             value = section.pop(key)

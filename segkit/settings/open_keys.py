@@ -21,7 +21,7 @@ OF_BANDS = ("data.bands", "data.display", "data.fill")
 PHOTOGRAPHS = {"model.mean": IMAGENET_MEAN, "model.std": IMAGENET_STD, "model.value_range": (0.0, 255.0)}
 
 
-def left_open(settings: Mapping[str, Any]) -> list[str]:
+def find_unset(settings: Mapping[str, Any]) -> list[str]:
     """Return the dotted keys whose value is ``auto``; of a length that is not given, both."""
     found = [key for key in SIMPLE if value_of(settings, key) == "auto"]
     if value_of(settings, LENGTH[0]) == "auto":
@@ -34,9 +34,9 @@ def left_open(settings: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def fillings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def values_for_unset(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """What other settings say of the open keys, and of bands that are not named."""
-    keys = left_open(settings)
+    keys = find_unset(settings)
     keys += [k for k in (*OF_BANDS, "data.range") if _there(settings, k) and value_of(settings, k) is None]
     answers = {key: value_of(known, key) for key in keys}
     answers = {key: answer for key, answer in answers.items() if answer not in (None, "auto")}

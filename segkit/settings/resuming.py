@@ -21,7 +21,9 @@ OF_THIS_START = (
 )  # never the run's own
 
 
-def laid_over(before: Mapping[str, Any], now: Mapping[str, Any], typed: Iterable[str]) -> dict[str, Any]:
+def merge_on_resume(
+    before: Mapping[str, Any], now: Mapping[str, Any], typed: Iterable[str]
+) -> dict[str, Any]:
     """Settings of the run, with those that were typed, and with keys that did not exist when it began.
 
     Args:
@@ -57,16 +59,16 @@ def _filled(before: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     return before
 
 
-def leaves(tree: Mapping[str, Any], above: str = "") -> list[str]:
+def leaf_keys(tree: Mapping[str, Any], above: str = "") -> list[str]:
     """Dotted keys of a tree's values; a component, which has a ``name``, is one."""
     paths: list[str] = []
     for key, value in tree.items():
         whole = not isinstance(value, Mapping) or "name" in value
-        paths += [f"{above}{key}"] if whole else leaves(value, f"{above}{key}.")
+        paths += [f"{above}{key}"] if whole else leaf_keys(value, f"{above}{key}.")
     return paths
 
 
-def referring(raw: Mapping[str, Any], typed: Iterable[str]) -> list[str]:
+def with_interpolating_keys(raw: Mapping[str, Any], typed: Iterable[str]) -> list[str]:
     """The keys that were typed, and those whose values refer to them, as ``${sizes.crop}`` does.
 
     Args:

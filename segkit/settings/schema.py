@@ -18,7 +18,7 @@ from segkit import components
 from segkit.settings import declared, hints, values
 from segkit.settings.declared import COMMANDS, CONF, EVERYWHERE, LISTS, OPTIONAL, SECTIONS
 from segkit.settings.dotted import flat, value_of
-from segkit.settings.signatures import Keys, keywords
+from segkit.settings.signatures import Keys, read_keywords
 
 
 def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def missing(command: str, settings: Iterable[Any]) -> list[str]:
+def missing_key_message(command: str, settings: Iterable[Any]) -> list[str]:
     """For each top-level key that is not there, how to give it."""
     keys, _ = _keys("", {}, COMMANDS[command])
     lost = [key for key in keys if key not in settings and key not in OPTIONAL.get(command, ())]
@@ -55,7 +55,7 @@ def _section(
 ) -> dict[str, Any]:
     """One section and those inside it; what is wrong is appended to ``faults``."""
     if not isinstance(section, Mapping):
-        faults.append(not_a_group(path, section))
+        faults.append(section_expected(path, section))
         return {}
     try:
         accepted, required = _keys(path, section, extra)
@@ -93,12 +93,12 @@ def _parts(parts: Any, path: str, faults: list[str]) -> dict[str, Any]:
     """Components by their names, each with its settings; null leaves one out, and true takes its defaults."""
     checked, package = {}, LISTS[path]
     if not isinstance(parts, Mapping):
-        faults.append(not_a_group(path, parts))
+        faults.append(section_expected(path, parts))
         return {}
     for name, part in parts.items():
         full = f"{path}.{name}"
         try:
-            accepted = keywords(f"{components.source(package, name)}:build").accepted
+            accepted = read_keywords(f"{components.component_file(package, name)}:build").accepted
         except ValueError as error:
             faults.append(f"{full}={part}: {error}")
             continue
@@ -122,12 +122,12 @@ def _keys(path: str, section: Mapping[str, Any], extra: Mapping[str, Any]) -> Ke
     required = tuple(accepted)
     if ":" not in where:  # a package: the component's name says which file
         accepted["name"] = str
-        where = f"{components.source(where, section.get('name'))}:build"
-    own = keywords(where)
+        where = f"{components.component_file(where, section.get('name'))}:build"
+    own = read_keywords(where)
     return Keys(accepted | own.accepted, required + own.required)
 
 
-def unknown(path: str, section: Mapping[str, Any]) -> list[str]:
+def unknown_key_message(path: str, section: Mapping[str, Any]) -> list[str]:
     """Keys of a section that its component does not have; none where there is no such component."""
     try:
         accepted = _keys(path, section, {}).accepted
@@ -136,7 +136,7 @@ def unknown(path: str, section: Mapping[str, Any]) -> list[str]:
     return [key for key in section if key not in accepted]
 
 
-def not_a_group(path: str, value: Any) -> str:
+def section_expected(path: str, value: Any) -> str:
     """What to say where a value stands in the place of a group of settings."""
     group, wrong = path.replace(".", "/"), f"{path}={value}: this is a group"
     if path in LISTS:
@@ -150,7 +150,7 @@ def not_a_group(path: str, value: Any) -> str:
             return f"{wrong}; choose a file of it with {known}"
         how = f"{group}={value}" if value in names else f"{group}=NAME ({', '.join(names)})"
         return f"{wrong}; choose a file of it with {how}"
-    own = keywords(SECTIONS[path]).accepted if ":" in SECTIONS.get(path, "") else ()
+    own = read_keywords(SECTIONS[path]).accepted if ":" in SECTIONS.get(path, "") else ()
     if path == "checkpoint" and isinstance(value, str) and not value.startswith("["):
         return f"{wrong}; to start from a file: model.weights={value}; to continue: run_name=NAME resume=true"
     return f"{wrong}; say {path}.KEY=..." + (f" ({', '.join(own)})" if own else "")
@@ -163,7 +163,7 @@ def _missing(path: str, annotation: Any, extra: Mapping[str, Any]) -> str:
     if names := choices(group):
         return f"{path} is missing; choose it with {group}=NAME ({', '.join(names)})"
     keys = [key for key in extra if key.startswith(f"{path}.")]
-    keys += [f"{path}.{key}" for key in (keywords(SECTIONS[path]).accepted if path in SECTIONS else ())]
+    keys += [f"{path}.{key}" for key in (read_keywords(SECTIONS[path]).accepted if path in SECTIONS else ())]
     return f"{path} is missing; give it with {' '.join(f'{key}=...' for key in keys)}"
 
 
@@ -174,7 +174,7 @@ def choices(group: str) -> list[str]:
     )
 
 
-def choice_fault(group: str, name: str) -> str | None:
+def unknown_choice(group: str, name: str) -> str | None:
     """Return what is wrong with choosing a file of a group, None where it is there."""
     names = choices(group)
     if name in (*names, "null", ""):
@@ -204,7 +204,9 @@ def backbone_setting(name: str) -> str | None:
         if family == "resnet" and name.startswith("resnext"):
             depth = name.removeprefix("resnext")
         component = "resnest" if family == "resnest" else "resnet"
-        variants = typing.get_args(keywords(f"models/backbones/{component}.py:build").accepted["variant"])
+        variants = typing.get_args(
+            read_keywords(f"models/backbones/{component}.py:build").accepted["variant"]
+        )
         if depth != name and f"{found[1]}{depth}" in variants:
             return f"model/backbone={family} model.backbone.variant={found[1]}{depth}"
     return None
@@ -257,8 +259,8 @@ def _signatures(section: str) -> list[Mapping[str, Any]]:
         return []
     where = SECTIONS[section]
     names = () if ":" in where else components.available(where)
-    modules = [f"{components.source(where, name)}:build" for name in names] or [where]
-    return [keywords(module).accepted for module in modules]
+    modules = [f"{components.component_file(where, name)}:build" for name in names] or [where]
+    return [read_keywords(module).accepted for module in modules]
 
 
 def _no_such_setting(full: str, value: Any, accepted: Iterable[str]) -> list[str]:

@@ -35,7 +35,7 @@ class _Names(dict[str, Any]):
             if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
                 return eval(ast.unparse(node.value), {}, self)
             if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
-                return _names(components.file_of(node.module or ""))[name]
+                return _names(components.component_path(node.module or ""))[name]
         raise KeyError(name)  # one of Python's own, or unknown
 
 
@@ -45,7 +45,7 @@ def _names(file: Path) -> _Names:
 
 
 @cache
-def keywords(where: str) -> Keys:
+def read_keywords(where: str) -> Keys:
     """Keyword-only parameters of a function, or the fields of a class, with their annotations.
 
     Args:

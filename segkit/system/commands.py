@@ -26,7 +26,7 @@ segkit-data NAME --help
 """
 
 
-def spoken(command: str, dataset: str = "NAME", *, python: str = "python") -> str:
+def cli_command(command: str, dataset: str = "NAME", *, python: str = "python") -> str:
     """How to call a command: ``python train_seg.py``, or ``segkit-train`` where that is installed.
 
     Args:

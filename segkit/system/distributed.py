@@ -38,7 +38,7 @@ def _several() -> bool:
 
 
 @contextlib.contextmanager
-def processes(choice: str = "auto") -> Iterator[torch.device]:
+def init_process_group(choice: str = "auto") -> Iterator[torch.device]:
     """Join the process group that ``torchrun`` prepared, if any, and yield this process's device.
 
     Raises:

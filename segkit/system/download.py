@@ -80,7 +80,7 @@ def resolve(source: str) -> Path:
 def _download(url: str, target: Path, expected: Digest | None) -> None:
     for interrupted in target.parent.glob(f"{glob.escape(target.name)}.*.part"):
         interrupted.unlink()
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, files.whole(target) as file:
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, files.atomic_write(target) as file:
         length = answer.headers.get("Content-Length")
         total = int(length) if length else None
         with tqdm.wrapattr(answer, "read", total=total, desc=target.name, disable=None) as body:

@@ -8,12 +8,12 @@ THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}  # GNU's own,
 PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # PyTorch's own; it asks Linux, which may be set to give none
 
 
-def settings(*, training: bool) -> dict[str, str]:
+def thread_env(*, training: bool) -> dict[str, str]:
     """By name, what a command that trains, or one that does not, asks for."""
     return THREADS | PAGES if training else THREADS
 
 
-def settle(*, training: bool) -> None:
+def set_thread_env(*, training: bool) -> None:
     """Let waiting threads spin for a moment, and a training have large pages, unless the user has chosen.
 
     A thread that leaves its core at once must be woken for every operation, 5 to 8 % of a training step; one

@@ -49,7 +49,7 @@ DOING = {  # file below segkit/, and perhaps a function in it: what is done ther
 }
 
 
-def with_errors_in_words(story: Callable[[], None]) -> None:
+def report_user_errors(story: Callable[[], None]) -> None:
     """Run a command; a user's mistake ends it with its message alone (SEGKIT_TRACEBACK=1 shows where).
 
     Raises:

@@ -22,7 +22,7 @@ INFLATION = 20  # an honest file of weights shrinks by a tenth when it is zipped
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to, that takes its name once it is complete and on the disk.
 
     On an error nothing is left, and a file that had the name before is as it was.

@@ -26,7 +26,7 @@ def supports_bf16(device: torch.device) -> bool:
     return torch.backends.mkldnn.is_available() and _says(_onednn())
 
 
-def widest_float(device: torch.device) -> torch.dtype:
+def widest_float_dtype(device: torch.device) -> torch.dtype:
     """float64, or float32 on a device that has no wider one (Apple's GPUs)."""
     return torch.float32 if device.type == "mps" else torch.float64
 

@@ -13,7 +13,7 @@ from torch import nn
 from segkit.system import distributed
 
 
-def replicated(model: nn.Module, device: torch.device) -> nn.Module:
+def wrap_data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     """Wrap a model in DistributedDataParallel; return it unchanged in a single process.
 
     PyTorch synchronizes batch normalization on GPUs alone. On a CPU every process normalizes its own images,
@@ -75,7 +75,7 @@ def without_exchange(training: Any) -> Iterator[None]:
         training.runner, nn.SyncBatchNorm.forward = runner, forward
 
 
-def gradients_stay_here(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:
+def no_sync_until_last(runner: nn.Module, *, unless: bool) -> contextlib.AbstractContextManager[None]:
     """No exchange of gradients between processes before a batch's last part."""
     keep = getattr(runner, "no_sync", contextlib.nullcontext)
     return contextlib.nullcontext() if unless else keep()

@@ -26,7 +26,7 @@ def folder_of(settings: Mapping[str, Any]) -> Path:
     return Path(settings["run_dir"], settings["run_name"])
 
 
-def going_on(settings: Mapping[str, Any]) -> Path | None:
+def find_run_to_resume(settings: Mapping[str, Any]) -> Path | None:
     """The folder of the run that is to go on, by settings not yet checked; None if none is."""
     where = settings.get("run_dir"), settings.get("run_name")
     if settings.get("resume") not in (True, "auto") or not all(isinstance(part, str) for part in where):
@@ -48,7 +48,7 @@ def iteration_of(checkpoint: Path) -> int:
     return int(checkpoint.stem.removeprefix("iteration_"))
 
 
-def refuse(folder: Path, *, resume: bool | str) -> None:
+def check_run_folder(folder: Path, *, resume: bool | str) -> None:
     """Refuse to begin a run where one is, and to continue one that is not there.
 
     It only looks, so every process may ask; no process writes a checkpoint before all have asked.
@@ -60,7 +60,7 @@ def refuse(folder: Path, *, resume: bool | str) -> None:
     try:
         names = [file for file in folder.iterdir() if not _left_behind(file)] if folder.is_dir() else []
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise unwritable_folder_error(folder, error) from error
     if resume is False and any(file.suffix == ".pt" for file in names):
         raise ValueError(
             f"{folder} holds a run already; continue it with resume=true or choose another run_name=..."
@@ -78,7 +78,7 @@ def _left_behind(file: Path) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, *, resume: bool | str) -> Iterator[None]:
+def lock_run_folder(folder: Path, *, resume: bool | str) -> Iterator[None]:
     """Hold a run's folder, made if need be, before anything is built for the run.
 
     The main process of several locks it for all; the others look whether they agree. At its end the folder is
@@ -89,10 +89,10 @@ def claimed(folder: Path, *, resume: bool | str) -> Iterator[None]:
         resume: False wants a new run, True one to continue, "auto" takes what there is.
 
     Raises:
-        ValueError: ``refuse`` has a reason, or another process is at it.
+        ValueError: ``check_run_folder`` has a reason, or another process is at it.
         OSError: the folder cannot be written.
     """
-    refuse(folder, resume=resume)
+    check_run_folder(folder, resume=resume)
     with contextlib.ExitStack() as held:
         if is_main():
             _claim(folder, held)
@@ -115,7 +115,7 @@ def _claim(folder: Path, held: contextlib.ExitStack) -> None:
         if not checkpoints_in(folder) and any(file.name not in (LOCK, OWNER) for file in folder.iterdir()):
             LOG.warning("%s: an earlier start left no checkpoint there; beginning anew", folder)
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise unwritable_folder_error(folder, error) from error
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             " run_name=..."
         ) from None
     try:
-        with files.whole(owner) as file:
+        with files.atomic_write(owner) as file:
             file.write(
                 f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}".encode()
             )
@@ -166,7 +166,7 @@ def _refuse_symbolic_links(folder: Path) -> None:
             )
 
 
-def unwritable(folder: Path, error: OSError) -> OSError:
+def unwritable_folder_error(folder: Path, error: OSError) -> OSError:
     """That a folder cannot be used, and what to do."""
     return OSError(
         f"{folder} cannot be written ({error.strerror}); choose a folder that can be with run_dir=..."

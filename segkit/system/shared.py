@@ -25,7 +25,7 @@ CHECKSUM = "segkit_crc32"
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
-def located(source: str | Path) -> Path:
+def resolve_checkpoint(source: str | Path) -> Path:
     """The file of a checkpoint: its path, that in a folder, or one fetched from an ``hf://`` address.
 
     Raises:
@@ -47,7 +47,7 @@ def located(source: str | Path) -> Path:
     return path
 
 
-def beside(source: str | Path) -> Path:
+def output_folder_for(source: str | Path) -> Path:
     """The folder for what is made with a checkpoint: that of its file, or one in ``runs/`` for an address."""
     if found := ADDRESS.fullmatch(str(source)):
         return Path("runs", found[1].replace("/", "--"))
@@ -93,11 +93,11 @@ def write(path: Path, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> N
     apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(_plain(about), ensure_ascii=False, allow_nan=False)
     header = {"format": "pt", KEY: text, CHECKSUM: _checksum(apart, text)}
-    with files.whole(path) as file:
+    with files.atomic_write(path) as file:
         file.write(save(apart, metadata=header))
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the tensors of a file, on the CPU, and its header, which is empty for files that are not ours.
 
     The format has no checksum; files of segkit carry one.

@@ -26,14 +26,14 @@ GRACE = 60  # seconds that a worker outlives a SIGTERM
 
 
 @dataclass
-class Request:
+class StopRequest:
     """Which signal asked this process to leave; 0 for none yet."""
 
     signal: int = 0
 
 
 @contextlib.contextmanager
-def listening(request: Request) -> Iterator[None]:
+def defer_signals(request: StopRequest) -> Iterator[None]:
     """Remember signals instead of dying of them; only the main thread can.
 
     Args:
@@ -73,7 +73,7 @@ def ignore_group_signals(_: int = 0) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
-def interpreter() -> str:
+def python_command() -> str:
     """How to call this Python from here: by its path below the current folder, or by its name."""
     path, here = Path(sys.executable), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
@@ -85,12 +85,12 @@ def command_to_resume(argv: Sequence[str]) -> str:
     kept = [a for a in arguments if not a.startswith("resume=")]
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     installed = is_installed_script(argv[0])
-    start = "torchrun ... " if several else "" if installed else f"{interpreter()} "
+    start = "torchrun ... " if several else "" if installed else f"{python_command()} "
     script = Path(argv[0]).name if installed else argv[0]
     return f"{start}{shlex.join([script, *kept, 'resume=true'])}"
 
 
-def leave(number: int) -> NoReturn:
+def exit_after_signal(number: int) -> NoReturn:
     """End as a signal asked, after all was saved.
 
     Raises:

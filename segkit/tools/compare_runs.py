@@ -59,7 +59,7 @@ class Run:
         }
 
 
-def read(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
     """A run from its folder.
 
     Raises:
@@ -81,7 +81,7 @@ def read(folder: Path) -> Run:
     return Run(folder.resolve().name, settings, curves, folder)
 
 
-def differing(runs: Sequence[Run]) -> list[str]:
+def differing_settings(runs: Sequence[Run]) -> list[str]:
     """Settings that are not the same in all runs; the name of a run is not one of them."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     return [k for k in keys if k != "run_name" and len({str(run.settings.get(k)) for run in runs}) > 1]
@@ -90,7 +90,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row a run, best first and by name where equal: name, scores as fractions, settings that differ."""
     order = sorted(runs, key=lambda run: (-(run.scores()["best mIoU"] or 0), run.name))
-    keys = differing(runs)
+    keys = differing_settings(runs)
     return [
         {"run": run.name, **run.scores(), **{key: run.settings.get(key) for key in keys}} for run in order
     ]
@@ -123,7 +123,7 @@ def _aligned(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-class Row(NamedTuple):
+class SeedGroup(NamedTuple):
     """Runs that differ in their seed alone."""
 
     name: str
@@ -145,12 +145,12 @@ def seeds(runs: Sequence[Run]) -> str:
         seconds = [second for run in some for _, second in run.curves.get("wall/step_seconds", [])]
         scores = [run.curves["val/mIoU"][-1][1] for run in some]
         median = statistics.median(seconds) if seconds else None
-        found.append(Row(remove_seed(some[0].name), scores, *cost(some[0].folder), median))
+        found.append(SeedGroup(remove_seed(some[0].name), scores, *model_cost(some[0].folder), median))
     note = (
         "mIoU of the last validation in %, mean and standard deviation over the seeds; MACs of one crop; "
         "p of Welch's t-test times the rows compared"
     )
-    return f"\n{_aligned(cells(found))}{note}\n"
+    return f"\n{_aligned(format_cells(found))}{note}\n"
 
 
 def group_by_settings(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -167,24 +167,24 @@ def remove_seed(name: str) -> str:
     return re.sub(r"-seed=\d+(?=-|$)", "", name)
 
 
-def cost(folder: Path) -> tuple[int | None, float | None]:
+def model_cost(folder: Path) -> tuple[int | None, float | None]:
     """Return a network's parameters and MACs for a crop, without the auxiliary head; None if unknown."""
     import torch
 
     from segkit import checkpoint
-    from segkit.data.labels import LabelTable
+    from segkit.data.labels import LabelMap
     from segkit.models import segmenter, summary
     from segkit.system import runs
 
     for file in runs.checkpoints_in(folder):
         try:
-            content = checkpoint.read(file, mapped=True)
-            model = segmenter.unloaded(content["settings"]["model"])
+            content = checkpoint.read_checkpoint(file, mapped=True)
+            model = segmenter.without_weights(content["settings"]["model"])
             with torch.device("meta"):
-                network = segmenter.build(LabelTable.from_plain(content["classes"]).num_classes, **model)
+                network = segmenter.build(LabelMap.from_plain(content["classes"]).num_classes, **model)
             crop = content["settings"]["sizes"]["crop"]
             sides = (crop, crop) if isinstance(crop, int) else tuple(crop)
-            used = [part for part in summary.parts(network, sides) if part.name != "auxiliary"]
+            used = [part for part in summary.summarize(network, sides) if part.name != "auxiliary"]
         except (KeyError, ValueError, TypeError, RuntimeError, NotImplementedError):
             continue  # of another version, or a foreign part: its score still counts
         return sum(part.parameters for part in used), sum(part.flops for part in used) / 2
@@ -201,7 +201,7 @@ def p_value(a: Sequence[float], b: Sequence[float]) -> float:
     return float(p)  # pyright: ignore[reportArgumentType]
 
 
-def cells(rows: Sequence[Row]) -> list[list[str]]:
+def format_cells(rows: Sequence[SeedGroup]) -> list[list[str]]:
     """Return the table, best first, with its heads."""
     rows = sorted(rows, key=lambda row: -statistics.fmean(row.scores))
     compared = sum(len(row.scores) > 1 for row in rows[1:])
@@ -223,7 +223,7 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def _verdict(row: Row, first: Row, compared: int) -> str:
+def _verdict(row: SeedGroup, first: SeedGroup, compared: int) -> str:
     if min(len(row.scores), len(first.scores)) < 2:
         return "one run says nothing of the spread"
     p = min(p_value(row.scores, first.scores) * compared, 1.0)
@@ -239,7 +239,7 @@ def smoothed(curve: Points, *, weight: float = 0.9) -> Points:
     return smooth
 
 
-def draw(runs: Sequence[Run], file: Path) -> None:
+def draw_charts(runs: Sequence[Run], file: Path) -> None:
     """The curves of validation and training as an image."""
     panels = {
         "val/mIoU in %, by iteration": {
@@ -266,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         if not folder.is_dir() and folder.exists():  # a sweep's own multirun.yaml, which runs/* names too
             continue
         try:
-            found.append(read(folder))
+            found.append(read_run(folder))
         except ValueError as error:
             skipped.append(str(error))
     if not found:
@@ -282,13 +282,13 @@ def main(arguments: Sequence[str] | None = None) -> str:
         whole = [{"run": r.name, "scores": r.scores(), "settings": r.settings} for r in found]
         _write(chosen.json, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     if chosen.png:
-        draw(found, chosen.png)
+        draw_charts(found, chosen.png)
     return table(lines) + "".join(f"left out: {reason}\n" for reason in skipped) + seeds(found)
 
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(file) as out:
+    with files.atomic_write(file) as out:
         out.write(text.encode())
 
 

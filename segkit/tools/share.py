@@ -89,11 +89,11 @@ def write(
     """
     from segkit import checkpoint
 
-    content = checkpoint.read(checkpoint_file)
+    content = checkpoint.read_checkpoint(checkpoint_file)
     if (folder / shared.NAME).exists():
         raise ValueError(f"{folder} holds a {shared.NAME} already; give another folder, or take it away")
     folder.mkdir(parents=True, exist_ok=True)
-    settings = without_places(content["settings"])
+    settings = strip_local_paths(content["settings"])
     settings["model"] = _from_scratch(content["settings"]["model"])
     about = {key: content.get(key) for key in ("format", "iteration", "classes", "scores", "licenses")}
     weights = content.get("average") or content["model"]
@@ -101,7 +101,7 @@ def write(
     if preview is not None:
         _draw(folder, preview)
     card = _card(content, checkpoint_file, folder, licence=licence, data_licence=data_licence)
-    with files.whole(folder / "README.md") as file:
+    with files.atomic_write(folder / "README.md") as file:
         file.write(card.encode())
     return folder
 
@@ -111,13 +111,13 @@ def _from_scratch(network: Mapping[str, Any]) -> dict[str, Any]:
     return {**network, "weights": None, "backbone": {**network["backbone"], "weights": None}}
 
 
-def without_places(settings: Any) -> Any:
+def strip_local_paths(settings: Any) -> Any:
     """Settings without what names places of one machine: absolute paths, home folders, ``file://``."""
     if isinstance(settings, Mapping):
-        kept = {key: without_places(value) for key, value in settings.items()}
+        kept = {key: strip_local_paths(value) for key, value in settings.items()}
         return {key: value for key, value in kept.items() if value is not LEFT_OUT}
     if isinstance(settings, list | tuple):
-        found = [without_places(value) for value in settings]
+        found = [strip_local_paths(value) for value in settings]
         return LEFT_OUT if LEFT_OUT in found else found
     place = isinstance(settings, str) and re.match(r"[/~]|file:|[A-Za-z]:\\|\.\.?/", settings)
     return LEFT_OUT if place else settings
@@ -177,9 +177,11 @@ def _scores(content: Mapping[str, Any], source: str | Path) -> Iterator[str]:
 
     if scores := content.get("scores"):
         settings = content["settings"]
-        protocol = presets.of_settings(settings) if "evaluation" in settings else "its protocol is not known"
+        protocol = (
+            presets.build_protocol(settings) if "evaluation" in settings else "its protocol is not known"
+        )
         yield f"* validation in training, {protocol}: {_words(scores)}"
-    for file in sorted(shared.beside(source).glob("test-*/result.json")):
+    for file in sorted(shared.output_folder_for(source).glob("test-*/result.json")):
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
             name, found, images = result["protocol"]["name"], result["scores"], result["images"]

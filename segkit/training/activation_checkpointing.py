@@ -12,7 +12,7 @@ from segkit.cpu.recompute import no_recompute
 from segkit.models.network import Segmenter
 
 
-def stages_of(model: Segmenter) -> list[str]:
+def select_stages(model: Segmenter) -> list[str]:
     """Return the stages of the backbone that can be run again."""
     parts = model.backbone.named_children()
     return [name for name, part in parts if name.startswith("layer") and isinstance(part, nn.Sequential)]
@@ -33,7 +33,7 @@ def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
         if not isinstance(blocks, nn.Sequential):
             raise ValueError(
                 f"runtime.activation_checkpointing={list(stages)}: this backbone has no stage {stage!r}; it"
-                f" has {', '.join(stages_of(model)) or 'none that can be checkpointed'}"
+                f" has {', '.join(select_stages(model)) or 'none that can be checkpointed'}"
             )
         for block in blocks:  # a class, as a copy of the model must run its own blocks
             kind = type(block)

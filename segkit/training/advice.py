@@ -18,7 +18,7 @@ FEW = 4  # images whose batch statistics are mostly noise (Wu and He 2018, figur
 HIGHEST = {"adamw": 5e-4, "sgd": 0.02 / 16}  # rates at which learnt weights are lost; of SGD for an image
 
 
-def refuse(run: Training, *, every: float) -> None:
+def check_training(run: Training, *, every: float) -> None:
     """Refuse what cannot do what it says.
 
     Args:

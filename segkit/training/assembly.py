@@ -13,7 +13,7 @@ import torch
 from segkit import components
 from segkit.data import loaders, transforms
 from segkit.models import summary
-from segkit.monitor.banners import RunFacts, banner
+from segkit.monitor.banners import RunFacts, format_banner
 from segkit.monitor.monitor import Monitor
 from segkit.system import distributed
 from segkit.system.runtime import Runtime
@@ -42,8 +42,8 @@ def build_training(
     """
     torch.manual_seed(settings["seed"])
     table, metric = train_set.table, settings["checkpoint"]["metric"]
-    best.refuse_unknown(metric, table.names)
-    model, notes = starting.network(settings["model"], table)
+    best.check_metric(metric, table.names)
+    model, notes = starting.build_model(settings["model"], table)
     run = setup_training(
         model,
         components.build("losses", settings["loss"], num_classes=table.num_classes),
@@ -56,7 +56,7 @@ def build_training(
     )
     run.files = position.digest_names(train_set.names)
     run.val_files = position.digest_names(val_set.names) if val_set is not None else ""
-    advice.refuse(run, every=settings["evaluation"]["every"])
+    advice.check_training(run, every=settings["evaluation"]["every"])
     lines = advice.warnings(run, settings["model"])
     if distributed.is_main():
         lines += advice.warn_padding(train_set, transforms.build(**settings["augment"]))
@@ -72,7 +72,7 @@ def remaining_steps(
     Raises:
         ValueError: the batch cannot be shared out evenly; while iterating, a sample cannot be read.
     """
-    order = loaders.Order(
+    order = loaders.SampleOrder(
         len(train_set),
         settings["seed"],
         run.schedule.batch_size,
@@ -123,7 +123,7 @@ def open_monitor(
         colours=train_set.table.colours,
         writers=settings["writers"],
     ) as monitor:
-        monitor.say("\n".join([banner(settings, facts), *run.notes]))
+        monitor.log_message("\n".join([format_banner(settings, facts), *run.notes]))
         network = summary.summarise(run.model, settings["sizes"]["crop"], operations=False)
         monitor.describe(settings, network=network)
         yield monitor

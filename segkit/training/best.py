@@ -12,7 +12,7 @@ SCORES = ("mIoU", "pixAcc", "mAcc", "fwIoU", "mDice")  # of ``metrics.scores``
 LOSS, IOU = "val/loss", "iou/"
 
 
-def refuse_unknown(metric: str, names: Sequence[str]) -> None:
+def check_metric(metric: str, names: Sequence[str]) -> None:
     """Make sure that a metric exists.
 
     Args:
@@ -34,11 +34,11 @@ def refuse_unknown(metric: str, names: Sequence[str]) -> None:
     )
 
 
-def measured(metric: str, result: Evaluation, losses: Mapping[str, float], names: Sequence[str]) -> float:
+def metric_value(metric: str, result: Evaluation, losses: Mapping[str, float], names: Sequence[str]) -> float:
     """Return a metric of a validation; NaN where a class has neither labels nor predictions.
 
     Args:
-        metric: one that ``refuse_unknown`` accepts.
+        metric: one that ``check_metric`` accepts.
         result: of the validation.
         losses: its parts by name.
         names: of the classes.
@@ -71,7 +71,7 @@ def explain_undefined(metric: str, value: float) -> str:
     return f"checkpoint.metric={metric} is {value:g} in this validation. {advice}."
 
 
-def in_words(metric: str, value: float | None) -> str:
+def format_metric(metric: str, value: float | None) -> str:
     """Return a metric with its value, scores in percent."""
     if value is None:
         return f"{metric} unknown"

@@ -49,10 +49,10 @@ class _Lenient(NonFiniteGuard):
 
 def range_test(run: Training, steps: Steps, folder: Path) -> str:
     """Test rates on a run, which stays as it was; draw the curve into the folder, say what it suggests."""
-    return show(find(run, steps), folder)
+    return report_range_test(run_range_test(run, steps), folder)
 
 
-def find(run: Training, steps: Steps) -> Curve:
+def run_range_test(run: Training, steps: Steps) -> Curve:
     """Raise the rate from 1e-6 to 10 over 100 steps (or all of a shorter run), or until the loss explodes.
 
     Args:
@@ -129,11 +129,11 @@ def curve(rates: Sequence[float], losses: Sequence[float]) -> Curve:
     return Curve(rates, smooth, suggestion, reason)
 
 
-def show(found: Curve, folder: Path) -> str:
+def report_range_test(found: Curve, folder: Path) -> str:
     """Draw the curve, put it into TensorBoard and say what it suggests.
 
     Args:
-        found: by ``find``.
+        found: by ``run_range_test``.
         folder: of the run; receives ``lr_finder/`` with the image and the events.
     """
     place = folder / "lr_finder"

@@ -34,9 +34,9 @@ class StepRecord(NamedTuple):
         return torch.stack([*self.losses.values(), self.norm]).isfinite().all()
 
     def __str__(self) -> str:
-        return self.described(self.names)
+        return self.describe(self.names)
 
-    def described(self, names: Sequence[str]) -> str:
+    def describe(self, names: Sequence[str]) -> str:
         """Return a description of the step with the given names of samples."""
         numbers = {f"loss_{k}": v for k, v in self.losses.items()} | {"norm of the gradient": self.norm}
         words = [f"{name} {float(value):g}" for name, value in numbers.items()]
@@ -146,7 +146,7 @@ def _tensors_in(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 def _described_by_all(record: StepRecord) -> str:
     """Return a description with the samples of all processes; every process must call it."""
     names = [name for names in distributed.gather(list(record.names)) for name in names]
-    return f"iteration {record.iteration} is not finite: {record.described(names)}"
+    return f"iteration {record.iteration} is not finite: {record.describe(names)}"
 
 
 REMEDY = (

@@ -92,7 +92,7 @@ def _kept(groups: list[dict[str, Any]]) -> dict[str, None]:
     return {f"{group['name']} ({len(group['params'])} tensors): {key}": None for group, key in keys}
 
 
-def average_of(model: Model) -> Model:
+def make_ema(model: Model) -> Model:
     """A copy of a model to hold the moving average of its weights, in evaluation mode."""
     return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
 
@@ -104,7 +104,7 @@ def update_average(average: nn.Module, model: nn.Module, *, decay: float, iterat
     Early on ``d`` is (1 + t) / (10 + t), so that the average does not remember the random start.
 
     Args:
-        average: made by ``average_of``.
+        average: made by ``make_ema``.
         model: the model after its step.
         decay: the final ``d``.
         iteration: t, from 0.

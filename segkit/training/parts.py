@@ -66,7 +66,7 @@ def training_batches(settings: Settings, dataset: Dataset, *, iterations: range)
         ValueError: while iterating, a sample cannot be read.
     """
     transform, batch_size = transforms.build(**settings["augment"]), settings["schedule"]["batch_size"]
-    order = loaders.Order(len(dataset), settings["seed"], batch_size)
+    order = loaders.SampleOrder(len(dataset), settings["seed"], batch_size)
     workers = settings["loader"]["workers"]
     return loaders.training_loader(dataset, transform, order, iterations=iterations, workers=workers)
 

@@ -1,7 +1,7 @@
 """Position of a run in its training data, and whether a resumed run can continue there.
 
-An iteration takes the next ``batch_size`` samples of one stream (``segkit.data.loaders.Order``), so a run
-continues at the same place of its schedule only if batch size and length of an epoch stay as they were.
+An iteration takes the next ``batch_size`` samples of one stream (``segkit.data.loaders.SampleOrder``), so a
+run continues at the same place only if the batch size and the length of an epoch are unchanged.
 """
 
 from __future__ import annotations

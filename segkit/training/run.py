@@ -26,9 +26,9 @@ from segkit.system import distributed, files, replicas
 from segkit.system.failures import first_line
 from segkit.system.runtime import Runtime
 from segkit.system.seeds import seed_of
-from segkit.system.signals import Request
+from segkit.system.signals import StopRequest
 from segkit.training import accumulation, activation_checkpointing, freezing, nonfinite, optim
-from segkit.training.best import in_words, is_better
+from segkit.training.best import format_metric, is_better
 from segkit.training.nonfinite import NonFiniteGuard, StepRecord
 from segkit.training.position import Position
 from segkit.training.schedule import Schedule
@@ -75,7 +75,7 @@ class Training:
     validated: int | None = None  # iteration of the last validation
     has_unscored: bool = False  # a batch without a scored pixel was met
     notes: list[str] = field(default_factory=list)  # printed before it begins
-    request: Request = field(default_factory=Request)  # of this process, to leave
+    request: StopRequest = field(default_factory=StopRequest)  # of this process, to leave
 
     def learning_rates(self) -> dict[str, float]:
         """Return the rate of each parameter group in the last step."""
@@ -101,9 +101,9 @@ class Training:
         return self.model if self.average is None else self.average
 
     @property
-    def best_in_words(self) -> str:
+    def best_text(self) -> str:
         """Return the metric by which the best weights were chosen, with its value."""
-        return in_words(self.metric, self.best)
+        return format_metric(self.metric, self.best)
 
     def update_best(self, value: float) -> bool:
         """Take a validation's metric into account and return whether it is the best so far."""
@@ -197,7 +197,7 @@ class Training:
         if state["val_files"] != self.val_files:
             self.notes.append(
                 "careful: the validation files changed since the checkpoint, so the best"
-                f" {in_words(state['metric'], state['best'])} is not comparable and is forgotten"
+                f" {format_metric(state['metric'], state['best'])} is not comparable and is forgotten"
             )
         elif state["metric"] == self.metric:  # the best of another metric is unknown
             self.best, self.stale = state["best"], state["stale"]
@@ -205,7 +205,7 @@ class Training:
         is_last = self.iteration == self.length and self.validated != self.iteration
         self.validation_pending = state["validation_pending"] or is_last
 
-    def asked_to_leave(self) -> int:
+    def stop_signal(self) -> int:
         """Return the signal that asked any process to leave, 0 for none; the same on all processes."""
         return distributed.all_reduce_max(self.request.signal)
 
@@ -257,7 +257,7 @@ def setup_training(
         decay_norm_and_bias=schedule.decay_norm_and_bias,
         layer_decay=schedule.layer_decay,
     )
-    runner = replicas.replicated(model, device)
+    runner = replicas.wrap_data_parallel(model, device)
     return Training(
         model=model,
         runner=torch.compile(runner) if runtime.compile else runner,  # pyright: ignore[reportArgumentType]
@@ -267,7 +267,7 @@ def setup_training(
             "training.lr_schedules", schedule.lr_schedule, total=schedule.length(samples)
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
-        average=optim.average_of(model) if schedule.ema is not None else None,
+        average=optim.make_ema(model) if schedule.ema is not None else None,
         guard=NonFiniteGuard(device, schedule.nonfinite, schedule.nonfinite_in_a_row),
         schedule=schedule,
         runtime=runtime,
@@ -335,7 +335,7 @@ def _passes(training: Training, whole: Tensor, batches: Sequence[Batch]) -> dict
     torch.manual_seed(seed_of(training.seed, training.iteration, distributed.rank()))
     losses: dict[str, Tensor] = {}
     for index, batch in enumerate(batches):
-        with replicas.gradients_stay_here(training.runner, unless=index == len(batches) - 1):
+        with replicas.no_sync_until_last(training.runner, unless=index == len(batches) - 1):
             parts = _backward(training, batch, training.loss.weight(batch.label) / whole)
         losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
     return losses

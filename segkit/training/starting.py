@@ -17,7 +17,7 @@ from segkit.models import segmenter, weights
 from segkit.types import MOST_CLASSES, ClassTable
 
 
-def network(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.Segmenter, list[str]]:
+def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.Segmenter, list[str]]:
     """A segmenter from settings, and in words what became of the weights it starts from.
 
     Args:
@@ -34,11 +34,11 @@ def network(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.S
         model = segmenter.build(table.num_classes, **settings)
         model.class_names = list(table.names)
         return model, []
-    blank = segmenter.unloaded(settings)
+    blank = segmenter.without_weights(settings)
     model = segmenter.build(table.num_classes, **blank)
     model.class_names = list(table.names)
     ours, theirs = list(table.names), checkpoint.class_names(source)
-    of_classes = class_tensors(model, blank)
+    of_classes = find_class_tensors(model, blank)
     permuted = theirs is not None and sorted(theirs) == sorted(ours)
     loaded = weights.load_segmenter(
         model,
@@ -59,7 +59,7 @@ def network(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.S
     return model, words
 
 
-def network_of_weights(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def settings_of_weights(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The section ``model`` of the checkpoint of segkit that ``model.weights`` names; None without one.
 
     Args:
@@ -67,14 +67,16 @@ def network_of_weights(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     source = settings["model"]["weights"]
     with contextlib.suppress(ValueError, KeyError, TypeError):  # the build of the network tells of faults
-        found = checkpoint.read(Path(str(source).removeprefix("file://")).expanduser(), mapped=True)
-        network = found["settings"]["model"]
-        backbone = {key: None if key == "weights" else value for key, value in network["backbone"].items()}
-        return {**network, "weights": source, "backbone": backbone}
+        found = checkpoint.read_checkpoint(
+            Path(str(source).removeprefix("file://")).expanduser(), mapped=True
+        )
+        stored = found["settings"]["model"]
+        backbone = {key: None if key == "weights" else value for key, value in stored["backbone"].items()}
+        return {**stored, "weights": source, "backbone": backbone}
     return None
 
 
-def class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> dict[str, list[int]]:
+def find_class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return the tensors whose shape depends on the number of classes, and in which dimensions.
 
     The heads are built once more for another number of classes, without memory for their values.

@@ -60,11 +60,11 @@ def validate(
             raise StopEvaluation
         loss.add(sample, strip)
 
-    monitor.say(f"validating on {write_count(len(dataset), 'image')}")
+    monitor.log_message(f"validating on {write_count(len(dataset), 'image')}")
     result = evaluation.evaluate(
         run.eval_model, dataset, protocol, workers=workers, on_image=shown.add, on_strip=leave_if_asked
     )
-    if run.asked_to_leave():
+    if run.stop_signal():
         return None
     run.validation_pending, run.validated = False, run.iteration
     losses = loss.mean()
@@ -73,18 +73,18 @@ def validate(
     )
     monitor.samples(run.iteration, *shown.gather())
     if distributed.is_main():
-        record = {"iteration": run.iteration, "protocol": protocol.stated(), "scores": result.scores}
-        with files.whole(checkpoints.folder / "result.json") as file:
+        record = {"iteration": run.iteration, "protocol": protocol.as_dict(), "scores": result.scores}
+        with files.atomic_write(checkpoints.folder / "result.json") as file:
             file.write(json.dumps(record, indent=2).encode())
-    value = best.measured(run.metric, result, losses, monitor.names)
+    value = best.metric_value(run.metric, result, losses, monitor.names)
     if not math.isfinite(value) and run.best is None:
-        monitor.say(f"careful: {best.explain_undefined(run.metric, value)}")
+        monitor.log_message(f"careful: {best.explain_undefined(run.metric, value)}")
     if run.update_best(value):
         checkpoints.save_best(run.iteration, run.eval_model.state_dict(), result.scores)
     if run.out_of_patience:
-        monitor.say(
+        monitor.log_message(
             f"stopping at {run.iteration:,} of {run.length:,} iterations: the last {run.stale} validations"
-            f" found no better {run.best_in_words} (schedule.patience={run.stale})"
+            f" found no better {run.best_text} (schedule.patience={run.stale})"
         )
     release_memory()
     return result
@@ -113,7 +113,7 @@ def checkpoint_and_validate(
     def save() -> None:
         if run.guard.in_a_row and run.iteration < run.length:
             if leaving:
-                monitor.say(
+                monitor.log_message(
                     f"not saved, because the last {run.guard.in_a_row} steps were skipped: the run resumes"
                     " from its last checkpoint"
                 )
@@ -121,17 +121,17 @@ def checkpoint_and_validate(
         monitor.flush()  # so that a run resumed from here has no gap in its curves
         checkpoints.save(run.state())
 
-    leaving = run.asked_to_leave()
+    leaving = run.stop_signal()
     if leaving or run.validation_pending or checkpoints.due(run.iteration) or run.iteration == run.length:
         save()
     if run.validation_pending and not leaving:
         kept = {"monitor": monitor, "checkpoints": checkpoints}
         if validate(run, dataset, protocol, workers=workers, **kept) is not None:
             save()
-        leaving = run.asked_to_leave()
+        leaving = run.stop_signal()
     if leaving:
         distributed.barrier()
-        signals.leave(leaving)
+        signals.exit_after_signal(leaving)
 
 
 class ValidationLoss:

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from segkit.data.filename_hints import USUAL, layout_hint
-from segkit.data.labels import DataError, LabelTable, Problem
+from segkit.data.labels import DataError, LabelMap, Problem
 from segkit.data.listing import root_prefixes, unique_names
 from segkit.data.pairs import (
     IMAGES,
@@ -85,7 +85,7 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     shares = _shares(train_split, val_split)
     tree = Tree(*_folder_and_end("images", images), *_folder_and_end("masks", masks))
     roots = [_checked_root(place, tree, split) for place in ([root] if isinstance(root, str) else root)]
-    table = LabelTable.read(roots[0] / Path(classes).expanduser(), "folder")
+    table = LabelMap.read(roots[0] / Path(classes).expanduser(), "folder")
     pairs: list[Pair] = []
     problems: list[Problem] = []
     for place, prefix in zip(roots, root_prefixes(roots), strict=True):
@@ -161,12 +161,12 @@ def _checked_root(place: str, tree: Tree, split: str) -> Path:
     return check_folders(place, folders, remedy or usual)
 
 
-def _own_table(first: LabelTable, root: Path, classes: str) -> LabelTable | None:
+def _own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | None:
     """Return the table of a root in the class order of the first, None where it has no other."""
     file = root / Path(classes).expanduser()
     if str(file) == first.source or not file.is_file():
         return None
-    own = LabelTable.read(file, "folder").in_order_of(first.names, first.source)
+    own = LabelMap.read(file, "folder").in_order_of(first.names, first.source)
     return None if own == first else own
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from segkit.data.labels import built_in
+from segkit.data.labels import load_builtin_label_map
 from segkit.settings import NonNegativeInt, PositiveInt, Size
 from segkit.types import IGNORE_INDEX, Sample
 
@@ -36,7 +36,7 @@ class Shapes:
     """Scenes of one split."""
 
     def __init__(self, split: str, scenes: int, size: tuple[int, int], seed: int):
-        self.name, self.table, self.on_error = "shapes", built_in("shapes"), "stop"
+        self.name, self.table, self.on_error = "shapes", load_builtin_label_map("shapes"), "stop"
         self.size, self.key = size, (seed, 0 if split == "train" else 1)
         self.names = [f"{split}_{index:06d}" for index in range(scenes)]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from segkit.data.labels import Problem, built_in
+from segkit.data.labels import Problem, load_builtin_label_map
 from segkit.data.pairs import Found, Pair, Pairs, cache_folder, check_folders, dataset_cli_args
-from segkit.system.commands import spoken
+from segkit.system.commands import cli_command
 
 FOLDERS = ("JPEGImages", "SegmentationClass")
 LISTS = "ImageSets/Segmentation"
@@ -28,7 +28,7 @@ def build(
 ) -> Pairs:
     """Build the split that ``ImageSets/Segmentation/<split>.txt`` lists, in the official layout."""
     part = train_split if split == "train" else val_split
-    prepare = f"`{spoken('data', 'voc')} prepare`"
+    prepare = f"`{cli_command('data', 'voc')} prepare`"
     path = check_folders(root, FOLDERS, f"{prepare} downloads VOC 2012 and unpacks it")
     list_file = path / LISTS / f"{part}.txt"
     if not list_file.is_file():
@@ -36,7 +36,7 @@ def build(
         raise ValueError(f"data.{split}_split={part}: there is no {list_file}. {remedy}")
     return Pairs(
         "voc",
-        built_in("voc"),
+        load_builtin_label_map("voc"),
         find_pairs(path, list_file),
         coding="any",
         on_error=on_error,

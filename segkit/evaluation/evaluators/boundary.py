@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segkit.evaluation import metrics
-from segkit.types import ClassTable, Figures
+from segkit.types import ClassTable, EvaluatorResult
 
 
 class Boundary:
@@ -28,11 +28,11 @@ class Boundary:
         """(3, K) int64."""
         return self.counts
 
-    def scores(self, state: Tensor) -> Figures:
+    def scores(self, state: Tensor) -> EvaluatorResult:
         """mIoU_boundary, over the classes that labels or predictions hold near a boundary."""
         iou = metrics.boundary_iou(state)
         score = metrics.mean(iou, torch.diag(state[1]), absent=self.absent)
-        return Figures({"mIoU_boundary": score}, {"boundary IoU": iou.tolist()})
+        return EvaluatorResult({"mIoU_boundary": score}, {"boundary IoU": iou.tolist()})
 
 
 def build(table: ClassTable, absent: Any) -> Boundary:

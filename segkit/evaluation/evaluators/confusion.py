@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segkit.evaluation import metrics
-from segkit.types import ClassTable, Figures
+from segkit.types import ClassTable, EvaluatorResult
 
 
 class Confusion:
@@ -28,7 +28,7 @@ class Confusion:
         """(K, K) int64, rows are labels."""
         return self.matrix.counts
 
-    def scores(self, state: Tensor) -> Figures:
+    def scores(self, state: Tensor) -> EvaluatorResult:
         """Scores of the split; on ADE20K its benchmark's too, and mIoU of categories where there are some."""
         scores = metrics.scores(state, absent=self.absent)
         if self.table.name == "ade20k":
@@ -38,7 +38,7 @@ class Confusion:
             names, merged = metrics.merge_classes(state, self.table.categories)
             groups = dict(zip(names, metrics.class_scores(merged)["IoU"].tolist(), strict=True))
             scores["mIoU_category"] = metrics.scores(merged, absent=self.absent)["mIoU"]
-        return Figures(scores, {"IoU": metrics.class_scores(state)["IoU"].tolist()}, groups)
+        return EvaluatorResult(scores, {"IoU": metrics.class_scores(state)["IoU"].tolist()}, groups)
 
 
 def build(table: ClassTable, absent: Any, device: torch.device | str) -> Confusion:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from segkit.evaluation import metrics
-from segkit.types import ClassTable, Figures, ignore_index
+from segkit.types import ClassTable, EvaluatorResult, ignore_index
 
 SIZES = {"small": 32**2, "medium": 96**2, "large": None}  # pixels of an object, the bound itself excluded
 BOUNDS = [bound for bound in SIZES.values() if bound is not None]
@@ -81,7 +81,7 @@ class ObjectSizes:
         """(3, 3, K) int64."""
         return self.counts
 
-    def scores(self, state: Tensor) -> Figures:
+    def scores(self, state: Tensor) -> EvaluatorResult:
         """mIoU_small, mIoU_medium and mIoU_large, each over the classes with labelled objects of the size.
 
         Other classes are left out whatever the protocol counts for absent ones: the sky has no small objects.
@@ -92,7 +92,7 @@ class ObjectSizes:
             for n, (size, iou) in enumerate(each.items())
             if labelled[n].any()
         }
-        return Figures(means, {f"IoU {size}": iou.tolist() for size, iou in each.items()})
+        return EvaluatorResult(means, {f"IoU {size}": iou.tolist() for size, iou in each.items()})
 
 
 def build(table: ClassTable) -> ObjectSizes:

@@ -4,16 +4,16 @@ One module a format, with ``Session``, ``metadata`` and what writes it; ``deploy
 """
 
 from segkit.inference.export.deployed import is_exported, load_exported
-from segkit.inference.export.files import FORMATS, export_atomically, parts, target
-from segkit.inference.export.interfaces import Kind, network_for
+from segkit.inference.export.files import FORMATS, export_atomically, export_path, exported_files
+from segkit.inference.export.interfaces import ExportKind, make_export_network
 
 __all__ = [
     "FORMATS",
-    "Kind",
+    "ExportKind",
     "export_atomically",
+    "export_path",
+    "exported_files",
     "is_exported",
     "load_exported",
-    "network_for",
-    "parts",
-    "target",
+    "make_export_network",
 ]

@@ -7,16 +7,18 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from segkit.inference.export.interfaces import Kind
+from segkit.inference.export.interfaces import ExportKind
 from segkit.inference.protocols import Protocol
 
 if TYPE_CHECKING:
-    from segkit.inference.predictor import Trained
+    from segkit.inference.predictor import LoadedModel
 
 FORMAT = 1
 
 
-def describe(trained: Trained, kind: Kind, settings: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
+def describe(
+    trained: LoadedModel, kind: ExportKind, settings: Mapping[str, Any], protocol: Protocol
+) -> dict[str, Any]:
     """Plain values: interface, classes with their colours, normalisation, protocol, settings and licenses."""
     model, table = trained.model, trained.table
     own = {key: copy.deepcopy(settings[key]) for key in ("model", "data", "sizes") if key in settings}
@@ -32,7 +34,7 @@ def describe(trained: Trained, kind: Kind, settings: Mapping[str, Any], protocol
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "align_corners": model.align_corners,
-        "protocol": protocol.stated(),
+        "protocol": protocol.as_dict(),
         "classes": table.to_plain(),
         "settings": own,
         "licenses": dict(trained.licenses),

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit.data.labels import LabelTable
-from segkit.inference.export.files import FORMATS, format_of, module_of, sha256
+from segkit.data.labels import LabelMap
+from segkit.inference.export.files import FORMATS, format_of, import_format, sha256
 from segkit.inference.protocols import Protocol
 from segkit.models.network import Segmenter
 from segkit.settings.values import expand_home
@@ -37,7 +37,7 @@ def read_metadata(file: str | Path) -> dict[str, Any]:
     path = Path(expand_home(str(file)))
     if not path.is_file():
         raise ValueError(f"checkpoint={file}: there is no such file")
-    stored = module_of(format_of(path) or "onnx").metadata(path)
+    stored = import_format(format_of(path) or "onnx").metadata(path)
     try:
         about = {key: json.loads(stored[key]) for key in METADATA}
         about["licenses"] = json.loads(stored.get("licenses", "{}"))
@@ -85,8 +85,8 @@ class Deployed(nn.Module):
         super().__init__()
         self.path, self.num_classes, self.about, self.precision = path, num_classes, about, precision
         self.align_corners, self.image_size = about["align_corners"], about["image_size"]
-        self.class_names = LabelTable.from_plain(about["classes"]).names
-        self.session = module_of(format_of(path) or "onnx").Session(
+        self.class_names = LabelMap.from_plain(about["classes"]).names
+        self.session = import_format(format_of(path) or "onnx").Session(
             path, threads=torch.get_num_threads(), precision=precision
         )
         self.in_channels = len(about["mean"])

@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from segkit.inference.export import int8, onnx, openvino, torch_export
-from segkit.inference.export.interfaces import Kind
+from segkit.inference.export.interfaces import ExportKind
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
 """The suffix of each format's file."""
@@ -26,12 +26,12 @@ def format_of(path: Path) -> str | None:
     return next((name for name, suffix in FORMATS.items() if path.suffix.lower() == suffix), None)
 
 
-def module_of(format: str) -> Any:
+def import_format(format: str) -> Any:
     """The module of a format, with ``Session`` and ``metadata``."""
     return importlib.import_module(f"segkit.inference.export.{format}")
 
 
-def target(output: str | None, beside: Path, kind: Kind) -> Path:
+def export_path(output: str | None, beside: Path, kind: ExportKind) -> Path:
     """Where the file goes.
 
     Args:
@@ -64,7 +64,7 @@ def target(output: str | None, beside: Path, kind: Kind) -> Path:
 def export_atomically(
     network: nn.Module,
     path: Path,
-    kind: Kind,
+    kind: ExportKind,
     *,
     about: Mapping[str, Any],
     calibration: Sequence[np.ndarray] = (),
@@ -93,12 +93,16 @@ def export_atomically(
                 raise
             raise ValueError(_in_words(error, kind)) from error
         yield temporary
-        for part in parts(path):  # the weights before the file that asks for them
+        for part in exported_files(path):  # the weights before the file that asks for them
             Path(folder, part.name).replace(part)
 
 
 def _write(
-    network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any], calibration: Sequence[np.ndarray]
+    network: nn.Module,
+    path: Path,
+    kind: ExportKind,
+    about: Mapping[str, Any],
+    calibration: Sequence[np.ndarray],
 ) -> None:
     if kind.format == "torch_export":
         torch_export.write(network, path, kind, about)
@@ -115,7 +119,7 @@ def _write(
         made.replace(path)
 
 
-def _in_words(error: Exception, kind: Kind) -> str:
+def _in_words(error: Exception, kind: ExportKind) -> str:
     """What the exporter stumbled over: its innermost error, with the operator if it names one."""
     inner: BaseException = error
     said = [str(error)]
@@ -133,7 +137,7 @@ def _in_words(error: Exception, kind: Kind) -> str:
     return f"format={kind.format}: the network cannot be exported{operator}: {line[:300]}{remedy}"
 
 
-def parts(path: Path) -> list[Path]:
+def exported_files(path: Path) -> list[Path]:
     """The files of an exported network: OpenVINO has its weights beside it."""
     return [path.with_suffix(".bin"), path] if path.suffix.lower() == ".xml" else [path]
 
@@ -141,7 +145,7 @@ def parts(path: Path) -> list[Path]:
 def sha256(path: Path) -> bytes:
     """Of all parts of an exported network."""
     digest = hashlib.sha256()
-    for part in parts(path):
+    for part in exported_files(path):
         with part.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.digest()

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from segkit.inference.export.onnx import quietly
-from segkit.inference.export.optional import needed
+from segkit.inference.export.onnx import suppress_exporter_output
+from segkit.inference.export.optional import import_optional
 
 QUANTISED = ("Conv", "Add", "Mul", "Concat", "AveragePool", "MaxPool")
 """What runs on integers; attention weights, resizing and argmax stay float."""
@@ -27,10 +27,10 @@ def quantise(source: Path, path: Path, batches: Sequence[np.ndarray]) -> None:
         path: to write; the metadata go along.
         batches: calibration images as the file takes them.
     """
-    onnx = needed("onnx")
-    quantization: Any = needed("onnxruntime.quantization")
+    onnx = import_optional("onnx")
+    quantization: Any = import_optional("onnxruntime.quantization")
     prepared = path.with_name(f"{path.stem}.prepared.onnx")
-    with quietly():
+    with suppress_exporter_output():
         quantization.shape_inference.quant_pre_process(
             str(source), str(prepared), skip_symbolic_shape=True, auto_merge=True
         )

@@ -14,12 +14,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segkit.inference.preparation import portable
+from segkit.inference.preparation import make_portable
 from segkit.models.network import Segmenter
-from segkit.types import id_type
+from segkit.types import class_id_dtype
 
 
-class Kind(NamedTuple):
+class ExportKind(NamedTuple):
     """What file is wanted."""
 
     format: Literal["onnx", "openvino", "torch_export"] = "onnx"
@@ -52,7 +52,7 @@ class IdsNetwork(nn.Module):
         super().__init__()
         self.logits, self.network = LogitsNetwork(network), network
         self.num_classes = network.num_classes
-        self.kind = getattr(torch, id_type(network.num_classes))
+        self.kind = getattr(torch, class_id_dtype(network.num_classes))
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, H, W, 3) uint8 RGB to class ids (B, H, W)."""
@@ -65,9 +65,9 @@ class IdsNetwork(nn.Module):
         return torch.randint(0, 256, (batch, height, width, self.network.in_channels), dtype=torch.uint8)
 
 
-def network_for(model: Segmenter, kind: Kind) -> LogitsNetwork | IdsNetwork:
+def make_export_network(model: Segmenter, kind: ExportKind) -> LogitsNetwork | IdsNetwork:
     """A copy of the model that takes and gives what a kind of file does; ``int8`` is made of float32."""
-    network = portable(model)
+    network = make_portable(model)
     if kind.precision == "fp16" and kind.format != "openvino":  # which stores halves and computes as it likes
         mean, std = network.mean, network.std
         network.half()

@@ -16,17 +16,17 @@ import torch
 from torch import nn
 
 from segkit.inference.export import torch_export
-from segkit.inference.export.interfaces import Kind
-from segkit.inference.export.optional import needed
+from segkit.inference.export.interfaces import ExportKind
+from segkit.inference.export.optional import import_optional
 from segkit.system.failures import first_line
 
 
-def write(network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any]) -> None:
+def write(network: nn.Module, path: Path, kind: ExportKind, about: Mapping[str, Any]) -> None:
     """Write the network, with each entry of ``about`` as JSON in its metadata."""
-    onnx = needed("onnx")
-    needed("onnxscript")
-    program, example = torch_export.exported(network, kind)
-    with quietly():
+    onnx = import_optional("onnx")
+    import_optional("onnxscript")
+    program, example = torch_export.export_program(network, kind)
+    with suppress_exporter_output():
         made = torch.onnx.export(
             program,
             (example,),
@@ -46,11 +46,11 @@ def write(network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any]) 
 
 def describe(model: Any, about: Mapping[str, Any]) -> None:
     """Put facts into the metadata of a loaded file, each as JSON."""
-    onnx = needed("onnx")
+    onnx = import_optional("onnx")
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
 
 
-def _name_dimensions(model: Any, kind: Kind) -> None:
+def _name_dimensions(model: Any, kind: ExportKind) -> None:
     """Sizes that are free get names, not the numbers of the example's symbols."""
     if kind.image_size is not None:
         return
@@ -64,7 +64,7 @@ def _name_dimensions(model: Any, kind: Kind) -> None:
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def suppress_exporter_output() -> Iterator[None]:
     """Without what exporters print and warn of: what they got wrong, the comparison finds."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -82,7 +82,7 @@ def metadata(path: Path) -> dict[str, str]:
     Raises:
         ValueError: it is not an ONNX file, or it names further files.
     """
-    onnx = needed("onnx")
+    onnx = import_optional("onnx")
     try:
         model = onnx.load(str(path), load_external_data=False)
         has_files = _names_files(model, onnx.TensorProto)
@@ -109,7 +109,7 @@ class Session:
     precisions = ("float32",)
 
     def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
-        runtime = needed("onnxruntime")
+        runtime = import_optional("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors alone

@@ -10,16 +10,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from segkit.inference.export.interfaces import Kind
-from segkit.inference.export.optional import needed
+from segkit.inference.export.interfaces import ExportKind
+from segkit.inference.export.optional import import_optional
 
 SECTION = "segkit"  # of the file's run-time information
 PRECISIONS = {"float32": "f32", "bf16": "bf16"}
 
 
-def convert(source: Path, path: Path, kind: Kind, about: Mapping[str, Any]) -> None:
+def convert(source: Path, path: Path, kind: ExportKind, about: Mapping[str, Any]) -> None:
     """Write what an ONNX file holds as OpenVINO's two files; ``fp16`` stores weights in half precision."""
-    openvino = needed("openvino")
+    openvino = import_optional("openvino")
     model = openvino.convert_model(str(source))
     for key, value in about.items():
         model.set_rt_info(json.dumps(value), [SECTION, key])
@@ -50,7 +50,7 @@ class Session:
     precisions = ("float32", "bf16")
 
     def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
-        openvino = needed("openvino")
+        openvino = import_optional("openvino")
         options = {
             # its own default is bf16 wherever the processor has units for it, at another result
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 
-def needed(package: str) -> Any:
+def import_optional(package: str) -> Any:
     """A package of the extra ``export``.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit.inference.export.interfaces import Kind
+from segkit.inference.export.interfaces import ExportKind
 from segkit.system.failures import first_line
 
 EXAMPLE = (129, 97)  # odd, and unlike: an exporter takes equal sizes for one
@@ -21,14 +21,14 @@ MEMBER = "segkit.json"
 LARGEST_MEMBER = 1 << 26  # bytes
 
 
-def example(network: Any, kind: Kind) -> Tensor:
+def example(network: Any, kind: ExportKind) -> Tensor:
     """An image of the size that is exported; where any size is, two of an odd one."""
     if kind.image_size is not None:
         return network.example(*kind.image_size, batch=1)
     return network.example(*EXAMPLE, batch=2)  # exporters take a batch of one for a constant
 
 
-def exported(network: nn.Module, kind: Kind) -> tuple[Any, Tensor]:
+def export_program(network: nn.Module, kind: ExportKind) -> tuple[Any, Tensor]:
     """The network as a program, and the image it was traced with."""
     image = example(network, kind)
     shapes = None
@@ -38,9 +38,9 @@ def exported(network: nn.Module, kind: Kind) -> tuple[Any, Tensor]:
     return torch.export.export(network, (image,), dynamic_shapes=shapes), image
 
 
-def write(network: nn.Module, path: Path, kind: Kind, about: Mapping[str, Any]) -> None:
+def write(network: nn.Module, path: Path, kind: ExportKind, about: Mapping[str, Any]) -> None:
     """Write the network, with ``about`` as an extra file inside."""
-    program, _ = exported(network, kind)
+    program, _ = export_program(network, kind)
     torch.export.save(program, str(path), extra_files={MEMBER: json.dumps(about)})
 
 

@@ -14,7 +14,7 @@ from segkit import components
 from segkit.data.pairs import read_image
 from segkit.inference import sources
 from segkit.inference.export.deployed import Deployed
-from segkit.inference.export.interfaces import Kind
+from segkit.inference.export.interfaces import ExportKind
 from segkit.inference.protocols import Protocol
 from segkit.inference.sliding import Strip, predict
 from segkit.models.network import Segmenter
@@ -32,14 +32,14 @@ SMALLER = (
 )  # besides an image's own size: factors, made odd, and the least side in pixels
 
 
-class Images(NamedTuple):
+class VerificationImages(NamedTuple):
     """Some images and where they are from, in words."""
 
     origin: str
     images: list[np.ndarray]  # (H, W, 3) uint8 RGB
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """What was found at one size."""
 
     height: int
@@ -49,7 +49,9 @@ class Compared(NamedTuple):
     difference: float  # logits by which PyTorch preferred its own class where the file says another
 
 
-def images_of(given: str | None, data: Mapping[str, Any] | None, *, split: str, count: int) -> Images:
+def load_verification_images(
+    given: str | None, data: Mapping[str, Any] | None, *, split: str, count: int
+) -> VerificationImages:
     """Images of a folder; else of the data set, evenly spread; else drawn scenes.
 
     Args:
@@ -62,10 +64,10 @@ def images_of(given: str | None, data: Mapping[str, Any] | None, *, split: str, 
         ValueError: nothing is there, or it cannot be read.
     """
     if given is not None:
-        source = sources.find(given)
+        source = sources.find_images(given)
         if source.is_video:
             raise ValueError(f"input={given}: a video; give images to compare on")
-        return Images(given, [read_image(image.file) for image in _spread(source.images, count)])
+        return VerificationImages(given, [read_image(image.file) for image in _spread(source.images, count)])
     origin = "drawn scenes, as no data set is at hand: give input=FOLDER for photographs"
     dataset = None
     if data:
@@ -76,7 +78,9 @@ def images_of(given: str | None, data: Mapping[str, Any] | None, *, split: str, 
             dataset = None  # a checkpoint may have come without its data
     if dataset is None or not len(dataset):
         dataset = components.build("data.datasets", {"name": "shapes", "size": 256}, split=split)
-    return Images(origin, [dataset.read(index).image for index in _spread(range(len(dataset)), count)])
+    return VerificationImages(
+        origin, [dataset.read(index).image for index in _spread(range(len(dataset)), count)]
+    )
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -84,22 +88,22 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[place] for place in places]
 
 
-def fitted(image: np.ndarray, size: Sequence[int] | None) -> np.ndarray:
+def resize_image(image: np.ndarray, size: Sequence[int] | None) -> np.ndarray:
     """The image at a size (height, width); None leaves its own."""
     if size is None or tuple(size) == image.shape[:2]:
         return image
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
 
 
-def as_taken(model: Segmenter, image: np.ndarray, kind: Kind) -> np.ndarray:
+def prepare_input(model: Segmenter, image: np.ndarray, kind: ExportKind) -> np.ndarray:
     """A batch of one image as a file of a kind takes it."""
-    pixels = np.ascontiguousarray(fitted(image, kind.image_size))[None]
+    pixels = np.ascontiguousarray(resize_image(image, kind.image_size))[None]
     if kind.interface == "ids":
         return pixels
     return model.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2)).float().cpu().numpy()
 
 
-def compared(model: Segmenter, file: Deployed, images: Sequence[np.ndarray]) -> Iterator[Compared]:
+def compare_outputs(model: Segmenter, file: Deployed, images: Sequence[np.ndarray]) -> Iterator[Comparison]:
     """The images at each size through PyTorch in float32 and through the file's own runtime.
 
     Args:
@@ -111,7 +115,7 @@ def compared(model: Segmenter, file: Deployed, images: Sequence[np.ndarray]) -> 
     as_segmenter: Any = file  # it has what inference asks of one
     for image in images:
         for height, width in _sizes(image, file.image_size):
-            resized = fitted(image, (height, width))
+            resized = resize_image(image, (height, width))
             said = predict(as_segmenter, resized, whole)
             difference = 0.0
 
@@ -122,7 +126,7 @@ def compared(model: Segmenter, file: Deployed, images: Sequence[np.ndarray]) -> 
 
             expected = predict(model, resized, whole, on_strip=measure)
             equal = int((said == expected).sum())
-            yield Compared(height, width, said.numel(), equal, difference)
+            yield Comparison(height, width, said.numel(), equal, difference)
 
 
 def _sizes(image: np.ndarray, fixed: Sequence[int] | None) -> list[tuple[int, int]]:
@@ -133,7 +137,7 @@ def _sizes(image: np.ndarray, fixed: Sequence[int] | None) -> list[tuple[int, in
     return [(sides[0], sides[1]), *((height, width) for height, width in smaller)]
 
 
-def check_agreement(found: Sequence[Compared], kind: Kind, path: Path) -> str:
+def check_agreement(found: Sequence[Comparison], kind: ExportKind, path: Path) -> str:
     """What the comparison found, in words.
 
     Raises:

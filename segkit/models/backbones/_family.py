@@ -24,7 +24,7 @@ STAGES = {  # output stride -> (stride, dilation) of each stage
 V = TypeVar("V", bound=NamedTuple)
 
 
-def varied(variant: V, *, blocks: Sequence[int] | None, **given: Any) -> V:
+def override_variant(variant: V, *, blocks: Sequence[int] | None, **given: Any) -> V:
     """A variant with the numbers that were given in the place of its own; None leaves its own.
 
     Raises:
@@ -39,7 +39,7 @@ def varied(variant: V, *, blocks: Sequence[int] | None, **given: Any) -> V:
     return variant._replace(**{name: value for name, value in given.items() if value is not None})
 
 
-class Network(nn.Module):
+class Backbone(nn.Module):
     """A backbone: ``forward(image)`` gives its four stages, ``classify(image)`` class scores.
 
     ``stem_width`` is that of a deep stem where ``width`` is 64; None is the single 7x7 convolution.

@@ -7,10 +7,10 @@ from typing import Annotated, Literal, NamedTuple
 
 from torch import nn
 
-from segkit.models.backbones._family import Network, varied
+from segkit.models.backbones._family import Backbone, override_variant
 from segkit.models.layers.bottleneck import Bottleneck, Design
 from segkit.models.layers.drop_block import DropBlock
-from segkit.models.layers.groups import refuse_indivisible
+from segkit.models.layers.groups import check_divisible
 from segkit.models.layers.split_attention import SplitAttention
 from segkit.models.weights import load_backbone
 from segkit.settings import Fraction, NonNegativeFloat, PathStr, PositiveInt, Range
@@ -92,7 +92,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
     drop_block: Fraction = 0.0,
     dropout: Fraction = 0.0,
     weights: PathStr | None = None,
-) -> Network:
+) -> Backbone:
     """A ResNeSt, dilated as published.
 
     Args:
@@ -118,7 +118,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
     Raises:
         ValueError: the numbers or the weights do not fit.
     """
-    v = varied(
+    v = override_variant(
         VARIANTS[variant],
         blocks=blocks,
         stem_width=stem_width,
@@ -127,8 +127,8 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
         bottleneck_width=bottleneck_width,
         pool=pool,
     )
-    refuse_indivisible("model.backbone.radix", v.radix, v.bottleneck_width)
-    network = Network(
+    check_divisible("model.backbone.radix", v.radix, v.bottleneck_width)
+    network = Backbone(
         _design(v, reduction=reduction, average_down=average_down),
         v.blocks,
         output_stride=output_stride,
@@ -154,7 +154,7 @@ def _design(v: Variant, *, reduction: int, average_down: bool) -> Design:
     )
 
 
-def _dress(network: Network, *, last_gamma: float, drop_block: float) -> None:
+def _dress(network: Backbone, *, last_gamma: float, drop_block: float) -> None:
     """Initial scale of each block's last normalisation, and DropBlock in stages 3 and 4."""
     for module in network.modules():
         if isinstance(module, Bottleneck):

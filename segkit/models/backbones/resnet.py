@@ -15,10 +15,10 @@ import inspect
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
-from segkit.models.backbones._family import Network, varied
+from segkit.models.backbones._family import Backbone, override_variant
 from segkit.models.layers.bottleneck import EXPANSION, Design, conv3x3
 from segkit.models.layers.convolutional_attention import ConvolutionalAttention
-from segkit.models.layers.groups import refuse_indivisible
+from segkit.models.layers.groups import check_divisible
 from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
@@ -112,13 +112,13 @@ def _cbam(v: Variant, *, reduction: int = 16, kernel: int = 7) -> Design:
 def _sge(
     v: Variant, *, groups: int = 64, scale: float = 0.0, shift: float = 1.0, normalise: bool = True
 ) -> Design:
-    refuse_indivisible("model.backbone.groups", groups, 64 * EXPANSION)
+    check_divisible("model.backbone.groups", groups, 64 * EXPANSION)
     attention = partial(SpatialGroupEnhance, groups=groups, scale=scale, shift=shift, normalise=normalise)
     return _plain(v)._replace(attention=attention)
 
 
 def _sk(v: Variant, *, groups: int = 32, reduction: int = 16, least_inner: int = 1) -> Design:
-    refuse_indivisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
+    check_divisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
     kernels = (Kernel(dilation=1, groups=v.cardinality), Kernel(dilation=1, groups=groups))
     spatial = partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner)
     return _plain(v)._replace(spatial=spatial)
@@ -127,7 +127,7 @@ def _sk(v: Variant, *, groups: int = 32, reduction: int = 16, least_inner: int =
 def _sknet(
     v: Variant, *, branches: int = 2, groups: int = 32, reduction: int = 16, least_inner: int = 32
 ) -> Design:
-    refuse_indivisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
+    check_divisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
     kernels = tuple(Kernel(dilation=m + 1, groups=groups) for m in range(branches))
     spatial = partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner)
     return _plain(v)._replace(spatial=spatial)
@@ -136,7 +136,7 @@ def _sknet(
 UNITS = {"plain": _plain, "se": _se, "cbam": _cbam, "sge": _sge, "sk": _sk, "sknet": _sknet}
 
 
-def settings_of(variant: str) -> list[str]:
+def variant_settings(variant: str) -> list[str]:
     """Settings of a variant's own unit, such as the reduction of squeeze-and-excitation."""
     return list(inspect.signature(UNITS[VARIANTS[variant].unit]).parameters)[1:]
 
@@ -148,7 +148,7 @@ def _design(v: Variant, variant: str, **given: Any) -> Design:
         ValueError: its unit has no such setting, or the numbers do not fit.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    own = settings_of(variant)
+    own = variant_settings(variant)
     for name, value in given.items():
         if name not in own:
             raise ValueError(
@@ -190,7 +190,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
     kernel: Annotated[int, Range(least=1, most=31)] | None = None,
     dropout: Fraction = 0.0,
     weights: PathStr | None = None,
-) -> Network:
+) -> Backbone:
     """A network of the family; None, except for ``multi_grid`` and ``weights``, stands for the variant's.
 
     Args:
@@ -223,7 +223,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
     Raises:
         ValueError: the numbers or the weights do not fit.
     """
-    v = varied(
+    v = override_variant(
         VARIANTS[variant],
         blocks=blocks,
         cardinality=cardinality,
@@ -234,7 +234,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
     )
     inner = {"groups": groups, "reduction": reduction, "branches": branches, "least_inner": least_inner}
     inner |= {"scale": scale, "shift": shift, "normalise": normalise, "kernel": kernel}
-    network = Network(
+    network = Backbone(
         _design(v, variant, **inner),
         v.blocks,
         output_stride=output_stride,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from segkit.models.atrous import dilate
 from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD
-from segkit.models.stems import take_bands
-from segkit.models.weights import load_state, read
+from segkit.models.stems import match_weight_bands
+from segkit.models.weights import load_state, read_tensors
 from segkit.settings import Fraction, PathStr
 from segkit.system.download import resolve
 from segkit.system.failures import first_line
@@ -172,7 +172,7 @@ def _refuse_other_stages(body: Any, variant: str) -> None:
 def _load_file(timm: Any, body: nn.Module, variant: str, weights: str) -> None:
     """Weights under the names of timm's classifier, or of a segmenter on this backbone."""
     path = resolve(weights)
-    state = read(path).state
+    state = read_tensors(path).state
     prefix = "backbone.body."
     if any(name.startswith(prefix) for name in state):
         state = {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
@@ -180,7 +180,7 @@ def _load_file(timm: Any, body: nn.Module, variant: str, weights: str) -> None:
     state = {own.get(_plain(name), name): tensor for name, tensor in state.items()}
     whole = timm.create_model(variant).state_dict()
     unused = tuple(name for name in whole if _plain(name) not in own)  # the classifier, and what leads to it
-    take_bands(body, state)
+    match_weight_bands(body, state)
     load_state(body, state, source=path, optional=unused)
 
 

@@ -8,7 +8,7 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def refuse_indivisible(setting: str, groups: int, channels: int) -> None:
+def check_divisible(setting: str, groups: int, channels: int) -> None:
     """Make sure that a number of groups divides the channels of a network of the published width.
 
     Raises:

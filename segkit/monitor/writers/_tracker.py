@@ -52,7 +52,7 @@ class Continuation:
 
     def save(self) -> None:
         """Write the state to the run folder."""
-        with files.whole(self.file) as file:
+        with files.atomic_write(self.file) as file:
             file.write(json.dumps({"run_id": self.run_id, "last": self.last}).encode())
 
     def send(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:

@@ -20,7 +20,7 @@ class JsonLines:
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _stays(line, start, validation_pending=validation_pending)]
-            with files.whole(path) as file:
+            with files.atomic_write(path) as file:
                 file.write("".join(f"{line}\n" for line in kept).encode())
         self.file = path.open("a", encoding="utf-8")
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segkit.data.labels import COLUMNS, Entry, LabelTable, automatic_colour, hex_colour
+from segkit.data.labels import COLUMNS, Entry, LabelMap, automatic_colour, hex_colour
 from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGES
 from segkit.drawing import overlays
@@ -26,7 +26,7 @@ from segkit.tools.import_labels.shapes import (
     Annotations,
     LabeledImage,
     coco_tools,
-    paint,
+    paint_mask,
     void_id,
 )
 from segkit.types import MOST_CLASSES
@@ -110,7 +110,7 @@ def import_labels(
     if not found.images:
         raise ValueError(f"{files[0]}: no image is in it")
     labels = _chosen_labels(found, classes, files[0])
-    table = table_of(labels, found.labels)
+    table = make_label_map(labels, found.labels)
     _check_classes(root / "classes.csv", table)
     sources = _sources(found.images, images)
     report = Report(labels, missing=[image.name for image in found.images if image.name not in sources])
@@ -151,9 +151,9 @@ def _chosen_labels(found: Annotations, classes: Sequence[str], file: Path) -> li
     return labels
 
 
-def _check_classes(file: Path, table: LabelTable) -> None:
+def _check_classes(file: Path, table: LabelMap) -> None:
     if file.exists():
-        before = LabelTable.read(file, "folder")
+        before = LabelMap.read(file, "folder")
         if [(e.id, e.name) for e in before.entries] != [(e.id, e.name) for e in table.entries]:
             raise ValueError(
                 f"{file} holds other classes ({', '.join(before.names)}); name the same with --classes, or "
@@ -204,7 +204,7 @@ def _write_image(
             report.skipped += image.skipped
             return
     ids = {label: 1 + number for number, label in enumerate(report.labels)}
-    mask, hidden = paint(image, ids)
+    mask, hidden = paint_mask(image, ids)
     below = split / image.name
     overlays.save(target / "masks" / below.with_suffix(".png"), mask)
     link_or_copy(source, target / "images" / below)
@@ -245,7 +245,7 @@ def image_size(file: Path) -> tuple[int, int]:
     return (width, height) if is_turned else (height, width)
 
 
-def table_of(labels: Sequence[str], colours: dict[str, str]) -> LabelTable:
+def make_label_map(labels: Sequence[str], colours: dict[str, str]) -> LabelMap:
     """Return a table of the background, the labels, and the id of what is not scored."""
     entries = [Entry(BACKGROUND, "background", (0, 0, 0))]
     for number, label in enumerate(labels, 1):
@@ -255,11 +255,11 @@ def table_of(labels: Sequence[str], colours: dict[str, str]) -> LabelTable:
             red, green, blue = automatic_colour(number)
         entries.append(Entry(number, label, (red, green, blue)))
     entries.append(Entry(void_id(len(labels) + 1), "not scored", (255, 255, 255), ignore=True))
-    return LabelTable("folder", tuple(entries))
+    return LabelMap("folder", tuple(entries))
 
 
-def format_csv(table: LabelTable) -> str:
-    """Return a table as ``LabelTable.read`` reads it."""
+def format_csv(table: LabelMap) -> str:
+    """Return a table as ``LabelMap.read`` reads it."""
     text = io.StringIO()
     rows = ([e.id, e.name, hex_colour(e.colour), "yes" if e.ignore else ""] for e in table.entries)
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from segkit.data.labels import Entry, LabelTable, automatic_colour
+from segkit.data.labels import Entry, LabelMap, automatic_colour
 from segkit.data.reading import read_mask
 from segkit.tools.import_labels.shapes import void_id
 
 MOST = 256  # different values from which masks are no class masks: instance ids, or a photograph
 
 
-def values_of(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
+def count_mask_values(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
     """Pixels of each id, or of each colour, over all masks.
 
     Raises:
@@ -35,7 +35,7 @@ def values_of(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
     return counts
 
 
-def proposed(values: Counter[int | tuple[int, ...]]) -> LabelTable:
+def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
     """A table of what masks hold, under names to be replaced.
 
     0 and another value alone are background and object; 255 beside several others is not scored, where ids go
@@ -64,9 +64,9 @@ def proposed(values: Counter[int | tuple[int, ...]]) -> LabelTable:
             name = "object"
         red, green, blue = colour
         entries.append(Entry(identity, name, (red, green, blue), ignore))
-    return LabelTable("folder", tuple(entries))
+    return LabelMap("folder", tuple(entries))
 
 
-def divided(mask: np.ndarray, by: int) -> np.ndarray:
+def split_instance_ids(mask: np.ndarray, by: int) -> np.ndarray:
     """Instance ids (H, W) as class ids: ``class * by + instance`` as class, ids below ``by`` as they are."""
     return np.where(mask >= by, mask // by, mask).astype(mask.dtype)

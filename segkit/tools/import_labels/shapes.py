@@ -120,7 +120,7 @@ def decode_runs(counts: str | bytes | Sequence[int], height: int, width: int) ->
     return mask.astype(bool)
 
 
-def area_of(shape: Shape, height: int, width: int) -> np.ndarray:
+def rasterize_object(shape: Shape, height: int, width: int) -> np.ndarray:
     """Return the pixels (H, W) of a shape inside the image."""
     area = np.zeros((height, width), bool)
     if shape.mask is not None:
@@ -139,7 +139,7 @@ def area_of(shape: Shape, height: int, width: int) -> np.ndarray:
     return area
 
 
-def paint(image: LabeledImage, ids: dict[str, int]) -> tuple[np.ndarray, Counter[tuple[str, str]]]:
+def paint_mask(image: LabeledImage, ids: dict[str, int]) -> tuple[np.ndarray, Counter[tuple[str, str]]]:
     """Return the mask (H, W) of an image, and how many pixels are hidden by (label on top, label below).
 
     Crowds lie below all else and are not scored; shapes without an id or a pixel are counted as skipped.
@@ -152,7 +152,7 @@ def paint(image: LabeledImage, ids: dict[str, int]) -> tuple[np.ndarray, Counter
         if shape.label not in ids:
             image.skipped[f"of {shape.label}"] += 1
             continue
-        value, area = void if shape.is_crowd else ids[shape.label], area_of(shape, *image.size)
+        value, area = void if shape.is_crowd else ids[shape.label], rasterize_object(shape, *image.size)
         image.skipped["without a pixel in the image"] += not area.any()
         below, counts = np.unique(mask[area], return_counts=True)
         for under, pixels in zip(below.tolist(), counts.tolist(), strict=True):

@@ -11,7 +11,7 @@ Decay = Callable[[int, int], float]  # (iterations decayed, of how many) -> fact
 Kind = Literal["overlap", "encoding", "mmseg"]
 
 
-def warmed(decay: Decay, total: int, *, warmup_iterations: int, warmup: Kind) -> Callable[[int], float]:
+def with_warmup(decay: Decay, total: int, *, warmup_iterations: int, warmup: Kind) -> Callable[[int], float]:
     """The factor of an iteration: a rise over W of the T iterations, and a decay.
 
     Args:

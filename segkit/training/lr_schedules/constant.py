@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from segkit.settings import NonNegativeInt
-from segkit.training.lr_schedules._warmup import warmed
+from segkit.training.lr_schedules._warmup import with_warmup
 
 
 def build(
@@ -30,4 +30,4 @@ def build(
         del iteration, length
         return 1.0
 
-    return warmed(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)
+    return with_warmup(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from segkit.settings import Fraction, NonNegativeInt
-from segkit.training.lr_schedules._warmup import warmed
+from segkit.training.lr_schedules._warmup import with_warmup
 
 
 def build(
@@ -32,4 +32,4 @@ def build(
     def decay(iteration: int, length: int) -> float:
         return final + (1 - final) * (1 + math.cos(math.pi * iteration / length)) / 2
 
-    return warmed(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)
+    return with_warmup(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)

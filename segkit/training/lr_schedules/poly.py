@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 from segkit.settings import Fraction, NonNegativeInt, Range
-from segkit.training.lr_schedules._warmup import warmed
+from segkit.training.lr_schedules._warmup import with_warmup
 
 
 def build(
@@ -33,4 +33,4 @@ def build(
     def decay(iteration: int, length: int) -> float:
         return (1 - final) * (1 - iteration / length) ** power + final
 
-    return warmed(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)
+    return with_warmup(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from segkit.settings import Fraction, NonNegativeInt, PositiveInt
 from segkit.system.wording import write_count
-from segkit.training.lr_schedules._warmup import warmed
+from segkit.training.lr_schedules._warmup import with_warmup
 
 
 def build(
@@ -42,4 +42,4 @@ def build(
     def decay(iteration: int, length: int) -> float:
         return gamma ** bisect_right(ordered, iteration + total - length)
 
-    return warmed(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)
+    return with_warmup(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkit.data.labels import Entry, LabelTable
+from segkit.data.labels import Entry, LabelMap
 from segkit.settings import PositiveInt
 from segkit.types import Sample
 
@@ -13,7 +13,7 @@ class Stripes:
     """Images of vertical stripes; the class of a pixel is the colour of its stripe."""
 
     name, on_error = "stripes", "stop"
-    table = LabelTable("stripes", (Entry(0, "dark", (40, 40, 40)), Entry(1, "bright", (220, 220, 220))))
+    table = LabelMap("stripes", (Entry(0, "dark", (40, 40, 40)), Entry(1, "bright", (220, 220, 220))))
 
     def __init__(self, split: str, count: int, size: int) -> None:
         self.size, self.start = size, 0 if split == "train" else 10_000

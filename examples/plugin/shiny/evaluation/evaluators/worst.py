@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segkit.settings import PositiveInt
-from segkit.types import Figures, ignored_in
+from segkit.types import EvaluatorResult, ignore_index_of
 
 
 class Worst:
@@ -18,7 +18,7 @@ class Worst:
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Count an image; one without a scored pixel does not count."""
-        scored = label != ignored_in(label)
+        scored = label != ignore_index_of(label)
         if scored.any():
             right = (label == prediction.cpu().numpy())[scored].mean()
             self.counts[int(right * (len(self.counts) - 1))] += 1
@@ -27,9 +27,9 @@ class Worst:
         """(bins + 1,) int64."""
         return self.counts
 
-    def scores(self, state: Tensor) -> Figures:
+    def scores(self, state: Tensor) -> EvaluatorResult:
         """The lower end of the lowest bin that holds an image."""
-        return Figures({"worst_pixAcc": int(state.nonzero()[0]) / (len(state) - 1)})
+        return EvaluatorResult({"worst_pixAcc": int(state.nonzero()[0]) / (len(state) - 1)})
 
 
 def build(*, bins: PositiveInt = 100) -> Worst:
