@@ -17,10 +17,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.compose import Hooks, command, settings_from_checkpoint
-from segkit.system.commands import cli_command
-from segkit.system.wording import write_count
+import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
+from segkit.config.compose import Hooks, command, settings_from_checkpoint
+from segkit.runtime.commands import cli_command
+from segkit.runtime.wording import write_count
 
 
 @command("export", Hooks(defaults=settings_from_checkpoint))
@@ -28,11 +28,11 @@ def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, write it under a temporary name, compare, and only then give it its name."""
     import torch
 
-    from segkit import inference
-    from segkit.inference import export, predictor
-    from segkit.inference.export import verification
-    from segkit.inference.export.about import describe
-    from segkit.system import files
+    from segkit import export, inference
+    from segkit.export import verification
+    from segkit.export.about import describe
+    from segkit.inference import predictor
+    from segkit.runtime import files
 
     kind, path = wanted(settings)
     files.make_output_folder(path.parent)
@@ -69,7 +69,7 @@ def main(settings: dict[str, Any]) -> None:
 
 def wanted(settings: dict[str, Any]) -> tuple[Any, Path]:
     """The kind of file that the settings ask for, and where it goes."""
-    from segkit.inference import export
+    from segkit import export
 
     size = settings["image_size"]
     size = (size, size) if isinstance(size, int) else size
@@ -87,17 +87,17 @@ def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
     """Images to learn the ranges of activations from, as the file takes them; none but for int8."""
     if kind.precision != "int8":
         return []
-    from segkit.inference.export import verification
+    from segkit.export import verification
 
     given, data = settings["calibration"], settings.get("data")
     if given is None:
-        from segkit import components
+        from segkit.config import registry
 
         if not data:
             raise ValueError(
                 "precision=int8 learns ranges from images and is judged by a data set: give data=..."
             )
-        components.build("data.datasets", data, split="train")  # here its errors are told, not passed over
+        registry.build("data.datasets", data, split="train")  # here its errors are told, not passed over
     found = verification.load_verification_images(
         given, data, split="train", count=settings["calibration_images"]
     )
@@ -107,11 +107,12 @@ def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
 
 def judge_agreement(model: Any, deployed: Any, settings: dict[str, Any], path: Any) -> None:
     """Score both on the validation split, and refuse a file that scores less."""
-    from segkit import components, evaluation, inference
-    from segkit.inference.export import verification
+    from segkit import evaluation, inference
+    from segkit.config import registry
+    from segkit.export import verification
 
     val_set, protocol = (
-        components.build("data.datasets", settings["data"], split="val"),
+        registry.build("data.datasets", settings["data"], split="val"),
         inference.build_protocol(settings),
     )
     before, after = (

@@ -17,8 +17,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.compose import Hooks, command, settings_from_checkpoint
+import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
+from segkit.config.compose import Hooks, command, settings_from_checkpoint
 
 
 @command("predict", Hooks(defaults=settings_from_checkpoint))
@@ -29,7 +29,7 @@ def main(settings: dict[str, Any]) -> None:
     from segkit.evaluation.partial import weights_hash
     from segkit.inference import predict_files, prediction_index, predictor, sources
     from segkit.inference.video import Video
-    from segkit.system import distributed
+    from segkit.runtime import distributed
 
     kinds = set(settings["save"]) | ({"ids"} if settings["submission"] else set())
     if not kinds:

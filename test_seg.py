@@ -16,22 +16,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.compose import Hooks, command, settings_from_checkpoint
+import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
+from segkit.config.compose import Hooks, command, settings_from_checkpoint
 
 
 @command("test", Hooks(defaults=settings_from_checkpoint))
 def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, score every image, and write what was found."""
-    from segkit import components, evaluation, inference
+    from segkit import evaluation, inference
+    from segkit.config import registry
     from segkit.data.alignment import align_dataset, label_table
     from segkit.data.overlap import warn_of_trained_images
     from segkit.evaluation import report, results, submissions
     from segkit.inference import predictor
-    from segkit.system import distributed
+    from segkit.runtime import distributed
 
     with distributed.init_process_group(settings["device"]) as device:
-        val_set = components.build("data.datasets", settings["data"], split="val")
+        val_set = registry.build("data.datasets", settings["data"], split="val")
         model, table, own_data, _ = predictor.load_model(settings, device)
         val_set = align_dataset(val_set, table.names)
         warn_of_trained_images(own_data, val_set)

@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.compose import Hooks, command
+import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
+from segkit.config.compose import Hooks, command
+from segkit.config.dotted import value_of
+from segkit.config.open_keys import find_unset
 from segkit.monitor.banners import startup_line
-from segkit.settings.dotted import value_of
-from segkit.settings.open_keys import find_unset
-from segkit.system import signals
-from segkit.system.commands import cli_command
+from segkit.runtime import signals
+from segkit.runtime.commands import cli_command
 
 FAREWELL = """
 {folder} is complete: {best}; images in {folder}/samples.png. To go on:
@@ -37,9 +37,9 @@ CHOSEN: list[str] = []  # reasons of the values that were chosen from the images
 
 def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of the run that goes on; beneath what was typed."""
-    from segkit.system import runs
+    from segkit.runtime import run_folder
 
-    if (folder := runs.find_run_to_resume(settings)) is None:
+    if (folder := run_folder.find_run_to_resume(settings)) is None:
         return None
     from segkit import checkpoint
 
@@ -50,9 +50,9 @@ def of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
     """The network of the checkpoint to fine-tune; beneath what was typed."""
     if value_of(settings, "model.weights") is None:
         return None
-    from segkit.training import starting
+    from segkit.training import initial_model
 
-    return starting.settings_of_weights(settings)
+    return initial_model.settings_of_weights(settings)
 
 
 def settings_from_images(settings: dict[str, Any]) -> dict[str, Any]:
@@ -69,14 +69,14 @@ def settings_from_images(settings: dict[str, Any]) -> dict[str, Any]:
 
 def print_summary(settings: dict[str, Any]) -> None:
     """The network, layer by layer; it needs no data."""
-    from segkit.data import labels
+    from segkit.data import label_map
     from segkit.models import published, segmenter, summary
 
     network = settings["model"]
     published.check_local_file("model.weights", network["weights"])
     if network["weights"] is None:  # otherwise those of the backbone are not read
         published.check_local_file("model.backbone.weights", network["backbone"].get("weights"))
-    num_classes = labels.load_class_table(settings["data"]).num_classes
+    num_classes = label_map.load_class_table(settings["data"]).num_classes
     model = segmenter.build(
         num_classes, **segmenter.without_weights(settings["model"])
     )  # nothing to download
@@ -108,27 +108,27 @@ def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
 @command("train", Hooks(resumed=of_run, tuned=of_weights, choose=settings_from_images))
 def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, save and score until the schedule ends."""
-    from segkit import components
+    from segkit.config import registry
     from segkit.data.alignment import align_dataset
     from segkit.data.overlap import warn_of_overlap
-    from segkit.system import runs
+    from segkit.runtime import run_folder
 
     if settings["summary"]:
         print_summary(settings)
         return
-    folder = runs.folder_of(settings)
-    with runs.lock_run_folder(
+    folder = run_folder.folder_of(settings)
+    with run_folder.lock_run_folder(
         folder, resume=settings["resume"]
     ):  # another's run is refused before anything is built
-        if runs.is_main():
+        if run_folder.is_main():
             print(startup_line(settings, folder), flush=True)
-        train_set = components.build("data.datasets", settings["data"], split="train")
-        val_set = components.build("data.datasets", settings["data"], split="val")
+        train_set = registry.build("data.datasets", settings["data"], split="train")
+        val_set = registry.build("data.datasets", settings["data"], split="val")
         val_set = align_dataset(val_set, train_set.table.names)
         warn_of_overlap(train_set, val_set)
         # what can be refused is refused before torch's seconds of import
         from segkit import checkpoint, inference, training
-        from segkit.system import distributed
+        from segkit.runtime import distributed
 
         with distributed.init_process_group(settings["device"]) as device:
             run = training.build_training(settings, train_set, device, val_set=val_set)
@@ -137,7 +137,7 @@ def main(settings: dict[str, Any]) -> None:
             if (state := checkpoints.resumed()) is not None:
                 run.restore(state)
             steps = training.remaining_steps(run, settings, train_set)
-            if CHOSEN and runs.is_main():  # after what may be refused
+            if CHOSEN and run_folder.is_main():  # after what may be refused
                 print("chosen from the images:", *CHOSEN, sep="\n  ", flush=True)
             if settings["profile"] or settings["lr_finder"]:
                 print(run_diagnostic(run, steps, folder, profile=settings["profile"]))

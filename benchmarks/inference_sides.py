@@ -15,8 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from segkit.inference import Protocol, export, predict, prepare
-from segkit.inference.export import verification
+from segkit import export
+from segkit.export import verification
+from segkit.inference import Protocol, predict, prepare
 from segkit.models import segmenter
 
 CLASSES = 150

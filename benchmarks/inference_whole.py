@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import turns
 
-from segkit.data.labels import Entry, LabelMap
-from segkit.drawing import overlays
+from segkit.data.label_map import Entry, LabelMap
 from segkit.inference import Protocol, Strip, predict, predict_files, prepare, sources
 from segkit.inference.predictor import LoadedModel, Predictor
 from segkit.inference.video import Video, VideoFile
+from segkit.visualize import overlays
 
 
 class EnoughError(Exception):

@@ -42,7 +42,7 @@ from torchvision.transforms import v2
 
 from segkit.data import loaders, transforms
 from segkit.data.datasets import shapes
-from segkit.data.labels import load_builtin_label_map
+from segkit.data.label_map import load_builtin_label_map
 from segkit.data.pairs import Pairs, match_files
 
 BATCH = 8

@@ -38,7 +38,7 @@ def cost(shape: list[int], rounds: int) -> None:
     import torch
     import torch.nn.functional as F
 
-    from segkit import components
+    from segkit.config import registry
     from segkit.types import IGNORE_INDEX, Logits
 
     batch, num_classes, height, width = shape
@@ -48,7 +48,7 @@ def cost(shape: list[int], rounds: int) -> None:
     logits = torch.randn(shape, generator=generator, requires_grad=True)
 
     def ours(name: str) -> Callable[[], torch.Tensor]:
-        loss = components.build("losses", SETTINGS[name], num_classes=num_classes)
+        loss = registry.build("losses", SETTINGS[name], num_classes=num_classes)
         return lambda: loss(Logits(logits), label)["main"].sum()
 
     sides = {"torch": lambda: F.cross_entropy(logits, label, ignore_index=IGNORE_INDEX)}

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import hydra
 import torch
 
-from segkit import components, compose, training
+from segkit import training
+from segkit.config import compose, registry
 from segkit.data import loaders, transforms
 from segkit.evaluation.metrics import ConfusionMatrix
 from segkit.models import segmenter
@@ -34,12 +35,12 @@ def main() -> None:
     """Print one table."""
     with hydra.initialize_config_dir(str(compose.CONF), **compose.VERSION_BASE):
         settings = compose.resolve_settings("train", hydra.compose("train", ["experiment=demo"]))
-    train_set = components.build("data.datasets", settings["data"], split="train")
+    train_set = registry.build("data.datasets", settings["data"], split="train")
     table = train_set.table
     schedule = training.Schedule(**settings["schedule"])
     run = training.setup_training(
         segmenter.build(table.num_classes, **settings["model"]),
-        components.build("losses", settings["loss"], num_classes=table.num_classes),
+        registry.build("losses", settings["loss"], num_classes=table.num_classes),
         samples=len(train_set),
         schedule=schedule,
         runtime=training.Runtime(**settings["runtime"]),

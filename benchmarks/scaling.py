@@ -30,7 +30,7 @@ import inference_sides
 import train_sides
 import turns
 
-from segkit.system import environment
+from segkit.runtime import environment
 
 SIZES = {  # what grows: the sizes that are tried
     "crop": (96, 128, 192, 256),
@@ -107,7 +107,7 @@ def train(given: argparse.Namespace) -> None:
 
     import segkit
     from segkit import training
-    from segkit.system import distributed
+    from segkit.runtime import distributed
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     typed = ["experiment=demo", "model=deeplabv3_resnest14", f"data.size={given.crop}"]

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import ceilings
 import train_sides
 
-from segkit.system import environment
+from segkit.runtime import environment
 
 KINDS = {  # what an operation is for, by the beginning of its name
     "convolution, backward": ("aten::convolution_backward", "aten::_slow_conv2d_backward", "aten::mm"),

@@ -66,13 +66,14 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
     """What ``train_seg.py`` does with a batch."""
     import torch
 
-    from segkit import components, training
+    from segkit import training
+    from segkit.config import registry
     from segkit.types import Batch
 
     parts = 2 if mode == "accumulate" else 1
     run = training.setup_training(
         network(given),
-        components.build("losses", {"name": "cross_entropy"}, num_classes=given.classes),
+        registry.build("losses", {"name": "cross_entropy"}, num_classes=given.classes),
         samples=1000,
         schedule=training.Schedule(
             batch_size=given.batch,

@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # segkit of this checkout
 
-from segkit.system import environment
+from segkit.runtime import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("smp", "torchvision", "plain_loop", "published")  # their threads wait as they do by themselves

@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from command import Script, complete, unpack
 
-from segkit.settings.values import parse_path
-from segkit.system import download
+from segkit.config.values import parse_path
+from segkit.runtime import download
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"

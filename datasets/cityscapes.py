@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from command import Script, complete, unpack
 
-from segkit.settings.values import parse_path
-from segkit.system.commands import cli_command
+from segkit.config.values import parse_path
+from segkit.runtime.commands import cli_command
 
 OFFICIAL = {"train": 2975, "val": 500}
 ZIPS = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")

@@ -14,19 +14,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripts are run as files
-import segkit.system.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
+import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
 
 # isort: split
 
 import numpy as np
 from tqdm import tqdm
 
-from segkit import components, compose
-from segkit.data import choosing, overlap, statistics, transforms, verification
-from segkit.drawing import overlays
-from segkit.settings.values import parse_path
-from segkit.system.commands import cli_command
-from segkit.system.wording import write_count
+from segkit.config import compose, registry
+from segkit.config.values import parse_path
+from segkit.data import choosing, overlap, statistics, transforms, verify
+from segkit.runtime.commands import cli_command
+from segkit.runtime.wording import write_count
+from segkit.visualize import overlays
 
 Prepare = Callable[[argparse.Namespace, Path], None]
 NO_HOOKS = compose.Hooks()
@@ -114,7 +114,7 @@ class Script:
         return compose.composed("train", given, hooks)
 
     def _dataset(self, settings: Mapping[str, Any], split: str, **change: Any) -> Any:
-        return components.build("data.datasets", settings["data"] | change, split=split)
+        return registry.build("data.datasets", settings["data"] | change, split=split)
 
     def _prepare(self, arguments: argparse.Namespace) -> None:
         root = Path(self._settings(arguments)["data"]["root"]).expanduser()
@@ -128,7 +128,7 @@ class Script:
         for split in [arguments.split] if arguments.split else ["train", "val"]:
             datasets.append(self._dataset(settings, split, on_error="skip", cache="none"))
             expected = self.official.get(str(settings["data"].get(f"{split}_split")))
-            problems += verification.verify(datasets[-1], expected=expected)
+            problems += verify.verify(datasets[-1], expected=expected)
         total, shared = sum(map(len, datasets)), ""
         if len(datasets) == 2:
             shared = overlap.describe_overlap(*datasets)

@@ -16,15 +16,15 @@ from pathlib import Path
 from command import Script
 from tqdm import tqdm
 
+from segkit.config.values import parse_path
 from segkit.data.pairs import MASKS
 from segkit.data.reading import read_mask
-from segkit.drawing import overlays
-from segkit.settings.values import parse_path
-from segkit.system import files
-from segkit.system.commands import cli_command
-from segkit.system.wording import write_count
+from segkit.runtime import files
+from segkit.runtime.commands import cli_command
+from segkit.runtime.wording import write_count
 from segkit.tools import import_labels as tool
 from segkit.tools.import_labels import proposals
+from segkit.visualize import overlays
 
 
 def import_labels(arguments: argparse.Namespace, root: Path) -> None:

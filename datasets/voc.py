@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from command import Script, complete
 from tqdm import tqdm
 
-from segkit.settings.values import parse_path
+from segkit.config.values import parse_path
 
 OFFICIAL = {"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582}
 FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets")

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
-from segkit import components
+from segkit.config import registry
 from segkit.models import segmenter, summary
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -60,7 +60,7 @@ AUXILIARY = {"name": "fcn", "stage": 3}
 def backbones() -> list[tuple[str, str]]:
     """Name and variant of each, in the order of their files."""
     found = []
-    for name in components.available("models.backbones"):
+    for name in registry.available("models.backbones"):
         build = importlib.import_module(f"segkit.models.backbones.{name}").build
         found += [(name, variant) for variant in typing.get_args(typing.get_type_hints(build)["variant"])]
     return found
@@ -81,7 +81,7 @@ def row_of_backbone(name: str, variant: str) -> str:
     """One line: as a classifier, then under DeepLabV3."""
     settings: dict[str, object] = {"name": name, "variant": variant}
     with torch.device("meta"):
-        classifier = components.build(
+        classifier = registry.build(
             "models.backbones", {**settings, "output_stride": 32}, num_classes=1000
         ).eval()
         small, crop = torch.empty(1, 3, 224, 224), torch.empty(1, 3, 480, 480)
@@ -133,7 +133,7 @@ def measure(rounds: int = 3) -> None:
         write(["backbone", "variant", "images/s"])
         for name, variant in backbones():
             settings = {"name": name, "variant": variant, "output_stride": 32}
-            network = components.build("models.backbones", settings).eval()
+            network = registry.build("models.backbones", settings).eval()
             seconds = []
             for _ in range(rounds + 1):
                 start = time.process_time()
@@ -183,7 +183,7 @@ def main() -> None:
     tables = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
     tables += "".join(row_of_backbone(*backbone) for backbone in backbones())
     tables += "\n| head on ResNeSt-101 | M parameters | GMACs of the whole @480, stride 8 |\n|---|---|---|\n"
-    tables += "".join(row_of_head(name) for name in components.available("models.heads"))
+    tables += "".join(row_of_head(name) for name in registry.available("models.heads"))
     before, rest = PAGE.read_text(encoding="utf-8").split(START)
     PAGE.write_text(f"{before}{START}\n{tables}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 

@@ -38,9 +38,9 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
-from segkit import components
-from segkit.compose import composed
-from segkit.system.failures import report_user_errors
+from segkit.config import registry
+from segkit.config.compose import composed
+from segkit.runtime.errors import report_user_errors
 
 THIN = [
     "model/backbone=resnest",
@@ -95,7 +95,7 @@ def pyramid(settings: dict[str, Any], *, width: int = 256, single: bool = False)
         width: as of ``Pyramid``.
         single: as of ``Pyramid``.
     """
-    network = components.build("models.backbones", {**settings, "output_stride": 32})
+    network = registry.build("models.backbones", {**settings, "output_stride": 32})
     if settings.get("weights") is not None:
         freeze_normalisation(network)
     return Pyramid(network, width=width, single=single)

@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
-from segkit import components
-from segkit.compose import composed
+from segkit.config import registry
+from segkit.config.compose import composed
 from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD
-from segkit.system.failures import report_user_errors
+from segkit.runtime.errors import report_user_errors
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CROPS = {"101": 256, "200": 320, "269": 416}  # of ResNeSt, by variant; all others 224
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--root {chosen.root}: {len(folder.classes)} classes, and the published weights know 1000; give "
             "ImageNet's validation images in a folder a class, or model.backbone.weights=FILE"
         )
-    network = components.build("models.backbones", backbone, num_classes=len(folder.classes))
+    network = registry.build("models.backbones", backbone, num_classes=len(folder.classes))
     shares = top(network, batches(folder, chosen.batch_size, chosen.workers), device=chosen.device)
     told = f"crop {chosen.crop}, {chosen.way}'s resizing"
     print(

@@ -26,14 +26,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
-from segkit import checkpoint, components
-from segkit.drawing import line_charts, overlays
+from segkit import checkpoint
+from segkit.config import registry
 from segkit.inference import predictor
 from segkit.models.layers.selective_kernel import Selection
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.split_attention import SplitAttention
-from segkit.system.failures import report_user_errors
+from segkit.runtime.errors import report_user_errors
 from segkit.types import ClassTable, Sample
+from segkit.visualize import line_charts, overlays
 
 FACTORS = (1.0, 1.25, 1.5, 1.75, 2.0)  # the SKNet article's are 1, 1.5 and 2
 Curves = dict[str, list[tuple[float, float]]]
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     settings = checkpoint.read_checkpoint(chosen.checkpoint)["settings"]
     model = predictor.load(chosen.checkpoint, device="cpu").network
-    data = components.build("data.datasets", settings["data"], split="val")
+    data = registry.build("data.datasets", settings["data"], split="val")
     samples = [data.read(index) for index in range(min(chosen.images, len(data)))]
     file = chosen.output or chosen.checkpoint.with_name(f"{chosen.probe}.png")
     for line in PROBES[chosen.probe](model, samples, data.table, file):

@@ -11,9 +11,9 @@ _HOMES = {
     "segkit.inference.predictor": ("Predictor", "load"),
     "segkit.inference": ("Protocol",),
     "segkit.evaluation": ("evaluate",),
-    "segkit.compose": ("composed",),
-    "segkit.training.parts": ("build_dataset", "build_loss", "build_model", "save", "training_batches"),
-    "segkit.data.labels": ("LabelMap",),
+    "segkit.config.compose": ("composed",),
+    "segkit.training.builders": ("build_dataset", "build_loss", "build_model", "save", "training_batches"),
+    "segkit.data.label_map": ("LabelMap",),
     "segkit.types": ("Batch", "Logits", "Sample"),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)

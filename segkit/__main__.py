@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from segkit.system import commands
+from segkit.runtime import commands
 
 NAMES = ("train", "test", "predict", "export", "data")
 HELP = """\

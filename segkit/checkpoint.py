@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from segkit.data.labels import LabelMap
+from segkit.config import PositiveFloat, PositiveInt
+from segkit.config.dotted import flat
+from segkit.data.label_map import LabelMap
 from segkit.licenses import build_ledger
 from segkit.models.published import resolve_weights
-from segkit.settings import PositiveFloat, PositiveInt
-from segkit.settings.dotted import flat
-from segkit.system import distributed, files, runs, shared
+from segkit.runtime import distributed, files, model_file, run_folder
 from segkit.types import ClassTable
 
 FORMAT = 1
@@ -90,8 +90,10 @@ class Checkpoints:
         path = self.folder / f"iteration_{state['iteration']:07d}.pt"
         write(path, {**self.about, **state})
         _alias(path, self.folder / "last.pt")
-        found = runs.checkpoints_in(self.folder)
-        kept = [file for file in found if runs.iteration_of(file) <= state["iteration"]][: self.keeping.keep]
+        found = run_folder.checkpoints_in(self.folder)
+        kept = [file for file in found if run_folder.iteration_of(file) <= state["iteration"]][
+            : self.keeping.keep
+        ]
         for file in found:
             if file not in kept:
                 file.unlink(missing_ok=True)
@@ -105,7 +107,7 @@ class Checkpoints:
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
     """Return the settings of the newest checkpoint of a run that can be read, None for a new run."""
-    for file in runs.checkpoints_in(folder):
+    for file in run_folder.checkpoints_in(folder):
         with contextlib.suppress(ValueError):  # whoever opens the run tells of damaged ones
             return read_checkpoint(file, mapped=True)["settings"]
     return None
@@ -113,7 +115,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
 
 def read_ledger(settings: dict[str, Any], folder: Path) -> dict[str, str]:
     """Return the license ledger of a run: its stored one, or a new one that continues ``model.weights``."""
-    for file in runs.checkpoints_in(folder):
+    for file in run_folder.checkpoints_in(folder):
         with contextlib.suppress(ValueError):
             if stored := read_checkpoint(file, mapped=True).get("licenses"):
                 return stored
@@ -176,7 +178,7 @@ def newest(folder: Path) -> Path | None:
     Raises:
         ValueError: there are checkpoints, and none can be read.
     """
-    candidates = runs.checkpoints_in(folder)
+    candidates = run_folder.checkpoints_in(folder)
     for file in candidates:
         try:
             read_checkpoint(file)
@@ -202,9 +204,9 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
         ValueError: the file is missing, damaged, holds code, or is not a checkpoint of segkit.
         OSError: an address could not be reached.
     """
-    path = shared.resolve_checkpoint(path)
+    path = model_file.resolve_checkpoint(path)
     if path.suffix == ".safetensors":
-        tensors, about = shared.read_model_file(path)
+        tensors, about = model_file.read_model_file(path)
         content: Any = {**about, "model": tensors}
     else:
         content = files.read_tensors(path, mapped=mapped)

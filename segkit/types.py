@@ -119,7 +119,7 @@ class EvaluatorResult(NamedTuple):
 
 
 class ClassTable(Protocol):
-    """The K classes of a data set, in the order of their ids; ``segkit.data.labels.LabelMap`` is one."""
+    """The K classes of a data set, in the order of their ids; ``segkit.data.label_map.LabelMap`` is one."""
 
     @property
     def name(self) -> str:
@@ -182,7 +182,7 @@ class Dataset(Protocol):
         """The sample at a place; the same each time.
 
         Raises:
-            DataError: it cannot be read (``segkit.data.labels.DataError``).
+            DataError: it cannot be read (``segkit.data.label_map.DataError``).
         """
         ...
 

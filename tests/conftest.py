@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from segkit.system import environment
+from segkit.runtime import environment
 
 settings.register_profile("all", settings.get_profile("default"))  # tests/test_fuzz.py
 environment.set_thread_env(training=True)  # as the command does

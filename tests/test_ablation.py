@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from segkit.compose import composed
+from segkit.config.compose import composed
 from segkit.models import segmenter
 
 FILE = Path(__file__).parent.parent / "conf" / "experiment" / "ablation.yaml"

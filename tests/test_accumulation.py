@@ -12,7 +12,7 @@ from test_training import batch, begin, parts_of, weights
 
 from runs import KillAt, Run, assert_same_end, ranks
 from segkit import checkpoint, training
-from segkit.system import failures
+from segkit.runtime import errors
 from segkit.training import accumulation
 
 WORDS = ["schedule.batch_size=8", "schedule.ema=0.9"]
@@ -98,9 +98,7 @@ def test_a_batch_that_cannot_be_divided_further_ends_with_the_advice(monkeypatch
     with pytest.raises(torch.cuda.OutOfMemoryError) as met:
         training.train_step(run, [batch()])
     assert run.micro_batches == 2
-    assert "memory ended during a training step: make schedule.batch_size" in failures.out_of_memory(
-        met.value
-    )
+    assert "memory ended during a training step: make schedule.batch_size" in errors.out_of_memory(met.value)
 
 
 @pytest.mark.parametrize("case", ["fixed", "late"])

@@ -19,11 +19,11 @@ from conftest import run_command
 from crafted import DEEP, DRAW, GREY, IDS, READ, REFUSED, SCENE, VEILED, in_three, png, saved, tiff
 from segkit.data import loaders, statistics, transforms
 from segkit.data.datasets import folder
-from segkit.data.labels import DataError
+from segkit.data.label_map import DataError
 from segkit.data.reading import parse_bands, read_image
-from segkit.drawing import overlays
 from segkit.models.network import Segmenter
 from segkit.types import PHOTOGRAPHS, Bands, Sample
+from segkit.visualize import overlays
 
 MANY = DRAW.integers(0, 256, (21, 34, 13), np.uint8)
 LEVELS = (DRAW.normal(size=(21, 34, 4)) * 300).astype(np.float32)

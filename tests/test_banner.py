@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from segkit.monitor import banners
-from segkit.system.wording import write_count
+from segkit.runtime.wording import write_count
 
 SETTINGS = {
     "data": {"name": "ade20k"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segkit import checkpoint
-from segkit.system import files, runs
+from segkit.runtime import files, run_folder
 
 
 def checkpoints(folder, **keeping):
@@ -57,7 +57,7 @@ def test_checkpoints_are_sorted_by_number(tmp_path):
     book = checkpoints(tmp_path, keep=2)
     for iteration in (9_999_998, 9_999_999, 10_000_000, 10_000_001):
         book.save(state(iteration))
-    names = [file.name for file in runs.checkpoints_in(tmp_path)]
+    names = [file.name for file in run_folder.checkpoints_in(tmp_path)]
     assert names == ["iteration_10000001.pt", "iteration_10000000.pt"]
     assert checkpoint.newest(tmp_path) == tmp_path / names[0]
 
@@ -66,7 +66,7 @@ def test_damaged_later_checkpoints_do_not_displace_good_ones(tmp_path):
     (tmp_path / "iteration_0000200.pt").write_bytes(b"damaged")
     book = checkpoints(tmp_path, keep=1)
     book.save(state(100))
-    assert [file.name for file in runs.checkpoints_in(tmp_path)] == ["iteration_0000100.pt"]
+    assert [file.name for file in run_folder.checkpoints_in(tmp_path)] == ["iteration_0000100.pt"]
 
 
 def test_a_damaged_newest_falls_back_loudly_to_the_one_before(tmp_path, caplog):
@@ -83,7 +83,7 @@ def test_a_damaged_newest_falls_back_loudly_to_the_one_before(tmp_path, caplog):
 
 
 def opened(folder, resume):
-    with runs.lock_run_folder(folder, resume=resume):
+    with run_folder.lock_run_folder(folder, resume=resume):
         return checkpoints(folder).resumed()
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import run_command
-from segkit.compose import Hooks, composed
+from segkit.config.compose import Hooks, composed
 from segkit.data import choosing, transforms
 from segkit.training.schedule import Schedule
 

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 import segkit
-from segkit import checkpoint, components, evaluation
+from segkit import checkpoint, evaluation
+from segkit.config import registry
 from segkit.data.alignment import align_dataset
-from segkit.data.labels import Entry, LabelMap
+from segkit.data.label_map import Entry, LabelMap
 from segkit.inference import Protocol, predictor
 from segkit.models import segmenter
-from segkit.training import starting
+from segkit.training import initial_model
 from segkit.types import Sample
 
 COLOURS = {"back": (128, 128, 128), "red": (230, 30, 30), "blue": (30, 30, 230)}
@@ -76,7 +77,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("rows", ORDERS.values(), ids=ORDERS)
 def test_scores_do_not_depend_on_the_order_of_the_class_table(tmp_path, rows):
-    dataset = components.build(
+    dataset = registry.build(
         "data.datasets", {"name": "folder", "root": make_folder(tmp_path, rows)}, split="val"
     )
     samples = []
@@ -92,7 +93,7 @@ def test_scores_do_not_depend_on_the_order_of_the_class_table(tmp_path, rows):
 
 def test_other_class_names_are_refused_with_both_tables(tmp_path):
     root = make_folder(tmp_path, [(0, "cat"), (1, "dog"), (2, "bird")])
-    dataset = components.build("data.datasets", {"name": "folder", "root": root}, split="val")
+    dataset = registry.build("data.datasets", {"name": "folder", "root": root}, split="val")
     with pytest.raises(
         ValueError, match=r"\[0 back, 1 red, 2 blue\].*classes.csv has \[0 cat, 1 dog, 2 bird\]"
     ):
@@ -117,16 +118,14 @@ def test_data_sets_of_plugins_are_aligned_too():
 
 def test_each_root_is_read_with_its_own_class_table(tmp_path, caplog):
     roots = [make_folder(tmp_path / name, ORDERS[name], seed) for seed, name in enumerate(ORDERS)]
-    dataset = components.build(
-        "data.datasets", {"name": "folder", "root": roots, "cache": "disk"}, split="val"
-    )
+    dataset = registry.build("data.datasets", {"name": "folder", "root": roots, "cache": "disk"}, split="val")
     assert len(dataset) == 9
     for _ in range(2):  # the second time from the cache
         found = evaluation.evaluate(ByColour(), dataset, Protocol(), progress=False)
         assert found.scores["mIoU"] == 1
     other = make_folder(tmp_path / "pets", [(0, "cat"), (1, "dog"), (2, "bird")])
     with pytest.raises(ValueError, match=r"same/classes.csv has the classes .*pets/classes.csv has \[0 cat"):
-        components.build("data.datasets", {"name": "folder", "root": [roots[0], other]}, split="val")
+        registry.build("data.datasets", {"name": "folder", "root": [roots[0], other]}, split="val")
 
 
 def write_checkpoint(path, model, table):
@@ -140,7 +139,7 @@ def test_fine_tuning_matches_class_weights_by_name(tmp_path):
     source = segmenter.build(3, **MODEL).eval()
     file = write_checkpoint(tmp_path / "best.pt", source, NETWORK)
     other = class_table(*((k, name, (k, k, k)) for k, name in enumerate(("blue", "back", "red"))))
-    model, words = starting.build_model({**MODEL, "weights": file}, other)
+    model, words = initial_model.build_model({**MODEL, "weights": file}, other)
     image = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
     expected = source(image).main[:, [2, 0, 1]]
     torch.testing.assert_close(model.eval()(image).main, expected, rtol=0, atol=1e-6)
@@ -169,7 +168,7 @@ def test_a_loaded_checkpoint_scores_data_of_another_order(tmp_path):
     counts = []
     for name in ("same", "other ids"):
         root = make_folder(tmp_path / name, ORDERS[name])
-        dataset = components.build("data.datasets", {"name": "folder", "root": root}, split="val")
+        dataset = registry.build("data.datasets", {"name": "folder", "root": root}, split="val")
         counts.append(evaluation.evaluate(network, dataset, Protocol(), progress=False).counts)
     assert torch.equal(*counts)
 

@@ -11,7 +11,7 @@ import pytest
 from torch.distributed.run import parse_args
 
 from runs import ROOT
-from segkit.compose import composed
+from segkit.config.compose import composed
 
 FILES = sorted((ROOT / "docs" / "slurm").glob("*.sbatch"))
 OPTIONS = (

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segkit import components
+from segkit.config import registry
 from segkit.losses import _chunks
 from segkit.types import IGNORE_INDEX, Logits
 
-LOSSES = [name for name in components.available("losses") if name != "mixed"]
+LOSSES = [name for name in registry.available("losses") if name != "mixed"]
 CELLS = ((3, 5), (1, 1), (4, 1), (7, 9))
 SIZES = ((17, 23), (24, 40), (7, 9), (5, 3))  # larger, equal and smaller
 
@@ -17,7 +17,7 @@ SIZES = ((17, 23), (24, 40), (7, 9), (5, 3))  # larger, equal and smaller
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_a_loss_of_cells_is_that_of_the_resized_logits(name, align_corners, monkeypatch):
     torch.manual_seed(0)
-    loss = components.build("losses", {"name": name}, num_classes=4)
+    loss = registry.build("losses", {"name": name}, num_classes=4)
     for number, (cells, size) in enumerate((cells, size) for cells in CELLS for size in SIZES):
         monkeypatch.setattr(_chunks, "LARGEST", 60 * 4 ** (number % 4))  # a line at a time, some, or all
         logits = torch.randn(2, 4, *cells, dtype=torch.double, requires_grad=True)

@@ -15,11 +15,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from segkit import checkpoint
-from segkit.drawing import line_charts
 from segkit.models import segmenter, summary
 from segkit.monitor.monitor import Monitor
 from segkit.tools import compare_runs as compare
 from segkit.tools.compare_runs import SeedGroup, format_cells, group_by_settings, p_value, remove_seed
+from segkit.visualize import line_charts
 
 COLORS = [(31, 119, 180), (255, 127, 14), (44, 160, 44)]  # the first three of matplotlib
 RUNS = {  # mIoU at iterations 10, 20, 30

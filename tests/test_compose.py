@@ -12,10 +12,10 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from segkit import settings
-from segkit.compose import CONF, VERSION_BASE, accept_any_key, command, resolve_settings, sweep_suffix
-from segkit.compose import composed as schema_composed
-from segkit.settings import schema
+from segkit import config
+from segkit.config import schema
+from segkit.config.compose import CONF, VERSION_BASE, accept_any_key, command, resolve_settings, sweep_suffix
+from segkit.config.compose import composed as schema_composed
 
 ROOT = CONF.parent
 
@@ -48,7 +48,7 @@ def test_every_choice_fits_the_signature_it_is_for(group, name):
     assert composed(f"{group}={name}", *NEEDS.get(name, ()))["run_name"]
 
 
-@pytest.mark.parametrize("path", sorted(settings.SECTIONS))
+@pytest.mark.parametrize("path", sorted(config.SECTIONS))
 def test_a_yaml_says_every_key_its_signature_has(path):
     """So ``--cfg job`` shows all there is to set."""
     section = composed("data=folder")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from segkit import components, testing
-from segkit.data.labels import Entry, LabelMap
+from segkit import testing
+from segkit.config import registry
+from segkit.data.label_map import Entry, LabelMap
 from segkit.types import EvaluatorResult
 
 OURS = [("resnest", {"variant": "14"}), ("resnet", {"variant": "se_50"})]  # timm's: tests/test_timm.py
@@ -20,7 +21,7 @@ OURS = [("resnest", {"variant": "14"}), ("resnet", {"variant": "se_50"})]  # tim
 @pytest.mark.parametrize(("name", "settings"), OURS, ids=lambda value: str(value))
 def test_backbones(name, settings):
     def make(stride):
-        return components.build(
+        return registry.build(
             "models.backbones", {"name": name, "width": 8, "output_stride": stride, **settings}
         )
 
@@ -28,30 +29,30 @@ def test_backbones(name, settings):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", components.available("models.heads"))
+@pytest.mark.parametrize("name", registry.available("models.heads"))
 def test_heads(name):
-    testing.check_head(lambda **late: components.build("models.heads", {"name": name, "width": 8}, **late))
+    testing.check_head(lambda **late: registry.build("models.heads", {"name": name, "width": 8}, **late))
 
 
-@pytest.mark.parametrize("name", [n for n in components.available("losses") if n != "mixed"])
+@pytest.mark.parametrize("name", [n for n in registry.available("losses") if n != "mixed"])
 @pytest.mark.parametrize("num_classes", [4, 300])
 def test_losses(name, num_classes):
-    make = lambda k: components.build("losses", {"name": name}, num_classes=k)  # noqa: E731
+    make = lambda k: registry.build("losses", {"name": name}, num_classes=k)  # noqa: E731
     testing.check_loss(make, num_classes=num_classes)
 
 
 def test_a_data_set():
     settings = {"name": "shapes", "size": 32, "val_scenes": 4}
-    testing.check_dataset(components.build("data.datasets", settings, split="val"), most=2)
+    testing.check_dataset(registry.build("data.datasets", settings, split="val"), most=2)
 
 
-@pytest.mark.parametrize("name", components.available("evaluation.evaluators"))
+@pytest.mark.parametrize("name", registry.available("evaluation.evaluators"))
 @pytest.mark.parametrize("num_classes", [11, 300])
 def test_evaluators(name, num_classes):
     entries = tuple(Entry(k, f"class {k}", (0, 0, 0), category=f"of {k % 7}") for k in range(num_classes))
     table = LabelMap("some", entries)
     late = {"table": table, "absent": "zero", "device": "cpu"}
-    make = lambda: components.build("evaluation.evaluators", {"name": name}, **late)  # noqa: E731
+    make = lambda: registry.build("evaluation.evaluators", {"name": name}, **late)  # noqa: E731
     testing.check_evaluator(make, num_classes=num_classes)
 
 
@@ -132,7 +133,7 @@ def test_an_augmentation_that_draws_from_elsewhere_is_refused():
 def test_writers(name, tmp_path):
     def make(folder, start):
         late = {"folder": folder, "start": start, "validation_pending": False}
-        return components.build("monitor.writers", {"name": name}, **late)
+        return registry.build("monitor.writers", {"name": name}, **late)
 
     testing.check_writer(make, tmp_path)
 
@@ -140,7 +141,7 @@ def test_writers(name, tmp_path):
 def test_lines_of_json_go_on_where_the_run_does(tmp_path):
     def lines(start, *, pending):
         late = {"folder": tmp_path, "start": start, "validation_pending": pending}
-        writer = components.build("monitor.writers", {"name": "jsonl"}, **late)
+        writer = registry.build("monitor.writers", {"name": "jsonl"}, **late)
         for iteration in range(start + 1, start + 4):
             writer.scalars(iteration, {"train/loss": float(iteration)})
             writer.scalars(iteration, {"val/mIoU": float("nan")})

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.data import statistics, verification
+from segkit.data import statistics, verify
 from segkit.data.datasets import camvid, folder
 from segkit.losses.cross_entropy import read_class_weights
-from segkit.system import commands
+from segkit.runtime import commands
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "datasets"))
@@ -76,9 +76,9 @@ def cut_short(file):
 @pytest.mark.parametrize("kind", FAULTS)
 def test_each_kind_of_fault_is_found_and_named_and_nothing_else(tmp_path, kind):
     root = camvid_like(tmp_path)
-    assert verification.verify(camvid.build("train", root=str(root))) == []
+    assert verify.verify(camvid.build("train", root=str(root))) == []
     FAULTS[kind](root)
-    problems = verification.verify(camvid.build("train", root=str(root), on_error="skip"))
+    problems = verify.verify(camvid.build("train", root=str(root), on_error="skip"))
     assert [problem.kind for problem in problems] == [kind]
     assert Path(problems[0].file).stem == "a"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segkit.system import distributed
+from segkit.runtime import distributed
 
 
 @pytest.fixture

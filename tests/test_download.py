@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segkit.models.backbones import resnest
-from segkit.system import download
+from segkit.runtime import download
 
 BODY = bytes(range(256)) * 9000  # 2.3 MB: more than one chunk
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from segkit import components, training
+from segkit import training
+from segkit.config import registry
 from segkit.models import segmenter
 from segkit.models.layers.dropout import Dropout, fix_dropout_masks
 from segkit.types import Batch
@@ -78,7 +79,7 @@ def train(head, **runtime):
         model.head = PluginHead()
     run = training.setup_training(
         model.double(),
-        components.build("losses", {"name": "cross_entropy"}, num_classes=5),
+        registry.build("losses", {"name": "cross_entropy"}, num_classes=5),
         samples=2,
         schedule=training.Schedule(
             batch_size=2, lr=0.1, iterations=3, optimizer={"name": "sgd"}, lr_schedule={"name": "constant"}

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from segkit import components
-from segkit.data.labels import DataError
+from segkit.config import registry
+from segkit.data.label_map import DataError
 from segkit.evaluation import StopEvaluation, evaluate, partial
 from segkit.evaluation.metrics import ConfusionMatrix, scores
 from segkit.inference import Protocol, predict, prepare
@@ -343,9 +343,9 @@ SHARED_OUT = """
 import sys
 import torch
 sys.path.insert(0, sys.argv[2])
-from segkit.system import distributed
-from segkit import components
-from segkit.data.labels import DataError
+from segkit.runtime import distributed
+from segkit.config import registry
+from segkit.data.label_map import DataError
 from segkit.evaluation import StopEvaluation, evaluate, partial
 from segkit.inference import Protocol
 from test_evaluate import ByColour, Noise
@@ -402,8 +402,8 @@ def listed(monkeypatch):
         own = {"shares": Shares("most"), "double": Shares("mIoU")}
         return own.get(name) or original(package, settings, **late)
 
-    original = components.build
-    monkeypatch.setattr(components, "build", build)
+    original = registry.build
+    monkeypatch.setattr(registry, "build", build)
 
 
 def test_a_listed_evaluator_counts_beside_the_confusion_matrix_also_after_an_interruption(listed, tmp_path):

@@ -16,10 +16,11 @@ from torch import nn
 
 import segkit
 from conftest import run_command
-from segkit.inference import export, predict
-from segkit.inference.export import deployed, verification
-from segkit.inference.export import onnx as onnx_format
-from segkit.inference.protocols import Protocol
+from segkit import export
+from segkit.export import deployed, verification
+from segkit.export import onnx as onnx_format
+from segkit.inference import predict
+from segkit.inference.protocol import Protocol
 from segkit.models import segmenter
 
 FAMILIES = {  # one of each kind of bottleneck
@@ -50,7 +51,7 @@ def thin(family, head, *, num_classes=5):
 
 
 def about(model, kind):
-    table = segkit.data.labels.load_builtin_label_map("camvid")
+    table = segkit.data.label_map.load_builtin_label_map("camvid")
     return {
         "interface": kind.interface,
         "image_size": kind.image_size,
@@ -428,7 +429,7 @@ def test_hostile_metadata_are_refused_in_one_line(logits_file, tmp_path, key, va
 @pytest.mark.parametrize(("key", "value"), [("interface", '"ids"'), ("mean", "[0, 0]"), ("classes", "")])
 def test_metadata_of_another_network_are_refused(logits_file, tmp_path, key, value):
     """An ``ids`` file that gives logits, a network of other bands, a table of other classes."""
-    value = value or json.dumps(segkit.data.labels.load_builtin_label_map("camvid").to_plain())
+    value = value or json.dumps(segkit.data.label_map.load_builtin_label_map("camvid").to_plain())
 
     def change(model):
         for entry in model.metadata_props:

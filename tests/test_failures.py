@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from segkit.models import segmenter
-from segkit.system import failures
+from segkit.runtime import errors
 
 
 def ending(story, capsys):
     with pytest.raises(SystemExit) as end:
-        failures.report_user_errors(story)
+        errors.report_user_errors(story)
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert len(said.splitlines()) == 1
@@ -50,7 +50,7 @@ def test_what_was_being_done_is_named(capsys, monkeypatch):
     def build(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("segkit.components.build", build)
+    monkeypatch.setattr("segkit.config.registry.build", build)
     story = lambda: segmenter.build(2, backbone={"name": "resnest"}, head={"name": "fcn"})  # noqa: E731
     _, said = ending(story, capsys)
     assert "memory ended during building the network: choose a smaller model=" in said
@@ -61,9 +61,9 @@ def test_other_errors_are_not_taken_for_want_of_memory(capsys):
         ending(raising(ValueError("run out of memory lane")), capsys)[1] == "error: run out of memory lane\n"
     )
     with pytest.raises(RuntimeError, match="shapes differ"):
-        failures.report_user_errors(raising(RuntimeError("shapes differ")))
+        errors.report_user_errors(raising(RuntimeError("shapes differ")))
     with pytest.raises(KeyError):
-        failures.report_user_errors(raising(KeyError("ours")))
+        errors.report_user_errors(raising(KeyError("ours")))
 
 
 def test_error_of_the_system_names_file_and_reason(tmp_path, capsys):

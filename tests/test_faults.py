@@ -15,7 +15,7 @@ import torch
 
 from runs import Act, KillAt, Run, assert_same_end, newest
 from segkit import checkpoint
-from segkit.system import files, runs
+from segkit.runtime import files, run_folder
 
 STEP = "segkit.training.train_step"
 
@@ -88,7 +88,7 @@ def read_only():
 def test_a_folder_that_cannot_be_written_is_named(read_only):
     with (
         pytest.raises(OSError, match=r"runs/a cannot be written \(Permission denied\); choose .* run_dir="),
-        runs.lock_run_folder(read_only / "a", resume="auto"),
+        run_folder.lock_run_folder(read_only / "a", resume="auto"),
     ):
         pass
 

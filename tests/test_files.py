@@ -5,7 +5,7 @@ import os
 import pytest
 
 from segkit.losses import cross_entropy
-from segkit.system import files
+from segkit.runtime import files
 
 
 def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error(tmp_path):

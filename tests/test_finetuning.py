@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from runs import KillAt, Run, assert_same_end, ranks
-from segkit import checkpoint, compose, training
-from segkit.data.labels import Entry, LabelMap
+from segkit import checkpoint, training
+from segkit.config import compose
+from segkit.data.label_map import Entry, LabelMap
 from segkit.evaluation import Evaluation
 from segkit.losses import cross_entropy
 from segkit.models import segmenter
 from segkit.models.network import Segmenter
-from segkit.training import advice, best, freezing, optim, starting
+from segkit.training import advice, best, freezing, initial_model, parameter_groups
 from segkit.types import Batch
 
 BACKBONE = {"name": "resnest", "variant": "14", "width": 8, "drop_block": 0.1}
@@ -159,7 +160,7 @@ def test_each_stage_has_the_rate_written_out_by_hand(seed):
     decay, lr, times = draw.uniform(0.3, 0.95), draw.uniform(1e-4, 1e-2), draw.choice([1, 10])
     exempt = draw.random() < 0.5
     model = built()
-    groups = optim.parameter_groups(
+    groups = parameter_groups.parameter_groups(
         model, lr=lr, head_lr_multiplier=times, decay_norm_and_bias=not exempt, layer_decay=decay
     )
     rates = {p: (g["lr"], g["base_lr"], g.get("weight_decay")) for g in groups for p in g["params"]}
@@ -177,7 +178,7 @@ def table(*names):
 
 
 def start(weights, *names, **changed):
-    return starting.build_model({**MODEL, "weights": str(weights), **changed}, table(*names))
+    return initial_model.build_model({**MODEL, "weights": str(weights), **changed}, table(*names))
 
 
 def save(path, model, *names):
@@ -195,7 +196,7 @@ def test_of_a_checkpoint_of_other_classes_all_but_the_last_convolutions_is_kept(
     fresh = built(len(names)).state_dict()
     torch.manual_seed(7)
     model, (words,) = start(file, *names)
-    changed = starting.find_class_tensors(source, MODEL)
+    changed = initial_model.find_class_tensors(source, MODEL)
     for name, tensor in model.state_dict().items():
         expected = fresh if name in changed else source.state_dict()
         assert torch.equal(tensor, expected[name]), name

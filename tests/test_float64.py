@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segkit import components
+from segkit.config import registry
 from segkit.models import segmenter
 from segkit.models.heads.pspnet import pool_to_grid
 from segkit.types import Logits
@@ -19,7 +19,7 @@ BACKBONES = {
     },
     "timm": {"name": "timm", "variant": "convnext_atto"},
 }
-HEADS = [*components.available("models.heads")]
+HEADS = [*registry.available("models.heads")]
 LOSSES = {
     "cross_entropy": {"class_weights": [0.1, 0.7, 1.0, 1.3, 3.0], "label_smoothing": 0.1},
     "dice": {},
@@ -68,7 +68,7 @@ def test_float64_network_computes_in_float64(backbone, head):
 @pytest.mark.parametrize("name", [*LOSSES])
 @pytest.mark.parametrize("size", [(20, 24), (5, 6)])
 def test_float64_loss_computes_in_float64(name, size):
-    loss = components.build("losses", {"name": name, **LOSSES[name]}, num_classes=5).double()
+    loss = registry.build("losses", {"name": name, **LOSSES[name]}, num_classes=5).double()
     logits = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)
     label = torch.randint(0, 5, (2, 20, 24), dtype=torch.uint8)
     with Narrow() as narrow:
@@ -77,11 +77,11 @@ def test_float64_loss_computes_in_float64(name, size):
 
 
 def test_mixed_loss_weights_are_exact_in_float64():
-    loss = components.build("losses", {"name": "mixed", **LOSSES["mixed"]}, num_classes=5)
+    loss = registry.build("losses", {"name": "mixed", **LOSSES["mixed"]}, num_classes=5)
     logits = torch.randn(2, 5, 6, 6, dtype=torch.float64)
     label = torch.randint(0, 5, (2, 6, 6))
     alone = [
-        components.build("losses", {"name": name}, num_classes=5)(Logits(logits), label)["main"]
+        registry.build("losses", {"name": name}, num_classes=5)(Logits(logits), label)["main"]
         for name in ("cross_entropy", "dice")
     ]
     expected = torch.stack([0.3 * alone[0], 0.7 * alone[1]])

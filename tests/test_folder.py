@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from conftest import run_command
-from segkit import checkpoint, components
-from segkit.data import labels, overlap
+from segkit import checkpoint
+from segkit.config import registry
+from segkit.data import label_map, overlap
 from segkit.data.datasets import folder
 from segkit.data.pairs import Pair
 from segkit.types import Logits
@@ -390,7 +391,7 @@ def test_a_home_directory_is_meant_by_its_sign(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert folder.build("train", root="~/pets").read(0).name == "a"
     assert (
-        labels.load_class_table({"name": "folder", "root": "~/pets", "classes": "classes.csv"}).num_classes
+        label_map.load_class_table({"name": "folder", "root": "~/pets", "classes": "classes.csv"}).num_classes
         == 2
     )
 
@@ -423,7 +424,7 @@ def test_several_roots_are_weighted_as_one_and_trained_on(tmp_path, run_here, ca
     assert run_here("train_seg", *words) == 0
     assert "folder: 8 images" in capsys.readouterr().out
     settings = checkpoint.read_checkpoint(tmp_path / "runs/both/last.pt")["settings"]
-    criterion = components.build("losses", settings["loss"], num_classes=2)
+    criterion = registry.build("losses", settings["loss"], num_classes=2)
     logits, label = torch.randn(1, 2, 24, 32), torch.from_numpy(masks["a", 0])[None]
     theirs = torch.nn.functional.cross_entropy(
         logits, label.long(), weight=torch.tensor(expected, dtype=torch.float32)

@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 import segkit
 from runs import SMALL, assert_same
 from segkit import checkpoint
-from segkit import settings as schema
-from segkit.compose import accept_any_key, composed
-from segkit.data.labels import LabelMap
+from segkit import config as schema
+from segkit.config.compose import accept_any_key, composed
+from segkit.data.label_map import LabelMap
 from segkit.data.pairs import read_image, read_mask
 from segkit.models import segmenter, weights
-from segkit.system import shared
+from segkit.runtime import model_file
 
 pytestmark = pytest.mark.medium
 
@@ -233,7 +233,7 @@ def stored(kind):
     if kind == "safetensors":
         about = {key: value for key, value in content.items() if key != "model"}
         with tempfile.TemporaryDirectory() as folder:
-            shared.write(Path(folder, "x.safetensors"), state, about)
+            model_file.write(Path(folder, "x.safetensors"), state, about)
             return Path(folder, "x.safetensors").read_bytes(), checkpoint.read_checkpoint, content
     torch.save(state if kind == "zip" else content, buffer)
     if kind == "pt":

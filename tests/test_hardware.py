@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from segkit.system import environment, hardware
+from segkit.runtime import environment, hardware
 
 CPU = torch.device("cpu")
 CPUINFO = Path("/proc/cpuinfo")
@@ -56,7 +56,7 @@ def test_other_devices_are_not_trusted_with_bf16():
 
 SETTLED = """
 import os, sys
-from segkit.system import environment
+from segkit.runtime import environment
 environment.settle(training=sys.argv[1] == "train")
 import torch
 print(os.environ["OMP_WAIT_POLICY"], os.environ.get("THP_MEM_ALLOC_ENABLE"))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import originals
-from segkit import components
+from segkit.config import registry
 from segkit.models.heads.pspnet import pool_to_grid
 
 CHANNELS = (16, 32, 64, 128)
@@ -16,7 +16,7 @@ SIZES = ((20, 17), (10, 9), (10, 9), (10, 9))
 
 def head(name: str, *, align_corners: bool = True, **settings):
     late = {"in_channels": CHANNELS, "num_classes": 5, "output_stride": 8, "align_corners": align_corners}
-    return components.build("models.heads", {"name": name, **settings}, **late)
+    return registry.build("models.heads", {"name": name, **settings}, **late)
 
 
 def stages():

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from conftest import ROOT, run_command
-from segkit.compose import composed
+from segkit.config.compose import composed
 
 ANSWERS = {
     "lr=0.1": "did you mean schedule.lr=0.1?",

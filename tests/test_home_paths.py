@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import segkit
-from segkit.compose import composed
+from segkit.config.compose import composed
+from segkit.config.values import parse_path
 from segkit.data.pairs import cache_folder
-from segkit.settings.values import parse_path
-from segkit.system import download
+from segkit.runtime import download
 
 TRAIN = ["data=folder", "run_name=a"]
 WEIGHTS = ["model=deeplabv3_demo", "data=ade20k", "model.weights=a.pth"]

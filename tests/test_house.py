@@ -14,7 +14,7 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def dotted(path):
-    """``segkit/data/labels.py`` as ``segkit.data.labels``; a face as its package."""
+    """``segkit/data/label_map.py`` as ``segkit.data.label_map``; a face as its package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -16,7 +16,7 @@ from torchvision import transforms
 from torchvision.transforms.functional import InterpolationMode
 
 import originals
-from segkit import components
+from segkit.config import registry
 
 FILE = Path(__file__).parent.parent / "examples" / "imagenet_top1.py"
 EXAMPLE = runpy.run_path(str(FILE))
@@ -51,7 +51,7 @@ def drawn(tmp_path_factory):
         image.convert(("RGB", "L", "RGBA")[i % 3]).save(folder / f"{i}.png")
     (root / "class0" / "notes.txt").write_text("not an image")
     torch.manual_seed(0)
-    network = originals.randomised(components.build("models.backbones", SETTINGS, num_classes=4)).float()
+    network = originals.randomised(registry.build("models.backbones", SETTINGS, num_classes=4)).float()
     torch.save(network.state_dict(), root.parent / "weights.pth")
     return root, network.eval(), root.parent / "weights.pth"
 

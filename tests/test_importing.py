@@ -18,7 +18,7 @@ from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 
 from conftest import ROOT, run_command
-from segkit.data.labels import LabelMap
+from segkit.data.label_map import LabelMap
 from segkit.tools.import_labels import format_csv, import_labels, proposals, shapes
 
 HEIGHT, WIDTH = 60, 80

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from segkit.data.labels import LabelMap, load_builtin_label_map
+from segkit.data.label_map import LabelMap, load_builtin_label_map
 
 
 @pytest.fixture

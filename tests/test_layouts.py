@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from segkit.compose import composed
+from segkit.config.compose import composed
 from segkit.data.datasets import folder
 
 FRANKFURT = "frankfurt/frankfurt_000000_000294"

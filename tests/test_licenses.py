@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from segkit import checkpoint, licenses
-from segkit.compose import Hooks, composed, settings_from_checkpoint
-from segkit.data.labels import load_builtin_label_map
-from segkit.inference import Protocol, export, predictor
-from segkit.inference.export.about import describe
+from segkit import checkpoint, export, licenses
+from segkit.config.compose import Hooks, composed, settings_from_checkpoint
+from segkit.data.label_map import load_builtin_label_map
+from segkit.export.about import describe
+from segkit.inference import Protocol, predictor
 
 SCRATCH = "none, trained from scratch"
 

@@ -10,7 +10,7 @@ import torch
 
 from segkit.data import transforms
 from segkit.data.datasets import shapes
-from segkit.data.labels import DataError
+from segkit.data.label_map import DataError
 from segkit.data.loaders import SampleOrder, training_loader
 from segkit.types import Sample
 

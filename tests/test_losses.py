@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segkit import components, settings, training
-from segkit.compose import composed
+from segkit import config, training
+from segkit.config import registry
+from segkit.config.compose import composed
 from segkit.losses import _chunks, cross_entropy
 from segkit.types import IGNORE_INDEX, Batch, Logits
 
@@ -17,7 +18,7 @@ CASES = 200
 
 
 def build(name, num_classes, **keywords):
-    return components.build("losses", {"name": name, **keywords}, num_classes=num_classes)
+    return registry.build("losses", {"name": name, **keywords}, num_classes=num_classes)
 
 
 def case(seed, *, largest=5):
@@ -252,7 +253,7 @@ def test_a_step_is_the_same_however_the_batch_is_divided(chosen, parts):
         torch.manual_seed(0)
         run = training.setup_training(
             Pointwise(),  # pyright: ignore[reportArgumentType]
-            components.build("losses", chosen, num_classes=3),
+            registry.build("losses", chosen, num_classes=3),
             samples=4,
             schedule=training.Schedule(
                 batch_size=4,
@@ -459,14 +460,14 @@ def test_a_part_is_set_left_out_and_added_by_its_name():
     given = ["loss.parts.dice=null", "loss.parts.focal.gamma=3", "loss.parts.cross_entropy.weight=2"]
     chosen = composed("train", ["run_name=x", "loss=ce_dice", *given])["loss"]
     assert chosen["parts"] == {"cross_entropy": {"weight": 2.0}, "focal": {"gamma": 3.0}}
-    loss = components.build("losses", chosen, num_classes=3)
+    loss = registry.build("losses", chosen, num_classes=3)
     assert list(loss.losses) == ["cross_entropy", "focal"]
     assert loss.weights == [2.0, 1.0]
     assert loss.losses["focal"].gamma == 3.0
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", [n for n in components.available("losses") if n != "mixed"])
+@pytest.mark.parametrize("name", [n for n in registry.available("losses") if n != "mixed"])
 def test_every_loss_has_a_yaml_that_says_all_its_settings(name):
     chosen = composed("train", ["run_name=x", f"loss={name}"])["loss"]
-    assert set(chosen) == {"name", *settings.read_keywords(f"losses/{name}.py:build").accepted}
+    assert set(chosen) == {"name", *config.read_keywords(f"losses/{name}.py:build").accepted}

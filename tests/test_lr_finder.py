@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from segkit import training
 from segkit.losses import cross_entropy
 from segkit.models import segmenter
-from segkit.training import lr_finder
+from segkit.training import range_test
 from segkit.types import Batch
 
 BACKBONE = {"name": "resnest", "variant": "14", "width": 8}
@@ -56,7 +56,7 @@ def descent(curvature, noise, *, count=100):
 def test_the_suggestion_is_below_where_descent_diverges_and_not_far_below(seed):
     draw = random.Random(seed)
     curvature = 10 ** draw.uniform(0, 4)
-    found = lr_finder.curve(*descent(curvature, noise=draw.choice([0.0, 0.01])))
+    found = range_test.curve(*descent(curvature, noise=draw.choice([0.0, 0.01])))
     assert found.suggestion is not None
     assert 0.001 < found.suggestion * curvature < 2
     assert "falls fastest" in found.reason
@@ -64,15 +64,15 @@ def test_the_suggestion_is_below_where_descent_diverges_and_not_far_below(seed):
 
 def test_where_nothing_is_learnt_nothing_is_suggested():
     rates = np.geomspace(1e-6, 10, 100).tolist()
-    found = lr_finder.curve(rates, [1.0] * 100)
+    found = range_test.curve(rates, [1.0] * 100)
     assert found.suggestion is None
     assert "no rate made the loss fall" in found.reason
-    assert "not finite from the start" in lr_finder.curve(rates, [float("nan")]).reason
+    assert "not finite from the start" in range_test.curve(rates, [float("nan")]).reason
 
 
 def test_smoothing_is_the_weighted_mean_written_out():
     losses = [3.0, 1.0, 4.0, 1.0, 5.0]
-    for count, smooth in enumerate(lr_finder.smoothed(losses), start=1):
+    for count, smooth in enumerate(range_test.smoothed(losses), start=1):
         weights = [0.9 ** (count - 1 - i) for i in range(count)]
         assert smooth == pytest.approx(np.average(losses[:count], weights=weights))
 
@@ -81,7 +81,7 @@ def test_smoothing_is_the_weighted_mean_written_out():
 def test_the_run_is_left_as_it_was_and_the_rates_are_those_it_says():
     tested, untouched = begin(), begin()
     before = copy.deepcopy(tested.state())
-    found = lr_finder.run_range_test(tested, steps(30))
+    found = range_test.run_range_test(tested, steps(30))
     assert found.rates == pytest.approx(np.geomspace(1e-6, 10, 30)[: len(found.rates)].tolist())
     assert all(np.isfinite(found.losses))
     after = tested.state()
@@ -100,7 +100,7 @@ def test_the_run_is_left_as_it_was_and_the_rates_are_those_it_says():
 
 @pytest.mark.medium
 def test_it_ends_where_the_loss_explodes():
-    found = lr_finder.run_range_test(begin(optimizer={"name": "sgd"}, iterations=100), steps(100))
+    found = range_test.run_range_test(begin(optimizer={"name": "sgd"}, iterations=100), steps(100))
     assert len(found.rates) < 100 or found.losses[-1] < 4 * min(found.losses)
 
 

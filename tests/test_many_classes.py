@@ -12,14 +12,13 @@ import torch
 from test_export import exported, thin
 
 from conftest import run_command
-from segkit import components
+from segkit.config import registry
 from segkit.data import transforms
-from segkit.data.labels import Entry, LabelMap
-from segkit.drawing import overlays
+from segkit.data.label_map import Entry, LabelMap
 from segkit.evaluation import gallery, metrics
 from segkit.evaluation.evaluators import object_sizes
 from segkit.inference import predict
-from segkit.inference.protocols import Protocol
+from segkit.inference.protocol import Protocol
 from segkit.types import (
     IGNORE_INDEX,
     MOST_CLASSES,
@@ -29,6 +28,7 @@ from segkit.types import (
     ignore_index,
     ignore_index_of,
 )
+from segkit.visualize import overlays
 
 LOSSES = {
     "cross_entropy": {"label_smoothing": 0.1},
@@ -107,7 +107,7 @@ def test_a_loss_is_that_of_few_classes_whatever_their_numbers(name, coarse, seed
     spread.requires_grad_()
     keywords = LOSSES[name] if name != "cross_entropy" else {}  # smoothing looks at all classes
     small, large = (
-        components.build("losses", {"name": name, **keywords}, num_classes=count) for count in (few, many)
+        registry.build("losses", {"name": name, **keywords}, num_classes=count) for count in (few, many)
     )
     expected = small(Logits(logits), torch.from_numpy(label))["main"].sum()
     found = large(Logits(spread), torch.from_numpy(wide))["main"].sum()
@@ -121,7 +121,7 @@ def test_a_loss_is_that_of_few_classes_whatever_their_numbers(name, coarse, seed
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_where_all_is_ignored_a_loss_is_zero(name):
-    loss = components.build("losses", {"name": name, **LOSSES[name]}, num_classes=300)
+    loss = registry.build("losses", {"name": name, **LOSSES[name]}, num_classes=300)
     logits = torch.randn(2, 300, 5, 6, requires_grad=True)
     total = loss(Logits(logits), torch.full((2, 5, 6), MOST_CLASSES, dtype=torch.int16))["main"].sum()
     total.backward()
@@ -133,7 +133,7 @@ def test_cross_entropy_is_torchs_over_300_classes():
     draw = np.random.default_rng(0)
     label = label_of(draw, 300, (2, 13, 17))
     logits = torch.from_numpy(draw.normal(0, 3, (2, 300, 13, 17)))
-    loss = components.build("losses", {"name": "cross_entropy", "label_smoothing": 0.1}, num_classes=300)
+    loss = registry.build("losses", {"name": "cross_entropy", "label_smoothing": 0.1}, num_classes=300)
     target = torch.from_numpy(np.where(label == MOST_CLASSES, -100, label)).long()
     expected = torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1)
     found = loss(Logits(logits), torch.from_numpy(label))["main"]
@@ -207,7 +207,7 @@ def test_augmentation_treats_wide_ids_as_bytes(resize, seed):
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch_export"])
 def test_exported_files_give_the_ids_of_the_network(format, tmp_path):
-    from segkit.inference import export
+    from segkit import export
 
     model = thin("resnest", "fcn", num_classes=300)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_protocols import SCALES, SIZES, TINY, K, TinySegmenter, as_input, drawn_image, one_thread, resized
 
-from segkit.compose import composed
+from segkit.config.compose import composed
 from segkit.inference import Protocol, predict, probabilities
 
 __all__ = ["one_thread"]  # a fixture

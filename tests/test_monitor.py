@@ -18,15 +18,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.profiler import record_function
 
-from segkit.drawing import overlays
 from segkit.monitor import console as console_module
 from segkit.monitor.monitor import Monitor
 from segkit.monitor.profiling import profile_steps
 from segkit.monitor.versions import environment
-from segkit.system import distributed
+from segkit.runtime import distributed
 from segkit.training import assembly
 from segkit.training.run import Step
 from segkit.types import Batch, Sample
+from segkit.visualize import overlays
 
 NAMES = ["sky", "traffic light", "road | path"]
 COLOURS = np.array([[0, 0, 255], [255, 0, 0], [90, 90, 90]], np.uint8)

@@ -8,25 +8,22 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedules
 
-from segkit import components
+from segkit.config import check, registry
 from segkit.losses import cross_entropy
 from segkit.models import segmenter
-from segkit.settings import check
-from segkit.training import freezing, optim
+from segkit.training import freezing, parameter_groups
 from segkit.types import IGNORE_INDEX, Logits
 
 
 def test_poly_is_the_formula():
-    factor = components.build(
-        "training.lr_schedules", {"name": "poly", "power": 0.9, "final": 0.01}, total=100
-    )
+    factor = registry.build("training.lr_schedules", {"name": "poly", "power": 0.9, "final": 0.01}, total=100)
     assert factor(0) == pytest.approx(1.0)
     assert factor(50) == pytest.approx(0.99 * 0.5**0.9 + 0.01)
     assert factor(100) == pytest.approx(0.01)
 
 
 def test_warm_up_grows_linearly_into_the_decay():
-    factor = components.build("training.lr_schedules", {"name": "cosine", "warmup_iterations": 3}, total=100)
+    factor = registry.build("training.lr_schedules", {"name": "cosine", "warmup_iterations": 3}, total=100)
     decay = [(1 + math.cos(math.pi * t / 100)) / 2 for t in range(5)]
     assert [factor(t) for t in range(5)] == pytest.approx(
         [decay[0] / 4, decay[1] / 2, decay[2] * 3 / 4, decay[3], decay[4]]
@@ -52,7 +49,7 @@ class Published:
 def test_warm_up_of_the_original_ends_before_its_decay_begins(mode):
     settings = {"name": mode, "warmup_iterations": 200, "warmup": "encoding"}
     factor, published = (
-        components.build("training.lr_schedules", settings, total=1000),
+        registry.build("training.lr_schedules", settings, total=1000),
         Published(mode, 1000, 200),
     )
     assert [factor(t) for t in range(1000)] == pytest.approx([published(t) for t in range(1000)], abs=1e-15)
@@ -96,16 +93,16 @@ POLICIES = {
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_is_torchs_with_and_without_the_warm_up_of_mmsegmentation(name):
     settings, theirs = POLICIES[name]
-    factor = components.build("training.lr_schedules", {"name": name, **settings}, total=100)
+    factor = registry.build("training.lr_schedules", {"name": name, **settings}, total=100)
     assert [factor(t) for t in range(100)] == pytest.approx(scheduled(lambda o: theirs(o, 100), 100))
     settings = {"name": name, **settings, "warmup_iterations": 20, "warmup": "mmseg"}
-    factor = components.build("training.lr_schedules", settings, total=100)
+    factor = registry.build("training.lr_schedules", settings, total=100)
     assert [factor(t) for t in range(100)] == pytest.approx(scheduled(warm(100, 20, theirs), 100))
 
 
 @pytest.mark.parametrize(("total", "rise"), [(100, 0.3), (37, 0.25), (10, 0.9)])
 def test_one_cycle_is_torchs(total, rise):
-    factor = components.build("training.lr_schedules", {"name": "one_cycle", "rise": rise}, total=total)
+    factor = registry.build("training.lr_schedules", {"name": "one_cycle", "rise": rise}, total=total)
     theirs = scheduled(lambda o: schedules.OneCycleLR(o, 1.0, total, pct_start=rise), total - 1)
     assert [factor(t) for t in range(total - 1)] == pytest.approx(theirs, abs=1e-12)
     assert factor(total - 1) == pytest.approx(4e-6)
@@ -114,19 +111,19 @@ def test_one_cycle_is_torchs(total, rise):
 @pytest.mark.parametrize("rise", [0.0, 0.01, 0.5, 1.0])
 @pytest.mark.parametrize("total", [1, 2, 3, 100])
 def test_one_cycle_stays_between_its_ends_however_short(total, rise):
-    factor = components.build("training.lr_schedules", {"name": "one_cycle", "rise": rise}, total=total)
+    factor = registry.build("training.lr_schedules", {"name": "one_cycle", "rise": rise}, total=total)
     assert all(0 <= factor(t) <= 1 for t in range(total))
 
 
 def test_a_milestone_after_the_end_is_refused():
     with pytest.raises(ValueError, match=r"milestones=\[5, 10\]: 10 is not before the end, 10 iterations"):
-        components.build("training.lr_schedules", {"name": "step", "milestones": [5, 10]}, total=10)
+        registry.build("training.lr_schedules", {"name": "step", "milestones": [5, 10]}, total=10)
 
 
 @pytest.mark.parametrize("name", ["poly", "cosine", "constant"])
 def test_a_warm_up_as_long_as_the_training_is_refused(name):
     with pytest.raises(ValueError, match=r"schedule.lr_schedule.warmup_iterations=10: must be below the 10"):
-        components.build("training.lr_schedules", {"name": name, "warmup_iterations": 10}, total=10)
+        registry.build("training.lr_schedules", {"name": name, "warmup_iterations": 10}, total=10)
 
 
 def test_cross_entropy_is_the_mean_over_scored_pixels_by_hand():
@@ -178,7 +175,9 @@ class Tiny(nn.Module):
 
 
 def test_groups_hold_every_parameter_once_with_its_rate():
-    groups = optim.parameter_groups(Tiny(), lr=0.1, head_lr_multiplier=10, decay_norm_and_bias=False)
+    groups = parameter_groups.parameter_groups(
+        Tiny(), lr=0.1, head_lr_multiplier=10, decay_norm_and_bias=False
+    )
     rates = {
         group["name"]: (group["lr"], len(group["params"]), group.get("weight_decay")) for group in groups
     }
@@ -197,7 +196,7 @@ def test_groups_of_frozen_networks_hold_what_moves(stages, norms, decays):
     backbone = {"name": "resnest", "variant": "14", "width": 4}
     model = segmenter.build(2, backbone=backbone, head={"name": "fcn"})
     freezing.freeze(model, stages=stages, norms=norms)
-    groups = optim.parameter_groups(
+    groups = parameter_groups.parameter_groups(
         model, lr=1.0, head_lr_multiplier=1.0, decay_norm_and_bias=decays, layer_decay=0.5
     )
     held = [id(parameter) for group in groups for parameter in group["params"]]
@@ -208,11 +207,11 @@ def test_groups_of_frozen_networks_hold_what_moves(stages, norms, decays):
 
 def test_the_average_follows_the_recurrence_by_hand():
     model = nn.BatchNorm1d(1)
-    average = optim.make_ema(model)
+    average = parameter_groups.make_ema(model)
     expected = 1.0
     for iteration, weight in enumerate([2.0, 5.0, -1.0]):
         nn.init.constant_(model.weight, weight)
-        optim.update_average(average, model, decay=0.25, iteration=iteration)
+        parameter_groups.update_average(average, model, decay=0.25, iteration=iteration)
         decay = min(0.25, (1 + iteration) / (10 + iteration))
         expected = decay * expected + (1 - decay) * weight
     assert float(average.weight) == pytest.approx(expected)
@@ -231,7 +230,7 @@ def test_the_average_follows_the_recurrence_by_hand():
 )
 def test_an_optimiser_that_torch_refuses_is_refused_by_its_settings_names(settings, message):
     with pytest.raises(ValueError, match=message):
-        components.build("training.optimizers", settings, groups=[{"params": [torch.zeros(1)]}], lr=0.1)
+        registry.build("training.optimizers", settings, groups=[{"params": [torch.zeros(1)]}], lr=0.1)
 
 
 KINDS = {
@@ -249,7 +248,7 @@ def test_an_optimiser_moves_as_torchs_however_gradients_are_laid_out(name, layou
     theirs = [nn.Parameter(weight.clone()) for weight in weights]
     ours = [nn.Parameter(w.to(memory_format=layout) if w.ndim == 4 else w.clone()) for w in weights]
     expected = kind(theirs, lr=0.1, **settings)
-    built = components.build(
+    built = registry.build(
         "training.optimizers", {"name": name, **settings}, groups=[{"params": ours}], lr=0.1
     )
     for _ in range(3):
@@ -285,9 +284,7 @@ def test_optimizer_resumes_with_another_memory_layout(name):
 
     layouts = (torch.channels_last, torch.contiguous_format)
     chosen = {"name": name, **settings}
-    ours = moved(
-        lambda groups: components.build("training.optimizers", chosen, groups=groups, lr=0.1), layouts
-    )
+    ours = moved(lambda groups: registry.build("training.optimizers", chosen, groups=groups, lr=0.1), layouts)
     theirs = moved(lambda groups: kind(groups, lr=0.1, **settings), (torch.contiguous_format,) * 2)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 

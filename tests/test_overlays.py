@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segkit.drawing import overlays
+from segkit.visualize import overlays
 
 COLOURS = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
 IDS = np.array([[0, 1, 255]], np.uint8)

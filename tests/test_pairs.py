@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from segkit.data import pairs
 from segkit.data.datasets import ade20k, camvid, cityscapes
-from segkit.data.labels import load_builtin_label_map
+from segkit.data.label_map import load_builtin_label_map
 
 SCENE = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8).repeat(16, 0).repeat(16, 1)
 LABEL = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(16, 0).repeat(16, 1)

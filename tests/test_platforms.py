@@ -10,9 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from conftest import ROOT
-from segkit import components, training
-from segkit.compose import composed
-from segkit.system import hardware
+from segkit import training
+from segkit.config import registry
+from segkit.config.compose import composed
+from segkit.runtime import hardware
 from segkit.types import Batch
 
 LIKE_MACOS = """
@@ -104,7 +105,7 @@ class NoFloat64(TorchDispatchMode):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("loss", components.available("losses"))
+@pytest.mark.parametrize("loss", registry.available("losses"))
 def test_a_training_step_needs_no_float64(loss, monkeypatch):
     """Apple's GPUs have none; ``widest_float`` is the one place that knows."""
     assert hardware.widest_float_dtype(torch.device("mps")) == torch.float32
@@ -113,7 +114,7 @@ def test_a_training_step_needs_no_float64(loss, monkeypatch):
     small = ["data.size=32", "augment.crop_size=32", "model.backbone.width=8", "model.head.width=16"]
     choice = "ce_dice" if loss == "mixed" else loss
     settings = composed("train", ["experiment=demo", f"loss={choice}", *small, "schedule.batch_size=2"])
-    data = components.build("data.datasets", settings["data"], split="train")
+    data = registry.build("data.datasets", settings["data"], split="train")
     run = training.build_training(settings, data, torch.device("cpu"))
     label = torch.randint(0, 10, (2, 32, 32), dtype=torch.uint8)
     batch = Batch(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), label, ["a", "b"])

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import segkit
-from segkit import components, testing
-from segkit.compose import composed
+from segkit import testing
+from segkit.config import registry
+from segkit.config.compose import composed
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "plugin"
@@ -25,7 +26,7 @@ def own(tmp_path, monkeypatch):
     """A copy of the example, which is the current folder; what is named in this process is forgotten."""
     shutil.copytree(EXAMPLE, tmp_path / "own", ignore=shutil.ignore_patterns("runs", "__pycache__"))
     monkeypatch.chdir(tmp_path / "own")
-    monkeypatch.setattr(components, "_plugins", {})
+    monkeypatch.setattr(registry, "_plugins", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path / "own"
     for name in [name for name in sys.modules if name.split(".")[0] == "shiny"]:
@@ -76,8 +77,8 @@ def test_the_example_trains_and_predicts_and_its_checkpoint_asks_for_it(own, cap
 
 @pytest.mark.medium
 def test_every_component_of_the_example_keeps_its_contract(own):
-    components.use_plugins(["shiny"])
-    build = components.build
+    registry.use_plugins(["shiny"])
+    build = registry.build
     patches = lambda stride: build("models.backbones", {"name": "patches", "output_stride": stride})  # noqa: E731
     testing.check_backbone(patches)
     testing.check_head(lambda **late: build("models.heads", {"name": "sums"}, **late))
@@ -167,10 +168,10 @@ def test_an_installed_package_may_declare_itself(own, monkeypatch):
     folder = own / "site" / "shiny-1.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: shiny\nVersion: 1\n")
-    (folder / "entry_points.txt").write_text("[segkit.components]\nanything = shiny\n")
+    (folder / "entry_points.txt").write_text("[segkit.config.registry]\nanything = shiny\n")
     monkeypatch.setattr(sys, "path", [str(own / "site"), *sys.path])
-    monkeypatch.setattr(components, "_declared", components._declared.__wrapped__)
-    assert components.plugins() == ["shiny"]
-    assert components.component_file("losses", "brier").name == "brier.py"
-    assert "brier" in components.available("losses")
-    components.check_plugins_are_named(["shiny"], "a file")
+    monkeypatch.setattr(registry, "_declared", registry._declared.__wrapped__)
+    assert registry.plugins() == ["shiny"]
+    assert registry.component_file("losses", "brier").name == "brier.py"
+    assert "brier" in registry.available("losses")
+    registry.check_plugins_are_named(["shiny"], "a file")

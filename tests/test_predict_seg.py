@@ -15,11 +15,11 @@ from PIL import Image
 import segkit
 from conftest import ROOT, run_command
 from segkit import checkpoint, inference
-from segkit.drawing import overlays
 from segkit.inference import predict_files
 from segkit.inference.prediction_index import ImageFile
 from segkit.inference.video import Video, VideoFile, with_legend_strip
 from segkit.types import Sample
+from segkit.visualize import overlays
 
 
 def pixels_of(file):
@@ -422,7 +422,7 @@ def test_importing_segkit_imports_no_torch():
 
 
 def test_class_ids_are_saved_as_the_data_sets_own_ids(tmp_path):
-    from segkit.data.labels import load_builtin_label_map
+    from segkit.data.label_map import load_builtin_label_map
     from segkit.evaluation import results
 
     table = load_builtin_label_map("cityscapes")

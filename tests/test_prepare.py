@@ -135,7 +135,7 @@ def test_a_model_that_folding_would_change_runs_as_it_is(model, monkeypatch, cap
 
 @pytest.mark.parametrize("has_units", [True, False])
 def test_auto_is_bf16_where_the_machine_has_it(model, has_units, monkeypatch, caplog):
-    module = importlib.import_module("segkit.inference.protocols")
+    module = importlib.import_module("segkit.inference.protocol")
     monkeypatch.setattr(module, "supports_bf16", lambda _: has_units)
     monkeypatch.setattr(
         importlib.import_module("segkit.inference.preparation"), "supports_bf16", lambda _: has_units

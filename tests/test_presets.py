@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segkit.compose import CONF, composed
+from segkit.config.compose import CONF, composed
 from segkit.inference import of_settings, presets
 
 NAMES = sorted(file.stem for file in (CONF / "evaluation").glob("*.yaml"))

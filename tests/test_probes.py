@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkit.data.labels import Entry, LabelMap
+from segkit.data.label_map import Entry, LabelMap
 from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.split_attention import SplitAttention

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from conftest import ROOT
-from segkit.compose import composed
+from segkit.config.compose import composed
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

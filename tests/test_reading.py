@@ -22,9 +22,9 @@ from crafted import (
     tiff,
     turned,
 )
-from segkit.data import verification
+from segkit.data import verify
 from segkit.data.datasets import folder
-from segkit.data.labels import DataError
+from segkit.data.label_map import DataError
 from segkit.data.reading import read_image, read_mask
 
 
@@ -78,7 +78,7 @@ def test_verify_lists_every_refused_image(tmp_path):
         suffix, data, _ = REFUSED[name]
         (tmp_path / f"images/train/{name}.{suffix}").write_bytes(data)
         Image.fromarray(IDS).save(tmp_path / f"masks/train/{name}.png")
-    problems = verification.verify(folder.build("train", root=str(tmp_path), on_error="skip"))
+    problems = verify.verify(folder.build("train", root=str(tmp_path), on_error="skip"))
     assert {problem.file.split("/")[-1].rpartition(".")[0] for problem in problems} == set(refused)
 
 

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from conftest import ROOT, run_command
-from segkit.compose import CONF, command, composed
+from segkit.config.compose import CONF, command, composed
 
 # Transcribed from the publications, not from conf/. PyTorch-Encoding and GluonCV: SGD 0.01 at a batch of 16
 # (linear rule), momentum 0.9, weight decay 1e-4 on everything, heads x10, poly 0.9 to zero; the long side in

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
-from segkit import components
-from segkit.data.labels import Entry, LabelMap, load_builtin_label_map
+from segkit.config import registry
+from segkit.data.label_map import Entry, LabelMap, load_builtin_label_map
 from segkit.evaluation import gallery, report
 from segkit.inference import Protocol
 from segkit.models import segmenter
@@ -323,7 +323,7 @@ def test_the_page_writes_a_report_from_python(tmp_path):
     names = {
         "folder": tmp_path,
         "model": segmenter.build(10, **network),
-        "dataset": components.build("data.datasets", shapes, split="val"),
+        "dataset": registry.build("data.datasets", shapes, split="val"),
         "protocol": Protocol(),
         "settings": {"data": shapes},
     }

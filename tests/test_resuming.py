@@ -4,8 +4,8 @@ import pytest
 
 from runs import SMALL, Run
 from segkit import checkpoint
-from segkit.compose import Hooks, composed
-from segkit.settings import resuming
+from segkit.config import resuming
+from segkit.config.compose import Hooks, composed
 
 BEGUN = [*SMALL, "run_name=a", "schedule.lr=0.07", "schedule/optimizer=adamw", "seed=5", "sizes.crop=64"]
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from segkit.system import runs
+from segkit.runtime import run_folder
 
 
 def claimed(folder, resume):
-    with runs.lock_run_folder(folder, resume=resume):
+    with run_folder.lock_run_folder(folder, resume=resume):
         return sorted(file.name for file in folder.iterdir())
 
 
@@ -47,12 +47,12 @@ def test_settings_that_are_not_checked_yet_go_on_with_no_run_by_mistake(tmp_path
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "iteration_0000001.pt").touch()
     here = {"run_dir": str(tmp_path), "run_name": "a"}
-    assert runs.find_run_to_resume({**here, "resume": True}) == tmp_path / "a"
-    assert runs.find_run_to_resume({**here, "resume": "auto"}) == tmp_path / "a"
+    assert run_folder.find_run_to_resume({**here, "resume": True}) == tmp_path / "a"
+    assert run_folder.find_run_to_resume({**here, "resume": "auto"}) == tmp_path / "a"
     for other in (
         {"resume": False},
         {},
         {"resume": True, "run_name": None},
         {"resume": "auto", "run_dir": 1},
     ):
-        assert runs.find_run_to_resume({**here, **other}) is None
+        assert run_folder.find_run_to_resume({**here, **other}) is None

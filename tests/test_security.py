@@ -15,12 +15,13 @@ import torch
 
 import segkit
 from runs import SMALL
-from segkit import checkpoint, components
-from segkit.compose import composed
-from segkit.data.labels import LabelMap, load_builtin_label_map
+from segkit import checkpoint
+from segkit.config import registry
+from segkit.config.compose import composed
+from segkit.data.label_map import LabelMap, load_builtin_label_map
 from segkit.data.pairs import load_cached
 from segkit.models import segmenter, weights
-from segkit.system import files
+from segkit.runtime import files
 
 
 class Hostile:
@@ -67,7 +68,9 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, trap):
         segkit.load(tmp_path / "best.pt")
 
 
-@pytest.mark.parametrize("name", ["os", "../../setup", "segkit.compose", "_family", None, ["resnest"], ""])
+@pytest.mark.parametrize(
+    "name", ["os", "../../setup", "segkit.config.compose", "_family", None, ["resnest"], ""]
+)
 def test_settings_in_a_checkpoint_reach_only_components(name, tmp_path):
     network = composed("train", [*SMALL, "run_name=a"])["model"]
     model = segmenter.build(2, **network)
@@ -78,7 +81,7 @@ def test_settings_in_a_checkpoint_reach_only_components(name, tmp_path):
     with pytest.raises(ValueError, match=r"model.backbone.name=.*there are: .*resnest"):
         segkit.load(tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"no .* in segkit/models/backbones"):
-        components.build("models.backbones", {"name": name})
+        registry.build("models.backbones", {"name": name})
 
 
 def test_settings_in_a_checkpoint_are_checked_like_typed_ones(tmp_path):

@@ -9,10 +9,10 @@ from typing import Literal
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from segkit import components, settings
-from segkit.compose import composed
-from segkit.settings import PositiveFloat, PositiveInt, Size, declared, schema, values
-from segkit.settings.values import Device
+from segkit import config
+from segkit.config import PositiveFloat, PositiveInt, Size, declared, registry, schema, values
+from segkit.config.compose import composed
+from segkit.config.values import Device
 
 WHOLE = composed("train", ["run_name=a", "data=folder"])
 
@@ -49,9 +49,9 @@ def test_every_word_of_every_choice_can_be_typed_as_it_stands():
         where for where in (*declared.SECTIONS.values(), *declared.LISTS.values()) if ":" not in where
     }
     wheres += [
-        f"{components.component_file(package, name)}:build"
+        f"{registry.component_file(package, name)}:build"
         for package in packages
-        for name in components.available(package)
+        for name in registry.available(package)
     ]
     seen = 0
     for where in wheres:
@@ -65,7 +65,7 @@ def test_every_word_of_every_choice_can_be_typed_as_it_stands():
 
 
 def test_an_integer_where_a_number_is_meant_becomes_one():
-    checked = settings.check("train", _schedule(lr=1))
+    checked = config.check("train", _schedule(lr=1))
     assert checked["schedule"]["lr"] == 1.0
     assert isinstance(checked["schedule"]["lr"], float)
     assert checked["schedule"]["lr_schedule"]["power"] == 1.0
@@ -103,12 +103,12 @@ def test_an_integer_where_a_number_is_meant_becomes_one():
 )
 def test_a_wrong_setting_is_refused_with_key_value_and_what_is_accepted(change, message):
     with pytest.raises(ValueError, match=message):
-        settings.check("train", _schedule(**change))
+        config.check("train", _schedule(**change))
 
 
 def test_all_faults_are_told_at_once():
     with pytest.raises(ValueError, match="bogus") as refusal:
-        settings.check("train", _schedule(lr=-1, epochs="x") | {"bogus": 1})
+        config.check("train", _schedule(lr=-1, epochs="x") | {"bogus": 1})
     assert len(str(refusal.value).splitlines()) == 3
 
 
@@ -171,8 +171,8 @@ def test_a_size_is_described_in_words():
 
 
 def test_the_folder_listing_is_the_registry():
-    assert {"poly", "cosine"} <= set(components.available("training.lr_schedules"))
-    factor = components.build("training.lr_schedules", {"name": "poly", "power": 1.0}, total=10)
+    assert {"poly", "cosine"} <= set(registry.available("training.lr_schedules"))
+    factor = registry.build("training.lr_schedules", {"name": "poly", "power": 1.0}, total=10)
     assert factor(5) == pytest.approx(0.5)
 
 
@@ -182,13 +182,13 @@ def test_only_what_lies_in_the_folder_can_be_named(name):
         ValueError,
         match="in segkit/training/lr_schedules; there are: constant, cosine, one_cycle, poly, step",
     ):
-        components.build("training.lr_schedules", {"name": name}, total=10)
+        registry.build("training.lr_schedules", {"name": name}, total=10)
 
 
 def test_checking_takes_no_time_to_speak_of():
-    settings.read_keywords.cache_clear()
+    config.read_keywords.cache_clear()
     begin = time.perf_counter()
-    settings.check("train", _schedule())
+    config.check("train", _schedule())
     assert time.perf_counter() - begin < 0.5
 
 
@@ -213,7 +213,7 @@ def test_checking_takes_no_time_to_speak_of():
 )
 def test_a_key_that_must_be_there_is_named_with_how_to_give_it(path, message):
     with pytest.raises(ValueError, match=message) as refusal:
-        settings.check("train", _without(WHOLE, path))
+        config.check("train", _without(WHOLE, path))
     assert len(str(refusal.value).splitlines()) == 1
 
 
@@ -223,21 +223,21 @@ def test_what_was_checked_is_checked_again_without_a_change(path):
     for key in path.split("."):
         section = section[key]
     assert isinstance(section, tuple | dict)
-    assert settings.check("train", WHOLE) == WHOLE
+    assert config.check("train", WHOLE) == WHOLE
 
 
 def test_an_annotation_may_use_an_alias_of_its_module_or_of_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(components, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "words.py").write_text(
         "from typing import Literal\nOnError = Literal['stop', 'skip']\n"
     )
     (tmp_path / "own.py").write_text(
-        "from segkit.shared.words import OnError\nfrom segkit.settings import PositiveInt\n"
+        "from segkit.shared.words import OnError\nfrom segkit.config import PositiveInt\n"
         "Some = tuple[PositiveInt, ...] | None\n"
         "def build(total, *, on_error: OnError, sides: Some = None): ...\n"
     )
-    found = settings.read_keywords("own.py:build")
+    found = config.read_keywords("own.py:build")
     assert found.accepted == {"on_error": Literal["stop", "skip"], "sides": tuple[PositiveInt, ...] | None}
     assert found.required == ("on_error",)
 
@@ -257,16 +257,16 @@ def test_a_builder_gets_the_late_values_it_asks_for_and_no_others():
         return in_channels, num_classes, width
 
     late = {"in_channels": [1, 2], "output_stride": 8}
-    assert components._asked_for(head, late, "a") == {"in_channels": [1, 2]}
-    assert components._asked_for(lambda *, lr=1: lr, late, "a") == {}
+    assert registry._asked_for(head, late, "a") == {"in_channels": [1, 2]}
+    assert registry._asked_for(lambda *, lr=1: lr, late, "a") == {}
     with pytest.raises(ValueError, match=r"models.heads.a: its build asks for depth, and the program"):
-        components._asked_for(lambda in_channels, depth: depth, late, "models.heads.a")
+        registry._asked_for(lambda in_channels, depth: depth, late, "models.heads.a")
 
 
 def test_heads_name_only_what_they_use():
     """Each positional parameter of a head's build is used in its body."""
-    for name in components.available("models.heads"):
-        tree = ast.parse(components.component_file("models.heads", name).read_text(encoding="utf-8"))
+    for name in registry.available("models.heads"):
+        tree = ast.parse(registry.component_file("models.heads", name).read_text(encoding="utf-8"))
         (build,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build"]
         used = {node.id for part in build.body for node in ast.walk(part) if isinstance(node, ast.Name)}
         assert {argument.arg for argument in build.args.args} <= used, name

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 import segkit
 from segkit import checkpoint
-from segkit.drawing import overlays
-from segkit.system import shared
+from segkit.runtime import model_file
 from segkit.tools import share
+from segkit.visualize import overlays
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,8 +112,10 @@ def test_nothing_is_overwritten_and_what_is_no_checkpoint_is_told(folder, tiny_r
 
 @pytest.mark.parametrize("scores", [{"mIoU": math.nan}, {"mIoU": 0.5, "loss": math.inf}])
 def test_a_score_that_is_no_number_is_null(scores, tmp_path):
-    shared.write(tmp_path / "x.safetensors", {"a": torch.ones(2)[::1]}, {"scores": scores, "sizes": (1, 2)})
-    tensors, about = shared.read_model_file(tmp_path / "x.safetensors")
+    model_file.write(
+        tmp_path / "x.safetensors", {"a": torch.ones(2)[::1]}, {"scores": scores, "sizes": (1, 2)}
+    )
+    tensors, about = model_file.read_model_file(tmp_path / "x.safetensors")
     assert torch.equal(tensors["a"], torch.ones(2))
     assert about["scores"] == {k: v if math.isfinite(v) else None for k, v in scores.items()}
 
@@ -205,8 +207,8 @@ def test_a_network_on_a_hub_is_predicted_with_and_loaded(hub, folder, photo, tmp
 
 
 def test_results_with_an_address_lie_in_a_folder_of_runs():
-    assert shared.output_folder_for("hf://user/name@v1") == Path("runs/user--name")
-    assert shared.output_folder_for("runs/x/best.pt") == Path("runs/x")
+    assert model_file.output_folder_for("hf://user/name@v1") == Path("runs/user--name")
+    assert model_file.output_folder_for("runs/x/best.pt") == Path("runs/x")
 
 
 def test_the_shared_folder_is_scored_as_the_checkpoint(tiny_run, folder, run_here, tmp_path):

@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from runs import Run, ranks
-from segkit.system import distributed, replicas
+from segkit.runtime import distributed, replicas
 
 
 def test_sync_batchnorm_keeps_the_activations_of_timm():

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 import torchvision
 
 import originals
-from segkit import components, settings
+from segkit import config
+from segkit.config import registry
 from segkit.models.backbones import resnet
 from segkit.models.layers.split_attention import SplitAttention
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
@@ -42,7 +43,7 @@ EVERY = [
 
 def on_meta(name, variant, num_classes=None, **settings):
     with torch.device("meta"):
-        return components.build(
+        return registry.build(
             "models.backbones", {"name": name, "variant": variant, **settings}, num_classes=num_classes
         )
 
@@ -226,7 +227,7 @@ def published_state(variant, names):
     """Random weights of our network under published names (pairs of pattern and replacement)."""
     torch.manual_seed(0)
     network = originals.randomised(
-        components.build("models.backbones", {"name": "resnet", "variant": variant, **THIN}, num_classes=10)
+        registry.build("models.backbones", {"name": "resnet", "variant": variant, **THIN}, num_classes=10)
     )
     state = {}
     for key, tensor in network.state_dict().items():
@@ -270,7 +271,7 @@ def test_files_of_pytorch_insight_load_and_give_their_scores(variant, names, blo
     file = tmp_path / "x.pth.tar"
     torch.save({"epoch": 99, "state_dict": {f"module.{k}": v for k, v in state.items()}}, file)
     settings = {"name": "resnet", "variant": variant, "output_stride": 32, "weights": str(file), **THIN}
-    ours = components.build("models.backbones", settings, num_classes=10).double().eval()
+    ours = registry.build("models.backbones", settings, num_classes=10).double().eval()
     image = torch.randn(1, 3, 70, 57, dtype=torch.float64)
     with torch.inference_mode():
         torch.testing.assert_close(ours.classify(image), insight(state, block, image), rtol=1e-5, atol=1e-5)
@@ -291,7 +292,7 @@ def test_files_of_timm_load_and_give_their_scores(ours, theirs, tmp_path):
     torch.save(original.state_dict(), tmp_path / "x.pth")
     name, variant = ours
     settings = {"name": name, "variant": variant, "output_stride": 32, "weights": f"{tmp_path}/x.pth"}
-    network = components.build("models.backbones", settings, num_classes=10).eval()
+    network = registry.build("models.backbones", settings, num_classes=10).eval()
     image = torch.randn(1, 3, 70, 57)
     with torch.inference_mode():
         expected = original(image)
@@ -306,7 +307,7 @@ def test_selective_kernels_with_a_split_input_are_refused_with_the_difference(th
     with pytest.raises(
         ValueError, match="of timm's skresnet: each branch reads its own half of the channels"
     ):
-        components.build(
+        registry.build(
             "models.backbones", {"name": "resnet", "variant": "sknet_50", "weights": f"{tmp_path}/x.pth"}
         )
 
@@ -332,17 +333,17 @@ EVERY_FAMILY = [
 @pytest.mark.parametrize(("name", "variant"), EVERY_FAMILY)
 def test_thin_networks_of_every_family_train(name, variant, width):
     thin = {"name": name, "variant": variant, "width": width}
-    network = components.build("models.backbones", thin).train()
+    network = registry.build("models.backbones", thin).train()
     stages = network(torch.randn(2, 3, 16, 16))
     assert [stage.shape[1] for stage in stages] == [width * 4, width * 8, width * 16, width * 32]
     stages[-1].sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("name", [n for n in components.available("models.backbones") if n != "timm"])
+@pytest.mark.parametrize("name", [n for n in registry.available("models.backbones") if n != "timm"])
 def test_a_width_without_end_is_refused_before_anything_is_built(name):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
-        settings.check("model", {"backbone": {"name": name, "width": 1_000_000}})
+        config.check("model", {"backbone": {"name": name, "width": 1_000_000}})
     told = "model.backbone.width=1000000: must be an integer at least 1 and at most 512"
     assert told in str(caught.value).splitlines()
 
@@ -360,7 +361,7 @@ def test_a_width_without_end_is_refused_before_anything_is_built(name):
 )
 def test_what_cannot_be_divided_is_refused_with_the_nearest_that_can(name, given, message):
     with pytest.raises(ValueError, match=rf"^model\.backbone\.{message}") as caught:
-        components.build("models.backbones", {"name": name, **given})
+        registry.build("models.backbones", {"name": name, **given})
     assert "\n" not in str(caught.value)
 
 

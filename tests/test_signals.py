@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from runs import ROOT, Act, Run, alive, assert_same_end, newest
-from segkit.system import signals
+from segkit.runtime import signals
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ PARENT = """
 import os, sys, time
 from pathlib import Path
 from torch.utils.data import DataLoader
-from segkit.system import signals
+from segkit.runtime import signals
 
 class Numbers:
     def __len__(self):

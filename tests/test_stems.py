@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from segkit import components, inference
+from segkit import inference
+from segkit.config import registry
 from segkit.models import segmenter, stems, summary
 
 THIN = [
@@ -129,6 +130,6 @@ def test_a_mean_and_a_deviation_for_each_band():
 
 def test_the_convolutions_that_read_the_image_are_found_in_every_family():
     for name, variant in (("resnet", "se_50"), ("resnet", "sknet_50"), ("resnest", "50")):
-        thin = components.build("models.backbones", {"name": name, "variant": variant, "width": 6})
+        thin = registry.build("models.backbones", {"name": name, "variant": variant, "width": 6})
         assert [conv.in_channels for conv in stems.input_convs(thin).values()] == [3]
         assert thin.training

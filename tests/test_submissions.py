@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.data.labels import load_builtin_label_map
-from segkit.drawing import overlays
+from segkit.data.label_map import load_builtin_label_map
 from segkit.evaluation import results, submissions
 from segkit.types import Sample
+from segkit.visualize import overlays
 
 
 def keep(folder, data, ids, names):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segkit import components
+from segkit.config import registry
 from segkit.models import segmenter, summary
 
 
@@ -31,7 +31,7 @@ def on_meta(build, *late, **settings):
 )
 def test_operations_of_a_classifier_are_the_published_ones(name, variant, side, giga_macs):
     settings = {"name": name, "variant": variant, "output_stride": 32}
-    network = on_meta(components.build, "models.backbones", settings, num_classes=1000).eval()
+    network = on_meta(registry.build, "models.backbones", settings, num_classes=1000).eval()
     image = torch.empty(1, 3, side, side, device="meta")
     assert round(summary.count_flops(lambda: network.classify(image)) / 2e9, 3) == giga_macs
 
@@ -40,7 +40,7 @@ def test_operations_of_a_classifier_are_the_published_ones(name, variant, side, 
 @pytest.mark.parametrize(("variant", "giga_macs"), [("50", 4.47), ("101", 8.46)])
 def test_operations_of_selective_kernel_networks_are_those_of_the_paper(variant, giga_macs):
     settings = {"name": "resnet", "variant": f"sknet_{variant}", "output_stride": 32}
-    network = on_meta(components.build, "models.backbones", settings, num_classes=1000).eval()
+    network = on_meta(registry.build, "models.backbones", settings, num_classes=1000).eval()
     macs = summary.count_flops(lambda: network.classify(torch.empty(1, 3, 224, 224, device="meta"))) / 2e9
     assert macs == pytest.approx(giga_macs, rel=0.003)
 
@@ -104,7 +104,7 @@ class Foreign(torch.nn.Module):
 
 
 def test_any_backbone_that_keeps_the_contract_has_a_summary():
-    head = components.build("models.heads", {"name": "fcn"}, in_channels=Foreign.out_channels, num_classes=5)
+    head = registry.build("models.heads", {"name": "fcn"}, in_channels=Foreign.out_channels, num_classes=5)
     model = segmenter.Segmenter(Foreign(), head, num_classes=5)
     assert model.eval()(torch.zeros(1, 3, 32, 48)).main.shape == (1, 5, 32, 48)
     backbone, last = summary.summarize(model, (32, 48))
@@ -123,7 +123,7 @@ class Particular(Foreign):
 
 
 def test_a_backbone_that_needs_real_numbers_is_summarised_by_its_parameters():
-    head = components.build("models.heads", {"name": "fcn"}, in_channels=Foreign.out_channels, num_classes=5)
+    head = registry.build("models.heads", {"name": "fcn"}, in_channels=Foreign.out_channels, num_classes=5)
     model = segmenter.Segmenter(Particular(), head, num_classes=5)
     count = sum(parameter.numel() for parameter in model.parameters())
     text = summary.summarise(model, 32)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from segkit.drawing import tables
+from segkit.visualize import tables
 
 NAN = float("nan")
 

@@ -13,8 +13,8 @@ import torch
 
 from conftest import run_command
 from segkit import checkpoint
-from segkit.data.labels import load_builtin_label_map
-from segkit.drawing import overlays
+from segkit.data.label_map import load_builtin_label_map
+from segkit.visualize import overlays
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from segkit import inference
-from segkit.models import atrous, segmenter
+from segkit.models import dilate, segmenter
 from segkit.models.backbones import timm as ours
 
 QUICK = ["resnet18", "convnext_atto", "tf_mobilenetv3_small_minimal_100"]
@@ -100,12 +100,12 @@ def test_where_timm_dilates_rightly_every_cell_is_its_own(variant, output_stride
 
 @pytest.mark.medium
 def test_a_wrong_dilation_does_not_pass_the_trial(monkeypatch):
-    right = atrous._dilate_one
+    right = dilate._dilate_one
 
     def wrong(network, name, strides, factor, *, stride):
         right(network, name, strides, factor + (name.endswith("layer4.1.conv2")), stride=stride)
 
-    monkeypatch.setattr(atrous, "_dilate_one", wrong)
+    monkeypatch.setattr(dilate, "_dilate_one", wrong)
     with pytest.raises(
         ValueError, match=r"output_stride=8: resnet18 .*: something in stage 4 looks at its map"
     ):

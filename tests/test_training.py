@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from runs import assert_same
-from segkit import components, compose, settings, training
+from segkit import config, training
+from segkit.config import compose, registry
 from segkit.data import loaders, transforms
 from segkit.data.datasets import shapes
 from segkit.losses import cross_entropy
-from segkit.system import runtime
+from segkit.runtime import precision as runtime_precision
 from segkit.training import advice
 from segkit.types import IGNORE_INDEX, Batch, Logits
 
@@ -302,7 +303,7 @@ def test_a_recipe_has_as_many_steps_as_the_original(data, model, samples, steps)
     per_epoch = samples // schedule.batch_size
     dues = [t for t in range(1, 3 * per_epoch + 1) if schedule.due(t, every=1, samples=samples)]
     assert dues == [per_epoch, 2 * per_epoch, 3 * per_epoch]
-    policy = components.build("training.lr_schedules", schedule.lr_schedule, total=steps)
+    policy = registry.build("training.lr_schedules", schedule.lr_schedule, total=steps)
     for t in (0, 1, 12345, steps // 2, steps - 1):  # as the original writes it, to the last bit
         assert schedule.lr * policy(t) == schedule.lr * pow((1 - 1.0 * t / steps), 0.9)
 
@@ -327,7 +328,7 @@ def test_a_set_smaller_than_a_batch_is_not_dropped():
 )
 def test_a_schedule_that_cannot_be_meant_is_refused_in_one_line(setting, message):
     with pytest.raises(ValueError, match=message) as error:
-        settings.check("schedule", setting)
+        config.check("schedule", setting)
     lines = [line for line in str(error.value).splitlines() if "is missing" not in line]
     assert len(lines) == 1  # the rest of the section is not given
 
@@ -340,7 +341,7 @@ def test_the_longest_training_takes_no_memory_for_its_length():
     tracemalloc.start()
     assert len(batches) == 100_000_000
     next(iter(batches))
-    components.build("training.lr_schedules", {"name": "poly"}, total=len(steps))(99_999_999)
+    registry.build("training.lr_schedules", {"name": "poly"}, total=len(steps))(99_999_999)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000
@@ -376,21 +377,21 @@ def test_one_scored_class_is_refused():
 
 @pytest.mark.parametrize(("units", "precision"), [(True, "bf16"), (False, "float32")])
 def test_auto_takes_the_precision_that_the_machine_has_units_for(units, precision, monkeypatch, caplog):
-    monkeypatch.setattr(runtime, "supports_bf16", lambda _: units)
+    monkeypatch.setattr(runtime_precision, "supports_bf16", lambda _: units)
     cpu = torch.device("cpu")
-    assert runtime.Runtime(precision="auto").on(cpu).precision == precision
-    with runtime.Runtime(precision="auto").autocast(cpu):
+    assert runtime_precision.Runtime(precision="auto").on(cpu).precision == precision
+    with runtime_precision.Runtime(precision="auto").autocast(cpu):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert product.dtype == runtime.PRECISION[precision]
+    assert product.dtype == runtime_precision.PRECISION[precision]
     assert not caplog.records
-    assert runtime.Runtime(precision="bf16").on(cpu).precision == "bf16"
+    assert runtime_precision.Runtime(precision="bf16").on(cpu).precision == "bf16"
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (0 if units else 1)
     assert all("runtime.precision=float32" in line for line in told)
 
 
 def test_optimize_cpu_is_on_for_cpus_alone_and_not_compiled(monkeypatch):
-    monkeypatch.setattr(runtime.shutil, "which", lambda name: name)
+    monkeypatch.setattr(runtime_precision.shutil, "which", lambda name: name)
     for device, given, expected in (
         ("cpu", {}, True),
         ("cpu", {"optimize_cpu": False}, False),
@@ -398,15 +399,15 @@ def test_optimize_cpu_is_on_for_cpus_alone_and_not_compiled(monkeypatch):
         ("mps", {}, False),
         ("mps", {"optimize_cpu": True}, True),
     ):
-        assert runtime.Runtime(**given).on(torch.device(device)).optimize_cpu is expected
+        assert runtime_precision.Runtime(**given).on(torch.device(device)).optimize_cpu is expected
     with pytest.raises(ValueError, match=r"runtime.optimize_cpu=true: must be auto or false with .*compile"):
-        runtime.Runtime(optimize_cpu=True, compile=True).on(torch.device("cpu"))
+        runtime_precision.Runtime(optimize_cpu=True, compile=True).on(torch.device("cpu"))
 
 
 def test_compiling_without_a_compiler_is_refused_at_once(monkeypatch):
-    monkeypatch.setattr(runtime.shutil, "which", lambda _: None)
+    monkeypatch.setattr(runtime_precision.shutil, "which", lambda _: None)
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler.*runtime.compile=false"):
-        runtime.Runtime(compile=True).on(torch.device("cpu"))
+        runtime_precision.Runtime(compile=True).on(torch.device("cpu"))
 
 
 def test_a_batch_that_does_not_divide_is_refused():

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from segkit import settings
-from segkit.data import colour, transforms
-from segkit.data.windows import Crop, crop_image, crop_label, crop_rotated
+from segkit import config
+from segkit.data import color, transforms
+from segkit.data.crops import Crop, crop_image, crop_label, crop_rotated
 from segkit.types import Sample
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -375,7 +375,7 @@ def test_colours_are_those_of_mmsegmentation_to_the_pixel():
     image = photograph(40, 50)
     for seed in range(200):
         expected = photometric_distortion(image[..., ::-1], LikeNumpy(np.random.default_rng(seed)))
-        ours = colour.distort(image, np.random.default_rng(seed), 0.5)
+        ours = color.distort(image, np.random.default_rng(seed), 0.5)
         np.testing.assert_array_equal(ours, expected[..., ::-1])
 
 
@@ -433,7 +433,7 @@ def test_a_transform_can_be_sent_to_another_process():
 )
 def test_sizes_and_scales_that_cannot_be_meant_are_refused_in_one_line(section, message):
     with pytest.raises(ValueError, match=message) as error:
-        settings.check("augment", section)
+        config.check("augment", section)
     lines = [line for line in str(error.value).splitlines() if "is missing" not in line]
     assert len(lines) == 1  # the rest of the section is not given
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 import originals
-from segkit import components
+from segkit.config import registry
 from segkit.models import segmenter
 from segkit.models.names import convert_names
 
@@ -66,7 +66,7 @@ class MmsegUPerHead(nn.Module):
 
 def build_head(align_corners=False, width=7):
     late = {"in_channels": CHANNELS, "num_classes": 5, "align_corners": align_corners, "output_stride": 32}
-    return components.build("models.heads", {"name": "upernet", "width": width, "dropout": 0.0}, **late)
+    return registry.build("models.heads", {"name": "upernet", "width": width, "dropout": 0.0}, **late)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

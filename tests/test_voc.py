@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from segkit.data.datasets import voc
-from segkit.data.labels import load_builtin_label_map
+from segkit.data.label_map import load_builtin_label_map
 from segkit.evaluation import submissions
 from segkit.evaluation.evaluators import confusion
 

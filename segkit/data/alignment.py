@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.labels import LabelMap
+from segkit.data.label_map import LabelMap
 from segkit.types import Dataset, Sample, ignore_index
 
 

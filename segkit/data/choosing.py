@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from segkit import components
+from segkit.config import registry, schema
+from segkit.config.dotted import value_of
+from segkit.config.open_keys import find_unset
 from segkit.data import statistics
 from segkit.data.pairs import Pairs
 from segkit.data.reading import read_size
 from segkit.data.transforms import LONGEST
-from segkit.settings import schema
-from segkit.settings.dotted import value_of
-from segkit.settings.open_keys import find_unset
-from segkit.system.wording import write_count
+from segkit.runtime.wording import write_count
 
 LOOKED_AT = 200  # images whose headers are read for the usual size
 LARGE = 1200  # pixels of the long side from which crops are those published for Cityscapes, else for ADE20K
@@ -59,7 +58,7 @@ def choose_settings(settings: Mapping[str, Any]) -> ChosenSettings:
         return chosen
     if value_of(settings, "data.name") != "folder":
         return chosen
-    dataset = components.build("data.datasets", schema.check("data", settings["data"]), split="train")
+    dataset = registry.build("data.datasets", schema.check("data", settings["data"]), split="train")
     _sizes(chosen, wanted, settings, dataset)
     _length(chosen, wanted, settings, len(dataset))
     _bands(chosen, wanted, settings, dataset)

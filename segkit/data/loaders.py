@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from segkit.data.labels import DataError
+from segkit.data.label_map import DataError
 from segkit.data.transforms import Transform
-from segkit.system import signals
-from segkit.system.seeds import seed_of
+from segkit.runtime import signals
+from segkit.runtime.seeds import seed_of
 from segkit.types import Batch, Dataset, Sample
 
 log = logging.getLogger("segkit")

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segkit import components
-from segkit.system import runs
+from segkit.config import registry
+from segkit.runtime import run_folder
 
 MOST_COMPARED = 5_000  # files of equal size that are looked into; each costs one small read
 SAMPLE = 4096  # bytes from the middle of a file, where two photographs of equal size differ
@@ -83,7 +83,7 @@ def describe_overlap(train: Any, val: Any) -> str:
 
 def warn_of_overlap(train: Any, val: Any) -> None:
     """Warn on the main process if a validation image is also a training image."""
-    if runs.is_main() and (text := describe_overlap(train, val)):
+    if run_folder.is_main() and (text := describe_overlap(train, val)):
         LOG.warning("%s", text)
 
 
@@ -94,10 +94,10 @@ def warn_of_trained_images(data: Mapping[str, Any], val: Any) -> None:
         data: settings of the data of its training; no warning if its files are gone.
         val: the data set that is scored.
     """
-    if not runs.is_main() or not data or not _files(val):
+    if not run_folder.is_main() or not data or not _files(val):
         return
     try:
-        train = components.build("data.datasets", {**data, "on_error": "skip"}, split="train")
+        train = registry.build("data.datasets", {**data, "on_error": "skip"}, split="train")
     except (ValueError, OSError, TypeError):
         return
     warn_of_overlap(train, val)

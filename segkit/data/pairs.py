@@ -13,14 +13,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from segkit.config.values import expand_home
 from segkit.data import filename_hints
-from segkit.data.labels import DataError, LabelMap, Problem, load_builtin_label_map
+from segkit.data.label_map import DataError, LabelMap, Problem, load_builtin_label_map
 from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
-from segkit.settings.values import expand_home
-from segkit.system import files
-from segkit.system.commands import cli_command
-from segkit.system.wording import write_count
+from segkit.runtime import files
+from segkit.runtime.commands import cli_command
+from segkit.runtime.wording import write_count
 from segkit.types import PHOTOGRAPHS, Bands, Sample
 
 OnError = Literal["stop", "skip"]

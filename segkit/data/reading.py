@@ -27,7 +27,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from segkit.data.labels import DataError
+from segkit.data.label_map import DataError
 from segkit.types import PHOTOGRAPHS, Bands
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".gif")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segkit.data.band_statistics import Accumulator, BandStatistics
-from segkit.data.labels import LabelMap
+from segkit.data.label_map import LabelMap
 from segkit.data.pairs import Pairs
-from segkit.data.verification import in_parallel
+from segkit.data.verify import in_parallel
 from segkit.types import Bands, ignore_index
 
 

@@ -1,7 +1,7 @@
 """What is drawn for one sample: scale, crop, mirror, rotation, colour, blur. All of it from one seed.
 
 Geometry is window-first: the crop is chosen in the coordinates of the scaled image, and only the source
-pixels under it are scaled (``segkit.data.windows``). Colour and blur see the crop only; padding comes last.
+pixels under it are scaled (``segkit.data.crops``). Colour and blur see the crop only; padding comes last.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 
-from segkit import components
-from segkit.data import colour
-from segkit.data.windows import Crop, crop_image, crop_label, crop_rotated, restore_band_axis
-from segkit.settings import Fraction, Range
+from segkit.config import Fraction, Range, registry
+from segkit.data import color
+from segkit.data.crops import Crop, crop_image, crop_label, crop_rotated, restore_band_axis
 from segkit.types import Bands, Sample, ignore_index_of
 
 Transform = Callable[[Sample, int], Sample]  # (as read, draw seed) -> as trained on
@@ -80,7 +79,7 @@ class Augmentation:
     extra: dict[str, dict | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_changes", components.build_enabled("data.augmentations", self.extra))
+        object.__setattr__(self, "_changes", registry.build_enabled("data.augmentations", self.extra))
         if len(self.scales) != 2 or self.scales[0] > self.scales[1]:
             raise ValueError(
                 f"augment.scales={list(self.scales)}: the least and the greatest scale are meant,"
@@ -108,9 +107,9 @@ class Augmentation:
         window, label = self._crop(draw, label, _Place(scaled, crop or scaled, mirrored), angle)
         image = self._cut(image, window, angle, fill)
         if self.color_jitter and bands.photographs:
-            image = colour.distort(image, draw, self.color_jitter)
+            image = color.distort(image, draw, self.color_jitter)
         elif self.color_jitter:
-            image = colour.distort_bands(image, draw, self.color_jitter, bands.limits(image.shape[2]))
+            image = color.distort_bands(image, draw, self.color_jitter, bands.limits(image.shape[2]))
         if self.blur and not bands.photographs:
             image = _blurred(image, draw, self.blur)
         elif self.blur:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segkit.drawing.overlays import to_display_rgb
-from segkit.system import distributed
+from segkit.runtime import distributed
 from segkit.types import Sample, ignore_index_of
+from segkit.visualize.overlays import to_display_rgb
 
 SIDE = 640  # pixels of the longer side that are kept
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit.inference.protocols import Protocol
-from segkit.system import distributed, files
-from segkit.system.failures import first_line
+from segkit.inference.protocol import Protocol
+from segkit.runtime import distributed, files
+from segkit.runtime.errors import first_line
 from segkit.types import Evaluator
 
 LOG = logging.getLogger("segkit")

@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from segkit.data.labels import LabelMap
-from segkit.drawing import overlays, tables
+from segkit.data.label_map import LabelMap
 from segkit.evaluation.gallery import Gallery, ScoredImage
-from segkit.system import files
-from segkit.system.wording import write_count
+from segkit.runtime import files
+from segkit.runtime.wording import write_count
+from segkit.visualize import overlays, tables
 
 __all__ = ["Gallery", "ScoredImage", "write_report"]
 

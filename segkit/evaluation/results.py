@@ -14,21 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.labels import LabelMap
-from segkit.drawing.overlays import to_display_rgb
-from segkit.drawing.tables import class_table, percent
+from segkit.data.label_map import LabelMap
 from segkit.evaluation import Evaluation, metrics
 from segkit.evaluation.gallery import Gallery
 from segkit.inference import Protocol, presets
 from segkit.inference.outputs import save
 from segkit.monitor.versions import environment
-from segkit.system import files, shared
-from segkit.system.wording import write_count
+from segkit.runtime import files, model_file
+from segkit.runtime.wording import write_count
 from segkit.types import Sample
+from segkit.visualize.overlays import to_display_rgb
+from segkit.visualize.tables import class_table, percent
 
 SAME_DATA = ("name", "root", "val_split")  # settings that name a folder of results
 HOW_TO_READ = ("cache", "on_error")  # settings of data that change no score
-USUAL_FILES = ("best.pt", shared.NAME)  # checkpoints whose results are named after the protocol alone
+USUAL_FILES = ("best.pt", model_file.NAME)  # checkpoints whose results are named after the protocol alone
 
 
 def folder(settings: dict[str, Any], name: str) -> Path:
@@ -36,7 +36,7 @@ def folder(settings: dict[str, Any], name: str) -> Path:
     if settings["output"] is not None:
         return Path(settings["output"])
     if settings["checkpoint"] is not None:
-        return shared.output_folder_for(settings["checkpoint"]) / name
+        return model_file.output_folder_for(settings["checkpoint"]) / name
     return Path("runs", Path(settings["model"]["weights"]).stem, name)
 
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from segkit import components
+from segkit.config import registry
 from segkit.data.alignment import align_dataset
-from segkit.data.labels import DataError, Problem
+from segkit.data.label_map import DataError, Problem
 from segkit.evaluation.partial import Tally, fingerprint
 from segkit.inference.preparation import prepare
-from segkit.inference.protocols import Protocol
+from segkit.inference.protocol import Protocol
 from segkit.inference.sliding import Strip, predict
-from segkit.system import distributed, signals
+from segkit.runtime import distributed, signals
 from segkit.types import Dataset, Evaluator, Sample
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _evaluators(dataset: Dataset, protocol: Protocol, device: torch.device) -> d
     """The confusion matrix, and whatever else the protocol lists."""
     late = {"table": dataset.table, "absent": protocol.absent, "device": device}
     listed = {"confusion": True} | protocol.evaluators
-    return components.build_enabled("evaluation.evaluators", listed, **late)
+    return registry.build_enabled("evaluation.evaluators", listed, **late)
 
 
 def _with_bar(samples: Iterable[Any], number: int, *, shown: bool) -> Iterable[Any]:

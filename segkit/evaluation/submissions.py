@@ -13,9 +13,9 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from segkit.data.labels import LabelMap
+from segkit.data.label_map import LabelMap
 from segkit.inference import outputs
-from segkit.system import files
+from segkit.runtime import files
 
 
 class Format(NamedTuple):

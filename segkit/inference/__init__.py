@@ -2,7 +2,7 @@
 
 from segkit.inference.preparation import prepare
 from segkit.inference.presets import build_protocol
-from segkit.inference.protocols import Protocol
+from segkit.inference.protocol import Protocol
 from segkit.inference.sliding import Strip, merged_logits, predict, probabilities
 
 __all__ = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segkit.data.labels import LabelMap
-from segkit.drawing import overlays
-from segkit.system import files
+from segkit.data.label_map import LabelMap
+from segkit.runtime import files
+from segkit.visualize import overlays
 
 KINDS = {"ids": ".png", "colours": ".png", "overlays": ".jpg", "probabilities": ".npz"}
 

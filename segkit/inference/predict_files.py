@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from segkit.drawing.overlays import colourise, to_display_rgb
 from segkit.inference import outputs, sources
 from segkit.inference.pipeline import ReaderThread, WriterThread
 from segkit.inference.prediction_index import ImageFile
 from segkit.inference.predictor import Predictor
 from segkit.inference.video import Video, VideoFile, with_legend_strip
-from segkit.system import distributed
+from segkit.runtime import distributed
 from segkit.types import class_id_dtype
+from segkit.visualize.overlays import colourise, to_display_rgb
 
 STREAMS = ("colours", "overlays")  # kinds of which a video makes a video
 

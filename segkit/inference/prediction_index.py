@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segkit.inference.outputs import KINDS
-from segkit.system import files
+from segkit.runtime import files
 
 NAME = "predictions.json"
 FORMAT = 1

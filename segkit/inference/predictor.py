@@ -13,16 +13,16 @@ from typing import Any, NamedTuple, cast, overload
 import numpy as np
 import torch
 
-from segkit import checkpoint, components, inference
-from segkit.data import labels
-from segkit.data.labels import LabelMap
+from segkit import checkpoint, inference
+from segkit.config import check, registry
+from segkit.config.values import expand_home
+from segkit.data import label_map
+from segkit.data.label_map import LabelMap
 from segkit.data.reading import BAND_KEYS, parse_bands, read_image
-from segkit.inference.export import deployed
+from segkit.export import deployed
 from segkit.licenses import build_ledger
 from segkit.models import segmenter, weights
-from segkit.settings import check
-from segkit.settings.values import expand_home
-from segkit.system import distributed, files
+from segkit.runtime import distributed, files
 from segkit.types import Bands
 
 Several = list[Any] | tuple[Any, ...]
@@ -109,7 +109,7 @@ def load(
     Raises:
         ValueError: the file is missing, damaged, not a checkpoint of segkit, or needs plug-ins.
     """
-    components.use_plugins(plugins)
+    registry.use_plugins(plugins)
     if deployed.is_exported(file):
         return Predictor(_load_deployed(file, trust_code=trust_code), protocol or inference.Protocol())
     content = checkpoint.read_checkpoint(file)
@@ -160,7 +160,7 @@ def _refuse_unnamed_plugins(own: Mapping[str, Any], file: object) -> None:
         for section in {"model", "data"} & own.keys():
             check(section, own[section])
     except ValueError:  # whoever uses the section says what is wrong with it
-        components.check_plugins_are_named(own.get("plugins", ()), file)
+        registry.check_plugins_are_named(own.get("plugins", ()), file)
 
 
 def load_model(settings: dict[str, Any], device: torch.device) -> LoadedModel:
@@ -184,7 +184,7 @@ def load_model(settings: dict[str, Any], device: torch.device) -> LoadedModel:
         table = LabelMap.from_plain(content["classes"])
         model = _rebuild_segmenter(content, settings["model"], table).to(device)
         return LoadedModel(model, table, content["settings"].get("data", {}), content.get("licenses") or {})
-    table = labels.load_class_table(settings["data"])
+    table = label_map.load_class_table(settings["data"])
     if (names := checkpoint.class_names(settings["model"]["weights"])) is not None:
         table = table.in_order_of(names, f"model.weights={settings['model']['weights']}")
     model = segmenter.build(table.num_classes, **settings["model"]).to(device)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from segkit.inference.fold import fold_batch_norms, has_onednn_convolution
-from segkit.inference.protocols import chosen_precision
-from segkit.system.hardware import supports_bf16
+from segkit.inference.protocol import chosen_precision
+from segkit.runtime.hardware import supports_bf16
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from segkit.inference.protocols import HOW_TO_COMPUTE, Protocol
-from segkit.settings import CONF
+from segkit.config import CONF
+from segkit.inference.protocol import HOW_TO_COMPUTE, Protocol
 
 FOLDER = CONF / "evaluation"
 FREE = {"name", "evaluators", *HOW_TO_COMPUTE}  # they change none of the scores that a name stands for

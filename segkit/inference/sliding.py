@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from segkit.inference import resample
-from segkit.inference.protocols import Protocol
+from segkit.inference.protocol import Protocol
 from segkit.inference.tiles import Tile, View, list_tiles, list_views
 from segkit.types import class_id_dtype
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segkit.config.values import expand_home
 from segkit.data.pairs import IMAGES, read_image
 from segkit.inference.prediction_index import ImageFile, drop_outputs
-from segkit.settings.values import expand_home
-from segkit.system import files
+from segkit.runtime import files
 from segkit.types import PHOTOGRAPHS, Bands
 
 LOG = logging.getLogger("segkit")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segkit.inference.protocols import Protocol, pair
+from segkit.inference.protocol import Protocol, pair
 
 
 class View(NamedTuple):

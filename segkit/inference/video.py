@@ -12,7 +12,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from segkit.drawing import overlays
+from segkit.visualize import overlays
 
 VIDEO_CHUNKS = (b"dc", b"db")  # of AVI: compressed and raw frames
 FALLBACK_RATE = 25.0  # frames per second, where a camera does not say

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segkit.system import commands, files
+from segkit.runtime import commands, files
 
 LARGEST = 1_000_000  # bytes of a file; 255 numbers need a few thousand
 REMEDY = f"`{commands.cli_command('data')} stats --weights FILE` writes such a file"

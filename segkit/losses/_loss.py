@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.losses._chunks import HeadLogits
-from segkit.system import hardware
+from segkit.runtime import hardware
 from segkit.types import Logits, ignore_index
 
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkit.config import Fraction, NonNegativeFloat, PathStr
 from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
-from segkit.settings import Fraction, NonNegativeFloat, PathStr
-from segkit.system import hardware
+from segkit.runtime import hardware
 from segkit.types import ignore_index
 
 

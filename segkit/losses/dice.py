@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segkit.config import NonNegativeFloat
 from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
 from segkit.losses._loss import RegionLoss
-from segkit.settings import NonNegativeFloat
 from segkit.types import ignore_index
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from segkit.config import NonNegativeFloat, PathStr
 from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.losses.cross_entropy import pixel_cross_entropy
-from segkit.settings import NonNegativeFloat, PathStr
 
 
 class Focal(PixelLoss):

@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from segkit.config import NonNegativeFloat
 from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum, iterate_chunks
 from segkit.losses._loss import RegionLoss
-from segkit.settings import NonNegativeFloat
-from segkit.system import hardware
+from segkit.runtime import hardware
 from segkit.types import ignore_index
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit import components
-from segkit.settings import NonNegativeFloat
+from segkit.config import NonNegativeFloat, registry
 from segkit.types import Logits
 
 
@@ -65,7 +64,7 @@ def build(num_classes: int, *, parts: dict[str, dict | None], aux_weight: NonNeg
             " give one of them a weight above 0, as in loss.parts.dice.weight=1"
         )
     losses = {
-        name: components.build(
+        name: registry.build(
             "losses", {"name": name, "aux_weight": aux_weight} | part, num_classes=num_classes
         )
         for name, part in given.items()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from segkit.config import Fraction, NonNegativeFloat, PathStr, PositiveInt
 from segkit.losses._chunks import HeadLogits, iterate_chunks
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.losses.cross_entropy import CrossEntropy, pixel_cross_entropy
-from segkit.settings import Fraction, NonNegativeFloat, PathStr, PositiveInt
 
 
 class Ohem(PixelLoss):

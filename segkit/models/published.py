@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from segkit.system.download import cache, fetch, resolve
+from segkit.runtime.download import cache, fetch, resolve
 
 ENCODING = "https://s3.us-west-1.wasabisys.com/encoding/models/"
 TORCHVISION = "https://download.pytorch.org/models/"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segkit import components
+from segkit.config import PathStr, PositiveFloat, registry
 from segkit.models.network import BYTES, Segmenter
 from segkit.models.stems import Rule, set_input_bands
 from segkit.models.weights import load_segmenter
-from segkit.settings import PathStr, PositiveFloat
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD, MOST_CLASSES
 
 
@@ -58,15 +57,15 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
         )
     if weights is not None:
         backbone = without_weights(backbone)
-    trunk = components.build("models.backbones", backbone)
+    trunk = registry.build("models.backbones", backbone)
     if len(mean) != 3:
         set_input_bands(trunk, len(mean), stem_weights if backbone.get("weights") else "fresh")
     late = {"in_channels": trunk.out_channels, "num_classes": num_classes}
     late |= {"output_stride": trunk.output_stride, "align_corners": align_corners}
     model = Segmenter(
         trunk,
-        components.build("models.heads", head, **late),
-        components.build("models.heads", auxiliary, **late) if auxiliary else None,
+        registry.build("models.heads", head, **late),
+        registry.build("models.heads", auxiliary, **late) if auxiliary else None,
         num_classes=num_classes,
         align_corners=align_corners,
         mean=mean,

@@ -18,9 +18,9 @@ from segkit.models import mmsegmentation, peers
 from segkit.models.names import State, convert_names, is_mmsegmentation
 from segkit.models.published import find_published, resolve_weights
 from segkit.models.stems import Rule, adapt_stem_weights, match_weight_bands
-from segkit.system import files, shared
-from segkit.system.download import cache, fetch, resolve
-from segkit.system.failures import first_line
+from segkit.runtime import files, model_file
+from segkit.runtime.download import cache, fetch, resolve
+from segkit.runtime.errors import first_line
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
@@ -50,7 +50,7 @@ def read_tensors(path: Path) -> WeightsFile:
         ValueError: the file is damaged, holds code, or holds no state dict.
     """
     if path.suffix == ".safetensors":
-        return WeightsFile(shared.read_model_file(path)[0], "")
+        return WeightsFile(model_file.read_model_file(path)[0], "")
     path_or_content = _unzipped(path)
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         content = files.read_tensors(path, path_or_content)

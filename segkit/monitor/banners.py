@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segkit.system.wording import write_count
+from segkit.runtime.wording import write_count
 
 
 class RunFacts(NamedTuple):

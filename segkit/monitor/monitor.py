@@ -19,9 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit import components
-from segkit.drawing import overlays
-from segkit.drawing.tables import (
+from segkit.config import registry
+from segkit.config.dotted import flat
+from segkit.monitor.banners import duration
+from segkit.monitor.console import LOG, Console
+from segkit.monitor.profiling import profile_steps
+from segkit.monitor.versions import environment, environment_text
+from segkit.runtime import distributed
+from segkit.types import Batch, Sample, Writer
+from segkit.visualize import overlays
+from segkit.visualize.tables import (
     class_columns,
     class_table,
     code_block,
@@ -30,13 +37,6 @@ from segkit.drawing.tables import (
     percent,
     worst_and_best,
 )
-from segkit.monitor.banners import duration
-from segkit.monitor.console import LOG, Console
-from segkit.monitor.profiling import profile_steps
-from segkit.monitor.versions import environment, environment_text
-from segkit.settings.dotted import flat
-from segkit.system import distributed
-from segkit.types import Batch, Sample, Writer
 
 try:
     import resource
@@ -90,7 +90,7 @@ class Monitor:
             folder.mkdir(parents=True, exist_ok=True)
             self.console = Console(folder / "train.log", start=start, total=total)
             late = {"folder": folder, "start": start, "validation_pending": validation_pending}
-            self.writers = components.build_enabled("monitor.writers", writers, **late)
+            self.writers = registry.build_enabled("monitor.writers", writers, **late)
             self.text("environment", environment_text())
 
     def __enter__(self) -> Self:

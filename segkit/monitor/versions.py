@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from segkit import __version__
-from segkit.drawing.tables import markdown_table
-from segkit.system import commands
+from segkit.runtime import commands
+from segkit.visualize.tables import markdown_table
 
 PACKAGES = ("torch", "torchvision", "numpy", "albumentations", "opencv-python-headless", "hydra-core")
 

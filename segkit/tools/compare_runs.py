@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segkit.drawing import line_charts, overlays
-from segkit.settings.values import parse_path
-from segkit.system import files
+from segkit.config.values import parse_path
+from segkit.runtime import files
+from segkit.visualize import line_charts, overlays
 
 FREE = ("seed", "run_name", "run_dir", "resume")  # settings that may differ within a row of seeds
 LEVEL = 0.05  # of significance
@@ -172,11 +172,11 @@ def model_cost(folder: Path) -> tuple[int | None, float | None]:
     import torch
 
     from segkit import checkpoint
-    from segkit.data.labels import LabelMap
+    from segkit.data.label_map import LabelMap
     from segkit.models import segmenter, summary
-    from segkit.system import runs
+    from segkit.runtime import run_folder
 
-    for file in runs.checkpoints_in(folder):
+    for file in run_folder.checkpoints_in(folder):
         try:
             content = checkpoint.read_checkpoint(file, mapped=True)
             model = segmenter.without_weights(content["settings"]["model"])

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segkit.config.values import parse_path
 from segkit.licenses import NOT_STATED
-from segkit.settings.values import parse_path
-from segkit.system import files, shared
+from segkit.runtime import files, model_file
 
 PREVIEW = "preview.png"
 LEFT_OUT = object()
@@ -90,14 +90,14 @@ def write(
     from segkit import checkpoint
 
     content = checkpoint.read_checkpoint(checkpoint_file)
-    if (folder / shared.NAME).exists():
-        raise ValueError(f"{folder} holds a {shared.NAME} already; give another folder, or take it away")
+    if (folder / model_file.NAME).exists():
+        raise ValueError(f"{folder} holds a {model_file.NAME} already; give another folder, or take it away")
     folder.mkdir(parents=True, exist_ok=True)
     settings = strip_local_paths(content["settings"])
     settings["model"] = _from_scratch(content["settings"]["model"])
     about = {key: content.get(key) for key in ("format", "iteration", "classes", "scores", "licenses")}
     weights = content.get("average") or content["model"]
-    shared.write(folder / shared.NAME, weights, {**about, "settings": settings})
+    model_file.write(folder / model_file.NAME, weights, {**about, "settings": settings})
     if preview is not None:
         _draw(folder, preview)
     card = _card(content, checkpoint_file, folder, licence=licence, data_licence=data_licence)
@@ -126,8 +126,8 @@ def strip_local_paths(settings: Any) -> Any:
 def _draw(folder: Path, image: Path) -> None:
     """The image, and beside it what the network says, above the classes that occur."""
     from segkit.data.pairs import read_image
-    from segkit.drawing import overlays
     from segkit.inference import predictor
+    from segkit.visualize import overlays
 
     trained = predictor.load(folder, device="cpu")
     seen = read_image(image)
@@ -163,7 +163,7 @@ def _card(
         place=folder.name,
         scores="\n".join(_scores(content, source)) or "None are known.",
         names=", ".join(str(entry[1]) for entry in entries),
-        file=shared.NAME,
+        file=model_file.NAME,
     )
 
 
@@ -181,7 +181,7 @@ def _scores(content: Mapping[str, Any], source: str | Path) -> Iterator[str]:
             presets.build_protocol(settings) if "evaluation" in settings else "its protocol is not known"
         )
         yield f"* validation in training, {protocol}: {_words(scores)}"
-    for file in sorted(shared.output_folder_for(source).glob("test-*/result.json")):
+    for file in sorted(model_file.output_folder_for(source).glob("test-*/result.json")):
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
             name, found, images = result["protocol"]["name"], result["scores"], result["images"]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkit.system import distributed, replicas
+from segkit.runtime import distributed, replicas
 from segkit.types import Batch
 
 LOG = logging.getLogger("segkit")

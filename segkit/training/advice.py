@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segkit.data.labels import DataError
+from segkit.data.label_map import DataError
 from segkit.data.transforms import Augmentation, greatest_size
-from segkit.system import distributed
+from segkit.runtime import distributed
 from segkit.training.run import Training
 from segkit.types import Dataset
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from segkit import components
+from segkit.config import registry
 from segkit.data import loaders, transforms
 from segkit.models import summary
 from segkit.monitor.banners import RunFacts, format_banner
 from segkit.monitor.monitor import Monitor
-from segkit.system import distributed
-from segkit.system.runtime import Runtime
-from segkit.training import advice, best, position, starting
+from segkit.runtime import distributed
+from segkit.runtime.precision import Runtime
+from segkit.training import advice, best, initial_model, position
 from segkit.training.run import Step, Training, setup_training, steps
 from segkit.training.schedule import Schedule
 from segkit.types import Batch, Dataset
@@ -43,10 +43,10 @@ def build_training(
     torch.manual_seed(settings["seed"])
     table, metric = train_set.table, settings["checkpoint"]["metric"]
     best.check_metric(metric, table.names)
-    model, notes = starting.build_model(settings["model"], table)
+    model, notes = initial_model.build_model(settings["model"], table)
     run = setup_training(
         model,
-        components.build("losses", settings["loss"], num_classes=table.num_classes),
+        registry.build("losses", settings["loss"], num_classes=table.num_classes),
         samples=len(train_set),
         schedule=Schedule(**settings["schedule"]),
         runtime=Runtime(**settings["runtime"]),

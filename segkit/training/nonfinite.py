@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from segkit.system import distributed
+from segkit.runtime import distributed
 
 LOG = logging.getLogger("segkit")
 LOOK = 10  # iterations between two looks, those between two points of the curves

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from segkit import components
+from segkit.config import registry
 from segkit.cpu import hold_memory, optimize_for_cpu, prepare_process
 from segkit.models.layers.dropout import fix_dropout_masks
 from segkit.models.network import Segmenter
-from segkit.system import distributed, files, replicas
-from segkit.system.failures import first_line
-from segkit.system.runtime import Runtime
-from segkit.system.seeds import seed_of
-from segkit.system.signals import StopRequest
-from segkit.training import accumulation, activation_checkpointing, freezing, nonfinite, optim
+from segkit.runtime import distributed, files, replicas
+from segkit.runtime.errors import first_line
+from segkit.runtime.precision import Runtime
+from segkit.runtime.seeds import seed_of
+from segkit.runtime.signals import StopRequest
+from segkit.training import accumulation, activation_checkpointing, freezing, nonfinite, parameter_groups
 from segkit.training.best import format_metric, is_better
 from segkit.training.nonfinite import NonFiniteGuard, StepRecord
 from segkit.training.position import Position
@@ -188,7 +188,7 @@ class Training:
             average = state["average"] or state["model"]
             files.check_state_matches(self.average.state_dict(), average, "model")
             self.average.load_state_dict(average)
-        optim.restore(self.optimiser, state["optimizer"])
+        parameter_groups.restore(self.optimiser, state["optimizer"])
         if state["scaler"] and self.scaler.is_enabled():  # empty unless the run was in fp16
             self.scaler.load_state_dict(state["scaler"])
         self.guard.restore(state["watch"])
@@ -250,7 +250,7 @@ def setup_training(
     fix_dropout_masks(model)
     model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     freezing.freeze(model, stages=schedule.freeze, norms=schedule.freeze_norm)
-    groups = optim.parameter_groups(
+    groups = parameter_groups.parameter_groups(
         model,
         lr=schedule.lr,
         head_lr_multiplier=schedule.head_lr_multiplier,
@@ -262,12 +262,10 @@ def setup_training(
         model=model,
         runner=torch.compile(runner) if runtime.compile else runner,  # pyright: ignore[reportArgumentType]
         loss=loss.to(device),
-        optimiser=components.build("training.optimizers", schedule.optimizer, groups=groups, lr=schedule.lr),
-        policy=components.build(
-            "training.lr_schedules", schedule.lr_schedule, total=schedule.length(samples)
-        ),
+        optimiser=registry.build("training.optimizers", schedule.optimizer, groups=groups, lr=schedule.lr),
+        policy=registry.build("training.lr_schedules", schedule.lr_schedule, total=schedule.length(samples)),
         scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
-        average=optim.make_ema(model) if schedule.ema is not None else None,
+        average=parameter_groups.make_ema(model) if schedule.ema is not None else None,
         guard=NonFiniteGuard(device, schedule.nonfinite, schedule.nonfinite_in_a_row),
         schedule=schedule,
         runtime=runtime,
@@ -382,18 +380,18 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
 def _norm_of_gradient(training: Training) -> Tensor:
     training.scaler.unscale_(training.optimiser)
     return nn.utils.get_total_norm(
-        [p.grad for p in optim.parameters(training.optimiser) if p.grad is not None]
+        [p.grad for p in parameter_groups.parameters(training.optimiser) if p.grad is not None]
     )
 
 
 def _update(training: Training, norm: Tensor) -> None:
     """Clip, step, average."""
     if training.schedule.clip_gradient is not None:
-        moved = optim.parameters(training.optimiser)
+        moved = parameter_groups.parameters(training.optimiser)
         nn.utils.clip_grads_with_norm_(moved, training.schedule.clip_gradient, norm)
     training.scaler.step(training.optimiser)
     average, decay = training.average, training.schedule.ema
     if average is not None and decay is not None:
-        optim.update_average(average, training.model, decay=decay, iteration=training.iteration)
+        parameter_groups.update_average(average, training.model, decay=decay, iteration=training.iteration)
     if training.runtime.optimize_cpu:
         hold_memory()

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from segkit.settings import FractionBelowOne, PositiveFloat, PositiveInt, Range
-from segkit.system import distributed
+from segkit.config import FractionBelowOne, PositiveFloat, PositiveInt, Range
+from segkit.runtime import distributed
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from segkit.cpu import release_memory
 from segkit.evaluation import Evaluation, StopEvaluation
 from segkit.inference import Protocol, Strip
 from segkit.monitor.monitor import Monitor
-from segkit.system import distributed, files, signals
-from segkit.system.wording import write_count
+from segkit.runtime import distributed, files, signals
+from segkit.runtime.wording import write_count
 from segkit.training import best
 from segkit.training.run import Training
 from segkit.types import Dataset, Logits, Sample

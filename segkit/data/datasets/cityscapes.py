@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from segkit.config import PathStr
 from segkit.data.pairs import Pairs, build_pairs
-from segkit.settings import PathStr
 
 
 def build(

@@ -17,8 +17,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from segkit.config import NonNegativeInt, PathStr, PositiveInt
 from segkit.data.filename_hints import USUAL, layout_hint
-from segkit.data.labels import DataError, LabelMap, Problem
+from segkit.data.label_map import DataError, LabelMap, Problem
 from segkit.data.listing import root_prefixes, unique_names
 from segkit.data.pairs import (
     IMAGES,
@@ -32,8 +33,7 @@ from segkit.data.pairs import (
     match_files,
 )
 from segkit.data.reading import parse_bands
-from segkit.settings import NonNegativeInt, PathStr, PositiveInt
-from segkit.system import files
+from segkit.runtime import files
 
 Limits = tuple[float, float]
 DEFAULTS = {"train_split": "train", "val_split": "val", "images": "images/*", "masks": "masks/*"}

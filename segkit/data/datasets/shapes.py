@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from segkit.data.labels import load_builtin_label_map
-from segkit.settings import NonNegativeInt, PositiveInt, Size
+from segkit.config import NonNegativeInt, PositiveInt, Size
+from segkit.data.label_map import load_builtin_label_map
 from segkit.types import IGNORE_INDEX, Sample
 
 THINGS = [  # outline and texture of the classes from 1 on

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from segkit.data.labels import Problem, load_builtin_label_map
+from segkit.data.label_map import Problem, load_builtin_label_map
 from segkit.data.pairs import Found, Pair, Pairs, cache_folder, check_folders, dataset_cli_args
-from segkit.system.commands import cli_command
+from segkit.runtime.commands import cli_command
 
 FOLDERS = ("JPEGImages", "SegmentationClass")
 LISTS = "ImageSets/Segmentation"

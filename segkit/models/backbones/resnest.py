@@ -7,13 +7,13 @@ from typing import Annotated, Literal, NamedTuple
 
 from torch import nn
 
+from segkit.config import Fraction, NonNegativeFloat, PathStr, PositiveInt, Range
 from segkit.models.backbones._family import Backbone, override_variant
 from segkit.models.layers.bottleneck import Bottleneck, Design
 from segkit.models.layers.drop_block import DropBlock
 from segkit.models.layers.groups import check_divisible
 from segkit.models.layers.split_attention import SplitAttention
 from segkit.models.weights import load_backbone
-from segkit.settings import Fraction, NonNegativeFloat, PathStr, PositiveInt, Range
 
 
 class Variant(NamedTuple):

@@ -15,6 +15,7 @@ import inspect
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
+from segkit.config import Fraction, PathStr, PositiveInt, Range
 from segkit.models.backbones._family import Backbone, override_variant
 from segkit.models.layers.bottleneck import EXPANSION, Design, conv3x3
 from segkit.models.layers.convolutional_attention import ConvolutionalAttention
@@ -23,7 +24,6 @@ from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
 from segkit.models.weights import load_backbone
-from segkit.settings import Fraction, PathStr, PositiveInt, Range
 
 R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 

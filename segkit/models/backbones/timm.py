@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkit.models.atrous import dilate
+from segkit.config import Fraction, PathStr
+from segkit.models.dilate import dilate
 from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD
 from segkit.models.stems import match_weight_bands
 from segkit.models.weights import load_state, read_tensors
-from segkit.settings import Fraction, PathStr
-from segkit.system.download import resolve
-from segkit.system.failures import first_line
+from segkit.runtime.download import resolve
+from segkit.runtime.errors import first_line
 
 LOG = logging.getLogger("segkit")
 

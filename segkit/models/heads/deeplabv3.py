@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from segkit.config import Fraction, PositiveInt
 from segkit.models.layers.aspp import ASPP, rates_for
 from segkit.models.layers.dropout import Dropout
-from segkit.settings import Fraction, PositiveInt
 
 
 class DeepLabV3Head(nn.Module):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from segkit.config import Fraction, PositiveInt
 from segkit.models.layers.aspp import ASPP, rates_for
-from segkit.settings import Fraction, PositiveInt
 
 
 class DeepLabV3MMSegHead(nn.Module):

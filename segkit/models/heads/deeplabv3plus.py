@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit.config import Fraction, PositiveInt
 from segkit.models.layers.aspp import ASPP, conv_norm_relu, rates_for
 from segkit.models.layers.dropout import Dropout
-from segkit.settings import Fraction, PositiveInt
 
 
 class DeepLabV3PlusHead(nn.Module):

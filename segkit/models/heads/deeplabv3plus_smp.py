@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit.config import Fraction, PositiveInt
 from segkit.models.layers.aspp import ASPP, conv_norm_relu, separable_norm_relu
-from segkit.settings import Fraction, PositiveInt
 
 
 class DeepLabV3PlusSMPHead(nn.Module):

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from segkit.config import Fraction, PositiveInt
 from segkit.models.layers.dropout import Dropout
-from segkit.settings import Fraction, PositiveInt
 
 
 class FCNHead(nn.Module):

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit.config import Fraction, PositiveInt
 from segkit.models.layers.aspp import conv_norm_relu
 from segkit.models.layers.dropout import Dropout
 from segkit.models.layers.pooled_norm import PooledBatchNorm
-from segkit.settings import Fraction, PositiveInt
 
 GRIDS = (1, 2, 3, 6)
 

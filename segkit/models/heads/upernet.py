@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit.config import Fraction, PositiveInt
 from segkit.models.heads.pspnet import GRIDS, pool_to_grid
 from segkit.models.layers.aspp import conv_norm_relu
 from segkit.models.layers.pooled_norm import PooledBatchNorm
-from segkit.settings import Fraction, PositiveInt
 
 
 class UPerHead(nn.Module):

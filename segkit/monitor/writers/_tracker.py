@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segkit.system import files
+from segkit.runtime import files
 
 LOG = logging.getLogger("segkit")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segkit.system import files
+from segkit.runtime import files
 
 
 class JsonLines:

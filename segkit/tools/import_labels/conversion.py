@@ -15,11 +15,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segkit.data.labels import COLUMNS, Entry, LabelMap, automatic_colour, hex_colour
+from segkit.data.label_map import COLUMNS, Entry, LabelMap, automatic_colour, hex_colour
 from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGES
-from segkit.drawing import overlays
-from segkit.system.wording import write_count
+from segkit.runtime.wording import write_count
 from segkit.tools.import_labels.readers import READERS
 from segkit.tools.import_labels.shapes import (
     BACKGROUND,
@@ -30,6 +29,7 @@ from segkit.tools.import_labels.shapes import (
     void_id,
 )
 from segkit.types import MOST_CLASSES
+from segkit.visualize import overlays
 
 
 @dataclass

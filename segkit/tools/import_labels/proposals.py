@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkit.data.labels import Entry, LabelMap, automatic_colour
+from segkit.data.label_map import Entry, LabelMap, automatic_colour
 from segkit.data.reading import read_mask
 from segkit.tools.import_labels.shapes import void_id
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 
-from segkit.system.files import read_text
+from segkit.runtime.files import read_text
 from segkit.tools.import_labels.shapes import (
     Annotations,
     LabeledImage,

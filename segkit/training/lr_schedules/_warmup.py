@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from segkit.system.wording import write_count
+from segkit.runtime.wording import write_count
 
 Decay = Callable[[int, int], float]  # (iterations decayed, of how many) -> factor
 Kind = Literal["overlap", "encoding", "mmseg"]

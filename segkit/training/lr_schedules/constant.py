@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from segkit.settings import NonNegativeInt
+from segkit.config import NonNegativeInt
 from segkit.training.lr_schedules._warmup import with_warmup
 
 

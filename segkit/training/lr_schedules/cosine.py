@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from segkit.settings import Fraction, NonNegativeInt
+from segkit.config import Fraction, NonNegativeInt
 from segkit.training.lr_schedules._warmup import with_warmup
 
 

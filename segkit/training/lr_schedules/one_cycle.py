@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from segkit.settings import Fraction
+from segkit.config import Fraction
 
 
 def build(

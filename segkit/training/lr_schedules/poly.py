@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from segkit.settings import Fraction, NonNegativeInt, Range
+from segkit.config import Fraction, NonNegativeInt, Range
 from segkit.training.lr_schedules._warmup import with_warmup
 
 

@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Literal
 
-from segkit.settings import Fraction, NonNegativeInt, PositiveInt
-from segkit.system.wording import write_count
+from segkit.config import Fraction, NonNegativeInt, PositiveInt
+from segkit.runtime.wording import write_count
 from segkit.training.lr_schedules._warmup import with_warmup
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import torch
 
-from segkit.settings import Fraction, Range
+from segkit.config import Fraction, Range
 from segkit.training.optimizers._fused import is_fusible, with_equal_layouts
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkit.settings import NonNegativeFloat
+from segkit.config import NonNegativeFloat
 from segkit.types import Logits, ignore_index
 
 

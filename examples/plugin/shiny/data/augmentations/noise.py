@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from segkit.settings import NonNegativeFloat
+from segkit.config import NonNegativeFloat
 from segkit.types import Sample
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkit.data.labels import Entry, LabelMap
-from segkit.settings import PositiveInt
+from segkit.config import PositiveInt
+from segkit.data.label_map import Entry, LabelMap
 from segkit.types import Sample
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit.settings import PositiveInt
+from segkit.config import PositiveInt
 from segkit.types import EvaluatorResult, ignore_index_of
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from segkit.settings import PositiveInt
+from segkit.config import PositiveInt
 
 
 class Patches(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from segkit.settings import PositiveInt
+from segkit.config import PositiveInt
 
 
 def build(total: int, *, times: PositiveInt = 3) -> Callable[[int], float]:

@@ -1,0 +1,402 @@
+"""Class tables: which value in a mask file is which class, with its name and colour; applied on reading."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from segkit.config import registry
+from segkit.runtime import files
+from segkit.runtime.wording import write_count
+from segkit.types import MOST_CLASSES, class_id_dtype, ignore_index
+
+TABLES = Path(__file__).parent / "tables"
+COLUMNS = ("id", "name", "colour", "ignore")
+
+
+class Problem(NamedTuple):
+    """Something wrong with a file of a data set."""
+
+    kind: str  # two or three words that problems are grouped by
+    file: str
+    text: str  # what is wrong
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class DataError(ValueError):
+    """Raised where a file of a data set cannot be used; holds the ``Problem``."""
+
+    def __init__(self, kind: str, file: object, text: str, remedy: str):
+        self.problem = Problem(kind, str(file), text, remedy)
+        super().__init__(str(self.problem))
+
+
+class Entry(NamedTuple):
+    """One row of a class table: a value that masks may hold."""
+
+    id: int
+    name: str
+    colour: tuple[int, int, int]
+    ignore: bool = False
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Ids and colours of mask files, and the class ids 0..K-1 they stand for.
+
+    Class ids count the entries that are not ignored, in table order.
+    """
+
+    name: str  # of the data set
+    entries: tuple[Entry, ...]
+    source: str = field(default="", compare=False, repr=False)  # the CSV file, for messages
+    columns: tuple[str, ...] = field(default=COLUMNS, compare=False, repr=False)  # of that file
+
+    @cached_property
+    def classes(self) -> tuple[Entry, ...]:
+        """The entries that are not ignored; the position is the class id."""
+        return tuple(entry for entry in self.entries if not entry.ignore)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """K different names; the second class of a name carries its id."""
+        seen: dict[str, Entry] = {}
+        return [e.name if seen.setdefault(e.name, e) is e else f"{e.name} ({e.id})" for e in self.classes]
+
+    @cached_property
+    def colours(self) -> np.ndarray:
+        """(K, 3) uint8, RGB."""
+        return np.array([entry.colour for entry in self.classes], np.uint8)
+
+    @property
+    def categories(self) -> list[str]:
+        """K names of groups of classes; empty strings where the table has none."""
+        return [entry.category for entry in self.classes]
+
+    @cached_property
+    def _from_id(self) -> np.ndarray:
+        """(2^16 + 2^15,) int16: class id of each stored id, -1 for none; negative ids count from the end."""
+        lookup = np.full((1 << 16) + (1 << 15), -1, np.int16)
+        lookup[[entry.id for entry in self.entries]] = [class_id for _, class_id in self._class_ids()]
+        return lookup
+
+    @cached_property
+    def _from_colour(self) -> np.ndarray:
+        """(2^24,) uint16: class id + 1 of each colour, 0 for none; untouched pages take no memory."""
+        lookup, owner = np.zeros(1 << 24, np.uint16), {}
+        for entry, class_id in self._class_ids():
+            if owner.setdefault(entry.colour, (entry, class_id))[1] != class_id:
+                raise ValueError(
+                    f"{self._title} gives {hex_colour(entry.colour)} to both "
+                    f"{owner[entry.colour][0].name!r} and {entry.name!r}; each class needs its own colour"
+                )
+            lookup[_packed(np.array(entry.colour))] = class_id + 1
+        return lookup
+
+    def _class_ids(self) -> list[tuple[Entry, int]]:
+        position, unscored = {e.id: i for i, e in enumerate(self.classes)}, ignore_index(self.num_classes)
+        return [(entry, position.get(entry.id, unscored)) for entry in self.entries]
+
+    def encode(self, raw: np.ndarray, file: object) -> np.ndarray:
+        """Return the class ids of a mask as stored.
+
+        Args:
+            raw: (H, W) ids of any numeric type, or (H, W, 3) uint8 RGB colours.
+            file: named in the message.
+
+        Returns:
+            (H, W) class ids, ``ignore_index(K)`` where the entry is ignored.
+
+        Raises:
+            DataError: a value is not in the table.
+        """
+        kind = class_id_dtype(self.num_classes)
+        if raw.ndim == 3:
+            ids = self._from_colour.take(_packed(raw))
+            if (unknown := ids == 0).any():
+                raise self._unknown(raw, unknown, file)
+            return (ids - 1).astype(kind)
+        if raw.dtype == np.uint8:
+            known = self._from_id[:256]
+            if cv2.LUT(raw, (known < 0).astype(np.uint8)).any():
+                raise self._unknown(raw, known[raw] < 0, file)
+            return cv2.LUT(raw, known.astype(kind))
+        if raw.dtype.kind == "f":
+            if (unknown := ~np.isfinite(raw) | (raw != np.rint(raw))).any():
+                raise self._unknown(raw, unknown, file)
+            raw = raw.clip(-(1 << 20), 1 << 20).astype(np.int32)
+        if raw.dtype != np.uint16 and (outside := (raw < -(1 << 15)) | (raw >= 1 << 16)).any():
+            raise self._unknown(raw, outside, file)
+        ids = self._from_id.take(raw)
+        if (unknown := ids < 0).any():
+            raise self._unknown(raw, unknown, file)
+        return ids.astype(kind)
+
+    @property
+    def _title(self) -> str:
+        return self.source if self.source and not self._is_built_in else f"the class table of {self.name}"
+
+    @property
+    def _is_built_in(self) -> bool:
+        return Path(self.source).parent == TABLES
+
+    def _unknown(self, raw: np.ndarray, unknown: np.ndarray, file: object) -> DataError:
+        """Return the error for ids (H, W) or colours (H, W, 3) that the table does not have."""
+        distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
+        values = [_format_value(value) for value in distinct]
+        shown = [
+            f"{v} ({write_count(n, 'pixel')})" for v, n in zip(values[:8], counts.tolist(), strict=False)
+        ]
+        more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+        has = "" if raw.ndim == 3 else f" (ids {format_ranges(entry.id for entry in self.entries)})"
+        return DataError(
+            "values outside the table",
+            file,
+            f"{', '.join(shown)}{more} not in {self._title}{has}",
+            self._how_to_add(values, raw),
+        )
+
+    def _how_to_add(self, values: list[Any], raw: np.ndarray) -> str:
+        """Return the lines of the class table that would make these values known."""
+        if self._is_built_in:
+            return f"the masks of {self.name} hold no others: is this one of its files, as published?"
+        if raw.ndim == 3:
+            new = max(entry.id for entry in self.entries) + 1
+            return f"add a line for each, such as {self._line(new, 'NAME', colour=values[0])}"
+        if values in ([255], [65535]):
+            void = (
+                f"add the line {self._line(values[0], 'void', ignore='yes')} if these pixels are not labeled"
+            )
+            binary = np.isin(raw, (0, values[0])).all()
+            class_line = self._line(values[0], "NAME")
+            return f"{void}, or {class_line} if {'masks are 0 and 255 and ' * bool(binary)}they are a class"
+        lines = " and ".join(self._line(value, "NAME") for value in values[:3])
+        return f"add {lines}{' and so on' if len(values) > 3 else ''}, or repair the mask"
+
+    def _line(self, identity: int, name: str, *, colour: str = "", ignore: str = "") -> str:
+        """Return a line for the CSV file, with the header it needs where the file's lacks a column."""
+        cells = {"id": str(identity), "name": name, "colour": colour, "ignore": ignore}
+        needed = {key for key, cell in cells.items() if cell}
+        fits = needed <= {"colour" if key == "color" else key for key in self.columns}
+        columns = self.columns if fits else COLUMNS
+        line = ",".join(cells.get("colour" if key == "color" else key, "") for key in columns)
+        return f"`{line}`" if fits else f"`{line}` (under the header {','.join(COLUMNS)})"
+
+    def decode(self, ids: np.ndarray) -> np.ndarray:
+        """Return the ids that the data set's own masks have; ignored pixels get the first ignored id."""
+        unscored, taken = ignore_index(self.num_classes), {entry.id for entry in self.classes}
+        ignored = [entry.id for entry in self.entries if entry.ignore and entry.id >= 0]
+        ignored += [value for value in (255, 65535) if value not in taken]
+        lookup = np.full(unscored + 1, ignored[0], np.uint16)
+        lookup[: self.num_classes] = [entry.id for entry in self.classes]
+        return lookup.astype(np.uint8 if lookup.max() < 256 else np.uint16)[ids]
+
+    def describe(self) -> str:
+        """Return the classes as lines of the table, for a message; at most 40."""
+        lines = [f"{e.id},{e.name},{hex_colour(e.colour)}" for e in self.classes[:40]]
+        return f"[{' | '.join(lines)}{' | ...' * (self.num_classes > 40)}]"
+
+    def in_order_of(self, names: Sequence[str], owner: str) -> LabelMap:
+        """Return this table with its classes in another order; ids and colours stay with their names.
+
+        Args:
+            names: of the classes, in the order that is wanted.
+            owner: of that order, named in the message.
+
+        Raises:
+            ValueError: the names are others; the message lists both.
+        """
+        if self.names == list(names):
+            return self
+        if len(names) != self.num_classes or set(names) != set(self.names):
+            raise ValueError(
+                f"{owner} has the classes {_format_names(names)}; "
+                f"{self._title} has {_format_names(self.names)}. "
+                "Classes are matched by name, in any order: name both alike, or use data of the same classes"
+            )
+        by_name = dict(zip(self.names, self.classes, strict=True))
+        ignored = (entry for entry in self.entries if entry.ignore)
+        return replace(self, entries=(*(by_name[name] for name in names), *ignored))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return strings, numbers and lists only, for a checkpoint."""
+        return {
+            "name": self.name,
+            "entries": [[*entry[:2], list(entry.colour), *entry[3:]] for entry in self.entries],
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> LabelMap:
+        """Return the table that ``to_plain`` wrote.
+
+        Raises:
+            ValueError: it did not write this.
+        """
+        try:
+            name, rows = plain["name"], [_parse_entry(*row) for row in plain["entries"]]
+            table = cls(name, tuple(rows))
+            if not isinstance(name, str) or not 1 <= table.num_classes <= MOST_CLASSES:
+                raise ValueError(f"name {name!r}, {table.num_classes} classes")
+            if len({row.id for row in rows}) < len(rows):
+                raise ValueError("an id stands more than once")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the class table of a checkpoint is damaged: {error!r:.200}") from error
+        return table
+
+    @classmethod
+    def read(cls, file: Path, name: str) -> LabelMap:
+        """Read a CSV file with columns ``id``, ``name`` and optional ``colour``, ``ignore``, ``category``.
+
+        A colour is ``#rrggbb`` or three numbers, or is given in columns ``red``, ``green``, ``blue`` (or
+        ``r``, ``g``, ``b``). Cells are separated by commas, semicolons or tabs.
+
+        Raises:
+            ValueError: the file is not such a table; the message names the line and says what is accepted.
+        """
+        if not file.is_file():
+            raise ValueError(f"there is no class table {file}: write one with columns {','.join(COLUMNS)}")
+        text = files.read_text(file)
+        header = text.partition("\n")[0]
+        delimiter = max(",;\t", key=header.count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=delimiter)
+        try:
+            columns = tuple((key or "").strip().lower() for key in reader.fieldnames or ())
+            reader.fieldnames = list(columns)
+            if not {"id", "name"} <= set(columns):
+                raise ValueError(
+                    f"{file}: the first line must name the columns {','.join(COLUMNS)}; it names "
+                    f"{', '.join(columns)[:200]}"
+                )
+            entries = tuple(_entry(row, f"{file}, line {reader.line_num}") for row in reader)
+        except csv.Error as error:
+            raise ValueError(f"{file}, line {reader.line_num}: not a CSV file ({error})") from error
+        ids = [entry.id for entry in entries]
+        if repeated := sorted(i for i, count in Counter(ids).items() if count > 1):
+            raise ValueError(f"{file}: ids {repeated} stand more than once; every id needs one line")
+        table = cls(name, entries, str(file), columns if delimiter == "," else COLUMNS)
+        if not 1 <= table.num_classes <= MOST_CLASSES:
+            raise ValueError(
+                f"{file}: {table.num_classes} classes are not ignored; there must be 1 to {MOST_CLASSES}"
+            )
+        return table
+
+
+def _format_value(value: np.ndarray) -> Any:
+    """Return a stored value for a message: a colour as text, whole numbers without a fraction."""
+    if value.ndim:
+        return hex_colour(value)
+    return int(value) if np.isfinite(value) and value == np.rint(value) else value.item()
+
+
+def _format_names(names: Sequence[str]) -> str:
+    """Return up to 40 names with their class ids."""
+    shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:40]))
+    return f"[{shown}{', ...' * (len(names) > 40)}]"
+
+
+def format_ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as ``0..10, 255``."""
+    ordered, parts = sorted(numbers), []
+    start = 0
+    for place, number in enumerate(ordered):
+        if place + 1 == len(ordered) or ordered[place + 1] != number + 1:
+            parts.append(f"{ordered[start]}" if start == place else f"{ordered[start]}..{number}")
+            start = place + 1
+    return ", ".join(parts)
+
+
+def _parse_entry(identity: int, name: str, colour: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
+    red, green, blue = colour
+    numbers = ((value, int) for value in (identity, red, green, blue))
+    for value, kind in (*numbers, (name, str), (category, str), (ignore, bool)):
+        if type(value) is not kind:
+            raise TypeError(value)
+    least = -(1 << 15) if ignore else 0
+    if not least <= identity < 1 << 16 or not all(0 <= value <= 255 for value in colour):
+        raise ValueError(f"id {identity}, color {colour}")
+    return Entry(identity, name, (red, green, blue), ignore, category)
+
+
+def load_builtin_label_map(name: str) -> LabelMap:
+    """Return the table of a data set that segkit knows."""
+    return LabelMap.read(TABLES / f"{name}.csv", name)
+
+
+def load_class_table(data: Mapping[str, Any]) -> LabelMap:
+    """Return the table that data settings name, without listing images where segkit knows the data set."""
+    if (TABLES / f"{data['name']}.csv").is_file():
+        return load_builtin_label_map(data["name"])
+    if "classes" not in data or "root" not in data:  # of a plug-in, which alone knows
+        return registry.build("data.datasets", data, split="val").table
+    roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
+    return LabelMap.read(Path(roots[0]).expanduser() / Path(data["classes"]).expanduser(), data["name"])
+
+
+def hex_colour(colour: Any) -> str:
+    """Return ``#rrggbb``."""
+    return "#" + "".join(f"{int(value):02x}" for value in colour)
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+    return (red << 16) | (green << 8) | blue
+
+
+def _entry(row: dict[Any, Any], place: str) -> Entry:
+    if row.get(None):
+        raise ValueError(f"{place}: more cells than the first line names columns")
+    try:
+        number = float(row["id"])  # pandas writes ids as 1.0 where a cell of the column is empty
+        identity = int(number)
+    except (TypeError, ValueError, OverflowError):
+        number, identity = 0.5, 0
+    if number != identity:
+        raise ValueError(f"{place}: id {row['id']!r} is not a whole number")
+    ignore = (row.get("ignore") or "").strip().lower()
+    if ignore not in ("", "0", "1", "no", "yes", "false", "true"):
+        raise ValueError(f"{place}: ignore is {ignore!r}; yes, no or nothing is meant")
+    is_ignored = ignore in ("1", "yes", "true")
+    if not -(1 << 15) <= identity < 1 << 16:
+        raise ValueError(f"{place}: id {identity} does not fit a mask file; ids go up to 65535")
+    if identity < 0 and not is_ignored:
+        raise ValueError(f"{place}: id {identity} must be ignored; ids of classes are 0..65535")
+    name = (row["name"] or "").strip() or str(identity)
+    return Entry(identity, name, _colour(row, identity, place), is_ignored, row.get("category") or "")
+
+
+def automatic_colour(identity: int) -> tuple[int, int, int]:
+    """Return a hue for a class, far from those of the neighbouring ids (golden angle)."""
+    pixel = np.array([[[int(identity * 111.246) % 180, 190, 220 - 60 * (identity % 2)]]], np.uint8)
+    return tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist())  # type: ignore[return-value]
+
+
+def _colour(row: dict[str, str], identity: int, place: str) -> tuple[int, int, int]:
+    three = " ".join(row.get(key) or row.get(key[0]) or "" for key in ("red", "green", "blue"))
+    text = row.get("colour") or row.get("color") or three
+    if not text.strip():
+        return automatic_colour(identity)
+    if re.fullmatch(r"#?[0-9a-fA-F]{6}", text.strip()):
+        return tuple(bytes.fromhex(text.strip()[-6:]))  # type: ignore[return-value]
+    values = [int(value) for value in re.findall(r"\d+", text)]
+    if len(values) != 3 or max(values) > 255:
+        raise ValueError(f"{place}: colour {text!r} is neither #rrggbb nor three numbers 0..255")
+    return values[0], values[1], values[2]

@@ -1,0 +1,119 @@
+"""Fetch a file once: verified, and under its final name only when it is complete.
+
+``torch.hub.download_url_to_file`` would keep a truncated file, has no time limit and knows SHA-256 alone.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import shutil
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from segkit.config.values import expand_home
+from segkit.runtime import files
+
+TIMEOUT = 30  # seconds without a byte
+Digest = tuple[str, str]  # an algorithm, and the first digits of the hexadecimal digest or all of them
+
+
+def cache() -> Path:
+    """Return the folder of downloads: ``$SEGKIT_CACHE``, or ``~/.cache/segkit``."""
+    return Path(expand_home(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit"))
+
+
+def fetch(url: str, target: Path, *, sha256: str | None = None, sha1: str | None = None) -> Path:
+    """Download an address to ``target`` unless that file exists; several processes download once.
+
+    Args:
+        url: ``http://`` or ``https://``.
+        target: the file to write; its folder is made.
+        sha256: the digest, or its first digits.
+        sha1: likewise.
+
+    Raises:
+        OSError: the download failed, or the folder cannot be written.
+        ValueError: the file does not have this digest.
+    """
+    expected = None
+    if sha256 or sha1:
+        expected = ("sha256", sha256.lower()) if sha256 else ("sha1", str(sha1).lower())
+    if not target.exists():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(target.with_name(target.name + ".lock")):
+                if not target.exists():
+                    _download(url, target, expected)
+        except (OSError, HTTPException) as error:  # urllib's errors are OSErrors
+            raise OSError(_advice(url, target, expected, error)) from error
+    _verify(target, expected, f"{target}: delete the file and try again; it")
+    return target
+
+
+def resolve(source: str) -> Path:
+    """Return the local file of a path, ``file://`` or ``http(s)://`` address, downloaded into the cache.
+
+    Raises:
+        ValueError: there is no such file, or the scheme is another.
+        OSError: the download failed.
+    """
+    address = urlparse(source)
+    if address.scheme in ("http", "https"):
+        folder = hashlib.sha256(source.encode()).hexdigest()[:12]  # two addresses may end in one name
+        return fetch(source, cache() / "downloads" / folder / (Path(unquote(address.path)).name or "file"))
+    if "://" in source and address.scheme != "file":
+        raise ValueError(f"{source}: give a path or an address that starts with file://, http:// or https://")
+    path = Path(unquote(address.path) if address.scheme == "file" else source).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    return path
+
+
+def _download(url: str, target: Path, expected: Digest | None) -> None:
+    for interrupted in target.parent.glob(f"{glob.escape(target.name)}.*.part"):
+        interrupted.unlink()
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, files.atomic_write(target) as file:
+        length = answer.headers.get("Content-Length")
+        total = int(length) if length else None
+        with tqdm.wrapattr(answer, "read", total=total, desc=target.name, disable=None) as body:
+            shutil.copyfileobj(body, file)
+        if total is not None and file.tell() != total:
+            raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
+        file.flush()
+        _verify(Path(file.name), expected, f"{url}: try again, or put another copy at {target}; the file")
+
+
+def _verify(path: Path, expected: Digest | None, message: str) -> None:
+    """Raise ValueError, which begins with the message, if a file has another digest."""
+    if expected is None:
+        return
+    algorithm, digits = expected
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()[: len(digits)]
+    if found != digits:
+        raise ValueError(f"{message} has the {algorithm} {found} and not {digits}")
+
+
+def _advice(url: str, target: Path, expected: Digest | None, error: Exception) -> str:
+    reason, fix = str(error) or type(error).__name__, "try again"
+    if isinstance(error, urllib.error.HTTPError):
+        reason = f"the server answers {error.code} {error.reason}"
+    elif isinstance(error, urllib.error.URLError):
+        reason = str(error.reason)
+    elif isinstance(error, OSError) and error.filename:  # of the cache, not of the network
+        reason = f"{target.parent} cannot be written ({error.strerror})"
+        fix = (
+            "set SEGKIT_CACHE to another folder"
+            if target.is_relative_to(cache())
+            else "choose another folder"
+        )
+    known = f" ({' '.join(expected)})" if expected else ""
+    return f"cannot download {url}: {reason}; {fix}, or fetch the file{known} and put it at {target}"

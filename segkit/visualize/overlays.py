@@ -1,0 +1,264 @@
+"""Drawings of class ids, for eyes: colours, overlays, errors, legends, grids and the confusion matrix.
+
+Every image is (H, W, 3) uint8 RGB, in and out. Drawn with OpenCV alone, which before
+version 5 knows only ASCII.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from segkit.runtime import files
+from segkit.types import PHOTOGRAPHS, Bands, Sample, ignore_index, ignore_index_of
+
+INK, PAPER, GREY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
+RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark against orange: seen by every eye
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+LONGEST_JPEG = 65500  # pixels of a side
+WIDEST = 8  # times its height: a thin image is shown smaller
+LINE = 18  # pixels from one line of text to the next
+
+
+def to_display_rgb(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
+    """An image (H, W, C) of any bands as an image: black and white are the ends of the range.
+
+    While the range is still a word, they are the 2nd and 98th percentile of this image.
+    """
+    if bands.photographs and image.shape[2] == 3 and image.dtype == np.uint8:
+        return image
+    places = bands.displayed(image.shape[2])
+    shown = image[..., places].astype(np.float32)
+    if isinstance(bands.range, str):
+        low, high = np.percentile(shown, (2, 98), axis=(0, 1)).astype(np.float32)
+    else:
+        low, high = np.array(bands.limits(image.shape[2]), np.float32)[places].T
+    grey = np.rint((shown - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey, 3, axis=2) if len(places) == 1 else grey
+
+
+def colourise(ids: np.ndarray, colours: np.ndarray, *, ignored: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+    """Paint class ids (H, W) with the K colours of a label table (K, 3); ignored pixels get ``ignored``.
+
+    Raises:
+        ValueError: an id is neither one of the K classes nor ignored.
+    """
+    ids, colours = np.asarray(ids), np.asarray(colours, dtype=np.uint8)
+    unscored = ignore_index(len(colours))
+    strange = (ids != unscored) & ((ids < 0) | (ids >= len(colours)))
+    if strange.any():
+        raise ValueError(
+            f"class id {ids[strange][0]} has no colour: the table has {len(colours)} "
+            f"(0..{len(colours) - 1}); does it belong to the data set of this label?"
+        )
+    palette = np.zeros((unscored + 1, 3), np.uint8)
+    palette[: len(colours)] = colours
+    palette[unscored] = ignored
+    return palette[ids]
+
+
+def overlay(image: np.ndarray, ids: np.ndarray, colours: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
+    """The image with its classes painted over it; ignored pixels show the image alone."""
+    painted = cv2.addWeighted(colourise(ids, colours), opacity, image, 1 - opacity, 0)
+    return np.where((np.asarray(ids) == ignore_index(len(colours)))[..., None], image, painted)
+
+
+def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Where the prediction is right (dark), wrong (orange) and not scored (grey)."""
+    outcome = np.where(label == ignore_index_of(label), 2, np.where(label == prediction, 0, 1))
+    return np.array([RIGHT, WRONG, IGNORED], np.uint8)[outcome]
+
+
+def legend(names: Sequence[str], colours: np.ndarray, *, width: int = 640) -> np.ndarray:
+    """Swatches with class names, in as many columns as fit into ``width`` pixels."""
+    widest = max(text_width(name) for name in names) + LINE + 20
+    columns = min(max(1, width // widest), len(names))
+    rows = -(-len(names) // columns)
+    canvas = blank(rows * LINE + 8, max(width, widest))
+    for index, (name, colour) in enumerate(zip(names, np.asarray(colours).tolist(), strict=True)):
+        x, y = 6 + index // rows * (canvas.shape[1] // columns), 4 + index % rows * LINE
+        cv2.rectangle(canvas, (x, y + 2), (x + 14, y + LINE - 3), colour, cv2.FILLED)
+        cv2.rectangle(canvas, (x, y + 2), (x + 14, y + LINE - 3), GREY, 1)
+        write(canvas, name, (x + LINE + 3, y + LINE - 5))
+    return canvas
+
+
+def grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    *,
+    titles: Sequence[str] = (),
+    height: int = 240,
+    footer: np.ndarray | None = None,
+) -> np.ndarray:
+    """Images in rows and columns, each ``height`` pixels tall, with titles above and a footer below."""
+    cells = [[scale_to_height(image, height) for image in row] for row in rows]
+    columns = max(len(row) for row in cells)
+    widths = [max(row[c].shape[1] for row in cells if c < len(row)) for c in range(columns)]
+    left = np.cumsum([0, *(width + 4 for width in widths)]).tolist()
+    top = LINE + 4 if titles else 0
+    canvas = blank(top + len(cells) * (height + 4) - 4, left[-1] - 4)
+    for column, title in enumerate(titles):
+        write(canvas, title, (left[column] + 2, LINE - 3))
+    for y, row in zip(range(top, canvas.shape[0], height + 4), cells, strict=True):
+        for x, cell in zip(left, row, strict=False):
+            canvas[y : y + height, x : x + cell.shape[1]] = cell
+    return canvas if footer is None else stack(canvas, footer)
+
+
+def sample_row(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, colours: np.ndarray
+) -> list[np.ndarray]:
+    """Image, truth, prediction and error of one sample: a row of ``grid`` under ``SAMPLE_TITLES``."""
+    return [image, colourise(label, colours), colourise(prediction, colours), error_map(label, prediction)]
+
+
+SAMPLE_TITLES = ("image", "truth", "prediction", "error (grey: not scored)")
+
+
+def draw_sheet(
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    colours: np.ndarray,
+    *,
+    predictions: Sequence[np.ndarray] | None = None,
+    height: int = 160,
+) -> np.ndarray:
+    """Samples above a legend of their classes: a row each with its prediction, or pairs, two in a row."""
+    if predictions is not None:
+        pairs = zip(samples, predictions, strict=True)
+        rows = [
+            sample_row(to_display_rgb(sample.image, sample.bands), sample.label, prediction, colours)
+            for sample, prediction in pairs
+        ]
+        titles = SAMPLE_TITLES
+    else:
+        cells = [
+            image
+            for s in samples
+            for image in (to_display_rgb(s.image, s.bands), colourise(s.label, colours))
+        ]
+        rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+        titles = ("image", "label") * min(2, len(samples))
+    drawn = grid(rows, titles=titles, height=height)
+    present = present_classes([*(sample.label for sample in samples), *(predictions or [])])
+    if not present:
+        return drawn
+    return stack(drawn, legend([names[k] for k in present], colours[present], width=drawn.shape[1]))
+
+
+def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
+    """The classes that occur in some maps of class ids, in order."""
+    return sorted({int(k) for one in ids for k in np.unique(one) if k != ignore_index_of(one)})
+
+
+def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:
+    """A confusion matrix: rows are true classes, columns predicted ones, a cell its share of the row in %.
+
+    Args:
+        counts: (K, K), true class first; a class without pixels has an empty row.
+        names: of the K classes.
+        size: rough side of the matrix in pixels; above 40 classes as many round ids as fit replace names.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    cell = min(48, max(1, size // len(names)))
+    named = len(names) <= 40
+    step = 1 if named else 10 * math.ceil(LINE / (10 * cell))
+    labels = [f"{k} {name}" for k, name in enumerate(names)] if named else [str(k) for k in range(len(names))]
+    margin = max(text_width(label) for label in labels) + 14
+    side = cell * len(names)
+    caption = "rows: truth, columns: prediction, % of the row"
+    canvas = blank(margin + side + LINE + 8, max(margin + side, text_width(caption)) + 12)
+    matrix = np.kron(fraction_to_color(shares), np.ones((cell, cell, 1), np.uint8))
+    canvas[margin : margin + side, margin : margin + side] = matrix
+    cv2.rectangle(canvas, (margin - 1, margin - 1), (margin + side, margin + side), GREY)
+    for k in range(0, len(names), step):
+        middle = k * cell + cell // 2
+        write(canvas, labels[k], (margin - 6 - text_width(labels[k]), margin + middle + 5))
+        upright = blank(LINE, text_width(labels[k]) + 4)
+        write(upright, labels[k], (2, LINE - 5))
+        paste_image(canvas, np.rot90(upright), (margin - 4 - upright.shape[1], margin + middle - LINE // 2))
+    if cell >= 24:  # room for two digits
+        for row, column in np.argwhere(shares >= 0.005):
+            percent, x, y = f"{100 * shares[row, column]:.0f}", margin + column * cell, margin + row * cell
+            ink = PAPER if shares[row, column] > 0.2 else INK
+            write(canvas, percent, (x + (cell - text_width(percent)) // 2, y + cell // 2 + 5), ink)
+    write(canvas, caption, (6, canvas.shape[0] - 8))
+    return canvas
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    """Write an (H, W, 3) RGB image or (H, W) ids in the format of the suffix, whole or not at all.
+
+    Raises:
+        ValueError: OpenCV does not know the suffix.
+    """
+    encoded = encode(image, path.suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.atomic_write(path) as file:
+        file.write(encoded)
+    return path
+
+
+def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
+    """Return an image as the bytes of a file; longer sides than JPEG allows are shrunk to that."""
+    longest = max(image.shape[:2])
+    if suffix.lower() in (".jpg", ".jpeg") and longest > LONGEST_JPEG:
+        size = [max(1, side * LONGEST_JPEG // longest) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    if not cv2.haveImageWriter(f"x{suffix}"):
+        raise ValueError(f"cannot write images as {suffix!r}; use .png or .jpg")
+    ordered = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(suffix, ordered)[1].tobytes()
+
+
+def blank(height: int, width: int) -> np.ndarray:
+    """An empty sheet."""
+    return np.full((height, width, 3), PAPER, np.uint8)
+
+
+def scale_to_height(image: np.ndarray, height: int) -> np.ndarray:
+    """Scale to a height; averaged when it shrinks, with hard edges when it grows.
+
+    An image that would be very wide is scaled to a width instead, with paper below.
+    """
+    scale = min(height / image.shape[0], WIDEST * height / image.shape[1])
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST_EXACT
+    scaled = cv2.resize(image, size, interpolation=how)
+    return cv2.copyMakeBorder(scaled, 0, height - size[1], 0, 0, cv2.BORDER_CONSTANT, value=PAPER)
+
+
+def stack(*images: np.ndarray) -> np.ndarray:
+    """Images below each other, on paper as wide as the widest."""
+    width = max(image.shape[1] for image in images)
+    return np.concatenate(
+        [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=PAPER) for p in images]
+    )
+
+
+def fraction_to_color(shares: np.ndarray) -> np.ndarray:
+    """Fractions 0..1 as colours from white to deep blue; the root lets small confusions be seen."""
+    weight = np.sqrt(shares)[..., None]
+    return np.rint((1 - weight) * np.array(PAPER) + weight * np.array((8, 48, 107))).astype(np.uint8)
+
+
+def text_width(text: str) -> int:
+    """Pixels that ``write`` needs for a line."""
+    return cv2.getTextSize(text, FONT, 0.45, 1)[0][0]
+
+
+def write(canvas: np.ndarray, text: str, where: tuple[int, int], ink: Sequence[int] = INK) -> None:
+    """Write one line; ``where`` is the left end of its base line (x, y)."""
+    cv2.putText(canvas, text, where, FONT, 0.45, ink, 1, cv2.LINE_AA)
+
+
+def paste_image(canvas: np.ndarray, image: np.ndarray, where: tuple[int, int]) -> None:
+    """Lay an image on a canvas with its corner at (y, x); what sticks out is cut."""
+    y, x = where
+    target = canvas[max(y, 0) : y + image.shape[0], max(x, 0) : x + image.shape[1]]
+    target[:] = image[max(-y, 0) :, max(-x, 0) :][: target.shape[0], : target.shape[1]]
