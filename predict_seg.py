@@ -6,7 +6,7 @@
 
 Keys people set most:
   checkpoint=FILE  input=IMAGE|FOLDER|PATTERN|LIST.txt|VIDEO|0  output=DIR  device=auto|cpu|cuda|cuda:1|mps
-  save=[ids,colours,overlays,probabilities]  resume=true  submission=true
+  save=[ids,colors,overlays,probabilities]  resume=true  submission=true
   evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[0.75,1,1.25]
   evaluation.flip=true  evaluation.window=480  evaluation.precision=bf16
 --cfg job shows what the command line says, before the settings of the checkpoint are laid beneath it.
@@ -34,7 +34,7 @@ def main(settings: dict[str, Any]) -> None:
     kinds = set(settings["save"]) | ({"ids"} if settings["submission"] else set())
     if not kinds:
         raise ValueError(
-            "save=[]: nothing would be written. Give one of ids, colours, overlays, probabilities"
+            "save=[]: nothing would be written. Give one of ids, colors, overlays, probabilities"
         )
     with distributed.init_process_group(settings["device"]) as device:
         source = distributed.decide_on_main(lambda: sources.find_images(settings["input"]))

@@ -8,7 +8,7 @@ Keys people set most:
   checkpoint=FILE  output=DIR  data.root=DIR  data.val_split=NAME  device=auto|cpu|cuda:1|mps  resume=true
   evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[1]  evaluation.flip=true
   evaluation.window=480  evaluation.stride=320  evaluation.precision=bf16  evaluation.absent=exclude
-  save=[ids,colours,overlays]  submission=true  report=true
+  save=[ids,colors,overlays]  submission=true  report=true
 --cfg job shows what the command line says, before the settings of the checkpoint are laid beneath it.
 """
 

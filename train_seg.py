@@ -80,7 +80,7 @@ def print_summary(settings: dict[str, Any]) -> None:
     model = segmenter.build(
         num_classes, **segmenter.without_weights(settings["model"])
     )  # nothing to download
-    print(summary.summarise(model, settings["sizes"]["crop"]))
+    print(summary.format_summary(model, settings["sizes"]["crop"]))
 
 
 def run_diagnostic(run: Any, steps: Any, folder: Path, *, profile: bool) -> str:

@@ -45,7 +45,7 @@ def network(variant: str, width: int = 64) -> segmenter.Segmenter:
 def plain(model, image, scales, base_size, window):
     """Class ids by the loop of PyTorch-Encoding, whose window moves by two thirds of itself."""
     device = model.mean.device
-    x = model.normalise(torch.from_numpy(image).to(device).permute(2, 0, 1)[None])
+    x = model.normalize(torch.from_numpy(image).to(device).permute(2, 0, 1)[None])
     height, width = image.shape[:2]
     black = (-model.mean / model.std)[None]
     stride = window * 2 // 3

@@ -1,6 +1,6 @@
 """The ways from an image to class ids that are measured: segkit's, other runtimes', and those of peers.
 
-Weights are fresh: time does not depend on them; the ranges of int8 are learnt from noise. The result is class
+Weights are fresh: time does not depend on them; the ranges of int8 are from noise. The result is class
 ids at the image's own size, of one look at the whole image, or of six scales with mirrored copies.
 """
 
@@ -45,7 +45,7 @@ def scene(size: tuple[int, int]) -> np.ndarray:
 
 
 class Peer:
-    """A network of others on one image: normalise, run, resize if need be, argmax."""
+    """A network of others on one image: normalize, run, resize if need be, argmax."""
 
     def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], *, bf16: bool = False) -> None:
         self.run, self.bf16 = run, bf16
@@ -67,7 +67,7 @@ class Peer:
         return scores.argmax(1)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Of a normalised batch."""
+        """Of a normalized batch."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             return self.run(x).float()
 

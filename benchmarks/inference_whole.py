@@ -71,8 +71,8 @@ def large_words(part: dict[str, Any]) -> str:
 def pipeline(given: argparse.Namespace) -> dict[str, Any]:
     """Seconds an image of a folder and a video through reading, network and writing, and of the network."""
     images = [np.roll(inference_sides.scene(size_of(given)), 40 * i, 1) for i in range(given.images)]
-    colours = [(k, 255 - k, 2 * k % 256) for k in range(inference_sides.CLASSES)]
-    table = LabelMap("noise", tuple(Entry(k, str(k), colour) for k, colour in enumerate(colours)))
+    colors = [(k, 255 - k, 2 * k % 256) for k in range(inference_sides.CLASSES)]
+    table = LabelMap("noise", tuple(Entry(k, str(k), color) for k, color in enumerate(colors)))
     trained = LoadedModel(inference_sides.network(given.variant), table)
     fast = Predictor(trained, Protocol(precision="auto"))
     with tempfile.TemporaryDirectory() as place:

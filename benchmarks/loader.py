@@ -3,9 +3,9 @@
     python benchmarks/loader.py [--workers 2] [--rounds 5]
 
 All sides read the same files with OpenCV, draw the same distributions (the `encoding` preset: long side
-uniform in 0.5 .. 2 of the base, mirror, random crop; where said, colour jitter and blur as well) and batch
-with DataLoader. The peers hand over normalised float32, as is customary, segkit uint8 (the device
-normalises). segkit averages when it shrinks, as the published training did, by PIL; so does torchvision with
+uniform in 0.5 .. 2 of the base, mirror, random crop; where said, color jitter and blur as well) and batch
+with DataLoader. The peers hand over normalized float32, as is customary, segkit uint8 (the device
+normalizes). segkit averages when it shrinks, as the published training did, by PIL; so does torchvision with
 antialiasing. The others, and segkit with `augment.resize=opencv_linear`, skip pixels. `decoded` reads
 copies without compression, so that geometry dominates. Rounds alternate, the median counts. With
 `--workers 0`, the default, images per second of processor time of one core are given, which other load on the
@@ -58,7 +58,7 @@ class Case(NamedTuple):
     base: int
     crop: int
     decoded: bool = False
-    colour: bool = False
+    color: bool = False
     files: int = 16
     samples: int = 160
 
@@ -66,11 +66,11 @@ class Case(NamedTuple):
 CASES = [
     Case("ADE20K-sized JPEG", (512, 683), ".jpg", 520, 480, samples=240),
     Case("ADE20K-sized, decoded", (512, 683), ".jpg", 520, 480, decoded=True, samples=400),
-    Case("ADE20K-sized, decoded, colour and blur", (512, 683), ".jpg", 520, 480, True, True, samples=240),
+    Case("ADE20K-sized, decoded, color and blur", (512, 683), ".jpg", 520, 480, True, True, samples=240),
     Case("2048x1024 PNG", (1024, 2048), ".png", 2048, 768, files=6, samples=32),
     Case("2048x1024, decoded", (1024, 2048), ".png", 2048, 768, decoded=True, files=6, samples=96),
     Case(
-        "2048x1024, decoded, colour and blur",
+        "2048x1024, decoded, color and blur",
         (1024, 2048),
         ".png",
         2048,
@@ -97,7 +97,7 @@ def write_scenes(folder: Path, case: Case) -> None:
 
 def ours(data: Pairs, case: Case, workers: int, resize: str) -> Iterator[Any]:
     """Segkit's loader."""
-    strength = {"color_jitter": 0.5, "blur": 0.2} if case.colour else {}
+    strength = {"color_jitter": 0.5, "blur": 0.2} if case.color else {}
     how: Any = {"resize": resize, **strength}
     transform = transforms.build(crop_size=case.crop, base_size=case.base, **how)
     batches = range(case.samples // BATCH)
@@ -132,7 +132,7 @@ def peer(
 
 def plain_albumentations(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
     """Scale the image, pad, crop."""
-    colour = [
+    color = [
         A.RandomBrightnessContrast(32 / 255, 0, p=0.5),
         A.RandomBrightnessContrast(0, 0.5, p=0.5),
         A.ColorJitter((1, 1), (1, 1), (0.5, 1.5), (0, 0), p=0.5),
@@ -145,7 +145,7 @@ def plain_albumentations(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
             A.LongestMaxSize(max_size=list(range(case.base // 2, 2 * case.base + 1))),
             A.PadIfNeeded(case.crop, case.crop, position="top_left", fill_mask=255),
             A.RandomCrop(case.crop, case.crop),
-            *(colour if case.colour else []),
+            *(color if case.color else []),
             A.Normalize(MEAN, STD),
             ToTensorV2(),
         ]
@@ -163,13 +163,13 @@ def torchvision_v2(case: Case, *, averaging: bool = False) -> Callable[[np.ndarr
     short = case.base * min(case.size) / max(case.size)
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: 255}
     to_float: Any = {tv_tensors.Image: torch.float32, "others": None}
-    colour = [v2.RandomPhotometricDistort(p=0.5), v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.0))], p=0.2)]
+    color = [v2.RandomPhotometricDistort(p=0.5), v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.0))], p=0.2)]
     pipeline = v2.Compose(
         [
             v2.RandomHorizontalFlip(),
             v2.RandomResize(int(short / 2), int(2 * short) + 1, antialias=averaging),
             v2.RandomCrop(case.crop, pad_if_needed=True, fill=fill),  # type: ignore[arg-type]
-            *(colour if case.colour else []),
+            *(color if case.color else []),
             v2.ToDtype(to_float, scale=True),
             v2.Normalize(MEAN, STD),
         ]

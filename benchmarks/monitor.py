@@ -67,7 +67,7 @@ def main() -> None:
             total=10**9,
             iterations_per_epoch=100,
             names=table.names,
-            colours=table.colours,
+            colors=table.colors,
         )
         rates = run.learning_rates()
         begin = time.process_time()

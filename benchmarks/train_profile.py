@@ -22,8 +22,8 @@ from segkit.runtime import environment
 KINDS = {  # what an operation is for, by the beginning of its name
     "convolution, backward": ("aten::convolution_backward", "aten::_slow_conv2d_backward", "aten::mm"),
     "convolution, forward": ("aten::mkldnn_convolution", "aten::_slow_conv2d_forward", "aten::thnn_conv2d"),
-    "normalisation, backward": ("aten::native_batch_norm_backward",),
-    "normalisation, forward and again": ("aten::native_batch_norm",),
+    "normalization, backward": ("aten::native_batch_norm_backward",),
+    "normalization, forward and again": ("aten::native_batch_norm",),
     "softmax and loss": ("aten::_log_softmax", "aten::nll_loss", "aten::addmm"),
     "copies and zeros": ("aten::copy_", "aten::fill_", "aten::cat", "aten::clone"),
     "optimizer": ("aten::_foreach", "aten::_fused"),

@@ -112,7 +112,7 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
     layout = torch.channels_last if channels_last else torch.contiguous_format
     ignored = ignore_index(given.classes)
     model = model.to(given.device, memory_format=layout).train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     mean, std = (
         torch.tensor(three, device=given.device)[:, None, None]
         for three in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -123,14 +123,14 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
         image, label = image.to(given.device), label.to(given.device)
         x = (image.float() / 255 - mean) / std
         x = x.contiguous(memory_format=layout)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         with torch.autocast(given.device, torch.bfloat16, enabled=mode in HALF):
             found = runner(x)
             heads = found if isinstance(found, tuple) else (found,)
             losses = [F.cross_entropy(logits, label.long(), ignore_index=ignored) for logits in heads]
             loss = losses[0] + sum(0.2 * other for other in losses[1:])
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss.item()
 
     return step

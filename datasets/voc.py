@@ -4,7 +4,7 @@
 SBD (1.4 GB) the list trainaug has 10,582 training images: data.train_split=trainaug.
 Source:  http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (no login)
          SBD: http://home.bharathh.info/pubs/codes/SBD/download.html
-Licence: images under the terms of flickr, research use
+License: images under the terms of flickr, research use
 Cite:    Everingham et al.: The Pascal Visual Object Classes Challenge: A Retrospective, IJCV 2015
          Hariharan et al.: Semantic Contours from Inverse Detectors, ICCV 2011
 

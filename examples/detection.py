@@ -3,7 +3,7 @@
     python examples/detection.py                  a thin Mask R-CNN on drawn scenes, minutes on a CPU
     python examples/detection.py --method cascade_mask_rcnn --train instances_train2017.json train2017 \
         --val instances_val2017.json val2017 --iterations 90000 --batch-size 16 --lr 0.02 --size 800 1333 \
-        --optimiser sgd model/backbone=resnest model.backbone.weights=imagenet
+        --optimizer sgd model/backbone=resnest model.backbone.weights=imagenet
 
 Methods: faster_rcnn, mask_rcnn, retinanet, cascade_rcnn, cascade_mask_rcnn. What is not an option is a
 setting of the model as of ``train_seg.py``; any backbone of ``model/backbone=`` will do, undilated. Scores
@@ -69,13 +69,13 @@ class Pyramid(nn.Module):
         self.out_channels = width
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Normalised image (B, 3, H, W) to five levels (B, width, H/s, W/s)."""
+        """Normalized image (B, 3, H, W) to five levels (B, width, H/s, W/s)."""
         stages = self.body(image)[self.first :]
         return self.fpn(OrderedDict((str(i), stage) for i, stage in enumerate(stages)))
 
 
-def freeze_normalisation(module: nn.Module) -> None:
-    """Replace every batch normalisation by a fixed one with the same numbers."""
+def freeze_normalization(module: nn.Module) -> None:
+    """Replace every batch normalization by a fixed one with the same numbers."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             frozen = FrozenBatchNorm2d(child.num_features, child.eps)
@@ -83,21 +83,21 @@ def freeze_normalisation(module: nn.Module) -> None:
             inside = [child.drop, child.act] if hasattr(child, "act") else []  # of timm's
             setattr(module, name, nn.Sequential(frozen, *inside) if inside else frozen)
         else:
-            freeze_normalisation(child)
+            freeze_normalization(child)
 
 
 def pyramid(settings: dict[str, Any], *, width: int = 256, single: bool = False) -> Pyramid:
     """A backbone of segkit with a feature pyramid.
 
     Args:
-        settings: of the backbone. With ``weights`` its normalisation is frozen, since detectors see few
+        settings: of the backbone. With ``weights`` its normalization is frozen, since detectors see few
             images at a time; without, it trains from scratch, with at least two images at a time.
         width: as of ``Pyramid``.
         single: as of ``Pyramid``.
     """
     network = registry.build("models.backbones", {**settings, "output_stride": 32})
     if settings.get("weights") is not None:
-        freeze_normalisation(network)
+        freeze_normalization(network)
     return Pyramid(network, width=width, single=single)
 
 
@@ -161,12 +161,12 @@ def batches(dataset: coco.Coco, size: int, iterations: int, *, seed: int) -> Ite
 def train(detector: Any, dataset: coco.Coco, chosen: argparse.Namespace) -> None:
     """Warm up, then fall to nothing along a cosine; a line of losses every tenth of the way."""
     trained = [p for p in detector.parameters() if p.requires_grad]
-    if chosen.optimiser == "sgd":
-        optimiser = torch.optim.SGD(trained, chosen.lr, momentum=0.9, weight_decay=1e-4)
+    if chosen.optimizer == "sgd":
+        optimizer = torch.optim.SGD(trained, chosen.lr, momentum=0.9, weight_decay=1e-4)
     else:
-        optimiser = torch.optim.AdamW(trained, chosen.lr, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(trained, chosen.lr, weight_decay=1e-2)
     warmup, total = max(chosen.iterations // 20, 1), chosen.iterations
-    factor = LambdaLR(optimiser, lambda t: min((t + 1) / warmup, (1 + math.cos(math.pi * t / total)) / 2))
+    factor = LambdaLR(optimizer, lambda t: min((t + 1) / warmup, (1 + math.cos(math.pi * t / total)) / 2))
     detector.train().to(chosen.device)
     start = time.perf_counter()
     for t, batch in enumerate(batches(dataset, chosen.batch_size, total, seed=chosen.seed), start=1):
@@ -175,10 +175,10 @@ def train(detector: Any, dataset: coco.Coco, chosen: argparse.Namespace) -> None
         loss = torch.stack(list(losses.values())).sum()
         if not loss.isfinite():
             raise ValueError(f"the loss is {loss.item()} at iteration {t}; make --lr {chosen.lr} smaller")
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 10.0)
-        optimiser.step()
+        optimizer.step()
         factor.step()
         if t % max(total // 10, 1) == 0 or t == total:
             parts = ", ".join(
@@ -212,7 +212,7 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, 
     )
     parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--optimiser", choices=("adamw", "sgd"), default="adamw")
+    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the trained detector's weights go")

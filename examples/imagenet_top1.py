@@ -93,7 +93,7 @@ class Folder(Classified):
 
 
 def batches(folder: Folder, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images (B, 3, H, W) and their classes (B,), in order, with a bar."""
+    """Normalized images (B, 3, H, W) and their classes (B,), in order, with a bar."""
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
     with tqdm(total=len(folder), unit="image", disable=None) as bar:
         for image, number in DataLoader(folder, size, num_workers=workers):
@@ -102,13 +102,13 @@ def batches(folder: Folder, size: int, workers: int) -> Iterator[tuple[Tensor, T
 
 
 def top(
-    network: torch.nn.Module, labelled: Iterator[tuple[Tensor, Tensor]], *, device: str
+    network: torch.nn.Module, labeled: Iterator[tuple[Tensor, Tensor]], *, device: str
 ) -> dict[int, float]:
     """Share of the images whose class is the likeliest, and is among the five likeliest."""
     hits, images = {1: 0, 5: 0}, 0
     network = network.to(device, memory_format=torch.channels_last).eval()
     with torch.inference_mode():
-        for image, number in labelled:
+        for image, number in labeled:
             scores = network.classify(image.to(device))  # pyright: ignore[reportCallIssue]
             best = scores.topk(min(5, scores.shape[1])).indices.cpu()  # (B, 5)
             for k in hits:

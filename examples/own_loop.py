@@ -23,15 +23,15 @@ def main(file: str, iterations: int, *overrides: str) -> None:
     torch.manual_seed(settings["seed"])
     model = segkit.build_model(settings, table.num_classes)
     loss = segkit.build_loss(settings, table.num_classes)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     model.train()
     for step, batch in enumerate(segkit.training_batches(settings, train_set, iterations=range(iterations))):
         parts = loss(model(batch.image), batch.label)  # named parts: main, and aux of the auxiliary head
         total = torch.stack(list(parts.values())).sum()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total.backward()
-        optimiser.step()
+        optimizer.step()
         cosine.step()
         if step % 20 == 0:
             print(f"{step:5d}  loss {total.item():.4f}")

@@ -111,8 +111,8 @@ def enhancement(model: nn.Module, images: Sequence[np.ndarray]) -> Curves:
     }
 
 
-def coloured(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Values (H, W) uint8 in colours, dark is 0, each a rectangle of a picture of a size (width, height)."""
+def colored(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Values (H, W) uint8 in colors, dark is 0, each a rectangle of a picture of a size (width, height)."""
     large = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST)
     return cv2.applyColorMap(large, cv2.COLORMAP_VIRIDIS)[..., ::-1]
 
@@ -125,7 +125,7 @@ def map_sheet(model: nn.Module, images: Sequence[np.ndarray]) -> np.ndarray:
         for x in list(seen.values())[-1]:
             strength = x[0].float().norm(dim=0).numpy()
             strength = (255 * strength / max(strength.max(), 1e-12)).astype(np.uint8)
-            row.append(coloured(strength, image.shape[1::-1]))
+            row.append(colored(strength, image.shape[1::-1]))
         rows.append(np.concatenate(row, 1))
     return np.concatenate(rows)
 
@@ -197,7 +197,7 @@ def class_rows(weights: np.ndarray, names: Sequence[str], *, title: str, width: 
     ordered = weights[:, weights.mean(0).argsort()]
     left = max(map(overlays.text_width, names)) + 12
     cells = np.round(255 * ordered.clip(0, 1)).astype(np.uint8)
-    picture = coloured(cells, (width - left - 8, overlays.LINE * len(names)))
+    picture = colored(cells, (width - left - 8, overlays.LINE * len(names)))
     canvas = overlays.blank(overlays.LINE * (len(names) + 1) + 16, width)
     overlays.write(canvas, title, (8, overlays.LINE - 4))
     top = overlays.LINE + 4

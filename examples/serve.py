@@ -3,7 +3,7 @@
     python export_seg.py checkpoint=runs/NAME/best.pt output=net.onnx
     python examples/serve.py net.onnx --port 8000
     curl -X POST --data-binary @photo.jpg "http://127.0.0.1:8000/predict" > ids.png
-    curl -X POST --data-binary @photo.jpg "http://127.0.0.1:8000/predict?as=colours" > colours.png
+    curl -X POST --data-binary @photo.jpg "http://127.0.0.1:8000/predict?as=colors" > colors.png
 
 ``GET /`` names the classes and limits. Masks of more than 256 classes are PNG files of 16 bits. Requests wait
 in one queue; those of one size that wait together are run as one batch. A full queue answers 503 at once, a
@@ -57,7 +57,7 @@ class Network:
         if self.facts.get("interface") != "ids":
             raise SystemExit(f"{path}: not a file that export_seg.py wrote with interface=ids")
         self.size = self.facts["image_size"]
-        self.colours = np.array(self.facts["colours"], np.uint8)
+        self.colors = np.array(self.facts["colors"], np.uint8)
 
     def run(self, images: list[np.ndarray]) -> np.ndarray:
         """Class ids (B, H, W) of images (H, W, 3) of one size."""
@@ -144,7 +144,7 @@ def decode(stored: bytes, network: Network, limits: Limits) -> np.ndarray:
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise HTTPException(400, f"not an image, or only part of one: {error}") from None
     if not is_plain:
-        raise HTTPException(400, "not an 8-bit RGB or grey image without transparency")
+        raise HTTPException(400, "not an 8-bit RGB or gray image without transparency")
     if network.size and list(pixels.shape[:2]) != network.size:
         raise HTTPException(422, f"the network takes images of {network.size[1]}x{network.size[0]} alone")
     return pixels
@@ -174,14 +174,14 @@ def application(network: Network, limits: Limits) -> Starlette:
 
     async def predict(request: Request) -> Response:
         kind = request.query_params.get("as", "ids")
-        if kind not in ("ids", "colours"):
-            raise HTTPException(400, f"as={kind}: give ids or colours")
+        if kind not in ("ids", "colors"):
+            raise HTTPException(400, f"as={kind}: give ids or colors")
         try:
             async with asyncio.timeout(limits.seconds):
                 stored = await body_of(request, limits.bytes)
                 image = await asyncio.to_thread(decode, stored, network, limits)
                 ids = await queue.predict(image)
-                png = await asyncio.to_thread(encode, ids if kind == "ids" else network.colours[ids])
+                png = await asyncio.to_thread(encode, ids if kind == "ids" else network.colors[ids])
         except TimeoutError:
             raise HTTPException(408, f"the request took more than {limits.seconds:g} s") from None
         except ClientDisconnect:

@@ -32,7 +32,7 @@ LOG = logging.getLogger("segkit")
 class CheckpointConfig:
     """When to write checkpoints and how many to keep; ``best.pt`` and the newest are always kept."""
 
-    every: PositiveInt | None = None  # optimiser steps
+    every: PositiveInt | None = None  # optimizer steps
     minutes: PositiveFloat | None = 10.0
     keep: PositiveInt = 2
     metric: str = "mIoU"  # by which ``best.pt`` is chosen
@@ -243,7 +243,7 @@ def _check_classes(before: LabelMap, now: LabelMap) -> None:
         raise ValueError(
             "the checkpoint is of other classes than this data set has: "
             f"{before.describe()} in the checkpoint, {now.describe()} in the data. Resume with the names, "
-            "ids, colours and order as they were, or begin a new run_name=... (model.weights=FILE starts "
+            "ids, colors and order as they were, or begin a new run_name=... (model.weights=FILE starts "
             "from a checkpoint; classes are matched by name)"
         )
 

@@ -33,7 +33,7 @@ def check_backbone(
     """Four stages of the sizes and channels that are promised, at every output stride.
 
     Also: sizes that no stride divides are rounded up, every parameter gets a gradient, the same weights serve
-    all output strides, and it can be pickled, copied, cast and summarised.
+    all output strides, and it can be pickled, copied, cast and summarized.
 
     Args:
         make: called with an output stride, gives a ``Backbone``.
@@ -79,11 +79,11 @@ def _check_stages(backbone: Any, image: Tensor, strides: Sequence[int] = ()) -> 
 
 
 def _check_summary(backbone: nn.Module, channels: int) -> None:
-    """A network of it is summarised without data, whatever its parts are called."""
+    """A network of it is summarized without data, whatever its parts are called."""
     wrapped: Any = backbone
     spread = [0.5] * channels
     head = _Last(nn.Conv2d(wrapped.out_channels[-1], 3, 1))
-    told = summary.summarise(Segmenter(backbone, head, num_classes=3, mean=spread, std=spread), 64)
+    told = summary.format_summary(Segmenter(backbone, head, num_classes=3, mean=spread, std=spread), 64)
     check("operations are not counted" not in told, "it needs values on meta tensors")
 
 
@@ -203,7 +203,7 @@ def check_dataset(dataset: Any, *, most: int = 16) -> None:
     check(dataset.on_error in ("stop", "skip"), f"on_error is {dataset.on_error!r}, not stop or skip")
     table = dataset.table
     check(
-        len(table.names) == len(table.colours) == table.num_classes, "its table has other names than classes"
+        len(table.names) == len(table.colors) == table.num_classes, "its table has other names than classes"
     )
     other = pickle.loads(pickle.dumps(dataset))
     for index in range(min(most, len(dataset))):

@@ -49,10 +49,10 @@ class Bands(NamedTuple):
     """
 
     chosen: tuple[int, ...] | None = (
-        None  # counted from 1, as GDAL does; None: RGB, grey as three equal bands
+        None  # counted from 1, as GDAL does; None: RGB, gray as three equal bands
     )
     range: tuple[float, float] | tuple[tuple[float, float], ...] | str | None = None  # of all, or of each
-    display: tuple[int, ...] | None = None  # numbers as in ``chosen``: one is grey, three are RGB
+    display: tuple[int, ...] | None = None  # numbers as in ``chosen``: one is gray, three are RGB
     fill: float | None = None  # what stands in for NaN; None refuses it
 
     @property
@@ -94,7 +94,7 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Several samples of one size; what is stored travels, the device normalises."""
+    """Several samples of one size; what is stored travels, the device normalizes."""
 
     image: Tensor  # (B, C, H, W), the type of the samples
     label: Tensor  # (B, H, W) class ids
@@ -137,7 +137,7 @@ class ClassTable(Protocol):
         ...
 
     @property
-    def colours(self) -> np.ndarray:
+    def colors(self) -> np.ndarray:
         """(K, 3) uint8, RGB."""
         ...
 
@@ -188,7 +188,7 @@ class Dataset(Protocol):
 
 
 class Backbone(Protocol):
-    """A module from a normalised image to four feature maps, coarser from stage to stage."""
+    """A module from a normalized image to four feature maps, coarser from stage to stage."""
 
     @property
     def out_channels(self) -> Sequence[int]:

@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 
 DRAW = np.random.default_rng(0)
 SCENE = DRAW.integers(0, 256, (21, 34, 3), np.uint8)
-GREY = SCENE[..., 0]
+GRAY = SCENE[..., 0]
 IDS = DRAW.integers(0, 3, (21, 34)).astype(np.uint8)
 DEEP = DRAW.integers(0, 4096, (21, 34)).astype(np.uint16)
-CLEAR = np.dstack([SCENE, np.full_like(GREY, 255)])
-VEILED = np.dstack([SCENE, GREY])
+CLEAR = np.dstack([SCENE, np.full_like(GRAY, 255)])
+VEILED = np.dstack([SCENE, GRAY])
 
 
 def saved(array, form, mode=None, **how):
@@ -30,8 +30,8 @@ def frames(form, **how):
     return saved(SCENE, form, save_all=True, append_images=[Image.fromarray(255 - SCENE)], **how)
 
 
-def png(array, depth, colour, *extra):
-    """A PNG of rows as bytes, of any depth and colour type."""
+def png(array, depth, color, *extra):
+    """A PNG of rows as bytes, of any depth and color type."""
     bits = 8 if depth > 8 else depth
     rows = array.astype(">u2").view(np.uint8) if depth == 16 else array
     if bits < 8:
@@ -39,7 +39,7 @@ def png(array, depth, colour, *extra):
         rows = np.packbits(spread, axis=1)
     rows = rows.reshape(len(array), -1)
     data = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())
-    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], depth, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], depth, color, 0, 0, 0)
     chunks = [(b"IHDR", head), *extra, (b"IDAT", data), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
@@ -110,8 +110,8 @@ def turned(form, orientation=6, **how):
     return saved(SCENE, form, exif=exif, **how)
 
 
-def in_three(grey):
-    return np.dstack([grey] * 3)
+def in_three(gray):
+    return np.dstack([gray] * 3)
 
 
 def as_pillow(data):
@@ -123,18 +123,18 @@ VIDEO = b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\0" * 5000
 ICC = b"\0" * 36 + b"acsp" + b"\0" * 88 + b"\0\0\0\0"
 READ = {  # name: suffix, bytes, pixels (None: as Pillow reads them)
     "png": ("png", saved(SCENE, "PNG"), SCENE),
-    "png grey": ("png", saved(GREY, "PNG"), in_three(GREY)),
+    "png gray": ("png", saved(GRAY, "PNG"), in_three(GRAY)),
     "png of one bit": ("png", png(IDS % 2, 1, 0), in_three(IDS % 2 * 255)),
     "png of two bits": ("png", png(IDS, 2, 0), in_three(IDS * 85)),
     "png of four bits": ("png", png(IDS, 4, 0), in_three(IDS * 17)),
     "png palette": ("png", saved(SCENE, "PNG", "P"), None),
     "png opaque": ("png", saved(CLEAR, "PNG"), SCENE),
-    "png grey opaque": ("png", saved(np.dstack([GREY, 255 | GREY]), "PNG"), in_three(GREY)),
+    "png gray opaque": ("png", saved(np.dstack([GRAY, 255 | GRAY]), "PNG"), in_three(GRAY)),
     "png turned": ("png", turned("PNG"), np.rot90(SCENE, -1)),
     "png with a profile": ("png", saved(SCENE, "PNG", icc_profile=ICC), SCENE),
     "png in the name of tiff": ("tif", saved(SCENE, "PNG"), SCENE),
     "jpeg": ("jpg", saved(SCENE, "JPEG", quality=95), None),
-    "jpeg grey": ("jpg", saved(GREY, "JPEG", quality=95), None),
+    "jpeg gray": ("jpg", saved(GRAY, "JPEG", quality=95), None),
     "jpeg progressive": ("jpg", saved(SCENE, "JPEG", quality=95, progressive=True), None),
     "jpeg turned": ("jpg", turned("JPEG", 8, quality=95), None),
     "jpeg with a thumbnail": ("jpg", saved(SCENE, "MPO", save_all=True, quality=95), None),
@@ -144,35 +144,35 @@ READ = {  # name: suffix, bytes, pixels (None: as Pillow reads them)
     "webp opaque": ("webp", saved(CLEAR, "WEBP", lossless=True), SCENE),
     "webp lossy": ("webp", saved(SCENE, "WEBP", quality=90), None),
     "bmp": ("bmp", saved(SCENE, "BMP"), SCENE),
-    "bmp grey": ("bmp", saved(GREY, "BMP"), in_three(GREY)),
+    "bmp gray": ("bmp", saved(GRAY, "BMP"), in_three(GRAY)),
     "bmp palette": ("bmp", saved(SCENE, "BMP", "P"), None),
-    "bmp of one bit": ("bmp", saved(GREY > 99, "BMP"), in_three((GREY > 99) * np.uint8(255))),
+    "bmp of one bit": ("bmp", saved(GRAY > 99, "BMP"), in_three((GRAY > 99) * np.uint8(255))),
     "bmp of 16 bits": ("bmp", bmp_of_16_bits(), None),
     "gif": ("gif", saved(SCENE, "GIF"), None),
-    "gif grey": ("gif", saved(GREY, "GIF"), in_three(GREY)),
+    "gif gray": ("gif", saved(GRAY, "GIF"), in_three(GRAY)),
     "ppm": ("ppm", saved(SCENE, "PPM"), SCENE),
-    "pgm": ("ppm", saved(GREY, "PPM"), in_three(GREY)),
+    "pgm": ("ppm", saved(GRAY, "PPM"), in_three(GRAY)),
     "ppm in words": ("ppm", b"P3 34 21 255 " + b" ".join(b"%d" % v for v in SCENE.ravel()) + b"\n", SCENE),
-    "pbm": ("ppm", saved(GREY > 99, "PPM"), in_three((GREY > 99) * np.uint8(255))),
+    "pbm": ("ppm", saved(GRAY > 99, "PPM"), in_three((GRAY > 99) * np.uint8(255))),
     "jp2": ("jp2", saved(SCENE, "JPEG2000"), SCENE),
     "tiff": ("tif", tiff(SCENE), SCENE),
     "tiff big-endian": ("tif", tiff(SCENE, order=">"), SCENE),
     "tiff tiled": ("tif", tiff(SCENE, tile=32), SCENE),
-    "tiff tiled big-endian": ("tif", tiff(GREY, tile=32, order=">"), in_three(GREY)),
+    "tiff tiled big-endian": ("tif", tiff(GRAY, tile=32, order=">"), in_three(GRAY)),
     "bigtiff": ("tif", tiff(SCENE, big=True), SCENE),
-    "tiff white is zero": ("tif", tiff(GREY, t262=0), in_three(255 - GREY)),
+    "tiff white is zero": ("tif", tiff(GRAY, t262=0), in_three(255 - GRAY)),
     "tiff with overview": ("tif", tiff(SCENE, SCENE[::2, ::2].copy(), overview=True), SCENE),
     "tiff opaque": ("tif", tiff(CLEAR), SCENE),
     "tiff turned": ("tif", tiff(SCENE, t274=6), np.rot90(SCENE, -1)),
     "tiff palette": ("tif", saved(SCENE, "TIFF", "P"), None),
-    "tiff of one bit": ("tif", saved(GREY > 99, "TIFF"), in_three((GREY > 99) * np.uint8(255))),
+    "tiff of one bit": ("tif", saved(GRAY > 99, "TIFF"), in_three((GRAY > 99) * np.uint8(255))),
     "tiff lzw": ("tif", saved(SCENE, "TIFF", compression="tiff_lzw"), SCENE),
     "tiff deflate": ("tif", saved(SCENE, "TIFF", compression="tiff_adobe_deflate"), SCENE),
     "tiff packbits": ("tif", saved(SCENE, "TIFF", compression="packbits"), SCENE),
     "tiff fax": (
         "tif",
-        saved(GREY > 99, "TIFF", compression="group4"),
-        in_three((GREY > 99) * np.uint8(255)),
+        saved(GRAY > 99, "TIFF", compression="group4"),
+        in_three((GRAY > 99) * np.uint8(255)),
     ),
     "tiff jpeg": ("tif", saved(SCENE, "TIFF", compression="jpeg", quality=95), None),
 }
@@ -182,13 +182,13 @@ REFUSED = {  # name: suffix, bytes, what is said
     "png of 16 bits": ("png", png(DEEP, 16, 0), "holds 16-bit values"),
     "png rgb of 16 bits": ("png", png(in_three(DEEP), 16, 2), "holds 16-bit values"),
     "png veiled": ("png", saved(VEILED, "PNG"), "transparent pixels"),
-    "png grey veiled": ("png", saved(np.dstack([GREY, GREY]), "PNG"), "transparent pixels"),
+    "png gray veiled": ("png", saved(np.dstack([GRAY, GRAY]), "PNG"), "transparent pixels"),
     "png palette veiled": (
         "png",
         saved(SCENE, "PNG", "P", transparency=bytes(range(256))),
         "transparent pixels",
     ),
-    "png grey with a key": ("png", png(GREY, 8, 0, (b"tRNS", b"\0" + GREY[:1, :1].tobytes())), "transparent"),
+    "png gray with a key": ("png", png(GRAY, 8, 0, (b"tRNS", b"\0" + GRAY[:1, :1].tobytes())), "transparent"),
     "png animated": ("png", frames("PNG"), "holds 2 animated images"),
     "png of 3.6 billion": (
         "png",
@@ -215,7 +215,7 @@ REFUSED = {  # name: suffix, bytes, what is said
     "tiff float": ("tif", tiff(DEEP.astype(np.float32)), "holds floating-point values"),
     "tiff double": ("tif", tiff(DEEP.astype(np.float64)), "holds floating-point values"),
     "tiff signed": ("tif", tiff(DEEP.astype(np.int16)), "holds signed values"),
-    "tiff signed bytes": ("tif", tiff(GREY.view(np.int8)), "holds signed values"),
+    "tiff signed bytes": ("tif", tiff(GRAY.view(np.int8)), "holds signed values"),
     "tiff veiled": ("tif", tiff(VEILED), "transparent pixels"),
     "tiff of four bands": ("tif", tiff(VEILED, t338=0), "holds 4 bands"),
     "tiff of three bands": ("tif", tiff(SCENE, t262=1), "three bands that are not said to be red"),

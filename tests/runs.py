@@ -159,7 +159,7 @@ def assert_same(first, second, *, ignore=("settings",), path=""):
 
 
 def assert_same_end(first, second):
-    """Weights, optimiser, average, scores and curves of two finished runs are equal to the bit."""
+    """Weights, optimizer, average, scores and curves of two finished runs are equal to the bit."""
     for name in ("last.pt", "best.pt"):
         a, b = (torch.load(folder / name, weights_only=True) for folder in (first, second))
         assert_same(a, b)

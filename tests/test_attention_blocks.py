@@ -116,13 +116,13 @@ def test_thin_networks_have_as_many_groups_as_divide():
     assert SpatialGroupEnhance(96).groups == 32
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_spatial_group_enhance_starts_as_it_is_told(normalise):
+@pytest.mark.parametrize("normalize", [True, False])
+def test_spatial_group_enhance_starts_as_it_is_told(normalize):
     x = random_map(1, 8, 3, 3)
-    module = SpatialGroupEnhance(8, 2, scale=0.5, shift=-1.0, normalise=normalise).double()
+    module = SpatialGroupEnhance(8, 2, scale=0.5, shift=-1.0, normalize=normalize).double()
     vectors = x.unflatten(1, (2, 4))
     likeness = torch.einsum("bgchw,bgc->bghw", vectors, vectors.mean((3, 4)))
-    if normalise:
+    if normalize:
         mean, deviation = likeness.mean((2, 3), keepdim=True), likeness.std((2, 3), keepdim=True)
         likeness = (likeness - mean) / (deviation + 1e-5)
     expected = vectors * torch.sigmoid(0.5 * likeness - 1).unsqueeze(2)

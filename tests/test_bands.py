@@ -16,7 +16,7 @@ from PIL import Image
 
 import segkit
 from conftest import run_command
-from crafted import DEEP, DRAW, GREY, IDS, READ, REFUSED, SCENE, VEILED, in_three, png, saved, tiff
+from crafted import DEEP, DRAW, GRAY, IDS, READ, REFUSED, SCENE, VEILED, in_three, png, saved, tiff
 from segkit.data import loaders, statistics, transforms
 from segkit.data.datasets import folder
 from segkit.data.label_map import DataError
@@ -51,7 +51,7 @@ def pillow_of(name, mode):
         return np.array(image.convert(mode) if mode else image)
 
 
-KEYED = np.where(GREY[..., None] == GREY[0, 0], 0, 255).astype(np.uint8)
+KEYED = np.where(GRAY[..., None] == GRAY[0, 0], 0, 255).astype(np.uint8)
 MEANT = {  # name: file, the settings that read it, what then comes
     "png of 16 bits": (refused("png of 16 bits"), WIDE, in_three(DEEP)),
     "png of 16 bits, one band": (refused("png of 16 bits"), all_of(1, (0, 4095)), DEEP[..., None]),
@@ -65,16 +65,16 @@ MEANT = {  # name: file, the settings that read it, what then comes
         all_of(4, (0, 65535)),
         np.dstack([DEEP, DEEP + 1, DEEP + 2, DEEP + 3]),
     ),
-    "png veiled, colours alone": (refused("png veiled"), all_of(3), SCENE),
+    "png veiled, colors alone": (refused("png veiled"), all_of(3), SCENE),
     "png veiled, alpha too": (refused("png veiled"), all_of(4), VEILED),
     "png veiled, turned round": (refused("png veiled"), Bands((4, 1)), VEILED[..., [3, 0]]),
-    "png grey veiled": (refused("png grey veiled"), all_of(2), np.dstack([GREY, GREY])),
+    "png gray veiled": (refused("png gray veiled"), all_of(2), np.dstack([GRAY, GRAY])),
     "png palette veiled": (
         refused("png palette veiled"),
         all_of(3),
         pillow_of("png palette veiled", "RGBA")[..., :3],
     ),
-    "png grey with a key": (refused("png grey with a key"), all_of(2), np.dstack([GREY, KEYED])),
+    "png gray with a key": (refused("png gray with a key"), all_of(2), np.dstack([GRAY, KEYED])),
     "webp veiled": (
         ("webp", saved(VEILED, "WEBP", lossless=True, exact=True)),
         all_of(4),
@@ -92,7 +92,7 @@ MEANT = {  # name: file, the settings that read it, what then comes
     "tiff signed bytes": (
         refused("tiff signed bytes"),
         all_of(1, (-128, 127)),
-        GREY.view(np.int8).astype(np.int16)[..., None],
+        GRAY.view(np.int8).astype(np.int16)[..., None],
     ),
     "tiff veiled": (refused("tiff veiled"), all_of(4), VEILED),
     "tiff of four bands": (refused("tiff of four bands"), all_of(4), VEILED),
@@ -107,7 +107,7 @@ MEANT = {  # name: file, the settings that read it, what then comes
     "tiff cmyk": (refused("tiff cmyk"), all_of(4), pillow_of("tiff cmyk", None)),
     "tiff lab": (refused("tiff lab"), all_of(3), pillow_of("tiff lab", None)),
     "tiff of two pages": (refused("tiff of two pages"), all_of(6), np.dstack([SCENE, 255 - SCENE])),
-    "tiff of grey pages": (("tif", tiff(GREY, IDS)), Bands((2,)), IDS[..., None]),
+    "tiff of gray pages": (("tif", tiff(GRAY, IDS)), Bands((2,)), IDS[..., None]),
     "tiff with overview": (("tif", tiff(MANY, MANY[::2, ::2].copy(), overview=True)), all_of(13), MANY),
     "tiff in planes": (
         ("tif", by_tifffile(np.moveaxis(MANY, -1, 0), planarconfig="separate")),
@@ -203,9 +203,9 @@ def test_photographs_are_read_alike_with_bands_and_without(tmp_path, name):
     file = placed(tmp_path, suffix, data)
     plain = read_image(file)
     np.testing.assert_array_equal(read_image(file, Bands(range=(0.0, 255.0))), plain)
-    grey = (plain[..., :1] == plain).all()
+    gray = (plain[..., :1] == plain).all()
     np.testing.assert_array_equal(read_image(file, Bands((1,))), plain[..., :1])
-    if not grey:
+    if not gray:
         np.testing.assert_array_equal(read_image(file, Bands((3, 1))), plain[..., [2, 0]])
 
 
@@ -358,7 +358,7 @@ def test_brightness_and_contrast_move_the_values_linearly_and_alike_in_any_units
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_hold_what_is_stored_and_the_device_normalises(kind):
+def test_batches_hold_what_is_stored_and_the_device_normalizes(kind):
     low, high = KINDS[kind]
     image, label = noise(kind, 5), np.zeros((40, 56), np.uint8)
     meant = Bands((1, 2, 3, 4, 5), (low, high))
@@ -381,15 +381,15 @@ def test_batches_hold_what_is_stored_and_the_device_normalises(kind):
         torch.nn.Identity(), torch.nn.Identity(), num_classes=2, mean=mean, std=std, value_range=(low, high)
     )
     expected = ((image.astype(np.float64) - low) / (high - low) - mean) / std
-    np.testing.assert_allclose(model.normalise(batch.image)[0].permute(1, 2, 0), expected, atol=2e-5)
+    np.testing.assert_allclose(model.normalize(batch.image)[0].permute(1, 2, 0), expected, atol=2e-5)
 
 
-def test_photographs_are_normalised_to_the_bit_as_before():
+def test_photographs_are_normalized_to_the_bit_as_before():
     image = torch.randint(0, 256, (2, 3, 9, 7), dtype=torch.uint8)
     model = Segmenter(torch.nn.Identity(), torch.nn.Identity(), num_classes=2, value_range=(0, 255))
     mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     expected = (image.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    assert torch.equal(model.normalise(image), expected)
+    assert torch.equal(model.normalize(image), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -474,7 +474,7 @@ def test_a_run_on_four_deep_bands_trains_scores_and_predicts_with_what_it_chose(
     ids = network.predict(image)
     array = tifffile.imread(image)[..., [2, 1, 0, 7]]
     np.testing.assert_array_equal(network.predict(array), ids)
-    logits = network.network.eval()(network.network.normalise(torch.from_numpy(array).permute(2, 0, 1)[None]))
+    logits = network.network.eval()(network.network.normalize(torch.from_numpy(array).permute(2, 0, 1)[None]))
     np.testing.assert_array_equal(logits.main[0].argmax(0), ids)
     with pytest.raises(ValueError, match=r"give one as an .H, W, 4. array"):
         network.predict(array[..., :3])

@@ -56,7 +56,7 @@ def test_bench_fails_for_ratios_outside_their_tolerance(benchmarks, monkeypatch,
 def test_loader_benchmark(benchmarks, monkeypatch, tmp_path, capsys):
     import loader
 
-    case = loader.Case("tiny", (48, 64), ".png", 64, 32, decoded=False, colour=False, files=2, samples=24)
+    case = loader.Case("tiny", (48, 64), ".png", 64, 32, decoded=False, color=False, files=2, samples=24)
     monkeypatch.setattr(loader, "CASES", [case])
     monkeypatch.setattr(sys, "argv", ["loader.py", "--rounds", "1", "--results", str(tmp_path / "x.jsonl")])
     loader.main()

@@ -19,7 +19,7 @@ from segkit.models import segmenter
 from segkit.training import initial_model
 from segkit.types import Sample
 
-COLOURS = {"back": (128, 128, 128), "red": (230, 30, 30), "blue": (30, 30, 230)}
+COLORS = {"back": (128, 128, 128), "red": (230, 30, 30), "blue": (30, 30, 230)}
 MODEL = {
     "backbone": {"name": "resnest", "variant": "14", "width": 8},
     "head": {"name": "fcn"},
@@ -30,11 +30,11 @@ def class_table(*rows):
     return LabelMap("folder", tuple(Entry(*row) for row in rows))
 
 
-NETWORK = class_table(*((k, name, colour) for k, (name, colour) in enumerate(COLOURS.items())))
+NETWORK = class_table(*((k, name, color) for k, (name, color) in enumerate(COLORS.items())))
 
 
-class ByColour(torch.nn.Module):
-    """A network that finds the classes of ``NETWORK``, in that order, by their colours."""
+class ByColor(torch.nn.Module):
+    """A network that finds the classes of ``NETWORK``, in that order, by their colors."""
 
     align_corners = True
     num_classes, in_channels, class_names = 3, 3, NETWORK.names
@@ -43,21 +43,21 @@ class ByColour(torch.nn.Module):
         super().__init__()
         self.place = torch.nn.Parameter(torch.zeros(1))
 
-    def normalise(self, image):
+    def normalize(self, image):
         return image.float()
 
     def forward(self, image, **_):
-        centres = torch.tensor(list(COLOURS.values())).float()[None, :, :, None, None]
-        return segkit.types.Logits(-(image[:, None] - centres).square().sum(2), None)
+        centers = torch.tensor(list(COLORS.values())).float()[None, :, :, None, None]
+        return segkit.types.Logits(-(image[:, None] - centers).square().sum(2), None)
 
 
 def make_folder(root, rows, seed=0):
-    """Write images of three colours, with masks of the ids that the rows give to the names."""
+    """Write images of three colors, with masks of the ids that the rows give to the names."""
     ids = {name: identity for identity, name in rows}
     draw = np.random.default_rng(seed)
     for index in range(3):
-        names = draw.choice(list(COLOURS), (12, 16))
-        image = np.array([COLOURS[name] for name in names.ravel()], np.uint8).reshape(12, 16, 3)
+        names = draw.choice(list(COLORS), (12, 16))
+        image = np.array([COLORS[name] for name in names.ravel()], np.uint8).reshape(12, 16, 3)
         mask = np.vectorize(lambda name: ids.get(name, 0))(names).astype(np.uint8)
         for folder, array in (("images", image), ("masks", mask)):
             place = root / folder / "val" / f"{index}.png"
@@ -82,7 +82,7 @@ def test_scores_do_not_depend_on_the_order_of_the_class_table(tmp_path, rows):
     )
     samples = []
     found = evaluation.evaluate(
-        ByColour(), dataset, Protocol(), progress=False, on_image=lambda *each: samples.append(each)
+        ByColor(), dataset, Protocol(), progress=False, on_image=lambda *each: samples.append(each)
     )
     assert found.scores["mIoU"] == 1
     assert all(np.array_equal(sample.label, ids) for sample, ids in samples)
@@ -97,7 +97,7 @@ def test_other_class_names_are_refused_with_both_tables(tmp_path):
     with pytest.raises(
         ValueError, match=r"\[0 back, 1 red, 2 blue\].*classes.csv has \[0 cat, 1 dog, 2 bird\]"
     ):
-        evaluation.evaluate(ByColour(), dataset, Protocol(), progress=False)
+        evaluation.evaluate(ByColor(), dataset, Protocol(), progress=False)
 
 
 def test_data_sets_of_plugins_are_aligned_too():
@@ -113,7 +113,7 @@ def test_data_sets_of_plugins_are_aligned_too():
 
     aligned = align_dataset(Own(), NETWORK.names)
     assert aligned.read(0).label.tolist() == [[2, 0, 1, 255]]
-    assert aligned.table.colours.tolist() == [[9, 9, 9], [9, 0, 0], [0, 0, 9]]
+    assert aligned.table.colors.tolist() == [[9, 9, 9], [9, 0, 0], [0, 0, 9]]
 
 
 def test_each_root_is_read_with_its_own_class_table(tmp_path, caplog):
@@ -121,7 +121,7 @@ def test_each_root_is_read_with_its_own_class_table(tmp_path, caplog):
     dataset = registry.build("data.datasets", {"name": "folder", "root": roots, "cache": "disk"}, split="val")
     assert len(dataset) == 9
     for _ in range(2):  # the second time from the cache
-        found = evaluation.evaluate(ByColour(), dataset, Protocol(), progress=False)
+        found = evaluation.evaluate(ByColor(), dataset, Protocol(), progress=False)
         assert found.scores["mIoU"] == 1
     other = make_folder(tmp_path / "pets", [(0, "cat"), (1, "dog"), (2, "bird")])
     with pytest.raises(ValueError, match=r"same/classes.csv has the classes .*pets/classes.csv has \[0 cat"):
@@ -179,11 +179,11 @@ def test_a_loaded_checkpoint_scores_data_of_another_order(tmp_path):
         (lambda rows: rows.reverse(), True),
         (lambda rows: rows[1].__setitem__(1, "rot"), True),
         (lambda rows: rows[1].__setitem__(0, 9), True),
-        (lambda rows: rows[1].__setitem__(2, [1, 2, 3]), True),  # decides what masks of colours mean
+        (lambda rows: rows[1].__setitem__(2, [1, 2, 3]), True),  # decides what masks of colors mean
         (list.pop, True),
         (lambda rows: rows.append([255, "void", [0, 0, 0], True, ""]), False),
     ],
-    ids=["order", "name", "id", "colour", "length", "one more that is ignored"],
+    ids=["order", "name", "id", "color", "length", "one more that is ignored"],
 )
 def test_resuming_with_other_classes_is_refused_with_both_tables(change, is_refused):
     saved, now = ({"classes": NETWORK.to_plain(), "settings": {}} for _ in range(2))

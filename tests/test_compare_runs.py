@@ -32,10 +32,8 @@ RUNS = {  # mIoU at iterations 10, 20, 30
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, (settings, scores) in RUNS.items():
-        colours = np.zeros((1, 3), np.uint8)
-        with Monitor(
-            folder / name, total=30, iterations_per_epoch=10, names=["a"], colours=colours
-        ) as monitor:
+        colors = np.zeros((1, 3), np.uint8)
+        with Monitor(folder / name, total=30, iterations_per_epoch=10, names=["a"], colors=colors) as monitor:
             monitor.hparams(settings)
             for t in range(1, 31):
                 monitor.step(t, {"main": 8 / t}, {"all": 0.1}, images=1, data_seconds=0.0)
@@ -238,10 +236,8 @@ def runs_of_seeds(tmp_path):
     scores = {"a": (0.4, 0.5, 0.6), "b": (0.5, 0.55, 0.6)}
     for model, some in scores.items():
         for seed, score in enumerate(some):
-            name, colours = f"x-model={model}-seed={seed}", np.zeros((1, 3), np.uint8)
-            with Monitor(
-                tmp_path / name, total=10, iterations_per_epoch=10, names=["a"], colours=colours
-            ) as m:
+            name, colors = f"x-model={model}-seed={seed}", np.zeros((1, 3), np.uint8)
+            with Monitor(tmp_path / name, total=10, iterations_per_epoch=10, names=["a"], colors=colors) as m:
                 m.hparams({"model.name": model, "seed": seed, "run_name": name})
                 m.step(10, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
                 m.scores(10, {"pixAcc": score, "mIoU": score}, [score])

@@ -108,10 +108,10 @@ def test_a_wrong_setting_or_option_is_refused(tmp_path):
     assert "there is no folder images/train" in run("camvid", "verify", "--root", tmp_path, status=2)
 
 
-def test_help_tells_licence_source_and_layout():
+def test_help_tells_license_source_and_layout():
     for name in ("ade20k", "cityscapes", "camvid", "voc"):
         text = run(name, "--help")
-        assert all(word in text for word in ("Licence:", "Source:", "Layout below --root", "prepare"))
+        assert all(word in text for word in ("License:", "Source:", "Layout below --root", "prepare"))
 
 
 def test_statistics_agree_with_a_count_by_hand(tmp_path):
@@ -162,7 +162,7 @@ def test_show_draws_samples_without_a_scored_pixel(tmp_path, value):
     cv2.imwrite(str(root / "images" / "a.png"), np.zeros((16, 16, 3), np.uint8))
     cv2.imwrite(str(root / "masks" / "a.png"), np.full((16, 16), value, np.uint16))
     rows = [f"{k},class {k},," for k in range(255 if value == 255 else 300)]
-    table = "\n".join(["id,name,colour,ignore", *rows, f"{value},void,,yes"])
+    table = "\n".join(["id,name,color,ignore", *rows, f"{value},void,,yes"])
     (root / "classes.csv").write_text(table)
     sheet = tmp_path / "sheet.png"
     same = ["data.train_split=.", "data.val_split=.", "sizes.base=16", "sizes.crop=16"]

@@ -43,13 +43,13 @@ def files(tiny_run, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("example", "name"), [("deploy_onnx", "net.onnx"), ("deploy_openvino", "net.xml")])
 def test_ten_lines_without_torch_paint_what_segkit_predicts(example, name, files, tiny_run, tmp_path):
-    words = [files / name, files / "photo.png", tmp_path / "colours.png"]
+    words = [files / name, files / "photo.png", tmp_path / "colors.png"]
     command = [sys.executable, "-c", BARRED, str(ROOT / "examples" / f"{example}.py"), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     net = segkit.load(tiny_run / "best.pt")
     ids = net.predict(files / "photo.png")
-    painted = cv2.imread(str(tmp_path / "colours.png"))[..., ::-1]
-    assert (painted == net.table.colours[ids]).all(2).mean() >= 0.9999
+    painted = cv2.imread(str(tmp_path / "colors.png"))[..., ::-1]
+    assert (painted == net.table.colors[ids]).all(2).mean() >= 0.9999
     shares = dict(line.rsplit(": ", 1) for line in done.stdout.splitlines())
     assert set(shares) == {net.table.names[k] for k in np.unique(ids)}
 
@@ -90,9 +90,9 @@ def test_the_service_answers_with_the_ids_that_segkit_predicts(service, files, t
     net = segkit.load(tiny_run / "best.pt")
     expected = net.predict(files / "photo.png")
     assert (ids == expected).mean() >= 0.9999
-    answer = httpx.post(f"{service}/predict?as=colours", content=stored, timeout=60)
+    answer = httpx.post(f"{service}/predict?as=colors", content=stored, timeout=60)
     painted = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert (painted == net.table.colours[expected]).all(2).mean() >= 0.9999
+    assert (painted == net.table.colors[expected]).all(2).mean() >= 0.9999
     assert httpx.get(service).json()["names"] == net.table.names
 
 
@@ -111,7 +111,7 @@ def png(height, width, *, noisy=False):
         ("predict", png(99, 99)[:60], 400, "not an image"),
         ("predict", png(101, 100), 413, "100x101 are more than 10000 pixels"),
         ("predict", png(99, 99, noisy=True), 413, "the body is larger than 20000 bytes"),
-        ("predict?as=jpeg", png(9, 9), 400, "as=jpeg: give ids or colours"),
+        ("predict?as=jpeg", png(9, 9), 400, "as=jpeg: give ids or colors"),
         ("nowhere", b"", 404, "Not Found"),
     ],
 )
@@ -168,7 +168,7 @@ class FakeNetwork(NamedTuple):
     class_id: int = 300
     size: list[int] | None = None
     facts: dict = {"names": ["one"]}  # noqa: RUF012
-    colours: np.ndarray = np.arange(999, dtype=np.uint8).reshape(333, 3)
+    colors: np.ndarray = np.arange(999, dtype=np.uint8).reshape(333, 3)
 
     def run(self, images):
         return np.full((len(images), *images[0].shape[:2]), self.class_id, np.int16)
@@ -188,9 +188,9 @@ def test_ids_above_255_keep_their_value(client):
     ids = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert ids.dtype == np.uint16
     assert (ids == 300).all()
-    answer = client.post("/predict?as=colours", content=png(5, 7))
-    colours = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert (colours == np.arange(900, 903).astype(np.uint8)).all()
+    answer = client.post("/predict?as=colors", content=png(5, 7))
+    colors = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert (colors == np.arange(900, 903).astype(np.uint8)).all()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -218,7 +218,7 @@ def test_images_that_would_be_changed_are_refused(client, mode):
         Image.new(mode, (8, 8)).save(stored, "JPEG" if mode == "CMYK" else "PNG")
     answer = client.post("/predict", content=stored.getvalue())
     assert answer.status_code == 400
-    assert "8-bit RGB or grey" in answer.json()["error"]
+    assert "8-bit RGB or gray" in answer.json()["error"]
 
 
 def test_requests_at_once_are_all_answered_rightly_or_turned_away(service, tiny_run):

@@ -76,17 +76,17 @@ def test_the_pyramids_have_the_strides_detectors_expect():
         ]  # fmt: skip
 
 
-def test_a_frozen_normalisation_of_timm_still_activates():
+def test_a_frozen_normalization_of_timm_still_activates():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=nn.SiLU), nn.BatchNorm2d(8))
     network(torch.randn(4, 3, 9, 9))  # gives it statistics
     image = torch.randn(2, 3, 9, 9)
     expected = network.eval()(image)
-    detection.freeze_normalisation(network)
+    detection.freeze_normalization(network)
     torch.testing.assert_close(network.train()(image), expected)
 
 
-def test_loaded_normalisation_is_frozen_and_gives_the_same_features(tmp_path):
+def test_loaded_normalization_is_frozen_and_gives_the_same_features(tmp_path):
     pyramid = detection.pyramid(TINY)
     for norm in (m for m in pyramid.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         torch.nn.init.uniform_(norm.running_mean)

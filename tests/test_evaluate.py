@@ -23,8 +23,8 @@ from segkit.types import EvaluatorResult, Logits, Sample
 K = 5
 
 
-class ByColour(nn.Module):
-    """Guesses the class from the colour of a pixel and its neighbours."""
+class ByColor(nn.Module):
+    """Guesses the class from the color of a pixel and its neighbors."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class ByColour(nn.Module):
         self.register_buffer("mean", torch.full((3, 1, 1), 0.5), persistent=False)
         self.register_buffer("std", torch.full((3, 1, 1), 0.25), persistent=False)
 
-    def normalise(self, image):
+    def normalize(self, image):
         return (image.float() / 255 - self.mean) / self.std
 
     def forward(self, image):
@@ -67,7 +67,7 @@ class Noise:
 
 
 def test_an_evaluation_counts_every_image_once():
-    model, dataset = ByColour().eval(), Noise()
+    model, dataset = ByColor().eval(), Noise()
     matrix = ConfusionMatrix(K)
     for index in range(len(dataset)):
         sample = dataset.read(index)
@@ -83,14 +83,14 @@ def test_an_evaluation_counts_every_image_once():
 
 
 def test_reading_in_other_processes_changes_nothing():
-    model = ByColour()
+    model = ByColor()
     assert torch.equal(
         evaluate(model, Noise(3), Protocol()).counts, evaluate(model, Noise(3), Protocol(), workers=2).counts
     )
 
 
 def test_an_evaluation_leaves_the_model_as_it_was():
-    model = ByColour().train()
+    model = ByColor().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     evaluate(model, Noise(2), Protocol(precision="bf16"))
     assert model.training
@@ -99,7 +99,7 @@ def test_an_evaluation_leaves_the_model_as_it_was():
 
 def test_an_empty_data_set_is_refused():
     with pytest.raises(ValueError, match=r"the data set is empty: check data\.root"):
-        evaluate(ByColour(), Noise(0), Protocol())
+        evaluate(ByColor(), Noise(0), Protocol())
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
 
 
 def test_broken_weights_are_noticed():
-    model = ByColour()
+    model = ByColor()
     model.body[3].bias.data[1] = torch.nan
     with pytest.raises(ValueError, match="returned NaN or infinity: its weights are broken"):
         evaluate(model, Noise(), Protocol())
@@ -133,7 +133,7 @@ def test_broken_weights_are_noticed():
 )
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(ValueError, match=r"give an RGB image as an \(H, W, 3\) array"):
-        predict(prepare(ByColour()), image, Protocol())
+        predict(prepare(ByColor()), image, Protocol())
 
 
 def test_a_protocol_says_what_it_is():
@@ -158,25 +158,25 @@ def test_a_model_of_other_classes_than_the_data_is_refused():
     dataset = Noise()
     dataset.table.num_classes = 9
     with pytest.raises(ValueError, match="the model tells 5 classes apart, noise has 9: score it on data"):
-        evaluate(ByColour(), dataset, Protocol())
+        evaluate(ByColor(), dataset, Protocol())
 
 
 def test_categories_and_boundaries_are_scored_where_they_are_known():
-    found = evaluate(ByColour(), Noise(), Protocol(evaluators={"boundary": True}))
+    found = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}))
     warm = found.counts[:2, :2].sum()
     assert found.category_iou["warm"] == pytest.approx(
         float(warm / (found.counts[:2].sum() + found.counts[:, :2].sum() - warm))
     )
     assert found.scores["mIoU_category"] == pytest.approx(np.mean(list(found.category_iou.values())))
     assert found.scores["mIoU_boundary"] == pytest.approx(np.mean(found.classes["boundary IoU"]))
-    assert "mIoU_boundary" not in evaluate(ByColour(), Noise(), Protocol()).scores
+    assert "mIoU_boundary" not in evaluate(ByColor(), Noise(), Protocol()).scores
 
 
 @pytest.mark.parametrize("name", ["ade20k", "noise"])
 def test_the_score_of_ade20k_is_told_of_its_own_data_alone(name):
     dataset = Noise(3)
     dataset.table.name = name
-    found = evaluate(ByColour(), dataset, Protocol()).scores
+    found = evaluate(ByColor(), dataset, Protocol()).scores
     mean = (found["pixAcc"] + found["mIoU"]) / 2
     assert found.get("ADE20K") == (mean if name == "ade20k" else None)
 
@@ -194,7 +194,7 @@ class Damaged(Noise):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_cannot_be_read_is_skipped_told_and_counted_where_that_is_wanted(workers, caplog):
-    model, matrix = ByColour().eval(), ConfusionMatrix(K)
+    model, matrix = ByColor().eval(), ConfusionMatrix(K)
     for index in (0, 2, 3, 5, 6):
         sample = Noise().read(index)
         matrix.update(sample.label, predict(model, sample.image, Protocol()))
@@ -209,7 +209,7 @@ def test_what_cannot_be_read_ends_an_evaluation_otherwise(workers):
     dataset = Damaged()
     dataset.on_error = "stop"
     with pytest.raises(DataError, match=r"1\.png: not an image; copy it again"):
-        evaluate(ByColour(), dataset, Protocol(), workers=workers)
+        evaluate(ByColor(), dataset, Protocol(), workers=workers)
 
 
 def test_not_one_readable_image_is_said():
@@ -218,14 +218,14 @@ def test_not_one_readable_image_is_said():
             return super().read(1)
 
     with pytest.raises(ValueError, match=r"nothing to score: none of the 7 images can be read; 1\.png: not"):
-        evaluate(ByColour(), AllDamaged(), Protocol())
+        evaluate(ByColor(), AllDamaged(), Protocol())
 
 
 def test_enough_may_come_before_the_first_image_is_counted():
     def leave(*_):
         raise StopEvaluation
 
-    found = evaluate(ByColour(), Noise(), Protocol(evaluators={"boundary": True}), on_image=leave)
+    found = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}), on_image=leave)
     assert (found.images, found.scores, int(found.counts.sum())) == (0, {}, 0)
 
 
@@ -234,9 +234,9 @@ def test_enough_keeps_what_was_counted():
         if sample.name == "2":
             raise StopEvaluation
 
-    found = evaluate(ByColour(), Noise(), Protocol(), on_image=leave)
+    found = evaluate(ByColor(), Noise(), Protocol(), on_image=leave)
     assert found.images == 2
-    assert torch.equal(found.counts, evaluate(ByColour(), Noise(2), Protocol()).counts)
+    assert torch.equal(found.counts, evaluate(ByColor(), Noise(2), Protocol()).counts)
 
 
 class Interrupted(Noise):
@@ -247,7 +247,7 @@ class Interrupted(Noise):
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
-    model, parts = ByColour(), tmp_path / "parts"
+    model, parts = ByColor(), tmp_path / "parts"
     unbroken = evaluate(model, Noise(), Protocol(evaluators={"boundary": True}))
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, Interrupted(), Protocol(evaluators={"boundary": True}), partial=parts)
@@ -268,7 +268,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
 
 
 def test_without_resume_an_interrupted_evaluation_starts_afresh(tmp_path):
-    model = ByColour()
+    model = ByColor()
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, Interrupted(), Protocol(), partial=tmp_path / "parts")
     found = evaluate(model, Noise(), Protocol(), partial=tmp_path / "parts")
@@ -276,7 +276,7 @@ def test_without_resume_an_interrupted_evaluation_starts_afresh(tmp_path):
 
 
 def test_counts_of_another_evaluation_are_not_mixed_in(tmp_path):
-    model = ByColour()
+    model = ByColor()
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, Interrupted(), Protocol(), partial=tmp_path)
     with pytest.raises(ValueError, match="counts of an evaluation with other weights, images or protocol"):
@@ -315,7 +315,7 @@ def resealed(change):
     ],
 )
 def test_damaged_counts_are_counted_again(tmp_path, caplog, change):
-    model, parts = ByColour(), tmp_path / "parts"
+    model, parts = ByColor(), tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, Interrupted(), Protocol(), partial=parts)
     (file,) = parts.glob("*.pt")
@@ -329,7 +329,7 @@ def test_damaged_counts_are_counted_again(tmp_path, caplog, change):
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", None])
 def test_unreadable_and_doubled_counts_are_counted_again(tmp_path, caplog, content):
-    model, parts = ByColour(), tmp_path / "parts"
+    model, parts = ByColor(), tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, Interrupted(), Protocol(), partial=parts)
     (file,) = parts.glob("*.pt")
@@ -348,10 +348,10 @@ from segkit.config import registry
 from segkit.data.label_map import DataError
 from segkit.evaluation import StopEvaluation, evaluate, partial
 from segkit.inference import Protocol
-from test_evaluate import ByColour, Noise
+from test_evaluate import ByColor, Noise
 torch.set_num_threads(1)
 with distributed.processes("cpu"):
-    found = evaluate(ByColour(), Noise(), Protocol(evaluators={"boundary": True}))
+    found = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}))
     torch.save([found.counts, found.classes["boundary IoU"]], f"{sys.argv[1]}/{distributed.rank()}.pt")
 """
 
@@ -366,7 +366,7 @@ def test_any_number_of_processes_counts_exactly_what_one_counts(processes, tmp_p
     subprocess.run(
         [*launch, script, tmp_path, tests], check=True, env=alone, capture_output=True, timeout=300
     )
-    expected = evaluate(ByColour(), Noise(), Protocol(evaluators={"boundary": True}))
+    expected = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}))
     for rank in range(processes):
         counts, boundary = torch.load(tmp_path / f"{rank}.pt")
         assert torch.equal(counts, expected.counts)
@@ -408,22 +408,22 @@ def listed(monkeypatch):
 
 def test_a_listed_evaluator_counts_beside_the_confusion_matrix_also_after_an_interruption(listed, tmp_path):
     protocol = Protocol(evaluators={"shares": True, "boundary": {}, "double": None})
-    found = evaluate(ByColour(), Noise(), protocol)
+    found = evaluate(ByColor(), Noise(), protocol)
     predicted = found.counts.sum(0)  # of scored pixels; those of ignored ones are counted here as well
     assert found.scores["most"] == max(found.classes["share"])
     assert len(found.classes["share"]) == K == len(predicted)
     assert sum(found.classes["share"]) == pytest.approx(1)
     assert list(found.classes) == ["IoU", "share", "boundary IoU"]
     with pytest.raises(KeyboardInterrupt):
-        evaluate(ByColour(), Interrupted(), protocol, partial=tmp_path / "parts")
-    again = evaluate(ByColour(), Noise(), protocol, partial=tmp_path / "parts", resume=True)
+        evaluate(ByColor(), Interrupted(), protocol, partial=tmp_path / "parts")
+    again = evaluate(ByColor(), Noise(), protocol, partial=tmp_path / "parts", resume=True)
     assert again.scores == found.scores
     assert again.classes["share"] == found.classes["share"]
 
 
 def test_two_evaluators_with_one_figure_are_refused(listed):
     with pytest.raises(ValueError, match=r"evaluation.evaluators.double: another evaluator has mIoU already"):
-        evaluate(ByColour(), Noise(2), Protocol(evaluators={"double": True}))
+        evaluate(ByColor(), Noise(2), Protocol(evaluators={"double": True}))
 
 
 def test_an_image_that_not_every_evaluator_counted_is_not_saved(tmp_path):

@@ -182,14 +182,14 @@ def test_predictions_of_a_file_are_those_of_its_checkpoint(tiny_run, logits_file
     assert (net.predict(image) == file.predict(image)).mean() >= 0.9999
     assert np.abs(net.probabilities(image) - file.probabilities(image)).max() < 1e-4
     assert file.table.names == net.table.names
-    assert np.array_equal(file.table.colours, net.table.colours)
+    assert np.array_equal(file.table.colors, net.table.colors)
 
 
 def test_the_metadata_tell_all_that_a_user_without_segkit_needs(logits_file, tiny_run):
     told = {entry.key: json.loads(entry.value) for entry in onnx.load(str(logits_file)).metadata_props}
     table = segkit.load(tiny_run / "best.pt").table
     assert told["names"] == table.names
-    assert told["colours"] == table.colours.tolist()
+    assert told["colors"] == table.colors.tolist()
     assert told["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert told["std"] == pytest.approx([0.229, 0.224, 0.225])
     assert told["protocol"]["name"] == "whole"

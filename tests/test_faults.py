@@ -162,7 +162,7 @@ def test_a_broken_validation_image_costs_no_iteration(tmp_path):
             "model.head.width=12",
             "of another shape: head.aspp.b0.0.weight (8, 256, 1, 1) for (12, 256, 1, 1)",
         ),
-        ("schedule/optimizer=adamw", "the checkpoint is of another optimiser"),
+        ("schedule/optimizer=adamw", "the checkpoint is of another optimizer"),
         (
             "schedule.iterations=11",
             "going on with other settings than the run had: schedule.iterations=11 (was 10)",

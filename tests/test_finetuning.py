@@ -38,8 +38,8 @@ def batch(size=2, seed=0, side=32):
     return Batch(image, label, [str(i) for i in range(size)])
 
 
-def begin(model, *, metric="mIoU", optimiser="sgd", size=2, optimize_cpu="auto", **schedule):
-    rule = {"optimizer": {"name": optimiser}, "lr_schedule": {"name": "constant"}, "iterations": 100}
+def begin(model, *, metric="mIoU", optimizer="sgd", size=2, optimize_cpu="auto", **schedule):
+    rule = {"optimizer": {"name": optimizer}, "lr_schedule": {"name": "constant"}, "iterations": 100}
     return training.setup_training(
         model,
         cross_entropy.build(3),
@@ -94,15 +94,15 @@ def test_a_shared_branch_counts_with_the_first_stage_it_speaks_through():
 
 @pytest.mark.medium
 @pytest.mark.parametrize(
-    ("freeze", "freeze_norm", "optimiser"),
+    ("freeze", "freeze_norm", "optimizer"),
     [(1, False, "sgd"), (2, True, "adamw"), (4, False, "adamw"), (0, True, "sgd")],
 )
-def test_frozen_tensors_are_equal_to_the_bit_after_fifty_steps(freeze, freeze_norm, optimiser):
+def test_frozen_tensors_are_equal_to_the_bit_after_fifty_steps(freeze, freeze_norm, optimizer):
     torch.manual_seed(0)
     model = built()
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = begin(model, freeze=freeze, freeze_norm=freeze_norm, optimiser=optimiser, ema=0.9, lr=0.001)
+    run = begin(model, freeze=freeze, freeze_norm=freeze_norm, optimizer=optimizer, ema=0.9, lr=0.001)
     for seed in range(50):
         training.train_step(run, [batch(seed=seed, side=16)])
 
@@ -142,7 +142,7 @@ def test_nothing_is_kept_or_computed_below_what_is_frozen():
     frozen = [p for p in runs[2].model.parameters() if not p.requires_grad]
     assert frozen
     assert all(p.grad is None for p in frozen)
-    assert not {id(p) for p in frozen} & {id(p) for g in runs[2].optimiser.param_groups for p in g["params"]}
+    assert not {id(p) for p in frozen} & {id(p) for g in runs[2].optimizer.param_groups for p in g["params"]}
 
 
 @pytest.mark.medium
@@ -314,7 +314,7 @@ def test_a_run_that_ends_early_ends_so_however_often_it_is_killed(tmp_path):
 def photos(tmp_path_factory):
     """Six images of two classes in the layout of ``data=folder``."""
     root = tmp_path_factory.mktemp("photos")
-    (root / "classes.csv").write_text("id,name,colour\n0,grass,#00ff00\n1,stone,#808080\n")
+    (root / "classes.csv").write_text("id,name,color\n0,grass,#00ff00\n1,stone,#808080\n")
     draw = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (root / kind).mkdir()
@@ -392,7 +392,7 @@ def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_pat
         (None, {"size": 4, "accumulate": 4}, r"over 1 image at a time .* schedule.batch_size=32"),
         (
             "a.pt",
-            {"size": 8, "optimiser": "adamw"},
+            {"size": 8, "optimizer": "adamw"},
             r"lr=0.01 with adamw is high .* from a.pt: .* schedule.lr=0.0001",
         ),
         ("imagenet", {"size": 8, "lr": 0.011}, r"lr=0.011 with sgd is high .* schedule.lr=0.002"),
@@ -419,7 +419,7 @@ def test_settings_known_to_fail_are_told_with_the_remedy(start, schedule, words)
     [
         ("a.pt", {"size": 2, "lr": 0.001, "freeze_norm": True}),
         ("imagenet", {"size": 16, "lr": 0.01}),  # the published recipe
-        ("a.pt", {"size": 8, "optimiser": "adamw", "lr": 1e-4, "freeze": 2, "ema": 0.9}),
+        ("a.pt", {"size": 8, "optimizer": "adamw", "lr": 1e-4, "freeze": 2, "ema": 0.9}),
         (None, {"size": 16, "lr": 0.1}),
     ],
 )

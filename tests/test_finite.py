@@ -67,19 +67,19 @@ def test_skipped_steps_leave_no_trace_but_a_count(step, caplog):
     run = begin(nonfinite="skip", ema=0.9)
     run.model.register_buffer("statistics", torch.zeros(1), persistent=False)
 
-    def count_a_call(*_):  # as batch normalisation keeps statistics
+    def count_a_call(*_):  # as batch normalization keeps statistics
         run.model.statistics += 1
 
     run.model.backbone.register_forward_pre_hook(count_a_call)
     step(run, batch())
     before, average = weights(run).clone(), run.average.head.weight.clone()
-    momentum = [s["momentum_buffer"].clone() for s in run.optimiser.state.values()]
+    momentum = [s["momentum_buffer"].clone() for s in run.optimizer.state.values()]
     step(run, poisoned())
     assert torch.equal(before, weights(run))
     assert torch.equal(average, run.average.head.weight)
     assert all(
         torch.equal(a, s["momentum_buffer"])
-        for a, s in zip(momentum, run.optimiser.state.values(), strict=True)
+        for a, s in zip(momentum, run.optimizer.state.values(), strict=True)
     )
     assert run.model.statistics == 1
     assert run.iteration == 2
@@ -90,7 +90,7 @@ def test_skipped_steps_leave_no_trace_but_a_count(step, caplog):
 
 def overflow(run):
     """Finite gradients of steps whose updates leave the range of float32."""
-    for group in run.optimiser.param_groups:
+    for group in run.optimizer.param_groups:
         group["base_lr"] = 1e38
     return [p.register_hook(lambda gradient: gradient.sign() * 1e9) for p in run.model.parameters()]
 
@@ -118,7 +118,7 @@ def test_large_weights_whose_sum_overflows_are_saved(step):
 def test_infinite_momentum_is_not_saved(step):
     run = begin()
     step(run, batch())
-    next(iter(run.optimiser.state.values()))["momentum_buffer"][0] = float("inf")
+    next(iter(run.optimizer.state.values()))["momentum_buffer"][0] = float("inf")
     with pytest.raises(ValueError, match=r"optimizer.*momentum_buffer.* infinite or NaN"):
         run.state()
 

@@ -98,4 +98,4 @@ def test_images_are_normalized_in_float64():
     model = segmenter.build(5, backbone=BACKBONES["resnest"], head={"name": "fcn"}).double()
     image = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
     expected = (image.double() / 255 - model.mean) / model.std
-    torch.testing.assert_close(model.normalise(image), expected, rtol=1e-15, atol=0)
+    torch.testing.assert_close(model.normalize(image), expected, rtol=1e-15, atol=0)

@@ -24,11 +24,11 @@ from segkit.types import Logits
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
-CLASSES = "id,name,colour,ignore\n0,ground,#000000,\n1,cat,#ff0000,\n9,unsure,#00ff00,yes\n"
+CLASSES = "id,name,color,ignore\n0,ground,#000000,\n1,cat,#ff0000,\n9,unsure,#00ff00,yes\n"
 
 
 def make(root, names, *, classes=CLASSES, masks="masks"):
-    """Images of which each holds its number as a grey value, with masks of 0, 1 and 9."""
+    """Images of which each holds its number as a gray value, with masks of 0, 1 and 9."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     (root / "masks").mkdir(exist_ok=True)
     (root / "classes.csv").write_text(classes)
@@ -100,15 +100,15 @@ def test_several_roots_stand_one_after_another(tmp_path):
     assert len({pair.image for pair in dataset.pairs}) == 2
 
 
-@pytest.mark.parametrize("form", ["colours", "palette", "16-bit"])
+@pytest.mark.parametrize("form", ["colors", "palette", "16-bit"])
 def test_masks_of_any_coding_give_the_same_classes(tmp_path, form):
     root = make(tmp_path, ["train/a"])
     plain = folder.build("train", root=root).read(0).label
     ids = np.array([[0, 1, 9, 0, 1, 9]] * 4, np.uint8)
-    if form == "colours":
-        colours = np.zeros((10, 3), np.uint8)
-        colours[[1, 9]] = (255, 0, 0), (0, 255, 0)
-        mask = Image.fromarray(colours[ids])
+    if form == "colors":
+        colors = np.zeros((10, 3), np.uint8)
+        colors[[1, 9]] = (255, 0, 0), (0, 255, 0)
+        mask = Image.fromarray(colors[ids])
     else:
         mask = Image.fromarray(ids if form == "palette" else ids.astype(np.uint16))
     if form == "palette":
@@ -163,7 +163,7 @@ def test_a_pattern_that_is_none_is_refused(tmp_path, pattern):
         folder.build("train", root=make(tmp_path, ["train/a"]), masks=pattern)
 
 
-def test_the_layout_of_pascal_voc_is_recognised_and_the_remedy_reads_it(tmp_path):
+def test_the_layout_of_pascal_voc_is_recognized_and_the_remedy_reads_it(tmp_path):
     root = make(tmp_path, ["2007_1", "2007_2"])
     (tmp_path / "images").rename(tmp_path / "JPEGImages")
     (tmp_path / "masks").rename(tmp_path / "SegmentationClass")
@@ -320,7 +320,7 @@ def test_lists_and_class_tables_of_any_encoding_are_read(tmp_path, encoding):
     dataset = folder.build("train", root=root, train_split="list.txt")
     assert dataset.names == ["Straße", "b"]
     assert dataset.table.names == ["Fläche", "b", "c"]
-    assert dataset.table.colours.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert dataset.table.colors.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 def test_a_listed_name_that_begins_with_a_tilde_is_a_file(tmp_path):

@@ -107,7 +107,7 @@ def test_what_hydra_cannot_read_arrives_as_it_was_typed(text):
         assert accept_any_key(f"run_name={text}").removeprefix("++").startswith("run_name=")
 
 
-COLUMNS = st.sampled_from(["id", "name", "colour", "ignore", "category", "red", "green", "x", ""])
+COLUMNS = st.sampled_from(["id", "name", "color", "ignore", "category", "red", "green", "x", ""])
 CELLS = SCALARS.map(str) | st.sampled_from(["#ff0000", "#12", "1 2 3", "yes", '"', "1\x00", "-1", "70000"])
 LINES = st.lists(CELLS, max_size=6).map(",".join)
 TABLES = st.one_of(
@@ -116,7 +116,7 @@ TABLES = st.one_of(
         st.lists(COLUMNS, max_size=6),
         st.lists(LINES),
     ),
-    st.builds(lambda lines: "\n".join(["id,name,colour,ignore", *lines]), st.lists(LINES, max_size=5)),
+    st.builds(lambda lines: "\n".join(["id,name,color,ignore", *lines]), st.lists(LINES, max_size=5)),
 ).map(str.encode) | st.binary(max_size=40)
 
 

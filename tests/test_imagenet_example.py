@@ -25,7 +25,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def authors_crop(image, size):
-    """That of the authors' script: a centred square of floats, rounded where PIL rounds it, then a resize."""
+    """That of the authors' script: a centered float square, rounded where PIL rounds it, then a resize."""
     width, height = image.size
     side = float(size) / (size + 32) * min(width, height)
     top, left = int(round((height - side) / 2.0)), int(round((width - side) / 2.0))  # noqa: RUF046
@@ -40,7 +40,7 @@ def torchvisions(image, size):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A folder of four classes, sizes of every kind, grey and transparent ones among them; and weights."""
+    """A folder of four classes, sizes of every kind, gray and transparent ones among them; and weights."""
     root, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for i in range(24):
         height, width = draw.integers(60, 200, 2)
@@ -51,7 +51,7 @@ def drawn(tmp_path_factory):
         image.convert(("RGB", "L", "RGBA")[i % 3]).save(folder / f"{i}.png")
     (root / "class0" / "notes.txt").write_text("not an image")
     torch.manual_seed(0)
-    network = originals.randomised(registry.build("models.backbones", SETTINGS, num_classes=4)).float()
+    network = originals.randomized(registry.build("models.backbones", SETTINGS, num_classes=4)).float()
     torch.save(network.state_dict(), root.parent / "weights.pth")
     return root, network.eval(), root.parent / "weights.pth"
 

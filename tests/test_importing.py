@@ -194,7 +194,7 @@ def pillow_polygon(outline):
 
 
 def close_to(mask, expected, *, share=0.06):
-    """Two rasterisations of one shape differ at most by the pixels of its outline."""
+    """Two rasterizations of one shape differ at most by the pixels of its outline."""
     edge = cv2.morphologyEx(expected.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     assert not ((mask != expected) & ~edge).any()
     assert (mask != expected).mean() < share
@@ -225,7 +225,7 @@ def test_shapes_of_labelme_are_those_that_pillow_draws(tmp_path):
             "imageWidth": 80,
         }
         (tmp_path / f"in/{kind}.json").write_text(json.dumps(content))
-    photograph(tmp_path / "in/unlabelled.jpg")
+    photograph(tmp_path / "in/unlabeled.jpg")
     files = sorted((tmp_path / "in").glob("*.json"))
     report = import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "out", empty="left-out")
     for kind, (_, expected, _) in shapes.items():
@@ -239,7 +239,7 @@ def test_shapes_of_labelme_are_those_that_pillow_draws(tmp_path):
         else:
             close_to(mask, expected)
     assert report.skipped == {"line": 4}
-    assert report.not_labeled == ["unlabelled.jpg"]
+    assert report.not_labeled == ["unlabeled.jpg"]
 
 
 def test_shapes_of_cvat_overlap_as_their_z_order_says(tmp_path):
@@ -264,7 +264,7 @@ def test_shapes_of_cvat_overlap_as_their_z_order_says(tmp_path):
     expected[12, 16] = expected[13, 15] = 1
     close_to(mask == 2, (expected == 2))
     assert mask[12:14, 15:17].tolist() == [[2, 1], [1, 2]]
-    assert LabelMap.read(out / "classes.csv", "x").colours.tolist()[1:] == [[255, 0, 255], [0, 0, 255]]
+    assert LabelMap.read(out / "classes.csv", "x").colors.tolist()[1:] == [[255, 0, 255], [0, 0, 255]]
     assert report.skipped == {"polyline": 1, "tag": 1}
     assert report.hidden["car", "road"] > 300
     assert report.hidden["road", "car"] == 2
@@ -407,14 +407,14 @@ def test_what_cannot_be_imported_is_said_in_one_line(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("seed", range(4))
 def test_a_proposed_table_reads_the_masks_it_was_proposed_for(tmp_path, seed):
     draw = random.Random(seed)
-    colours = [(draw.randrange(256), draw.randrange(256), draw.randrange(256)) for _ in range(6)]
+    colors = [(draw.randrange(256), draw.randrange(256), draw.randrange(256)) for _ in range(6)]
     pick = np.random.default_rng(seed)
     files = []
     for index in range(3):
         file = tmp_path / f"{index}.png"
         chosen = pick.integers(0, 6, (9, 9))
         Image.fromarray(
-            np.array(colours, np.uint8)[chosen] if seed % 2 else chosen.astype(np.uint8) * 20
+            np.array(colors, np.uint8)[chosen] if seed % 2 else chosen.astype(np.uint8) * 20
         ).save(file)
         files.append(file)
     table = proposals.propose_label_map(proposals.count_mask_values(files))

@@ -14,7 +14,7 @@ from segkit.data.label_map import LabelMap, load_builtin_label_map
 @pytest.fixture
 def pets(tmp_path):
     file = tmp_path / "classes.csv"
-    file.write_text('id,name,colour,ignore\n3,cat,#ff0000,\n7,dog,0 255 0,\n9,unsure,"(0, 0, 255)",yes\n')
+    file.write_text('id,name,color,ignore\n3,cat,#ff0000,\n7,dog,0 255 0,\n9,unsure,"(0, 0, 255)",yes\n')
     return LabelMap.read(file, "folder")
 
 
@@ -26,12 +26,12 @@ def table_of(tmp_path, text):
 
 def test_classes_are_the_entries_not_ignored_in_table_order(pets):
     assert pets.names == ["cat", "dog"]
-    assert pets.colours.tolist() == [[255, 0, 0], [0, 255, 0]]
+    assert pets.colors.tolist() == [[255, 0, 0], [0, 255, 0]]
     assert pets.encode(np.array([[3, 7, 9]], np.uint8), "m").tolist() == [[0, 1, 255]]
     assert pets.encode(np.array([[3, 7, 9]], np.uint16), "m").tolist() == [[0, 1, 255]]
 
 
-def test_colours_are_looked_up_in_the_same_table(pets):
+def test_colors_are_looked_up_in_the_same_table(pets):
     mask = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
     assert pets.encode(mask, "m").tolist() == [[0, 1, 255]]
 
@@ -67,7 +67,7 @@ def test_a_value_outside_the_table_is_named_with_file_count_and_line_to_add(pets
         (
             "name,id\na,0\nb,1\n",
             [0, 255],
-            r"`255,void,,yes` \(under the header id,name,colour,ignore\) .* or `NAME,255` if masks are 0 a",
+            r"`255,void,,yes` \(under the header id,name,color,ignore\) .* or `NAME,255` if masks are 0 a",
         ),
         ("id,name\n0,a\n1,b\n", [0, 65535], r"add the line `65535,void"),
     ],
@@ -88,14 +88,14 @@ def test_the_advised_line_makes_the_mask_readable(tmp_path):
     assert table.names == ["a", "b"]
 
 
-def test_a_colour_outside_the_table_is_named_too(pets):
+def test_a_color_outside_the_table_is_named_too(pets):
     message = r"m.png: #010203 \(1 pixel\) not in .*classes.csv; add .* such as `10,NAME,#010203,`"
     with pytest.raises(ValueError, match=message):
         pets.encode(np.array([[[255, 0, 0], [1, 2, 3]]], np.uint8), "m.png")
 
 
 def test_a_negative_id_may_be_ignored(tmp_path):
-    table = table_of(tmp_path, "id,name,ignore\n-1,unlabelled,yes\n0,a,\n1,b,\n")
+    table = table_of(tmp_path, "id,name,ignore\n-1,unlabeled,yes\n0,a,\n1,b,\n")
     for kind in (np.int8, np.int16, np.int32, np.float32):
         assert table.encode(np.array([[-1, 0, 1]], kind), "m").tolist() == [[255, 0, 1]]
     assert table.decode(np.array([[0, 1, 255]], np.uint8)).tolist() == [[0, 1, 255]]
@@ -104,11 +104,11 @@ def test_a_negative_id_may_be_ignored(tmp_path):
         with pytest.raises(ValueError, match="1 pixel"):
             table.encode(np.array([values]), "m")
     with pytest.raises(ValueError, match="line 2: id -1 must be ignored; ids of classes are 0"):
-        table_of(tmp_path, "id,name\n-1,unlabelled\n0,a\n")
+        table_of(tmp_path, "id,name\n-1,unlabeled\n0,a\n")
 
 
-def test_one_colour_for_two_classes_is_refused_only_when_colours_are_read(tmp_path):
-    table = table_of(tmp_path, "id,name,colour\n0,a,#000001\n1,b,#000001\n")
+def test_one_color_for_two_classes_is_refused_only_when_colors_are_read(tmp_path):
+    table = table_of(tmp_path, "id,name,color\n0,a,#000001\n1,b,#000001\n")
     assert table.encode(np.array([[1]], np.uint8), "m").tolist() == [[1]]
     with pytest.raises(ValueError, match=r"gives #000001 to both 'a' and 'b'"):
         table.encode(np.zeros((1, 1, 3), np.uint8), "m")
@@ -124,7 +124,7 @@ def test_one_colour_for_two_classes_is_refused_only_when_colours_are_read(tmp_pa
         ("id,name,ignore\n1,cat,yes\n", "0 classes are not ignored"),
         ("id,name,ignore\n1,cat,perhaps\n", "ignore is 'perhaps'; yes, no or nothing"),
         ("id,name\n1,cat,,yes\n", "line 2: more cells than the first line names columns"),
-        ("id,name,colour\n1,cat,red\n", "colour 'red' is neither #rrggbb nor three numbers"),
+        ("id,name,color\n1,cat,red\n", "color 'red' is neither #rrggbb nor three numbers"),
         ("id,name\n" + "".join(f"{i},c\n" for i in range(32768)), r"32768 classes .* must be 1 to 32767"),
     ],
 )
@@ -134,13 +134,13 @@ def test_a_faulty_class_table_says_which_line_and_what_is_meant(tmp_path, text, 
 
 
 def test_a_missing_class_table_says_what_it_should_hold(tmp_path):
-    with pytest.raises(ValueError, match=r"no class table .*columns id,name,colour,ignore"):
+    with pytest.raises(ValueError, match=r"no class table .*columns id,name,color,ignore"):
         LabelMap.read(tmp_path / "classes.csv", "folder")
 
 
-def test_a_table_without_colours_gets_different_ones(tmp_path):
+def test_a_table_without_colors_gets_different_ones(tmp_path):
     table = table_of(tmp_path, "id,name\n" + "".join(f"{i},c{i}\n" for i in range(40)))
-    assert len(np.unique(table.colours, axis=0)) == 40
+    assert len(np.unique(table.colors, axis=0)) == 40
 
 
 def test_a_table_survives_a_checkpoint(pets):
@@ -159,7 +159,7 @@ def test_cityscapes_agrees_with_cityscapesscripts():
     )
     assert table.names == [label.name for label in scored]
     assert table.categories == [label.category for label in scored]
-    assert table.colours.tolist() == [list(label.color) for label in scored]
+    assert table.colors.tolist() == [list(label.color) for label in scored]
 
 
 def test_ade20k_counts_from_one_and_its_zero_is_ignored():

@@ -132,7 +132,7 @@ TREES = {  # name: files below its folder, a yaml of at most ten lines, names of
 
 
 def made(root, files):
-    """A tree of these names; each image has its own grey, each mask the ids 0..3 and 255."""
+    """A tree of these names; each image has its own gray, each mask the ids 0..3 and 255."""
     for number, file in enumerate(files):
         name, text = (file, None) if isinstance(file, str) else file
         path = root / name

@@ -430,7 +430,7 @@ def test_a_file_too_large_for_class_weights_is_not_read(tmp_path):
 
 @pytest.mark.parametrize("parts", [{}, {"dice": None}, {"dice": {"weight": 0.0}, "focal": {"weight": 0.0}}])
 def test_a_sum_of_nothing_is_refused(parts):
-    with pytest.raises(ValueError, match=r"sum to 0 and nothing would be learnt; give one of them a weight"):
+    with pytest.raises(ValueError, match=r"sum to 0 and nothing would be learned; give one of them a weight"):
         build("mixed", 3, parts=parts)
 
 

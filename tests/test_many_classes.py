@@ -70,8 +70,8 @@ def test_a_table_reads_and_writes_its_masks(num_classes, tmp_path):
     assert found.dtype == class_id_dtype(num_classes)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(table.decode(found), raw)
-    colours = overlays.colourise(found, table.colours, ignored=(255, 255, 255))
-    np.testing.assert_array_equal(table.encode(colours, "a.png"), expected)
+    colors = overlays.colorise(found, table.colors, ignored=(255, 255, 255))
+    np.testing.assert_array_equal(table.encode(colors, "a.png"), expected)
     file = overlays.save(tmp_path / "a.png", table.decode(found))
     np.testing.assert_array_equal(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), raw)
     small = LabelMap("some", table.entries[:80] + table.entries[-1:])  # bytes as stored
@@ -165,8 +165,8 @@ def test_counts_are_those_of_a_loop(num_classes):
         np.testing.assert_array_equal(near[0], one.counts.diagonal())
         assert overlays.present_classes([label]) == sorted(one.counts.sum(1).nonzero()[:, 0].tolist())
         drawn = overlays.error_map(label, prediction)
-        grey = (drawn == overlays.IGNORED).all(2)
-        np.testing.assert_array_equal(grey, label == ignore_index(num_classes))
+        gray = (drawn == overlays.IGNORED).all(2)
+        np.testing.assert_array_equal(gray, label == ignore_index(num_classes))
     np.testing.assert_array_equal(matrix.counts, expected)
     for score, counts in scores:
         assert score == pytest.approx(
@@ -201,7 +201,7 @@ def test_augmentation_treats_wide_ids_as_bytes(resize, seed):
     np.testing.assert_array_equal(found[0].image, found[1].image)
     assert found[1].label.dtype == np.int16
     back = np.where(found[1].label == MOST_CLASSES, IGNORE_INDEX, found[1].label - 300)
-    # OpenCV turns each type with another kernel, and rounds a tie of neighbours its own way
+    # OpenCV turns each type with another kernel, and rounds a tie of neighbors its own way
     assert (back == found[0].label).mean() >= (0.998 if seed % 2 else 1)
 
 
@@ -224,14 +224,14 @@ def test_exported_files_give_the_ids_of_the_network(format, tmp_path):
 
 
 def drawn_set(root, num_classes, size=(48, 64)):
-    """Vertical bars of six classes an image; class k is painted in a colour of its own."""
+    """Vertical bars of six classes an image; class k is painted in a color of its own."""
     draw = np.random.default_rng(0)
-    colours = draw.integers(0, 256, (num_classes, 3), np.uint8)
+    colors = draw.integers(0, 256, (num_classes, 3), np.uint8)
     for split, count in (("train", 12), ("val", 3)):
         for index in range(count):
             ids = np.sort(draw.choice(np.arange(num_classes - 60, num_classes), 6, replace=False))
             label = np.repeat(ids, -(-size[1] // 6))[None, : size[1]].repeat(size[0], 0)
-            for kind, array in (("images", colours[label][..., ::-1]), ("masks", label.astype(np.uint16))):
+            for kind, array in (("images", colors[label][..., ::-1]), ("masks", label.astype(np.uint16))):
                 file = root / kind / split / f"{index}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(file), array)
@@ -253,7 +253,7 @@ def test_three_hundred_classes_are_trained_scored_and_predicted(tmp_path):
     run_command("test_seg.py", f"checkpoint={runs / 'a/best.pt'}", f"output={tmp_path / 'scores'}")
     found = json.loads((tmp_path / "scores/result.json").read_text())
     assert "thing 299" in json.dumps(found)
-    out = [f"input={root / 'images/val'}", f"output={tmp_path / 'out'}", "save=[ids,colours,probabilities]"]
+    out = [f"input={root / 'images/val'}", f"output={tmp_path / 'out'}", "save=[ids,colors,probabilities]"]
     run_command("predict_seg.py", f"checkpoint={runs / 'a/best.pt'}", *out)
     ids = cv2.imread(str(tmp_path / "out/ids/0.png"), cv2.IMREAD_UNCHANGED)
     scores = np.load(tmp_path / "out/probabilities/0.npz")["probabilities"]

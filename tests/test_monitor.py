@@ -29,14 +29,14 @@ from segkit.types import Batch, Sample
 from segkit.visualize import overlays
 
 NAMES = ["sky", "traffic light", "road | path"]
-COLOURS = np.array([[0, 0, 255], [255, 0, 0], [90, 90, 90]], np.uint8)
+COLORS = np.array([[0, 0, 255], [255, 0, 0], [90, 90, 90]], np.uint8)
 COUNTS = np.array([[5, 1, 0], [2, 2, 0], [0, 0, 10**10]])
 
 
 def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40, every: int = 10) -> Path:
     """A run whose loss is 1 / iteration; validated every 20 iterations."""
     arguments = {"start": start, "total": total, "iterations_per_epoch": 8.0, "every": every}
-    with Monitor(folder, names=NAMES, colours=COLOURS, **arguments) as monitor:
+    with Monitor(folder, names=NAMES, colors=COLORS, **arguments) as monitor:
         if not start:
             settings = {
                 "schedule": {"lr": 0.01},
@@ -124,8 +124,8 @@ def test_classes_have_curves_under_their_own_names_unless_they_are_absent(run):
 
 def test_of_many_classes_only_the_worst_and_best_ten_are_drawn(tmp_path):
     names, iou = [f"c{k}" for k in range(40)], [k / 100 for k in range(40)]
-    colours = np.zeros((40, 3), np.uint8)
-    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=names, colours=colours) as monitor:
+    colors = np.zeros((40, 3), np.uint8)
+    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=names, colors=colors) as monitor:
         monitor.scores(1, {"mIoU": 0.2}, iou)
     drawn = {tag for tag in read(tmp_path).Tags()["scalars"] if tag.startswith("val_iou/")}
     assert drawn == {f"val_iou/c{k}" for k in [*range(10), *range(30, 40)]}
@@ -157,7 +157,7 @@ def test_curves_keep_their_order_when_the_clock_is_set(clock, run, tmp_path, mon
 def test_a_validation_made_again_replaces_the_broken_off_one(run, tmp_path):
     broken = record(tmp_path / "broken", stop=20)
     again = {"start": 20, "validation_pending": True, "total": 40, "iterations_per_epoch": 8.0}
-    with Monitor(broken, names=NAMES, colours=COLOURS, **again) as monitor:
+    with Monitor(broken, names=NAMES, colors=COLORS, **again) as monitor:
         monitor.scores(20, {"mIoU": 0.2}, [0.2, 0.5, float("nan")])
     assert curve(broken, "val/mIoU") == [(20, 0.2)]
     for tag in ("train/loss", "train/lr_head"):
@@ -179,7 +179,7 @@ def test_an_event_file_cut_short_goes_on(run, tmp_path):
 
 
 def test_the_time_to_go_is_told_after_fifty_iterations(tmp_path, capsys):
-    arguments = {"names": NAMES, "colours": COLOURS, "total": 100_000, "iterations_per_epoch": 10}
+    arguments = {"names": NAMES, "colors": COLORS, "total": 100_000, "iterations_per_epoch": 10}
     with Monitor(tmp_path, **arguments) as monitor:
         monitor.console.began -= 100  # 50 iterations took 100 seconds
         for t in range(1, 61):
@@ -239,12 +239,12 @@ def test_samples_and_batches_become_images(tmp_path):
     image = np.full((20, 30, 3), 50, np.uint8)
     sample = Sample(image, np.zeros((20, 30), np.uint8), "a")
     batch = Batch(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.full((3, 16, 16), 255), ["a", "b", "c"])
-    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colours=COLOURS) as monitor:
+    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colors=COLORS) as monitor:
         monitor.batch(0, batch)
         monitor.samples(1, [sample] * 4, [sample.label] * 4)
     events = read(tmp_path)
     assert events.Tags()["images"] == ["train/samples", "val/samples"]
-    rows = overlays.draw_sheet([sample] * 4, NAMES, COLOURS, predictions=[sample.label] * 4).shape[0]
+    rows = overlays.draw_sheet([sample] * 4, NAMES, COLORS, predictions=[sample.label] * 4).shape[0]
     assert events.Images("val/samples")[0].height == rows
 
 
@@ -291,7 +291,7 @@ def test_the_first_step_is_told_at_its_own_speed(tmp_path, capsys):
     )
     run = SimpleNamespace(iteration=1, learning_rates=lambda: {"all": 0.1}, ema_distance=lambda: None)
     run.schedule = SimpleNamespace(batch_size=4)
-    with Monitor(tmp_path, total=10, iterations_per_epoch=1, names=NAMES, colours=COLOURS) as monitor:
+    with Monitor(tmp_path, total=10, iterations_per_epoch=1, names=NAMES, colors=COLORS) as monitor:
         time.sleep(0.4)
         assembly.record(
             monitor, run, Step({"main": torch.tensor(1.0)}, torch.tensor(1.0)), [batch], waited=0.0
@@ -304,7 +304,7 @@ def test_the_first_step_is_told_at_its_own_speed(tmp_path, capsys):
 def test_what_any_module_logs_is_shown_once_and_the_logger_is_given_back(tmp_path, capsys):
     log = logging.getLogger("segkit")
     before = log.level, log.propagate, list(log.handlers)
-    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colours=COLOURS):
+    with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colors=COLORS):
         log.warning("a damaged file")
     log.warning("after the run")
     assert capsys.readouterr().out.count("a damaged file") == 1
@@ -329,7 +329,7 @@ def test_tensors_are_read_only_where_a_point_is_drawn(tmp_path):
             return super().__torch_function__(function, types, args, kwargs or {})
 
     loss, reads = torch.tensor(1.0).as_subclass(Counted), {}
-    with Monitor(tmp_path, total=100, iterations_per_epoch=9, names=NAMES, colours=COLOURS) as monitor:
+    with Monitor(tmp_path, total=100, iterations_per_epoch=9, names=NAMES, colors=COLORS) as monitor:
         for t in range(1, 20):
             monitor.step(t, {"main": loss}, {"all": 0.1}, images=1, data_seconds=0.0)
             reads[t] = Counted.reads

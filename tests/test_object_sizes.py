@@ -81,15 +81,15 @@ def test_sizes_add_up_to_the_ordinary_counts():
     prediction = np.where(draw.random(label.shape) < 0.8, label % 3, 2).astype(np.uint8)
     matrix = ConfusionMatrix(3)
     matrix.update(label, prediction)
-    both, labelled, predicted = count_objects(label, prediction, 3).sum(0)
+    both, labeled, predicted = count_objects(label, prediction, 3).sum(0)
     torch.testing.assert_close(
-        (both / (labelled + predicted - both)).double(),
+        (both / (labeled + predicted - both)).double(),
         class_scores(matrix.counts)["IoU"],
         check_dtype=False,
         rtol=1e-6,
         atol=0,
     )
-    assert torch.equal(labelled, matrix.counts.sum(1))
+    assert torch.equal(labeled, matrix.counts.sum(1))
     assert torch.equal(predicted, matrix.counts.sum(0))
 
 
@@ -97,8 +97,8 @@ def test_the_bounds_are_those_of_coco():
     label = np.zeros((128, 400), np.uint8)
     label[:31, :33], label[:32, 50:82] = 1, 1  # 1023 and 1024 pixels
     label[:95, 100:197], label[:96, 250:346] = 1, 1  # 9215 and 9216
-    labelled = count_objects(label, label, 2)[:, 1, 1]
-    assert labelled.tolist() == [1023, 1024 + 9215, 9216]
+    labeled = count_objects(label, label, 2)[:, 1, 1]
+    assert labeled.tolist() == [1023, 1024 + 9215, 9216]
 
 
 def test_a_missed_small_object_costs_the_small_alone():

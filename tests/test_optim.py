@@ -59,12 +59,12 @@ def test_warm_up_of_the_original_ends_before_its_decay_begins(mode):
 
 
 def scheduled(scheduler, steps):
-    """The rates that a scheduler of torch gives an optimiser whose own rate is 1."""
-    optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    schedule, rates = scheduler(optimiser), []
+    """The rates that a scheduler of torch gives an optimizer whose own rate is 1."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule, rates = scheduler(optimizer), []
     for _ in range(steps):
-        rates.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
         schedule.step()
     return rates
 
@@ -72,9 +72,9 @@ def scheduled(scheduler, steps):
 def warm(total, warmup, then):
     """Torch's linear warm-up from 1e-6, then another of its schedulers over the rest."""
 
-    def made(optimiser):
-        rise = schedules.LinearLR(optimiser, 1e-6, total_iters=warmup - 1)
-        return schedules.SequentialLR(optimiser, [rise, then(optimiser, total - warmup)], [warmup])
+    def made(optimizer):
+        rise = schedules.LinearLR(optimizer, 1e-6, total_iters=warmup - 1)
+        return schedules.SequentialLR(optimizer, [rise, then(optimizer, total - warmup)], [warmup])
 
     return made
 
@@ -228,7 +228,7 @@ def test_the_average_follows_the_recurrence_by_hand():
         ),
     ],
 )
-def test_an_optimiser_that_torch_refuses_is_refused_by_its_settings_names(settings, message):
+def test_an_optimizer_that_torch_refuses_is_refused_by_its_settings_names(settings, message):
     with pytest.raises(ValueError, match=message):
         registry.build("training.optimizers", settings, groups=[{"params": [torch.zeros(1)]}], lr=0.1)
 
@@ -241,7 +241,7 @@ KINDS = {
 
 @pytest.mark.parametrize("name", [*KINDS])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_an_optimiser_moves_as_torchs_however_gradients_are_laid_out(name, layout):
+def test_an_optimizer_moves_as_torchs_however_gradients_are_laid_out(name, layout):
     torch.manual_seed(0)
     kind, settings = KINDS[name]
     weights = [torch.randn(size, dtype=torch.float64) for size in [(3, 5, 3, 2), (4, 6, 1, 1), (7,)]]

@@ -6,46 +6,46 @@ import pytest
 
 from segkit.visualize import overlays
 
-COLOURS = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
+COLORS = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
 IDS = np.array([[0, 1, 255]], np.uint8)
 
 
-def test_every_id_gets_its_colour_and_ignored_pixels_the_ignored_one():
-    painted = overlays.colourise(IDS, COLOURS, ignored=(9, 9, 9))
+def test_every_id_gets_its_color_and_ignored_pixels_the_ignored_one():
+    painted = overlays.colorise(IDS, COLORS, ignored=(9, 9, 9))
     assert painted.tolist() == [[[10, 20, 30], [200, 100, 0], [9, 9, 9]]]
     assert painted.dtype == np.uint8
-    assert (overlays.colourise(IDS.astype(np.int64), COLOURS, ignored=(9, 9, 9)) == painted).all()
+    assert (overlays.colorise(IDS.astype(np.int64), COLORS, ignored=(9, 9, 9)) == painted).all()
 
 
 @pytest.mark.parametrize("bad", [2, 254, -1])
-def test_an_id_without_colour_is_refused(bad):
-    with pytest.raises(ValueError, match=rf"class id {bad} has no colour: the table has 2 \(0..1\)"):
-        overlays.colourise(np.array([[0, bad]]), COLOURS)
+def test_an_id_without_color_is_refused(bad):
+    with pytest.raises(ValueError, match=rf"class id {bad} has no color: the table has 2 \(0..1\)"):
+        overlays.colorise(np.array([[0, bad]]), COLORS)
 
 
 def test_255_classes_leave_room_for_the_ignored_one():
-    colours = np.arange(255 * 3, dtype=np.int64).reshape(255, 3) % 256
-    painted = overlays.colourise(np.array([[254, 255]]), colours)
+    colors = np.arange(255 * 3, dtype=np.int64).reshape(255, 3) % 256
+    painted = overlays.colorise(np.array([[254, 255]]), colors)
     assert painted.tolist() == [[(np.arange(762, 765) % 256).tolist(), [0, 0, 0]]]
 
 
 def test_an_overlay_mixes_by_opacity_and_leaves_ignored_pixels_alone():
     image = np.full((1, 3, 3), 100, np.uint8)
-    mixed = overlays.overlay(image, IDS, COLOURS, opacity=0.5)
+    mixed = overlays.overlay(image, IDS, COLORS, opacity=0.5)
     assert mixed.tolist() == [[[55, 60, 65], [150, 100, 50], [100, 100, 100]]]
 
 
-def test_errors_are_orange_hits_dark_and_ignored_pixels_grey():
+def test_errors_are_orange_hits_dark_and_ignored_pixels_gray():
     drawn = overlays.error_map(np.array([[0, 1, 255]]), np.array([[0, 0, 0]]))
     assert [tuple(p) for p in drawn[0].tolist()] == [overlays.RIGHT, overlays.WRONG, overlays.IGNORED]
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 60), (11, 300), (150, 1000)])
-def test_a_legend_shows_every_colour_and_fits_its_width(count, width):
-    colours = np.array([(k, 255 - k, 77) for k in range(count)], np.uint8)
-    drawn = overlays.legend([f"class {k}" for k in range(count)], colours, width=width)
+def test_a_legend_shows_every_color_and_fits_its_width(count, width):
+    colors = np.array([(k, 255 - k, 77) for k in range(count)], np.uint8)
+    drawn = overlays.legend([f"class {k}" for k in range(count)], colors, width=width)
     found = {tuple(p) for p in np.unique(drawn.reshape(-1, 3), axis=0).tolist()}
-    assert {tuple(c) for c in colours.tolist()} <= found
+    assert {tuple(c) for c in colors.tolist()} <= found
     assert drawn.shape[1] == max(width, drawn.shape[1])
     assert drawn.shape[1] - width < 80
 
@@ -72,7 +72,7 @@ def test_a_grid_has_titles_above_and_the_legend_below():
 
 def test_the_row_of_a_sample_is_image_truth_prediction_error():
     image = np.zeros((1, 3, 3), np.uint8)
-    row = overlays.sample_row(image, IDS, np.array([[0, 0, 0]]), COLOURS)
+    row = overlays.sample_row(image, IDS, np.array([[0, 0, 0]]), COLORS)
     assert len(row) == len(overlays.SAMPLE_TITLES) == 4
     assert row[2].tolist() == [[[10, 20, 30]] * 3]
 

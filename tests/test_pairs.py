@@ -73,7 +73,7 @@ def test_a_mask_of_the_wrong_mode_is_refused(tmp_path, mask, kind, message):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
-def test_half_a_file_is_refused_though_decoders_would_fill_it_with_grey(tmp_path, suffix, keep):
+def test_half_a_file_is_refused_though_decoders_would_fill_it_with_gray(tmp_path, suffix, keep):
     file = tmp_path / f"a{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3)).astype(np.uint8)).save(file)
     data = file.read_bytes()

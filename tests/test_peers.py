@@ -15,7 +15,7 @@ from segkit.models.backbones import resnet
 AUXILIARY = {"name": "fcn", "stage": 3}
 
 
-def randomised(network):
+def randomized(network):
     """Random weights and running statistics, so that every tensor has a say."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def agree(found, expected):
 def test_networks_of_torchvision_give_their_logits(name, head, tmp_path):
     variant = name.removeprefix("deeplabv3_").removeprefix("fcn_").removeprefix("resnet")
     network = getattr(theirs, name)(weights=None, weights_backbone=None, num_classes=6, aux_loss=True)
-    path = saved(randomised(network), tmp_path / "x.pth")
+    path = saved(randomized(network), tmp_path / "x.pth")
     model = ours(head, variant, auxiliary=AUXILIARY, align_corners=False, weights=path)
     image = torch.randn(1, 3, 65, 97)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_networks_of_smp_give_their_logits(kind, output_stride, tmp_path):
     network = getattr(smp, kind)(
         "resnet50", encoder_weights=None, classes=6, encoder_output_stride=output_stride
     )
-    path = saved(randomised(network), tmp_path / "x.pth")
+    path = saved(randomized(network), tmp_path / "x.pth")
     head = {"DeepLabV3": "deeplabv3", "DeepLabV3Plus": "deeplabv3plus_smp"}[kind]
     model = ours(head, output_stride=output_stride, first_block="full", weights=path)
     image = torch.randn(1, 3, 64, 96)
@@ -103,7 +103,7 @@ def test_networks_of_smp_give_their_logits(kind, output_stride, tmp_path):
 
 @pytest.mark.medium
 def test_older_files_of_smp_have_numbers_for_names(tmp_path):
-    network = randomised(smp.DeepLabV3("resnet50", encoder_weights=None, classes=6))
+    network = randomized(smp.DeepLabV3("resnet50", encoder_weights=None, classes=6))
     state = network.state_dict()
     for number, part in enumerate(("aspp", "conv", "bn")):
         state = {re.sub(rf"^decoder\.{part}\.", f"decoder.{number}.", n): t for n, t in state.items()}

@@ -119,9 +119,9 @@ def test_a_camera_s_video_lasts_as_long_as_the_camera_was_watched(tiny_run, tmp_
         return own(image)
 
     monkeypatch.setattr(predictor, "predict", slow)
-    how = {"kinds": ["colours", "ids"], "resume": False}
+    how = {"kinds": ["colors", "ids"], "resume": False}
     outcome, dropped = predict_files.predict_video(predictor, camera, tmp_path, "camera0", **how)
     assert outcome.predicted + dropped == sum(passing)
     assert dropped == 5
-    assert len(list(Video(tmp_path / "colours/camera0.mp4"))) == sum(passing)
+    assert len(list(Video(tmp_path / "colors/camera0.mp4"))) == sum(passing)
     assert len(list((tmp_path / "ids/camera0").iterdir())) == outcome.predicted

@@ -57,7 +57,7 @@ def album(tmp_path_factory):
 def predicted(tiny_run, album, tmp_path_factory):
     """What the command makes of the album, in all kinds, and how it ended."""
     output = tmp_path_factory.mktemp("predicted") / "out"
-    kinds = "save=[ids,colours,overlays,probabilities]"
+    kinds = "save=[ids,colors,overlays,probabilities]"
     words = f"checkpoint={tiny_run / 'best.pt'}", f"input={album}", f"output={output}", kinds
     return output, run_command("predict_seg.py", *words, status=1)
 
@@ -66,7 +66,7 @@ def test_the_folders_of_the_images_are_kept(predicted):
     output, _ = predicted
     found = sorted(file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file())
     names = ["Größe (1)/b.c", "Größe (1)/straße=ß", "a", "turned"]
-    kinds = {"colours": ".png", "ids": ".png", "overlays": ".jpg", "probabilities": ".npz"}
+    kinds = {"colors": ".png", "ids": ".png", "overlays": ".jpg", "probabilities": ".npz"}
     outputs = [f"{kind}/{name}{suffix}" for kind, suffix in kinds.items() for name in names]
     assert found == sorted([*outputs, "predictions.json"])
 
@@ -82,8 +82,8 @@ def test_the_kinds_agree_with_each_other_and_with_python(predicted, album, netwo
     name = "Größe (1)/straße=ß"
     ids = cv2.imdecode(np.fromfile(output / f"ids/{name}.png", np.uint8), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(ids, network.predict(album / f"{name}.png"))  # ids of shapes are those of its masks
-    colours = pixels_of(output / f"colours/{name}.png")
-    assert np.array_equal(colours, np.array([entry.colour for entry in network.table.classes])[ids])
+    colors = pixels_of(output / f"colors/{name}.png")
+    assert np.array_equal(colors, np.array([entry.color for entry in network.table.classes])[ids])
     with np.load(output / f"probabilities/{name}.npz") as stored:
         assert np.array_equal(stored["probabilities"].astype(np.float32).argmax(0), ids)
         assert stored["names"].tolist() == network.table.names
@@ -125,12 +125,12 @@ def test_a_video_becomes_a_video_of_as_many_frames_and_masks_of_each(tiny_run, t
             video.add(scene)
     copy = tmp_path / "best.pt"
     copy.write_bytes((tiny_run / "best.pt").read_bytes())
-    words = f"checkpoint={copy}", f"input={tmp_path / 'ride.mp4'}", "save=[ids,overlays,colours]"
+    words = f"checkpoint={copy}", f"input={tmp_path / 'ride.mp4'}", "save=[ids,overlays,colors]"
     assert run_here("predict_seg", *words) == 0
     output = tmp_path / "predict-ride"
     overlays = Video(output / "overlays/ride.mp4")
     assert (len(list(overlays)), overlays.rate, overlays.length) == (5, 12.5, 5)
-    assert [frame.shape for _, frame in Video(output / "colours/ride.mp4")] == [(48, 64, 3)] * 5
+    assert [frame.shape for _, frame in Video(output / "colors/ride.mp4")] == [(48, 64, 3)] * 5
     assert [file.name for file in sorted((output / "ids/ride").iterdir())] == [
         f"{i:06d}.png" for i in range(5)
     ]
@@ -235,13 +235,13 @@ def test_a_video_that_is_not_finished_is_not_there(tmp_path):
 
 
 def test_the_legend_of_a_video_has_one_height_and_names_the_largest_classes_first():
-    names, colours = [f"class {k}" for k in range(60)], np.arange(180, dtype=np.uint8).reshape(60, 3)
+    names, colors = [f"class {k}" for k in range(60)], np.arange(180, dtype=np.uint8).reshape(60, 3)
     image = np.zeros((90, 120, 3), np.uint8)
     one, two = np.full((90, 120), 7, np.uint8), np.arange(60, dtype=np.uint8).repeat(180).reshape(90, 120)
-    frames = [with_legend_strip(image, ids, names, colours) for ids in (one, two)]
+    frames = [with_legend_strip(image, ids, names, colors) for ids in (one, two)]
     assert frames[0].shape == frames[1].shape == (120, 120, 3)
-    assert (frames[0][90:] == colours[7]).all(2).any()
-    assert not (frames[0][90:] == colours[8]).all(2).any()
+    assert (frames[0][90:] == colors[7]).all(2).any()
+    assert not (frames[0][90:] == colors[8]).all(2).any()
 
 
 @pytest.mark.parametrize(
@@ -294,11 +294,11 @@ def test_other_kinds_of_output_leave_the_first_untouched(cameras, tmp_path, run_
     words = cameras, f"input={tmp_path}/monday/cam"
     assert run_here("predict_seg", *words, "save=[ids]") == 0
     stamp = (tmp_path / "predict-cam/ids/0.png").stat().st_mtime_ns
-    assert run_here("predict_seg", *words, "save=[ids,colours]") == 2
-    assert run_here("predict_seg", *words, "save=[ids,colours]", "resume=true") == 0
+    assert run_here("predict_seg", *words, "save=[ids,colors]") == 2
+    assert run_here("predict_seg", *words, "save=[ids,colors]", "resume=true") == 0
     assert "images: 2 predicted" in capsys.readouterr().out
     assert (tmp_path / "predict-cam/ids/0.png").stat().st_mtime_ns == stamp
-    assert len(list((tmp_path / "predict-cam/colours").iterdir())) == 2
+    assert len(list((tmp_path / "predict-cam/colors").iterdir())) == 2
 
 
 def test_predictions_of_other_weights_are_not_mixed(cameras, tmp_path, tiny_run, run_here, capsys):

@@ -54,11 +54,11 @@ def test_in_double_precision_folding_is_exact(model):
         torch.testing.assert_close(prepare(double)(image).main, double(image).main, rtol=1e-10, atol=1e-10)
 
 
-def test_in_bf16_the_logits_are_near_and_normalisation_stays_precise(model):
+def test_in_bf16_the_logits_are_near_and_normalization_stays_precise(model):
     image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     fast = prepare(model, precision="bf16")
     with torch.inference_mode():
-        exact, near = model(image).main, fast(fast.normalise(image).bfloat16()).main
+        exact, near = model(image).main, fast(fast.normalize(image).bfloat16()).main
     assert near.dtype == torch.bfloat16
     assert relative(near, exact) < 0.05
     assert torch.equal(fast.mean, model.mean)
@@ -73,7 +73,7 @@ def test_preparing_leaves_the_model_alone(model):
 
 
 class Awkward(nn.Module):
-    """Shares a convolution, normalises a sum: what must not be folded."""
+    """Shares a convolution, normalizes a sum: what must not be folded."""
 
     def __init__(self):
         super().__init__()

@@ -58,11 +58,11 @@ def test_the_large_kernel_gains_where_its_reach_is_what_large_things_ask_for():
     with torch.no_grad():
         small, large = (path(images.float() / 255) for path in unit.paths)
     wanted = torch.cat([small[:3], large[3:]])
-    optimiser = torch.optim.Adam(unit.attn.parameters(), 0.02)
+    optimizer = torch.optim.Adam(unit.attn.parameters(), 0.02)
     for _ in range(300):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         ((network(images) - wanted) ** 2).mean().backward()
-        optimiser.step()
+        optimizer.step()
     (curve,) = probes.large_kernel(network, [disc(5), disc(6)]).values()
     values = [value for _, value in curve]
     assert [factor for factor, _ in curve] == list(probes.FACTORS)

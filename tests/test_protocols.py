@@ -41,12 +41,12 @@ class TinySegmenter(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
-    def normalise(self, image):
+    def normalize(self, image):
         return (image.to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def forward(self, image):
         if image.dtype == torch.uint8:
-            image = self.normalise(image)
+            image = self.normalize(image)
         logits = self.head(self.backbone(image))
         return Logits(
             F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=self.align_corners), None
@@ -68,7 +68,7 @@ class FullSize(nn.Module):
 
     def __init__(self, inner):
         super().__init__()
-        self.inner, self.num_classes, self.normalise = inner, K, inner.normalise
+        self.inner, self.num_classes, self.normalize = inner, K, inner.normalize
 
     def forward(self, image):
         return self.inner(image)
@@ -79,7 +79,7 @@ def drawn_image(height, width, seed=1):
 
 
 def as_input(model, image):
-    return model.normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+    return model.normalize(torch.from_numpy(image).permute(2, 0, 1)[None])
 
 
 def resized(x, height, width, align_corners):

@@ -78,7 +78,7 @@ class Unscore:
             if os.environ["RANK"] == "1" or run.iteration in (1, 4):
                 ignored = [torch.full_like(batch.label, IGNORE_INDEX) for batch in batches]
                 batches = [b._replace(label=label) for b, label in zip(batches, ignored, strict=True)]
-            states = [run.model.state_dict(), run.average.state_dict(), *run.optimiser.state.values()]
+            states = [run.model.state_dict(), run.average.state_dict(), *run.optimizer.state.values()]
             tensors = [tensor for state in states for tensor in state.values()]
             before = [tensor.clone() for tensor in tensors]
             found = step(run, batches)

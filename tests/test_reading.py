@@ -85,7 +85,7 @@ def test_verify_lists_every_refused_image(tmp_path):
 EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06" + b"\0" * 7  # orientation 6
 CELLS = np.array([(0, 0, 0), (200, 0, 0), (0, 0, 90)], np.uint8)[IDS]
 UNUSUAL = ("int8", "int16", "int32", "int64", "uint32", "uint64", "float16", "float32", "float64")
-MASKS = {  # name: suffix, bytes, ids or colours
+MASKS = {  # name: suffix, bytes, ids or colors
     "png": ("png", saved(IDS, "PNG"), IDS),
     "png of one bit": ("png", png(IDS % 2, 1, 0), IDS % 2),
     "png of two bits": ("png", png(IDS, 2, 0), IDS),
@@ -93,9 +93,9 @@ MASKS = {  # name: suffix, bytes, ids or colours
     "png of 16 bits": ("png", png(DEEP, 16, 0), DEEP),
     "png palette": ("png", png(IDS, 8, 3, (b"PLTE", bytes(range(9)))), IDS),
     "png palette of two bits": ("png", png(IDS, 2, 3, (b"PLTE", bytes(range(9)))), IDS),
-    "png colours": ("png", saved(SCENE, "PNG"), SCENE),
+    "png colors": ("png", saved(SCENE, "PNG"), SCENE),
     "png opaque": ("png", saved(CLEAR, "PNG"), SCENE),
-    "png grey opaque": ("png", saved(np.dstack([IDS, 255 | IDS]), "PNG"), IDS),
+    "png gray opaque": ("png", saved(np.dstack([IDS, 255 | IDS]), "PNG"), IDS),
     "png turned": ("png", turned("PNG"), np.rot90(SCENE, -1)),
     "bmp": ("bmp", saved(IDS, "BMP"), IDS),
     "bmp of one bit": ("bmp", saved(IDS > 1, "BMP"), (IDS > 1).astype(np.uint8)),
@@ -127,7 +127,7 @@ REFUSED_MASKS = {
     "jpeg": ("png", saved(IDS, "JPEG"), r"compressed with loss \(JPEG\)"),
     "webp lossy": ("webp", saved(SCENE, "WEBP", quality=90), r"compressed with loss \(WEBP\)"),
     "png veiled": ("png", saved(VEILED, "PNG"), "transparent pixels"),
-    "png colours of 16 bits": ("png", png(in_three(DEEP), 16, 2), "holds 16-bit values"),
+    "png colors of 16 bits": ("png", png(in_three(DEEP), 16, 2), "holds 16-bit values"),
     "tiff of fractions": ("tif", tiff(IDS / np.float32(2)), "holds fractions, NaN or infinity"),
     "tiff of NaN": ("tif", tiff(np.where(IDS, IDS, np.nan)), "holds fractions, NaN or infinity"),
     "tiff of two signed bands": ("tif", tiff(SCENE[..., :2].astype(np.int16), t338=0), "holds signed values"),

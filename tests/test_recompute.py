@@ -134,14 +134,14 @@ def test_a_tensor_that_was_changed_since_is_kept_as_it_is():
 
 
 class Doubling(nn.BatchNorm2d):
-    """Normalises something else than what it was given."""
+    """Normalizes something else than what it was given."""
 
     def forward(self, input):
         return super().forward(input * input + input)
 
 
 @pytest.mark.parametrize("norm", [Doubling(3), BatchNormAct2d(3), BatchNormAct2d(3, apply_act=False)])
-def test_a_normalisation_of_its_own_kind_is_left_alone(norm):
+def test_a_normalization_of_its_own_kind_is_left_alone(norm):
     torch.manual_seed(0)
     first, last, image = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1), torch.randn(2, 3, 5, 5)
     gradients = []
@@ -315,7 +315,7 @@ def test_a_long_row_of_sums_is_made_again_with_few_tensors_at_a_time():
         return Part(recipe, torch.Size([3]), (1,), 0)
 
     row = part(torch.clone, one)
-    for number in range(10):  # as of a stage: what a block's last normalisation gave, and what went by it
+    for number in range(10):  # as of a stage: what a block's last normalization gave, and what went by it
         row = part(torch.add, part(lambda one, number=number: number * one, one), row)
     assert row.read().tolist() == [46.0] * 3
     assert most <= 4

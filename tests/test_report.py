@@ -22,8 +22,8 @@ from webdriver import browser, needs_chromium
 
 EVIL = "<script>alert('x')</script>\"&'"
 NAMES = ["sky", "road", EVIL, "tree", "never seen"]
-COLOURS = np.array([[70, 130, 180], [128, 64, 128], [220, 20, 60], [107, 142, 35], [9, 9, 9]], np.uint8)
-TABLE = LabelMap("town", tuple(Entry(k, name, tuple(COLOURS[k])) for k, name in enumerate(NAMES)))
+COLORS = np.array([[70, 130, 180], [128, 64, 128], [220, 20, 60], [107, 142, 35], [9, 9, 9]], np.uint8)
+TABLE = LabelMap("town", tuple(Entry(k, name, tuple(COLORS[k])) for k, name in enumerate(NAMES)))
 COUNTS = np.diag([900, 500, 20, 300, 0])
 COUNTS[0, 1], COUNTS[2, 1], COUNTS[3, 0] = 60, 10, 90
 SCORES = {"pixAcc": 0.915, "mIoU": 0.6875}
@@ -145,7 +145,7 @@ def test_the_layers_of_a_image_are_what_was_predicted(page):
     assert found is not None
     drawn = cv2.imdecode(np.frombuffer(base64.b64decode(found.group(1)), np.uint8), cv2.IMREAD_COLOR)
     assert drawn is not None
-    assert (drawn[..., ::-1] == COLOURS[1]).all(), "the worst image was predicted to be all road"
+    assert (drawn[..., ::-1] == COLORS[1]).all(), "the worst image was predicted to be all road"
 
 
 def test_a_report_without_images_or_errors_is_complete(tmp_path):
@@ -208,7 +208,7 @@ def test_a_click_on_a_column_sorts_by_it_and_another_turns_it_round(tab):
     assert tab.run(names) == ["road", "sky", "tree", EVIL, "never seen"]
     tab.run(click, 0)
     assert tab.run(names) == [EVIL, "never seen", "road", "sky", "tree"]
-    tab.run(click, 4)  # pixels: a class nobody labelled has the value 0
+    tab.run(click, 4)  # pixels: a class nobody labeled has the value 0
     assert tab.run(names)[0] == "never seen"
     marks = "return [...document.querySelectorAll('#classes th')].map(h => h.getAttribute('aria-sort'))"
     assert tab.run(marks) == [None, None, None, None, "ascending"]
@@ -308,11 +308,11 @@ def test_the_matrix_keeps_its_size_and_is_dark_in_dark_mode(tab):
 
 @needs_chromium
 def test_dark_mode_is_dark(tab):
-    colour = "return getComputedStyle(document.body).backgroundColor"
+    color = "return getComputedStyle(document.body).backgroundColor"
     tab.dark(on=True)
-    assert tab.run(colour) == "rgb(20, 23, 26)"
+    assert tab.run(color) == "rgb(20, 23, 26)"
     tab.dark(on=False)
-    assert tab.run(colour) == "rgb(245, 246, 248)"
+    assert tab.run(color) == "rgb(245, 246, 248)"
 
 
 def test_the_page_writes_a_report_from_python(tmp_path):

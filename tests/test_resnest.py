@@ -123,7 +123,7 @@ def test_classifying_without_a_classifier_says_how_to_get_one():
 @pytest.mark.parametrize("variant", TIMM)
 def test_undilated_it_equals_timm_with_the_same_weights(variant):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
-    theirs = originals.randomised(timm.create_model(TIMM[variant])).float()
+    theirs = originals.randomized(timm.create_model(TIMM[variant])).float()
     ours = on_meta(variant, 1000, output_stride=32).eval()
     ours.load_state_dict(theirs.state_dict(), assign=True)
     image = torch.randn(1, 3, 70, 57)
@@ -160,7 +160,7 @@ def test_blocks_can_start_as_their_shortcut():
     assert torch.equal(block(x), x)
 
 
-def test_drop_block_stands_in_stages_3_and_4_after_every_normalisation():
+def test_drop_block_stands_in_stages_3_and_4_after_every_normalization():
     network = on_meta("26", drop_block=0.1)
     found = {name for name, module in network.named_modules() if isinstance(module, DropBlock)}
     expected = {f"layer{s}.{i}.{place}" for s in (3, 4) for i in (0, 1) for place in ("drop", "conv2.drop")}
@@ -209,7 +209,7 @@ def test_initial_convolutions_have_the_published_deviation():
 )
 def test_a_published_variant_is_a_point_among_the_settings(variant, given):
     published, free = (
-        originals.randomised(resnest.build(4, variant=v, width=16, **more))
+        originals.randomized(resnest.build(4, variant=v, width=16, **more))
         for v, more in ((variant, {}), ("50", given))
     )
     image = torch.randn(1, 3, 40, 33, dtype=torch.float64)

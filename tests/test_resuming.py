@@ -46,8 +46,8 @@ def test_a_group_that_is_typed_wins_whole():
     found = again("model=fcn_resnest50")
     assert found["model"] == composed("train", ["model=fcn_resnest50", "run_name=a"])["model"]
     assert found["schedule"] == composed("train", BEGUN)["schedule"]
-    optimiser = again("schedule/optimizer=sgd")["schedule"]["optimizer"]
-    assert optimiser == composed("train", ["run_name=a"])["schedule"]["optimizer"]
+    optimizer = again("schedule/optimizer=sgd")["schedule"]["optimizer"]
+    assert optimizer == composed("train", ["run_name=a"])["schedule"]["optimizer"]
 
 
 @pytest.mark.medium

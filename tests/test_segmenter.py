@@ -67,12 +67,12 @@ def test_auxiliary_logits_exist_in_training_only():
     assert model.eval()(image).aux is None
 
 
-def test_uint8_images_are_normalised_by_the_model():
+def test_uint8_images_are_normalized_by_the_model():
     model = tiny().eval()
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     by_hand = (image / 255 - mean) / std
-    torch.testing.assert_close(model.normalise(image), by_hand)
+    torch.testing.assert_close(model.normalize(image), by_hand)
     torch.testing.assert_close(model(image).main, model(by_hand).main)
     assert "mean" not in model.state_dict()
 
@@ -90,7 +90,7 @@ def test_a_training_batch_of_one_is_refused_with_the_remedy():
         tiny().train()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
-def test_synchronised_normalisation_replaces_every_other_one():
+def test_synchronized_normalization_replaces_every_other_one():
     model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(tiny(auxiliary=AUXILIARY))
     norms = [
         module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
@@ -118,6 +118,6 @@ def test_every_resize_follows_the_one_align_corners():
     other = tiny(align_corners=False).eval()
     other.load_state_dict(aligned.state_dict())
     corner = (..., slice(0, 1), slice(0, 1))
-    coarse = aligned.head(aligned.backbone(aligned.normalise(image)))
+    coarse = aligned.head(aligned.backbone(aligned.normalize(image)))
     torch.testing.assert_close(aligned(image).main[corner], coarse[corner])  # corners meet
     assert not torch.allclose(aligned(image).main, other(image).main)

@@ -34,8 +34,8 @@ def test_every_class_takes_its_share_and_borders_are_thin(size):
 
 
 @pytest.mark.medium
-def test_colour_alone_does_not_tell_the_class():
-    """The nearest mean colour of a class, learned from 80 scenes, is right in less than half of 80 others."""
+def test_color_alone_does_not_tell_the_class():
+    """The nearest mean color of a class, learned from 80 scenes, is right in less than half of 80 others."""
     dataset = shapes.build("train")
     samples = [dataset.read(index) for index in range(160)]
     means = [np.concatenate([s.image[s.label == k] for s in samples[:80]]).mean(0) for k in range(1, 10)]

@@ -37,7 +37,7 @@ def photo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tiny_run, tmp_path_factory, photo):
     out = tmp_path_factory.mktemp("shared") / "tiny"
-    told = share.main([str(tiny_run / "best.pt"), str(out), "--licence", "mit", "--preview", str(photo)])
+    told = share.main([str(tiny_run / "best.pt"), str(out), "--license", "mit", "--preview", str(photo)])
     assert told == f"{out} holds the network, its card and its scores\n"
     return out
 
@@ -74,7 +74,7 @@ def test_settings_lose_what_names_places():
     }
 
 
-def test_the_card_has_scores_protocol_licence_and_use(tiny_run, folder):
+def test_the_card_has_scores_protocol_license_and_use(tiny_run, folder):
     card = (folder / "README.md").read_text(encoding="utf-8")
     score = checkpoint.read_checkpoint(tiny_run / "best.pt")["scores"]["mIoU"]
     assert card.startswith("---\nlicense: mit\nlibrary_name: segkit\npipeline_tag: image-segmentation\n")

@@ -83,7 +83,7 @@ def test_stages_and_classes_have_their_shapes(name, variant, output_stride):
 
 def agree(ours, theirs, *, names=lambda name: name, **settings):
     """Equal class scores and last stage from equal weights, in float32."""
-    theirs = originals.randomised(theirs).float()
+    theirs = originals.randomized(theirs).float()
     ours = on_meta(*ours, 1000, **settings).eval()
     ours.load_state_dict({names(n): t for n, t in theirs.state_dict().items()}, assign=True)
     image = torch.randn(1, 3, 70, 57)
@@ -107,7 +107,7 @@ def test_resnexts_equal_torchvision():
 
 
 def selective_names(name):
-    """Timm wraps convolution and normalisation in one module; ours keeps the names of the bottleneck."""
+    """Timm wraps convolution and normalization in one module; ours keeps the names of the bottleneck."""
     for number in (1, 3):
         name = name.replace(f".conv{number}.conv.", f".conv{number}.")
         name = name.replace(f".conv{number}.bn.", f".bn{number}.")
@@ -226,7 +226,7 @@ def insight(state, block, x):
 def published_state(variant, names):
     """Random weights of our network under published names (pairs of pattern and replacement)."""
     torch.manual_seed(0)
-    network = originals.randomised(
+    network = originals.randomized(
         registry.build("models.backbones", {"name": "resnet", "variant": variant, **THIN}, num_classes=10)
     )
     state = {}
@@ -288,7 +288,7 @@ def test_files_of_pytorch_insight_load_and_give_their_scores(variant, names, blo
 )
 def test_files_of_timm_load_and_give_their_scores(ours, theirs, tmp_path):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
-    original = originals.randomised(timm.create_model(theirs, num_classes=10)).float()
+    original = originals.randomized(timm.create_model(theirs, num_classes=10)).float()
     torch.save(original.state_dict(), tmp_path / "x.pth")
     name, variant = ours
     settings = {"name": name, "variant": variant, "output_stride": 32, "weights": f"{tmp_path}/x.pth"}
@@ -377,8 +377,8 @@ def test_selective_kernels_take_the_settings_of_the_paper():
 
 def test_squeeze_and_excitation_and_spatial_enhance_take_theirs():
     assert on_meta("resnet", "se_50", reduction=4).layer1[0].attention.fc1.out_channels == 64
-    enhance = on_meta("resnet", "sge_50", groups=32, normalise=False).layer4[0].attention
-    assert (enhance.groups, enhance.weight.shape[1], enhance.normalise) == (32, 32, False)
+    enhance = on_meta("resnet", "sge_50", groups=32, normalize=False).layer4[0].attention
+    assert (enhance.groups, enhance.weight.shape[1], enhance.normalize) == (32, 32, False)
 
 
 # ---- names of then and now

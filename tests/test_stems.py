@@ -22,8 +22,8 @@ THIN = [
 
 def built(backbone, bands=3, **settings):
     head = {"name": "fcn", "width": 8}
-    colours = {"mean": (0.5,) * bands, "std": (0.25,) * bands}
-    return segmenter.build(4, backbone=backbone, head=head, **colours, **settings).eval()
+    colors = {"mean": (0.5,) * bands, "std": (0.25,) * bands}
+    return segmenter.build(4, backbone=backbone, head=head, **colors, **settings).eval()
 
 
 def saved(network, path):
@@ -44,7 +44,7 @@ def test_a_network_of_any_bands_learns_counts_and_predicts(backbone, bands):
     array = image[0].permute(1, 2, 0).numpy()
     ids = inference.predict(fast, array, inference.Protocol(scales=(1.0, 1.5), flip=True, window=(32, 32)))
     assert ids.shape == (33, 40)
-    assert "one image of 32 x 32" in summary.summarise(model, 32)
+    assert "one image of 32 x 32" in summary.format_summary(model, 32)
     with pytest.raises(ValueError, match=rf"give one as an \(H, W, {bands}\) array"):
         inference.predict(model, np.zeros((8, 8, 3), np.uint8), inference.Protocol())
 
@@ -53,7 +53,7 @@ def test_a_network_of_any_bands_learns_counts_and_predicts(backbone, bands):
 @pytest.mark.parametrize("bands", [1, 2, 4, 7])
 @pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_by_the_mean_equal_bands_say_what_the_rgb_network_says_of_grey(
+def test_by_the_mean_equal_bands_say_what_the_rgb_network_says_of_gray(
     backbone, bands, whole, tmp_path, caplog
 ):
     caplog.set_level(logging.INFO, "segkit")
@@ -67,10 +67,10 @@ def test_by_the_mean_equal_bands_say_what_the_rgb_network_says_of_grey(
     assert (
         f"to {bands}, by the rule mean" in caplog.text or f"reads {bands} bands in place of 3" in caplog.text
     )
-    grey = torch.randint(0, 256, (1, 1, 40, 56), dtype=torch.uint8)
+    gray = torch.randint(0, 256, (1, 1, 40, 56), dtype=torch.uint8)
     with torch.no_grad():
-        expected = rgb(grey.expand(-1, 3, -1, -1)).main
-        found = wide(grey.expand(-1, bands, -1, -1)).main
+        expected = rgb(gray.expand(-1, 3, -1, -1)).main
+        found = wide(gray.expand(-1, bands, -1, -1)).main
     scale = expected.abs().max()
     assert scale > 0
     torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-4)

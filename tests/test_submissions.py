@@ -56,7 +56,7 @@ def test_cityscapes_gets_label_ids_under_names_its_own_scripts_find(tmp_path, mo
     [
         ("ade20k", np.zeros((4, 4), np.uint8), r"a\.png holds \[0\], which are no classes of ade20k"),
         ("ade20k", np.full((4, 4), 151, np.uint8), r"a\.png holds \[151\]"),
-        ("ade20k", np.ones((4, 4, 3), np.uint8), "not a grey 8-bit PNG"),
+        ("ade20k", np.ones((4, 4, 3), np.uint8), "not a gray 8-bit PNG"),
         ("cityscapes", np.full((4, 6), 7, np.uint8), "is 6x4; the server of cityscapes wants 2048x1024"),
     ],
 )

@@ -53,7 +53,7 @@ def deeplab(variant="101", **settings):
 
 @pytest.mark.medium
 def test_a_summary_tells_shapes_dilation_parameters_and_operations():
-    rows = {part.name: part for part in summary.summarize(deeplab(), (480, 480))}
+    rows = {part.name: part for part in summary.measure_parts(deeplab(), (480, 480))}
     assert rows["stage 3"].shape == (1024, 60, 60)
     assert [rows[f"stage {i}"].stride for i in (1, 2, 3, 4)] == ["4", "8", "8", "8"]
     assert [rows[f"stage {i}"].dilation for i in (1, 2, 3, 4)] == ["1", "1", "1, 2", "2, 4"]
@@ -65,7 +65,7 @@ def test_a_summary_tells_shapes_dilation_parameters_and_operations():
 
 
 def test_the_text_has_a_line_for_each_part_and_the_totals():
-    text = summary.summarise(deeplab(output_stride=16), (512, 1024))
+    text = summary.format_summary(deeplab(output_stride=16), (512, 1024))
     lines = text.splitlines()
     assert lines[0] == "one image of 512 x 1024, 150 classes"
     assert [line.split("  ")[0] for line in lines[2:8]] == [
@@ -82,7 +82,7 @@ def test_the_text_has_a_line_for_each_part_and_the_totals():
 def test_a_summary_leaves_the_model_as_it_was():
     backbone = {"name": "resnest", "variant": "14", "width": 8}
     model = segmenter.build(3, backbone=backbone, head={"name": "fcn"}, auxiliary=None).train()
-    text = summary.summarise(model, 64)
+    text = summary.format_summary(model, 64)
     assert model.training
     assert all(p.device.type == "cpu" for p in model.parameters())
     assert "\ntotal " in text
@@ -107,12 +107,12 @@ def test_any_backbone_that_keeps_the_contract_has_a_summary():
     head = registry.build("models.heads", {"name": "fcn"}, in_channels=Foreign.out_channels, num_classes=5)
     model = segmenter.Segmenter(Foreign(), head, num_classes=5)
     assert model.eval()(torch.zeros(1, 3, 32, 48)).main.shape == (1, 5, 32, 48)
-    backbone, last = summary.summarize(model, (32, 48))
+    backbone, last = summary.measure_parts(model, (32, 48))
     assert (backbone.name, backbone.shape, backbone.stride) == ("backbone", (16, 4, 6), "8")
     assert backbone.parameters == (3 * 64 + 1) * 8 + (8 + 1) * 16
     assert backbone.flops == 2 * 24 * (3 * 64 * 8 + 8 * 16)  # 4 x 6 positions, by hand
     assert last.name == "head"
-    assert "\nbackbone " in summary.summarise(model, (32, 48))
+    assert "\nbackbone " in summary.format_summary(model, (32, 48))
 
 
 class Particular(Foreign):
@@ -122,11 +122,11 @@ class Particular(Foreign):
         return super().forward(image * float(image.mean().item() >= 0))
 
 
-def test_a_backbone_that_needs_real_numbers_is_summarised_by_its_parameters():
+def test_a_backbone_that_needs_real_numbers_is_summarized_by_its_parameters():
     head = registry.build("models.heads", {"name": "fcn"}, in_channels=Foreign.out_channels, num_classes=5)
     model = segmenter.Segmenter(Particular(), head, num_classes=5)
     count = sum(parameter.numel() for parameter in model.parameters())
-    text = summary.summarise(model, 32)
+    text = summary.format_summary(model, 32)
     assert text.startswith(f"{count:,} parameters; operations are not counted (")
     assert "\n" not in text
 
@@ -135,7 +135,7 @@ def test_a_summary_without_operations_has_the_other_columns():
     backbone = {"name": "resnest", "variant": "14", "width": 8}
     model = segmenter.build(3, backbone=backbone, head={"name": "fcn"})
     counted, uncounted = (
-        summary.summarise(model, 64, operations=each).splitlines() for each in (True, False)
+        summary.format_summary(model, 64, operations=each).splitlines() for each in (True, False)
     )
     assert "FLOP" not in "".join(uncounted)
     assert [line.rstrip() for line in counted[1:-1]] != uncounted[1:]

@@ -60,7 +60,7 @@ def test_the_files_agree_with_each_other(tested):
     with (folder / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == list(result["class_iou"])
-    assert [int(row["labelled pixels"]) for row in rows] == counts.sum(1).tolist()
+    assert [int(row["labeled pixels"]) for row in rows] == counts.sum(1).tolist()
     assert f"mIoU {100 * result['scores']['mIoU']:.2f}" in output
     assert "whole (scales 1" in output
 
@@ -162,7 +162,7 @@ def test_another_protocol_takes_its_sizes_from_the_checkpoint_and_has_a_folder_o
             ["checkpoint={run}/best.pt", "runtime.precision=bf16"],
             r"runtime.precision=bf16: there is no such setting; did you mean evaluation.precision=bf16\?",
         ),
-        (["checkpoint={run}/best.pt", "save=[id]"], r"save=\['id'\]: must be a list of one of ids, colours"),
+        (["checkpoint={run}/best.pt", "save=[id]"], r"save=\['id'\]: must be a list of one of ids, colors"),
         (
             ["checkpoint={run}/best.pt", "evaluation.scales=[0]"],
             r"evaluation.scales=\[0\]: must be a list of",

@@ -60,7 +60,7 @@ def drawn_anew(network):
 @pytest.mark.parametrize("variant", FAMILIES)
 def test_a_dilated_network_says_the_same_on_the_coarse_grid(variant, monkeypatch):
     """Oracle: timm's own undilated network; at output stride 8 every fourth cell is one of stride 32."""
-    if variant == "resnetv2_50x1_bit":  # normalised over whole maps: let it be over channels
+    if variant == "resnetv2_50x1_bit":  # normalized over whole maps: let it be over channels
         monkeypatch.setattr(torch.nn.functional, "group_norm", lambda x, *_: x / x.std(1, keepdim=True))
     plain = drawn_anew(without_gates(timm.create_model(variant, features_only=True)))
     image = torch.randn(1, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -217,7 +217,7 @@ def test_published_weights_without_a_network_name_the_file_and_its_place(monkeyp
 
 
 @pytest.mark.medium
-def test_published_weights_are_timms_and_other_colours_are_told(monkeypatch, caplog):
+def test_published_weights_are_timms_and_other_colors_are_told(monkeypatch, caplog):
     state = timm.create_model("mobilenetv3_small_050").state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
     caplog.set_level(logging.WARNING, "segkit")
@@ -228,7 +228,7 @@ def test_published_weights_are_timms_and_other_colours_are_told(monkeypatch, cap
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
     built("tf_mobilenetv3_small_minimal_100", weights="imagenet")
     (told,) = caplog.messages
-    assert told.endswith("trained with other colours: model.mean=[0.5,0.5,0.5] model.std=[0.5,0.5,0.5]")
+    assert told.endswith("trained with other colors: model.mean=[0.5,0.5,0.5] model.std=[0.5,0.5,0.5]")
 
 
 # ---- under our heads

@@ -109,7 +109,7 @@ def services(monkeypatch):
 
 def record(folder, writer, *, start=0, stop=40, lr=0.01):
     """Record a run of 40 iterations that validates at 20 and 40, from one iteration to another."""
-    arguments = {"total": 40, "iterations_per_epoch": 8.0, "names": NAMES, "colours": COLORS}
+    arguments = {"total": 40, "iterations_per_epoch": 8.0, "names": NAMES, "colors": COLORS}
     with monitor_module.Monitor(folder, start=start, writers={writer: True}, **arguments) as monitor:
         monitor.describe({"schedule": {"lr": lr}, **{f"k{i}": i for i in range(150)}}, network="conv")
         for t in range(start + 1, stop + 1):

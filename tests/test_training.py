@@ -21,7 +21,7 @@ SCENES = shapes.build("train", size=40, train_scenes=7)
 
 
 class Tiny(nn.Module):
-    """A segmenter without batch normalisation, so that parts of a batch do not see each other."""
+    """A segmenter without batch normalization, so that parts of a batch do not see each other."""
 
     def __init__(self, num_classes=3, dropout=0.0, norm=False):
         super().__init__()
@@ -125,10 +125,10 @@ def test_a_restored_run_takes_the_same_steps_to_the_bit(tmp_path):
     assert straight.iteration == resumed.iteration == 4
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_batch_without_scored_pixels_changes_nothing(optimiser, accumulate, caplog):
-    run = begin(optimizer={"name": optimiser, "weight_decay": 0.1}, accumulate=accumulate, ema=0.5, norm=True)
+def test_a_batch_without_scored_pixels_changes_nothing(optimizer, accumulate, caplog):
+    run = begin(optimizer={"name": optimizer, "weight_decay": 0.1}, accumulate=accumulate, ema=0.5, norm=True)
     training.train_step(run, parts_of(batch(), accumulate))
     before = copy.deepcopy(run.state())
     data = batch(seed=1)
@@ -239,7 +239,7 @@ def test_momenta_of_another_shape_are_refused():
     saved = copy.deepcopy(run.state())
     saved["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(2)
     with pytest.raises(
-        ValueError, match=r"another optimiser: momentum_buffer has shape \(2,\) for a weight of"
+        ValueError, match=r"another optimizer: momentum_buffer has shape \(2,\) for a weight of"
     ):
         resumed(saved)
 

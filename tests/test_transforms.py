@@ -213,7 +213,7 @@ def test_labels_stay_on_their_pixels_and_none_is_invented(rotation):
     assert set(np.unique([r.label for r in results])) == {0, 4, 255}
 
 
-def test_rotation_turns_about_the_centre_and_fills_with_ignored():
+def test_rotation_turns_about_the_center_and_fills_with_ignored():
     label = np.zeros((61, 61), np.uint8)
     label[28:33, 5:56] = 1  # a bar
     window = Crop((61, 61), 0, 0, 61, 61)
@@ -248,7 +248,7 @@ def test_a_crop_full_of_one_class_is_drawn_again():
 
 
 @pytest.mark.medium
-def test_colour_and_blur_change_the_image_only_and_as_often_as_asked():
+def test_color_and_blur_change_the_image_only_and_as_often_as_asked():
     image = np.random.default_rng(0).integers(60, 200, (CROP, CROP, 3)).astype(np.uint8)
     sample = Sample(image, COLUMNS[:CROP, :CROP], "")
     transform = transforms.build(crop_size=CROP, scales=(1, 1), hflip=0, blur=0.25)
@@ -371,7 +371,7 @@ def photometric_distortion(img, random):
     return contrast(img) if mode == 0 else img
 
 
-def test_colours_are_those_of_mmsegmentation_to_the_pixel():
+def test_colors_are_those_of_mmsegmentation_to_the_pixel():
     image = photograph(40, 50)
     for seed in range(200):
         expected = photometric_distortion(image[..., ::-1], LikeNumpy(np.random.default_rng(seed)))
@@ -401,12 +401,12 @@ def test_brightness_contrast_saturation_and_hue_are_distributed_as_mmsegmentatio
         assert distance(one, other) < 1.95 * np.sqrt(2 / draws)  # 1 in 1000 by chance; seeds are fixed
 
 
-def test_padding_of_the_mean_colour_is_zero_for_the_network():
+def test_padding_of_the_mean_color_is_zero_for_the_network():
     sample = Sample(np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8), np.uint8), "")
     settings = {"crop_size": 12, "scales": (1, 1), "hflip": 0}
     outside = transforms.build(**settings, padding="mean")(sample, 0).image[8:].reshape(-1, 3) / 255
-    normalised = (outside - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    assert np.abs(normalised).max() < 0.5 / 255 / 0.224
+    normalized = (outside - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    assert np.abs(normalized).max() < 0.5 / 255 / 0.224
     assert not transforms.build(**settings)(sample, 0).image[8:].any()
 
 

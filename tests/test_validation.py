@@ -24,7 +24,7 @@ class Table(NamedTuple):
     num_classes: int = 3
     names: tuple = ("a", "b", "c")
     categories: tuple = ("", "", "")
-    colours: np.ndarray = np.eye(3, dtype=np.uint8) * 200
+    colors: np.ndarray = np.eye(3, dtype=np.uint8) * 200
 
 
 class Noise:
@@ -132,9 +132,7 @@ def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model
     keeping = checkpoint.CheckpointConfig()
     book = checkpoint.Checkpoints(folder, keeping, {"settings": {}, "classes": {}})
     table = Table()
-    with Monitor(
-        folder, total=1, iterations_per_epoch=1, names=table.names, colours=table.colours
-    ) as monitor:
+    with Monitor(folder, total=1, iterations_per_epoch=1, names=table.names, colors=table.colors) as monitor:
         validation.validate(run, dataset, inference.Protocol(), workers=1, monitor=monitor, checkpoints=book)
         drawn = (folder / "samples.png").stat().st_size
     readers = told.read_text().split()
@@ -156,7 +154,7 @@ def test_an_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys,
     )
     found = []
     with Monitor(
-        folder, total=1, iterations_per_epoch=1, names=Table().names, colours=Table().colours
+        folder, total=1, iterations_per_epoch=1, names=Table().names, colors=Table().colors
     ) as monitor:
         for _ in range(4):
             validation.validate(run, Noise(), inference.Protocol(), monitor=monitor, checkpoints=book)

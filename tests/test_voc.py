@@ -105,8 +105,8 @@ def test_voc_table_has_official_names_and_colors():
         "person",
         "tvmonitor",
     )
-    assert (table.colours == colormap()[:21]).all()
-    assert table.entries[-1].colour == (224, 224, 192)
+    assert (table.colors == colormap()[:21]).all()
+    assert table.entries[-1].color == (224, 224, 192)
     assert table.encode(np.array([[0, 20, 255]], np.uint8), "m").tolist() == [[0, 20, 255]]
 
 

@@ -64,7 +64,7 @@ def image():
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_a_dilated_resnest_is_the_network_written_out(output_stride, image):
-    network = originals.randomised(resnest.build(variant="26", width=8, output_stride=output_stride))
+    network = originals.randomized(resnest.build(variant="26", width=8, output_stride=output_stride))
     naive = originals.resnest(network.state_dict(), "", image, output_stride=output_stride)
     for ours, theirs in zip(network(image), naive, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -72,7 +72,7 @@ def test_a_dilated_resnest_is_the_network_written_out(output_stride, image):
 
 @pytest.mark.parametrize("head", ["deeplabv3", "fcn"])
 def test_checkpoints_of_pytorch_encoding_give_their_logits(head, image, tmp_path):
-    original = originals.randomised(model(head))
+    original = originals.randomized(model(head))
     state = under(ENCODING_NAMES, original.state_dict())
     assert {name.split(".")[0] for name in state} == {"pretrained", "head", "auxlayer"}
     loaded = model(head, weights=saved(state, tmp_path / "x.pth")).double().eval()
@@ -87,7 +87,7 @@ def test_checkpoints_of_pytorch_encoding_give_their_logits(head, image, tmp_path
 def test_checkpoints_of_mmsegmentation_give_their_logits(image, tmp_path, monkeypatch):
     monkeypatch.setitem(resnest.VARIANTS, "26_mmseg", resnest.VARIANTS["26"]._replace(pool="strided"))
     settings = {"head": "deeplabv3_mmseg", "variant": "26_mmseg", "align_corners": False}
-    state = originals.randomised(model(**settings)).state_dict()
+    state = originals.randomized(model(**settings)).state_dict()
     state = under(MMSEG_NAMES, state)
     assert {n.split(".")[0] for n in state} == {"backbone", "decode_head", "auxiliary_head"}
     path = saved({"meta": {"CLASSES": ["a"]}, "state_dict": state}, tmp_path / "x.pth")
@@ -344,7 +344,7 @@ def mmseg_resnet(**settings):
 
 def mmseg_file(path, config=None, **settings):
     """A file in the published layout, with its settings in it or without, and its tensors."""
-    state = under(MMSEG_NAMES, originals.randomised(mmseg_resnet(**settings)).state_dict())
+    state = under(MMSEG_NAMES, originals.randomized(mmseg_resnet(**settings)).state_dict())
     meta = {"mmseg_version": "0.6.0", "CLASSES": ["road"], **({"config": config} if config else {})}
     return saved({"meta": meta, "state_dict": state}, path), state
 

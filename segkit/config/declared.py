@@ -81,14 +81,14 @@ COMMANDS: dict[str, dict[str, Any]] = {
     ),
     "test": TRAINED
     | {
-        "save": list[Literal["ids", "colours", "overlays"]],
+        "save": list[Literal["ids", "colors", "overlays"]],
         "report": bool,
         "loader.workers": Workers,
     },
     "predict": TRAINED
     | {
         "input": InputSource,
-        "save": list[Literal["ids", "colours", "overlays", "probabilities"]],
+        "save": list[Literal["ids", "colors", "overlays", "probabilities"]],
     },
     "export": {
         "checkpoint": PathOrNull,

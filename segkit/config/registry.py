@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = "segkit.config.registry"
 _plugins: dict[str, Path] = {}  # package and its folder, as they were named
 

@@ -12,7 +12,7 @@ from segkit.types import Dataset, Sample, ignore_index
 
 
 class AlignedDataset:
-    """A data set whose labels have the class ids of a network; ids and colours of the table stay its own."""
+    """A data set whose labels have the class ids of a network; ids and colors of the table stay its own."""
 
     def __init__(self, dataset: Dataset, table: LabelMap) -> None:
         self.dataset = dataset

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-BRIGHTNESS = 32.0  # grey levels, either way
+BRIGHTNESS = 32.0  # gray levels, either way
 CONTRAST = (0.5, 1.5)
 SATURATION = (0.5, 1.5)
 HUE = 18  # of OpenCV's 180 steps: -18 .. 17
 
 
 def distort(image: np.ndarray, draw: np.random.Generator, often: float) -> np.ndarray:
-    """The image with other colours.
+    """The image with other colors.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -43,7 +43,7 @@ def distort(image: np.ndarray, draw: np.random.Generator, often: float) -> np.nd
 def distort_bands(
     image: np.ndarray, draw: np.random.Generator, often: float, limits: Sequence[tuple[float, float]]
 ) -> np.ndarray:
-    """Other brightness and contrast for any bands; hue and saturation are of colours alone.
+    """Other brightness and contrast for any bands; hue and saturation are of colors alone.
 
     Args:
         image: (H, W, C).

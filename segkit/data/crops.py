@@ -1,7 +1,7 @@
 """A crop of the scaled image, cut from its source without scaling the rest where that can be had.
 
 Two toolkits, two conventions. PIL averages when it shrinks (the triangle that it lays over the source grows
-with the factor), and its nearest neighbour asks at the centre of a pixel. OpenCV's linear always takes the
+with the factor), and its nearest neighbor asks at the center of a pixel. OpenCV's linear always takes the
 two source pixels next to it each way, so it skips pixels when it shrinks, and its nearest asks at the upper
 left corner of a pixel.
 """
@@ -100,14 +100,14 @@ def restore_band_axis(image: np.ndarray) -> np.ndarray:
 
 
 def crop_label(label: np.ndarray, window: Crop, resize: str) -> np.ndarray:
-    """The window of the label as it would be after scaling all of it to the nearest neighbour.
+    """The window of the label as it would be after scaling all of it to the nearest neighbor.
 
     Args:
         label: (H, W) class ids.
         window: what to cut.
         resize: of the image; the label follows the same toolkit.
     """
-    indices = _corners if resize == "opencv_linear" else _centres
+    indices = _corners if resize == "opencv_linear" else _centers
     rows = indices(window.top, window.height, label.shape[0], window.scaled[0])
     columns = indices(window.left, window.width, label.shape[1], window.scaled[1])
     if window.mirrored:
@@ -119,7 +119,7 @@ def crop_label(label: np.ndarray, window: Crop, resize: str) -> np.ndarray:
 def crop_rotated(
     array: np.ndarray, window: Crop, angle: float, *, resize: str, fill: Sequence[float]
 ) -> np.ndarray:
-    """The window, turned about its centre; labels to the nearest neighbour, images linearly.
+    """The window, turned about its center; labels to the nearest neighbor, images linearly.
 
     Args:
         array: (H, W), a label, or (H, W, C), an image.
@@ -132,8 +132,8 @@ def crop_rotated(
     if image and resize in FILTERS and window.scaled[0] < array.shape[0]:  # warpAffine would skip pixels
         array = crop_image(array, Crop(window.scaled, 0, 0, *window.scaled), resize)
     zoom = np.array([window.scaled[1] / array.shape[1], window.scaled[0] / array.shape[0]])
-    centre = np.array([window.width - 1, window.height - 1]) / 2
-    turned = cv2.getRotationMatrix2D(tuple(centre), angle, 1.0)  # acts on pixels of the window
+    center = np.array([window.width - 1, window.height - 1]) / 2
+    turned = cv2.getRotationMatrix2D(tuple(center), angle, 1.0)  # acts on pixels of the window
     scale = np.array(
         [
             [zoom[0], 0, (zoom[0] - 1) / 2 - window.left],
@@ -174,8 +174,8 @@ def _columns(rows: np.ndarray, columns: slice, *, mirrored: bool) -> np.ndarray:
     return restore_band_axis(cv2.flip(rows[:, width - columns.stop : width - columns.start], 1))
 
 
-def _centres(start: int, length: int, full: int, scaled: int) -> np.ndarray:
-    """The source pixel under the centre of each; summed up step by step as PIL does, rounding included."""
+def _centers(start: int, length: int, full: int, scaled: int) -> np.ndarray:
+    """The source pixel under the center of each; summed up step by step as PIL does, rounding included."""
     steps = np.full(start + length, full / scaled)
     steps[0] /= 2
     return np.minimum(np.cumsum(steps)[start:].astype(np.intp), full - 1)

@@ -1,4 +1,4 @@
-"""Class tables: which value in a mask file is which class, with its name and colour; applied on reading."""
+"""Class tables: which value in a mask file is which class, with its name and color; applied on reading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from segkit.runtime.wording import write_count
 from segkit.types import MOST_CLASSES, class_id_dtype, ignore_index
 
 TABLES = Path(__file__).parent / "tables"
-COLUMNS = ("id", "name", "colour", "ignore")
+COLUMNS = ("id", "name", "color", "ignore")
 
 
 class Problem(NamedTuple):
@@ -49,14 +49,14 @@ class Entry(NamedTuple):
 
     id: int
     name: str
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
     ignore: bool = False
     category: str = ""
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Ids and colours of mask files, and the class ids 0..K-1 they stand for.
+    """Ids and colors of mask files, and the class ids 0..K-1 they stand for.
 
     Class ids count the entries that are not ignored, in table order.
     """
@@ -83,9 +83,9 @@ class LabelMap:
         return [e.name if seen.setdefault(e.name, e) is e else f"{e.name} ({e.id})" for e in self.classes]
 
     @cached_property
-    def colours(self) -> np.ndarray:
+    def colors(self) -> np.ndarray:
         """(K, 3) uint8, RGB."""
-        return np.array([entry.colour for entry in self.classes], np.uint8)
+        return np.array([entry.color for entry in self.classes], np.uint8)
 
     @property
     def categories(self) -> list[str]:
@@ -100,16 +100,16 @@ class LabelMap:
         return lookup
 
     @cached_property
-    def _from_colour(self) -> np.ndarray:
-        """(2^24,) uint16: class id + 1 of each colour, 0 for none; untouched pages take no memory."""
+    def _from_color(self) -> np.ndarray:
+        """(2^24,) uint16: class id + 1 of each color, 0 for none; untouched pages take no memory."""
         lookup, owner = np.zeros(1 << 24, np.uint16), {}
         for entry, class_id in self._class_ids():
-            if owner.setdefault(entry.colour, (entry, class_id))[1] != class_id:
+            if owner.setdefault(entry.color, (entry, class_id))[1] != class_id:
                 raise ValueError(
-                    f"{self._title} gives {hex_colour(entry.colour)} to both "
-                    f"{owner[entry.colour][0].name!r} and {entry.name!r}; each class needs its own colour"
+                    f"{self._title} gives {hex_color(entry.color)} to both "
+                    f"{owner[entry.color][0].name!r} and {entry.name!r}; each class needs its own color"
                 )
-            lookup[_packed(np.array(entry.colour))] = class_id + 1
+            lookup[_packed(np.array(entry.color))] = class_id + 1
         return lookup
 
     def _class_ids(self) -> list[tuple[Entry, int]]:
@@ -120,7 +120,7 @@ class LabelMap:
         """Return the class ids of a mask as stored.
 
         Args:
-            raw: (H, W) ids of any numeric type, or (H, W, 3) uint8 RGB colours.
+            raw: (H, W) ids of any numeric type, or (H, W, 3) uint8 RGB colors.
             file: named in the message.
 
         Returns:
@@ -131,7 +131,7 @@ class LabelMap:
         """
         kind = class_id_dtype(self.num_classes)
         if raw.ndim == 3:
-            ids = self._from_colour.take(_packed(raw))
+            ids = self._from_color.take(_packed(raw))
             if (unknown := ids == 0).any():
                 raise self._unknown(raw, unknown, file)
             return (ids - 1).astype(kind)
@@ -160,7 +160,7 @@ class LabelMap:
         return Path(self.source).parent == TABLES
 
     def _unknown(self, raw: np.ndarray, unknown: np.ndarray, file: object) -> DataError:
-        """Return the error for ids (H, W) or colours (H, W, 3) that the table does not have."""
+        """Return the error for ids (H, W) or colors (H, W, 3) that the table does not have."""
         distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
         values = [_format_value(value) for value in distinct]
         shown = [
@@ -181,7 +181,7 @@ class LabelMap:
             return f"the masks of {self.name} hold no others: is this one of its files, as published?"
         if raw.ndim == 3:
             new = max(entry.id for entry in self.entries) + 1
-            return f"add a line for each, such as {self._line(new, 'NAME', colour=values[0])}"
+            return f"add a line for each, such as {self._line(new, 'NAME', color=values[0])}"
         if values in ([255], [65535]):
             void = (
                 f"add the line {self._line(values[0], 'void', ignore='yes')} if these pixels are not labeled"
@@ -192,13 +192,13 @@ class LabelMap:
         lines = " and ".join(self._line(value, "NAME") for value in values[:3])
         return f"add {lines}{' and so on' if len(values) > 3 else ''}, or repair the mask"
 
-    def _line(self, identity: int, name: str, *, colour: str = "", ignore: str = "") -> str:
+    def _line(self, identity: int, name: str, *, color: str = "", ignore: str = "") -> str:
         """Return a line for the CSV file, with the header it needs where the file's lacks a column."""
-        cells = {"id": str(identity), "name": name, "colour": colour, "ignore": ignore}
+        cells = {"id": str(identity), "name": name, "color": color, "ignore": ignore}
         needed = {key for key, cell in cells.items() if cell}
-        fits = needed <= {"colour" if key == "color" else key for key in self.columns}
+        fits = needed <= {"color" if key == "colour" else key for key in self.columns}
         columns = self.columns if fits else COLUMNS
-        line = ",".join(cells.get("colour" if key == "color" else key, "") for key in columns)
+        line = ",".join(cells.get("color" if key == "colour" else key, "") for key in columns)
         return f"`{line}`" if fits else f"`{line}` (under the header {','.join(COLUMNS)})"
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
@@ -212,11 +212,11 @@ class LabelMap:
 
     def describe(self) -> str:
         """Return the classes as lines of the table, for a message; at most 40."""
-        lines = [f"{e.id},{e.name},{hex_colour(e.colour)}" for e in self.classes[:40]]
+        lines = [f"{e.id},{e.name},{hex_color(e.color)}" for e in self.classes[:40]]
         return f"[{' | '.join(lines)}{' | ...' * (self.num_classes > 40)}]"
 
     def in_order_of(self, names: Sequence[str], owner: str) -> LabelMap:
-        """Return this table with its classes in another order; ids and colours stay with their names.
+        """Return this table with its classes in another order; ids and colors stay with their names.
 
         Args:
             names: of the classes, in the order that is wanted.
@@ -241,7 +241,7 @@ class LabelMap:
         """Return strings, numbers and lists only, for a checkpoint."""
         return {
             "name": self.name,
-            "entries": [[*entry[:2], list(entry.colour), *entry[3:]] for entry in self.entries],
+            "entries": [[*entry[:2], list(entry.color), *entry[3:]] for entry in self.entries],
         }
 
     @classmethod
@@ -264,9 +264,9 @@ class LabelMap:
 
     @classmethod
     def read(cls, file: Path, name: str) -> LabelMap:
-        """Read a CSV file with columns ``id``, ``name`` and optional ``colour``, ``ignore``, ``category``.
+        """Read a CSV file with columns ``id``, ``name`` and optional ``color``, ``ignore``, ``category``.
 
-        A colour is ``#rrggbb`` or three numbers, or is given in columns ``red``, ``green``, ``blue`` (or
+        A color is ``#rrggbb`` or three numbers, or is given in columns ``red``, ``green``, ``blue`` (or
         ``r``, ``g``, ``b``). Cells are separated by commas, semicolons or tabs.
 
         Raises:
@@ -301,9 +301,9 @@ class LabelMap:
 
 
 def _format_value(value: np.ndarray) -> Any:
-    """Return a stored value for a message: a colour as text, whole numbers without a fraction."""
+    """Return a stored value for a message: a color as text, whole numbers without a fraction."""
     if value.ndim:
-        return hex_colour(value)
+        return hex_color(value)
     return int(value) if np.isfinite(value) and value == np.rint(value) else value.item()
 
 
@@ -324,15 +324,15 @@ def format_ranges(numbers: Iterable[int]) -> str:
     return ", ".join(parts)
 
 
-def _parse_entry(identity: int, name: str, colour: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
-    red, green, blue = colour
+def _parse_entry(identity: int, name: str, color: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
+    red, green, blue = color
     numbers = ((value, int) for value in (identity, red, green, blue))
     for value, kind in (*numbers, (name, str), (category, str), (ignore, bool)):
         if type(value) is not kind:
             raise TypeError(value)
     least = -(1 << 15) if ignore else 0
-    if not least <= identity < 1 << 16 or not all(0 <= value <= 255 for value in colour):
-        raise ValueError(f"id {identity}, color {colour}")
+    if not least <= identity < 1 << 16 or not all(0 <= value <= 255 for value in color):
+        raise ValueError(f"id {identity}, color {color}")
     return Entry(identity, name, (red, green, blue), ignore, category)
 
 
@@ -351,13 +351,13 @@ def load_class_table(data: Mapping[str, Any]) -> LabelMap:
     return LabelMap.read(Path(roots[0]).expanduser() / Path(data["classes"]).expanduser(), data["name"])
 
 
-def hex_colour(colour: Any) -> str:
+def hex_color(color: Any) -> str:
     """Return ``#rrggbb``."""
-    return "#" + "".join(f"{int(value):02x}" for value in colour)
+    return "#" + "".join(f"{int(value):02x}" for value in color)
 
 
-def _packed(colours: np.ndarray) -> np.ndarray:
-    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+def _packed(colors: np.ndarray) -> np.ndarray:
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
     return (red << 16) | (green << 8) | blue
 
 
@@ -380,23 +380,23 @@ def _entry(row: dict[Any, Any], place: str) -> Entry:
     if identity < 0 and not is_ignored:
         raise ValueError(f"{place}: id {identity} must be ignored; ids of classes are 0..65535")
     name = (row["name"] or "").strip() or str(identity)
-    return Entry(identity, name, _colour(row, identity, place), is_ignored, row.get("category") or "")
+    return Entry(identity, name, _color(row, identity, place), is_ignored, row.get("category") or "")
 
 
-def automatic_colour(identity: int) -> tuple[int, int, int]:
-    """Return a hue for a class, far from those of the neighbouring ids (golden angle)."""
+def automatic_color(identity: int) -> tuple[int, int, int]:
+    """Return a hue for a class, far from those of the neighboring ids (golden angle)."""
     pixel = np.array([[[int(identity * 111.246) % 180, 190, 220 - 60 * (identity % 2)]]], np.uint8)
     return tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist())  # type: ignore[return-value]
 
 
-def _colour(row: dict[str, str], identity: int, place: str) -> tuple[int, int, int]:
+def _color(row: dict[str, str], identity: int, place: str) -> tuple[int, int, int]:
     three = " ".join(row.get(key) or row.get(key[0]) or "" for key in ("red", "green", "blue"))
-    text = row.get("colour") or row.get("color") or three
+    text = row.get("color") or row.get("colour") or three
     if not text.strip():
-        return automatic_colour(identity)
+        return automatic_color(identity)
     if re.fullmatch(r"#?[0-9a-fA-F]{6}", text.strip()):
         return tuple(bytes.fromhex(text.strip()[-6:]))  # type: ignore[return-value]
     values = [int(value) for value in re.findall(r"\d+", text)]
     if len(values) != 3 or max(values) > 255:
-        raise ValueError(f"{place}: colour {text!r} is neither #rrggbb nor three numbers 0..255")
+        raise ValueError(f"{place}: color {text!r} is neither #rrggbb nor three numbers 0..255")
     return values[0], values[1], values[2]

@@ -37,7 +37,7 @@ class Position(NamedTuple):
 class SampleOrder(NamedTuple):
     """Which samples make which batch, for one process of ``world_size``.
 
-    Iteration t of the optimiser takes positions ``t * batch_size`` onwards, in ``accumulate`` batches, of
+    Iteration t of the optimizer takes positions ``t * batch_size`` onwards, in ``accumulate`` batches, of
     which each process takes its contiguous share.
     """
 
@@ -56,7 +56,7 @@ class SampleOrder(NamedTuple):
         return whole if self.drop_last and whole else self.samples
 
     def batches(self, iteration: int) -> list[list[Position]]:
-        """The batches of one iteration of the optimiser."""
+        """The batches of one iteration of the optimizer."""
         share = self.batch_size // (self.accumulate * self.world_size)
         firsts = [
             iteration * self.batch_size + (part * self.world_size + self.rank) * share
@@ -153,7 +153,7 @@ def training_loader(
         dataset: what to read.
         transform: called with each sample and its draw seed; workers that are spawned get it pickled.
         order: of the samples, and how they make batches.
-        iterations: of the optimiser, ``range(start, end)``; each gives ``order.accumulate`` batches.
+        iterations: of the optimizer, ``range(start, end)``; each gives ``order.accumulate`` batches.
         workers: processes that read; 0 reads here.
 
     Raises:

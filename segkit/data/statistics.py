@@ -135,7 +135,7 @@ def median_frequency(statistics: Statistics) -> np.ndarray:
 def effective_number(statistics: Statistics, *, beta: float = 0.999) -> np.ndarray:
     """Inverse of the effective number of images of the class (Cui et al. 2019), with mean 1.
 
-    Neighbouring pixels tell the same, so images are counted.
+    Neighboring pixels tell the same, so images are counted.
 
     Returns:
         (K,); 1 for a class that never occurs.

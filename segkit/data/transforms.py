@@ -1,7 +1,7 @@
-"""What is drawn for one sample: scale, crop, mirror, rotation, colour, blur. All of it from one seed.
+"""What is drawn for one sample: scale, crop, mirror, rotation, color, blur. All of it from one seed.
 
 Geometry is window-first: the crop is chosen in the coordinates of the scaled image, and only the source
-pixels under it are scaled (``segkit.data.crops``). Colour and blur see the crop only; padding comes last.
+pixels under it are scaled (``segkit.data.crops``). Color and blur see the crop only; padding comes last.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from segkit.types import Bands, Sample, ignore_index_of
 
 Transform = Callable[[Sample, int], Sample]  # (as read, draw seed) -> as trained on
 
-PADDING = {"black": (0, 0, 0), "mean": (124, 116, 104)}  # ImageNet's mean, zero once it is normalised
+PADDING = {"black": (0, 0, 0), "mean": (124, 116, 104)}  # ImageNet's mean, zero once it is normalized
 LONGEST = 32767  # pixels of a side that OpenCV can scale
 
 
@@ -41,17 +41,17 @@ class Augmentation:
         scales: least and greatest, drawn uniformly.
         resize: ``pil_bilinear`` averages when it shrinks (PyTorch-Encoding, GluonCV), and so does
             ``pil_bicubic`` (later versions of PyTorch-Encoding); ``opencv_linear`` skips pixels then, and
-            scales the whole image (mmcv). Labels go to the nearest neighbour of the same toolkit.
+            scales the whole image (mmcv). Labels go to the nearest neighbor of the same toolkit.
         hflip: how often left and right are exchanged.
-        rotation: greatest turn in degrees, either way, about the centre of the crop.
+        rotation: greatest turn in degrees, either way, about the center of the crop.
         max_class_ratio: a crop in which one class does not have less than this share of the scored pixels,
             or that has fewer than two classes, is drawn again, up to ten times; 1: never.
         color_jitter: how often each of brightness, contrast, saturation and hue is changed (mmsegmentation);
             bands that are no photograph have brightness and contrast only, in the same shares of their range.
         blur: how often a Gaussian of standard deviation up to 1 pixel is applied. PIL's own, which GluonCV
-            uses, is an approximation of it that differs by 0.4 grey levels.
-        padding: ``black`` (the original), or ``mean``: the mean colour, in whole grey levels, which is zero
-            once it is normalised (mmsegmentation); black is the lowest value of ``data.range``.
+            uses, is an approximation of it that differs by 0.4 gray levels.
+        padding: ``black`` (the original), or ``mean``: the mean color, in whole gray levels, which is zero
+            once it is normalized (mmsegmentation); black is the lowest value of ``data.range``.
         extra: further changes of the crop before it is padded, by the names of plug-ins' components in
             ``data/augmentations``: true, or settings; each is called with the sample and its generator.
     """
@@ -216,7 +216,7 @@ def _fill(padding: str, bands: Bands, count: int) -> Sequence[float]:
         return PADDING[padding]
     if padding == "mean":
         raise ValueError(
-            "augment.padding=mean is the mean colour of photographs; with data.bands or data.range choose "
+            "augment.padding=mean is the mean color of photographs; with data.bands or data.range choose "
             "augment.padding=black"
         )
     return [low for low, _ in bands.limits(count)]

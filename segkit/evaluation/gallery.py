@@ -69,11 +69,11 @@ def image_score(label: np.ndarray, prediction: np.ndarray) -> float:
         return float("nan")
     truth, predicted = label[scored], prediction[scored]
     count = 1 + max(int(truth.max()), int(predicted.max()))
-    labelled, guessed, hits = (
+    labeled, guessed, hits = (
         np.bincount(ids, minlength=count) for ids in (truth, predicted, truth[truth == predicted])
     )
-    present = labelled > 0
-    return float(np.mean(hits[present] / (labelled + guessed - hits)[present]))
+    present = labeled > 0
+    return float(np.mean(hits[present] / (labeled + guessed - hits)[present]))
 
 
 def shrink(sample: Sample, prediction: np.ndarray, score: float) -> ScoredImage:

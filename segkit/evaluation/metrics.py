@@ -1,6 +1,6 @@
 """Scores are pure functions of one K x K matrix of counts over the whole split, not means over images.
 
-Rows are labels, columns are predictions. What a class counts that nobody labelled or predicted is the
+Rows are labels, columns are predictions. What a class counts that nobody labeled or predicted is the
 *absent* rule: ``zero`` (ADE20K's official script: 0 over all classes), ``exclude`` (cityscapesScripts,
 mmsegmentation: left out) or ``labels`` (detectron2: only classes that occur in the labels are averaged).
 """
@@ -69,12 +69,12 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 def class_scores(counts: Tensor) -> dict[str, Tensor]:
     """IoU, precision, recall and Dice of each class, (K,) float64 fractions; NaN where nothing counts."""
-    hit, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    hit, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     return {
-        "IoU": _ratio(hit, labelled + predicted - hit),
+        "IoU": _ratio(hit, labeled + predicted - hit),
         "precision": _ratio(hit, predicted),
-        "recall": _ratio(hit, labelled),
-        "Dice": _ratio(2 * hit, labelled + predicted),
+        "recall": _ratio(hit, labeled),
+        "Dice": _ratio(2 * hit, labeled + predicted),
     }
 
 
@@ -92,10 +92,10 @@ def scores(counts: Tensor, *, absent: Absent = "zero") -> dict[str, float]:
 
     Args:
         counts: (K, K) integers, rows are labels.
-        absent: what a class counts that nobody labelled or predicted.
+        absent: what a class counts that nobody labeled or predicted.
 
     Returns:
-        pixAcc, mIoU, mAcc (mean recall), fwIoU (IoU weighted by labelled pixels) and mDice; docs/using.md
+        pixAcc, mIoU, mAcc (mean recall), fwIoU (IoU weighted by labeled pixels) and mDice; docs/using.md
         has them in words.
 
     Raises:
@@ -142,7 +142,7 @@ def merge_classes(counts: Tensor, groups: Sequence[str]) -> tuple[list[str], Ten
 def _band(ids: np.ndarray, width: int) -> np.ndarray:
     """Pixels nearer than ``width`` to another class or to the edge of the image.
 
-    Eroding every class mask ``width`` times with a 3x3 square keeps exactly the pixels whose neighbourhood
+    Eroding every class mask ``width`` times with a 3x3 square keeps exactly the pixels whose neighborhood
     has one id throughout: where the smallest id around equals the greatest. Two filters instead of 2K.
     """
     square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
@@ -176,5 +176,5 @@ def boundary_counts(label: np.ndarray, prediction: np.ndarray, num_classes: int)
 
 def boundary_iou(counts: Tensor) -> Tensor:
     """Boundary IoU of each class from ``boundary_counts``, (K,) float64; NaN where a class never occurs."""
-    both, labelled, predicted = counts
-    return _ratio(both, labelled + predicted - both)
+    both, labeled, predicted = counts
+    return _ratio(both, labeled + predicted - both)

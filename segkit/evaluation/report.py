@@ -26,9 +26,9 @@ __all__ = ["Gallery", "ScoredImage", "write_report"]
 MEANINGS = {  # by score
     "pixAcc": "share of the scored pixels whose class is right",
     "mAcc": "mean over the classes of the share of their pixels that was found (recall)",
-    "mIoU": "mean over the classes of intersection over union: right pixels by all labelled or predicted",
-    "fwIoU": "mean of the classes' IoU, weighted by how many pixels are labelled so",
-    "mDice": "mean over the classes of twice the right pixels by labelled plus predicted ones (F1)",
+    "mIoU": "mean over the classes of intersection over union: right pixels by all labeled or predicted",
+    "fwIoU": "mean of the classes' IoU, weighted by how many pixels are labeled so",
+    "mDice": "mean over the classes of twice the right pixels by labeled plus predicted ones (F1)",
     "ADE20K": "mean of pixAcc and mIoU, the score of the ADE20K benchmark",
 }
 LAYERS = ("image", "truth", "prediction", "error")
@@ -57,22 +57,22 @@ def write_report(
         images: how many were scored.
         settings: nested, of plain values.
     """
-    counts, names, colours = np.asarray(counts), table.names, table.colours
+    counts, names, colors = np.asarray(counts), table.names, table.colors
     shown = overlays.present_classes([ids for s in samples for ids in (s.label, s.prediction)])
-    neighbours = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
-    links = " · ".join(_link(file, folder, file.name) for file in neighbours)
+    neighbors = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
+    links = " · ".join(_link(file, folder, file.name) for file in neighbors)
     page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
         title=escape(_title(settings, images)),
         protocol=escape(str(protocol)),
         cards="".join(_card(name, value) for name, value in scores.items()),
         meanings="".join(f"<dt>{n}<dd>{escape(MEANINGS[n])}" for n in scores if n in MEANINGS),
         files=f"Files beside this page: {links}" if links else "",
-        classes=_class_table(names, colours, counts),
+        classes=_class_table(names, colors, counts),
         matrix=_image(overlays.heat_map(counts, names), "confusion matrix", kind="heat"),
-        pairs=_pairs_table(names, colours, counts),
+        pairs=_pairs_table(names, colors, counts),
         hide_samples="" if samples else "hidden",
-        samples="".join(_figure(sample, colours, folder) for sample in samples),
-        legend="".join(f"<div>{_class(k, names, colours)}</div>" for k in shown),
+        samples="".join(_figure(sample, colors, folder) for sample in samples),
+        legend="".join(f"<div>{_class(k, names, colors)}</div>" for k in shown),
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False, default=str)),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,18 +96,18 @@ def _card(name: str, value: float) -> str:
     return f'<div class="card"{about}>{head}<b>{tables.percent(value)}</b></div>'
 
 
-def _class(k: int, names: Sequence[str], colours: np.ndarray) -> str:
-    red, green, blue = (int(c) for c in colours[k])
+def _class(k: int, names: Sequence[str], colors: np.ndarray) -> str:
+    red, green, blue = (int(c) for c in colors[k])
     return f'<span class="swatch" style="background:rgb({red},{green},{blue})"></span>{escape(names[k])}'
 
 
-def _class_table(names: Sequence[str], colours: np.ndarray, counts: np.ndarray) -> str:
+def _class_table(names: Sequence[str], colors: np.ndarray, counts: np.ndarray) -> str:
     columns = tables.class_columns(counts)
     heads = "".join(f'<th scope="col"><button type="button">{h}</button></th>' for h in ("class", *columns))
     rows = []
     for k, name in enumerate(names):
         cells = [_number(column[k], bar=head == "IoU") for head, column in columns.items()]
-        first = f'<td data-value="{escape(name)}">{_class(k, names, colours)}</td>'
+        first = f'<td data-value="{escape(name)}">{_class(k, names, colors)}</td>'
         rows.append(f"<tr>{first}{''.join(cells)}</tr>")
     head, body = f"<thead><tr>{heads}</tr></thead>", f"<tbody>{''.join(rows)}</tbody>"
     return f'<table class="sortable" id="classes">{head}{body}</table>'
@@ -120,12 +120,12 @@ def _number(fraction: float, *, bar: bool) -> str:
     return f'<td {kind} data-value="{value}">{tables.percent(fraction)}</td>'
 
 
-def _pairs_table(names: Sequence[str], colours: np.ndarray, counts: np.ndarray) -> str:
+def _pairs_table(names: Sequence[str], colors: np.ndarray, counts: np.ndarray) -> str:
     pairs = tables.confused_pairs(counts, 15)
     if not pairs:
         return "nothing was confused"
     rows = [
-        f"<tr><td>{_class(t, names, colours)}</td><td class=text>{_class(p, names, colours)}</td>"
+        f"<tr><td>{_class(t, names, colors)}</td><td class=text>{_class(p, names, colors)}</td>"
         f"<td>{n:,}</td><td>{tables.percent(share)}</td></tr>"
         for t, p, n, share in pairs
     ]
@@ -133,11 +133,11 @@ def _pairs_table(names: Sequence[str], colours: np.ndarray, counts: np.ndarray) 
     return f"<table id=pairs><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _figure(sample: ScoredImage, colours: np.ndarray, folder: Path) -> str:
+def _figure(sample: ScoredImage, colors: np.ndarray, folder: Path) -> str:
     label, prediction = sample.label, sample.prediction
     layers = {
-        "truth": overlays.colourise(label, colours),
-        "prediction": overlays.colourise(prediction, colours),
+        "truth": overlays.colorise(label, colors),
+        "prediction": overlays.colorise(prediction, colors),
         "error": overlays.error_map(label, prediction),
     }
     images = _image(sample.image, f"{sample.name}: image", kind="image", suffix=".jpg")

@@ -156,10 +156,10 @@ def write(folder: Path, evaluation: Evaluation, table: LabelMap, about: dict[str
     _write_text(folder / "result.json", json.dumps(_numbers(result), indent=1, ensure_ascii=False))
     each = {name: column.tolist() for name, column in metrics.class_scores(evaluation.counts).items()}
     each |= evaluation.classes
-    labelled, predicted = evaluation.counts.sum(1).tolist(), evaluation.counts.sum(0).tolist()
-    heads = ["class", "id", "name", *each, "labelled pixels", "predicted pixels"]
+    labeled, predicted = evaluation.counts.sum(1).tolist(), evaluation.counts.sum(0).tolist()
+    heads = ["class", "id", "name", *each, "labeled pixels", "predicted pixels"]
     ids = [entry.id for entry in table.classes]
-    rows = zip(range(table.num_classes), ids, table.names, *each.values(), labelled, predicted, strict=True)
+    rows = zip(range(table.num_classes), ids, table.names, *each.values(), labeled, predicted, strict=True)
     _write_csv(folder / "classes.csv", heads, rows)
     rows = ([name, *line] for name, line in zip(table.names, evaluation.counts.tolist(), strict=True))
     _write_csv(folder / "confusion.csv", ["truth \\ prediction", *table.names], rows)

@@ -92,7 +92,7 @@ def write_archive(target: IO[bytes], masks: Mapping[str, Path], table: LabelMap)
 
 def _with_palette(path: Path, table: LabelMap) -> bytes:
     palette = np.zeros((256, 3), np.uint8)
-    palette[[entry.id for entry in table.entries]] = [entry.colour for entry in table.entries]
+    palette[[entry.id for entry in table.entries]] = [entry.color for entry in table.entries]
     buffer = io.BytesIO()
     with Image.open(path) as mask:
         if mask.mode == "L":  # another mode is refused by verify
@@ -144,4 +144,4 @@ def _read_mask(data: bytes, name: str, mode: str) -> np.ndarray:
                 return np.array(mask)
     except (OSError, SyntaxError, ValueError):
         pass
-    raise ValueError(f"{name} is not {'a palette' if mode == 'P' else 'a grey 8-bit'} PNG")
+    raise ValueError(f"{name} is not {'a palette' if mode == 'P' else 'a gray 8-bit'} PNG")

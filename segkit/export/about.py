@@ -19,7 +19,7 @@ FORMAT = 1
 def describe(
     trained: LoadedModel, kind: ExportKind, settings: Mapping[str, Any], protocol: Protocol
 ) -> dict[str, Any]:
-    """Plain values: interface, classes with their colours, normalisation, protocol, settings and licenses."""
+    """Plain values: interface, classes with their colors, normalization, protocol, settings and licenses."""
     model, table = trained.model, trained.table
     own = {key: copy.deepcopy(settings[key]) for key in ("model", "data", "sizes") if key in settings}
     for part in (own["model"], own["model"]["backbone"]):
@@ -30,7 +30,7 @@ def describe(
         "image_size": kind.image_size,
         "precision": kind.precision,
         "names": table.names,
-        "colours": table.colours.tolist(),
+        "colors": table.colors.tolist(),
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "align_corners": model.align_corners,

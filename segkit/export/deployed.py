@@ -77,7 +77,7 @@ class Deployed(nn.Module):
 
     mean: Tensor
     std: Tensor
-    normalise = Segmenter.normalise
+    normalize = Segmenter.normalize
 
     def __init__(
         self, path: Path, num_classes: int, about: dict[str, Any], *, precision: str = "float32"
@@ -161,7 +161,7 @@ class LogitsFile(Deployed):
     """A file of ``interface=logits``; every protocol can use it."""
 
     def forward(self, image: Tensor) -> Logits:
-        """Normalised image (B, 3, H, W) to logits (B, K, h, w) at the resolution of the head."""
+        """Normalized image (B, 3, H, W) to logits (B, K, h, w) at the resolution of the head."""
         height, width = image.shape[2:]
         return Logits(torch.from_numpy(self.run(np.ascontiguousarray(image.numpy()), (height, width))))
 

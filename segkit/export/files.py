@@ -112,7 +112,7 @@ def _write(
     made = plain
     if kind.precision == "int8":
         made = path.with_name("int8.onnx")
-        int8.quantise(plain, made, calibration)
+        int8.quantize(plain, made, calibration)
     if kind.format == "openvino":
         openvino.convert(made, path, kind, about)
     else:

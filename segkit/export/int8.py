@@ -1,6 +1,6 @@
-"""Static quantisation to 8 bits: weights per output channel, activations by what calibration images give.
+"""Static quantization to 8 bits: weights per output channel, activations by what calibration images give.
 
-The result is an ONNX file in QDQ form (quantise, dequantise), which onnxruntime and OpenVINO both run with
+The result is an ONNX file in QDQ form (quantize, dequantize), which onnxruntime and OpenVINO both run with
 integer arithmetic (AVX-512 VNNI where the processor has it).
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 from segkit.export.onnx import suppress_exporter_output
 from segkit.export.optional import import_optional
 
-QUANTISED = ("Conv", "Add", "Mul", "Concat", "AveragePool", "MaxPool")
+QUANTIZED = ("Conv", "Add", "Mul", "Concat", "AveragePool", "MaxPool")
 """What runs on integers; attention weights, resizing and argmax stay float."""
 
 
-def quantise(source: Path, path: Path, batches: Sequence[np.ndarray]) -> None:
+def quantize(source: Path, path: Path, batches: Sequence[np.ndarray]) -> None:
     """Write the ONNX file ``source`` in 8 bits.
 
     Args:
@@ -40,7 +40,7 @@ def quantise(source: Path, path: Path, batches: Sequence[np.ndarray]) -> None:
             str(path),
             _reader(quantization, graph.input[0].name, batches),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTISED),
+            op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=_ends(graph),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
@@ -51,7 +51,7 @@ def quantise(source: Path, path: Path, batches: Sequence[np.ndarray]) -> None:
 
 
 def _ends(graph: Any) -> list[str]:
-    """What stands before the first convolution and after the last one: normalisation, and the result."""
+    """What stands before the first convolution and after the last one: normalization, and the result."""
     nodes = list(graph.node)
     places = [i for i, node in enumerate(nodes) if node.op_type == "Conv"]
     return [node.name for i, node in enumerate(nodes) if not places[0] <= i <= places[-1]]

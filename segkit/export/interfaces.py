@@ -1,8 +1,8 @@
 """What an exported file takes and gives.
 
 * ``ids``: image (B, H, W, 3) uint8 RGB to class ids (B, H, W), uint8, of more than 255 classes int16;
-  normalisation, resizing, argmax inside.
-* ``logits``: normalised image (B, 3, H, W) float32 to logits (B, K, h, w) float32 at the resolution of the
+  normalization, resizing, argmax inside.
+* ``logits``: normalized image (B, 3, H, W) float32 to logits (B, K, h, w) float32 at the resolution of the
   head, to be merged over views and windows, and resized bilinearly by the file's ``align_corners``.
 """
 
@@ -36,7 +36,7 @@ class LogitsNetwork(nn.Module):
         self.network, self.num_classes = network, network.num_classes
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised image (B, 3, H, W) float32 to logits (B, K, h, w) float32."""
+        """Normalized image (B, 3, H, W) float32 to logits (B, K, h, w) float32."""
         stages = self.network.backbone(image.to(next(self.network.parameters()).dtype))
         return self.network.head(stages).float()
 
@@ -46,7 +46,7 @@ class LogitsNetwork(nn.Module):
 
 
 class IdsNetwork(nn.Module):
-    """Backbone and head between normalisation and argmax."""
+    """Backbone and head between normalization and argmax."""
 
     def __init__(self, network: Segmenter) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class IdsNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, H, W, 3) uint8 RGB to class ids (B, H, W)."""
         pixels = image.permute(0, 3, 1, 2)
-        logits = self.network.resize(self.logits(self.network.normalise(pixels)), pixels)
+        logits = self.network.resize(self.logits(self.network.normalize(pixels)), pixels)
         return logits.argmax(1).to(self.kind)
 
     def example(self, height: int, width: int, *, batch: int) -> Tensor:

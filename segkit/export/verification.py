@@ -100,7 +100,7 @@ def prepare_input(model: Segmenter, image: np.ndarray, kind: ExportKind) -> np.n
     pixels = np.ascontiguousarray(resize_image(image, kind.image_size))[None]
     if kind.interface == "ids":
         return pixels
-    return model.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2)).float().cpu().numpy()
+    return model.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)).float().cpu().numpy()
 
 
 def compare_outputs(model: Segmenter, file: Deployed, images: Sequence[np.ndarray]) -> Iterator[Comparison]:

@@ -1,4 +1,4 @@
-"""Predicted images as files: ids, colours, overlays, probabilities."""
+"""Predicted images as files: ids, colors, overlays, probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segkit.data.label_map import LabelMap
 from segkit.runtime import files
 from segkit.visualize import overlays
 
-KINDS = {"ids": ".png", "colours": ".png", "overlays": ".jpg", "probabilities": ".npz"}
+KINDS = {"ids": ".png", "colors": ".png", "overlays": ".jpg", "probabilities": ".npz"}
 
 
 LEGEND_WIDTH = 1000  # pixels; a wider image has its legend enlarged, so that it can be read beside it
@@ -43,15 +43,15 @@ def save(
         image: (H, W, 3) uint8 RGB.
         ids: (H, W) class ids.
         table: of the classes.
-        kinds: ``ids`` as the data set's masks have them, ``colours``, ``overlays`` with a legend,
+        kinds: ``ids`` as the data set's masks have them, ``colors``, ``overlays`` with a legend,
             ``probabilities``.
         probabilities: (K, H, W), for ``probabilities``.
     """
     assert ids.shape == image.shape[:2], (name, ids.shape, image.shape)
     if "ids" in kinds:
         overlays.save(output_path(folder, "ids", name), table.decode(ids))
-    if "colours" in kinds:
-        overlays.save(output_path(folder, "colours", name), overlays.colourise(ids, table.colours))
+    if "colors" in kinds:
+        overlays.save(output_path(folder, "colors", name), overlays.colorise(ids, table.colors))
     if "overlays" in kinds:
         overlays.save(output_path(folder, "overlays", name), with_legend(image, ids, table))
     if "probabilities" in kinds:
@@ -94,7 +94,7 @@ def with_legend(image: np.ndarray, ids: np.ndarray, table: LabelMap) -> np.ndarr
     names = [table.names[k] for k in present]
     width = image.shape[1]
     times = max(1, round(width / LEGEND_WIDTH))
-    legend = overlays.legend(names, table.colours[present], width=width // times)
+    legend = overlays.legend(names, table.colors[present], width=width // times)
     if times > 1:
         legend = cv2.resize(legend, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
-    return overlays.stack(overlays.overlay(image, ids, table.colours), legend)
+    return overlays.stack(overlays.overlay(image, ids, table.colors), legend)

@@ -17,9 +17,9 @@ from segkit.inference.predictor import Predictor
 from segkit.inference.video import Video, VideoFile, with_legend_strip
 from segkit.runtime import distributed
 from segkit.types import class_id_dtype
-from segkit.visualize.overlays import colourise, to_display_rgb
+from segkit.visualize.overlays import colorise, to_display_rgb
 
-STREAMS = ("colours", "overlays")  # kinds of which a video makes a video
+STREAMS = ("colors", "overlays")  # kinds of which a video makes a video
 
 
 class Outcome(NamedTuple):
@@ -86,7 +86,7 @@ def predict_images(
 def predict_video(
     predictor: Predictor, video: Video, folder: Path, name: str, *, kinds: Collection[str], resume: bool
 ) -> tuple[Outcome, int]:
-    """Predict frame by frame: colours and overlays become videos, ids and probabilities a file each frame.
+    """Predict frame by frame: colors and overlays become videos, ids and probabilities a file each frame.
 
     A camera is looked at until Ctrl-C. Of its frames the newest is taken each time the network is free; the
     others are dropped. A video shows the frame before in place of dropped and of unreadable ones, so that it
@@ -160,10 +160,10 @@ def _add_frame(
 ) -> None:
     """Append a frame; before it the last one for each that is missing, at the start the frame itself."""
     table = predictor.table
-    if kind == "colours":
-        drawn = colourise(ids, table.colours)
+    if kind == "colors":
+        drawn = colorise(ids, table.colors)
     else:
-        drawn = with_legend_strip(image, ids, table.names, table.colours)
+        drawn = with_legend_strip(image, ids, table.names, table.colors)
     for _ in range(repeats):
         if file.last is None:
             file.add(drawn)

@@ -45,7 +45,7 @@ class Predictor:
     Attributes:
         network: the plain PyTorch module, to export or to train on.
         fast: a copy of it that is prepared for prediction; it may hold operations that nothing else knows.
-        table: names, colours and the data set's own ids of the classes.
+        table: names, colors and the data set's own ids of the classes.
         bands: which bands of a file it takes, and what their values mean.
     """
 
@@ -259,7 +259,7 @@ def _image(image: ImageLike, meant: Bands) -> np.ndarray:
         opaque = image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema()[0] == 255
         if image.mode not in PIL_MODES and not opaque:
             raise ValueError(
-                f"a PIL image of mode {image.mode}, which is more than opaque 8-bit grey or RGB; say what is"
+                f"a PIL image of mode {image.mode}, which is more than opaque 8-bit gray or RGB; say what is"
                 " meant, for example with image.convert('RGB')"
             )
         return np.asarray(image.convert("RGB"))

@@ -25,7 +25,7 @@ def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] =
 
     Args:
         model: it is left alone.
-        precision: of weights and activations; the constants of normalisation keep theirs. ``auto`` is bf16
+        precision: of weights and activations; the constants of normalization keep theirs. ``auto`` is bf16
             where the model's device has units for it.
     """
     device = next(model.parameters()).device

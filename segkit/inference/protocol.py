@@ -34,8 +34,8 @@ class Protocol:
             side ceil(``base_size`` * scale) (``long_side``), or multiplies the ``bounds`` that it is to fit.
         base_size: long side at scale 1, in pixels, for ``long_side``.
         bounds: at scale 1, for ``bounds``: the most that long and short side may have, in any order.
-        resize_as: images are normalised, then resized (``float``), strip by strip; or resized as OpenCV
-            resizes ``uint8``, then normalised, as mmsegmentation does. That holds the whole image at every
+        resize_as: images are normalized, then resized (``float``), strip by strip; or resized as OpenCV
+            resizes ``uint8``, then normalized, as mmsegmentation does. That holds the whole image at every
             scale, 3 bytes a pixel.
         flip: score the mirrored image too.
         window: side, or height and width, of the window that slides over the image; null takes it whole.
@@ -45,7 +45,7 @@ class Protocol:
         merge: what is averaged over scales and mirrored copies: ``softmax`` probabilities, or ``logits``; or
             ``exp`` of the sum of a window's logits and those of its mirrored copy, averaged over windows.
         align_corners: of merging scales, and of resizing images as ``float``; the network has its own.
-        absent: what a class counts in a mean that nobody labelled or predicted; see ``evaluation.metrics``.
+        absent: what a class counts in a mean that nobody labeled or predicted; see ``evaluation.metrics``.
         evaluators: further figures, by the names of ``segkit.evaluation.evaluators``: true, or its settings.
         precision: of the network; everything after it is float32. ``auto`` is bf16 where the device has
             units for it.

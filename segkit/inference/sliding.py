@@ -144,7 +144,7 @@ class _SlidingTiles:
             self.resized_images = {size: resample.resize_uint8(image, *size) for size in sizes}
         self.tile_logits: dict[Tile, Tensor] = {}  # (h, w, K) at the resolution of the head
         black = torch.tensor(getattr(model, "black", [0.0] * len(image)), device=image.device)
-        self.black = model.normalise(black.view(1, -1, 1, 1))[0].to(self.exact)
+        self.black = model.normalize(black.view(1, -1, 1, 1))[0].to(self.exact)
         self.align_corners = getattr(model, "align_corners", True)  # idle in a model without a head
         self.axis = partial(resample.interpolation_taps, device=image.device, dtype=self.exact)
         self.has_nonfinite: Tensor | None = None
@@ -218,7 +218,7 @@ class _SlidingTiles:
         return logits.to(self.exact)
 
     def crop_tile(self, tile: Tile) -> Tensor:
-        """Return the pixels (C, *shape) of a tile of the resized, normalised image, black beyond it."""
+        """Return the pixels (C, *shape) of a tile of the resized, normalized image, black beyond it."""
         view = self.views[tile.view]
         left, right = tile.view_left, tile.view_right
         if view.mirrored:
@@ -233,10 +233,10 @@ class _SlidingTiles:
         return padded
 
     def resized(self, view: View, view_rows: tuple[int, int], view_columns: tuple[int, int]) -> Tensor:
-        """Return pixels (C, rows, columns) of a part of the resized, normalised image."""
+        """Return pixels (C, rows, columns) of a part of the resized, normalized image."""
         if self.resized_images:
             part = self.resized_images[view[:2]][None, :, slice(*view_rows), slice(*view_columns)]
-            return self.model.normalise(part)[0].to(self.exact)
+            return self.model.normalize(part)[0].to(self.exact)
         align = self.protocol.align_corners
         rows = resample.slice_taps(self.axis(self.height, view.height, align_corners=align), *view_rows)
         columns = resample.slice_taps(self.axis(self.width, view.width, align_corners=align), *view_columns)
@@ -245,7 +245,7 @@ class _SlidingTiles:
             resample.source_range(columns),
         )
         pixels = self.image[None, :, image_top:image_bottom, image_left:image_right]
-        pixels = self.model.normalise(pixels)[0].to(self.exact)
+        pixels = self.model.normalize(pixels)[0].to(self.exact)
         if view.height != self.height:
             pixels = resample.resize_axis(pixels, 1, rows, image_top)
         if view.width != self.width:

@@ -169,19 +169,17 @@ class VideoFile:
         self.temporary.unlink(missing_ok=True)
 
 
-def with_legend_strip(
-    image: np.ndarray, ids: np.ndarray, names: list[str], colours: np.ndarray
-) -> np.ndarray:
+def with_legend_strip(image: np.ndarray, ids: np.ndarray, names: list[str], colors: np.ndarray) -> np.ndarray:
     """An overlay with a strip below it, of one height for all frames of a size.
 
     It names all classes; where they would take more than a third of the image, those in it, largest first.
     """
     height, width = ids.shape
-    every = overlays.legend(names, colours, width=width)
+    every = overlays.legend(names, colors, width=width)
     strip = overlays.blank(min(every.shape[0], max(height // 3, overlays.LINE + 8)), width)
     if every.shape[0] > strip.shape[0]:
         pixels = np.bincount(ids.ravel(), minlength=len(names))
         shown = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]
-        every = overlays.legend([names[k] for k in shown], colours[shown], width=width)
+        every = overlays.legend([names[k] for k in shown], colors[shown], width=width)
     overlays.paste_image(strip, every[: strip.shape[0], :width], (0, 0))
-    return np.concatenate([overlays.overlay(image, ids, colours), strip])
+    return np.concatenate([overlays.overlay(image, ids, colors), strip])

@@ -57,7 +57,7 @@ class Lovasz(RegionLoss):
 @torch.no_grad()
 def lovasz_weights(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[LovaszWeights]:
     """For each image what its errors are weighted with, when those of a group are sorted together."""
-    normalisers = torch.cat([chunk.logits.logsumexp(0) for chunk in iterate_chunks(logits, target)]).view(
+    normalizers = torch.cat([chunk.logits.logsumexp(0) for chunk in iterate_chunks(logits, target)]).view(
         target.shape
     )
     collected: list[LovaszWeights] = []
@@ -65,9 +65,9 @@ def lovasz_weights(logits: Tensor, target: Tensor, groups: list[list[int]]) -> l
         label = target[group]  # (G, H, W)
         scored = label != ignore_index(logits.shape[1])
         classes = label[scored].unique()
-        weights = normalisers.new_zeros(len(classes), *label.shape)
+        weights = normalizers.new_zeros(len(classes), *label.shape)
         for weight, number in zip(weights, classes.tolist(), strict=True):
-            probability = (logits[group, number] - normalisers[group]).exp()
+            probability = (logits[group, number] - normalizers[group]).exp()
             true = (label == number)[scored]
             error = (true.to(probability.dtype) - probability[scored]).abs()
             weight[scored] = _growth(error, true).to(weight.dtype)

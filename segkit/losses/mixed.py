@@ -60,7 +60,7 @@ def build(num_classes: int, *, parts: dict[str, dict | None], aux_weight: NonNeg
     if not any(weights.values()):
         shown = ", ".join(f"{name} {weight:g}" for name, weight in weights.items()) or "no parts"
         raise ValueError(
-            f"loss.parts: the weights ({shown}) sum to 0 and nothing would be learnt;"
+            f"loss.parts: the weights ({shown}) sum to 0 and nothing would be learned;"
             " give one of them a weight above 0, as in loss.parts.dice.weight=1"
         )
     losses = {

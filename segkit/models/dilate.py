@@ -221,7 +221,7 @@ def _lively(network: nn.Module) -> nn.Module:
             if max(parameter.shape, default=1) < parameter.numel():
                 drawn = torch.randn(parameter.shape, generator=generator)
                 drawn *= (parameter.shape[0] / parameter.numel()) ** 0.5
-            else:  # scales of normalisations and of whole blocks are around 1
+            else:  # scales of normalizations and of whole blocks are around 1
                 drawn = torch.rand(parameter.shape, generator=generator) + (-0.5 if "bias" in name else 0.5)
             parameter.copy_(drawn)
     return twin

@@ -1,4 +1,4 @@
-"""A segmenter: backbone, head and auxiliary head, with the normalisation in front."""
+"""A segmenter: backbone, head and auxiliary head, with the normalization in front."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ class Segmenter(nn.Module):
         """Bands of an image: as many as there are means."""
         return len(self.mean)
 
-    def normalise(self, image: Tensor) -> Tensor:
-        """Image (B, bands, H, W) as stored to normalised values in the model's precision, on its device."""
+    def normalize(self, image: Tensor) -> Tensor:
+        """Image (B, bands, H, W) as stored to normalized values in the model's precision, on its device."""
         precise = torch.promote_types(self.mean.dtype, torch.float32)  # half precision rounds the bytes
         image = image.to(self.mean.device, precise)
         return ((image / 255 - self.mean) / self.std).to(self.mean.dtype)
 
     def forward(self, image: Tensor, *, at: Literal["image", "head"] = "image") -> Logits:
-        """Image (B, bands, H, W), integers as stored or normalised, to logits (B, K, H, W).
+        """Image (B, bands, H, W), integers as stored or normalized, to logits (B, K, H, W).
 
-        In training come auxiliary ones. Floats as stored are to be normalised before.
+        In training come auxiliary ones. Floats as stored are to be normalized before.
 
         Args:
-            image: normalised here if it is of integers.
+            image: normalized here if it is of integers.
             at: whose size the logits have; at the head's own, (B, K, h, w), they are for a loss, which
                 resizes them itself.
 
@@ -89,7 +89,7 @@ class Segmenter(nn.Module):
                 f"{tuple(image.shape)}"
             )
         if not image.is_floating_point():
-            image = self.normalise(image)
+            image = self.normalize(image)
         stages = self.backbone(image)  # four of (B, C_i, H/s_i, W/s_i)
         heads = [self.head(stages)]
         if self.auxiliary is not None and self.training:

@@ -3,7 +3,7 @@
 Published weights are of RGB. How they are carried over is a rule with a name:
 
 * ``mean``: every band gets the mean of the three, times 3 / bands, so that equal bands give what the RGB
-  network says of a grey image;
+  network says of a gray image;
 * ``first_three``: the first three bands are read as red, green and blue were, the others by fresh filters;
 * ``fresh``: all filters are drawn anew.
 """

@@ -45,7 +45,7 @@ def count_flops(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def summarize(model: Segmenter, crop: tuple[int, int], *, operations: bool = True) -> list[SummaryRow]:
+def measure_parts(model: Segmenter, crop: tuple[int, int], *, operations: bool = True) -> list[SummaryRow]:
     """Return the backbone and the heads, for one image of the given size; no arithmetic is done.
 
     A backbone of the ResNet family is listed by its stem and stages, any other as a whole.
@@ -112,7 +112,7 @@ def dilations(module: nn.Module) -> str:
     return ", ".join(dict.fromkeys(str(conv.dilation[0]) for conv in convolutions)) or "-"
 
 
-def summarise(model: Segmenter, crop: int | tuple[int, int], *, operations: bool = True) -> str:
+def format_summary(model: Segmenter, crop: int | tuple[int, int], *, operations: bool = True) -> str:
     """Return a table of a model's parts and their cost for one image.
 
     Args:
@@ -122,7 +122,7 @@ def summarise(model: Segmenter, crop: int | tuple[int, int], *, operations: bool
     """
     height, width = (crop, crop) if isinstance(crop, int) else crop
     try:
-        rows = summarize(model, (height, width), operations=operations)
+        rows = measure_parts(model, (height, width), operations=operations)
     except (RuntimeError, NotImplementedError, TypeError) as error:  # a foreign part needs real numbers
         return f"{parameters(model):,} parameters; operations are not counted ({first_line(error)})"
     lines = [f"one image of {height} x {width}, {model.num_classes} classes"]

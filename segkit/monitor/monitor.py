@@ -60,7 +60,7 @@ class Monitor:
         total: iterations of the whole run.
         iterations_per_epoch: to show epochs.
         names: of the classes.
-        colours: of the classes, (K, 3) uint8.
+        colors: of the classes, (K, 3) uint8.
         every: iterations between two points of the training curves.
         writers: where to, beside the screen: settings of components of ``monitor.writers``, by name.
     """
@@ -74,14 +74,14 @@ class Monitor:
         total: int,
         iterations_per_epoch: float,
         names: Sequence[str],
-        colours: np.ndarray,
+        colors: np.ndarray,
         every: int = 10,
         writers: Mapping[str, Any] = MappingProxyType({"tensorboard": True}),
     ) -> None:
         self.active, self.folder = distributed.is_main(), folder
         self.start, self.total, self.every = start, total, every
         self.iterations_per_epoch = iterations_per_epoch
-        self.names, self.colours = list(names), colours
+        self.names, self.colors = list(names), colors
         self.smooth: float | None = None  # of the loss, for the console alone
         self.last_miou: float | None = None
         self.images, self.waited, self.steps, self.clock = 0, 0.0, 0, time.perf_counter()
@@ -200,7 +200,7 @@ class Monitor:
         The sheet is also written to ``samples.png``.
         """
         if self.active and samples:
-            sheet = overlays.draw_sheet(samples, self.names, self.colours, predictions=predictions)
+            sheet = overlays.draw_sheet(samples, self.names, self.colors, predictions=predictions)
             self.image("val/samples", iteration, sheet)
             overlays.save(self.folder / "samples.png", sheet)
 
@@ -213,7 +213,7 @@ class Monitor:
                 Sample(np.ascontiguousarray(image), label, name, batch.bands)
                 for image, label, name in triples
             ]
-            self.image("train/samples", iteration, overlays.draw_sheet(seen, self.names, self.colours))
+            self.image("train/samples", iteration, overlays.draw_sheet(seen, self.names, self.colors))
 
     def text(self, tag: str, markdown: str, iteration: int | None = None) -> None:
         """Record a text in Markdown."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-PARTS = ("data", "forward", "backward", "optimiser")  # names that a step gives with `record_function`
+PARTS = ("data", "forward", "backward", "optimizer")  # names that a step gives with `record_function`
 WHOLE = "a step"
 WARM_UP = 2
 
@@ -22,7 +22,7 @@ def profile_steps(
     Args:
         batches: what waiting for is called ``data``; two more are taken to warm up.
         step: does one training step, with its parts inside ``torch.profiler.record_function`` of the names
-            ``forward``, ``backward`` and ``optimiser``.
+            ``forward``, ``backward`` and ``optimizer``.
         folder: receives ``trace.json.gz``, to open in chrome://tracing or ui.perfetto.dev.
         steps: how many are recorded.
 

@@ -184,7 +184,7 @@ def model_cost(folder: Path) -> tuple[int | None, float | None]:
                 network = segmenter.build(LabelMap.from_plain(content["classes"]).num_classes, **model)
             crop = content["settings"]["sizes"]["crop"]
             sides = (crop, crop) if isinstance(crop, int) else tuple(crop)
-            used = [part for part in summary.summarize(network, sides) if part.name != "auxiliary"]
+            used = [part for part in summary.measure_parts(network, sides) if part.name != "auxiliary"]
         except (KeyError, ValueError, TypeError, RuntimeError, NotImplementedError):
             continue  # of another version, or a foreign part: its score still counts
         return sum(part.parameters for part in used), sum(part.flops for part in used) / 2

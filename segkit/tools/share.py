@@ -22,7 +22,7 @@ PREVIEW = "preview.png"
 LEFT_OUT = object()
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 CARD = """---
-license: {licence}
+license: {license}
 library_name: segkit
 pipeline_tag: image-segmentation
 tags: [semantic-segmentation, pytorch]
@@ -56,12 +56,12 @@ and plain values; nothing in it is run.
 
 {names}
 
-## Licence
+## License
 
-* of the weights: {licence}
-* of the code: {code_licence}
-* of the weights that training started from: {start_licence}
-* of the data they were trained on: {data_licence}
+* of the weights: {license}
+* of the code: {code_license}
+* of the weights that training started from: {start_license}
+* of the data they were trained on: {data_license}
 
 Settings of the training are in the header of `{file}`.
 """
@@ -71,8 +71,8 @@ def write(
     checkpoint_file: str | Path,
     folder: Path,
     *,
-    licence: str = "unknown",
-    data_licence: str | None = None,
+    license: str = "unknown",
+    data_license: str | None = None,
     preview: Path | None = None,
 ) -> Path:
     """Write the folder.
@@ -80,8 +80,8 @@ def write(
     Args:
         checkpoint_file: of a run; the moving average is taken where there is one.
         folder: made if need be; it must not hold another network.
-        licence: of the weights, an identifier such as ``mit`` or ``cc-by-4.0``.
-        data_licence: of the training data; None takes what the checkpoint's license ledger states.
+        license: of the weights, an identifier such as ``mit`` or ``cc-by-4.0``.
+        data_license: of the training data; None takes what the checkpoint's license ledger states.
         preview: an image to show the network on; None shows none.
 
     Raises:
@@ -100,7 +100,7 @@ def write(
     model_file.write(folder / model_file.NAME, weights, {**about, "settings": settings})
     if preview is not None:
         _draw(folder, preview)
-    card = _card(content, checkpoint_file, folder, licence=licence, data_licence=data_licence)
+    card = _card(content, checkpoint_file, folder, license=license, data_license=data_license)
     with files.atomic_write(folder / "README.md") as file:
         file.write(card.encode())
     return folder
@@ -132,15 +132,15 @@ def _draw(folder: Path, image: Path) -> None:
     trained = predictor.load(folder, device="cpu")
     seen = read_image(image)
     ids = trained.predict(seen)
-    colours = trained.table.colours
+    colors = trained.table.colors
     present = overlays.present_classes([ids])
-    legend = overlays.legend([trained.table.names[k] for k in present], colours[present])
-    painted = overlays.overlay(seen, ids, colours)
+    legend = overlays.legend([trained.table.names[k] for k in present], colors[present])
+    painted = overlays.overlay(seen, ids, colors)
     overlays.save(folder / PREVIEW, overlays.grid([[seen, painted]], footer=legend))
 
 
 def _card(
-    content: Mapping[str, Any], source: str | Path, folder: Path, *, licence: str, data_licence: str | None
+    content: Mapping[str, Any], source: str | Path, folder: Path, *, license: str, data_license: str | None
 ) -> str:
     settings, weights = content["settings"], content.get("average") or content["model"]
     network, ledger = settings["model"], content.get("licenses") or {}
@@ -149,10 +149,10 @@ def _card(
     entries = content["classes"]["entries"]
     title = f"{network['head']['name']} on {backbone}, {settings.get('data', {}).get('name', 'own data')}"
     return CARD.format(
-        licence=licence,
-        code_licence=ledger.get("code", NOT_STATED),
-        start_licence=ledger.get("pretrained weights", NOT_STATED),
-        data_licence=data_licence or ledger.get("data", NOT_STATED),
+        license=license,
+        code_license=ledger.get("code", NOT_STATED),
+        start_license=ledger.get("pretrained weights", NOT_STATED),
+        data_license=data_license or ledger.get("data", NOT_STATED),
         title=title,
         network=f"{network['head']['name']} on {backbone}",
         classes=len(entries),
@@ -199,16 +199,16 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(prog="python -m segkit.tools.share", description=__doc__)
     parser.add_argument("checkpoint", help="of a run, such as runs/NAME/best.pt")
     parser.add_argument("folder", type=parse_path, help="to write")
-    parser.add_argument("--licence", default="unknown", help="of the weights, such as mit or cc-by-4.0")
-    parser.add_argument("--data-licence", help="of the data they were trained on")
+    parser.add_argument("--license", default="unknown", help="of the weights, such as mit or cc-by-4.0")
+    parser.add_argument("--data-license", help="of the data they were trained on")
     parser.add_argument("--preview", type=parse_path, metavar="PHOTO", help="an image to show it on")
     chosen = parser.parse_args(arguments)
     try:
         write(
             chosen.checkpoint,
             chosen.folder,
-            licence=chosen.licence,
-            data_licence=chosen.data_licence,
+            license=chosen.license,
+            data_license=chosen.data_license,
             preview=chosen.preview,
         )
     except (ValueError, OSError) as error:

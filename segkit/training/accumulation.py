@@ -52,7 +52,7 @@ def run_passes(training: Any, batches: Sequence[Batch], passes: Callable[[list[B
         failed = distributed.all_reduce_max(int(error is not None))
         if not failed and not several:
             return losses
-        training.optimiser.zero_grad(set_to_none=True)
+        training.optimizer.zero_grad(set_to_none=True)
         for buffer, before in buffers:
             buffer.copy_(before)
         if not failed:

@@ -15,7 +15,7 @@ from segkit.training.run import Training
 from segkit.types import Dataset
 
 FEW = 4  # images whose batch statistics are mostly noise (Wu and He 2018, figure 1)
-HIGHEST = {"adamw": 5e-4, "sgd": 0.02 / 16}  # rates at which learnt weights are lost; of SGD for an image
+HIGHEST = {"adamw": 5e-4, "sgd": 0.02 / 16}  # rates at which learned weights are lost; of SGD for an image
 
 
 def check_training(run: Training, *, every: float) -> None:
@@ -77,7 +77,7 @@ def _few_images(run: Training, start: Any) -> Iterator[str]:
     images = run.schedule.batch_size // run.schedule.parts
     resting = {id(m) for module in run.resting for m in module.modules()}
     norms = [m for m in run.model.modules() if isinstance(m, _BatchNorm) and id(m) not in resting]
-    kept = "schedule.freeze_norm=true, which keeps the statistics it has learnt, or "
+    kept = "schedule.freeze_norm=true, which keeps the statistics it has learned, or "
     processes = distributed.world_size() if run.device.type != "cuda" else 1
     if norms and processes > 1:
         images //= processes
@@ -99,7 +99,7 @@ def _high_rate(run: Training, start: Any) -> Iterator[str]:
     if start and rate > highest:
         yield (
             f"schedule.lr={rate:g} with {name} is high for a network that starts from {start}: much of what"
-            f" it learnt may be lost; try schedule.lr={highest / 5:.1g}, or ask lr_finder=true"
+            f" it learned may be lost; try schedule.lr={highest / 5:.1g}, or ask lr_finder=true"
         )
 
 
@@ -108,7 +108,7 @@ def _frozen_fresh(run: Training, start: Any) -> Iterator[str]:
     frozen += ["schedule.freeze_norm=true"] * run.schedule.freeze_norm
     if frozen and not start:
         yield (
-            f"{' and '.join(frozen)}: the network starts from scratch, so what is frozen has learnt nothing;"
+            f"{' and '.join(frozen)}: the network starts from scratch, so what is frozen has learned nothing;"
             " give model.weights=FILE or model.backbone.weights=imagenet"
         )
 

@@ -120,11 +120,11 @@ def open_monitor(
         total=run.length,
         iterations_per_epoch=run.schedule.seen(len(train_set)) / run.schedule.batch_size,
         names=train_set.table.names,
-        colours=train_set.table.colours,
+        colors=train_set.table.colors,
         writers=settings["writers"],
     ) as monitor:
         monitor.log_message("\n".join([format_banner(settings, facts), *run.notes]))
-        network = summary.summarise(run.model, settings["sizes"]["crop"], operations=False)
+        network = summary.format_summary(run.model, settings["sizes"]["crop"], operations=False)
         monitor.describe(settings, network=network)
         yield monitor
 

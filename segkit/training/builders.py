@@ -33,7 +33,7 @@ def build_dataset(settings: Settings, split: str = "train") -> Dataset:
 
 
 def build_model(settings: Settings, num_classes: int) -> segmenter.Segmenter:
-    """The network of ``model=...``: a module from images (B, 3, H, W), uint8 or normalised, to ``Logits``.
+    """The network of ``model=...``: a module from images (B, 3, H, W), uint8 or normalized, to ``Logits``.
 
     Args:
         settings: ``model``.

@@ -43,7 +43,7 @@ def freeze(model: Segmenter, *, stages: int, norms: bool) -> None:
     Args:
         model: of any backbone.
         stages: of the backbone from its stem, 0 for none.
-        norms: whether every batch normalisation is frozen, those of the heads too.
+        norms: whether every batch normalization is frozen, those of the heads too.
     """
     for parameter, stage in first_stage_of_parameters(model).items() if stages else ():
         if stage <= stages:

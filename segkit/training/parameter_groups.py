@@ -23,7 +23,7 @@ def parameter_groups(
     decay_norm_and_bias: bool,
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser: backbone (or its stages) and heads, each with and without weight decay.
+    """Groups for an optimizer: backbone (or its stages) and heads, each with and without weight decay.
 
     Args:
         model: everything outside ``model.backbone`` counts as head.
@@ -59,35 +59,35 @@ def parameter_groups(
     return found
 
 
-def parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All that an optimiser moves."""
-    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+def parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All that an optimizer moves."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def restore(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Give an optimizer its momenta back; settings such as the weight decay stay as they are.
 
     ``lr`` is that of the last step until the next one sets it, as in a run that was never interrupted.
 
     Raises:
-        ValueError: the state is of another optimiser or model; what differs is named.
+        ValueError: the state is of another optimizer or model; what differs is named.
     """
-    own = [dict(group) for group in optimiser.param_groups]
-    files.check_state_matches(_kept(own), _kept(state["param_groups"]), "optimiser")
-    optimiser.load_state_dict(state)
-    for parameter, values in optimiser.state.items():
+    own = [dict(group) for group in optimizer.param_groups]
+    files.check_state_matches(_kept(own), _kept(state["param_groups"]), "optimizer")
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if value is not None and value.shape not in (parameter.shape, ()):
                 raise ValueError(
-                    f"the checkpoint is of another optimiser: {name} has shape {tuple(value.shape)} for a"
+                    f"the checkpoint is of another optimizer: {name} has shape {tuple(value.shape)} for a"
                     f" weight of {tuple(parameter.shape)}"
                 )
-    for group, now in zip(optimiser.param_groups, own, strict=True):
+    for group, now in zip(optimizer.param_groups, own, strict=True):
         group.update({key: value for key, value in now.items() if key != "lr"})
 
 
 def _kept(groups: list[dict[str, Any]]) -> dict[str, None]:
-    """Names of what an optimiser knows of each of its groups."""
+    """Names of what an optimizer knows of each of its groups."""
     keys = [(group, key) for group in groups for key in group if key not in ("params", "name")]
     return {f"{group['name']} ({len(group['params'])} tensors): {key}": None for group, key in keys}
 

@@ -1,7 +1,7 @@
 """A range test of the learning rate: it rises step by step until the loss explodes (Smith 2015, 1506.01186).
 
-The run's own network, data, loss and optimiser take the steps, all groups in their proportions; afterwards
-network and optimiser are as they were.
+The run's own network, data, loss and optimizer take the steps, all groups in their proportions; afterwards
+network and optimizer are as they were.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def run_range_test(run: Training, steps: Steps) -> Curve:
         steps: of ``training.steps``.
     """
     rates = np.geomspace(LOWEST, HIGHEST, min(STEPS, len(run.remaining_iterations)))
-    before = copy.deepcopy({"model": run.model.state_dict(), "optimizer": run.optimiser.state_dict()})
+    before = copy.deepcopy({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
     trial = dataclasses.replace(
         run,
         policy=lambda step: float(rates[step]) / run.schedule.lr,
@@ -74,8 +74,8 @@ def run_range_test(run: Training, steps: Steps) -> Curve:
         if _exploded(seen):
             break
     run.model.load_state_dict(before["model"])
-    run.optimiser.load_state_dict(before["optimizer"])
-    run.optimiser.zero_grad(set_to_none=True)
+    run.optimizer.load_state_dict(before["optimizer"])
+    run.optimizer.zero_grad(set_to_none=True)
     return curve(rates[: len(seen)].tolist(), seen)
 
 

@@ -51,7 +51,7 @@ class Training:
     model: Segmenter
     runner: nn.Module  # the model, perhaps compiled and in DistributedDataParallel
     loss: Any  # of segkit.losses: a module whose ``weight`` is that of a label
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     policy: Callable[[int], float]
     scaler: torch.amp.GradScaler
     average: Segmenter | None
@@ -61,12 +61,12 @@ class Training:
     device: torch.device
     seed: int
     samples: int  # of the training set
-    length: int  # optimiser steps of the whole run
+    length: int  # optimizer steps of the whole run
     metric: str = "mIoU"  # by which the best weights are chosen
     files: str = ""  # digest of the names of the training files
     val_files: str = ""  # and of the validation files
     resting: list[nn.Module] = field(default_factory=list)  # modules that stay in evaluation mode
-    iteration: int = 0  # optimiser steps done
+    iteration: int = 0  # optimizer steps done
     first_iteration: int = 0  # of this start
     micro_batches: int = 1  # in which schedule.accumulate=auto divides a batch
     best: float | None = None  # of the metric, so far
@@ -79,7 +79,7 @@ class Training:
 
     def learning_rates(self) -> dict[str, float]:
         """Return the rate of each parameter group in the last step."""
-        return {group["name"]: group["lr"] for group in self.optimiser.param_groups}
+        return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
 
     def due(self, every: float) -> bool:
         """Return whether something done every so often, in the schedule's unit, is due now."""
@@ -142,7 +142,7 @@ class Training:
             "validation_pending": self.validation_pending,
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "optimizer": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "watch": self.guard.state(),
         }
@@ -188,7 +188,7 @@ class Training:
             average = state["average"] or state["model"]
             files.check_state_matches(self.average.state_dict(), average, "model")
             self.average.load_state_dict(average)
-        parameter_groups.restore(self.optimiser, state["optimizer"])
+        parameter_groups.restore(self.optimizer, state["optimizer"])
         if state["scaler"] and self.scaler.is_enabled():  # empty unless the run was in fp16
             self.scaler.load_state_dict(state["scaler"])
         self.guard.restore(state["watch"])
@@ -262,7 +262,7 @@ def setup_training(
         model=model,
         runner=torch.compile(runner) if runtime.compile else runner,  # pyright: ignore[reportArgumentType]
         loss=loss.to(device),
-        optimiser=registry.build("training.optimizers", schedule.optimizer, groups=groups, lr=schedule.lr),
+        optimizer=registry.build("training.optimizers", schedule.optimizer, groups=groups, lr=schedule.lr),
         policy=registry.build("training.lr_schedules", schedule.lr_schedule, total=schedule.length(samples)),
         scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
         average=parameter_groups.make_ema(model) if schedule.ema is not None else None,
@@ -296,7 +296,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     micro-batches and processes, so the gradient is that of the whole batch however it is divided. A batch
     without a scored pixel changes nothing: no weight, momentum, statistic or average.
     """
-    for group in training.optimiser.param_groups:
+    for group in training.optimizer.param_groups:
         group["lr"] = group["base_lr"] * training.policy(training.iteration)
     batches = [_on_device(batch, training) for batch in batches]
     weights = torch.stack([training.loss.weight(batch.label) for batch in batches])
@@ -313,7 +313,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     losses = distributed.all_reduce_mean(losses)
     if training.device.type != "cuda":  # where statistics are synchronized already
         replicas.average_statistics(training.model)
-    with record_function("optimiser"):
+    with record_function("optimizer"):
         norm = _norm_of_gradient(training)
         names = [name for batch in batches for name in batch.names]
         record = StepRecord(training.iteration + 1, losses, norm, training.learning_rates(), names)
@@ -323,7 +323,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
         else:
             _update(training, norm)
         training.scaler.update()
-        training.optimiser.zero_grad(set_to_none=True)
+        training.optimizer.zero_grad(set_to_none=True)
     training.iteration += 1
     return Step(losses, norm)
 
@@ -354,7 +354,7 @@ def _skip_unscored(training: Training) -> Step:
 def _on_device(batch: Batch, training: Training) -> Batch:
     layout = torch.channels_last if training.runtime.channels_last else torch.contiguous_format
     image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
-    image = image if batch.bands.photographs else training.model.normalise(image)
+    image = image if batch.bands.photographs else training.model.normalize(image)
     return Batch(image, batch.label.to(training.device, non_blocking=True), batch.names)
 
 
@@ -378,18 +378,18 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
 
 
 def _norm_of_gradient(training: Training) -> Tensor:
-    training.scaler.unscale_(training.optimiser)
+    training.scaler.unscale_(training.optimizer)
     return nn.utils.get_total_norm(
-        [p.grad for p in parameter_groups.parameters(training.optimiser) if p.grad is not None]
+        [p.grad for p in parameter_groups.parameters(training.optimizer) if p.grad is not None]
     )
 
 
 def _update(training: Training, norm: Tensor) -> None:
     """Clip, step, average."""
     if training.schedule.clip_gradient is not None:
-        moved = parameter_groups.parameters(training.optimiser)
+        moved = parameter_groups.parameters(training.optimizer)
         nn.utils.clip_grads_with_norm_(moved, training.schedule.clip_gradient, norm)
-    training.scaler.step(training.optimiser)
+    training.scaler.step(training.optimizer)
     average, decay = training.average, training.schedule.ema
     if average is not None and decay is not None:
         parameter_groups.update_average(average, training.model, decay=decay, iteration=training.iteration)

@@ -14,7 +14,7 @@ from segkit.runtime import distributed
 class Schedule:
     """How long, how many at a time, and by which rule the weights move."""
 
-    batch_size: Annotated[int, Range(least=1, most=65536)]  # images of an optimiser step, over all processes
+    batch_size: Annotated[int, Range(least=1, most=65536)]  # images of an optimizer step, over all processes
     lr: Annotated[float, Range(above=0, most=1000)]  # of the backbone
     optimizer: dict
     lr_schedule: dict
@@ -28,7 +28,7 @@ class Schedule:
     freeze: Literal[0, 1, 2, 3, 4] = (
         0  # stages of the backbone, the stem with the first, that stay as they are
     )
-    freeze_norm: bool = False  # every batch normalisation stays as it is, so that one image is batch enough
+    freeze_norm: bool = False  # every batch normalization stays as it is, so that one image is batch enough
     clip_gradient: PositiveFloat | None = None  # largest norm of the whole gradient
     ema: FractionBelowOne | None = (
         None  # decay of the moving average of the weights, which is then what is scored
@@ -56,7 +56,7 @@ class Schedule:
         return 1 if self.accumulate == "auto" else self.accumulate
 
     def length(self, samples: int) -> int:
-        """Optimiser steps of the whole training on so many samples."""
+        """Optimizer steps of the whole training on so many samples."""
         return self.iterations or math.ceil((self.epochs or 0) * self.seen(samples) / self.batch_size)
 
     def seen(self, samples: int) -> int:

@@ -1,4 +1,4 @@
-"""Drawings of class ids, for eyes: colours, overlays, errors, legends, grids and the confusion matrix.
+"""Drawings of class ids, for eyes: colors, overlays, errors, legends, grids and the confusion matrix.
 
 Every image is (H, W, 3) uint8 RGB, in and out. Drawn with OpenCV alone, which before
 version 5 knows only ASCII.
@@ -16,7 +16,7 @@ import numpy as np
 from segkit.runtime import files
 from segkit.types import PHOTOGRAPHS, Bands, Sample, ignore_index, ignore_index_of
 
-INK, PAPER, GREY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
+INK, PAPER, GRAY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
 RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark against orange: seen by every eye
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 LONGEST_JPEG = 65500  # pixels of a side
@@ -37,52 +37,52 @@ def to_display_rgb(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
         low, high = np.percentile(shown, (2, 98), axis=(0, 1)).astype(np.float32)
     else:
         low, high = np.array(bands.limits(image.shape[2]), np.float32)[places].T
-    grey = np.rint((shown - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
-    return np.repeat(grey, 3, axis=2) if len(places) == 1 else grey
+    gray = np.rint((shown - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
+    return np.repeat(gray, 3, axis=2) if len(places) == 1 else gray
 
 
-def colourise(ids: np.ndarray, colours: np.ndarray, *, ignored: Sequence[int] = (0, 0, 0)) -> np.ndarray:
-    """Paint class ids (H, W) with the K colours of a label table (K, 3); ignored pixels get ``ignored``.
+def colorise(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+    """Paint class ids (H, W) with the K colors of a label table (K, 3); ignored pixels get ``ignored``.
 
     Raises:
         ValueError: an id is neither one of the K classes nor ignored.
     """
-    ids, colours = np.asarray(ids), np.asarray(colours, dtype=np.uint8)
-    unscored = ignore_index(len(colours))
-    strange = (ids != unscored) & ((ids < 0) | (ids >= len(colours)))
+    ids, colors = np.asarray(ids), np.asarray(colors, dtype=np.uint8)
+    unscored = ignore_index(len(colors))
+    strange = (ids != unscored) & ((ids < 0) | (ids >= len(colors)))
     if strange.any():
         raise ValueError(
-            f"class id {ids[strange][0]} has no colour: the table has {len(colours)} "
-            f"(0..{len(colours) - 1}); does it belong to the data set of this label?"
+            f"class id {ids[strange][0]} has no color: the table has {len(colors)} "
+            f"(0..{len(colors) - 1}); does it belong to the data set of this label?"
         )
     palette = np.zeros((unscored + 1, 3), np.uint8)
-    palette[: len(colours)] = colours
+    palette[: len(colors)] = colors
     palette[unscored] = ignored
     return palette[ids]
 
 
-def overlay(image: np.ndarray, ids: np.ndarray, colours: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
+def overlay(image: np.ndarray, ids: np.ndarray, colors: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
     """The image with its classes painted over it; ignored pixels show the image alone."""
-    painted = cv2.addWeighted(colourise(ids, colours), opacity, image, 1 - opacity, 0)
-    return np.where((np.asarray(ids) == ignore_index(len(colours)))[..., None], image, painted)
+    painted = cv2.addWeighted(colorise(ids, colors), opacity, image, 1 - opacity, 0)
+    return np.where((np.asarray(ids) == ignore_index(len(colors)))[..., None], image, painted)
 
 
 def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Where the prediction is right (dark), wrong (orange) and not scored (grey)."""
+    """Where the prediction is right (dark), wrong (orange) and not scored (gray)."""
     outcome = np.where(label == ignore_index_of(label), 2, np.where(label == prediction, 0, 1))
     return np.array([RIGHT, WRONG, IGNORED], np.uint8)[outcome]
 
 
-def legend(names: Sequence[str], colours: np.ndarray, *, width: int = 640) -> np.ndarray:
+def legend(names: Sequence[str], colors: np.ndarray, *, width: int = 640) -> np.ndarray:
     """Swatches with class names, in as many columns as fit into ``width`` pixels."""
     widest = max(text_width(name) for name in names) + LINE + 20
     columns = min(max(1, width // widest), len(names))
     rows = -(-len(names) // columns)
     canvas = blank(rows * LINE + 8, max(width, widest))
-    for index, (name, colour) in enumerate(zip(names, np.asarray(colours).tolist(), strict=True)):
+    for index, (name, color) in enumerate(zip(names, np.asarray(colors).tolist(), strict=True)):
         x, y = 6 + index // rows * (canvas.shape[1] // columns), 4 + index % rows * LINE
-        cv2.rectangle(canvas, (x, y + 2), (x + 14, y + LINE - 3), colour, cv2.FILLED)
-        cv2.rectangle(canvas, (x, y + 2), (x + 14, y + LINE - 3), GREY, 1)
+        cv2.rectangle(canvas, (x, y + 2), (x + 14, y + LINE - 3), color, cv2.FILLED)
+        cv2.rectangle(canvas, (x, y + 2), (x + 14, y + LINE - 3), GRAY, 1)
         write(canvas, name, (x + LINE + 3, y + LINE - 5))
     return canvas
 
@@ -110,19 +110,19 @@ def grid(
 
 
 def sample_row(
-    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, colours: np.ndarray
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, colors: np.ndarray
 ) -> list[np.ndarray]:
     """Image, truth, prediction and error of one sample: a row of ``grid`` under ``SAMPLE_TITLES``."""
-    return [image, colourise(label, colours), colourise(prediction, colours), error_map(label, prediction)]
+    return [image, colorise(label, colors), colorise(prediction, colors), error_map(label, prediction)]
 
 
-SAMPLE_TITLES = ("image", "truth", "prediction", "error (grey: not scored)")
+SAMPLE_TITLES = ("image", "truth", "prediction", "error (gray: not scored)")
 
 
 def draw_sheet(
     samples: Sequence[Sample],
     names: Sequence[str],
-    colours: np.ndarray,
+    colors: np.ndarray,
     *,
     predictions: Sequence[np.ndarray] | None = None,
     height: int = 160,
@@ -131,15 +131,13 @@ def draw_sheet(
     if predictions is not None:
         pairs = zip(samples, predictions, strict=True)
         rows = [
-            sample_row(to_display_rgb(sample.image, sample.bands), sample.label, prediction, colours)
+            sample_row(to_display_rgb(sample.image, sample.bands), sample.label, prediction, colors)
             for sample, prediction in pairs
         ]
         titles = SAMPLE_TITLES
     else:
         cells = [
-            image
-            for s in samples
-            for image in (to_display_rgb(s.image, s.bands), colourise(s.label, colours))
+            image for s in samples for image in (to_display_rgb(s.image, s.bands), colorise(s.label, colors))
         ]
         rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         titles = ("image", "label") * min(2, len(samples))
@@ -147,7 +145,7 @@ def draw_sheet(
     present = present_classes([*(sample.label for sample in samples), *(predictions or [])])
     if not present:
         return drawn
-    return stack(drawn, legend([names[k] for k in present], colours[present], width=drawn.shape[1]))
+    return stack(drawn, legend([names[k] for k in present], colors[present], width=drawn.shape[1]))
 
 
 def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
@@ -175,7 +173,7 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
     canvas = blank(margin + side + LINE + 8, max(margin + side, text_width(caption)) + 12)
     matrix = np.kron(fraction_to_color(shares), np.ones((cell, cell, 1), np.uint8))
     canvas[margin : margin + side, margin : margin + side] = matrix
-    cv2.rectangle(canvas, (margin - 1, margin - 1), (margin + side, margin + side), GREY)
+    cv2.rectangle(canvas, (margin - 1, margin - 1), (margin + side, margin + side), GRAY)
     for k in range(0, len(names), step):
         middle = k * cell + cell // 2
         write(canvas, labels[k], (margin - 6 - text_width(labels[k]), margin + middle + 5))
@@ -242,7 +240,7 @@ def stack(*images: np.ndarray) -> np.ndarray:
 
 
 def fraction_to_color(shares: np.ndarray) -> np.ndarray:
-    """Fractions 0..1 as colours from white to deep blue; the root lets small confusions be seen."""
+    """Fractions 0..1 as colors from white to deep blue; the root lets small confusions be seen."""
     weight = np.sqrt(shares)[..., None]
     return np.rint((1 - weight) * np.array(PAPER) + weight * np.array((8, 48, 107))).astype(np.uint8)
 

@@ -18,13 +18,13 @@ def class_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
         Fractions (K,); NaN where there is nothing to divide by: a class without any pixels has no IoU.
     """
     counts = np.asarray(counts, dtype=np.float64)
-    hits, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    hits, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
-            "IoU": hits / (labelled + predicted - hits),
-            "recall": hits / labelled,
+            "IoU": hits / (labeled + predicted - hits),
+            "recall": hits / labeled,
             "precision": hits / predicted,
-            "pixels": labelled / counts.sum(),
+            "pixels": labeled / counts.sum(),
         }
 
 

@@ -2,7 +2,7 @@
 
 Below the root are ``images/``, ``masks/`` (or folders of other names) and ``classes.csv``. A split is the
 name of a folder in both trees, the name of a list file (``.txt``, ``.csv``), or a share such as ``80%``.
-Masks hold ids (grey or palette PNG) or colours.
+Masks hold ids (gray or palette PNG) or colors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Procedural scenes, to try everything without a download: 9 kinds of things on textured ground.
 
-A thing's outline and texture make its class. Its colour hints at the outline and never at the texture; size,
+A thing's outline and texture make its class. Its color hints at the outline and never at the texture; size,
 place, turn and light tell nothing. Borders are not scored. Scenes are drawn when they are read, from (seed,
 split, index) alone.
 """
@@ -62,10 +62,10 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     kind = int(draw.integers(len(THINGS)))
     outline, texture = THINGS[kind]
     radius = draw.uniform(0.15, 0.27) * min(height, width)
-    centre, turn = draw.uniform(0.04, 0.96, 2) * (width, height), draw.uniform(0, 2 * np.pi)
+    center, turn = draw.uniform(0.04, 0.96, 2) * (width, height), draw.uniform(0, 2 * np.pi)
     corners = (
         _corners(outline, radius) @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-        + centre
+        + center
     )
     x0, y0 = np.clip(corners.min(0).astype(int) - 2, 0, (width, height))
     x1, y1 = np.clip(corners.max(0).astype(int) + 3, 0, (width, height))
@@ -73,17 +73,17 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
         return
     contours = [_fixed(corners - (x0, y0))]
     if outline == "ring":
-        contours.append(_fixed((corners - centre) * draw.uniform(0.4, 0.55) + centre - (x0, y0)))
+        contours.append(_fixed((corners - center) * draw.uniform(0.4, 0.55) + center - (x0, y0)))
     cover = cv2.fillPoly(np.zeros((y1 - y0, x1 - x0), np.uint8), contours, 255, cv2.LINE_AA, SHIFT)
     below = label[y0:y1, x0:x1]
     if (cover > 127)[below > 0].sum() > HIDDEN * (cover > 127).sum():
         return
     y, x = np.mgrid[y0:y1, x0:x1].astype(np.float32)
-    x, y = x - np.float32(centre[0]), y - np.float32(centre[1])
+    x, y = x - np.float32(center[0]), y - np.float32(center[1])
     u = (x * np.cos(turn) + y * np.sin(turn)).astype(np.float32)
     v = (y * np.cos(turn) - x * np.sin(turn)).astype(np.float32)
     pattern = _pattern(texture, u, v, max(radius * draw.uniform(0.32, 0.42), 5.0))[..., None]
-    first, second = _two_colours(draw, HUE[outline])
+    first, second = _two_colors(draw, HUE[outline])
     paint = first + pattern * (second - first)
     paint *= 1 + draw.uniform(-0.25, 0.25) * (u / radius)[..., None]  # light on the thing
     alpha = cover[..., None].astype(np.float32) / 255
@@ -112,7 +112,7 @@ def _corners(outline: str, radius: float) -> np.ndarray:
 
 
 def _pattern(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
-    """0 where the first colour shows, 1 where the second does, along the axes of the thing."""
+    """0 where the first color shows, 1 where the second does, along the axes of the thing."""
     if texture == "plain":
         return np.zeros_like(u)
     if texture == "stripes":
@@ -125,7 +125,7 @@ def _pattern(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> np.nd
     return (wave > 0.7).astype(np.float32)
 
 
-def _two_colours(draw: np.random.Generator, hue: int) -> np.ndarray:
+def _two_colors(draw: np.random.Generator, hue: int) -> np.ndarray:
     """(2, 3) RGB, one light and one dark, of about one hue."""
     hues, saturation = (hue + draw.integers(-10, 11, 2)) % 180, draw.integers(90, 230, 2)
     value = draw.permutation([draw.integers(190, 256), draw.integers(70, 130)])
@@ -134,7 +134,7 @@ def _two_colours(draw: np.random.Generator, hue: int) -> np.ndarray:
 
 
 def _ground(draw: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) float32: clouds of two muted colours, and grain as of sand or cloth."""
+    """(H, W, 3) float32: clouds of two muted colors, and grain as of sand or cloth."""
     clouds = draw.random((int(draw.integers(3, 9)), int(draw.integers(3, 9))), np.float32)
     clouds = cv2.resize(clouds, size[::-1], interpolation=cv2.INTER_CUBIC)[..., None]
     hsv = np.stack([draw.integers(0, 180, 2), draw.integers(10, 90, 2), draw.integers(80, 200, 2)], 1).astype(

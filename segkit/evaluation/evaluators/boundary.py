@@ -40,6 +40,6 @@ def build(table: ClassTable, absent: Any) -> Boundary:
 
     Args:
         table: of the data.
-        absent: what a class counts in a mean that nobody labelled or predicted.
+        absent: what a class counts in a mean that nobody labeled or predicted.
     """
     return Boundary(table, absent)

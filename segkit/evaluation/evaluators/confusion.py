@@ -46,7 +46,7 @@ def build(table: ClassTable, absent: Any, device: torch.device | str) -> Confusi
 
     Args:
         table: of the data.
-        absent: what a class counts in a mean that nobody labelled or predicted.
+        absent: what a class counts in a mean that nobody labeled or predicted.
         device: where the counts stay.
     """
     return Confusion(table, absent, device)

@@ -1,6 +1,6 @@
 """IoU by size of object: a network that misses every small thing can have a fine IoU, for large ones fill it.
 
-An object is a connected part (8 neighbours) of a class in the label; small, medium and large are COCO's,
+An object is a connected part (8 neighbors) of a class in the label; small, medium and large are COCO's,
 below 32 x 32 and below 96 x 96 pixels. What is predicted of a class beyond its label belongs to a size, too,
 so that the counts of the sizes add up to those of the ordinary IoU: a connected part of the prediction that
 meets objects of its class counts with the size it meets most of (the smaller of equals), any other with its
@@ -62,8 +62,8 @@ def _histogram(sizes: np.ndarray) -> np.ndarray:
 
 def iou_by_size(counts: Tensor) -> dict[str, Tensor]:
     """IoU of each class, (K,) float64, for each size; NaN where a class has nothing of that size."""
-    both, labelled, predicted = counts.double().unbind(1)
-    return dict(zip(SIZES, both / (labelled + predicted - both), strict=True))
+    both, labeled, predicted = counts.double().unbind(1)
+    return dict(zip(SIZES, both / (labeled + predicted - both), strict=True))
 
 
 class ObjectSizes:
@@ -82,15 +82,15 @@ class ObjectSizes:
         return self.counts
 
     def scores(self, state: Tensor) -> EvaluatorResult:
-        """mIoU_small, mIoU_medium and mIoU_large, each over the classes with labelled objects of the size.
+        """mIoU_small, mIoU_medium and mIoU_large, each over the classes with labeled objects of the size.
 
         Other classes are left out whatever the protocol counts for absent ones: the sky has no small objects.
         """
-        each, labelled = iou_by_size(state), state[:, 1]
+        each, labeled = iou_by_size(state), state[:, 1]
         means = {
-            f"mIoU_{size}": metrics.mean(iou, torch.diag(labelled[n]), absent="labels")
+            f"mIoU_{size}": metrics.mean(iou, torch.diag(labeled[n]), absent="labels")
             for n, (size, iou) in enumerate(each.items())
-            if labelled[n].any()
+            if labeled[n].any()
         }
         return EvaluatorResult(means, {f"IoU {size}": iou.tolist() for size, iou in each.items()})
 

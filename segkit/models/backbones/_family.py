@@ -100,10 +100,10 @@ class Backbone(nn.Module):
             setattr(self, f"layer{i + 1}", stage)
         self.dropout = Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes) if num_classes else None
-        initialise(self)
+        initialize(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised image (B, 3, H, W) to four stages (B, C_i, H/s_i, W/s_i), sizes rounded up."""
+        """Normalized image (B, 3, H, W) to four stages (B, C_i, H/s_i, W/s_i), sizes rounded up."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
         stages = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -112,7 +112,7 @@ class Backbone(nn.Module):
         return stages
 
     def classify(self, image: Tensor) -> Tensor:
-        """Normalised image (B, 3, H, W) to scores (B, num_classes).
+        """Normalized image (B, 3, H, W) to scores (B, num_classes).
 
         Raises:
             ValueError: the network was built without ``num_classes``.
@@ -148,7 +148,7 @@ def deep_stem(width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False))
 
 
-def initialise(network: nn.Module) -> None:
+def initialize(network: nn.Module) -> None:
     """Convolutions normal with deviation sqrt(2 / (k * k * out_channels)), groups not taken into account."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -110,7 +110,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
             only where dilation did not replace the stride, or none at all.
         stem_width: of the deep stem; 0 for the single 7x7 convolution.
         average_down: whether the shortcut pools in place of its stride.
-        last_gamma: initial scale of each block's last normalisation; 0 starts a block as its shortcut.
+        last_gamma: initial scale of each block's last normalization; 0 starts a block as its shortcut.
         drop_block: share of the cells that DropBlock drops in stages 3 and 4.
         dropout: before the classifier.
         weights: "imagenet", a path, ``file://`` or ``http(s)://``; None starts from scratch.
@@ -155,7 +155,7 @@ def _design(v: Variant, *, reduction: int, average_down: bool) -> Design:
 
 
 def _dress(network: Backbone, *, last_gamma: float, drop_block: float) -> None:
-    """Initial scale of each block's last normalisation, and DropBlock in stages 3 and 4."""
+    """Initial scale of each block's last normalization, and DropBlock in stages 3 and 4."""
     for module in network.modules():
         if isinstance(module, Bottleneck):
             nn.init.constant_(module.bn3.weight, last_gamma)

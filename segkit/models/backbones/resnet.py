@@ -110,10 +110,10 @@ def _cbam(v: Variant, *, reduction: int = 16, kernel: int = 7) -> Design:
 
 
 def _sge(
-    v: Variant, *, groups: int = 64, scale: float = 0.0, shift: float = 1.0, normalise: bool = True
+    v: Variant, *, groups: int = 64, scale: float = 0.0, shift: float = 1.0, normalize: bool = True
 ) -> Design:
     check_divisible("model.backbone.groups", groups, 64 * EXPANSION)
-    attention = partial(SpatialGroupEnhance, groups=groups, scale=scale, shift=shift, normalise=normalise)
+    attention = partial(SpatialGroupEnhance, groups=groups, scale=scale, shift=shift, normalize=normalize)
     return _plain(v)._replace(attention=attention)
 
 
@@ -186,7 +186,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
     least_inner: Annotated[int, Range(least=1, most=1024)] | None = None,
     scale: Annotated[float, Range(least=-100, most=100)] | None = None,
     shift: Annotated[float, Range(least=-100, most=100)] | None = None,
-    normalise: bool | None = None,
+    normalize: bool | None = None,
     kernel: Annotated[int, Range(least=1, most=31)] | None = None,
     dropout: Fraction = 0.0,
     weights: PathStr | None = None,
@@ -215,7 +215,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
         least_inner: sk, sknet: values of the inner layer, at least.
         scale: sge: what the learned scale of each group starts with.
         shift: sge: what its learned shift starts with.
-        normalise: sge: whether the likeness is brought to mean 0 and deviation 1 before it is scaled.
+        normalize: sge: whether the likeness is brought to mean 0 and deviation 1 before it is scaled.
         kernel: cbam: side of the convolution over positions.
         dropout: before the classifier.
         weights: "imagenet", a path, ``file://`` or ``http(s)://``; None starts from scratch.
@@ -233,7 +233,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
         pool=pool,
     )
     inner = {"groups": groups, "reduction": reduction, "branches": branches, "least_inner": least_inner}
-    inner |= {"scale": scale, "shift": shift, "normalise": normalise, "kernel": kernel}
+    inner |= {"scale": scale, "shift": shift, "normalize": normalize, "kernel": kernel}
     network = Backbone(
         _design(v, variant, **inner),
         v.blocks,

@@ -54,7 +54,7 @@ class TimmBackbone(nn.Module):
         return [m.permute(0, 3, 1, 2).contiguous() for m in picked] if self.channels_last else picked
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised image (B, 3, H, W) to four stages (B, C_i, H/s_i, W/s_i), sizes rounded up."""
+        """Normalized image (B, 3, H, W) to four stages (B, C_i, H/s_i, W/s_i), sizes rounded up."""
         if not self.padded:
             return self.stages(self.body(image))
         height, width = image.shape[2:]
@@ -145,7 +145,7 @@ def _created(timm: Any, variant: str, drop_path: float, *, published: bool) -> A
         ) from error
     if published and (tuple(address.mean), tuple(address.std)) != (IMAGENET_MEAN, IMAGENET_STD):
         mean, std = (",".join(f"{value:g}" for value in values) for values in (address.mean, address.std))
-        LOG.warning("%s was trained with other colours: model.mean=[%s] model.std=[%s]", variant, mean, std)
+        LOG.warning("%s was trained with other colors: model.mean=[%s] model.std=[%s]", variant, mean, std)
     return body
 
 

@@ -18,7 +18,7 @@ def rates_for(output_stride: int) -> list[int]:
 
 
 def conv_norm_relu(in_channels: int, width: int, size: int = 1, dilation: int = 1) -> nn.Sequential:
-    """A convolution that keeps the size, normalised and rectified."""
+    """A convolution that keeps the size, normalized and rectified."""
     padding = dilation * (size // 2)
     conv = nn.Conv2d(in_channels, width, size, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))

@@ -24,7 +24,7 @@ class Design(NamedTuple):
     cardinality: int = 1  # groups of the 3x3
     radix: int = 1  # parts of each group, of equal width
     spatial: Callable[[int, int, int], nn.Module] = conv3x3  # (channels, stride, dilation) -> the 3x3
-    attention: Callable[[int], nn.Module] = nn.Identity  # (channels) -> what follows the last normalisation
+    attention: Callable[[int], nn.Module] = nn.Identity  # (channels) -> what follows the last normalization
     average_down: bool = False  # shortcut: average pool, then 1x1, in place of a strided 1x1
     pool: Literal["none", "after", "before", "strided"] = "none"
     """A 3x3 average pool takes over the stride of the 3x3 convolution, after or before it. It stands in the

@@ -4,7 +4,7 @@
     F'' = F' * sigmoid(conv([max over C of F'; mean over C of F']))               7x7
 
 Where the authors' code says more than their equations it is followed: both matrices have a bias, the 7x7 has
-none and is normalised.
+none and is normalized.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ REDUCTION, KERNEL = 16, 7
 
 
 class ConvolutionalAttention(nn.Module):
-    """Attention after a block's last normalisation: (B, C, H, W) to the same."""
+    """Attention after a block's last normalization: (B, C, H, W) to the same."""
 
     def __init__(self, channels: int, *, reduction: int = REDUCTION, kernel: int = KERNEL) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ PAPER = (Kernel(1), Kernel(2))
 
 
 class Branch(nn.Module):
-    """Convolution, normalisation, rectifier."""
+    """Convolution, normalization, rectifier."""
 
     def __init__(self, channels: int, stride: int, dilation: int, groups: int) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ EPSILON = 1e-5
 
 
 class SpatialGroupEnhance(nn.Module):
-    """Attention after a block's last normalisation: (B, C, H, W) to the same.
+    """Attention after a block's last normalization: (B, C, H, W) to the same.
 
     Where a thin network has fewer channels than groups, there are as many groups as divide both.
     """
@@ -31,10 +31,10 @@ class SpatialGroupEnhance(nn.Module):
         *,
         scale: float = 0.0,
         shift: float = 1.0,
-        normalise: bool = True,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
-        self.groups, self.normalise = math.gcd(channels, groups), normalise
+        self.groups, self.normalize = math.gcd(channels, groups), normalize
         self.weight = nn.Parameter(torch.full((1, self.groups, 1, 1), float(scale)))
         self.bias = nn.Parameter(torch.full((1, self.groups, 1, 1), float(shift)))
 
@@ -43,13 +43,13 @@ class SpatialGroupEnhance(nn.Module):
         x = x.unflatten(1, (self.groups, -1))  # (B, G, C/G, H, W)
         likeness = (x * x.mean((3, 4), keepdim=True)).sum(2)  # (B, G, H, W)
         likeness = likeness.to(torch.promote_types(x.dtype, torch.float32))  # squares leave half precision
-        scores = self.standardised(likeness) if self.normalise else likeness
+        scores = self.standardized(likeness) if self.normalize else likeness
         scale = (self.weight * scores + self.bias).sigmoid().to(x.dtype)
         return (x * scale.unsqueeze(2)).flatten(1, 2)
 
-    def standardised(self, likeness: Tensor) -> Tensor:
+    def standardized(self, likeness: Tensor) -> Tensor:
         """Of mean 0 and deviation 1 over the positions of each group: (B, G, H, W) to the same."""
-        centred = likeness - likeness.mean((2, 3), keepdim=True)
-        others = max(centred.shape[2] * centred.shape[3] - 1, 1)
-        variance = centred.square().sum((2, 3), keepdim=True) / others
-        return centred / (variance.clamp(min=1e-30).sqrt() + EPSILON)  # the root has no slope at zero
+        centered = likeness - likeness.mean((2, 3), keepdim=True)
+        others = max(centered.shape[2] * centered.shape[3] - 1, 1)
+        variance = centered.square().sum((2, 3), keepdim=True) / others
+        return centered / (variance.clamp(min=1e-30).sqrt() + EPSILON)  # the root has no slope at zero

@@ -1,7 +1,7 @@
 """Split-Attention (ResNeSt, arXiv 2004.08955, section 3).
 
 C channels form K cardinal groups (cardinality) of R splits each (radix). With U_i the grouped 3x3
-convolution, normalised and rectified, of split i:
+convolution, normalized and rectified, of split i:
 
     s^k   = mean over H x W of sum_i U_i^k                 (C / K values)
     a_i^k = softmax over i of G_i(s^k)                     (R > 1;   sigmoid(G(s^k)) when R = 1)

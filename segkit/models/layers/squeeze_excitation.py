@@ -11,7 +11,7 @@ REDUCTION = 16
 
 
 class SqueezeExcitation(nn.Module):
-    """Attention after a block's last normalisation: (B, C, H, W) to the same; both matrices have a bias."""
+    """Attention after a block's last normalization: (B, C, H, W) to the same; both matrices have a bias."""
 
     def __init__(self, channels: int, reduction: int = REDUCTION) -> None:
         super().__init__()

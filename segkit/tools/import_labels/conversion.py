@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segkit.data.label_map import COLUMNS, Entry, LabelMap, automatic_colour, hex_colour
+from segkit.data.label_map import COLUMNS, Entry, LabelMap, automatic_color, hex_color
 from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGES
 from segkit.runtime.wording import write_count
@@ -245,14 +245,14 @@ def image_size(file: Path) -> tuple[int, int]:
     return (width, height) if is_turned else (height, width)
 
 
-def make_label_map(labels: Sequence[str], colours: dict[str, str]) -> LabelMap:
+def make_label_map(labels: Sequence[str], colors: dict[str, str]) -> LabelMap:
     """Return a table of the background, the labels, and the id of what is not scored."""
     entries = [Entry(BACKGROUND, "background", (0, 0, 0))]
     for number, label in enumerate(labels, 1):
         try:
-            red, green, blue = bytes.fromhex(colours.get(label, "").lstrip("#"))
+            red, green, blue = bytes.fromhex(colors.get(label, "").lstrip("#"))
         except ValueError:
-            red, green, blue = automatic_colour(number)
+            red, green, blue = automatic_color(number)
         entries.append(Entry(number, label, (red, green, blue)))
     entries.append(Entry(void_id(len(labels) + 1), "not scored", (255, 255, 255), ignore=True))
     return LabelMap("folder", tuple(entries))
@@ -261,6 +261,6 @@ def make_label_map(labels: Sequence[str], colours: dict[str, str]) -> LabelMap:
 def format_csv(table: LabelMap) -> str:
     """Return a table as ``LabelMap.read`` reads it."""
     text = io.StringIO()
-    rows = ([e.id, e.name, hex_colour(e.colour), "yes" if e.ignore else ""] for e in table.entries)
+    rows = ([e.id, e.name, hex_color(e.color), "yes" if e.ignore else ""] for e in table.entries)
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
     return text.getvalue()

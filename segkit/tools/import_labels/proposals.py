@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkit.data.label_map import Entry, LabelMap, automatic_colour
+from segkit.data.label_map import Entry, LabelMap, automatic_color
 from segkit.data.reading import read_mask
 from segkit.tools.import_labels.shapes import void_id
 
@@ -16,10 +16,10 @@ MOST = 256  # different values from which masks are no class masks: instance ids
 
 
 def count_mask_values(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
-    """Pixels of each id, or of each colour, over all masks.
+    """Pixels of each id, or of each color, over all masks.
 
     Raises:
-        ValueError: a mask cannot be read, or some hold ids and others colours.
+        ValueError: a mask cannot be read, or some hold ids and others colors.
     """
     counts: Counter[int | tuple[int, ...]] = Counter()
     for file in masks:
@@ -29,7 +29,7 @@ def count_mask_values(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
         keys = [tuple(value) if isinstance(value, list) else value for value in found.tolist()]
         if counts and isinstance(keys[0], tuple) != isinstance(next(iter(counts)), tuple):
             raise ValueError(
-                f"{file}: holds {'colours' if mask.ndim == 3 else 'ids'}, the masks before it do not"
+                f"{file}: holds {'colors' if mask.ndim == 3 else 'ids'}, the masks before it do not"
             )
         counts.update(dict(zip(keys, pixels.tolist(), strict=True)))
     return counts
@@ -39,7 +39,7 @@ def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
     """A table of what masks hold, under names to be replaced.
 
     0 and another value alone are background and object; 255 beside several others is not scored, where ids go
-    further 65535, as is white beside several other colours.
+    further 65535, as is white beside several other colors.
 
     Raises:
         ValueError: there are too many values for classes.
@@ -54,7 +54,7 @@ def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
     void = void_id(keys[-1]) if isinstance(keys[-1], int) else (255, 255, 255)
     entries = []
     for number, key in enumerate(keys):
-        colour = key if isinstance(key, tuple) else automatic_colour(key)
+        color = key if isinstance(key, tuple) else automatic_color(key)
         identity = number if isinstance(key, tuple) else key
         ignore = len(keys) > 2 and key == void
         name = "not scored" if ignore else f"class {identity}"
@@ -62,7 +62,7 @@ def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
             name = "background"
         elif len(keys) == 2 and keys[0] in (0, (0, 0, 0)):
             name = "object"
-        red, green, blue = colour
+        red, green, blue = color
         entries.append(Entry(identity, name, (red, green, blue), ignore))
     return LabelMap("folder", tuple(entries))
 

@@ -131,7 +131,7 @@ def _labelme_mask(each: Mapping[str, Any], place: str) -> np.ndarray:
         raise ValueError(f"{place}: a mask that is not an image in base64") from error
     mask = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if stored.size else None
     if mask is None or mask.ndim != 2:
-        raise ValueError(f"{place}: a mask that is not a grey image")
+        raise ValueError(f"{place}: a mask that is not a gray image")
     return mask > 0
 
 

@@ -39,7 +39,7 @@ class LabeledImage:
 
 @dataclass
 class Annotations:
-    """Labels in their order, with colours where the tool has them, and the images."""
+    """Labels in their order, with colors where the tool has them, and the images."""
 
     labels: dict[str, str]  # to #rrggbb or ""
     images: list[LabeledImage]

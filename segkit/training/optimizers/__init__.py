@@ -1,1 +1,1 @@
-"""Optimisers, one a file: ``build(groups, lr, ...)``."""
+"""Optimizers, one a file: ``build(groups, lr, ...)``."""

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with momentum, the optimiser of every published recipe here."""
+"""Stochastic gradient descent with momentum, the optimizer of every published recipe here."""
 
 from __future__ import annotations
 

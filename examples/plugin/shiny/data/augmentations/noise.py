@@ -12,7 +12,7 @@ from segkit.types import Sample
 
 
 def noisy(deviation: float, sample: Sample, draw: np.random.Generator) -> Sample:
-    """The sample with noise of a standard deviation in grey levels; all draws come from the generator."""
+    """The sample with noise of a standard deviation in gray levels; all draws come from the generator."""
     noise = draw.normal(0, deviation, sample.image.shape)
     return sample._replace(image=(sample.image + noise).clip(0, 255).astype(np.uint8))
 

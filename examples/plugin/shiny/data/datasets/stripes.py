@@ -1,4 +1,4 @@
-"""Stripes of two colours, drawn on demand: a data set with nothing to download."""
+"""Stripes of two colors, drawn on demand: a data set with nothing to download."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from segkit.types import Sample
 
 
 class Stripes:
-    """Images of vertical stripes; the class of a pixel is the colour of its stripe."""
+    """Images of vertical stripes; the class of a pixel is the color of its stripe."""
 
     name, on_error = "stripes", "stop"
     table = LabelMap("stripes", (Entry(0, "dark", (40, 40, 40)), Entry(1, "bright", (220, 220, 220))))
