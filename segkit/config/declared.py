@@ -30,12 +30,12 @@ SECTIONS = {
     "model.auxiliary": "models.heads",
     "loss": "losses",
     "augment": "data/transforms.py:Augmentation",
-    "evaluation": "inference/protocols.py:Protocol",
+    "evaluation": "inference/protocol.py:Protocol",
     "schedule": "training/schedule.py:Schedule",
     "schedule.optimizer": "training.optimizers",
     "schedule.lr_schedule": "training.lr_schedules",
     "checkpoint": "checkpoint.py:CheckpointConfig",
-    "runtime": "system/runtime.py:Runtime",
+    "runtime": "runtime/precision.py:Runtime",
 }
 """Where each section goes: a package of components, or ``file:function`` (``file:Class`` for its fields)."""
 
