@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from crafted import (
     CLEAR,
@@ -172,3 +173,9 @@ def test_images_above_the_pixel_limit_of_pillow_are_read(tmp_path, mode):
 def test_a_large_mask_of_one_class_is_no_bomb(tmp_path):
     file = placed(tmp_path, "png", png(np.zeros((9000, 9000), np.uint8), 8, 0))
     assert read_mask(file, "ids").shape == (9000, 9000)
+
+
+def test_png_mask_is_decoded_once(tmp_path, monkeypatch):
+    file = placed(tmp_path, "png", saved(IDS, "PNG"))
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("Pillow decoded what OpenCV decodes"))
+    assert (read_mask(file, "any") == IDS).all()

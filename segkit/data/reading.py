@@ -290,7 +290,7 @@ def _parse_header(data: bytes) -> Header:
         key=None if image.mode == "P" else key,
         colors="CMYK colors" if image.mode == "CMYK" else "",
         lossy=image.format == "JPEG" or (image.format == "WEBP" and _is_lossy_webp(data)),
-        orientation=_read_orientation(image),
+        orientation=_read_orientation(image, data),
         unsupported=unsupported,
     )
 
@@ -321,7 +321,10 @@ def _read_palette(image: Image.Image) -> np.ndarray:
     return palette if key is not None else palette[:, :3]
 
 
-def _read_orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image, data: bytes) -> int:
+    """Return the EXIF orientation, 1..8. Pillow decodes a whole PNG to look for EXIF data behind the pixels."""
+    if image.format == "PNG" and b"eXIf" not in data and b"Raw profile type exif" not in data:
+        return 1
     try:
         return image.getexif().get(0x0112, 1)
     except Exception:  # EXIF data are often damaged, which does not affect the image
