@@ -210,7 +210,7 @@ def test_a_cache_that_cannot_be_written_is_left_out_with_one_warning(tmp_path, c
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pairs.files, "whole", full)
+    monkeypatch.setattr(pairs.files, "atomic_write", full)
     for _ in range(2):
         np.testing.assert_array_equal(dataset.read(0).image, SCENE)
     assert caplog.text.count("decoded images cannot be kept in") == 2

@@ -159,7 +159,7 @@ def placed(transform, image, label, seed):
     """The window that was drawn, read off a call of the transform."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transforms, "cut_image", lambda *a: (seen.append(a[1]), crop_image(*a))[1])
+        patch.setattr(transforms, "crop_image", lambda *a: (seen.append(a[1]), crop_image(*a))[1])
         transform(Sample(image, label, ""), seed)
     return seen[0]
 
