@@ -322,7 +322,7 @@ def _read_palette(image: Image.Image) -> np.ndarray:
 
 
 def _read_orientation(image: Image.Image, data: bytes) -> int:
-    """Return the EXIF orientation, 1..8. Pillow decodes a whole PNG to look for EXIF data behind the pixels."""
+    """Return the EXIF orientation, 1..8; Pillow decodes a whole PNG to look for EXIF behind the pixels."""
     if image.format == "PNG" and b"eXIf" not in data and b"Raw profile type exif" not in data:
         return 1
     try:
