@@ -30,7 +30,7 @@ def main(settings: dict[str, Any]) -> None:
 
     from segkit import export, inference
     from segkit.export import verification
-    from segkit.export.about import describe
+    from segkit.export.about import build_metadata
     from segkit.inference import predictor
     from segkit.runtime import files
 
@@ -43,7 +43,7 @@ def main(settings: dict[str, Any]) -> None:
     )
     network = export.make_export_network(model, kind)
     print(f"exporting to {kind.format}, interface {kind.interface}, {kind.precision} ...", flush=True)
-    about = describe(trained, kind, settings, protocol)
+    about = build_metadata(trained, kind, settings, protocol)
     with export.export_atomically(
         network, path, kind, about=about, calibration=calibration(model, kind, settings)
     ) as file:
@@ -61,7 +61,7 @@ def main(settings: dict[str, Any]) -> None:
         print(verification.check_agreement(found, kind, path))
         if kind.precision == "int8":
             judge_agreement(model, deployed, settings, path)
-    mebibytes = sum(part.stat().st_size for part in export.exported_files(path)) / 2**20
+    mebibytes = sum(part.stat().st_size for part in export.list_exported_files(path)) / 2**20
     print(f"{path} is written ({mebibytes:.1f} MiB); to go on:")
     checkpoint = f"checkpoint={path}{' trust_code=true' if kind.format == 'torch_export' else ''}"
     print(f"  {cli_command('test')} {checkpoint}\n  {cli_command('predict')} {checkpoint} input=PHOTOS")
@@ -80,7 +80,7 @@ def wanted(settings: dict[str, Any]) -> tuple[Any, Path]:
             f"checkpoint={source} is an exported file already; give the checkpoint it was made of"
         )
     beside = Path(source.rsplit("/", 1)[-1] if "://" in source else source).expanduser()
-    return kind, export.export_path(settings["output"], beside, kind)
+    return kind, export.choose_export_path(settings["output"], beside, kind)
 
 
 def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:

@@ -26,7 +26,7 @@ def main(settings: dict[str, Any]) -> None:
     """Find the images, rebuild the network, and write what it says about each."""
     from segkit import inference
     from segkit.evaluation import results, submissions
-    from segkit.evaluation.partial import weights_hash
+    from segkit.evaluation.partial import hash_weights
     from segkit.inference import predict_files, prediction_index, predictor, sources
     from segkit.inference.video import Video
     from segkit.runtime import distributed
@@ -42,14 +42,14 @@ def main(settings: dict[str, Any]) -> None:
         video = Video(first.file if first.camera is None else first.camera) if source.is_video else None
         network = predictor.load_model(settings, device)
         if settings["submission"]:
-            submissions.format_of(network.table)  # refuses what no server takes, before the work
+            submissions.find_format(network.table)  # refuses what no server takes, before the work
         predictor = predictor.Predictor(network, inference.build_protocol(settings))
         folder, images = distributed.decide_on_main(
-            lambda: prediction_index.claim(
-                results.folder(settings, f"predict-{source.title}"),
+            lambda: prediction_index.claim_outputs(
+                results.choose_output_folder(settings, f"predict-{source.title}"),
                 source.images,
                 source=source.place,
-                network={"weights_sha256": weights_hash(network.model), **predictor.protocol.as_dict()},
+                network={"weights_sha256": hash_weights(network.model), **predictor.protocol.as_dict()},
                 is_default=settings["output"] is None,
             )
         )
@@ -69,7 +69,8 @@ def main(settings: dict[str, Any]) -> None:
                 print("\n".join(["not predicted:", *outcome.failures]), file=sys.stderr)
             raise SystemExit(1)
         if settings["submission"] and distributed.is_main():
-            print(f"verified: {submissions.pack(folder, [image.name for image in images], network.table)}")
+            names = [image.name for image in images]
+            print(f"verified: {submissions.pack_archive(folder, names, network.table)}")
 
 
 if __name__ == "__main__":

@@ -39,11 +39,11 @@ def main(settings: dict[str, Any]) -> None:
         if not settings["submission"]:  # results have the ids of the data, an archive those of the server
             table = label_table(val_set.table)
         if settings["submission"]:
-            submissions.format_of(table)  # refuses what no server takes, before the work
-        protocol = inference.build_protocol(settings).on(device)
-        weights_sha256 = evaluation.weights_hash(model)
+            submissions.find_format(table)  # refuses what no server takes, before the work
+        protocol = inference.build_protocol(settings).resolve_precision(device)
+        weights_sha256 = evaluation.hash_weights(model)
         folder = distributed.decide_on_main(
-            lambda: results.output_folder(settings, own_data, protocol, weights_sha256)
+            lambda: results.make_output_folder(settings, own_data, protocol, weights_sha256)
         )
         gallery = report.Gallery() if settings["report"] else None
         kinds = set(settings["save"]) | ({"ids"} if settings["submission"] else set())
@@ -56,16 +56,16 @@ def main(settings: dict[str, Any]) -> None:
             partial=folder / "partial",
             resume=settings["resume"],
         )
-        samples = gallery.samples() if gallery else []
+        samples = gallery.gather_images() if gallery else []
         if distributed.is_main():
             about = {
                 "weights": settings["checkpoint"] or settings["model"]["weights"],
                 "weights_sha256": weights_sha256,
                 "settings": settings,
             }
-            results.write(folder, result, table, about)
+            results.write_results(folder, result, table, about)
             if settings["submission"]:
-                submissions.pack(folder, val_set.names, table)
+                submissions.pack_archive(folder, val_set.names, table)
             if settings["report"]:
                 report.write_report(
                     folder,
@@ -77,7 +77,7 @@ def main(settings: dict[str, Any]) -> None:
                     images=len(val_set),
                     settings=settings,
                 )
-            print(results.summary(result, table, data=results.describe_data(settings)))
+            print(results.format_summary(result, table, data=results.describe_data(settings)))
             print(f"results are in {folder}")
 
 

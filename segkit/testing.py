@@ -267,7 +267,7 @@ def check_evaluator(make: Callable[[], Any], *, num_classes: int = 3) -> None:
     check(
         torch.allclose(whole.state().double(), total.double()), "states of parts do not add up to the whole's"
     )
-    together, summed = whole.scores(whole.state().cpu()), make().scores(total.cpu())
+    together, summed = whole.compute(whole.state().cpu()), make().compute(total.cpu())
     check(
         together.scores.keys() == summed.scores.keys(),
         "a fresh evaluator has other scores for the same state",

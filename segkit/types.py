@@ -239,7 +239,7 @@ class Evaluator(Protocol):
         """All that was counted so far, zero at first: int64 or float64 of a fixed shape."""
         ...
 
-    def scores(self, state: Tensor) -> EvaluatorResult:
+    def compute(self, state: Tensor) -> EvaluatorResult:
         """What follows from a sum of states, on the CPU; nothing else that ``update`` saw may enter."""
         ...
 

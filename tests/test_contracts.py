@@ -111,7 +111,7 @@ class Lowest:
     def state(self):
         return self.lowest
 
-    def scores(self, state):
+    def compute(self, state):
         return EvaluatorResult({"lowest": float(state)})
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from segkit.config import registry
 from segkit.data.label_map import DataError
 from segkit.evaluation import StopEvaluation, evaluate, partial
-from segkit.evaluation.metrics import ConfusionMatrix, scores
+from segkit.evaluation.metrics import ConfusionMatrix, compute_scores
 from segkit.inference import Protocol, predict, prepare
 from segkit.types import EvaluatorResult, Logits, Sample
 
@@ -77,7 +77,7 @@ def test_an_evaluation_counts_every_image_once():
         model, dataset, Protocol(), on_image=lambda sample, ids: seen.append((sample.name, ids.shape))
     )
     assert torch.equal(found.counts, matrix.counts)
-    assert found.scores.items() >= scores(matrix.counts).items()
+    assert found.scores.items() >= compute_scores(matrix.counts).items()
     assert seen == [(str(i), dataset.read(i).label.shape) for i in range(7)]
     assert found.protocol.name == "whole"
 
@@ -350,7 +350,7 @@ from segkit.evaluation import StopEvaluation, evaluate, partial
 from segkit.inference import Protocol
 from test_evaluate import ByColor, Noise
 torch.set_num_threads(1)
-with distributed.processes("cpu"):
+with distributed.init_process_group("cpu"):
     found = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}))
     torch.save([found.counts, found.classes["boundary IoU"]], f"{sys.argv[1]}/{distributed.rank()}.pt")
 """
@@ -387,7 +387,7 @@ class Shares:
     def state(self):
         return self.counts
 
-    def scores(self, state):
+    def compute(self, state):
         return EvaluatorResult(
             {self.name: float(state.max() / state.sum())}, {"share": (state / state.sum()).tolist()}
         )
@@ -429,15 +429,17 @@ def test_two_evaluators_with_one_figure_are_refused(listed):
 def test_an_image_that_not_every_evaluator_counted_is_not_saved(tmp_path):
     evaluators = {"a": Shares("a"), "b": Shares("b")}
     image = np.zeros((2, 2), np.uint8)
-    with partial.Tally(evaluators, tmp_path / "p", "x", images=2, resume=False) as tally:
+    with partial.EvaluatorCounts(evaluators, tmp_path / "p", "x", images=2, resume=False) as tally:
         tally.add(0, image, torch.from_numpy(image))
         tally.save()
     evaluators["b"].update = lambda *_: 1 / 0
     with (
         pytest.raises(ZeroDivisionError),
-        partial.Tally(evaluators, tmp_path / "p", "x", images=2, resume=True) as tally,
+        partial.EvaluatorCounts(evaluators, tmp_path / "p", "x", images=2, resume=True) as tally,
     ):
         tally.add(1, image, torch.from_numpy(image))
-    kept = partial.Tally({"a": Shares("a"), "b": Shares("b")}, tmp_path / "p", "x", images=2, resume=True)
+    kept = partial.EvaluatorCounts(
+        {"a": Shares("a"), "b": Shares("b")}, tmp_path / "p", "x", images=2, resume=True
+    )
     assert kept.done == {0}
     assert {name: float(state.sum()) for name, state in kept.total().items()} == {"a": 4, "b": 4}

@@ -106,7 +106,7 @@ def test_every_format_says_the_same_at_every_size(format, interface, family, hea
     file = exported(model, path, export.ExportKind(format, interface))
     assert share_of_equal_pixels(model, file) >= 0.9999
     assert sorted(part.name for part in tmp_path.iterdir()) == sorted(
-        p.name for p in export.exported_files(path)
+        p.name for p in export.list_exported_files(path)
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from segkit import checkpoint, export, licenses
 from segkit.config.compose import Hooks, composed, settings_from_checkpoint
 from segkit.data.label_map import load_builtin_label_map
-from segkit.export.about import describe
+from segkit.export.about import build_metadata
 from segkit.inference import Protocol, predictor
 
 SCRATCH = "none, trained from scratch"
@@ -72,5 +72,5 @@ def test_exported_file_carries_the_ledger(tiny_run):
     words = [f"checkpoint={tiny_run}/best.pt"]
     settings = composed("export", words, Hooks(defaults=settings_from_checkpoint))
     trained = predictor.load_model(settings, torch.device("cpu"))
-    about = describe(trained, export.ExportKind("onnx", "ids", None, "float32"), settings, Protocol())
+    about = build_metadata(trained, export.ExportKind("onnx", "ids", None, "float32"), settings, Protocol())
     assert about["licenses"] == checkpoint.read_checkpoint(tiny_run / "best.pt")["licenses"]

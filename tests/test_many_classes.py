@@ -156,12 +156,12 @@ def test_counts_are_those_of_a_loop(num_classes):
                 expected[true, found] += 1
         one = metrics.ConfusionMatrix(num_classes)
         one.update(label, prediction)
-        scores.append((gallery.image_score(label, prediction), one.counts))
+        scores.append((gallery.compute_image_iou(label, prediction), one.counts))
         sizes = object_sizes.count_objects(label, prediction, num_classes).sum(0)
         np.testing.assert_array_equal(sizes[0], one.counts.diagonal())
         np.testing.assert_array_equal(sizes[1], one.counts.sum(1))
         np.testing.assert_array_equal(sizes[2], one.counts.sum(0))
-        near = metrics.boundary_counts(label, prediction, num_classes)  # all is near: it is noise
+        near = metrics.count_boundary_pixels(label, prediction, num_classes)  # all is near: it is noise
         np.testing.assert_array_equal(near[0], one.counts.diagonal())
         assert overlays.present_classes([label]) == sorted(one.counts.sum(1).nonzero()[:, 0].tolist())
         drawn = overlays.error_map(label, prediction)
@@ -170,7 +170,7 @@ def test_counts_are_those_of_a_loop(num_classes):
     np.testing.assert_array_equal(matrix.counts, expected)
     for score, counts in scores:
         assert score == pytest.approx(
-            metrics.mean(metrics.class_scores(counts)["IoU"], counts, absent="labels")
+            metrics.mean_over_classes(metrics.compute_class_scores(counts)["IoU"], counts, absent="labels")
         )
     assert overlays.heat_map(expected, table.names).shape[0] < 2000
 

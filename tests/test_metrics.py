@@ -51,7 +51,7 @@ def test_scores_are_those_of_scikit_learn():
     seen = label != 255
     truth, guess = label[seen], prediction[seen]
     counts = counted(label, prediction)
-    each, found = metrics.class_scores(counts), metrics.scores(counts)
+    each, found = metrics.compute_class_scores(counts), metrics.compute_scores(counts)
     assert np.array_equal(counts.numpy(), sklearn.confusion_matrix(truth, guess, labels=range(6)))
     for name, oracle in [
         ("IoU", sklearn.jaccard_score),
@@ -89,12 +89,12 @@ PREDICTED_ONLY = TOY + torch.tensor(
     ],
 )
 def test_absent_classes_count_as_the_rule_says(counts, absent, expected):
-    assert metrics.scores(counts, absent=absent)["mIoU"] == pytest.approx(expected, abs=1e-15)
+    assert metrics.compute_scores(counts, absent=absent)["mIoU"] == pytest.approx(expected, abs=1e-15)
 
 
 def test_nothing_to_score_is_said():
     with pytest.raises(ValueError, match=r"nothing to score.*check data.val_split"):
-        metrics.scores(torch.zeros(3, 3, dtype=torch.int64))
+        metrics.compute_scores(torch.zeros(3, 3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(("label", "prediction"), [(6, 0), (254, 1), (0, 40)])
@@ -117,7 +117,7 @@ def test_labels_against_themselves_score_as_in_the_official_ade20k_script():
     for image in raw:
         label = np.where(image == 0, 255, image - 1).astype(np.uint8)
         matrix.update(label, np.where(label == 255, 0, label))
-    found = metrics.scores(matrix.counts, absent="zero")
+    found = metrics.compute_scores(matrix.counts, absent="zero")
     assert f"Mean IoU over 150 classes: {found['mIoU']:.4f}" == "Mean IoU over 150 classes: 0.1000"
     assert f"Pixel-wise Accuracy: {found['pixAcc']:.2%}" == "Pixel-wise Accuracy: 100.00%"
     assert metrics.ade20k_score(found) == pytest.approx((1.0 + 0.1) / 2)
@@ -159,13 +159,13 @@ def test_classes_and_categories_are_those_of_cityscapesscripts():
     for a, b in zip(raw[label].flat, raw[prediction].flat, strict=True):
         official_counts[a, b] += 1
     classes = {i: official.getIouScoreForLabel(i, official_counts, args) for i in CITYSCAPES_IDS}
-    ours = metrics.class_scores(counts)["IoU"].numpy()
+    ours = metrics.compute_class_scores(counts)["IoU"].numpy()
     np.testing.assert_allclose(ours, [classes[i] for i in CITYSCAPES_IDS], atol=1e-12)
     by_name = {labels.id2label[i].name: score for i, score in classes.items()}
-    exclude = metrics.scores(counts, absent="exclude")["mIoU"]
+    exclude = metrics.compute_scores(counts, absent="exclude")["mIoU"]
     assert exclude == pytest.approx(official.getScoreAverage(by_name, args))
     names, merged = metrics.merge_classes(counts, [labels.id2label[i].category for i in CITYSCAPES_IDS])
-    for name, score in zip(names, metrics.class_scores(merged)["IoU"].tolist(), strict=True):
+    for name, score in zip(names, metrics.compute_class_scores(merged)["IoU"].tolist(), strict=True):
         assert score == pytest.approx(official.getIouScoreForCategory(name, official_counts, args))
 
 
@@ -183,12 +183,12 @@ def test_boundary_iou_is_that_of_the_paper_s_erosions(shape):
     coarse = [generator.integers(0, 3, (3, 4), dtype=np.uint8) for _ in range(2)]
     label, prediction = (cv2.resize(x, shape[::-1], interpolation=cv2.INTER_NEAREST) for x in coarse)
     label[: shape[0] // 3, : shape[1] // 4] = 255
-    counts = metrics.boundary_counts(label, prediction, 4)
+    counts = metrics.count_boundary_pixels(label, prediction, 4)
     shown = np.where(label == 255, 255, prediction)
     for k in range(4):
         truth, guess = (boundary_by_the_paper((x == k).astype(np.uint8)) for x in (label, shown))
         both, either = (truth & guess).sum(), (truth | guess).sum()
-        found = float(metrics.boundary_iou(counts)[k])
+        found = float(metrics.compute_boundary_iou(counts)[k])
         assert found == pytest.approx(both / either) if either else np.isnan(found)
 
 

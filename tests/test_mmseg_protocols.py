@@ -9,7 +9,7 @@ import torch
 from test_protocols import SCALES, SIZES, TINY, K, TinySegmenter, as_input, drawn_image, one_thread, resized
 
 from segkit.config.compose import composed
-from segkit.inference import Protocol, predict, probabilities
+from segkit.inference import Protocol, predict, predict_probabilities
 
 __all__ = ["one_thread"]  # a fixture
 
@@ -71,21 +71,21 @@ def sizes_like_ade20k(count=3000):
 def test_a_scaled_size_is_mmcv_s_to_the_pixel(factor):
     how = Protocol(scales=[factor])
     for w, h in sizes_like_ade20k():
-        assert how.scaled(h, w, factor) == factor_size((w, h), factor)[::-1], (w, h)
+        assert how.scaled_size(h, w, factor) == factor_size((w, h), factor)[::-1], (w, h)
 
 
 @pytest.mark.parametrize("bounds", [(2048, 512), (2048, 1024), (2560, 640)])
 def test_a_size_within_bounds_is_mmcv_s_to_the_pixel(bounds):
     how = Protocol(resize="bounds", bounds=bounds)
     for w, h in sizes_like_ade20k():
-        assert how.scaled(h, w, 1.0) == rescale_size((w, h), bounds)[::-1], (w, h)
-    assert how.scaled(375, 500, 0.5) == rescale_size((500, 375), (bounds[0] // 2, bounds[1] // 2))[::-1]
+        assert how.scaled_size(h, w, 1.0) == rescale_size((w, h), bounds)[::-1], (w, h)
+    assert how.scaled_size(375, 500, 0.5) == rescale_size((500, 375), (bounds[0] // 2, bounds[1] // 2))[::-1]
 
 
 def test_an_image_of_one_row_keeps_it_at_any_scale():
     for resize in ("factor", "bounds"):
         how = Protocol(resize=resize, bounds=(2, 1))
-        assert min(how.scaled(1, 1000, 0.1)) == 1
+        assert min(how.scaled_size(1, 1000, 0.1)) == 1
 
 
 def protocol_of(*words):
@@ -105,7 +105,7 @@ def protocol_of(*words):
 )
 def test_mmseg_is_the_whole_image_at_one_scale_within_the_data_set_s_bounds(data, size, expected):
     how = protocol_of(f"data={data}", "evaluation=mmseg")
-    assert [how.scaled(*size, scale) for scale in how.scales] == [expected]
+    assert [how.scaled_size(*size, scale) for scale in how.scales] == [expected]
     assert (how.window, how.flip, how.absent) == (None, False, "exclude")
 
 
@@ -116,7 +116,7 @@ def test_mmseg_says_what_mmsegmentation_says(size):
     how = protocol_of("data=ade20k", "evaluation=mmseg", "evaluation.bounds=[160,70]")
     with torch.inference_mode():
         expected = mmseg_by_hand(model, image, [rescale_size(size[::-1], (160, 70))], flip=False)
-    torch.testing.assert_close(probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
+    torch.testing.assert_close(predict_probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
 
 
 @pytest.mark.medium
@@ -127,7 +127,7 @@ def test_mmseg_ms_says_what_its_test_time_augmentation_says(size):
     with torch.inference_mode():
         sizes = [factor_size(size[::-1], factor) for factor in SCALES]
         expected = mmseg_by_hand(model, image, sizes, flip=True)
-    found = probabilities(model, image, how)
+    found = predict_probabilities(model, image, how)
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
     assert torch.equal(predict(model, image, how).long(), expected.argmax(0))
 
@@ -141,7 +141,7 @@ def test_mmseg_slide_says_what_its_windows_say(size):
     with torch.inference_mode():
         sizes = [rescale_size(size[::-1], (100, 60))]
         expected = mmseg_by_hand(model, image, sizes, flip=False, window=33, stride=22)
-    torch.testing.assert_close(probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
+    torch.testing.assert_close(predict_probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
 
 
 def test_mmseg_slide_has_the_windows_of_the_769_models():
@@ -157,7 +157,7 @@ def test_scales_windows_and_flips_are_those_of_mmsegmentation_in_float_too(size,
     with torch.inference_mode():
         sizes = [factor_size(size[::-1], factor) for factor in SCALES]
         expected = mmseg_by_hand(model, image, sizes, flip=flip, window=24, stride=17, as_uint8=False)
-    torch.testing.assert_close(probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
+    torch.testing.assert_close(predict_probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
 
 
 def test_a_protocol_says_its_bounds_and_its_resizing():

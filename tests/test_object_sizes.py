@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from conftest import run_command
 from segkit.evaluation.evaluators import object_sizes
 from segkit.evaluation.evaluators.object_sizes import count_objects, iou_by_size
-from segkit.evaluation.metrics import ConfusionMatrix, class_scores
+from segkit.evaluation.metrics import ConfusionMatrix, compute_class_scores
 
 
 def flooded(mask):
@@ -84,7 +84,7 @@ def test_sizes_add_up_to_the_ordinary_counts():
     both, labeled, predicted = count_objects(label, prediction, 3).sum(0)
     torch.testing.assert_close(
         (both / (labeled + predicted - both)).double(),
-        class_scores(matrix.counts)["IoU"],
+        compute_class_scores(matrix.counts)["IoU"],
         check_dtype=False,
         rtol=1e-6,
         atol=0,

@@ -17,7 +17,7 @@ from conftest import ROOT, run_command
 from segkit import checkpoint, inference
 from segkit.inference import predict_files
 from segkit.inference.prediction_index import ImageFile
-from segkit.inference.video import Video, VideoFile, with_legend_strip
+from segkit.inference.video import Video, VideoFile, add_legend_strip
 from segkit.types import Sample
 from segkit.visualize import overlays
 
@@ -238,7 +238,7 @@ def test_the_legend_of_a_video_has_one_height_and_names_the_largest_classes_firs
     names, colors = [f"class {k}" for k in range(60)], np.arange(180, dtype=np.uint8).reshape(60, 3)
     image = np.zeros((90, 120, 3), np.uint8)
     one, two = np.full((90, 120), 7, np.uint8), np.arange(60, dtype=np.uint8).repeat(180).reshape(90, 120)
-    frames = [with_legend_strip(image, ids, names, colors) for ids in (one, two)]
+    frames = [add_legend_strip(image, ids, names, colors) for ids in (one, two)]
     assert frames[0].shape == frames[1].shape == (120, 120, 3)
     assert (frames[0][90:] == colors[7]).all(2).any()
     assert not (frames[0][90:] == colors[8]).all(2).any()

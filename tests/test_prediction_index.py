@@ -22,7 +22,7 @@ def claim(tmp_path):
             file.exists() or file.write_text(name)
             images.append(ImageFile(file, file.stem))
         how = {"source": str(tmp_path / folder), "network": {"weights": network}, "is_default": default}
-        return prediction_index.claim(tmp_path / output, images, **how)
+        return prediction_index.claim_outputs(tmp_path / output, images, **how)
 
     return call
 

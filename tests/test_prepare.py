@@ -142,7 +142,7 @@ def test_auto_is_bf16_where_the_machine_has_it(model, has_units, monkeypatch, ca
     )
     expected = torch.bfloat16 if has_units else torch.float32
     assert next(prepare(model, precision="auto").parameters()).dtype == expected
-    how = Protocol(precision="auto").on(torch.device("cpu"))
+    how = Protocol(precision="auto").resolve_precision(torch.device("cpu"))
     assert how.precision == ("bf16" if has_units else "float32")
     assert not caplog.text
 
@@ -150,7 +150,7 @@ def test_auto_is_bf16_where_the_machine_has_it(model, has_units, monkeypatch, ca
 def test_bf16_that_will_be_slow_is_told_once(model, monkeypatch, caplog):
     module = importlib.import_module("segkit.inference.preparation")
     monkeypatch.setattr(module, "supports_bf16", lambda _: False)
-    module._tell_that_bf16_is_slow.cache_clear()
+    module._warn_slow_bf16.cache_clear()
     for _ in range(2):
         prepare(model, precision="bf16")
     assert caplog.text.count("this cpu has no units for bf16, float32 is several times faster here") == 1

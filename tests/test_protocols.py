@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segkit.inference import Protocol, predict, probabilities
-from segkit.inference.sliding import strips
+from segkit.inference import Protocol, predict, predict_probabilities
+from segkit.inference.sliding import iterate_strips
 from segkit.types import Logits
 
 inference = importlib.import_module("segkit.inference.sliding")  # the module behind the function of its name
@@ -133,7 +133,7 @@ def encoding_by_hand(model, image, scales, base_size, crop, flip):
 
 def scores_of(model, image, how):
     """(K, H, W): what the strips put together."""
-    parts = [strip.scores for strip in strips(model, torch.from_numpy(image).permute(2, 0, 1), how)]
+    parts = [strip.scores for strip in iterate_strips(model, torch.from_numpy(image).permute(2, 0, 1), how)]
     return torch.cat(parts).permute(2, 0, 1)
 
 
@@ -197,7 +197,7 @@ def test_whole_is_the_argmax_of_the_model_s_own_logits(size):
         logits = model(torch.from_numpy(image).permute(2, 0, 1)[None]).main[0]
     assert torch.equal(predict(model, image, Protocol()).long(), logits.argmax(0))
     torch.testing.assert_close(
-        probabilities(model, image, Protocol()), logits.softmax(0), rtol=TINY, atol=TINY
+        predict_probabilities(model, image, Protocol()), logits.softmax(0), rtol=TINY, atol=TINY
     )
 
 
@@ -226,7 +226,13 @@ def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):
     at_once = scores_of(model, image, Protocol(**settings, batch_pixels=10**9, memory=8))
     one_by_one = scores_of(model, image, Protocol(**settings, batch_pixels=1, memory=1e-6))
     assert (
-        len(list(strips(model, torch.from_numpy(image).permute(2, 0, 1), Protocol(**settings, memory=1e-6))))
+        len(
+            list(
+                iterate_strips(
+                    model, torch.from_numpy(image).permute(2, 0, 1), Protocol(**settings, memory=1e-6)
+                )
+            )
+        )
         == 71
     )
     torch.testing.assert_close(one_by_one, at_once, rtol=1e-12, atol=1e-12)

@@ -48,7 +48,7 @@ def write(folder, **changed):
         "table": TABLE,
         "images": 1234,
         "counts": COUNTS,
-        "samples": shown.samples(),
+        "samples": shown.gather_images(),
         "settings": {
             "model": {"name": EVIL},
             "checkpoint": "runs/first/best.pt",
@@ -163,7 +163,7 @@ def test_a_image_scores_its_mean_iou_over_the_classes_in_its_label():
     truth, found = image.label[seen], prediction[seen]
     present = np.unique(truth)
     expected = jaccard_score(truth, found, labels=present, average="macro")
-    assert gallery.image_score(image.label, prediction) == pytest.approx(expected, abs=1e-12)
+    assert gallery.compute_image_iou(image.label, prediction) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_gallery_keeps_the_worst_and_the_best_once_each():
@@ -174,20 +174,25 @@ def test_the_gallery_keeps_the_worst_and_the_best_once_each():
         prediction = (np.arange(100) >= hits).astype(np.uint8)[None]
         kept.add(Sample(image, label, str(hits)), prediction)
     kept.add(Sample(image, np.full_like(label, 255), "all ignored"), label)
-    assert [(s.name, s.score) for s in kept.samples()] == [("10", 0.1), ("10", 0.1), ("70", 0.7), ("90", 0.9)]
+    assert [(s.name, s.score) for s in kept.gather_images()] == [
+        ("10", 0.1),
+        ("10", 0.1),
+        ("70", 0.7),
+        ("90", 0.9),
+    ]
     few = report.Gallery(worst=3, best=3)
     few.add(Sample(image, label, "only"), label)
-    assert [s.name for s in few.samples()] == ["only"]
+    assert [s.name for s in few.gather_images()] == ["only"]
     none = report.Gallery(worst=0, best=1)
     none.add(Sample(image, label, "only"), label)
-    assert [s.name for s in none.samples()] == ["only"]
+    assert [s.name for s in none.gather_images()] == ["only"]
 
 
 def test_kept_images_are_small_and_keep_their_shape():
     kept = report.Gallery(worst=1, best=0)
     kept.add(sample(0, 1000, 2000), sample(0, 1000, 2000).label % 4)
-    assert kept.samples()[0].image.shape == (320, 640, 3)
-    assert kept.samples()[0].label.shape == kept.samples()[0].prediction.shape == (320, 640)
+    assert kept.gather_images()[0].image.shape == (320, 640, 3)
+    assert kept.gather_images()[0].label.shape == kept.gather_images()[0].prediction.shape == (320, 640)
 
 
 @pytest.mark.medium

@@ -20,8 +20,8 @@ from test_protocols import (
     scores_of,
 )
 
-from segkit.inference import Protocol, probabilities
-from segkit.inference.sliding import strips
+from segkit.inference import Protocol, predict_probabilities
+from segkit.inference.sliding import iterate_strips
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,7 +36,7 @@ def one_thread():
 def size_at(how, height, width, scale):
     """facts: ``long_side`` of PyTorch-Encoding; any other size is tested in test_sizes."""
     if how["resize"] == "factor":
-        return Protocol(**how).scaled(height, width, scale)
+        return Protocol(**how).scaled_size(height, width, scale)
     long = math.ceil(how["base_size"] * scale)
     if height > width:
         return long, max(1, int(width * long / height + 0.5))
@@ -123,7 +123,7 @@ def test_strips_put_together_what_the_whole_image_at_full_size_gives(how, shape,
         expected = by_hand(model, image, how)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference._SlidingTiles, "strip_rows", lambda _: rows)
-        found = probabilities(model, image, Protocol(**how, batch_pixels=batch))
+        found = predict_probabilities(model, image, Protocol(**how, batch_pixels=batch))
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
 
 
@@ -145,7 +145,10 @@ def test_portrait_images_of_a_data_set_s_sizes(size, merge):
     model, image = TinySegmenter(align_corners=merge == "exp").double().eval(), drawn_image(*size)
     with torch.inference_mode():
         expected = by_hand(model, image, how)
-    torch.testing.assert_close(probabilities(model, image, Protocol(**how)), expected, rtol=TINY, atol=TINY)
+    found = predict_probabilities(model, image, Protocol(**how))
+    torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
+        predict_probabilities(model, image, Protocol(**how)), expected, rtol=TINY, atol=TINY
+    )
 
 
 PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}
@@ -189,5 +192,5 @@ def test_scores_do_not_depend_on_how_many_more_classes_there_are(merge, monkeypa
     few = scores_of(model, image, how)
     wider = with_more_classes(model, 146)
     pixels = torch.from_numpy(image).permute(2, 0, 1)
-    assert len(list(strips(wider, pixels, how))) > len(list(strips(model, pixels, how)))
+    assert len(list(iterate_strips(wider, pixels, how))) > len(list(iterate_strips(model, pixels, how)))
     torch.testing.assert_close(scores_of(wider, image, how)[:K], few, rtol=TINY, atol=TINY)

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from segkit.inference import Protocol, resample, tiles
-from segkit.inference.sliding import _SlidingTiles, strips
+from segkit.inference.sliding import _SlidingTiles, iterate_strips
 
 ENCODING = {
     "resize": "long_side",
@@ -59,10 +59,12 @@ def test_no_strip_moves_values_or_waits(name, asked, monkeypatch):
         monkeypatch.setattr(resample, "resize_uint8", resized)
     model = TinySegmenter().eval().to("meta")
     image = torch.empty(3, 90, 61, dtype=torch.uint8, device="meta")
-    for _ in strips(model, image, PROTOCOLS[name]):  # taps go to the device with the first image of a size
+    for _ in iterate_strips(
+        model, image, PROTOCOLS[name]
+    ):  # taps go to the device with the first image of a size
         pass
     asked.clear()
-    found = strips(model, image, PROTOCOLS[name])
+    found = iterate_strips(model, image, PROTOCOLS[name])
     first = next(found)
     with Waits() as waits:
         rest = list(found)
@@ -123,6 +125,7 @@ def test_broken_windows_are_refused_wherever_they_lie(band):
     done = []
     with pytest.raises(ValueError, match="returned NaN or infinity"):
         done += [
-            strip.bottom for strip in strips(model, image, Protocol(window=24, stride=24, batch_pixels=1))
+            strip.bottom
+            for strip in iterate_strips(model, image, Protocol(window=24, stride=24, batch_pixels=1))
         ]
     assert model.calls == (0 if band == 0 else 3)

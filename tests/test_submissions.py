@@ -25,7 +25,9 @@ def test_ade20k_gets_one_flat_archive_of_values_from_1_to_150(tmp_path):
     names = ["ADE_test_00000001", "ADE_test_00000002"]
     ids = [np.arange(150, dtype=np.uint8).reshape(10, 15), np.full((7, 5), 149, np.uint8)]
     keep(tmp_path, "ade20k", ids, names)
-    with zipfile.ZipFile(submissions.pack(tmp_path, names, load_builtin_label_map("ade20k"))) as archive:
+    with zipfile.ZipFile(
+        submissions.pack_archive(tmp_path, names, load_builtin_label_map("ade20k"))
+    ) as archive:
         assert archive.namelist() == [f"{name}.png" for name in names]
         for name, mask in zip(archive.namelist(), ids, strict=True):
             with Image.open(io.BytesIO(archive.read(name))) as stored:
@@ -41,7 +43,9 @@ def test_cityscapes_gets_label_ids_under_names_its_own_scripts_find(tmp_path, mo
         1024, 2048
     )
     keep(tmp_path, "cityscapes", [train_ids, train_ids[::-1]], names)
-    with zipfile.ZipFile(submissions.pack(tmp_path, names, load_builtin_label_map("cityscapes"))) as archive:
+    with zipfile.ZipFile(
+        submissions.pack_archive(tmp_path, names, load_builtin_label_map("cityscapes"))
+    ) as archive:
         archive.extractall(tmp_path / "unpacked")
     monkeypatch.setattr(scripts.args, "predictionPath", str(tmp_path / "unpacked"))
     monkeypatch.setattr(scripts.args, "predictionWalk", None)
@@ -63,17 +67,17 @@ def test_cityscapes_gets_label_ids_under_names_its_own_scripts_find(tmp_path, mo
 def test_what_a_server_would_refuse_makes_no_archive(tmp_path, data, mask, message):
     overlays.save(tmp_path / "ids/a.png", mask)
     with pytest.raises(ValueError, match=message):
-        submissions.pack(tmp_path, ["a"], load_builtin_label_map(data))
+        submissions.pack_archive(tmp_path, ["a"], load_builtin_label_map(data))
     assert [file.name for file in tmp_path.iterdir()] == ["ids"]
 
 
 def test_an_archive_that_lacks_a_image_is_refused(tmp_path):
     overlays.save(tmp_path / "ids/a.png", np.ones((4, 4), np.uint8))
-    path = submissions.pack(tmp_path, ["a"], load_builtin_label_map("ade20k"))
+    path = submissions.pack_archive(tmp_path, ["a"], load_builtin_label_map("ade20k"))
     with pytest.raises(ValueError, match=r"masks are not those expected, see b\.png"):
-        submissions.verify(path, ["a.png", "b.png"], load_builtin_label_map("ade20k"))
+        submissions.verify_archive(path, ["a.png", "b.png"], load_builtin_label_map("ade20k"))
 
 
 def test_two_images_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="2 images are called a: the server tells them by their names"):
-        submissions.pack(tmp_path, ["x/a", "y/a"], load_builtin_label_map("ade20k"))
+        submissions.pack_archive(tmp_path, ["x/a", "y/a"], load_builtin_label_map("ade20k"))

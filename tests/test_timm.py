@@ -258,10 +258,13 @@ def test_what_is_prepared_for_prediction_says_the_same(variant):
     drawn_anew(model).float()
     image = torch.randint(0, 256, (3, 45, 70), dtype=torch.uint8)
     protocol = inference.Protocol(scales=(0.5, 1.0), flip=True, window=(48, 48))
-    plain = inference.probabilities(model, image, protocol)
+    plain = inference.predict_probabilities(model, image, protocol)
     fast = inference.prepare(model)
     assert type(fast.backbone) is not type(model.backbone)  # traced
-    torch.testing.assert_close(inference.probabilities(fast, image, protocol), plain, rtol=1e-3, atol=1e-4)
+    found = inference.predict_probabilities(fast, image, protocol)
+    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-4)
+        inference.predict_probabilities(fast, image, protocol), plain, rtol=1e-3, atol=1e-4
+    )
 
 
 TINY = ["data=shapes", "data.size=32", "data.train_scenes=8", "data.val_scenes=2", "augment.crop_size=32"]

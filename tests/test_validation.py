@@ -95,7 +95,7 @@ def test_with_several_views_it_is_that_of_the_merged_probabilities(merge, model)
     protocol = inference.Protocol(scales=(0.75, 1.25), flip=True, window=32, stride=20, merge=merge)
 
     def merged(model, image):
-        return inference.probabilities(model, image, protocol).log()[None]
+        return inference.predict_probabilities(model, image, protocol).log()[None]
 
     assert validation_loss(model, protocol)["main"] == pytest.approx(mean_nll(model, merged), rel=1e-4)
 

@@ -130,7 +130,7 @@ def test_voc_score_equals_development_kit(root):
         with Image.open(root / f"SegmentationClass/{name}.png") as mask:
             truths.append(np.array(mask))
         results.append(result)
-    figures = evaluator.scores(evaluator.state())
+    figures = evaluator.compute(evaluator.state())
     accuracies, mean = score_as_vocevalseg(truths, results)
     np.testing.assert_allclose(100 * np.array(figures.classes["IoU"]), accuracies, rtol=1e-12)
     np.testing.assert_allclose(100 * figures.scores["mIoU"], mean, rtol=1e-12)
@@ -217,7 +217,7 @@ def test_voc_submission_has_official_layout_and_palette(tmp_path):
     (tmp_path / "ids").mkdir()
     ids = np.arange(21, dtype=np.uint8).reshape(3, 7)
     Image.fromarray(ids).save(tmp_path / "ids/2008_000006.png")
-    path = submissions.pack(tmp_path, ["2008_000006"], table)
+    path = submissions.pack_archive(tmp_path, ["2008_000006"], table)
     assert path.name == "submission.tgz"
     with tarfile.open(path) as archive:
         (name,) = archive.getnames()
@@ -228,4 +228,4 @@ def test_voc_submission_has_official_layout_and_palette(tmp_path):
             assert (np.array(mask.convert("RGB")) == colormap()[ids]).all()
     Image.fromarray(ids + 1).save(tmp_path / "ids/2008_000006.png")
     with pytest.raises(ValueError, match=r"2008_000006.png holds \[21\], which are no classes of voc"):
-        submissions.pack(tmp_path, ["2008_000006"], table)
+        submissions.pack_archive(tmp_path, ["2008_000006"], table)

@@ -40,7 +40,7 @@ class Gallery:
 
     def add(self, sample: Sample, prediction: np.ndarray) -> None:
         """Keep an image if it is among the worst or best so far; without scored pixels it is neither."""
-        score = image_score(sample.label, prediction)
+        score = compute_image_iou(sample.label, prediction)
         if np.isnan(score):
             return
         self.count += 1
@@ -51,7 +51,7 @@ class Gallery:
             entry = (sign * score, -self.count, shrink(sample, prediction, score))
             (heapq.heappushpop if full else heapq.heappush)(heap, entry)
 
-    def samples(self) -> list[ScoredImage]:
+    def gather_images(self) -> list[ScoredImage]:
         """The worst and best of all processes, each of which has to ask; worst first, each once."""
         kept: dict[tuple[int, int], ScoredImage] = {}
         for sign, heap in self.heaps.items():
@@ -62,7 +62,7 @@ class Gallery:
         return sorted(kept.values(), key=lambda scored: scored.score)
 
 
-def image_score(label: np.ndarray, prediction: np.ndarray) -> float:
+def compute_image_iou(label: np.ndarray, prediction: np.ndarray) -> float:
     """Mean IoU of one image over the classes in its label; NaN if all of it is ignored."""
     scored = label != ignore_index_of(label)
     if not scored.any():

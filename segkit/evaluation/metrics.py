@@ -67,7 +67,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return part.double() / whole.double()  # 0 / 0 is NaN in float64
 
 
-def class_scores(counts: Tensor) -> dict[str, Tensor]:
+def compute_class_scores(counts: Tensor) -> dict[str, Tensor]:
     """IoU, precision, recall and Dice of each class, (K,) float64 fractions; NaN where nothing counts."""
     hit, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     return {
@@ -78,7 +78,7 @@ def class_scores(counts: Tensor) -> dict[str, Tensor]:
     }
 
 
-def mean(values: Tensor, counts: Tensor, *, absent: Absent) -> float:
+def mean_over_classes(values: Tensor, counts: Tensor, *, absent: Absent) -> float:
     """Mean over classes of a score (K,) that is NaN where a class has nothing to count."""
     if absent == "zero":
         return float(values.nan_to_num(0.0).mean())
@@ -87,7 +87,7 @@ def mean(values: Tensor, counts: Tensor, *, absent: Absent) -> float:
     return float(values.nanmean())
 
 
-def scores(counts: Tensor, *, absent: Absent = "zero") -> dict[str, float]:
+def compute_scores(counts: Tensor, *, absent: Absent = "zero") -> dict[str, float]:
     """All figures of a split, fractions of 1.
 
     Args:
@@ -108,30 +108,30 @@ def scores(counts: Tensor, *, absent: Absent = "zero") -> dict[str, float]:
             "there is nothing to score: no image, or every pixel of every label is ignored; "
             "check data.val_split and the label table"
         )
-    each = class_scores(counts)
+    each = compute_class_scores(counts)
     accuracy = int(counts.diagonal().sum()) / total
-    mean_iou = mean(each["IoU"], counts, absent=absent)
+    mean_iou = mean_over_classes(each["IoU"], counts, absent=absent)
     frequency = counts.sum(1).double() / total
     return {
         "pixAcc": accuracy,
         "mIoU": mean_iou,
-        "mAcc": mean(each["recall"], counts, absent=absent),
+        "mAcc": mean_over_classes(each["recall"], counts, absent=absent),
         "fwIoU": float((frequency * each["IoU"].nan_to_num(0.0)).sum()),
-        "mDice": mean(each["Dice"], counts, absent=absent),
+        "mDice": mean_over_classes(each["Dice"], counts, absent=absent),
     }
 
 
-def ade20k_score(scores: Mapping[str, float]) -> float:
+def ade20k_score(figures: Mapping[str, float]) -> float:
     """The figure that ADE20K's benchmark ranks by, of its own data alone: the mean of pixAcc and mIoU."""
-    return (scores["pixAcc"] + scores["mIoU"]) / 2
+    return (figures["pixAcc"] + figures["mIoU"]) / 2
 
 
 def merge_classes(counts: Tensor, groups: Sequence[str]) -> tuple[list[str], Tensor]:
     """Counts of categories from counts of classes; ``groups[k]`` names the category of class k.
 
     Returns:
-        The names in order of appearance, and their (C, C) counts, whose ``class_scores`` hold Cityscapes'
-        category IoU.
+        The names in order of appearance, and their (C, C) counts, whose ``compute_class_scores`` hold
+        Cityscapes' category IoU.
     """
     names = list(dict.fromkeys(groups))
     member = torch.tensor([names.index(group) for group in groups], device=counts.device)
@@ -153,7 +153,7 @@ def _band(ids: np.ndarray, width: int) -> np.ndarray:
     return band
 
 
-def boundary_counts(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Tensor:
+def count_boundary_pixels(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Tensor:
     """What Boundary IoU counts in one image (Cheng et al. 2021): pixels near a boundary of their own mask.
 
     Args:
@@ -174,7 +174,7 @@ def boundary_counts(label: np.ndarray, prediction: np.ndarray, num_classes: int)
     return torch.from_numpy(np.stack(counted).astype(np.int64))
 
 
-def boundary_iou(counts: Tensor) -> Tensor:
-    """Boundary IoU of each class from ``boundary_counts``, (K,) float64; NaN where a class never occurs."""
+def compute_boundary_iou(counts: Tensor) -> Tensor:
+    """Return Boundary IoU of each class, (K,) float64, from ``count_boundary_pixels``; NaN if absent."""
     both, labeled, predicted = counts
     return _ratio(both, labeled + predicted - both)

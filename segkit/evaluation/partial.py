@@ -29,13 +29,13 @@ LOG = logging.getLogger("segkit")
 SAVE_EVERY = 30.0  # seconds of work that an interruption may cost
 
 
-def fingerprint(model: nn.Module, names: Sequence[str], protocol: Protocol) -> str:
+def evaluation_fingerprint(model: nn.Module, names: Sequence[str], protocol: Protocol) -> str:
     """What must be the same for counts to be of one evaluation: weights, images, protocol."""
-    identity = json.dumps([weights_hash(model), list(names), protocol.as_dict()])
+    identity = json.dumps([hash_weights(model), list(names), protocol.as_dict()])
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
-def weights_hash(model: nn.Module) -> str:
+def hash_weights(model: nn.Module) -> str:
     """SHA-256 of the names and values of all weights, whatever file they came in."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -44,7 +44,7 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class Tally:
+class EvaluatorCounts:
     """What this process counts, image by image, and what those before it counted.
 
     A context: on leaving it, whatever happened, what was counted is saved.
@@ -52,7 +52,7 @@ class Tally:
     Args:
         evaluators: by name; their states are what is saved and added up.
         folder: for the states of an unfinished evaluation; None keeps none.
-        identity: of the evaluation, see ``fingerprint``.
+        identity: of the evaluation, see ``evaluation_fingerprint``.
         images: number of images in the data set.
         resume: go on from what the folder holds; else it is emptied.
 

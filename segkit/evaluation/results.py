@@ -18,7 +18,7 @@ from segkit.data.label_map import LabelMap
 from segkit.evaluation import Evaluation, metrics
 from segkit.evaluation.gallery import Gallery
 from segkit.inference import Protocol, presets
-from segkit.inference.outputs import save
+from segkit.inference.outputs import save_prediction
 from segkit.monitor.versions import environment
 from segkit.runtime import files, model_file
 from segkit.runtime.wording import write_count
@@ -31,7 +31,7 @@ HOW_TO_READ = ("cache", "on_error")  # settings of data that change no score
 USUAL_FILES = ("best.pt", model_file.NAME)  # checkpoints whose results are named after the protocol alone
 
 
-def folder(settings: dict[str, Any], name: str) -> Path:
+def choose_output_folder(settings: dict[str, Any], name: str) -> Path:
     """Return where a command writes: ``output``, or a folder beside the checkpoint or in ``runs/``."""
     if settings["output"] is not None:
         return Path(settings["output"])
@@ -40,7 +40,7 @@ def folder(settings: dict[str, Any], name: str) -> Path:
     return Path("runs", Path(settings["model"]["weights"]).stem, name)
 
 
-def test_folder_name(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+def name_test_folder(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """Return the name of a test's folder.
 
     It has the checkpoint unless that is ``best.pt``, the protocol and, unless they are the run's own, data
@@ -58,7 +58,7 @@ def test_folder_name(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str
     return re.sub(r"[^\w.=-]+", "-", "-".join(words))
 
 
-def output_folder(
+def make_output_folder(
     settings: dict[str, Any], own: Mapping[str, Any], protocol: Protocol, weights_sha256: str
 ) -> Path:
     """Make the folder for a result, which holds no result of other weights, data or protocol.
@@ -69,13 +69,13 @@ def output_folder(
         settings: of the command.
         own: settings of the data that the network was trained on.
         protocol: of the evaluation.
-        weights_sha256: of ``partial.weights_hash``.
+        weights_sha256: of ``partial.hash_weights``.
 
     Raises:
         ValueError: ``output=`` holds such a result; its report, tables and masks would be overwritten.
         OSError: the folder cannot be written.
     """
-    place = folder(settings, test_folder_name(settings, own))
+    place = choose_output_folder(settings, name_test_folder(settings, own))
     for number in itertools.count(2):
         difference = _find_difference(place, settings["data"], protocol, weights_sha256)
         if not difference:
@@ -83,7 +83,7 @@ def output_folder(
             return place
         if settings["output"] is not None:
             raise ValueError(f"{place} holds {difference}. Choose another output=..., or remove it")
-        place = place.with_name(f"{test_folder_name(settings, own)}-{number}")
+        place = place.with_name(f"{name_test_folder(settings, own)}-{number}")
     raise AssertionError
 
 
@@ -125,14 +125,16 @@ def make_image_callback(
     """What ``evaluate`` is to call with each image: saves the kinds, and shows it to the gallery."""
 
     def keep(sample: Sample, ids: np.ndarray) -> None:
-        save(folder, sample.name, to_display_rgb(sample.image, sample.bands), ids, table, kinds=kinds)
+        save_prediction(
+            folder, sample.name, to_display_rgb(sample.image, sample.bands), ids, table, kinds=kinds
+        )
         if gallery is not None:
             gallery.add(sample, ids)
 
     return keep
 
 
-def write(folder: Path, evaluation: Evaluation, table: LabelMap, about: dict[str, Any]) -> None:
+def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, about: dict[str, Any]) -> None:
     """Write ``result.json``, ``classes.csv`` and ``confusion.csv``.
 
     Args:
@@ -154,7 +156,7 @@ def write(folder: Path, evaluation: Evaluation, table: LabelMap, about: dict[str
         "versions": environment(),
     }
     _write_text(folder / "result.json", json.dumps(_numbers(result), indent=1, ensure_ascii=False))
-    each = {name: column.tolist() for name, column in metrics.class_scores(evaluation.counts).items()}
+    each = {name: column.tolist() for name, column in metrics.compute_class_scores(evaluation.counts).items()}
     each |= evaluation.classes
     labeled, predicted = evaluation.counts.sum(1).tolist(), evaluation.counts.sum(0).tolist()
     heads = ["class", "id", "name", *each, "labeled pixels", "predicted pixels"]
@@ -165,9 +167,9 @@ def write(folder: Path, evaluation: Evaluation, table: LabelMap, about: dict[str
     _write_csv(folder / "confusion.csv", ["truth \\ prediction", *table.names], rows)
 
 
-def summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str:
+def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str:
     """Scores and classes as text, in percent, under the names of their data and protocol."""
-    columns = metrics.class_scores(evaluation.counts)
+    columns = metrics.compute_class_scores(evaluation.counts)
     shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
     shown |= {name: column for name, column in evaluation.classes.items() if name not in shown}
     scores = "  ".join(f"{name} {percent(value)}" for name, value in evaluation.scores.items())

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from segkit.config import registry
 from segkit.data.alignment import align_dataset
 from segkit.data.label_map import DataError, Problem
-from segkit.evaluation.partial import Tally, fingerprint
+from segkit.evaluation.partial import EvaluatorCounts, evaluation_fingerprint
 from segkit.inference.preparation import prepare
 from segkit.inference.protocol import Protocol
 from segkit.inference.sliding import Strip, predict
@@ -94,13 +94,13 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     started = time.perf_counter()
     dataset = _checked(model, dataset)
     device = next(model.parameters()).device
-    protocol = protocol.on(device)
-    identity = fingerprint(model, dataset.names, protocol) if partial else ""
+    protocol = protocol.resolve_precision(device)
+    identity = evaluation_fingerprint(model, dataset.names, protocol) if partial else ""
     evaluators = _evaluators(dataset, protocol, device)
     fast = prepare(model, precision=protocol.precision)
     faults: list[str] = []
     enough = False
-    with Tally(evaluators, partial, identity, images=len(dataset), resume=resume) as tally:
+    with EvaluatorCounts(evaluators, partial, identity, images=len(dataset), resume=resume) as tally:
         waiting = [index for index in range(len(dataset)) if index not in tally.done]
         mine = waiting[distributed.rank() :: distributed.world_size()]
         on_error = getattr(dataset, "on_error", "stop")
@@ -164,7 +164,7 @@ def _scored(
     """
     scores, classes, groups = dict(found.scores), dict(found.classes), dict(found.category_iou)
     for name, evaluator in evaluators.items():
-        figures = evaluator.scores(totals[name])
+        figures = evaluator.compute(totals[name])
         if twice := (scores.keys() & figures.scores.keys()) | (classes.keys() & figures.classes.keys()):
             raise ValueError(
                 f"evaluation.evaluators.{name}: another evaluator has {', '.join(sorted(twice))} already;"

@@ -18,7 +18,7 @@ from segkit.inference import outputs
 from segkit.runtime import files
 
 
-class Format(NamedTuple):
+class ArchiveFormat(NamedTuple):
     """What a server asks for beyond one PNG of the data set's own ids for each image."""
 
     drop: str = ""  # end of the image's name that the mask's name is without
@@ -28,15 +28,17 @@ class Format(NamedTuple):
     file: str = "submission.zip"
 
 
-VOC = "results/VOC2012/Segmentation/comp6_test_cls/"  # comp6: other training data are allowed (ImageNet)
+VOC_FOLDER = (
+    "results/VOC2012/Segmentation/comp6_test_cls/"  # comp6: other training data are allowed (ImageNet)
+)
 FORMATS = {
-    "ade20k": Format(),
-    "cityscapes": Format("_leftImg8bit", (1024, 2048)),
-    "voc": Format(folder=VOC, palette=True, file="submission.tgz"),
+    "ade20k": ArchiveFormat(),
+    "cityscapes": ArchiveFormat("_leftImg8bit", (1024, 2048)),
+    "voc": ArchiveFormat(folder=VOC_FOLDER, palette=True, file="submission.tgz"),
 }
 
 
-def format_of(table: LabelMap) -> Format:
+def find_format(table: LabelMap) -> ArchiveFormat:
     """The format of the data set a network was trained for.
 
     Raises:
@@ -49,7 +51,7 @@ def format_of(table: LabelMap) -> Format:
     return FORMATS[table.name]
 
 
-def pack(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
+def pack_archive(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
     """Pack the id masks of these images into the archive that the server takes, and verify what was written.
 
     Args:
@@ -60,7 +62,7 @@ def pack(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
     Raises:
         ValueError: two masks would have one name, one is missing, or one is not as the server wants it.
     """
-    wanted = format_of(table)
+    wanted = find_format(table)
     masks = {f"{Path(name).name.removesuffix(wanted.drop)}.png": name for name in names}
     if len(masks) < len(names):
         often = Counter(Path(name).name.removesuffix(wanted.drop) for name in names).most_common(1)[0]
@@ -70,13 +72,13 @@ def pack(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
     with files.atomic_write(target) as file:
         write_archive(file, packed, table)
         file.flush()
-        verify(Path(file.name), list(masks), table)
+        verify_archive(Path(file.name), list(masks), table)
     return target
 
 
 def write_archive(target: IO[bytes], masks: Mapping[str, Path], table: LabelMap) -> None:
     """Write mask files to a zip archive, or as palette files to a tgz archive."""
-    wanted = format_of(table)
+    wanted = find_format(table)
     if wanted.file.endswith(".zip"):
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
             for name, path in masks.items():
@@ -111,7 +113,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
         return {name: file.read() for name, file in opened.items() if file}
 
 
-def verify(path: Path, names: Sequence[str], table: LabelMap) -> None:
+def verify_archive(path: Path, names: Sequence[str], table: LabelMap) -> None:
     """Read an archive as the server would.
 
     Args:
@@ -122,7 +124,7 @@ def verify(path: Path, names: Sequence[str], table: LabelMap) -> None:
     Raises:
         ValueError: a mask is missing, too many, damaged, of the wrong size, or holds other values.
     """
-    wanted, ids = format_of(table), {entry.id for entry in table.classes}
+    wanted, ids = find_format(table), {entry.id for entry in table.classes}
     inside = read_archive(path)
     if different := set(inside) ^ {wanted.folder + name for name in names}:
         raise ValueError(f"the archive's masks are not those expected, see {min(different)}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def describe(
+def build_metadata(
     trained: LoadedModel, kind: ExportKind, settings: Mapping[str, Any], protocol: Protocol
 ) -> dict[str, Any]:
     """Plain values: interface, classes with their colors, normalization, protocol, settings and licenses."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segkit.config.values import expand_home
 from segkit.data.label_map import LabelMap
-from segkit.export.files import FORMATS, format_of, import_format, sha256
+from segkit.export.files import FORMATS, find_format, hash_files, import_format
 from segkit.inference.protocol import Protocol
 from segkit.models.network import Segmenter
 from segkit.runtime.errors import first_line
@@ -25,7 +25,7 @@ METADATA = ("interface", "image_size", "classes", "settings", "mean", "std", "al
 
 def is_exported(file: str | Path) -> bool:
     """Whether a name is that of an exported file and not of a checkpoint."""
-    return format_of(Path(file)) is not None
+    return find_format(Path(file)) is not None
 
 
 def read_metadata(file: str | Path) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def read_metadata(file: str | Path) -> dict[str, Any]:
     path = Path(expand_home(str(file)))
     if not path.is_file():
         raise ValueError(f"checkpoint={file}: there is no such file")
-    stored = import_format(format_of(path) or "onnx").metadata(path)
+    stored = import_format(find_format(path) or "onnx").read_metadata(path)
     try:
         about = {key: json.loads(stored[key]) for key in METADATA}
         about["licenses"] = json.loads(stored.get("licenses", "{}"))
@@ -68,7 +68,7 @@ def _check_metadata(about: Mapping[str, Any]) -> None:
         raise ValueError(f"{wrong[0]} is not valid")
 
 
-class Deployed(nn.Module):
+class ExportedModel(nn.Module):
     """A file and the runtime that runs it, with what inference asks of a segmenter.
 
     Attributes:
@@ -86,16 +86,16 @@ class Deployed(nn.Module):
         self.path, self.num_classes, self.about, self.precision = path, num_classes, about, precision
         self.align_corners, self.image_size = about["align_corners"], about["image_size"]
         self.class_names = LabelMap.from_plain(about["classes"]).names
-        self.session = import_format(format_of(path) or "onnx").Session(
+        self.session = import_format(find_format(path) or "onnx").Session(
             path, threads=torch.get_num_threads(), precision=precision
         )
         self.in_channels = len(about["mean"])
         self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # says: on the CPU, float32
-        self.register_buffer("sha256", torch.frombuffer(bytearray(sha256(path)), dtype=torch.uint8))
+        self.register_buffer("sha256", torch.frombuffer(bytearray(hash_files(path)), dtype=torch.uint8))
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(about[name]).view(-1, 1, 1), persistent=False)
 
-    def at(self, precision: str) -> Self:
+    def with_precision(self, precision: str) -> Self:
         """The same file computing in another precision, where its runtime has it.
 
         Raises:
@@ -125,7 +125,7 @@ class Deployed(nn.Module):
             wide = f"evaluation=sliding {window} evaluation.stride={window[17:]} evaluation.border=pad"
             works = (
                 f"{wide} works for every image"
-                if isinstance(self, LogitsFile)
+                if isinstance(self, ExportedLogitsModel)
                 else (
                     "export with interface=logits for windows of that size, or with image_size=null for any"
                 )
@@ -145,7 +145,7 @@ class Deployed(nn.Module):
         except Exception as error:  # runtimes have errors of their own
             reason = first_line(error)
             raise ValueError(f"{self.path}: {self.session.runtime} cannot run it ({reason})") from error
-        if isinstance(self, IdsFile):
+        if isinstance(self, ExportedIdsModel):
             is_right = found.shape == images.shape[:3] and found.dtype.kind in "iu"
             is_right = is_right and found.min() >= 0 and found.max() < self.num_classes
         else:
@@ -157,7 +157,7 @@ class Deployed(nn.Module):
         return found
 
 
-class LogitsFile(Deployed):
+class ExportedLogitsModel(ExportedModel):
     """A file of ``interface=logits``; every protocol can use it."""
 
     def forward(self, image: Tensor) -> Logits:
@@ -166,7 +166,7 @@ class LogitsFile(Deployed):
         return Logits(torch.from_numpy(self.run(np.ascontiguousarray(image.numpy()), (height, width))))
 
 
-class IdsFile(Deployed):
+class ExportedIdsModel(ExportedModel):
     """A file of ``interface=ids``, for one look at the whole image."""
 
     def forward(self, image: Tensor) -> Logits:
@@ -199,7 +199,7 @@ class IdsFile(Deployed):
 
 def load_exported(
     file: str | Path, num_classes: int, about: dict[str, Any] | None = None, *, trust_code: bool = False
-) -> Deployed:
+) -> ExportedModel:
     """Return the network in a file, ready to predict.
 
     Args:
@@ -213,13 +213,10 @@ def load_exported(
     """
     path = Path(expand_home(str(file)))
     about = about or read_metadata(file)
-    if format_of(path) == "torch_export" and not trust_code:
+    if find_format(path) == "torch_export" and not trust_code:
         raise ValueError(
             f"{path}: opening a .pt2 file can run any code in it. If you trust its origin, set "
             "trust_code=true (segkit.load(..., trust_code=True)); .onnx and .xml files need no trust"
         )
-    kind = IdsFile if about["interface"] == "ids" else LogitsFile
+    kind = ExportedIdsModel if about["interface"] == "ids" else ExportedLogitsModel
     return kind(path, num_classes, about).eval()
-
-
-__all__ = ["FORMATS", "Deployed", "IdsFile", "LogitsFile", "is_exported", "load_exported", "read_metadata"]

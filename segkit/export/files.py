@@ -21,7 +21,7 @@ FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
 """The suffix of each format's file."""
 
 
-def format_of(path: Path) -> str | None:
+def find_format(path: Path) -> str | None:
     """The format of a file by its suffix, None of others."""
     return next((name for name, suffix in FORMATS.items() if path.suffix.lower() == suffix), None)
 
@@ -31,7 +31,7 @@ def import_format(format: str) -> Any:
     return importlib.import_module(f"segkit.export.{format}")
 
 
-def export_path(output: str | None, beside: Path, kind: ExportKind) -> Path:
+def choose_export_path(output: str | None, beside: Path, kind: ExportKind) -> Path:
     """Where the file goes.
 
     Args:
@@ -52,7 +52,7 @@ def export_path(output: str | None, beside: Path, kind: ExportKind) -> Path:
         return beside.with_name(f"{beside.stem}{words}{suffix}")
     path = Path(output).expanduser()
     if path.suffix.lower() != suffix:
-        meant = format_of(path)
+        meant = find_format(path)
         remedy = f"say format={meant}, or " if meant else ""
         raise ValueError(
             f"output={output}: a file of format={kind.format} ends in {suffix}; {remedy}change the name"
@@ -93,7 +93,7 @@ def export_atomically(
                 raise
             raise ValueError(_in_words(error, kind)) from error
         yield temporary
-        for part in exported_files(path):  # the weights before the file that asks for them
+        for part in list_exported_files(path):  # the weights before the file that asks for them
             Path(folder, part.name).replace(part)
 
 
@@ -137,15 +137,15 @@ def _in_words(error: Exception, kind: ExportKind) -> str:
     return f"format={kind.format}: the network cannot be exported{operator}: {line[:300]}{remedy}"
 
 
-def exported_files(path: Path) -> list[Path]:
+def list_exported_files(path: Path) -> list[Path]:
     """The files of an exported network: OpenVINO has its weights beside it."""
     return [path.with_suffix(".bin"), path] if path.suffix.lower() == ".xml" else [path]
 
 
-def sha256(path: Path) -> bytes:
+def hash_files(path: Path) -> bytes:
     """Of all parts of an exported network."""
     digest = hashlib.sha256()
-    for part in exported_files(path):
+    for part in list_exported_files(path):
         with part.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.digest()

@@ -39,12 +39,12 @@ def write(network: nn.Module, path: Path, kind: ExportKind, about: Mapping[str, 
     assert made is not None
     model = made.model_proto
     _name_dimensions(model, kind)
-    describe(model, about)
+    write_metadata(model, about)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
 
-def describe(model: Any, about: Mapping[str, Any]) -> None:
+def write_metadata(model: Any, about: Mapping[str, Any]) -> None:
     """Put facts into the metadata of a loaded file, each as JSON."""
     onnx = import_optional("onnx")
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
@@ -76,7 +76,7 @@ def suppress_exporter_output() -> Iterator[None]:
         logging.disable(before)
 
 
-def metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a file.
 
     Raises:

@@ -26,7 +26,7 @@ def convert(source: Path, path: Path, kind: ExportKind, about: Mapping[str, Any]
     openvino.save_model(model, str(path), compress_to_fp16=kind.precision == "fp16")
 
 
-def metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a file.
 
     Raises:

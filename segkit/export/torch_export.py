@@ -21,7 +21,7 @@ MEMBER = "segkit.json"
 LARGEST_MEMBER = 1 << 26  # bytes
 
 
-def example(network: Any, kind: ExportKind) -> Tensor:
+def make_example_image(network: Any, kind: ExportKind) -> Tensor:
     """An image of the size that is exported; where any size is, two of an odd one."""
     if kind.image_size is not None:
         return network.example(*kind.image_size, batch=1)
@@ -30,7 +30,7 @@ def example(network: Any, kind: ExportKind) -> Tensor:
 
 def export_program(network: nn.Module, kind: ExportKind) -> tuple[Any, Tensor]:
     """The network as a program, and the image it was traced with."""
-    image = example(network, kind)
+    image = make_example_image(network, kind)
     shapes = None
     if kind.image_size is None:
         places = (0, 1, 2) if kind.interface == "ids" else (0, 2, 3)
@@ -44,7 +44,7 @@ def write(network: nn.Module, path: Path, kind: ExportKind, about: Mapping[str, 
     torch.export.save(program, str(path), extra_files={MEMBER: json.dumps(about)})
 
 
-def metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a file, each value as JSON, without opening the program in it.
 
     Raises:

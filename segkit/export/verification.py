@@ -12,7 +12,7 @@ import torch
 
 from segkit.config import registry
 from segkit.data.pairs import read_image
-from segkit.export.deployed import Deployed
+from segkit.export.deployed import ExportedModel
 from segkit.export.interfaces import ExportKind
 from segkit.inference import sources
 from segkit.inference.protocol import Protocol
@@ -103,7 +103,9 @@ def prepare_input(model: Segmenter, image: np.ndarray, kind: ExportKind) -> np.n
     return model.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)).float().cpu().numpy()
 
 
-def compare_outputs(model: Segmenter, file: Deployed, images: Sequence[np.ndarray]) -> Iterator[Comparison]:
+def compare_outputs(
+    model: Segmenter, file: ExportedModel, images: Sequence[np.ndarray]
+) -> Iterator[Comparison]:
     """The images at each size through PyTorch in float32 and through the file's own runtime.
 
     Args:

@@ -3,14 +3,14 @@
 from segkit.inference.preparation import prepare
 from segkit.inference.presets import build_protocol
 from segkit.inference.protocol import Protocol
-from segkit.inference.sliding import Strip, merged_logits, predict, probabilities
+from segkit.inference.sliding import Strip, predict, predict_probabilities, scores_to_logits
 
 __all__ = [
     "Protocol",
     "Strip",
     "build_protocol",
-    "merged_logits",
     "predict",
+    "predict_probabilities",
     "prepare",
-    "probabilities",
+    "scores_to_logits",
 ]

@@ -25,7 +25,7 @@ def output_path(folder: Path, kind: str, name: str) -> Path:
     return folder / kind / f"{name}{KINDS[kind]}"
 
 
-def save(
+def save_prediction(
     folder: Path,
     name: str,
     image: np.ndarray,
@@ -53,7 +53,7 @@ def save(
     if "colors" in kinds:
         overlays.save(output_path(folder, "colors", name), overlays.colorise(ids, table.colors))
     if "overlays" in kinds:
-        overlays.save(output_path(folder, "overlays", name), with_legend(image, ids, table))
+        overlays.save(output_path(folder, "overlays", name), add_legend(image, ids, table))
     if "probabilities" in kinds:
         assert probabilities is not None
         target = output_path(folder, "probabilities", name)
@@ -88,7 +88,7 @@ def save_geotiff(folder: Path, name: str, raw: np.ndarray, source: Path) -> None
                 target.write(memory.read())
 
 
-def with_legend(image: np.ndarray, ids: np.ndarray, table: LabelMap) -> np.ndarray:
+def add_legend(image: np.ndarray, ids: np.ndarray, table: LabelMap) -> np.ndarray:
     """The image with its classes painted over it, and below it the names of those that occur."""
     present = np.unique(ids)
     names = [table.names[k] for k in present]

@@ -14,7 +14,7 @@ from segkit.inference import outputs, sources
 from segkit.inference.pipeline import ReaderThread, WriterThread
 from segkit.inference.prediction_index import ImageFile
 from segkit.inference.predictor import Predictor
-from segkit.inference.video import Video, VideoFile, with_legend_strip
+from segkit.inference.video import Video, VideoFile, add_legend_strip
 from segkit.runtime import distributed
 from segkit.types import class_id_dtype
 from segkit.visualize.overlays import colorise, to_display_rgb
@@ -59,7 +59,7 @@ def predict_images(
     is_silent = None if distributed.is_main() else True  # None: silent where there is no terminal
     predicted, failures = 0, []
     with WriterThread() as writing:
-        reading = sources.read_ahead(mine, predictor.bands)
+        reading = sources.read_images(mine, predictor.bands)
         for image, pixels in tqdm(reading, "predicting", len(mine), unit="image", disable=is_silent):
             if isinstance(pixels, Exception):
                 failures.append(str(pixels))
@@ -75,7 +75,9 @@ def predict_images(
             predicted += 1
             shown = to_display_rgb(pixels, predictor.bands)
             options = {"kinds": needed, "probabilities": probabilities}
-            writing.submit(outputs.save, folder, image.name, shown, ids, predictor.table, **options)
+            writing.submit(
+                outputs.save_prediction, folder, image.name, shown, ids, predictor.table, **options
+            )
             if "ids" in needed:
                 raw = predictor.table.decode(ids)
                 writing.submit(outputs.save_geotiff, folder, image.name, raw, image.file)
@@ -123,7 +125,7 @@ def predict_video(
                 continue
             ids, probabilities = _predict(predictor, image, needed)
             options = {"kinds": needed, "probabilities": probabilities}
-            writing.submit(outputs.save, folder, still, image, ids, predictor.table, **options)
+            writing.submit(outputs.save_prediction, folder, still, image, ids, predictor.table, **options)
             for kind, file in files.items():
                 repeats = number - following
                 writing.submit(_add_frame, file, kind, image, ids, predictor, repeats=repeats)
@@ -163,7 +165,7 @@ def _add_frame(
     if kind == "colors":
         drawn = colorise(ids, table.colors)
     else:
-        drawn = with_legend_strip(image, ids, table.names, table.colors)
+        drawn = add_legend_strip(image, ids, table.names, table.colors)
     for _ in range(repeats):
         if file.last is None:
             file.add(drawn)

@@ -100,7 +100,7 @@ def drop_outputs(paths: Iterable[Path], base: Path) -> list[Path]:
     return [path for path in paths if not is_output(path)]
 
 
-def claim(
+def claim_outputs(
     folder: Path,
     images: Sequence[ImageFile],
     *,
@@ -132,9 +132,9 @@ def claim(
     index = read_index(folder) or Index(source, {}, {})
     names = {origin.input: name for name, origin in index.origins.items()}
     claimed, origins, conflicts = [], dict(index.origins), list[str]()
-    own = {names[path] for image in images if (path := describe(image, key).input) in names}
+    own = {names[path] for image in images if (path := describe_origin(image, key).input) in names}
     for image in images:
-        origin = describe(image, key)
+        origin = describe_origin(image, key)
         name = names.get(origin.input) or _find_free(image.name, own)
         conflict = _find_conflict(folder, name, origin, origins.get(name))
         if conflict:
@@ -155,7 +155,7 @@ def claim(
     return folder, claimed
 
 
-def describe(image: ImageFile, network: str) -> Origin:
+def describe_origin(image: ImageFile, network: str) -> Origin:
     """Return the origin of what is predicted from a file or a camera."""
     if image.camera is not None:
         return Origin(f"{image.name}, started at {time.time_ns()}", 0, 0, network)

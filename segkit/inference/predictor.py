@@ -51,7 +51,10 @@ class Predictor:
 
     def __init__(self, trained: LoadedModel, protocol: inference.Protocol) -> None:
         self.bands = parse_bands(trained.data)
-        self.table, self.protocol = trained.table, protocol.on(next(trained.model.parameters()).device)
+        self.table, self.protocol = (
+            trained.table,
+            protocol.resolve_precision(next(trained.model.parameters()).device),
+        )
         self.network = trained.model
         self.fast = inference.prepare(trained.model, precision=protocol.precision)
 
@@ -85,7 +88,7 @@ class Predictor:
         return inference.predict(self.fast, _image(image, self.bands), self.protocol).cpu().numpy()
 
     def _probabilities(self, image: ImageLike) -> np.ndarray:
-        return inference.probabilities(self.fast, _image(image, self.bands), self.protocol).numpy()
+        return inference.predict_probabilities(self.fast, _image(image, self.bands), self.protocol).numpy()
 
 
 def load(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from segkit.inference.fold import fold_batch_norms, has_onednn_convolution
-from segkit.inference.protocol import chosen_precision
+from segkit.inference.protocol import pick_precision
 from segkit.runtime.hardware import supports_bf16
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] =
             where the model's device has units for it.
     """
     device = next(model.parameters()).device
-    precision = chosen_precision(precision, device)
-    if (at := getattr(model, "at", None)) is not None:  # an exported file, prepared for its own runtime
-        return at(precision)
+    precision = pick_precision(precision, device)
+    if (
+        with_precision := getattr(model, "with_precision", None)
+    ) is not None:  # an exported file, prepared for its own runtime
+        return with_precision(precision)
     if precision == "bf16" and not supports_bf16(device):
-        _tell_that_bf16_is_slow(device.type)
+        _warn_slow_bf16(device.type)
     fast = copy.deepcopy(model).eval()
     fast.auxiliary = None
     if hasattr(fast, "backbone"):
@@ -60,7 +62,7 @@ def make_portable(model: Segmenter) -> Segmenter:
 
 
 @functools.cache  # once
-def _tell_that_bf16_is_slow(device: str) -> None:
+def _warn_slow_bf16(device: str) -> None:
     logging.getLogger("segkit").warning(
         "precision=bf16: this %s has no units for bf16, float32 is several times faster here; "
         "precision=auto takes what is fast",

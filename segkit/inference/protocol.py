@@ -88,12 +88,12 @@ class Protocol:
         if self.resize == "bounds" and self.bounds is None:
             raise ValueError("evaluation.resize=bounds needs evaluation.bounds, such as [2048, 512]")
         window, stride = _window_and_stride(self.window, self.stride)
-        stored: dict[str, object] = {"window": window, "stride": stride, "bounds": pair(self.bounds)}
+        stored: dict[str, object] = {"window": window, "stride": stride, "bounds": as_pair(self.bounds)}
         stored["scales"] = tuple(float(scale) for scale in self.scales)
         for name, value in stored.items():
             object.__setattr__(self, name, value)  # once, while it is made
 
-    def scaled(self, height: int, width: int, scale: float) -> tuple[int, int]:
+    def scaled_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
         """Size of an image at a scale."""
         if self.resize == "long_side":
             assert self.base_size is not None
@@ -102,14 +102,14 @@ class Protocol:
                 return long, max(1, int(width * long / height + 0.5))
             return max(1, int(height * long / width + 0.5)), long
         if self.resize == "bounds":
-            bounds = [int(side * scale) for side in pair(self.bounds) or ()]
+            bounds = [int(side * scale) for side in as_pair(self.bounds) or ()]
         else:
             bounds = [int(side * scale + 0.5) for side in (height, width)]
         return _within(height, width, bounds)
 
-    def on(self, device: torch.device) -> Protocol:
+    def resolve_precision(self, device: torch.device) -> Protocol:
         """The same with the precision that ``auto`` means on a device: what has to stand beside a score."""
-        return replace(self, precision=chosen_precision(self.precision, device))
+        return replace(self, precision=pick_precision(self.precision, device))
 
     def as_dict(self) -> dict[str, Any]:
         """What has to stand beside a score, as plain values for a result file."""
@@ -119,12 +119,12 @@ class Protocol:
         words = [f"scales {' '.join(f'{scale:g}' for scale in self.scales)}"]
         if self.resize == "long_side":
             words[0] += f" of long side {self.base_size}"
-        if self.resize == "bounds" and (bounds := pair(self.bounds)):
+        if self.resize == "bounds" and (bounds := as_pair(self.bounds)):
             words[0] += f" of what fits {max(bounds)}x{min(bounds)}"
         words += ["resized as uint8"] if self.resize_as == "uint8" else []
         words += ["flip"] if self.flip else []
         if self.window and self.stride:
-            window, stride = ("x".join(map(str, pair(size) or ())) for size in (self.window, self.stride))
+            window, stride = ("x".join(map(str, as_pair(size) or ())) for size in (self.window, self.stride))
             words.append(f"window {window} every {stride}, {self.border} at the border")
         words += [f"merge {self.merge}", f"absent classes: {self.absent}", self.precision]
         return f"{self.name} ({', '.join(words)})"
@@ -141,7 +141,7 @@ def _within(height: int, width: int, bounds: Sequence[int]) -> tuple[int, int]:
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def chosen_precision(
+def pick_precision(
     precision: Literal["auto", "float32", "bf16"], device: torch.device
 ) -> Literal["float32", "bf16"]:
     """What ``auto`` means on a device."""
@@ -150,7 +150,7 @@ def chosen_precision(
     return precision
 
 
-def pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+def as_pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     """Height and width of a size that may be one side."""
     if size is None:
         return None
@@ -162,7 +162,7 @@ def _window_and_stride(
     window: int | Sequence[int] | None, stride: int | Sequence[int] | None
 ) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """Both as pairs, checked."""
-    size, step = pair(window), pair(stride)
+    size, step = as_pair(window), as_pair(stride)
     if size is None and step is not None:
         raise ValueError(f"evaluation.stride={stride} without evaluation.window: give both or neither")
     if size and step is None:

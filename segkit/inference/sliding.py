@@ -65,17 +65,17 @@ def predict(
     if on_strip is None and (classify := getattr(model, "classify", None)):  # an exported file that gives ids
         return classify(pixels, protocol)
     ids = pixels.new_empty(pixels.shape[1:], dtype=getattr(torch, class_id_dtype(model.num_classes)))
-    for strip in strips(model, pixels, protocol):
+    for strip in iterate_strips(model, pixels, protocol):
         if on_strip:
             on_strip(strip)
         ids[strip.top : strip.bottom] = strip.scores.argmax(2)
     return ids
 
 
-def probabilities(model: Segmenter, image: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
+def predict_probabilities(model: Segmenter, image: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     """Return (K, H, W) probabilities on the CPU: merged scores, with sum 1 at each pixel."""
     parts = []
-    for strip in strips(model, _on_device(model, image), protocol):
+    for strip in iterate_strips(model, _on_device(model, image), protocol):
         merged = strip.scores
         if protocol.merge == "logits" or _one_view(protocol):
             merged = merged.softmax(2)
@@ -83,7 +83,7 @@ def probabilities(model: Segmenter, image: np.ndarray | Tensor, protocol: Protoc
     return torch.cat(parts).permute(2, 0, 1)
 
 
-def merged_logits(scores: Tensor, protocol: Protocol) -> Tensor:
+def scores_to_logits(scores: Tensor, protocol: Protocol) -> Tensor:
     """Return merged scores (..., K) of a strip as values whose softmax are the merged probabilities."""
     if protocol.merge == "logits" or _one_view(protocol):
         return scores
@@ -116,7 +116,7 @@ def _one_view(protocol: Protocol) -> bool:
 
 
 @torch.inference_mode()
-def strips(model: Segmenter, image: Tensor, protocol: Protocol) -> Iterator[Strip]:
+def iterate_strips(model: Segmenter, image: Tensor, protocol: Protocol) -> Iterator[Strip]:
     """Yield merged scores of the image (C, H, W) as stored, from top to bottom."""
     sliding = _SlidingTiles(model.eval(), image, protocol)
     height = image.shape[1]

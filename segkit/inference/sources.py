@@ -147,7 +147,7 @@ def _name(paths: Sequence[Path], base: Path) -> list[ImageFile]:
     return [ImageFile(path, name) for path, name in zip(unique, names, strict=True)]
 
 
-def read_ahead(
+def read_images(
     images: Sequence[ImageFile], bands: Bands = PHOTOGRAPHS
 ) -> Iterator[tuple[ImageFile, np.ndarray | Exception]]:
     """Yield images (H, W, C), or why they cannot be read; each is read while the last is in use."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segkit.inference.protocol import Protocol, pair
+from segkit.inference.protocol import Protocol, as_pair
 
 
 class View(NamedTuple):
@@ -66,7 +66,7 @@ def tile_starts(size: int, tile: int, stride: int, border: str) -> list[int]:
 def list_views(height: int, width: int, protocol: Protocol) -> list[View]:
     """Return the views of an image; ``exp`` mirrors tiles instead of images, so it has no mirrored ones."""
     mirrors = (False, True) if protocol.flip and protocol.merge != "exp" else (False,)
-    sizes = [protocol.scaled(height, width, scale) for scale in protocol.scales]
+    sizes = [protocol.scaled_size(height, width, scale) for scale in protocol.scales]
     return [View(*size, mirrored) for size in sizes for mirrored in mirrors]
 
 
@@ -75,8 +75,8 @@ def list_tiles(height: int, width: int, protocol: Protocol) -> list[Tile]:
     tiles = []
     for index, view in enumerate(list_views(height, width, protocol)):
         rows = taps(view.height, height, align_corners=protocol.align_corners)
-        tile_height, tile_width = pair(protocol.window) or (view.height, view.width)
-        stride = pair(protocol.stride) or (1, 1)
+        tile_height, tile_width = as_pair(protocol.window) or (view.height, view.width)
+        stride = as_pair(protocol.stride) or (1, 1)
         if protocol.border == "shift":
             tile_height, tile_width = min(tile_height, view.height), min(tile_width, view.width)
         shape = (tile_height, tile_width)

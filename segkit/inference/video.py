@@ -169,7 +169,7 @@ class VideoFile:
         self.temporary.unlink(missing_ok=True)
 
 
-def with_legend_strip(image: np.ndarray, ids: np.ndarray, names: list[str], colors: np.ndarray) -> np.ndarray:
+def add_legend_strip(image: np.ndarray, ids: np.ndarray, names: list[str], colors: np.ndarray) -> np.ndarray:
     """An overlay with a strip below it, of one height for all frames of a size.
 
     It names all classes; where they would take more than a third of the image, those in it, largest first.

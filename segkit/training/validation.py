@@ -156,7 +156,7 @@ class ValidationLoss:
     def add(self, sample: Sample, strip: Strip) -> None:
         """Take the merged scores of some rows; called from top to bottom of each image."""
         height, width, num_classes = *sample.label.shape, strip.scores.shape[2]
-        self.rows.append(inference.merged_logits(strip.scores, self.protocol))
+        self.rows.append(inference.scores_to_logits(strip.scores, self.protocol))
         rows = sum(len(part) for part in self.rows)
         full = max(1, PIECE_BYTES // (4 * width * num_classes))
         if strip.bottom < height and rows < full:

@@ -12,7 +12,7 @@ from segkit.evaluation import metrics
 from segkit.types import ClassTable, EvaluatorResult
 
 
-class Boundary:
+class BoundaryIoU:
     """Pixels near boundaries of each class: in both bands, in the label's, in the prediction's."""
 
     def __init__(self, table: ClassTable, absent: metrics.Absent) -> None:
@@ -22,24 +22,24 @@ class Boundary:
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Count an image."""
-        self.counts += metrics.boundary_counts(label, prediction.cpu().numpy(), self.num_classes)
+        self.counts += metrics.count_boundary_pixels(label, prediction.cpu().numpy(), self.num_classes)
 
     def state(self) -> Tensor:
         """(3, K) int64."""
         return self.counts
 
-    def scores(self, state: Tensor) -> EvaluatorResult:
+    def compute(self, state: Tensor) -> EvaluatorResult:
         """mIoU_boundary, over the classes that labels or predictions hold near a boundary."""
-        iou = metrics.boundary_iou(state)
-        score = metrics.mean(iou, torch.diag(state[1]), absent=self.absent)
+        iou = metrics.compute_boundary_iou(state)
+        score = metrics.mean_over_classes(iou, torch.diag(state[1]), absent=self.absent)
         return EvaluatorResult({"mIoU_boundary": score}, {"boundary IoU": iou.tolist()})
 
 
-def build(table: ClassTable, absent: Any) -> Boundary:
+def build(table: ClassTable, absent: Any) -> BoundaryIoU:
     """Boundary IoU, with bands of two percent of an image's diagonal.
 
     Args:
         table: of the data.
         absent: what a class counts in a mean that nobody labeled or predicted.
     """
-    return Boundary(table, absent)
+    return BoundaryIoU(table, absent)

@@ -12,7 +12,7 @@ from segkit.evaluation import metrics
 from segkit.types import ClassTable, EvaluatorResult
 
 
-class Confusion:
+class ConfusionScores:
     """Counts of (label, prediction) pairs, kept on the device of the network."""
 
     def __init__(self, table: ClassTable, absent: metrics.Absent, device: torch.device | str) -> None:
@@ -28,20 +28,20 @@ class Confusion:
         """(K, K) int64, rows are labels."""
         return self.matrix.counts
 
-    def scores(self, state: Tensor) -> EvaluatorResult:
+    def compute(self, state: Tensor) -> EvaluatorResult:
         """Scores of the split; on ADE20K its benchmark's too, and mIoU of categories where there are some."""
-        scores = metrics.scores(state, absent=self.absent)
+        scores = metrics.compute_scores(state, absent=self.absent)
         if self.table.name == "ade20k":
             scores["ADE20K"] = metrics.ade20k_score(scores)
         groups: dict[str, float] = {}
         if all(self.table.categories):
             names, merged = metrics.merge_classes(state, self.table.categories)
-            groups = dict(zip(names, metrics.class_scores(merged)["IoU"].tolist(), strict=True))
-            scores["mIoU_category"] = metrics.scores(merged, absent=self.absent)["mIoU"]
-        return EvaluatorResult(scores, {"IoU": metrics.class_scores(state)["IoU"].tolist()}, groups)
+            groups = dict(zip(names, metrics.compute_class_scores(merged)["IoU"].tolist(), strict=True))
+            scores["mIoU_category"] = metrics.compute_scores(merged, absent=self.absent)["mIoU"]
+        return EvaluatorResult(scores, {"IoU": metrics.compute_class_scores(state)["IoU"].tolist()}, groups)
 
 
-def build(table: ClassTable, absent: Any, device: torch.device | str) -> Confusion:
+def build(table: ClassTable, absent: Any, device: torch.device | str) -> ConfusionScores:
     """The evaluator that every score comes from.
 
     Args:
@@ -49,4 +49,4 @@ def build(table: ClassTable, absent: Any, device: torch.device | str) -> Confusi
         absent: what a class counts in a mean that nobody labeled or predicted.
         device: where the counts stay.
     """
-    return Confusion(table, absent, device)
+    return ConfusionScores(table, absent, device)

@@ -81,14 +81,14 @@ class ObjectSizes:
         """(3, 3, K) int64."""
         return self.counts
 
-    def scores(self, state: Tensor) -> EvaluatorResult:
+    def compute(self, state: Tensor) -> EvaluatorResult:
         """mIoU_small, mIoU_medium and mIoU_large, each over the classes with labeled objects of the size.
 
         Other classes are left out whatever the protocol counts for absent ones: the sky has no small objects.
         """
         each, labeled = iou_by_size(state), state[:, 1]
         means = {
-            f"mIoU_{size}": metrics.mean(iou, torch.diag(labeled[n]), absent="labels")
+            f"mIoU_{size}": metrics.mean_over_classes(iou, torch.diag(labeled[n]), absent="labels")
             for n, (size, iou) in enumerate(each.items())
             if labeled[n].any()
         }

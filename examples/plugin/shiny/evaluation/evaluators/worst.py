@@ -27,7 +27,7 @@ class Worst:
         """(bins + 1,) int64."""
         return self.counts
 
-    def scores(self, state: Tensor) -> EvaluatorResult:
+    def compute(self, state: Tensor) -> EvaluatorResult:
         """The lower end of the lowest bin that holds an image."""
         return EvaluatorResult({"worst_pixAcc": int(state.nonzero()[0]) / (len(state) - 1)})
 
