@@ -147,8 +147,6 @@ def test_portrait_images_of_a_data_set_s_sizes(size, merge):
         expected = by_hand(model, image, how)
     found = predict_probabilities(model, image, Protocol(**how))
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
-        predict_probabilities(model, image, Protocol(**how)), expected, rtol=TINY, atol=TINY
-    )
 
 
 PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}

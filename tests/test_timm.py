@@ -263,8 +263,6 @@ def test_what_is_prepared_for_prediction_says_the_same(variant):
     assert type(fast.backbone) is not type(model.backbone)  # traced
     found = inference.predict_probabilities(fast, image, protocol)
     torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-4)
-        inference.predict_probabilities(fast, image, protocol), plain, rtol=1e-3, atol=1e-4
-    )
 
 
 TINY = ["data=shapes", "data.size=32", "data.train_scenes=8", "data.val_scenes=2", "augment.crop_size=32"]

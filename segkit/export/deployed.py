@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segkit.config.values import expand_home
 from segkit.data.label_map import LabelMap
-from segkit.export.files import FORMATS, find_format, hash_files, import_format
+from segkit.export.files import find_format, hash_files, import_format
 from segkit.inference.protocol import Protocol
 from segkit.models.network import Segmenter
 from segkit.runtime.errors import first_line
