@@ -202,15 +202,15 @@ def test_of_a_checkpoint_of_other_classes_all_but_the_last_convolutions_is_kept(
         assert torch.equal(tensor, expected[name]), name
     assert {n.split(".")[0] for n in changed} == {"head", "auxiliary"}
     assert len(changed) == 4
-    assert f"{len(fresh) - 4} tensors kept" in words
-    assert f"renewed for other classes: {', '.join(sorted(changed))}; left out: none" in words
+    assert f"{len(fresh) - 4} tensors loaded" in words
+    assert f"re-initialized for other classes: {', '.join(sorted(changed))}; left out: none" in words
 
 
 def test_a_checkpoint_of_the_same_classes_is_kept_whole(tmp_path):
     source = built(2)
     model, (words,) = start(save(tmp_path / "best.pt", source, "sky", "sea"), "sky", "sea")
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True))
-    assert "renewed for other classes: none" in words
+    assert "re-initialized for other classes: none" in words
 
 
 def test_of_a_file_without_names_the_classes_are_taken_as_they_come_and_that_is_said(tmp_path):
@@ -342,7 +342,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
     assert run_here("train_seg", *typed) == 0
     said = capsys.readouterr().out
     assert f"million parameters, weights {tiny_run}/best.pt" in said
-    assert "renewed for other classes: auxiliary." in said
+    assert "re-initialized for other classes: auxiliary." in said
     assert (
         "careful: batch normalization over 2 images at a time is mostly noise; use schedule.freeze_norm"
         in said

@@ -241,7 +241,7 @@ def stored(kind):
     outer = io.BytesIO()
     with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.pth", buffer.getvalue())
-    return outer.getvalue(), lambda file: weights.read_tensors(file).state, state
+    return outer.getvalue(), lambda file: weights.read_weights_file(file).state, state
 
 
 @pytest.mark.parametrize("damage", [flip_bit, zero_page, cut])

@@ -228,5 +228,5 @@ def test_stem_shortcut_and_pool_can_be_those_of_a_plain_network():
 
 
 def test_published_weights_are_not_offered_to_another_network():
-    with pytest.raises(ValueError, match="weights=imagenet: none are published for this network"):
+    with pytest.raises(ValueError, match="weights=imagenet: no weights are published for this network"):
         resnest.build(variant="50", pool="before", weights="imagenet")

@@ -305,7 +305,7 @@ def test_selective_kernels_with_a_split_input_are_refused_with_the_difference(th
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
     torch.save(timm.create_model(theirs).state_dict(), tmp_path / "x.pth")
     with pytest.raises(
-        ValueError, match="of timm's skresnet: each branch reads its own half of the channels"
+        ValueError, match="of timm's skresnet, in which each branch reads half of the channels"
     ):
         registry.build(
             "models.backbones", {"name": "resnet", "variant": "sknet_50", "weights": f"{tmp_path}/x.pth"}

@@ -11,7 +11,7 @@ from torch import nn
 import originals
 from segkit.config import registry
 from segkit.models import segmenter
-from segkit.models.names import convert_names
+from segkit.models.checkpoint_formats import convert_names
 
 CHANNELS = (6, 8, 12, 20)
 
@@ -123,7 +123,7 @@ def test_upernet_checkpoint_of_mmsegmentation_loads_whole(tmp_path):
     with torch.no_grad():
         expected = head.float().eval()(network.backbone(image))
         torch.testing.assert_close(loaded(image, at="head").main, expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match=r"choose model/head=upernet model.align_corners=false"):
+    with pytest.raises(ValueError, match=r"Set model/head=upernet model.align_corners=false"):
         build_network(align_corners=True, weights=str(file))
 
 

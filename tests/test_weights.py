@@ -95,9 +95,9 @@ def test_checkpoints_of_mmsegmentation_give_their_logits(image, tmp_path, monkey
     torch.testing.assert_close(
         loaded(image).main, originals.mmseg_deeplab(state, image), rtol=1e-5, atol=1e-5
     )
-    with pytest.raises(ValueError, match="leaves out the pool of its dilated stages"):
+    with pytest.raises(ValueError, match="has no pool in its dilated stages"):
         model("deeplabv3_mmseg", align_corners=False, weights=path)
-    with pytest.raises(ValueError, match=r"choose model/head=deeplabv3_mmseg model.align_corners=false"):
+    with pytest.raises(ValueError, match=r"Set model/head=deeplabv3_mmseg model.align_corners=false"):
         model("deeplabv3_mmseg", "26_mmseg", weights=path)
     with pytest.raises(ValueError, match="model/head=deeplabv3_mmseg"):
         model("deeplabv3", "26_mmseg", align_corners=False, weights=path)
@@ -176,7 +176,9 @@ def test_damaged_files_are_named(tmp_path):
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {"epoch": 3}}])
 def test_a_file_without_weights_is_named(content, tmp_path):
-    with pytest.raises(ValueError, match="holds no state dict, bare or under average, state_dict, model"):
+    with pytest.raises(
+        ValueError, match="no state dict in this file, neither bare nor under average, state_dict, model"
+    ):
         model(weights=saved(content, tmp_path / "x.pth"))
 
 
@@ -190,7 +192,7 @@ def test_a_zip_of_several_checkpoints_is_refused(tmp_path):
 
 def test_weights_of_another_network_are_refused_in_three_lines(tmp_path):
     path = saved(model(head="fcn", auxiliary=None).state_dict(), tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="these weights are of another network") as caught:
+    with pytest.raises(ValueError, match="weights of another network") as caught:
         model(weights=path)
     assert len(str(caught.value).splitlines()) <= 3
     assert len(str(caught.value)) < 700
@@ -238,7 +240,7 @@ def test_every_key_that_does_not_fit_is_listed(tmp_path):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
         model(weights=saved(state, tmp_path / "x.pth"))
     assert str(caught.value).splitlines() == [
-        f"{tmp_path}/x.pth: these weights are of another network",
+        f"{tmp_path}/x.pth: weights of another network",
         "  1 missing in the file: head.block.0.weight; 1 not in the model: head.block.9.weight;"
         " 1 of another shape: backbone.bn1.bias (3,) for (8,)",
     ]
@@ -292,7 +294,7 @@ def test_published_weights_are_looked_for_in_the_cache_and_verified(tmp_path, mo
         ValueError, match=rf"{here}: delete the file and try again; it has the sha256 \w+ and not 22405ba7"
     ):
         resnest.build(variant="101", width=8, weights="imagenet")
-    with pytest.raises(ValueError, match="imagenet: none are published for this network"):
+    with pytest.raises(ValueError, match="imagenet: no weights are published for this network"):
         resnest.build(variant="14", width=8, weights="imagenet")
 
 
@@ -351,15 +353,17 @@ def mmseg_file(path, config=None, **settings):
 
 def told_by(how, name, config, tmp_path):
     """The file's name and settings, where one of the two tells."""
-    return (tmp_path / "x.pth", config) if how == "its settings" else (tmp_path / name, None)
+    return (tmp_path / "x.pth", config) if how == "the settings in the file" else (tmp_path / name, None)
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("how", ["its settings", "its name"])
+@pytest.mark.parametrize("how", ["the settings in the file", "the file's name"])
 def test_checkpoints_trained_with_aligned_corners_want_them_and_give_their_logits(how, image, tmp_path):
     name, config = "deeplabv3_r50-d8_769x769_40k_cityscapes_x.pth", CONFIG.format(**AT_8, align="True")
     path, state = mmseg_file(*told_by(how, name, config, tmp_path))
-    with pytest.raises(ValueError, match=rf"by {how}; choose .*deeplabv3_mmseg model.align_corners=true$"):
+    with pytest.raises(
+        ValueError, match=rf"{how} defines .* Set .*deeplabv3_mmseg model.align_corners=true$"
+    ):
         mmseg_resnet(weights=path)
     loaded = mmseg_resnet(weights=path, align_corners=True).double().eval()
     x = originals.mmseg_resnet(state, image, dilations={3: [1, *[2] * 5], 4: [2, 4, 4]})
@@ -368,7 +372,7 @@ def test_checkpoints_trained_with_aligned_corners_want_them_and_give_their_logit
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("how", ["its settings", "its name"])
+@pytest.mark.parametrize("how", ["the settings in the file", "the file's name"])
 def test_checkpoints_with_a_multi_grid_want_it_and_give_their_logits(how, image, tmp_path):
     name, config = "deeplabv3_r50-d16-mg124_512x1024_40k_x.pth", CONFIG.format(**AT_16, align="False")
     path, state = mmseg_file(*told_by(how, name, config, tmp_path))
@@ -386,23 +390,25 @@ def test_checkpoints_with_a_multi_grid_want_it_and_give_their_logits(how, image,
 def test_settings_in_the_file_outweigh_its_name(tmp_path):
     path, _ = mmseg_file(tmp_path / "r50-d16-mg124_769x769_x.pth", CONFIG.format(**AT_8, align="False"))
     mmseg_resnet(weights=path)
-    with pytest.raises(ValueError, match=r"by its settings; choose .* model.backbone.multi_grid=null$"):
+    with pytest.raises(
+        ValueError, match=r"the settings in the file defines .* Set .* model.backbone.multi_grid=null$"
+    ):
         mmseg_resnet(weights=path, multi_grid=[1, 2, 4])
 
 
 @pytest.mark.parametrize(
     ("part", "kind"),
     [
-        ("convs.0.conv.weight", "FCN"),
-        ("psp_modules.0.1.conv.weight", "PSPNet"),
-        ("c1_bottleneck.conv.weight", r"DeepLabV3\+"),
+        ("convs.0.conv.weight", "mmsegmentation's FCN"),
+        ("psp_modules.0.1.conv.weight", "mmsegmentation's PSPNet"),
+        ("c1_bottleneck.conv.weight", r"mmsegmentation's DeepLabV3\+"),
         ("ocr.weight", "another"),
     ],
 )
 def test_other_heads_of_mmsegmentation_are_told_by_their_name(part, kind, tmp_path):
     state = {"backbone.stem.0.weight": torch.zeros(1), "decode_head.conv_seg.weight": torch.zeros(1)}
     path = saved({"state_dict": {**state, f"decode_head.{part}": torch.zeros(1)}}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=rf"is {kind}.* model.backbone.weights=FILE") as caught:
+    with pytest.raises(ValueError, match=rf"contains {kind}.* model.backbone.weights=FILE") as caught:
         mmseg_resnet(weights=path)
     assert "model/head=deeplabv3_mmseg" not in str(caught.value)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from segkit.models.names import State
+from segkit.models.checkpoint_formats import State
 
 LOG = logging.getLogger("segkit")
 

@@ -1,4 +1,4 @@
-"""Published weights: read without running code, renamed to our names, loaded with every key accounted for."""
+"""Load published weights: read files without running code, and account for every key."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from segkit.models import mmsegmentation, peers
-from segkit.models.names import State, convert_names, is_mmsegmentation
+from segkit.models import checkpoint_formats
+from segkit.models.checkpoint_formats import State
 from segkit.models.published import find_published, resolve_weights
 from segkit.models.stems import Rule, adapt_stem_weights, match_weight_bands
 from segkit.runtime import files, model_file
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("segkit")
 
-WRAPPERS = ("average", "state_dict", "model")  # where checkpoints keep their state dict, best first
-# A best score saved as a numpy number is a value, not code; old files call its type by an old name.
+WRAPPERS = ("average", "state_dict", "model")  # keys of a checkpoint that may hold its state dict, best first
+# A best score saved as a numpy number is a value, not code; old files use another name for its type.
 NUMPY_NUMBERS = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
@@ -40,36 +40,34 @@ class WeightsFile(NamedTuple):
     """Content of a file of weights."""
 
     state: State
-    config: str  # the settings they were trained with, as mmsegmentation keeps them, or ""
+    config: str  # the settings that mmsegmentation stores beside the weights, or ""
 
 
-def read_tensors(path: Path) -> WeightsFile:
-    """Return the state dict in a file: bare, wrapped in a larger checkpoint, and either of them in a zip.
+def read_weights_file(path: Path) -> WeightsFile:
+    """Return the state dict of a file: bare, inside a larger checkpoint, or either of them in a zip.
 
     Raises:
-        ValueError: the file is damaged, holds code, or holds no state dict.
+        ValueError: the file is damaged, contains code, or has no state dict.
     """
     if path.suffix == ".safetensors":
         return WeightsFile(model_file.read_model_file(path)[0], "")
-    path_or_content = _unzipped(path)
+    source = _unzip(path)
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
-        content = files.read_tensors(path, path_or_content)
-    meta = content.get("meta") if isinstance(content, Mapping) else None
-    config = meta.get("config", meta.get("cfg")) if isinstance(meta, Mapping) else None
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+        content = files.read_tensors(path, source)
+    config = ""
+    if isinstance(content, Mapping):
+        meta = content.get("meta")
+        if isinstance(meta, Mapping):
+            config = meta.get("config", meta.get("cfg"))
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
-        raise ValueError(f"{path}: holds no state dict, bare or under {', '.join(WRAPPERS)}")
+        raise ValueError(f"{path}: no state dict in this file, neither bare nor under {', '.join(WRAPPERS)}")
     state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
     return WeightsFile(state, config if isinstance(config, str) else "")
 
 
-def _unzipped(path: Path) -> Path | io.BytesIO:
-    """Return the checkpoint itself, where it lies in an ordinary zip (PyTorch's own files are zips, too).
-
-    macOS adds a file ``__MACOSX/._NAME`` for each in the zip.
+def _unzip(path: Path) -> Path | io.BytesIO:
+    """Return the checkpoint inside an ordinary zip, or the path itself (PyTorch's own files are zips, too).
 
     Raises:
         ValueError: the zip is damaged, or holds several checkpoints.
@@ -78,23 +76,24 @@ def _unzipped(path: Path) -> Path | io.BytesIO:
         return path
     try:
         with zipfile.ZipFile(path) as archive:
+            # macOS adds a file __MACOSX/._NAME for each in the zip
             names = [name for name in archive.namelist() if not Path(name).name.startswith("._")]
-            inside = [name for name in names if name.endswith((".pth", ".pt", ".pth.tar"))]
-            if len(inside) == 1:
+            checkpoints = [name for name in names if name.endswith((".pth", ".pt", ".pth.tar"))]
+            if len(checkpoints) == 1:
                 files.check_zip(path, most=0)
-                return io.BytesIO(archive.read(inside[0]))
+                return io.BytesIO(archive.read(checkpoints[0]))
     except Exception as error:  # of zipfile and its decompressors
         raise ValueError(f"{path}: damaged, or not a PyTorch file ({first_line(error)})") from error
-    if inside:
-        raise ValueError(f"{path}: the zip holds several checkpoints: {', '.join(inside)}")
+    if checkpoints:
+        raise ValueError(f"{path}: the zip holds several checkpoints: {', '.join(checkpoints)}")
     return path
 
 
 def load_backbone(network: nn.Module, weights: str | None, published: str | None) -> None:
-    """Load a backbone's weights; those of a whole segmenter will do, its heads are left out.
+    """Load the weights of a backbone; from those of a segmenter, its backbone is taken.
 
     Args:
-        network: ``.fc`` is its classifier, or None: then the weights' classifier is left out.
+        network: ``.fc`` is its classifier; if None, the classifier in the file is left out.
         weights: None for nothing, "imagenet" for the published file, or a path, ``file://`` or ``http(s)://``.
         published: address of the published file, whose name ends in the first digits of its SHA-256.
 
@@ -105,11 +104,11 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
     if weights is None:
         return
     path = imagenet_weights_path(published) if weights == "imagenet" else resolve(weights)
-    raw = read_tensors(path).state
-    state = _rename(raw, path)
+    original = read_weights_file(path).state
+    state = _convert_names(original, path)
     if any(name.startswith("backbone.") for name in state):
         state = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
-    _refuse_other_pool(network, raw, path)
+    _check_pool(network, original, path)
     match_weight_bands(network, state)
     load_state(network, state, source=path, optional=("fc.",) if network.fc is None else ())
 
@@ -123,8 +122,8 @@ def imagenet_weights_path(published: str | None) -> Path:
     """
     if published is None:
         raise ValueError(
-            "weights=imagenet: none are published for this network; give a path or an address, or null to "
-            "start from scratch"
+            "model.backbone.weights=imagenet: no weights are published for this network. Give a path or an "
+            "address, or null to start from scratch"
         )
     name = published.rsplit("/", 1)[1]
     digits = name.rsplit("-", 1)[1].split(".")[0]
@@ -134,14 +133,15 @@ def imagenet_weights_path(published: str | None) -> Path:
 class LoadReport(NamedTuple):
     """Result of loading the tensors of a file into a model."""
 
-    kept: int
-    renewed: list[str]  # in both, for other classes
-    left_out: list[str]  # in the file alone
+    loaded: int
+    reinitialized: list[str]  # in both, but they depend on the classes
+    left_out: list[str]  # in the file only
 
     def __str__(self) -> str:
-        names = {"renewed for other classes": self.renewed, "left out": self.left_out}
-        words = [f"{what}: {', '.join(found) or 'none'}" for what, found in names.items()]
-        return "; ".join([f"{self.kept} tensors kept", *words])
+        """Return a line for the log."""
+        fresh = ", ".join(self.reinitialized) or "none"
+        ignored = ", ".join(self.left_out) or "none"
+        return f"{self.loaded} tensors loaded; re-initialized for other classes: {fresh}; left out: {ignored}"
 
 
 def load_segmenter(
@@ -149,69 +149,78 @@ def load_segmenter(
     weights: str,
     rule: Rule = "mean",
     *,
-    of_classes: Collection[str] = (),
-    other_classes: bool = False,
+    class_tensors: Collection[str] = (),
+    classes_differ: bool = False,
 ) -> LoadReport:
     """Load the weights of a whole model, such as a published checkpoint.
 
-    Without an auxiliary head in the model, that of the weights is left out.
+    If the model has no auxiliary head, that of the file is left out.
 
     Args:
-        model: the heads must be those of the weights.
+        model: its heads must be those of the weights.
         weights: path, ``file://`` or ``http(s)://``, or the name of a published network.
-        rule: how weights of RGB are carried over to other bands.
-        of_classes: tensors that may keep their fresh values, and do where the file's have another shape.
-        other_classes: they do whatever their shape.
+        rule: how the first filters are adapted to other bands than RGB.
+        class_tensors: names of the tensors that depend on the classes; the model's own values stay where the
+            shape in the file differs.
+        classes_differ: the model's own values of all ``class_tensors`` stay.
 
     Raises:
         ValueError: there is no such file, or it does not fit; every key that does not is named.
         OSError: the download failed.
     """
     path = resolve_weights(weights)
-    raw, config = read_tensors(path)
-    if is_mmsegmentation(raw):
-        _refuse_other_pool(model.backbone, raw, path)
-        mmsegmentation.check_compatible(model, config, path, raw)
-    if which := peers.detect_source(raw):
-        peers.check_compatible(model, which, path)
-    optional = ("backbone.fc.",) if model.auxiliary is not None else ("backbone.fc.", "auxiliary.")
-    state, own = _rename(raw, path), model.state_dict()
+    original, config = read_weights_file(path)
+    _check_pool(model.backbone, original, path)
+    checkpoint_formats.check_compatible(model, original, config, path)
+    state, own = _convert_names(original, path), model.state_dict()
     if model.in_channels != 3:
         state = adapt_stem_weights(state, model.backbone, "backbone.", rule)
-    both = sorted(name for name in of_classes if name in state)
-    renewed = [name for name in both if other_classes or state[name].shape != own[name].shape]
-    state |= {name: own[name] for name in renewed}
-    return load_state(model, state, source=path, optional=optional, renewed=renewed)
+    reinitialized = [
+        name
+        for name in sorted(class_tensors)
+        if name in state and (classes_differ or state[name].shape != own[name].shape)
+    ]
+    state |= {name: own[name] for name in reinitialized}
+    optional = ["backbone.fc."]
+    if model.auxiliary is None:
+        optional.append("auxiliary.")
+    return load_state(model, state, source=path, optional=tuple(optional), reinitialized=reinitialized)
 
 
-def _rename(raw: State, path: Path) -> State:
+def _convert_names(state: State, path: Path) -> State:
     try:
-        return convert_names(raw)
+        return checkpoint_formats.convert_names(state)
     except (IndexError, RuntimeError, TypeError) as error:  # tensors of unexpected dimensions
-        raise ValueError(f"{path}: these weights are of another network ({first_line(error)})") from error
+        raise ValueError(f"{path}: weights of another network ({first_line(error)})") from error
 
 
-def _refuse_other_pool(network: nn.Module, raw: State, path: Path) -> None:
-    """Refuse a dilated ResNeSt of mmsegmentation, which has no pool where dilation replaced the stride."""
-    pool, output_stride = getattr(network, "pool", "none"), getattr(network, "output_stride", 32)
-    if is_mmsegmentation(raw) and pool in ("after", "before") and output_stride < 32:
+def _check_pool(network: nn.Module, state: State, path: Path) -> None:
+    """Reject a dilated ResNeSt of mmsegmentation, which has no pool where dilation replaced the stride."""
+    has_pool = getattr(network, "pool", "none") in ("after", "before")
+    is_dilated = getattr(network, "output_stride", 32) < 32
+    if has_pool and is_dilated and checkpoint_formats.is_mmsegmentation(state):
         raise ValueError(
-            f"{path}: the dilated ResNeSt of mmsegmentation leaves out the pool of its dilated stages; "
-            "choose a variant that does, such as model.backbone.variant=101_mmseg"
+            f"{path}: the ResNeSt of mmsegmentation has no pool in its dilated stages. Choose a variant "
+            "without it, such as model.backbone.variant=101_mmseg"
         )
 
 
 def load_state(
-    module: nn.Module, state: State, *, source: Path, optional: tuple[str, ...], renewed: Sequence[str] = ()
+    module: nn.Module,
+    state: State,
+    *,
+    source: Path,
+    optional: tuple[str, ...],
+    reinitialized: Sequence[str] = (),
 ) -> LoadReport:
-    """Copy every tensor, or none.
+    """Copy all tensors of a state dict into a module, or none.
 
     Args:
         module: takes them.
         state: under the names of the module.
         source: named in errors.
-        optional: what names begin with that may be left out of the module.
-        renewed: names whose tensors in ``state`` are the module's own, for the log.
+        optional: prefixes of names that may be in the file only.
+        reinitialized: names whose tensors in ``state`` are the module's own, for the report.
 
     Raises:
         ValueError: a tensor is missing, unknown, of another shape or type, or not finite.
@@ -222,48 +231,47 @@ def load_state(
     for name in own.keys() - state.keys():
         if name.endswith("num_batches_tracked"):  # older PyTorch did not count
             state[name] = own[name]
-    differing = files.differences(own, state)
-    if any(differing):
-        hints = _hints(differing)
-        if name := find_published(source):
-            hints.append(f"{source.name} loads into {name.model}, with its {name.classes} classes")
-        words = [f"{source}: these weights are of another network", str(differing), "; ".join(hints)]
-        raise ValueError("\n  ".join(line for line in words if line))
+    differences = files.differences(own, state)
+    if any(differences):
+        hints = _find_hints(differences)
+        if file := find_published(source):
+            hints.append(f"{source.name} loads into {file.model}, with its {file.classes} classes")
+        lines = [f"{source}: weights of another network", str(differences), "; ".join(hints)]
+        raise ValueError("\n  ".join(line for line in lines if line))
     check_finite(state, source)
     module.load_state_dict(state)
-    loaded = LoadReport(len(state) - len(renewed), list(renewed), left_out)
-    LOG.info("%s: %s", source, loaded)
-    return loaded
+    report = LoadReport(len(state) - len(reinitialized), list(reinitialized), left_out)
+    LOG.info("%s: %s", source, report)
+    return report
 
 
 def check_finite(state: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Make sure that all weights are numbers.
+    """Check that no weight is NaN or infinite.
 
     Raises:
-        ValueError: one is NaN or infinite.
+        ValueError: one is.
     """
-    doubtful = [name for name, tensor in state.items() if not tensor.sum().isfinite()]  # 20 times faster
-    names = [name for name in doubtful if not state[name].isfinite().all()]
+    suspects = [name for name, tensor in state.items() if not tensor.sum().isfinite()]  # 20 times faster
+    names = [name for name in suspects if not state[name].isfinite().all()]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise ValueError(f"{source}: {', '.join(names[:3])}{more} hold NaN or infinity; use another file")
+        raise ValueError(f"{source}: {', '.join(names[:3])}{more} contain NaN or infinity. Use another file")
 
 
-def _hints(differing: files.Differences) -> list[str]:
-    """Return what probably was meant, from the keys that do not fit."""
-    missing, unknown, other_shape, _ = differing
+def _find_hints(differences: files.Differences) -> list[str]:
+    """Return likely causes of keys that do not fit."""
+    missing, unknown, other_shape, _ = differences
     hints = []
     if any(name.startswith("auxiliary.") for name in missing):
         hints.append("the file has no auxiliary head: model/auxiliary=none")
     if any(name.startswith("head.classifier.") for name in unknown):
         hints.append("the file is of mmsegmentation: model/head=deeplabv3_mmseg")
-    if any(".conv1.paths." in name for name in unknown) or any(
-        re.search(r"\.paths\.\d\.conv\.weight", name) for name, _, _ in other_shape
-    ):
+    other_branches = [name for name, _, _ in other_shape if re.search(r"\.paths\.\d\.conv\.weight", name)]
+    if other_branches or any(".conv1.paths." in name for name in unknown):
         hints.append(
-            "the file is of timm's skresnet: each branch reads its own half of the channels, which no "
-            "backbone here does; its skresnext50_32x4d loads into sknet50"
+            "the file is of timm's skresnet, in which each branch reads half of the channels; no backbone "
+            "here does. timm's skresnext50_32x4d loads into model/backbone=sknet"
         )
-    if 0 < len(other_shape) <= 4 and not missing and not unknown:  # the last convolutions alone
+    if 0 < len(other_shape) <= 4 and not missing and not unknown:  # the last convolutions only
         hints.append("another number of classes? model.backbone.weights=FILE loads the backbone alone")
     return hints

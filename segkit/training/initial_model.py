@@ -45,14 +45,14 @@ def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segment
         model,
         source,
         settings.get("stem_weights", "mean"),
-        of_classes=list(of_classes),
-        other_classes=theirs is not None and not permuted,
+        class_tensors=list(of_classes),
+        classes_differ=theirs is not None and not permuted,
     )
     words = [f"model.weights={source}: {loaded}"]
     if theirs is not None and permuted and theirs != ours:
         _reorder(model, of_classes, [theirs.index(name) for name in ours])
         words.append("classes are matched by name: the file has them in another order")
-    if theirs is None and not loaded.renewed:
+    if theirs is None and not loaded.reinitialized:
         words.append(
             f"the file does not name its classes: they are taken for the {table.num_classes} of {table.name},"
             " in this order"

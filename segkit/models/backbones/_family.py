@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -49,7 +49,6 @@ class Backbone(nn.Module):
         output_stride: pixels of the image per cell of the last stage.
         pool: see ``Design``.
         multi_grid: dilation of each block of the last stage, or None for what the output stride asks for.
-        first_block: how much of a stage's dilation its first block has.
         fc: the classifier, or None without ``num_classes``.
     """
 
@@ -58,7 +57,7 @@ class Backbone(nn.Module):
     layer3: nn.Sequential
     layer4: nn.Sequential
 
-    def __init__(  # noqa: PLR0913 - one keyword for each number of the papers
+    def __init__(
         self,
         design: Design,
         blocks: tuple[int, int, int, int],
@@ -69,14 +68,12 @@ class Backbone(nn.Module):
         num_classes: int | None = None,
         dropout: float = 0.0,
         multi_grid: Sequence[int] | None = None,
-        first_block: Literal["half", "full"] = "half",
     ) -> None:
         super().__init__()
         if output_stride not in STAGES:
             raise ValueError(f"output_stride {output_stride} is not one of 8, 16, 32")
         self.output_stride, self.pool = output_stride, design.pool
         self.multi_grid = None if multi_grid is None else tuple(multi_grid)
-        self.first_block = first_block
         self.out_channels = [width * 2**i * EXPANSION for i in range(4)]
         if stem_width is None:
             channels = width
@@ -91,8 +88,6 @@ class Backbone(nn.Module):
         for i, (stride, dilation) in enumerate(STAGES[output_stride]):
             stage = nn.Sequential()
             reaches = _dilations(dilation, blocks[i], multi_grid if i == 3 else None)
-            if first_block == "full" and (i < 3 or multi_grid is None):
-                reaches[0] = dilation
             for j, reach in enumerate(reaches):
                 step, pooled = (stride, i > 0) if j == 0 else (1, False)
                 stage.append(Bottleneck(channels, width * 2**i, step, reach, design=design, pooled=pooled))

@@ -179,7 +179,6 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
     average_down: bool | None = None,
     pool: Literal["none", "after", "before", "strided"] | None = None,
     multi_grid: list[PositiveInt] | None = None,
-    first_block: Literal["half", "full"] = "half",
     groups: PositiveInt | None = None,
     reduction: Annotated[int, Range(least=1, most=256)] | None = None,
     branches: Annotated[int, Range(least=1, most=8)] | None = None,
@@ -207,8 +206,6 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
         pool: where a 3x3 average pool takes over the stride, as in ResNeSt.
         multi_grid: dilation of each block of the last stage, such as [1, 2, 4]; None for what the output
             stride asks for.
-        first_block: how much of a stage's dilation its first block has: half as published, full as in
-            segmentation_models.pytorch.
         groups: sge: of the channels after each block; sk: of the second branch's 3x3; sknet: of each 3x3.
         reduction: channels per value of the attention's inner layer.
         branches: sknet: how many; branch m has dilation m.
@@ -243,7 +240,6 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
         num_classes=num_classes,
         dropout=dropout,
         multi_grid=multi_grid,
-        first_block=first_block,
     )
     load_backbone(network, weights, PUBLISHED.get(variant) if v == VARIANTS[variant] else None)
     return network

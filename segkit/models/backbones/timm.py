@@ -15,7 +15,7 @@ from segkit.config import Fraction, PathStr
 from segkit.models.dilate import dilate
 from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD
 from segkit.models.stems import match_weight_bands
-from segkit.models.weights import load_state, read_tensors
+from segkit.models.weights import load_state, read_weights_file
 from segkit.runtime.download import resolve
 from segkit.runtime.errors import first_line
 
@@ -172,7 +172,7 @@ def _refuse_other_stages(body: Any, variant: str) -> None:
 def _load_file(timm: Any, body: nn.Module, variant: str, weights: str) -> None:
     """Weights under the names of timm's classifier, or of a segmenter on this backbone."""
     path = resolve(weights)
-    state = read_tensors(path).state
+    state = read_weights_file(path).state
     prefix = "backbone.body."
     if any(name.startswith(prefix) for name in state):
         state = {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +21,6 @@ def conv_norm_relu(in_channels: int, width: int, size: int = 1, dilation: int = 
     """A convolution that keeps the size, normalized and rectified."""
     padding = dilation * (size // 2)
     conv = nn.Conv2d(in_channels, width, size, padding=padding, dilation=dilation, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-
-
-def separable_norm_relu(in_channels: int, width: int, size: int = 3, dilation: int = 1) -> nn.Sequential:
-    """As ``conv_norm_relu`` with the convolution in two: of each channel alone, then 1x1 across them."""
-    padding = dilation * (size // 2)
-    depthwise = nn.Conv2d(
-        in_channels, in_channels, size, padding=padding, dilation=dilation, groups=in_channels, bias=False
-    )
-    conv = nn.Sequential(depthwise, nn.Conv2d(in_channels, width, 1, bias=False))
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
@@ -53,10 +43,7 @@ class ImagePooling(nn.Module):
 
 
 class ASPP(nn.Module):
-    """A 1x1, three 3x3 at the given rates and the pooled image, joined by a 1x1 (or ``fuse``).
-
-    ``branch`` makes the three, from channels, width, size and rate.
-    """
+    """A 1x1, three 3x3 at the given rates and the pooled image, joined by a convolution of size ``fuse``."""
 
     def __init__(
         self,
@@ -66,7 +53,6 @@ class ASPP(nn.Module):
         *,
         dropout: float = 0.0,
         fuse: int = 1,
-        branch: Callable[[int, int, int, int], nn.Sequential] = conv_norm_relu,
     ) -> None:
         super().__init__()
         if len(rates) != 3:
@@ -75,7 +61,7 @@ class ASPP(nn.Module):
             )
         self.rates = tuple(rates)
         self.b0 = conv_norm_relu(in_channels, width)
-        self.b1, self.b2, self.b3 = (branch(in_channels, width, 3, rate) for rate in rates)
+        self.b1, self.b2, self.b3 = (conv_norm_relu(in_channels, width, 3, rate) for rate in rates)
         self.b4 = ImagePooling(in_channels, width)
         self.project = nn.Sequential(*conv_norm_relu(5 * width, width, fuse), nn.Dropout2d(dropout))
 
