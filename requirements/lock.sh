@@ -2,7 +2,7 @@
 set -eu
 compile="${UV:-.venv/bin/python -m uv} pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header"
 $compile pyproject.toml -o requirements/lock.txt "$@"
-extras=$(printf -- '--extra %s ' dev oracles peers timm export serve share bands geo detection)
+extras=$(printf -- '--extra %s ' dev oracles peers timm export serve hub bands geo detection)
 # shellcheck disable=SC2086
 $compile pyproject.toml $extras --constraint requirements/lock.txt -o requirements/lock-dev.txt "$@"
 # what test-oldest runs on: every package as old as pyproject.toml admits, what these bring along as new as fits

@@ -47,6 +47,8 @@ def _describe_weights(model: Mapping[str, Any], before: Mapping[str, str] | None
         if before is None:
             return f"{name}: {NOT_STATED}"
         parts = [f"{key}: {before.get(key, NOT_STATED)}" for key in ("pretrained weights", "data")]
+        if "weights" in before:  # a shared network states the license of its own weights
+            parts.insert(0, f"weights: {before['weights']}")
         return f"{name}, a network of segkit ({'; '.join(parts)})"
     weights = backbone.get("weights")
     if not weights:

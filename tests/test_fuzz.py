@@ -233,7 +233,7 @@ def stored(kind):
     if kind == "safetensors":
         about = {key: value for key, value in content.items() if key != "model"}
         with tempfile.TemporaryDirectory() as folder:
-            model_file.write(Path(folder, "x.safetensors"), state, about)
+            model_file.write_model_file(Path(folder, "x.safetensors"), state, about)
             return Path(folder, "x.safetensors").read_bytes(), checkpoint.read_checkpoint, content
     torch.save(state if kind == "zip" else content, buffer)
     if kind == "pt":

@@ -1,4 +1,4 @@
-"""Networks given to others: the folder, its header and card, and the same from a hub."""
+"""Shared networks: the folder, its model card, and loading from and uploading to a Hub."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard, hub_mixin
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import segkit
 from segkit import checkpoint
+from segkit.licenses import build_ledger
 from segkit.runtime import model_file
 from segkit.tools import share
 from segkit.visualize import overlays
@@ -37,192 +41,268 @@ def photo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tiny_run, tmp_path_factory, photo):
     out = tmp_path_factory.mktemp("shared") / "tiny"
-    told = share.main([str(tiny_run / "best.pt"), str(out), "--license", "mit", "--preview", str(photo)])
-    assert told == f"{out} holds the network, its card and its scores\n"
+    message = share.main([str(tiny_run / "best.pt"), str(out), "--license", "mit", "--preview", str(photo)])
+    assert message == f"Saved the network and its model card in {out}.\n"
     return out
 
 
-def test_a_shared_network_predicts_what_the_run_does(tiny_run, folder, photo):
-    own, given = segkit.load(tiny_run / "best.pt"), segkit.load(folder)
-    np.testing.assert_array_equal(own.predict(photo), given.predict(photo))
-    assert given.table == own.table
-    ours = own.network.state_dict()
-    stored = load_file(folder / "model.safetensors")
-    assert stored.keys() == ours.keys()
-    assert all(torch.equal(stored[name], ours[name]) for name in stored)
+def assert_same_network(one, other):
+    (tensors, metadata), (others, other_metadata) = (
+        model_file.read_model_file(path / "model.safetensors") for path in (one, other)
+    )
+    assert metadata == other_metadata == json.loads((one / "config.json").read_text(encoding="utf-8"))
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
 
 
-def test_the_header_tells_settings_classes_and_scores_and_no_place(tiny_run, folder):
+def test_shared_network_predicts_as_the_checkpoint(tiny_run, folder, photo):
+    original, shared = segkit.load(tiny_run / "best.pt"), segkit.load(folder)
+    np.testing.assert_array_equal(original.predict(photo), shared.predict(photo))
+    assert shared.table == original.table
+    state, stored = original.network.state_dict(), load_file(folder / "model.safetensors")
+    assert stored.keys() == state.keys()
+    assert all(torch.equal(stored[name], state[name]) for name in stored)
+
+
+def test_shared_folder_has_only_tensors_json_and_the_card(folder):
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"model.safetensors", "config.json", "README.md", "preview.png"}
+    assert (folder / "preview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_header_has_settings_classes_scores_and_licenses(tiny_run, folder):
     best = checkpoint.read_checkpoint(tiny_run / "best.pt")
     with safe_open(folder / "model.safetensors", "pt") as file:
-        about = json.loads(file.metadata()["segkit"])
-    assert about["scores"] == best["scores"]
-    assert about["iteration"] == best["iteration"]
-    assert about["licenses"] == best["licenses"]
-    assert [entry[1] for entry in about["classes"]["entries"]] == [e[1] for e in best["classes"]["entries"]]
-    assert about["settings"]["model"]["head"] == best["settings"]["model"]["head"]
-    assert str(tiny_run.parent) not in (folder / "model.safetensors").read_bytes().decode("latin1")
-    assert str(tiny_run.parent) not in (folder / "README.md").read_text()
+        header = json.loads(file.metadata()["segkit"])
+    assert header == json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert header["scores"] == best["scores"]
+    assert header["iteration"] == best["iteration"]
+    assert header["licenses"] == {**best["licenses"], "weights": "mit"}
+    assert [entry[1] for entry in header["classes"]["entries"]] == [e[1] for e in best["classes"]["entries"]]
+    assert header["settings"]["model"]["head"] == best["settings"]["model"]["head"]
 
 
-def test_settings_lose_what_names_places():
-    given = {"root": "/home/me/data", "lists": ["train.txt", "~/x"], "deep": {"file": "file:///x", "n": 1}}
-    assert share.strip_local_paths({**given, "size": (3, 4), "name": "a/b"}) == {
+def test_shared_files_contain_no_local_path(tiny_run, folder):
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert str(tiny_run.parent) not in (folder / name).read_bytes().decode("latin1")
+
+
+def test_local_paths_are_removed_from_settings():
+    settings = {"root": "/home/me/data", "lists": ["train.txt", "~/x"], "deep": {"file": "file:///x", "n": 1}}
+    assert share.strip_local_paths({**settings, "size": (3, 4), "name": "a/b"}) == {
         "deep": {"n": 1},
         "size": [3, 4],
         "name": "a/b",
     }
 
 
-def test_the_card_has_scores_protocol_license_and_use(tiny_run, folder):
-    card = (folder / "README.md").read_text(encoding="utf-8")
+def test_model_card_has_metadata_scores_use_and_licenses(tiny_run, folder):
+    card = ModelCard.load(folder / "README.md")
     score = checkpoint.read_checkpoint(tiny_run / "best.pt")["scores"]["mIoU"]
-    assert card.startswith("---\nlicense: mit\nlibrary_name: segkit\npipeline_tag: image-segmentation\n")
-    assert "validation in training, whole (scales 1" in card
-    assert f"mIoU {100 * score:.2f} %" in card
-    assert "of the data they were trained on: drawn by segkit, MIT" in card
-    assert "of the weights that training started from: none, trained from scratch" in card
-    assert 'segkit.load("tiny")' in card
-    assert "](preview.png)" in card
-    assert (folder / "preview.png").read_bytes().startswith(b"\x89PNG")
+    assert (card.data.license, card.data.library_name) == ("mit", "segkit")
+    assert card.data.pipeline_tag == "image-segmentation"
+    metadata = yaml.safe_load(card.content.split("---")[1])
+    results = metadata["model-index"][0]["results"]
+    (miou,) = (m for result in results for m in result["metrics"] if m["name"] == "mIoU")
+    assert (miou["type"], miou["value"]) == ("mean_iou", score)
+    assert "validation in training, protocol whole (scales 1" in miou["config"]
+    assert f"* mIoU {100 * score:.2f} % (validation in training, protocol whole (scales 1" in card.text
+    assert "* data: drawn by segkit, MIT" in card.text
+    assert "* pretrained weights: none, trained from scratch\n" in card.text
+    assert 'segkit.load("tiny")' in card.text
+    assert "](preview.png)" in card.text
 
 
-def test_results_of_tests_beside_the_checkpoint_are_on_the_card(tiny_run, tmp_path):
+def test_test_results_beside_the_checkpoint_are_on_the_card(tiny_run, tmp_path):
     shutil.copy(tiny_run / "best.pt", tmp_path)
     (tmp_path / "test-encoding").mkdir()
     result = {"protocol": {"name": "encoding"}, "scores": {"mIoU": 0.4567, "fwIoU": None}, "images": 6}
     (tmp_path / "test-encoding" / "result.json").write_text(json.dumps(result))
     (tmp_path / "test-broken").mkdir()
     (tmp_path / "test-broken" / "result.json").write_text("{")
-    card = (share.write(tmp_path / "best.pt", tmp_path / "out") / "README.md").read_text()
-    assert "* test, 6 images, protocol `encoding` (test-encoding): mIoU 45.67 %\n" in card
+    card = str(share.SharedModel(tmp_path / "best.pt").generate_model_card())
+    assert "* mIoU 45.67 % (test on 6 images, protocol encoding)\n" in card
     assert "preview.png" not in card
 
 
-def test_nothing_is_overwritten_and_what_is_no_checkpoint_is_told(folder, tiny_run, tmp_path, capsys):
+def test_shared_network_keeps_results_and_license_when_reshared(folder, tmp_path):
+    model = share.SharedModel.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "copy")
+    assert_same_network(tmp_path / "copy", folder)
+    assert ModelCard.load(tmp_path / "copy" / "README.md").data.license == "mit"
+
+
+def test_fine_tuning_keeps_the_license_of_shared_weights(folder):
+    model = {"weights": "hf://user/tiny", "backbone": {"name": "resnest"}}
+    licenses = json.loads((folder / "config.json").read_text(encoding="utf-8"))["licenses"]
+    ledger = build_ledger({"model": model, "data": {"name": "shapes"}}, licenses)
+    assert "weights: mit" in ledger["pretrained weights"]
+
+
+def test_push_uploads_the_folder_to_the_hub(tiny_run, tmp_path, monkeypatch):
+    calls = []
+
+    class FakeHub:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, private, exist_ok):
+            calls.append((repo_id, private))
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, repo_id, folder_path, **_):
+            shutil.copytree(folder_path, tmp_path / "hub")
+            return f"https://example.org/{repo_id}/commit/1"
+
+    monkeypatch.setattr(hub_mixin, "HfApi", FakeHub)
+    words = [str(tiny_run / "best.pt"), str(tmp_path / "out"), "--push", "user/tiny", "--private"]
+    message = share.main(words)
+    assert message.endswith("and uploaded both: https://example.org/user/tiny/commit/1\n")
+    assert calls == [("user/tiny", True)]
+    assert_same_network(tmp_path / "hub", tmp_path / "out")
+    assert 'segkit.load("hf://user/tiny")' in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_failed_push_is_one_line_and_leaves_the_folder(tiny_run, tmp_path, monkeypatch, capsys):
+    def refuse(token=None):
+        raise RuntimeError("401 Unauthorized\nand a page of details")
+
+    monkeypatch.setattr(hub_mixin, "HfApi", refuse)
+    with pytest.raises(SystemExit):
+        share.main([str(tiny_run / "best.pt"), str(tmp_path / "out"), "--push", "user/tiny"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(f"--push user/tiny: 401 Unauthorized. {tmp_path / 'out'} is complete.")
+    assert segkit.load(tmp_path / "out").table.num_classes == 10
+
+
+def test_existing_network_and_missing_checkpoint_are_errors(folder, tiny_run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         share.main([str(tiny_run / "best.pt"), str(folder)])
-    assert "holds a model.safetensors already; give another folder" in capsys.readouterr().err
+    assert "has a model.safetensors already. Give another folder." in capsys.readouterr().err
     with pytest.raises(SystemExit):
         share.main([str(tmp_path / "no.pt"), str(tmp_path / "out")])
     assert "no.pt: there is no such file" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"this folder holds no model.safetensors; give a file, such as"):
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"no model.safetensors in this folder. Give a file: "):
         segkit.load(tmp_path)
 
 
 @pytest.mark.parametrize("scores", [{"mIoU": math.nan}, {"mIoU": 0.5, "loss": math.inf}])
-def test_a_score_that_is_no_number_is_null(scores, tmp_path):
-    model_file.write(
-        tmp_path / "x.safetensors", {"a": torch.ones(2)[::1]}, {"scores": scores, "sizes": (1, 2)}
-    )
-    tensors, about = model_file.read_model_file(tmp_path / "x.safetensors")
+def test_nonfinite_scores_are_stored_as_null(scores, tmp_path):
+    path = tmp_path / "x.safetensors"
+    model_file.write_model_file(path, {"a": torch.ones(2)}, {"scores": scores, "sizes": (1, 2)})
+    tensors, metadata = model_file.read_model_file(path)
     assert torch.equal(tensors["a"], torch.ones(2))
-    assert about["scores"] == {k: v if math.isfinite(v) else None for k, v in scores.items()}
+    assert metadata["scores"] == {k: v if math.isfinite(v) else None for k, v in scores.items()}
 
 
-def test_damaged_and_foreign_files_are_told_in_one_line(folder, tmp_path):
-    whole = (folder / "model.safetensors").read_bytes()
-    for name, content in (("cut", whole[:5000]), ("empty", b""), ("text", b"hello, world, how are you")):
+def test_damaged_and_foreign_files_are_one_line_errors(folder, tmp_path):
+    content = (folder / "model.safetensors").read_bytes()
+    for name, damaged in (("cut", content[:5000]), ("empty", b""), ("text", b"hello, world, how are you")):
         path = tmp_path / f"{name}.safetensors"
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}.safetensors: damaged, or no safetensors file") as told:
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{name}.safetensors: damaged, or not a safetensors") as caught:
             segkit.load(path)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
     save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"not a checkpoint of segkit; weights of other projects load with"):
         segkit.load(tmp_path)
 
 
-def test_the_extra_is_named_where_it_is_missing(folder, monkeypatch):
+def test_loading_without_the_hub_extra_names_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    for source in (folder, "hf://user/name"):
-        with pytest.raises(ValueError, match=r"is missing \(.*\); pip install 'segkit\[share\]'$"):
+    for source, package in ((folder, "safetensors"), ("hf://user/name", "huggingface_hub")):
+        with pytest.raises(ValueError, match=rf": {package} is not installed. pip install 'segkit\[hub\]'$"):
             segkit.load(source)
 
 
+def test_sharing_without_the_hub_extra_names_it():
+    code = "import runpy, sys; sys.modules['huggingface_hub'] = None; runpy.run_module('segkit.tools.share', "
+    command = [sys.executable, "-c", code + "run_name='__main__')"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert done.stderr == "segkit.tools.share: huggingface_hub is not installed. pip install 'segkit[hub]'\n"
+
+
 @pytest.mark.parametrize("address", ["hf://user", "hf:user/name", "hf://a/b/c", "hf://a/b@"])
-def test_what_is_no_address_is_told(address):
-    with pytest.raises(ValueError, match=r"an address of the hub is hf://USER/NAME or hf://USER/NAME@REV"):
+def test_malformed_hub_address_is_an_error(address):
+    with pytest.raises(ValueError, match=r"an address of the Hub is hf://USER/NAME or hf://USER/NAME@REV"):
         segkit.load(address)
 
 
 @pytest.fixture
 def hub(folder):
-    """A server that answers as the hub does, with one repository of one revision."""
-    asked = []
+    """Serve one repository, with one revision, as the Hub does."""
+    requests = []
 
     class Hub(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
-            asked.append(self.path)
+            requests.append(self.path)
             file = folder / self.path.rsplit("/", 1)[-1]
-            known = self.path.startswith(("/user/tiny/resolve/main/", "/user/tiny/resolve/v1/"))
-            content = file.read_bytes() if known and file.is_file() else b""
+            exists = self.path.startswith(("/user/tiny/resolve/main/", "/user/tiny/resolve/v1/"))
+            content = file.read_bytes() if exists and file.is_file() else b""
             self.send_response(200 if content else 404)
             self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", '"0123456789abcdef"')
+            self.send_header("ETag", f'"{file.name}"')
             self.send_header("X-Repo-Commit", "a" * 40)
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(content)
 
-        do_GET = do_HEAD  # noqa: N815 - the name that http.server asks for
+        do_GET = do_HEAD  # noqa: N815 - the name that http.server calls
 
         def log_message(self, *_):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requests
     server.shutdown()
     server.server_close()
 
 
-def test_a_network_on_a_hub_is_predicted_with_and_loaded(hub, folder, photo, tmp_path):
-    endpoint, asked = hub
+def test_hub_address_predicts_downloading_the_model_file_only(hub, folder, photo, tmp_path):
+    endpoint, requests = hub
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")}
     words = ["predict_seg.py", "checkpoint=hf://user/tiny", f"input={photo}", "save=[ids]"]
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, *words, f"output={tmp_path / 'out'}"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
+    assert done.returncode == 0, done.stderr
     (ids,) = (tmp_path / "out").rglob("*.png")
     np.testing.assert_array_equal(
         cv2.imread(str(ids), cv2.IMREAD_UNCHANGED), segkit.load(folder).predict(photo)
     )
-    files = {path.rsplit("/", 1)[-1] for path in asked if path.startswith("/user/")}
+    files = {path.rsplit("/", 1)[-1] for path in requests if path.startswith("/user/")}
     assert files == {"model.safetensors"}  # and nothing that could be a pickle
-    code = (
-        "import segkit; print(segkit.load('hf://user/tiny@v1').table.num_classes)\n"
-        "try: segkit.load('hf://user/other')\nexcept OSError as error: print(error)"
-    )
-    told = subprocess.run(
+    code = """
+import segkit
+from segkit.tools.share import SharedModel
+print(segkit.load('hf://user/tiny@v1').table.num_classes)
+print(SharedModel.from_pretrained('user/tiny', revision='v1').licenses['weights'])
+try: segkit.load('hf://user/other')
+except OSError as error: print(error)
+"""
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    first, second = told.stdout.splitlines()
-    assert first == "10"
-    assert second.startswith("cannot fetch model.safetensors of user/other (")
-    assert second.endswith("give the folder that holds it, checkpoint=FOLDER")
+    classes, license, error = done.stdout.splitlines()
+    assert (classes, license) == ("10", "mit")
+    assert error.startswith("cannot download model.safetensors of user/other (")
+    assert error.endswith("give its folder: checkpoint=FOLDER")
 
 
-def test_results_with_an_address_lie_in_a_folder_of_runs():
+def test_results_of_a_hub_address_are_in_runs():
     assert model_file.output_folder_for("hf://user/name@v1") == Path("runs/user--name")
     assert model_file.output_folder_for("runs/x/best.pt") == Path("runs/x")
 
 
-def test_the_shared_folder_is_scored_as_the_checkpoint(tiny_run, folder, run_here, tmp_path):
+def test_shared_folder_scores_as_the_checkpoint(tiny_run, folder, run_here, tmp_path):
     for source, out in ((tiny_run / "best.pt", "a"), (folder, "b")):
-        where = [f"checkpoint={source}", f"output={tmp_path / out}", "loader.workers=0"]
-        assert run_here("test_seg", *where) == 0
-    found = [json.loads((tmp_path / name / "result.json").read_text()) for name in "ab"]
-    assert found[0]["scores"] == found[1]["scores"]
-    assert found[0]["weights_sha256"] == found[1]["weights_sha256"]
-
-
-def test_a_missing_checkpoint_is_told_by_the_command_and_nothing_is_written(tmp_path):
-    command = [sys.executable, "-m", "segkit.tools.share", str(tmp_path / "none.pt"), str(tmp_path / "out")]
-    missing = subprocess.run(command, capture_output=True, text=True, cwd=Path(share.__file__).parents[2])
-    assert missing.returncode == 2
-    assert "none.pt" in missing.stderr.splitlines()[-1]
-    assert not (tmp_path / "out").exists()
+        words = [f"checkpoint={source}", f"output={tmp_path / out}", "loader.workers=0"]
+        assert run_here("test_seg", *words) == 0
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in "ab"]
+    assert results[0]["scores"] == results[1]["scores"]
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]

@@ -1,14 +1,13 @@
-"""Networks as they are given to others: a safetensors file whose header holds settings, classes and scores.
+"""Shared networks: a safetensors file with settings, classes, licenses and scores in its header.
 
-Nothing in such a file can run. Where one lies is a file, a folder with one (``model.safetensors``), or an
-address ``hf://user/name``, on request ``hf://user/name@revision``, fetched through huggingface_hub.
+Loading one runs no code. A checkpoint may be given as a file, as a folder with ``model.safetensors``, or as
+``hf://user/name`` or ``hf://user/name@revision``, which huggingface_hub downloads.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -20,27 +19,32 @@ from segkit.runtime import files
 from segkit.runtime.errors import first_line
 
 NAME = "model.safetensors"
-KEY = "segkit"  # of the header: JSON with format, settings, classes, scores, iteration
-CHECKSUM = "segkit_crc32"
+KEY = "segkit"  # of the header: JSON with format, settings, classes, scores, licenses, iteration
+CHECKSUM = "segkit_crc32"  # safetensors itself has none
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
+def explain_missing(package: str) -> str:
+    """Return the message for a package of the extra ``hub`` that is not installed."""
+    return f"{package} is not installed. pip install 'segkit[hub]'"
+
+
 def resolve_checkpoint(source: str | Path) -> Path:
-    """The file of a checkpoint: its path, that in a folder, or one fetched from an ``hf://`` address.
+    """Return the file of a checkpoint, downloaded if ``source`` is an ``hf://`` address.
 
     Raises:
-        ValueError: there is no such file, the address is none, or huggingface_hub is missing.
-        OSError: it could not be fetched.
+        ValueError: there is no such file, the address is malformed, or huggingface_hub is missing.
+        OSError: the download failed.
     """
-    words = str(source)
-    if words.startswith("hf:"):
-        return _fetched(words)
+    if str(source).startswith("hf:"):
+        match = ADDRESS.fullmatch(str(source))
+        if match is None:
+            raise ValueError(f"{source}: an address of the Hub is hf://USER/NAME or hf://USER/NAME@REVISION")
+        return download(match[1], revision=match[2])
     path = Path(expand_home(str(source)))
     if path.is_dir():
         if not (path / NAME).is_file():
-            raise ValueError(
-                f"checkpoint={path}: this folder holds no {NAME}; give a file, such as {path}/best.pt"
-            )
+            raise ValueError(f"checkpoint={path}: no {NAME} in this folder. Give a file: {path}/best.pt")
         return path / NAME
     if not path.is_file():
         raise ValueError(f"checkpoint={path}: there is no such file")
@@ -48,40 +52,39 @@ def resolve_checkpoint(source: str | Path) -> Path:
 
 
 def output_folder_for(source: str | Path) -> Path:
-    """The folder for what is made with a checkpoint: that of its file, or one in ``runs/`` for an address."""
-    if found := ADDRESS.fullmatch(str(source)):
-        return Path("runs", found[1].replace("/", "--"))
+    """Return the folder for results of a checkpoint: that of its file, or one in ``runs/`` for an address."""
+    if match := ADDRESS.fullmatch(str(source)):
+        return Path("runs", match[1].replace("/", "--"))
     path = Path(expand_home(str(source)))
     return path if path.is_dir() else path.parent
 
 
-def _fetched(address: str) -> Path:
-    found = ADDRESS.fullmatch(address)
-    if found is None:
-        raise ValueError(f"{address}: an address of the hub is hf://USER/NAME or hf://USER/NAME@REVISION")
+def download(repository: str, **options: Any) -> Path:
+    """Return the cached ``model.safetensors`` of a repository of the Hub.
+
+    Args:
+        repository: ``user/name``.
+        **options: of ``huggingface_hub.hf_hub_download``, such as ``revision`` and ``token``.
+
+    Raises:
+        ValueError: huggingface_hub is missing.
+        OSError: the download failed.
+    """
     try:
         import huggingface_hub
     except ImportError as error:
-        raise ValueError(
-            f"{address}: huggingface_hub is missing ({error}); pip install 'segkit[share]'"
-        ) from error
+        raise ValueError(f"hf://{repository}: {explain_missing('huggingface_hub')}") from error
     try:
-        where = os.environ.get("HF_ENDPOINT")
-        return Path(huggingface_hub.hf_hub_download(found[1], NAME, revision=found[2], endpoint=where))
-    except Exception as error:  # of its own, of its HTTP library, of the network
+        return Path(huggingface_hub.hf_hub_download(repository, NAME, **options))
+    except Exception as error:  # of the Hub, its HTTP library, or the network
         raise OSError(
-            f"cannot fetch {NAME} of {found[1]} ({first_line(error)}); fetch it some other way and give the "
-            "folder that holds it, checkpoint=FOLDER"
+            f"cannot download {NAME} of {repository} ({first_line(error)}). "
+            "Download the repository another way and give its folder: checkpoint=FOLDER"
         ) from error
 
 
-def write(path: Path, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write tensors with a header, whole or not at all.
-
-    Args:
-        path: of the file.
-        tensors: by name.
-        about: plain values for the header.
+def write_model_file(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and metadata (plain values) to a file, atomically.
 
     Raises:
         ValueError: safetensors is missing.
@@ -89,18 +92,16 @@ def write(path: Path, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> N
     try:
         from safetensors.torch import save
     except ImportError as error:
-        raise ValueError(f"{path}: safetensors is missing ({error}); pip install 'segkit[share]'") from error
-    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps(_plain(about), ensure_ascii=False, allow_nan=False)
-    header = {"format": "pt", KEY: text, CHECKSUM: _checksum(apart, text)}
+        raise ValueError(f"{path}: {explain_missing('safetensors')}") from error
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(to_json_values(metadata), ensure_ascii=False, allow_nan=False)
+    header = {"format": "pt", KEY: text, CHECKSUM: _checksum(copies, text)}
     with files.atomic_write(path) as file:
-        file.write(save(apart, metadata=header))
+        file.write(save(copies, metadata=header))
 
 
 def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tensors of a file, on the CPU, and its header, which is empty for files that are not ours.
-
-    The format has no checksum; files of segkit carry one.
+    """Return the tensors of a file, on the CPU, and its metadata, which is empty for files of other programs.
 
     Raises:
         ValueError: safetensors is missing, or the file is damaged.
@@ -108,38 +109,40 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         from safetensors import safe_open
     except ImportError as error:
-        raise ValueError(f"{path}: safetensors is missing ({error}); pip install 'segkit[share]'") from error
+        raise ValueError(f"{path}: {explain_missing('safetensors')}") from error
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         text = header.get(KEY, "{}")
         if KEY in header and header.get(CHECKSUM) != _checksum(tensors, text):
-            raise ValueError("the checksum differs")
-        about = json.loads(text)
-    except Exception as error:  # whatever a damaged file makes the reader stumble over
-        raise ValueError(f"{path}: damaged, or no safetensors file ({first_line(error)})") from error
-    if not isinstance(about, dict):
-        raise ValueError(f"{path}: the header under {KEY!r} is no group of values")
-    return tensors, about
+            raise ValueError("wrong checksum")
+        metadata = json.loads(text)
+    except Exception as error:  # of whatever kind a damaged file causes
+        raise ValueError(f"{path}: damaged, or not a safetensors file ({first_line(error)})") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: the header's {KEY!r} must be a JSON object")
+    return tensors, metadata
 
 
 def _checksum(tensors: Mapping[str, Any], text: str) -> str:
-    """Return the CRC-32 of all names, types, shapes and values, and of the text in the header."""
+    """Return the CRC-32 of the metadata and of all names, types, shapes and values."""
     import torch
 
-    found = zlib.crc32(text.encode())
+    checksum = zlib.crc32(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
-        found = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), found)
-    return f"{found:08x}"
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
+        checksum = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
+    return f"{checksum:08x}"
 
 
-def _plain(value: Any) -> Any:
-    """The same as JSON has it: lists for tuples, null for what is no number."""
+def to_json_values(value: Any) -> Any:
+    """Return values as JSON has them: lists for tuples, null for NaN and infinities."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): to_json_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [to_json_values(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,7 +1,7 @@
-"""Give a trained network to others: ``python -m segkit.tools.share runs/NAME/best.pt OUT/``.
+"""Share a trained network: ``python -m segkit.tools.share runs/NAME/best.pt OUT/ --license cc-by-4.0``.
 
-The folder then holds the weights with settings, classes and scores (``model.safetensors``), a model card
-(``README.md``) and a preview; it can be loaded as it is, or from a hub that it was put on.
+Writes a folder with the weights (``model.safetensors``), its settings (``config.json``) and a model card
+(``README.md``); ``--push USER/NAME`` uploads the same to the Hugging Face Hub.
 """
 
 from __future__ import annotations
@@ -14,207 +14,246 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segkit import checkpoint
 from segkit.config.values import parse_path
+from segkit.data.label_map import LabelMap
+from segkit.inference import predictor, presets
 from segkit.licenses import NOT_STATED
-from segkit.runtime import files, model_file
+from segkit.models.segmenter import without_weights
+from segkit.runtime import model_file
+from segkit.runtime.errors import first_line
+from segkit.visualize import overlays
+
+try:
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin
+except ImportError as missing:
+    kind = SystemExit if __name__ == "__main__" else ImportError
+    raise kind(f"segkit.tools.share: {model_file.explain_missing('huggingface_hub')}") from missing
 
 PREVIEW = "preview.png"
-LEFT_OUT = object()
+LOCAL_PATH = re.compile(r"[/~]|file:|[A-Za-z]:\\|\.\.?/")
+METRIC_TYPES = {"mIoU": "mean_iou", "pixAcc": "accuracy"}  # the Hub's names
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 CARD = """---
-license: {license}
-library_name: segkit
-pipeline_tag: image-segmentation
-tags: [semantic-segmentation, pytorch]
+{{ card_data }}
 ---
 
-# {title}
+# {{ title }}
 
-{network}, {classes} classes of `{data}`, {parameters:.1f} million parameters, after {iteration} iterations.
-{preview}
+{{ network }}, {{ "%.1f" % millions }} million parameters.
+Trained on `{{ dataset }}` for {{ iteration }} iterations.
+{% if preview %}
+![Image and prediction]({{ preview }})
+{% endif %}
 ## Use
 
 ```
-python predict_seg.py checkpoint={place} input=PHOTOS
-python test_seg.py checkpoint={place} data.root=DIR
+pip install 'segkit[hub]'
+python predict_seg.py checkpoint={{ source }} input=PHOTOS
+python test_seg.py checkpoint={{ source }} data.root=DIR
 ```
 
 ```python
 import segkit
 
-ids = segkit.load("{place}").predict("photo.jpg")  # (H, W) class ids
+ids = segkit.load("{{ source }}").predict("photo.jpg")  # (H, W) class ids
 ```
 
-`{place}` may be this folder or, once it is on the Hugging Face hub, `hf://USER/NAME`. The file holds tensors
-and plain values; nothing in it is run.
+The files hold tensors and JSON. Loading them runs no code.
 
 ## Scores
-
-{scores}
+{% for result in results %}
+* {{ result.metric_name }} {{ "%.2f" % (100 * result.metric_value) }} % ({{ result.metric_config }})
+{%- else %}
+Not evaluated.
+{%- endfor %}
 
 ## Classes
 
-{names}
+{{ classes | join(", ") }}
 
 ## License
-
-* of the weights: {license}
-* of the code: {code_license}
-* of the weights that training started from: {start_license}
-* of the data they were trained on: {data_license}
-
-Settings of the training are in the header of `{file}`.
+{% for subject, license in licenses.items() %}
+* {{ subject }}: {{ license }}
+{%- endfor %}
 """
 
 
-def write(
-    checkpoint_file: str | Path,
-    folder: Path,
-    *,
-    license: str = "unknown",
-    data_license: str | None = None,
-    preview: Path | None = None,
-) -> Path:
-    """Write the folder.
+class SharedModel(ModelHubMixin):
+    """A trained network to save with ``save_pretrained`` and to upload with ``push_to_hub``.
 
     Args:
-        checkpoint_file: of a run; the moving average is taken where there is one.
-        folder: made if need be; it must not hold another network.
-        license: of the weights, an identifier such as ``mit`` or ``cc-by-4.0``.
-        data_license: of the training data; None takes what the checkpoint's license ledger states.
-        preview: an image to show the network on; None shows none.
+        checkpoint_file: checkpoint of a run, or a shared network; EMA weights are used if it has them.
+        license: license of these weights, such as ``mit`` or ``cc-by-4.0``.
+        data_license: license of the training data; None keeps what the checkpoint states.
+        preview: image to show with its prediction on the model card.
 
     Raises:
-        ValueError: the checkpoint is none, or the folder holds a network already.
+        ValueError: the file is not a checkpoint of segkit.
     """
-    from segkit import checkpoint
 
-    content = checkpoint.read_checkpoint(checkpoint_file)
-    if (folder / model_file.NAME).exists():
-        raise ValueError(f"{folder} holds a {model_file.NAME} already; give another folder, or take it away")
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = strip_local_paths(content["settings"])
-    settings["model"] = _from_scratch(content["settings"]["model"])
-    about = {key: content.get(key) for key in ("format", "iteration", "classes", "scores", "licenses")}
-    weights = content.get("average") or content["model"]
-    model_file.write(folder / model_file.NAME, weights, {**about, "settings": settings})
-    if preview is not None:
-        _draw(folder, preview)
-    card = _card(content, checkpoint_file, folder, license=license, data_license=data_license)
-    with files.atomic_write(folder / "README.md") as file:
-        file.write(card.encode())
-    return folder
+    def __init__(
+        self,
+        checkpoint_file: str | Path,
+        *,
+        license: str | None = None,
+        data_license: str | None = None,
+        preview: Path | None = None,
+    ) -> None:
+        content = checkpoint.read_checkpoint(checkpoint_file)
+        settings = strip_local_paths(content["settings"])
+        settings["model"] = without_weights(content["settings"]["model"])
+        stored = content.get("licenses") or {}
+        self.licenses = {
+            "weights": license or stored.get("weights", "unknown"),
+            "code": stored.get("code", NOT_STATED),
+            "pretrained weights": stored.get("pretrained weights", NOT_STATED),
+            "data": data_license or stored.get("data", NOT_STATED),
+        }
+        self.weights = content.get("average") or content["model"]
+        keys = ("format", "iteration", "classes", "scores")
+        self.metadata: dict[str, Any] = {key: content.get(key) for key in keys}
+        self.metadata |= {"settings": settings, "licenses": self.licenses}
+        self.results = list(_read_results(content, model_file.output_folder_for(checkpoint_file)))
+        self.preview = preview
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        model_file.write_model_file(save_directory / model_file.NAME, self.weights, self.metadata)
+        config = json.dumps(model_file.to_json_values(self.metadata), indent=2, ensure_ascii=False)
+        (save_directory / "config.json").write_text(config, encoding="utf-8")
+        if self.preview is not None:
+            _draw_preview(save_directory, self.preview)
 
-def _from_scratch(network: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's settings without the files that its training started from."""
-    return {**network, "weights": None, "backbone": {**network["backbone"], "weights": None}}
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> SharedModel:
+        if Path(model_id).is_dir():
+            return cls(model_id)
+        return cls(model_file.download(model_id, **options))
+
+    def generate_model_card(self, *, source: str = "hf://USER/NAME", **_: Any) -> ModelCard:
+        """Return the model card: use, scores with their protocols, classes and licenses.
+
+        Args:
+            source: address of the network in the commands of the card.
+        """
+        model = self.metadata["settings"]["model"]
+        backbone = " ".join(str(model["backbone"].get(key, "")) for key in ("name", "variant"))
+        network = f"{model['head']['name']} on {backbone}".rstrip()
+        table = LabelMap.from_plain(self.metadata["classes"])
+        title = f"{network}, {self.metadata['classes']['name']}"
+        data = ModelCardData(
+            license=self.licenses["weights"],
+            library_name="segkit",
+            pipeline_tag="image-segmentation",
+            tags=["semantic-segmentation", "pytorch", "model_hub_mixin"],
+            model_name=title,
+            eval_results=self.results or None,
+        )
+        sizes = [t.numel() for name, t in self.weights.items() if not name.endswith(STATISTICS)]
+        return ModelCard.from_template(
+            data,
+            template_str=CARD,
+            title=title,
+            network=network,
+            millions=sum(sizes) / 1e6,
+            dataset=self.metadata["classes"]["name"],
+            iteration=self.metadata["iteration"],
+            preview=PREVIEW if self.preview is not None else None,
+            source=source,
+            results=self.results,
+            classes=table.names,
+            licenses=self.licenses,
+        )
 
 
 def strip_local_paths(settings: Any) -> Any:
-    """Settings without what names places of one machine: absolute paths, home folders, ``file://``."""
+    """Return settings without values that name places on this machine (absolute paths, ``~``, ``file:``)."""
     if isinstance(settings, Mapping):
-        kept = {key: strip_local_paths(value) for key, value in settings.items()}
-        return {key: value for key, value in kept.items() if value is not LEFT_OUT}
+        return {k: strip_local_paths(value) for k, value in settings.items() if not _has_local_path(value)}
     if isinstance(settings, list | tuple):
-        found = [strip_local_paths(value) for value in settings]
-        return LEFT_OUT if LEFT_OUT in found else found
-    place = isinstance(settings, str) and re.match(r"[/~]|file:|[A-Za-z]:\\|\.\.?/", settings)
-    return LEFT_OUT if place else settings
+        return [strip_local_paths(value) for value in settings]
+    return settings
 
 
-def _draw(folder: Path, image: Path) -> None:
-    """The image, and beside it what the network says, above the classes that occur."""
-    from segkit.data.pairs import read_image
-    from segkit.inference import predictor
-    from segkit.visualize import overlays
+def _has_local_path(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_has_local_path(item) for item in value)
+    return isinstance(value, str) and LOCAL_PATH.match(value) is not None
 
+
+def _read_results(content: Mapping[str, Any], folder: Path) -> Iterator[EvalResult]:
+    """Yield the scores of the last validation, and those of tests in the checkpoint's folder."""
+    settings, dataset = content["settings"], content["classes"]["name"]
+    if content.get("scores"):
+        protocol = "protocol not stored"
+        if "evaluation" in settings:
+            protocol = f"protocol {presets.build_protocol(settings)}"
+        yield from _to_eval_results(content["scores"], dataset, f"validation in training, {protocol}")
+    for file in sorted(folder.glob("test-*/result.json")):
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            measured = f"test on {result['images']} images, protocol {result['protocol']['name']}"
+            results = list(_to_eval_results(result["scores"], dataset, measured))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # unfinished or of another program
+        yield from results
+
+
+def _to_eval_results(scores: Mapping[str, float | None], dataset: str, measured: str) -> Iterator[EvalResult]:
+    for name, value in scores.items():
+        if value is not None:
+            yield EvalResult(
+                task_type="image-segmentation",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                metric_type=METRIC_TYPES.get(name, name),
+                metric_name=name,
+                metric_config=measured,
+                metric_value=value,
+            )
+
+
+def _draw_preview(folder: Path, image_file: Path) -> None:
+    """Draw an image beside its overlaid prediction, above a legend of the classes that occur."""
     trained = predictor.load(folder, device="cpu")
-    seen = read_image(image)
-    ids = trained.predict(seen)
+    image = predictor.read_image(image_file, trained.bands)
+    ids = trained.predict(image_file)
     colors = trained.table.colors
     present = overlays.present_classes([ids])
     legend = overlays.legend([trained.table.names[k] for k in present], colors[present])
-    painted = overlays.overlay(seen, ids, colors)
-    overlays.save(folder / PREVIEW, overlays.grid([[seen, painted]], footer=legend))
-
-
-def _card(
-    content: Mapping[str, Any], source: str | Path, folder: Path, *, license: str, data_license: str | None
-) -> str:
-    settings, weights = content["settings"], content.get("average") or content["model"]
-    network, ledger = settings["model"], content.get("licenses") or {}
-    count = sum(t.numel() for name, t in weights.items() if not name.endswith(STATISTICS))
-    backbone = " ".join(str(network["backbone"].get(key, "")) for key in ("name", "variant"))
-    entries = content["classes"]["entries"]
-    title = f"{network['head']['name']} on {backbone}, {settings.get('data', {}).get('name', 'own data')}"
-    return CARD.format(
-        license=license,
-        code_license=ledger.get("code", NOT_STATED),
-        start_license=ledger.get("pretrained weights", NOT_STATED),
-        data_license=data_license or ledger.get("data", NOT_STATED),
-        title=title,
-        network=f"{network['head']['name']} on {backbone}",
-        classes=len(entries),
-        data=content["classes"]["name"],
-        parameters=count / 1e6,
-        iteration=content["iteration"],
-        preview=f"\n![An image, and what the network says of it]({PREVIEW})\n" if _has(folder) else "",
-        place=folder.name,
-        scores="\n".join(_scores(content, source)) or "None are known.",
-        names=", ".join(str(entry[1]) for entry in entries),
-        file=model_file.NAME,
-    )
-
-
-def _has(folder: Path) -> bool:
-    return (folder / PREVIEW).exists()
-
-
-def _scores(content: Mapping[str, Any], source: str | Path) -> Iterator[str]:
-    """A line for each score that is known: of the validation in training, and of tests beside the file."""
-    from segkit.inference import presets
-
-    if scores := content.get("scores"):
-        settings = content["settings"]
-        protocol = (
-            presets.build_protocol(settings) if "evaluation" in settings else "its protocol is not known"
-        )
-        yield f"* validation in training, {protocol}: {_words(scores)}"
-    for file in sorted(model_file.output_folder_for(source).glob("test-*/result.json")):
-        try:
-            result = json.loads(file.read_text(encoding="utf-8"))
-            name, found, images = result["protocol"]["name"], result["scores"], result["images"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        yield f"* test, {images} images, protocol `{name}` ({file.parent.name}): {_words(found)}"
-
-
-def _words(scores: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{name} {100 * value:.2f} %" for name, value in scores.items() if value is not None)
+    shown = overlays.to_display_rgb(image, trained.bands)
+    overlay = overlays.overlay(shown, ids, colors)
+    overlays.save(folder / PREVIEW, overlays.grid([[shown, overlay]], footer=legend))
 
 
 def main(arguments: Sequence[str] | None = None) -> str:
-    """What the command line asks for; returns what to tell."""
+    """Run the command line and return the message to print."""
     parser = argparse.ArgumentParser(prog="python -m segkit.tools.share", description=__doc__)
-    parser.add_argument("checkpoint", help="of a run, such as runs/NAME/best.pt")
-    parser.add_argument("folder", type=parse_path, help="to write")
-    parser.add_argument("--license", default="unknown", help="of the weights, such as mit or cc-by-4.0")
-    parser.add_argument("--data-license", help="of the data they were trained on")
-    parser.add_argument("--preview", type=parse_path, metavar="PHOTO", help="an image to show it on")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("checkpoint", help="checkpoint of a run, such as runs/NAME/best.pt")
+    parser.add_argument("folder", type=parse_path, help="output folder")
+    parser.add_argument("--license", help="license of the weights, such as mit or cc-by-4.0")
+    parser.add_argument("--data-license", help="license of the training data")
+    parser.add_argument("--preview", type=parse_path, metavar="IMAGE", help="image to show on the card")
+    parser.add_argument("--push", metavar="USER/NAME", help="upload to this repository of the Hub")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    args = parser.parse_args(arguments)
+    if (args.folder / model_file.NAME).exists():
+        parser.error(f"{args.folder} has a {model_file.NAME} already. Give another folder.")
     try:
-        write(
-            chosen.checkpoint,
-            chosen.folder,
-            license=chosen.license,
-            data_license=chosen.data_license,
-            preview=chosen.preview,
+        model = SharedModel(
+            args.checkpoint, license=args.license, data_license=args.data_license, preview=args.preview
         )
+        model.save_pretrained(args.folder, model_card_kwargs={"source": args.folder.name})
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    lost = "" if chosen.preview else "; --preview PHOTO adds an image of what it does"
-    return f"{chosen.folder} holds the network, its card and its scores{lost}\n"
+    if args.push is None:
+        return f"Saved the network and its model card in {args.folder}.\n"
+    try:
+        card = {"source": f"hf://{args.push}"}
+        address = model.push_to_hub(args.push, private=args.private or None, model_card_kwargs=card)
+    except Exception as error:  # of the Hub, its HTTP library, or the network
+        parser.error(f"--push {args.push}: {first_line(error)}. {args.folder} is complete.")
+    return f"Saved the network and its model card in {args.folder}, and uploaded both: {address}\n"
 
 
 if __name__ == "__main__":
