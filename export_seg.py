@@ -9,7 +9,7 @@ Keys people set most:
   checkpoint=FILE  format=onnx|openvino|torch_export  output=FILE  precision=fp32|fp16|int8
   interface=ids (uint8 RGB in, class ids out) | logits (for scales, flips, windows and probabilities)
   image_size=[480,640]  input=PHOTOS  images=3  calibration=PHOTOS  calibration_images=32  data.root=DIR
---cfg job shows what the command line says, before the settings of the checkpoint are laid beneath it.
+--cfg job shows what the command line says, without the settings of the checkpoint.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Keys people set most:
   save=[ids,colors,overlays,probabilities]  resume=true  submission=true
   evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[0.75,1,1.25]
   evaluation.flip=true  evaluation.window=480  evaluation.precision=bf16
---cfg job shows what the command line says, before the settings of the checkpoint are laid beneath it.
+--cfg job shows what the command line says, without the settings of the checkpoint.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Keys people set most:
   evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[1]  evaluation.flip=true
   evaluation.window=480  evaluation.stride=320  evaluation.precision=bf16  evaluation.absent=exclude
   save=[ids,colors,overlays]  submission=true  report=true
---cfg job shows what the command line says, before the settings of the checkpoint are laid beneath it.
+--cfg job shows what the command line says, without the settings of the checkpoint.
 """
 
 from __future__ import annotations

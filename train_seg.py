@@ -36,7 +36,7 @@ CHOSEN: list[str] = []  # reasons of the values that were chosen from the images
 
 
 def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The settings of the run that goes on; beneath what was typed."""
+    """Return the settings of the run to resume; command-line overrides win."""
     from segkit.runtime import run_folder
 
     if (folder := run_folder.find_run_to_resume(settings)) is None:
@@ -47,7 +47,7 @@ def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The network of the checkpoint to fine-tune; beneath what was typed."""
+    """Return the model settings of the checkpoint to fine-tune; command-line overrides win."""
     if value_of(settings, "model.weights") is None:
         return None
     from segkit.training import initial_model

@@ -88,7 +88,7 @@ class Folder(Classified):
             with Image.open(file) as image:
                 prepared = self.way(image.convert("RGB"), self.crop)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file}: cannot be read ({error}); mend it or take it out") from error
+            raise ValueError(f"{file}: cannot be read ({error}); fix or remove it") from error
         return np.asarray(prepared).transpose(2, 0, 1), number
 
 

@@ -356,23 +356,23 @@ def test_help_lists_the_groups_of_its_command_and_no_inner_ones(name, run_here, 
 
 def bases(file, settings):
     """What the files say that a file includes by name alone."""
-    beneath = {}
+    base = {}
     for entry in settings.get("defaults", []):
         if isinstance(entry, str) and entry != "_self_" and "@_global_" not in entry:
             path = entry.split("@")[0]
             folder = CONF if path.startswith("/") else file.parent
             text = (folder / f"{path.lstrip('/')}.yaml").read_text(encoding="utf-8")
-            beneath |= yaml.safe_load(text) or {}
-    return beneath
+            base |= yaml.safe_load(text) or {}
+    return base
 
 
 def test_no_file_repeats_what_the_files_beneath_it_say():
     repeated = []
     for file in sorted(CONF.rglob("*.yaml")):
         own = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        beneath = bases(file, own)
+        base = bases(file, own)
         own.pop("defaults", None)
-        repeated += [f"{file.stem}: {key}" for key in own if key in beneath and beneath[key] == own[key]]
+        repeated += [f"{file.stem}: {key}" for key in own if key in base and base[key] == own[key]]
     assert not repeated
 
 

@@ -70,7 +70,7 @@ def test_a_table_reads_and_writes_its_masks(num_classes, tmp_path):
     assert found.dtype == class_id_dtype(num_classes)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(table.decode(found), raw)
-    colors = overlays.colorise(found, table.colors, ignored=(255, 255, 255))
+    colors = overlays.colorize(found, table.colors, ignored=(255, 255, 255))
     np.testing.assert_array_equal(table.encode(colors, "a.png"), expected)
     file = overlays.save(tmp_path / "a.png", table.decode(found))
     np.testing.assert_array_equal(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), raw)

@@ -11,21 +11,21 @@ IDS = np.array([[0, 1, 255]], np.uint8)
 
 
 def test_every_id_gets_its_color_and_ignored_pixels_the_ignored_one():
-    painted = overlays.colorise(IDS, COLORS, ignored=(9, 9, 9))
+    painted = overlays.colorize(IDS, COLORS, ignored=(9, 9, 9))
     assert painted.tolist() == [[[10, 20, 30], [200, 100, 0], [9, 9, 9]]]
     assert painted.dtype == np.uint8
-    assert (overlays.colorise(IDS.astype(np.int64), COLORS, ignored=(9, 9, 9)) == painted).all()
+    assert (overlays.colorize(IDS.astype(np.int64), COLORS, ignored=(9, 9, 9)) == painted).all()
 
 
 @pytest.mark.parametrize("bad", [2, 254, -1])
 def test_an_id_without_color_is_refused(bad):
     with pytest.raises(ValueError, match=rf"class id {bad} has no color: the table has 2 \(0..1\)"):
-        overlays.colorise(np.array([[0, bad]]), COLORS)
+        overlays.colorize(np.array([[0, bad]]), COLORS)
 
 
 def test_255_classes_leave_room_for_the_ignored_one():
     colors = np.arange(255 * 3, dtype=np.int64).reshape(255, 3) % 256
-    painted = overlays.colorise(np.array([[254, 255]]), colors)
+    painted = overlays.colorize(np.array([[254, 255]]), colors)
     assert painted.tolist() == [[(np.arange(762, 765) % 256).tolist(), [0, 0, 0]]]
 
 

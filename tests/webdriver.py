@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests, spoken to through chromedriver's HTTP protocol (no package needed)."""
+"""A headless Chromium for the tests, driven through chromedriver's HTTP protocol (no package needed)."""
 
 from __future__ import annotations
 

@@ -136,8 +136,8 @@ def _pairs_table(names: Sequence[str], colors: np.ndarray, counts: np.ndarray) -
 def _figure(sample: ScoredImage, colors: np.ndarray, folder: Path) -> str:
     label, prediction = sample.label, sample.prediction
     layers = {
-        "truth": overlays.colorise(label, colors),
-        "prediction": overlays.colorise(prediction, colors),
+        "truth": overlays.colorize(label, colors),
+        "prediction": overlays.colorize(prediction, colors),
         "error": overlays.error_map(label, prediction),
     }
     images = _image(sample.image, f"{sample.name}: image", kind="image", suffix=".jpg")

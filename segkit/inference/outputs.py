@@ -51,7 +51,7 @@ def save_prediction(
     if "ids" in kinds:
         overlays.save(output_path(folder, "ids", name), table.decode(ids))
     if "colors" in kinds:
-        overlays.save(output_path(folder, "colors", name), overlays.colorise(ids, table.colors))
+        overlays.save(output_path(folder, "colors", name), overlays.colorize(ids, table.colors))
     if "overlays" in kinds:
         overlays.save(output_path(folder, "overlays", name), add_legend(image, ids, table))
     if "probabilities" in kinds:

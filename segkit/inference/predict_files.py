@@ -17,7 +17,7 @@ from segkit.inference.predictor import Predictor
 from segkit.inference.video import Video, VideoFile, add_legend_strip
 from segkit.runtime import distributed
 from segkit.types import class_id_dtype
-from segkit.visualize.overlays import colorise, to_display_rgb
+from segkit.visualize.overlays import colorize, to_display_rgb
 
 STREAMS = ("colors", "overlays")  # kinds of which a video makes a video
 
@@ -163,7 +163,7 @@ def _add_frame(
     """Append a frame; before it the last one for each that is missing, at the start the frame itself."""
     table = predictor.table
     if kind == "colors":
-        drawn = colorise(ids, table.colors)
+        drawn = colorize(ids, table.colors)
     else:
         drawn = add_legend_strip(image, ids, table.names, table.colors)
     for _ in range(repeats):

@@ -24,10 +24,10 @@ def preset(name: str, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
     if not re.fullmatch(r"\w+", name) or not file.is_file():
         return None
     own = yaml.safe_load(file.read_text(encoding="utf-8"))
-    beneath = [below for below in own.pop("defaults", []) if below != "_self_"]
+    bases = [base for base in own.pop("defaults", []) if base != "_self_"]
     chosen: dict[str, Any] = {}
-    for below in beneath:
-        chosen |= preset(below, sizes) or {}
+    for base in bases:
+        chosen |= preset(base, sizes) or {}
     chosen |= own
     for key, value in chosen.items():
         if isinstance(value, str) and (named := re.fullmatch(r"\$\{sizes\.(\w+)\}", value)):

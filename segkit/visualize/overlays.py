@@ -41,7 +41,7 @@ def to_display_rgb(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
     return np.repeat(gray, 3, axis=2) if len(places) == 1 else gray
 
 
-def colorise(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+def colorize(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0, 0, 0)) -> np.ndarray:
     """Paint class ids (H, W) with the K colors of a label table (K, 3); ignored pixels get ``ignored``.
 
     Raises:
@@ -63,7 +63,7 @@ def colorise(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0
 
 def overlay(image: np.ndarray, ids: np.ndarray, colors: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
     """The image with its classes painted over it; ignored pixels show the image alone."""
-    painted = cv2.addWeighted(colorise(ids, colors), opacity, image, 1 - opacity, 0)
+    painted = cv2.addWeighted(colorize(ids, colors), opacity, image, 1 - opacity, 0)
     return np.where((np.asarray(ids) == ignore_index(len(colors)))[..., None], image, painted)
 
 
@@ -113,7 +113,7 @@ def sample_row(
     image: np.ndarray, label: np.ndarray, prediction: np.ndarray, colors: np.ndarray
 ) -> list[np.ndarray]:
     """Image, truth, prediction and error of one sample: a row of ``grid`` under ``SAMPLE_TITLES``."""
-    return [image, colorise(label, colors), colorise(prediction, colors), error_map(label, prediction)]
+    return [image, colorize(label, colors), colorize(prediction, colors), error_map(label, prediction)]
 
 
 SAMPLE_TITLES = ("image", "truth", "prediction", "error (gray: not scored)")
@@ -137,7 +137,7 @@ def draw_sheet(
         titles = SAMPLE_TITLES
     else:
         cells = [
-            image for s in samples for image in (to_display_rgb(s.image, s.bands), colorise(s.label, colors))
+            image for s in samples for image in (to_display_rgb(s.image, s.bands), colorize(s.label, colors))
         ]
         rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         titles = ("image", "label") * min(2, len(samples))
