@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from segkit.config.compose import CONF, composed
-from segkit.inference import of_settings, presets
+from segkit.inference import build_protocol, presets
 
 NAMES = sorted(file.stem for file in (CONF / "evaluation").glob("*.yaml"))
 
@@ -14,7 +14,7 @@ NAMES = sorted(file.stem for file in (CONF / "evaluation").glob("*.yaml"))
 @pytest.mark.parametrize("data", ["ade20k", "cityscapes", "camvid", "voc"])
 def test_a_protocol_as_it_is_published_has_its_name(name, data):
     settings = composed("test", ["model=deeplabv3_demo", f"data={data}", f"evaluation={name}"])
-    assert of_settings(settings).name == name
+    assert build_protocol(settings).name == name
     pairs = settings["evaluation"].items()
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in pairs}
     assert presets.preset(name, settings["sizes"]) == given
@@ -41,5 +41,5 @@ def test_a_protocol_as_it_is_published_has_its_name(name, data):
 )
 def test_a_changed_protocol_says_what_was_changed(words, name, title):
     settings = composed("test", ["model=deeplabv3_demo", "data=ade20k", "evaluation=encoding", *words])
-    assert of_settings(settings).name == name
+    assert build_protocol(settings).name == name
     assert presets.protocol_title(settings) == title
