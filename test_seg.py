@@ -25,8 +25,8 @@ def main(settings: dict[str, Any]) -> None:
     """Rebuild the network, score every image, and write what was found."""
     from segkit import evaluation, inference
     from segkit.config import registry
-    from segkit.data.alignment import align_dataset, label_table
-    from segkit.data.overlap import warn_of_trained_images
+    from segkit.data.alignment import align_dataset, as_label_map
+    from segkit.data.overlap import warn_if_trained_on
     from segkit.evaluation import report, results, submissions
     from segkit.inference import predictor
     from segkit.runtime import distributed
@@ -35,9 +35,9 @@ def main(settings: dict[str, Any]) -> None:
         val_set = registry.build("data.datasets", settings["data"], split="val")
         model, table, own_data, _ = predictor.load_model(settings, device)
         val_set = align_dataset(val_set, table.names)
-        warn_of_trained_images(own_data, val_set)
+        warn_if_trained_on(own_data, val_set)
         if not settings["submission"]:  # results have the ids of the data, an archive those of the server
-            table = label_table(val_set.table)
+            table = as_label_map(val_set.table)
         if settings["submission"]:
             submissions.find_format(table)  # refuses what no server takes, before the work
         protocol = inference.build_protocol(settings).resolve_precision(device)

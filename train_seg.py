@@ -110,7 +110,7 @@ def main(settings: dict[str, Any]) -> None:
     """Build everything, then step, save and score until the schedule ends."""
     from segkit.config import registry
     from segkit.data.alignment import align_dataset
-    from segkit.data.overlap import warn_of_overlap
+    from segkit.data.overlap import warn_about_overlap
     from segkit.runtime import run_folder
 
     if settings["summary"]:
@@ -125,7 +125,7 @@ def main(settings: dict[str, Any]) -> None:
         train_set = registry.build("data.datasets", settings["data"], split="train")
         val_set = registry.build("data.datasets", settings["data"], split="val")
         val_set = align_dataset(val_set, train_set.table.names)
-        warn_of_overlap(train_set, val_set)
+        warn_about_overlap(train_set, val_set)
         # what can be refused is refused before torch's seconds of import
         from segkit import checkpoint, inference, training
         from segkit.runtime import distributed

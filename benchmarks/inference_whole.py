@@ -79,7 +79,7 @@ def pipeline(given: argparse.Namespace) -> dict[str, Any]:
         folder = Path(place)
         with VideoFile(folder / "ride.mp4", 25) as video:
             for i, image in enumerate(images):
-                overlays.save(folder / "photos" / f"{i}.jpg", image)
+                overlays.save_image(folder / "photos" / f"{i}.jpg", image)
                 video.add(image)
         how: dict[str, Any] = {"kinds": ["overlays"], "resume": False}
         photographs, ride = sources.find_images(str(folder / "photos")).images, folder / "ride.mp4"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path, PurePosixPath
 
-from command import Script, complete, unpack
+from command import Script, is_complete, unpack_zip
 
 from segkit.config.values import parse_path
 from segkit.runtime import download
@@ -25,7 +25,7 @@ SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
 OFFICIAL = {"training": 20210, "validation": 2000}
 
 
-def wanted(member: PurePosixPath) -> PurePosixPath | None:
+def map_member(member: PurePosixPath) -> PurePosixPath | None:
     """Images and annotations, without the folder that the archive adds."""
     inside = (
         member.relative_to("ADEChallengeData2016")
@@ -37,19 +37,19 @@ def wanted(member: PurePosixPath) -> PurePosixPath | None:
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Fetch the archive, or take a local one, and unpack it."""
-    if complete(
+    if is_complete(
         root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}
     ):
         return
     archive = arguments.zip or download.fetch(URL, root.parent / "ADEChallengeData2016.zip", sha1=SHA1)
-    unpack(archive, root, wanted)
+    unpack_zip(archive, root, map_member)
 
 
 ZIP = (
     "--zip",
     {"type": parse_path, "metavar": "FILE", "help": "an archive fetched before, instead of downloading it"},
 )
-script = Script("ade20k", __doc__ or "", OFFICIAL).prepares(prepare, f"fetch and unpack {URL}", ZIP)
+script = Script("ade20k", __doc__ or "", OFFICIAL).add_prepare(prepare, f"fetch and unpack {URL}", ZIP)
 
 if __name__ == "__main__":
     script.run()

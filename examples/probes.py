@@ -178,7 +178,7 @@ def draw_kernels(model: nn.Module, samples: Sequence[Sample], table: ClassTable,
     """The figure of ``large_kernel``, and what is in it."""
     curves = large_kernel(model, [sample.image for sample in samples])
     panel = "weight of the largest kernel less the smallest, by enlargement"
-    overlays.save(file, line_charts.charts({panel: curves}))
+    overlays.save_image(file, line_charts.charts({panel: curves}))
     return [f"{name}: {values[0][1]:+.4f} at 1, {values[-1][1]:+.4f} at 2" for name, values in curves.items()]
 
 
@@ -187,7 +187,7 @@ def draw_enhance(model: nn.Module, samples: Sequence[Sample], table: ClassTable,
     images = [sample.image for sample in samples]
     curves = enhancement(model, images)
     chart = line_charts.charts({"variation of a group over positions, by module": curves})
-    overlays.save(file, overlays.stack(chart, map_sheet(model, images[:4])))
+    overlays.save_image(file, overlays.stack_vertically(chart, map_sheet(model, images[:4])))
     pairs = zip(curves["before"], curves["after"], strict=True)
     return [f"module {n}: {before:.4f} before, {after:.4f} after" for (n, before), (_, after) in pairs]
 
@@ -198,12 +198,12 @@ def class_rows(weights: np.ndarray, names: Sequence[str], *, title: str, width: 
     left = max(map(overlays.text_width, names)) + 12
     cells = np.round(255 * ordered.clip(0, 1)).astype(np.uint8)
     picture = colored(cells, (width - left - 8, overlays.LINE * len(names)))
-    canvas = overlays.blank(overlays.LINE * (len(names) + 1) + 16, width)
-    overlays.write(canvas, title, (8, overlays.LINE - 4))
+    canvas = overlays.blank_canvas(overlays.LINE * (len(names) + 1) + 16, width)
+    overlays.write_text(canvas, title, (8, overlays.LINE - 4))
     top = overlays.LINE + 4
     canvas[top : top + len(picture), left : width - 8] = picture
     for row, name in enumerate(names):
-        overlays.write(canvas, name, (8, top + overlays.LINE * (row + 1) - 5))
+        overlays.write_text(canvas, name, (8, top + overlays.LINE * (row + 1) - 5))
     return canvas
 
 
@@ -213,7 +213,7 @@ def draw_splits(model: nn.Module, samples: Sequence[Sample], table: ClassTable, 
     weights, names = split_weights(model, by_class), [table.names[k] for k in by_class]
     title = "{}: weight of the first split; a row a class, channels by their mean"
     panels = [class_rows(rows, names, title=title.format(name)) for name, rows in weights.items()]
-    overlays.save(file, overlays.stack(*panels))
+    overlays.save_image(file, overlays.stack_vertically(*panels))
     return [f"{name}: classes {apart(rows):.4f} apart" for name, rows in weights.items()]
 
 

@@ -60,7 +60,7 @@ class Bands(NamedTuple):
         """Whether images are uint8 RGB, as cameras write them."""
         return self.chosen is None and self.range is None
 
-    def limits(self, count: int) -> list[tuple[float, float]]:
+    def value_ranges(self, count: int) -> list[tuple[float, float]]:
         """The values of black and of white of each of so many bands.
 
         Raises:

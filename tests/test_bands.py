@@ -405,11 +405,11 @@ def test_statistics_are_those_of_all_values(tmp_path, kind, count):
     np.testing.assert_array_equal(found.bands.least, values.min(0))
     np.testing.assert_array_equal(found.bands.most, values.max(0))
     low, high = np.percentile(values, (0.5, 99.5), axis=0)
-    np.testing.assert_allclose(found.limits, np.stack([low, high], 1), rtol=1e-6)
+    np.testing.assert_allclose(found.value_ranges, np.stack([low, high], 1), rtol=1e-6)
     shares = (values - low) / (high - low)
     np.testing.assert_allclose(found.mean, shares.mean(0), atol=1e-6)
     np.testing.assert_allclose(found.std, shares.std(0), atol=1e-6)
-    assert statistics.compute_band_statistics(dataset).limits("minmax") == tuple(
+    assert statistics.compute_band_statistics(dataset).value_ranges("minmax") == tuple(
         zip(values.min(0), values.max(0), strict=True)
     )
 
@@ -464,7 +464,7 @@ def test_a_run_on_four_deep_bands_trains_scores_and_predicts_with_what_it_chose(
     assert "model.mean=[" in said
     content = torch.load(runs / "deep" / "best.pt", weights_only=True)
     dataset = folder.build("train", root=str(tmp_path / "set"), bands=(3, 2, 1, 8), range="percentile")
-    limits = statistics.compute_band_statistics(dataset).limits("percentile")
+    limits = statistics.compute_band_statistics(dataset).value_ranges("percentile")
     np.testing.assert_allclose(content["settings"]["data"]["range"], limits)
     assert content["model"]["backbone.conv1.0.weight"].shape[1] == 4
     assert content["settings"]["sizes"] == {"base": 56, "crop": 32, "bounds": (56, 40)}

@@ -73,7 +73,7 @@ def test_chosen_values_are_never_refused(tmp_path, size, more):
 def test_a_chosen_batch_is_shared_evenly_with_two_images_a_part(parts):
     for images in range(1, 70):
         for published in choosing.BATCHES.values():
-            batch, why = choosing.batch_of(published, images=images, parts=parts)
+            batch, why = choosing.choose_batch_size(published, images=images, parts=parts)
             assert why
             assert batch % parts == 0
             assert batch // parts >= 2
@@ -84,7 +84,7 @@ def test_many_images_are_trained_on_for_fifty_epochs_and_no_more_than_any_recipe
     for count, expected in ((100, 2000), (6400, 20000), (200_000, 80_000)):
         chosen = choosing.ChosenSettings()
         keys = ["schedule.iterations", "evaluation.every"]
-        choosing._length(chosen, keys, {"schedule": {"batch_size": 16}}, count)
+        choosing._choose_length(chosen, keys, {"schedule": {"batch_size": 16}}, count)
         assert chosen["schedule.iterations"] == expected
         assert chosen["evaluation.every"] == expected // 20
 

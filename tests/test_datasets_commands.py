@@ -76,9 +76,9 @@ def cut_short(file):
 @pytest.mark.parametrize("kind", FAULTS)
 def test_each_kind_of_fault_is_found_and_named_and_nothing_else(tmp_path, kind):
     root = camvid_like(tmp_path)
-    assert verify.verify(camvid.build("train", root=str(root))) == []
+    assert verify.verify_dataset(camvid.build("train", root=str(root))) == []
     FAULTS[kind](root)
-    problems = verify.verify(camvid.build("train", root=str(root), on_error="skip"))
+    problems = verify.verify_dataset(camvid.build("train", root=str(root), on_error="skip"))
     assert [problem.kind for problem in problems] == [kind]
     assert Path(problems[0].file).stem == "a"
 
@@ -192,7 +192,7 @@ def test_ade20k_takes_a_local_zip_and_a_second_call_writes_nothing(tmp_path):
 
 
 def test_a_complete_folder_is_left_alone_without_any_archive(tmp_path, monkeypatch):
-    command.unpack(ade_zip(tmp_path / "ade.zip"), tmp_path / "ade", ade20k_script.wanted)
+    command.unpack_zip(ade_zip(tmp_path / "ade.zip"), tmp_path / "ade", ade20k_script.map_member)
     monkeypatch.setattr(ade20k_script, "OFFICIAL", {"training": 2, "validation": 2})
     monkeypatch.setattr(ade20k_script.download, "fetch", None)  # would fail if it were called
     files = {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*")}
@@ -202,10 +202,10 @@ def test_a_complete_folder_is_left_alone_without_any_archive(tmp_path, monkeypat
 
 def test_an_interrupted_unpacking_continues(tmp_path):
     archive, root = ade_zip(tmp_path / "ade.zip"), tmp_path / "ade"
-    assert command.unpack(archive, root, ade20k_script.wanted) == 8
+    assert command.unpack_zip(archive, root, ade20k_script.map_member) == 8
     (root / "images/training/x.jpg").unlink()
     (root / "images/training/y.jpg").write_bytes(b"im")  # cut short
-    assert command.unpack(archive, root, ade20k_script.wanted) == 2
+    assert command.unpack_zip(archive, root, ade20k_script.map_member) == 2
     assert (root / "images/training/y.jpg").read_bytes() == b"image"
 
 
@@ -216,7 +216,7 @@ def test_no_member_of_an_archive_may_leave_the_folder(tmp_path, name):
     archive = ade_zip(tmp_path / "ade.zip", extra=[name])
     keep_all = lambda member: member  # noqa: E731
     with pytest.raises(ValueError, match="would leave"):
-        command.unpack(archive, tmp_path / "deep/ade", keep_all)
+        command.unpack_zip(archive, tmp_path / "deep/ade", keep_all)
     assert not (tmp_path / "deep").exists()
     assert not list(tmp_path.rglob("evil*"))
 
@@ -227,14 +227,14 @@ def test_a_link_in_an_archive_is_refused(tmp_path):
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(ValueError, match="would leave"):
-        command.unpack(tmp_path / "a.zip", tmp_path / "out", lambda member: member)
+        command.unpack_zip(tmp_path / "a.zip", tmp_path / "out", lambda member: member)
 
 
 def test_a_damaged_archive_says_what_to_do(tmp_path):
     archive = ade_zip(tmp_path / "ade.zip")
     archive.write_bytes(archive.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"ade.zip: .*fetch it again, then call `prepare` again"):
-        command.unpack(archive, tmp_path / "out", ade20k_script.wanted)
+        command.unpack_zip(archive, tmp_path / "out", ade20k_script.map_member)
 
 
 def test_cityscapes_unpacks_only_what_is_needed_and_explains_where_the_archives_are(tmp_path):

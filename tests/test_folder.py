@@ -230,7 +230,7 @@ def test_shares_that_cannot_be_meant_are_refused(tmp_path, train, val, message):
 @pytest.mark.parametrize("shares", [(p, 100 - p) for p in (50, 60, 70, 75, 80, 85, 90, 95, 33.3, 57.5)])
 def test_shares_that_sum_to_100_percent_hold_each_image_once(monkeypatch, shares):
     words = [f"{share:g}%" for share in shares]
-    fractions = folder._shares(*words)
+    fractions = folder._parse_shares(*words)
     for images in range(2, 201):
         pairs = [Pair(Path(str(k)), Path(str(k)), str(k)) for k in range(images)]
         monkeypatch.setattr(folder, "match_files", lambda *_, pairs=pairs, **__: (pairs, []))
@@ -238,7 +238,7 @@ def test_shares_that_sum_to_100_percent_hold_each_image_once(monkeypatch, shares
         halves = []
         for word, split in zip(words, ("train", "val"), strict=True):
             try:
-                halves += folder._split(Path(), tree, word, fractions, split, 0)[0]
+                halves += folder._find_split(Path(), tree, word, fractions, split, 0)[0]
             except ValueError as error:  # a share of so few images
                 assert "is none" in str(error)  # noqa: PT017
                 break
@@ -272,13 +272,13 @@ def make_shared(root, how):
 def test_images_in_both_splits_are_counted_however_they_are_given(tmp_path, caplog, how):
     settings = {"root": str(tmp_path), **make_shared(tmp_path, how)}
     train, val = (folder.build(split, **settings) for split in ("train", "val"))
-    overlap.warn_of_overlap(train, val)
+    overlap.warn_about_overlap(train, val)
     assert "2 of 3 validation images are also trained on, such as" in caplog.text
     caplog.clear()
-    overlap.warn_of_trained_images({"name": "folder", **settings}, val)
+    overlap.warn_if_trained_on({"name": "folder", **settings}, val)
     assert "2 of 3 validation images" in caplog.text
     caplog.clear()
-    overlap.warn_of_trained_images({"name": "folder", "root": "nowhere"}, val)
+    overlap.warn_if_trained_on({"name": "folder", "root": "nowhere"}, val)
     assert not caplog.text
 
 

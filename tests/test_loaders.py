@@ -65,7 +65,9 @@ def test_a_batch_is_uint8_with_channels_first(reference):
     assert reference[0].image.shape == (4, 3, 32, 32)
     assert reference[0].label.shape == (4, 32, 32)
     assert reference[0].image.dtype == reference[0].label.dtype == torch.uint8
-    sample = TRANSFORM(SCENES.read(SampleOrder(7, 3, 4).draw(0).sample), SampleOrder(7, 3, 4).draw(0).seed)
+    sample = TRANSFORM(
+        SCENES.read(SampleOrder(7, 3, 4).sample_at(0).sample), SampleOrder(7, 3, 4).sample_at(0).seed
+    )
     np.testing.assert_array_equal(reference[0].image[0].permute(1, 2, 0), sample.image)
 
 
@@ -97,7 +99,7 @@ def test_accumulated_batches_make_up_the_one_they_replace(reference):
 
 def test_every_epoch_has_each_sample_once_in_an_order_of_its_own():
     order = SampleOrder(samples=50, seed=1, batch_size=4)
-    epochs = [[order.draw(epoch * 50 + place).sample for place in range(50)] for epoch in range(4)]
+    epochs = [[order.sample_at(epoch * 50 + place).sample for place in range(50)] for epoch in range(4)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
@@ -112,7 +114,7 @@ def test_an_epoch_that_drops_its_last_batch_takes_other_samples_each_time_and_no
     left_out = [set(range(50)) - {draw.sample for draw in epoch} for epoch in epochs]
     assert len({tuple(sorted(two)) for two in left_out}) > 4
     for number, epoch in enumerate(epochs):  # the epoch's own order, as it is without dropping
-        assert epoch == [whole.draw(50 * number + place) for place in range(48)]
+        assert epoch == [whole.sample_at(50 * number + place) for place in range(48)]
 
 
 @pytest.mark.medium
@@ -142,14 +144,14 @@ def test_workers_that_are_spawned_give_the_batches_of_workers_that_are_forked(re
 
 
 def test_no_two_draws_of_samples_epochs_or_seeds_are_shared():
-    draws = [SampleOrder(50, seed, 4).draw(position) for seed in (0, 1) for position in range(500)]
+    draws = [SampleOrder(50, seed, 4).sample_at(position) for seed in (0, 1) for position in range(500)]
     assert len({draw.seed for draw in draws}) == 1000
 
 
 def test_the_draw_of_a_sample_does_not_depend_on_the_batch_it_is_in():
     positions = range(50, 100)  # the second epoch
     draws = {
-        SampleOrder(50, 7, batch_size, rank=1, world_size=2).draw(p)
+        SampleOrder(50, 7, batch_size, rank=1, world_size=2).sample_at(p)
         for batch_size in (2, 8)
         for p in positions
     }
@@ -182,7 +184,7 @@ def test_skipping_replaces_counts_and_logs_the_same_way_every_time(workers, capl
         workers=workers,
     )
     names = [name for batch in broken for name in batch.names]
-    asked = [SampleOrder(6, 0, 3).draw(position).sample for position in range(12)]
+    asked = [SampleOrder(6, 0, 3).sample_at(position).sample for position in range(12)]
     assert names == [str({2: 4, 3: 4}.get(sample, sample)) for sample in asked]
     assert broken.skipped == 6  # in each of two epochs: 2, then 3 in its place, and 3
     assert sorted(re.findall(r"file\d", caplog.text)) == ["file2", "file3"]  # each is told once

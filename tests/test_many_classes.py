@@ -72,7 +72,7 @@ def test_a_table_reads_and_writes_its_masks(num_classes, tmp_path):
     np.testing.assert_array_equal(table.decode(found), raw)
     colors = overlays.colorize(found, table.colors, ignored=(255, 255, 255))
     np.testing.assert_array_equal(table.encode(colors, "a.png"), expected)
-    file = overlays.save(tmp_path / "a.png", table.decode(found))
+    file = overlays.save_image(tmp_path / "a.png", table.decode(found))
     np.testing.assert_array_equal(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), raw)
     small = LabelMap("some", table.entries[:80] + table.entries[-1:])  # bytes as stored
     np.testing.assert_array_equal(small.encode(np.uint8([[1, 238]]), "b.png"), [[0, 79]])
@@ -164,7 +164,7 @@ def test_counts_are_those_of_a_loop(num_classes):
         near = metrics.count_boundary_pixels(label, prediction, num_classes)  # all is near: it is noise
         np.testing.assert_array_equal(near[0], one.counts.diagonal())
         assert overlays.present_classes([label]) == sorted(one.counts.sum(1).nonzero()[:, 0].tolist())
-        drawn = overlays.error_map(label, prediction)
+        drawn = overlays.draw_error_map(label, prediction)
         gray = (drawn == overlays.IGNORED).all(2)
         np.testing.assert_array_equal(gray, label == ignore_index(num_classes))
     np.testing.assert_array_equal(matrix.counts, expected)
@@ -172,7 +172,7 @@ def test_counts_are_those_of_a_loop(num_classes):
         assert score == pytest.approx(
             metrics.mean_over_classes(metrics.compute_class_scores(counts)["IoU"], counts, absent="labels")
         )
-    assert overlays.heat_map(expected, table.names).shape[0] < 2000
+    assert overlays.draw_confusion_matrix(expected, table.names).shape[0] < 2000
 
 
 @pytest.mark.parametrize("wrong", [-3, 300, 32766])

@@ -231,7 +231,7 @@ def test_the_confusion_matrix_is_the_one_images_draws(run):
     event = read(run).Images("val/confusion")[0]
     decoded = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
-    assert (decoded[..., ::-1] == overlays.heat_map(COUNTS, NAMES)).all()
+    assert (decoded[..., ::-1] == overlays.draw_confusion_matrix(COUNTS, NAMES)).all()
     assert event.step == 20
 
 

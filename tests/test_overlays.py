@@ -31,19 +31,19 @@ def test_255_classes_leave_room_for_the_ignored_one():
 
 def test_an_overlay_mixes_by_opacity_and_leaves_ignored_pixels_alone():
     image = np.full((1, 3, 3), 100, np.uint8)
-    mixed = overlays.overlay(image, IDS, COLORS, opacity=0.5)
+    mixed = overlays.draw_overlay(image, IDS, COLORS, opacity=0.5)
     assert mixed.tolist() == [[[55, 60, 65], [150, 100, 50], [100, 100, 100]]]
 
 
 def test_errors_are_orange_hits_dark_and_ignored_pixels_gray():
-    drawn = overlays.error_map(np.array([[0, 1, 255]]), np.array([[0, 0, 0]]))
+    drawn = overlays.draw_error_map(np.array([[0, 1, 255]]), np.array([[0, 0, 0]]))
     assert [tuple(p) for p in drawn[0].tolist()] == [overlays.RIGHT, overlays.WRONG, overlays.IGNORED]
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 60), (11, 300), (150, 1000)])
 def test_a_legend_shows_every_color_and_fits_its_width(count, width):
     colors = np.array([(k, 255 - k, 77) for k in range(count)], np.uint8)
-    drawn = overlays.legend([f"class {k}" for k in range(count)], colors, width=width)
+    drawn = overlays.draw_legend([f"class {k}" for k in range(count)], colors, width=width)
     found = {tuple(p) for p in np.unique(drawn.reshape(-1, 3), axis=0).tolist()}
     assert {tuple(c) for c in colors.tolist()} <= found
     assert drawn.shape[1] == max(width, drawn.shape[1])
@@ -53,7 +53,7 @@ def test_a_legend_shows_every_color_and_fits_its_width(count, width):
 def test_a_grid_places_images_of_different_shapes_side_by_side():
     red, blue = np.zeros((20, 40, 3), np.uint8), np.zeros((30, 30, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
-    drawn = overlays.grid([[red, blue], [blue]], height=60)
+    drawn = overlays.draw_grid([[red, blue], [blue]], height=60)
     assert drawn.shape == (124, 120 + 4 + 60, 3)
     assert (drawn[:60, :120] == [255, 0, 0]).all()
     assert (drawn[:60, 124:] == [0, 0, 255]).all()
@@ -64,7 +64,7 @@ def test_a_grid_places_images_of_different_shapes_side_by_side():
 def test_a_grid_has_titles_above_and_the_legend_below():
     cell = np.full((10, 10, 3), 7, np.uint8)
     footer = np.full((5, 300, 3), 9, np.uint8)
-    drawn = overlays.grid([[cell]], titles=["image"], height=50, footer=footer)
+    drawn = overlays.draw_grid([[cell]], titles=["image"], height=50, footer=footer)
     assert drawn.shape == (overlays.LINE + 4 + 50 + 5, 300, 3)
     assert (drawn[:18] < 128).any(), "the title is written in dark ink"
     assert (drawn[-5:] == 9).all()
@@ -82,7 +82,7 @@ def test_a_heat_map_shows_the_share_of_each_row(num_classes):
     counts = np.zeros((num_classes, num_classes), np.int64)
     counts[0, 1] = 5  # always taken for class 1
     counts[1, 1] = 10**12  # far beyond what 32 bits hold
-    drawn = overlays.heat_map(counts, ["name"] * num_classes)
+    drawn = overlays.draw_confusion_matrix(counts, ["name"] * num_classes)
     cell = min(48, 720 // num_classes)
     x0 = drawn.shape[0] - overlays.LINE - 8 - cell * num_classes  # the matrix begins on the diagonal
     corner = drawn[x0 : x0 + 2 * cell, x0 : x0 + 2 * cell]
@@ -95,7 +95,9 @@ def test_a_heat_map_shows_the_share_of_each_row(num_classes):
 
 @pytest.mark.parametrize("num_classes", [41, 150, 300, 400, 719, 1000, 2000])
 def test_numbers_beside_a_heat_map_stand_apart(num_classes):
-    drawn = overlays.heat_map(np.zeros((num_classes, num_classes), np.int64), ["name"] * num_classes)
+    drawn = overlays.draw_confusion_matrix(
+        np.zeros((num_classes, num_classes), np.int64), ["name"] * num_classes
+    )
     side = max(1, 720 // num_classes) * num_classes
     top = drawn.shape[0] - overlays.LINE - 8 - side
     inked = (drawn[top : top + side, : top - 2] < 128).any((1, 2))  # the first number is cut in two
@@ -106,28 +108,28 @@ def test_numbers_beside_a_heat_map_stand_apart(num_classes):
 
 def test_saved_images_read_back_and_nothing_else_is_left(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
-    file = overlays.save(tmp_path / "deep" / "a.png", image)
+    file = overlays.save_image(tmp_path / "deep" / "a.png", image)
     read = cv2.imread(str(file))
     assert read is not None
     assert (read[..., ::-1] == image).all()
-    overlays.save(tmp_path / "deep" / "ids.png", IDS)
+    overlays.save_image(tmp_path / "deep" / "ids.png", IDS)
     assert (cv2.imread(str(tmp_path / "deep" / "ids.png"), cv2.IMREAD_UNCHANGED) == IDS).all()
     assert sorted(f.name for f in file.parent.iterdir()) == ["a.png", "ids.png"]
 
 
 def test_an_unknown_format_is_refused_before_a_folder_is_made(tmp_path):
     with pytest.raises(ValueError, match=r"cannot write images as '\.xyz'; use \.png or \.jpg"):
-        overlays.save(tmp_path / "new" / "a.xyz", IDS)
+        overlays.save_image(tmp_path / "new" / "a.xyz", IDS)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("size", [(8, 66000), (66000, 8)])
 def test_thin_images_fit_into_jpeg_files_and_sheets(size):
     image = np.full((*size, 3), 200, np.uint8)
-    saved = cv2.imdecode(np.frombuffer(overlays.encode(image, ".jpg"), np.uint8), cv2.IMREAD_COLOR)
+    saved = cv2.imdecode(np.frombuffer(overlays.encode_image(image, ".jpg"), np.uint8), cv2.IMREAD_COLOR)
     assert max(saved.shape) == 65500
     assert (saved == 200).all()
-    drawn = overlays.grid([[image, image]], height=100)
+    drawn = overlays.draw_grid([[image, image]], height=100)
     assert drawn.shape[0] == 100
     assert drawn.shape[1] <= 2 * 800 + 4
     assert (drawn == 200).all(2).any()

@@ -43,7 +43,7 @@ def album(tmp_path_factory):
         "Größe (1)/straße=ß.png": (24, 48),
         "Größe (1)/b.c.png": (32, 32),
     }.items():
-        overlays.save(folder / name, draw.integers(0, 256, (*size, 3), np.uint8))
+        overlays.save_image(folder / name, draw.integers(0, 256, (*size, 3), np.uint8))
     upright = Image.fromarray(draw.integers(0, 256, (20, 40, 3), np.uint8))
     turned = Image.Exif()
     turned[0x0112] = 6  # stored lying on its side
@@ -275,7 +275,7 @@ def cameras(tiny_run, tmp_path):
     for day in ("monday", "tuesday"):
         for number in range(2):
             image = draw.integers(0, 256, (32, 32, 3), np.uint8)
-            overlays.save(tmp_path / day / "cam" / f"{number}.png", image)
+            overlays.save_image(tmp_path / day / "cam" / f"{number}.png", image)
     return f"checkpoint={shutil.copy(tiny_run / 'best.pt', tmp_path)}"
 
 

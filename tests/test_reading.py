@@ -79,7 +79,7 @@ def test_verify_lists_every_refused_image(tmp_path):
         suffix, data, _ = REFUSED[name]
         (tmp_path / f"images/train/{name}.{suffix}").write_bytes(data)
         Image.fromarray(IDS).save(tmp_path / f"masks/train/{name}.png")
-    problems = verify.verify(folder.build("train", root=str(tmp_path), on_error="skip"))
+    problems = verify.verify_dataset(folder.build("train", root=str(tmp_path), on_error="skip"))
     assert {problem.file.split("/")[-1].rpartition(".")[0] for problem in problems} == set(refused)
 
 

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp("photos") / "a.png"
-    return overlays.save(path, np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
+    return overlays.save_image(path, np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")

@@ -65,14 +65,14 @@ def test_cityscapes_gets_label_ids_under_names_its_own_scripts_find(tmp_path, mo
     ],
 )
 def test_what_a_server_would_refuse_makes_no_archive(tmp_path, data, mask, message):
-    overlays.save(tmp_path / "ids/a.png", mask)
+    overlays.save_image(tmp_path / "ids/a.png", mask)
     with pytest.raises(ValueError, match=message):
         submissions.pack_archive(tmp_path, ["a"], load_builtin_label_map(data))
     assert [file.name for file in tmp_path.iterdir()] == ["ids"]
 
 
 def test_an_archive_that_lacks_a_image_is_refused(tmp_path):
-    overlays.save(tmp_path / "ids/a.png", np.ones((4, 4), np.uint8))
+    overlays.save_image(tmp_path / "ids/a.png", np.ones((4, 4), np.uint8))
     path = submissions.pack_archive(tmp_path, ["a"], load_builtin_label_map("ade20k"))
     with pytest.raises(ValueError, match=r"masks are not those expected, see b\.png"):
         submissions.verify_archive(path, ["a.png", "b.png"], load_builtin_label_map("ade20k"))

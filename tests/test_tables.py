@@ -12,7 +12,7 @@ NAN = float("nan")
 
 def test_class_scores_match_a_hand_done_example():
     counts = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
-    found = tables.class_columns(counts)
+    found = tables.class_scores(counts)
     assert found["IoU"][:2].tolist() == [3 / 6, 4 / 7]
     assert found["recall"][:2].tolist() == [3 / 4, 4 / 6]
     assert found["precision"][:2].tolist() == [3 / 5, 4 / 5]
@@ -21,11 +21,11 @@ def test_class_scores_match_a_hand_done_example():
 
 
 def test_class_scores_of_nothing_are_nan_not_an_error():
-    assert np.isnan(tables.class_columns(np.zeros((2, 2)))["IoU"]).all()
+    assert np.isnan(tables.class_scores(np.zeros((2, 2)))["IoU"]).all()
 
 
 def test_a_small_table_reads_as_written_here():
-    text = tables.class_table(["sky", "a b"], {"IoU": [0.5, NAN], "accuracy": [1.0, 0.123456]})
+    text = tables.format_class_table(["sky", "a b"], {"IoU": [0.5, NAN], "accuracy": [1.0, 0.123456]})
     assert text.splitlines() == [
         "class    IoU  accuracy",
         "sky    50.00    100.00",
@@ -38,7 +38,7 @@ def test_a_small_table_reads_as_written_here():
 def test_any_table_fits_100_columns_and_holds_every_value_once(num_classes, heads):
     names = [f"class number {k} with a rather long name;it goes on and on" for k in range(num_classes)]
     columns = {head: [(k * 4 + i) / 10000 for k in range(num_classes)] for i, head in enumerate(heads)}
-    text = tables.class_table(names, columns)
+    text = tables.format_class_table(names, columns)
     assert max(map(len, text.splitlines())) <= 100
     words = text.split()
     for column in columns.values():
@@ -48,21 +48,21 @@ def test_any_table_fits_100_columns_and_holds_every_value_once(num_classes, head
 
 def test_two_columns_of_classes_are_read_downwards():
     names = [f"n{k}" for k in range(21)]
-    lines = tables.class_table(names, {"IoU": [k / 100 for k in range(21)]}).splitlines()
+    lines = tables.format_class_table(names, {"IoU": [k / 100 for k in range(21)]}).splitlines()
     first = [line.split()[0] for line in lines[1:]]
     assert first == names[: len(first)]
 
 
 def test_markdown_cells_cannot_break_the_table():
-    assert tables.markdown_table(["a"], [["x|y\nz"]]) == "| a |\n| --- |\n| x\\|y z |"
+    assert tables.format_markdown_table(["a"], [["x|y\nz"]]) == "| a |\n| --- |\n| x\\|y z |"
 
 
 def test_the_worst_and_best_leave_out_nan_and_do_not_overlap():
-    assert tables.worst_and_best([0.5, NAN, 0.1, 0.9, 0.3], 1) == [2, 3]
-    assert tables.worst_and_best([0.5, NAN, 0.1], 2) == [2, 0]
+    assert tables.worst_and_best_classes([0.5, NAN, 0.1, 0.9, 0.3], 1) == [2, 3]
+    assert tables.worst_and_best_classes([0.5, NAN, 0.1], 2) == [2, 0]
 
 
 def test_the_most_confused_pairs_come_first_and_the_diagonal_never():
     counts = np.array([[100, 1, 0], [7, 3, 0], [0, 2, 50]])
-    assert tables.confused_pairs(counts, 2) == [(1, 0, 7, 0.7), (2, 1, 2, 2 / 52)]
-    assert len(tables.confused_pairs(counts, 9)) == 3
+    assert tables.most_confused_pairs(counts, 2) == [(1, 0, 7, 0.7), (2, 1, 2, 2 / 52)]
+    assert len(tables.most_confused_pairs(counts, 9)) == 3

@@ -82,8 +82,8 @@ def photographs(tmp_path):
         (root / folder).mkdir(parents=True)
     for index in range(4):
         size = (40 + index, 48)
-        overlays.save(root / f"images/val/{index}.png", draw.integers(0, 256, (*size, 3), np.uint8))
-        overlays.save(root / f"masks/val/{index}.png", draw.integers(0, 10, size, np.uint8))
+        overlays.save_image(root / f"images/val/{index}.png", draw.integers(0, 256, (*size, 3), np.uint8))
+        overlays.save_image(root / f"masks/val/{index}.png", draw.integers(0, 10, size, np.uint8))
     lines = ["id,name", *(f"{k},{name}" for k, name in enumerate(load_builtin_label_map("shapes").names))]
     (root / "classes.csv").write_text("\n".join(lines))
     return root

@@ -42,9 +42,9 @@ def align_dataset(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
     """
     if names is None or list(dataset.table.names) == list(names):
         return dataset
-    return AlignedDataset(dataset, label_table(dataset.table).in_order_of(names, "the network"))
+    return AlignedDataset(dataset, as_label_map(dataset.table).reorder(names, "the network"))
 
 
-def label_table(table: Any) -> LabelMap:
+def as_label_map(table: Any) -> LabelMap:
     """Return a class table of any kind as a ``LabelMap``."""
     return table if isinstance(table, LabelMap) else LabelMap.from_plain(table.to_plain())

@@ -22,7 +22,7 @@ class BandStatistics(NamedTuple):
     low: np.ndarray  # (C,) percentile 0.5
     high: np.ndarray  # (C,) percentile 99.5
 
-    def limits(self, how: Literal["percentile", "minmax"]) -> tuple[tuple[float, float], ...]:
+    def value_ranges(self, how: Literal["percentile", "minmax"]) -> tuple[tuple[float, float], ...]:
         """``data.range`` of each band; a band of one value gets a range of 1."""
         low, high = (self.low, self.high) if how == "percentile" else (self.least, self.most)
         pairs = zip(low.tolist(), high.tolist(), strict=True)
@@ -35,7 +35,7 @@ class BandStatistics(NamedTuple):
         return (self.mean - low) / (high - low), std
 
 
-class Accumulator:
+class BandAccumulator:
     """Takes images one after another, in any order.
 
     Args:
@@ -49,7 +49,7 @@ class Accumulator:
     def add(self, index: int, image: np.ndarray) -> None:
         """Take one image (H, W, C); safe from several threads for different indices."""
         flat = image.reshape(-1, image.shape[2])
-        self.parts[index] = _moments(image), flat[:: -(-len(flat) // self.pixels)].copy()
+        self.parts[index] = _band_moments(image), flat[:: -(-len(flat) // self.pixels)].copy()
 
     def statistics(self) -> BandStatistics:
         """The statistics of what was taken."""
@@ -63,7 +63,7 @@ class Accumulator:
         return BandStatistics(mean, std, moments[:, 3].min(0), moments[:, 4].max(0), low, high)
 
 
-def _moments(image: np.ndarray) -> np.ndarray:
+def _band_moments(image: np.ndarray) -> np.ndarray:
     """(5, C): pixels, sum, sum of squares, least and most of each band."""
     groups = [np.ascontiguousarray(image[..., at : at + 4]) for at in range(0, image.shape[2], 4)]
     found = [cv2.meanStdDev(group) for group in groups]  # of at most four bands, fast for bytes

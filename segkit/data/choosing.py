@@ -18,7 +18,7 @@ from segkit.config.open_keys import find_unset
 from segkit.data import statistics
 from segkit.data.pairs import Pairs
 from segkit.data.reading import read_size
-from segkit.data.transforms import LONGEST
+from segkit.data.transforms import MAX_SIDE
 from segkit.runtime.wording import write_count
 
 LOOKED_AT = 200  # images whose headers are read for the usual size
@@ -41,7 +41,7 @@ class ChosenSettings(dict[str, Any]):
     def add(self, key: str, value: Any, why: str) -> None:
         """Add a value."""
         self[key] = value
-        self.reasons.append(f"{key}={_text(value)}: {why}")
+        self.reasons.append(f"{key}={_format_value(value)}: {why}")
 
 
 def choose_settings(settings: Mapping[str, Any]) -> ChosenSettings:
@@ -59,40 +59,42 @@ def choose_settings(settings: Mapping[str, Any]) -> ChosenSettings:
     if value_of(settings, "data.name") != "folder":
         return chosen
     dataset = registry.build("data.datasets", schema.check("data", settings["data"]), split="train")
-    _sizes(chosen, wanted, settings, dataset)
-    _length(chosen, wanted, settings, len(dataset))
-    _bands(chosen, wanted, settings, dataset)
+    _choose_sizes(chosen, wanted, settings, dataset)
+    _choose_length(chosen, wanted, settings, len(dataset))
+    _choose_bands(chosen, wanted, settings, dataset)
     return chosen
 
 
-def _sizes(chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:
+def _choose_sizes(
+    chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs
+) -> None:
     if not {"sizes.base", "sizes.crop", "sizes.bounds", "schedule.batch_size"} & set(wanted):
         return
     long, short, looked_at = median_image_size(dataset)
     sort = "large" if long >= LARGE else "usual"
     of = f"{looked_at} of {len(dataset)} images were looked at, the median is {long}x{short}"
     if "sizes.base" in wanted:
-        chosen.add("sizes.base", scalable(long, settings), f"about the images' own size ({of})")
+        chosen.add("sizes.base", clamp_side(long, settings), f"about the images' own size ({of})")
     if "sizes.crop" in wanted:
         crop = min(CROPS[sort], max(32, short // 32 * 32))
         chosen.add("sizes.crop", crop, f"published crop for such images, {CROPS[sort]}, as far as it fits")
     if "sizes.bounds" in wanted:
-        bounds = scalable(long, settings), scalable(short, settings)
+        bounds = clamp_side(long, settings), clamp_side(short, settings)
         chosen.add("sizes.bounds", bounds, "the usual size; what augment=mmseg scales to")
     if "schedule.batch_size" in wanted:
         accumulate = value_of(settings, "schedule.accumulate")
         parts = int(os.environ.get("WORLD_SIZE", "1")) * (accumulate if isinstance(accumulate, int) else 1)
-        batch, why = batch_of(BATCHES[sort], images=len(dataset), parts=parts)
+        batch, why = choose_batch_size(BATCHES[sort], images=len(dataset), parts=parts)
         chosen.add("schedule.batch_size", batch, why)
 
 
-def scalable(side: int, settings: Mapping[str, Any]) -> int:
+def clamp_side(side: int, settings: Mapping[str, Any]) -> int:
     """Return the length of a side, within what ``augment.base_size`` takes at the scales of the settings."""
     scales = value_of(settings, "augment.scales") or (1.0, 2.0)
-    return max(SIDES[0], min(side, SIDES[1], int(LONGEST / scales[1])))
+    return max(SIDES[0], min(side, SIDES[1], int(MAX_SIDE / scales[1])))
 
 
-def batch_of(published: int, *, images: int, parts: int) -> tuple[int, str]:
+def choose_batch_size(published: int, *, images: int, parts: int) -> tuple[int, str]:
     """Return a batch size and its reason.
 
     Args:
@@ -110,7 +112,9 @@ def batch_of(published: int, *, images: int, parts: int) -> tuple[int, str]:
     return batch, f"there are {images} images" if images > 1 else "there is 1 image"
 
 
-def _length(chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], images: int) -> None:
+def _choose_length(
+    chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], images: int
+) -> None:
     batch = chosen.get("schedule.batch_size") or value_of(settings, "schedule.batch_size")
     iterations, epochs = (value_of(settings, f"schedule.{unit}") for unit in ("iterations", "epochs"))
     epochs = None if epochs == "auto" else epochs
@@ -134,7 +138,9 @@ def _length(chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, An
         chosen.add("evaluation.every", every, f"{write_count(iterations // every, 'validation')} in {words}")
 
 
-def _bands(chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs) -> None:
+def _choose_bands(
+    chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs
+) -> None:
     keys = [key for key in wanted if key.startswith(("data.", "model."))]
     if not keys:
         return
@@ -144,12 +150,12 @@ def _bands(chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any
         return
     found = statistics.compute_band_statistics(dataset)
     if isinstance(how, str):
-        limits = found.limits("minmax" if how == "minmax" else "percentile")
+        limits = found.value_ranges("minmax" if how == "minmax" else "percentile")
         least, most = found.least.tolist(), found.most.tolist()
         why = "least and greatest value" if how == "minmax" else "percentiles 0.5 and 99.5"
         chosen.add("data.range", limits, f"{why} of {len(dataset)} images; they hold {least} .. {most}")
     else:
-        limits = tuple(dataset.bands.limits(len(found.mean)))
+        limits = tuple(dataset.bands.value_ranges(len(found.mean)))
     chosen["model.value_range"] = limits
     mean, std = found.normalization(limits)
     why = f"of the bands of {len(dataset)} images, as shares of their range"
@@ -176,8 +182,8 @@ def median_image_size(dataset: Pairs) -> tuple[int, int, int]:
     return int(long), int(short), len(sizes)
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Format a value as on the command line, with four digits."""
     if isinstance(value, tuple | list):
-        return f"[{','.join(map(_text, value))}]"
+        return f"[{','.join(map(_format_value, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else f"{value}"

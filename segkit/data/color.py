@@ -26,17 +26,17 @@ def distort(image: np.ndarray, draw: np.random.Generator, often: float) -> np.nd
         often: probability of each of the four.
     """
     if draw.random() < often:
-        image = cv2.LUT(image, _table(1.0, draw.uniform(-BRIGHTNESS, BRIGHTNESS)))
+        image = cv2.LUT(image, _linear_table(1.0, draw.uniform(-BRIGHTNESS, BRIGHTNESS)))
     contrast_comes_first = draw.random() < 0.5
     if contrast_comes_first:
-        image = _contrast(image, draw, often)
+        image = _adjust_contrast(image, draw, often)
     if draw.random() < often:
-        image = _in_hsv(image, 1, _table(draw.uniform(*SATURATION), 0.0))
+        image = _map_hsv_channel(image, 1, _linear_table(draw.uniform(*SATURATION), 0.0))
     if draw.random() < often:
         turned = (np.arange(256) + draw.integers(-HUE, HUE)) % 180
-        image = _in_hsv(image, 0, turned.astype(np.uint8))
+        image = _map_hsv_channel(image, 0, turned.astype(np.uint8))
     if not contrast_comes_first:
-        image = _contrast(image, draw, often)
+        image = _adjust_contrast(image, draw, often)
     return image
 
 
@@ -66,19 +66,19 @@ def distort_bands(
     return np.rint(values).clip(limit.min, limit.max).astype(image.dtype)
 
 
-def _contrast(image: np.ndarray, draw: np.random.Generator, often: float) -> np.ndarray:
+def _adjust_contrast(image: np.ndarray, draw: np.random.Generator, often: float) -> np.ndarray:
     if draw.random() < often:
-        return cv2.LUT(image, _table(draw.uniform(*CONTRAST), 0.0))
+        return cv2.LUT(image, _linear_table(draw.uniform(*CONTRAST), 0.0))
     return image
 
 
-def _table(factor: float, shift: float) -> np.ndarray:
+def _linear_table(factor: float, shift: float) -> np.ndarray:
     """What becomes of each value 0 .. 255."""
     values = np.arange(256, dtype=np.float32) * factor + shift
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def _in_hsv(image: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
+def _map_hsv_channel(image: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
     tables = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     tables[0, :, channel] = table
     return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables), cv2.COLOR_HSV2RGB)

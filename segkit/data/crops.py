@@ -50,9 +50,9 @@ def crop_image(image: np.ndarray, window: Crop, resize: str) -> np.ndarray:
         part = image[window.top : window.top + window.height, window.left : window.left + window.width]
         return restore_band_axis(cv2.flip(part, 1)) if window.mirrored else np.ascontiguousarray(part)
     way, reach = FILTERS[resize]
-    rows, top, bottom = _source(window.top, window.height, image.shape[0], window.scaled[0], reach)
-    columns, left, right = _source(window.left, window.width, image.shape[1], window.scaled[1], reach)
-    part = _columns(image[rows], columns, mirrored=window.mirrored)
+    rows, top, bottom = _source_span(window.top, window.height, image.shape[0], window.scaled[0], reach)
+    columns, left, right = _source_span(window.left, window.width, image.shape[1], window.scaled[1], reach)
+    part = _select_columns(image[rows], columns, mirrored=window.mirrored)
     size, box = (window.width, window.height), (left, top, right, bottom)
     if part.dtype == np.uint8 and part.shape[2] == 3:
         return resize_pillow(part, size, way, box)
@@ -107,7 +107,7 @@ def crop_label(label: np.ndarray, window: Crop, resize: str) -> np.ndarray:
         window: what to cut.
         resize: of the image; the label follows the same toolkit.
     """
-    indices = _corners if resize == "opencv_linear" else _centers
+    indices = _nearest_by_corner if resize == "opencv_linear" else _nearest_by_center
     rows = indices(window.top, window.height, label.shape[0], window.scaled[0])
     columns = indices(window.left, window.width, label.shape[1], window.scaled[1])
     if window.mirrored:
@@ -158,7 +158,7 @@ def crop_rotated(
     return restore_band_axis(part) if image else part
 
 
-def _source(start: int, length: int, full: int, scaled: int, reach: float) -> tuple[slice, float, float]:
+def _source_span(start: int, length: int, full: int, scaled: int, reach: float) -> tuple[slice, float, float]:
     """The source pixels that a part of the scaled side depends on, and where the part lies among them."""
     first, last = start * full / scaled, (start + length) * full / scaled
     margin = reach * max(1.0, full / scaled) + 1
@@ -166,7 +166,7 @@ def _source(start: int, length: int, full: int, scaled: int, reach: float) -> tu
     return slice(begin, end), first - begin, min(last, full) - begin
 
 
-def _columns(rows: np.ndarray, columns: slice, *, mirrored: bool) -> np.ndarray:
+def _select_columns(rows: np.ndarray, columns: slice, *, mirrored: bool) -> np.ndarray:
     """Columns of an image, counted from the right and turned round when it is mirrored."""
     if not mirrored:
         return np.ascontiguousarray(rows[:, columns])
@@ -174,14 +174,14 @@ def _columns(rows: np.ndarray, columns: slice, *, mirrored: bool) -> np.ndarray:
     return restore_band_axis(cv2.flip(rows[:, width - columns.stop : width - columns.start], 1))
 
 
-def _centers(start: int, length: int, full: int, scaled: int) -> np.ndarray:
+def _nearest_by_center(start: int, length: int, full: int, scaled: int) -> np.ndarray:
     """The source pixel under the center of each; summed up step by step as PIL does, rounding included."""
     steps = np.full(start + length, full / scaled)
     steps[0] /= 2
     return np.minimum(np.cumsum(steps)[start:].astype(np.intp), full - 1)
 
 
-def _corners(start: int, length: int, full: int, scaled: int) -> np.ndarray:
+def _nearest_by_corner(start: int, length: int, full: int, scaled: int) -> np.ndarray:
     """The source pixel under the upper left corner of each, with the factor as OpenCV rounds it."""
     factor = 1.0 / (scaled / full)
     return np.minimum((np.arange(start, start + length) * factor).astype(np.intp), full - 1)

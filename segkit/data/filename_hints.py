@@ -20,7 +20,10 @@ class Hint(NamedTuple):
 VOC = (
     "data.images='JPEGImages/*' data.masks='SegmentationClass/*' data.{}_split=ImageSets/Segmentation/{}.txt"
 )
-USUAL = {"images": ("image", "img", "imgs", "img_dir"), "masks": ("mask", "labels", "annotations", "ann_dir")}
+COMMON_FOLDERS = {
+    "images": ("image", "img", "imgs", "img_dir"),
+    "masks": ("mask", "labels", "annotations", "ann_dir"),
+}
 
 
 def find_filename_hints(alone: Sequence[str], others: Mapping[str, Path], kind: str) -> dict[str, Hint]:
@@ -31,15 +34,15 @@ def find_filename_hints(alone: Sequence[str], others: Mapping[str, Path], kind: 
         others: the files of the other tree that have no partner either, by name.
         kind: of the other tree, ``mask`` or ``image``.
     """
-    plain = {_plain(name): name for name in others}
+    plain = {_normalize_name(name): name for name in others}
     order, hints = sorted(others), {}
     for name in alone:
-        if other := plain.get(_plain(name)):
+        if other := plain.get(_normalize_name(name)):
             how = "in capital letters"
             if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other):
                 how = "in how its letters are encoded (Unicode NFC and NFD)"
             hints[name] = Hint(f"{others[other]} differs only {how}", "rename one of them")
-        elif other := _longer(name, order):
+        elif other := _find_longer_name(name, order):
             end = other[len(name) :]
             hints[name] = Hint(
                 f"{others[other]} has {end} at its end",
@@ -61,16 +64,16 @@ def layout_hint(root: Path, missing: Sequence[str], split: str) -> str:
         return f"this looks like Pascal VOC: {VOC.format(split, split)}"
     words = []
     for folder in missing:
-        near = [name for name in USUAL.get(folder, ()) if (root / name).is_dir()]
+        near = [name for name in COMMON_FOLDERS.get(folder, ()) if (root / name).is_dir()]
         words += [f"data.{folder}='{near[0]}/*'"] if near else []
     return f"the folders that are there: {' '.join(words)}" if words else ""
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _longer(name: str, order: Sequence[str]) -> str | None:
+def _find_longer_name(name: str, order: Sequence[str]) -> str | None:
     """Return the other name that continues with a word of its own, as ``a_mask`` does for ``a``."""
     for other in order[bisect_left(order, name) :]:
         if not other.startswith(name):

@@ -109,7 +109,7 @@ class LabelMap:
                     f"{self._title} gives {hex_color(entry.color)} to both "
                     f"{owner[entry.color][0].name!r} and {entry.name!r}; each class needs its own color"
                 )
-            lookup[_packed(np.array(entry.color))] = class_id + 1
+            lookup[_pack_colors(np.array(entry.color))] = class_id + 1
         return lookup
 
     def _class_ids(self) -> list[tuple[Entry, int]]:
@@ -131,24 +131,24 @@ class LabelMap:
         """
         kind = class_id_dtype(self.num_classes)
         if raw.ndim == 3:
-            ids = self._from_color.take(_packed(raw))
+            ids = self._from_color.take(_pack_colors(raw))
             if (unknown := ids == 0).any():
-                raise self._unknown(raw, unknown, file)
+                raise self._unknown_values_error(raw, unknown, file)
             return (ids - 1).astype(kind)
         if raw.dtype == np.uint8:
             known = self._from_id[:256]
             if cv2.LUT(raw, (known < 0).astype(np.uint8)).any():
-                raise self._unknown(raw, known[raw] < 0, file)
+                raise self._unknown_values_error(raw, known[raw] < 0, file)
             return cv2.LUT(raw, known.astype(kind))
         if raw.dtype.kind == "f":
             if (unknown := ~np.isfinite(raw) | (raw != np.rint(raw))).any():
-                raise self._unknown(raw, unknown, file)
+                raise self._unknown_values_error(raw, unknown, file)
             raw = raw.clip(-(1 << 20), 1 << 20).astype(np.int32)
         if raw.dtype != np.uint16 and (outside := (raw < -(1 << 15)) | (raw >= 1 << 16)).any():
-            raise self._unknown(raw, outside, file)
+            raise self._unknown_values_error(raw, outside, file)
         ids = self._from_id.take(raw)
         if (unknown := ids < 0).any():
-            raise self._unknown(raw, unknown, file)
+            raise self._unknown_values_error(raw, unknown, file)
         return ids.astype(kind)
 
     @property
@@ -159,7 +159,7 @@ class LabelMap:
     def _is_built_in(self) -> bool:
         return Path(self.source).parent == TABLES
 
-    def _unknown(self, raw: np.ndarray, unknown: np.ndarray, file: object) -> DataError:
+    def _unknown_values_error(self, raw: np.ndarray, unknown: np.ndarray, file: object) -> DataError:
         """Return the error for ids (H, W) or colors (H, W, 3) that the table does not have."""
         distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
         values = [_format_value(value) for value in distinct]
@@ -172,27 +172,26 @@ class LabelMap:
             "values outside the table",
             file,
             f"{', '.join(shown)}{more} not in {self._title}{has}",
-            self._how_to_add(values, raw),
+            self._suggest_rows(values, raw),
         )
 
-    def _how_to_add(self, values: list[Any], raw: np.ndarray) -> str:
+    def _suggest_rows(self, values: list[Any], raw: np.ndarray) -> str:
         """Return the lines of the class table that would make these values known."""
         if self._is_built_in:
             return f"the masks of {self.name} hold no others: is this one of its files, as published?"
         if raw.ndim == 3:
             new = max(entry.id for entry in self.entries) + 1
-            return f"add a line for each, such as {self._line(new, 'NAME', color=values[0])}"
+            return f"add a line for each, such as {self._format_row(new, 'NAME', color=values[0])}"
         if values in ([255], [65535]):
-            void = (
-                f"add the line {self._line(values[0], 'void', ignore='yes')} if these pixels are not labeled"
-            )
+            row = self._format_row(values[0], "void", ignore="yes")
+            void = f"add the line {row} if these pixels are not labeled"
             binary = np.isin(raw, (0, values[0])).all()
-            class_line = self._line(values[0], "NAME")
+            class_line = self._format_row(values[0], "NAME")
             return f"{void}, or {class_line} if {'masks are 0 and 255 and ' * bool(binary)}they are a class"
-        lines = " and ".join(self._line(value, "NAME") for value in values[:3])
+        lines = " and ".join(self._format_row(value, "NAME") for value in values[:3])
         return f"add {lines}{' and so on' if len(values) > 3 else ''}, or repair the mask"
 
-    def _line(self, identity: int, name: str, *, color: str = "", ignore: str = "") -> str:
+    def _format_row(self, identity: int, name: str, *, color: str = "", ignore: str = "") -> str:
         """Return a line for the CSV file, with the header it needs where the file's lacks a column."""
         cells = {"id": str(identity), "name": name, "color": color, "ignore": ignore}
         needed = {key for key, cell in cells.items() if cell}
@@ -215,7 +214,7 @@ class LabelMap:
         lines = [f"{e.id},{e.name},{hex_color(e.color)}" for e in self.classes[:40]]
         return f"[{' | '.join(lines)}{' | ...' * (self.num_classes > 40)}]"
 
-    def in_order_of(self, names: Sequence[str], owner: str) -> LabelMap:
+    def reorder(self, names: Sequence[str], owner: str) -> LabelMap:
         """Return this table with its classes in another order; ids and colors stay with their names.
 
         Args:
@@ -252,7 +251,7 @@ class LabelMap:
             ValueError: it did not write this.
         """
         try:
-            name, rows = plain["name"], [_parse_entry(*row) for row in plain["entries"]]
+            name, rows = plain["name"], [_entry_from_plain(*row) for row in plain["entries"]]
             table = cls(name, tuple(rows))
             if not isinstance(name, str) or not 1 <= table.num_classes <= MOST_CLASSES:
                 raise ValueError(f"name {name!r}, {table.num_classes} classes")
@@ -286,7 +285,7 @@ class LabelMap:
                     f"{file}: the first line must name the columns {','.join(COLUMNS)}; it names "
                     f"{', '.join(columns)[:200]}"
                 )
-            entries = tuple(_entry(row, f"{file}, line {reader.line_num}") for row in reader)
+            entries = tuple(_parse_row(row, f"{file}, line {reader.line_num}") for row in reader)
         except csv.Error as error:
             raise ValueError(f"{file}, line {reader.line_num}: not a CSV file ({error})") from error
         ids = [entry.id for entry in entries]
@@ -324,7 +323,7 @@ def format_ranges(numbers: Iterable[int]) -> str:
     return ", ".join(parts)
 
 
-def _parse_entry(identity: int, name: str, color: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
+def _entry_from_plain(identity: int, name: str, color: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
     red, green, blue = color
     numbers = ((value, int) for value in (identity, red, green, blue))
     for value, kind in (*numbers, (name, str), (category, str), (ignore, bool)):
@@ -356,12 +355,12 @@ def hex_color(color: Any) -> str:
     return "#" + "".join(f"{int(value):02x}" for value in color)
 
 
-def _packed(colors: np.ndarray) -> np.ndarray:
+def _pack_colors(colors: np.ndarray) -> np.ndarray:
     red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
     return (red << 16) | (green << 8) | blue
 
 
-def _entry(row: dict[Any, Any], place: str) -> Entry:
+def _parse_row(row: dict[Any, Any], place: str) -> Entry:
     if row.get(None):
         raise ValueError(f"{place}: more cells than the first line names columns")
     try:
@@ -380,7 +379,7 @@ def _entry(row: dict[Any, Any], place: str) -> Entry:
     if identity < 0 and not is_ignored:
         raise ValueError(f"{place}: id {identity} must be ignored; ids of classes are 0..65535")
     name = (row["name"] or "").strip() or str(identity)
-    return Entry(identity, name, _color(row, identity, place), is_ignored, row.get("category") or "")
+    return Entry(identity, name, _parse_color(row, identity, place), is_ignored, row.get("category") or "")
 
 
 def automatic_color(identity: int) -> tuple[int, int, int]:
@@ -389,7 +388,7 @@ def automatic_color(identity: int) -> tuple[int, int, int]:
     return tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist())  # type: ignore[return-value]
 
 
-def _color(row: dict[str, str], identity: int, place: str) -> tuple[int, int, int]:
+def _parse_color(row: dict[str, str], identity: int, place: str) -> tuple[int, int, int]:
     three = " ".join(row.get(key) or row.get(key[0]) or "" for key in ("red", "green", "blue"))
     text = row.get("color") or row.get("colour") or three
     if not text.strip():

@@ -27,7 +27,7 @@ from segkit.types import Batch, Dataset, Sample
 log = logging.getLogger("segkit")
 
 
-class Position(NamedTuple):
+class SampleSeed(NamedTuple):
     """One place of the stream."""
 
     sample: int
@@ -50,25 +50,25 @@ class SampleOrder(NamedTuple):
     drop_last: bool = False  # an epoch leaves out what fills no batch: other samples in each
 
     @property
-    def seen(self) -> int:
+    def samples_per_epoch(self) -> int:
         """Samples that an epoch takes; a set that fills no batch is taken whole."""
         whole = self.samples - self.samples % self.batch_size
         return whole if self.drop_last and whole else self.samples
 
-    def batches(self, iteration: int) -> list[list[Position]]:
+    def batches(self, iteration: int) -> list[list[SampleSeed]]:
         """The batches of one iteration of the optimizer."""
         share = self.batch_size // (self.accumulate * self.world_size)
         firsts = [
             iteration * self.batch_size + (part * self.world_size + self.rank) * share
             for part in range(self.accumulate)
         ]
-        return [[self.draw(first + place) for place in range(share)] for first in firsts]
+        return [[self.sample_at(first + place) for place in range(share)] for first in firsts]
 
-    def draw(self, position: int) -> Position:
+    def sample_at(self, position: int) -> SampleSeed:
         """What stands at a position of the stream."""
-        epoch, place = divmod(position, self.seen)
+        epoch, place = divmod(position, self.samples_per_epoch)
         index = int(_epoch_order(self.samples, self.seed, epoch)[place])
-        return Position(index, seed_of(self.seed, epoch, index))
+        return SampleSeed(index, seed_of(self.seed, epoch, index))
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs
@@ -76,7 +76,7 @@ def _epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng(seed_of(seed, epoch)).permutation(samples)
 
 
-class _Batches:
+class _BatchSampler:
     """The batches of a range of iterations, one after another; what DataLoader calls a batch sampler."""
 
     def __init__(self, order: SampleOrder, iterations: range):
@@ -85,18 +85,18 @@ class _Batches:
     def __len__(self) -> int:
         return len(self.iterations) * self.order.accumulate
 
-    def __iter__(self) -> Iterator[list[Position]]:
+    def __iter__(self) -> Iterator[list[SampleSeed]]:
         for iteration in self.iterations:
             yield from self.order.batches(iteration)
 
 
-class _Reader:
+class _SampleReader:
     """Reads and transforms in the worker; a sample that cannot be read comes back as its fault."""
 
     def __init__(self, dataset: Dataset, transform: Transform):
         self.dataset, self.transform = dataset, transform
 
-    def __getitem__(self, draw: Position) -> tuple[Sample | None, list[str]]:
+    def __getitem__(self, draw: SampleSeed) -> tuple[Sample | None, list[str]]:
         faults: list[str] = []
         tries = 1 if self.dataset.on_error == "stop" else len(self.dataset)
         for step in range(tries):
@@ -116,13 +116,13 @@ class TrainingLoader:
         self, dataset: Dataset, transform: Transform, order: SampleOrder, iterations: range, workers: int
     ):
         self.dataset, self.skipped = dataset, 0
-        self.told: set[str] = set()  # what was said of a file is not said in every epoch
+        self.logged: set[str] = set()  # what was said of a file is not said in every epoch
         self.loader = DataLoader(
-            _Reader(dataset, transform),  # type: ignore[arg-type]
-            batch_sampler=_Batches(order, iterations),  # type: ignore[arg-type]
+            _SampleReader(dataset, transform),  # type: ignore[arg-type]
+            batch_sampler=_BatchSampler(order, iterations),  # type: ignore[arg-type]
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_worker,
+            worker_init_fn=_init_worker,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -138,9 +138,9 @@ class TrainingLoader:
                 raise ValueError(f"{faults[-1]} (data.on_error=skip goes on without such samples)")
             for fault in faults:
                 self.skipped += 1
-                if fault not in self.told:
+                if fault not in self.logged:
                     log.warning("skipped, %d by now: %s", self.skipped, fault)
-                self.told.add(fault)
+                self.logged.add(fault)
             yield batch
 
 
@@ -191,6 +191,6 @@ def _collate(samples: Sequence[tuple[Sample | None, list[str]]]) -> tuple[Batch 
     return Batch(torch.from_numpy(image), label, names, whole[0].bands), faults
 
 
-def _worker(_: int) -> None:
+def _init_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads
     signals.ignore_group_signals()

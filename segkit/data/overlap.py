@@ -18,13 +18,13 @@ SAMPLE = 4096  # bytes from the middle of a file, where two photographs of equal
 LOG = logging.getLogger("segkit")
 
 
-def shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
+def find_shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
     """Return training and validation file of each validation image that both splits hold.
 
     The same file is found under any path, through links too; a copy by its content, as long as there are not
     too many files of equal size. Data sets without files have none.
     """
-    sources, images = (_status_of_files(split) for split in (train, val))
+    sources, images = (_stat_images(split) for split in (train, val))
     by_file = {(status.st_dev, status.st_ino): file for file, status in sources.items()}
     by_size: dict[int, list[Path]] = {}
     for file, status in sources.items():
@@ -46,13 +46,13 @@ def shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
     return shared
 
 
-def _files(dataset: Any) -> list[Path]:
+def _image_files(dataset: Any) -> list[Path]:
     pairs = getattr(getattr(dataset, "dataset", dataset), "pairs", ())  # of an AlignedDataset those inside
     return [pair.image for pair in pairs]
 
 
-def _status_of_files(dataset: Any) -> dict[Path, os.stat_result]:
-    return {file: file.stat() for file in _files(dataset) if file.exists()}
+def _stat_images(dataset: Any) -> dict[Path, os.stat_result]:
+    return {file: file.stat() for file in _image_files(dataset) if file.exists()}
 
 
 def _same_content(one: Path, other: Path, size: int, samples: dict[Path, bytes]) -> bool:
@@ -69,7 +69,7 @@ def _same_content(one: Path, other: Path, size: int, samples: dict[Path, bytes])
 
 def describe_overlap(train: Any, val: Any) -> str:
     """Return a sentence on the images that both splits hold; empty if there are none."""
-    if not (shared := shared_images(train, val)):
+    if not (shared := find_shared_images(train, val)):
         return ""
     source, image = shared[0]
     same = "" if source == image else f" (the training file {source})"
@@ -81,23 +81,23 @@ def describe_overlap(train: Any, val: Any) -> str:
     )
 
 
-def warn_of_overlap(train: Any, val: Any) -> None:
+def warn_about_overlap(train: Any, val: Any) -> None:
     """Warn on the main process if a validation image is also a training image."""
     if run_folder.is_main() and (text := describe_overlap(train, val)):
         LOG.warning("%s", text)
 
 
-def warn_of_trained_images(data: Mapping[str, Any], val: Any) -> None:
+def warn_if_trained_on(data: Mapping[str, Any], val: Any) -> None:
     """Warn if an image to be scored is one that a network was trained on.
 
     Args:
         data: settings of the data of its training; no warning if its files are gone.
         val: the data set that is scored.
     """
-    if not run_folder.is_main() or not data or not _files(val):
+    if not run_folder.is_main() or not data or not _image_files(val):
         return
     try:
         train = registry.build("data.datasets", {**data, "on_error": "skip"}, split="train")
     except (ValueError, OSError, TypeError):
         return
-    warn_of_overlap(train, val)
+    warn_about_overlap(train, val)

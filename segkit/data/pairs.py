@@ -17,7 +17,7 @@ from segkit.config.values import expand_home
 from segkit.data import filename_hints
 from segkit.data.label_map import DataError, LabelMap, Problem, load_builtin_label_map
 from segkit.data.listing import walk_files
-from segkit.data.reading import IMAGES, MASKS, Coding, read_image, read_mask
+from segkit.data.reading import IMAGE_SUFFIXES, MASK_SUFFIXES, Coding, read_image, read_mask
 from segkit.runtime import files
 from segkit.runtime.commands import cli_command
 from segkit.runtime.wording import write_count
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
     table: LabelMap | None = None  # of the mask, where it is not that of the data set
 
 
-Found = tuple[list[Pair], list[Problem]]
+MatchedFiles = tuple[list[Pair], list[Problem]]
 
 
 class Pairs:
@@ -63,7 +63,7 @@ class Pairs:
         self,
         name: str,
         table: LabelMap,
-        found: Found,
+        found: MatchedFiles,
         *,
         coding: Coding = "ids",
         on_error: OnError = "stop",
@@ -168,31 +168,32 @@ def build_pairs(
     )
 
 
-def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> Found:
+def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> MatchedFiles:
     """Pair the files of two trees by relative path, without suffix and without the given ends of the stem."""
-    left, problems = _listing(images, image_end, IMAGES)
-    right, more = _listing(masks, mask_end, MASKS)
+    left, problems = _index_files(images, image_end, IMAGE_SUFFIXES)
+    right, more = _index_files(masks, mask_end, MASK_SUFFIXES)
     pairs = [Pair(left[name], right[name], name) for name in sorted(left.keys() & right.keys())]
     images_alone = {name: file for name, file in left.items() if name not in right}
     masks_alone = {name: file for name, file in right.items() if name not in left}
     if images_alone:  # what lies in the place of their masks
-        lossy, _ = _listing(masks, mask_end, tuple({*IMAGES} - {*MASKS}))
+        lossy, _ = _index_files(masks, mask_end, tuple({*IMAGE_SUFFIXES} - {*MASK_SUFFIXES}))
         wrong = {
             name: filename_hints.wrong_format_hint(lossy[name]) for name in images_alone if name in lossy
         }
         near = wrong | filename_hints.find_filename_hints(list(images_alone), masks_alone, "mask")
         problems += [
-            _alone(images_alone[name], f"mask {name}{mask_end}", near.get(name))
+            _missing_partner(images_alone[name], f"mask {name}{mask_end}", near.get(name))
             for name in sorted(images_alone)
         ]
     near = filename_hints.find_filename_hints(list(masks_alone), images_alone, "image")
     problems += [
-        _alone(masks_alone[name], f"image {name}{image_end}", near.get(name)) for name in sorted(masks_alone)
+        _missing_partner(masks_alone[name], f"image {name}{image_end}", near.get(name))
+        for name in sorted(masks_alone)
     ]
     return pairs, problems + more
 
 
-def _alone(file: Path, partner: str, near: filename_hints.Hint | None) -> Problem:
+def _missing_partner(file: Path, partner: str, near: filename_hints.Hint | None) -> Problem:
     text = f"there is no {partner}"
     return Problem(
         "missing partner", str(file), *((f"{text}; {near.text}", near.remedy) if near else (text,))
@@ -234,7 +235,7 @@ def cache_folder(cache: Cache, root: Path) -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # said here once, not by every worker
-        _warn_of_cache(folder, error.strerror or str(error))
+        _warn_cache_not_writable(folder, error.strerror or str(error))
         return None
     return folder
 
@@ -261,7 +262,7 @@ def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.nda
             with files.atomic_write(copy) as file:
                 np.save(file, array)
         except OSError as error:
-            _warn_of_cache(folder, error.strerror or str(error))
+            _warn_cache_not_writable(folder, error.strerror or str(error))
             return array
     try:
         return np.asarray(np.load(copy, mmap_mode="c"))  # objects, which could run code, are refused
@@ -272,7 +273,7 @@ def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.nda
 
 
 @functools.cache
-def _warn_of_cache(folder: Path, error: str) -> None:
+def _warn_cache_not_writable(folder: Path, error: str) -> None:
     log.warning(
         "data.cache=disk: decoded images cannot be kept in %s (%s), so files are decoded each time. "
         "SEGKIT_CACHE=FOLDER names another place",
@@ -281,7 +282,7 @@ def _warn_of_cache(folder: Path, error: str) -> None:
     )
 
 
-def _listing(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[Problem]]:
+def _index_files(folder: Path, end: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[Problem]]:
     """Return files by relative path without suffix and ``end``, and those that share such a name."""
     listed: dict[str, Path] = {}
     problems = []

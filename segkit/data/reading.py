@@ -30,8 +30,8 @@ from PIL import (
 from segkit.data.label_map import DataError
 from segkit.types import PHOTOGRAPHS, Bands
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".gif")
-MASKS = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".gif")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp", ".gif")
 
 BAND_KEYS = ("bands", "range", "display", "fill")  # of data
 
@@ -93,7 +93,7 @@ def read_image(file: Path, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
     data = _read_bytes(file)
     header = read_header(data, file, "image")
     _check_bands(header, file, bands)
-    image = _expand(_decode(data, header, file), header)
+    image = _expand_values(_decode(data, header, file), header)
     if bands.chosen is None:
         if header.hidden or (header.alpha and _hides_pixels(image, max(8, header.depth))):
             raise DataError(
@@ -114,9 +114,10 @@ def read_image(file: Path, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
 def _describe_opaque_bands(header: Header) -> str:
     """Return the settings that read an image with transparent pixels."""
     if not header.alpha:  # an internal mask is no band
-        return f"data.bands=[{_numbers(header.bands)}] reads the hidden pixels too"
+        return f"data.bands=[{_band_numbers(header.bands)}] reads the hidden pixels too"
     colors = 3 if header.palette is not None else header.bands - (header.key is None)
-    return f"data.bands=[{_numbers(colors)}] leaves alpha out and [{_numbers(colors + 1)}] takes it as a band"
+    without, with_alpha = _band_numbers(colors), _band_numbers(colors + 1)
+    return f"data.bands=[{without}] leaves alpha out and [{with_alpha}] takes it as a band"
 
 
 def read_mask(file: Path, coding: Coding) -> np.ndarray:
@@ -155,7 +156,7 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
         )
     mask = _decode(data, header, file)
     if header.palette is not None and header.format == "GIF":  # its writers reorder palettes
-        mask = _expand(mask, header)
+        mask = _expand_values(mask, header)
         colored = bool((mask[..., :3] != mask[..., :1]).any())
     if header.hidden or (header.alpha and mask.shape[2] > 1 and _hides_pixels(mask, header.depth)):
         raise DataError("transparent", file, "has transparent pixels, whose ids mean nothing", TO_IDS)
@@ -197,34 +198,34 @@ def parse_bands(data: Mapping[str, Any]) -> Bands:
     Raises:
         ValueError: the settings contradict one another.
     """
-    chosen, limits, display, fill = (_as_tuples(data.get(key)) for key in BAND_KEYS)
+    chosen, limits, display, fill = (_to_tuples(data.get(key)) for key in BAND_KEYS)
     if chosen is not None and (not chosen or len(set(chosen)) < len(chosen)):
-        raise ValueError(f"data.bands={_as_typed(chosen)}: name at least one band, and each once.")
+        raise ValueError(f"data.bands={_format_value(chosen)}: name at least one band, and each once.")
     pairs = () if limits is None or isinstance(limits, str) else limits
     pairs = (pairs,) if pairs and not isinstance(pairs[0], tuple) else pairs
     if any(low >= high for low, high in pairs):
         raise ValueError(
-            f"data.range={_as_typed(limits)}: black must be less than white. An example is [0,4095]."
+            f"data.range={_format_value(limits)}: black must be less than white. An example is [0,4095]."
         )
     count = 3 if chosen is None else len(chosen)
     if len(pairs) not in (0, 1, count):
         text = f"{len(pairs)} ranges for {count} bands. Give one, or one for each band."
-        raise ValueError(f"data.range={_as_typed(limits)}: {text}")
+        raise ValueError(f"data.range={_format_value(limits)}: {text}")
     numbers = chosen or (1, 2, 3)
     if display is not None and (len(display) not in (1, 3) or not set(display) <= set(numbers)):
         raise ValueError(
-            f"data.display={_as_typed(display)}: must be one band (gray) or three (red, green, blue) of "
-            f"data.bands={_as_typed(numbers)}."
+            f"data.display={_format_value(display)}: must be one band (gray) or three (red, green, blue) of "
+            f"data.bands={_format_value(numbers)}."
         )
     return Bands(chosen, limits, display, fill)
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+def _to_tuples(value: Any) -> Any:
+    return tuple(map(_to_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _as_typed(value: Any) -> str:
-    return f"[{','.join(map(_as_typed, value))}]" if isinstance(value, tuple) else f"{value}"
+def _format_value(value: Any) -> str:
+    return f"[{','.join(map(_format_value, value))}]" if isinstance(value, tuple) else f"{value}"
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -423,24 +424,28 @@ def _check_bands(header: Header, file: Path, bands: Bands) -> None:
     if header.colors and (bands.chosen is None or header.format != "TIFF"):
         remedy = f"{TO_RGB}, one image per file"
         if header.format == "TIFF":
-            remedy = f"data.bands=[{_numbers(header.bands)}] reads the bands as stored, or {TO_RGB}"
+            remedy = f"data.bands=[{_band_numbers(header.bands)}] reads the bands as stored, or {TO_RGB}"
         raise DataError(
             header.colors, file, f"holds {header.colors}, which would not be read as stored", remedy
         )
     if bands.chosen is not None:
         return
     if header.pages > 1:
-        remedy = f"data.bands=[{_numbers(header.pages * header.bands)}] takes all; or save one image per file"
+        remedy = (
+            f"data.bands=[{_band_numbers(header.pages * header.bands)}] takes all; or save one image per file"
+        )
         raise DataError("pages", file, f"holds {header.pages} pages, of which one would be read", remedy)
     if header.unnamed and header.bands == 3:
         text = "holds three bands that are not said to be red, green and blue"
         raise DataError("no colors", file, text, "choose their order with data.bands=[1,2,3]")
     if header.bands not in (1, 3) and not header.alpha:
         text = f"holds {header.bands} bands, of which {'one' if header.bands == 2 else 'three'} would be read"
-        raise DataError("too many bands", file, text, f"choose with data.bands=[{_numbers(header.bands)}]")
+        raise DataError(
+            "too many bands", file, text, f"choose with data.bands=[{_band_numbers(header.bands)}]"
+        )
 
 
-def _numbers(count: int) -> str:
+def _band_numbers(count: int) -> str:
     return ",".join(map(str, range(1, count + 1)))
 
 
@@ -460,7 +465,9 @@ def _decode(data: bytes, header: Header, file: Path) -> np.ndarray:
             reasons.append(error)
             continue
         image = image if image.ndim == 3 else image[..., None]
-        image = _turn(image.astype(np.uint8) if image.dtype == np.bool_ else image, header.orientation)
+        image = _apply_orientation(
+            image.astype(np.uint8) if image.dtype == np.bool_ else image, header.orientation
+        )
         if header.key is not None:
             opaque = (image != np.array(header.key, image.dtype)).any(-1, keepdims=True)
             image = np.concatenate([image, opaque * np.array((1 << header.depth) - 1, image.dtype)], axis=-1)
@@ -529,7 +536,7 @@ def _decode_rasterio(data: bytes, header: Header) -> np.ndarray:
             return np.ascontiguousarray(np.moveaxis(file.read(), 0, -1))
 
 
-def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
+def _apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:
     """Return an image (H, W, C) upright; ``orientation`` is that of EXIF and TIFF, 1..8."""
     if orientation in (5, 6, 7, 8):
         image = np.swapaxes(image, 0, 1)
@@ -538,7 +545,7 @@ def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
     return image[::down, ::across]
 
 
-def _expand(image: np.ndarray, header: Header) -> np.ndarray:
+def _expand_values(image: np.ndarray, header: Header) -> np.ndarray:
     """Return stored values as an image: the colors of a palette, 0 as black, at least 8 bits."""
     if header.palette is not None:
         return header.palette[image[..., 0]]

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segkit.data.band_statistics import Accumulator, BandStatistics
+from segkit.data.band_statistics import BandAccumulator, BandStatistics
 from segkit.data.label_map import LabelMap
 from segkit.data.pairs import Pairs
-from segkit.data.verify import in_parallel
+from segkit.data.verify import map_pairs
 from segkit.types import Bands, ignore_index
 
 
@@ -27,21 +27,21 @@ class Statistics(NamedTuple):
     meant: Bands  # what they mean
 
     @property
-    def limits(self) -> list[tuple[float, float]]:
+    def value_ranges(self) -> list[tuple[float, float]]:
         """Black and white of each band, as the settings or the images say."""
         if isinstance(how := self.meant.range, str):
-            return list(self.bands.limits("minmax" if how == "minmax" else "percentile"))
-        return self.meant.limits(len(self.bands.mean))
+            return list(self.bands.value_ranges("minmax" if how == "minmax" else "percentile"))
+        return self.meant.value_ranges(len(self.bands.mean))
 
     @property
     def mean(self) -> np.ndarray:
         """(C,) of the bands in 0..1 of their range, over all pixels."""
-        return np.array(self.bands.normalization(self.limits)[0])
+        return np.array(self.bands.normalization(self.value_ranges)[0])
 
     @property
     def std(self) -> np.ndarray:
         """(C,) likewise."""
-        return np.array(self.bands.normalization(self.limits)[1])
+        return np.array(self.bands.normalization(self.value_ranges)[1])
 
     def to_plain(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -51,11 +51,11 @@ class Statistics(NamedTuple):
             "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()},
             "mean": self.mean.round(4).tolist(),
             "std": self.std.round(4).tolist(),
-            "range": [list(pair) for pair in self.limits],
+            "range": [list(pair) for pair in self.value_ranges],
             "values": {
                 "least": self.bands.least.tolist(),
                 "most": self.bands.most.tolist(),
-                "percentile": [list(pair) for pair in self.bands.limits("percentile")],
+                "percentile": [list(pair) for pair in self.bands.value_ranges("percentile")],
             },
             "ignored": self.ignored / max(1, scored + self.ignored),
             "classes": {
@@ -76,7 +76,7 @@ def compute_statistics(dataset: Pairs) -> Statistics:
     classes = dataset.table.num_classes
     counts = np.zeros((len(dataset), classes + 1), np.int64)  # of each class, and what is ignored
     unscored = ignore_index(classes)
-    values = Accumulator(len(dataset))
+    values = BandAccumulator(len(dataset))
     sizes: Counter[tuple[int, int]] = Counter()
     indices = {pair: index for index, pair in enumerate(dataset.pairs)}
 
@@ -87,7 +87,7 @@ def compute_statistics(dataset: Pairs) -> Statistics:
         values.add(index, image)
         return label.shape[1], label.shape[0]
 
-    for size in in_parallel(count, dataset.pairs, "stats"):
+    for size in map_pairs(count, dataset.pairs, "stats"):
         sizes[size] += 1
     of_class = counts[:, :classes]
     return Statistics(
@@ -108,13 +108,13 @@ def compute_band_statistics(dataset: Pairs) -> BandStatistics:
     Raises:
         DataError: an image cannot be read.
     """
-    values = Accumulator(len(dataset))
+    values = BandAccumulator(len(dataset))
     indices = {pair: index for index, pair in enumerate(dataset.pairs)}
 
     def add(pair: Any) -> None:
         values.add(indices[pair], dataset.read_image(pair))
 
-    for _ in in_parallel(add, dataset.pairs, "values of the images"):
+    for _ in map_pairs(add, dataset.pairs, "values of the images"):
         pass
     return values.statistics()
 

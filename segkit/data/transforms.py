@@ -25,7 +25,7 @@ from segkit.types import Bands, Sample, ignore_index_of
 Transform = Callable[[Sample, int], Sample]  # (as read, draw seed) -> as trained on
 
 PADDING = {"black": (0, 0, 0), "mean": (124, 116, 104)}  # ImageNet's mean, zero once it is normalized
-LONGEST = 32767  # pixels of a side that OpenCV can scale
+MAX_SIDE = 32767  # pixels of a side that OpenCV can scale
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class Augmentation:
                 " in this order"
             )
         bases = self.base_size if isinstance(self.base_size, tuple | list) else [self.base_size or 0]
-        if max(bases) * self.scales[1] > LONGEST:
+        if max(bases) * self.scales[1] > MAX_SIDE:
             raise ValueError(
                 f"augment.base_size={self.base_size} at augment.scales={list(self.scales)}: a side would be"
-                f" scaled to {max(bases) * self.scales[1]:.0f} pixels; at most {LONGEST} are possible,"
+                f" scaled to {max(bases) * self.scales[1]:.0f} pixels; at most {MAX_SIDE} are possible,"
                 " so make one of the two smaller"
             )
         if self.blur:
@@ -99,17 +99,17 @@ class Augmentation:
         """The sample as trained on; equal seeds draw equally."""
         draw = np.random.default_rng(seed)
         image, label, name, bands = sample
-        fill = _fill(self.padding, bands, image.shape[2])
+        fill = _padding_values(self.padding, bands, image.shape[2])
         mirrored = bool(draw.random() < self.hflip)
         scaled = _scaled_size(draw, label.shape, self.base_size, self.scales)
         angle = draw.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
         crop = (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
-        window, label = self._crop(draw, label, _Place(scaled, crop or scaled, mirrored), angle)
+        window, label = self._crop(draw, label, _CropSampler(scaled, crop or scaled, mirrored), angle)
         image = self._cut(image, window, angle, fill)
         if self.color_jitter and bands.photographs:
             image = color.distort(image, draw, self.color_jitter)
         elif self.color_jitter:
-            image = color.distort_bands(image, draw, self.color_jitter, bands.limits(image.shape[2]))
+            image = color.distort_bands(image, draw, self.color_jitter, bands.value_ranges(image.shape[2]))
         if self.blur and not bands.photographs:
             image = _blurred(image, draw, self.blur)
         elif self.blur:
@@ -119,12 +119,10 @@ class Augmentation:
             image = blurring(image=image)["image"]
         for change in vars(self)["_changes"].values():
             image, label, name, _ = change(Sample(image, label, name, bands), draw)
-        return Sample(
-            _padded(image, crop, fill), _padded(label, crop, (ignore_index_of(label),)), name, bands
-        )
+        return Sample(_pad(image, crop, fill), _pad(label, crop, (ignore_index_of(label),)), name, bands)
 
     def _crop(
-        self, draw: np.random.Generator, label: np.ndarray, place: _Place, angle: float
+        self, draw: np.random.Generator, label: np.ndarray, place: _CropSampler, angle: float
     ) -> tuple[Crop, np.ndarray]:
         """A window and the label under it; it is drawn again while one class fills it."""
         window = place.draw(draw)
@@ -147,7 +145,7 @@ build = Augmentation  # as every other component is made
 
 
 @dataclass(frozen=True)
-class _Place:
+class _CropSampler:
     """Where a crop may lie: anywhere in the scaled image; all of a side that is not longer than the crop."""
 
     scaled: tuple[int, int]
@@ -180,7 +178,7 @@ def _scaled_size(
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def greatest_size(size: Sequence[int], augment: Augmentation) -> tuple[int, int]:
+def max_scaled_size(size: Sequence[int], augment: Augmentation) -> tuple[int, int]:
     """Return (height, width) of an image of a size at the greatest scale."""
     if isinstance(augment.base_size, int):
         factor = augment.base_size * augment.scales[1] / max(size)
@@ -198,7 +196,7 @@ def _is_mixed(label: np.ndarray, share: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < share)
 
 
-def _padded(array: np.ndarray, crop: Sequence[int] | None, fill: Sequence[float]) -> np.ndarray:
+def _pad(array: np.ndarray, crop: Sequence[int] | None, fill: Sequence[float]) -> np.ndarray:
     below, right = (0, 0) if crop is None else (crop[0] - array.shape[0], crop[1] - array.shape[1])
     if not below and not right:
         return array
@@ -210,7 +208,7 @@ def _padded(array: np.ndarray, crop: Sequence[int] | None, fill: Sequence[float]
     return canvas
 
 
-def _fill(padding: str, bands: Bands, count: int) -> Sequence[float]:
+def _padding_values(padding: str, bands: Bands, count: int) -> Sequence[float]:
     """What lies beyond an image: the black of its bands, or ImageNet's mean of photographs."""
     if bands.photographs:
         return PADDING[padding]
@@ -219,7 +217,7 @@ def _fill(padding: str, bands: Bands, count: int) -> Sequence[float]:
             "augment.padding=mean is the mean color of photographs; with data.bands or data.range choose "
             "augment.padding=black"
         )
-    return [low for low, _ in bands.limits(count)]
+    return [low for low, _ in bands.value_ranges(count)]
 
 
 def _blurred(image: np.ndarray, draw: np.random.Generator, often: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from segkit.types import ignore_index
 Result = TypeVar("Result")
 
 
-def verify(dataset: Pairs, *, expected: int | None = None) -> list[Problem]:
+def verify_dataset(dataset: Pairs, *, expected: int | None = None) -> list[Problem]:
     """What is wrong with the files of a data set that was built with ``on_error="skip"``.
 
     Args:
@@ -29,19 +29,19 @@ def verify(dataset: Pairs, *, expected: int | None = None) -> list[Problem]:
         place = os.path.commonpath([str(pair.image.parent) for pair in dataset.pairs])
         text = f"{len(dataset)} pairs where the official split has {expected}"
         problems.append(Problem("wrong number of files", place, text))
-    for of_pair in in_parallel(lambda pair: _problems_of(dataset, pair), dataset.pairs, "verify"):
+    for of_pair in map_pairs(lambda pair: _check_pair(dataset, pair), dataset.pairs, "verify"):
         problems += of_pair
     return problems
 
 
-def in_parallel(work: Callable[[Pair], Result], pairs: list[Pair], title: str) -> Iterator[Result]:
+def map_pairs(work: Callable[[Pair], Result], pairs: list[Pair], title: str) -> Iterator[Result]:
     """Results in the order of the pairs, with a progress bar; decoding frees Python's lock, so threads do."""
     cv2.setNumThreads(0)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         yield from tqdm(threads.map(work, pairs), title, len(pairs), unit="pair", smoothing=0, disable=None)
 
 
-def _problems_of(dataset: Pairs, pair: Pair) -> list[Problem]:
+def _check_pair(dataset: Pairs, pair: Pair) -> list[Problem]:
     problems, shapes = [], []
     try:
         image = dataset.read_image(pair)

@@ -68,7 +68,7 @@ def write_report(
         meanings="".join(f"<dt>{n}<dd>{escape(MEANINGS[n])}" for n in scores if n in MEANINGS),
         files=f"Files beside this page: {links}" if links else "",
         classes=_class_table(names, colors, counts),
-        matrix=_image(overlays.heat_map(counts, names), "confusion matrix", kind="heat"),
+        matrix=_image(overlays.draw_confusion_matrix(counts, names), "confusion matrix", kind="heat"),
         pairs=_pairs_table(names, colors, counts),
         hide_samples="" if samples else "hidden",
         samples="".join(_figure(sample, colors, folder) for sample in samples),
@@ -93,7 +93,7 @@ def _title(settings: Mapping[str, Any], images: int) -> str:
 def _card(name: str, value: float) -> str:
     about = f' title="{escape(MEANINGS[name])}"' if name in MEANINGS else ""
     head = f'<span class="soft">{escape(name)}</span>'
-    return f'<div class="card"{about}>{head}<b>{tables.percent(value)}</b></div>'
+    return f'<div class="card"{about}>{head}<b>{tables.format_percent(value)}</b></div>'
 
 
 def _class(k: int, names: Sequence[str], colors: np.ndarray) -> str:
@@ -102,7 +102,7 @@ def _class(k: int, names: Sequence[str], colors: np.ndarray) -> str:
 
 
 def _class_table(names: Sequence[str], colors: np.ndarray, counts: np.ndarray) -> str:
-    columns = tables.class_columns(counts)
+    columns = tables.class_scores(counts)
     heads = "".join(f'<th scope="col"><button type="button">{h}</button></th>' for h in ("class", *columns))
     rows = []
     for k, name in enumerate(names):
@@ -117,16 +117,16 @@ def _number(fraction: float, *, bar: bool) -> str:
     missing = math.isnan(fraction)
     kind = f'class="number bar" style="--share:{0 if missing else fraction:.4f}"' if bar else 'class="number"'
     value = "" if missing else f"{fraction:.9g}"
-    return f'<td {kind} data-value="{value}">{tables.percent(fraction)}</td>'
+    return f'<td {kind} data-value="{value}">{tables.format_percent(fraction)}</td>'
 
 
 def _pairs_table(names: Sequence[str], colors: np.ndarray, counts: np.ndarray) -> str:
-    pairs = tables.confused_pairs(counts, 15)
+    pairs = tables.most_confused_pairs(counts, 15)
     if not pairs:
         return "nothing was confused"
     rows = [
         f"<tr><td>{_class(t, names, colors)}</td><td class=text>{_class(p, names, colors)}</td>"
-        f"<td>{n:,}</td><td>{tables.percent(share)}</td></tr>"
+        f"<td>{n:,}</td><td>{tables.format_percent(share)}</td></tr>"
         for t, p, n, share in pairs
     ]
     heads = "<th>truth<th class=text>taken for<th>pixels<th>% of the truth"
@@ -138,12 +138,12 @@ def _figure(sample: ScoredImage, colors: np.ndarray, folder: Path) -> str:
     layers = {
         "truth": overlays.colorize(label, colors),
         "prediction": overlays.colorize(prediction, colors),
-        "error": overlays.error_map(label, prediction),
+        "error": overlays.draw_error_map(label, prediction),
     }
     images = _image(sample.image, f"{sample.name}: image", kind="image", suffix=".jpg")
     images += "".join(_image(layers[kind], f"{sample.name}: {kind}", kind=kind) for kind in layers)
     buttons = "".join(f'<button type="button" data-layer="{layer}">{layer}</button>' for layer in LAYERS)
-    caption = f"<span>{escape(sample.name)}</span><b>{tables.percent(sample.score)}</b>"
+    caption = f"<span>{escape(sample.name)}</span><b>{tables.format_percent(sample.score)}</b>"
     saved = sorted(folder.glob(f"*/{glob.escape(sample.name)}.*"))  # what else was written of it
     links = " ".join(_link(file, folder, file.relative_to(folder).parts[0]) for file in saved)
     return (
@@ -157,6 +157,6 @@ def _link(file: Path, folder: Path, text: str) -> str:
 
 
 def _image(image: np.ndarray, alternative: str, *, kind: str, suffix: str = ".png") -> str:
-    data = base64.b64encode(overlays.encode(image, suffix)).decode()
+    data = base64.b64encode(overlays.encode_image(image, suffix)).decode()
     mime = "jpeg" if suffix == ".jpg" else "png"
     return f'<img class="{kind}" alt="{escape(alternative)}" src="data:image/{mime};base64,{data}">'

@@ -24,7 +24,7 @@ from segkit.runtime import files, model_file
 from segkit.runtime.wording import write_count
 from segkit.types import Sample
 from segkit.visualize.overlays import to_display_rgb
-from segkit.visualize.tables import class_table, percent
+from segkit.visualize.tables import format_class_table, format_percent
 
 SAME_DATA = ("name", "root", "val_split")  # settings that name a folder of results
 HOW_TO_READ = ("cache", "on_error")  # settings of data that change no score
@@ -172,12 +172,12 @@ def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str
     columns = metrics.compute_class_scores(evaluation.counts)
     shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
     shown |= {name: column for name, column in evaluation.classes.items() if name not in shown}
-    scores = "  ".join(f"{name} {percent(value)}" for name, value in evaluation.scores.items())
+    scores = "  ".join(f"{name} {format_percent(value)}" for name, value in evaluation.scores.items())
     images = write_count(evaluation.images, "image") + (
         f", {evaluation.skipped} skipped as unreadable" if evaluation.skipped else ""
     )
     return (
-        f"{class_table(table.names, shown)}\n\n{data}: {images}\n{evaluation.protocol}\n"
+        f"{format_class_table(table.names, shown)}\n\n{data}: {images}\n{evaluation.protocol}\n"
         f"in %: {scores}\n(docs/using.md says what each of them means)"
     )
 

@@ -49,11 +49,11 @@ def save_prediction(
     """
     assert ids.shape == image.shape[:2], (name, ids.shape, image.shape)
     if "ids" in kinds:
-        overlays.save(output_path(folder, "ids", name), table.decode(ids))
+        overlays.save_image(output_path(folder, "ids", name), table.decode(ids))
     if "colors" in kinds:
-        overlays.save(output_path(folder, "colors", name), overlays.colorize(ids, table.colors))
+        overlays.save_image(output_path(folder, "colors", name), overlays.colorize(ids, table.colors))
     if "overlays" in kinds:
-        overlays.save(output_path(folder, "overlays", name), add_legend(image, ids, table))
+        overlays.save_image(output_path(folder, "overlays", name), add_legend(image, ids, table))
     if "probabilities" in kinds:
         assert probabilities is not None
         target = output_path(folder, "probabilities", name)
@@ -94,7 +94,7 @@ def add_legend(image: np.ndarray, ids: np.ndarray, table: LabelMap) -> np.ndarra
     names = [table.names[k] for k in present]
     width = image.shape[1]
     times = max(1, round(width / LEGEND_WIDTH))
-    legend = overlays.legend(names, table.colors[present], width=width // times)
+    legend = overlays.draw_legend(names, table.colors[present], width=width // times)
     if times > 1:
         legend = cv2.resize(legend, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
-    return overlays.stack(overlays.overlay(image, ids, table.colors), legend)
+    return overlays.stack_vertically(overlays.draw_overlay(image, ids, table.colors), legend)

@@ -189,7 +189,7 @@ def load_model(settings: dict[str, Any], device: torch.device) -> LoadedModel:
         return LoadedModel(model, table, content["settings"].get("data", {}), content.get("licenses") or {})
     table = label_map.load_class_table(settings["data"])
     if (names := checkpoint.class_names(settings["model"]["weights"])) is not None:
-        table = table.in_order_of(names, f"model.weights={settings['model']['weights']}")
+        table = table.reorder(names, f"model.weights={settings['model']['weights']}")
     model = segmenter.build(table.num_classes, **settings["model"]).to(device)
     model.class_names = table.names
     return LoadedModel(model, table, licenses=build_ledger(settings))

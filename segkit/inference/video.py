@@ -175,11 +175,11 @@ def add_legend_strip(image: np.ndarray, ids: np.ndarray, names: list[str], color
     It names all classes; where they would take more than a third of the image, those in it, largest first.
     """
     height, width = ids.shape
-    every = overlays.legend(names, colors, width=width)
-    strip = overlays.blank(min(every.shape[0], max(height // 3, overlays.LINE + 8)), width)
+    every = overlays.draw_legend(names, colors, width=width)
+    strip = overlays.blank_canvas(min(every.shape[0], max(height // 3, overlays.LINE + 8)), width)
     if every.shape[0] > strip.shape[0]:
         pixels = np.bincount(ids.ravel(), minlength=len(names))
         shown = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]
-        every = overlays.legend([names[k] for k in shown], colors[shown], width=width)
+        every = overlays.draw_legend([names[k] for k in shown], colors[shown], width=width)
     overlays.paste_image(strip, every[: strip.shape[0], :width], (0, 0))
-    return np.concatenate([overlays.overlay(image, ids, colors), strip])
+    return np.concatenate([overlays.draw_overlay(image, ids, colors), strip])

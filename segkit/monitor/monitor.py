@@ -29,13 +29,13 @@ from segkit.runtime import distributed
 from segkit.types import Batch, Sample, Writer
 from segkit.visualize import overlays
 from segkit.visualize.tables import (
-    class_columns,
-    class_table,
-    code_block,
-    confused_pairs,
-    markdown_table,
-    percent,
-    worst_and_best,
+    class_scores,
+    format_class_table,
+    format_code_block,
+    format_markdown_table,
+    format_percent,
+    most_confused_pairs,
+    worst_and_best_classes,
 )
 
 try:
@@ -43,7 +43,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["Monitor", "class_table", "environment", "environment_text", "profile_steps"]
+__all__ = ["Monitor", "format_class_table", "environment", "environment_text", "profile_steps"]
 
 MANY = 30  # classes above which only the worst and best ten are drawn and printed
 FORECAST = 50  # iterations after which the time of the whole run is told
@@ -162,7 +162,9 @@ class Monitor:
             return
         iou = [float(value) for value in class_iou]
         shown = (
-            worst_and_best(iou, 10) if len(iou) > MANY else [k for k in range(len(iou)) if iou[k] == iou[k]]
+            worst_and_best_classes(iou, 10)
+            if len(iou) > MANY
+            else [k for k in range(len(iou)) if iou[k] == iou[k]]
         )
         curves = {f"val/{name}": float(value) for name, value in scores.items()}
         if losses:
@@ -173,18 +175,18 @@ class Monitor:
         columns = {"IoU": iou}
         if counts is not None:
             counts = np.asarray(counts)
-            columns = {name: column.tolist() for name, column in class_columns(counts).items()} | columns
-            self.image("val/confusion", iteration, overlays.heat_map(counts, self.names))
+            columns = {name: column.tolist() for name, column in class_scores(counts).items()} | columns
+            self.image("val/confusion", iteration, overlays.draw_confusion_matrix(counts, self.names))
             self.text("val/confusions", self._confusions(counts), iteration)
-        rows = [[self.names[k], *(percent(c[k]) for c in columns.values())] for k in range(len(iou))]
-        self.text("val/classes", markdown_table(["class", *columns], rows), iteration)
+        rows = [[self.names[k], *(format_percent(c[k]) for c in columns.values())] for k in range(len(iou))]
+        self.text("val/classes", format_markdown_table(["class", *columns], rows), iteration)
         self.last_miou = scores.get("mIoU")
-        facts = "  ".join(f"{name} {percent(value)}" for name, value in scores.items())
+        facts = "  ".join(f"{name} {format_percent(value)}" for name, value in scores.items())
         self.log_message(
             f"validation at {iteration} (epoch {iteration / self.iterations_per_epoch:.2f}), in %: {facts}"
         )
         some = {name: [column[k] for k in shown] for name, column in columns.items()}
-        self.log_message(class_table([self.names[k] for k in shown], some))
+        self.log_message(format_class_table([self.names[k] for k in shown], some))
         self.flush()
         self._rest()
 
@@ -202,7 +204,7 @@ class Monitor:
         if self.active and samples:
             sheet = overlays.draw_sheet(samples, self.names, self.colors, predictions=predictions)
             self.image("val/samples", iteration, sheet)
-            overlays.save(self.folder / "samples.png", sheet)
+            overlays.save_image(self.folder / "samples.png", sheet)
 
     def batch(self, iteration: int, batch: Batch, *, most: int = 8) -> None:
         """Record what the network really sees: augmented images and labels."""
@@ -222,8 +224,8 @@ class Monitor:
 
     def describe(self, settings: Mapping[str, Any], *, network: str) -> None:
         """Record what is trained: the settings, as text and in the table of runs, and the network."""
-        self.text("settings", code_block(json.dumps(settings, indent=2, ensure_ascii=False)))
-        self.text("network", code_block(network))
+        self.text("settings", format_code_block(json.dumps(settings, indent=2, ensure_ascii=False)))
+        self.text("network", format_code_block(network))
         self.hparams(flat(settings) | {"schedule.length": self.total})
         self._rest()
 
@@ -270,7 +272,7 @@ class Monitor:
         speed = self.images / (time.perf_counter() - self.clock)
         facts = f"loss {self.smooth:.4f}, lr {rate:.1e}, {speed:.1f} images/s"
         if self.last_miou is not None:
-            facts += f", mIoU {percent(self.last_miou)}"
+            facts += f", mIoU {format_percent(self.last_miou)}"
         self.console.progress(iteration, facts)
 
     def _rest(self) -> None:
@@ -279,10 +281,10 @@ class Monitor:
 
     def _confusions(self, counts: np.ndarray) -> str:
         rows = [
-            [self.names[t], self.names[p], pixels, percent(share)]
-            for t, p, pixels, share in confused_pairs(counts, 15)
+            [self.names[t], self.names[p], pixels, format_percent(share)]
+            for t, p, pixels, share in most_confused_pairs(counts, 15)
         ]
-        return markdown_table(["truth", "taken for", "pixels", "% of the truth"], rows)
+        return format_markdown_table(["truth", "taken for", "pixels", "% of the truth"], rows)
 
 
 def _numbers(values: Mapping[str, Scalar]) -> dict[str, float]:

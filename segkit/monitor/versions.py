@@ -14,7 +14,7 @@ import torch
 
 from segkit import __version__
 from segkit.runtime import commands
-from segkit.visualize.tables import markdown_table
+from segkit.visualize.tables import format_markdown_table
 
 PACKAGES = ("torch", "torchvision", "numpy", "albumentations", "opencv-python-headless", "hydra-core")
 
@@ -34,7 +34,9 @@ def environment() -> dict[str, str]:
 
 def environment_text() -> str:
     """The same as a table in Markdown."""
-    return markdown_table(["what", "which"], [[name, f"`{value}`"] for name, value in environment().items()])
+    return format_markdown_table(
+        ["what", "which"], [[name, f"`{value}`"] for name, value in environment().items()]
+    )
 
 
 def version(package: str) -> str:

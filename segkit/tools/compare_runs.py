@@ -249,7 +249,7 @@ def draw_charts(runs: Sequence[Run], file: Path) -> None:
             run.name: smoothed(run.curves.get("train/loss", [])) for run in runs
         },
     }
-    overlays.save(file, line_charts.charts(panels))
+    overlays.save_image(file, line_charts.charts(panels))
 
 
 def main(arguments: Sequence[str] | None = None) -> str:

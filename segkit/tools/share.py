@@ -220,10 +220,10 @@ def _draw_preview(folder: Path, image_file: Path) -> None:
     ids = trained.predict(image_file)
     colors = trained.table.colors
     present = overlays.present_classes([ids])
-    legend = overlays.legend([trained.table.names[k] for k in present], colors[present])
+    legend = overlays.draw_legend([trained.table.names[k] for k in present], colors[present])
     shown = overlays.to_display_rgb(image, trained.bands)
-    overlay = overlays.overlay(shown, ids, colors)
-    overlays.save(folder / PREVIEW, overlays.grid([[shown, overlay]], footer=legend))
+    overlay = overlays.draw_overlay(shown, ids, colors)
+    overlays.save_image(folder / PREVIEW, overlays.draw_grid([[shown, overlay]], footer=legend))
 
 
 def main(arguments: Sequence[str] | None = None) -> str:

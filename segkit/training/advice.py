@@ -9,7 +9,7 @@ from typing import Any
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkit.data.label_map import DataError
-from segkit.data.transforms import Augmentation, greatest_size
+from segkit.data.transforms import Augmentation, max_scaled_size
 from segkit.runtime import distributed
 from segkit.training.run import Training
 from segkit.types import Dataset
@@ -63,7 +63,7 @@ def warn_padding(train_set: Dataset, augment: Augmentation) -> Iterator[str]:
     shares = []
     for index in {place * (len(train_set) - 1) // 4 for place in range(5)}:
         with contextlib.suppress(DataError):  # reported where it is read for training
-            rows, columns = greatest_size(train_set.read(index).label.shape, augment)
+            rows, columns = max_scaled_size(train_set.read(index).label.shape, augment)
             shares.append(min(rows, height) * min(columns, width) / (height * width))
     if shares and max(shares) < 0.5:
         yield (

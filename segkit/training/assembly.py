@@ -118,7 +118,7 @@ def open_monitor(
         start=run.iteration,
         validation_pending=run.validation_pending,
         total=run.length,
-        iterations_per_epoch=run.schedule.seen(len(train_set)) / run.schedule.batch_size,
+        iterations_per_epoch=run.schedule.samples_per_epoch(len(train_set)) / run.schedule.batch_size,
         names=train_set.table.names,
         colors=train_set.table.colors,
         writers=settings["writers"],

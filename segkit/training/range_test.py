@@ -143,7 +143,7 @@ def report_range_test(found: Curve, folder: Path) -> str:
     if distributed.is_main():
         drawn = chart(found)
         place.mkdir(parents=True, exist_ok=True)
-        overlays.save(place / "lr_finder.png", drawn)
+        overlays.save_image(place / "lr_finder.png", drawn)
         events = Events(place, start=0, validation_pending=False)
         for step, (rate, loss) in enumerate(zip(found.rates, found.losses, strict=True), start=1):
             events.scalars(step, {"lr_finder/lr": rate, "lr_finder/loss": loss})

@@ -156,7 +156,7 @@ class Training:
             samples_seen=self.iteration * self.schedule.batch_size,
             batch_size=self.schedule.batch_size,
             images=self.samples,
-            epoch=self.schedule.seen(self.samples),
+            epoch=self.schedule.samples_per_epoch(self.samples),
             files=self.files,
         )
 

@@ -57,9 +57,11 @@ class Schedule:
 
     def length(self, samples: int) -> int:
         """Optimizer steps of the whole training on so many samples."""
-        return self.iterations or math.ceil((self.epochs or 0) * self.seen(samples) / self.batch_size)
+        return self.iterations or math.ceil(
+            (self.epochs or 0) * self.samples_per_epoch(samples) / self.batch_size
+        )
 
-    def seen(self, samples: int) -> int:
+    def samples_per_epoch(self, samples: int) -> int:
         """How many of so many samples an epoch takes; a set that fills no batch is taken whole."""
         whole = samples - samples % self.batch_size
         return whole if self.drop_last and whole else samples
@@ -71,7 +73,7 @@ class Schedule:
 
     def period(self, every: float, samples: int) -> float:
         """Iterations from one validation to the next; arguments as for ``due``."""
-        return every if self.epochs is None else every * self.seen(samples) / self.batch_size
+        return every if self.epochs is None else every * self.samples_per_epoch(samples) / self.batch_size
 
     def due(self, iteration: int, *, every: float, samples: int) -> bool:
         """Whether something done every so often is due after an iteration; always after the last one.

@@ -36,7 +36,7 @@ def to_display_rgb(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
     if isinstance(bands.range, str):
         low, high = np.percentile(shown, (2, 98), axis=(0, 1)).astype(np.float32)
     else:
-        low, high = np.array(bands.limits(image.shape[2]), np.float32)[places].T
+        low, high = np.array(bands.value_ranges(image.shape[2]), np.float32)[places].T
     gray = np.rint((shown - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
     return np.repeat(gray, 3, axis=2) if len(places) == 1 else gray
 
@@ -61,33 +61,35 @@ def colorize(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0
     return palette[ids]
 
 
-def overlay(image: np.ndarray, ids: np.ndarray, colors: np.ndarray, *, opacity: float = 0.55) -> np.ndarray:
+def draw_overlay(
+    image: np.ndarray, ids: np.ndarray, colors: np.ndarray, *, opacity: float = 0.55
+) -> np.ndarray:
     """The image with its classes painted over it; ignored pixels show the image alone."""
     painted = cv2.addWeighted(colorize(ids, colors), opacity, image, 1 - opacity, 0)
     return np.where((np.asarray(ids) == ignore_index(len(colors)))[..., None], image, painted)
 
 
-def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def draw_error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Where the prediction is right (dark), wrong (orange) and not scored (gray)."""
     outcome = np.where(label == ignore_index_of(label), 2, np.where(label == prediction, 0, 1))
     return np.array([RIGHT, WRONG, IGNORED], np.uint8)[outcome]
 
 
-def legend(names: Sequence[str], colors: np.ndarray, *, width: int = 640) -> np.ndarray:
+def draw_legend(names: Sequence[str], colors: np.ndarray, *, width: int = 640) -> np.ndarray:
     """Swatches with class names, in as many columns as fit into ``width`` pixels."""
     widest = max(text_width(name) for name in names) + LINE + 20
     columns = min(max(1, width // widest), len(names))
     rows = -(-len(names) // columns)
-    canvas = blank(rows * LINE + 8, max(width, widest))
+    canvas = blank_canvas(rows * LINE + 8, max(width, widest))
     for index, (name, color) in enumerate(zip(names, np.asarray(colors).tolist(), strict=True)):
         x, y = 6 + index // rows * (canvas.shape[1] // columns), 4 + index % rows * LINE
         cv2.rectangle(canvas, (x, y + 2), (x + 14, y + LINE - 3), color, cv2.FILLED)
         cv2.rectangle(canvas, (x, y + 2), (x + 14, y + LINE - 3), GRAY, 1)
-        write(canvas, name, (x + LINE + 3, y + LINE - 5))
+        write_text(canvas, name, (x + LINE + 3, y + LINE - 5))
     return canvas
 
 
-def grid(
+def draw_grid(
     rows: Sequence[Sequence[np.ndarray]],
     *,
     titles: Sequence[str] = (),
@@ -100,13 +102,13 @@ def grid(
     widths = [max(row[c].shape[1] for row in cells if c < len(row)) for c in range(columns)]
     left = np.cumsum([0, *(width + 4 for width in widths)]).tolist()
     top = LINE + 4 if titles else 0
-    canvas = blank(top + len(cells) * (height + 4) - 4, left[-1] - 4)
+    canvas = blank_canvas(top + len(cells) * (height + 4) - 4, left[-1] - 4)
     for column, title in enumerate(titles):
-        write(canvas, title, (left[column] + 2, LINE - 3))
+        write_text(canvas, title, (left[column] + 2, LINE - 3))
     for y, row in zip(range(top, canvas.shape[0], height + 4), cells, strict=True):
         for x, cell in zip(left, row, strict=False):
             canvas[y : y + height, x : x + cell.shape[1]] = cell
-    return canvas if footer is None else stack(canvas, footer)
+    return canvas if footer is None else stack_vertically(canvas, footer)
 
 
 def sample_row(
@@ -141,11 +143,13 @@ def draw_sheet(
         ]
         rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         titles = ("image", "label") * min(2, len(samples))
-    drawn = grid(rows, titles=titles, height=height)
+    drawn = draw_grid(rows, titles=titles, height=height)
     present = present_classes([*(sample.label for sample in samples), *(predictions or [])])
     if not present:
         return drawn
-    return stack(drawn, legend([names[k] for k in present], colors[present], width=drawn.shape[1]))
+    return stack_vertically(
+        drawn, draw_legend([names[k] for k in present], colors[present], width=drawn.shape[1])
+    )
 
 
 def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
@@ -153,7 +157,7 @@ def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
     return sorted({int(k) for one in ids for k in np.unique(one) if k != ignore_index_of(one)})
 
 
-def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:
+def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:
     """A confusion matrix: rows are true classes, columns predicted ones, a cell its share of the row in %.
 
     Args:
@@ -170,39 +174,39 @@ def heat_map(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np
     margin = max(text_width(label) for label in labels) + 14
     side = cell * len(names)
     caption = "rows: truth, columns: prediction, % of the row"
-    canvas = blank(margin + side + LINE + 8, max(margin + side, text_width(caption)) + 12)
+    canvas = blank_canvas(margin + side + LINE + 8, max(margin + side, text_width(caption)) + 12)
     matrix = np.kron(fraction_to_color(shares), np.ones((cell, cell, 1), np.uint8))
     canvas[margin : margin + side, margin : margin + side] = matrix
     cv2.rectangle(canvas, (margin - 1, margin - 1), (margin + side, margin + side), GRAY)
     for k in range(0, len(names), step):
         middle = k * cell + cell // 2
-        write(canvas, labels[k], (margin - 6 - text_width(labels[k]), margin + middle + 5))
-        upright = blank(LINE, text_width(labels[k]) + 4)
-        write(upright, labels[k], (2, LINE - 5))
+        write_text(canvas, labels[k], (margin - 6 - text_width(labels[k]), margin + middle + 5))
+        upright = blank_canvas(LINE, text_width(labels[k]) + 4)
+        write_text(upright, labels[k], (2, LINE - 5))
         paste_image(canvas, np.rot90(upright), (margin - 4 - upright.shape[1], margin + middle - LINE // 2))
     if cell >= 24:  # room for two digits
         for row, column in np.argwhere(shares >= 0.005):
             percent, x, y = f"{100 * shares[row, column]:.0f}", margin + column * cell, margin + row * cell
             ink = PAPER if shares[row, column] > 0.2 else INK
-            write(canvas, percent, (x + (cell - text_width(percent)) // 2, y + cell // 2 + 5), ink)
-    write(canvas, caption, (6, canvas.shape[0] - 8))
+            write_text(canvas, percent, (x + (cell - text_width(percent)) // 2, y + cell // 2 + 5), ink)
+    write_text(canvas, caption, (6, canvas.shape[0] - 8))
     return canvas
 
 
-def save(path: Path, image: np.ndarray) -> Path:
+def save_image(path: Path, image: np.ndarray) -> Path:
     """Write an (H, W, 3) RGB image or (H, W) ids in the format of the suffix, whole or not at all.
 
     Raises:
         ValueError: OpenCV does not know the suffix.
     """
-    encoded = encode(image, path.suffix)
+    encoded = encode_image(image, path.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic_write(path) as file:
         file.write(encoded)
     return path
 
 
-def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
+def encode_image(image: np.ndarray, suffix: str = ".png") -> bytes:
     """Return an image as the bytes of a file; longer sides than JPEG allows are shrunk to that."""
     longest = max(image.shape[:2])
     if suffix.lower() in (".jpg", ".jpeg") and longest > LONGEST_JPEG:
@@ -214,7 +218,7 @@ def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
     return cv2.imencode(suffix, ordered)[1].tobytes()
 
 
-def blank(height: int, width: int) -> np.ndarray:
+def blank_canvas(height: int, width: int) -> np.ndarray:
     """An empty sheet."""
     return np.full((height, width, 3), PAPER, np.uint8)
 
@@ -231,7 +235,7 @@ def scale_to_height(image: np.ndarray, height: int) -> np.ndarray:
     return cv2.copyMakeBorder(scaled, 0, height - size[1], 0, 0, cv2.BORDER_CONSTANT, value=PAPER)
 
 
-def stack(*images: np.ndarray) -> np.ndarray:
+def stack_vertically(*images: np.ndarray) -> np.ndarray:
     """Images below each other, on paper as wide as the widest."""
     width = max(image.shape[1] for image in images)
     return np.concatenate(
@@ -246,11 +250,11 @@ def fraction_to_color(shares: np.ndarray) -> np.ndarray:
 
 
 def text_width(text: str) -> int:
-    """Pixels that ``write`` needs for a line."""
+    """Pixels that ``write_text`` needs for a line."""
     return cv2.getTextSize(text, FONT, 0.45, 1)[0][0]
 
 
-def write(canvas: np.ndarray, text: str, where: tuple[int, int], ink: Sequence[int] = INK) -> None:
+def write_text(canvas: np.ndarray, text: str, where: tuple[int, int], ink: Sequence[int] = INK) -> None:
     """Write one line; ``where`` is the left end of its base line (x, y)."""
     cv2.putText(canvas, text, where, FONT, 0.45, ink, 1, cv2.LINE_AA)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 
-def class_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
+def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     """IoU, recall, precision and share of the scored pixels of each class.
 
     Args:
@@ -28,7 +28,9 @@ def class_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-def class_table(names: Sequence[str], columns: Mapping[str, Sequence[float]], *, width: int = 100) -> str:
+def format_class_table(
+    names: Sequence[str], columns: Mapping[str, Sequence[float]], *, width: int = 100
+) -> str:
     """Scores of the classes in percent, in class order; many stand side by side within the width.
 
     Args:
@@ -48,12 +50,14 @@ def class_table(names: Sequence[str], columns: Mapping[str, Sequence[float]], *,
         for k in range(row, len(names), rows):
             name = names[k] if len(names[k]) <= longest else names[k][: longest - 1] + "…"
             values = zip(heads, columns.values(), strict=True)
-            cells.append(f"{name:<{longest}}" + "".join(f"{percent(v[k]):>{len(h)}}" for h, v in values))
+            cells.append(
+                f"{name:<{longest}}" + "".join(f"{format_percent(v[k]):>{len(h)}}" for h, v in values)
+            )
         lines.append("   ".join(cells))
     return "\n".join(line.rstrip() for line in lines)
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def format_markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table in Markdown; bars and line breaks in cells are made harmless."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(
@@ -62,18 +66,18 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> st
     )
 
 
-def code_block(text: str) -> str:
+def format_code_block(text: str) -> str:
     """Text in Markdown, as it is."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
-def worst_and_best(values: Sequence[float], count: int) -> list[int]:
+def worst_and_best_classes(values: Sequence[float], count: int) -> list[int]:
     """Class ids of the ``count`` lowest and ``count`` highest values, lowest first; NaN is left out."""
     order = sorted((k for k in range(len(values)) if not math.isnan(values[k])), key=lambda k: values[k])
     return order if len(order) <= 2 * count else order[:count] + order[-count:]
 
 
-def confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int, float]]:
+def most_confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int, float]]:
     """The errors with most pixels: (true class, predicted class, pixels, share of the true class)."""
     counts = np.asarray(counts, dtype=np.int64)
     wrong = counts - np.diag(counts.diagonal())
@@ -83,6 +87,6 @@ def confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int, 
     return [(t, p, n, n / int(counts[t].sum())) for t, p, n in pairs]
 
 
-def percent(fraction: float) -> str:
+def format_percent(fraction: float) -> str:
     """A fraction in percent with two digits, a dash for NaN."""
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"

@@ -18,13 +18,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from segkit.config import NonNegativeInt, PathStr, PositiveInt
-from segkit.data.filename_hints import USUAL, layout_hint
+from segkit.data.filename_hints import COMMON_FOLDERS, layout_hint
 from segkit.data.label_map import DataError, LabelMap, Problem
 from segkit.data.listing import root_prefixes, unique_names
 from segkit.data.pairs import (
     IMAGES,
     MASKS,
-    Found,
+    MatchedFiles,
     Pair,
     Pairs,
     cache_folder,
@@ -82,19 +82,19 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         ValueError: a folder, list or table is not there, or the list names files that are not.
     """
     part = train_split if split == "train" else val_split
-    shares = _shares(train_split, val_split)
-    tree = Tree(*_folder_and_end("images", images), *_folder_and_end("masks", masks))
-    roots = [_checked_root(place, tree, split) for place in ([root] if isinstance(root, str) else root)]
+    shares = _parse_shares(train_split, val_split)
+    tree = Tree(*_parse_pattern("images", images), *_parse_pattern("masks", masks))
+    roots = [_check_root(place, tree, split) for place in ([root] if isinstance(root, str) else root)]
     table = LabelMap.read(roots[0] / Path(classes).expanduser(), "folder")
     pairs: list[Pair] = []
     problems: list[Problem] = []
     for place, prefix in zip(roots, root_prefixes(roots), strict=True):
-        found, wrong = _split(place, tree, part, shares, split, seed)
-        own = _own_table(table, place, classes)
+        found, wrong = _find_split(place, tree, part, shares, split, seed)
+        own = _read_own_table(table, place, classes)
         pairs += [pair._replace(name=prefix + pair.name, table=own) for pair in found]
         problems += wrong
     if len(roots) > 1:
-        pairs = _without_repetition(pairs, "data.root")
+        pairs = _drop_duplicates(pairs, "data.root")
     names = unique_names([pair.name for pair in pairs], [pair.image for pair in pairs])
     pairs = [pair._replace(name=name) for pair, name in zip(pairs, names, strict=True)]
     typed = {"train_split": train_split, "val_split": val_split, "images": images, "masks": masks}
@@ -120,7 +120,7 @@ class Tree(NamedTuple):
     mask_end: str
 
 
-def _folder_and_end(kind: str, pattern: str) -> tuple[str, str]:
+def _parse_pattern(kind: str, pattern: str) -> tuple[str, str]:
     folder, star, end = pattern.partition("*")
     if "*" in end or "/" in end or (star and folder and not folder.endswith("/")):
         raise ValueError(
@@ -130,15 +130,15 @@ def _folder_and_end(kind: str, pattern: str) -> tuple[str, str]:
     return folder.rstrip("/") or ".", end
 
 
-def _share(part: str) -> Fraction | None:
+def _parse_share(part: str) -> Fraction | None:
     """Return ``80%`` or ``0.8`` as 4/5, None for anything else."""
     if percent := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", part):
         return Fraction(percent[1]) / 100
     return Fraction(part) if re.fullmatch(r"0?\.\d+", part) else None
 
 
-def _shares(train_split: str, val_split: str) -> tuple[Fraction | None, Fraction | None]:
-    shares = _share(train_split), _share(val_split)
+def _parse_shares(train_split: str, val_split: str) -> tuple[Fraction | None, Fraction | None]:
+    shares = _parse_share(train_split), _parse_share(val_split)
     for key, share in zip(("train_split", "val_split"), shares, strict=True):
         if share is not None and not 0 < share <= 1:
             raise ValueError(f"data.{key}={share * 100}%: must be more than 0% and at most 100%")
@@ -152,27 +152,29 @@ def _shares(train_split: str, val_split: str) -> tuple[Fraction | None, Fraction
     return shares
 
 
-def _checked_root(place: str, tree: Tree, split: str) -> Path:
+def _check_root(place: str, tree: Tree, split: str) -> Path:
     folders = [tree.images, tree.masks]
     path = Path(place).expanduser()
-    missing = [kind for kind, folder in zip(USUAL, folders, strict=True) if not (path / folder).is_dir()]
+    missing = [
+        kind for kind, folder in zip(COMMON_FOLDERS, folders, strict=True) if not (path / folder).is_dir()
+    ]
     remedy = layout_hint(path, missing, split) if missing else ""
     usual = "put images into the one, masks of the same names into the other; see docs/own_data.md"
     return check_folders(place, folders, remedy or usual)
 
 
-def _own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | None:
+def _read_own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | None:
     """Return the table of a root in the class order of the first, None where it has no other."""
     file = root / Path(classes).expanduser()
     if str(file) == first.source or not file.is_file():
         return None
-    own = LabelMap.read(file, "folder").in_order_of(first.names, first.source)
+    own = LabelMap.read(file, "folder").reorder(first.names, first.source)
     return None if own == first else own
 
 
-def _split(
+def _find_split(
     root: Path, tree: Tree, part: str, shares: tuple[Fraction | None, Fraction | None], split: str, seed: int
-) -> Found:
+) -> MatchedFiles:
     ends = {"image_end": tree.image_end, "mask_end": tree.mask_end}
     is_val = split != "train"
     if (share := shares[is_val]) is not None:
@@ -185,7 +187,7 @@ def _split(
             raise ValueError(f"data.{split}_split={part} of {len(pairs)} images is none; make it larger")
         return [pairs[index] for index in sorted(chosen)], problems
     if Path(part).suffix.lower() in (".txt", ".csv"):
-        return _from_list(root, tree, root / Path(part).expanduser())
+        return _read_list(root, tree, root / Path(part).expanduser())
     check_folders(
         str(root),
         (f"{tree.images}/{part}", f"{tree.masks}/{part}"),
@@ -194,7 +196,7 @@ def _split(
     return match_files(root / tree.images / part, root / tree.masks / part, **ends)
 
 
-def _from_list(root: Path, tree: Tree, file: Path) -> Found:
+def _read_list(root: Path, tree: Tree, file: Path) -> MatchedFiles:
     """Return the pairs of a list: an image a line, its mask after a comma, tab or space if names differ."""
     if not file.is_file():
         raise ValueError(f"there is no list {file}; it holds one image a line, or image and mask")
@@ -203,7 +205,7 @@ def _from_list(root: Path, tree: Tree, file: Path) -> Found:
         if not line.strip() or line.startswith("#") or re.fullmatch(r"image,\s*mask", line.strip(), re.I):
             continue
         try:
-            image, mask = _line(root, tree, line.strip())
+            image, mask = _parse_list_line(root, tree, line.strip())
         except (csv.Error, OSError, ValueError) as error:  # names that no file can have
             raise ValueError(f"{file}, line {number}: not an image and its mask ({error})") from error
         if missing := [path for path in (image, mask) if not path.is_file()]:
@@ -211,12 +213,12 @@ def _from_list(root: Path, tree: Tree, file: Path) -> Found:
             problems.append(Problem("missing partner", str(file), text))
         else:
             pairs.append(Pair(image, mask, ""))
-    names = _names_in(root, tree, [pair.image for pair in pairs])
+    names = _name_images(root, tree, [pair.image for pair in pairs])
     named = [pair._replace(name=name) for pair, name in zip(pairs, names, strict=True)]
-    return _without_repetition(named, str(file)), problems
+    return _drop_duplicates(named, str(file)), problems
 
 
-def _names_in(root: Path, tree: Tree, images: list[Path]) -> list[str]:
+def _name_images(root: Path, tree: Tree, images: list[Path]) -> list[str]:
     """Return names of images: below the folder of images, the root, or else what all others share."""
     absolute = [Path(os.path.abspath(image)) for image in images]  # noqa: PTH100  (links stay, ``..`` goes)
     places = [Path(os.path.abspath(root / tree.images)), Path(os.path.abspath(root))]  # noqa: PTH100
@@ -231,7 +233,7 @@ def _names_in(root: Path, tree: Tree, images: list[Path]) -> list[str]:
     return names
 
 
-def _without_repetition(pairs: list[Pair], source: str) -> list[Pair]:
+def _drop_duplicates(pairs: list[Pair], source: str) -> list[Pair]:
     """Return each image once, with a warning on those that are there several times.
 
     Raises:
@@ -249,27 +251,27 @@ def _without_repetition(pairs: list[Pair], source: str) -> list[Pair]:
     return list(first.values())
 
 
-def _line(root: Path, tree: Tree, line: str) -> tuple[Path, Path]:
+def _parse_list_line(root: Path, tree: Tree, line: str) -> tuple[Path, Path]:
     """Return image and mask of one line, there or not."""
     fields = next(csv.reader([line], delimiter="\t" if "\t" in line else ",", skipinitialspace=True))
-    image = _find(root, tree.images, fields[0], tree.image_end, IMAGES)
+    image = _resolve_file(root, tree.images, fields[0], tree.image_end, IMAGES)
     if len(fields) == 1 and not image.is_file():  # two names with a space between, and perhaps spaces in them
         words = line.split(" ")
         for cut in range(1, len(words)):
-            first = _find(root, tree.images, " ".join(words[:cut]), tree.image_end, IMAGES)
-            second = _find(root, tree.masks, " ".join(words[cut:]), tree.mask_end, MASKS)
+            first = _resolve_file(root, tree.images, " ".join(words[:cut]), tree.image_end, IMAGES)
+            second = _resolve_file(root, tree.masks, " ".join(words[cut:]), tree.mask_end, MASKS)
             if first.is_file() and second.is_file():
                 return first, second
     if len(fields) > 1:
-        return image, _find(root, tree.masks, fields[1], tree.mask_end, MASKS)
+        return image, _resolve_file(root, tree.masks, fields[1], tree.mask_end, MASKS)
     images = Path(os.path.abspath(root / tree.images))  # noqa: PTH100
     absolute = Path(os.path.abspath(image))  # noqa: PTH100
     inside = absolute.relative_to(images) if absolute.is_relative_to(images) else Path(absolute.name)
     name = inside.with_suffix("").as_posix().removesuffix(tree.image_end)
-    return image, _find(root, tree.masks, name, tree.mask_end, MASKS)
+    return image, _resolve_file(root, tree.masks, name, tree.mask_end, MASKS)
 
 
-def _find(root: Path, folder: str, name: str, end: str, suffixes: tuple[str, ...]) -> Path:
+def _resolve_file(root: Path, folder: str, name: str, end: str, suffixes: tuple[str, ...]) -> Path:
     """Return the file of a name below the root or its folder, with end and suffix where they are missing.
 
     A name with a leading slash is absolute, or counts from the root as in the lists of Pascal VOC; one with

@@ -46,12 +46,12 @@ class Shapes:
     def read(self, index: int) -> Sample:
         """Draw one scene."""
         draw = np.random.default_rng((*self.key, index))
-        image = _ground(draw, self.size)  # (H, W, 3) float32, 0..255
+        image = _draw_ground(draw, self.size)  # (H, W, 3) float32, 0..255
         label = np.zeros(self.size, np.uint8)
         crowd = label.size / min(self.size) ** 2  # as many things to the area in scenes that are not square
         for _ in range(int(crowd * draw.integers(5, 10))):
             _add_thing(draw, image, label)
-        image *= _light(draw, self.size)[..., None]
+        image *= _draw_light(draw, self.size)[..., None]
         image += draw.normal(0, draw.uniform(2, 9), self.size).astype(np.float32)[..., None]
         return Sample(image.clip(0, 255).astype(np.uint8), label, self.names[index])
 
@@ -64,16 +64,17 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     radius = draw.uniform(0.15, 0.27) * min(height, width)
     center, turn = draw.uniform(0.04, 0.96, 2) * (width, height), draw.uniform(0, 2 * np.pi)
     corners = (
-        _corners(outline, radius) @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        _outline_corners(outline, radius)
+        @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
         + center
     )
     x0, y0 = np.clip(corners.min(0).astype(int) - 2, 0, (width, height))
     x1, y1 = np.clip(corners.max(0).astype(int) + 3, 0, (width, height))
     if x1 <= x0 or y1 <= y0:
         return
-    contours = [_fixed(corners - (x0, y0))]
+    contours = [_to_fixed_point(corners - (x0, y0))]
     if outline == "ring":
-        contours.append(_fixed((corners - center) * draw.uniform(0.4, 0.55) + center - (x0, y0)))
+        contours.append(_to_fixed_point((corners - center) * draw.uniform(0.4, 0.55) + center - (x0, y0)))
     cover = cv2.fillPoly(np.zeros((y1 - y0, x1 - x0), np.uint8), contours, 255, cv2.LINE_AA, SHIFT)
     below = label[y0:y1, x0:x1]
     if (cover > 127)[below > 0].sum() > HIDDEN * (cover > 127).sum():
@@ -82,8 +83,8 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     x, y = x - np.float32(center[0]), y - np.float32(center[1])
     u = (x * np.cos(turn) + y * np.sin(turn)).astype(np.float32)
     v = (y * np.cos(turn) - x * np.sin(turn)).astype(np.float32)
-    pattern = _pattern(texture, u, v, max(radius * draw.uniform(0.32, 0.42), 5.0))[..., None]
-    first, second = _two_colors(draw, HUE[outline])
+    pattern = _draw_texture(texture, u, v, max(radius * draw.uniform(0.32, 0.42), 5.0))[..., None]
+    first, second = _choose_two_colors(draw, HUE[outline])
     paint = first + pattern * (second - first)
     paint *= 1 + draw.uniform(-0.25, 0.25) * (u / radius)[..., None]  # light on the thing
     alpha = cover[..., None].astype(np.float32) / 255
@@ -93,7 +94,7 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     cv2.polylines(below, contours, True, IGNORE_INDEX, 2, cv2.LINE_8, SHIFT)  # noqa: FBT003
 
 
-def _corners(outline: str, radius: float) -> np.ndarray:
+def _outline_corners(outline: str, radius: float) -> np.ndarray:
     """(N, 2) corners about the origin."""
     if outline == "box":
         return radius * np.array([(-0.9, -0.75), (0.9, -0.75), (0.9, 0.75), (-0.9, 0.75)])
@@ -111,7 +112,7 @@ def _corners(outline: str, radius: float) -> np.ndarray:
     return radius * np.stack([np.cos(angles), np.sin(angles)], 1) * np.reshape(length, (-1, 1))
 
 
-def _pattern(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
+def _draw_texture(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
     """0 where the first color shows, 1 where the second does, along the axes of the thing."""
     if texture == "plain":
         return np.zeros_like(u)
@@ -125,7 +126,7 @@ def _pattern(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> np.nd
     return (wave > 0.7).astype(np.float32)
 
 
-def _two_colors(draw: np.random.Generator, hue: int) -> np.ndarray:
+def _choose_two_colors(draw: np.random.Generator, hue: int) -> np.ndarray:
     """(2, 3) RGB, one light and one dark, of about one hue."""
     hues, saturation = (hue + draw.integers(-10, 11, 2)) % 180, draw.integers(90, 230, 2)
     value = draw.permutation([draw.integers(190, 256), draw.integers(70, 130)])
@@ -133,7 +134,7 @@ def _two_colors(draw: np.random.Generator, hue: int) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0].astype(np.float32)
 
 
-def _ground(draw: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+def _draw_ground(draw: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) float32: clouds of two muted colors, and grain as of sand or cloth."""
     clouds = draw.random((int(draw.integers(3, 9)), int(draw.integers(3, 9))), np.float32)
     clouds = cv2.resize(clouds, size[::-1], interpolation=cv2.INTER_CUBIC)[..., None]
@@ -146,13 +147,13 @@ def _ground(draw: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return first + clouds * (second - first) + 2 * grain
 
 
-def _light(draw: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+def _draw_light(draw: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """(H, W) factor about 1: brighter towards one corner."""
     corners = draw.uniform(0.7, 1.2, (2, 2)).astype(np.float32)
     return cv2.resize(corners, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _fixed(corners: np.ndarray) -> np.ndarray:
+def _to_fixed_point(corners: np.ndarray) -> np.ndarray:
     return (corners * (1 << SHIFT)).round().astype(np.int32)
 
 

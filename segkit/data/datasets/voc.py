@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from segkit.data.label_map import Problem, load_builtin_label_map
-from segkit.data.pairs import Found, Pair, Pairs, cache_folder, check_folders, dataset_cli_args
+from segkit.data.pairs import MatchedFiles, Pair, Pairs, cache_folder, check_folders, dataset_cli_args
 from segkit.runtime.commands import cli_command
 
 FOLDERS = ("JPEGImages", "SegmentationClass")
@@ -45,7 +45,7 @@ def build(
     )
 
 
-def find_pairs(root: Path, list_file: Path) -> Found:
+def find_pairs(root: Path, list_file: Path) -> MatchedFiles:
     """Return the pairs that a list names; an official mask is preferred to one of SegmentationClassAug."""
     pairs, problems = [], []
     for name in list_file.read_text(encoding="utf-8").split():

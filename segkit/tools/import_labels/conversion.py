@@ -17,16 +17,16 @@ import numpy as np
 
 from segkit.data.label_map import COLUMNS, Entry, LabelMap, automatic_color, hex_color
 from segkit.data.listing import walk_files
-from segkit.data.reading import IMAGES
+from segkit.data.reading import IMAGE_SUFFIXES
 from segkit.runtime.wording import write_count
 from segkit.tools.import_labels.readers import READERS
 from segkit.tools.import_labels.shapes import (
     BACKGROUND,
     Annotations,
     LabeledImage,
-    coco_tools,
+    ignore_id,
+    import_pycocotools,
     paint_mask,
-    void_id,
 )
 from segkit.types import MOST_CLASSES
 from segkit.visualize import overlays
@@ -105,14 +105,14 @@ def import_labels(
     Raises:
         ValueError: a file is not of its kind, a label is not there, or the folder holds other classes.
     """
-    coco_tools()
+    import_pycocotools()
     found = READERS[kind](files, attribute)
     if not found.images:
         raise ValueError(f"{files[0]}: no image is in it")
-    labels = _chosen_labels(found, classes, files[0])
+    labels = _select_labels(found, classes, files[0])
     table = make_label_map(labels, found.labels)
     _check_classes(root / "classes.csv", table)
-    sources = _sources(found.images, images)
+    sources = _find_image_files(found.images, images)
     report = Report(labels, missing=[image.name for image in found.images if image.name not in sources])
     parent = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=".import-", dir=parent) as temporary:
@@ -127,7 +127,9 @@ def import_labels(
             )
         used = {os.path.realpath(source) for source in sources.values()}
         files_there = walk_files(images) if images.is_dir() else ()
-        there = [f for f in files_there if f.suffix.lower() in IMAGES and os.path.realpath(f) not in used]
+        there = [
+            f for f in files_there if f.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(f) not in used
+        ]
         report.not_labeled = [file.relative_to(images).as_posix() for file in there]
         (target / f"import{'-' * bool(split)}{split}.json").write_text(report.to_json(), encoding="utf-8")
         if not (root / "classes.csv").exists():
@@ -139,7 +141,7 @@ def import_labels(
     return report
 
 
-def _chosen_labels(found: Annotations, classes: Sequence[str], file: Path) -> list[str]:
+def _select_labels(found: Annotations, classes: Sequence[str], file: Path) -> list[str]:
     labels = list(classes or found.labels)
     if unknown := [label for label in labels if label not in found.labels]:
         raise ValueError(f"--classes {','.join(unknown)}: there are {', '.join(found.labels)}")
@@ -161,7 +163,7 @@ def _check_classes(file: Path, table: LabelMap) -> None:
             )
 
 
-def _sources(images: Sequence[LabeledImage], folder: Path) -> dict[str, Path]:
+def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str, Path]:
     """Return the files of the images that are there, by name; names are put below the folder.
 
     Raises:
@@ -206,9 +208,9 @@ def _write_image(
     ids = {label: 1 + number for number, label in enumerate(report.labels)}
     mask, hidden = paint_mask(image, ids)
     below = split / image.name
-    overlays.save(target / "masks" / below.with_suffix(".png"), mask)
+    overlays.save_image(target / "masks" / below.with_suffix(".png"), mask)
     link_or_copy(source, target / "images" / below)
-    void = void_id(len(ids) + 1)
+    void = ignore_id(len(ids) + 1)
     counts = np.bincount(mask.ravel(), minlength=void + 1)
     report.pixels.update({"background": int(counts[BACKGROUND]), "not scored": int(counts[void])})
     report.pixels.update({label: int(counts[number]) for label, number in ids.items()})
@@ -254,7 +256,7 @@ def make_label_map(labels: Sequence[str], colors: dict[str, str]) -> LabelMap:
         except ValueError:
             red, green, blue = automatic_color(number)
         entries.append(Entry(number, label, (red, green, blue)))
-    entries.append(Entry(void_id(len(labels) + 1), "not scored", (255, 255, 255), ignore=True))
+    entries.append(Entry(ignore_id(len(labels) + 1), "not scored", (255, 255, 255), ignore=True))
     return LabelMap("folder", tuple(entries))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from segkit.data.label_map import Entry, LabelMap, automatic_color
 from segkit.data.reading import read_mask
-from segkit.tools.import_labels.shapes import void_id
+from segkit.tools.import_labels.shapes import ignore_id
 
 MOST = 256  # different values from which masks are no class masks: instance ids, or a photograph
 
@@ -51,7 +51,7 @@ def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
             "classes.csv of your own, a line id,name for each"
         )
     keys = sorted(values)
-    void = void_id(keys[-1]) if isinstance(keys[-1], int) else (255, 255, 255)
+    void = ignore_id(keys[-1]) if isinstance(keys[-1], int) else (255, 255, 255)
     entries = []
     for number, key in enumerate(keys):
         color = key if isinstance(key, tuple) else automatic_color(key)

@@ -45,12 +45,12 @@ class Annotations:
     images: list[LabeledImage]
 
 
-def void_id(highest: int) -> int:
+def ignore_id(highest: int) -> int:
     """Return the id of unscored pixels in masks with ids up to ``highest``: the largest of their type."""
     return int(np.iinfo(np.min_scalar_type(highest)).max)
 
 
-def coco_tools() -> Any:
+def import_pycocotools() -> Any:
     """Return ``pycocotools.mask``.
 
     Raises:
@@ -81,16 +81,16 @@ def parse_outline(values: Sequence[Any], place: str) -> np.ndarray:
 def ellipse(x: float, y: float, rx: float, ry: float, *, degrees: float = 0.0) -> np.ndarray:
     """Return (180, 2) corners of an ellipse about (x, y), turned clockwise."""
     angles = np.arange(180) * (2 * np.pi / 180)
-    return _turned(np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1), degrees, about=(x, y))
+    return _rotate(np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1), degrees, about=(x, y))
 
 
 def box(left: float, top: float, right: float, bottom: float, *, degrees: float = 0.0) -> np.ndarray:
     """Return (4, 2) corners of a rectangle, turned clockwise about its center."""
     corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
-    return _turned(corners, degrees, about=((left + right) / 2, (top + bottom) / 2))
+    return _rotate(corners, degrees, about=((left + right) / 2, (top + bottom) / 2))
 
 
-def _turned(points: np.ndarray, degrees: float, *, about: tuple[float, float]) -> np.ndarray:
+def _rotate(points: np.ndarray, degrees: float, *, about: tuple[float, float]) -> np.ndarray:
     if not degrees:
         return points
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))  # y points down
@@ -103,7 +103,7 @@ def decode_runs(counts: str | bytes | Sequence[int], height: int, width: int) ->
     Raises:
         ValueError: the runs do not make a mask of this size.
     """
-    tools = coco_tools()
+    tools = import_pycocotools()
     try:
         if not isinstance(counts, str | bytes):
             if sum(counts) != height * width:
@@ -134,7 +134,7 @@ def rasterize_object(shape: Shape, height: int, width: int) -> np.ndarray:
         if len(outline) > 2
     ]
     if polygons:
-        tools = coco_tools()
+        tools = import_pycocotools()
         area |= tools.decode(tools.merge(tools.frPyObjects(polygons, height, width))).astype(bool)
     return area
 
@@ -145,7 +145,7 @@ def paint_mask(image: LabeledImage, ids: dict[str, int]) -> tuple[np.ndarray, Co
     Crowds lie below all else and are not scored; shapes without an id or a pixel are counted as skipped.
     """
     assert image.size is not None
-    void = void_id(len(ids) + 1)
+    void = ignore_id(len(ids) + 1)
     mask = np.full(image.size, BACKGROUND, np.min_scalar_type(void))
     names, hidden = {identity: label for label, identity in ids.items()}, Counter[tuple[str, str]]()
     for shape in sorted(image.shapes, key=lambda shape: (not shape.is_crowd, shape.height)):
