@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from segkit.config.values import expand_home
-from segkit.data.pairs import IMAGES, read_image
+from segkit.data.pairs import IMAGE_SUFFIXES, read_image
 from segkit.inference.prediction_index import ImageFile, drop_outputs
 from segkit.runtime import files
 from segkit.types import PHOTOGRAPHS, Bands
@@ -62,7 +62,7 @@ def find_images(given: str | Sequence[str] | None) -> Source:
         base = path
         found = drop_outputs(_images_below(path), base)
         if not found:
-            raise ValueError(f"input={given}: no image is in this folder ({' '.join(IMAGES)})")
+            raise ValueError(f"input={given}: no image is in this folder ({' '.join(IMAGE_SUFFIXES)})")
     elif path.is_file() and path.suffix.lower() == ".txt":
         found = _read_list(path)
         base = _common_folder(found)
@@ -72,7 +72,9 @@ def find_images(given: str | Sequence[str] | None) -> Source:
         pattern = Path(expand_home(given))  # brackets in the current folder are no wildcards
         base = _absolute(_fixed_part(pattern))
         matches = [_absolute(Path(match)) for match in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
-        found = drop_outputs(sorted(match for match in matches if match.suffix.lower() in IMAGES), base)
+        found = drop_outputs(
+            sorted(match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES), base
+        )
         title = base.name
         if not found:
             raise ValueError(f"input={given}: there is no such file, nor does it match one; give {ACCEPTED}")
@@ -112,7 +114,7 @@ def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> list[Pat
             continue
         if entry.is_dir():
             found += _images_below(entry, above | {real})
-        elif entry.suffix.lower() in IMAGES:
+        elif entry.suffix.lower() in IMAGE_SUFFIXES:
             found.append(entry)
     return sorted(found)
 

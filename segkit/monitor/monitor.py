@@ -43,7 +43,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["Monitor", "format_class_table", "environment", "environment_text", "profile_steps"]
+__all__ = ["Monitor", "environment", "environment_text", "format_class_table", "profile_steps"]
 
 MANY = 30  # classes above which only the worst and best ten are drawn and printed
 FORECAST = 50  # iterations after which the time of the whole run is told

@@ -22,8 +22,8 @@ from segkit.data.filename_hints import COMMON_FOLDERS, layout_hint
 from segkit.data.label_map import DataError, LabelMap, Problem
 from segkit.data.listing import root_prefixes, unique_names
 from segkit.data.pairs import (
-    IMAGES,
-    MASKS,
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
     MatchedFiles,
     Pair,
     Pairs,
@@ -254,21 +254,21 @@ def _drop_duplicates(pairs: list[Pair], source: str) -> list[Pair]:
 def _parse_list_line(root: Path, tree: Tree, line: str) -> tuple[Path, Path]:
     """Return image and mask of one line, there or not."""
     fields = next(csv.reader([line], delimiter="\t" if "\t" in line else ",", skipinitialspace=True))
-    image = _resolve_file(root, tree.images, fields[0], tree.image_end, IMAGES)
+    image = _resolve_file(root, tree.images, fields[0], tree.image_end, IMAGE_SUFFIXES)
     if len(fields) == 1 and not image.is_file():  # two names with a space between, and perhaps spaces in them
         words = line.split(" ")
         for cut in range(1, len(words)):
-            first = _resolve_file(root, tree.images, " ".join(words[:cut]), tree.image_end, IMAGES)
-            second = _resolve_file(root, tree.masks, " ".join(words[cut:]), tree.mask_end, MASKS)
+            first = _resolve_file(root, tree.images, " ".join(words[:cut]), tree.image_end, IMAGE_SUFFIXES)
+            second = _resolve_file(root, tree.masks, " ".join(words[cut:]), tree.mask_end, MASK_SUFFIXES)
             if first.is_file() and second.is_file():
                 return first, second
     if len(fields) > 1:
-        return image, _resolve_file(root, tree.masks, fields[1], tree.mask_end, MASKS)
+        return image, _resolve_file(root, tree.masks, fields[1], tree.mask_end, MASK_SUFFIXES)
     images = Path(os.path.abspath(root / tree.images))  # noqa: PTH100
     absolute = Path(os.path.abspath(image))  # noqa: PTH100
     inside = absolute.relative_to(images) if absolute.is_relative_to(images) else Path(absolute.name)
     name = inside.with_suffix("").as_posix().removesuffix(tree.image_end)
-    return image, _resolve_file(root, tree.masks, name, tree.mask_end, MASKS)
+    return image, _resolve_file(root, tree.masks, name, tree.mask_end, MASK_SUFFIXES)
 
 
 def _resolve_file(root: Path, folder: str, name: str, end: str, suffixes: tuple[str, ...]) -> Path:
