@@ -115,7 +115,7 @@ def sample_row(
     image: np.ndarray, label: np.ndarray, prediction: np.ndarray, colors: np.ndarray
 ) -> list[np.ndarray]:
     """Image, truth, prediction and error of one sample: a row of ``grid`` under ``SAMPLE_TITLES``."""
-    return [image, colorize(label, colors), colorize(prediction, colors), error_map(label, prediction)]
+    return [image, colorize(label, colors), colorize(prediction, colors), draw_error_map(label, prediction)]
 
 
 SAMPLE_TITLES = ("image", "truth", "prediction", "error (gray: not scored)")
