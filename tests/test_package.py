@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import segkit
 
@@ -74,10 +75,11 @@ def test_the_source_archive_makes_the_same_wheel(archives, wheel, tmp_path):
 def test_wheel_citation_and_changelog_have_the_same_version(wheel):
     assert "version" not in PROJECT
     assert wheel.name.startswith(f"segkit-{segkit.__version__}-")
-    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
-    assert cited[1] == segkit.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == segkit.__version__
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == segkit.__version__
+    newest = re.search(r"^## .*", changes, re.MULTILINE)[0]
+    assert newest == f"## {segkit.__version__} - {citation['date-released']}"
 
 
 def test_every_script_at_the_top_is_a_command(wheel):
