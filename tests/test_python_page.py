@@ -1,4 +1,4 @@
-"""Every Python block of docs/python.md runs as it stands."""
+"""Run every Python block of docs/python.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_blocks_of_the_page_run(tiny_run, tmp_path, monkeypatch):
+def test_python_blocks_of_docs_run(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     shutil.copy(tiny_run / "best.pt", tmp_path / "runs" / "demo" / "best.pt")
@@ -30,7 +30,7 @@ def test_the_blocks_of_the_page_run(tiny_run, tmp_path, monkeypatch):
     assert names["ids"].shape == (40, 48)
 
 
-def test_the_settings_of_a_command_need_no_run_name():
+def test_composed_settings_have_a_default_run_name():
     settings = composed("train", ["model=deeplabv3_resnest14", "data=shapes"])
     assert settings["run_name"] == "deeplabv3_resnest14-shapes"
     assert composed("train", ["experiment=demo"])["run_name"] == "demo"

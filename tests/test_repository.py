@@ -1,4 +1,4 @@
-"""Lock files, set-up, CI, links of the pages."""
+"""Lock files, set-up, CI, and what README and docs refer to."""
 
 import os
 import re
@@ -15,7 +15,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
-def test_a_lock_names_hashes_and_no_address(lock):
+def test_lock_files_have_hashes_and_no_addresses(lock):
     text = lock.read_text()
     assert "://" not in text
     assert not re.search(r"^--?(find-links|index|extra-index|f |i )", text, re.MULTILINE)
@@ -29,22 +29,20 @@ def pins(name):
     return set(re.findall(r"^([\w.\[\]-]+==[\w.]+)", lock, re.MULTILINE))
 
 
-def test_the_development_lock_holds_the_run_time_lock():
+def test_development_lock_includes_the_runtime_lock():
     assert pins("lock.txt") <= pins("lock-dev.txt")
 
 
-def test_the_oldest_lock_holds_what_the_project_admits_at_the_least():
-    """So that `make test-oldest` goes on testing what is said in pyproject.toml."""
+def test_oldest_lock_pins_the_lowest_supported_versions():
+    """Check that `make test-oldest` tests the lower bounds in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [
-        *project["dependencies"],
-        *(each for name in extras if name not in ("slurm", "mlflow", "wandb") for each in extras[name]),
-    ]
-    held = {pin.lower() for pin in pins("lock-oldest.txt")}
-    for each in wanted:
-        name, least = re.split("[>=]=", each.split(",")[0].lower())
-        assert any(re.fullmatch(rf"{name}=={re.escape(least)}[.\d]*", pin) for pin in held), each
+    tested = [name for name in extras if name not in ("slurm", "mlflow", "wandb")]
+    requirements = [*project["dependencies"], *(each for name in tested for each in extras[name])]
+    pinned = {pin.lower() for pin in pins("lock-oldest.txt")}
+    for requirement in requirements:
+        name, lowest = re.split("[>=]=", requirement.split(",")[0].lower())
+        assert any(re.fullmatch(rf"{name}=={re.escape(lowest)}[.\d]*", pin) for pin in pinned), requirement
 
 
 BENCHMARKS = [file for file in sorted(ROOT.glob("benchmarks/*.py")) if "parse_args" in file.read_text()]
@@ -52,7 +50,7 @@ BENCHMARKS = [file for file in sorted(ROOT.glob("benchmarks/*.py")) if "parse_ar
 
 @pytest.mark.medium
 @pytest.mark.parametrize("script", BENCHMARKS, ids=lambda path: path.name)
-def test_a_benchmark_starts_from_a_checkout_where_nothing_is_installed(script, tmp_path):
+def test_benchmark_prints_help_without_installed_segkit(script, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, str(script), "--help"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
@@ -61,7 +59,7 @@ def test_a_benchmark_starts_from_a_checkout_where_nothing_is_installed(script, t
 
 
 @pytest.mark.parametrize("version", ["(3, 10)", "(3, 14)"])
-def test_a_python_out_of_range_gets_one_line_with_the_remedy(version, tmp_path):
+def test_setup_rejects_unsupported_python_with_one_line(version, tmp_path):
     python = tmp_path / "python"
     pretend = f"import sys; sys.version_info = {version}; exec(sys.stdin.read())"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{pretend}"\n')
@@ -75,7 +73,7 @@ def test_a_python_out_of_range_gets_one_line_with_the_remedy(version, tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
-def test_the_environment_is_fetched_with_the_certificates_of_the_system(tmp_path):
+def test_setup_uses_certificates_of_the_system(tmp_path):
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "$2 ${UV_SYSTEM_CERTS-} ${PIP_CERT-} ${SSL_CERT_FILE-}" >> calls\n')
@@ -89,7 +87,7 @@ def test_the_environment_is_fetched_with_the_certificates_of_the_system(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("variables", "expected"),
     [
         ({"PIP_INDEX_URL": "mine"}, "mine mine"),
         ({"UV_DEFAULT_INDEX": "mine"}, "mine mine"),
@@ -100,7 +98,7 @@ def test_the_environment_is_fetched_with_the_certificates_of_the_system(tmp_path
     ],
     ids=str,
 )
-def test_an_index_of_ones_own_serves_pip_and_uv_wherever_it_is_named(given, expected, tmp_path):
+def test_setup_passes_a_custom_index_to_pip_and_uv(variables, expected, tmp_path):
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(
@@ -111,11 +109,11 @@ def test_an_index_of_ones_own_serves_pip_and_uv_wherever_it_is_named(given, expe
     (tmp_path / "lock.txt").touch()
     command = ["sh", str(ROOT / "requirements" / "setup.sh"), sys.executable, "lock.txt", "stamp"]
     kept = {key: value for key, value in os.environ.items() if "INDEX" not in key}
-    subprocess.run(command, cwd=tmp_path, env=kept | given, timeout=60, check=True)
+    subprocess.run(command, cwd=tmp_path, env=kept | variables, timeout=60, check=True)
     assert [line.strip() for line in (tmp_path / "calls").read_text().splitlines()[-2:]] == [expected] * 2
 
 
-def test_ci_runs_what_the_readme_tells_everyone_to_run():
+def test_ci_runs_the_test_command_of_the_readme():
     commands = (ROOT / ".ci" / "run").read_text().splitlines()
     assert "make test" in commands
     assert "\nmake test " in (ROOT / "README.md").read_text()
@@ -125,42 +123,38 @@ def test_ci_runs_what_the_readme_tells_everyone_to_run():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_a_page_links_to_is_there(page):
+def test_links_of_pages_exist(page):
     links = re.findall(r"\]\((?!\w+://|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
 
 
-NOW = [page for page in PAGES if page.name != "CHANGELOG.md" and page.parent.name != "decisions"]
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md" and page.parent.name != "decisions"]
 GROUPS = sorted({file.parent.relative_to(ROOT / "conf").as_posix() for file in ROOT.glob("conf/**/*.yaml")})
 
 
-@pytest.mark.parametrize("page", NOW, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_a_page_names_is_there(page):
-    """Files, tests, targets of make and choices of settings; NAME and a plug-in's own stand for others."""
+@pytest.mark.parametrize("page", CURRENT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_tests_and_settings_named_on_pages_exist(page):
+    """Check files, tests, make targets and choices of settings, except NAME and a plug-in's."""
     text = page.read_text(encoding="utf-8")
     files = set(
         re.findall(r"\b(?:segkit|conf|tests|examples|docs)/[\w/.-]+\.(?:py|yaml|md|sbatch|png|jpg)\b", text)
     )
     missing = {file for file in files if "NAME" not in file and not (ROOT / file).exists()}
     tests = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.glob("tests/*.py"))
-    named = set(re.findall(r"\btest_\w+\b", text)) - {"test_seg"}
-    missing |= {
-        name for name in named if f"def {name}(" not in tests and not (ROOT / f"tests/{name}.py").exists()
-    }
+    for name in set(re.findall(r"\btest_\w+\b", text)) - {"test_seg"}:
+        if f"def {name}(" not in tests and not (ROOT / f"tests/{name}.py").exists():
+            missing.add(name)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     missing |= set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) - {*targets}
-    chosen = re.findall(rf"(?<![\w./])({'|'.join(GROUPS)})=([a-z]\w+)\b", text)
-    own = {"tiny", "null", "none"}
-    missing |= {
-        f"{g}={name}"
-        for g, name in chosen
-        if name not in own and not (ROOT / f"conf/{g}/{name}.yaml").exists()
-    }
+    for group, name in re.findall(rf"(?<![\w./])({'|'.join(GROUPS)})=([a-z]\w+)\b", text):
+        is_example = name in ("tiny", "null", "none")
+        if not is_example and not (ROOT / f"conf/{group}/{name}.yaml").exists():
+            missing.add(f"{group}={name}")
     assert not missing
 
 
-def test_importing_segkit_imports_no_torch_and_prints_nothing():
+def test_import_segkit_imports_no_torch_and_prints_nothing():
     code = "import sys, segkit; print([m for m in ('torch', 'hydra', 'cv2', 'numpy') if m in sys.modules])"
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
