@@ -1,50 +1,49 @@
-# Everything runs from a virtual environment in .venv, made on first use from the hash-locked requirements.
-# Paths stay relative, so a checkout whose path has a space works.
+# Everything runs in the virtual environment .venv, created on first use from hash-locked requirements.
+# Paths are relative, so that a checkout below a path with spaces works.
 
 PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-fast test-oldest test-next bench check lock clean
 
-help: ## what can be made
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-demo: .venv/runtime ## train and score a small network on drawn scenes, in minutes (runs/demo)
+demo: .venv/runtime ## train and evaluate a small network on generated scenes, in minutes (runs/demo)
 	@$(PY) train_seg.py experiment=demo resume=auto
 
-test: .venv/complete ## the tests
+test: .venv/complete ## run the tests
 	@$(PY) -m pytest -n auto --dist worksteal -m "not slow"
 
-test-all: .venv/complete ## the tests, and those that take minutes
+test-all: .venv/complete ## run all tests, with those that take minutes
 	@$(PY) -m pytest -n auto --dist worksteal --hypothesis-profile=all
 
-test-fast: .venv/complete ## the tests that start no command and take no seconds
+test-fast: .venv/complete ## run the tests that start no command and take no seconds
 	@$(PY) -m pytest -n auto --dist worksteal -m "not slow and not medium"
 
-test-oldest: .venv-oldest/complete ## the tests, on the oldest packages that pyproject.toml admits (.venv-oldest)
+test-oldest: .venv-oldest/complete ## run the tests with the oldest supported packages (.venv-oldest)
 	@.venv-oldest/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
-test-next: .venv-next/complete ## the tests, on Hydra 1.4 (a pre-release) and with PYTHON=python3.14 on Python 3.14 (.venv-next)
+test-next: .venv-next/complete ## run the tests with Hydra 1.4, a pre-release (.venv-next); PYTHON=python3.14 uses Python 3.14
 	@.venv-next/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
-bench: .venv/complete ## the small set of benchmarks, against benchmarks/expected.csv (under five minutes)
+bench: .venv/complete ## compare the main benchmarks with benchmarks/expected.csv (under five minutes)
 	@$(PY) benchmarks/bench.py
 
-check: .venv/complete ## format, lint, types, layers, spelling
+check: .venv/complete ## check format, lint, types, import layers, spelling
 	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m basedpyright --level error
 	@.venv/bin/python -c "import sys; from importlinter.cli import lint_imports_command as f; sys.argv = ['lint-imports', '--no-cache']; f()"
 	@.venv/bin/python -m codespell_lib
 
-lock: ## renew the lock files from pyproject.toml
+lock: ## update the lock files from pyproject.toml
 	@sh requirements/lock.sh
 
-clean: ## remove the environment and caches, not the runs
+clean: ## remove environments and caches, but no runs
 	rm -rf .venv .venv-oldest .venv-next .pytest_cache .ruff_cache .hypothesis
 
-# An environment is ready when its stamp, a copy of the lock it was made from, says so; anything else is
-# brought up to date, and an environment whose making was interrupted is made again.
+# The stamp of an environment is a copy of its lock file. An environment without it, or with another, is updated.
 .venv/runtime: requirements/lock.txt requirements/setup.sh
 	@sh requirements/setup.sh "$(PYTHON)" requirements/lock.txt .venv/runtime
 

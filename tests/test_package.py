@@ -50,7 +50,7 @@ def wheel(archives):
     return next(archives.glob("*.whl"))
 
 
-def test_the_wheel_holds_the_package_its_settings_and_its_commands(wheel):
+def test_wheel_has_package_settings_and_commands(wheel):
     held = contents(wheel)
     beside = {"conf": "segkit/conf", "datasets": "segkit/commands/datasets", "segkit": "segkit"}
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *beside, ":(glob)*_seg.py"]
@@ -62,7 +62,7 @@ def test_the_wheel_holds_the_package_its_settings_and_its_commands(wheel):
     assert {name.rpartition("/")[2] for name in held} == {"METADATA", "WHEEL", "entry_points.txt", "LICENSE"}
 
 
-def test_the_source_archive_makes_the_same_wheel(archives, wheel, tmp_path):
+def test_source_archive_builds_the_same_wheel(archives, wheel, tmp_path):
     with tarfile.open(next(archives.glob("*.tar.gz"))) as archive:
         # from 3.11.4 on
         archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
@@ -82,7 +82,7 @@ def test_wheel_citation_and_changelog_have_the_same_version(wheel):
     assert newest == f"## {segkit.__version__} - {citation['date-released']}"
 
 
-def test_every_script_at_the_top_is_a_command(wheel):
+def test_every_top_level_script_is_a_command(wheel):
     entries = configparser.ConfigParser()
     entries.read_string(contents(wheel)[f"segkit-{segkit.__version__}.dist-info/entry_points.txt"].decode())
     named = {name.removeprefix("segkit-") for name in entries["console_scripts"] if name != "segkit"}
@@ -118,7 +118,7 @@ def far(wheel, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_an_installation_trains_scores_and_predicts_from_anywhere(far):
+def test_installed_commands_train_test_and_predict(far):
     said = far("segkit-train", *SMALL)
     assert "segkit-test checkpoint=runs/far/best.pt" in said
     assert "mIoU" in far("segkit-test", "checkpoint=runs/far/best.pt", "report=true")
@@ -133,7 +133,7 @@ def test_an_installation_trains_scores_and_predicts_from_anywhere(far):
 
 
 @pytest.mark.slow
-def test_messages_of_an_installation_name_commands_that_are_there(far):
+def test_messages_of_an_installation_name_its_commands(far):
     assert "segkit-train experiment=demo" in far("segkit-train", "--help")
     assert "`segkit-data camvid prepare`" in far("segkit-train", "data=camvid", status=2)
     with_data = far("segkit-data")
