@@ -1,8 +1,8 @@
-"""Write the tables of docs/models.md: ``python docs/models.py`` (a minute; nothing is downloaded).
+"""Write the tables of docs/models.md. Nothing is downloaded.
 
-python docs/models.py speed      images/s of every backbone on this machine, two minutes on two idle cores
-python docs/models.py            the tables, with the speeds last measured
-python docs/models.py image    speed against published accuracy (needs matplotlib)
+python docs/models.py            write the tables, with the speeds last measured: a minute
+python docs/models.py speed      measure images/s of every backbone on this machine: two minutes on two idle cores
+python docs/models.py image      plot speed against published accuracy
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ SIDE = 224  # of the image that speed is measured with
 AUXILIARY = {"name": "fcn", "stage": 3}
 
 
-def backbones() -> list[tuple[str, str]]:
-    """Name and variant of each, in the order of their files."""
+def list_backbones() -> list[tuple[str, str]]:
+    """Return name and variant of each backbone, in the order of the files."""
     found = []
     for name in registry.available("models.backbones"):
         build = importlib.import_module(f"segkit.models.backbones.{name}").build
@@ -66,19 +66,19 @@ def backbones() -> list[tuple[str, str]]:
     return found
 
 
-def giga_macs(call: typing.Callable[[], object]) -> str:
-    """Thousand million multiplications with their additions."""
+def format_gmacs(call: typing.Callable[[], object]) -> str:
+    """Return the multiply-accumulate operations of a call in units of 10^9."""
     return f"{summary.count_flops(call) / 2e9:.2f}"
 
 
-def model(backbone: dict[str, object], head: str = "deeplabv3") -> segmenter.Segmenter:
-    """A segmenter of 150 classes that has shapes but no numbers."""
+def build_model(backbone: dict[str, object], head: str = "deeplabv3") -> segmenter.Segmenter:
+    """Return a segmenter with 150 classes on the meta device."""
     with torch.device("meta"):
         return segmenter.build(150, backbone=backbone, head={"name": head}, auxiliary=AUXILIARY).eval()
 
 
-def row_of_backbone(name: str, variant: str) -> str:
-    """One line: as a classifier, then under DeepLabV3."""
+def backbone_row(name: str, variant: str) -> str:
+    """Return the table row of a backbone: as a classifier, then with DeepLabV3."""
     settings: dict[str, object] = {"name": name, "variant": variant}
     with torch.device("meta"):
         classifier = registry.build(
@@ -90,48 +90,48 @@ def row_of_backbone(name: str, variant: str) -> str:
     cells = [
         f"{name} {variant}",
         f"{summary.parameters(classifier):,}",
-        giga_macs(lambda: classifier.classify(small)),
+        format_gmacs(lambda: classifier.classify(small)),
         f"{(summary.parameters(classifier) - summary.parameters(classifier.fc)) / 1e6:.2f}",
-        giga_macs(lambda: classifier(small)),
-        giga_macs(lambda: classifier(large)),
-        f"{speeds()[name, variant]:.1f}" if (name, variant) in speeds() else "-",
+        format_gmacs(lambda: classifier(small)),
+        format_gmacs(lambda: classifier(large)),
+        f"{read_speeds()[name, variant]:.1f}" if (name, variant) in read_speeds() else "-",
         f"{TOP1[name, variant]:.2f}" if (name, variant) in TOP1 else "-",
         "yes" if variant in getattr(published, "PUBLISHED", {}) else "-",
     ]
     for output_stride in (8, 16):
-        whole = model({**settings, "output_stride": output_stride})
+        whole = build_model({**settings, "output_stride": output_stride})
         if output_stride == 8:
             cells.append(f"{summary.parameters(whole) / 1e6:.2f}")
-        cells.append(giga_macs(lambda whole=whole: whole(crop)))
+        cells.append(format_gmacs(lambda whole=whole: whole(crop)))
     return f"| {' | '.join(cells)} |\n"
 
 
-def row_of_head(name: str) -> str:
-    """One line: the head on ResNeSt-101."""
-    whole = model({"name": "resnest", "variant": "101"}, name)
+def head_row(name: str) -> str:
+    """Return the table row of a head on ResNeSt-101."""
+    whole = build_model({"name": "resnest", "variant": "101"}, name)
     crop = torch.empty(1, 3, 480, 480, device="meta")
     parameters = f"{summary.parameters(whole.head) / 1e6:.2f}"
-    return f"| {name} | {parameters} | {giga_macs(lambda: whole(crop))} |\n"
+    return f"| {name} | {parameters} | {format_gmacs(lambda: whole(crop))} |\n"
 
 
 @functools.cache
-def speeds() -> dict[tuple[str, str], float]:
-    """Images/s as they were last measured."""
+def read_speeds() -> dict[tuple[str, str], float]:
+    """Return the images/s last measured."""
     with SPEEDS.open(newline="", encoding="utf-8") as file:
         return {(row["backbone"], row["variant"]): float(row["images/s"]) for row in csv.DictReader(file)}
 
 
-def measure(rounds: int = 3) -> None:
-    """Time every backbone as it is, undilated, one image at a time; the median of the rounds counts.
+def measure_speeds(rounds: int = 3) -> None:
+    """Measure every undilated backbone with one image at a time, and store the median of the rounds.
 
-    On one thread, by processor time: other work on the machine then disturbs little.
+    One thread and processor time make the result robust against other work on the machine.
     """
     torch.set_num_threads(1)
     image = torch.randn(1, 3, SIDE, SIDE)
     with SPEEDS.open("w", newline="", encoding="utf-8") as file, torch.inference_mode():
         write = csv.writer(file, lineterminator="\n").writerow
         write(["backbone", "variant", "images/s"])
-        for name, variant in backbones():
+        for name, variant in list_backbones():
             settings = {"name": name, "variant": variant, "output_stride": 32}
             network = registry.build("models.backbones", settings).eval()
             seconds = []
@@ -139,12 +139,12 @@ def measure(rounds: int = 3) -> None:
                 start = time.process_time()
                 network(image)
                 seconds.append(time.process_time() - start)
-            write([name, variant, f"{1 / statistics.median(seconds[1:]):.2f}"])  # the first one warms up
+            write([name, variant, f"{1 / statistics.median(seconds[1:]):.2f}"])  # the first is a warm-up
             file.flush()
 
 
-def draw() -> None:
-    """Published accuracy over measured speed, a line a family."""
+def plot_speeds() -> None:
+    """Plot published accuracy against measured speed, one line per family."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -156,13 +156,13 @@ def draw() -> None:
         family = f"{unit.upper()}-ResNet".replace("SKNET-ResNet", "SKNet") if unit else "ResNet"
         if name == "resnest":
             family, rest = ("ResNeSt-50 fast", variant) if "fast" in variant else ("ResNeSt", variant)
-        families.setdefault(family, []).append((speeds()[name, variant], top1, rest))
+        families.setdefault(family, []).append((read_speeds()[name, variant], top1, rest))
     figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=110, layout="constrained")
     for family, points in families.items():
         x, y, names = zip(*points, strict=True)
         axes.plot(x, y, "o" if "fast" in family else "o-", label=family, markersize=5)
         for point in zip(x, y, names, strict=True):
-            if "fast" not in family:  # those lie close together; the table tells them apart
+            if "fast" not in family:  # these points overlap; the table has their names
                 axes.annotate(point[2], point[:2], (5, 4), textcoords="offset points", fontsize=7)
     axes.set_xlabel(f"images/s of the backbone on one core, {SIDE} x {SIDE}; measured, see docs/models.md")
     axes.set_ylabel("ImageNet top-1 in %, as published")
@@ -174,19 +174,19 @@ def draw() -> None:
     figure.savefig(IMAGE)
 
 
-def main() -> None:
-    """Replace what stands between the marks."""
+def write_tables() -> None:
+    """Replace the tables between the two marks on the page."""
     columns = ["backbone", "parameters (1000 classes)", "GMACs @224", "M parameters without the classifier"]
     columns += ["GMACs without it @224", "@1333x800", f"images/s @{SIDE}", "top-1, published"]
     columns += ["imagenet weights"]
     columns += ["DeepLabV3, M parameters (150 classes, with auxiliary)", "GMACs @480, stride 8", "stride 16"]
     tables = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
-    tables += "".join(row_of_backbone(*backbone) for backbone in backbones())
+    tables += "".join(backbone_row(*backbone) for backbone in list_backbones())
     tables += "\n| head on ResNeSt-101 | M parameters | GMACs of the whole @480, stride 8 |\n|---|---|---|\n"
-    tables += "".join(row_of_head(name) for name in registry.available("models.heads"))
+    tables += "".join(head_row(name) for name in registry.available("models.heads"))
     before, rest = PAGE.read_text(encoding="utf-8").split(START)
     PAGE.write_text(f"{before}{START}\n{tables}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    {"speed": measure, "image": draw, "tables": main}[(sys.argv[1:] or ["tables"])[0]]()
+    {"speed": measure_speeds, "image": plot_speeds, "tables": write_tables}[(sys.argv[1:] or ["tables"])[0]]()

@@ -1,4 +1,4 @@
-"""docs/models.md says what the networks are."""
+"""The tables of docs/models.md are those that docs/models.py writes."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-MAKER = runpy.run_path(str(ROOT / "docs" / "models.py"))
+SCRIPT = runpy.run_path(str(ROOT / "docs" / "models.py"))
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("backbone", [("resnest", "50"), ("resnet", "sknet_50"), ("resnet", "50")])
-def test_the_row_of_a_backbone_is_what_its_command_writes(backbone):
-    assert MAKER["row_of_backbone"](*backbone) in PAGE
+def test_backbone_rows_are_up_to_date(backbone):
+    assert SCRIPT["backbone_row"](*backbone) in PAGE
 
 
-def test_the_row_of_a_head_is_what_its_command_writes():
-    assert MAKER["row_of_head"]("deeplabv3") in PAGE
+def test_head_row_is_up_to_date():
+    assert SCRIPT["head_row"]("deeplabv3") in PAGE
 
 
 def test_every_backbone_has_a_row():
-    assert [name for name in MAKER["backbones"]() if f"| {' '.join(name)} |" not in PAGE] == []
+    assert [name for name in SCRIPT["list_backbones"]() if f"| {' '.join(name)} |" not in PAGE] == []
 
 
 @pytest.mark.slow
-def test_the_whole_page_is_what_its_command_writes(tmp_path):
+def test_models_page_is_up_to_date(tmp_path):
     page = tmp_path / "models.md"
     page.write_text(PAGE, encoding="utf-8")
-    maker = MAKER["main"]
+    maker = SCRIPT["write_tables"]
     maker.__globals__["PAGE"] = page
     maker()
     assert page.read_text(encoding="utf-8") == PAGE
