@@ -1,7 +1,7 @@
 """Write the tables of docs/models.md. Nothing is downloaded.
 
 python docs/models.py            write the tables, with the speeds last measured: a minute
-python docs/models.py speed      measure images/s of every backbone on this machine: two minutes on two idle cores
+python docs/models.py speed      measure images/s of every backbone: two minutes on two idle cores
 python docs/models.py image      plot speed against published accuracy
 """
 
