@@ -132,7 +132,7 @@ def test_a_set_that_fills_no_batch_still_trains_and_says_so(caplog):
     small = batches(batch_size=20, drop_last=True, iterations=range(2))
     assert [len(batch.names) for batch in small] == [20, 20]
     assert set(small[0].names) == set(SCENES.names)
-    assert "schedule.batch_size=20: there are 7 samples" in caplog.text
+    assert "schedule.batch_size=20: there are 7 training samples" in caplog.text
 
 
 @pytest.mark.medium
@@ -161,7 +161,7 @@ def test_the_draw_of_a_sample_does_not_depend_on_the_batch_it_is_in():
 @pytest.mark.parametrize(("share", "accumulate"), [((0, 3), 1), ((0, 2), 4), ((0, 1), 3)])
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(share, accumulate):
     with pytest.raises(
-        ValueError, match=r"batch_size=4 cannot be shared evenly by . processes .* multiple of"
+        ValueError, match=r"batch_size=4: cannot be divided evenly by . processes .* multiple of"
     ):
         batches(share=share, accumulate=accumulate)
 

@@ -271,7 +271,7 @@ def test_the_same_seed_gives_the_same_sample_and_another_seed_another():
 
 
 def test_scales_out_of_order_are_refused():
-    with pytest.raises(ValueError, match=r"augment.scales=\[2.0, 0.5\]: the least and the greatest"):
+    with pytest.raises(ValueError, match=r"augment.scales=\[2.0, 0.5\]: must be \[lowest, highest\]"):
         transforms.build(crop_size=8, scales=(2.0, 0.5))
 
 

@@ -1,8 +1,7 @@
-"""The stream of training batches: an endless row of (sample, draw seed), the same however it is shared out.
+"""Endless stream of training batches that does not depend on workers, ranks or interruptions.
 
-Position p of the stream is place ``p % n`` of epoch ``p // n``, where an epoch takes n samples. The order of
-an epoch follows from (seed, epoch), what is drawn for a sample from (seed, epoch, sample); so nothing depends
-on workers, on the number of processes, or on where a run was interrupted.
+Position p of the stream is place ``p % n`` of epoch ``p // n``, where an epoch has n samples. The order of an
+epoch follows from (seed, epoch), the augmentation of a sample from (seed, epoch, sample).
 """
 
 from __future__ import annotations
@@ -28,44 +27,44 @@ log = logging.getLogger("segkit")
 
 
 class SampleSeed(NamedTuple):
-    """One place of the stream."""
+    """A sample of the stream, and the seed of its augmentation."""
 
     sample: int
-    seed: int  # of its transform
+    seed: int
 
 
 class SampleOrder(NamedTuple):
-    """Which samples make which batch, for one process of ``world_size``.
+    """Order of the samples, and their division into batches, for one rank.
 
-    Iteration t of the optimizer takes positions ``t * batch_size`` onwards, in ``accumulate`` batches, of
-    which each process takes its contiguous share.
+    Iteration t of the optimizer takes positions ``t * batch_size`` onwards, in ``accumulate`` micro-batches,
+    of which each rank takes its contiguous share.
     """
 
     samples: int
     seed: int
-    batch_size: int  # over all processes and accumulated batches
+    batch_size: int  # over all ranks and micro-batches
     accumulate: int = 1
     rank: int = 0
     world_size: int = 1
-    drop_last: bool = False  # an epoch leaves out what fills no batch: other samples in each
+    drop_last: bool = False  # leave out the samples that fill no batch; others in each epoch
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples that an epoch takes; a set that fills no batch is taken whole."""
-        whole = self.samples - self.samples % self.batch_size
-        return whole if self.drop_last and whole else self.samples
+        """Number of samples in an epoch; all of them if there are fewer than a batch."""
+        full_batches = self.samples - self.samples % self.batch_size
+        return full_batches if self.drop_last and full_batches else self.samples
 
     def batches(self, iteration: int) -> list[list[SampleSeed]]:
-        """The batches of one iteration of the optimizer."""
+        """Return the micro-batches of one iteration on this rank."""
         share = self.batch_size // (self.accumulate * self.world_size)
-        firsts = [
-            iteration * self.batch_size + (part * self.world_size + self.rank) * share
-            for part in range(self.accumulate)
-        ]
-        return [[self.sample_at(first + place) for place in range(share)] for first in firsts]
+        batches = []
+        for part in range(self.accumulate):
+            first = iteration * self.batch_size + (part * self.world_size + self.rank) * share
+            batches.append([self.sample_at(position) for position in range(first, first + share)])
+        return batches
 
     def sample_at(self, position: int) -> SampleSeed:
-        """What stands at a position of the stream."""
+        """Return the sample at a position of the stream."""
         epoch, place = divmod(position, self.samples_per_epoch)
         index = int(_epoch_order(self.samples, self.seed, epoch)[place])
         return SampleSeed(index, seed_of(self.seed, epoch, index))
@@ -77,7 +76,7 @@ def _epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class _BatchSampler:
-    """The batches of a range of iterations, one after another; what DataLoader calls a batch sampler."""
+    """Batch sampler of a DataLoader over a range of iterations."""
 
     def __init__(self, order: SampleOrder, iterations: range):
         self.order, self.iterations = order, iterations
@@ -91,32 +90,35 @@ class _BatchSampler:
 
 
 class _SampleReader:
-    """Reads and transforms in the worker; a sample that cannot be read comes back as its fault."""
+    """Reads and augments samples in a worker; returns error messages beside the sample, or instead of it."""
 
     def __init__(self, dataset: Dataset, transform: Transform):
         self.dataset, self.transform = dataset, transform
 
-    def __getitem__(self, draw: SampleSeed) -> tuple[Sample | None, list[str]]:
-        faults: list[str] = []
+    def __getitem__(self, chosen: SampleSeed) -> tuple[Sample | None, list[str]]:
+        errors: list[str] = []
         tries = 1 if self.dataset.on_error == "stop" else len(self.dataset)
-        for step in range(tries):
-            try:  # the next sample stands in for one that cannot be read
-                return self.transform(
-                    self.dataset.read((draw.sample + step) % len(self.dataset)), draw.seed
-                ), faults
-            except DataError as fault:
-                faults.append(str(fault))
-        return None, faults
+        for step in range(tries):  # the next sample replaces one that cannot be read
+            try:
+                sample = self.dataset.read((chosen.sample + step) % len(self.dataset))
+            except DataError as error:
+                errors.append(str(error))
+                continue
+            try:
+                return self.transform(sample, chosen.seed), errors
+            except ValueError as error:  # the settings do not fit these images
+                return None, [f"{sample.name}: {error}"]
+        return None, [f"{errors[-1]} (data.on_error=skip leaves such samples out)"]
 
 
 class TrainingLoader:
-    """Batches of this process for a range of iterations; ``skipped`` counts samples that were replaced."""
+    """Batches of this rank for a range of iterations; ``skipped`` counts samples that were replaced."""
 
     def __init__(
         self, dataset: Dataset, transform: Transform, order: SampleOrder, iterations: range, workers: int
     ):
         self.dataset, self.skipped = dataset, 0
-        self.logged: set[str] = set()  # what was said of a file is not said in every epoch
+        self.logged: set[str] = set()  # each error is logged once
         self.loader = DataLoader(
             _SampleReader(dataset, transform),  # type: ignore[arg-type]
             batch_sampler=_BatchSampler(order, iterations),  # type: ignore[arg-type]
@@ -130,67 +132,66 @@ class TrainingLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        with warnings.catch_warnings():  # workers touch nothing that the threads of their parent may hold
+        with warnings.catch_warnings():  # workers use no lock that a thread of their parent may hold
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             batches = iter(self.loader)
-        for batch, faults in batches:
+        for batch, errors in batches:
             if batch is None:
-                raise ValueError(f"{faults[-1]} (data.on_error=skip goes on without such samples)")
-            for fault in faults:
+                raise ValueError(errors[-1])
+            for error in errors:
                 self.skipped += 1
-                if fault not in self.logged:
-                    log.warning("skipped, %d by now: %s", self.skipped, fault)
-                self.logged.add(fault)
+                if error not in self.logged:
+                    log.warning("skipped a sample (%d so far): %s", self.skipped, error)
+                self.logged.add(error)
             yield batch
 
 
 def training_loader(
     dataset: Dataset, transform: Transform, order: SampleOrder, *, iterations: range, workers: int = 0
 ) -> TrainingLoader:
-    """Batches of training samples.
+    """Return a loader of augmented training batches.
 
     Args:
-        dataset: what to read.
-        transform: called with each sample and its draw seed; workers that are spawned get it pickled.
-        order: of the samples, and how they make batches.
-        iterations: of the optimizer, ``range(start, end)``; each gives ``order.accumulate`` batches.
-        workers: processes that read; 0 reads here.
+        dataset: the samples.
+        transform: called with each sample and its seed; pickled for workers that are spawned.
+        order: of the samples, and their division into batches.
+        iterations: of the optimizer, ``range(start, end)``; each has ``order.accumulate`` micro-batches.
+        workers: processes that read; 0 reads in this one.
 
     Raises:
-        ValueError: the batch cannot be shared out evenly; while iterating, a sample cannot be read.
+        ValueError: the batch cannot be divided evenly; while iterating, a sample cannot be read.
     """
     parts = order.accumulate * order.world_size
     if order.batch_size % parts:
         raise ValueError(
-            f"schedule.batch_size={order.batch_size} cannot be shared evenly by {order.world_size} processes"
-            f" with schedule.accumulate={order.accumulate}; it must be a multiple of {parts}"
+            f"schedule.batch_size={order.batch_size}: cannot be divided evenly by {order.world_size} "
+            f"processes with schedule.accumulate={order.accumulate}. Choose a multiple of {parts}"
         )
     if order.batch_size > order.samples and order.rank == 0:
         log.warning(
-            "schedule.batch_size=%d: there are %d samples to train on, so a batch holds each of them %.3g"
-            " times; one of at most %d holds none twice",
+            "schedule.batch_size=%d: there are %d training samples, so each is %.3g times in a batch. Choose "
+            "at most %d to have each at most once",
             *(order.batch_size, order.samples, order.batch_size / order.samples, order.samples),
         )
     return TrainingLoader(dataset, transform, order, iterations, workers)
 
 
-def _collate(samples: Sequence[tuple[Sample | None, list[str]]]) -> tuple[Batch | None, list[str]]:
-    faults = [fault for _, sample_faults in samples for fault in sample_faults]
-    whole = [sample for sample, _ in samples if sample is not None]
-    if len(whole) < len(samples):
-        return None, faults
-    bands = whole[0].image.shape[2]
-    image = np.empty(
-        (len(whole), bands, *whole[0].label.shape), np.result_type(*(sample.image.dtype for sample in whole))
-    )
-    for planes, sample in zip(image, whole, strict=True):
-        pixels = sample.image.astype(image.dtype, copy=False)
-        cv2.split(pixels, list(planes))  # six times faster than permute and copy
-    label = torch.from_numpy(np.stack([sample.label for sample in whole]))
-    names = [sample.name for sample in whole]
-    return Batch(torch.from_numpy(image), label, names, whole[0].bands), faults
+def _collate(items: Sequence[tuple[Sample | None, list[str]]]) -> tuple[Batch | None, list[str]]:
+    """Return the batch of the samples, None if one is missing, and all error messages."""
+    errors = [error for _, sample_errors in items for error in sample_errors]
+    samples = [sample for sample, _ in items if sample is not None]
+    if len(samples) < len(items):
+        return None, next(sample_errors for sample, sample_errors in items if sample is None)
+    first = samples[0]
+    kind = np.result_type(*(sample.image.dtype for sample in samples))
+    image = np.empty((len(samples), first.image.shape[2], *first.label.shape), kind)
+    for planes, sample in zip(image, samples, strict=True):
+        cv2.split(sample.image.astype(kind, copy=False), list(planes))  # six times faster than permute
+    label = torch.from_numpy(np.stack([sample.label for sample in samples]))
+    names = [sample.name for sample in samples]
+    return Batch(torch.from_numpy(image), label, names, first.bands), errors
 
 
 def _init_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the threads
+    cv2.setNumThreads(0)  # the workers are the parallelism
     signals.ignore_group_signals()

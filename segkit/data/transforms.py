@@ -1,18 +1,15 @@
-"""What is drawn for one sample: scale, crop, mirror, rotation, color, blur. All of it from one seed.
+"""Random augmentation of one sample: scale, crop, flip, rotation, color, blur; all from one seed.
 
-Geometry is window-first: the crop is chosen in the coordinates of the scaled image, and only the source
-pixels under it are scaled (``segkit.data.crops``). Color and blur see the crop only; padding comes last.
+The crop is chosen in the coordinates of the scaled image, and only the source pixels under it are resized
+(``segkit.data.crops``). Color and blur are applied to the crop; padding comes last.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -20,151 +17,149 @@ import numpy as np
 from segkit.config import Fraction, Range, registry
 from segkit.data import color
 from segkit.data.crops import Crop, crop_image, crop_label, crop_rotated, restore_band_axis
+from segkit.data.pixel_transforms import PixelTransforms
 from segkit.types import Bands, Sample, ignore_index_of
 
-Transform = Callable[[Sample, int], Sample]  # (as read, draw seed) -> as trained on
+Transform = Callable[[Sample, int], Sample]  # (sample as read, seed) -> sample as trained on
 
 PADDING = {"black": (0, 0, 0), "mean": (124, 116, 104)}  # ImageNet's mean, zero once it is normalized
-MAX_SIDE = 32767  # pixels of a side that OpenCV can scale
+MAX_SIDE = 32767  # pixels of a side that OpenCV can resize to
+CropSize = Annotated[int, Range(least=1, most=8192)]
+BaseSize = Annotated[int, Range(least=16, most=16384)]
+Scale = Annotated[float, Range(least=0.01, most=16)]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The transform of one sample; it can be pickled, so workers may be forked or spawned.
+    """Transform of one sample. It can be pickled, so workers may be forked or spawned.
 
     Attributes:
-        crop_size: of what comes out, padded right and below where the image is smaller; ``None``: the whole
-            image.
-        base_size: what scale 1 means. One number: the LONG side gets this length (a whole number, drawn
-            uniformly, as PyTorch-Encoding does). Two numbers: the image is scaled to fit into them, longer
-            to longer (mmsegmentation). ``None``: its own size.
-        scales: least and greatest, drawn uniformly.
-        resize: ``pil_bilinear`` averages when it shrinks (PyTorch-Encoding, GluonCV), and so does
-            ``pil_bicubic`` (later versions of PyTorch-Encoding); ``opencv_linear`` skips pixels then, and
-            scales the whole image (mmcv). Labels go to the nearest neighbor of the same toolkit.
-        hflip: how often left and right are exchanged.
-        rotation: greatest turn in degrees, either way, about the center of the crop.
-        max_class_ratio: a crop in which one class does not have less than this share of the scored pixels,
-            or that has fewer than two classes, is drawn again, up to ten times; 1: never.
-        color_jitter: how often each of brightness, contrast, saturation and hue is changed (mmsegmentation);
-            bands that are no photograph have brightness and contrast only, in the same shares of their range.
-        blur: how often a Gaussian of standard deviation up to 1 pixel is applied. PIL's own, which GluonCV
-            uses, is an approximation of it that differs by 0.4 gray levels.
-        padding: ``black`` (the original), or ``mean``: the mean color, in whole gray levels, which is zero
-            once it is normalized (mmsegmentation); black is the lowest value of ``data.range``.
-        extra: further changes of the crop before it is padded, by the names of plug-ins' components in
-            ``data/augmentations``: true, or settings; each is called with the sample and its generator.
+        crop_size: side, or (height, width), of the result, padded right and below where the image is
+            smaller; ``None``: the full scaled image.
+        base_size: size at scale 1. One number: the LONG side (a whole number, uniform, as in
+            PyTorch-Encoding). Two numbers: the image is scaled to fit into them, longer side to longer
+            (mmsegmentation). ``None``: its own size.
+        scales: lowest and highest scale; uniform between them.
+        resize: ``pil_bilinear`` and ``pil_bicubic`` average when they shrink (PyTorch-Encoding, GluonCV);
+            ``opencv_linear`` skips pixels and resizes the full image (mmcv). Labels use the nearest neighbor
+            of the same library.
+        hflip: probability of a horizontal flip.
+        rotation: largest angle in degrees, in either direction, about the center of the crop.
+        max_class_ratio: a crop is sampled again, up to ten times, while one class has at least this share
+            of its scored pixels, or it has fewer than two classes; 1: never.
+        color_jitter: probability of each of brightness, contrast, saturation and hue (mmsegmentation).
+            Images other than photographs get brightness and contrast only, relative to their value range.
+        blur: probability of a Gaussian blur with a standard deviation of up to 1 pixel. PIL's, which GluonCV
+            uses, is an approximation that differs by 0.4 gray levels.
+        albumentations: pixel-level transforms of albumentations by name, such as
+            ``[{name: CLAHE, p: 0.2}]``; the other keys are their arguments.
+        padding: ``black`` (lowest value of ``data.range``), or ``mean``: ImageNet's mean color, which is
+            zero once it is normalized (mmsegmentation).
+        extra: transforms of plug-ins (``data/augmentations``) by name: true, or their settings. Each is
+            called with the sample and the random generator, before padding.
     """
 
-    crop_size: (
-        Annotated[int, Range(least=1, most=8192)]
-        | tuple[Annotated[int, Range(least=1, most=8192)], Annotated[int, Range(least=1, most=8192)]]
-        | None
-    )
-    base_size: (
-        Annotated[int, Range(least=16, most=16384)]
-        | tuple[Annotated[int, Range(least=16, most=16384)], Annotated[int, Range(least=16, most=16384)]]
-        | None
-    ) = None
-    scales: tuple[
-        Annotated[float, Range(least=0.01, most=16)], Annotated[float, Range(least=0.01, most=16)]
-    ] = (0.5, 2.0)
+    crop_size: CropSize | tuple[CropSize, CropSize] | None
+    base_size: BaseSize | tuple[BaseSize, BaseSize] | None = None
+    scales: tuple[Scale, Scale] = (0.5, 2.0)
     resize: Literal["pil_bilinear", "pil_bicubic", "opencv_linear"] = "pil_bilinear"
     hflip: Fraction = 0.5
     rotation: Annotated[float, Range(least=0, most=180)] = 0.0
     max_class_ratio: Fraction = 1.0
     color_jitter: Fraction = 0.0
     blur: Fraction = 0.0
+    albumentations: list[dict] = field(default_factory=list)
     padding: Literal["black", "mean"] = "black"
     extra: dict[str, dict | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_changes", registry.build_enabled("data.augmentations", self.extra))
-        if len(self.scales) != 2 or self.scales[0] > self.scales[1]:
+        object.__setattr__(self, "_extra", registry.build_enabled("data.augmentations", self.extra))
+        object.__setattr__(self, "_pixel_transforms", PixelTransforms(self.albumentations))
+        scales = list(self.scales)
+        if scales[0] > scales[1]:
+            raise ValueError(f"augment.scales={scales}: must be [lowest, highest]. Swap the two numbers")
+        base = self.base_size
+        longest = max(base) if isinstance(base, tuple | list) else base or 0
+        if longest * scales[1] > MAX_SIDE:
             raise ValueError(
-                f"augment.scales={list(self.scales)}: the least and the greatest scale are meant,"
-                " in this order"
+                f"augment.base_size={base} at augment.scales={scales}: a side would be resized to "
+                f"{longest * scales[1]:.0f} pixels; at most {MAX_SIDE} are possible. Make one of the two "
+                "smaller"
             )
-        bases = self.base_size if isinstance(self.base_size, tuple | list) else [self.base_size or 0]
-        if max(bases) * self.scales[1] > MAX_SIDE:
-            raise ValueError(
-                f"augment.base_size={self.base_size} at augment.scales={list(self.scales)}: a side would be"
-                f" scaled to {max(bases) * self.scales[1]:.0f} pixels; at most {MAX_SIDE} are possible,"
-                " so make one of the two smaller"
-            )
-        if self.blur:
-            _blurring(self.blur)  # what is amiss with it shows before workers start
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """The sample as trained on; equal seeds draw equally."""
+        """Return the augmented sample; equal seeds give equal results."""
         draw = np.random.default_rng(seed)
         image, label, name, bands = sample
-        fill = _padding_values(self.padding, bands, image.shape[2])
-        mirrored = bool(draw.random() < self.hflip)
-        scaled = _scaled_size(draw, label.shape, self.base_size, self.scales)
+        padding = _padding_values(self.padding, bands, image.shape[2])
+        is_flipped = bool(draw.random() < self.hflip)
+        scaled = _sample_scaled_size(draw, label.shape, self.base_size, self.scales)
         angle = draw.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
-        crop = (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
-        window, label = self._crop(draw, label, _CropSampler(scaled, crop or scaled, mirrored), angle)
-        image = self._cut(image, window, angle, fill)
+        crop_size = (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
+        sampler = _CropSampler(scaled, crop_size or scaled, is_flipped)
+        crop, label = self._sample_crop(draw, label, sampler, angle)
+        image = self._cut(image, crop, angle, padding)
         if self.color_jitter and bands.photographs:
             image = color.distort(image, draw, self.color_jitter)
         elif self.color_jitter:
             image = color.distort_bands(image, draw, self.color_jitter, bands.value_ranges(image.shape[2]))
-        if self.blur and not bands.photographs:
-            image = _blurred(image, draw, self.blur)
-        elif self.blur:
-            # set_random_seed would give every step the same draws: all of them happen, or none
-            blurring = _blurring(self.blur)
-            blurring.set_random_state(draw, random.Random(int(draw.integers(1 << 32))))
-            image = blurring(image=image)["image"]
-        for change in vars(self)["_changes"].values():
-            image, label, name, _ = change(Sample(image, label, name, bands), draw)
-        return Sample(_pad(image, crop, fill), _pad(label, crop, (ignore_index_of(label),)), name, bands)
+        if self.blur:
+            image = _blur(image, draw, self.blur)
+        image = vars(self)["_pixel_transforms"](image, draw, bands)
+        for transform in vars(self)["_extra"].values():
+            image, label, name, _ = transform(Sample(image, label, name, bands), draw)
+        if crop_size is not None:
+            image = _pad(image, crop_size, padding)
+            label = _pad(label, crop_size, (ignore_index_of(label),))
+        return Sample(image, label, name, bands)
 
-    def _crop(
-        self, draw: np.random.Generator, label: np.ndarray, place: _CropSampler, angle: float
+    def _sample_crop(
+        self, draw: np.random.Generator, label: np.ndarray, sampler: _CropSampler, angle: float
     ) -> tuple[Crop, np.ndarray]:
-        """A window and the label under it; it is drawn again while one class fills it."""
-        window = place.draw(draw)
-        part = self._cut(label, window, angle, (ignore_index_of(label),))
-        if self.max_class_ratio < 1:
-            for _ in range(10):
-                if _is_mixed(part, self.max_class_ratio):
-                    break
-                window = place.draw(draw)
-                part = self._cut(label, window, angle, (ignore_index_of(label),))
-        return window, part
+        """Return a crop and the label under it; sampled again while one class fills it."""
+        outside = (ignore_index_of(label),)
+        crop = sampler.sample(draw)
+        part = self._cut(label, crop, angle, outside)
+        tries = 10 if self.max_class_ratio < 1 else 0
+        for _ in range(tries):
+            if _is_mixed(part, self.max_class_ratio):
+                break
+            crop = sampler.sample(draw)
+            part = self._cut(label, crop, angle, outside)
+        return crop, part
 
-    def _cut(self, array: np.ndarray, window: Crop, angle: float, fill: Sequence[float]) -> np.ndarray:
+    def _cut(self, array: np.ndarray, crop: Crop, angle: float, padding: Sequence[float]) -> np.ndarray:
         if angle:
-            return crop_rotated(array, window, angle, resize=self.resize, fill=fill)
-        return (crop_image if array.ndim == 3 else crop_label)(array, window, self.resize)
+            return crop_rotated(array, crop, angle, resize=self.resize, fill=padding)
+        if array.ndim == 3:
+            return crop_image(array, crop, self.resize)
+        return crop_label(array, crop, self.resize)
 
 
-build = Augmentation  # as every other component is made
+build = Augmentation  # the name that components are built by
 
 
 @dataclass(frozen=True)
 class _CropSampler:
-    """Where a crop may lie: anywhere in the scaled image; all of a side that is not longer than the crop."""
+    """Uniform crops of the scaled image; all of a side that is not longer than the crop."""
 
     scaled: tuple[int, int]
-    crop: Sequence[int]
-    mirrored: bool
+    crop_size: Sequence[int]
+    is_flipped: bool
 
-    def draw(self, draw: np.random.Generator) -> Crop:
-        height, width = min(self.crop[0], self.scaled[0]), min(self.crop[1], self.scaled[1])
+    def sample(self, draw: np.random.Generator) -> Crop:
+        height, width = (min(pair) for pair in zip(self.crop_size, self.scaled, strict=True))
         top, left = draw.integers((self.scaled[0] - height + 1, self.scaled[1] - width + 1))
-        return Crop(self.scaled, int(top), int(left), height, width, self.mirrored)
+        return Crop(self.scaled, int(top), int(left), height, width, self.is_flipped)
 
 
-def _scaled_size(
+def _sample_scaled_size(
     draw: np.random.Generator,
     size: tuple[int, ...],
     base_size: int | Sequence[int] | None,
     scales: Sequence[float],
 ) -> tuple[int, int]:
-    """(height, width) after scaling."""
+    """Return (height, width) after scaling."""
     height, width = size
     if isinstance(base_size, int):
         longest = max(1, int(draw.integers(int(base_size * scales[0]), int(base_size * scales[1]) + 1)))
@@ -179,37 +174,36 @@ def _scaled_size(
 
 
 def max_scaled_size(size: Sequence[int], augment: Augmentation) -> tuple[int, int]:
-    """Return (height, width) of an image of a size at the greatest scale."""
-    if isinstance(augment.base_size, int):
-        factor = augment.base_size * augment.scales[1] / max(size)
-    elif augment.base_size is None:
-        factor = augment.scales[1]
-    else:
-        bounds = augment.base_size
-        factor = min(max(bounds) / max(size), min(bounds) / min(size)) * augment.scales[1]
+    """Return (height, width) of an image of (height, width) ``size`` at the highest scale."""
+    base, factor = augment.base_size, augment.scales[1]
+    if isinstance(base, int):
+        factor = base * factor / max(size)
+    elif base is not None:
+        factor = min(max(base) / max(size), min(base) / min(size)) * factor
     return round(size[0] * factor), round(size[1] * factor)
 
 
 def _is_mixed(label: np.ndarray, share: float) -> bool:
-    """Whether two classes or more are scored, and the most frequent has less than this share of it."""
+    """Return whether two or more classes are scored, and the most frequent has less than ``share``."""
     counts = np.bincount(label[label != ignore_index_of(label)])
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < share)
 
 
-def _pad(array: np.ndarray, crop: Sequence[int] | None, fill: Sequence[float]) -> np.ndarray:
-    below, right = (0, 0) if crop is None else (crop[0] - array.shape[0], crop[1] - array.shape[1])
+def _pad(array: np.ndarray, size: Sequence[int], values: Sequence[float]) -> np.ndarray:
+    """Return an array padded right and below to (height, width) ``size``."""
+    below, right = size[0] - array.shape[0], size[1] - array.shape[1]
     if not below and not right:
         return array
     if array.ndim == 2 or array.shape[2] == 3:
-        return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=tuple(fill))
-    canvas = np.empty((*crop, array.shape[2]), array.dtype)  # type: ignore[misc]
-    canvas[:] = np.asarray(fill, array.dtype)
+        return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=tuple(values))
+    canvas = np.empty((*size, array.shape[2]), array.dtype)  # OpenCV pads at most four bands
+    canvas[:] = np.asarray(values, array.dtype)
     canvas[: array.shape[0], : array.shape[1]] = array
     return canvas
 
 
 def _padding_values(padding: str, bands: Bands, count: int) -> Sequence[float]:
-    """What lies beyond an image: the black of its bands, or ImageNet's mean of photographs."""
+    """Return the value of each band outside the image."""
     if bands.photographs:
         return PADDING[padding]
     if padding == "mean":
@@ -220,20 +214,18 @@ def _padding_values(padding: str, bands: Bands, count: int) -> Sequence[float]:
     return [low for low, _ in bands.value_ranges(count)]
 
 
-def _blurred(image: np.ndarray, draw: np.random.Generator, often: float) -> np.ndarray:
-    """Bands that are no photograph, under a Gaussian of deviation up to 1 pixel."""
-    if draw.random() >= often or (deviation := draw.uniform(0.0, 1.0)) < 0.1:
+def _blur(image: np.ndarray, draw: np.random.Generator, probability: float) -> np.ndarray:
+    """Blur with a probability, by a Gaussian of standard deviation 0 to 1 pixel, cut at 3.5 deviations.
+
+    Sampling order and kernel are those of albumentations' GaussianBlur, which earlier trainings used.
+    """
+    chance = random.Random(int(draw.integers(1 << 32)))
+    chance.random()
+    if probability < 1 and chance.random() >= probability:
         return image
-    return restore_band_axis(cv2.GaussianBlur(image, (0, 0), deviation))
-
-
-@cache
-def _blurring(often: float) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network when imported
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # how albumentations reports arguments it does not know
-        import albumentations
-
-        return albumentations.Compose(
-            [albumentations.GaussianBlur(blur_limit=0, sigma_limit=(0.0, 1.0), p=often)]
-        )
+    sigma = chance.uniform(0.0, 1.0)
+    radius = int(sigma * 3.5)
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    return restore_band_axis(cv2.sepFilter2D(image, -1, kernel, kernel))

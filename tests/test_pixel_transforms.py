@@ -1,0 +1,155 @@
+"""``augment.albumentations``: pixel-level transforms by name, seeded per sample."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from importlib import metadata
+
+import albumentations
+import numpy as np
+import pytest
+
+from conftest import run_command
+from segkit.data import pixel_transforms, transforms
+from segkit.data.loaders import SampleOrder, training_loader
+from segkit.data.pixel_transforms import PixelTransforms
+from segkit.types import PHOTOGRAPHS, Bands, Sample
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (48, 48, 3)).astype(np.uint8)
+LABEL = np.zeros((48, 48), np.uint8)
+NOISY = [{"name": "CLAHE", "p": 0.5}, {"name": "GaussNoise", "p": 0.5}, {"name": "RandomFog", "p": 0.3}]
+
+
+class Scenes:
+    """Six photographs of noise."""
+
+    name, on_error, names = "scenes", "stop", list("abcdef")
+
+    def __len__(self):
+        return 6
+
+    def read(self, index):
+        return Sample(np.roll(IMAGE, index, axis=0), LABEL, self.names[index])
+
+
+def read_batches(workers=0, iterations=range(6)):
+    transform = transforms.build(crop_size=32, albumentations=NOISY)
+    order = SampleOrder(samples=6, seed=1, batch_size=4)
+    return [
+        batch.image
+        for batch in training_loader(Scenes(), transform, order, iterations=iterations, workers=workers)
+    ]
+
+
+def test_transform_by_name_equals_albumentations():
+    ours = PixelTransforms([{"name": "CLAHE", "p": 1, "clip_limit": [2, 2]}])
+    theirs = albumentations.CLAHE(p=1, clip_limit=(2, 2))(image=IMAGE)["image"]
+    np.testing.assert_array_equal(ours(IMAGE, np.random.default_rng(0), PHOTOGRAPHS), theirs)
+
+
+def test_probability_is_respected_and_mask_is_unchanged():
+    transform = transforms.build(
+        crop_size=48, scales=(1, 1), hflip=0, albumentations=[{"name": "InvertImg", "p": 0.25}]
+    )
+    results = [transform(Sample(IMAGE, LABEL, ""), seed) for seed in range(400)]
+    changed = np.mean([(result.image != IMAGE).any() for result in results])
+    assert abs(changed - 0.25) < 0.06
+    assert all((result.label == LABEL).all() for result in results)
+
+
+def test_same_seed_gives_same_pixels_in_any_order():
+    transform = transforms.build(crop_size=32, albumentations=NOISY)
+    first = [transform(Sample(IMAGE, LABEL, ""), seed).image for seed in range(20)]
+    random.seed(5)  # global generators must not matter
+    again = [transform(Sample(IMAGE, LABEL, ""), seed).image for seed in reversed(range(20))][::-1]
+    np.testing.assert_array_equal(first, again)
+    assert len({image.tobytes() for image in first}) == 20
+
+
+@pytest.mark.medium
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_are_equal_for_any_workers_and_after_resuming(workers):
+    expected = read_batches()
+    for ours, theirs in zip(read_batches(workers), expected, strict=True):
+        assert ours.equal(theirs)
+    for ours, theirs in zip(read_batches(workers, range(2, 6)), expected[2:], strict=True):
+        assert ours.equal(theirs)
+
+
+def test_every_pixel_transform_is_applied_to_rgb_or_refused():
+    applied = 0
+    for name in pixel_transforms._pixel_transforms():
+        try:
+            chain = PixelTransforms([{"name": name, "p": 1}])
+        except ValueError:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ToRGB warns that an image is RGB already
+            image = chain(IMAGE, np.random.default_rng(0), PHOTOGRAPHS)
+        assert (image.shape, image.dtype) == (IMAGE.shape, IMAGE.dtype)
+        applied += 1
+    assert applied > 50
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"p": 0.5}, r"an entry needs a name, such as \{name: CLAHE"),
+        ({"name": "Clahe"}, r"no transform Clahe; did you mean CLAHE"),
+        ({"name": "HorizontalFlip"}, "HorizontalFlip is not a pixel-level transform: .* without its mask"),
+        (
+            {"name": "CLAHE", "limit": 3},
+            r"CLAHE has no argument limit; it takes clip_limit, tile_grid_size, p$",
+        ),
+        ({"name": "CLAHE", "p": 3}, r"CLAHE cannot be used: p: Input should be less than or equal to 1$"),
+        ({"name": "Normalize"}, "Normalize changes the type or number of bands"),
+        ({"name": "FDA"}, "FDA cannot be used: .*fda_metadata"),
+    ],
+)
+def test_unusable_entry_is_refused_before_training(entry, message):
+    with pytest.raises(ValueError, match=f"augment.albumentations.*{message}") as error:
+        transforms.build(crop_size=8, albumentations=[entry])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "value_range", "message"),
+    [
+        (np.uint8, 4, None, r"CLAHE cannot be applied to images of 4 bands \(uint8\)"),
+        (np.uint16, 3, (0, 4095), "CLAHE takes 8-bit images, .* these are uint16"),
+        (np.float32, 3, (0, 255), "CLAHE takes 8-bit images, .* these are float32"),
+    ],
+)
+def test_images_a_transform_cannot_take_are_refused(kind, count, value_range, message):
+    chain = PixelTransforms([{"name": "CLAHE", "p": 1}])
+    image = np.ones((48, 48, count), kind)
+    bands = Bands(tuple(range(1, count + 1)), value_range)
+    with pytest.raises(ValueError, match=message):
+        chain(image, np.random.default_rng(0), bands)
+
+
+def test_float_images_of_unit_range_and_many_bands_are_taken():
+    chain = PixelTransforms([{"name": "GaussNoise", "p": 1}])
+    image = np.random.default_rng(0).random((48, 48, 5), dtype=np.float32)
+    changed = chain(image, np.random.default_rng(0), Bands((1, 2, 3, 4, 5), (0.0, 1.0)))
+    assert (changed.shape, changed.dtype) == (image.shape, np.float32)
+    assert (changed != image).any()
+
+
+def test_albumentationsx_is_named_with_its_license(monkeypatch, caplog):
+    monkeypatch.setattr(metadata, "version", lambda name: {"albumentationsx": "2.3.1"}[name])
+    PixelTransforms([{"name": "CLAHE"}])
+    assert "uses albumentationsx 2.3.1, whose license is AGPL-3.0" in caplog.text
+
+
+@pytest.mark.medium
+def test_training_command_runs_with_clahe(tmp_path):
+    settings = (
+        "data=shapes data.train_scenes=8 data.val_scenes=2 model=deeplabv3_demo model.backbone.width=8"
+        " model.head.width=8 model/auxiliary=none schedule.iterations=2 schedule.epochs=null"
+        f" schedule.batch_size=2 loader.workers=1 run_name=clahe run_dir={tmp_path}"
+    )
+    output = run_command("train_seg.py", *settings.split(), "augment.albumentations=[{name: CLAHE, p: 0.5}]")
+    assert (tmp_path / "clahe/best.pt").is_file(), output
