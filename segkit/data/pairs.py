@@ -120,6 +120,14 @@ class Pairs:
             raise DataError("sizes differ", pair.label, size_mismatch_message(image, label), "")
         return Sample(image, label, pair.name, self.bands)
 
+    def read_label(self, index: int) -> np.ndarray:
+        """Return the class ids (H, W) of a mask, without its image.
+
+        Raises:
+            DataError: as in ``read``.
+        """
+        return self._read_label(self.pairs[index])
+
     def read_image(self, pair: Pair) -> np.ndarray:
         """Return the image of a pair, (H, W, C), as ``reading.read_image`` does."""
         return read_image(pair.image, self.bands)

@@ -1,0 +1,450 @@
+"""Scores of masks that any tool has predicted, against a data set.
+
+Predictions are matched to images by name, read exactly and never resized. One joint histogram of label and
+prediction is counted per image, so scoring takes little more time than decoding the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from segkit.data.label_map import DataError, LabelMap, Problem
+from segkit.data.listing import walk_files
+from segkit.data.pairs import Pairs
+from segkit.data.reading import MASKS, read_mask
+from segkit.evaluation import intervals, metrics
+from segkit.evaluation.intervals import Interval
+from segkit.runtime import files
+from segkit.types import ignore_index
+
+Format = Literal["ids", "raw", "colors"]
+FORMATS = {
+    "ids": "class ids 0..K-1, such as Cityscapes' train ids",
+    "raw": "ids of the data set's own masks",
+    "colors": "colors of the class table",
+}
+ENDINGS = ("_gtFine_labelTrainIds", "_gtFine_labelIds", "_gtFine_color", "_leftImg8bit", "_labelTrainIds")
+ENDINGS += ("_labelIds", "_predictions", "_prediction", "_pred", "_mask", "_ids", "_colors", "_color")
+SAMPLED = 32  # predictions that are read to detect the format
+SAVE_EVERY = 64  # images between two saves of the counts
+LISTED = 20  # problems in an error message
+AHEAD = 32  # images that may be counted ahead of the one that is added
+
+Result = tuple[int, "np.ndarray | Problem"]
+
+
+class MaskScores(NamedTuple):
+    """Scores of a folder of predictions; fractions of 1, NaN where a class has nothing to count."""
+
+    scores: dict[str, float]
+    intervals: dict[str, Interval]
+    class_iou: list[float]
+    class_intervals: list[Interval]
+    category_iou: dict[str, float]
+    category_intervals: dict[str, Interval]
+    counts: (
+        np.ndarray
+    )  # (K, K + 1) int64, rows are labels; the last column counts pixels predicted as no class
+    image_counts: np.ndarray  # (N, 3, K + C) int64, ``intervals.count_pixels`` of each image
+    names: list[str]  # N, of the images
+    format: Format
+    skipped: int  # images without a usable prediction, with ``on_error="skip"``
+
+
+class Decoder:
+    """Class ids of stored predictions.
+
+    Args:
+        table: of the data set.
+        format: what the predictions hold.
+    """
+
+    def __init__(self, table: LabelMap, format: Format) -> None:
+        self.format = format
+        self.classes = table.num_classes
+        taken = {entry.color for entry in table.classes}  # Cityscapes' polegroup has the color of pole
+        ignored = [entry for entry in table.entries if entry.ignore and entry.color not in taken]
+        self.palette = replace(table, entries=(*table.classes, *ignored))
+        if format == "raw":
+            known = {entry.id: self.classes for entry in table.entries}
+            known |= {entry.id: index for index, entry in enumerate(table.classes)}
+        else:
+            known = {ignore_index(self.classes): self.classes}
+            known |= {index: index for index in range(self.classes)}
+        self.lookup = np.full(
+            1 << 16, -1, np.int32
+        )  # class id of each stored id, K for no class, -1 for unknown
+        for value, index in known.items():
+            if value >= 0:
+                self.lookup[value] = index
+
+    def decode(self, stored: np.ndarray, file: Path) -> np.ndarray:
+        """Return the class ids (H, W) of a prediction as stored; K where it is no class.
+
+        Raises:
+            DataError: the prediction holds values that the format does not have.
+        """
+        if self.format == "colors":
+            if stored.ndim != 3:
+                text = "has one channel, not the colors of the class table"
+                raise DataError("format", file, text, "set predictions_format=ids or raw")
+            ids = self.palette.encode(stored, file)
+            return np.where(ids == ignore_index(self.classes), self.classes, ids).astype(np.int32)
+        if stored.ndim == 3:
+            text = "has three channels, not one id per pixel"
+            raise DataError("format", file, text, "set predictions_format=colors")
+        if stored.dtype.kind == "i" and (stored.min() < 0 or stored.max() >= len(self.lookup)):
+            raise self._unknown(stored[(stored < 0) | (stored >= len(self.lookup))], file)
+        ids = self.lookup[stored]
+        if (ids < 0).any():
+            raise self._unknown(stored[ids < 0], file)
+        return ids
+
+    def count(self, label: np.ndarray, stored: np.ndarray, file: Path) -> np.ndarray:
+        """Return the counts (K, K + 1) of one image; ignored pixels of the label count nowhere.
+
+        Args:
+            label: (H, W) class ids.
+            stored: the prediction as ``read_mask`` returns it.
+            file: named in messages.
+
+        Raises:
+            DataError: the sizes differ, or the prediction holds values that the format does not have.
+        """
+        if stored.shape[:2] != label.shape:
+            (rows, columns), (height, width) = stored.shape[:2], label.shape
+            text = f"is {columns}x{rows} pixels, its label {width}x{height}"
+            raise DataError("size", file, text, "predict at the size of the label; masks are not resized")
+        if (
+            label.dtype == np.uint8
+            and stored.dtype == np.uint8
+            and stored.ndim == 2
+            and self.format != "colors"
+        ):
+            joint = _joint_histogram(label, stored)[: self.classes]
+            columns = self.lookup[:256]
+            if joint[:, columns < 0].any():
+                raise self._unknown(np.flatnonzero(joint.any(0) & (columns < 0)), file)
+            counts = np.zeros((self.classes, self.classes + 1), np.int64)
+            np.add.at(counts.T, columns[columns >= 0], joint.T[columns >= 0])
+            return counts
+        ids = self.decode(stored, file)
+        is_scored = label != ignore_index(self.classes)
+        pairs = label[is_scored].astype(np.int64) * (self.classes + 1) + ids[is_scored]
+        size = self.classes * (self.classes + 1)
+        return np.bincount(pairs, minlength=size).reshape(self.classes, self.classes + 1)
+
+    def _unknown(self, values: np.ndarray, file: Path) -> DataError:
+        distinct = np.unique(values)
+        more = " and more" if len(distinct) > 8 else ""
+        text = f"holds {', '.join(map(str, distinct[:8]))}{more}, which {FORMATS[self.format]} do not have"
+        others = " or ".join(name for name in FORMATS if name != self.format)
+        return DataError("values out of range", file, text, f"set predictions_format={others}, or correct it")
+
+
+def score_masks(
+    predictions: str | Path,
+    dataset: Pairs,
+    *,
+    format: Format | Literal["auto"] = "auto",
+    absent: metrics.Absent = "exclude",
+    on_error: Literal["stop", "skip"] = "stop",
+    workers: int | None = None,
+    partial: Path | None = None,
+    progress: bool = False,
+) -> MaskScores:
+    """Score a folder of predicted masks.
+
+    Args:
+        predictions: folder of PNG (or BMP, TIFF, ...) masks named after the images of the data set, or after
+            their file names; usual endings such as ``_pred`` or ``_gtFine_labelIds`` may follow.
+        dataset: whose masks are the labels.
+        format: ``ids`` (0..K-1), ``raw`` (ids of the data set's masks), ``colors`` (of its class table) or
+            ``auto``, which reads a sample of the predictions.
+        absent: what a class counts in a mean that neither labels nor predictions hold.
+        on_error: ``stop`` refuses missing, unknown and unusable predictions; ``skip`` leaves their images
+            out and counts them in ``skipped``.
+        workers: threads; None takes one per core.
+        partial: file for the counts of an interrupted call, which the next call continues.
+        progress: show a bar.
+
+    Raises:
+        ValueError: predictions are missing, match no image, have another size or hold other values; the
+            format cannot be told from the files; or nothing is scored.
+    """
+    folder = Path(predictions).expanduser()
+    matched, problems = match_predictions(folder, dataset)
+    if problems and on_error == "stop":
+        raise ValueError(_list_problems(problems, folder))
+    if not matched:
+        raise ValueError(f"{folder}: no file is named after an image of {dataset.name}")
+    table = dataset.table
+    if format == "auto":
+        format = detect_format(matched, dataset)
+    decoder = Decoder(table, format)
+    store = _Store(partial, _fingerprint(dataset, matched, format), table)
+    remaining = [index for index in matched if index not in store.counts]
+
+    def count(index: int) -> tuple[int, np.ndarray | Problem]:
+        try:
+            label = dataset.read_label(index)
+            return index, decoder.count(label, read_mask(matched[index], "any"), matched[index])
+        except DataError as error:
+            return index, error.problem
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, store:
+        bar = tqdm(total=len(remaining), desc="scoring", unit="image", disable=None if progress else True)
+        for index, result in _map_bounded(pool, count, remaining):
+            if isinstance(result, Problem):
+                problems.append(result)
+            else:
+                store.add(index, result)
+            bar.update()
+        bar.close()
+    if problems and on_error == "stop":
+        raise ValueError(_list_problems(problems, folder))
+    store.remove()
+    return _summarize(store, dataset, format, absent)
+
+
+def match_predictions(folder: Path, dataset: Pairs) -> tuple[dict[int, Path], list[Problem]]:
+    """Return the prediction of each image, by index, and files and images that have no partner.
+
+    A file belongs to an image if its path below the folder, or its file name where that is unique, is the
+    image's name in the data set or the name of its image or mask file, with or without a usual ending.
+
+    Raises:
+        ValueError: the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"predictions={folder}: there is no such folder")
+    owners: dict[str, set[int]] = {}
+    for index, pair in enumerate(dataset.pairs):
+        stems = {pair.name, pair.image.stem, pair.label.stem, Path(pair.name).name}
+        for key in stems | {_remove_ending(stem) for stem in stems}:
+            owners.setdefault(key, set()).add(index)
+    found: dict[int, list[Path]] = {}
+    problems = []
+    for file in walk_files(folder):
+        if file.suffix.lower() not in MASKS:
+            continue
+        path = file.relative_to(folder).with_suffix("").as_posix()
+        keys = (path, _remove_ending(path), file.stem, _remove_ending(file.stem))
+        owner = next((owners[key] for key in keys if key in owners), set())
+        if len(owner) == 1:
+            found.setdefault(next(iter(owner)), []).append(file)
+        else:
+            text = f"belongs to {len(owner)} images of {dataset.name}" if owner else "belongs to no image"
+            remedy = "keep the folders of the images" if owner else "remove it, or name it after an image"
+            problems.append(Problem("extra prediction", str(file), text, remedy))
+    for index, pair in enumerate(dataset.pairs):
+        several = found.get(index, [])
+        if not several:
+            text = f"has no prediction: expected {pair.name}.png"
+            problems.append(Problem("missing prediction", str(pair.image), text, ""))
+        elif len(several) > 1:
+            text = f"has {len(several)} predictions: {', '.join(str(file) for file in several[:3])}"
+            problems.append(Problem("several predictions", str(pair.image), text, "keep one"))
+    return {index: several[0] for index, several in sorted(found.items()) if len(several) == 1}, problems
+
+
+def detect_format(predictions: Mapping[int, Path], dataset: Pairs) -> Format:
+    """Return the format of predictions, from a sample of them.
+
+    Three channels are colors. Otherwise a format fits if all stored values are ids of classes, or at least
+    known. If both formats fit and differ, the one that agrees with the labels on more than twice as many
+    pixels is taken.
+
+    Args:
+        predictions: files by index of their image.
+        dataset: whose masks are the labels.
+
+    Raises:
+        ValueError: no format fits, or both do and the labels do not decide.
+    """
+    values: set[int] = set()
+    sample: dict[int, np.ndarray] = {}
+    for index in list(predictions)[:: max(1, len(predictions) // SAMPLED)]:
+        try:
+            stored = read_mask(predictions[index], "any")
+        except DataError:
+            continue  # reported when it is scored
+        if stored.ndim == 3:
+            return "colors"
+        values.update(np.unique(stored).tolist())
+        sample[index] = stored
+    decoders = {name: Decoder(dataset.table, name) for name in ("ids", "raw")}
+    inside = [value for value in values if 0 <= value < len(decoders["ids"].lookup)]
+    meaning = {name: decoder.lookup[inside] for name, decoder in decoders.items()}
+    fitting = [n for n, m in meaning.items() if ((m >= 0) & (m < dataset.table.num_classes)).all()]
+    fitting = fitting or [name for name, ids in meaning.items() if (ids >= 0).all()]
+    if len(inside) < len(values):
+        fitting = []
+    if len(fitting) == 2 and (meaning["ids"] != meaning["raw"]).any():
+        agreement = {name: _count_agreement(decoders[name], sample, dataset) for name in fitting}
+        best, other = sorted(agreement, key=lambda name: -agreement[name])
+        fitting = [best] if agreement[best] > 2 * agreement[other] else fitting
+        is_decided = len(fitting) == 1
+    else:
+        is_decided = bool(fitting)
+    if is_decided:
+        return fitting[0]
+    shown = ", ".join(map(str, sorted(values)[:12]))
+    what = f"may be {FORMATS['ids']} or" if fitting else f"are neither {FORMATS['ids']} nor"
+    raise ValueError(
+        f"predictions hold the values {shown}, which {what} {FORMATS['raw']}. "
+        "Set predictions_format=ids, raw or colors"
+    )
+
+
+def _count_agreement(decoder: Decoder, sample: Mapping[int, np.ndarray], dataset: Pairs) -> int:
+    """Return the number of pixels on which predictions agree with their labels; sizes that differ have none."""
+    total = 0
+    for index, stored in sample.items():
+        label = dataset.read_label(index)
+        if label.shape == stored.shape:
+            total += int((decoder.lookup[stored] == label).sum())
+    return total
+
+
+def _remove_ending(name: str) -> str:
+    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
+
+
+def _joint_histogram(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return how often each pair of values (256, 256) occurs in two uint8 arrays (H, W)."""
+    total = np.zeros((256, 256), np.int64)
+    rows = max(1, (1 << 24) // first.shape[1])  # OpenCV counts in float32, exact up to 2^24
+    for start in range(0, len(first), rows):
+        part = [np.ascontiguousarray(array[start : start + rows]) for array in (first, second)]
+        total += cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    return total
+
+
+def _map_bounded(
+    pool: ThreadPoolExecutor, function: Callable[[int], Result], items: Sequence[int]
+) -> Iterator[Result]:
+    """Yield results in order; a bounded number is computed ahead, so that memory stays flat."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class _Store:
+    """Counts by image, kept in a file so that an interrupted call can be continued."""
+
+    def __init__(self, file: Path | None, identity: str, table: LabelMap) -> None:
+        self.file, self.identity, self.categories = file, identity, table.categories
+        self.total = np.zeros((table.num_classes, table.num_classes + 1), np.int64)
+        self.counts: dict[int, np.ndarray] = {}
+        self.unsaved = 0
+        if file is not None and file.is_file():
+            self._load(file)
+
+    def __enter__(self) -> _Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.save()
+
+    def add(self, index: int, counts: np.ndarray) -> None:
+        """Add the counts (K, K + 1) of an image."""
+        self.total += counts
+        self.counts[index] = intervals.count_pixels(counts, self.categories)
+        self.unsaved += 1
+        if self.unsaved >= SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file, if there is one and something is new."""
+        if self.file is None or not self.unsaved:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {"total": self.total, "index": np.array(sorted(self.counts)), "counts": self.stack()}
+        with files.atomic_write(self.file) as out:
+            np.savez(out, identity=np.array(self.identity), **arrays)
+        self.unsaved = 0
+
+    def remove(self) -> None:
+        """Remove the file."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+    def stack(self) -> np.ndarray:
+        """Return the counts of all images in their order, (N, 3, K + C)."""
+        return np.stack([self.counts[index] for index in sorted(self.counts)])
+
+    def _load(self, file: Path) -> None:
+        try:
+            with np.load(file) as stored:
+                if str(stored["identity"]) != self.identity or stored["total"].shape != self.total.shape:
+                    return
+                self.total += stored["total"]
+                self.counts = dict(zip(stored["index"].tolist(), stored["counts"], strict=True))
+        except (OSError, ValueError, KeyError):
+            return  # damaged: everything is counted again
+
+
+def _fingerprint(dataset: Pairs, matched: Mapping[int, Path], format: Format) -> str:
+    """Return a hash of what the counts depend on: labels, predictions, class table, format."""
+    stats = [
+        [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+        for index, prediction in matched.items()
+        for file in (dataset.pairs[index].label, prediction)
+    ]
+    content = json.dumps([stats, dataset.table.to_plain(), format])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _list_problems(problems: Sequence[Problem], folder: Path) -> str:
+    lines = [str(problem) for problem in problems[:LISTED]]
+    if len(problems) > LISTED:
+        lines.append(f"... and {len(problems) - LISTED} more")
+    kinds = {problem.kind for problem in problems}
+    summary = ", ".join(f"{sum(p.kind == kind for p in problems)} x {kind}" for kind in sorted(kinds))
+    return "\n".join([f"{folder}: {summary}. data.on_error=skip leaves these images out.", *lines])
+
+
+def _summarize(store: _Store, dataset: Pairs, format: Format, absent: metrics.Absent) -> MaskScores:
+    table, classes = dataset.table, dataset.table.num_classes
+    if not store.total.sum():
+        raise ValueError("there is nothing to score: no prediction is usable, or every label is ignored")
+    counts = store.stack()
+    total = counts.sum(0)
+    scores = intervals.score_counts(total[:, :classes], absent=absent)
+    if all(table.categories):
+        scores["mIoU_category"] = intervals.score_counts(total[:, classes:], absent=absent)["mIoU"]
+    if table.name == "ade20k":
+        scores["ADE20K"] = (scores["pixAcc"] + scores["mIoU"]) / 2
+    bounds, iou_bounds = intervals.find_intervals(counts, classes, absent=absent)
+    iou = intervals.class_iou(total).tolist()
+    groups = list(dict.fromkeys(table.categories)) if all(table.categories) else []
+    return MaskScores(
+        scores={name: float(value) for name, value in scores.items()},
+        intervals={name: bounds[name] for name in scores},
+        class_iou=iou[:classes],
+        class_intervals=iou_bounds[:classes],
+        category_iou=dict(zip(groups, iou[classes:], strict=True)),
+        category_intervals=dict(zip(groups, iou_bounds[classes:], strict=True)),
+        counts=store.total,
+        image_counts=counts,
+        names=[dataset.names[index] for index in sorted(store.counts)],
+        format=format,
+        skipped=len(dataset) - len(store.counts),
+    )

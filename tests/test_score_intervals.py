@@ -1,0 +1,63 @@
+"""Bootstrap intervals: scores equal those of the metrics, and intervals cover the true score."""
+
+import numpy as np
+import pytest
+import torch
+
+from segkit.evaluation import intervals, metrics
+
+
+@pytest.mark.parametrize("absent", ["zero", "exclude", "labels"])
+def test_scores_of_counts_equal_the_metrics(absent):
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        classes = int(generator.integers(1, 9))
+        confusion = generator.integers(0, 40, (classes, classes)) * (generator.random((classes,) * 2) < 0.4)
+        confusion[0, 0] += 1
+        scores = intervals.score_counts(intervals.count_pixels(confusion), absent=absent)
+        expected = metrics.compute_scores(torch.from_numpy(confusion), absent=absent)
+        assert {name: float(value) for name, value in scores.items()} == pytest.approx(expected, rel=1e-12)
+
+
+def test_categories_equal_merged_classes():
+    confusion = np.random.default_rng(0).integers(0, 40, (5, 5))
+    groups = ["flat", "object", "flat", "sky", "object"]
+    counts = intervals.count_pixels(confusion, groups)[:, 5:]
+    _, merged = metrics.merge_classes(torch.from_numpy(confusion), groups)
+    assert (counts == intervals.count_pixels(merged.numpy())).all()
+
+
+def test_resamples_equal_a_loop():
+    counts = np.random.default_rng(0).integers(0, 9, (7, 3, 4))
+    weights = np.random.default_rng(5).multinomial(7, np.full(7, 1 / 7), 20)
+    expected = [sum(n * image for n, image in zip(row, counts, strict=True)) for row in weights]
+    np.testing.assert_array_equal(intervals.resample_images(counts, resamples=20, seed=5), expected)
+
+
+def test_a_class_without_pixels_has_no_interval():
+    counts = np.zeros((5, 3, 2), int)
+    counts[:, :, 0] = 4
+    scores, classes = intervals.find_intervals(counts, 2, absent="exclude")
+    assert scores["mIoU"] == classes[0] == (1, 1)
+    assert np.isnan(classes[1]).all()
+
+
+def simulate(generator, images, classes=12, pixels=20_000):
+    """Counts of images whose class shares and qualities vary, as those of a data set do."""
+    concentration = 0.5 * np.linspace(0.3, 2, classes)
+    labeled = np.rint(generator.dirichlet(concentration, images) * pixels)
+    quality = generator.beta(6, 2, (images, 1)) * generator.beta(12, 2, (images, classes))
+    hit = np.rint(labeled * quality)
+    wrong = generator.dirichlet(np.full(classes, 0.5), images) * (labeled - hit).sum(1, keepdims=True)
+    return np.stack([hit, labeled, hit + np.rint(wrong)], axis=1)
+
+
+def test_intervals_cover_the_true_score():
+    truth = intervals.score_counts(simulate(np.random.default_rng(0), 200_000).sum(0), absent="exclude")
+    is_covered = []
+    for seed in range(500):
+        counts = simulate(np.random.default_rng([1, seed]), 200)
+        bounds, _ = intervals.find_intervals(counts, 12, absent="exclude", seed=seed)
+        is_covered.append([bounds[name].low <= truth[name] <= bounds[name].high for name in truth])
+    coverage = dict(zip(truth, np.mean(is_covered, 0), strict=True))
+    assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage

@@ -1,0 +1,275 @@
+"""Scores of predicted masks equal those of the official kits, and unusable predictions are reported."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segkit.data.datasets import ade20k, cityscapes, voc
+from segkit.data.label_map import LabelMap, load_builtin_label_map
+from segkit.evaluation import masks
+from segkit.evaluation.masks import score_masks
+
+SIZES = [(13, 21), (21, 13), (1, 1), (32, 32), (7, 40)]  # height, width: landscape, portrait, one pixel
+
+
+def save(array, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def make_pair(generator, labels, predictions, size, *, agreement=0.6):
+    """A random label, and a prediction that agrees with it on some of the pixels."""
+    label = generator.choice(labels, size).astype(np.uint8)
+    guess = generator.choice(predictions, size).astype(np.uint8)
+    is_right = (generator.random(size) < agreement) & np.isin(label, predictions)
+    return label, np.where(is_right, label, guess)
+
+
+@pytest.fixture(params=range(4))
+def generator(request):
+    return np.random.default_rng(request.param)
+
+
+@pytest.fixture
+def city(tmp_path, generator):
+    """Cityscapes' layout with random label ids, and predictions of scored label ids in one folder."""
+    table = load_builtin_label_map("cityscapes")
+    ids = [entry.id for entry in table.entries if entry.id >= 0]
+    scored = generator.permutation([entry.id for entry in table.classes])[:12]  # others are absent
+    labels = [i for i in ids if i in scored or i not in {e.id for e in table.classes}]
+    for n, size in enumerate(SIZES):
+        name = f"bonn/bonn_{n:06d}_000019"
+        label, prediction = make_pair(generator, labels, scored, size)
+        save(np.zeros((*size, 3), np.uint8), tmp_path / f"leftImg8bit/val/{name}_leftImg8bit.png")
+        save(label, tmp_path / f"gtFine/val/{name}_gtFine_labelIds.png")
+        save(prediction, tmp_path / f"out/{name}.png")
+    return tmp_path
+
+
+def test_scores_equal_cityscapesscripts(city):
+    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    dataset = cityscapes.build("val", root=str(city))
+    official.args.evalInstLevelScore = False
+    official.args.quiet = True
+    official.args.JSONOutput = False
+    pairs = [(str(city / f"out/{pair.name}.png"), str(pair.label)) for pair in dataset.pairs]
+    expected = official.evaluateImgLists(*map(list, zip(*pairs, strict=True)), official.args)
+    found = score_masks(city / "out", dataset, format="raw", absent="exclude")
+    ours = dict(zip(dataset.table.names, found.class_iou, strict=True))
+    for name, value in ours.items():
+        assert value == expected["classScores"][name] or np.isnan([value, expected["classScores"][name]]).all()
+    assert found.scores["mIoU"] == pytest.approx(expected["averageScoreClasses"], rel=1e-14)
+    for name, value in found.category_iou.items():
+        theirs = expected["categoryScores"][name]
+        assert value == theirs or np.isnan([value, theirs]).all()
+    assert found.scores["mIoU_category"] == pytest.approx(expected["averageScoreCategories"], rel=1e-14)
+
+
+def test_raw_ids_class_ids_and_colors_score_alike(city):
+    dataset = cityscapes.build("val", root=str(city))
+    table, results = dataset.table, []
+    for name in ("raw", "ids", "colors"):
+        for pair in dataset.pairs:
+            ids = table.encode(np.array(Image.open(city / f"out/{pair.name}.png")), "")
+            stored = {"raw": table.decode(ids), "ids": ids, "colors": table.colors[ids]}[name]
+            save(stored, city / f"{name}/{pair.name.split('/')[1]}_pred.png")
+        results.append(score_masks(city / name, dataset, format=name))
+    for other in results[1:]:
+        assert (other.counts == results[0].counts).all()
+        assert other.intervals == pytest.approx(results[0].intervals, nan_ok=True)
+
+
+def test_scores_equal_the_ade20k_development_kit(tmp_path, generator):
+    """A translation of its ``intersectionAndUnion`` and ``pixelAccuracy``, image by image."""
+    intersection, union, right, labeled = np.zeros(150), np.zeros(150), 0, 0
+    for n, size in enumerate(SIZES[:2] + SIZES[3:]):
+        label, prediction = make_pair(generator, range(31), range(1, 41), size)
+        name = f"ADE_val_{n:08d}"
+        save(np.zeros((*size, 3), np.uint8), tmp_path / f"images/validation/{name}.jpg")
+        save(label, tmp_path / f"annotations/validation/{name}.png")
+        save(prediction, tmp_path / f"out/{name}.png")
+        right += ((prediction == label) & (label > 0)).sum()
+        labeled += (label > 0).sum()
+        kept = prediction * (label > 0)
+        overlap = kept * (kept == label)
+        areas = [np.histogram(x, 150, (1, 151))[0] for x in (overlap, kept, label)]
+        intersection += areas[0]
+        union += areas[1] + areas[2] - areas[0]
+    iou = intersection / (np.spacing(1) + union)
+    dataset = ade20k.build("val", root=str(tmp_path))
+    found = score_masks(tmp_path / "out", dataset, absent="zero")
+    assert found.format == "raw"
+    assert found.scores["mIoU"] == pytest.approx(iou.mean(), rel=1e-13)
+    assert found.scores["pixAcc"] == right / labeled
+    assert found.scores["ADE20K"] == pytest.approx((iou.mean() + right / labeled) / 2, rel=1e-13)
+
+
+@pytest.fixture
+def voc_tree(tmp_path, generator):
+    names = [f"2007_{n:06d}" for n in range(len(SIZES))]
+    for name, size in zip(names, SIZES, strict=True):
+        label, prediction = make_pair(generator, [*range(9), 255], range(12), size)
+        save(np.zeros((*size, 3), np.uint8), tmp_path / f"JPEGImages/{name}.jpg")
+        save(label, tmp_path / f"SegmentationClass/{name}.png")
+        save(prediction, tmp_path / f"out/{name}.png")
+    lists = tmp_path / "ImageSets/Segmentation/val.txt"
+    lists.parent.mkdir(parents=True)
+    lists.write_text("\n".join(names))
+    return tmp_path
+
+
+def read_flat(folder, tree):
+    """Scored labels and predictions of the VOC tree, one after another."""
+    label, prediction = (
+        np.concatenate([np.array(Image.open(file)).ravel() for file in sorted((tree / name).glob("*.png"))])
+        for name in ("SegmentationClass", folder)
+    )
+    return label[label != 255], prediction[label != 255]
+
+
+def test_scores_equal_the_jaccard_score_of_scikit_learn(voc_tree):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    label, prediction = read_flat("out", voc_tree)
+    found = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)))
+    present = np.union1d(label, prediction)
+    expected = sklearn.jaccard_score(label, prediction, labels=present, average=None)
+    np.testing.assert_array_equal(np.array(found.class_iou)[present], expected)
+    assert np.isnan(np.delete(found.class_iou, present)).all()
+    assert found.scores["mIoU"] == pytest.approx(expected.mean(), rel=1e-14)
+    assert found.scores["pixAcc"] == sklearn.accuracy_score(label, prediction)
+
+
+def test_scores_equal_the_iou_metric_of_mmsegmentation(voc_tree):
+    """A translation of its ``intersect_and_union`` and ``total_area_to_metrics`` with nanmean."""
+    label, prediction = (torch.from_numpy(x) for x in read_flat("out", voc_tree))
+    areas = [
+        torch.histc(x.float(), bins=21, min=0, max=20).double()
+        for x in (prediction[prediction == label], prediction, label)
+    ]
+    iou = (areas[0] / (areas[1] + areas[2] - areas[0])).numpy()
+    found = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)))
+    np.testing.assert_array_equal(found.class_iou, iou)
+    assert found.scores["mIoU"] == pytest.approx(np.nanmean(iou), rel=1e-14)
+    assert found.scores["mAcc"] == pytest.approx(np.nanmean((areas[0] / areas[2]).numpy()), rel=1e-14)
+
+
+def test_pixels_predicted_as_no_class_count_as_wrong(voc_tree):
+    before = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)))
+    file = voc_tree / "out/2007_000000.png"
+    prediction = np.array(Image.open(file))
+    label = np.array(Image.open(voc_tree / "SegmentationClass/2007_000000.png"))
+    missed = (prediction == label) & (label < 9)
+    save(np.where(missed, 255, prediction).astype(np.uint8), file)
+    after = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)))
+    assert after.counts[:, -1].sum() == missed.sum()
+    assert after.counts.sum() == before.counts.sum()
+    assert after.counts[:, :-1].trace() == before.counts[:, :-1].trace() - missed.sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("missing", "1 x missing prediction.*2007_000001.jpg: has no prediction: expected 2007_000001.png"),
+        ("extra", "1 x extra prediction.*other.png: belongs to no image"),
+        ("size", "1 x size.*2007_000001.png: is 5x9 pixels, its label 13x21"),
+        ("values", "1 x values out of range.*2007_000001.png: holds 77, which"),
+        ("twice", "1 x several predictions.*2007_000001.jpg: has 2 predictions"),
+        ("damaged", "2007_000001.png"),
+        ("colors", "1 x format.*2007_000001.png: has three channels, not one id per pixel"),
+    ],
+)
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_unusable_predictions_are_reported_or_skipped(voc_tree, change, message, on_error):
+    dataset, file = voc.build("val", root=str(voc_tree)), voc_tree / "out/2007_000001.png"
+    array = np.array(Image.open(file))
+    if change == "missing":
+        file.unlink()
+    elif change == "extra":
+        save(array, voc_tree / "out/other.png")
+    elif change == "size":
+        save(np.zeros((9, 5), np.uint8), file)
+    elif change == "values":
+        label = np.array(Image.open(voc_tree / "SegmentationClass/2007_000001.png"))
+        save(np.where(label < 255, 77, array).astype(np.uint8), file)
+    elif change == "twice":
+        save(array, voc_tree / "out/more/2007_000001_pred.png")
+    elif change == "damaged":
+        file.write_bytes(file.read_bytes()[:40])
+    else:
+        save(np.dstack([array] * 3), file)
+    if on_error == "stop":
+        with pytest.raises(ValueError, match=f"(?s){message}"):
+            score_masks(voc_tree / "out", dataset, format="ids")
+        return
+    found = score_masks(voc_tree / "out", dataset, format="ids", on_error="skip")
+    assert found.skipped == (0 if change == "extra" else 1)
+    assert len(found.names) == len(SIZES) - found.skipped
+
+
+@pytest.mark.parametrize(
+    ("label", "stored", "expected"),
+    [
+        ([1, 2, 150], [1, 2, 150], "raw"),  # 150 is no class id
+        ([1, 2, 3], [0, 1, 2], "ids"),  # 0 is no class of the masks
+        ([0, 2, 3], [0, 2, 150], "raw"),  # 0 is ignored
+        ([1, 2, 3], [1, 2, 3], "raw"),  # both fit, and this one agrees with the label
+        ([2, 3, 4], [1, 2, 3], "ids"),
+        ([9, 9, 9], [1, 2, 3], "may be class ids .* or ids of the data set's own"),
+        ([9, 9, 9], [1, 2, 200], "are neither class ids .* nor ids of the data set's own"),
+    ],
+)
+def test_format_is_detected_from_values_and_labels(tmp_path, label, stored, expected):
+    save(np.zeros((1, 3, 3), np.uint8), tmp_path / "images/validation/a.jpg")
+    save(np.array([label], np.uint8), tmp_path / "annotations/validation/a.png")
+    save(np.array([stored], np.uint8), tmp_path / "out/a.png")
+    dataset = ade20k.build("val", root=str(tmp_path))
+    if expected in masks.FORMATS:
+        assert masks.detect_format({0: tmp_path / "out/a.png"}, dataset) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            masks.detect_format({0: tmp_path / "out/a.png"}, dataset)
+
+
+def test_an_interrupted_call_is_continued(voc_tree, monkeypatch):
+    dataset, partial = voc.build("val", root=str(voc_tree)), voc_tree / "partial.npz"
+    expected = score_masks(voc_tree / "out", dataset)
+    read = masks.read_mask
+    monkeypatch.setattr(masks, "SAVE_EVERY", 1)
+
+    def fail(file, coding):
+        if file.stem == "2007_000003":
+            raise KeyboardInterrupt
+        return read(file, coding)
+
+    monkeypatch.setattr(masks, "read_mask", fail)
+    with pytest.raises(KeyboardInterrupt):
+        score_masks(voc_tree / "out", dataset, format="ids", partial=partial)
+    assert partial.is_file()
+    opened = []
+    monkeypatch.setattr(masks, "read_mask", lambda file, coding: (opened.append(file.stem), read(file, coding))[1])
+    found = score_masks(voc_tree / "out", dataset, format="ids", partial=partial)
+    assert sorted(opened) == ["2007_000003", "2007_000004"]
+    assert (found.image_counts == expected.image_counts).all()
+    assert not partial.exists()
+
+
+def test_changed_predictions_are_not_continued(voc_tree):
+    dataset, partial = voc.build("val", root=str(voc_tree)), voc_tree / "partial.npz"
+    store = masks._Store(partial, "another", dataset.table)
+    store.add(0, np.ones((21, 22), np.int64))
+    store.save()
+    expected = score_masks(voc_tree / "out", dataset)
+    assert (score_masks(voc_tree / "out", dataset, partial=partial).counts == expected.counts).all()
+
+
+def test_more_than_255_classes_are_counted(generator):
+    label, ids = generator.integers(0, 300, (2, 40, 50)).astype(np.int16)
+    rows = [[n, str(n), [n % 256, n // 256, 0], False, ""] for n in range(300)]
+    table = LabelMap.from_plain({"name": "x", "entries": rows})
+    counts = masks.Decoder(table, "ids").count(label, ids.astype(np.uint16), "a.png")
+    expected = np.zeros((300, 301), np.int64)
+    np.add.at(expected, (label.ravel(), ids.ravel()), 1)
+    assert (counts == expected).all()
