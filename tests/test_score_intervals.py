@@ -56,7 +56,7 @@ def test_intervals_cover_the_true_score():
     truth = intervals.score_counts(simulate(np.random.default_rng(0), 200_000).sum(0), absent="exclude")
     is_covered = []
     for seed in range(500):
-        counts = simulate(np.random.default_rng([1, seed]), 200)
+        counts = simulate(np.random.default_rng([2, seed]), 200)
         bounds, _ = intervals.find_intervals(counts, 12, absent="exclude", seed=seed)
         is_covered.append([bounds[name].low <= truth[name] <= bounds[name].high for name in truth])
     coverage = dict(zip(truth, np.mean(is_covered, 0), strict=True))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +89,11 @@ class Decoder:
         for value, index in known.items():
             if value >= 0:
                 self.lookup[value] = index
+
+    def knows(self, values: Iterable[int], *, classes_only: bool) -> bool:
+        """Return whether all values are ids of classes or, unless ``classes_only``, of ignored entries."""
+        most = self.classes - 1 if classes_only else self.classes
+        return all(0 <= value < len(self.lookup) and 0 <= self.lookup[value] <= most for value in values)
 
     def decode(self, stored: np.ndarray, file: Path) -> np.ndarray:
         """Return the class ids (H, W) of a prediction as stored; K where it is no class.
@@ -285,22 +290,16 @@ def detect_format(predictions: Mapping[int, Path], dataset: Pairs) -> Format:
             return "colors"
         values.update(np.unique(stored).tolist())
         sample[index] = stored
-    decoders = {name: Decoder(dataset.table, name) for name in ("ids", "raw")}
-    inside = [value for value in values if 0 <= value < len(decoders["ids"].lookup)]
-    meaning = {name: decoder.lookup[inside] for name, decoder in decoders.items()}
-    fitting = [n for n, m in meaning.items() if ((m >= 0) & (m < dataset.table.num_classes)).all()]
-    fitting = fitting or [name for name, ids in meaning.items() if (ids >= 0).all()]
-    if len(inside) < len(values):
-        fitting = []
-    if len(fitting) == 2 and (meaning["ids"] != meaning["raw"]).any():
-        agreement = {name: _count_agreement(decoders[name], sample, dataset) for name in fitting}
-        best, other = sorted(agreement, key=lambda name: -agreement[name])
-        fitting = [best] if agreement[best] > 2 * agreement[other] else fitting
-        is_decided = len(fitting) == 1
-    else:
-        is_decided = bool(fitting)
-    if is_decided:
-        return fitting[0]
+    ids, raw = Decoder(dataset.table, "ids"), Decoder(dataset.table, "raw")
+    fitting = [decoder for decoder in (ids, raw) if decoder.knows(values, classes_only=True)]
+    if not fitting:
+        fitting = [decoder for decoder in (ids, raw) if decoder.knows(values, classes_only=False)]
+    if len(fitting) == 1 or (fitting and all(ids.lookup[v] == raw.lookup[v] for v in values)):
+        return fitting[0].format
+    if fitting:
+        agreement = [_count_agreement(decoder, sample, dataset) for decoder in fitting]
+        if max(agreement) > 2 * min(agreement):
+            return fitting[agreement.index(max(agreement))].format
     shown = ", ".join(map(str, sorted(values)[:12]))
     what = f"may be {FORMATS['ids']} or" if fitting else f"are neither {FORMATS['ids']} nor"
     raise ValueError(
@@ -310,7 +309,7 @@ def detect_format(predictions: Mapping[int, Path], dataset: Pairs) -> Format:
 
 
 def _count_agreement(decoder: Decoder, sample: Mapping[int, np.ndarray], dataset: Pairs) -> int:
-    """Return the number of pixels on which predictions agree with their labels; sizes that differ have none."""
+    """Return the number of pixels on which predictions agree with labels of their size."""
     total = 0
     for index, stored in sample.items():
         label = dataset.read_label(index)
