@@ -72,7 +72,7 @@ class Decoder:
     """
 
     def __init__(self, table: LabelMap, format: Format) -> None:
-        self.format = format
+        self.format: Format = format
         self.classes = table.num_classes
         taken = {entry.color for entry in table.classes}  # Cityscapes' polegroup has the color of pole
         ignored = [entry for entry in table.entries if entry.ignore and entry.color not in taken]
