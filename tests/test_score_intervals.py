@@ -1,9 +1,12 @@
 """Bootstrap intervals: scores equal those of the metrics, and intervals cover the true score."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from conftest import run_command
 from segkit.evaluation import intervals, metrics
 
 
@@ -61,3 +64,30 @@ def test_intervals_cover_the_true_score():
         is_covered.append([bounds[name].low <= truth[name] <= bounds[name].high for name in truth])
     coverage = dict(zip(truth, np.mean(is_covered, 0), strict=True))
     assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
+
+
+def test_evaluation_counts_each_image_once(tiny_run, tmp_path):
+    stored = []
+    for output in ("whole", "repeated"):
+        run_command("test_seg.py", f"checkpoint={tiny_run}/best.pt", f"output={tmp_path / output}")
+        stored.append(np.load(tmp_path / output / "image_counts.npz")["counts"])
+    confusion = np.loadtxt(tmp_path / "whole/confusion.csv", delimiter=",", skiprows=1, usecols=range(1, 11))
+    assert (stored[0].sum(0) == intervals.count_pixels(confusion)).all()
+    assert (stored[0] == stored[1]).all()
+    assert stored[0].shape == (6, 3, 10)
+    result = json.loads((tmp_path / "whole/result.json").read_text())
+    scores, _ = intervals.find_intervals(stored[0], 10, absent=result["protocol"]["absent"])
+    for name, (low, high) in result["intervals"].items():
+        assert (low, high) == pytest.approx(scores[name], rel=1e-12)
+        assert low <= result["scores"][name] <= high
+
+
+def test_evaluators_with_small_states_have_intervals(tiny_run, tmp_path):
+    arguments = (
+        f"checkpoint={tiny_run}/best.pt",
+        f"output={tmp_path}",
+        "evaluation.evaluators.boundary=true",
+    )
+    output = run_command("test_seg.py", *arguments).stdout
+    low, high = json.loads((tmp_path / "result.json").read_text())["intervals"]["mIoU_boundary"]
+    assert f"({100 * low:.2f} to {100 * high:.2f})" in output

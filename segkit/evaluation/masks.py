@@ -23,7 +23,7 @@ from tqdm import tqdm
 from segkit.data.label_map import DataError, LabelMap, Problem
 from segkit.data.listing import walk_files
 from segkit.data.pairs import Pairs
-from segkit.data.reading import MASKS, read_mask
+from segkit.data.reading import MASK_SUFFIXES, read_mask
 from segkit.evaluation import intervals, metrics
 from segkit.evaluation.intervals import Interval
 from segkit.runtime import files
@@ -243,7 +243,7 @@ def match_predictions(folder: Path, dataset: Pairs) -> tuple[dict[int, Path], li
     found: dict[int, list[Path]] = {}
     problems = []
     for file in walk_files(folder):
-        if file.suffix.lower() not in MASKS:
+        if file.suffix.lower() not in MASK_SUFFIXES:
             continue
         path = file.relative_to(folder).with_suffix("").as_posix()
         keys = (path, _remove_ending(path), file.stem, _remove_ending(file.stem))

@@ -17,6 +17,7 @@ import numpy as np
 from segkit.data.label_map import LabelMap
 from segkit.evaluation import Evaluation, metrics
 from segkit.evaluation.gallery import Gallery
+from segkit.evaluation.intervals import Interval
 from segkit.inference import Protocol, presets
 from segkit.inference.outputs import save_prediction
 from segkit.monitor.versions import environment
@@ -147,6 +148,7 @@ def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, about: 
     result = {
         "protocol": evaluation.protocol.as_dict(),
         "scores": evaluation.scores,
+        "intervals": evaluation.intervals,
         "class_iou": dict(zip(table.names, evaluation.class_iou, strict=True)),
         "category_iou": evaluation.category_iou,
         "images": evaluation.images,
@@ -172,14 +174,36 @@ def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str
     columns = metrics.compute_class_scores(evaluation.counts)
     shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
     shown |= {name: column for name, column in evaluation.classes.items() if name not in shown}
-    scores = "  ".join(f"{name} {format_percent(value)}" for name, value in evaluation.scores.items())
+    scores = "  ".join(
+        f"{name} {format_percent(value)}{_format_interval(evaluation.intervals.get(name))}"
+        for name, value in evaluation.scores.items()
+    )
+    percent = "in %, with 95 % intervals over images" if evaluation.intervals else "in %"
     images = write_count(evaluation.images, "image") + (
         f", {evaluation.skipped} skipped as unreadable" if evaluation.skipped else ""
     )
     return (
         f"{format_class_table(table.names, shown)}\n\n{data}: {images}\n{evaluation.protocol}\n"
-        f"in %: {scores}\n(docs/using.md says what each of them means)"
+        f"{percent}: {scores}\n(docs/using.md says what each of them means)"
     )
+
+
+def _format_interval(interval: Interval | None) -> str:
+    if interval is None or math.isnan(interval.low):
+        return ""
+    return f" ({format_percent(interval.low)} to {format_percent(interval.high)})"
+
+
+def write_image_counts(folder: Path, names: Sequence[str], counts: np.ndarray) -> None:
+    """Write ``image_counts.npz``, from which results on the same images can be compared.
+
+    Args:
+        folder: of the result.
+        names: N, of the images.
+        counts: (N, 3, K + C), ``intervals.count_pixels`` of each image.
+    """
+    with files.atomic_write(folder / "image_counts.npz") as file:
+        np.savez_compressed(file, names=np.array(list(names)), counts=counts)
 
 
 def _write_csv(path: Path, heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from segkit.config import registry
 from segkit.data.alignment import align_dataset
 from segkit.data.label_map import DataError, Problem
+from segkit.evaluation.intervals import ImageCounts, Interval
 from segkit.evaluation.partial import EvaluatorCounts, evaluation_fingerprint
 from segkit.inference.preparation import prepare
 from segkit.inference.protocol import Protocol
@@ -51,6 +52,9 @@ class Evaluation(NamedTuple):
     category_iou: Mapping[str, float] = MappingProxyType({})  # empty where the classes have no categories
     images: int = 0  # that were counted
     skipped: int = 0  # that could not be read, with ``data.on_error=skip``
+    intervals: Mapping[str, Interval] = MappingProxyType({})  # 95 % bootstrap intervals of the scores
+    class_intervals: Sequence[Interval] = ()  # of the IoU of each class, and of each category behind them
+    image_counts: np.ndarray | None = None  # (N, 3, K + C), ``intervals.count_pixels`` of each image
 
     @property
     def class_iou(self) -> list[float]:
@@ -69,6 +73,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     progress: bool = True,
     partial: Path | None = None,
     resume: bool = False,
+    with_intervals: bool = True,
 ) -> Evaluation:
     """Score a model on a data set.
 
@@ -86,6 +91,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
         progress: show a bar.
         partial: folder for the counts of an unfinished evaluation; it goes when all is counted.
         resume: count on from what ``partial`` holds; ``on_image`` is not called again for those images.
+        with_intervals: compute the bootstrap intervals of the scores, which takes up to two seconds.
 
     Raises:
         ValueError: the data set is empty or not one image can be read, its classes are not those of the
@@ -97,9 +103,11 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     protocol = protocol.resolve_precision(device)
     identity = evaluation_fingerprint(model, dataset.names, protocol) if partial else ""
     evaluators = _evaluators(dataset, protocol, device)
+    image_counts = ImageCounts(evaluators, len(dataset), dataset.table.categories)
     fast = prepare(model, precision=protocol.precision)
     faults: list[str] = []
     enough = False
+    evaluators["image_counts"] = image_counts
     with EvaluatorCounts(evaluators, partial, identity, images=len(dataset), resume=resume) as tally:
         waiting = [index for index in range(len(dataset)) if index not in tally.done]
         mine = waiting[distributed.rank() :: distributed.world_size()]
@@ -115,6 +123,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
             except StopEvaluation:
                 enough = True
                 break
+            image_counts.index = index
             tally.add(index, sample.label, prediction)
     told = distributed.gather((len(tally.mine), len(faults), enough))
     images = len(tally.done) + sum(counted for counted, _, _ in told)
@@ -123,11 +132,22 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     if not images and skipped:
         why = next(fault for part in distributed.gather(faults[-1:]) for fault in part)
         raise ValueError(f"there is nothing to score: none of the {skipped} images can be read; {why}")
-    seconds = time.perf_counter() - started
-    result = Evaluation(total["confusion"], {}, protocol, seconds, images=images, skipped=skipped)
+    result = Evaluation(total["confusion"], {}, protocol, 0.0, images=images, skipped=skipped)
     if not result.counts.any() and any(left for _, _, left in told):
         return result
-    return _scored(result, total, evaluators)
+    result = _scored(result, total, evaluators)
+    if with_intervals:
+        result = _add_intervals(result, image_counts, total["image_counts"])
+    return result._replace(seconds=time.perf_counter() - started)
+
+
+def _add_intervals(result: Evaluation, image_counts: ImageCounts, counts: Tensor) -> Evaluation:
+    bounds, class_bounds = image_counts.find_intervals(counts, absent=result.protocol.absent)
+    return result._replace(
+        intervals={name: bounds[name] for name in result.scores if name in bounds},
+        class_intervals=class_bounds,
+        image_counts=image_counts.get_pixels(counts),
+    )
 
 
 def _evaluators(dataset: Dataset, protocol: Protocol, device: torch.device) -> dict[str, Evaluator]:

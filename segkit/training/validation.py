@@ -62,7 +62,13 @@ def validate(
 
     monitor.log_message(f"validating on {write_count(len(dataset), 'image')}")
     result = evaluation.evaluate(
-        run.eval_model, dataset, protocol, workers=workers, on_image=shown.add, on_strip=leave_if_asked
+        run.eval_model,
+        dataset,
+        protocol,
+        workers=workers,
+        on_image=shown.add,
+        on_strip=leave_if_asked,
+        with_intervals=False,
     )
     if run.stop_signal():
         return None
