@@ -197,7 +197,7 @@ def test_data_of_other_classes_are_refused_with_both_tables(tiny_run, photograph
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda content: content["model"]["backbone.bn1.weight"].fill_(torch.nan), "hold NaN or infinity"),
+        (lambda content: content["model"]["backbone.bn1.weight"].fill_(torch.nan), "contain NaN or infinity"),
         (
             lambda content: content.pop("format"),
             "not a checkpoint of segkit; weights of other projects load with",

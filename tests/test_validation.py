@@ -150,7 +150,7 @@ def test_an_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys,
     iou = iter([float("nan"), 0.25, float("nan"), 0.5])
     measured = validation.best.measured
     monkeypatch.setattr(
-        validation.best, "measured", lambda *given: next(iou) if given[0] == "iou/b" else measured(*given)
+        validation.best, "metric_value", lambda *given: next(iou) if given[0] == "iou/b" else measured(*given)
     )
     found = []
     with Monitor(
