@@ -1,9 +1,9 @@
 """Cascade R-CNN (arXiv 1712.00726) over torchvision's region heads; with masks, Cascade Mask R-CNN.
 
-Stage t refines the boxes of stage t - 1 and is trained on what overlaps a true box by at least its
-threshold, 0.5, 0.6 and 0.7: each one's regression is right for boxes as good as those it gets. Regression
-does not depend on the class. When detecting, scores are the mean over the stages and boxes are those of the
-last; masks come from one head, trained on the samples of the first stage (as detectron2 has it).
+Stage t refines the boxes of stage t - 1. It is trained on boxes whose overlap with a true box is at least its
+threshold (0.5, 0.6, 0.7). Regression is class-agnostic. For detection, scores are averaged over the stages
+and boxes are those of the last stage. Masks come from one head, trained on the samples of the first stage, as
+in detectron2.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference,
 from torchvision.ops import boxes as box_ops
 
 OVERLAPS = (0.5, 0.6, 0.7)
-WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))  # of the regression
-Boxes = list[Tensor]  # of each image, (N, 4)
+WEIGHTS = (
+    (10.0, 10.0, 5.0, 5.0),
+    (20.0, 20.0, 10.0, 10.0),
+    (30.0, 30.0, 15.0, 15.0),
+)  # of the box regression
+Boxes = list[Tensor]  # one (N, 4) for each image
 Targets = list[dict[str, Tensor]]
 
 
 class CascadeHeads(RoIHeads):
-    """Three box heads in a row in the place of the one of a Faster or Mask R-CNN."""
+    """Region heads of a Faster or Mask R-CNN with three box heads in sequence."""
 
     def __init__(self, single: RoIHeads, num_classes: int) -> None:
         nn.Module.__init__(self)
@@ -42,7 +46,7 @@ class CascadeHeads(RoIHeads):
         del self.box_head, self.box_predictor
         self.coders = [parts.BoxCoder(weights) for weights in WEIGHTS]
         self.matchers = [parts.Matcher(t, t, allow_low_quality_matches=False) for t in OVERLAPS]
-        self.box_coder = self.coders[-1]  # of what is told in the end
+        self.box_coder = self.coders[-1]  # of the final boxes
 
     def forward(
         self,
@@ -51,7 +55,7 @@ class CascadeHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: Targets | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As of torchvision: what is found when detecting, losses in training."""
+        """Return detections in evaluation, losses in training, as torchvision's heads do."""
         losses: dict[str, Tensor] = {}
         matched: list[Tensor] = []
         labels: list[Tensor] = []
@@ -62,34 +66,37 @@ class CascadeHeads(RoIHeads):
         deltas, before = scores, proposals
         for t, (head, predictor) in enumerate(zip(self.box_heads, self.box_predictors, strict=True)):
             if t:
-                proposals = self._refined(t - 1, deltas, before, image_shapes)
+                proposals = self._refine_boxes(t - 1, deltas, before, image_shapes)
                 if targets is not None and self.training:
-                    matched, labels = self._matched(t, proposals, targets)
+                    matched, labels = self._match_boxes(t, proposals, targets)
             logits, deltas = predictor(head(self.box_roi_pool(features, proposals, image_shapes)))
             before = proposals
             if targets is not None and self.training:
                 losses |= self._losses(t, logits, deltas, proposals, (matched, labels), targets)
             scores = scores + logits.softmax(1)
         if self.training:
-            found: list[dict[str, Tensor]] = []
-        else:  # the mean of the stages' scores, handed over as logits; one regression for all classes
-            told = (scores / len(OVERLAPS)).clamp(min=1e-12).log()
-            found = self._found(told, deltas.repeat(1, told.shape[1]), before, image_shapes)
+            detections: list[dict[str, Tensor]] = []
+        else:  # mean scores of the stages, as logits; one regression for all classes
+            mean_logits = (scores / len(OVERLAPS)).clamp(min=1e-12).log()
+            deltas = deltas.repeat(1, mean_logits.shape[1])
+            detections = self._postprocess(mean_logits, deltas, before, image_shapes)
         if self.mask_head is not None:
             samples = (sampled, first_matched, first_labels)
-            losses |= self._masks(features, image_shapes, found, samples, targets)
-        return found, losses
+            losses |= self._masks(features, image_shapes, detections, samples, targets)
+        return detections, losses
 
-    def _refined(
+    def _refine_boxes(
         self, stage: int, deltas: Tensor, proposals: Boxes, image_shapes: list[tuple[int, int]]
     ) -> Boxes:
-        """Boxes after a stage's regression, within the image; no gradient flows through them."""
+        """Return the boxes after a stage's regression, clipped to the image and detached."""
         decoded = self.coders[stage].decode(deltas.detach(), proposals)[:, 0]
-        split = decoded.split([len(some) for some in proposals])
+        split = decoded.split([len(boxes) for boxes in proposals])
         return [box_ops.clip_boxes_to_image(b, shape) for b, shape in zip(split, image_shapes, strict=True)]
 
-    def _matched(self, stage: int, proposals: Boxes, targets: Targets) -> tuple[list[Tensor], list[Tensor]]:
-        """The true box of each proposal and its class, 0 where they overlap by less than the threshold."""
+    def _match_boxes(
+        self, stage: int, proposals: Boxes, targets: Targets
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the index of the best true box of each proposal and its class, 0 below the threshold."""
         matched, labels = [], []
         for boxes, target in zip(proposals, targets, strict=True):
             if not len(target["boxes"]):
@@ -112,19 +119,19 @@ class CascadeHeads(RoIHeads):
     ) -> dict[str, Tensor]:
         matched, labels = assigned
         label = torch.cat(labels)
-        true = [  # an image without boxes has no positive either: any box will do
+        true = [  # an image without boxes has no positives, so any box will do
             target["boxes"][index] if len(target["boxes"]) else boxes
             for boxes, index, target in zip(proposals, matched, targets, strict=True)
         ]
-        wanted = torch.cat(self.coders[stage].encode(true, proposals))
+        expected = torch.cat(self.coders[stage].encode(true, proposals))
         positive = label > 0
-        regression = F.smooth_l1_loss(deltas[positive], wanted[positive], beta=1 / 9, reduction="sum")
+        regression = F.smooth_l1_loss(deltas[positive], expected[positive], beta=1 / 9, reduction="sum")
         return {
             f"loss_classifier_{stage}": F.cross_entropy(logits, label),
             f"loss_box_reg_{stage}": regression / max(len(label), 1),
         }
 
-    def _found(
+    def _postprocess(
         self, logits: Tensor, deltas: Tensor, proposals: Boxes, image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
@@ -134,12 +141,12 @@ class CascadeHeads(RoIHeads):
         self,
         features: dict[str, Tensor],
         image_shapes: list[tuple[int, int]],
-        found: list[dict[str, Tensor]],
+        detections: list[dict[str, Tensor]],
         samples: tuple[Boxes, list[Tensor], list[Tensor]],
         targets: Targets | None,
     ) -> dict[str, Tensor]:
-        """Masks of what was found, put into it; in training their loss over the first stage's positives."""
-        boxes, matched = [each["boxes"] for each in found], []
+        """Add masks to the detections; in training, return their loss over the first stage's positives."""
+        boxes, matched = [each["boxes"] for each in detections], []
         if self.training:
             positive = [label > 0 for label in samples[2]]
             boxes = [b[keep] for b, keep in zip(samples[0], positive, strict=True)]
@@ -149,13 +156,13 @@ class CascadeHeads(RoIHeads):
         if targets is not None and self.training:
             masks, labels = [t["masks"] for t in targets], [t["labels"] for t in targets]
             return {"loss_mask": maskrcnn_loss(logits, boxes, masks, labels, matched)}
-        masks = maskrcnn_inference(logits, [each["labels"] for each in found])
-        for each, its in zip(found, masks, strict=True):
-            each["masks"] = its
+        masks = maskrcnn_inference(logits, [each["labels"] for each in detections])
+        for each, mask in zip(detections, masks, strict=True):
+            each["masks"] = mask
         return {}
 
 
-def cascade(detector: FasterRCNN | MaskRCNN, num_classes: int) -> Any:
-    """A Faster or Mask R-CNN of torchvision with three box heads in the place of its one."""
+def use_cascade_heads(detector: FasterRCNN | MaskRCNN, num_classes: int) -> Any:
+    """Replace the box head of torchvision's Faster or Mask R-CNN by three; return the detector."""
     detector.roi_heads = CascadeHeads(detector.roi_heads, num_classes)
     return detector

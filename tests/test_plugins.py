@@ -168,7 +168,7 @@ def test_an_installed_package_may_declare_itself(own, monkeypatch):
     folder = own / "site" / "shiny-1.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: shiny\nVersion: 1\n")
-    (folder / "entry_points.txt").write_text("[segkit.config.registry]\nanything = shiny\n")
+    (folder / "entry_points.txt").write_text("[segkit.components]\nanything = shiny\n")
     monkeypatch.setattr(sys, "path", [str(own / "site"), *sys.path])
     monkeypatch.setattr(registry, "_declared", registry._declared.__wrapped__)
     assert registry.plugins() == ["shiny"]

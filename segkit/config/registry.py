@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-ENTRY_POINTS = "segkit.config.registry"
+ENTRY_POINTS = "segkit.components"
 _plugins: dict[str, Path] = {}  # package and its folder, as they were named
 
 

@@ -1,1 +1,1 @@
-"""Components of somebody else."""
+"""An example plug-in."""

@@ -11,7 +11,7 @@ from segkit.types import Logits, ignore_index
 
 
 class Brier(nn.Module):
-    """Mean over the scored pixels."""
+    """Mean over all pixels that are not ignored."""
 
     def __init__(self, num_classes: int, aux_weight: float) -> None:
         super().__init__()
@@ -19,24 +19,24 @@ class Brier(nn.Module):
         self.ignored = ignore_index(num_classes)  # 255, or more where there are more classes
 
     def forward(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
-        """Named parts, whose sum is the loss."""
-        parts = {"main": self.mean(logits.main, label)}
-        return (
-            parts if logits.aux is None else parts | {"aux": self.aux_weight * self.mean(logits.aux, label)}
-        )
+        """Return named losses whose sum is the loss."""
+        losses = {"main": self.mean(logits.main, label)}
+        if logits.aux is not None:
+            losses["aux"] = self.aux_weight * self.mean(logits.aux, label)
+        return losses
 
     def mean(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Of one head; (B, K, H, W) logits."""
+        """Return the mean for the logits (B, K, H, W) of one head."""
         scored = label != self.ignored
-        wanted = F.one_hot(label.long().where(scored, 0), self.num_classes).movedim(-1, 1)
-        distance = (logits.float().softmax(1) - wanted).square().sum(1)
+        expected = F.one_hot(label.long().where(scored, 0), self.num_classes).movedim(-1, 1)
+        distance = (logits.float().softmax(1) - expected).square().sum(1)
         return (distance * scored).sum() / scored.sum().clamp(min=1)
 
     def weight(self, label: Tensor) -> Tensor:
-        """How many pixels are scored; float64."""
+        """Return the number of pixels that are not ignored, float64."""
         return (label != self.ignored).sum(dtype=torch.float64)
 
 
 def build(num_classes: int, *, aux_weight: NonNegativeFloat = 0.2) -> Brier:
-    """With so much weight of the auxiliary head."""
+    """Return the loss."""
     return Brier(num_classes, aux_weight)

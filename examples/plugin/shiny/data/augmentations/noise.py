@@ -11,12 +11,12 @@ from segkit.config import NonNegativeFloat
 from segkit.types import Sample
 
 
-def noisy(deviation: float, sample: Sample, draw: np.random.Generator) -> Sample:
-    """The sample with noise of a standard deviation in gray levels; all draws come from the generator."""
-    noise = draw.normal(0, deviation, sample.image.shape)
+def add_noise(deviation: float, sample: Sample, rng: np.random.Generator) -> Sample:
+    """Add noise of a standard deviation in gray levels, from the given generator."""
+    noise = rng.normal(0, deviation, sample.image.shape)
     return sample._replace(image=(sample.image + noise).clip(0, 255).astype(np.uint8))
 
 
 def build(*, deviation: NonNegativeFloat = 10.0) -> Callable[[Sample, np.random.Generator], Sample]:
-    """A function that workers can get pickled."""
-    return partial(noisy, deviation)
+    """Return the augmentation; it can be pickled for loader workers."""
+    return partial(add_noise, deviation)

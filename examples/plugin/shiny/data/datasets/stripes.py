@@ -1,4 +1,4 @@
-"""Stripes of two colors, drawn on demand: a data set with nothing to download."""
+"""Generated stripes of two colors: a data set without files."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Stripes:
         return len(self.names)
 
     def read(self, index: int) -> Sample:
-        """Drawn from the index."""
-        draw = np.random.default_rng(self.start + index)
-        columns = (np.arange(self.size) // draw.integers(2, 9) + draw.integers(2)) % 2
+        """Return the sample of an index, generated from that index."""
+        rng = np.random.default_rng(self.start + index)
+        columns = (np.arange(self.size) // rng.integers(2, 9) + rng.integers(2)) % 2
         label = np.tile(columns.astype(np.uint8), (self.size, 1))
-        image = np.where(label[..., None] == 1, 220, 40) + draw.normal(0, 20, (*label.shape, 3))
+        image = np.where(label[..., None] == 1, 220, 40) + rng.normal(0, 20, (*label.shape, 3))
         return Sample(image.clip(0, 255).astype(np.uint8), label, self.names[index])
 
 
 def build(split: str, *, count: PositiveInt = 64, size: PositiveInt = 32) -> Stripes:
-    """So many images of ``size`` x ``size`` pixels."""
+    """Return ``count`` images of ``size`` x ``size`` pixels."""
     return Stripes(split, count, size)

@@ -1,4 +1,4 @@
-"""The accuracy of the worst image of a split: a figure that does not follow from the confusion matrix."""
+"""Accuracy of the worst image of a split, which does not follow from the confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from segkit.types import EvaluatorResult, ignore_index_of
 
 
 class Worst:
-    """How many images have which accuracy: counts in bins add up over processes, a minimum would not."""
+    """Histogram of image accuracies. Counts add up over processes; a minimum would not."""
 
     def __init__(self, bins: int) -> None:
         self.counts = torch.zeros(bins + 1, dtype=torch.int64)
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
-        """Count an image; one without a scored pixel does not count."""
+        """Count an image, unless all its pixels are ignored."""
         scored = label != ignore_index_of(label)
         if scored.any():
             right = (label == prediction.cpu().numpy())[scored].mean()
             self.counts[int(right * (len(self.counts) - 1))] += 1
 
     def state(self) -> Tensor:
-        """(bins + 1,) int64."""
+        """Return the counts, (bins + 1,) int64."""
         return self.counts
 
     def compute(self, state: Tensor) -> EvaluatorResult:
-        """The lower end of the lowest bin that holds an image."""
+        """Return the lower end of the lowest bin with an image."""
         return EvaluatorResult({"worst_pixAcc": int(state.nonzero()[0]) / (len(state) - 1)})
 
 
 def build(*, bins: PositiveInt = 100) -> Worst:
-    """To a hundredth."""
+    """Return the evaluator."""
     return Worst(bins)

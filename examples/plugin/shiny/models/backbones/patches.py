@@ -1,4 +1,4 @@
-"""A backbone of strided convolutions and nothing else."""
+"""A backbone of strided convolutions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from segkit.config import PositiveInt
 
 
 class Patches(nn.Module):
-    """Four stages, each a 3x3 and a rectifier; stages beyond the output stride keep their size."""
+    """Four stages of a 3x3 convolution and ReLU; stages beyond the output stride have stride 1."""
 
     def __init__(self, width: int, output_stride: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Patches(nn.Module):
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to four of (B, C_i, H/s_i, W/s_i)."""
+        """Return four stages (B, C_i, H/s_i, W/s_i) of an image (B, 3, H, W)."""
         stages = []
         for part in self.parts:
             image = part(image)
@@ -35,5 +35,5 @@ class Patches(nn.Module):
 
 
 def build(*, width: PositiveInt = 16, output_stride: Literal[8, 16, 32] = 8) -> Patches:
-    """Of so many channels in the first stage."""
+    """Return the backbone with ``width`` channels in the first stage."""
     return Patches(width, output_stride)

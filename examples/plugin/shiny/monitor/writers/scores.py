@@ -1,4 +1,4 @@
-"""The scores of each validation as a line of ``scores.csv``."""
+"""Writes the mIoU of each validation to ``scores.csv``."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 
 
 class Scores:
-    """Appends to a file, which a resumed run goes on with."""
+    """Appends to a file, also when the run is resumed."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
-        """A line, if these are the values of a validation."""
+        """Write a line if the values are those of a validation."""
         if "val/mIoU" in values:
             with self.file.open("a") as file:
                 file.write(f"{iteration},{values['val/mIoU']:.6f}\n")
 
     def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
-        """Not recorded."""
+        """Do nothing."""
 
     def text(self, tag: str, iteration: int, markdown: str) -> None:
-        """Not recorded."""
+        """Do nothing."""
 
     def hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Not recorded."""
+        """Do nothing."""
 
     def flush(self) -> None:
-        """Nothing waits to be written."""
+        """Do nothing: every line is written at once."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is kept open."""
 
 
 def build(folder: Path) -> Scores:
-    """In the folder of the run."""
+    """Return the writer for a run folder."""
     return Scores(folder / "scores.csv")

@@ -1,4 +1,4 @@
-"""The learning rate halves every so often."""
+"""Halves the learning rate at equal intervals."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from segkit.config import PositiveInt
 
 
 def build(total: int, *, times: PositiveInt = 3) -> Callable[[int], float]:
-    """The factor of an iteration; over the training it halves so many times."""
+    """Return the learning-rate factor of an iteration; it halves ``times`` times."""
     return lambda iteration: 0.5 ** (iteration * (times + 1) // total)

@@ -8,14 +8,14 @@ import torch
 
 
 class Sign(torch.optim.Optimizer):
-    """Without a state of its own."""
+    """Sign descent without momentum."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
         super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """One step."""
+        """Update all parameters."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -23,5 +23,5 @@ class Sign(torch.optim.Optimizer):
 
 
 def build(groups: list[dict[str, Any]], lr: float) -> Sign:
-    """Over parameter groups."""
+    """Return the optimizer."""
     return Sign(groups, lr)
