@@ -1,9 +1,9 @@
 """Cascade R-CNN (arXiv 1712.00726) over torchvision's region heads; with masks, Cascade Mask R-CNN.
 
-Stage t refines the boxes of stage t - 1. It is trained on boxes whose overlap with a true box is at least its
-threshold (0.5, 0.6, 0.7). Regression is class-agnostic. For detection, scores are averaged over the stages
-and boxes are those of the last stage. Masks come from one head, trained on the samples of the first stage, as
-in detectron2.
+Stage t refines the boxes of stage t - 1 and is trained on what overlaps a true box by at least its
+threshold, 0.5, 0.6 and 0.7: each one's regression is right for boxes as good as those it gets. Regression
+does not depend on the class. When detecting, scores are the mean over the stages and boxes are those of the
+last; masks come from one head, trained on the samples of the first stage (as detectron2 has it).
 """
 
 from __future__ import annotations
@@ -21,17 +21,13 @@ from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference,
 from torchvision.ops import boxes as box_ops
 
 OVERLAPS = (0.5, 0.6, 0.7)
-WEIGHTS = (
-    (10.0, 10.0, 5.0, 5.0),
-    (20.0, 20.0, 10.0, 10.0),
-    (30.0, 30.0, 15.0, 15.0),
-)  # of the box regression
-Boxes = list[Tensor]  # one (N, 4) for each image
+WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))  # of the regression
+Boxes = list[Tensor]  # of each image, (N, 4)
 Targets = list[dict[str, Tensor]]
 
 
 class CascadeHeads(RoIHeads):
-    """Region heads of a Faster or Mask R-CNN with three box heads in sequence."""
+    """Three box heads in a row in the place of the one of a Faster or Mask R-CNN."""
 
     def __init__(self, single: RoIHeads, num_classes: int) -> None:
         nn.Module.__init__(self)
@@ -46,7 +42,7 @@ class CascadeHeads(RoIHeads):
         del self.box_head, self.box_predictor
         self.coders = [parts.BoxCoder(weights) for weights in WEIGHTS]
         self.matchers = [parts.Matcher(t, t, allow_low_quality_matches=False) for t in OVERLAPS]
-        self.box_coder = self.coders[-1]  # of the final boxes
+        self.box_coder = self.coders[-1]  # of what is told in the end
 
     def forward(
         self,
@@ -55,7 +51,7 @@ class CascadeHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: Targets | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Return detections in evaluation, losses in training, as torchvision's heads do."""
+        """As of torchvision: what is found when detecting, losses in training."""
         losses: dict[str, Tensor] = {}
         matched: list[Tensor] = []
         labels: list[Tensor] = []
@@ -66,37 +62,34 @@ class CascadeHeads(RoIHeads):
         deltas, before = scores, proposals
         for t, (head, predictor) in enumerate(zip(self.box_heads, self.box_predictors, strict=True)):
             if t:
-                proposals = self._refine_boxes(t - 1, deltas, before, image_shapes)
+                proposals = self._refined(t - 1, deltas, before, image_shapes)
                 if targets is not None and self.training:
-                    matched, labels = self._match_boxes(t, proposals, targets)
+                    matched, labels = self._matched(t, proposals, targets)
             logits, deltas = predictor(head(self.box_roi_pool(features, proposals, image_shapes)))
             before = proposals
             if targets is not None and self.training:
                 losses |= self._losses(t, logits, deltas, proposals, (matched, labels), targets)
             scores = scores + logits.softmax(1)
         if self.training:
-            detections: list[dict[str, Tensor]] = []
-        else:  # mean scores of the stages, as logits; one regression for all classes
-            mean_logits = (scores / len(OVERLAPS)).clamp(min=1e-12).log()
-            deltas = deltas.repeat(1, mean_logits.shape[1])
-            detections = self._postprocess(mean_logits, deltas, before, image_shapes)
+            found: list[dict[str, Tensor]] = []
+        else:  # the mean of the stages' scores, handed over as logits; one regression for all classes
+            told = (scores / len(OVERLAPS)).clamp(min=1e-12).log()
+            found = self._found(told, deltas.repeat(1, told.shape[1]), before, image_shapes)
         if self.mask_head is not None:
             samples = (sampled, first_matched, first_labels)
-            losses |= self._masks(features, image_shapes, detections, samples, targets)
-        return detections, losses
+            losses |= self._masks(features, image_shapes, found, samples, targets)
+        return found, losses
 
-    def _refine_boxes(
+    def _refined(
         self, stage: int, deltas: Tensor, proposals: Boxes, image_shapes: list[tuple[int, int]]
     ) -> Boxes:
-        """Return the boxes after a stage's regression, clipped to the image and detached."""
+        """Boxes after a stage's regression, within the image; no gradient flows through them."""
         decoded = self.coders[stage].decode(deltas.detach(), proposals)[:, 0]
-        split = decoded.split([len(boxes) for boxes in proposals])
+        split = decoded.split([len(some) for some in proposals])
         return [box_ops.clip_boxes_to_image(b, shape) for b, shape in zip(split, image_shapes, strict=True)]
 
-    def _match_boxes(
-        self, stage: int, proposals: Boxes, targets: Targets
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the index of the best true box of each proposal and its class, 0 below the threshold."""
+    def _matched(self, stage: int, proposals: Boxes, targets: Targets) -> tuple[list[Tensor], list[Tensor]]:
+        """The true box of each proposal and its class, 0 where they overlap by less than the threshold."""
         matched, labels = [], []
         for boxes, target in zip(proposals, targets, strict=True):
             if not len(target["boxes"]):
@@ -119,19 +112,19 @@ class CascadeHeads(RoIHeads):
     ) -> dict[str, Tensor]:
         matched, labels = assigned
         label = torch.cat(labels)
-        true = [  # an image without boxes has no positives, so any box will do
+        true = [  # an image without boxes has no positive either: any box will do
             target["boxes"][index] if len(target["boxes"]) else boxes
             for boxes, index, target in zip(proposals, matched, targets, strict=True)
         ]
-        expected = torch.cat(self.coders[stage].encode(true, proposals))
+        wanted = torch.cat(self.coders[stage].encode(true, proposals))
         positive = label > 0
-        regression = F.smooth_l1_loss(deltas[positive], expected[positive], beta=1 / 9, reduction="sum")
+        regression = F.smooth_l1_loss(deltas[positive], wanted[positive], beta=1 / 9, reduction="sum")
         return {
             f"loss_classifier_{stage}": F.cross_entropy(logits, label),
             f"loss_box_reg_{stage}": regression / max(len(label), 1),
         }
 
-    def _postprocess(
+    def _found(
         self, logits: Tensor, deltas: Tensor, proposals: Boxes, image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
@@ -141,12 +134,12 @@ class CascadeHeads(RoIHeads):
         self,
         features: dict[str, Tensor],
         image_shapes: list[tuple[int, int]],
-        detections: list[dict[str, Tensor]],
+        found: list[dict[str, Tensor]],
         samples: tuple[Boxes, list[Tensor], list[Tensor]],
         targets: Targets | None,
     ) -> dict[str, Tensor]:
-        """Add masks to the detections; in training, return their loss over the first stage's positives."""
-        boxes, matched = [each["boxes"] for each in detections], []
+        """Masks of what was found, put into it; in training their loss over the first stage's positives."""
+        boxes, matched = [each["boxes"] for each in found], []
         if self.training:
             positive = [label > 0 for label in samples[2]]
             boxes = [b[keep] for b, keep in zip(samples[0], positive, strict=True)]
@@ -156,13 +149,13 @@ class CascadeHeads(RoIHeads):
         if targets is not None and self.training:
             masks, labels = [t["masks"] for t in targets], [t["labels"] for t in targets]
             return {"loss_mask": maskrcnn_loss(logits, boxes, masks, labels, matched)}
-        masks = maskrcnn_inference(logits, [each["labels"] for each in detections])
-        for each, mask in zip(detections, masks, strict=True):
-            each["masks"] = mask
+        masks = maskrcnn_inference(logits, [each["labels"] for each in found])
+        for each, its in zip(found, masks, strict=True):
+            each["masks"] = its
         return {}
 
 
-def use_cascade_heads(detector: FasterRCNN | MaskRCNN, num_classes: int) -> Any:
-    """Replace the box head of torchvision's Faster or Mask R-CNN by three; return the detector."""
+def cascade(detector: FasterRCNN | MaskRCNN, num_classes: int) -> Any:
+    """A Faster or Mask R-CNN of torchvision with three box heads in the place of its one."""
     detector.roi_heads = CascadeHeads(detector.roi_heads, num_classes)
     return detector

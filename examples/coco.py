@@ -1,4 +1,4 @@
-"""COCO data sets for the detection example: read, generate and score them with pycocotools."""
+"""COCO's files for the detection example: reading them, drawing some, and scoring with pycocotools."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-NAMES = ("square", "disc")  # of the generated objects
+NAMES = ("square", "disc")  # of the drawn things
 FIGURES = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")  # the first six of COCO's twelve
 
 
-def import_pycocotools() -> Any:
-    """Return the package pycocotools.
+def need_pycocotools() -> Any:
+    """The package pycocotools.
 
     Raises:
         ValueError: it is not installed.
@@ -29,35 +29,35 @@ def import_pycocotools() -> Any:
         import pycocotools.cocoeval
         import pycocotools.mask
     except ImportError as error:
-        raise ValueError("reading COCO files needs pycocotools: pip install 'segkit[detection]'") from error
+        raise ValueError("COCO's files are read with pycocotools: pip install 'segkit[detection]'") from error
     return pycocotools
 
 
 class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Images (3, H, W) in 0..1 with boxes (N, 4) as corners, labels from 1, and masks (N, H, W).
+    """Images (3, H, W) in 0..1 with their boxes (N, 4) as corners, labels from 1 on, and masks (N, H, W).
 
-    Crowd annotations are skipped.
+    Crowds are left out of training; an image without objects is an image of background.
 
     Args:
         file: annotations, such as ``instances_val2017.json``.
         images: folder of its images.
 
     Raises:
-        ValueError: a file is missing or is not a COCO file.
+        ValueError: a file is missing or is not COCO's.
     """
 
     def __init__(self, file: Path, images: Path) -> None:
-        tools = import_pycocotools()
+        tools = need_pycocotools()
         if not file.is_file():
-            raise ValueError(f"{file}: no such file. Give COCO annotations of instances (.json)")
+            raise ValueError(f"{file}: there is no such file; give COCO's annotations, a .json of instances")
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells of its progress
                 self.truth = tools.coco.COCO(str(file))
         except (AssertionError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{file}: not a COCO annotation file ({error!r:.80})") from error
+            raise ValueError(f"{file}: not an annotation file of COCO ({error!r:.80})") from error
         self.images, self.file = images, file
         self.ids = sorted(self.truth.imgs)
-        self.categories = sorted(self.truth.cats)  # COCO's ids have gaps
+        self.categories = sorted(self.truth.cats)  # COCO's own ids have gaps
         if not self.ids or not self.categories:
             raise ValueError(f"{file}: {len(self.ids)} images and {len(self.categories)} categories")
 
@@ -71,15 +71,15 @@ class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); it is listed in {self.file}") from error
+            raise ValueError(f"{path}: cannot be read ({error}); {self.file} names it") from error
         boxes, labels, masks = [], [], []
-        for annotation in self.truth.imgToAnns.get(entry["id"], []):
-            x, y, width, height = annotation["bbox"]
-            if annotation.get("iscrowd") or width <= 0 or height <= 0:
+        for told in self.truth.imgToAnns.get(entry["id"], []):
+            x, y, width, height = told["bbox"]
+            if told.get("iscrowd") or width <= 0 or height <= 0:
                 continue
             boxes.append([x, y, x + width, y + height])
-            labels.append(self.categories.index(annotation["category_id"]) + 1)
-            masks.append(self.truth.annToMask(annotation))
+            labels.append(self.categories.index(told["category_id"]) + 1)
+            masks.append(self.truth.annToMask(told))
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255, {
             "boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
             "labels": torch.tensor(labels, dtype=torch.int64),
@@ -88,20 +88,19 @@ class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             ),
         }
 
-    def scores(self, detections: list[dict[str, Tensor]]) -> dict[str, dict[str, float]]:
-        """Return COCO's metrics in percent for boxes, and for masks if there are any; -1 where undefined.
+    def scores(self, found: list[dict[str, Tensor]]) -> dict[str, dict[str, float]]:
+        """COCO's figures in percent for boxes, and for masks where there are some; -1 where nothing counts.
 
         Args:
-            detections: one for each image, in order, as torchvision's detectors return them.
+            found: of each image in order, as torchvision's detectors give it.
         """
-        kinds = ["bbox"]
-        if detections and "masks" in detections[0]:
-            kinds.append("segm")
-        return {kind: self._evaluate(self._to_coco_results(detections, kind), kind) for kind in kinds}
+        kinds = ["bbox", *(["segm"] if found and "masks" in found[0] else [])]
+        return {kind: self._scored(self._told(found, kind), kind) for kind in kinds}
 
-    def _to_coco_results(self, detections: list[dict[str, Tensor]], kind: str) -> list[dict[str, Any]]:
-        tools, results = import_pycocotools(), []
-        for image_id, each in zip(self.ids, detections, strict=True):
+    def _told(self, found: list[dict[str, Tensor]], kind: str) -> list[dict[str, Any]]:
+        """In COCO's form."""
+        tools, told = need_pycocotools(), []
+        for image_id, each in zip(self.ids, found, strict=True):
             for n in range(len(each["scores"])):
                 entry = {"image_id": image_id, "score": float(each["scores"][n])}
                 entry["category_id"] = self.categories[int(each["labels"][n]) - 1]
@@ -110,15 +109,15 @@ class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
                 if kind == "segm":
                     mask = (each["masks"][n, 0] > 0.5).cpu().numpy().astype(np.uint8)
                     entry["segmentation"] = tools.mask.encode(np.asfortranarray(mask))
-                results.append(entry)
-        return results
+                told.append(entry)
+        return told
 
-    def _evaluate(self, results: list[dict[str, Any]], kind: str) -> dict[str, float]:
-        if not results:
+    def _scored(self, told: list[dict[str, Any]], kind: str) -> dict[str, float]:
+        if not told:
             return dict.fromkeys(FIGURES, 0.0)
-        tools = import_pycocotools()
+        tools = need_pycocotools()
         with contextlib.redirect_stdout(io.StringIO()):
-            scoring = tools.cocoeval.COCOeval(self.truth, self.truth.loadRes(results), kind)
+            scoring = tools.cocoeval.COCOeval(self.truth, self.truth.loadRes(told), kind)
             scoring.evaluate()
             scoring.accumulate()
             scoring.summarize()
@@ -127,22 +126,22 @@ class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
 
 def draw_scene(seed: int, *, side: int = 128) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Return an image (H, W, 3) with a square and a disc on noise, and their COCO annotations."""
-    tools, rng = import_pycocotools(), np.random.default_rng(seed)
-    image = 0.3 * rng.random((side, side, 3))
+    """An image (H, W, 3) with a square and a disc on noise, and COCO's annotations of them."""
+    tools, draw = need_pycocotools(), np.random.default_rng(seed)
+    image = 0.3 * draw.random((side, side, 3))
     rows, columns = np.mgrid[:side, :side]
     objects: list[dict[str, Any]] = []
-    occupied = np.zeros((side, side), bool)
+    taken = np.zeros((side, side), bool)
     while len(objects) < len(NAMES):
         category = len(objects) + 1
-        radius = int(rng.integers(side // 10, side // 5))
-        y, x = rng.integers(radius, side - radius, 2)
+        radius = int(draw.integers(side // 10, side // 5))
+        y, x = draw.integers(radius, side - radius, 2)
         across, down = abs(columns - x), abs(rows - y)
         inside = (np.maximum(across, down) if category == 1 else np.hypot(across, down)) < radius
-        if (occupied & inside).any():
+        if (taken & inside).any():
             continue
-        occupied |= inside
-        image[inside] = 0.7 + 0.3 * rng.random(3)
+        taken |= inside
+        image[inside] = 0.7 + 0.3 * draw.random(3)
         mask = tools.mask.encode(np.asfortranarray(inside.astype(np.uint8)))
         box = [float(value) for value in tools.mask.toBbox(mask)]
         mask["counts"] = mask["counts"].decode()
@@ -158,8 +157,8 @@ def draw_scene(seed: int, *, side: int = 128) -> tuple[np.ndarray, list[dict[str
     return (255 * image).astype(np.uint8), objects
 
 
-def write_generated_set(folder: Path, scenes: int, *, seed: int = 0, side: int = 128) -> tuple[Path, Path]:
-    """Write generated scenes as a COCO data set; return its annotation file and image folder."""
+def draw_set(folder: Path, scenes: int, *, seed: int = 0, side: int = 128) -> tuple[Path, Path]:
+    """Scenes as a set of COCO: the annotation file and the folder of images, written into ``folder``."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     entries, annotations = [], []

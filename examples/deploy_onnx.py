@@ -1,4 +1,4 @@
-"""Run an exported network without PyTorch: numpy, OpenCV and onnxruntime.
+"""An exported network in ten lines, without PyTorch: numpy, OpenCV and onnxruntime.
 
 python export_seg.py checkpoint=runs/NAME/best.pt output=net.onnx
 python examples/deploy_onnx.py net.onnx photo.jpg colors.png

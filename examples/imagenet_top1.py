@@ -1,10 +1,10 @@
-"""Compute ImageNet top-1 and top-5 of a classifier with the crop and resizing of its authors.
+"""Score a classifier over a folder of classes, with the crop and the resizing of its authors.
 
     python examples/imagenet_top1.py --root DIR model/backbone=resnest
 
-DIR has one folder per class, such as ImageNet's ``val/n01440764/*.JPEG``; sorted names give the class order.
-Other arguments are model settings of ``train_seg.py``. The published weights are used unless
-``model.backbone.weights=FILE`` is given. Published for ResNeSt-50: 81.03 (docs/models.md).
+DIR has a folder a class, such as ImageNet's ``val/n01440764/*.JPEG``; sorted, they are in the weights' order.
+What follows are settings of the model as of ``train_seg.py``; the weights are the published ones unless
+``model.backbone.weights=FILE`` says which. Published for those of ResNeSt-50: 81.03 (docs/models.md).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CROPS = {"101": 256, "200": 320, "269": 416}  # of ResNeSt, by variant; all othe
 Classified = Dataset[tuple[np.ndarray, int]]
 
 
-def crop_like_resnest(image: Image.Image, crop: int) -> Image.Image:
-    """Crop the central square, crop / (crop + 32) of the shorter side, and resize it (bicubic)."""
+def of_resnest(image: Image.Image, crop: int) -> Image.Image:
+    """The middle crop / (crop + 32) of the shorter side, resized to crop x crop (bicubic)."""
     width, height = image.size
     side = crop / (crop + 32) * min(width, height)
     top, left = round((height - side) / 2), round((width - side) / 2)
@@ -43,8 +43,8 @@ def crop_like_resnest(image: Image.Image, crop: int) -> Image.Image:
     return image.crop(box).resize((crop, crop), Image.Resampling.BICUBIC)  # pyright: ignore[reportArgumentType]
 
 
-def crop_like_torchvision(image: Image.Image, crop: int) -> Image.Image:
-    """Resize the shorter side to crop / 0.875 (bilinear), then crop the center."""
+def of_torchvision(image: Image.Image, crop: int) -> Image.Image:
+    """The shorter side resized to crop / 0.875 (bilinear), then the middle crop x crop."""
     least, short = min(image.size), int(crop / 0.875)
     size = tuple(int(short * side / least) for side in image.size)
     image = image.resize(size, Image.Resampling.BILINEAR)
@@ -52,19 +52,19 @@ def crop_like_torchvision(image: Image.Image, crop: int) -> Image.Image:
     return image.crop((left, top, left + crop, top + crop))
 
 
-CROP_FUNCTIONS = {"resnest": crop_like_resnest, "torchvision": crop_like_torchvision}
+WAYS = {"resnest": of_resnest, "torchvision": of_torchvision}
 
 
 class Folder(Classified):
-    """Images of a folder with one folder per class: (3, H, W) uint8 and the class index.
+    """Images of a folder of classes, prepared: (3, H, W) uint8 and the number of the class.
 
     Raises:
-        ValueError: there is no such folder, it has no images, or an image cannot be read.
+        ValueError: there is no such folder, it has no folders in it, or an image cannot be read.
     """
 
     def __init__(self, root: Path, crop: int, way: str) -> None:
         if not root.is_dir():
-            raise ValueError(f"--root {root}: no such folder. Give one with a folder per class")
+            raise ValueError(f"--root {root}: there is no such folder; give one with a folder for each class")
         self.classes = sorted(path.name for path in root.iterdir() if path.is_dir())
         self.files = [
             (file, number)
@@ -74,10 +74,10 @@ class Folder(Classified):
         ]
         if not self.files:
             raise ValueError(
-                f"--root {root}: no images in its {len(self.classes)} folders. It needs one folder per "
-                f"class, with images ({', '.join(SUFFIXES)})"
+                f"--root {root}: no images in the {len(self.classes)} folders of it; it wants a folder for "
+                f"each class, with images ({', '.join(SUFFIXES)}) inside"
             )
-        self.crop, self.way = crop, CROP_FUNCTIONS[way]
+        self.crop, self.way = crop, WAYS[way]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -93,7 +93,7 @@ class Folder(Classified):
 
 
 def batches(folder: Folder, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield normalized images (B, 3, H, W) and their classes (B,) in order, with a progress bar."""
+    """Normalized images (B, 3, H, W) and their classes (B,), in order, with a bar."""
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
     with tqdm(total=len(folder), unit="image", disable=None) as bar:
         for image, number in DataLoader(folder, size, num_workers=workers):
@@ -101,10 +101,10 @@ def batches(folder: Folder, size: int, workers: int) -> Iterator[tuple[Tensor, T
             bar.update(len(number))
 
 
-def top_k_accuracy(
+def top(
     network: torch.nn.Module, labeled: Iterator[tuple[Tensor, Tensor]], *, device: str
 ) -> dict[int, float]:
-    """Return top-1 and top-5 accuracy."""
+    """Share of the images whose class is the likeliest, and is among the five likeliest."""
     hits, images = {1: 0, 5: 0}, 0
     network = network.to(device, memory_format=torch.channels_last).eval()
     with torch.inference_mode():
@@ -117,52 +117,53 @@ def top_k_accuracy(
     return {k: hit / images for k, hit in hits.items()}
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Return the options and the settings of the backbone."""
+def parsed(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """What was typed: our own options, and the settings of the backbone."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--root", type=Path, required=True, metavar="DIR", help="folder with one folder per class"
+        "--root", type=Path, required=True, metavar="DIR", help="folder with a folder a class"
     )
     parser.add_argument("--crop", type=int, help="side in pixels (default: that of the published score)")
     parser.add_argument(
-        "--way", choices=CROP_FUNCTIONS, help="crop and resizing (default: of the backbone's authors)"
+        "--way", choices=WAYS, help="whose crop and resizing (default: the backbone's authors')"
     )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args, settings = parser.parse_known_args(arguments)
+    chosen, settings = parser.parse_known_args(arguments)
     if unknown := [word for word in settings if word.startswith("-") or "=" not in word]:
-        parser.error(f"{unknown[0]}: a setting must be key=value, such as model/backbone=resnest")
+        parser.error(f"{unknown[0]}: settings are written key=value, such as model/backbone=resnest")
     backbone = composed("train", ["run_name=top1", *settings])["model"]["backbone"]
     if backbone["weights"] is None:
         backbone["weights"] = "imagenet"
     backbone["output_stride"] = 32  # classifiers are not dilated
-    args.way = args.way or ("resnest" if backbone["name"] == "resnest" else "torchvision")
-    if args.crop is None:
-        args.crop = CROPS.get(backbone["variant"], 224) if backbone["name"] == "resnest" else 224
-    return args, backbone
+    chosen.way = chosen.way or ("resnest" if backbone["name"] == "resnest" else "torchvision")
+    if chosen.crop is None:
+        chosen.crop = CROPS.get(backbone["variant"], 224) if backbone["name"] == "resnest" else 224
+    return chosen, backbone
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Build the classifier and print its accuracy.
+    """Build the classifier, score it and say so.
 
     Raises:
-        ValueError: folder, settings or weights do not fit together.
+        ValueError: the folder, the settings or the weights do not fit one another.
     """
-    args, backbone = parse_args(arguments)
-    folder = Folder(args.root, args.crop, args.way)
+    chosen, backbone = parsed(arguments)
+    folder = Folder(chosen.root, chosen.crop, chosen.way)
     if backbone["weights"] == "imagenet" and len(folder.classes) != 1000:
         raise ValueError(
-            f"--root {args.root}: {len(folder.classes)} classes, but the published weights have 1000. Give "
-            "ImageNet's validation images, one folder per class, or model.backbone.weights=FILE"
+            f"--root {chosen.root}: {len(folder.classes)} classes, and the published weights know 1000; give "
+            "ImageNet's validation images in a folder a class, or model.backbone.weights=FILE"
         )
     network = registry.build("models.backbones", backbone, num_classes=len(folder.classes))
-    accuracy = top_k_accuracy(network, batches(folder, args.batch_size, args.workers), device=args.device)
+    shares = top(network, batches(folder, chosen.batch_size, chosen.workers), device=chosen.device)
+    told = f"crop {chosen.crop}, {chosen.way}'s resizing"
     print(
-        f"{backbone['name']} {backbone['variant']}: top-1 {accuracy[1]:.2%}, top-5 {accuracy[5]:.2%} "
-        f"of {len(folder):,} images (crop {args.crop}, {args.way}'s resizing)"
+        f"{backbone['name']} {backbone['variant']}: top-1 {shares[1]:.2%}, top-5 {shares[5]:.2%} "
+        f"of {len(folder):,} images ({told})"
     )
 
 

@@ -1,9 +1,9 @@
-"""A custom training loop that uses only the public names of segkit.
+"""A training loop of one's own, with nothing but the public names of segkit.
 
     python examples/own_loop.py mine.pt 200 data.size=64 augment.crop_size=64
 
-Trains on generated scenes for 200 iterations and writes ``mine.pt``, which ``segkit.load`` and the commands
-read. Settings of ``train_seg.py`` may follow. If segkit is not installed, set ``PYTHONPATH=.``.
+trains on drawn scenes for 200 iterations and writes ``mine.pt``, which ``segkit.load`` and the commands take.
+Any setting of ``train_seg.py`` may follow. ``PYTHONPATH=.`` before it finds segkit where it is not installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import segkit
 
 
 def main(file: str, iterations: int, *overrides: str) -> None:
-    """Train, evaluate and save a network."""
+    """Train, score, save."""
     settings = segkit.composed("train", ["experiment=demo", *overrides])
     train_set, val_set = (segkit.build_dataset(settings, split) for split in ("train", "val"))
     table = train_set.table

@@ -5,11 +5,11 @@
     curl -X POST --data-binary @photo.jpg "http://127.0.0.1:8000/predict" > ids.png
     curl -X POST --data-binary @photo.jpg "http://127.0.0.1:8000/predict?as=colors" > colors.png
 
-``GET /`` lists the classes and limits. Masks of more than 256 classes are 16-bit PNG files. Requests wait in
-one queue; waiting images of one size run as one batch. A full queue answers 503 at once, a request that takes
-too long 408. The number of connections is limited, and a connection without an answer for twice the request
-time is dropped. Errors are JSON: ``{"error": "..."}``. Needs numpy, pillow, onnxruntime, starlette
-and uvicorn, but not PyTorch.
+``GET /`` names the classes and limits. Masks of more than 256 classes are PNG files of 16 bits. Requests wait
+in one queue; those of one size that wait together are run as one batch. A full queue answers 503 at once, a
+request that takes too long 408. Connections are limited in number, and dropped when nothing is answered on
+them for twice that time. Errors are JSON: ``{"error": "..."}``. Needs numpy, pillow, onnxruntime, starlette
+and uvicorn; not PyTorch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class Limits(NamedTuple):
-    """Limits above which requests are rejected."""
+    """What is turned away."""
 
     bytes: int
     pixels: int
@@ -52,15 +52,15 @@ class Network:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        data = self.session.get_modelmeta().custom_metadata_map
-        self.facts = {key: json.loads(text) for key, text in data.items()}
+        stored = self.session.get_modelmeta().custom_metadata_map
+        self.facts = {key: json.loads(text) for key, text in stored.items()}
         if self.facts.get("interface") != "ids":
-            raise SystemExit(f"{path}: not a file written by export_seg.py with interface=ids")
+            raise SystemExit(f"{path}: not a file that export_seg.py wrote with interface=ids")
         self.size = self.facts["image_size"]
         self.colors = np.array(self.facts["colors"], np.uint8)
 
     def run(self, images: list[np.ndarray]) -> np.ndarray:
-        """Return class ids (B, H, W) of images (H, W, 3) of one size."""
+        """Class ids (B, H, W) of images (H, W, 3) of one size."""
         batches = [np.stack(images)] if self.size is None else [image[None] for image in images]
         return np.concatenate([self.session.run(None, {"image": batch})[0] for batch in batches])
 
@@ -69,19 +69,19 @@ Waiting = tuple[np.ndarray, asyncio.Future[np.ndarray]]
 
 
 class Queue:
-    """Waiting images. One task runs them in batches of one size, in a thread."""
+    """Waiting images; one task takes them off in batches of one size and runs them beside the event loop."""
 
     def __init__(self, network: Network, limits: Limits) -> None:
         self.network, self.limits = network, limits
         self.waiting: asyncio.Queue[Waiting] = asyncio.Queue(limits.waiting)
 
     async def predict(self, image: np.ndarray) -> np.ndarray:
-        """Wait for and return the class ids of one image."""
+        """Class ids of one image, when its turn comes."""
         answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         try:
             self.waiting.put_nowait((image, answer))
         except asyncio.QueueFull:
-            raise HTTPException(503, "too many images are waiting. Try again later") from None
+            raise HTTPException(503, "too many images are waiting; try again later") from None
         return await answer
 
     async def work(self) -> None:
@@ -96,16 +96,17 @@ class Queue:
                     ahead = following
                     break
                 batch.append(following)
-            connected = [item for item in batch if not item[1].cancelled()]
-            await self.answer(connected)
+            await self.answer(
+                [item for item in batch if not item[1].cancelled()]
+            )  # gone clients cost nothing
 
     async def answer(self, batch: list[Waiting]) -> None:
-        """Run one batch; an error fails its requests, not the service."""
+        """Run one batch; an error is that of its requests, not of the service."""
         if not batch:
             return
         try:
-            results = await asyncio.to_thread(self.network.run, [image for image, _ in batch])
-            for (_, answer), ids in zip(batch, results, strict=True):
+            found = await asyncio.to_thread(self.network.run, [image for image, _ in batch])
+            for (_, answer), ids in zip(batch, found, strict=True):
                 if not answer.done():
                     answer.set_result(ids)
         except Exception as error:
@@ -114,22 +115,22 @@ class Queue:
                     answer.set_exception(HTTPException(500, f"the network failed: {error}"))
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """Return the body of a request, rejected as soon as it exceeds ``most`` bytes."""
-    data = bytearray()
+async def body_of(request: Request, most: int) -> bytes:
+    """The request's bytes, given up as soon as there are too many."""
+    stored = bytearray()
     async for part in request.stream():
-        data += part
-        if len(data) > most:
+        stored += part
+        if len(stored) > most:
             raise HTTPException(413, f"the body is larger than {most} bytes")
-    return bytes(data)
+    return bytes(stored)
 
 
-def decode(data: bytes, network: Network, limits: Limits) -> np.ndarray:
-    """Return the image (H, W, 3) uint8 RGB; too many pixels are rejected by the header, before decoding."""
-    if not data:
+def decode(stored: bytes, network: Network, limits: Limits) -> np.ndarray:
+    """Return the image (H, W, 3) uint8 RGB; one of too many pixels is refused by its header, undecoded."""
+    if not stored:
         raise HTTPException(400, "the body is empty; it must be a PNG or JPEG file")
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
+        with Image.open(io.BytesIO(stored), formats=["PNG", "JPEG"]) as image:
             if image.width * image.height > limits.pixels:
                 raise HTTPException(413, f"{image.width}x{image.height} are more than {limits.pixels} pixels")
             is_plain = image.mode in ("1", "L", "P", "RGB") and "transparency" not in image.info
@@ -145,25 +146,25 @@ def decode(data: bytes, network: Network, limits: Limits) -> np.ndarray:
     if not is_plain:
         raise HTTPException(400, "not an 8-bit RGB or gray image without transparency")
     if network.size and list(pixels.shape[:2]) != network.size:
-        raise HTTPException(422, f"the network takes only images of {network.size[1]}x{network.size[0]}")
+        raise HTTPException(422, f"the network takes images of {network.size[1]}x{network.size[0]} alone")
     return pixels
 
 
 def encode(image: np.ndarray) -> bytes:
-    """Return class ids (H, W) or colors (H, W, 3) as PNG, ids above 255 with 16 bits."""
-    data = io.BytesIO()
+    """Return class ids (H, W) or colors (H, W, 3) as a PNG, ids beyond 255 with 16 bits."""
+    stored = io.BytesIO()
     Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.uint16)).save(
-        data, "PNG", compress_level=1
+        stored, "PNG", compress_level=1
     )
-    return data.getvalue()
+    return stored.getvalue()
 
 
-def build_application(network: Network, limits: Limits) -> Starlette:
-    """Return the service."""
+def application(network: Network, limits: Limits) -> Starlette:
+    """The service."""
     queue = Queue(network, limits)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def working(_: Starlette) -> AsyncIterator[None]:
         task = asyncio.create_task(queue.work())
         yield
         task.cancel()
@@ -177,31 +178,31 @@ def build_application(network: Network, limits: Limits) -> Starlette:
             raise HTTPException(400, f"as={kind}: give ids or colors")
         try:
             async with asyncio.timeout(limits.seconds):
-                data = await read_body(request, limits.bytes)
-                image = await asyncio.to_thread(decode, data, network, limits)
+                stored = await body_of(request, limits.bytes)
+                image = await asyncio.to_thread(decode, stored, network, limits)
                 ids = await queue.predict(image)
                 png = await asyncio.to_thread(encode, ids if kind == "ids" else network.colors[ids])
         except TimeoutError:
             raise HTTPException(408, f"the request took more than {limits.seconds:g} s") from None
         except ClientDisconnect:
-            return Response(status_code=400)  # the client is gone
+            return Response(status_code=400)  # nobody reads it
         return Response(png, media_type="image/png")
 
-    async def report_error(_: Request, error: Any) -> Response:
+    async def refused(_: Request, error: Any) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code)
 
     routes = [Route("/", about), Route("/predict", predict, methods=["POST"])]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: report_error})
+    return Starlette(routes=routes, lifespan=working, exception_handlers={HTTPException: refused})
 
 
 def timed_protocol(limits: Limits) -> type[H11Protocol]:
-    """Return a protocol whose connections are dropped after a time without an answer."""
+    """Return the protocol of connections that are dropped when nothing is answered on them for long."""
 
     class Connection(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.timer = self.loop.call_later(2 * limits.seconds, transport.abort)
-            if len(self.connections) > 2 * limits.connections:  # more than are answered with 503
+            if len(self.connections) > 2 * limits.connections:  # beyond those that are answered with 503
                 transport.abort()
 
         def on_response_complete(self) -> None:
@@ -223,26 +224,26 @@ if __name__ == "__main__":
     parser.add_argument("network", help="an ONNX file")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--threads", type=int, default=0, help="threads of the network; 0 uses all cores")
+    parser.add_argument("--threads", type=int, default=0, help="of the network; 0 takes all cores")
     parser.add_argument("--max-bytes", type=int, default=20 * 2**20)
     parser.add_argument("--max-pixels", type=int, default=8_000_000)
     parser.add_argument("--max-waiting", type=int, default=32)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--max-seconds", type=float, default=60, help="time limit of a request")
+    parser.add_argument("--max-seconds", type=float, default=60, help="for a request")
     parser.add_argument("--max-connections", type=int, default=100)
-    args = parser.parse_args()
+    given = parser.parse_args()
     limits = Limits(
-        args.max_bytes,
-        args.max_pixels,
-        args.max_waiting,
-        args.batch,
-        args.max_seconds,
-        args.max_connections,
+        given.max_bytes,
+        given.max_pixels,
+        given.max_waiting,
+        given.batch,
+        given.max_seconds,
+        given.max_connections,
     )
     uvicorn.run(
-        build_application(Network(args.network, args.threads), limits),
-        host=args.host,
-        port=args.port,
+        application(Network(given.network, given.threads), limits),
+        host=given.host,
+        port=given.port,
         http=timed_protocol(limits),
         ws="none",
         limit_concurrency=limits.connections + 1,

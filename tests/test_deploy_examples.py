@@ -42,7 +42,7 @@ def files(tiny_run, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("example", "name"), [("deploy_onnx", "net.onnx"), ("deploy_openvino", "net.xml")])
-def test_deployed_network_predicts_as_segkit_without_torch(example, name, files, tiny_run, tmp_path):
+def test_ten_lines_without_torch_paint_what_segkit_predicts(example, name, files, tiny_run, tmp_path):
     words = [files / name, files / "photo.png", tmp_path / "colors.png"]
     command = [sys.executable, "-c", BARRED, str(ROOT / "examples" / f"{example}.py"), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -82,7 +82,7 @@ def service(files):
     assert (files / "serve.log").read_text() == ""  # whatever clients do
 
 
-def test_service_returns_the_ids_that_segkit_predicts(service, files, tiny_run):
+def test_the_service_answers_with_the_ids_that_segkit_predicts(service, files, tiny_run):
     stored = (files / "photo.png").read_bytes()
     answer = httpx.post(f"{service}/predict", content=stored, timeout=60)
     assert answer.headers["content-type"] == "image/png"
@@ -115,7 +115,7 @@ def png(height, width, *, noisy=False):
         ("nowhere", b"", 404, "Not Found"),
     ],
 )
-def test_service_errors_are_json_with_the_reason(service, path, content, status, words):
+def test_errors_are_json_with_the_reason(service, path, content, status, words):
     answer = httpx.post(f"{service}/{path}", content=content, timeout=60)
     assert answer.status_code == status
     assert words in answer.json()["error"]
@@ -151,7 +151,7 @@ def test_slow_client_is_answered_or_dropped_in_time(service):
     assert time.monotonic() - started < 30
 
 
-def test_connections_beyond_the_limit_are_rejected(service):
+def test_connections_beyond_the_limit_are_refused(service):
     clients = [connect(service) for _ in range(25)]
     try:
         assert httpx.get(service, timeout=20).status_code == 503
@@ -179,7 +179,7 @@ def client(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     serve = importlib.import_module("serve")
     limits = serve.Limits(10**6, 10**5, 4, 2, 10, 9)
-    with TestClient(serve.build_application(FakeNetwork(), limits), raise_server_exceptions=False) as client:
+    with TestClient(serve.application(FakeNetwork(), limits), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -194,7 +194,7 @@ def test_ids_above_255_keep_their_value(client):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_damaged_images_are_answered_with_400(client, suffix):
+def test_damaged_images_are_the_fault_of_the_client(client, suffix):
     draw = np.random.default_rng(0)
     noise = draw.integers(0, 256, (24, 24, 3), np.uint8)
     whole = cv2.imencode(suffix, noise)[1]
@@ -210,7 +210,7 @@ def test_damaged_images_are_answered_with_400(client, suffix):
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGBA", "I;16", "RGB;16"])
-def test_images_beyond_8_bit_rgb_are_rejected(client, mode):
+def test_images_that_would_be_changed_are_refused(client, mode):
     stored = io.BytesIO()
     if mode == "RGB;16":
         stored.write(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint16))[1].tobytes())
@@ -221,7 +221,7 @@ def test_images_beyond_8_bit_rgb_are_rejected(client, mode):
     assert "8-bit RGB or gray" in answer.json()["error"]
 
 
-def test_concurrent_requests_are_answered_or_rejected(service, tiny_run):
+def test_requests_at_once_are_all_answered_rightly_or_turned_away(service, tiny_run):
     net = segkit.load(tiny_run / "best.pt")
     images = [png(40 + 9 * (i % 3), 60, noisy=True) for i in range(12)]
     expected = {image: net.predict(image) for image in images}
@@ -247,7 +247,7 @@ def test_concurrent_requests_are_answered_or_rejected(service, tiny_run):
 
 
 @pytest.mark.slow
-def test_service_rejects_a_file_it_cannot_serve(tiny_run, tmp_path):
+def test_the_service_refuses_a_file_it_cannot_serve(tiny_run, tmp_path):
     path = tmp_path / "logits.onnx"
     words = f"checkpoint={tiny_run / 'best.pt'} interface=logits output={path} images=1"
     run_command("export_seg.py", *words.split())
