@@ -148,7 +148,7 @@ def test_an_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys,
     run.metric = "iou/b"
     book = checkpoint.Checkpoints(folder, checkpoint.CheckpointConfig(), {"settings": {}, "classes": {}})
     iou = iter([float("nan"), 0.25, float("nan"), 0.5])
-    measured = validation.best.measured
+    measured = validation.best.metric_value
     monkeypatch.setattr(
         validation.best, "metric_value", lambda *given: next(iou) if given[0] == "iou/b" else measured(*given)
     )

@@ -14,20 +14,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from segkit.config import registry
 from segkit.data.label_map import DataError, LabelMap, Problem
 from segkit.data.listing import walk_files
 from segkit.data.pairs import Pairs
 from segkit.data.reading import MASK_SUFFIXES, read_mask
 from segkit.evaluation import intervals, metrics
+from segkit.evaluation.instance_iou import (
+    InstancePixels,
+    average,
+    compute_instance_iou,
+    find_instance_file,
+    measure_instances,
+)
 from segkit.evaluation.intervals import Interval
 from segkit.runtime import files
-from segkit.types import ignore_index
+from segkit.types import Evaluator, ignore_index
 
 Format = Literal["ids", "raw", "colors"]
 FORMATS = {
@@ -42,8 +53,6 @@ SAVE_EVERY = 64  # images between two saves of the counts
 LISTED = 20  # problems in an error message
 AHEAD = 32  # images that may be counted ahead of the one that is added
 
-Result = tuple[int, "np.ndarray | Problem"]
-
 
 class MaskScores(NamedTuple):
     """Scores of a folder of predictions; fractions of 1, NaN where a class has nothing to count."""
@@ -54,6 +63,7 @@ class MaskScores(NamedTuple):
     class_intervals: list[Interval]
     category_iou: dict[str, float]
     category_intervals: dict[str, Interval]
+    columns: dict[str, list[float]]  # further scores of the classes, K values each
     counts: (
         np.ndarray
     )  # (K, K + 1) int64, rows are labels; the last column counts pixels predicted as no class
@@ -61,6 +71,18 @@ class MaskScores(NamedTuple):
     names: list[str]  # N, of the images
     format: Format
     skipped: int  # images without a usable prediction, with ``on_error="skip"``
+
+
+class Counted(NamedTuple):
+    """Counts of one image, and what further evaluators need."""
+
+    counts: np.ndarray  # (K, K + 1)
+    instances: Sequence[InstancePixels] = ()
+    label: np.ndarray | None = None
+    prediction: np.ndarray | None = None  # (H, W) class ids, K for no class
+
+
+Result = tuple[int, Counted | Problem]
 
 
 class Decoder:
@@ -165,6 +187,7 @@ def score_masks(
     *,
     format: Format | Literal["auto"] = "auto",
     absent: metrics.Absent = "exclude",
+    evaluators: Mapping[str, Any] = MappingProxyType({}),
     on_error: Literal["stop", "skip"] = "stop",
     workers: int | None = None,
     partial: Path | None = None,
@@ -179,6 +202,7 @@ def score_masks(
         format: ``ids`` (0..K-1), ``raw`` (ids of the data set's masks), ``colors`` (of its class table) or
             ``auto``, which reads a sample of the predictions.
         absent: what a class counts in a mean that neither labels nor predictions hold.
+        evaluators: further ones, as in ``evaluation.evaluators``, such as ``{"boundary": True}``.
         on_error: ``stop`` refuses missing, unknown and unusable predictions; ``skip`` leaves their images
             out and counts them in ``skipped``.
         workers: threads; None takes one per core.
@@ -199,13 +223,22 @@ def score_masks(
     if format == "auto":
         format = detect_format(matched, dataset)
     decoder = Decoder(table, format)
-    store = _Store(partial, _fingerprint(dataset, matched, format), table)
+    late = {"table": table, "absent": absent, "device": "cpu"}
+    further = registry.build_enabled("evaluation.evaluators", evaluators, **late)
+    store = _Store(partial, _fingerprint(dataset, matched, format, evaluators), table, further)
     remaining = [index for index in matched if index not in store.counts]
 
-    def count(index: int) -> tuple[int, np.ndarray | Problem]:
+    def count(index: int) -> Result:
+        file = matched[index]
         try:
-            label = dataset.read_label(index)
-            return index, decoder.count(label, read_mask(matched[index], "any"), matched[index])
+            label, stored = dataset.read_label(index), read_mask(file, "any")
+            counts = decoder.count(label, stored, file)
+            instance_file = find_instance_file(dataset.pairs[index].label)
+            if not (further or instance_file):
+                return index, Counted(counts)
+            ids = decoder.decode(stored, file)
+            instances = measure_instances(instance_file, ids, table) if instance_file else []
+            return index, Counted(counts, instances, label, ids)
         except DataError as error:
             return index, error.problem
 
@@ -348,9 +381,15 @@ def _map_bounded(
 class _Store:
     """Counts by image, kept in a file so that an interrupted call can be continued."""
 
-    def __init__(self, file: Path | None, identity: str, table: LabelMap) -> None:
+    def __init__(
+        self, file: Path | None, identity: str, table: LabelMap, evaluators: Mapping[str, Evaluator]
+    ) -> None:
         self.file, self.identity, self.categories = file, identity, table.categories
         self.total = np.zeros((table.num_classes, table.num_classes + 1), np.int64)
+        self.instances = np.zeros((4, table.num_classes))
+        self.has_instances = False
+        self.evaluators = evaluators
+        self.earlier = {name: evaluator.state() for name, evaluator in evaluators.items()}  # zero
         self.counts: dict[int, np.ndarray] = {}
         self.unsaved = 0
         if file is not None and file.is_file():
@@ -362,10 +401,17 @@ class _Store:
     def __exit__(self, *_: object) -> None:
         self.save()
 
-    def add(self, index: int, counts: np.ndarray) -> None:
-        """Add the counts (K, K + 1) of an image."""
-        self.total += counts
-        self.counts[index] = intervals.count_pixels(counts, self.categories)
+    def add(self, index: int, image: Counted) -> None:
+        """Add the counts of an image."""
+        self.total += image.counts
+        self.counts[index] = intervals.count_pixels(image.counts, self.categories)
+        for item in image.instances:
+            self.has_instances = True
+            self.instances[:, item.class_id] += item[1:]
+        if image.label is not None and image.prediction is not None and self.evaluators:
+            prediction = image.prediction.astype(image.label.dtype)
+            for evaluator in self.evaluators.values():
+                evaluator.update(image.label, torch.from_numpy(prediction))
         self.unsaved += 1
         if self.unsaved >= SAVE_EVERY:
             self.save()
@@ -376,9 +422,15 @@ class _Store:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         arrays = {"total": self.total, "index": np.array(sorted(self.counts)), "counts": self.stack()}
+        arrays |= {"identity": np.array(self.identity), "instances": self.instances}
+        arrays |= {f"state_{name}": state.numpy() for name, state in self.sum_states().items()}
         with files.atomic_write(self.file) as out:
-            np.savez(out, identity=np.array(self.identity), **arrays)
+            np.savez(out, **arrays)
         self.unsaved = 0
+
+    def sum_states(self) -> dict[str, Tensor]:
+        """Return the states of the evaluators, those of an interrupted call included."""
+        return {name: self.earlier[name] + evaluator.state() for name, evaluator in self.evaluators.items()}
 
     def remove(self) -> None:
         """Remove the file."""
@@ -394,20 +446,26 @@ class _Store:
             with np.load(file) as stored:
                 if str(stored["identity"]) != self.identity or stored["total"].shape != self.total.shape:
                     return
+                earlier = {name: torch.from_numpy(stored[f"state_{name}"]) for name in self.evaluators}
+                self.instances += stored["instances"]
+                self.has_instances = bool(self.instances.any())
+                self.earlier = earlier
                 self.total += stored["total"]
                 self.counts = dict(zip(stored["index"].tolist(), stored["counts"], strict=True))
         except (OSError, ValueError, KeyError):
             return  # damaged: everything is counted again
 
 
-def _fingerprint(dataset: Pairs, matched: Mapping[int, Path], format: Format) -> str:
-    """Return a hash of what the counts depend on: labels, predictions, class table, format."""
+def _fingerprint(
+    dataset: Pairs, matched: Mapping[int, Path], format: Format, evaluators: Mapping[str, Any]
+) -> str:
+    """Return a hash of what the counts depend on: labels, predictions, class table, format, evaluators."""
     stats = [
         [str(file), file.stat().st_size, file.stat().st_mtime_ns]
         for index, prediction in matched.items()
         for file in (dataset.pairs[index].label, prediction)
     ]
-    content = json.dumps([stats, dataset.table.to_plain(), format])
+    content = json.dumps([stats, dataset.table.to_plain(), format, dict(evaluators)])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -431,16 +489,26 @@ def _summarize(store: _Store, dataset: Pairs, format: Format, absent: metrics.Ab
         scores["mIoU_category"] = intervals.score_counts(total[:, classes:], absent=absent)["mIoU"]
     if table.name == "ade20k":
         scores["ADE20K"] = (scores["pixAcc"] + scores["mIoU"]) / 2
+    columns: dict[str, list[float]] = {}
+    for name, state in store.sum_states().items():
+        result = store.evaluators[name].compute(state)
+        scores |= {key: np.float64(value) for key, value in result.scores.items()}
+        columns |= {key: list(values) for key, values in result.classes.items()}
+    if store.has_instances:
+        columns["iIoU"], instance_categories = compute_instance_iou(store.instances, store.total, table)
+        scores["iIoU"] = np.float64(average(columns["iIoU"]))
+        scores["iIoU_category"] = np.float64(average(list(instance_categories.values())))
     bounds, iou_bounds = intervals.find_intervals(counts, classes, absent=absent)
     iou = intervals.class_iou(total).tolist()
     groups = list(dict.fromkeys(table.categories)) if all(table.categories) else []
     return MaskScores(
         scores={name: float(value) for name, value in scores.items()},
-        intervals={name: bounds[name] for name in scores},
+        intervals={name: bounds[name] for name in scores if name in bounds},
         class_iou=iou[:classes],
         class_intervals=iou_bounds[:classes],
         category_iou=dict(zip(groups, iou[classes:], strict=True)),
         category_intervals=dict(zip(groups, iou_bounds[classes:], strict=True)),
+        columns=columns,
         counts=store.total,
         image_counts=counts,
         names=[dataset.names[index] for index in sorted(store.counts)],

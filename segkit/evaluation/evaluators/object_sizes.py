@@ -34,7 +34,8 @@ def count_objects(label: np.ndarray, prediction: np.ndarray, num_classes: int) -
     """
     counted = label != ignore_index(num_classes)
     out = np.zeros((len(SIZES), 3, num_classes), np.int64)
-    for k in np.union1d(np.unique(label[counted]), np.unique(prediction[counted])):
+    present = np.union1d(np.unique(label[counted]), np.unique(prediction[counted]))
+    for k in present[present < num_classes]:  # a prediction of another tool may hold no class
         objects, areas = _parts(label == k)
         size_of_object = np.digitize(areas, BOUNDS)
         size = np.where(objects > 0, size_of_object[objects], -1)  # (H, W), -1 where the label is another
