@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 from segkit.data.datasets import ade20k, cityscapes, voc
 from segkit.data.label_map import LabelMap, load_builtin_label_map
 from segkit.evaluation import masks
+from segkit.evaluation.evaluators import boundary, object_sizes
 from segkit.evaluation.masks import score_masks
 
 SIZES = [(13, 21), (21, 13), (1, 1), (32, 32), (7, 40)]  # height, width: landscape, portrait, one pixel
@@ -68,6 +71,44 @@ def test_scores_equal_cityscapesscripts(city):
         theirs = expected["categoryScores"][name]
         assert value == theirs or np.isnan([value, theirs]).all()
     assert found.scores["mIoU_category"] == pytest.approx(expected["averageScoreCategories"], rel=1e-14)
+
+
+def test_instance_scores_equal_cityscapesscripts(city, generator, monkeypatch):
+    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    dataset = cityscapes.build("val", root=str(city))
+    for pair in dataset.pairs:
+        label = np.array(Image.open(pair.label)).astype(np.uint16)
+        numbered = label * 1000 + generator.integers(0, 4, label.shape).astype(np.uint16)
+        is_object = (label >= 24) & (label <= 33) & (generator.random(label.shape) < 0.8)
+        save(np.where(is_object, numbered, label), Path(str(pair.label).replace("labelIds", "instanceIds")))
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # which it uses, and numpy 2.4 has not
+    official.args.evalInstLevelScore = True
+    official.args.quiet = True
+    official.args.JSONOutput = False
+    pairs = [(str(city / f"out/{pair.name}.png"), str(pair.label)) for pair in dataset.pairs]
+    expected = official.evaluateImgLists(*map(list, zip(*pairs, strict=True)), official.args)
+    found = score_masks(city / "out", dataset, format="raw")
+    for name, value in zip(dataset.table.names, found.columns["iIoU"], strict=True):
+        np.testing.assert_equal(value, expected["classInstScores"][name])
+    assert found.scores["iIoU"] == pytest.approx(expected["averageScoreInstClasses"], rel=1e-14)
+    assert found.scores["iIoU_category"] == pytest.approx(expected["averageScoreInstCategories"], rel=1e-14)
+
+
+def test_further_evaluators_count_predictions_of_no_class(voc_tree):
+    dataset = voc.build("val", root=str(voc_tree))
+    file = voc_tree / "out/2007_000004.png"
+    save(np.full_like(np.array(Image.open(file)), 255), file)
+    found = score_masks(voc_tree / "out", dataset, evaluators={"boundary": True, "object_sizes": True})
+    expected = [
+        build(dataset.table) for build in (lambda t: boundary.build(t, "exclude"), object_sizes.build)
+    ]
+    for pair in dataset.pairs:
+        prediction = torch.from_numpy(np.array(Image.open(voc_tree / f"out/{pair.name}.png")))
+        for evaluator in expected:
+            evaluator.update(np.array(Image.open(pair.label)), prediction)
+    for evaluator in expected:
+        for name, value in evaluator.compute(evaluator.state()).scores.items():
+            assert found.scores[name] == value
 
 
 def test_raw_ids_class_ids_and_colors_score_alike(city):
@@ -262,8 +303,8 @@ def test_an_interrupted_call_is_continued(voc_tree, monkeypatch):
 
 def test_changed_predictions_are_not_continued(voc_tree):
     dataset, partial = voc.build("val", root=str(voc_tree)), voc_tree / "partial.npz"
-    store = masks._Store(partial, "another", dataset.table)
-    store.add(0, np.ones((21, 22), np.int64))
+    store = masks._Store(partial, "another", dataset.table, {})
+    store.add(0, masks.Counted(np.ones((21, 22), np.int64)))
     store.save()
     expected = score_masks(voc_tree / "out", dataset)
     assert (score_masks(voc_tree / "out", dataset, partial=partial).counts == expected.counts).all()

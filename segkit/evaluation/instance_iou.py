@@ -1,8 +1,8 @@
 """Instance-weighted IoU of Cityscapes (iIoU; Cordts et al. 2016, section 4.1).
 
 Pixels of an object count with the average size of its class divided by its own size, so that small objects
-weigh as much as large ones. False positives are not weighted: predictions have no instances. Groups (ids below
-1,000) count in false positives alone. Sums run in the order of cityscapesScripts, so results are equal.
+weigh as much as large ones. False positives are not weighted: predictions have no instances. Groups (ids
+below 1,000) count in false positives alone. Sums run in the order of cityscapesScripts, so results are equal.
 """
 
 from __future__ import annotations

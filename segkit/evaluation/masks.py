@@ -181,7 +181,7 @@ class Decoder:
         return DataError("values out of range", file, text, f"set predictions_format={others}, or correct it")
 
 
-def score_masks(
+def score_masks(  # noqa: PLR0913 - one keyword for each thing a caller may choose
     predictions: str | Path,
     dataset: Pairs,
     *,
@@ -478,31 +478,35 @@ def _list_problems(problems: Sequence[Problem], folder: Path) -> str:
     return "\n".join([f"{folder}: {summary}. data.on_error=skip leaves these images out.", *lines])
 
 
+def _score_total(counts: np.ndarray, absent: metrics.Absent) -> dict[str, float]:
+    return {name: float(value) for name, value in intervals.score_counts(counts, absent=absent).items()}
+
+
 def _summarize(store: _Store, dataset: Pairs, format: Format, absent: metrics.Absent) -> MaskScores:
     table, classes = dataset.table, dataset.table.num_classes
     if not store.total.sum():
         raise ValueError("there is nothing to score: no prediction is usable, or every label is ignored")
     counts = store.stack()
     total = counts.sum(0)
-    scores = intervals.score_counts(total[:, :classes], absent=absent)
+    scores = _score_total(total[:, :classes], absent)
     if all(table.categories):
-        scores["mIoU_category"] = intervals.score_counts(total[:, classes:], absent=absent)["mIoU"]
+        scores["mIoU_category"] = _score_total(total[:, classes:], absent)["mIoU"]
     if table.name == "ade20k":
         scores["ADE20K"] = (scores["pixAcc"] + scores["mIoU"]) / 2
     columns: dict[str, list[float]] = {}
     for name, state in store.sum_states().items():
         result = store.evaluators[name].compute(state)
-        scores |= {key: np.float64(value) for key, value in result.scores.items()}
+        scores |= result.scores
         columns |= {key: list(values) for key, values in result.classes.items()}
     if store.has_instances:
         columns["iIoU"], instance_categories = compute_instance_iou(store.instances, store.total, table)
-        scores["iIoU"] = np.float64(average(columns["iIoU"]))
-        scores["iIoU_category"] = np.float64(average(list(instance_categories.values())))
+        scores["iIoU"] = average(columns["iIoU"])
+        scores["iIoU_category"] = average(list(instance_categories.values()))
     bounds, iou_bounds = intervals.find_intervals(counts, classes, absent=absent)
     iou = intervals.class_iou(total).tolist()
     groups = list(dict.fromkeys(table.categories)) if all(table.categories) else []
     return MaskScores(
-        scores={name: float(value) for name, value in scores.items()},
+        scores=scores,
         intervals={name: bounds[name] for name in scores if name in bounds},
         class_iou=iou[:classes],
         class_intervals=iou_bounds[:classes],
