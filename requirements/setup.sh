@@ -1,5 +1,5 @@
-# sh requirements/setup.sh PYTHON LOCK STAMP [VENV]: make or update VENV (.venv) from a hash-locked file; safe to
-# interrupt. NEWEST=14 admits Python 3.14.
+# sh requirements/setup.sh PYTHON LOCK STAMP [VENV]: create or update VENV (.venv) from a hash-locked file. Safe to
+# interrupt. NEWEST=14 allows Python 3.14.
 set -eu
 python=$1 lock=$2 stamp=$3 venv=${4:-.venv}
 export NEWEST="${NEWEST:-13}"
@@ -8,25 +8,25 @@ export NEWEST="${NEWEST:-13}"
 import os, sys
 newest = int(os.environ["NEWEST"])
 if not (3, 11) <= sys.version_info[:2] <= (3, newest):
-    sys.exit("segkit needs Python 3.11 to 3.%d, this is %d.%d; say which one to use: make PYTHON=python3.12"
+    sys.exit("segkit needs Python 3.11 to 3.%d, this is %d.%d. Choose one: make PYTHON=python3.12"
              % (newest, *sys.version_info[:2]))
 PY
 
 if ! "$venv/bin/python" -c "import pip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $NEWEST))" 2>/dev/null; then
   rm -rf "$venv"
-  echo "making $venv (about 6 GB with PyTorch) ..."
+  echo "creating $venv (about 6 GB with PyTorch) ..."
   "$python" -m venv "$venv" || {
     rm -rf "$venv"
-    echo "could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2
+    echo "cannot create a virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2
     exit 1
   }
 fi
 rm -f "$stamp"
-export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" # a company's own certificates are in the system's store
-if [ -n "${SSL_CERT_FILE:-}" ]; then # which uv reads by itself, but pip does not
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" # use the certificates of the system
+if [ -n "${SSL_CERT_FILE:-}" ]; then # uv reads it, pip does not
   export PIP_CERT="${PIP_CERT:-$SSL_CERT_FILE}"
 fi
-# one index for both, wherever it is named: uv reads neither pip's variable nor its configuration
+# pip and uv use the same index: uv reads neither pip's variable nor its configuration
 index=${PIP_INDEX_URL:-${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || :)}}}
 if [ -n "$index" ]; then
   export PIP_INDEX_URL="$index"
