@@ -20,7 +20,7 @@ from typing import Any
 import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
 from segkit.config.compose import Hooks, command, settings_from_checkpoint
 from segkit.runtime.commands import cli_command
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 
 
 @command("export", Hooks(defaults=settings_from_checkpoint))
@@ -49,7 +49,7 @@ def main(settings: dict[str, Any]) -> None:
     ) as file:
         deployed = export.load_exported(file, trained.table.num_classes, trust_code=True)
         print(
-            f"comparing with PyTorch in float32 on {write_count(len(images.images), 'image')}:",
+            f"comparing with PyTorch in float32 on {format_count(len(images.images), 'image')}:",
             images.origin,
             flush=True,
         )
@@ -101,7 +101,7 @@ def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
     found = verification.load_verification_images(
         given, data, split="train", count=settings["calibration_images"]
     )
-    print(f"calibrating with {write_count(len(found.images), 'image')}: {found.origin}", flush=True)
+    print(f"calibrating with {format_count(len(found.images), 'image')}: {found.origin}", flush=True)
     return [verification.prepare_input(model, image, kind) for image in found.images]
 
 
@@ -119,7 +119,7 @@ def judge_agreement(model: Any, deployed: Any, settings: dict[str, Any], path: A
         evaluation.evaluate(scored, val_set, protocol).scores["mIoU"] for scored in (model, deployed)
     )
     print(
-        f"mIoU on {write_count(len(val_set), 'image')} ({protocol.name}):",
+        f"mIoU on {format_count(len(val_set), 'image')} ({protocol.name}):",
         f"float32 {before:.2%}, int8 {after:.2%}",
         flush=True,
     )

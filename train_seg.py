@@ -14,149 +14,164 @@ Keys people set most:
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
+import segkit.runtime.interrupt  # noqa: F401 - first, for Ctrl-C during the other imports
 from segkit.config.compose import Hooks, command
 from segkit.config.dotted import value_of
 from segkit.config.open_keys import find_unset
-from segkit.monitor.banners import startup_line
+from segkit.monitor.banners import format_startup_line
 from segkit.runtime import signals
 from segkit.runtime.commands import cli_command
 
-FAREWELL = """
-{folder} is complete: {best}; images in {folder}/samples.png. To go on:
+COMPLETION = """
+{folder} is complete: {best}; sample predictions in {folder}/samples.png. Next steps:
   {python} -m tensorboard.main --logdir {folder.parent}
   {test} checkpoint={folder}/{file} report=true
   {predict} checkpoint={folder}/{file} input=PHOTOS"""
 
-CHOSEN: list[str] = []  # reasons of the values that were chosen from the images of this run
+CHOSEN_REASONS: list[str] = []  # of the values that were chosen from the images of this run
 
 
-def of_run(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the settings of the run to resume; command-line overrides win."""
+def resumed_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the stored settings of the run to resume, None for a new run."""
     from segkit.runtime import run_folder
 
-    if (folder := run_folder.find_run_to_resume(settings)) is None:
+    folder = run_folder.find_run_to_resume(settings)
+    if folder is None:
         return None
     from segkit import checkpoint
 
     return checkpoint.read_settings(folder)
 
 
-def of_weights(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the model settings of the checkpoint to fine-tune; command-line overrides win."""
+def finetuned_model_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the section ``model`` of the checkpoint to fine-tune, None without one."""
     if value_of(settings, "model.weights") is None:
         return None
     from segkit.training import initial_model
 
-    return initial_model.settings_of_weights(settings)
+    return initial_model.read_model_settings(settings)
 
 
 def settings_from_images(settings: dict[str, Any]) -> dict[str, Any]:
     """Return values that are chosen from the images for unset keys; ``main`` prints the reasons."""
-    CHOSEN.clear()
+    CHOSEN_REASONS.clear()
     if not find_unset(settings) or settings["summary"]:
         return {}
     from segkit.data.choosing import choose_settings
 
     chosen = choose_settings(settings)
-    CHOSEN.extend(chosen.reasons)
+    CHOSEN_REASONS.extend(chosen.reasons)
     return chosen
 
 
 def print_summary(settings: dict[str, Any]) -> None:
-    """The network, layer by layer; it needs no data."""
+    """Print the layers of the network; needs no images and downloads nothing."""
     from segkit.data import label_map
     from segkit.models import published, segmenter, summary
 
-    network = settings["model"]
-    published.check_local_file("model.weights", network["weights"])
-    if network["weights"] is None:  # otherwise those of the backbone are not read
-        published.check_local_file("model.backbone.weights", network["backbone"].get("weights"))
+    model = settings["model"]
+    published.check_local_file("model.weights", model["weights"])
+    if model["weights"] is None:  # otherwise the weights of the backbone are not read
+        published.check_local_file("model.backbone.weights", model["backbone"].get("weights"))
     num_classes = label_map.load_class_table(settings["data"]).num_classes
-    model = segmenter.build(
-        num_classes, **segmenter.without_weights(settings["model"])
-    )  # nothing to download
-    print(summary.format_summary(model, settings["sizes"]["crop"]))
+    network = segmenter.build(num_classes, **segmenter.without_weights(model))
+    print(summary.format_summary(network, settings["sizes"]["crop"]))
 
 
 def run_diagnostic(run: Any, steps: Any, folder: Path, *, profile: bool) -> str:
-    """What steps tell that are taken to be measured: where their time goes, or how high a rate may be."""
+    """Run the profiler or the learning-rate range test instead of training, and return its report."""
     from segkit import training
     from segkit.monitor.profiling import profile_steps
+    from segkit.training import range_test
 
     if profile:
         return profile_steps(steps, lambda step: training.train_step(run, step[0]), folder)
-    return training.range_test(run, steps, folder)
+    return range_test.report_range_test(range_test.run_range_test(run, steps), folder)
 
 
-def farewell(settings: dict[str, Any], run: Any, folder: Path) -> str:
-    """What a run that is complete leaves to do."""
+def completion_message(settings: dict[str, Any], run: Any, folder: Path) -> str:
+    """Return the message printed when training ends: the best score and the next commands."""
     python = signals.python_command()
-    named = f" plugins=[{','.join(settings['plugins'])}]" if settings["plugins"] else ""
-    calls = {name: cli_command(name, python=python) + named for name in ("test", "predict")}
+    plugins = f" plugins=[{','.join(settings['plugins'])}]" if settings["plugins"] else ""
+    calls = {name: cli_command(name, python=python) + plugins for name in ("test", "predict")}
     if run.best is None:
         best, file = f"{run.metric} was undefined in every validation, so there is no best.pt", "last.pt"
     else:
         best, file = f"best {run.best_text}", "best.pt"
-    return FAREWELL.format(folder=folder, best=best, file=file, python=python, **calls)
+    return COMPLETION.format(folder=folder, best=best, file=file, python=python, **calls)
 
 
-@command("train", Hooks(resumed=of_run, tuned=of_weights, choose=settings_from_images))
-def main(settings: dict[str, Any]) -> None:
-    """Build everything, then step, save and score until the schedule ends."""
+def train(settings: dict[str, Any], folder: Path) -> None:
+    """Build everything, then step, save and validate until the schedule ends."""
     from segkit.config import registry
     from segkit.data.alignment import align_dataset
     from segkit.data.overlap import warn_about_overlap
     from segkit.runtime import run_folder
 
+    train_set = registry.build("data.datasets", settings["data"], split="train")
+    val_set = registry.build("data.datasets", settings["data"], split="val")
+    val_set = align_dataset(val_set, train_set.table.names)
+    warn_about_overlap(train_set, val_set)
+
+    # torch takes seconds to import, so wrong data are reported before
+    from segkit import checkpoint, inference, training
+    from segkit.runtime import distributed
+
+    with distributed.init_process_group(settings["device"]) as device:
+        run = training.build_training(settings, train_set, device, val_set=val_set)
+        protocol = inference.build_protocol(settings)
+        checkpoints = checkpoint.Checkpoints.from_settings(settings, folder, train_set.table)
+        state = checkpoints.load_newest()
+        if state is not None:
+            run.restore(state)
+        steps = training.remaining_steps(run, settings, train_set)
+        if CHOSEN_REASONS and run_folder.is_main():  # after everything that may be refused
+            print("chosen from the images:", *CHOSEN_REASONS, sep="\n  ", flush=True)
+        if settings["profile"] or settings["lr_finder"]:
+            print(run_diagnostic(run, steps, folder, profile=settings["profile"]))
+            return
+        monitor_context = training.open_monitor(run, settings, (train_set, val_set), folder)
+        with monitor_context as monitor, signals.defer_signals(run.stop_request):
+
+            def checkpoint_and_validate() -> None:
+                training.checkpoint_and_validate(
+                    run,
+                    val_set,
+                    protocol,
+                    workers=settings["loader"]["workers"],
+                    monitor=monitor,
+                    checkpoints=checkpoints,
+                )
+
+            if run.validation_pending:
+                checkpoint_and_validate()
+            for batches, waited in steps:
+                step = training.train_step(run, batches)
+                training.log_step(monitor, run, step, batches, waited=waited)
+                run.validation_pending = run.is_due(settings["evaluation"]["every"])
+                checkpoint_and_validate()
+            monitor.log_message(completion_message(settings, run, folder))
+
+
+@command(
+    "train",
+    Hooks(resumed=resumed_settings, tuned=finetuned_model_settings, choose=settings_from_images),
+)
+def main(settings: dict[str, Any]) -> None:
+    """Train a network, or print its summary."""
+    from segkit.runtime import run_folder
+
     if settings["summary"]:
         print_summary(settings)
         return
-    folder = run_folder.folder_of(settings)
-    with run_folder.lock_run_folder(
-        folder, resume=settings["resume"]
-    ):  # another's run is refused before anything is built
+    folder = run_folder.get_run_folder(settings)
+    with run_folder.lock_run_folder(folder, resume=settings["resume"]):  # first: another run may use it
         if run_folder.is_main():
-            print(startup_line(settings, folder), flush=True)
-        train_set = registry.build("data.datasets", settings["data"], split="train")
-        val_set = registry.build("data.datasets", settings["data"], split="val")
-        val_set = align_dataset(val_set, train_set.table.names)
-        warn_about_overlap(train_set, val_set)
-        # what can be refused is refused before torch's seconds of import
-        from segkit import checkpoint, inference, training
-        from segkit.runtime import distributed
-
-        with distributed.init_process_group(settings["device"]) as device:
-            run = training.build_training(settings, train_set, device, val_set=val_set)
-            protocol = inference.build_protocol(settings)
-            checkpoints = checkpoint.Checkpoints.from_settings(settings, folder, train_set.table)
-            if (state := checkpoints.resumed()) is not None:
-                run.restore(state)
-            steps = training.remaining_steps(run, settings, train_set)
-            if CHOSEN and run_folder.is_main():  # after what may be refused
-                print("chosen from the images:", *CHOSEN, sep="\n  ", flush=True)
-            if settings["profile"] or settings["lr_finder"]:
-                print(run_diagnostic(run, steps, folder, profile=settings["profile"]))
-                return
-            monitored = training.open_monitor(run, settings, (train_set, val_set), folder)
-            with monitored as monitor, signals.defer_signals(run.request):
-                workers = settings["loader"]["workers"]
-                kept = {"monitor": monitor, "checkpoints": checkpoints, "workers": workers}
-                checkpoint_and_validate = partial(
-                    training.checkpoint_and_validate, run, val_set, protocol, **kept
-                )
-                if run.validation_pending:
-                    checkpoint_and_validate()
-                for parts, waited in steps:
-                    step = training.train_step(run, parts)
-                    training.record(monitor, run, step, parts, waited=waited)
-                    run.validation_pending = run.due(settings["evaluation"]["every"])
-                    checkpoint_and_validate()
-                monitor.log_message(farewell(settings, run, folder))
+            print(format_startup_line(settings, folder), flush=True)
+        train(settings, folder)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def main() -> None:
         rates = run.learning_rates()
         begin = time.process_time()
         for t in range(1, CALLS + 1):
-            monitor.step(t, step.losses, rates, images=16, data_seconds=0.0, gradient_norm=step.gradient_norm)
+            monitor.log_step(
+                t, step.losses, rates, images=16, data_seconds=0.0, gradient_norm=step.gradient_norm
+            )
         monitor.flush()
         per_call = (time.process_time() - begin) / CALLS
 
@@ -80,8 +82,8 @@ def main() -> None:
         matrix = ConfusionMatrix(table.num_classes)
         matrix.update(sample.label, torch.from_numpy(sample.label).clamp(max=table.num_classes - 1))
         begin = time.process_time()
-        monitor.samples(CALLS, [sample] * 6, [sample.label.clip(max=table.num_classes - 1)] * 6)
-        monitor.scores(CALLS, {"mIoU": 0.5}, [0.5] * table.num_classes, counts=matrix.counts.numpy())
+        monitor.log_samples(CALLS, [sample] * 6, [sample.label.clip(max=table.num_classes - 1)] * 6)
+        monitor.log_scores(CALLS, {"mIoU": 0.5}, [0.5] * table.num_classes, counts=matrix.counts.numpy())
         per_validation = time.process_time() - begin
         monitor.close()
 

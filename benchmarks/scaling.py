@@ -147,7 +147,7 @@ def processes(given: argparse.Namespace) -> dict[str, Any]:
             command += [f"--crop={given.crop}"]
             threads = {
                 "OMP_NUM_THREADS": "2" if name == "one" else "1",
-                **environment.thread_env(training=True),
+                **(environment.THREADS | environment.PAGES),
             }
             told = subprocess.run(
                 [sys.executable, *command],

@@ -38,7 +38,8 @@ class Side:
         self.name, self.errors = name, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `end`
         settings = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         trains = name.startswith("segkit")  # others of ours predict
-        settings |= {} if name.startswith(PEERS) else environment.thread_env(training=trains)
+        pages = environment.PAGES if trains else {}
+        settings |= {} if name.startswith(PEERS) else environment.THREADS | pages
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
         self.process = subprocess.Popen(
             [sys.executable, *command], text=True, env={**os.environ, **settings}, **pipes

@@ -25,7 +25,7 @@ from segkit.config import compose, registry
 from segkit.config.values import parse_path
 from segkit.data import choosing, overlap, statistics, transforms, verify
 from segkit.runtime.commands import cli_command
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 from segkit.visualize import overlays
 
 Prepare = Callable[[argparse.Namespace, Path], None]
@@ -148,7 +148,7 @@ class Script:
                 print(*(f"  {p}" for p in problems if p.kind == kind), sep="\n")
             if shared:
                 print(f"warning: {shared}")
-            print(f"{write_count(total, 'pair')} read, {write_count(len(problems), 'problem')}")
+            print(f"{format_count(total, 'pair')} read, {format_count(len(problems), 'problem')}")
         sys.exit(bool(problems))
 
     def _stats(self, arguments: argparse.Namespace) -> None:
@@ -159,14 +159,14 @@ class Script:
             print(json.dumps(plain, indent=1))
         else:
             print(
-                f"{write_count(plain['images'], 'image')}; {plain['ignored']:.2%} of the pixels are ignored"
+                f"{format_count(plain['images'], 'image')}; {plain['ignored']:.2%} of the pixels are ignored"
             )
             print(*describe_values(plain, counts), sep="\n")
             print(
                 "sizes:", ", ".join(f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6])
             )
             for name, of_class in plain["classes"].items():
-                images = write_count(of_class["images"], "image")
+                images = format_count(of_class["images"], "image")
                 print(f"{name:>24} {of_class['pixels']:8.3%} of pixels, in {images}")
         if arguments.weights:
             weights = statistics.WEIGHTS[arguments.method](counts)
@@ -192,7 +192,7 @@ class Script:
         overlays.save_image(
             arguments.output, overlays.draw_grid(rows, titles=titles, height=200, footer=footer)
         )
-        print(f"{len(chosen)} of {write_count(len(dataset), 'sample')} are in {arguments.output}")
+        print(f"{len(chosen)} of {format_count(len(dataset), 'sample')} are in {arguments.output}")
 
 
 def describe_values(plain: Mapping[str, Any], found: statistics.Statistics) -> list[str]:

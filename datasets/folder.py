@@ -21,7 +21,7 @@ from segkit.data.pairs import MASK_SUFFIXES
 from segkit.data.reading import read_mask
 from segkit.runtime import files
 from segkit.runtime.commands import cli_command
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 from segkit.tools import import_labels as tool
 from segkit.tools.import_labels import proposals
 from segkit.visualize import overlays
@@ -88,7 +88,7 @@ def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
         file.write(tool.format_csv(table).encode())
     for (_, pixels), entry in zip(sorted(values.items()), table.entries, strict=True):
         print(f"{entry.id:>6} {entry.name:>12} {pixels / values.total():8.3%} of the pixels")
-    print(f"{write_count(len(masks), 'mask')} read; give the classes of {output} their names, then `verify`")
+    print(f"{format_count(len(masks), 'mask')} read; give the classes of {output} their names, then `verify`")
 
 
 def _write_class_mask(mask: Path, folder: Path, target: Path, by: int) -> Path:

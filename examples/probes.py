@@ -178,7 +178,7 @@ def draw_kernels(model: nn.Module, samples: Sequence[Sample], table: ClassTable,
     """The figure of ``large_kernel``, and what is in it."""
     curves = large_kernel(model, [sample.image for sample in samples])
     panel = "weight of the largest kernel less the smallest, by enlargement"
-    overlays.save_image(file, line_charts.charts({panel: curves}))
+    overlays.save_image(file, line_charts.draw_line_charts({panel: curves}))
     return [f"{name}: {values[0][1]:+.4f} at 1, {values[-1][1]:+.4f} at 2" for name, values in curves.items()]
 
 
@@ -186,7 +186,7 @@ def draw_enhance(model: nn.Module, samples: Sequence[Sample], table: ClassTable,
     """The figures of ``enhancement`` and ``map_sheet``, and what is in them."""
     images = [sample.image for sample in samples]
     curves = enhancement(model, images)
-    chart = line_charts.charts({"variation of a group over positions, by module": curves})
+    chart = line_charts.draw_line_charts({"variation of a group over positions, by module": curves})
     overlays.save_image(file, overlays.stack_vertically(chart, map_sheet(model, images[:4])))
     pairs = zip(curves["before"], curves["after"], strict=True)
     return [f"module {n}: {before:.4f} before, {after:.4f} after" for (n, before), (_, after) in pairs]

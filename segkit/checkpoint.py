@@ -1,6 +1,6 @@
-"""Run folders and the files in them: whole or absent, read without running code.
+"""Checkpoints of a run: written atomically, read without running code.
 
-A checkpoint is a dictionary of tensors and plain Python: the training's state, the composed settings and the
+A checkpoint is a dictionary of tensors and plain Python: the training state, the composed settings and the
 class table, so that a model can be rebuilt from the file alone.
 """
 
@@ -26,96 +26,96 @@ from segkit.types import ClassTable
 
 FORMAT = 1
 LOG = logging.getLogger("segkit")
+MAY_CHANGE = ("resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When to write checkpoints and how many to keep; ``best.pt`` and the newest are always kept."""
+    """Settings ``checkpoint``: how often to write one, and how many to keep besides ``best.pt``."""
 
     every: PositiveInt | None = None  # optimizer steps
     minutes: PositiveFloat | None = 10.0
     keep: PositiveInt = 2
-    metric: str = "mIoU"  # by which ``best.pt`` is chosen
+    metric: str = "mIoU"  # selects ``best.pt``
 
 
 class Checkpoints:
-    """The checkpoints of one run: the one to resume from, when the next is due, and what each contains.
+    """The checkpoints in a run folder.
 
     Args:
         folder: ``runs/NAME``.
-        keeping: of the settings.
-        about: carried by every checkpoint: the composed ``settings``, the class table, ``classes``, and the
-            license ledger, ``licenses``.
+        config: of the settings.
+        about: written to every checkpoint: ``settings``, ``classes`` and the license ledger, ``licenses``.
     """
 
-    def __init__(self, folder: Path, keeping: CheckpointConfig, about: dict[str, Any]) -> None:
-        self.folder, self.keeping, self.about = folder, keeping, about
+    def __init__(self, folder: Path, config: CheckpointConfig, about: dict[str, Any]) -> None:
+        self.folder, self.config, self.about = folder, config, about
         self.saved_at, self.saved_iteration = time.monotonic(), 0
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], folder: Path, table: ClassTable) -> Checkpoints:
-        """Return those of a run with its composed settings, stored whole, on the classes of its data."""
+        """Return the checkpoints of a run with these composed settings and classes."""
         licenses = read_ledger(settings, folder)
         about = {"settings": settings, "classes": table.to_plain(), "licenses": licenses}
         return cls(folder, CheckpointConfig(**settings["checkpoint"]), about)
 
-    def resumed(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint that can be read, None for a new run; the main process decides.
+    def load_newest(self) -> dict[str, Any] | None:
+        """Return the newest readable checkpoint, chosen by the main process; None for a new run.
 
         Raises:
-            ValueError: none of them can be read, or its classes are others.
+            ValueError: none of them can be read, or its classes or seed are others.
         """
-        path = distributed.decide_on_main(lambda: newest(self.folder))
+        path = distributed.decide_on_main(lambda: find_newest(self.folder))
         if path is None:
             return None
-        found = read_checkpoint(path)
-        compare(found, self.about)
-        self.saved_iteration = found["iteration"]
-        return found
+        content = read_checkpoint(path)
+        check_saved_settings(content, self.about)
+        self.saved_iteration = content["iteration"]
+        return content
 
-    def due(self, iteration: int) -> bool:
-        """Return whether it is time, by iterations since the last checkpoint or by the clock."""
-        every, minutes = self.keeping.every, self.keeping.minutes
-        by_clock = minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
-        return by_clock or (every is not None and iteration // every > self.saved_iteration // every)
+    def is_due(self, iteration: int) -> bool:
+        """Return whether enough iterations or minutes have passed since the last checkpoint."""
+        every, minutes = self.config.every, self.config.minutes
+        if minutes is not None and time.monotonic() - self.saved_at > 60 * minutes:
+            return True
+        return every is not None and iteration // every > self.saved_iteration // every
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write ``iteration_N.pt``, let ``last.pt`` be the same file, and remove all but the last few.
+        """Write ``iteration_N.pt``, link ``last.pt`` to it, and remove all but the newest few.
 
-        Files of later iterations are damaged, or the run would have continued from them; they go first.
+        Files of later iterations are damaged, or the run would have resumed from them; they are removed, too.
         """
-        self.saved_at, self.saved_iteration = time.monotonic(), state["iteration"]
+        iteration = state["iteration"]
+        self.saved_at, self.saved_iteration = time.monotonic(), iteration
         if not distributed.is_main():
             return
-        path = self.folder / f"iteration_{state['iteration']:07d}.pt"
-        write(path, {**self.about, **state})
-        _alias(path, self.folder / "last.pt")
-        found = run_folder.checkpoints_in(self.folder)
-        kept = [file for file in found if run_folder.iteration_of(file) <= state["iteration"]][
-            : self.keeping.keep
-        ]
-        for file in found:
-            if file not in kept:
+        path = self.folder / f"iteration_{iteration:07d}.pt"
+        write_checkpoint(path, {**self.about, **state})
+        _link_as(path, self.folder / "last.pt")
+        checkpoints = run_folder.list_checkpoints(self.folder)
+        valid = [file for file in checkpoints if run_folder.parse_iteration(file) <= iteration]
+        for file in checkpoints:
+            if file not in valid[: self.config.keep]:
                 file.unlink(missing_ok=True)
 
     def save_best(self, iteration: int, weights: dict[str, Any], scores: dict[str, float]) -> None:
-        """Write ``best.pt``: the weights that were scored, and their scores."""
+        """Write ``best.pt``: the validated weights and their scores."""
         if distributed.is_main():
             content = {"iteration": iteration, "model": weights, "scores": scores}
-            write(self.folder / "best.pt", {**self.about, **content})
+            write_checkpoint(self.folder / "best.pt", {**self.about, **content})
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of the newest checkpoint of a run that can be read, None for a new run."""
-    for file in run_folder.checkpoints_in(folder):
-        with contextlib.suppress(ValueError):  # whoever opens the run tells of damaged ones
+    """Return the settings stored in the newest readable checkpoint of a run, None without one."""
+    for file in run_folder.list_checkpoints(folder):
+        with contextlib.suppress(ValueError):  # damaged ones are reported when the run is opened
             return read_checkpoint(file, mapped=True)["settings"]
     return None
 
 
 def read_ledger(settings: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Return the license ledger of a run: its stored one, or a new one that continues ``model.weights``."""
-    for file in run_folder.checkpoints_in(folder):
+    """Return the stored license ledger of a run, or a new one."""
+    for file in run_folder.list_checkpoints(folder):
         with contextlib.suppress(ValueError):
             if stored := read_checkpoint(file, mapped=True).get("licenses"):
                 return stored
@@ -131,16 +131,16 @@ def start_ledger(settings: dict[str, Any]) -> dict[str, str]:
     return build_ledger(settings, before)
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all.
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint atomically.
 
     Raises:
-        OSError: there is no room, or no right to write; what was there before stays as it was.
+        OSError: the disk is full or not writable; an existing file is unchanged.
     """
     try:
         with files.atomic_write(path) as file:
             torch.save({"format": FORMAT, **content}, file)
-    except (OSError, RuntimeError) as error:  # torch may tell of a full disk with a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch may report a full disk as a RuntimeError
         raise _explain_failed_write(path, error) from error
 
 
@@ -148,16 +148,16 @@ def _explain_failed_write(path: Path, error: Exception) -> OSError:
     cause = error if isinstance(error, OSError) else error.__context__ or error
     reason = getattr(cause, "strerror", None) or cause
     return OSError(
-        f"{path} could not be written ({reason}): make room in {path.parent} or clear its fault, then go"
-        " on with resume=true from the checkpoint before it, which is whole"
+        f"{path}: could not be written ({reason}). Make room in {path.parent} or repair it, then continue"
+        " with resume=true from the checkpoint before, which is intact."
     )
 
 
-def _alias(path: Path, name: Path) -> None:
-    """Give a file another name at once; a copy where the file system has no hard links.
+def _link_as(path: Path, name: Path) -> None:
+    """Give a file a second name atomically; a copy on file systems without hard links.
 
     Raises:
-        OSError: there is no room, or no right to write.
+        OSError: the disk is full or not writable.
     """
     temporary = name.with_name(name.name + ".part")
     try:
@@ -172,36 +172,36 @@ def _alias(path: Path, name: Path) -> None:
         raise _explain_failed_write(name, error) from error
 
 
-def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a run that can be read; damaged ones are reported.
+def find_newest(folder: Path) -> Path | None:
+    """Return the newest readable checkpoint of a run, None without any; damaged ones are reported.
 
     Raises:
         ValueError: there are checkpoints, and none can be read.
     """
-    candidates = run_folder.checkpoints_in(folder)
-    for file in candidates:
+    checkpoints = run_folder.list_checkpoints(folder)
+    for file in checkpoints:
         try:
             read_checkpoint(file)
         except ValueError as error:
-            LOG.warning("%s; falling back to the checkpoint before it", error)
+            LOG.warning("%s; trying the checkpoint before it", error)
         else:
             return file
-    if candidates:
+    if checkpoints:
         raise ValueError(
-            f"none of the {len(candidates)} checkpoints in {folder} can be read; start a new run_name"
+            f"{folder}: none of its {len(checkpoints)} checkpoints can be read. Start a new run_name=..."
         )
     return None
 
 
 def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
-    """Return a checkpoint of segkit, on the CPU, read without running any code in it.
+    """Return a checkpoint of segkit on the CPU, read without running code in it.
 
     Args:
-        path: of the file, of a folder that was made to share it, or an address ``hf://user/name``.
-        mapped: leave the values of tensors on the disk until they are used.
+        path: of the file, of a folder made to share it, or an address ``hf://user/name``.
+        mapped: leave the values of tensors on disk until they are used.
 
     Raises:
-        ValueError: the file is missing, damaged, holds code, or is not a checkpoint of segkit.
+        ValueError: the file is missing, damaged, contains code, or is not a checkpoint of segkit.
         OSError: an address could not be reached.
     """
     path = model_file.resolve_checkpoint(path)
@@ -214,50 +214,55 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
         raise ValueError(
             f"{path}: not a checkpoint of segkit; weights of other projects load with model.weights={path}"
         )
-    parts = {"iteration": int, "settings": dict, "classes": dict, "model": dict}
-    wrong = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
-    optional = ("average", "licenses")
-    wrong += [name for name in optional if not isinstance(content.get(name), dict | None)]
-    sections = ((name, content["settings"].get(name, {})) for name in ("data", "model", "sizes") if not wrong)
-    wrong += [f"settings.{name}" for name, section in sections if not isinstance(section, dict)]
+    types = {"iteration": int, "settings": dict, "classes": dict, "model": dict}
+    wrong = [name for name, kind in types.items() if not isinstance(content.get(name), kind)]
+    wrong += [name for name in ("average", "licenses") if not isinstance(content.get(name), dict | None)]
+    if not wrong:
+        sections = ((name, content["settings"].get(name, {})) for name in ("data", "model", "sizes"))
+        wrong = [f"settings.{name}" for name, section in sections if not isinstance(section, dict)]
     if wrong:
-        raise ValueError(f"{path}: a checkpoint with no proper {', '.join(wrong)}; it was not made by a run")
+        raise ValueError(f"{path}: a checkpoint with no proper {', '.join(wrong)}; no run has written it")
     return content
 
 
-def compare(saved: dict[str, Any], about: dict[str, Any]) -> None:
-    """Report how the settings differ from those that a checkpoint was made with.
+def check_saved_settings(saved: dict[str, Any], about: dict[str, Any]) -> None:
+    """Report how the settings differ from those of a checkpoint to resume from.
 
     Raises:
-        ValueError: its classes are others.
+        ValueError: its classes or its seed are others.
     """
     if saved["classes"] != about["classes"]:
         _check_classes(*(LabelMap.from_plain(each["classes"]) for each in (saved, about)))
-    if (changed := differences(saved["settings"], about["settings"])) and distributed.is_main():
-        LOG.warning("going on with other settings than the run had: %s", ", ".join(changed))
+    before, now = saved["settings"], about["settings"]
+    if now.get("seed") != before.get("seed"):
+        raise ValueError(
+            f"seed={now.get('seed')}: the run uses seed={before.get('seed')} for its random numbers, which"
+            " cannot change on resume. Leave seed out, or start a new run_name=..."
+        )
+    changed = list_changed_settings(before, now)
+    if changed and distributed.is_main():
+        LOG.warning("resuming with changed settings: %s", ", ".join(changed))
 
 
 def _check_classes(before: LabelMap, now: LabelMap) -> None:
-    """Check that two tables have the same classes; what is ignored may differ."""
+    """Check that two tables have the same classes; the ignored ones may differ."""
     if [entry[:3] for entry in before.classes] != [entry[:3] for entry in now.classes]:
         raise ValueError(
-            "the checkpoint is of other classes than this data set has: "
-            f"{before.describe()} in the checkpoint, {now.describe()} in the data. Resume with the names, "
-            "ids, colors and order as they were, or begin a new run_name=... (model.weights=FILE starts "
-            "from a checkpoint; classes are matched by name)"
+            f"the classes differ: the checkpoint has {before.describe()}, the data have {now.describe()}."
+            " Resume with the same names, ids, colors and order, or start a new run_name=... with"
+            " model.weights=FILE, which matches classes by name."
         )
 
 
-def class_names(source: str) -> list[str] | None:
-    """Return the classes that a file of weights names, as checkpoints of segkit do; None for others."""
+def read_class_names(source: str) -> list[str] | None:
+    """Return the classes named in a file of weights, as segkit's checkpoints do; None for other files."""
     with contextlib.suppress(ValueError):
         return LabelMap.from_plain(read_checkpoint(resolve_weights(source), mapped=True)["classes"]).names
     return None
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def list_changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return the settings that changed on resume, such as ``schedule.lr=0.1 (was 0.01)``."""
-    free = ("resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
     old, new = flat(before), flat(now)
-    changed = [key for key in new if key not in free and new[key] != old.get(key)]
+    changed = [key for key in new if key not in MAY_CHANGE and new[key] != old.get(key)]
     return [f"{key}={new[key]} (was {old.get(key)})" for key in changed]

@@ -289,11 +289,11 @@ def check_writer(make: Callable[[Any, int], Any], folder: Any) -> None:
     for start in (0, 10):
         writer = make(folder, start)
         for iteration in (start, start + 10):
-            writer.scalars(iteration, {"train/loss": 0.5, "val/mIoU": float("nan")})
-            writer.image("val/samples", iteration, np.zeros((4, 6, 3), np.uint8))
-            writer.text("settings", iteration, "*text*")
+            writer.add_scalars(iteration, {"train/loss": 0.5, "val/mIoU": float("nan")})
+            writer.add_image("val/samples", iteration, np.zeros((4, 6, 3), np.uint8))
+            writer.add_text("settings", iteration, "*text*")
         if not start:
-            writer.hparams(
+            writer.add_hparams(
                 {"schedule.lr": 0.1, "data.name": "a", "model.flag": True, "none": None}, ["val/mIoU"]
             )
         writer.flush()

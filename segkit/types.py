@@ -247,19 +247,19 @@ class Evaluator(Protocol):
 class Writer(Protocol):
     """Records a run; called on the main process alone, with iterations counted as steps done."""
 
-    def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
+    def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """Points of several curves, by tags such as ``train/loss`` and ``val/mIoU``."""
         ...
 
-    def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
+    def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """An (H, W, 3) uint8 RGB image."""
         ...
 
-    def text(self, tag: str, iteration: int, markdown: str) -> None:
+    def add_text(self, tag: str, iteration: int, markdown: str) -> None:
         """A text in Markdown."""
         ...
 
-    def hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Flat settings of the run, once, and the tags of the scores to show beside them."""
         ...
 

@@ -98,13 +98,16 @@ def test_a_batch_that_cannot_be_divided_further_ends_with_the_advice(monkeypatch
     with pytest.raises(torch.cuda.OutOfMemoryError) as met:
         training.train_step(run, [batch()])
     assert run.micro_batches == 2
-    assert "memory ended during a training step: make schedule.batch_size" in errors.out_of_memory(met.value)
+    assert (
+        "out of memory during a training step: decrease schedule.batch_size"
+        in errors.describe_out_of_memory(met.value)
+    )
 
 
 @pytest.mark.parametrize("case", ["fixed", "late"])
 def test_other_steps_are_not_repeated(case, monkeypatch):
     run = begin(accumulate=1 if case == "fixed" else "auto")
-    run.iteration = accumulation.FIRST if case == "late" else 0
+    run.iteration = accumulation.RETRIED_STEPS if case == "late" else 0
     limit(monkeypatch, run, 2)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         training.train_step(run, [batch()])
@@ -143,7 +146,7 @@ def test_all_processes_end_when_memory_suffices_for_no_part(tmp_path):
     several = ranks(2, tmp_path / "run", "schedule.batch_size=8", before=LimitImages(0, rank="1"))
     assert [run.ends() for run in several] == [2, 2]
     for run in several:
-        assert "error: memory ended during a training step: make schedule.batch_size" in run.said
+        assert "error: out of memory during a training step: decrease schedule.batch_size" in run.said
 
 
 def test_failed_passes_are_freed_before_memory_is_returned(monkeypatch):

@@ -1,4 +1,4 @@
-"""What is said before the first iteration."""
+"""Lines printed before the first iteration, and the formats of counts and durations."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from segkit.monitor import banners
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_clock, format_count, format_duration
 
 SETTINGS = {
     "data": {"name": "ade20k"},
@@ -25,19 +25,18 @@ SETTINGS = {
     "evaluation": {"every": 5},
     "runtime": {"compile": True},
 }
-FACTS = banners.RunFacts(
-    41_200_000,
-    train_images=20_210,
-    val_images=2_000,
-    iterations=227_363,
-    done=1_200,
-    device="cpu",
-    precision="bf16",
-)
 
 
-def test_the_banner_tells_network_data_length_machine_and_where_the_run_stands():
-    said = banners.format_banner(SETTINGS, FACTS)
+def test_banner_describes_network_data_schedule_and_machine():
+    text = banners.format_banner(
+        SETTINGS,
+        parameters=41_200_000,
+        train_images=20_210,
+        val_images=2_000,
+        iterations=227_363,
+        done=1_200,
+        machine="cpu in bf16",
+    )
     for words in (
         "fcn on resnet50: 41.2 million parameters, weights a.pth",
         "20,210 images, 180 epochs = 227,363 iterations of 16, sgd 0.01, poly",
@@ -46,37 +45,42 @@ def test_the_banner_tells_network_data_length_machine_and_where_the_run_stands()
         "resumed at iteration 1,200",
         "compiling the network: the first step takes minutes",
     ):
-        assert words in said
+        assert words in text
 
 
-def test_the_first_line_comes_before_torch_is_imported():
-    words = "import sys, segkit.monitor.banners; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(20, "less than a minute"), (420, "7 min"), (5 * 3600 + 720, "5 h 12 min"), (76 * 3600, "3 days 4 h")],
-)
-def test_durations_are_told_in_two_units(seconds, shown):
-    assert banners.duration(seconds) == shown
+def test_startup_line_needs_no_torch():
+    code = "import sys, segkit.monitor.banners; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("backbone", "told"),
+    ("backbone", "text"),
     [
         ({"name": "resnet", "variant": "50_32x4d"}, "fcn on resnet50_32x4d"),
         ({"name": "resnet", "variant": "sknet_50"}, "fcn on resnet sknet_50"),
         ({"name": "own"}, "fcn on own"),
     ],
 )
-def test_a_network_is_named_by_its_backbone_and_variant(backbone, told):
-    assert banners._network({"model": {"head": {"name": "fcn"}, "backbone": backbone}}) == told
+def test_network_is_named_by_backbone_and_variant(backbone, text):
+    assert banners._format_network({"model": {"head": {"name": "fcn"}, "backbone": backbone}}) == text
 
 
 @pytest.mark.parametrize(
-    ("number", "written"),
+    ("seconds", "text"),
+    [(20, "less than a minute"), (420, "7 min"), (5 * 3600 + 720, "5 h 12 min"), (76 * 3600, "3 days 4 h")],
+)
+def test_format_duration_uses_the_two_largest_units(seconds, text):
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00")])
+def test_format_clock_rounds_to_seconds(seconds, text):
+    assert format_clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
     [(1, "1 epoch"), (2, "2 epochs"), (0, "0 epochs"), (0.5, "0.5 epochs"), (2000, "2,000 epochs")],
 )
-def test_counts_are_written_in_the_right_form(number, written):
-    assert write_count(number, "epoch") == written
+def test_format_count_uses_the_plural(number, text):
+    assert format_count(number, "epoch") == text

@@ -35,12 +35,12 @@ def test_the_last_few_are_kept_and_last_is_the_newest(tmp_path):
 
 def test_due_by_iterations_and_by_the_clock(tmp_path, monkeypatch):
     book = checkpoints(tmp_path, every=10, minutes=5)
-    assert book.due(10)
-    assert book.due(12)  # nothing could be saved at 10
+    assert book.is_due(10)
+    assert book.is_due(12)  # nothing could be saved at 10
     book.save(state(12))
-    assert [t for t in range(13, 21) if book.due(t)] == [20]
+    assert [t for t in range(13, 21) if book.is_due(t)] == [20]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: book.saved_at + 301)
-    assert book.due(7)
+    assert book.is_due(7)
 
 
 def test_a_failed_copy_of_the_newest_is_reported(tmp_path, monkeypatch):
@@ -49,7 +49,9 @@ def test_a_failed_copy_of_the_newest_is_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.Path, "hardlink_to", fail)  # as on some network file systems
     monkeypatch.setattr(checkpoint.shutil, "copyfile", fail)
-    with pytest.raises(OSError, match=r"last.pt could not be written \(No space left on device\): make room"):
+    with pytest.raises(
+        OSError, match=r"last.pt: could not be written \(No space left on device\)\. Make room"
+    ):
         checkpoints(tmp_path).save(state(1))
 
 
@@ -57,16 +59,16 @@ def test_checkpoints_are_sorted_by_number(tmp_path):
     book = checkpoints(tmp_path, keep=2)
     for iteration in (9_999_998, 9_999_999, 10_000_000, 10_000_001):
         book.save(state(iteration))
-    names = [file.name for file in run_folder.checkpoints_in(tmp_path)]
+    names = [file.name for file in run_folder.list_checkpoints(tmp_path)]
     assert names == ["iteration_10000001.pt", "iteration_10000000.pt"]
-    assert checkpoint.newest(tmp_path) == tmp_path / names[0]
+    assert checkpoint.find_newest(tmp_path) == tmp_path / names[0]
 
 
 def test_damaged_later_checkpoints_do_not_displace_good_ones(tmp_path):
     (tmp_path / "iteration_0000200.pt").write_bytes(b"damaged")
     book = checkpoints(tmp_path, keep=1)
     book.save(state(100))
-    assert [file.name for file in run_folder.checkpoints_in(tmp_path)] == ["iteration_0000100.pt"]
+    assert [file.name for file in run_folder.list_checkpoints(tmp_path)] == ["iteration_0000100.pt"]
 
 
 def test_a_damaged_newest_falls_back_loudly_to_the_one_before(tmp_path, caplog):
@@ -75,21 +77,21 @@ def test_a_damaged_newest_falls_back_loudly_to_the_one_before(tmp_path, caplog):
     book.save(state(2))
     newest = tmp_path / "iteration_0000002.pt"
     newest.write_bytes(newest.read_bytes()[:-200])
-    assert checkpoint.newest(tmp_path) == tmp_path / "iteration_0000001.pt"
+    assert checkpoint.find_newest(tmp_path) == tmp_path / "iteration_0000001.pt"
     assert "iteration_0000002.pt: damaged" in caplog.text
     (tmp_path / "iteration_0000001.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* can be read"):
-        checkpoint.newest(tmp_path)
+    with pytest.raises(ValueError, match=r"none of its 2 checkpoints can be read"):
+        checkpoint.find_newest(tmp_path)
 
 
 def opened(folder, resume):
     with run_folder.lock_run_folder(folder, resume=resume):
-        return checkpoints(folder).resumed()
+        return checkpoints(folder).load_newest()
 
 
 def test_a_run_is_never_overwritten_nor_resumed_from_nothing(tmp_path):
     folder = tmp_path / "runs" / "a"
-    with pytest.raises(ValueError, match=r"no checkpoint in .* to resume"):
+    with pytest.raises(ValueError, match=r"has no checkpoint to resume from"):
         opened(folder, resume=True)
     assert not folder.exists()
     assert opened(folder, resume="auto") is None
@@ -98,7 +100,7 @@ def test_a_run_is_never_overwritten_nor_resumed_from_nothing(tmp_path):
     checkpoints(folder).save(state(5))
     (folder / "best.pt.part").touch()
     with pytest.raises(
-        ValueError, match="holds a run already; continue it with resume=true or choose another"
+        ValueError, match=r"has a run already. Continue it with resume=true, or choose another"
     ):
         opened(folder, resume=False)
     assert opened(folder, resume="auto")["iteration"] == 5
@@ -149,9 +151,9 @@ def test_what_is_not_a_checkpoint_is_named(tmp_path):
 def test_the_settings_of_a_run_are_those_of_its_newest_checkpoint_that_can_be_read(tmp_path):
     assert checkpoint.read_settings(tmp_path) is None
     table = {"settings": {"seed": 1}, "classes": {}}
-    checkpoint.write(tmp_path / "iteration_0000001.pt", {**table, **state(1)})
+    checkpoint.write_checkpoint(tmp_path / "iteration_0000001.pt", {**table, **state(1)})
     big = {"iteration": 2, "model": {"weight": torch.zeros(1 << 24)}}  # 64 MiB
-    checkpoint.write(tmp_path / "iteration_0000002.pt", {**table, **big, "settings": {"seed": 2}})
+    checkpoint.write_checkpoint(tmp_path / "iteration_0000002.pt", {**table, **big, "settings": {"seed": 2}})
     (tmp_path / "iteration_0000003.pt").write_bytes(b"")
     assert checkpoint.read_settings(tmp_path) == {"seed": 2}
     assert not checkpoint.read_checkpoint(tmp_path / "iteration_0000002.pt", mapped=True)["model"][

@@ -65,7 +65,7 @@ def test_chosen_values_are_never_refused(tmp_path, size, more):
     schedule = Schedule(**settings["schedule"])
     assert schedule.batch_size == (8 if "schedule.accumulate=4" in more else 2)
     if schedule.patience:
-        validations = schedule.validations(every=settings["evaluation"]["every"], samples=1)
+        validations = schedule.count_validations(every=settings["evaluation"]["every"], samples=1)
         assert validations > schedule.patience
 
 

@@ -130,7 +130,7 @@ def test_each_root_is_read_with_its_own_class_table(tmp_path, caplog):
 
 def write_checkpoint(path, model, table):
     about = {"settings": {"model": MODEL, "data": {"name": "folder"}}, "classes": table.to_plain()}
-    checkpoint.write(path, {**about, "iteration": 5, "model": model.state_dict()})
+    checkpoint.write_checkpoint(path, {**about, "iteration": 5, "model": model.state_dict()})
     return str(path)
 
 
@@ -189,10 +189,10 @@ def test_resuming_with_other_classes_is_refused_with_both_tables(change, is_refu
     saved, now = ({"classes": NETWORK.to_plain(), "settings": {}} for _ in range(2))
     change(now["classes"]["entries"])
     if not is_refused:
-        checkpoint.compare(saved, now)
+        checkpoint.check_saved_settings(saved, now)
         return
     with pytest.raises(ValueError, match=r"\[0,back,#808080 \| 1,red,#e61e1e .* in the checkpoint, \["):
-        checkpoint.compare(saved, now)
+        checkpoint.check_saved_settings(saved, now)
 
 
 @pytest.mark.medium

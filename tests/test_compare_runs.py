@@ -34,12 +34,12 @@ def runs(tmp_path_factory):
     for name, (settings, scores) in RUNS.items():
         colors = np.zeros((1, 3), np.uint8)
         with Monitor(folder / name, total=30, iterations_per_epoch=10, names=["a"], colors=colors) as monitor:
-            monitor.hparams(settings)
+            monitor.log_hparams(settings)
             for t in range(1, 31):
-                monitor.step(t, {"main": 8 / t}, {"all": 0.1}, images=1, data_seconds=0.0)
+                monitor.log_step(t, {"main": 8 / t}, {"all": 0.1}, images=1, data_seconds=0.0)
                 if t % 10 == 0:
                     score = scores[t // 10 - 1]
-                    monitor.scores(t, {"pixAcc": score / 2 + 0.5, "mIoU": score}, [score])
+                    monitor.log_scores(t, {"pixAcc": score / 2 + 0.5, "mIoU": score}, [score])
     (folder / "notes").mkdir()
     return folder
 
@@ -57,7 +57,7 @@ def test_a_run_is_summed_up_by_its_best_validation(runs):
 
 
 def test_the_best_run_comes_first_with_the_settings_that_differ(runs):
-    lines = compare.rows([compare.read_run(runs / name) for name in ("bad", "good")])
+    lines = compare.build_rows([compare.read_run(runs / name) for name in ("bad", "good")])
     assert [line["run"] for line in lines] == ["good", "bad"]
     assert [line["schedule.lr"] for line in lines] == [0.01, 0.5]
     assert not {"seed", "model.name", "run_name"} & set(lines[0])
@@ -66,11 +66,11 @@ def test_the_best_run_comes_first_with_the_settings_that_differ(runs):
 def test_a_setting_that_a_run_does_not_have_differs():
     runs = [compare.Run("a", {"x": 1.0}, {}), compare.Run("b", {}, {})]
     assert compare.differing_settings(runs) == ["x"]
-    assert compare.rows(runs)[1]["x"] is None
+    assert compare.build_rows(runs)[1]["x"] is None
 
 
 def test_a_run_that_has_only_begun_is_shown_with_dashes():
-    text = compare.table(compare.rows([compare.Run("young", {}, {"train/loss": [(10, 0.5)]})]))
+    text = compare.format_table(compare.build_rows([compare.Run("young", {}, {"train/loss": [(10, 0.5)]})]))
     assert "young" in text
     assert "-" in text
 
@@ -88,7 +88,7 @@ def test_the_table_is_in_percent_and_aligned(runs):
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_every_run_is_a_row_however_many_there_are(count):
     runs = [compare.Run(f"run{k}", {}, {"val/mIoU": [(1, k / 100)]}) for k in range(count)]
-    lines = compare.table(compare.rows(runs)).splitlines()
+    lines = compare.format_table(compare.build_rows(runs)).splitlines()
     assert lines[0].startswith("run ")
     assert [line.split()[0] for line in lines[1:]] == [f"run{k}" for k in reversed(range(count))]
 
@@ -96,7 +96,7 @@ def test_every_run_is_a_row_however_many_there_are(count):
 def test_runs_that_score_alike_stand_by_name_in_whatever_order_they_are_given():
     runs = [compare.Run(name, {}, {"val/mIoU": [(1, 0.5)]}) for name in "bca"]
     for given in (runs, runs[::-1]):
-        assert [line["run"] for line in compare.rows(given)] == ["a", "b", "c"]
+        assert [line["run"] for line in compare.build_rows(given)] == ["a", "b", "c"]
 
 
 def test_the_own_files_of_a_sweep_are_read_past(runs, tmp_path, capsys):
@@ -151,14 +151,14 @@ def test_it_runs_as_a_module_without_loading_torch(runs):
 
 
 def test_a_chart_survives_nan_nothing_and_a_single_point():
-    drawn = line_charts.charts({"x": {"a": [(0, float("nan"))], "b": [], "c": [(5, 1.0)]}})
+    drawn = line_charts.draw_line_charts({"x": {"a": [(0, float("nan"))], "b": [], "c": [(5, 1.0)]}})
     assert drawn.shape == (360, 900, 3)
     assert (drawn == COLORS[2]).all(-1).any()
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():
-    assert compare.smoothed([(1, 2.0), (2, 2.0)]) == [(1, 2.0), (2, 2.0)]
-    assert compare.smoothed([(1, 0.0), (2, 1.0)], weight=0.75) == [(1, 0.0), (2, 0.25)]
+    assert compare.smooth_curve([(1, 2.0), (2, 2.0)]) == [(1, 2.0), (2, 2.0)]
+    assert compare.smooth_curve([(1, 0.0), (2, 1.0)], weight=0.75) == [(1, 0.0), (2, 0.25)]
 
 
 def test_samples_without_spread_are_equal_or_not():
@@ -238,7 +238,7 @@ def runs_of_seeds(tmp_path):
         for seed, score in enumerate(some):
             name, colors = f"x-model={model}-seed={seed}", np.zeros((1, 3), np.uint8)
             with Monitor(tmp_path / name, total=10, iterations_per_epoch=10, names=["a"], colors=colors) as m:
-                m.hparams({"model.name": model, "seed": seed, "run_name": name})
-                m.step(10, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
-                m.scores(10, {"pixAcc": score, "mIoU": score}, [score])
+                m.log_hparams({"model.name": model, "seed": seed, "run_name": name})
+                m.log_step(10, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
+                m.log_scores(10, {"pixAcc": score, "mIoU": score}, [score])
     return tmp_path

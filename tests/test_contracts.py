@@ -143,8 +143,8 @@ def test_lines_of_json_go_on_where_the_run_does(tmp_path):
         late = {"folder": tmp_path, "start": start, "validation_pending": pending}
         writer = registry.build("monitor.writers", {"name": "jsonl"}, **late)
         for iteration in range(start + 1, start + 4):
-            writer.scalars(iteration, {"train/loss": float(iteration)})
-            writer.scalars(iteration, {"val/mIoU": float("nan")})
+            writer.add_scalars(iteration, {"train/loss": float(iteration)})
+            writer.add_scalars(iteration, {"val/mIoU": float("nan")})
         writer.close()
         return [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
 

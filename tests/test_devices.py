@@ -44,10 +44,10 @@ def test_without_any_gpu_auto_is_the_cpu(gpus):
 @pytest.mark.parametrize(
     ("choice", "count", "message"),
     [
-        ("cuda", 0, "device=cuda, but torch sees no CUDA device here; use device=cpu or device=auto"),
-        ("cuda:1", 0, "device=cuda:1, but torch sees no CUDA device here"),
-        ("cuda:7", 2, "device=cuda:7, but the GPUs here are cuda:0 to cuda:1"),
-        ("mps", 2, "device=mps, but torch sees no Apple GPU here; use device=cpu or device=auto"),
+        ("cuda", 0, "device=cuda: torch finds no CUDA device. Use device=cpu or device=auto"),
+        ("cuda:1", 0, "device=cuda:1: torch finds no CUDA device"),
+        ("cuda:7", 2, "device=cuda:7: the GPUs of this machine are cuda:0 to cuda:1"),
+        ("mps", 2, "device=mps: torch finds no Apple GPU. Use device=cpu or device=auto"),
     ],
 )
 def test_a_device_that_is_not_there_is_one_line(choice, count, message, gpus):
@@ -60,5 +60,5 @@ def test_one_gpu_for_several_processes_is_refused(gpus, monkeypatch):
     gpus(2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(ValueError, match="device=cuda:1 is one GPU for several processes; use device=cuda"):
+    with pytest.raises(ValueError, match=r"device=cuda:1: one GPU for several processes. Use device=cuda"):
         distributed.pick_device("cuda:1")

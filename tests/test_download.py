@@ -161,9 +161,9 @@ def test_addresses_resolve_to_local_files(server, tmp_path, monkeypatch):
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
     here = tmp_path / "a file.bin"
     here.write_bytes(b"x")
-    assert download.resolve(str(here)) == here
-    assert download.resolve(here.as_uri()) == here
-    fetched = download.resolve(f"{server.address}/good.bin")
+    assert download.resolve_source(str(here)) == here
+    assert download.resolve_source(here.as_uri()) == here
+    fetched = download.resolve_source(f"{server.address}/good.bin")
     assert fetched.read_bytes() == BODY
     assert fetched.is_relative_to(tmp_path / "cache")
     assert fetched.name == "good.bin"
@@ -178,4 +178,4 @@ def test_addresses_resolve_to_local_files(server, tmp_path, monkeypatch):
 )
 def test_what_is_no_file_is_refused(source, message):
     with pytest.raises(ValueError, match=message):
-        download.resolve(source)
+        download.resolve_source(source)

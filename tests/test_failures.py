@@ -41,7 +41,7 @@ def raising(error):
 def test_want_of_memory_is_one_line_with_settings_that_help(story, capsys):
     status, said = ending(story, capsys)
     assert status == 2
-    assert said.startswith("error: memory ended during the command: make schedule.batch_size")
+    assert said.startswith("error: out of memory during the command: decrease schedule.batch_size")
     for key in ("schedule.accumulate", "augment.crop_size", "runtime.precision=bf16", "evaluation.memory"):
         assert key in said
 
@@ -53,7 +53,7 @@ def test_what_was_being_done_is_named(capsys, monkeypatch):
     monkeypatch.setattr("segkit.config.registry.build", build)
     story = lambda: segmenter.build(2, backbone={"name": "resnest"}, head={"name": "fcn"})  # noqa: E731
     _, said = ending(story, capsys)
-    assert "memory ended during building the network: choose a smaller model=" in said
+    assert "out of memory during building the network: choose a smaller model=" in said
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(capsys):

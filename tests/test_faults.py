@@ -31,11 +31,11 @@ def quota():
 
 def test_no_room_for_a_checkpoint_leaves_the_one_before_whole(finished, tmp_path):
     folder = tmp_path / "run"
-    run = Run(folder, before=Act("segkit.checkpoint.write", 5, quota))  # at 3, 4, best, 4, at 6
+    run = Run(folder, before=Act("segkit.checkpoint.write_checkpoint", 5, quota))  # at 3, 4, best, 4, at 6
     assert run.ends() == 2
-    assert "iteration_0000006.pt could not be written" in run.said
-    assert "make room in" in run.said
-    assert "resume=true from the checkpoint before it, which is whole" in run.said
+    assert "iteration_0000006.pt: could not be written" in run.said
+    assert "Make room in" in run.said
+    assert "resume=true from the checkpoint before, which is intact" in run.said
     assert "Traceback" not in run.said
     assert newest(folder) == checkpoint.read_checkpoint(folder / "last.pt")["iteration"] == 4
     assert not list(folder.glob("*.part"))
@@ -47,7 +47,7 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before_whole(finished, tmp_path
     resumed = Run(folder, "resume=true")
     assert_same_end(finished, resumed.completes())
     assert "iteration_0000006.pt: damaged" in resumed.said
-    assert "falling back to the checkpoint before it" in resumed.said
+    assert "trying the checkpoint before it" in resumed.said
 
 
 class LimitFileSize:
@@ -87,7 +87,7 @@ def read_only():
 
 def test_a_folder_that_cannot_be_written_is_named(read_only):
     with (
-        pytest.raises(OSError, match=r"runs/a cannot be written \(Permission denied\); choose .* run_dir="),
+        pytest.raises(OSError, match=r"runs/a: cannot be written \(Permission denied\)\. Choose .* run_dir="),
         run_folder.lock_run_folder(read_only / "a", resume="auto"),
     ):
         pass
@@ -165,7 +165,7 @@ def test_a_broken_validation_image_costs_no_iteration(tmp_path):
         ("schedule/optimizer=adamw", "the checkpoint is of another optimizer"),
         (
             "schedule.iterations=11",
-            "going on with other settings than the run had: schedule.iterations=11 (was 10)",
+            "resuming with changed settings: schedule.iterations=11 (was 10)",
         ),
     ],
 )
@@ -182,8 +182,8 @@ def test_checkpoint_of_other_classes_is_refused():
         {"classes": {"name": "x", "entries": [[0, name, [0, 0, 0], False, ""]]}, "settings": {}}
         for name in ("cat", "dog")
     )
-    with pytest.raises(ValueError, match="the checkpoint is of other classes than this data set has"):
-        checkpoint.compare(first, second)
+    with pytest.raises(ValueError, match="the classes differ: the checkpoint has"):
+        checkpoint.check_saved_settings(first, second)
 
 
 def wait():

@@ -20,7 +20,7 @@ from segkit.evaluation import Evaluation
 from segkit.losses import cross_entropy
 from segkit.models import segmenter
 from segkit.models.network import Segmenter
-from segkit.training import advice, best, freezing, initial_model, parameter_groups
+from segkit.training import advice, best_metric, freezing, initial_model, parameter_groups
 from segkit.types import Batch
 
 BACKBONE = {"name": "resnest", "variant": "14", "width": 8, "drop_block": 0.1}
@@ -111,8 +111,8 @@ def test_frozen_tensors_are_equal_to_the_bit_after_fifty_steps(freeze, freeze_no
         of_stage = inner != name and stage_by_name(inner) <= freeze
         return of_stage or (freeze_norm and name.rpartition(".")[0] in norms)
 
-    assert run.average is not None
-    for state in (model.state_dict(), run.average.state_dict()):
+    assert run.ema_model is not None
+    for state in (model.state_dict(), run.ema_model.state_dict()):
         same = {name: torch.equal(tensor, before[name]) for name, tensor in state.items()}
         assert [name for name in same if frozen(name) and not same[name]] == []
         moved = [name for name in same if not frozen(name) and not same[name]]
@@ -184,7 +184,7 @@ def start(weights, *names, **changed):
 def save(path, model, *names):
     """A checkpoint of a run whose classes had these names."""
     about = {"settings": {"model": MODEL}, "classes": table(*names).to_plain(), "iteration": 5}
-    checkpoint.write(path, {**about, "model": model.state_dict()})
+    checkpoint.write_checkpoint(path, {**about, "model": model.state_dict()})
     return path
 
 
@@ -216,7 +216,9 @@ def test_a_checkpoint_of_the_same_classes_is_kept_whole(tmp_path):
 def test_of_a_file_without_names_the_classes_are_taken_as_they_come_and_that_is_said(tmp_path):
     torch.save(built(2).state_dict(), tmp_path / "published.pth")
     _, words = start(tmp_path / "published.pth", "sky", "sea")
-    assert "does not name its classes: they are taken for the 2 of mine, in this order" in words[1]
+    assert (
+        "does not name its classes; they are assumed to be the 2 classes of mine, in this order" in words[1]
+    )
     _, words = start(tmp_path / "published.pth", "sky", "sea", "tree")
     assert len(words) == 1
 
@@ -238,7 +240,7 @@ def test_each_metric_is_what_it_says():
     losses = {"main": 0.5, "aux": 0.25}
     names = ["sky", "sea"]
     found = {
-        metric: best.metric_value(metric, result(0.4), losses, names)
+        metric: best_metric.metric_value(metric, result(0.4), losses, names)
         for metric in ("mIoU", "pixAcc", "val/loss", "iou/sky", "iou/sea")
     }
     assert found["mIoU"] == 0.4
@@ -250,14 +252,14 @@ def test_each_metric_is_what_it_says():
 @pytest.mark.parametrize(
     ("metric", "words"),
     [
-        ("iou/skyy", "did you mean checkpoint.metric=iou/sky?"),
-        ("miou", "did you mean checkpoint.metric=mIoU?"),
-        ("loss", r"there are mIoU, pixAcc, mAcc, fwIoU, mDice, val/loss and iou/CLASS \(sky, sea\)"),
+        ("iou/skyy", r"Did you mean checkpoint\.metric=iou/sky\?"),
+        ("miou", r"Did you mean checkpoint\.metric=mIoU\?"),
+        ("loss", r"mIoU, pixAcc, mAcc, fwIoU, mDice, val/loss, or iou/CLASS with a class of sky, sea\."),
     ],
 )
 def test_an_unknown_metric_is_refused_with_those_there_are(metric, words):
-    with pytest.raises(ValueError, match=f"checkpoint.metric={metric}: there is no such metric.*{words}"):
-        best.check_metric(metric, ["sky", "sea"])
+    with pytest.raises(ValueError, match=f"checkpoint.metric={metric}: must be one of .*{words}"):
+        best_metric.check_metric(metric, ["sky", "sea"])
 
 
 def test_best_and_patience_are_those_of_a_plain_look_back():
@@ -275,15 +277,15 @@ def test_best_and_patience_are_those_of_a_plain_look_back():
             at = seen.index(max(seen)) if max(seen) > -math.inf else None  # NaN is never the best
             stale = 0 if at is None else count - 1 - at
             assert was_best == (at == count - 1)
-            assert run.stale == stale
+            assert run.validations_since_best == stale
             assert run.best == (None if at is None else values[at])
-            assert run.out_of_patience == (stale >= patience)
-            assert len(run.remaining_iterations) == (0 if run.out_of_patience else 100)
+            assert run.is_out_of_patience == (stale >= patience)
+            assert len(run.remaining_iterations) == (0 if run.is_out_of_patience else 100)
 
 
 @pytest.mark.parametrize("metric", ["iou/sea", "mIoU", "val/loss"])
 def test_a_metric_without_a_value_is_explained(metric):
-    words = best.explain_undefined(metric, math.nan)
+    words = best_metric.explain_undefined(metric, math.nan)
     assert words.startswith(f"checkpoint.metric={metric} is ")
     assert "Choose another checkpoint.metric" in words
     assert ("no validation image has a pixel of 'sea'" in words) == (metric == "iou/sea")
@@ -304,7 +306,7 @@ def test_a_run_that_ends_early_ends_so_however_often_it_is_killed(tmp_path):
     last = Run(killed, *STILL, "resume=auto")
     assert_same_end(whole.completes(), last.completes())
     assert checkpoint.read_checkpoint(killed / "last.pt")["iteration"] == 6
-    assert "stopping at 6 of 10 iterations: the last 2 validations found no better mIoU" in last.said
+    assert "stopping early at 6 of 10 iterations: the last 2 validations found no better mIoU" in last.said
     again = Run(killed, *STILL, "resume=true")
     again.completes()
     assert checkpoint.read_checkpoint(killed / "last.pt")["iteration"] == 6
@@ -359,7 +361,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
         (["schedule.freeze=9"], r"schedule.freeze=9: must be one of 0, 1, 2, 3, 4"),
         (
             ["checkpoint.metric=iou/ston"],
-            r"metric=iou/ston: there is no such .*did you mean checkpoint.metric=iou/stone",
+            r"metric=iou/ston: must be one of .*Did you mean checkpoint.metric=iou/stone",
         ),
         (
             ["schedule.patience=3", "evaluation.every=50", "schedule.epochs=null", "schedule.iterations=50"],
@@ -393,7 +395,7 @@ def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_pat
         (
             "a.pt",
             {"size": 8, "optimizer": "adamw"},
-            r"lr=0.01 with adamw is high .* from a.pt: .* schedule.lr=0.0001",
+            r"lr=0.01 with adamw is high .* from a.pt, .* schedule.lr=0.0001",
         ),
         ("imagenet", {"size": 8, "lr": 0.011}, r"lr=0.011 with sgd is high .* schedule.lr=0.002"),
         (
@@ -404,13 +406,13 @@ def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_pat
         (
             None,
             {"size": 8, "ema": 0.999},
-            r"ema=0.999 averages over 1,000 .* has 100: .* schedule.ema=0.9 or less",
+            r"ema=0.999 averages over 1,000 .* has 100, .* schedule.ema=0.9 or less",
         ),
     ],
 )
 def test_settings_known_to_fail_are_told_with_the_remedy(start, schedule, words):
     run = begin(built(), **schedule)
-    (said,) = advice.warnings(run, {"weights": start, "backbone": {"weights": None}})
+    (said,) = advice.find_warnings(run, {"weights": start, "backbone": {"weights": None}})
     assert re.search(words, said), said
 
 
@@ -425,7 +427,8 @@ def test_settings_known_to_fail_are_told_with_the_remedy(start, schedule, words)
 )
 def test_settings_that_work_are_not_commented(start, schedule):
     assert (
-        advice.warnings(begin(built(), **schedule), {"weights": start, "backbone": {"weights": None}}) == []
+        advice.find_warnings(begin(built(), **schedule), {"weights": start, "backbone": {"weights": None}})
+        == []
     )
 
 
@@ -437,8 +440,10 @@ def test_so_many_validations_are_counted_as_a_run_has(seed):
     )
     schedule = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, **length)
     every, samples = draw.choice([0.3, 1, 2.5, 7, 200]), draw.randint(4, 40)
-    due = [t for t in range(1, schedule.length(samples) + 1) if schedule.due(t, every=every, samples=samples)]
-    assert schedule.validations(every=every, samples=samples) == len(due)
+    due = [
+        t for t in range(1, schedule.length(samples) + 1) if schedule.is_due(t, every=every, samples=samples)
+    ]
+    assert schedule.count_validations(every=every, samples=samples) == len(due)
 
 
 def test_the_experiment_is_what_the_pages_say(photos, tmp_path, tiny_run):

@@ -36,10 +36,10 @@ def test_a_loss_that_is_not_finite_stops_with_what_led_there(step):
 
 def test_it_is_found_at_the_latest_at_the_next_point_of_the_curves(step):
     run = begin(iterations=40)
-    for _ in range(nonfinite.LOOK - 2):
+    for _ in range(nonfinite.CHECK_EVERY - 2):
         step(run, batch())
     step(run, poisoned())
-    with pytest.raises(ValueError, match=f"iteration {nonfinite.LOOK - 1} is not finite"):
+    with pytest.raises(ValueError, match=f"iteration {nonfinite.CHECK_EVERY - 1} is not finite"):
         step(run, batch())
 
 
@@ -72,11 +72,11 @@ def test_skipped_steps_leave_no_trace_but_a_count(step, caplog):
 
     run.model.backbone.register_forward_pre_hook(count_a_call)
     step(run, batch())
-    before, average = weights(run).clone(), run.average.head.weight.clone()
+    before, average = weights(run).clone(), run.ema_model.head.weight.clone()
     momentum = [s["momentum_buffer"].clone() for s in run.optimizer.state.values()]
     step(run, poisoned())
     assert torch.equal(before, weights(run))
-    assert torch.equal(average, run.average.head.weight)
+    assert torch.equal(average, run.ema_model.head.weight)
     assert all(
         torch.equal(a, s["momentum_buffer"])
         for a, s in zip(momentum, run.optimizer.state.values(), strict=True)
@@ -85,7 +85,7 @@ def test_skipped_steps_leave_no_trace_but_a_count(step, caplog):
     assert run.iteration == 2
     assert "iteration 2 is not finite: loss_main nan" in caplog.text
     assert "samples 0, 1, 2, 3; skipped, 1 in all" in caplog.text
-    assert run.state()["watch"] == {"skipped": 1, "in_a_row": 1}
+    assert run.state()["guard"] == {"skipped": 1, "in_a_row": 1}
 
 
 def overflow(run):
@@ -129,7 +129,7 @@ class Saves:
     def __init__(self):
         self.saved = []
 
-    def due(self, iteration):
+    def is_due(self, iteration):
         return True
 
     def save(self, state):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from segkit.runtime import environment, hardware
+from segkit.runtime import environment, precision
 
 CPU = torch.device("cpu")
 CPUINFO = Path("/proc/cpuinfo")
@@ -23,41 +23,41 @@ CPUINFO = Path("/proc/cpuinfo")
 )
 def test_a_cpu_has_bf16_where_the_kernel_lists_it():
     flags = set(CPUINFO.read_text().split("flags", 1)[1].split("\n", 1)[0].split())
-    assert hardware.supports_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_tile"})
+    assert precision.supports_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_tile"})
 
 
 def test_avx512_alone_is_not_bf16(monkeypatch):
     """oneDNN answers yes there, and emulates."""
-    monkeypatch.setattr(hardware.platform, "machine", lambda: "x86_64")
-    for name in hardware.X86_UNITS:
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    for name in precision.X86_BF16:
         monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    monkeypatch.setattr(hardware, "_onednn", lambda: lambda: True)
-    assert not hardware.supports_bf16(CPU)
+    monkeypatch.setattr(precision, "_get_onednn_check", lambda: lambda: True)
+    assert not precision.supports_bf16(CPU)
 
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_an_arm_cpu_has_what_onednn_says(answer, monkeypatch):
-    monkeypatch.setattr(hardware.platform, "machine", lambda: "aarch64")
-    monkeypatch.setattr(hardware, "_onednn", lambda: lambda: answer)
+    monkeypatch.setattr(precision.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(precision, "_get_onednn_check", lambda: lambda: answer)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert hardware.supports_bf16(CPU) == answer
+    assert precision.supports_bf16(CPU) == answer
 
 
 def test_a_pytorch_without_the_question_counts_as_no(monkeypatch):
-    monkeypatch.setattr(hardware.platform, "machine", lambda: "x86_64")
-    for name in hardware.X86_UNITS:
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    for name in precision.X86_BF16:
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert not hardware.supports_bf16(CPU)
+    assert not precision.supports_bf16(CPU)
 
 
 def test_other_devices_are_not_trusted_with_bf16():
-    assert not hardware.supports_bf16(torch.device("mps"))
+    assert not precision.supports_bf16(torch.device("mps"))
 
 
 SETTLED = """
 import os, sys
 from segkit.runtime import environment
-environment.settle(training=sys.argv[1] == "train")
+environment.set_thread_env(training=sys.argv[1] == "train")
 import torch
 print(os.environ["OMP_WAIT_POLICY"], os.environ.get("THP_MEM_ALLOC_ENABLE"))
 held = [torch.empty(2**21 + 64 * index, dtype=torch.uint8) for index in range(40)]
@@ -79,7 +79,9 @@ print(sum(each.data_ptr() % 4096 == 0 for each in held))
 def test_large_tensors_of_a_training_begin_on_a_page_unless_the_user_chose_otherwise(what, chosen, expected):
     """That PyTorch still knows the name: an unknown one would be passed over in silence."""
     clean = {
-        key: value for key, value in os.environ.items() if key not in environment.thread_env(training=True)
+        key: value
+        for key, value in os.environ.items()
+        if key not in (environment.THREADS | environment.PAGES)
     }
     done = subprocess.run(
         [sys.executable, "-c", SETTLED, what],

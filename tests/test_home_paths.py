@@ -81,4 +81,4 @@ def test_home_is_expanded_in_the_cache_variable(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("SEGKIT_CACHE", "~/cache")
     assert cache_folder("disk", Path("/root")) == Path("/home/me/cache/decoded")
-    assert download.cache() == Path("/home/me/cache")
+    assert download.cache_folder() == Path("/home/me/cache")

@@ -32,7 +32,7 @@ def owner(tmp_path):
 def test_a_locked_folder_is_refused_with_its_owner_and_free_afterwards(owner, tmp_path):
     process, leave = owner
     message = (
-        rf"run is in use by process {process.pid} on {socket.gethostname()} since \d{{4}}-.*; wait for it"
+        rf"run: is in use by process {process.pid} on {socket.gethostname()} since \d{{4}}-.*\. Wait for it"
     )
     with (
         pytest.raises(ValueError, match=message),
@@ -70,7 +70,7 @@ def test_symbolic_links_in_a_run_folder_are_not_written_through(name, tmp_path):
     (folder / "iteration_0000001.pt").touch()
     victim.write_text("precious")
     (folder / name).symlink_to(victim)
-    message = rf"{name}: symbolic links .* Remove it"
+    message = rf"{name}: is a symbolic link, .* Remove it"
     with pytest.raises(ValueError, match=message), run_folder.lock_run_folder(folder, resume="auto"):
         pass
     assert victim.read_text() == "precious"
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(run_folder.FileLock, "acquire", deny)
-    message = r"run cannot be written \(Permission denied\); .* run_dir="
+    message = r"run: cannot be written \(Permission denied\)\. .* run_dir="
     with pytest.raises(OSError, match=message), run_folder.lock_run_folder(tmp_path / "run", resume=False):
         pass
     assert not (tmp_path / "run").exists()

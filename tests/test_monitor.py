@@ -18,13 +18,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.profiler import record_function
 
-from segkit.monitor import console as console_module
 from segkit.monitor.monitor import Monitor
 from segkit.monitor.profiling import profile_steps
-from segkit.monitor.versions import environment
+from segkit.monitor.versions import describe_environment
 from segkit.runtime import distributed
 from segkit.training import assembly
-from segkit.training.run import Step
+from segkit.training.step import Step
 from segkit.types import Batch, Sample
 from segkit.visualize import overlays
 
@@ -44,9 +43,9 @@ def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40, eve
                 "sizes": [1, 2],
                 "data": {"flip": True},
             }
-            monitor.describe(settings, network="<stem>\n  conv 3x3")
+            monitor.log_settings(settings, network="<stem>\n  conv 3x3")
         for t in range(start + 1, stop + 1):
-            monitor.step(
+            monitor.log_step(
                 t,
                 {"main": torch.tensor(0.75 / t), "aux": torch.tensor(0.25 / t, requires_grad=True)},
                 {"backbone": 0.1 / t, "head": 1.0 / t},
@@ -58,7 +57,7 @@ def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40, eve
             if t % 20 == 0:
                 iou = [t / 100, 0.5, float("nan")]
                 scores = {"pixAcc": 0.75, "mIoU": t / 100}
-                monitor.scores(t, scores, iou, losses={"main": 1.0 / t, "dice": 0.5 / t}, counts=COUNTS)
+                monitor.log_scores(t, scores, iou, losses={"main": 1.0 / t, "dice": 0.5 / t}, counts=COUNTS)
     return folder
 
 
@@ -126,7 +125,7 @@ def test_of_many_classes_only_the_worst_and_best_ten_are_drawn(tmp_path):
     names, iou = [f"c{k}" for k in range(40)], [k / 100 for k in range(40)]
     colors = np.zeros((40, 3), np.uint8)
     with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=names, colors=colors) as monitor:
-        monitor.scores(1, {"mIoU": 0.2}, iou)
+        monitor.log_scores(1, {"mIoU": 0.2}, iou)
     drawn = {tag for tag in read(tmp_path).Tags()["scalars"] if tag.startswith("val_iou/")}
     assert drawn == {f"val_iou/c{k}" for k in [*range(10), *range(30, 40)]}
     assert all(f"| c{k} |" in text(tmp_path, "val/classes")[0] for k in range(40))
@@ -158,7 +157,7 @@ def test_a_validation_made_again_replaces_the_broken_off_one(run, tmp_path):
     broken = record(tmp_path / "broken", stop=20)
     again = {"start": 20, "validation_pending": True, "total": 40, "iterations_per_epoch": 8.0}
     with Monitor(broken, names=NAMES, colors=COLORS, **again) as monitor:
-        monitor.scores(20, {"mIoU": 0.2}, [0.2, 0.5, float("nan")])
+        monitor.log_scores(20, {"mIoU": 0.2}, [0.2, 0.5, float("nan")])
     assert curve(broken, "val/mIoU") == [(20, 0.2)]
     for tag in ("train/loss", "train/lr_head"):
         assert curve(broken, tag) == curve(run, tag)[:2]
@@ -181,11 +180,11 @@ def test_an_event_file_cut_short_goes_on(run, tmp_path):
 def test_the_time_to_go_is_told_after_fifty_iterations(tmp_path, capsys):
     arguments = {"names": NAMES, "colors": COLORS, "total": 100_000, "iterations_per_epoch": 10}
     with Monitor(tmp_path, **arguments) as monitor:
-        monitor.console.began -= 100  # 50 iterations took 100 seconds
+        monitor.console.start_time -= 100  # 50 iterations took 100 seconds
         for t in range(1, 61):
-            monitor.step(t, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
+            monitor.log_step(t, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
     said = capsys.readouterr().out
-    assert said.count("at the speed of the first 50 iterations: 2 days 7 h to go, and validations") == 1
+    assert said.count("at the speed of the first 50 iterations: 2 days 7 h left, without validations") == 1
 
 
 def test_a_run_resumed_between_two_points_draws_the_same_points(run, tmp_path):
@@ -240,8 +239,8 @@ def test_samples_and_batches_become_images(tmp_path):
     sample = Sample(image, np.zeros((20, 30), np.uint8), "a")
     batch = Batch(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.full((3, 16, 16), 255), ["a", "b", "c"])
     with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colors=COLORS) as monitor:
-        monitor.batch(0, batch)
-        monitor.samples(1, [sample] * 4, [sample.label] * 4)
+        monitor.log_batch(0, batch)
+        monitor.log_samples(1, [sample] * 4, [sample.label] * 4)
     events = read(tmp_path)
     assert events.Tags()["images"] == ["train/samples", "val/samples"]
     rows = overlays.draw_sheet([sample] * 4, NAMES, COLORS, predictions=[sample.label] * 4).shape[0]
@@ -293,7 +292,7 @@ def test_the_first_step_is_told_at_its_own_speed(tmp_path, capsys):
     run.schedule = SimpleNamespace(batch_size=4)
     with Monitor(tmp_path, total=10, iterations_per_epoch=1, names=NAMES, colors=COLORS) as monitor:
         time.sleep(0.4)
-        assembly.record(
+        assembly.log_step(
             monitor, run, Step({"main": torch.tensor(1.0)}, torch.tensor(1.0)), [batch], waited=0.0
         )
     speed = re.search(r"1/10 .* ([\d.]+) images/s", capsys.readouterr().out)
@@ -331,20 +330,15 @@ def test_tensors_are_read_only_where_a_point_is_drawn(tmp_path):
     loss, reads = torch.tensor(1.0).as_subclass(Counted), {}
     with Monitor(tmp_path, total=100, iterations_per_epoch=9, names=NAMES, colors=COLORS) as monitor:
         for t in range(1, 20):
-            monitor.step(t, {"main": loss}, {"all": 0.1}, images=1, data_seconds=0.0)
+            monitor.log_step(t, {"main": loss}, {"all": 0.1}, images=1, data_seconds=0.0)
             reads[t] = Counted.reads
     assert reads[1] == reads[9] < reads[10] == reads[19]
 
 
 def test_the_environment_names_versions_and_commit():
-    facts = environment()
+    facts = describe_environment()
     assert torch.__version__.startswith(facts["torch"])
     assert re.fullmatch(r"[\d.]+, commit (unknown|[0-9a-f]{12}\+?)", facts["segkit"])
-
-
-@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00")])
-def test_durations_read_as_clocks(seconds, shown):
-    assert console_module.clock(seconds) == shown
 
 
 def test_a_profile_tells_the_parts_of_a_step_and_leaves_a_trace(tmp_path):
@@ -370,6 +364,6 @@ def test_a_profile_tells_the_parts_of_a_step_and_leaves_a_trace(tmp_path):
 
 def test_a_schedule_too_short_to_profile_is_refused(tmp_path):
     with pytest.raises(
-        ValueError, match=r"profiling takes 12 steps, but the schedule ends before; lengthen it"
+        ValueError, match=r"profile=true: takes 12 steps, and the schedule is shorter\. Lengthen it"
     ):
         profile_steps(iter(range(3)), lambda _: None, tmp_path)

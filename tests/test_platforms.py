@@ -13,7 +13,7 @@ from conftest import ROOT
 from segkit import training
 from segkit.config import registry
 from segkit.config.compose import composed
-from segkit.runtime import hardware
+from segkit.runtime import precision
 from segkit.types import Batch
 
 LIKE_MACOS = """
@@ -108,9 +108,9 @@ class NoFloat64(TorchDispatchMode):
 @pytest.mark.parametrize("loss", registry.available("losses"))
 def test_a_training_step_needs_no_float64(loss, monkeypatch):
     """Apple's GPUs have none; ``widest_float`` is the one place that knows."""
-    assert hardware.widest_float_dtype(torch.device("mps")) == torch.float32
-    assert hardware.widest_float_dtype(torch.device("cpu")) == torch.float64
-    monkeypatch.setattr(hardware, "widest_float_dtype", lambda _: torch.float32)
+    assert precision.widest_float_dtype(torch.device("mps")) == torch.float32
+    assert precision.widest_float_dtype(torch.device("cpu")) == torch.float64
+    monkeypatch.setattr(precision, "widest_float_dtype", lambda _: torch.float32)
     small = ["data.size=32", "augment.crop_size=32", "model.backbone.width=8", "model.head.width=16"]
     choice = "ce_dice" if loss == "mixed" else loss
     settings = composed("train", ["experiment=demo", f"loss={choice}", *small, "schedule.batch_size=2"])

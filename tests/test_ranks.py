@@ -78,7 +78,7 @@ class Unscore:
             if os.environ["RANK"] == "1" or run.iteration in (1, 4):
                 ignored = [torch.full_like(batch.label, IGNORE_INDEX) for batch in batches]
                 batches = [b._replace(label=label) for b, label in zip(batches, ignored, strict=True)]
-            states = [run.model.state_dict(), run.average.state_dict(), *run.optimizer.state.values()]
+            states = [run.model.state_dict(), run.ema_model.state_dict(), *run.optimizer.state.values()]
             tensors = [tensor for state in states for tensor in state.values()]
             before = [tensor.clone() for tensor in tensors]
             found = step(run, batches)
@@ -157,7 +157,7 @@ def test_torchrun_restarts_after_a_killed_process_and_leaves_on_a_signal(tmp_pat
     agent.terminate()
     said = agent.communicate(timeout=120)[0]
     assert agent.returncode != 0
-    assert "left on SIGTERM; to go on: torchrun ... train_seg.py" in said
+    assert "stopped by SIGTERM; to resume: torchrun ... train_seg.py" in said
     assert newest(folder) < 60
     for run in ranks(2, folder, *long, "resume=true"):
         run.completes()

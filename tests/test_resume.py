@@ -39,7 +39,7 @@ def test_killed_at_any_iteration_and_resumed_it_ends_the_same(kind, unbroken, tm
 def test_killed_while_saving_or_scoring_it_ends_the_same(unbroken, tmp_path):
     kills = [
         KillAt("os.fsync", 1),  # a checkpoint is written, not yet on the disk, under its temporary name
-        KillAt("segkit.checkpoint._alias", 1),  # iteration_N.pt is there, last.pt is not
+        KillAt("segkit.checkpoint._link_as", 1),  # iteration_N.pt is there, last.pt is not
         KillAt("segkit.evaluation.evaluate", 1),
         KillAt("segkit.checkpoint.Checkpoints.save", 1),
     ]

@@ -18,7 +18,7 @@ def again(*typed, before=None):
 
 @pytest.mark.medium
 def test_nothing_typed_changes_nothing():
-    assert checkpoint.differences(composed("train", BEGUN), again()) == []
+    assert checkpoint.list_changed_settings(composed("train", BEGUN), again()) == []
 
 
 @pytest.mark.medium
@@ -36,7 +36,7 @@ def test_nothing_typed_changes_nothing():
     ],
 )
 def test_what_is_typed_wins_and_is_told(typed, told):
-    found = checkpoint.differences(composed("train", BEGUN), again(*typed))
+    found = checkpoint.list_changed_settings(composed("train", BEGUN), again(*typed))
     assert set(told) <= set(found)
     assert len(found) == len(told) or typed == ["runtime=gpu"]
 
@@ -101,7 +101,7 @@ def test_the_command_goes_on_with_the_network_it_had_and_names_what_is_other(tmp
     assert "other settings" not in run.said
     run = Run(folder, "resume=auto", "schedule.iterations=3", small=[])
     run.completes()
-    assert "going on with other settings than the run had: schedule.iterations=3 (was 2)\n" in run.said
+    assert "resuming with changed settings: schedule.iterations=3 (was 2)\n" in run.said
     last = checkpoint.read_checkpoint(folder / "last.pt")
     assert last["iteration"] == 3
     assert {k: v.shape for k, v in last["model"].items()} == {k: v.shape for k, v in first["model"].items()}

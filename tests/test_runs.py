@@ -17,22 +17,24 @@ def test_what_a_failed_start_left_is_no_run_and_is_begun_anew(tmp_path, caplog):
         (folder / name).touch()
     for resume in (False, "auto"):
         assert "run.lock" in claimed(folder, resume)
-        assert "an earlier start left no checkpoint there; beginning anew" in caplog.text
+        assert "an earlier start left no checkpoint; starting anew" in caplog.text
     assert sorted(file.name for file in folder.iterdir()) == ["events.out.tfevents.1.host", "train.log"]
-    with pytest.raises(ValueError, match=r"no checkpoint in .* to resume; start it with resume=false"):
+    with pytest.raises(
+        ValueError, match=r"has no checkpoint to resume from\. Start the run with resume=false"
+    ):
         claimed(folder, True)
 
 
 @pytest.mark.parametrize("name", ["iteration_0000001.pt", "best.pt", "last.pt"])
 def test_a_folder_with_weights_is_a_run(name, tmp_path):
     (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="holds a run already; continue it with resume=true or choose anoth"):
+    with pytest.raises(ValueError, match=r"has a run already. Continue it with resume=true, or choose anoth"):
         claimed(tmp_path, resume=False)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(ValueError, match=r"holds other files \(holiday.jpg\) and no run; choose another"):
+    with pytest.raises(ValueError, match=r"has other files \(holiday.jpg\) and no run\. Choose another"):
         claimed(tmp_path, resume=False)
     assert [file.name for file in tmp_path.iterdir()] == ["holiday.jpg"]
 

@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from runs import Run, ranks
-from segkit.runtime import distributed, replicas
+from segkit.runtime import distributed
 
 
 def test_sync_batchnorm_keeps_the_activations_of_timm():
@@ -24,7 +24,7 @@ def test_sync_batchnorm_keeps_the_activations_of_timm():
         ).double(),
         torch.randn(5, 3, 6, 7, dtype=torch.float64),
     )
-    converted = replicas.convert_sync_batchnorm(copy.deepcopy(model))
+    converted = distributed.convert_sync_batchnorm(copy.deepcopy(model))
     kinds = [isinstance(module, nn.SyncBatchNorm) for module in converted]
     assert kinds == [False, True, False, True, True, True]
     assert converted.state_dict().keys() == model.state_dict().keys()
@@ -36,8 +36,8 @@ def test_sync_batchnorm_refuses_a_norm_with_its_own_forward():
         def forward(self, input):
             return 2 * super().forward(input)
 
-    with pytest.raises(ValueError, match=r"several processes: Own is .*; train it in one process"):
-        replicas.convert_sync_batchnorm(nn.Sequential(Own(3)))
+    with pytest.raises(ValueError, match=r"several processes: Own overrides .*\. Train it in one process"):
+        distributed.convert_sync_batchnorm(nn.Sequential(Own(3)))
 
 
 def test_running_statistics_are_averaged_over_processes(monkeypatch):
@@ -50,7 +50,7 @@ def test_running_statistics_are_averaged_over_processes(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "all_reduce_sum", lambda t: t + torch.cat([b.flatten() for b in other]))
     before = copy.deepcopy(model)
-    replicas.average_statistics(model)
+    distributed.average_statistics(model)
     for new, old in zip(model.buffers(), before.buffers(), strict=True):
         torch.testing.assert_close(new, old + 2 if old.is_floating_point() else old)
 

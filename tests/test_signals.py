@@ -47,7 +47,7 @@ def fail():
 def terminate_twice():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)  # at once: one request that came two ways
-    time.sleep(signals.ONE + 0.1)
+    time.sleep(signals.REPEAT_SECONDS + 0.1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -56,9 +56,9 @@ def test_leaving_saves_and_the_resumed_run_ends_the_same(unbroken, tmp_path):
     leaving = Run(folder, "loader.workers=2", before=Act("segkit.training.train_step", 5, to_the_whole_group))
     assert leaving.ends() == 143
     assert newest(folder) == 5
-    assert "SIGTERM: waiting for the current training step" in leaving.said
-    assert "A second signal leaves at once" in leaving.said
-    assert re.search(r"left on SIGTERM; to go on: (\.venv\S*/bin/)?python\S* ", leaving.said)
+    assert "SIGTERM: finishing the current training step" in leaving.said
+    assert "A second signal exits at once" in leaving.said
+    assert re.search(r"stopped by SIGTERM; to resume: (\.venv\S*/bin/)?python\S* ", leaving.said)
     assert "resume=true" in leaving.said
     assert not list(folder.glob("*.lock"))
 

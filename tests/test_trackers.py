@@ -111,12 +111,12 @@ def record(folder, writer, *, start=0, stop=40, lr=0.01):
     """Record a run of 40 iterations that validates at 20 and 40, from one iteration to another."""
     arguments = {"total": 40, "iterations_per_epoch": 8.0, "names": NAMES, "colors": COLORS}
     with monitor_module.Monitor(folder, start=start, writers={writer: True}, **arguments) as monitor:
-        monitor.describe({"schedule": {"lr": lr}, **{f"k{i}": i for i in range(150)}}, network="conv")
+        monitor.log_settings({"schedule": {"lr": lr}, **{f"k{i}": i for i in range(150)}}, network="conv")
         for t in range(start + 1, stop + 1):
-            monitor.step(t, {"main": 1 / t}, {"all": 0.1}, images=4, data_seconds=0.0)
+            monitor.log_step(t, {"main": 1 / t}, {"all": 0.1}, images=4, data_seconds=0.0)
             if t % 20 == 0:
-                monitor.scores(t, {"mIoU": t / 100}, [0.5, t / 100], counts=COUNTS)
-                monitor.image("val/samples", t, np.zeros((4, 6, 3), np.uint8))
+                monitor.log_scores(t, {"mIoU": t / 100}, [0.5, t / 100], counts=COUNTS)
+                monitor.log_image("val/samples", t, np.zeros((4, 6, 3), np.uint8))
         (folder / "best.pt").write_bytes(b"weights")
         if stop < 40:
             raise KeyboardInterrupt

@@ -121,7 +121,7 @@ def test_a_restored_run_takes_the_same_steps_to_the_bit(tmp_path):
     resumed.restore(torch.load(tmp_path / "state.pt", weights_only=True))
     training.train_step(resumed, [batch(seed=3)])
     assert torch.equal(weights(straight), weights(resumed))
-    assert torch.equal(straight.average.head.weight, resumed.average.head.weight)
+    assert torch.equal(straight.ema_model.head.weight, resumed.ema_model.head.weight)
     assert straight.iteration == resumed.iteration == 4
 
 
@@ -180,15 +180,15 @@ def test_drop_last_cannot_change_on_resume_where_it_moves_epochs():
 
 def test_changed_files_are_reported_on_resume():
     run = begin()
-    run.files, run.val_files, run.best, run.validated = "a", "b", 0.5, 0
+    run.files, run.val_files, run.best, run.last_validation = "a", "b", 0.5, 0
     now = begin()
     now.files, now.val_files = "a", "b"
     now.restore(run.state())
     assert (now.notes, now.best) == ([], 0.5)
     now.files, now.val_files = "c", "d"
     now.restore(run.state())
-    assert "other training files than when the checkpoint was written" in now.notes[0]
-    assert "the validation files changed since the checkpoint, so the best mIoU 50.00%" in now.notes[1]
+    assert "the training files have other names than when the checkpoint was written" in now.notes[0]
+    assert "the validation files changed since the checkpoint, so its best mIoU 50.00%" in now.notes[1]
     now = begin()
     now.val_files = "d"
     now.restore(run.state())
@@ -200,7 +200,7 @@ def test_a_finished_run_that_was_never_validated_is_validated():
     for seed in range(2):
         training.train_step(run, [batch(seed=seed)])
     assert resumed(run.state(), iterations=2).validation_pending
-    run.validated = 2
+    run.last_validation = 2
     assert not resumed(run.state(), iterations=2).validation_pending
 
 
@@ -209,12 +209,12 @@ def test_a_finished_run_that_was_never_validated_is_validated():
     [
         *(
             {key: None}
-            for key in ("position", "optimizer", "watch", "model", "validation_pending", "val_files")
+            for key in ("position", "optimizer", "guard", "model", "validation_pending", "val_files")
         ),
-        *({key: {}} for key in ("position", "optimizer", "watch", "iteration")),
+        *({key: {}} for key in ("position", "optimizer", "guard", "iteration")),
         *(
             {"position": {"samples_seen": 1}},
-            {"watch": [1]},
+            {"guard": [1]},
             {"optimizer": {"state": {}, "param_groups": [1]}},
         ),
         {"iteration": "4"},
@@ -270,10 +270,10 @@ def test_the_rate_of_a_restored_run_is_that_of_its_last_step():
 
 def test_the_distance_of_the_average_is_a_fraction_of_the_weights_norm():
     run = begin(ema=0.9)
-    assert run.average is not None
+    assert run.ema_model is not None
     assert run.ema_distance() == 0
     with torch.no_grad():
-        for weight in run.average.parameters():
+        for weight in run.ema_model.parameters():
             weight.mul_(1.25)
     assert float(run.ema_distance()) == pytest.approx(0.25)
     assert begin().ema_distance() is None
@@ -282,9 +282,9 @@ def test_the_distance_of_the_average_is_a_fraction_of_the_weights_norm():
 def test_length_and_dues_by_epochs_and_by_iterations():
     by_epochs = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, epochs=2.5)
     assert by_epochs.length(10) == 7  # ceil(25 / 4)
-    assert [t for t in range(1, 8) if by_epochs.due(t, every=1, samples=10)] == [3, 5, 7]
+    assert [t for t in range(1, 8) if by_epochs.is_due(t, every=1, samples=10)] == [3, 5, 7]
     by_iterations = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, iterations=5)
-    assert [t for t in range(1, 6) if by_iterations.due(t, every=2, samples=10)] == [2, 4, 5]
+    assert [t for t in range(1, 6) if by_iterations.is_due(t, every=2, samples=10)] == [2, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_recipe_has_as_many_steps_as_the_original(data, model, samples, steps)
     schedule = training.Schedule(**settings)
     assert schedule.length(samples) == steps
     per_epoch = samples // schedule.batch_size
-    dues = [t for t in range(1, 3 * per_epoch + 1) if schedule.due(t, every=1, samples=samples)]
+    dues = [t for t in range(1, 3 * per_epoch + 1) if schedule.is_due(t, every=1, samples=samples)]
     assert dues == [per_epoch, 2 * per_epoch, 3 * per_epoch]
     policy = registry.build("training.lr_schedules", schedule.lr_schedule, total=steps)
     for t in (0, 1, 12345, steps // 2, steps - 1):  # as the original writes it, to the last bit
@@ -349,7 +349,7 @@ def test_the_longest_training_takes_no_memory_for_its_length():
 
 @pytest.mark.parametrize("both", [{"epochs": 1, "iterations": 1}, {}])
 def test_a_schedule_has_one_length(both):
-    with pytest.raises(ValueError, match="give one of the two and set the other to null"):
+    with pytest.raises(ValueError, match=r"exactly one must be set. Set the other one to null"):
         training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, **both)
 
 
@@ -371,7 +371,7 @@ def test_crops_that_are_mostly_padding_are_reported(crop, base, share):
 
 
 def test_one_scored_class_is_refused():
-    with pytest.raises(ValueError, match="make background a class"):
+    with pytest.raises(ValueError, match="Make background a class"):
         begin(num_classes=1)
 
 
@@ -379,12 +379,12 @@ def test_one_scored_class_is_refused():
 def test_auto_takes_the_precision_that_the_machine_has_units_for(units, precision, monkeypatch, caplog):
     monkeypatch.setattr(runtime_precision, "supports_bf16", lambda _: units)
     cpu = torch.device("cpu")
-    assert runtime_precision.Runtime(precision="auto").on(cpu).precision == precision
+    assert runtime_precision.Runtime(precision="auto").resolve(cpu).precision == precision
     with runtime_precision.Runtime(precision="auto").autocast(cpu):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == runtime_precision.PRECISION[precision]
     assert not caplog.records
-    assert runtime_precision.Runtime(precision="bf16").on(cpu).precision == "bf16"
+    assert runtime_precision.Runtime(precision="bf16").resolve(cpu).precision == "bf16"
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (0 if units else 1)
     assert all("runtime.precision=float32" in line for line in told)
@@ -399,19 +399,21 @@ def test_optimize_cpu_is_on_for_cpus_alone_and_not_compiled(monkeypatch):
         ("mps", {}, False),
         ("mps", {"optimize_cpu": True}, True),
     ):
-        assert runtime_precision.Runtime(**given).on(torch.device(device)).optimize_cpu is expected
+        assert runtime_precision.Runtime(**given).resolve(torch.device(device)).optimize_cpu is expected
     with pytest.raises(ValueError, match=r"runtime.optimize_cpu=true: must be auto or false with .*compile"):
-        runtime_precision.Runtime(optimize_cpu=True, compile=True).on(torch.device("cpu"))
+        runtime_precision.Runtime(optimize_cpu=True, compile=True).resolve(torch.device("cpu"))
 
 
 def test_compiling_without_a_compiler_is_refused_at_once(monkeypatch):
     monkeypatch.setattr(runtime_precision.shutil, "which", lambda _: None)
-    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler.*runtime.compile=false"):
-        runtime_precision.Runtime(compile=True).on(torch.device("cpu"))
+    with pytest.raises(
+        ValueError, match=r"runtime.compile=true: needs a C\+\+ compiler.*runtime.compile=false"
+    ):
+        runtime_precision.Runtime(compile=True).resolve(torch.device("cpu"))
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"schedule.batch_size=4 does not divide .* use a multiple of 3"):
+    with pytest.raises(ValueError, match=r"schedule.batch_size=4: must be a multiple of 3"):
         training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, epochs=1, accumulate=3)
 
 

@@ -148,9 +148,11 @@ def test_an_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys,
     run.metric = "iou/b"
     book = checkpoint.Checkpoints(folder, checkpoint.CheckpointConfig(), {"settings": {}, "classes": {}})
     iou = iter([float("nan"), 0.25, float("nan"), 0.5])
-    measured = validation.best.metric_value
+    measured = validation.best_metric.metric_value
     monkeypatch.setattr(
-        validation.best, "metric_value", lambda *given: next(iou) if given[0] == "iou/b" else measured(*given)
+        validation.best_metric,
+        "metric_value",
+        lambda *given: next(iou) if given[0] == "iou/b" else measured(*given),
     )
     found = []
     with Monitor(
@@ -165,7 +167,7 @@ def test_an_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys,
 
 
 def test_large_samples_are_thinned_out_before_they_are_kept():
-    shown = validation.ShownSamples(["a"])
+    shown = validation.DrawnSamples(["a"])
     image = np.zeros((2000, 3000, 3), np.uint8)
     shown.add(Sample(image, image[..., 0], "a"), image[..., 0])
     (sample,), (prediction,) = shown.gather()

@@ -19,7 +19,7 @@ from segkit.data import statistics
 from segkit.data.pairs import Pairs
 from segkit.data.reading import read_size
 from segkit.data.transforms import MAX_SIDE
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 
 LOOKED_AT = 200  # images whose headers are read for the usual size
 LARGE = 1200  # pixels of the long side from which crops are those published for Cityscapes, else for ADE20K
@@ -135,7 +135,7 @@ def _choose_length(
         validations = max(VALIDATIONS, 2 * (value_of(settings, "schedule.patience") or 0))
         every = max(1, iterations // validations)
         words = f"{iterations:,} iteration{'s' * (iterations > 1)}"
-        chosen.add("evaluation.every", every, f"{write_count(iterations // every, 'validation')} in {words}")
+        chosen.add("evaluation.every", every, f"{format_count(iterations // every, 'validation')} in {words}")
 
 
 def _choose_bands(

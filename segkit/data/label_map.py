@@ -17,7 +17,7 @@ import numpy as np
 
 from segkit.config import registry
 from segkit.runtime import files
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 from segkit.types import MOST_CLASSES, class_id_dtype, ignore_index
 
 TABLES = Path(__file__).parent / "tables"
@@ -164,7 +164,7 @@ class LabelMap:
         distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
         values = [_format_value(value) for value in distinct]
         shown = [
-            f"{v} ({write_count(n, 'pixel')})" for v, n in zip(values[:8], counts.tolist(), strict=False)
+            f"{v} ({format_count(n, 'pixel')})" for v, n in zip(values[:8], counts.tolist(), strict=False)
         ]
         more = f" and {len(values) - 8} more" if len(values) > 8 else ""
         has = "" if raw.ndim == 3 else f" (ids {format_ranges(entry.id for entry in self.entries)})"

@@ -20,7 +20,7 @@ from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGE_SUFFIXES, MASK_SUFFIXES, Coding, read_image, read_mask
 from segkit.runtime import files
 from segkit.runtime.commands import cli_command
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 from segkit.types import PHOTOGRAPHS, Bands, Sample
 
 OnError = Literal["stop", "skip"]
@@ -79,7 +79,7 @@ class Pairs:
         self.pairs, self.problems = found
         self.names = [pair.name for pair in self.pairs]
         if self.problems:
-            number = write_count(len(self.problems), "file")
+            number = format_count(len(self.problems), "file")
             message = f"{number} of {name} cannot be used, the first: {self.problems[0]}"
             if on_error == "stop":
                 raise ValueError(

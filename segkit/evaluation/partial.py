@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from segkit.inference.protocol import Protocol
 from segkit.runtime import distributed, files
-from segkit.runtime.errors import first_line
+from segkit.runtime.text import first_line
 from segkit.types import Evaluator
 
 LOG = logging.getLogger("segkit")

@@ -18,7 +18,7 @@ import numpy as np
 from segkit.data.label_map import LabelMap
 from segkit.evaluation.gallery import Gallery, ScoredImage
 from segkit.runtime import files
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 from segkit.visualize import overlays, tables
 
 __all__ = ["Gallery", "ScoredImage", "write_report"]
@@ -86,7 +86,7 @@ def _title(settings: Mapping[str, Any], images: int) -> str:
     checkpoint, data = settings.get("checkpoint"), settings.get("data", {})
     run = Path(checkpoint).resolve().parent.name if checkpoint else settings.get("run_name") or "a network"
     place = " ".join(str(data[key]) for key in ("name", "val_split") if data.get(key))
-    number = write_count(images, "image")
+    number = format_count(images, "image")
     return f"{run} on {place}: {number}" if place else f"{run}: {number}"
 
 

@@ -20,9 +20,9 @@ from segkit.evaluation.gallery import Gallery
 from segkit.evaluation.intervals import Interval
 from segkit.inference import Protocol, presets
 from segkit.inference.outputs import save_prediction
-from segkit.monitor.versions import environment
+from segkit.monitor.versions import describe_environment
 from segkit.runtime import files, model_file
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 from segkit.types import Sample
 from segkit.visualize.overlays import to_display_rgb
 from segkit.visualize.tables import format_class_table, format_percent
@@ -155,7 +155,7 @@ def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, about: 
         "skipped": evaluation.skipped,
         "seconds": evaluation.seconds,
         **about,
-        "versions": environment(),
+        "versions": describe_environment(),
     }
     _write_text(folder / "result.json", json.dumps(_numbers(result), indent=1, ensure_ascii=False))
     each = {name: column.tolist() for name, column in metrics.compute_class_scores(evaluation.counts).items()}
@@ -179,7 +179,7 @@ def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str
         for name, value in evaluation.scores.items()
     )
     percent = "in %, with 95 % intervals over images" if evaluation.intervals else "in %"
-    images = write_count(evaluation.images, "image") + (
+    images = format_count(evaluation.images, "image") + (
         f", {evaluation.skipped} skipped as unreadable" if evaluation.skipped else ""
     )
     return (

@@ -17,7 +17,7 @@ from segkit.data.label_map import LabelMap
 from segkit.export.files import find_format, hash_files, import_format
 from segkit.inference.protocol import Protocol
 from segkit.models.network import Segmenter
-from segkit.runtime.errors import first_line
+from segkit.runtime.text import first_line
 from segkit.types import Logits
 
 METADATA = ("interface", "image_size", "classes", "settings", "mean", "std", "align_corners", "precision")

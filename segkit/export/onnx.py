@@ -18,7 +18,7 @@ from torch import nn
 from segkit.export import torch_export
 from segkit.export.interfaces import ExportKind
 from segkit.export.optional import import_optional
-from segkit.runtime.errors import first_line
+from segkit.runtime.text import first_line
 
 
 def write(network: nn.Module, path: Path, kind: ExportKind, about: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.export.interfaces import ExportKind
-from segkit.runtime.errors import first_line
+from segkit.runtime.text import first_line
 
 EXAMPLE = (129, 97)  # odd, and unlike: an exporter takes equal sizes for one
 MEMBER = "segkit.json"

@@ -188,7 +188,7 @@ def load_model(settings: dict[str, Any], device: torch.device) -> LoadedModel:
         model = _rebuild_segmenter(content, settings["model"], table).to(device)
         return LoadedModel(model, table, content["settings"].get("data", {}), content.get("licenses") or {})
     table = label_map.load_class_table(settings["data"])
-    if (names := checkpoint.class_names(settings["model"]["weights"])) is not None:
+    if (names := checkpoint.read_class_names(settings["model"]["weights"])) is not None:
         table = table.reorder(names, f"model.weights={settings['model']['weights']}")
     model = segmenter.build(table.num_classes, **settings["model"]).to(device)
     model.class_names = table.names
@@ -212,7 +212,7 @@ def _rebuild_segmenter(
     )  # not where training started
     model.class_names = table.names
     state = content.get("average") or content["model"]
-    differing = files.differences(model.state_dict(), state)
+    differing = files.compare_states(model.state_dict(), state)
     if any(differing):
         raise ValueError(f"the weights of the checkpoint do not fit model.*: {differing}")
     weights.check_finite(state, "the checkpoint")

@@ -11,7 +11,7 @@ import torch
 
 from segkit.inference.fold import fold_batch_norms, has_onednn_convolution
 from segkit.inference.protocol import pick_precision
-from segkit.runtime.hardware import supports_bf16
+from segkit.runtime.precision import supports_bf16
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter

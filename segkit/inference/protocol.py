@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from segkit.config import Gibibytes, PositiveInt, Range, Side, Size
-from segkit.runtime.hardware import supports_bf16
+from segkit.runtime.precision import supports_bf16
 
 if TYPE_CHECKING:
     import torch

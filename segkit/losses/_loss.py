@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.losses._chunks import HeadLogits
-from segkit.runtime import hardware
+from segkit.runtime import precision
 from segkit.types import Logits, ignore_index
 
 
@@ -66,7 +66,7 @@ class PixelLoss(Loss):
     def weight(self, label: Tensor) -> Tensor:
         """Sum of the class weights over the scored pixels; a scalar, float64 where its device has it."""
         device = self.weight_of_label.device
-        return self.weight_of_label[label.to(device).int()].sum(dtype=hardware.widest_float_dtype(device))
+        return self.weight_of_label[label.to(device).int()].sum(dtype=precision.widest_float_dtype(device))
 
     def divided(self, total: Tensor, target: Tensor) -> Tensor:
         """A sum over pixels by the weight of their labels."""
@@ -78,5 +78,5 @@ class RegionLoss(Loss):
 
     def weight(self, label: Tensor) -> Tensor:
         """How many images have a scored pixel; a scalar, float64 where the device has that."""
-        exact = hardware.widest_float_dtype(label.device)
+        exact = precision.widest_float_dtype(label.device)
         return (label != self.ignored).flatten(1).any(1).sum(dtype=exact)

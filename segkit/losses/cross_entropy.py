@@ -12,7 +12,7 @@ from segkit.config import Fraction, NonNegativeFloat, PathStr
 from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
-from segkit.runtime import hardware
+from segkit.runtime import precision
 from segkit.types import ignore_index
 
 
@@ -43,7 +43,7 @@ class CrossEntropy(PixelLoss):
         """Sum of the class weights over the scored pixels, or the number of all; a float64 scalar."""
         if self.average == "all":
             device = self.class_weights.device
-            return torch.full((), label.numel(), dtype=hardware.widest_float_dtype(device), device=device)
+            return torch.full((), label.numel(), dtype=precision.widest_float_dtype(device), device=device)
         return super().weight(label)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from segkit.config import NonNegativeFloat
 from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum, iterate_chunks
 from segkit.losses._loss import RegionLoss
-from segkit.runtime import hardware
+from segkit.runtime import precision
 from segkit.types import ignore_index
 
 
@@ -80,7 +80,7 @@ def _growth(error: Tensor, true: Tensor) -> Tensor:
     order = error.argsort(descending=True, stable=True)
     hit = true[order].cumsum(0)  # integers: CUDA adds them up in a fixed order
     union = true.sum() + torch.arange(1, len(hit) + 1, device=hit.device) - hit
-    exact = hardware.widest_float_dtype(hit.device)
+    exact = precision.widest_float_dtype(hit.device)
     jaccard = 1 - (true.sum() - hit).to(exact) / union  # differences of it are too small for float32
     growth = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
     return torch.empty_like(growth).index_copy_(0, order, growth)

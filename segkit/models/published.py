@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from segkit.runtime.download import cache, fetch, resolve
+from segkit.runtime.download import cache_folder, fetch, resolve_source
 
 ENCODING = "https://s3.us-west-1.wasabisys.com/encoding/models/"
 TORCHVISION = "https://download.pytorch.org/models/"
@@ -64,7 +64,7 @@ def resolve_weights(weights: str) -> Path:
         ValueError: there is no such file or name, or the file is another.
     """
     if (file := NETWORKS.get(weights)) is not None:
-        target = cache() / "weights" / file.address.rsplit("/", 1)[1]
+        target = cache_folder() / "weights" / file.address.rsplit("/", 1)[1]
         if file.algorithm == "sha1":
             return fetch(file.address, target, sha1=file.hash)
         return fetch(file.address, target, sha256=file.hash)
@@ -73,7 +73,7 @@ def resolve_weights(weights: str) -> Path:
             f"model.weights={weights}: there is no such file, and no published network of this name; there "
             f"are: {', '.join(NETWORKS)}"
         )
-    return resolve(weights)
+    return resolve_source(weights)
 
 
 def check_local_file(key: str, weights: str | None) -> None:
@@ -94,7 +94,7 @@ def check_local_file(key: str, weights: str | None) -> None:
     ):
         return
     try:
-        resolve(weights)
+        resolve_source(weights)
     except ValueError as error:
         raise ValueError(f"{key}={weights}: {str(error).removeprefix(f'{weights}: ')}") from error
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.models.network import Segmenter
-from segkit.runtime.errors import first_line
+from segkit.runtime.text import first_line
 
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 Flops = Callable[[Callable[[], object]], int]  # runs a call and returns its operations

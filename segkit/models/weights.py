@@ -19,8 +19,8 @@ from segkit.models.checkpoint_formats import State
 from segkit.models.published import find_published, resolve_weights
 from segkit.models.stems import Rule, adapt_stem_weights, match_weight_bands
 from segkit.runtime import files, model_file
-from segkit.runtime.download import cache, fetch, resolve
-from segkit.runtime.errors import first_line
+from segkit.runtime.download import cache_folder, fetch, resolve_source
+from segkit.runtime.text import first_line
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
@@ -103,7 +103,7 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
     """
     if weights is None:
         return
-    path = imagenet_weights_path(published) if weights == "imagenet" else resolve(weights)
+    path = imagenet_weights_path(published) if weights == "imagenet" else resolve_source(weights)
     original = read_weights_file(path).state
     state = _convert_names(original, path)
     if any(name.startswith("backbone.") for name in state):
@@ -127,7 +127,7 @@ def imagenet_weights_path(published: str | None) -> Path:
         )
     name = published.rsplit("/", 1)[1]
     digits = name.rsplit("-", 1)[1].split(".")[0]
-    return fetch(published, cache() / "weights" / name, sha256=digits)
+    return fetch(published, cache_folder() / "weights" / name, sha256=digits)
 
 
 class LoadReport(NamedTuple):
@@ -231,7 +231,7 @@ def load_state(
     for name in own.keys() - state.keys():
         if name.endswith("num_batches_tracked"):  # older PyTorch did not count
             state[name] = own[name]
-    differences = files.differences(own, state)
+    differences = files.compare_states(own, state)
     if any(differences):
         hints = _find_hints(differences)
         if file := find_published(source):
@@ -258,7 +258,7 @@ def check_finite(state: Mapping[str, torch.Tensor], source: str | Path) -> None:
         raise ValueError(f"{source}: {', '.join(names[:3])}{more} contain NaN or infinity. Use another file")
 
 
-def _find_hints(differences: files.Differences) -> list[str]:
+def _find_hints(differences: files.StateDifferences) -> list[str]:
     """Return likely causes of keys that do not fit."""
     missing, unknown, other_shape, _ = differences
     hints = []

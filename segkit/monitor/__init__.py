@@ -1,1 +1,1 @@
-"""What a person sees of a training run: TensorBoard, one progress line, and a log file."""
+"""Monitoring of a training run: writers such as TensorBoard, the console and the log file."""

@@ -1,4 +1,4 @@
-"""One progress line on a terminal, plain lines elsewhere, and everything said in the run's log file."""
+"""Console output of a run: one progress line on a terminal, plain lines elsewhere; ``train.log`` has both."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from segkit.runtime.text import format_clock
+
 LOG = logging.getLogger("segkit")
 LINE_SECONDS = 20  # between plain progress lines
 
 
 class Console:
-    """Shows progress, and whatever is logged to ``segkit`` once on the screen and once in the file.
+    """Prints progress and the log of ``segkit``, and appends both to a file.
 
     Args:
-        file: of the log, appended to.
+        file: the log file.
         start: iterations done before.
         total: iterations in all.
     """
 
     def __init__(self, file: Path, *, start: int, total: int) -> None:
         self.start, self.total = start, total
-        self.began = time.perf_counter()
-        self.spoke = -float("inf")
+        self.start_time = time.perf_counter()
+        self.last_line_time = -float("inf")
         self.bar = tqdm(
             total=total,
             initial=start,
@@ -35,50 +37,48 @@ class Console:
         )
         self.file = logging.FileHandler(file, encoding="utf-8")
         self.file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        self.handlers = [self.file, _AboveTheBar()]
+        self.handlers = [self.file, _TqdmHandler()]
         self.before = LOG.level, LOG.propagate
         LOG.setLevel(logging.INFO)
-        LOG.propagate = False  # said once, whatever the root logger does
+        LOG.propagate = False  # no second line from the root logger
         for handler in self.handlers:
             LOG.addHandler(handler)
 
     def advance(self, iteration: int) -> None:
-        """Count an iteration."""
+        """Set the number of iterations done."""
         self.bar.update(iteration - self.bar.n)
 
     def progress(self, iteration: int, facts: str) -> None:
-        """Show the latest figures; without a bar, as a line now and then."""
+        """Show the latest values; without a bar, as a line every ``LINE_SECONDS``."""
         self.bar.set_postfix_str(facts, refresh=False)
         now = time.perf_counter()
-        if now - self.spoke < LINE_SECONDS and iteration != self.total:
+        if now - self.last_line_time < LINE_SECONDS and iteration != self.total:
             return
-        self.spoke = now
-        left = (now - self.began) / max(1, iteration - self.start) * (self.total - iteration)
-        line = f"{iteration}/{self.total} ({100 * iteration // self.total} %): {facts}, {clock(left)} left"
+        self.last_line_time = now
+        left = self.seconds_per_iteration(iteration) * (self.total - iteration)
+        share = f"{iteration}/{self.total} ({100 * iteration // self.total} %)"
+        line = f"{share}: {facts}, {format_clock(left)} left"
         if self.bar.disable:
             LOG.info(line)
         else:
             self.file.handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, line, (), None))
 
+    def seconds_per_iteration(self, iteration: int) -> float:
+        """Return the mean time of an iteration since the start of this process."""
+        return (time.perf_counter() - self.start_time) / max(1, iteration - self.start)
+
     def close(self) -> None:
-        """End the progress line and give the logger back as it was."""
+        """End the progress line and restore the logger."""
         self.bar.close()
-        LOG.setLevel(self.before[0])
-        LOG.propagate = self.before[1]
+        level, LOG.propagate = self.before
+        LOG.setLevel(level)
         for handler in self.handlers:
             LOG.removeHandler(handler)
             handler.close()
 
 
-class _AboveTheBar(logging.Handler):
-    """Writes to standard output without tearing a progress bar."""
+class _TqdmHandler(logging.Handler):
+    """Prints log lines above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stdout)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as ``1:02:03``, or ``2:03`` below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

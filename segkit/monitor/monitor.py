@@ -1,7 +1,7 @@
-"""What a person sees of a training run: TensorBoard, one progress line, and a log file.
+"""Record a training run with writers such as TensorBoard, and on the console.
 
-Iterations are counted as steps done, so a checkpoint taken at N and a point drawn at N belong together and a
-resumed run draws what an unbroken one would: logged values are those of one step, never of a window.
+Iterations are counted as steps done, so a checkpoint and a point with the same number belong together, and a
+resumed run records what an uninterrupted one would: values are those of one step, not means over several.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from torch import Tensor
 
 from segkit.config import registry
 from segkit.config.dotted import flat
-from segkit.monitor.banners import duration
 from segkit.monitor.console import LOG, Console
-from segkit.monitor.profiling import profile_steps
-from segkit.monitor.versions import environment, environment_text
+from segkit.monitor.versions import format_environment
 from segkit.runtime import distributed
+from segkit.runtime.text import format_duration
 from segkit.types import Batch, Sample, Writer
 from segkit.visualize import overlays
 from segkit.visualize.tables import (
@@ -43,10 +42,10 @@ try:
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["Monitor", "environment", "environment_text", "format_class_table", "profile_steps"]
-
-MANY = 30  # classes above which only the worst and best ten are drawn and printed
-FORECAST = 50  # iterations after which the time of the whole run is told
+MANY_CLASSES = 30  # above, only the worst and best ten are recorded as curves and printed
+FORECAST_ITERATION = 50  # after which the time of the run is printed
+BATCH_IMAGES = 8  # of a batch that are drawn
+CONFUSED_PAIRS = 15  # in the table of confusions
 Scalar = Tensor | float
 
 
@@ -54,18 +53,18 @@ class Monitor:
     """Records one run; does nothing on processes other than the main one.
 
     Args:
-        folder: the run's; receives the events and ``train.log``.
+        folder: of the run; receives ``train.log`` and the files of the writers.
         start: iterations done before, by the run that is resumed.
         validation_pending: whether the validation of that iteration is still to come.
-        total: iterations of the whole run.
-        iterations_per_epoch: to show epochs.
+        total: iterations of the run.
+        iterations_per_epoch: to convert iterations to epochs.
         names: of the classes.
         colors: of the classes, (K, 3) uint8.
         every: iterations between two points of the training curves.
-        writers: where to, beside the screen: settings of components of ``monitor.writers``, by name.
+        writers: settings of the components of ``monitor.writers``, by name.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword for each thing that a run knows
+    def __init__(  # noqa: PLR0913 - one keyword for each fact about the run
         self,
         folder: Path,
         *,
@@ -82,16 +81,16 @@ class Monitor:
         self.start, self.total, self.every = start, total, every
         self.iterations_per_epoch = iterations_per_epoch
         self.names, self.colors = list(names), colors
-        self.smooth: float | None = None  # of the loss, for the console alone
+        self.smooth_loss: float | None = None  # for the console
         self.last_miou: float | None = None
-        self.images, self.waited, self.steps, self.clock = 0, 0.0, 0, time.perf_counter()
-        self.writers: dict[str, Writer] = {}  # none on other processes, and none once closed
+        self.writers: dict[str, Writer] = {}  # empty on other processes, and once closed
+        self._restart_clock()
         if self.active:
             folder.mkdir(parents=True, exist_ok=True)
             self.console = Console(folder / "train.log", start=start, total=total)
-            late = {"folder": folder, "start": start, "validation_pending": validation_pending}
-            self.writers = registry.build_enabled("monitor.writers", writers, **late)
-            self.text("environment", environment_text())
+            arguments = {"folder": folder, "start": start, "validation_pending": validation_pending}
+            self.writers = registry.build_enabled("monitor.writers", writers, **arguments)
+            self.log_text("environment", format_environment(), start)
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +98,7 @@ class Monitor:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def step(
+    def log_step(
         self,
         iteration: int,
         losses: Mapping[str, Scalar],
@@ -110,45 +109,42 @@ class Monitor:
         gradient_norm: Scalar | None = None,
         ema_distance: Callable[[], Scalar | None] = lambda: None,
     ) -> None:
-        """Record a training step; tensors are read, and the device waited for, only where a point is drawn.
+        """Record a training step; tensors are read, which waits for the device, only every tenth iteration.
 
         Args:
-            iteration: steps done, this one included.
-            losses: parts by name; their sum is the loss.
+            iteration: steps done, including this one.
+            losses: by name; their sum is the loss.
             learning_rates: by parameter group; the first is the run's.
             images: of this step, over all processes.
             data_seconds: waited for the batch.
             gradient_norm: before clipping.
-            ema_distance: asked, where a point is drawn, how far averaged weights are from the trained ones.
+            ema_distance: returns the distance of the averaged weights; called when a point is recorded.
         """
         if not self.active:
             return
         self.images, self.steps = self.images + images, self.steps + 1
-        self.waited += data_seconds
+        self.data_seconds += data_seconds
         self.console.advance(iteration)
-        if iteration == self.start + FORECAST and self.total > self.start + 4 * FORECAST:
-            left = (time.perf_counter() - self.console.began) / FORECAST * (self.total - iteration)
-            self.log_message(
-                f"at the speed of the first {FORECAST} iterations: {duration(left)} to go, and validations"
-            )
-        if iteration % self.every and iteration not in (self.start + 1, self.total):
+        self._log_forecast(iteration)
+        is_point = iteration % self.every == 0 or iteration == self.total
+        if not is_point and iteration != self.start + 1:
             return
-        measured = {"norm_gradient": gradient_norm, "norm_ema_distance": ema_distance()}
-        read = _numbers({**losses, **{k: v for k, v in measured.items() if v is not None}})
-        loss = math.fsum(read[name] for name in losses)
-        if iteration % self.every == 0 or iteration == self.total:
-            parts = {f"train/loss_{name}": read[name] for name in losses}
-            rates = list(learning_rates.items())
-            groups = {f"train/lr_{name}": rate for name, rate in rates} if len(rates) > 1 else {}
-            others = {f"train/{name}": read[name] for name in measured if name in read}
-            epoch = iteration / self.iterations_per_epoch
-            curves = {"train/loss": loss, **parts, "train/lr": rates[0][1], **groups, **others}
-            for writer in self.writers.values():
-                writer.scalars(iteration, {**curves, "train/passed_epochs": epoch, **self._speed()})
-        self._show(iteration, loss, next(iter(learning_rates.values())))
-        self._rest()
+        norms = {"norm_gradient": gradient_norm, "norm_ema_distance": ema_distance()}
+        norms = {name: norm for name, norm in norms.items() if norm is not None}
+        values = _read_numbers({**losses, **norms})
+        loss, rate = math.fsum(values[name] for name in losses), next(iter(learning_rates.values()))
+        if is_point:
+            curves = {"train/loss": loss, **{f"train/loss_{name}": values[name] for name in losses}}
+            curves["train/lr"] = rate
+            if len(learning_rates) > 1:
+                curves |= {f"train/lr_{name}": value for name, value in learning_rates.items()}
+            curves |= {f"train/{name}": values[name] for name in norms}
+            curves["train/passed_epochs"] = iteration / self.iterations_per_epoch
+            self._add_scalars(iteration, curves | self._measure_speed())
+        self._show_progress(iteration, loss, rate)
+        self._restart_clock()
 
-    def scores(
+    def log_scores(
         self,
         iteration: int,
         scores: Mapping[str, float],
@@ -157,141 +153,149 @@ class Monitor:
         losses: Mapping[str, float] | None = None,
         counts: np.ndarray | None = None,
     ) -> None:
-        """Record a validation: curves, classes, the loss's parts, and with ``counts`` (K, K) confusions."""
+        """Record a validation: scores, classes, parts of the loss, and the confusion matrix (K, K)."""
         if not self.active:
             return
         iou = [float(value) for value in class_iou]
-        shown = (
-            worst_and_best_classes(iou, 10)
-            if len(iou) > MANY
-            else [k for k in range(len(iou)) if iou[k] == iou[k]]
-        )
+        shown = [k for k in range(len(iou)) if not math.isnan(iou[k])]
+        if len(iou) > MANY_CLASSES:
+            shown = worst_and_best_classes(iou, 10)
         curves = {f"val/{name}": float(value) for name, value in scores.items()}
         if losses:
-            parts = {f"val/loss_{name}": value for name, value in losses.items()}
-            curves |= {"val/loss": math.fsum(losses.values()), **parts}
-        for writer in self.writers.values():
-            writer.scalars(iteration, curves | {f"val_iou/{self.names[k]}": iou[k] for k in shown})
+            curves["val/loss"] = math.fsum(losses.values())
+            curves |= {f"val/loss_{name}": value for name, value in losses.items()}
+        self._add_scalars(iteration, curves | {f"val_iou/{self.names[k]}": iou[k] for k in shown})
         columns = {"IoU": iou}
         if counts is not None:
             counts = np.asarray(counts)
             columns = {name: column.tolist() for name, column in class_scores(counts).items()} | columns
-            self.image("val/confusion", iteration, overlays.draw_confusion_matrix(counts, self.names))
-            self.text("val/confusions", self._confusions(counts), iteration)
+            self.log_image("val/confusion", iteration, overlays.draw_confusion_matrix(counts, self.names))
+            self.log_text("val/confusions", self._format_confusions(counts), iteration)
         rows = [[self.names[k], *(format_percent(c[k]) for c in columns.values())] for k in range(len(iou))]
-        self.text("val/classes", format_markdown_table(["class", *columns], rows), iteration)
+        self.log_text("val/classes", format_markdown_table(["class", *columns], rows), iteration)
         self.last_miou = scores.get("mIoU")
-        facts = "  ".join(f"{name} {format_percent(value)}" for name, value in scores.items())
-        self.log_message(
-            f"validation at {iteration} (epoch {iteration / self.iterations_per_epoch:.2f}), in %: {facts}"
-        )
-        some = {name: [column[k] for k in shown] for name, column in columns.items()}
-        self.log_message(format_class_table([self.names[k] for k in shown], some))
+        values = "  ".join(f"{name} {format_percent(value)}" for name, value in scores.items())
+        epoch = iteration / self.iterations_per_epoch
+        self.log_message(f"validation at {iteration} (epoch {epoch:.2f}), in %: {values}")
+        shown_columns = {name: [column[k] for k in shown] for name, column in columns.items()}
+        self.log_message(format_class_table([self.names[k] for k in shown], shown_columns))
         self.flush()
-        self._rest()
+        self._restart_clock()
 
-    def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
+    def log_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """Record an image (H, W, 3) uint8."""
         for writer in self.writers.values():
-            writer.image(tag, iteration, image)
-        self._rest()
+            writer.add_image(tag, iteration, image)
+        self._restart_clock()
 
-    def samples(self, iteration: int, samples: Sequence[Sample], predictions: Sequence[np.ndarray]) -> None:
-        """Record validation samples, the same each time: image, truth, prediction, error and legend.
-
-        The sheet is also written to ``samples.png``.
-        """
+    def log_samples(
+        self, iteration: int, samples: Sequence[Sample], predictions: Sequence[np.ndarray]
+    ) -> None:
+        """Record validation samples with label, prediction and errors, also as ``samples.png``."""
         if self.active and samples:
             sheet = overlays.draw_sheet(samples, self.names, self.colors, predictions=predictions)
-            self.image("val/samples", iteration, sheet)
+            self.log_image("val/samples", iteration, sheet)
             overlays.save_image(self.folder / "samples.png", sheet)
 
-    def batch(self, iteration: int, batch: Batch, *, most: int = 8) -> None:
-        """Record what the network really sees: augmented images and labels."""
+    def log_batch(self, iteration: int, batch: Batch) -> None:
+        """Record the first augmented images and labels of a batch."""
         if self.active:
-            images = batch.image[:most].permute(0, 2, 3, 1).cpu().numpy()
-            triples = zip(images, batch.label[:most].cpu().numpy(), batch.names, strict=False)
-            seen = [
+            images = batch.image[:BATCH_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
+            labels = batch.label[:BATCH_IMAGES].cpu().numpy()
+            samples = [
                 Sample(np.ascontiguousarray(image), label, name, batch.bands)
-                for image, label, name in triples
+                for image, label, name in zip(images, labels, batch.names, strict=False)
             ]
-            self.image("train/samples", iteration, overlays.draw_sheet(seen, self.names, self.colors))
+            self.log_image("train/samples", iteration, overlays.draw_sheet(samples, self.names, self.colors))
 
-    def text(self, tag: str, markdown: str, iteration: int | None = None) -> None:
+    def log_text(self, tag: str, markdown: str, iteration: int) -> None:
         """Record a text in Markdown."""
         for writer in self.writers.values():
-            writer.text(tag, self.start if iteration is None else iteration, markdown)
+            writer.add_text(tag, iteration, markdown)
 
-    def describe(self, settings: Mapping[str, Any], *, network: str) -> None:
-        """Record what is trained: the settings, as text and in the table of runs, and the network."""
-        self.text("settings", format_code_block(json.dumps(settings, indent=2, ensure_ascii=False)))
-        self.text("network", format_code_block(network))
-        self.hparams(flat(settings) | {"schedule.length": self.total})
-        self._rest()
+    def log_settings(self, settings: Mapping[str, Any], *, network: str) -> None:
+        """Record the settings, as text and as hyperparameters, and a description of the network."""
+        self.log_text(
+            "settings", format_code_block(json.dumps(settings, indent=2, ensure_ascii=False)), self.start
+        )
+        self.log_text("network", format_code_block(network), self.start)
+        self.log_hparams(flat(settings) | {"schedule.length": self.total})
+        self._restart_clock()
 
-    def hparams(self, settings: Mapping[str, Any], scores: Sequence[str] = ("mIoU", "pixAcc")) -> None:
-        """Record flat settings for the table of runs, beside the last value of some validation scores."""
+    def log_hparams(self, settings: Mapping[str, Any]) -> None:
+        """Record flat settings for the table of runs, beside the last mIoU and pixAcc."""
         for writer in self.writers.values():
-            writer.hparams(settings, [f"val/{name}" for name in scores])
+            writer.add_hparams(settings, ["val/mIoU", "val/pixAcc"])
 
     def log_message(self, line: str) -> None:
-        """One message, above the progress line and in the log file."""
+        """Print a message and append it to the log file."""
         if self.active:
             LOG.info(line)
 
     def flush(self) -> None:
-        """Bring all events to the disk; called before a checkpoint, so a resumed run leaves no gap."""
+        """Write all events to disk; called before a checkpoint, so that a resumed run has no gap."""
         for writer in self.writers.values():
             writer.flush()
 
     def close(self) -> None:
-        """Write what is left and end the progress line."""
+        """Close the writers and the console."""
         if self.active:
             for writer in self.writers.values():
                 writer.close()
             self.active, self.writers = False, {}
             self.console.close()
 
-    def _speed(self) -> dict[str, float]:
-        """What depends on the machine and the hour, since the last point."""
+    def _add_scalars(self, iteration: int, curves: Mapping[str, float]) -> None:
+        for writer in self.writers.values():
+            writer.add_scalars(iteration, curves)
+
+    def _log_forecast(self, iteration: int) -> None:
+        """Print the time of the whole run once, after ``FORECAST_ITERATION`` iterations."""
+        done, remaining = iteration - self.start, self.total - iteration
+        if done == FORECAST_ITERATION and remaining > 3 * FORECAST_ITERATION:
+            left = format_duration(self.console.seconds_per_iteration(iteration) * remaining)
+            self.log_message(f"at the speed of the first {done} iterations: {left} left, without validations")
+
+    def _measure_speed(self) -> dict[str, float]:
+        """Return speed and memory since the last point."""
         seconds = time.perf_counter() - self.clock
-        unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
         speeds = {
             "wall/images_per_second": self.images / seconds,
             "wall/step_seconds": seconds / self.steps,
-            "wall/data_share": self.waited / seconds,
+            "wall/data_share": self.data_seconds / seconds,
         }
         if resource is not None:
+            unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
             speeds["wall/host_GiB_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         if torch.cuda.is_available():
             speeds["wall/device_GiB_peak"] = torch.cuda.max_memory_allocated() / 2**30
         return speeds
 
-    def _show(self, iteration: int, loss: float, rate: float) -> None:
-        self.smooth = loss if self.smooth is None else 0.8 * self.smooth + 0.2 * loss
+    def _show_progress(self, iteration: int, loss: float, rate: float) -> None:
+        self.smooth_loss = loss if self.smooth_loss is None else 0.8 * self.smooth_loss + 0.2 * loss
         speed = self.images / (time.perf_counter() - self.clock)
-        facts = f"loss {self.smooth:.4f}, lr {rate:.1e}, {speed:.1f} images/s"
+        facts = f"loss {self.smooth_loss:.4f}, lr {rate:.1e}, {speed:.1f} images/s"
         if self.last_miou is not None:
             facts += f", mIoU {format_percent(self.last_miou)}"
         self.console.progress(iteration, facts)
 
-    def _rest(self) -> None:
-        """Start measuring speed anew, so that validating and drawing do not count as training."""
-        self.images, self.waited, self.steps, self.clock = 0, 0.0, 0, time.perf_counter()
+    def _restart_clock(self) -> None:
+        """Restart the measurement of speed, so that validating and drawing do not count as training."""
+        self.images, self.data_seconds, self.steps, self.clock = 0, 0.0, 0, time.perf_counter()
 
-    def _confusions(self, counts: np.ndarray) -> str:
+    def _format_confusions(self, counts: np.ndarray) -> str:
         rows = [
-            [self.names[t], self.names[p], pixels, format_percent(share)]
-            for t, p, pixels, share in most_confused_pairs(counts, 15)
+            [self.names[label], self.names[prediction], pixels, format_percent(share)]
+            for label, prediction, pixels, share in most_confused_pairs(counts, CONFUSED_PAIRS)
         ]
-        return format_markdown_table(["truth", "taken for", "pixels", "% of the truth"], rows)
+        return format_markdown_table(["label", "prediction", "pixels", "% of the label"], rows)
 
 
-def _numbers(values: Mapping[str, Scalar]) -> dict[str, float]:
-    """Read tensors from the device in one go."""
+def _read_numbers(values: Mapping[str, Scalar]) -> dict[str, float]:
+    """Return tensors and numbers as floats; all tensors are read from the device at once."""
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    scalars = [tensor.detach().float().flatten()[0] for tensor in tensors.values()]
-    read = torch.stack(scalars).tolist() if scalars else []
-    return {name: float(value) for name, value in values.items() if name not in tensors} | dict(
-        zip(tensors, read, strict=True)
-    )
+    numbers = {name: float(value) for name, value in values.items() if name not in tensors}
+    if tensors:
+        scalars = torch.stack([tensor.detach().float().flatten()[0] for tensor in tensors.values()])
+        numbers |= dict(zip(tensors, scalars.tolist(), strict=True))
+    return numbers

@@ -1,1 +1,1 @@
-"""The machine below: processes, devices, signals, locks, files, downloads."""
+"""Processes, devices, signals, run folders, files and downloads."""

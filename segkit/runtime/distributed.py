@@ -1,39 +1,41 @@
-"""Processes, devices and the few sums between them; everything is a no-op when alone.
+"""Processes, devices and the exchange between processes; without ``torchrun`` there is one of each.
 
-``torchrun`` starts and restarts the processes; nothing else in segkit asks whether there are several.
+No other module asks whether there are several processes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)  # of the process group
 
 
 def rank() -> int:
-    """Number of this process, 0 when alone."""
-    return dist.get_rank() if _several() else 0
+    """Return the number of this process, 0 in a single process."""
+    return dist.get_rank() if _is_distributed() else 0
 
 
 def world_size() -> int:
-    """How many processes there are, 1 when alone."""
-    return dist.get_world_size() if _several() else 1
+    """Return the number of processes."""
+    return dist.get_world_size() if _is_distributed() else 1
 
 
 def is_main() -> bool:
-    """Whether this process speaks and writes for all."""
+    """Return whether this process logs and writes files."""
     return rank() == 0
 
 
-def _several() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
@@ -42,69 +44,68 @@ def init_process_group(choice: str = "auto") -> Iterator[torch.device]:
     """Join the process group that ``torchrun`` prepared, if any, and yield this process's device.
 
     Raises:
-        ValueError: the device that is asked for is not here.
+        ValueError: the chosen device does not exist.
     """
     device = pick_device(choice)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        _join(backend)
+        _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     finally:
-        if _several():
+        if _is_distributed():
             dist.destroy_process_group()
 
 
 def _join(backend: str) -> None:
-    """Join as torchrun's environment says.
+    """Join the process group described by torchrun's environment variables.
 
-    Its store may outlive a restart and then still holds the addresses of the dead; so every start has its own
-    part of it. Only on one machine do all agree on the number of restarts (docs/clusters.md has the rest).
+    Torchrun's store may outlive a restart and then still contains the addresses of the ended processes, so
+    each start uses its own prefix. Only on one machine do all processes know the number of restarts
+    (docs/clusters.md describes several machines).
     """
-    patience = timedelta(minutes=30)
-    store, mine, size = next(dist.rendezvous("env://", timeout=patience))  # pyright: ignore[reportPrivateImportUsage]
+    store, number, size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # pyright: ignore[reportPrivateImportUsage]
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"start_{attempt}", store)  # pyright: ignore[reportPrivateImportUsage]
-    dist.init_process_group(backend, store=store, rank=mine, world_size=size, timeout=patience)
+    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=TIMEOUT)
 
 
 def pick_device(choice: str = "auto") -> torch.device:
-    """The device of this process.
+    """Return the device of this process.
 
     Args:
-        choice: ``cpu``; ``cuda`` for this process's own GPU; ``cuda:N`` for a certain one; ``mps``; or
-            ``auto`` for its own CUDA GPU, else an Apple GPU, else the CPU.
+        choice: ``cpu``; ``cuda`` for the GPU of this process's local rank; ``cuda:N``; ``mps``; or ``auto``:
+            ``cuda`` if there is one, else ``mps``, else ``cpu``.
 
     Raises:
-        ValueError: that device is not here.
+        ValueError: the chosen device does not exist.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    apple = torch.backends.mps.is_available()
-    if choice == "cpu" or (choice == "auto" and not count and not apple):
+    has_mps = torch.backends.mps.is_available()
+    if choice == "auto":
+        choice = "cuda" if count else "mps" if has_mps else "cpu"
+    if choice == "cpu":
         return torch.device("cpu")
-    if choice == "mps" or (choice == "auto" and not count):
-        if not apple:
-            raise ValueError("device=mps, but torch sees no Apple GPU here; use device=cpu or device=auto")
+    if choice == "mps":
+        if not has_mps:
+            raise ValueError("device=mps: torch finds no Apple GPU. Use device=cpu or device=auto.")
         return torch.device("mps")
-    own = int(os.environ.get("LOCAL_RANK", "0")) % max(1, count)
-    index = int(choice.removeprefix("cuda:")) if choice.startswith("cuda:") else own
     if not count:
-        raise ValueError(
-            f"device={choice}, but torch sees no CUDA device here; use device=cpu or device=auto"
-        )
+        raise ValueError(f"device={choice}: torch finds no CUDA device. Use device=cpu or device=auto.")
+    own = int(os.environ.get("LOCAL_RANK", "0")) % count
+    index = int(choice.removeprefix("cuda:")) if choice.startswith("cuda:") else own
     if index >= count:
-        raise ValueError(f"device={choice}, but the GPUs here are cuda:0 to cuda:{count - 1}")
+        raise ValueError(f"device={choice}: the GPUs of this machine are cuda:0 to cuda:{count - 1}.")
     if index != own and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        raise ValueError(f"device={choice} is one GPU for several processes; use device=cuda, one for each")
+        raise ValueError(f"device={choice}: one GPU for several processes. Use device=cuda, one for each.")
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum over all processes, in the tensor's own type; the tensor itself is left alone."""
-    if not _several():
+    """Return the sum over all processes in the tensor's type; the tensor itself is not changed."""
+    if not _is_distributed():
         return tensor
     total = tensor.clone()
     dist.all_reduce(total)
@@ -112,35 +113,35 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over all processes of some scalars, in one exchange."""
-    if not _several():
+    """Return the means of named scalars over all processes, in one exchange."""
+    if not _is_distributed():
         return dict(values)
     means = all_reduce_sum(torch.stack(list(values.values()))) / world_size()
     return dict(zip(values, means.unbind(), strict=True))
 
 
 def all_reduce_max(number: int) -> int:
-    """The largest of the processes' numbers; no device waits for it."""
-    if not _several():
+    """Return the largest of the processes' numbers, without waiting for a device."""
+    if not _is_distributed():
         return number
-    box = torch.tensor(number)
-    dist.all_reduce(box, dist.ReduceOp.MAX)
-    return int(box)
+    largest = torch.tensor(number)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def decide_on_main(decide: Callable[[], T]) -> T:
-    """What the main process finds, on every process (plain Python objects).
+    """Call a function on the main process and return its result on every process (plain Python objects).
 
     Raises:
-        ValueError: the main process met it; so does everyone, and nobody waits for the others.
+        ValueError: the main process raised it; every process raises the same, so none waits for the others.
         OSError: likewise.
     """
     value, error = None, None
     if is_main():
         try:
             value = decide()
-        except (ValueError, OSError) as met:
-            error = met
+        except (ValueError, OSError) as raised:
+            error = raised
     value, error = broadcast((value, error))
     if error is not None:
         raise error
@@ -148,17 +149,17 @@ def decide_on_main(decide: Callable[[], T]) -> T:
 
 
 def broadcast(value: Any) -> Any:
-    """What the main process holds, on every process (plain Python objects)."""
-    if not _several():
+    """Return the main process's value on every process (plain Python objects)."""
+    if not _is_distributed():
         return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process holds, in order of rank, on every process (plain Python objects)."""
-    if not _several():
+    """Return the values of all processes in order of rank, on every process (plain Python objects)."""
+    if not _is_distributed():
         return [value]
     values = [None] * world_size()
     dist.all_gather_object(values, value)
@@ -166,6 +167,74 @@ def gather(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
-    if _several():
+    """Wait until every process has called this."""
+    if _is_distributed():
         dist.barrier()
+
+
+def wrap_data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap a model in DistributedDataParallel; return it unchanged in a single process.
+
+    PyTorch synchronizes batch normalization on GPUs only. On a CPU every process normalizes its own images,
+    and ``average_statistics`` keeps the running statistics equal.
+
+    Raises:
+        ValueError: a normalization cannot be synchronized.
+    """
+    if world_size() == 1:
+        return model
+    if device.type != "cuda":
+        return nn.parallel.DistributedDataParallel(model)
+    return nn.parallel.DistributedDataParallel(convert_sync_batchnorm(model), device_ids=[device.index])
+
+
+def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
+    """Replace every batch normalization by one over the images of all processes (CUDA).
+
+    Raises:
+        ValueError: a batch normalization overrides ``forward``, which the conversion would drop.
+    """
+    known, convert = [nn.BatchNorm2d.forward], nn.SyncBatchNorm.convert_sync_batchnorm
+    if timm := sys.modules.get("timm.layers"):  # torch's conversion drops the activation in timm's norms
+        known.append(timm.BatchNormAct2d.forward)
+        convert = timm.convert_sync_batchnorm
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d) and type(norm).forward not in known:
+            raise ValueError(
+                f"several processes: {type(norm).__name__} overrides the forward pass of batch normalization,"
+                " so its statistics cannot be synchronized. Train it in one process."
+            )
+    return convert(model)
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module) -> None:
+    """Average the running statistics of batch normalization over the processes."""
+    if world_size() == 1:
+        return
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
+    if buffers:
+        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        means = all_reduce_sum(flat) / world_size()
+        for buffer, mean in zip(buffers, means.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(mean)
+
+
+def no_sync_until_last(runner: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
+    """Return a context that postpones the exchange of gradients to the last micro-batch of a step."""
+    if is_last or not hasattr(runner, "no_sync"):
+        return contextlib.nullcontext()
+    return runner.no_sync()  # pyright: ignore[reportCallIssue]
+
+
+@contextlib.contextmanager
+def single_process_forward(training: Any) -> Iterator[None]:
+    """Let ``training.runner`` be the model of this process alone, with plain batch normalization."""
+    runner, forward = training.runner, nn.SyncBatchNorm.forward
+    training.runner = training.model
+    nn.SyncBatchNorm.forward = nn.BatchNorm2d.forward  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        training.runner, nn.SyncBatchNorm.forward = runner, forward

@@ -1,6 +1,6 @@
-"""Fetch a file once: verified, and under its final name only when it is complete.
+"""Download a file once: verified, and under its final name only when it is complete.
 
-``torch.hub.download_url_to_file`` would keep a truncated file, has no time limit and knows SHA-256 alone.
+``torch.hub.download_url_to_file`` would keep a truncated file, has no timeout and knows SHA-256 alone.
 """
 
 from __future__ import annotations
@@ -25,27 +25,29 @@ TIMEOUT = 30  # seconds without a byte
 Digest = tuple[str, str]  # an algorithm, and the first digits of the hexadecimal digest or all of them
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """Return the folder of downloads: ``$SEGKIT_CACHE``, or ``~/.cache/segkit``."""
     return Path(expand_home(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit"))
 
 
 def fetch(url: str, target: Path, *, sha256: str | None = None, sha1: str | None = None) -> Path:
-    """Download an address to ``target`` unless that file exists; several processes download once.
+    """Download a URL to ``target`` unless that file exists; several processes download once.
 
     Args:
         url: ``http://`` or ``https://``.
-        target: the file to write; its folder is made.
+        target: the file to write; its folder is created.
         sha256: the digest, or its first digits.
         sha1: likewise.
 
     Raises:
         OSError: the download failed, or the folder cannot be written.
-        ValueError: the file does not have this digest.
+        ValueError: the file has another digest.
     """
     expected = None
-    if sha256 or sha1:
-        expected = ("sha256", sha256.lower()) if sha256 else ("sha1", str(sha1).lower())
+    if sha256:
+        expected = "sha256", sha256.lower()
+    elif sha1:
+        expected = "sha1", sha1.lower()
     if not target.exists():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,37 +55,38 @@ def fetch(url: str, target: Path, *, sha256: str | None = None, sha1: str | None
                 if not target.exists():
                     _download(url, target, expected)
         except (OSError, HTTPException) as error:  # urllib's errors are OSErrors
-            raise OSError(_advice(url, target, expected, error)) from error
+            raise OSError(_describe_failure(url, target, expected, error)) from error
     _verify(target, expected, f"{target}: delete the file and try again; it")
     return target
 
 
-def resolve(source: str) -> Path:
-    """Return the local file of a path, ``file://`` or ``http(s)://`` address, downloaded into the cache.
+def resolve_source(source: str) -> Path:
+    """Return the local file of a path or a ``file://`` or ``http(s)://`` address, which is downloaded once.
 
     Raises:
         ValueError: there is no such file, or the scheme is another.
         OSError: the download failed.
     """
     address = urlparse(source)
+    path = unquote(address.path)
     if address.scheme in ("http", "https"):
         folder = hashlib.sha256(source.encode()).hexdigest()[:12]  # two addresses may end in one name
-        return fetch(source, cache() / "downloads" / folder / (Path(unquote(address.path)).name or "file"))
+        return fetch(source, cache_folder() / "downloads" / folder / (Path(path).name or "file"))
     if "://" in source and address.scheme != "file":
         raise ValueError(f"{source}: give a path or an address that starts with file://, http:// or https://")
-    path = Path(unquote(address.path) if address.scheme == "file" else source).expanduser()
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    return path
+    file = Path(path if address.scheme == "file" else source).expanduser()
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no such file")
+    return file
 
 
 def _download(url: str, target: Path, expected: Digest | None) -> None:
     for interrupted in target.parent.glob(f"{glob.escape(target.name)}.*.part"):
         interrupted.unlink()
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, files.atomic_write(target) as file:
-        length = answer.headers.get("Content-Length")
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response, files.atomic_write(target) as file:
+        length = response.headers.get("Content-Length")
         total = int(length) if length else None
-        with tqdm.wrapattr(answer, "read", total=total, desc=target.name, disable=None) as body:
+        with tqdm.wrapattr(response, "read", total=total, desc=target.name, disable=None) as body:
             shutil.copyfileobj(body, file)
         if total is not None and file.tell() != total:
             raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
@@ -92,28 +95,26 @@ def _download(url: str, target: Path, expected: Digest | None) -> None:
 
 
 def _verify(path: Path, expected: Digest | None, message: str) -> None:
-    """Raise ValueError, which begins with the message, if a file has another digest."""
+    """Raise ValueError, which starts with the message, if a file has another digest."""
     if expected is None:
         return
     algorithm, digits = expected
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()[: len(digits)]
-    if found != digits:
-        raise ValueError(f"{message} has the {algorithm} {found} and not {digits}")
+        actual = hashlib.file_digest(file, algorithm).hexdigest()[: len(digits)]
+    if actual != digits:
+        raise ValueError(f"{message} has the {algorithm} {actual} and not {digits}")
 
 
-def _advice(url: str, target: Path, expected: Digest | None, error: Exception) -> str:
+def _describe_failure(url: str, target: Path, expected: Digest | None, error: Exception) -> str:
     reason, fix = str(error) or type(error).__name__, "try again"
     if isinstance(error, urllib.error.HTTPError):
         reason = f"the server answers {error.code} {error.reason}"
     elif isinstance(error, urllib.error.URLError):
         reason = str(error.reason)
-    elif isinstance(error, OSError) and error.filename:  # of the cache, not of the network
+    elif isinstance(error, OSError) and error.filename:  # of the folder, not of the network
         reason = f"{target.parent} cannot be written ({error.strerror})"
-        fix = (
-            "set SEGKIT_CACHE to another folder"
-            if target.is_relative_to(cache())
-            else "choose another folder"
-        )
-    known = f" ({' '.join(expected)})" if expected else ""
-    return f"cannot download {url}: {reason}; {fix}, or fetch the file{known} and put it at {target}"
+        fix = "choose another folder"
+        if target.is_relative_to(cache_folder()):
+            fix = "set SEGKIT_CACHE to another folder"
+    digest = f" ({' '.join(expected)})" if expected else ""
+    return f"cannot download {url}: {reason}; {fix}, or fetch the file{digest} and put it at {target}"

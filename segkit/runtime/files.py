@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; text of bounded length; tensors read without running code."""
+"""Atomic writes, text of bounded length, and tensors read without running code."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from segkit.runtime.errors import first_line
+from segkit.runtime.text import first_line
 
 SAVE_WEIGHTS = "If you trust it, load it where it came from and save model.state_dict() alone"
 SMALL_ENTRY = 1 << 20  # bytes
-INFLATION = 20  # an honest file of weights shrinks by a tenth when it is zipped
+MAX_INFLATION = 20  # compression shrinks an honest file of weights by a tenth
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, that takes its name once it is complete and on the disk.
+    """Open a file for writing that gets its name once it is complete and on disk.
 
-    On an error nothing is left, and a file that had the name before is as it was.
+    After an error nothing is left, and an existing file of that name is unchanged.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -44,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def make_output_folder(folder: Path) -> None:
-    """Make a folder for ``output=``, before the work whose result goes there.
+    """Create a folder for ``output=``; called before the work whose result goes there.
 
     Raises:
         OSError: it cannot be written.
@@ -60,26 +60,24 @@ def make_output_folder(folder: Path) -> None:
 
 
 def read_text(path: Path, *, most: int = 1 << 26) -> str:
-    """Return the text of a file that a setting names; devices and pipes, which may never end, are refused.
-
-    The encoding is UTF-8, UTF-16 (Windows' "Unicode") or, where the bytes are neither, Windows-1252.
+    """Return the text of a regular file in UTF-8, UTF-16 or, where the bytes are neither, Windows-1252.
 
     Args:
         path: of the file.
         most: bytes that it may have.
 
     Raises:
-        ValueError: it is no regular file, too long, or not text.
+        ValueError: it is not a regular file (devices and pipes may never end), too long, or not text.
         OSError: it cannot be read.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} is a folder, a device or a pipe; give a file")
     if status.st_size > most:
-        raise ValueError(f"{path} has {status.st_size:,} bytes, which is no such file ({most:,} at most)")
+        raise ValueError(f"{path} has {status.st_size:,} bytes, and at most {most:,} are read")
     data = path.read_bytes()
     try:
-        text = data.decode(_encoding_of(data))
+        text = data.decode(_detect_encoding(data))
     except UnicodeDecodeError:
         text = data.decode("cp1252", "replace")
     if "\0" in text:
@@ -87,32 +85,33 @@ def read_text(path: Path, *, most: int = 1 << 26) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _encoding_of(data: bytes) -> str:
+def _detect_encoding(data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    low, high = data[:4096:2].count(0), data[1:4096:2].count(0)  # zeros of Latin letters, where no BOM tells
-    if max(low, high) > len(data[:4096]) // 4:
+    start = data[:4096]
+    low, high = start[::2].count(0), start[1::2].count(0)  # zero bytes of Latin letters in UTF-16
+    if max(low, high) > len(start) // 4:
         return "utf-16-le" if high > low else "utf-16-be"
     return "utf-8-sig"
 
 
 def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: bool = False) -> Any:
-    """Return what ``torch.save`` wrote, if it is tensors and plain values, on the CPU.
+    """Return the tensors and plain values in a file of ``torch.save``, on the CPU.
 
     PyTorch ignores the checksums of its zip files; they are checked first.
 
     Args:
         path: of the file, named in errors.
         source: where to read from, if not the file itself.
-        mapped: leave the values of tensors on the disk until they are used, unchecked.
+        mapped: leave the values of tensors on disk until they are used, unchecked.
 
     Raises:
-        ValueError: the file is damaged, or asks to run code (which is not done).
+        ValueError: the file is damaged or contains code, which is not run.
     """
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickle protocols that are refused in the next moment
+        warnings.simplefilter("ignore")  # about pickle protocols, which are then refused
         try:
             check_zip(source or path, most=SMALL_ENTRY if mapped else None)
             return torch.load(source or path, map_location="cpu", weights_only=True, mmap=mapped or None)
@@ -121,7 +120,7 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: 
                 f"{path}: refused, because it is damaged or asks to run code: only tensors and plain values"
                 f" are read. {SAVE_WEIGHTS}"
             ) from error
-        except Exception as error:  # whatever a damaged file makes the reader stumble over
+        except Exception as error:  # a damaged file can raise any
             if "TorchScript" in str(error):  # whose advice is to run the code of the file
                 raise ValueError(f"{path}: a TorchScript file, which holds code. {SAVE_WEIGHTS}") from error
             raise ValueError(f"{path}: damaged, or not a PyTorch file ({first_line(error)})") from error
@@ -131,8 +130,8 @@ def check_zip(source: Path | IO[bytes], *, most: int | None = None) -> None:
     """Check the checksums of a zip file, and that it does not inflate to many times its size.
 
     Args:
-        source: a file or its name; a file that is no zip passes.
-        most: bytes of an entry above which its checksum is not looked at; None checks all.
+        source: a file or its name; other files than zips pass.
+        most: bytes of an entry above which its checksum is not checked; None checks all.
 
     Raises:
         ValueError: an entry is damaged, or the file inflates too much.
@@ -147,10 +146,11 @@ def check_zip(source: Path | IO[bytes], *, most: int | None = None) -> None:
         if not is_zip:
             return
         with zipfile.ZipFile(file) as archive:
-            inflated = sum(entry.file_size for entry in archive.infolist())
-            if inflated > INFLATION * size + SMALL_ENTRY:
+            entries = archive.infolist()
+            inflated = sum(entry.file_size for entry in entries)
+            if inflated > MAX_INFLATION * size + SMALL_ENTRY:
                 raise ValueError(f"{size:,} bytes inflate to {inflated:,}")
-            for entry in archive.infolist():
+            for entry in entries:
                 if most is None or entry.file_size <= most:
                     with archive.open(entry) as content:
                         while content.read(SMALL_ENTRY):  # raises at the end if the checksum differs
@@ -158,47 +158,48 @@ def check_zip(source: Path | IO[bytes], *, most: int | None = None) -> None:
         file.seek(0)
 
 
-class Differences(NamedTuple):
-    """What keeps the tensors of a file from being those of a model."""
+class StateDifferences(NamedTuple):
+    """Differences between the state dict of a file and that of a model."""
 
     missing: list[str]  # not in the file
-    unknown: list[str]  # in the file alone
-    other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # name, shape in the file, shape here
-    other_type: list[
-        tuple[str, str, str]
-    ]  # likewise, its type: integers for weights, complex numbers, no tensor
+    unknown: list[str]  # only in the file
+    other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # name, shape in the file, in the model
+    other_type: list[tuple[str, str, str]]  # name, kind of numbers in the file, in the model
 
     def __str__(self) -> str:
         """Return at most three names of each kind, in one line."""
-        faults = {
+        names_by_kind = {
             "missing in the file": self.missing,
             "not in the model": self.unknown,
-            "of another shape": [f"{n} {theirs} for {ours}" for n, theirs, ours in self.other_shape],
-            "of another type": [f"{n} {theirs} for {ours}" for n, theirs, ours in self.other_type],
+            "of another shape": [f"{name} {file} for {model}" for name, file, model in self.other_shape],
+            "of another type": [f"{name} {file} for {model}" for name, file, model in self.other_type],
         }
-        return "; ".join(
-            f"{len(names)} {what}: {', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''}"
-            for what, names in faults.items()
-            if names
-        )
+        parts = []
+        for kind, names in names_by_kind.items():
+            if names:
+                more = ", ..." if len(names) > 3 else ""
+                parts.append(f"{len(names)} {kind}: {', '.join(map(str, names[:3]))}{more}")
+        return "; ".join(parts)
 
 
-def differences(own: Mapping[str, Any], given: Mapping[str, Any]) -> Differences:
-    """Compare names, shapes and kinds of numbers; what is no tensor has the shape of a number."""
-    shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in own.items()}
-    others = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in given.items()}
-    both = [name for name in shapes if name in others]
-    kinds = {name: (_kind_of(given[name]), _kind_of(own[name])) for name in both}
-    return Differences(
-        [name for name in shapes if name not in others],
-        [name for name in others if name not in shapes],
-        [(name, others[name], shapes[name]) for name in both if others[name] != shapes[name]],
-        [(name, *kinds[name]) for name in both if kinds[name][0] != kinds[name][1]],
-    )
+def compare_states(model: Mapping[str, Any], file: Mapping[str, Any]) -> StateDifferences:
+    """Compare names, shapes and kinds of numbers; values that are not tensors have shape ()."""
+    differences = StateDifferences([], [name for name in file if name not in model], [], [])
+    for name, tensor in model.items():
+        if name not in file:
+            differences.missing.append(name)
+            continue
+        shape, own_shape = (tuple(getattr(each, "shape", ())) for each in (file[name], tensor))
+        kind, own_kind = _number_kind(file[name]), _number_kind(tensor)
+        if shape != own_shape:
+            differences.other_shape.append((name, shape, own_shape))
+        if kind != own_kind:
+            differences.other_type.append((name, kind, own_kind))
+    return differences
 
 
-def _kind_of(value: Any) -> str:
-    """Return what kind of numbers a tensor holds; one kind is copied into another without loss of meaning."""
+def _number_kind(value: Any) -> str:
+    """Return the kind of numbers in a tensor; copying within a kind keeps their meaning."""
     import torch
 
     if not isinstance(value, torch.Tensor):
@@ -210,16 +211,15 @@ def _kind_of(value: Any) -> str:
     return "float" if value.is_floating_point() else "integer"
 
 
-def check_state_matches(own: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
-    """Make sure that a checkpoint's tensors are those of what is to take them.
+def check_state_matches(own: Mapping[str, Any], stored: Mapping[str, Any], owner: str) -> None:
+    """Check that the tensors of a checkpoint fit a model or an optimizer, ``owner``.
 
     Raises:
-        ValueError: they are not; the first names and shapes that differ are listed.
+        ValueError: they do not; the first names and shapes that differ are listed.
     """
-    differing = differences(own, given)
-    if any(differing):
+    differences = compare_states(own, stored)
+    if any(differences):
         raise ValueError(
-            f"the checkpoint is of another {what}: {differing}. Resume with the {what}, data and schedule"
-            " that the run began with, or begin a new run_name=... (model.weights=FILE starts from weights"
-            " alone)."
+            f"the checkpoint is of another {owner}: {differences}. Resume with the {owner}, data and schedule"
+            " of the run, or start a new run_name=... (model.weights=FILE starts from weights alone)."
         )

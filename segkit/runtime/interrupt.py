@@ -1,4 +1,4 @@
-"""Ends a command in one line if Ctrl-C comes while it is still importing; commands import this first."""
+"""End a command in one line if Ctrl-C comes while modules are being imported; commands import this first."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 def stop(*_: object) -> NoReturn:
-    """End this process; what is being imported could turn an exception into another one."""
+    """End this process; an exception could be turned into another one by the module being imported."""
     sys.stderr.write("stopped\n")
     sys.stderr.flush()
     os._exit(130)

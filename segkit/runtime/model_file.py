@@ -16,7 +16,7 @@ from typing import Any
 
 from segkit.config.values import expand_home
 from segkit.runtime import files
-from segkit.runtime.errors import first_line
+from segkit.runtime.text import first_line
 
 NAME = "model.safetensors"
 KEY = "segkit"  # of the header: JSON with format, settings, classes, scores, licenses, iteration

@@ -17,113 +17,118 @@ from segkit.runtime import files
 
 LOG = logging.getLogger("segkit")
 LOCK, OWNER = "run.lock", "run.owner"
-LEFT_BEHIND = (LOCK, OWNER, "train.log", "events.*", "*.part", "trace.json.gz", "lr_finder")
-"""What a start that failed may leave; a folder with nothing else has no run in it."""
+LEFTOVERS = (LOCK, OWNER, "train.log", "events.*", "*.part", "trace.json.gz", "lr_finder.png")
+"""Files of a start that failed or of a diagnostic; a folder with nothing else has no run in it."""
 
 
-def folder_of(settings: Mapping[str, Any]) -> Path:
-    """``run_dir/run_name``."""
+def get_run_folder(settings: Mapping[str, Any]) -> Path:
+    """Return ``run_dir/run_name``."""
     return Path(settings["run_dir"], settings["run_name"])
 
 
 def find_run_to_resume(settings: Mapping[str, Any]) -> Path | None:
-    """The folder of the run that is to go on, by settings not yet checked; None if none is."""
-    where = settings.get("run_dir"), settings.get("run_name")
-    if settings.get("resume") not in (True, "auto") or not all(isinstance(part, str) for part in where):
+    """Return the folder of the run to resume, None for a new run; the settings may be unchecked."""
+    parts = settings.get("run_dir"), settings.get("run_name")
+    if settings.get("resume") not in (True, "auto") or not all(isinstance(part, str) for part in parts):
         return None
-    folder = Path(*where)  # pyright: ignore[reportArgumentType]
-    return folder if checkpoints_in(folder) else None
+    folder = get_run_folder(settings)
+    return folder if list_checkpoints(folder) else None
 
 
-def checkpoints_in(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, the newest first, readable or not."""
-    found = [
-        file for file in folder.glob("iteration_*.pt") if file.stem.removeprefix("iteration_").isdecimal()
-    ]
-    return sorted(found, key=iteration_of, reverse=True)
+    files_found = folder.glob("iteration_*.pt")
+    checkpoints = [f for f in files_found if f.stem.removeprefix("iteration_").isdecimal()]
+    return sorted(checkpoints, key=parse_iteration, reverse=True)
 
 
-def iteration_of(checkpoint: Path) -> int:
+def parse_iteration(checkpoint: Path) -> int:
     """Return the number in the name of a checkpoint."""
     return int(checkpoint.stem.removeprefix("iteration_"))
 
 
-def check_run_folder(folder: Path, *, resume: bool | str) -> None:
-    """Refuse to begin a run where one is, and to continue one that is not there.
+def is_main() -> bool:
+    """Return whether this is the main process, according to ``torchrun``; needs no PyTorch."""
+    return os.environ.get("RANK", "0") == "0"
 
-    It only looks, so every process may ask; no process writes a checkpoint before all have asked.
+
+def check_run_folder(folder: Path, *, resume: bool | str) -> None:
+    """Check that there is a run to resume, or none in the way of a new one.
+
+    It only reads, so every process may call it; no process writes a checkpoint before all have called it.
 
     Raises:
-        ValueError: a run is there and was not to be continued, or none is there to continue.
+        ValueError: there is a run and ``resume`` is false, or there is none and ``resume`` is true.
         OSError: the folder cannot be read.
     """
     try:
-        names = [file for file in folder.iterdir() if not _left_behind(file)] if folder.is_dir() else []
+        names = [file for file in folder.iterdir() if not _is_leftover(file)] if folder.is_dir() else []
     except OSError as error:
         raise unwritable_folder_error(folder, error) from error
     if resume is False and any(file.suffix == ".pt" for file in names):
         raise ValueError(
-            f"{folder} holds a run already; continue it with resume=true or choose another run_name=..."
+            f"{folder}: has a run already. Continue it with resume=true, or choose another run_name=..."
         )
     if resume is False and names:
         raise ValueError(
-            f"{folder} holds other files ({names[0].name}) and no run; choose another run_name=..."
+            f"{folder}: has other files ({names[0].name}) and no run. Choose another run_name=..."
         )
-    if resume is True and not checkpoints_in(folder):
-        raise ValueError(f"there is no checkpoint in {folder} to resume; start it with resume=false")
+    if resume is True and not list_checkpoints(folder):
+        raise ValueError(f"{folder}: has no checkpoint to resume from. Start the run with resume=false.")
 
 
-def _left_behind(file: Path) -> bool:
-    return any(file.match(pattern) for pattern in LEFT_BEHIND)
+def _is_leftover(file: Path) -> bool:
+    return any(file.match(pattern) for pattern in LEFTOVERS)
 
 
 @contextlib.contextmanager
 def lock_run_folder(folder: Path, *, resume: bool | str) -> Iterator[None]:
-    """Hold a run's folder, made if need be, before anything is built for the run.
+    """Create and lock a run folder; at the end it is unlocked, and removed if it is empty.
 
-    The main process of several locks it for all; the others look whether they agree. At its end the folder is
-    free, and gone if nothing came of it.
+    The main process locks it for all; the others only check it.
 
     Args:
         folder: ``runs/NAME``, on a file system that all processes see.
-        resume: False wants a new run, True one to continue, "auto" takes what there is.
+        resume: False for a new run, True to resume one, "auto" for either.
 
     Raises:
-        ValueError: ``check_run_folder`` has a reason, or another process is at it.
+        ValueError: ``check_run_folder`` refuses it, or another process uses it.
         OSError: the folder cannot be written.
     """
     check_run_folder(folder, resume=resume)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if is_main():
-            _claim(folder, held)
+            try:
+                _create_and_lock(folder, stack)
+            except OSError as error:
+                raise unwritable_folder_error(folder, error) from error
         yield
 
 
-def is_main() -> bool:
-    """Whether this process speaks for all, by what ``torchrun`` told it: known before PyTorch is loaded."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _claim(folder: Path, held: contextlib.ExitStack) -> None:
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held.callback(_remove_if_empty, made)
-        _refuse_symbolic_links(folder)
-        held.enter_context(run_lock(folder))
-        _settle(folder)
-        if not checkpoints_in(folder) and any(file.name not in (LOCK, OWNER) for file in folder.iterdir()):
-            LOG.warning("%s: an earlier start left no checkpoint there; beginning anew", folder)
-    except OSError as error:
-        raise unwritable_folder_error(folder, error) from error
+def _create_and_lock(folder: Path, stack: contextlib.ExitStack) -> None:
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.callback(_remove_if_empty, new_folders)
+    for file in folder.iterdir():
+        if file.is_symlink() and file.suffix != ".pt":  # checkpoints are replaced, not written through links
+            raise ValueError(
+                f"{file}: is a symbolic link, which a run does not write through. Remove it, or choose"
+                " another run_name=..."
+            )
+    stack.enter_context(run_lock(folder))
+    for file in folder.glob("*.part"):  # of an interrupted write
+        with contextlib.suppress(OSError):
+            file.unlink()
+    if not list_checkpoints(folder) and any(file.name not in (LOCK, OWNER) for file in folder.iterdir()):
+        LOG.warning("%s: an earlier start left no checkpoint; starting anew", folder)
 
 
 @contextlib.contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder; the operating system releases it when the process ends.
+    """Lock a run folder; the operating system releases the lock when the process ends.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process has locked it.
         OSError: the folder cannot be written.
     """
     lock, owner = FileLock(folder / LOCK, blocking=False), folder / OWNER
@@ -131,14 +136,13 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"{folder} is in use by {_read_owner(owner)}; wait for it, stop it, or choose another"
+            f"{folder}: is in use by {_read_owner(owner)}. Wait for it, stop it, or choose another"
             " run_name=..."
         ) from None
     try:
+        description = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
         with files.atomic_write(owner) as file:
-            file.write(
-                f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}".encode()
-            )
+            file.write(description.encode())
         yield
     finally:
         for file in (owner, folder / LOCK):
@@ -153,34 +157,12 @@ def _read_owner(file: Path) -> str:
     return "another process"
 
 
-def _refuse_symbolic_links(folder: Path) -> None:
-    """Raise ValueError for links in a run folder: its files are appended to, wherever a link points.
-
-    Checkpoints may be links, because writing replaces them.
-    """
-    for file in folder.iterdir():
-        if file.is_symlink() and file.suffix != ".pt":
-            raise ValueError(
-                f"{file}: symbolic links in a run folder are not followed. Remove it, or choose another"
-                " run_name=..."
-            )
-
-
 def unwritable_folder_error(folder: Path, error: OSError) -> OSError:
-    """That a folder cannot be used, and what to do."""
-    return OSError(
-        f"{folder} cannot be written ({error.strerror}); choose a folder that can be with run_dir=..."
-    )
+    """Return the error for a folder that cannot be used."""
+    return OSError(f"{folder}: cannot be written ({error.strerror}). Choose another folder with run_dir=...")
 
 
 def _remove_if_empty(folders: list[Path]) -> None:
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
-
-
-def _settle(folder: Path) -> None:
-    """Remove what an interrupted write left."""
-    for leftover in folder.glob("*.part"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()

@@ -1,4 +1,4 @@
-"""Randomness belongs to what it is drawn for: a seed is a function of the numbers that name the draw."""
+"""Seeds of random numbers, as functions of what the numbers are for (seed, epoch, sample, ...)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import hashlib
 
 
 def seed_of(*numbers: int) -> int:
-    """A 63-bit seed, the same on every machine, different for different numbers in all likelihood."""
+    """Return a 63-bit seed, the same on every machine and practically unique to the numbers."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -1,7 +1,4 @@
-"""Leaving when asked: the first SIGTERM or SIGINT is remembered, for the loop to stop at a whole iteration.
-
-A second one leaves at once, with nothing saved and nothing half-written under a whole file's name.
-"""
+"""Stop on SIGTERM or SIGINT: the first signal lets the current step finish and saves, a second one exits."""
 
 from __future__ import annotations
 
@@ -20,41 +17,34 @@ from typing import NoReturn
 from segkit.runtime.commands import is_installed_script
 
 LOG = logging.getLogger("segkit")
-ASKING = (signal.SIGTERM, signal.SIGINT)
-ONE = 2.0  # seconds within which signals count as one: torchrun passes on what its group has got already
-GRACE = 60  # seconds that a worker outlives a SIGTERM
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+REPEAT_SECONDS = 2.0  # later signals count as a second one; torchrun repeats a signal its group has received
+WORKER_SECONDS = 60  # a worker outlives a SIGTERM by
 
 
 @dataclass
 class StopRequest:
-    """Which signal asked this process to leave; 0 for none yet."""
+    """The first signal that asked this process to stop, 0 for none, and when it came."""
 
     signal: int = 0
+    time: float = 0.0
+
+    def handle(self, number: int, _: object) -> None:
+        """Note the first signal; exit at a second one."""
+        if not self.signal:
+            self.signal, self.time = number, time.monotonic()
+            sys.stderr.write(
+                f"\n{signal.Signals(number).name}: finishing the current training step or validation image,"
+                " then saving and exiting. A second signal exits at once, without saving.\n"
+            )
+        elif time.monotonic() - self.time > REPEAT_SECONDS:
+            os._exit(128 + number)
 
 
 @contextlib.contextmanager
 def defer_signals(request: StopRequest) -> Iterator[None]:
-    """Remember signals instead of dying of them; only the main thread can.
-
-    Args:
-        request: told which signal came.
-    """
-    first = 0.0
-
-    def hear(number: int, _: object) -> None:
-        nonlocal first
-        now = time.monotonic()
-        if request.signal:
-            if now - first > ONE:
-                os._exit(128 + number)
-            return
-        request.signal, first = number, now
-        sys.stderr.write(
-            f"\n{signal.Signals(number).name}: waiting for the current training step or validation image,"
-            " then saving and leaving. A second signal leaves at once, without saving.\n"
-        )
-
-    before = {number: signal.signal(number, hear) for number in ASKING}
+    """Note signals in ``request`` instead of ending the process; only the main thread can."""
+    before = {number: signal.signal(number, request.handle) for number in SIGNALS}
     try:
         yield
     finally:
@@ -63,38 +53,40 @@ def defer_signals(request: StopRequest) -> Iterator[None]:
 
 
 def ignore_group_signals(_: int = 0) -> None:
-    """Keep a loader's worker alive while its parent finishes an iteration and saves.
+    """Keep a loader's worker alive while its parent finishes a step and saves.
 
-    Ctrl-C, torchrun and cluster managers signal whole groups of processes, and a worker that dies takes its
-    batches along. SIGTERM counts after ``GRACE`` seconds; PyTorch ends a worker whose parent is gone.
+    Ctrl-C, torchrun and cluster managers signal whole process groups, and a worker that ends takes its
+    batches with it. SIGTERM ends it after ``WORKER_SECONDS``; PyTorch ends a worker whose parent is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):  # not on Windows, where SIGTERM cannot be handled
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_SECONDS))
 
 
 def python_command() -> str:
-    """How to call this Python from here: by its path below the current folder, or by its name."""
+    """Return how to call this Python from the current folder: its path below it, or its name."""
     path, here = Path(sys.executable), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
 def command_to_resume(argv: Sequence[str]) -> str:
-    """This process's command line, with ``resume=true``."""
-    arguments = [a.removeprefix("++") for a in argv[1:]]
-    kept = [a for a in arguments if not a.startswith("resume=")]
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    installed = is_installed_script(argv[0])
-    start = "torchrun ... " if several else "" if installed else f"{python_command()} "
-    script = Path(argv[0]).name if installed else argv[0]
-    return f"{start}{shlex.join([script, *kept, 'resume=true'])}"
+    """Return this process's command line with ``resume=true``."""
+    arguments = [argument.removeprefix("++") for argument in argv[1:]]
+    kept = [argument for argument in arguments if not argument.startswith("resume=")]
+    if is_installed_script(argv[0]):
+        start, script = [], Path(argv[0]).name
+    else:
+        start, script = [python_command()], argv[0]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        start = ["torchrun ..."]
+    return " ".join([*start, shlex.join([script, *kept, "resume=true"])])
 
 
 def exit_after_signal(number: int) -> NoReturn:
-    """End as a signal asked, after all was saved.
+    """Exit after everything was saved.
 
     Raises:
-        SystemExit: with 128 and the signal's number, as a shell counts.
+        SystemExit: with 128 and the signal's number, as shells report it.
     """
-    LOG.info("left on %s; to go on: %s", signal.Signals(number).name, command_to_resume(sys.argv))
+    LOG.info("stopped by %s; to resume: %s", signal.Signals(number).name, command_to_resume(sys.argv))
     raise SystemExit(128 + number)

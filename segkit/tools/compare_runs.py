@@ -87,7 +87,7 @@ def differing_settings(runs: Sequence[Run]) -> list[str]:
     return [k for k in keys if k != "run_name" and len({str(run.settings.get(k)) for run in runs}) > 1]
 
 
-def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def build_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row a run, best first and by name where equal: name, scores as fractions, settings that differ."""
     order = sorted(runs, key=lambda run: (-(run.scores()["best mIoU"] or 0), run.name))
     keys = differing_settings(runs)
@@ -96,13 +96,13 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def table(lines: Sequence[dict[str, Any]]) -> str:
+def format_table(lines: Sequence[dict[str, Any]]) -> str:
     """The rows for a screen, a run each, in percent."""
-    texts = [{key: _shown(key, value) for key, value in line.items()} for line in lines]
-    return _aligned([list(texts[0]), *(list(text.values()) for text in texts)])
+    texts = [{key: _format_value(key, value) for key, value in line.items()} for line in lines]
+    return _align_columns([list(texts[0]), *(list(text.values()) for text in texts)])
 
 
-def _shown(key: str, value: object) -> str:
+def _format_value(key: str, value: object) -> str:
     if value is None:
         return "-"
     if key in ("best mIoU", "pixAcc there", "last mIoU"):
@@ -112,7 +112,7 @@ def _shown(key: str, value: object) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> str:
+def _align_columns(cells: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(
@@ -133,7 +133,7 @@ class SeedGroup(NamedTuple):
     seconds: float | None  # of a step, the median over the runs
 
 
-def seeds(runs: Sequence[Run]) -> str:
+def format_seed_table(runs: Sequence[Run]) -> str:
     """Return the table of rows of several seeds; an empty text if no settings were run with two."""
     scored = [run for run in runs if run.curves.get("val/mIoU")]
     groups = group_by_settings([run.settings for run in scored])
@@ -150,7 +150,7 @@ def seeds(runs: Sequence[Run]) -> str:
         "mIoU of the last validation in %, mean and standard deviation over the seeds; MACs of one crop; "
         "p of Welch's t-test times the rows compared"
     )
-    return f"\n{_aligned(format_cells(found))}{note}\n"
+    return f"\n{_align_columns(format_cells(found))}{note}\n"
 
 
 def group_by_settings(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -176,7 +176,7 @@ def model_cost(folder: Path) -> tuple[int | None, float | None]:
     from segkit.models import segmenter, summary
     from segkit.runtime import run_folder
 
-    for file in run_folder.checkpoints_in(folder):
+    for file in run_folder.list_checkpoints(folder):
         try:
             content = checkpoint.read_checkpoint(file, mapped=True)
             model = segmenter.without_weights(content["settings"]["model"])
@@ -230,7 +230,7 @@ def _verdict(row: SeedGroup, first: SeedGroup, compared: int) -> str:
     return f"lower (p {p:.2g})" if p < LEVEL else f"not distinguishable (p {p:.2g})"
 
 
-def smoothed(curve: Points, *, weight: float = 0.9) -> Points:
+def smooth_curve(curve: Points, *, weight: float = 0.9) -> Points:
     """A running mean that starts at the first value."""
     smooth, mean = [], None
     for step, value in curve:
@@ -246,10 +246,10 @@ def draw_charts(runs: Sequence[Run], file: Path) -> None:
             run.name: [(step, 100 * value) for step, value in run.curves.get("val/mIoU", [])] for run in runs
         },
         "train/loss, smoothed, by iteration": {
-            run.name: smoothed(run.curves.get("train/loss", [])) for run in runs
+            run.name: smooth_curve(run.curves.get("train/loss", [])) for run in runs
         },
     }
-    overlays.save_image(file, line_charts.charts(panels))
+    overlays.save_image(file, line_charts.draw_line_charts(panels))
 
 
 def main(arguments: Sequence[str] | None = None) -> str:
@@ -271,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
             skipped.append(str(error))
     if not found:
         parser.error("\n".join(skipped) or "no folder of a run is among them; give such as runs/demo")
-    lines = rows(found)
+    lines = build_rows(found)
     if chosen.csv:
         sheet = io.StringIO()
         writer = csv.DictWriter(sheet, list(lines[0]))
@@ -283,7 +283,11 @@ def main(arguments: Sequence[str] | None = None) -> str:
         _write(chosen.json, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     if chosen.png:
         draw_charts(found, chosen.png)
-    return table(lines) + "".join(f"left out: {reason}\n" for reason in skipped) + seeds(found)
+    return (
+        format_table(lines)
+        + "".join(f"left out: {reason}\n" for reason in skipped)
+        + format_seed_table(found)
+    )
 
 
 def _write(file: Path, text: str) -> None:

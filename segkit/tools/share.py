@@ -21,7 +21,7 @@ from segkit.inference import predictor, presets
 from segkit.licenses import NOT_STATED
 from segkit.models.segmenter import without_weights
 from segkit.runtime import model_file
-from segkit.runtime.errors import first_line
+from segkit.runtime.text import first_line
 from segkit.visualize import overlays
 
 try:

@@ -1,4 +1,4 @@
-"""Activation checkpointing: keep only the inputs of blocks, which the backward pass runs again."""
+"""Activation checkpointing: store only the inputs of blocks, which the backward pass runs again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from segkit.models.network import Segmenter
 
 
 def select_stages(model: Segmenter) -> list[str]:
-    """Return the stages of the backbone that can be run again."""
-    parts = model.backbone.named_children()
-    return [name for name, part in parts if name.startswith("layer") and isinstance(part, nn.Sequential)]
+    """Return the names of the backbone's stages that can be checkpointed."""
+    children = model.backbone.named_children()
+    return [name for name, child in children if name.startswith("layer") and isinstance(child, nn.Sequential)]
 
 
 def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
-    """Let the backward pass run the blocks of some stages again, to the bit; only their inputs are kept.
+    """Let the backward pass run the blocks of some stages again, with bit-equal results.
 
     Args:
-        model: changed in place; its parameters and their names stay.
+        model: changed in place; the names of its parameters stay.
         stages: of the backbone, such as ``["layer3"]``.
 
     Raises:
@@ -33,34 +33,35 @@ def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
         if not isinstance(blocks, nn.Sequential):
             raise ValueError(
                 f"runtime.activation_checkpointing={list(stages)}: this backbone has no stage {stage!r}; it"
-                f" has {', '.join(select_stages(model)) or 'none that can be checkpointed'}"
+                f" has {', '.join(select_stages(model)) or 'none that can be checkpointed'}."
             )
-        for block in blocks:  # a class, as a copy of the model must run its own blocks
+        for block in blocks:
+            # the class changes, not the method of the instance: a copy of the model runs its own blocks
             kind = type(block)
-            block.__class__ = type(kind.__name__, (_RunAgain, kind), {})
+            block.__class__ = type(kind.__name__, (_CheckpointedBlock, kind), {})
 
 
-class _RunAgain(nn.Module):
-    """Stands before the class of a block."""
+class _CheckpointedBlock(nn.Module):
+    """Base class that precedes the class of a block."""
 
     def forward(self, *inputs: Any) -> Any:
         if not self.training:
             return super().forward(*inputs)
-        from torch.utils.checkpoint import checkpoint  # a second of import that few need
+        from torch.utils.checkpoint import checkpoint  # takes a second to import
 
-        def contexts() -> tuple[Any, Any]:
-            return contextlib.nullcontext(), _unchanged(self)
+        def make_contexts() -> tuple[Any, Any]:
+            return contextlib.nullcontext(), _restore_buffers(self)
 
         with no_recompute():
-            return checkpoint(super().forward, *inputs, use_reentrant=False, context_fn=contexts)
+            return checkpoint(super().forward, *inputs, use_reentrant=False, context_fn=make_contexts)
 
 
 @contextlib.contextmanager
-def _unchanged(block: nn.Module) -> Iterator[None]:
-    """Restore the buffers at the end: batch statistics were gathered the first time."""
+def _restore_buffers(block: nn.Module) -> Iterator[None]:
+    """Undo changes of buffers: the first pass has already updated the batch statistics."""
     before = [buffer.clone() for buffer in block.buffers()]
     try:
-        yield  # left by an exception, when there is all that the backward pass wants
+        yield  # checkpoint leaves by an exception once it has all that the backward pass needs
     finally:
         for buffer, value in zip(block.buffers(), before, strict=True):
             buffer.copy_(value)

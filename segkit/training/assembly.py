@@ -1,4 +1,4 @@
-"""A run put together from settings: its moving parts, its batches, and what it tells its monitor."""
+"""Build a training run from settings: model, batches and monitor."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import torch
 from segkit.config import registry
 from segkit.data import loaders, transforms
 from segkit.models import summary
-from segkit.monitor.banners import RunFacts, format_banner
+from segkit.monitor.banners import format_banner
 from segkit.monitor.monitor import Monitor
 from segkit.runtime import distributed
 from segkit.runtime.precision import Runtime
-from segkit.training import advice, best, initial_model, position
-from segkit.training.run import Step, Training, setup_training, steps
+from segkit.training import advice, best_metric, initial_model
+from segkit.training.run import Training, digest_names, setup_training
 from segkit.training.schedule import Schedule
+from segkit.training.step import Step, steps
 from segkit.types import Batch, Dataset
 
 Settings = Mapping[str, Any]
@@ -28,21 +29,21 @@ Settings = Mapping[str, Any]
 def build_training(
     settings: Settings, train_set: Dataset, device: torch.device, *, val_set: Dataset | None = None
 ) -> Training:
-    """Build a run at its beginning: network, loss and what trains them, on the classes of its data.
+    """Build a run before its first step.
 
     Args:
         settings: of the command ``train``.
-        train_set: its classes and its length decide.
+        train_set: its classes and length determine the model and the schedule.
         device: of this process.
-        val_set: to notice when a resumed run is validated on other files.
+        val_set: its file names are stored, so that a resumed run notices other ones.
 
     Raises:
-        ValueError: a part refuses its settings.
+        ValueError: a setting is refused.
         OSError: weights could not be downloaded.
     """
     torch.manual_seed(settings["seed"])
     table, metric = train_set.table, settings["checkpoint"]["metric"]
-    best.check_metric(metric, table.names)
+    best_metric.check_metric(metric, table.names)
     model, notes = initial_model.build_model(settings["model"], table)
     run = setup_training(
         model,
@@ -54,32 +55,33 @@ def build_training(
         seed=settings["seed"],
         metric=metric,
     )
-    run.files = position.digest_names(train_set.names)
-    run.val_files = position.digest_names(val_set.names) if val_set is not None else ""
-    advice.check_training(run, every=settings["evaluation"]["every"])
-    lines = advice.warnings(run, settings["model"])
+    run.files = digest_names(train_set.names)
+    run.val_files = digest_names(val_set.names) if val_set is not None else ""
+    advice.check_patience(run, every=settings["evaluation"]["every"])
+    warnings = advice.find_warnings(run, settings["model"])
     if distributed.is_main():
-        lines += advice.warn_padding(train_set, transforms.build(**settings["augment"]))
-    run.notes = [*notes, *(f"careful: {line}" for line in lines)]
+        warnings += advice.warn_padding(train_set, transforms.build(**settings["augment"]))
+    run.notes = [*notes, *(f"careful: {warning}" for warning in warnings)]
     return run
 
 
 def remaining_steps(
     run: Training, settings: Settings, train_set: Dataset
 ) -> Iterator[tuple[list[Batch], float]]:
-    """The batches of this process for the iterations still to do, as ``training.steps`` yields them.
+    """Return the batches of this process for the remaining iterations, as ``training.steps`` yields them.
 
     Raises:
-        ValueError: the batch cannot be shared out evenly; while iterating, a sample cannot be read.
+        ValueError: the batch does not divide evenly; while iterating, a sample cannot be read.
     """
+    schedule = run.schedule
     order = loaders.SampleOrder(
         len(train_set),
         settings["seed"],
-        run.schedule.batch_size,
-        accumulate=run.schedule.parts,
+        schedule.batch_size,
+        accumulate=schedule.loader_batches,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        drop_last=run.schedule.drop_last,
+        drop_last=schedule.drop_last,
     )
     batches = loaders.training_loader(
         train_set,
@@ -88,30 +90,30 @@ def remaining_steps(
         iterations=run.remaining_iterations,
         workers=settings["loader"]["workers"],
     )
-    return itertools.takewhile(lambda _: not run.out_of_patience, steps(batches, run.schedule.parts))
+    return itertools.takewhile(lambda _: not run.is_out_of_patience, steps(batches, schedule.loader_batches))
 
 
 @contextlib.contextmanager
 def open_monitor(
     run: Training, settings: Settings, splits: Sequence[Dataset], folder: Path
 ) -> Iterator[Monitor]:
-    """The run's monitor, going on where the run does; what is trained has been said and recorded.
+    """Open the monitor of a run, after it was restored, and record what is trained.
 
     Args:
-        run: restored, if it goes on.
+        run: restored, if it is resumed.
         settings: of the command ``train``.
-        splits: to train on and to validate on.
+        splits: training and validation.
         folder: of the run.
     """
     train_set, val_set = splits
-    facts = RunFacts(
-        summary.parameters(run.model),
+    banner = format_banner(
+        settings,
+        parameters=summary.parameters(run.model),
         train_images=len(train_set),
         val_images=len(val_set),
         iterations=run.length,
         done=run.iteration,
-        device=str(run.device),
-        precision=run.runtime.precision,
+        machine=f"{run.device} in {run.runtime.precision}",
     )
     with Monitor(
         folder,
@@ -123,23 +125,15 @@ def open_monitor(
         colors=train_set.table.colors,
         writers=settings["writers"],
     ) as monitor:
-        monitor.log_message("\n".join([format_banner(settings, facts), *run.notes]))
+        monitor.log_message("\n".join([banner, *run.notes]))
         network = summary.format_summary(run.model, settings["sizes"]["crop"], operations=False)
-        monitor.describe(settings, network=network)
+        monitor.log_settings(settings, network=network)
         yield monitor
 
 
-def record(monitor: Monitor, run: Training, step: Step, parts: Sequence[Batch], *, waited: float) -> None:
-    """Give a step that was taken to the monitor.
-
-    Args:
-        monitor: of the run; with the first step it is shown what the network really sees.
-        run: after the step.
-        step: its losses.
-        parts: the batch it was taken on.
-        waited: seconds, for the batch.
-    """
-    monitor.step(
+def log_step(monitor: Monitor, run: Training, step: Step, batches: Sequence[Batch], *, waited: float) -> None:
+    """Record a step that was taken on ``batches``, after ``waited`` seconds for them."""
+    monitor.log_step(
         run.iteration,
         step.losses,
         run.learning_rates(),
@@ -148,5 +142,5 @@ def record(monitor: Monitor, run: Training, step: Step, parts: Sequence[Batch], 
         gradient_norm=step.gradient_norm,
         ema_distance=run.ema_distance,
     )
-    if run.iteration == 1:  # drawn after the step was told, whose speed it is no part of
-        monitor.batch(0, parts[0])
+    if run.iteration == 1:  # after the step was recorded, so that its speed does not include the drawing
+        monitor.log_batch(0, batches[0])

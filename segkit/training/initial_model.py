@@ -1,6 +1,7 @@
-"""The network that a training starts from: from scratch, a backbone's weights, or a whole model's.
+"""Build the model that a training starts from: random weights, a backbone's, or those of a whole model.
 
-The weights of a whole model may be of other classes: what depends on the classes then keeps its fresh values.
+The weights of a whole model may have other classes. Tensors whose shape depends on the number of classes then
+keep their random values.
 """
 
 from __future__ import annotations
@@ -19,102 +20,109 @@ from segkit.types import MOST_CLASSES, ClassTable
 
 
 def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.Segmenter, list[str]]:
-    """A segmenter from settings, and in words what became of the weights it starts from.
+    """Build a segmenter and return it with messages about the weights it starts from.
 
     Args:
-        settings: the ``model`` section.
-        table: the classes it is to tell apart.
+        settings: section ``model``.
+        table: classes of the data.
 
     Raises:
-        ValueError: the weights do not fit; every key that does not, and does not depend on the classes, is
-            named.
+        ValueError: the weights do not fit; keys that differ for other reasons than the classes are named.
         OSError: the download failed.
     """
-    source = settings.get("weights")
+    source, class_names = settings.get("weights"), list(table.names)
     if source is None:
         model = segmenter.build(table.num_classes, **settings)
-        model.class_names = list(table.names)
+        model.class_names = class_names
         return model, []
-    blank = segmenter.without_weights(settings)
-    model = segmenter.build(table.num_classes, **blank)
-    model.class_names = list(table.names)
-    ours, theirs = list(table.names), checkpoint.class_names(source)
-    of_classes = find_class_tensors(model, blank)
-    permuted = theirs is not None and sorted(theirs) == sorted(ours)
-    loaded = weights.load_segmenter(
+    settings = segmenter.without_weights(settings)
+    model = segmenter.build(table.num_classes, **settings)
+    model.class_names = class_names
+    stored_names = checkpoint.read_class_names(source)  # None: the file does not name its classes
+    has_same_classes = stored_names is not None and sorted(stored_names) == sorted(class_names)
+    class_tensors = find_class_tensors(model, settings)
+    report = weights.load_segmenter(
         model,
         source,
         settings.get("stem_weights", "mean"),
-        class_tensors=list(of_classes),
-        classes_differ=theirs is not None and not permuted,
+        class_tensors=list(class_tensors),
+        classes_differ=stored_names is not None and not has_same_classes,
     )
-    words = [f"model.weights={source}: {loaded}"]
-    if theirs is not None and permuted and theirs != ours:
-        _reorder(model, of_classes, [theirs.index(name) for name in ours])
-        words.append("classes are matched by name: the file has them in another order")
-    if theirs is None and not loaded.reinitialized:
-        words.append(
-            f"the file does not name its classes: they are taken for the {table.num_classes} of {table.name},"
-            " in this order"
+    messages = [f"model.weights={source}: {report}"]
+    if stored_names is None and not report.reinitialized:
+        messages.append(
+            f"the file does not name its classes; they are assumed to be the {table.num_classes} classes of"
+            f" {table.name}, in this order"
         )
-    return model, words
+    if stored_names is not None and has_same_classes and stored_names != class_names:
+        _reorder_classes(model, class_tensors, [stored_names.index(name) for name in class_names])
+        messages.append("classes are matched by name; the file has them in another order")
+    return model, messages
 
 
-def settings_of_weights(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The section ``model`` of the checkpoint of segkit that ``model.weights`` names; None without one.
+def read_model_settings(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the section ``model`` stored in the segkit checkpoint ``model.weights``, None for other files.
 
     Args:
         settings: composed, not yet checked.
     """
     source = settings["model"]["weights"]
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # the build of the network tells of faults
-        found = checkpoint.read_checkpoint(
-            Path(str(source).removeprefix("file://")).expanduser(), mapped=True
-        )
-        stored = found["settings"]["model"]
-        backbone = {key: None if key == "weights" else value for key, value in stored["backbone"].items()}
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # errors are reported when the model is built
+        path = Path(str(source).removeprefix("file://")).expanduser()
+        stored = checkpoint.read_checkpoint(path, mapped=True)["settings"]["model"]
+        backbone = dict(stored["backbone"])
+        if "weights" in backbone:
+            backbone["weights"] = None
         return {**stored, "weights": source, "backbone": backbone}
     return None
 
 
 def find_class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return the tensors whose shape depends on the number of classes, and in which dimensions.
+    """Return the tensors whose shape depends on the number of classes, each with those dimensions.
 
-    The heads are built once more for another number of classes, without memory for their values.
+    Builds the heads once more for another number of classes, on the meta device.
 
     Args:
-        model: of these settings.
-        settings: the ``model`` section.
+        model: built from these settings.
+        settings: section ``model``.
     """
-    other = model.num_classes + 1 if model.num_classes < MOST_CLASSES else model.num_classes - 1
-    late = {"in_channels": model.backbone.out_channels, "output_stride": model.backbone.output_stride}
-    late |= {"num_classes": other, "align_corners": model.align_corners}
-    shapes: dict[str, torch.Size] = {}
-    for part in ("head", "auxiliary"):
-        if settings.get(part):
-            with torch.device("meta"):
-                built = registry.build("models.heads", settings[part], **late)
-            shapes |= {f"{part}.{name}": tensor.shape for name, tensor in built.state_dict().items()}
-    own = model.state_dict()
-    return {
-        name: [d for d, size in enumerate(shape) if own[name].shape[d] != size]
-        for name, shape in shapes.items()
-        if own[name].shape != shape
+    other_count = model.num_classes + 1 if model.num_classes < MOST_CLASSES else model.num_classes - 1
+    arguments = {
+        "in_channels": model.backbone.out_channels,
+        "output_stride": model.backbone.output_stride,
+        "num_classes": other_count,
+        "align_corners": model.align_corners,
     }
+    state = model.state_dict()
+    class_tensors: dict[str, list[int]] = {}
+    for part in ("head", "auxiliary"):
+        if not settings.get(part):
+            continue
+        with torch.device("meta"):
+            other_head = registry.build("models.heads", settings[part], **arguments)
+        for name, tensor in other_head.state_dict().items():
+            shape = state[f"{part}.{name}"].shape
+            if shape != tensor.shape:
+                dimensions = [d for d, size in enumerate(tensor.shape) if shape[d] != size]
+                class_tensors[f"{part}.{name}"] = dimensions
+    return class_tensors
 
 
-def _reorder(model: segmenter.Segmenter, of_classes: Mapping[str, list[int]], order: list[int]) -> None:
-    """Put the classes of a model in another order, in place.
+def _reorder_classes(
+    model: segmenter.Segmenter, class_tensors: Mapping[str, list[int]], order: list[int]
+) -> None:
+    """Reorder the classes of a model in place.
 
     Raises:
-        ValueError: a dimension that depends on the number of classes is not one entry per class.
+        ValueError: a dimension that depends on the number of classes does not have one entry per class.
     """
     state, index = model.state_dict(), torch.tensor(order)
-    for name, dimensions in of_classes.items():
+    for name, dimensions in class_tensors.items():
         for dimension in dimensions:
-            if state[name].shape[dimension] != len(order):
+            entries = state[name].shape[dimension]
+            if entries != len(order):
                 raise ValueError(
-                    f"{name}: {state[name].shape[dimension]} entries for {len(order)} classes cannot be put "
-                    "in the order of the class table; list the classes as the checkpoint does"
+                    f"{name}: has {entries} entries for {len(order)} classes, so its classes cannot be"
+                    " reordered. List the classes in the checkpoint's order."
                 )
             state[name].copy_(state[name].index_select(dimension, index))

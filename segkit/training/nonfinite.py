@@ -1,6 +1,6 @@
 """Losses, gradients and weights that are NaN or infinite.
 
-Each step leaves one number on the device, the first iteration that was not finite. It is read every ten
+Each step stores one number on the device, the first iteration that was not finite. It is read every ten
 iterations, before a validation and before a checkpoint, so no step waits for the device. Before a checkpoint
 the weights are checked as well: a finite gradient can still move them beyond the largest number.
 """
@@ -17,7 +17,12 @@ from torch import Tensor
 from segkit.runtime import distributed
 
 LOG = logging.getLogger("segkit")
-LOOK = 10  # iterations between two looks, those between two points of the curves
+CHECK_EVERY = 10  # iterations, as the points of the training curves
+ADVICE = (
+    "This state is not saved; resume=true starts from the last checkpoint and repeats the same steps unless a"
+    " setting changes. A lower schedule.lr, schedule.clip_gradient=1 or runtime.precision=float32 may avoid"
+    " it; schedule.nonfinite=skip skips steps whose loss or gradient is not finite."
+)
 
 
 class StepRecord(NamedTuple):
@@ -29,7 +34,7 @@ class StepRecord(NamedTuple):
     rates: Mapping[str, float]
     names: Sequence[str]  # of this process's samples
 
-    def finite(self) -> Tensor:
+    def is_finite(self) -> Tensor:
         """Return whether every number is finite; a scalar on the device, the same on every process."""
         return torch.stack([*self.losses.values(), self.norm]).isfinite().all()
 
@@ -39,9 +44,9 @@ class StepRecord(NamedTuple):
     def describe(self, names: Sequence[str]) -> str:
         """Return a description of the step with the given names of samples."""
         numbers = {f"loss_{k}": v for k, v in self.losses.items()} | {"norm of the gradient": self.norm}
-        words = [f"{name} {float(value):g}" for name, value in numbers.items()]
-        rates = [f"{name} {rate:g}" for name, rate in self.rates.items()]
-        return f"{', '.join(words)}; learning rate {', '.join(rates)}; samples {', '.join(names)}"
+        values = ", ".join(f"{name} {float(value):g}" for name, value in numbers.items())
+        rates = ", ".join(f"{name} {rate:g}" for name, rate in self.rates.items())
+        return f"{values}; learning rate {rates}; samples {', '.join(names)}"
 
 
 class NonFiniteGuard:
@@ -49,63 +54,62 @@ class NonFiniteGuard:
 
     Args:
         device: of the run.
-        policy: "stop" raises; "skip" leaves such steps out, which waits for the device at every step.
-        most_in_a_row: skipped steps in a row before it is an error all the same.
+        policy: "stop" raises an error; "skip" skips such steps, which waits for the device at every step.
+        most_in_a_row: more skipped steps in a row than this are an error.
     """
 
     def __init__(self, device: torch.device, policy: str, most_in_a_row: int) -> None:
         self.skips, self.most_in_a_row = policy == "skip", most_in_a_row
         self.skipped = self.in_a_row = 0
-        self.first = torch.zeros((), dtype=torch.int64, device=device)
+        self.first_iteration = torch.zeros((), dtype=torch.int64, device=device)  # not finite; 0 for none
         self.recent: list[StepRecord] = []
 
     def must_skip(self, record: StepRecord, *, scaled: bool) -> bool:
-        """Return whether a step is to be left out; called before it is taken.
+        """Return whether to skip a step; called before the weights are changed.
 
         Args:
             record: of the step.
-            scaled: its gradient was scaled (fp16), where an overflow is ordinary and never taken.
+            scaled: whether its gradient was scaled (fp16): its overflows are normal, and always skipped.
 
         Raises:
-            ValueError: the step is not finite, or one of those before it, and that is not to be skipped.
+            ValueError: this step, or one before it, is not finite and must not be skipped.
         """
         if self.skips or scaled:
-            if record.finite():
+            if record.is_finite():
                 self.in_a_row = 0
             elif self.skips or torch.stack(list(record.losses.values())).isfinite().all():
-                self._count(record)
+                self._count_skipped(record)
                 return True
-        self._note(record)
+        is_first = (self.first_iteration == 0) & ~record.is_finite()
+        self.first_iteration = torch.where(is_first, record.iteration, self.first_iteration)
+        self.recent.append(record)
+        if record.iteration % CHECK_EVERY == 0:
+            self.check()
         return False
 
-    def _note(self, record: StepRecord) -> None:
-        unset = (self.first == 0) & ~record.finite()
-        self.first = torch.where(unset, record.iteration, self.first)
-        self.recent.append(record)
-        if record.iteration % LOOK == 0:
-            self.check()
-
     def check(self) -> None:
-        """Make sure that every step so far was finite; waits for the device.
+        """Check that every step so far was finite; waits for the device.
 
         Raises:
             ValueError: one was not; the message has its iteration, losses, rates and samples.
         """
-        first = int(self.first)
+        first = int(self.first_iteration)
         if first:
             record = next(record for record in self.recent if record.iteration == first)
-            raise ValueError(f"{_described_by_all(record)}. {REMEDY}")
+            raise ValueError(f"{_describe_on_all(record)}. {ADVICE}")
         self.recent.clear()
 
-    def _count(self, record: StepRecord) -> None:
-        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        words = _described_by_all(record)
+    def _count_skipped(self, record: StepRecord) -> None:
+        self.skipped += 1
+        self.in_a_row += 1
+        description = _describe_on_all(record)
         if self.in_a_row > self.most_in_a_row:
             raise ValueError(
-                f"{words}; it is number {self.in_a_row} in a row (schedule.nonfinite_in_a_row). {REMEDY}"
+                f"{description}; it is number {self.in_a_row} in a row (schedule.nonfinite_in_a_row)."
+                f" {ADVICE}"
             )
         if self.skips:
-            LOG.warning("%s; skipped, %d in all", words, self.skipped)
+            LOG.warning("%s; skipped, %d in all", description, self.skipped)
 
     def state(self) -> dict[str, Any]:
         """Return the counts that a checkpoint stores."""
@@ -117,41 +121,33 @@ class NonFiniteGuard:
 
 
 def check_state(state: Mapping[str, Any]) -> None:
-    """Make sure that every number of a checkpoint is finite; every process must call it.
+    """Check that every number of a checkpoint is finite; every process must call it.
 
     Raises:
-        ValueError: one is not; the tensors are named.
+        ValueError: some are not; the first three tensors are named.
     """
-    tensors = {name: tensor for name, tensor in _tensors_in(state) if tensor.is_floating_point()}
-    sums = {name: tensor.sum() for name, tensor in tensors.items()}  # on two devices; one pass over memory
-    doubtful = [name for name, total in sums.items() if not total.isfinite()]  # or a sum that overflowed
-    names = [name for name in doubtful if not tensors[name].isfinite().all()]
+    tensors = {name: tensor for name, tensor in _iter_tensors(state) if tensor.is_floating_point()}
+    sums = {name: tensor.sum() for name, tensor in tensors.items()}  # one pass over memory
+    suspects = [name for name, total in sums.items() if not total.isfinite()]  # or the sum overflowed
+    names = [name for name in suspects if not tensors[name].isfinite().all()]
     if not distributed.all_reduce_max(len(names)):
         return
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     raise ValueError(
         f"iteration {state['iteration']}: {', '.join(names[:3])}{more} are infinite or NaN although the"
-        f" gradients were finite. {REMEDY}"
+        f" gradients were finite. {ADVICE}"
     )
 
 
-def _tensors_in(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def _iter_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(tree, Tensor):
         yield path, tree
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from _tensors_in(value, f"{path}.{key}" if path else str(key))
+            yield from _iter_tensors(value, f"{path}.{key}" if path else str(key))
 
 
-def _described_by_all(record: StepRecord) -> str:
+def _describe_on_all(record: StepRecord) -> str:
     """Return a description with the samples of all processes; every process must call it."""
     names = [name for names in distributed.gather(list(record.names)) for name in names]
     return f"iteration {record.iteration} is not finite: {record.describe(names)}"
-
-
-REMEDY = (
-    "This state is not saved; resume=true starts from the last checkpoint, which is finite, and repeats the"
-    " way here unless a setting changes: a lower schedule.lr, schedule.clip_gradient=1 or"
-    " runtime.precision=float32 may avoid it, and schedule.nonfinite=skip leaves out steps whose loss or"
-    " gradient is not finite."
-)

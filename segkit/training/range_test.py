@@ -1,7 +1,6 @@
-"""A range test of the learning rate: it rises step by step until the loss explodes (Smith 2015, 1506.01186).
+"""Learning-rate range test (Smith 2015, arXiv 1506.01186): raise the rate until the loss explodes.
 
-The run's own network, data, loss and optimizer take the steps, all groups in their proportions; afterwards
-network and optimizer are as they were.
+The run's own network, data, loss and optimizer take the steps; parameter groups keep their proportions.
 """
 
 from __future__ import annotations
@@ -14,24 +13,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from segkit.monitor.writers.tensorboard import Events
 from segkit.runtime import distributed
 from segkit.training.nonfinite import NonFiniteGuard, StepRecord
-from segkit.training.run import Training, train_step
+from segkit.training.run import Training
+from segkit.training.step import train_step
 from segkit.types import Batch
 from segkit.visualize import line_charts, overlays
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
-EXPLODED = 4.0  # times the lowest smoothed loss
-MEMORY = 0.9  # of the smoothed loss
-Steps = Iterable[tuple[Sequence[Batch], float]]
+EXPLOSION = 4.0  # times the lowest smoothed loss
+MOMENTUM = 0.9  # of the smoothed loss
 
 
-class Curve(NamedTuple):
-    """What a range test found."""
+class RangeTestResult(NamedTuple):
+    """Smoothed losses by learning rate, and the rate they suggest."""
 
     rates: list[float]  # of the backbone, as ``schedule.lr``
     losses: list[float]  # at each, smoothed
@@ -39,126 +36,99 @@ class Curve(NamedTuple):
     reason: str
 
 
-class _Lenient(NonFiniteGuard):
-    """Leaves out what is not finite and says nothing: here it is looked for."""
+class _SilentGuard(NonFiniteGuard):
+    """Skip steps that are not finite without a warning: a range test expects them."""
 
     def must_skip(self, record: StepRecord, *, scaled: bool) -> bool:
         del scaled
-        return not record.finite()
+        return not record.is_finite()
 
 
-def range_test(run: Training, steps: Steps, folder: Path) -> str:
-    """Test rates on a run, which stays as it was; draw the curve into the folder, say what it suggests."""
-    return report_range_test(run_range_test(run, steps), folder)
-
-
-def run_range_test(run: Training, steps: Steps) -> Curve:
+def run_range_test(run: Training, steps: Iterable[tuple[Sequence[Batch], float]]) -> RangeTestResult:
     """Raise the rate from 1e-6 to 10 over 100 steps (or all of a shorter run), or until the loss explodes.
 
     Args:
-        run: at its beginning; left as it was.
-        steps: of ``training.steps``.
+        run: before its first step; its model and optimizer are restored at the end.
+        steps: from ``training.steps``.
     """
     rates = np.geomspace(LOWEST, HIGHEST, min(STEPS, len(run.remaining_iterations)))
-    before = copy.deepcopy({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()})
+    model, optimizer = copy.deepcopy(run.model.state_dict()), copy.deepcopy(run.optimizer.state_dict())
     trial = dataclasses.replace(
         run,
-        policy=lambda step: float(rates[step]) / run.schedule.lr,
-        guard=_Lenient(run.device, "stop", 1),
-        average=None,
+        lr_factor=lambda step: float(rates[step]) / run.schedule.lr,
+        guard=_SilentGuard(run.device, "stop", 1),
+        ema_model=None,
         iteration=0,
     )
-    seen: list[float] = []
-    for (parts, _), _rate in zip(steps, rates, strict=False):
-        seen.append(_loss(train_step(trial, parts).losses))
-        if _exploded(seen):
+    losses: list[float] = []
+    for (batches, _), _rate in zip(steps, rates, strict=False):
+        losses.append(math.fsum(float(part) for part in train_step(trial, batches).losses.values()))
+        smooth = smooth_losses(losses)
+        if not math.isfinite(losses[-1]) or smooth[-1] > EXPLOSION * min(smooth):
             break
-    run.model.load_state_dict(before["model"])
-    run.optimizer.load_state_dict(before["optimizer"])
+    run.model.load_state_dict(model)
+    run.optimizer.load_state_dict(optimizer)
     run.optimizer.zero_grad(set_to_none=True)
-    return curve(rates[: len(seen)].tolist(), seen)
+    return analyze_losses(rates[: len(losses)].tolist(), losses)
 
 
-def _loss(parts: dict[str, Tensor]) -> float:
-    return math.fsum(float(part) for part in parts.values())
-
-
-def _exploded(losses: Sequence[float]) -> bool:
-    smooth = smoothed(losses)
-    return not math.isfinite(losses[-1]) or smooth[-1] > EXPLODED * min(smooth)
-
-
-def smoothed(losses: Sequence[float]) -> list[float]:
-    """A running mean that forgets, without a bias towards its start."""
-    found, mean = [], 0.0
+def smooth_losses(losses: Sequence[float]) -> list[float]:
+    """Return the exponential moving average at each step, without bias towards the start."""
+    smooth, mean = [], 0.0
     for count, loss in enumerate(losses, start=1):
-        mean = MEMORY * mean + (1 - MEMORY) * loss
-        found.append(mean / (1 - MEMORY**count))
-    return found
+        mean = MOMENTUM * mean + (1 - MOMENTUM) * loss
+        smooth.append(mean / (1 - MOMENTUM**count))
+    return smooth
 
 
-def curve(rates: Sequence[float], losses: Sequence[float]) -> Curve:
-    """The smoothed curve and the rate it suggests: where the loss falls fastest over the rate's logarithm.
+def analyze_losses(rates: Sequence[float], losses: Sequence[float]) -> RangeTestResult:
+    """Suggest the rate at which the smoothed loss falls fastest over the logarithm of the rate.
 
-    Never above a tenth of the rate where the loss is lowest: there it has already ceased to fall.
+    The suggestion is at most a tenth of the rate with the lowest loss, where the loss no longer falls.
 
     Args:
         rates: rising.
-        losses: at each, as measured; those that are not finite end the curve.
+        losses: measured at each; the first one that is not finite ends the curve.
     """
     finite = [loss for loss in losses if math.isfinite(loss)]
-    smooth = smoothed(finite)
+    smooth = smooth_losses(finite)
     rates = list(rates)[: len(smooth)]
     if len(smooth) < 5:
-        return Curve(
-            rates, smooth, None, "the loss was not finite from the start: look at the data and the loss"
-        )
+        reason = "the loss was not finite from the start. Check the data and the loss."
+        return RangeTestResult(rates, smooth, None, reason)
     lowest = int(np.argmin(smooth))
-    fall = smooth[0] - smooth[lowest]
-    if fall < 0.05 * abs(smooth[0]):
-        words = f"no rate made the loss fall by a twentieth (from {smooth[0]:.3g}): look at labels and loss"
-        return Curve(rates, smooth, None, words)
+    if smooth[0] - smooth[lowest] < 0.05 * abs(smooth[0]):
+        reason = f"no rate made the loss fall by 5 % (from {smooth[0]:.3g}). Check the labels and the loss."
+        return RangeTestResult(rates, smooth, None, reason)
     slopes = np.gradient(smooth[: lowest + 1], np.log10(rates[: lowest + 1]))
     steepest = rates[int(np.argmin(slopes))]
     suggestion = min(steepest, rates[lowest] / 10)
-    explodes = len(losses) > len(finite) or smooth[-1] > 2 * smooth[lowest]
-    ended = f", explodes at {rates[-1]:.1e}" if explodes else ""
-    reason = f"the loss falls fastest at {steepest:.1e}, is lowest at {rates[lowest]:.1e}{ended}"
+    reason = f"the loss falls fastest at {steepest:.1e}, is lowest at {rates[lowest]:.1e}"
+    if len(losses) > len(finite) or smooth[-1] > 2 * smooth[lowest]:
+        reason += f", explodes at {rates[-1]:.1e}"
     if suggestion < steepest:
-        reason += "; a tenth of where it is lowest is the safer of the two"
-    return Curve(rates, smooth, suggestion, reason)
+        reason += "; the suggestion is a tenth of the rate with the lowest loss"
+    return RangeTestResult(rates, smooth, suggestion, reason)
 
 
-def report_range_test(found: Curve, folder: Path) -> str:
-    """Draw the curve, put it into TensorBoard and say what it suggests.
-
-    Args:
-        found: by ``run_range_test``.
-        folder: of the run; receives ``lr_finder/`` with the image and the events.
-    """
-    place = folder / "lr_finder"
-    words = found.reason
-    if found.suggestion is not None:
-        words = f"try schedule.lr={found.suggestion:.1e}: {words}"
+def report_range_test(result: RangeTestResult, folder: Path) -> str:
+    """Write the curve to ``lr_finder.png`` in the run folder and return the message to print."""
+    file = folder / "lr_finder.png"
     if distributed.is_main():
-        drawn = chart(found)
-        place.mkdir(parents=True, exist_ok=True)
-        overlays.save_image(place / "lr_finder.png", drawn)
-        events = Events(place, start=0, validation_pending=False)
-        for step, (rate, loss) in enumerate(zip(found.rates, found.losses, strict=True), start=1):
-            events.scalars(step, {"lr_finder/lr": rate, "lr_finder/loss": loss})
-        events.image("lr_finder/curve", len(found.rates), drawn)
-        events.text("lr_finder/suggestion", 0, words)
-        events.close()
-    return f"{words}\nthe curve is in {place}/lr_finder.png and in TensorBoard"
+        overlays.save_image(file, draw_curve(result))
+    message = result.reason
+    if result.suggestion is not None:
+        message = f"try schedule.lr={result.suggestion:.1e}: {message}"
+    return f"{message}\ncurve: {file}"
 
 
-def chart(found: Curve) -> np.ndarray:
-    """The curve over log10 of the rate, (H, W, 3) uint8, cut off where it has exploded."""
-    most = max(found.losses[0], min(found.losses)) * 1.5 if found.losses else 0.0
-    logs = np.log10(found.rates) if found.rates else []
-    curves = {"loss": [(float(x), min(y, most)) for x, y in zip(logs, found.losses, strict=True)]}
-    if found.suggestion is not None:
-        x = math.log10(found.suggestion)
-        curves[f"suggested schedule.lr={found.suggestion:.1e}"] = [(x, min(found.losses)), (x, most)]
-    return line_charts.charts({"smoothed loss, by log10 of schedule.lr": curves})
+def draw_curve(result: RangeTestResult) -> np.ndarray:
+    """Draw the losses over log10 of the rate, cut off at 1.5 times the first; returns (H, W, 3) uint8."""
+    lowest = min(result.losses, default=0.0)
+    highest = 1.5 * max([lowest, *result.losses[:1]])
+    points = zip(np.log10(result.rates), result.losses, strict=True)
+    curves = {"loss": [(float(x), min(y, highest)) for x, y in points]}
+    if result.suggestion is not None:
+        x = math.log10(result.suggestion)
+        curves[f"suggested schedule.lr={result.suggestion:.1e}"] = [(x, lowest), (x, highest)]
+    return line_charts.draw_line_charts({"smoothed loss, by log10 of schedule.lr": curves})

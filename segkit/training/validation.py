@@ -1,10 +1,10 @@
-"""Validation within training: the scores of ``test_seg.py``, the loss, a few images, the best weights."""
+"""Validation during training: the scores of ``test_seg.py``, the loss, sample images, the best weights."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,13 @@ from segkit.evaluation import Evaluation, StopEvaluation
 from segkit.inference import Protocol, Strip
 from segkit.monitor.monitor import Monitor
 from segkit.runtime import distributed, files, signals
-from segkit.runtime.wording import write_count
-from segkit.training import best
+from segkit.runtime.text import format_count
+from segkit.training import best_metric
 from segkit.training.run import Training
 from segkit.types import Dataset, Logits, Sample
 
-SHOWN = 6  # validation images, spread over the split, that are drawn
-DRAWN_SIDE = 480  # pixels: a larger image is thinned out before it is kept for drawing
+DRAWN_SAMPLES = 6  # validation images, spread over the split
+DRAWN_SIDE = 480  # pixels of a drawn image's shorter side; larger ones are subsampled
 PIECE_BYTES = 256 * 2**20  # of the logits whose loss is computed at once
 
 
@@ -37,60 +37,61 @@ def validate(
     monitor: Monitor,
     checkpoints: Checkpoints,
 ) -> Evaluation | None:
-    """Score the run's weights, show and store the result, and keep the weights if none were better.
+    """Score the weights, record the result, and save the weights as ``best.pt`` if they are the best so far.
 
-    Returns None if a signal asked this run to leave; ``run.validation_pending`` then stays True, and the
+    Returns None if a signal asked the run to stop; ``run.validation_pending`` then stays True, and the
     resumed run validates first.
 
     Args:
-        run: its ``scored`` model is evaluated.
+        run: its ``eval_model`` is scored.
         dataset: the validation split.
         protocol: of the settings.
-        workers: processes that read the images; they end with the validation.
+        workers: processes that read the images.
         monitor: of the run.
-        checkpoints: receives ``best.pt``; its folder gets ``result.json`` and ``samples.png``.
+        checkpoints: of the run; ``result.json`` and ``samples.png`` are written to its folder, too.
     """
     run.guard.check()
     run.validation_pending = True
     loss = ValidationLoss(run.loss, protocol)
-    shown = ShownSamples(dataset.names)
+    drawn = DrawnSamples(dataset.names)
 
-    def leave_if_asked(sample: Sample, strip: Strip) -> None:
-        if run.request.signal:
+    def add_loss_unless_stopped(sample: Sample, strip: Strip) -> None:
+        if run.stop_request.signal:
             raise StopEvaluation
         loss.add(sample, strip)
 
-    monitor.log_message(f"validating on {write_count(len(dataset), 'image')}")
+    monitor.log_message(f"validating on {format_count(len(dataset), 'image')}")
     result = evaluation.evaluate(
         run.eval_model,
         dataset,
         protocol,
         workers=workers,
-        on_image=shown.add,
-        on_strip=leave_if_asked,
+        on_image=drawn.add,
+        on_strip=add_loss_unless_stopped,
         with_intervals=False,
     )
     if run.stop_signal():
         return None
-    run.validation_pending, run.validated = False, run.iteration
+    run.validation_pending, run.last_validation = False, run.iteration
     losses = loss.mean()
-    monitor.scores(
+    monitor.log_scores(
         run.iteration, result.scores, result.class_iou, losses=losses, counts=result.counts.numpy()
     )
-    monitor.samples(run.iteration, *shown.gather())
+    monitor.log_samples(run.iteration, *drawn.gather())
     if distributed.is_main():
         record = {"iteration": run.iteration, "protocol": protocol.as_dict(), "scores": result.scores}
         with files.atomic_write(checkpoints.folder / "result.json") as file:
             file.write(json.dumps(record, indent=2).encode())
-    value = best.metric_value(run.metric, result, losses, monitor.names)
+    value = best_metric.metric_value(run.metric, result, losses, monitor.names)
     if not math.isfinite(value) and run.best is None:
-        monitor.log_message(f"careful: {best.explain_undefined(run.metric, value)}")
+        monitor.log_message(f"careful: {best_metric.explain_undefined(run.metric, value)}")
     if run.update_best(value):
         checkpoints.save_best(run.iteration, run.eval_model.state_dict(), result.scores)
-    if run.out_of_patience:
+    if run.is_out_of_patience and run.iteration < run.length:
         monitor.log_message(
-            f"stopping at {run.iteration:,} of {run.length:,} iterations: the last {run.stale} validations"
-            f" found no better {run.best_text} (schedule.patience={run.stale})"
+            f"stopping early at {run.iteration:,} of {run.length:,} iterations: the last"
+            f" {run.validations_since_best} validations found no better {run.best_text}"
+            f" (schedule.patience={run.schedule.patience})"
         )
     release_memory()
     return result
@@ -105,47 +106,47 @@ def checkpoint_and_validate(
     monitor: Monitor,
     checkpoints: Checkpoints,
 ) -> None:
-    """Save if it is time, validate if that is pending, leave if asked.
+    """Save a checkpoint if one is due, validate if that is pending, and exit if a signal asked for it.
 
-    A checkpoint comes before a validation, which is then still to do, and one after it: whatever ends the
-    validation, a broken image or a signal, no iteration is lost. While steps are being skipped nothing is
-    saved before the end: the run may never recover, and each checkpoint removes an older one. Arguments are
-    those of ``validate``.
+    One checkpoint precedes a validation, as pending, and one follows it, so no iteration is lost if the
+    validation ends by a broken image or a signal. Nothing is saved while steps are being skipped, except at
+    the end: the run may never recover, and each checkpoint removes an older one. Arguments are those of
+    ``validate``.
 
     Raises:
-        SystemExit: a signal asked this run to leave.
+        SystemExit: a signal asked the run to stop.
     """
+    is_done = run.iteration == run.length
+    stop_signal = run.stop_signal()
 
     def save() -> None:
-        if run.guard.in_a_row and run.iteration < run.length:
-            if leaving:
-                monitor.log_message(
-                    f"not saved, because the last {run.guard.in_a_row} steps were skipped: the run resumes"
-                    " from its last checkpoint"
-                )
-            return
-        monitor.flush()  # so that a run resumed from here has no gap in its curves
-        checkpoints.save(run.state())
+        if not run.guard.in_a_row or is_done:
+            monitor.flush()  # so that a run resumed from here has no gap in its curves
+            checkpoints.save(run.state())
+        elif stop_signal:
+            monitor.log_message(
+                f"not saved, because the last {run.guard.in_a_row} steps were skipped; the run resumes from"
+                " its last checkpoint"
+            )
 
-    leaving = run.stop_signal()
-    if leaving or run.validation_pending or checkpoints.due(run.iteration) or run.iteration == run.length:
+    if stop_signal or run.validation_pending or checkpoints.is_due(run.iteration) or is_done:
         save()
-    if run.validation_pending and not leaving:
-        kept = {"monitor": monitor, "checkpoints": checkpoints}
-        if validate(run, dataset, protocol, workers=workers, **kept) is not None:
+    if run.validation_pending and not stop_signal:
+        result = validate(run, dataset, protocol, workers=workers, monitor=monitor, checkpoints=checkpoints)
+        if result is not None:
             save()
-        leaving = run.stop_signal()
-    if leaving:
+        stop_signal = run.stop_signal()
+    if stop_signal:
         distributed.barrier()
-        signals.exit_after_signal(leaving)
+        signals.exit_after_signal(stop_signal)
 
 
 class ValidationLoss:
-    """The training's loss of the predictions that are scored, without the auxiliary head's part.
+    """Training loss of the scored predictions, without the auxiliary head's part.
 
-    Its logits are the merged ones of the protocol: with one view the network's own, else the logarithm of
-    the merged probabilities. Images are weighted as in training, by the loss's ``weight`` of their labels. An
-    image whose logits exceed ``PIECE_BYTES`` enters in several pieces of whole rows.
+    The logits are those that the protocol merges from its views: with one view the network's own, else the
+    logarithm of the merged probabilities. Images are weighted as in training, by the loss's ``weight`` of
+    their labels. An image whose logits exceed ``PIECE_BYTES`` is computed in pieces of full rows.
 
     Args:
         loss: of ``segkit.losses``.
@@ -154,20 +155,20 @@ class ValidationLoss:
 
     def __init__(self, loss: Any, protocol: Protocol) -> None:
         self.loss, self.protocol = loss, protocol
-        self.rows: list[Tensor] = []  # (rows, W, K) of the piece that is being gathered
-        self.sums: dict[str, Tensor] = {}  # of each part: one number, or one for each loss of a sum
+        self.rows: list[Tensor] = []  # (rows, W, K) of the current piece
+        self.sums: dict[str, Tensor] = {}  # by part: one number, or one for each loss of a sum
         self.weight = torch.zeros((), dtype=torch.float64)
 
     @torch.no_grad()
     def add(self, sample: Sample, strip: Strip) -> None:
-        """Take the merged scores of some rows; called from top to bottom of each image."""
+        """Add the merged scores of a strip; strips come from top to bottom of each image."""
         height, width, num_classes = *sample.label.shape, strip.scores.shape[2]
         self.rows.append(inference.scores_to_logits(strip.scores, self.protocol))
         rows = sum(len(part) for part in self.rows)
-        full = max(1, PIECE_BYTES // (4 * width * num_classes))
-        if strip.bottom < height and rows < full:
+        most_rows = max(1, PIECE_BYTES // (4 * width * num_classes))
+        if strip.bottom < height and rows < most_rows:
             return
-        logits = torch.cat(self.rows).permute(2, 0, 1)[None]
+        logits = torch.cat(self.rows).permute(2, 0, 1)[None]  # (1, K, rows, W)
         self.rows.clear()
         label = torch.from_numpy(sample.label[strip.bottom - rows : strip.bottom])[None].to(logits.device)
         weight = self.loss.weight(label).cpu().double()
@@ -176,43 +177,43 @@ class ValidationLoss:
         self.weight = self.weight + weight
 
     def mean(self) -> dict[str, float]:
-        """The loss's parts by name, over the images of all processes; every process must call it."""
-        everyone: list[tuple[dict[str, Tensor], Tensor]] = distributed.gather((self.sums, self.weight))
-        weight = (
-            torch.stack(torch.broadcast_tensors(*(weight for _, weight in everyone))).sum(0).clamp(min=1e-9)
-        )
-        names = dict.fromkeys(name for sums, _ in everyone for name in sums)
-        zero = torch.zeros_like(weight)
-        totals = {name: torch.stack([sums.get(name, zero) for sums, _ in everyone]).sum(0) for name in names}
-        return {name: float((total / weight).sum()) for name, total in totals.items()}
+        """Return the parts of the loss over the images of all processes; every process must call it."""
+        results: list[tuple[dict[str, Tensor], Tensor]] = distributed.gather((self.sums, self.weight))
+        weights = torch.broadcast_tensors(*(weight for _, weight in results))
+        weight = torch.stack(weights).sum(0).clamp(min=1e-9)
+        means = {}
+        for name in dict.fromkeys(name for sums, _ in results for name in sums):
+            parts = [sums.get(name, torch.zeros_like(weight)) for sums, _ in results]
+            means[name] = float((torch.stack(parts).sum(0) / weight).sum())
+        return means
 
 
-class ShownSamples:
-    """Keeps a few samples of a validation with what was predicted for them, to be drawn.
+class DrawnSamples:
+    """A few samples of a validation with their predictions, to be drawn.
 
     Args:
-        names: of the split's images; those kept are spread evenly over them.
+        names: of the split's images; the drawn ones are spread evenly over them.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        chosen = np.linspace(0, len(names) - 1, min(SHOWN, len(names))).astype(int)
+        chosen = np.linspace(0, len(names) - 1, min(DRAWN_SAMPLES, len(names))).astype(int)
         self.names = [names[int(index)] for index in chosen]
-        self.kept: dict[str, tuple[Sample, np.ndarray]] = {}
+        self.pairs: dict[str, tuple[Sample, np.ndarray]] = {}
 
     def add(self, sample: Sample, prediction: np.ndarray) -> None:
-        """Keep a sample, thinned out to about ``DRAWN_SIDE`` pixels, if it is one of those shown."""
+        """Store a sample and its prediction, subsampled to ``DRAWN_SIDE``, if it is one of the drawn ones."""
         if sample.name not in self.names:
             return
         step = max(1, min(sample.label.shape) // DRAWN_SIDE)
-        image, label, thin = (
+        image, label, small_prediction = (
             np.ascontiguousarray(a[::step, ::step]) for a in (sample.image, sample.label, prediction)
         )
-        self.kept[sample.name] = sample._replace(image=image, label=label), thin
+        self.pairs[sample.name] = sample._replace(image=image, label=label), small_prediction
 
     def gather(self) -> tuple[list[Sample], list[np.ndarray]]:
-        """Samples and predictions of all processes in the split's order; every process must call it."""
-        kept: Mapping[str, tuple[Sample, np.ndarray]] = {
-            name: pair for part in distributed.gather(self.kept) for name, pair in part.items()
-        }
-        pairs = [kept[name] for name in self.names if name in kept]
-        return [sample for sample, _ in pairs], [prediction for _, prediction in pairs]
+        """Return the samples and predictions of all processes in order; every process must call it."""
+        pairs: dict[str, tuple[Sample, np.ndarray]] = {}
+        for part in distributed.gather(self.pairs):
+            pairs |= part
+        ordered = [pairs[name] for name in self.names if name in pairs]
+        return [sample for sample, _ in ordered], [prediction for _, prediction in ordered]

@@ -9,7 +9,7 @@ import numpy as np
 Curve = Sequence[tuple[float, float]]
 
 
-def charts(panels: Mapping[str, Mapping[str, Curve]]) -> np.ndarray:
+def draw_line_charts(panels: Mapping[str, Mapping[str, Curve]]) -> np.ndarray:
     """Draw charts below each other; a curve has the same color in all of them.
 
     Args:

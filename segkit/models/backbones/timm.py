@@ -16,8 +16,8 @@ from segkit.models.dilate import dilate
 from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD
 from segkit.models.stems import match_weight_bands
 from segkit.models.weights import load_state, read_weights_file
-from segkit.runtime.download import resolve
-from segkit.runtime.errors import first_line
+from segkit.runtime.download import resolve_source
+from segkit.runtime.text import first_line
 
 LOG = logging.getLogger("segkit")
 
@@ -171,7 +171,7 @@ def _refuse_other_stages(body: Any, variant: str) -> None:
 
 def _load_file(timm: Any, body: nn.Module, variant: str, weights: str) -> None:
     """Weights under the names of timm's classifier, or of a segmenter on this backbone."""
-    path = resolve(weights)
+    path = resolve_source(weights)
     state = read_weights_file(path).state
     prefix = "backbone.body."
     if any(name.startswith(prefix) for name in state):

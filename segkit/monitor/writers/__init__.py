@@ -1,1 +1,1 @@
-"""What a run records, and where to: one writer a file."""
+"""Writers of a run's curves, images and texts, one per service."""

@@ -1,4 +1,4 @@
-"""Shared by the writers of MLflow and Weights & Biases: continued runs, and services that may fail."""
+"""Resumed runs and failing services, for the writers of MLflow and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from segkit.runtime import files
 LOG = logging.getLogger("segkit")
 
 
-class Continuation:
-    """The run's id at a service and the last iteration of each of its curves, kept in the run folder.
+class TrackerState:
+    """Id of the run at a service and last iteration of each curve, stored in the run folder.
 
-    No service removes points. What an interrupted run recorded beyond its last checkpoint stays, and is not
+    Services do not remove points. Those beyond the last checkpoint of an interrupted run stay and are not
     recorded again.
 
     Args:
@@ -28,17 +28,19 @@ class Continuation:
 
     def __init__(self, file: Path, *, start: int, service: str) -> None:
         self.file, self.service = file, service
-        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        stored: dict[str, Any] = {}
+        if file.is_file():
+            stored = json.loads(file.read_text(encoding="utf-8"))
         self.run_id: str | None = stored.get("run_id")
         self.last: dict[str, int] = stored.get("last", {})
         self.failures: set[str] = set()
-        beyond = max(self.last.values(), default=0)
-        if beyond > start:
+        furthest = max(self.last.values(), default=0)
+        if furthest > start:
             LOG.warning(
                 "%s cannot remove points: those of iterations %d to %d stay and are not recorded again",
                 service,
                 start + 1,
-                beyond,
+                furthest,
             )
 
     def select_new(self, iteration: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -46,7 +48,7 @@ class Continuation:
         return {tag: value for tag, value in values.items() if iteration > self.last.get(tag, -1)}
 
     def mark(self, iteration: int, tags: Sequence[str]) -> None:
-        """Note that the curves reach this iteration."""
+        """Store that the curves reach this iteration."""
         self.last |= dict.fromkeys(tags, iteration)
         self.save()
 

@@ -13,14 +13,14 @@ import numpy as np
 
 from segkit.monitor.writers import _tracker
 
-BATCH = 100  # parameters that MLflow takes in one call
+BATCH = 100  # most parameters in one call
 
 
 class MlflowRun:
     """Records curves as metrics, images, texts and best.pt as artifacts, and settings as parameters.
 
     Args:
-        folder: the run's; receives ``mlflow.json``, the id that a resumed run continues.
+        folder: of the run; receives ``mlflow.json``, the id that a resumed run continues.
         start: iterations done before.
         experiment: MLflow's experiment, created if there is none of this name.
         uri: of the tracking server or database; None for ``mlflow.db`` beside the run folders.
@@ -36,18 +36,21 @@ class MlflowRun:
         local = folder.parent.absolute()
         self.client = mlflow.MlflowClient(tracking_uri=uri or f"sqlite:///{local}/mlflow.db")
         self.folder, self.checkpoint = folder, checkpoint
-        self.state = _tracker.Continuation(folder / "mlflow.json", start=start, service="MLflow")
+        self.state = _tracker.TrackerState(folder / "mlflow.json", start=start, service="MLflow")
         if self.state.run_id is None:
-            found = self.client.get_experiment_by_name(experiment)
-            place = None if uri else (local / "mlflow-artifacts").as_uri()
-            number = found.experiment_id if found else self.client.create_experiment(experiment, place)
+            existing = self.client.get_experiment_by_name(experiment)
+            if existing:
+                number = existing.experiment_id
+            else:
+                artifacts = None if uri else (local / "mlflow-artifacts").as_uri()
+                number = self.client.create_experiment(experiment, artifacts)
             self.state.run_id = self.client.create_run(number, run_name=folder.name).info.run_id
             self.state.save()
         else:
             self.client.update_run(self.state.run_id, status="RUNNING")
         self.run_id = self.state.run_id
 
-    def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
+    def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """Record the points that MLflow does not have yet."""
         new = self.state.select_new(iteration, values)
         now = int(time.time() * 1000)
@@ -55,24 +58,24 @@ class MlflowRun:
         if metrics and self.state.send(self.client.log_batch, self.run_id, metrics=metrics):
             self.state.mark(iteration, list(new))
 
-    def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
+    def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """Record an (H, W, 3) image as a PNG; the same iteration overwrites it."""
         self.state.send(self.client.log_image, self.run_id, image, artifact_file=f"{tag}_{iteration:07d}.png")
 
-    def text(self, tag: str, iteration: int, markdown: str) -> None:
+    def add_text(self, tag: str, iteration: int, markdown: str) -> None:
         """Record a text in Markdown; the same iteration overwrites it."""
         self.state.send(self.client.log_text, self.run_id, markdown, f"{tag}_{iteration:07d}.md")
 
-    def hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Record settings as parameters; MLflow keeps the first value of each."""
-        known = self.client.get_run(self.run_id).data.params
+        existing = self.client.get_run(self.run_id).data.params
         new = {clean_name(key): str(value) for key, value in settings.items()}
-        params = [self.entities.Param(key, value) for key, value in new.items() if key not in known]
+        params = [self.entities.Param(key, value) for key, value in new.items() if key not in existing]
         for begin in range(0, len(params), BATCH):
             self.state.send(self.client.log_batch, self.run_id, params=params[begin : begin + BATCH])
 
     def flush(self) -> None:
-        """Do nothing: every call has reached the server."""
+        """Do nothing: calls are synchronous."""
 
     def close(self) -> None:
         """Record best.pt and end the run."""
@@ -84,7 +87,7 @@ class MlflowRun:
 
 
 def clean_name(name: str) -> str:
-    """Return a name that MLflow takes: letters, digits, ``_-. /``, and no empty parts."""
+    """Return a name that MLflow accepts: letters, digits, ``_-. /``, and no empty parts."""
     parts = re.sub(r"[^/\w.\- ]", "_", name).split("/")
     return "/".join("_" if part in ("", ".", "..") else part for part in parts)
 
@@ -100,7 +103,7 @@ def build(
     """Build the run at MLflow.
 
     Args:
-        folder: the run's.
+        folder: of the run.
         start: iterations done before.
         experiment: MLflow's experiment.
         uri: of the server or database; None: $MLFLOW_TRACKING_URI, or ``mlflow.db`` beside the run folders.

@@ -17,7 +17,7 @@ class WandbRun:
     """Records curves, images, class tables, texts as files, settings as config, and best.pt at the end.
 
     Args:
-        folder: the run's; receives ``wandb/`` and ``wandb.json``, the id that a resumed run continues.
+        folder: of the run; receives ``wandb/`` and ``wandb.json``, the id that a resumed run continues.
         start: iterations done before.
         checkpoint: whether best.pt is recorded.
         options: of ``wandb.init``.
@@ -27,7 +27,7 @@ class WandbRun:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self.wandb = _tracker.import_client("wandb", "Weights & Biases")
         self.folder, self.checkpoint = folder, checkpoint
-        self.state = _tracker.Continuation(folder / "wandb.json", start=start, service="Weights & Biases")
+        self.state = _tracker.TrackerState(folder / "wandb.json", start=start, service="Weights & Biases")
         if self.state.run_id is None:
             self.state.run_id = uuid.uuid4().hex[:8]
             self.state.save()
@@ -44,15 +44,15 @@ class WandbRun:
         # the service drops points whose step is not the next one, so steps count calls
         self.run.define_metric("*", step_metric="iteration")
 
-    def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
+    def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """Record the points that the service does not have yet."""
         self._log(iteration, values)
 
-    def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
+    def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """Record an (H, W, 3) image."""
         self._log(iteration, {tag: self.wandb.Image(image)})
 
-    def text(self, tag: str, iteration: int, markdown: str) -> None:
+    def add_text(self, tag: str, iteration: int, markdown: str) -> None:
         """Record a Markdown table as a table, another text as a file of the run."""
         rows = [line.strip().strip("|").split(" | ") for line in markdown.splitlines() if line[:1] == "|"]
         if len(rows) > 2:
@@ -68,7 +68,7 @@ class WandbRun:
         if new and self.state.send(self.run.log, {**new, "iteration": iteration}):
             self.state.mark(iteration, list(new))
 
-    def hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Record settings as the config of the run."""
         self.state.send(self.run.config.update, dict(settings), allow_val_change=True)
 
@@ -97,7 +97,7 @@ def build(
     """Build the run at Weights & Biases.
 
     Args:
-        folder: the run's.
+        folder: of the run.
         start: iterations done before.
         project: of the service.
         entity: user or team; None: the account's default.

@@ -18,7 +18,7 @@ import numpy as np
 from segkit.data.label_map import COLUMNS, Entry, LabelMap, automatic_color, hex_color
 from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGE_SUFFIXES
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 from segkit.tools.import_labels.readers import READERS
 from segkit.tools.import_labels.shapes import (
     BACKGROUND,
@@ -56,17 +56,17 @@ class Report:
     def lines(self) -> list[str]:
         """Return what happened, for people."""
         total = max(1, self.pixels.total())
-        lines = [f"{write_count(self.images, 'image')} with masks"]
+        lines = [f"{format_count(self.images, 'image')} with masks"]
         for label in self.labels:
             share = self.pixels[label] / total
             lines.append(
-                f"{label:>24}: {write_count(self.objects[label], 'object')}, {share:.3%} of the pixels"
+                f"{label:>24}: {format_count(self.objects[label], 'object')}, {share:.3%} of the pixels"
             )
         for (top, below), pixels in self.hidden.most_common(6):
-            lines.append(f"overlap: {top} lies on {below} ({write_count(pixels, 'pixel')})")
+            lines.append(f"overlap: {top} lies on {below} ({format_count(pixels, 'pixel')})")
         if self.crowds:
             lines.append(f"crowds: {self.crowds} are not scored, except where other objects lie on them")
-        lines += [f"skipped: {write_count(number, 'shape')} {kind}" for kind, number in self.skipped.items()]
+        lines += [f"skipped: {format_count(number, 'shape')} {kind}" for kind, number in self.skipped.items()]
         for title, names in (
             ("no labels", self.without_labels),
             ("missing, skipped", self.missing),
@@ -75,7 +75,7 @@ class Report:
         ):
             if names:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                lines.append(f"{title}: {write_count(len(names), 'image')} ({', '.join(names[:3])}{more})")
+                lines.append(f"{title}: {format_count(len(names), 'image')} ({', '.join(names[:3])}{more})")
         return lines
 
 
@@ -122,7 +122,7 @@ def import_labels(
                 _write_image(target, PurePosixPath(split), image, source, report, empty=empty)
         if not report.images:
             raise ValueError(
-                f"--images {images}: none of the {write_count(len(found.images), 'image')} that {files[0]} "
+                f"--images {images}: none of the {format_count(len(found.images), 'image')} that {files[0]} "
                 f"names can be used; {' '.join(report.lines()[-1:])}"
             )
         used = {os.path.realpath(source) for source in sources.values()}
@@ -188,7 +188,7 @@ def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str,
             sources[image.name] = file
     stems = Counter(PurePosixPath(image.name).with_suffix("").as_posix() for image in images)
     if twice := [stem for stem, number in stems.items() if number > 1]:
-        raise ValueError(f"{write_count(len(twice), 'mask')} would have one name, such as {twice[0]}.png")
+        raise ValueError(f"{format_count(len(twice), 'mask')} would have one name, such as {twice[0]}.png")
     return sources
 
 

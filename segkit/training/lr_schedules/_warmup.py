@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 
 Decay = Callable[[int, int], float]  # (iterations decayed, of how many) -> factor
 Kind = Literal["overlap", "encoding", "mmseg"]
@@ -29,7 +29,7 @@ def with_warmup(decay: Decay, total: int, *, warmup_iterations: int, warmup: Kin
     if warmup_iterations >= total:
         raise ValueError(
             f"schedule.lr_schedule.warmup_iterations={warmup_iterations}: must be below the"
-            f" {write_count(total, 'iteration')} of the training"
+            f" {format_count(total, 'iteration')} of the training"
         )
 
     def factor(iteration: int) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from segkit.config import Fraction, NonNegativeInt, PositiveInt
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 from segkit.training.lr_schedules._warmup import with_warmup
 
 
@@ -35,7 +35,7 @@ def build(
     if late:
         raise ValueError(
             f"schedule.lr_schedule.milestones={milestones}: {late[0]} is not before the end,"
-            f" {write_count(total, 'iteration')}"
+            f" {format_count(total, 'iteration')}"
         )
     ordered = sorted(milestones)
 

@@ -15,19 +15,19 @@ class Scores:
     def __init__(self, file: Path) -> None:
         self.file = file
 
-    def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
+    def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """Write a line if the values are those of a validation."""
         if "val/mIoU" in values:
             with self.file.open("a") as file:
                 file.write(f"{iteration},{values['val/mIoU']:.6f}\n")
 
-    def image(self, tag: str, iteration: int, image: np.ndarray) -> None:
+    def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """Do nothing."""
 
-    def text(self, tag: str, iteration: int, markdown: str) -> None:
+    def add_text(self, tag: str, iteration: int, markdown: str) -> None:
         """Do nothing."""
 
-    def hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Do nothing."""
 
     def flush(self) -> None:

@@ -56,7 +56,7 @@ def descent(curvature, noise, *, count=100):
 def test_the_suggestion_is_below_where_descent_diverges_and_not_far_below(seed):
     draw = random.Random(seed)
     curvature = 10 ** draw.uniform(0, 4)
-    found = range_test.curve(*descent(curvature, noise=draw.choice([0.0, 0.01])))
+    found = range_test.analyze_losses(*descent(curvature, noise=draw.choice([0.0, 0.01])))
     assert found.suggestion is not None
     assert 0.001 < found.suggestion * curvature < 2
     assert "falls fastest" in found.reason
@@ -64,15 +64,15 @@ def test_the_suggestion_is_below_where_descent_diverges_and_not_far_below(seed):
 
 def test_where_nothing_is_learnt_nothing_is_suggested():
     rates = np.geomspace(1e-6, 10, 100).tolist()
-    found = range_test.curve(rates, [1.0] * 100)
+    found = range_test.analyze_losses(rates, [1.0] * 100)
     assert found.suggestion is None
-    assert "no rate made the loss fall" in found.reason
-    assert "not finite from the start" in range_test.curve(rates, [float("nan")]).reason
+    assert "no rate made the loss fall by 5 %" in found.reason
+    assert "not finite from the start" in range_test.analyze_losses(rates, [float("nan")]).reason
 
 
 def test_smoothing_is_the_weighted_mean_written_out():
     losses = [3.0, 1.0, 4.0, 1.0, 5.0]
-    for count, smooth in enumerate(range_test.smoothed(losses), start=1):
+    for count, smooth in enumerate(range_test.smooth_losses(losses), start=1):
         weights = [0.9 ** (count - 1 - i) for i in range(count)]
         assert smooth == pytest.approx(np.average(losses[:count], weights=weights))
 
@@ -92,9 +92,9 @@ def test_the_run_is_left_as_it_was_and_the_rates_are_those_it_says():
         training.train_step(run, next(steps(1))[0])
     for a, b in zip(tested.model.parameters(), untouched.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert tested.average is not None
-    assert untouched.average is not None
-    for a, b in zip(tested.average.parameters(), untouched.average.parameters(), strict=True):
+    assert tested.ema_model is not None
+    assert untouched.ema_model is not None
+    for a, b in zip(tested.ema_model.parameters(), untouched.ema_model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -1,4 +1,4 @@
-"""Which weights are the best: by a score, by a class's IoU or by the loss of the validation."""
+"""``checkpoint.metric``, which selects the best weights: a score, a class's IoU or the validation loss."""
 
 from __future__ import annotations
 
@@ -12,41 +12,40 @@ SCORES = ("mIoU", "pixAcc", "mAcc", "fwIoU", "mDice")  # of ``metrics.scores``
 LOSS, IOU = "val/loss", "iou/"
 
 
-def check_metric(metric: str, names: Sequence[str]) -> None:
-    """Make sure that a metric exists.
-
-    Args:
-        metric: of the settings.
-        names: of the classes.
+def check_metric(metric: str, class_names: Sequence[str]) -> None:
+    """Check that a metric exists.
 
     Raises:
         ValueError: there is no such score, or no such class.
     """
-    known = [*SCORES, LOSS, *(f"{IOU}{name}" for name in names)]
+    known = [*SCORES, LOSS, *(f"{IOU}{name}" for name in class_names)]
     if metric in known:
         return
-    words = {word.lower(): word for word in known}
-    close = difflib.get_close_matches(metric.lower(), words, n=1)
-    meant = f"did you mean checkpoint.metric={words[close[0]]}? " if close else ""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(metric.lower(), by_lower, n=1)
+    hint = f" Did you mean checkpoint.metric={by_lower[close[0]]}?" if close else ""
+    more = ", ..." if len(class_names) > 8 else ""
     raise ValueError(
-        f"checkpoint.metric={metric}: there is no such metric; {meant}there are {', '.join(known[:6])}"
-        f" and {IOU}CLASS ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+        f"checkpoint.metric={metric}: must be one of {', '.join(known[:6])}, or {IOU}CLASS with a class of"
+        f" {', '.join(class_names[:8])}{more}.{hint}"
     )
 
 
-def metric_value(metric: str, result: Evaluation, losses: Mapping[str, float], names: Sequence[str]) -> float:
-    """Return a metric of a validation; NaN where a class has neither labels nor predictions.
+def metric_value(
+    metric: str, result: Evaluation, losses: Mapping[str, float], class_names: Sequence[str]
+) -> float:
+    """Return a metric of a validation; NaN for a class with neither labels nor predictions.
 
     Args:
-        metric: one that ``check_metric`` accepts.
+        metric: checked by ``check_metric``.
         result: of the validation.
-        losses: its parts by name.
-        names: of the classes.
+        losses: parts of the validation loss.
+        class_names: in the order of their ids.
     """
     if metric == LOSS:
         return math.fsum(losses.values())
     if metric.startswith(IOU):
-        return result.class_iou[list(names).index(metric.removeprefix(IOU))]
+        return result.class_iou[list(class_names).index(metric.removeprefix(IOU))]
     return result.scores[metric]
 
 
@@ -60,15 +59,15 @@ def is_better(metric: str, value: float, best: float | None) -> bool:
 
 
 def explain_undefined(metric: str, value: float) -> str:
-    """Return why a metric has no finite value, and what to do."""
-    advice = "best.pt is not written for it. Choose another checkpoint.metric, such as mIoU"
+    """Return a message about a metric without a finite value."""
+    fix = "best.pt is not written. Choose another checkpoint.metric, such as mIoU"
     if metric.startswith(IOU):
         name = metric.removeprefix(IOU)
         return (
             f"checkpoint.metric={metric} is undefined: no validation image has a pixel of {name!r}, and none"
-            f" was predicted. {advice}, or add images of {name!r} to the validation split."
+            f" was predicted. {fix}, or add images of {name!r} to the validation split."
         )
-    return f"checkpoint.metric={metric} is {value:g} in this validation. {advice}."
+    return f"checkpoint.metric={metric} is {value:g} in this validation. {fix}."
 
 
 def format_metric(metric: str, value: float | None) -> str:
