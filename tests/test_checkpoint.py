@@ -124,6 +124,16 @@ def test_a_state_of_another_model_is_refused_with_what_differs():
         files.check_state_matches({str(i): own["a"] for i in range(100)}, {}, "model")
 
 
+def test_another_seed_is_refused_on_resume(tmp_path):
+    checkpoints(tmp_path).save(state(1))
+    other = checkpoints(tmp_path)
+    other.about["settings"] = {"seed": 2}
+    with pytest.raises(
+        ValueError, match=r"seed=2: the run uses seed=1 .* Leave seed out, or start a new run"
+    ):
+        other.load_newest()
+
+
 class Hostile:
     def __reduce__(self):
         return (print, ("executed",))

@@ -191,7 +191,9 @@ def test_resuming_with_other_classes_is_refused_with_both_tables(change, is_refu
     if not is_refused:
         checkpoint.check_saved_settings(saved, now)
         return
-    with pytest.raises(ValueError, match=r"\[0,back,#808080 \| 1,red,#e61e1e .* in the checkpoint, \["):
+    with pytest.raises(
+        ValueError, match=r"checkpoint has \[0,back,#808080 \| 1,red,#e61e1e .*, the data have \["
+    ):
         checkpoint.check_saved_settings(saved, now)
 
 
