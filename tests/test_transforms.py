@@ -145,7 +145,7 @@ def test_photograph_crops_equal_those_of_the_original_training_code(base):
         ours = transform(Sample(image, label, ""), seed)
         window = placed(transform, image, label, seed)
         theirs = Image.fromarray(image), Image.fromarray(label)
-        if window.mirrored:
+        if window.is_flipped:
             theirs = ImageOps.mirror(theirs[0]), ImageOps.mirror(theirs[1])
         box = window.left, window.top, window.left + window.width, window.top + window.height
         size = window.scaled[::-1]
@@ -220,7 +220,7 @@ def test_rotation_turns_about_the_center_and_fills_with_ignored():
     upright = crop_rotated(label, window, 90.0, resize="pil_bilinear", fill=(255,))
     np.testing.assert_array_equal(upright, np.rot90(label))
     assert crop_rotated(label, window, 45.0, resize="pil_bilinear", fill=(255,))[0, 0] == 255
-    mirrored = crop_rotated(label, window._replace(mirrored=True), 30.0, resize="pil_bilinear", fill=(255,))
+    mirrored = crop_rotated(label, window._replace(is_flipped=True), 30.0, resize="pil_bilinear", fill=(255,))
     np.testing.assert_array_equal(
         mirrored[:, ::-1], crop_rotated(label, window, 30.0, resize="pil_bilinear", fill=(255,))
     )

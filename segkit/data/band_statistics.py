@@ -1,4 +1,4 @@
-"""What the values of images are, band by band: means, deviations, extremes and percentiles, in one pass."""
+"""Statistics of the stored values of images, band by band, in one pass."""
 
 from __future__ import annotations
 
@@ -8,66 +8,63 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-PERCENTILES = (0.5, 99.5)  # as nnU-Net cuts intensities (Isensee et al. 2021)
-GRID = 1 << 22  # pixels from which the percentiles are found, on a grid over all images
+PERCENTILES = (0.5, 99.5)  # as nnU-Net clips intensities (Isensee et al. 2021)
+PERCENTILE_PIXELS = 1 << 22  # sampled over all images for the percentiles
 
 
 class BandStatistics(NamedTuple):
-    """Values as stored, of C bands over all pixels."""
+    """Statistics of C bands over all pixels, each (C,)."""
 
-    mean: np.ndarray  # (C,)
-    std: np.ndarray  # (C,)
-    least: np.ndarray  # (C,)
-    most: np.ndarray  # (C,)
-    low: np.ndarray  # (C,) percentile 0.5
-    high: np.ndarray  # (C,) percentile 99.5
+    mean: np.ndarray
+    std: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
+    low: np.ndarray  # percentile 0.5
+    high: np.ndarray  # percentile 99.5
 
-    def value_ranges(self, how: Literal["percentile", "minmax"]) -> tuple[tuple[float, float], ...]:
-        """``data.range`` of each band; a band of one value gets a range of 1."""
-        low, high = (self.low, self.high) if how == "percentile" else (self.least, self.most)
-        pairs = zip(low.tolist(), high.tolist(), strict=True)
-        return tuple((first, last if last > first else first + 1) for first, last in pairs)
+    def value_ranges(self, method: Literal["percentile", "minmax"]) -> tuple[tuple[float, float], ...]:
+        """Return ``data.range`` of each band; a constant band gets a range of 1."""
+        lows, highs = self.low.tolist(), self.high.tolist()
+        if method == "minmax":
+            lows, highs = self.least.tolist(), self.most.tolist()
+        return tuple((low, high if high > low else low + 1) for low, high in zip(lows, highs, strict=True))
 
-    def normalization(self, limits: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-        """``model.mean`` and ``model.std`` (C,): of the values as shares of their range."""
-        low, high = np.array(limits, np.float64).T
-        std = self.std / (high - low)
-        return (self.mean - low) / (high - low), std
+    def normalization(self, ranges: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``model.mean`` and ``model.std``, each (C,), of the values scaled to 0..1 by their range."""
+        low, high = np.array(ranges, np.float64).T
+        return (self.mean - low) / (high - low), self.std / (high - low)
 
 
 class BandAccumulator:
-    """Takes images one after another, in any order.
+    """Collects the values of ``count`` images, in any order."""
 
-    Args:
-        images: how many will come, so that each knows its share of the grid.
-    """
-
-    def __init__(self, images: int) -> None:
-        self.pixels = max(256, GRID // max(1, images))
-        self.parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    def __init__(self, count: int) -> None:
+        self.pixels_per_image = max(256, PERCENTILE_PIXELS // max(1, count))
+        self.parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by image: moments, sampled pixels
 
     def add(self, index: int, image: np.ndarray) -> None:
-        """Take one image (H, W, C); safe from several threads for different indices."""
-        flat = image.reshape(-1, image.shape[2])
-        self.parts[index] = _band_moments(image), flat[:: -(-len(flat) // self.pixels)].copy()
+        """Add one image (H, W, C); thread-safe for different indices."""
+        pixels = image.reshape(-1, image.shape[2])
+        step = -(-len(pixels) // self.pixels_per_image)
+        self.parts[index] = _band_moments(image), pixels[::step].copy()
 
     def statistics(self) -> BandStatistics:
-        """The statistics of what was taken."""
-        order = sorted(self.parts)  # one order, one rounding
+        """Return the statistics of the images that were added."""
+        order = sorted(self.parts)  # the same order gives the same rounding
         moments = np.stack([self.parts[index][0] for index in order])  # (N, 5, C)
         count, total, squares = moments[:, :3].sum(0)
         mean = total / count
-        grid = np.concatenate([self.parts[index][1] for index in order])
-        low, high = np.percentile(grid, PERCENTILES, axis=0)
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        samples = np.concatenate([self.parts[index][1] for index in order])
+        low, high = np.percentile(samples, PERCENTILES, axis=0)
         return BandStatistics(mean, std, moments[:, 3].min(0), moments[:, 4].max(0), low, high)
 
 
 def _band_moments(image: np.ndarray) -> np.ndarray:
-    """(5, C): pixels, sum, sum of squares, least and most of each band."""
+    """Return (5, C): number of pixels, sum, sum of squares, minimum and maximum of each band."""
     groups = [np.ascontiguousarray(image[..., at : at + 4]) for at in range(0, image.shape[2], 4)]
-    found = [cv2.meanStdDev(group) for group in groups]  # of at most four bands, fast for bytes
-    mean, std = (np.concatenate([part[which] for part in found])[:, 0] for which in (0, 1))
+    moments = [cv2.meanStdDev(group) for group in groups]  # at most four bands each; fast for uint8
+    mean, std = (np.concatenate([part[which] for part in moments])[:, 0] for which in (0, 1))
     count = np.full(image.shape[2], image.size / image.shape[2])
     extremes = image.min((0, 1)), image.max((0, 1))
     return np.stack([count, mean * count, (std**2 + mean**2) * count, *extremes], dtype=np.float64)

@@ -1,7 +1,7 @@
-"""Choose what a training on your own images leaves open, each value with its reason.
+"""Choose the unset settings of a training on your own images, each with its reason.
 
-Sizes come from headers alone; a range, and the mean and deviation of bands that are not photographs, take one
-pass over all images.
+Sizes come from image headers alone. A value range, and the mean and standard deviation of bands other than
+photographs, take one pass over all images.
 """
 
 from __future__ import annotations
@@ -21,162 +21,161 @@ from segkit.data.reading import read_size
 from segkit.data.transforms import MAX_SIDE
 from segkit.runtime.text import format_count
 
-LOOKED_AT = 200  # images whose headers are read for the usual size
-LARGE = 1200  # pixels of the long side from which crops are those published for Cityscapes, else for ADE20K
+SAMPLED_IMAGES = 200  # whose headers are read for the median size
+LARGE = 1200  # pixels of the long side from which crop and batch are those published for Cityscapes
 CROPS = {"usual": 480, "large": 768}
 BATCHES = {"usual": 16, "large": 8}  # published with those crops
 EPOCHS = 50
-STEPS = (2_000, 80_000)  # fewer leave a network from ImageNet weights unfinished; more is beyond any recipe
+MIN_STEPS, MAX_STEPS = 2_000, 80_000  # fewer is too short from ImageNet weights; more is beyond any recipe
 VALIDATIONS = 20
-SIDES = (16, 16_384)  # that ``augment.base_size`` takes
+BASE_SIZES = (16, 16_384)  # lowest and highest ``augment.base_size``
 
 
 class ChosenSettings(dict[str, Any]):
-    """Values by dotted key, and the reason of each in ``reasons``."""
+    """Values by dotted key; ``reasons`` has a line for each."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reasons: list[str] = []
 
-    def add(self, key: str, value: Any, why: str) -> None:
-        """Add a value."""
+    def add(self, key: str, value: Any, reason: str) -> None:
+        """Set a value with its reason."""
         self[key] = value
-        self.reasons.append(f"{key}={_format_value(value)}: {why}")
+        self.reasons.append(f"{key}={_format_value(value)}: {reason}")
 
 
 def choose_settings(settings: Mapping[str, Any]) -> ChosenSettings:
-    """Return values for the unset keys of a training's settings.
-
-    Args:
-        settings: of ``train``, with a data set of image files.
+    """Return values for the unset keys of the settings of a training.
 
     Raises:
         ValueError: the images cannot be found or read.
     """
-    chosen, wanted = ChosenSettings(), find_unset(settings)
-    if not wanted:
-        return chosen
-    if value_of(settings, "data.name") != "folder":
+    chosen, unset = ChosenSettings(), find_unset(settings)
+    if not unset or value_of(settings, "data.name") != "folder":
         return chosen
     dataset = registry.build("data.datasets", schema.check("data", settings["data"]), split="train")
-    _choose_sizes(chosen, wanted, settings, dataset)
-    _choose_length(chosen, wanted, settings, len(dataset))
-    _choose_bands(chosen, wanted, settings, dataset)
+    _choose_sizes(chosen, unset, settings, dataset)
+    _choose_length(chosen, unset, settings, len(dataset))
+    _choose_bands(chosen, unset, dataset)
     return chosen
 
 
 def _choose_sizes(
-    chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs
+    chosen: ChosenSettings, unset: list[str], settings: Mapping[str, Any], dataset: Pairs
 ) -> None:
-    if not {"sizes.base", "sizes.crop", "sizes.bounds", "schedule.batch_size"} & set(wanted):
+    if not {"sizes.base", "sizes.crop", "sizes.bounds", "schedule.batch_size"} & set(unset):
         return
-    long, short, looked_at = median_image_size(dataset)
-    sort = "large" if long >= LARGE else "usual"
-    of = f"{looked_at} of {len(dataset)} images were looked at, the median is {long}x{short}"
-    if "sizes.base" in wanted:
-        chosen.add("sizes.base", clamp_side(long, settings), f"about the images' own size ({of})")
-    if "sizes.crop" in wanted:
-        crop = min(CROPS[sort], max(32, short // 32 * 32))
-        chosen.add("sizes.crop", crop, f"published crop for such images, {CROPS[sort]}, as far as it fits")
-    if "sizes.bounds" in wanted:
+    long, short, sampled = median_image_size(dataset)
+    kind = "large" if long >= LARGE else "usual"
+    if "sizes.base" in unset:
+        reason = f"native resolution (median of {sampled} of {len(dataset)} images: {long}x{short})"
+        chosen.add("sizes.base", clamp_side(long, settings), reason)
+    if "sizes.crop" in unset:
+        crop = min(CROPS[kind], max(32, short // 32 * 32))
+        chosen.add("sizes.crop", crop, f"largest crop that fits the images (recipes use {CROPS[kind]})")
+    if "sizes.bounds" in unset:
         bounds = clamp_side(long, settings), clamp_side(short, settings)
-        chosen.add("sizes.bounds", bounds, "the usual size; what augment=mmseg scales to")
-    if "schedule.batch_size" in wanted:
+        chosen.add("sizes.bounds", bounds, "median size; used by augment=mmseg")
+    if "schedule.batch_size" in unset:
         accumulate = value_of(settings, "schedule.accumulate")
-        parts = int(os.environ.get("WORLD_SIZE", "1")) * (accumulate if isinstance(accumulate, int) else 1)
-        batch, why = choose_batch_size(BATCHES[sort], images=len(dataset), parts=parts)
-        chosen.add("schedule.batch_size", batch, why)
+        parts = int(os.environ.get("WORLD_SIZE", "1"))
+        if isinstance(accumulate, int):
+            parts *= accumulate
+        batch, reason = choose_batch_size(BATCHES[kind], images=len(dataset), parts=parts)
+        chosen.add("schedule.batch_size", batch, reason)
 
 
 def clamp_side(side: int, settings: Mapping[str, Any]) -> int:
-    """Return the length of a side, within what ``augment.base_size`` takes at the scales of the settings."""
+    """Return the length of a side, within the limits of ``augment.base_size``."""
     scales = value_of(settings, "augment.scales") or (1.0, 2.0)
-    return max(SIDES[0], min(side, SIDES[1], int(MAX_SIDE / scales[1])))
+    lowest, highest = BASE_SIZES
+    return max(lowest, min(side, highest, int(MAX_SIDE / scales[1])))
 
 
 def choose_batch_size(published: int, *, images: int, parts: int) -> tuple[int, str]:
     """Return a batch size and its reason.
 
     Args:
-        published: of the recipe with this crop.
-        images: of the data set; a power of two that is not more is taken.
-        parts: processes times accumulated batches, which share the batch evenly. Each needs two images:
+        published: batch size of the recipe with this crop.
+        images: of the data set; the batch is at most the largest power of two that does not exceed it.
+        parts: ranks times micro-batches, which divide the batch evenly. Each needs two images, since
             normalization after global pooling has no statistics of one.
     """
     fitting = min(published, 1 << (max(1, images).bit_length() - 1))
     batch = max(2 * parts, fitting // parts * parts)
     if batch == published:
         return batch, "published with this crop"
-    if batch > fitting:
-        return batch, f"two images for each of {parts} parts" if parts > 1 else "two images are the least"
-    return batch, f"there are {images} images" if images > 1 else "there is 1 image"
+    if batch <= fitting:
+        return batch, f"the data set has {format_count(images, 'image')}"
+    if parts > 1:
+        return batch, f"two images for each of {parts} parts"
+    return batch, "at least two images"
 
 
 def _choose_length(
-    chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], images: int
+    chosen: ChosenSettings, unset: list[str], settings: Mapping[str, Any], images: int
 ) -> None:
     batch = chosen.get("schedule.batch_size") or value_of(settings, "schedule.batch_size")
     iterations, epochs = (value_of(settings, f"schedule.{unit}") for unit in ("iterations", "epochs"))
-    epochs = None if epochs == "auto" else epochs
-    if "schedule.iterations" in wanted:
-        plain = -(-EPOCHS * images // batch)
-        iterations = min(max(plain, STEPS[0]), STEPS[1])
-        words = f"{EPOCHS} epochs of {images:,} images, {plain:,} steps of {batch}"
-        bounds = {STEPS[0]: ", would be too few", STEPS[1]: ", would be more than any recipe"}
-        chosen.add(
-            "schedule.iterations", iterations, words + ("" if plain == iterations else bounds[iterations])
-        )
-        chosen["schedule.epochs"] = None
-    if "evaluation.every" not in wanted:
+    if "schedule.iterations" in unset:
+        steps = -(-EPOCHS * images // batch)
+        reason = f"{EPOCHS} epochs of {images:,} images"
+        if steps < MIN_STEPS:
+            reason = f"{reason} would be only {steps:,} steps; training at least {MIN_STEPS:,}"
+        elif steps > MAX_STEPS:
+            reason = f"{reason} would be {steps:,} steps; training at most {MAX_STEPS:,}"
+        iterations = min(max(steps, MIN_STEPS), MAX_STEPS)
+        chosen.add("schedule.iterations", iterations, reason)
+        chosen["schedule.epochs"] = epochs = None
+    if "evaluation.every" not in unset:
         return
-    if epochs is not None:
-        chosen.add("evaluation.every", 1, "epoch")
-    else:
-        validations = max(VALIDATIONS, 2 * (value_of(settings, "schedule.patience") or 0))
-        every = max(1, iterations // validations)
-        words = f"{iterations:,} iteration{'s' * (iterations > 1)}"
-        chosen.add("evaluation.every", every, f"{format_count(iterations // every, 'validation')} in {words}")
+    if epochs not in (None, "auto"):
+        chosen.add("evaluation.every", 1, "validating every epoch")
+        return
+    validations = max(VALIDATIONS, 2 * (value_of(settings, "schedule.patience") or 0))
+    every = max(1, iterations // validations)
+    count = format_count(iterations // every, "validation")
+    chosen.add("evaluation.every", every, f"{count} in {format_count(iterations, 'iteration')}")
 
 
-def _choose_bands(
-    chosen: ChosenSettings, wanted: list[str], settings: Mapping[str, Any], dataset: Pairs
-) -> None:
-    keys = [key for key in wanted if key.startswith(("data.", "model."))]
+def _choose_bands(chosen: ChosenSettings, unset: list[str], dataset: Pairs) -> None:
+    keys = {key for key in unset if key.startswith(("data.", "model."))}
     if not keys:
         return
-    how = dataset.bands.range
-    if set(keys) == {"model.value_range"} and not isinstance(how, str):
-        chosen["model.value_range"] = how or (0.0, 255.0)
+    value_range = dataset.bands.range
+    if keys == {"model.value_range"} and not isinstance(value_range, str):
+        chosen["model.value_range"] = value_range or (0.0, 255.0)
         return
-    found = statistics.compute_band_statistics(dataset)
-    if isinstance(how, str):
-        limits = found.value_ranges("minmax" if how == "minmax" else "percentile")
-        least, most = found.least.tolist(), found.most.tolist()
-        why = "least and greatest value" if how == "minmax" else "percentiles 0.5 and 99.5"
-        chosen.add("data.range", limits, f"{why} of {len(dataset)} images; they hold {least} .. {most}")
+    bands, count = statistics.compute_band_statistics(dataset), len(dataset)
+    if isinstance(value_range, str):
+        method, reason = "percentile", "percentiles 0.5 and 99.5"
+        if value_range == "minmax":
+            method, reason = "minmax", "minimum and maximum"
+        ranges = bands.value_ranges(method)
+        values = f"{bands.least.tolist()} .. {bands.most.tolist()}"
+        chosen.add("data.range", ranges, f"{reason} of {count} images; values are {values}")
     else:
-        limits = tuple(dataset.bands.value_ranges(len(found.mean)))
-    chosen["model.value_range"] = limits
-    mean, std = found.normalization(limits)
-    why = f"of the bands of {len(dataset)} images, as shares of their range"
+        ranges = tuple(dataset.bands.value_ranges(len(bands.mean)))
+    chosen["model.value_range"] = ranges
+    mean, std = bands.normalization(ranges)
     for key, values in (("model.mean", mean), ("model.std", np.where(std > 0, std, 1.0))):
         if key in keys:
-            chosen.add(key, tuple(values.tolist()), why)
+            chosen.add(key, tuple(values.tolist()), f"of the bands of {count} images, scaled by their range")
 
 
 def median_image_size(dataset: Pairs) -> tuple[int, int, int]:
-    """Return the median long and short side, and the number of images they are of, spread over the split.
+    """Return the median long side, the median short side, and the number of images sampled for them.
 
     Raises:
-        ValueError: not one of them has a header that can be read.
+        ValueError: none of the sampled images has a readable header.
     """
-    places = np.unique(np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(int))
-    found = [read_size(dataset.pairs[place].image) for place in places]
-    sizes = [(max(size), min(size)) for size in found if size is not None]
+    places = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLED_IMAGES, len(dataset))).astype(int))
+    headers = [read_size(dataset.pairs[place].image) for place in places]
+    sizes = [(max(size), min(size)) for size in headers if size is not None]
     if not sizes:
         raise ValueError(
-            f"{dataset.pairs[0].image}: not an image, nor is any other that was looked at; "
-            f"`{dataset.verify_command}` lists what is wrong with each"
+            f"{dataset.pairs[0].image}: not an image, nor are the others that were sampled. "
+            f"`{dataset.verify_command}` lists the problem of each"
         )
     long, short = np.median(np.array(sizes), axis=0)
     return int(long), int(short), len(sizes)
