@@ -197,7 +197,7 @@ class Script:
 
 def describe_values(plain: Mapping[str, Any], found: statistics.Statistics) -> list[str]:
     """Mean and deviation; of images that are no photographs the values, and the settings that keep them."""
-    if found.meant.photographs:
+    if found.band_settings.photographs:
         return [f"mean {plain['mean']}, deviation {plain['std']} (RGB, 0..1)"]
     values = plain["values"]
     lists = {"data.range": plain["range"], "model.mean": plain["mean"], "model.std": plain["std"]}
