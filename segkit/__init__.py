@@ -11,6 +11,7 @@ _HOMES = {
     "segkit.inference.predictor": ("Predictor", "load"),
     "segkit.inference": ("Protocol",),
     "segkit.evaluation": ("evaluate",),
+    "segkit.evaluation.masks": ("score_masks",),
     "segkit.config.compose": ("composed",),
     "segkit.training.builders": ("build_dataset", "build_loss", "build_model", "save", "training_batches"),
     "segkit.data.label_map": ("LabelMap",),

@@ -2,6 +2,7 @@
 from segkit.config.compose import composed as composed
 from segkit.data.label_map import LabelMap as LabelMap
 from segkit.evaluation import evaluate as evaluate
+from segkit.evaluation.masks import score_masks as score_masks
 from segkit.inference import Protocol as Protocol
 from segkit.inference.predictor import Predictor as Predictor
 from segkit.inference.predictor import load as load
