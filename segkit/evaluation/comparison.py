@@ -1,0 +1,162 @@
+"""Compare two results on the same images: paired bootstrap of the differences of their scores.
+
+Both results are resampled with the same images, so that what makes an image hard for both cancels out. A
+difference whose interval contains zero is not distinguishable from none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from segkit.evaluation import intervals
+from segkit.evaluation.intervals import Interval
+from segkit.evaluation.metrics import Absent
+
+FILE = "image_counts.npz"
+
+
+class StoredResult(NamedTuple):
+    """Counts of a result folder."""
+
+    folder: Path
+    names: list[str]  # N, of the images
+    counts: np.ndarray  # (N, 3, K + C), ``intervals.count_pixels`` of each image
+    classes: list[str]  # K
+    absent: Absent
+
+
+class Difference(NamedTuple):
+    """A score of two results, fractions of 1."""
+
+    name: str
+    first: float
+    second: float
+    interval: Interval  # of second - first
+
+    @property
+    def is_distinguishable(self) -> bool:
+        """Whether the interval of the difference does not contain zero."""
+        return self.interval.low > 0 or self.interval.high < 0
+
+
+class Comparison(NamedTuple):
+    """Differences of two results on the same images."""
+
+    scores: list[Difference]
+    classes: list[Difference]  # IoU
+    images: list[tuple[str, float]]  # name and difference of the mean IoU, largest change first
+
+
+def has_counts(folder: Path) -> bool:
+    """Return whether a folder is a result that can be compared image by image."""
+    return (folder / FILE).is_file() and (folder / "result.json").is_file()
+
+
+def read_result(folder: Path) -> StoredResult:
+    """Read a result folder of ``test_seg.py``.
+
+    Raises:
+        ValueError: it is not one, or its files are damaged.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        with np.load(folder / FILE) as stored:
+            names, counts = stored["names"].tolist(), stored["counts"]
+        return StoredResult(folder, names, counts, list(about["class_iou"]), about["protocol"]["absent"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: is not a result of test_seg.py that can be compared ({error})"
+        ) from error
+
+
+def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
+    """Return the differences of two results, second minus first.
+
+    Raises:
+        ValueError: their images, classes or rules for absent classes differ.
+    """
+    if first.classes != second.classes:
+        raise ValueError(f"{second.folder}: its classes are not those of {first.folder}")
+    if first.absent != second.absent:
+        raise ValueError(
+            f"{second.folder}: evaluation.absent={second.absent}, but {first.absent} in {first.folder}. "
+            "Evaluate both with one rule"
+        )
+    missing = sorted(set(first.names) ^ set(second.names))
+    if missing:
+        shown = ", ".join(missing[:3])
+        raise ValueError(
+            f"{first.folder} and {second.folder} are not of the same images: "
+            f"{len(missing)} are in one alone, such as {shown}"
+        )
+    order = [second.names.index(name) for name in first.names]
+    pair = first.counts, second.counts[order]
+    classes, images = len(first.classes), len(first.names)
+    totals = [counts.sum(0)[:, :classes] for counts in pair]
+    resampled = [intervals.resample_images(counts)[..., :classes] for counts in pair]
+    values = [intervals.score_counts(total, absent=first.absent) for total in totals]
+    samples = [intervals.score_counts(total, absent=first.absent) for total in resampled]
+    scores = [
+        Difference(
+            name,
+            float(values[0][name]),
+            float(values[1][name]),
+            intervals.find_bounds(samples[1][name] - samples[0][name], images),
+        )
+        for name in values[0]
+    ]
+    iou = [intervals.class_iou(total) for total in totals]
+    iou_samples = [intervals.class_iou(total) for total in resampled]
+    each = [
+        Difference(
+            name,
+            float(iou[0][index]),
+            float(iou[1][index]),
+            intervals.find_bounds(iou_samples[1][:, index] - iou_samples[0][:, index], images),
+        )
+        for index, name in enumerate(first.classes)
+    ]
+    per_image = [intervals.score_counts(c[..., :classes], absent="labels")["mIoU"] for c in pair]
+    changes = np.nan_to_num(per_image[1] - per_image[0])
+    largest = np.argsort(-np.abs(changes), kind="stable")
+    return Comparison(scores, each, [(first.names[index], float(changes[index])) for index in largest])
+
+
+def format_comparison(comparison: Comparison, first: str, second: str, *, images: int = 10) -> str:
+    """Return a comparison as text, in percent.
+
+    Args:
+        comparison: of ``compare_results``.
+        first: title of the first result.
+        second: title of the second.
+        images: number of images to list.
+    """
+    rows = [("", first, second, "difference", "95 % interval", "")]
+    for difference in (*comparison.scores, *comparison.classes):
+        if math.isnan(difference.first) and math.isnan(difference.second):
+            continue
+        low, high = (100 * bound for bound in difference.interval)
+        rows.append(
+            (
+                difference.name,
+                f"{100 * difference.first:.2f}",
+                f"{100 * difference.second:.2f}",
+                f"{100 * (difference.second - difference.first):+.2f}",
+                f"{low:+.2f} to {high:+.2f}",
+                "" if difference.is_distinguishable else "not distinguishable",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        right = "  ".join(cell.rjust(width) for cell, width in zip(cells[:-1], widths[1:-1], strict=True))
+        lines.append(f"{name.ljust(widths[0])}  {right}  {cells[-1]}".rstrip())
+    changed = [f"  {100 * change:+7.2f}  {name}" for name, change in comparison.images[:images] if change]
+    if changed:
+        lines += ["", "images whose mean IoU changed most, in points:", *changed]
+    return "\n".join(lines)
