@@ -48,7 +48,7 @@ def cluster(tmp_path):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_a_slurm_file_is_a_shell_script_with_known_options(file):
+def test_slurm_file_is_a_shell_script_with_known_options(file):
     subprocess.run(["bash", "-n", file], check=True)
     options = re.findall(r"^#SBATCH --([\w-]+)", file.read_text(), re.MULTILINE)
     assert options
@@ -58,7 +58,7 @@ def test_a_slurm_file_is_a_shell_script_with_known_options(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_what_a_slurm_file_starts_is_a_command_that_we_accept(file, cluster):
+def test_commands_of_slurm_files_are_valid(file, cluster):
     start, record = cluster
     assert start(file, "exit 0\n").wait(20) == 0
     called = record.read_text().splitlines()
@@ -76,7 +76,7 @@ def test_what_a_slurm_file_starts_is_a_command_that_we_accept(file, cluster):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_at_the_time_limit_the_run_saves_and_the_job_is_requeued(file, cluster):
+def test_run_is_saved_and_requeued_at_the_time_limit(file, cluster):
     start, record = cluster
     job = start(file, WORK)
     while not (record.exists() and "train_seg.py" in record.read_text()):

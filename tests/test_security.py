@@ -40,12 +40,12 @@ def trap(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_the_trap_works(tmp_path):
+def test_trap_detects_execution(tmp_path):
     pickle.loads(pickle.dumps(Hostile(tmp_path / "executed"))).close()
     assert (tmp_path / "executed").exists()
 
 
-def test_objects_in_a_cached_image_are_not_unpickled_and_the_copy_is_made_anew(tmp_path, trap, caplog):
+def test_pickle_in_a_cached_image_is_not_run_but_replaced(tmp_path, trap, caplog):
     source = tmp_path / "a.png"
     source.write_bytes(b"image")
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
@@ -62,7 +62,7 @@ def test_objects_in_a_cached_image_are_not_unpickled_and_the_copy_is_made_anew(t
         assert "a damaged copy of" in caplog.text
 
 
-def test_code_in_a_checkpoint_does_not_run(tmp_path, trap):
+def test_code_in_a_checkpoint_is_not_run(tmp_path, trap):
     torch.save({"format": 1, "settings": Hostile(trap)}, tmp_path / "best.pt")
     with pytest.raises(ValueError, match="asks to run code"):
         segkit.load(tmp_path / "best.pt")
@@ -71,7 +71,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, trap):
 @pytest.mark.parametrize(
     "name", ["os", "../../setup", "segkit.config.compose", "_family", None, ["resnest"], ""]
 )
-def test_settings_in_a_checkpoint_reach_only_components(name, tmp_path):
+def test_checkpoint_settings_select_only_components(name, tmp_path):
     network = composed("train", [*SMALL, "run_name=a"])["model"]
     model = segmenter.build(2, **network)
     table = {"name": "two", "entries": [[i, str(i), [0, 0, i], False, ""] for i in range(2)]}
@@ -84,7 +84,7 @@ def test_settings_in_a_checkpoint_reach_only_components(name, tmp_path):
         registry.build("models.backbones", {"name": name})
 
 
-def test_settings_in_a_checkpoint_are_checked_like_typed_ones(tmp_path):
+def test_checkpoint_settings_are_validated(tmp_path):
     network = composed("train", [*SMALL, "run_name=a"])["model"]
     content = {
         "format": 1,
@@ -121,7 +121,7 @@ def test_settings_in_a_checkpoint_are_checked_like_typed_ones(tmp_path):
         [[0, "a", [0] * 3, False, "", "more"]],
     ],
 )
-def test_a_damaged_class_table_in_a_checkpoint_is_an_error(entries):
+def test_damaged_class_table_in_a_checkpoint_is_an_error(entries):
     with pytest.raises(ValueError, match="the class table of a checkpoint is damaged") as error:
         LabelMap.from_plain({"name": "a", "entries": entries})
     assert len(str(error.value)) < 300
@@ -162,7 +162,7 @@ WEIGHT = "head.block.4.weight"
         (lambda state: state.clear(), r"missing in the file: .*, \.\.\."),
     ],
 )
-def test_weights_of_other_kinds_are_refused_in_one_line(change, message, content, tmp_path):
+def test_weights_of_wrong_types_are_rejected_in_one_line(change, message, content, tmp_path):
     change(content["model"])
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=message) as error:
@@ -178,7 +178,7 @@ def test_weights_of_other_kinds_are_refused_in_one_line(change, message, content
 
 @pytest.mark.parametrize("section", ["data", "model", "sizes"])
 @pytest.mark.parametrize("value", [None, 7, [1], "text"])
-def test_sections_of_a_checkpoint_that_are_no_groups_are_refused(section, value, content, tmp_path):
+def test_checkpoint_sections_must_be_dictionaries(section, value, content, tmp_path):
     content["settings"][section] = value
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=rf"no proper settings\.{section}"):
@@ -193,7 +193,7 @@ def deflate(path, *names):
     return path
 
 
-def test_zip_bombs_are_refused_before_they_are_inflated(content, tmp_path):
+def test_zip_bombs_are_rejected_before_decompression(content, tmp_path):
     bombs = [
         deflate(tmp_path / "a.pt", "archive/data.pkl", "archive/data/0"),
         deflate(tmp_path / "b.pt", "x.pth"),
@@ -212,7 +212,7 @@ def test_zip_bombs_are_refused_before_they_are_inflated(content, tmp_path):
     tracemalloc.stop()
 
 
-def test_torchscript_files_are_refused_without_advice_to_run_them(tmp_path):
+def test_torchscript_files_are_rejected(tmp_path):
     with pytest.warns(FutureWarning, match="jit"):
         torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
     with pytest.raises(ValueError, match="a TorchScript file, which holds code") as error:

@@ -1,4 +1,4 @@
-"""A long run keeps its size: memory, file handles, shared memory and processes do not grow."""
+"""Memory, file handles, shared memory and processes of a long run do not grow."""
 
 import json
 import os
@@ -13,11 +13,11 @@ SETTINGS = ["schedule.iterations=2000", "loader.workers=2", "schedule.batch_size
 SETTINGS += ["model.backbone.width=4", "model.head.width=4", "checkpoint.every=100", "evaluation.every=50"]
 
 
-def of(pid):
-    """What one process holds: KiB in memory in all and of its own, open files, threads."""
+def measure_process(pid):
+    """Return resident and private KiB, open files and threads of a process."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     memory = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
-    handles = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names alone
+    handles = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - only names
     return {
         "KiB": memory["Rss"],
         "own KiB": memory["Private_Dirty"],
@@ -27,7 +27,7 @@ def of(pid):
 
 
 class Measure:
-    """At every checkpoint, append what this process and its workers hold to a file."""
+    """Append the measurements of this process and its workers to a file at every checkpoint."""
 
     def __init__(self, file):
         self.file = file
@@ -41,7 +41,11 @@ class Measure:
             save(book, state)
             task = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
             shared = len(list(Path("/dev/shm").glob("torch_*")))
-            line = {"self": of(os.getpid()), "workers": {pid: of(pid) for pid in task}, "shared": shared}
+            line = {
+                "self": measure_process(os.getpid()),
+                "workers": {pid: measure_process(pid) for pid in task},
+                "shared": shared,
+            }
             with self.file.open("a") as file:
                 file.write(json.dumps({"iteration": state["iteration"], **line}) + "\n")
 
@@ -49,7 +53,7 @@ class Measure:
 
 
 @pytest.mark.slow
-def test_two_thousand_iterations_leak_nothing(tmp_path):
+def test_long_run_leaks_no_memory_files_or_processes(tmp_path):
     file = tmp_path / "measured"
     Run(tmp_path / "run", *SETTINGS, before=Measure(file)).completes(seconds=500)
     measured = [json.loads(line) for line in file.read_text().splitlines()]
