@@ -154,7 +154,7 @@ WEIGHT = "head.block.4.weight"
         (lambda state: state.update({WEIGHT: 7}), "of another (shape|type)"),
         (
             lambda state: state.update({WEIGHT: state[WEIGHT] * float("nan")}),
-            f"{WEIGHT} hold NaN or infinity",
+            f"{WEIGHT} contain NaN or infinity",
         ),
         (lambda state: state.update({WEIGHT: state[WEIGHT][:1]}), "1 of another shape"),
         (lambda state: state.pop(WEIGHT), f"1 missing in the file: {WEIGHT}"),
@@ -170,7 +170,7 @@ def test_weights_of_wrong_types_are_rejected_in_one_line(change, message, conten
     assert "\n" not in str(error.value)
     torch.save(content["model"], tmp_path / "weights.pth")
     settings = {**content["settings"]["model"], "weights": str(tmp_path / "weights.pth")}
-    with pytest.raises(ValueError, match=f"{message}|holds no state dict") as error:
+    with pytest.raises(ValueError, match=f"{message}|no state dict in this file") as error:
         segmenter.build(2, **settings)
     assert str(error.value).count("\n") <= 2
     assert len(str(error.value)) < 700
