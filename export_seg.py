@@ -1,4 +1,4 @@
-"""Export a trained network to a file that other runtimes run, and compare it with PyTorch before it is kept.
+"""Export a trained network to a file for other runtimes; it is kept only if it agrees with PyTorch.
 
   python export_seg.py checkpoint=runs/demo/best.pt
   python export_seg.py checkpoint=runs/NAME/best.pt format=openvino interface=logits output=FILE.xml
@@ -9,7 +9,7 @@ Keys people set most:
   checkpoint=FILE  format=onnx|openvino|torch_export  output=FILE  precision=fp32|fp16|int8
   interface=ids (uint8 RGB in, class ids out) | logits (for scales, flips, windows and probabilities)
   image_size=[480,640]  input=PHOTOS  images=3  calibration=PHOTOS  calibration_images=32  data.root=DIR
---cfg job shows what the command line says, without the settings of the checkpoint.
+--cfg job prints the command-line settings only, without those stored in the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from segkit.runtime.text import format_count
 
 @command("export", Hooks(defaults=settings_from_checkpoint))
 def main(settings: dict[str, Any]) -> None:
-    """Rebuild the network, write it under a temporary name, compare, and only then give it its name."""
+    """Load the network, write it to a temporary file, compare with PyTorch, then rename the file."""
     import torch
 
     from segkit import export, inference
     from segkit.export import verification
-    from segkit.export.about import build_metadata
     from segkit.inference import predictor
     from segkit.runtime import files
 
-    kind, path = wanted(settings)
+    kind, path = choose_kind_and_path(settings)
     files.make_output_folder(path.parent)
     trained = predictor.load_model({**settings, "device": "cpu"}, torch.device("cpu"))
     model, protocol = trained.model.eval(), inference.build_protocol(settings)
@@ -42,87 +41,78 @@ def main(settings: dict[str, Any]) -> None:
         settings["input"], settings.get("data"), split="val", count=settings["images"]
     )
     network = export.make_export_network(model, kind)
-    print(f"exporting to {kind.format}, interface {kind.interface}, {kind.precision} ...", flush=True)
-    about = build_metadata(trained, kind, settings, protocol)
-    with export.export_atomically(
-        network, path, kind, about=about, calibration=calibration(model, kind, settings)
-    ) as file:
-        deployed = export.load_exported(file, trained.table.num_classes, trust_code=True)
-        print(
-            f"comparing with PyTorch in float32 on {format_count(len(images.images), 'image')}:",
-            images.origin,
-            flush=True,
-        )
-        found = []
-        for at_size in verification.compare_outputs(model, deployed, images.images):
-            found.append(at_size)
-            share = at_size.equal / at_size.pixels
-            print(f"  {at_size.height}x{at_size.width}: {share:.4%} of the pixels are equal", flush=True)
-        print(verification.check_agreement(found, kind, path))
+    metadata = export.build_metadata(trained, kind, settings, protocol)
+    calibration = load_calibration_images(model, kind, settings)
+    print(f"Exporting to {kind.format}, interface {kind.interface}, {kind.precision} ...", flush=True)
+    with export.export_atomically(network, path, kind, metadata=metadata, calibration=calibration) as file:
+        exported = export.load_exported(file, trained.table.num_classes, trust_code=True)
+        count = format_count(len(images.images), "image")
+        print(f"Comparing with PyTorch in float32 on {count}: {images.origin}", flush=True)
+        comparisons = []
+        for comparison in verification.compare_outputs(model, exported, images.images):
+            comparisons.append(comparison)
+            equal = comparison.equal / comparison.pixels
+            print(
+                f"  {comparison.height}x{comparison.width}: {equal:.4%} of the pixels are equal", flush=True
+            )
+        print(verification.check_agreement(comparisons, kind, path))
         if kind.precision == "int8":
-            judge_agreement(model, deployed, settings, path)
+            check_int8_score(model, exported, settings, path)
     mebibytes = sum(part.stat().st_size for part in export.list_exported_files(path)) / 2**20
-    print(f"{path} is written ({mebibytes:.1f} MiB); to go on:")
-    checkpoint = f"checkpoint={path}{' trust_code=true' if kind.format == 'torch_export' else ''}"
-    print(f"  {cli_command('test')} {checkpoint}\n  {cli_command('predict')} {checkpoint} input=PHOTOS")
+    trust = " trust_code=true" if kind.format == "torch_export" else ""
+    print(f"Saved {path} ({mebibytes:.1f} MiB). Next:")
+    print(f"  {cli_command('test')} checkpoint={path}{trust}")
+    print(f"  {cli_command('predict')} checkpoint={path}{trust} input=PHOTOS")
 
 
-def wanted(settings: dict[str, Any]) -> tuple[Any, Path]:
-    """The kind of file that the settings ask for, and where it goes."""
+def choose_kind_and_path(settings: dict[str, Any]) -> tuple[Any, Path]:
+    """Return the kind of file that the settings select, and its path."""
     from segkit import export
 
     size = settings["image_size"]
-    size = (size, size) if isinstance(size, int) else size
+    if isinstance(size, int):
+        size = size, size
     kind = export.ExportKind(settings["format"], settings["interface"], size, settings["precision"])
     source = settings["checkpoint"] or settings["model"]["weights"]
     if export.is_exported(source):
         raise ValueError(
-            f"checkpoint={source} is an exported file already; give the checkpoint it was made of"
+            f"checkpoint={source}: is an exported file already. Give the checkpoint it came from"
         )
-    beside = Path(source.rsplit("/", 1)[-1] if "://" in source else source).expanduser()
-    return kind, export.choose_export_path(settings["output"], beside, kind)
+    weights = Path(source.rsplit("/", 1)[-1] if "://" in source else source).expanduser()
+    return kind, export.choose_export_path(settings["output"], weights, kind)
 
 
-def calibration(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
-    """Images to learn the ranges of activations from, as the file takes them; none but for int8."""
+def load_calibration_images(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:
+    """Return images for the activation ranges of int8, as the file takes them; none for other precisions."""
     if kind.precision != "int8":
         return []
+    from segkit.config import registry
     from segkit.export import verification
 
-    given, data = settings["calibration"], settings.get("data")
-    if given is None:
-        from segkit.config import registry
-
+    source, data = settings["calibration"], settings.get("data")
+    if source is None:
         if not data:
-            raise ValueError(
-                "precision=int8 learns ranges from images and is judged by a data set: give data=..."
-            )
-        registry.build("data.datasets", data, split="train")  # here its errors are told, not passed over
-    found = verification.load_verification_images(
-        given, data, split="train", count=settings["calibration_images"]
+            raise ValueError("precision=int8: needs images to calibrate and to score. Give data=...")
+        registry.build("data.datasets", data, split="train")  # raises its errors, which are ignored below
+    images = verification.load_verification_images(
+        source, data, split="train", count=settings["calibration_images"]
     )
-    print(f"calibrating with {format_count(len(found.images), 'image')}: {found.origin}", flush=True)
-    return [verification.prepare_input(model, image, kind) for image in found.images]
+    print(f"Calibrating with {format_count(len(images.images), 'image')}: {images.origin}", flush=True)
+    return [verification.prepare_input(model, image, kind) for image in images.images]
 
 
-def judge_agreement(model: Any, deployed: Any, settings: dict[str, Any], path: Any) -> None:
-    """Score both on the validation split, and refuse a file that scores less."""
+def check_int8_score(model: Any, exported: Any, settings: dict[str, Any], path: Any) -> None:
+    """Score network and file on the validation split, and raise an error if the file loses too much."""
     from segkit import evaluation, inference
     from segkit.config import registry
     from segkit.export import verification
 
-    val_set, protocol = (
-        registry.build("data.datasets", settings["data"], split="val"),
-        inference.build_protocol(settings),
-    )
-    before, after = (
-        evaluation.evaluate(scored, val_set, protocol).scores["mIoU"] for scored in (model, deployed)
-    )
-    print(
-        f"mIoU on {format_count(len(val_set), 'image')} ({protocol.name}):",
-        f"float32 {before:.2%}, int8 {after:.2%}",
-        flush=True,
-    )
+    val_set = registry.build("data.datasets", settings["data"], split="val")
+    protocol = inference.build_protocol(settings)
+    before = evaluation.evaluate(model, val_set, protocol).scores["mIoU"]
+    after = evaluation.evaluate(exported, val_set, protocol).scores["mIoU"]
+    count = format_count(len(val_set), "image")
+    print(f"mIoU on {count} ({protocol.name}): float32 {before:.2%}, int8 {after:.2%}", flush=True)
     verification.check_int8_drop(before, after, path)
 
 

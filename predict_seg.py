@@ -9,7 +9,7 @@ Keys people set most:
   save=[ids,colors,overlays,probabilities]  resume=true  submission=true
   evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[0.75,1,1.25]
   evaluation.flip=true  evaluation.window=480  evaluation.precision=bf16
---cfg job shows what the command line says, without the settings of the checkpoint.
+--cfg job prints the command-line settings only, without those stored in the checkpoint.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from segkit.config.compose import Hooks, command, settings_from_checkpoint
 
 @command("predict", Hooks(defaults=settings_from_checkpoint))
 def main(settings: dict[str, Any]) -> None:
-    """Find the images, rebuild the network, and write what it says about each."""
+    """Find the images, load the network, and write its predictions."""
     from segkit import inference
     from segkit.evaluation import results, submissions
     from segkit.evaluation.partial import hash_weights
@@ -34,7 +34,7 @@ def main(settings: dict[str, Any]) -> None:
     kinds = set(settings["save"]) | ({"ids"} if settings["submission"] else set())
     if not kinds:
         raise ValueError(
-            "save=[]: nothing would be written. Give one of ids, colors, overlays, probabilities"
+            "save=[]: no output is selected. Give one or more of ids, colors, overlays, probabilities"
         )
     with distributed.init_process_group(settings["device"]) as device:
         source = distributed.decide_on_main(lambda: sources.find_images(settings["input"]))
@@ -42,7 +42,7 @@ def main(settings: dict[str, Any]) -> None:
         video = Video(first.file if first.camera is None else first.camera) if source.is_video else None
         network = predictor.load_model(settings, device)
         if settings["submission"]:
-            submissions.find_format(network.table)  # refuses what no server takes, before the work
+            submissions.find_format(network.table)  # fail before the work if there is no server
         predictor = predictor.Predictor(network, inference.build_protocol(settings))
         folder, images = distributed.decide_on_main(
             lambda: prediction_index.claim_outputs(
@@ -54,7 +54,7 @@ def main(settings: dict[str, Any]) -> None:
             )
         )
         options = {"kinds": kinds, "resume": settings["resume"]}
-        dropped = 0
+        dropped = 0  # frames
         if video is None:
             outcome = predict_files.predict_images(predictor, images, folder, **options)
         else:
@@ -62,15 +62,16 @@ def main(settings: dict[str, Any]) -> None:
                 predictor, video, folder, images[0].name, **options
             )
         if distributed.is_main():
-            lost = f"; {dropped} came while the network was busy and were dropped" if dropped else ""
-            print(f"{'frames' if video else 'images'}: {outcome}{lost}; see {folder}")
+            unit = "images" if video is None else "frames"
+            busy = f" ({dropped} more were dropped while the network was busy)" if dropped else ""
+            print(f"{unit}: {outcome}{busy}. Results: {folder}")
         if outcome.failures:
             if distributed.is_main():
-                print("\n".join(["not predicted:", *outcome.failures]), file=sys.stderr)
+                print("\n".join(["Not predicted:", *outcome.failures]), file=sys.stderr)
             raise SystemExit(1)
         if settings["submission"] and distributed.is_main():
             names = [image.name for image in images]
-            print(f"verified: {submissions.pack_archive(folder, names, network.table)}")
+            print(f"Verified archive: {submissions.pack_archive(folder, names, network.table)}")
 
 
 if __name__ == "__main__":

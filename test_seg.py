@@ -9,7 +9,7 @@ Keys people set most:
   evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[1]  evaluation.flip=true
   evaluation.window=480  evaluation.stride=320  evaluation.precision=bf16  evaluation.absent=exclude
   save=[ids,colors,overlays]  submission=true  report=true
---cfg job shows what the command line says, without the settings of the checkpoint.
+--cfg job prints the command-line settings only, without those stored in the checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segkit.config.compose import Hooks, command, settings_from_checkpoint
 
 @command("test", Hooks(defaults=settings_from_checkpoint))
 def main(settings: dict[str, Any]) -> None:
-    """Rebuild the network, score every image, and write what was found."""
+    """Load the network, score every image, and write the results."""
     from segkit import evaluation, inference
     from segkit.config import registry
     from segkit.data.alignment import align_dataset, as_label_map
@@ -33,17 +33,17 @@ def main(settings: dict[str, Any]) -> None:
 
     with distributed.init_process_group(settings["device"]) as device:
         val_set = registry.build("data.datasets", settings["data"], split="val")
-        model, table, own_data, _ = predictor.load_model(settings, device)
+        model, table, trained_on, _ = predictor.load_model(settings, device)
         val_set = align_dataset(val_set, table.names)
-        warn_if_trained_on(own_data, val_set)
-        if not settings["submission"]:  # results have the ids of the data, an archive those of the server
+        warn_if_trained_on(trained_on, val_set)
+        if settings["submission"]:  # archives have the ids of the model's data set
+            submissions.find_format(table)  # fail before the work if there is no server
+        else:
             table = as_label_map(val_set.table)
-        if settings["submission"]:
-            submissions.find_format(table)  # refuses what no server takes, before the work
         protocol = inference.build_protocol(settings).resolve_precision(device)
         weights_sha256 = evaluation.hash_weights(model)
         folder = distributed.decide_on_main(
-            lambda: results.make_output_folder(settings, own_data, protocol, weights_sha256)
+            lambda: results.make_output_folder(settings, trained_on, protocol, weights_sha256)
         )
         gallery = report.Gallery() if settings["report"] else None
         kinds = set(settings["save"]) | ({"ids"} if settings["submission"] else set())
@@ -58,12 +58,12 @@ def main(settings: dict[str, Any]) -> None:
         )
         samples = gallery.gather_images() if gallery else []
         if distributed.is_main():
-            about = {
+            metadata = {
                 "weights": settings["checkpoint"] or settings["model"]["weights"],
                 "weights_sha256": weights_sha256,
                 "settings": settings,
             }
-            results.write_results(folder, result, table, about)
+            results.write_results(folder, result, table, metadata)
             if result.image_counts is not None:
                 results.write_image_counts(folder, val_set.names, result.image_counts)
             if settings["submission"]:
@@ -80,7 +80,7 @@ def main(settings: dict[str, Any]) -> None:
                     settings=settings,
                 )
             print(results.format_summary(result, table, data=results.describe_data(settings)))
-            print(f"results are in {folder}")
+            print(f"Results: {folder}")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def write_file(name: str, variant: str, folder: Path) -> None:
     told |= {"align_corners": model.align_corners, "classes": {}, "settings": {}}
     smaller = [verification.prepare_input(model, scene((side, side)), kind) for side in (193, 257)]
     with export.export_atomically(
-        export.make_export_network(model, kind), path, kind, about=told, calibration=smaller
+        export.make_export_network(model, kind), path, kind, metadata=told, calibration=smaller
     ):
         pass
 

@@ -1,15 +1,15 @@
-"""A small HTTP service around an exported network: images in, masks out.
+"""HTTP service for an exported network: images in, masks out.
 
     python export_seg.py checkpoint=runs/NAME/best.pt output=net.onnx
     python examples/serve.py net.onnx --port 8000
     curl -X POST --data-binary @photo.jpg "http://127.0.0.1:8000/predict" > ids.png
     curl -X POST --data-binary @photo.jpg "http://127.0.0.1:8000/predict?as=colors" > colors.png
 
-``GET /`` names the classes and limits. Masks of more than 256 classes are PNG files of 16 bits. Requests wait
-in one queue; those of one size that wait together are run as one batch. A full queue answers 503 at once, a
-request that takes too long 408. Connections are limited in number, and dropped when nothing is answered on
-them for twice that time. Errors are JSON: ``{"error": "..."}``. Needs numpy, pillow, onnxruntime, starlette
-and uvicorn; not PyTorch.
+``GET /`` returns the classes and limits. Masks are 16-bit PNG files if there are more than 256 classes.
+Requests wait in one queue and are batched with others of the same size. The answer is 503 if the queue is
+full and 408 if a request takes too long. Connections are limited, and closed after twice that time without an
+answer. Errors are JSON: ``{"error": "..."}``. Needs numpy, pillow, onnxruntime, starlette and uvicorn; not
+PyTorch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class Limits(NamedTuple):
-    """What is turned away."""
+    """Limits; requests beyond them are rejected."""
 
     bytes: int
     pixels: int
@@ -53,70 +53,68 @@ class Network:
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         stored = self.session.get_modelmeta().custom_metadata_map
-        self.facts = {key: json.loads(text) for key, text in stored.items()}
-        if self.facts.get("interface") != "ids":
-            raise SystemExit(f"{path}: not a file that export_seg.py wrote with interface=ids")
-        self.size = self.facts["image_size"]
-        self.colors = np.array(self.facts["colors"], np.uint8)
+        self.metadata = {key: json.loads(text) for key, text in stored.items()}
+        if self.metadata.get("interface") != "ids":
+            raise SystemExit(f"{path}: not written by export_seg.py with interface=ids")
+        self.size = self.metadata["image_size"]
+        self.colors = np.array(self.metadata["colors"], np.uint8)
 
     def run(self, images: list[np.ndarray]) -> np.ndarray:
-        """Class ids (B, H, W) of images (H, W, 3) of one size."""
-        batches = [np.stack(images)] if self.size is None else [image[None] for image in images]
+        """Return class ids (B, H, W) of images (H, W, 3) of one size."""
+        batches = [image[None] for image in images] if self.size else [np.stack(images)]
         return np.concatenate([self.session.run(None, {"image": batch})[0] for batch in batches])
 
 
-Waiting = tuple[np.ndarray, asyncio.Future[np.ndarray]]
+PendingImage = tuple[np.ndarray, asyncio.Future[np.ndarray]]
 
 
 class Queue:
-    """Waiting images; one task takes them off in batches of one size and runs them beside the event loop."""
+    """Queue of images; one task runs them in batches of one size, outside of the event loop."""
 
     def __init__(self, network: Network, limits: Limits) -> None:
         self.network, self.limits = network, limits
-        self.waiting: asyncio.Queue[Waiting] = asyncio.Queue(limits.waiting)
+        self.pending: asyncio.Queue[PendingImage] = asyncio.Queue(limits.waiting)
 
     async def predict(self, image: np.ndarray) -> np.ndarray:
-        """Class ids of one image, when its turn comes."""
-        answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
+        """Return the class ids of one image."""
+        result: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         try:
-            self.waiting.put_nowait((image, answer))
+            self.pending.put_nowait((image, result))
         except asyncio.QueueFull:
             raise HTTPException(503, "too many images are waiting; try again later") from None
-        return await answer
+        return await result
 
     async def work(self) -> None:
         """Run batches until cancelled."""
-        ahead: Waiting | None = None
+        ahead: PendingImage | None = None
         while True:
-            batch = [ahead or await self.waiting.get()]
+            batch = [ahead or await self.pending.get()]
             ahead = None
-            while len(batch) < self.limits.batch and not self.waiting.empty():
-                following = self.waiting.get_nowait()
-                if following[0].shape != batch[0][0].shape:
-                    ahead = following
+            while len(batch) < self.limits.batch and not self.pending.empty():
+                next_item = self.pending.get_nowait()
+                if next_item[0].shape != batch[0][0].shape:
+                    ahead = next_item
                     break
-                batch.append(following)
-            await self.answer(
-                [item for item in batch if not item[1].cancelled()]
-            )  # gone clients cost nothing
+                batch.append(next_item)
+            await self.run_batch([item for item in batch if not item[1].cancelled()])
 
-    async def answer(self, batch: list[Waiting]) -> None:
-        """Run one batch; an error is that of its requests, not of the service."""
+    async def run_batch(self, batch: list[PendingImage]) -> None:
+        """Run one batch; an error is reported to its requests."""
         if not batch:
             return
         try:
-            found = await asyncio.to_thread(self.network.run, [image for image, _ in batch])
-            for (_, answer), ids in zip(batch, found, strict=True):
-                if not answer.done():
-                    answer.set_result(ids)
+            batch_ids = await asyncio.to_thread(self.network.run, [image for image, _ in batch])
+            for (_, result), ids in zip(batch, batch_ids, strict=True):
+                if not result.done():
+                    result.set_result(ids)
         except Exception as error:
-            for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(HTTPException(500, f"the network failed: {error}"))
+            for _, result in batch:
+                if not result.done():
+                    result.set_exception(HTTPException(500, f"the network failed: {error}"))
 
 
-async def body_of(request: Request, most: int) -> bytes:
-    """The request's bytes, given up as soon as there are too many."""
+async def read_body(request: Request, most: int) -> bytes:
+    """Return the body of a request; rejected as soon as it has more than ``most`` bytes."""
     stored = bytearray()
     async for part in request.stream():
         stored += part
@@ -126,7 +124,7 @@ async def body_of(request: Request, most: int) -> bytes:
 
 
 def decode(stored: bytes, network: Network, limits: Limits) -> np.ndarray:
-    """Return the image (H, W, 3) uint8 RGB; one of too many pixels is refused by its header, undecoded."""
+    """Return the image (H, W, 3) uint8 RGB; the number of pixels is checked before decoding."""
     if not stored:
         raise HTTPException(400, "the body is empty; it must be a PNG or JPEG file")
     try:
@@ -135,42 +133,42 @@ def decode(stored: bytes, network: Network, limits: Limits) -> np.ndarray:
                 raise HTTPException(413, f"{image.width}x{image.height} are more than {limits.pixels} pixels")
             is_plain = image.mode in ("1", "L", "P", "RGB") and "transparency" not in image.info
             is_plain = is_plain and ";16" not in str(image.tile)
-            upright = ImageOps.exif_transpose(image)  # decodes it, to the last byte
+            upright = ImageOps.exif_transpose(image)  # decodes the complete file
             pixels = np.array(upright.convert("RGB"))
     except HTTPException:
         raise
     except Image.DecompressionBombError as error:
         raise HTTPException(413, str(error)) from None
-    except Exception as error:  # damaged files make Pillow raise nearly anything
+    except Exception as error:  # damaged files raise anything in Pillow
         raise HTTPException(400, f"not an image, or only part of one: {error}") from None
     if not is_plain:
         raise HTTPException(400, "not an 8-bit RGB or gray image without transparency")
     if network.size and list(pixels.shape[:2]) != network.size:
-        raise HTTPException(422, f"the network takes images of {network.size[1]}x{network.size[0]} alone")
+        raise HTTPException(422, f"the network takes images of {network.size[1]}x{network.size[0]} only")
     return pixels
 
 
 def encode(image: np.ndarray) -> bytes:
-    """Return class ids (H, W) or colors (H, W, 3) as a PNG, ids beyond 255 with 16 bits."""
+    """Return class ids (H, W) or colors (H, W, 3) as a PNG, with 16 bits if the ids need them."""
     stored = io.BytesIO()
-    Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.uint16)).save(
-        stored, "PNG", compress_level=1
-    )
+    if image.dtype != np.uint8:
+        image = image.astype(np.uint16)
+    Image.fromarray(image).save(stored, "PNG", compress_level=1)
     return stored.getvalue()
 
 
-def application(network: Network, limits: Limits) -> Starlette:
-    """The service."""
+def make_app(network: Network, limits: Limits) -> Starlette:
+    """Return the service."""
     queue = Queue(network, limits)
 
     @contextlib.asynccontextmanager
-    async def working(_: Starlette) -> AsyncIterator[None]:
+    async def run_queue(_: Starlette) -> AsyncIterator[None]:
         task = asyncio.create_task(queue.work())
         yield
         task.cancel()
 
-    async def about(_: Request) -> Response:
-        return JSONResponse({"names": network.facts["names"], "limits": limits._asdict()})
+    async def describe(_: Request) -> Response:
+        return JSONResponse({"names": network.metadata["names"], "limits": limits._asdict()})
 
     async def predict(request: Request) -> Response:
         kind = request.query_params.get("as", "ids")
@@ -178,31 +176,31 @@ def application(network: Network, limits: Limits) -> Starlette:
             raise HTTPException(400, f"as={kind}: give ids or colors")
         try:
             async with asyncio.timeout(limits.seconds):
-                stored = await body_of(request, limits.bytes)
+                stored = await read_body(request, limits.bytes)
                 image = await asyncio.to_thread(decode, stored, network, limits)
                 ids = await queue.predict(image)
                 png = await asyncio.to_thread(encode, ids if kind == "ids" else network.colors[ids])
         except TimeoutError:
             raise HTTPException(408, f"the request took more than {limits.seconds:g} s") from None
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
+            return Response(status_code=400)  # the client is gone
         return Response(png, media_type="image/png")
 
-    async def refused(_: Request, error: Any) -> Response:
+    async def write_error(_: Request, error: Any) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code)
 
-    routes = [Route("/", about), Route("/predict", predict, methods=["POST"])]
-    return Starlette(routes=routes, lifespan=working, exception_handlers={HTTPException: refused})
+    routes = [Route("/", describe), Route("/predict", predict, methods=["POST"])]
+    return Starlette(routes=routes, lifespan=run_queue, exception_handlers={HTTPException: write_error})
 
 
-def timed_protocol(limits: Limits) -> type[H11Protocol]:
-    """Return the protocol of connections that are dropped when nothing is answered on them for long."""
+def make_timed_protocol(limits: Limits) -> type[H11Protocol]:
+    """Return a connection protocol that closes connections after a time without an answer."""
 
     class Connection(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.timer = self.loop.call_later(2 * limits.seconds, transport.abort)
-            if len(self.connections) > 2 * limits.connections:  # beyond those that are answered with 503
+            if len(self.connections) > 2 * limits.connections:  # beyond those that get a 503
                 transport.abort()
 
         def on_response_complete(self) -> None:
@@ -224,27 +222,27 @@ if __name__ == "__main__":
     parser.add_argument("network", help="an ONNX file")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--threads", type=int, default=0, help="of the network; 0 takes all cores")
+    parser.add_argument("--threads", type=int, default=0, help="of the network; 0: all cores")
     parser.add_argument("--max-bytes", type=int, default=20 * 2**20)
     parser.add_argument("--max-pixels", type=int, default=8_000_000)
     parser.add_argument("--max-waiting", type=int, default=32)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--max-seconds", type=float, default=60, help="for a request")
     parser.add_argument("--max-connections", type=int, default=100)
-    given = parser.parse_args()
+    args = parser.parse_args()
     limits = Limits(
-        given.max_bytes,
-        given.max_pixels,
-        given.max_waiting,
-        given.batch,
-        given.max_seconds,
-        given.max_connections,
+        args.max_bytes,
+        args.max_pixels,
+        args.max_waiting,
+        args.batch,
+        args.max_seconds,
+        args.max_connections,
     )
     uvicorn.run(
-        application(Network(given.network, given.threads), limits),
-        host=given.host,
-        port=given.port,
-        http=timed_protocol(limits),
+        make_app(Network(args.network, args.threads), limits),
+        host=args.host,
+        port=args.port,
+        http=make_timed_protocol(limits),
         ws="none",
         limit_concurrency=limits.connections + 1,
         log_level="error",

@@ -1,4 +1,4 @@
-"""The examples of use without PyTorch, each as a process in which torch cannot be imported."""
+"""Examples without PyTorch, each in a process that cannot import torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def files(tiny_run, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("example", "name"), [("deploy_onnx", "net.onnx"), ("deploy_openvino", "net.xml")])
-def test_ten_lines_without_torch_paint_what_segkit_predicts(example, name, files, tiny_run, tmp_path):
+def test_deploy_examples_predict_like_segkit_without_torch(example, name, files, tiny_run, tmp_path):
     words = [files / name, files / "photo.png", tmp_path / "colors.png"]
     command = [sys.executable, "-c", BARRED, str(ROOT / "examples" / f"{example}.py"), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -82,7 +82,7 @@ def service(files):
     assert (files / "serve.log").read_text() == ""  # whatever clients do
 
 
-def test_the_service_answers_with_the_ids_that_segkit_predicts(service, files, tiny_run):
+def test_service_predicts_like_segkit(service, files, tiny_run):
     stored = (files / "photo.png").read_bytes()
     answer = httpx.post(f"{service}/predict", content=stored, timeout=60)
     assert answer.headers["content-type"] == "image/png"
@@ -115,7 +115,7 @@ def png(height, width, *, noisy=False):
         ("nowhere", b"", 404, "Not Found"),
     ],
 )
-def test_errors_are_json_with_the_reason(service, path, content, status, words):
+def test_service_errors_are_json(service, path, content, status, words):
     answer = httpx.post(f"{service}/{path}", content=content, timeout=60)
     assert answer.status_code == status
     assert words in answer.json()["error"]
@@ -130,14 +130,14 @@ def connect(service):
 HEAD = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\n"
 
 
-def test_client_that_leaves_early_is_ignored(service):
+def test_client_that_disconnects_is_ignored(service):
     for part in (b"", b"POST /pre", HEAD, HEAD + b"x" * 50):
         with connect(service) as client:
             client.sendall(part)
     assert httpx.get(service).status_code == 200
 
 
-def test_slow_client_is_answered_or_dropped_in_time(service):
+def test_slow_client_times_out(service):
     started = time.monotonic()
     with connect(service) as silent, connect(service) as slow_head, connect(service) as slow_body:
         slow_head.sendall(b"POST /predict HTTP/1.1\r\nhost:")
@@ -151,7 +151,7 @@ def test_slow_client_is_answered_or_dropped_in_time(service):
     assert time.monotonic() - started < 30
 
 
-def test_connections_beyond_the_limit_are_refused(service):
+def test_connections_beyond_the_limit_get_503(service):
     clients = [connect(service) for _ in range(25)]
     try:
         assert httpx.get(service, timeout=20).status_code == 503
@@ -167,7 +167,7 @@ class FakeNetwork(NamedTuple):
 
     class_id: int = 300
     size: list[int] | None = None
-    facts: dict = {"names": ["one"]}  # noqa: RUF012
+    metadata: dict = {"names": ["one"]}  # noqa: RUF012
     colors: np.ndarray = np.arange(999, dtype=np.uint8).reshape(333, 3)
 
     def run(self, images):
@@ -179,7 +179,7 @@ def client(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     serve = importlib.import_module("serve")
     limits = serve.Limits(10**6, 10**5, 4, 2, 10, 9)
-    with TestClient(serve.application(FakeNetwork(), limits), raise_server_exceptions=False) as client:
+    with TestClient(serve.make_app(FakeNetwork(), limits), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -194,7 +194,7 @@ def test_ids_above_255_keep_their_value(client):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_damaged_images_are_the_fault_of_the_client(client, suffix):
+def test_damaged_images_get_400(client, suffix):
     draw = np.random.default_rng(0)
     noise = draw.integers(0, 256, (24, 24, 3), np.uint8)
     whole = cv2.imencode(suffix, noise)[1]
@@ -210,7 +210,7 @@ def test_damaged_images_are_the_fault_of_the_client(client, suffix):
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGBA", "I;16", "RGB;16"])
-def test_images_that_would_be_changed_are_refused(client, mode):
+def test_images_with_alpha_or_16_bits_are_rejected(client, mode):
     stored = io.BytesIO()
     if mode == "RGB;16":
         stored.write(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint16))[1].tobytes())
@@ -221,7 +221,7 @@ def test_images_that_would_be_changed_are_refused(client, mode):
     assert "8-bit RGB or gray" in answer.json()["error"]
 
 
-def test_requests_at_once_are_all_answered_rightly_or_turned_away(service, tiny_run):
+def test_concurrent_requests_are_correct_or_rejected(service, tiny_run):
     net = segkit.load(tiny_run / "best.pt")
     images = [png(40 + 9 * (i % 3), 60, noisy=True) for i in range(12)]
     expected = {image: net.predict(image) for image in images}
@@ -247,9 +247,9 @@ def test_requests_at_once_are_all_answered_rightly_or_turned_away(service, tiny_
 
 
 @pytest.mark.slow
-def test_the_service_refuses_a_file_it_cannot_serve(tiny_run, tmp_path):
+def test_service_rejects_logits_file(tiny_run, tmp_path):
     path = tmp_path / "logits.onnx"
     words = f"checkpoint={tiny_run / 'best.pt'} interface=logits output={path} images=1"
     run_command("export_seg.py", *words.split())
     done = run_command("examples/serve.py", path, status=1)
-    assert "not a file that export_seg.py wrote with interface=ids" in done.stderr
+    assert "not written by export_seg.py with interface=ids" in done.stderr

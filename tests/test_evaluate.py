@@ -1,4 +1,4 @@
-"""Scoring a data set: counts, processes, interruptions, mistakes."""
+"""Evaluation of a data set: counts, processes, interruptions and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ K = 5
 
 
 class ByColor(nn.Module):
-    """Guesses the class from the color of a pixel and its neighbors."""
+    """Predicts the class from the color of a pixel and its neighbors."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class ByColor(nn.Module):
 
 
 class Noise:
-    """Images of different sizes, drawn from their index."""
+    """Random images of different sizes, seeded by their index."""
 
     def __init__(self, length=7):
         self.length, self.names = length, [str(index) for index in range(length)]
@@ -66,7 +66,7 @@ class Noise:
         )
 
 
-def test_an_evaluation_counts_every_image_once():
+def test_evaluation_counts_every_image_once():
     model, dataset = ByColor().eval(), Noise()
     matrix = ConfusionMatrix(K)
     for index in range(len(dataset)):
@@ -82,14 +82,14 @@ def test_an_evaluation_counts_every_image_once():
     assert found.protocol.name == "whole"
 
 
-def test_reading_in_other_processes_changes_nothing():
+def test_loader_workers_do_not_change_counts():
     model = ByColor()
     assert torch.equal(
         evaluate(model, Noise(3), Protocol()).counts, evaluate(model, Noise(3), Protocol(), workers=2).counts
     )
 
 
-def test_an_evaluation_leaves_the_model_as_it_was():
+def test_evaluation_does_not_change_the_model():
     model = ByColor().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     evaluate(model, Noise(2), Protocol(precision="bf16"))
@@ -97,7 +97,7 @@ def test_an_evaluation_leaves_the_model_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_an_empty_data_set_is_refused():
+def test_empty_data_set_is_rejected():
     with pytest.raises(ValueError, match=r"the data set is empty: check data\.root"):
         evaluate(ByColor(), Noise(0), Protocol())
 
@@ -105,23 +105,24 @@ def test_an_empty_data_set_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": 32, "stride": 33}, "evaluation.window=32 is smaller than evaluation.stride=33"),
-        ({"window": [32, 64], "stride": 48}, "is smaller than evaluation.stride=48"),
+        ({"window": 32, "stride": 33}, "evaluation.stride=33: must be at most evaluation.window=32"),
+        ({"window": [32, 64], "stride": 48}, "evaluation.stride=48: must be at most evaluation.window="),
         (
             {"scales": [1.0, 0.0]},
-            "evaluation.scales=.1.0, 0.0.: give at least one scale, all of them above 0",
+            "evaluation.scales=.1.0, 0.0.: give at least one scale, all above 0",
         ),
         ({"scales": []}, "give at least one scale"),
         ({"resize": "long_side"}, "needs evaluation.base_size"),
-        ({"stride": 8}, "without evaluation.window"),
+        ({"stride": 8}, "needs evaluation.window"),
+        ({"resize": "bounds"}, r"evaluation.resize=bounds needs evaluation.bounds, such as \[2048"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings, message):
+def test_contradictory_protocol_settings_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         Protocol(**settings)
 
 
-def test_broken_weights_are_noticed():
+def test_nan_weights_are_rejected():
     model = ByColor()
     model.body[3].bias.data[1] = torch.nan
     with pytest.raises(ValueError, match="returned NaN or infinity: its weights are broken"):
@@ -131,12 +132,12 @@ def test_broken_weights_are_noticed():
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
 )
-def test_what_is_no_image_is_refused(image):
-    with pytest.raises(ValueError, match=r"give an RGB image as an \(H, W, 3\) array"):
+def test_predict_rejects_other_shapes_and_types(image):
+    with pytest.raises(ValueError, match=r"this network takes \(H, W, 3\) arrays"):
         predict(prepare(ByColor()), image, Protocol())
 
 
-def test_a_protocol_says_what_it_is():
+def test_protocol_as_text_and_dict():
     how = Protocol(
         name="encoding",
         scales=(0.5, 1.0),
@@ -148,20 +149,20 @@ def test_a_protocol_says_what_it_is():
         merge="exp",
     )
     assert str(how) == (
-        "encoding (scales 0.5 1 of long side 520, flip, window 480x480 every 320x320, pad at the border, "
+        "encoding (scales 0.5 1 of long side 520, flip, window 480x480, stride 320x320, border pad, "
         "merge exp, absent classes: zero, float32)"
     )
     assert how.as_dict()["stride"] == (320, 320)
 
 
-def test_a_model_of_other_classes_than_the_data_is_refused():
+def test_model_with_another_number_of_classes_is_rejected():
     dataset = Noise()
     dataset.table.num_classes = 9
-    with pytest.raises(ValueError, match="the model tells 5 classes apart, noise has 9: score it on data"):
+    with pytest.raises(ValueError, match="the model has 5 classes but noise has 9: score it on data"):
         evaluate(ByColor(), dataset, Protocol())
 
 
-def test_categories_and_boundaries_are_scored_where_they_are_known():
+def test_category_and_boundary_scores():
     found = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}))
     warm = found.counts[:2, :2].sum()
     assert found.category_iou["warm"] == pytest.approx(
@@ -173,7 +174,7 @@ def test_categories_and_boundaries_are_scored_where_they_are_known():
 
 
 @pytest.mark.parametrize("name", ["ade20k", "noise"])
-def test_the_score_of_ade20k_is_told_of_its_own_data_alone(name):
+def test_ade20k_score_is_reported_for_ade20k_only(name):
     dataset = Noise(3)
     dataset.table.name = name
     found = evaluate(ByColor(), dataset, Protocol()).scores
@@ -193,7 +194,7 @@ class Damaged(Noise):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_cannot_be_read_is_skipped_told_and_counted_where_that_is_wanted(workers, caplog):
+def test_unreadable_images_are_skipped_with_on_error_skip(workers, caplog):
     model, matrix = ByColor().eval(), ConfusionMatrix(K)
     for index in (0, 2, 3, 5, 6):
         sample = Noise().read(index)
@@ -201,27 +202,29 @@ def test_what_cannot_be_read_is_skipped_told_and_counted_where_that_is_wanted(wo
     found = evaluate(model, Damaged(), Protocol(), workers=workers)
     assert torch.equal(found.counts, matrix.counts)
     assert (found.images, found.skipped) == (5, 2)
-    assert "skipped, 2 by now: 4.png: not an image; copy it again" in caplog.text
+    assert "skipped unreadable image (2 so far): 4.png: not an image; copy it again" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_cannot_be_read_ends_an_evaluation_otherwise(workers):
+def test_unreadable_image_stops_with_on_error_stop(workers):
     dataset = Damaged()
     dataset.on_error = "stop"
     with pytest.raises(DataError, match=r"1\.png: not an image; copy it again"):
         evaluate(ByColor(), dataset, Protocol(), workers=workers)
 
 
-def test_not_one_readable_image_is_said():
+def test_no_readable_image_is_rejected():
     class AllDamaged(Damaged):
         def read(self, index):
             return super().read(1)
 
-    with pytest.raises(ValueError, match=r"nothing to score: none of the 7 images can be read; 1\.png: not"):
+    with pytest.raises(
+        ValueError, match=r"nothing to score: none of the 7 images can be read. The last: 1\.png: not"
+    ):
         evaluate(ByColor(), AllDamaged(), Protocol())
 
 
-def test_enough_may_come_before_the_first_image_is_counted():
+def test_stop_before_the_first_image_gives_no_scores():
     def leave(*_):
         raise StopEvaluation
 
@@ -229,7 +232,7 @@ def test_enough_may_come_before_the_first_image_is_counted():
     assert (found.images, found.scores, int(found.counts.sum())) == (0, {}, 0)
 
 
-def test_enough_keeps_what_was_counted():
+def test_stopped_evaluation_keeps_its_counts():
     def leave(sample, _):
         if sample.name == "2":
             raise StopEvaluation
@@ -246,7 +249,7 @@ class Interrupted(Noise):
         return super().read(index)
 
 
-def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
+def test_interrupted_evaluation_resumes(tmp_path):
     model, parts = ByColor(), tmp_path / "parts"
     unbroken = evaluate(model, Noise(), Protocol(evaluators={"boundary": True}))
     with pytest.raises(KeyboardInterrupt):
@@ -267,7 +270,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
     assert not parts.exists()
 
 
-def test_without_resume_an_interrupted_evaluation_starts_afresh(tmp_path):
+def test_without_resume_evaluation_starts_again(tmp_path):
     model = ByColor()
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, Interrupted(), Protocol(), partial=tmp_path / "parts")
@@ -275,7 +278,7 @@ def test_without_resume_an_interrupted_evaluation_starts_afresh(tmp_path):
     assert torch.equal(found.counts, evaluate(model, Noise(), Protocol()).counts)
 
 
-def test_counts_of_another_evaluation_are_not_mixed_in(tmp_path):
+def test_counts_of_another_evaluation_are_rejected(tmp_path):
     model = ByColor()
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, Interrupted(), Protocol(), partial=tmp_path)
@@ -328,7 +331,7 @@ def test_damaged_counts_are_counted_again(tmp_path, caplog, change):
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", None])
-def test_unreadable_and_doubled_counts_are_counted_again(tmp_path, caplog, content):
+def test_unreadable_or_repeated_counts_are_counted_again(tmp_path, caplog, content):
     model, parts = ByColor(), tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, Interrupted(), Protocol(), partial=parts)
@@ -357,7 +360,7 @@ with distributed.init_process_group("cpu"):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_any_number_of_processes_counts_exactly_what_one_counts(processes, tmp_path):
+def test_counts_do_not_depend_on_the_number_of_processes(processes, tmp_path):
     tests = Path(__file__).parent
     script = tmp_path / "score.py"
     script.write_text(SHARED_OUT)
@@ -406,7 +409,7 @@ def listed(monkeypatch):
     monkeypatch.setattr(registry, "build", build)
 
 
-def test_a_listed_evaluator_counts_beside_the_confusion_matrix_also_after_an_interruption(listed, tmp_path):
+def test_enabled_evaluators_count_and_resume(listed, tmp_path):
     protocol = Protocol(evaluators={"shares": True, "boundary": {}, "double": None})
     found = evaluate(ByColor(), Noise(), protocol)
     predicted = found.counts.sum(0)  # of scored pixels; those of ignored ones are counted here as well
@@ -421,25 +424,25 @@ def test_a_listed_evaluator_counts_beside_the_confusion_matrix_also_after_an_int
     assert again.classes["share"] == found.classes["share"]
 
 
-def test_two_evaluators_with_one_figure_are_refused(listed):
-    with pytest.raises(ValueError, match=r"evaluation.evaluators.double: another evaluator has mIoU already"):
+def test_evaluators_with_the_same_score_are_rejected(listed):
+    with pytest.raises(ValueError, match=r"evaluation.evaluators.double: another evaluator already has mIoU"):
         evaluate(ByColor(), Noise(2), Protocol(evaluators={"double": True}))
 
 
-def test_an_image_that_not_every_evaluator_counted_is_not_saved(tmp_path):
+def test_partly_counted_image_is_not_saved(tmp_path):
     evaluators = {"a": Shares("a"), "b": Shares("b")}
     image = np.zeros((2, 2), np.uint8)
-    with partial.EvaluatorCounts(evaluators, tmp_path / "p", "x", images=2, resume=False) as tally:
+    with partial.EvaluatorCounts(evaluators, tmp_path / "p", "x", num_images=2, resume=False) as tally:
         tally.add(0, image, torch.from_numpy(image))
         tally.save()
     evaluators["b"].update = lambda *_: 1 / 0
     with (
         pytest.raises(ZeroDivisionError),
-        partial.EvaluatorCounts(evaluators, tmp_path / "p", "x", images=2, resume=True) as tally,
+        partial.EvaluatorCounts(evaluators, tmp_path / "p", "x", num_images=2, resume=True) as tally,
     ):
         tally.add(1, image, torch.from_numpy(image))
     kept = partial.EvaluatorCounts(
-        {"a": Shares("a"), "b": Shares("b")}, tmp_path / "p", "x", images=2, resume=True
+        {"a": Shares("a"), "b": Shares("b")}, tmp_path / "p", "x", num_images=2, resume=True
     )
     assert kept.done == {0}
-    assert {name: float(state.sum()) for name, state in kept.total().items()} == {"a": 4, "b": 4}
+    assert {name: float(state.sum()) for name, state in kept.sum_states().items()} == {"a": 4, "b": 4}

@@ -10,7 +10,7 @@ import torch
 from segkit import checkpoint, export, licenses
 from segkit.config.compose import Hooks, composed, settings_from_checkpoint
 from segkit.data.label_map import load_builtin_label_map
-from segkit.export.about import build_metadata
+from segkit.export import build_metadata
 from segkit.inference import Protocol, predictor
 
 SCRATCH = "none, trained from scratch"

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_export import exported, thin
+from test_export import build_thin_model, export_model
 
 from conftest import run_command
 from segkit.config import registry
@@ -182,7 +182,7 @@ def test_an_id_that_is_no_class_is_told(wrong):
         pair = [label, label.copy()]
         pair[place] = pair[place].copy()
         pair[place][2, 3] = wrong
-        with pytest.raises(ValueError, match="it and the data do not belong together"):
+        with pytest.raises(ValueError, match="model and data do not match"):
             metrics.ConfusionMatrix(300).update(*pair)
 
 
@@ -209,11 +209,11 @@ def test_augmentation_treats_wide_ids_as_bytes(resize, seed):
 def test_exported_files_give_the_ids_of_the_network(format, tmp_path):
     from segkit import export
 
-    model = thin("resnest", "fcn", num_classes=300)
+    model = build_thin_model("resnest", "fcn", num_classes=300)
     with torch.no_grad():
         model.head.conv5[4].bias[250:] += 10
     suffix = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}[format]
-    file = exported(model, tmp_path / f"net{suffix}", export.ExportKind(format=format, interface="ids"))
+    file = export_model(model, tmp_path / f"net{suffix}", export.ExportKind(format=format, interface="ids"))
     image = np.random.default_rng(0).integers(
         0, 256, (65, 97, 3), np.uint8
     )  # PyTorch 2.11 exports for these alone

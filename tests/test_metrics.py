@@ -1,4 +1,4 @@
-"""Scores against hand-done examples and other people's libraries."""
+"""Metrics against worked examples and other libraries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def counted(label, prediction, num_classes=6):
     return matrix.counts
 
 
-def test_counts_are_those_of_a_loop_over_pixels():
+def test_counts_equal_a_loop_over_pixels():
     label, prediction = drawn()
     expected = torch.zeros(6, 6, dtype=torch.int64)
     for a, b in zip(label.flat, prediction.flat, strict=True):
@@ -38,14 +38,14 @@ def test_counts_are_those_of_a_loop_over_pixels():
     assert torch.equal(counts, expected)
 
 
-def test_counting_goes_on_past_what_float32_can_count():
+def test_counts_are_exact_beyond_float32():
     matrix = ConfusionMatrix(2)
     matrix.counts[1, 1] = 2**40
     matrix.update(np.ones((1, 3), np.uint8), np.ones((1, 3), np.uint8))
     assert int(matrix.counts[1, 1]) == 2**40 + 3
 
 
-def test_scores_are_those_of_scikit_learn():
+def test_scores_equal_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle: extra `oracles`")
     label, prediction = drawn()
     seen = label != 255
@@ -88,29 +88,29 @@ PREDICTED_ONLY = TOY + torch.tensor(
         (PREDICTED_ONLY, "labels", (6 / 10 + 3 / 6) / 2),
     ],
 )
-def test_absent_classes_count_as_the_rule_says(counts, absent, expected):
+def test_absent_rule_for_unlabeled_classes(counts, absent, expected):
     assert metrics.compute_scores(counts, absent=absent)["mIoU"] == pytest.approx(expected, abs=1e-15)
 
 
-def test_nothing_to_score_is_said():
-    with pytest.raises(ValueError, match=r"nothing to score.*check data.val_split"):
+def test_scores_of_no_pixels_are_rejected():
+    with pytest.raises(ValueError, match=r"nothing to score.*Check data.val_split"):
         metrics.compute_scores(torch.zeros(3, 3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(("label", "prediction"), [(6, 0), (254, 1), (0, 40)])
-def test_ids_that_are_no_class_are_refused(label, prediction):
+def test_unknown_class_ids_are_rejected(label, prediction):
     with pytest.raises(
         ValueError, match=f"up to {label} in the label and {prediction} in the prediction.*6 classes"
     ):
         counted(np.full((2, 2), label, np.uint8), np.full((2, 2), prediction, np.uint8))
 
 
-def test_a_prediction_of_another_size_is_refused():
+def test_prediction_of_another_size_is_rejected():
     with pytest.raises(ValueError, match="labels are never resized"):
         counted(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
 
 
-def test_labels_against_themselves_score_as_in_the_official_ade20k_script():
+def test_perfect_prediction_scores_as_ade20k_script():
     """15 of 150 classes are present: absent ones count as 0 there, so the mean is 15 / 150."""
     raw = np.random.default_rng(0).integers(0, 16, (3, 60, 80)).astype(np.uint8)
     matrix = ConfusionMatrix(150)
@@ -146,7 +146,7 @@ CITYSCAPES_IDS = [
 ]  # of train ids 0..18
 
 
-def test_classes_and_categories_are_those_of_cityscapesscripts():
+def test_scores_equal_cityscapesscripts():
     labels = pytest.importorskip("cityscapesscripts.helpers.labels", reason="the oracle: extra `oracles`")
     official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
 
@@ -178,7 +178,7 @@ def boundary_by_the_paper(mask, ratio=0.02):
 
 
 @pytest.mark.parametrize("shape", [(40, 50), (120, 90), (7, 5), (2, 300)])
-def test_boundary_iou_is_that_of_the_paper_s_erosions(shape):
+def test_boundary_iou_equals_erosions_of_the_paper(shape):
     generator = np.random.default_rng(0)
     coarse = [generator.integers(0, 3, (3, 4), dtype=np.uint8) for _ in range(2)]
     label, prediction = (cv2.resize(x, shape[::-1], interpolation=cv2.INTER_NEAREST) for x in coarse)
@@ -192,7 +192,7 @@ def test_boundary_iou_is_that_of_the_paper_s_erosions(shape):
         assert found == pytest.approx(both / either) if either else np.isnan(found)
 
 
-def test_counts_of_parts_add_up_to_the_counts_of_the_whole():
+def test_counts_of_images_add_up():
     images = [drawn(seed=seed) for seed in range(4)]
     matrix = ConfusionMatrix(6)
     for label, prediction in images:

@@ -1,4 +1,4 @@
-"""IoU by size of object, against a flood fill that goes from pixel to pixel."""
+"""IoU by object size against a flood fill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from conftest import run_command
 from segkit.evaluation.evaluators import object_sizes
-from segkit.evaluation.evaluators.object_sizes import count_objects, iou_by_size
+from segkit.evaluation.evaluators.object_sizes import compute_iou_by_size, count_objects
 from segkit.evaluation.metrics import ConfusionMatrix, compute_class_scores
 
 
@@ -67,14 +67,14 @@ def pairs(draw):
 
 @settings(deadline=None, max_examples=150)
 @given(pairs())
-def test_counts_are_those_of_a_flood_fill(pair):
+def test_object_counts_equal_a_flood_fill(pair):
     small = pytest.MonkeyPatch()
     with small.context() as patch:
         patch.setattr(object_sizes, "BOUNDS", [3, 8])  # of pixels: all three sizes fit nine by nine
         assert np.array_equal(count_objects(*pair, 3), naive(*pair, 3, [3, 8]))
 
 
-def test_sizes_add_up_to_the_ordinary_counts():
+def test_sizes_add_up_to_the_confusion_matrix():
     draw = np.random.default_rng(0)
     label = np.kron(draw.integers(0, 4, (12, 15)), np.ones((20, 20), int)).astype(np.uint8)
     label[label == 3] = 255
@@ -93,7 +93,7 @@ def test_sizes_add_up_to_the_ordinary_counts():
     assert torch.equal(predicted, matrix.counts.sum(0))
 
 
-def test_the_bounds_are_those_of_coco():
+def test_object_size_bounds_are_those_of_coco():
     label = np.zeros((128, 400), np.uint8)
     label[:31, :33], label[:32, 50:82] = 1, 1  # 1023 and 1024 pixels
     label[:95, 100:197], label[:96, 250:346] = 1, 1  # 9215 and 9216
@@ -101,25 +101,29 @@ def test_the_bounds_are_those_of_coco():
     assert labeled.tolist() == [1023, 1024 + 9215, 9216]
 
 
-def test_a_missed_small_object_costs_the_small_alone():
+def test_missed_small_object_lowers_small_iou_only():
     label = np.zeros((200, 300), np.uint8)
     label[10:20, 10:20], label[50:170, 50:170] = 1, 1
     prediction = label.copy()
     prediction[10:20, 10:20] = 0
-    found = {size: iou[1].item() for size, iou in iou_by_size(count_objects(label, prediction, 2)).items()}
+    found = {
+        size: iou[1].item() for size, iou in compute_iou_by_size(count_objects(label, prediction, 2)).items()
+    }
     assert found["small"] == 0
     assert found["large"] == 1
     assert np.isnan(found["medium"])
     prediction = label.copy()
     prediction[:5, 250:255] = 1  # beyond every object: of its own size
     prediction[170:180, 50:170] = 1  # the large one, grown
-    found = {size: iou[1].item() for size, iou in iou_by_size(count_objects(label, prediction, 2)).items()}
+    found = {
+        size: iou[1].item() for size, iou in compute_iou_by_size(count_objects(label, prediction, 2)).items()
+    }
     assert found["small"] == pytest.approx(100 / 125)
     assert found["large"] == pytest.approx(120 / 130)
 
 
 @pytest.mark.slow
-def test_the_command_prints_it_on_request_and_the_report_has_it(tiny_run, tmp_path):
+def test_object_sizes_are_printed_and_reported(tiny_run, tmp_path):
     done = run_command(
         "test_seg.py",
         f"checkpoint={tiny_run / 'last.pt'}",

@@ -1,4 +1,4 @@
-"""Reading before and writing behind the network: order, bounds, errors, dropped frames."""
+"""Reader and writer threads: order, bounds, errors, dropped frames."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from segkit.inference.video import Video
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers()), st.integers(1, 4))
-def test_reading_ahead_keeps_every_item_and_their_order(items, most):
+def test_reader_thread_keeps_items_and_order(items, most):
     with ReaderThread(iter(items), most=most) as reading:
         assert list(reading) == [(item, 0) for item in items]
 
 
-def test_reading_ahead_waits_when_enough_wait():
+def test_reader_thread_waits_when_the_queue_is_full():
     read = []
     items = (read.append(i) or i for i in itertools.count())
     with ReaderThread(items, most=3) as reading:
@@ -35,7 +35,7 @@ def test_reading_ahead_waits_when_enough_wait():
     assert not reading.thread.is_alive()
 
 
-def test_what_reading_meets_is_raised_after_what_was_read_before():
+def test_reader_thread_raises_after_earlier_items():
     def broken():
         yield 1
         raise ValueError("the file ends here")
@@ -46,7 +46,7 @@ def test_what_reading_meets_is_raised_after_what_was_read_before():
             next(reading)
 
 
-def test_of_a_camera_the_newest_is_taken_and_the_others_are_counted():
+def test_reader_thread_drops_old_camera_frames():
     taken, come = threading.Event(), threading.Event()
 
     def camera():
@@ -67,7 +67,7 @@ def test_of_a_camera_the_newest_is_taken_and_the_others_are_counted():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers()), st.integers(1, 4))
-def test_writing_behind_does_everything_in_order(items, most):
+def test_writer_thread_makes_calls_in_order(items, most):
     done = []
     with WriterThread(most=most) as writing:
         for item in items:
@@ -76,7 +76,7 @@ def test_writing_behind_does_everything_in_order(items, most):
 
 
 @pytest.mark.parametrize("more", [0, 5])
-def test_a_full_disk_is_told(more):
+def test_writer_thread_raises_errors_of_calls(more):
     def full():
         raise OSError("no space left on device")
 
@@ -106,7 +106,7 @@ class Camera:
         self.shown.set()
 
 
-def test_a_camera_s_video_lasts_as_long_as_the_camera_was_watched(tiny_run, tmp_path, monkeypatch):
+def test_camera_video_repeats_dropped_frames(tiny_run, tmp_path, monkeypatch):
     passing = [1, 4, 1, 3]
     camera, times = Camera(passing), iter(passing[1:])
     predictor = segkit.load(tiny_run / "best.pt", device="cpu")

@@ -1,4 +1,4 @@
-"""An output of a prediction belongs to one input; anything else is refused."""
+"""Index of predictions: an output belongs to one input."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def predict(claim):
     return call
 
 
-def test_index_names_input_and_network_of_every_output(predict, tmp_path):
+def test_index_has_input_and_network_of_every_output(predict, tmp_path):
     predict("a.jpg")
     content = json.loads((tmp_path / "out/predictions.json").read_text())
     path, size, _, key = content["origins"]["a"]
     assert (path, size, content["networks"][key]) == (str(tmp_path / "photos/a.jpg"), 5, {"weights": "best"})
 
 
-def test_input_keeps_its_name_when_others_come(predict):
+def test_input_keeps_its_name_when_others_are_added(predict):
     first = predict("a.jpg.png")
     assert predict("a.jpg.png")[1] == first[1]
     images = predict("a.jpg.png", "a.jpg.tif")[1]
@@ -75,7 +75,7 @@ def test_input_keeps_its_name_when_others_come(predict):
         ),
     ],
 )
-def test_output_of_another_origin_is_refused_and_stays(predict, tmp_path, change, message):
+def test_output_of_another_origin_is_not_overwritten(predict, tmp_path, change, message):
     predict("a.jpg")
     with pytest.raises(ValueError, match=message):
         change(predict, tmp_path)
@@ -95,20 +95,20 @@ def test_default_folder_belongs_to_one_source_and_network(predict, tmp_path):
     assert folders == ["out", "out-2", "out-3", "out", "out-2"]
 
 
-def test_default_folder_with_files_of_others_is_left_alone(predict, tmp_path):
+def test_default_folder_with_other_files_is_not_used(predict, tmp_path):
     (tmp_path / "out/ids").mkdir(parents=True)
     assert predict("a.jpg", default=True)[0].name == "out-2"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"segkit": 1, "origins": 3}', '{"segkit": 99}', "\xff"])
-def test_damaged_index_is_refused_in_one_line(claim, tmp_path, content):
+def test_damaged_index_is_rejected(claim, tmp_path, content):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/predictions.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=r"predictions\.json: not an index of predictions, or damaged"):
         claim("a.jpg")
 
 
-def test_listed_outputs_are_no_inputs(predict, tmp_path):
+def test_listed_outputs_are_not_inputs(predict, tmp_path):
     predict("a.jpg", output="photos/out")
     paths = [tmp_path / "photos" / name for name in ("a.jpg", "out/ids/a.png", "out/ids/b.png", "out/a.png")]
     paths += [tmp_path / "photos/out/ids/a/000001.png"]

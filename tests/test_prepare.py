@@ -1,4 +1,4 @@
-"""Models prepared for inference say what they said before."""
+"""Models prepared for inference have the same logits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (3, 3, 81, 50)])
-def test_a_prepared_model_says_the_same(model, shape):
+def test_prepared_model_has_equal_logits(model, shape):
     image = torch.randint(0, 256, shape, dtype=torch.uint8)
     fast = prepare(model)
     with torch.inference_mode():
@@ -47,14 +47,14 @@ def test_a_prepared_model_says_the_same(model, shape):
     assert norms == [], "every batch norm of this network follows a convolution"
 
 
-def test_in_double_precision_folding_is_exact(model):
+def test_folding_is_exact_in_float64(model):
     image = torch.rand(2, 3, 65, 49, dtype=torch.float64)
     double = copy.deepcopy(model).double()
     with torch.inference_mode():
         torch.testing.assert_close(prepare(double)(image).main, double(image).main, rtol=1e-10, atol=1e-10)
 
 
-def test_in_bf16_the_logits_are_near_and_normalization_stays_precise(model):
+def test_bf16_logits_are_close_and_normalization_exact(model):
     image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     fast = prepare(model, precision="bf16")
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def test_in_bf16_the_logits_are_near_and_normalization_stays_precise(model):
     assert torch.equal(fast.mean, model.mean)
 
 
-def test_preparing_leaves_the_model_alone(model):
+def test_prepare_does_not_change_the_model(model):
     names = [name for name, _ in model.named_modules()]
     before = copy.deepcopy(model.state_dict())
     prepare(model, precision="bf16")
@@ -101,7 +101,7 @@ class Unpacking(Awkward):
 
 @pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("kind", [Awkward, Unpacking])
-def test_only_what_can_be_folded_is(kind, onednn):
+def test_only_foldable_batch_norms_are_folded(kind, onednn):
     torch.manual_seed(1)
     module = kind().eval()
     x = torch.randn(2, 3, 8, 9)
@@ -120,21 +120,21 @@ class Deciding(Awkward):
         return super().forward(x if x.mean() > 0 else -x)
 
 
-def test_what_cannot_be_traced_runs_as_it_is():
+def test_untraceable_module_is_returned_unchanged():
     module = Deciding().eval()
     assert fold.fold_batch_norms(module, torch.randn(1, 3, 5, 6), onednn=False) is module
 
 
-def test_a_model_that_folding_would_change_runs_as_it_is(model, monkeypatch, caplog):
+def test_folding_that_changes_logits_is_undone(model, monkeypatch, caplog):
     monkeypatch.setattr(fold, "fuse_conv_bn_eval", lambda conv, _: conv)
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.allclose(prepare(model)(image).main, model(image).main, atol=1e-4)
-    assert "folding batch norms changed what this model says" in caplog.text
+    assert "folding batch norms changed the logits" in caplog.text
 
 
 @pytest.mark.parametrize("has_units", [True, False])
-def test_auto_is_bf16_where_the_machine_has_it(model, has_units, monkeypatch, caplog):
+def test_precision_auto_is_bf16_with_hardware_support(model, has_units, monkeypatch, caplog):
     module = importlib.import_module("segkit.inference.protocol")
     monkeypatch.setattr(module, "supports_bf16", lambda _: has_units)
     monkeypatch.setattr(
@@ -147,10 +147,10 @@ def test_auto_is_bf16_where_the_machine_has_it(model, has_units, monkeypatch, ca
     assert not caplog.text
 
 
-def test_bf16_that_will_be_slow_is_told_once(model, monkeypatch, caplog):
+def test_slow_bf16_is_warned_about_once(model, monkeypatch, caplog):
     module = importlib.import_module("segkit.inference.preparation")
     monkeypatch.setattr(module, "supports_bf16", lambda _: False)
     module._warn_slow_bf16.cache_clear()
     for _ in range(2):
         prepare(model, precision="bf16")
-    assert caplog.text.count("this cpu has no units for bf16, float32 is several times faster here") == 1
+    assert caplog.text.count("this cpu has no bf16 units; float32 is several times faster") == 1

@@ -1,4 +1,4 @@
-"""The protocols against slow, plain transcriptions of their definitions, in float64."""
+"""Evaluation protocols against plain transcriptions of their definitions, in float64."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("size", SIZES)
-def test_encoding_is_the_published_procedure_to_the_letter(size, flip):
+def test_encoding_equals_the_published_procedure(size, flip):
     model, image = TinySegmenter().double().eval(), drawn_image(*size)
     how = Protocol(
         name="encoding",
@@ -174,7 +174,7 @@ def test_encoding_is_the_published_procedure_to_the_letter(size, flip):
 
 
 @pytest.mark.parametrize("crop", [7, 16, 25, 48, 60])
-def test_encoding_places_its_windows_as_published_for_any_crop(crop):
+def test_encoding_windows_are_placed_as_published(crop):
     model, image = TinySegmenter().double().eval(), drawn_image(43, 31)
     how = Protocol(
         scales=[0.75, 1.0, 2.25],
@@ -191,7 +191,7 @@ def test_encoding_places_its_windows_as_published_for_any_crop(crop):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_whole_is_the_argmax_of_the_model_s_own_logits(size):
+def test_whole_is_the_argmax_of_the_model_logits(size):
     model, image = TinySegmenter().double().eval(), drawn_image(*size)
     with torch.no_grad():
         logits = model(torch.from_numpy(image).permute(2, 0, 1)[None]).main[0]
@@ -202,7 +202,7 @@ def test_whole_is_the_argmax_of_the_model_s_own_logits(size):
 
 
 @pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
-def test_a_model_without_parts_gives_what_its_parts_give(merge):
+def test_model_without_backbone_gives_equal_scores(merge):
     model, image = TinySegmenter().double().eval(), drawn_image(50, 37)
     how = Protocol(scales=[0.8, 1.3], flip=True, window=[20, 28], stride=[11, 28], merge=merge)
     torch.testing.assert_close(
@@ -213,7 +213,7 @@ def test_a_model_without_parts_gives_what_its_parts_give(merge):
 @pytest.mark.medium
 @pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
 @pytest.mark.parametrize("border", ["shift", "pad"])
-def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):
+def test_scores_do_not_depend_on_batch_or_strip_size(merge, border):
     model, image = TinySegmenter().double().eval(), drawn_image(71, 53)
     settings = {
         "scales": [0.6, 1.0, 1.7],
@@ -239,7 +239,7 @@ def test_batches_and_strips_of_any_size_give_the_same_scores(merge, border):
 
 
 @pytest.mark.parametrize("merge", ["softmax", "exp"])
-def test_strips_of_any_height_give_the_same_bits_in_single_precision(merge, monkeypatch):
+def test_strip_height_does_not_change_float32_bits(merge, monkeypatch):
     model, image = TinySegmenter().eval(), drawn_image(90, 53)
     how = Protocol(scales=(1.0, 1.5), flip=True, window=24, merge=merge)
     found = []
@@ -249,14 +249,14 @@ def test_strips_of_any_height_give_the_same_bits_in_single_precision(merge, monk
     assert all(torch.equal(other, found[0]) for other in found[1:])
 
 
-def test_tall_image_holds_no_more_tiles_than_a_strip_touches():
+def test_tall_image_keeps_only_tiles_of_one_strip():
     model, image = TinySegmenter().eval(), drawn_image(400, 40)
     how = Protocol(window=20, stride=20, batch_pixels=1)
-    tiles = inference._SlidingTiles(model, torch.from_numpy(image).permute(2, 0, 1), how)
+    tiles = inference._SlidingWindow(model, torch.from_numpy(image).permute(2, 0, 1), how)
     alive = []
     with torch.inference_mode():
         for top in range(0, 400, 5):
-            tiles.scores(top, top + 5)
+            tiles.score_rows(top, top + 5)
             alive.append(len(tiles.tile_logits))
     assert max(alive) <= 2, "one row of tiles, two abreast"
     assert not tiles.pending_tiles

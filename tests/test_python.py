@@ -78,11 +78,11 @@ def as_bytes(image, **how):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (as_bytes(Image.new("I;16", (8, 8)), format="PNG"), "the .* bytes given: .*16-bit"),
-        (Image.new("I;16", (8, 8)), r"a PIL image of mode I;16.*image.convert\('RGB'\)"),
-        (Image.new("CMYK", (8, 8)), "a PIL image of mode CMYK"),
-        (Image.new("RGBA", (8, 8), (0, 0, 0, 9)), "a PIL image of mode RGBA"),
-        ([np.zeros((8, 8, 3), np.uint8), b"none"], "image 1 of 2: the 4 bytes given: "),
+        (as_bytes(Image.new("I;16", (8, 8)), format="PNG"), "image file of .* bytes: .*16-bit"),
+        (Image.new("I;16", (8, 8)), r"PIL image of mode I;16.*image.convert\('RGB'\)"),
+        (Image.new("CMYK", (8, 8)), "PIL image of mode CMYK"),
+        (Image.new("RGBA", (8, 8), (0, 0, 0, 9)), "PIL image of mode RGBA"),
+        ([np.zeros((8, 8, 3), np.uint8), b"none"], "image 1 of 2: image file of 4 bytes: "),
     ],
     ids=["bytes of 16 bits", "16 bits", "CMYK", "transparent", "one of a list"],
 )

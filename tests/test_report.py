@@ -1,4 +1,4 @@
-"""The page is read with a parser of its own and used in a real browser."""
+"""HTML report, parsed and used in a real browser."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def tab(page, tmp_path_factory):
         yield tab
 
 
-def test_the_page_asks_for_nothing_outside_itself(page):
+def test_report_is_self_contained(page):
     reader = Reader(page.read_text())
     sources = [a["src"] for _, a in reader.elements if a.get("src")]
     assert sources
@@ -106,25 +106,25 @@ def test_the_page_asks_for_nothing_outside_itself(page):
     assert "default-src 'none'" in page.read_text()
 
 
-def test_nothing_that_a_user_named_becomes_markup(page):
+def test_names_are_escaped_in_the_report(page):
     reader = Reader(page.read_text())
     assert sum(EVIL in words for words in reader.words) >= 3  # class table, pairs, legend, image
     assert "<script>alert" not in page.read_text()
 
 
-def test_scores_and_protocol_are_on_the_page(page):
+def test_report_shows_scores_and_protocol(page):
     words = Reader(page.read_text()).words
     assert {"pixAcc", "91.50", "mIoU", "68.75"} <= set(words)
     assert any("whole (scales 1)" in text for text in words)
 
 
-def test_the_title_names_run_data_and_number_of_images(page, tmp_path):
+def test_report_title_has_run_data_and_number_of_images(page, tmp_path):
     assert "<title>first on town val: 1,234 images</title>" in page.read_text()
     assert "<h1>first on town val: 1,234 images</h1>" in page.read_text()
-    assert "<h1>a network: 7 images</h1>" in write(tmp_path, settings={}, images=7).read_text()
+    assert "<h1>Evaluation: 7 images</h1>" in write(tmp_path, settings={}, images=7).read_text()
 
 
-def test_images_come_before_the_table_of_classes_with_the_classes_they_show(page):
+def test_report_shows_images_and_legend_before_the_table(page):
     text = page.read_text()
     assert text.index("<figure>") < text.index('id="classes"')
     legend = text.partition('class="panel legend"')[2].partition("</section>")[0]
@@ -132,13 +132,13 @@ def test_images_come_before_the_table_of_classes_with_the_classes_they_show(page
     assert "never seen" not in legend
 
 
-def test_each_score_that_has_a_name_is_explained(tmp_path):
+def test_report_defines_known_scores(tmp_path):
     scores = dict.fromkeys(("pixAcc", "mAcc", "mIoU", "fwIoU", "mDice"), 0.5)
     text = write(tmp_path, scores=scores | {"other": 0.5}).read_text()
     assert re.findall(r"<dt>(\w+)<dd>\w+", text) == list(scores)
 
 
-def test_the_layers_of_a_image_are_what_was_predicted(page):
+def test_report_layer_shows_the_prediction(page):
     figures = page.read_text().split("<figure>")[1:]
     assert len(figures) == 3
     found = re.search(r'<img class="prediction"[^>]*base64,([^"]+)"', figures[0])
@@ -148,14 +148,14 @@ def test_the_layers_of_a_image_are_what_was_predicted(page):
     assert (drawn[..., ::-1] == COLORS[1]).all(), "the worst image was predicted to be all road"
 
 
-def test_a_report_without_images_or_errors_is_complete(tmp_path):
+def test_report_without_images_or_errors(tmp_path):
     text = write(tmp_path, samples=[], counts=np.diag([1, 2, 3, 4, 5])).read_text()
-    assert "nothing was confused" in text
+    assert "No pixels were confused." in text
     assert "<section hidden>" in text
     assert "$" not in re.sub(r"data:[^\"]*|<script>.*</script>", "", text, flags=re.DOTALL)
 
 
-def test_a_image_scores_its_mean_iou_over_the_classes_in_its_label():
+def test_image_iou_equals_scikit_learn():
     image = sample(3)
     prediction = sample(4).label
     prediction[prediction == 255] = 0
@@ -166,7 +166,7 @@ def test_a_image_scores_its_mean_iou_over_the_classes_in_its_label():
     assert gallery.compute_image_iou(image.label, prediction) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_gallery_keeps_the_worst_and_the_best_once_each():
+def test_gallery_keeps_worst_and_best_images():
     label = np.zeros((1, 100), np.uint8)
     image = np.zeros((1, 100, 3), np.uint8)
     kept = report.Gallery(worst=2, best=2)
@@ -188,7 +188,7 @@ def test_the_gallery_keeps_the_worst_and_the_best_once_each():
     assert [s.name for s in none.gather_images()] == ["only"]
 
 
-def test_kept_images_are_small_and_keep_their_shape():
+def test_gallery_images_are_scaled_down():
     kept = report.Gallery(worst=1, best=0)
     kept.add(sample(0, 1000, 2000), sample(0, 1000, 2000).label % 4)
     assert kept.gather_images()[0].image.shape == (320, 640, 3)
@@ -197,13 +197,13 @@ def test_kept_images_are_small_and_keep_their_shape():
 
 @pytest.mark.medium
 @needs_chromium
-def test_the_console_stays_silent(tab):
+def test_browser_console_has_no_errors(tab):
     assert tab.errors() == []
     assert tab.run("return window.innerWidth > 0")
 
 
 @needs_chromium
-def test_a_click_on_a_column_sorts_by_it_and_another_turns_it_round(tab):
+def test_column_click_sorts_the_table(tab):
     names = "return [...document.querySelectorAll('#classes tbody tr')].map(r => r.cells[0].dataset.value)"
     click = "document.querySelectorAll('#classes th button')[arguments[0]].click()"
     assert tab.run(names) == NAMES
@@ -220,15 +220,15 @@ def test_a_click_on_a_column_sorts_by_it_and_another_turns_it_round(tab):
 
 
 @needs_chromium
-def test_layers_are_toggled_for_one_image_and_for_all(tab):
+def test_layer_buttons_of_one_and_all_images(tab):
     shown = """
         const seen = (figure, layer) => getComputedStyle(figure.querySelector('.' + layer)).opacity > 0;
         return [...document.querySelectorAll('figure')].map(
-            figure => ['truth', 'prediction', 'error'].filter(layer => seen(figure, layer)))"""
+            figure => ['label', 'prediction', 'error'].filter(layer => seen(figure, layer)))"""
     click = "document.querySelectorAll(arguments[0])[arguments[1]].click()"
     assert tab.run(shown) == [["error"]] * 3
     tab.run(click, "figure button", 1)
-    assert tab.run(shown) == [["truth"], ["error"], ["error"]]
+    assert tab.run(shown) == [["label"], ["error"], ["error"]]
     tab.run(click, "#everywhere button", 2)
     assert tab.run(shown) == [["prediction"]] * 3
     tab.run(click, "#everywhere button", 0)
@@ -236,7 +236,7 @@ def test_layers_are_toggled_for_one_image_and_for_all(tab):
 
 
 @needs_chromium
-def test_the_opacity_slider_moves_every_layer(tab):
+def test_opacity_slider_changes_every_layer(tab):
     tab.run("document.querySelectorAll('#everywhere button')[3].click()")
     tab.run(
         "const s = document.getElementById('opacity'); s.value = 0.25; s.dispatchEvent(new Event('input'))"
@@ -247,7 +247,7 @@ def test_the_opacity_slider_moves_every_layer(tab):
 
 @needs_chromium
 @pytest.mark.parametrize("width", [360, 800, 1400])
-def test_the_page_never_scrolls_sideways(tab, width):
+def test_page_has_no_horizontal_scrolling(tab, width):
     tab.resize(width, 800)
     assert tab.run("return document.documentElement.scrollWidth") <= width
 
@@ -284,7 +284,7 @@ CONTRAST = """
 
 @needs_chromium
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_text_has_the_contrast_of_wcag_aa(tab, dark):
+def test_text_contrast_meets_wcag_aa(tab, dark):
     tab.dark(on=dark)
     ratios = tab.run(CONTRAST)
     tab.dark(on=False)
@@ -293,7 +293,7 @@ def test_all_text_has_the_contrast_of_wcag_aa(tab, dark):
 
 
 @needs_chromium
-def test_heads_that_sort_look_it(tab):
+def test_sortable_headers_have_a_mark(tab):
     heads = "[...document.querySelectorAll('#classes th button')]"
     mark = f"return {heads}.map(b => getComputedStyle(b, '::after').content)"
     tab.run("document.querySelectorAll('#classes th').forEach(h => h.removeAttribute('aria-sort'))")
@@ -301,7 +301,7 @@ def test_heads_that_sort_look_it(tab):
 
 
 @needs_chromium
-def test_the_matrix_keeps_its_size_and_is_dark_in_dark_mode(tab):
+def test_confusion_matrix_size_and_dark_mode(tab):
     size = "const i = document.querySelector('.heat'); return [i.width, i.naturalWidth]"
     tab.resize(360, 800)
     shown, drawn = tab.run(size)
@@ -312,7 +312,7 @@ def test_the_matrix_keeps_its_size_and_is_dark_in_dark_mode(tab):
 
 
 @needs_chromium
-def test_dark_mode_is_dark(tab):
+def test_dark_mode_background(tab):
     color = "return getComputedStyle(document.body).backgroundColor"
     tab.dark(on=True)
     assert tab.run(color) == "rgb(20, 23, 26)"
@@ -320,7 +320,7 @@ def test_dark_mode_is_dark(tab):
     assert tab.run(color) == "rgb(245, 246, 248)"
 
 
-def test_the_page_writes_a_report_from_python(tmp_path):
+def test_report_example_of_the_docs_runs(tmp_path):
     page = (Path(__file__).parent.parent / "docs/monitoring.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     shapes = {"name": "shapes", "size": 32, "val_scenes": 2}

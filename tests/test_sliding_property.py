@@ -1,4 +1,4 @@
-"""Any protocol on any image, drawn at random, against a loop that holds everything at full size."""
+"""Random protocols and images against a loop over complete images at full size."""
 
 from __future__ import annotations
 
@@ -116,20 +116,20 @@ SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90)) | st.tuples(
 @pytest.mark.medium
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(how=protocols(), shape=SHAPES, rows=st.integers(1, 40), batch=st.sampled_from([1, 3000, None]))
-def test_strips_put_together_what_the_whole_image_at_full_size_gives(how, shape, rows, batch):
+def test_strips_equal_full_size_computation(how, shape, rows, batch):
     model = TinySegmenter(align_corners=how["align_corners"]).double().eval()
     image = drawn_image(*shape)
     with torch.inference_mode():
         expected = by_hand(model, image, how)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference._SlidingTiles, "strip_rows", lambda _: rows)
+        patch.setattr(inference._SlidingWindow, "strip_rows", lambda _: rows)
         found = predict_probabilities(model, image, Protocol(**how, batch_pixels=batch))
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
 
 
 @pytest.mark.parametrize("merge", ["exp", "softmax"])
 @pytest.mark.parametrize("size", [(300, 203), (201, 71), (683, 512), (512, 341)])
-def test_portrait_images_of_a_data_set_s_sizes(size, merge):
+def test_sliding_window_matches_full_loop_on_portrait_images(size, merge):
     """One window spans the width, others overlap it above and below."""
     how = {
         "scales": [0.5, 1.0],
@@ -154,7 +154,7 @@ PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}
 
 @pytest.mark.medium
 @pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
-def test_scores_depend_neither_on_strip_bytes_nor_on_memory(merge, monkeypatch):
+def test_scores_do_not_depend_on_strip_size_or_memory(merge, monkeypatch):
     model, image = TinySegmenter().eval(), drawn_image(170, 41)
     at_once = scores_of(model, image, Protocol(**PORTRAIT, merge=merge))
     for memory in (1e-6, 1e-4, 1e-3, 1.0):
@@ -182,7 +182,7 @@ def with_more_classes(model, number):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
-def test_scores_do_not_depend_on_how_many_more_classes_there_are(merge, monkeypatch):
+def test_scores_do_not_depend_on_unused_classes(merge, monkeypatch):
     """More classes make lower strips."""
     monkeypatch.setitem(inference.STRIP_BYTES, "cpu", 400_000)
     model, image = TinySegmenter().double().eval(), drawn_image(170, 41)

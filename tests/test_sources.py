@@ -1,4 +1,4 @@
-"""What ``input=`` finds, and under which names."""
+"""Images of ``input=`` and their names."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def names(source):
     return [image.name for image in sources.find_images(source).images]
 
 
-def test_a_folder_is_searched_to_its_bottom_and_names_are_unique(here):
+def test_folder_is_searched_recursively(here):
     assert names("photos") == ["[x]", "a.jpg", "a.png", "sub/b", "sub/deep/c"]
     assert names(str(here / "photos/sub")) == ["b", "deep/c"]
 
 
-def test_a_single_image_has_its_own_name(here):
+def test_single_image_is_named_by_its_stem(here):
     assert names("photos/sub/b.JPG") == ["b"]
     assert names("photos/[x].png") == ["[x]"]  # a file before a pattern
 
@@ -49,11 +49,11 @@ def test_a_single_image_has_its_own_name(here):
         ("photos/sub/?.JPG", ["b"]),
     ],
 )
-def test_a_pattern_names_images_below_its_first_wildcard(here, pattern, expected):
+def test_pattern_names_are_relative_to_the_first_wildcard(here, pattern, expected):
     assert names(pattern) == expected
 
 
-def test_a_list_names_files_relative_to_itself_or_to_where_one_is(here):
+def test_list_paths_are_relative_to_it_or_current_folder(here):
     lines = ["# chosen", "a.jpg", "", "photos/sub/b.JPG", str(here / "photos/sub/deep/c.webp"), "gone.png"]
     (here / "photos/chosen.txt").write_text("\n".join(lines), encoding="utf-8-sig")
     found = sources.find_images("photos/chosen.txt").images
@@ -64,16 +64,16 @@ def test_a_list_names_files_relative_to_itself_or_to_where_one_is(here):
     ]
 
 
-def test_listed_names_with_a_tilde_are_files_unless_there_is_such_a_user(here, monkeypatch):
+def test_tilde_in_a_list_is_expanded_for_users_only(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here / "photos"))
     (here / "chosen.txt").write_text("~/a.jpg\n~old.png\n")
     found = sources.find_images("chosen.txt").images
     assert [image.file for image in found] == [here / "photos/a.jpg", here / "~old.png"]
 
 
-def test_an_empty_list_is_refused(here):
+def test_empty_list_is_rejected(here):
     (here / "none.txt").write_text("# nothing\n")
-    with pytest.raises(ValueError, match=r"none\.txt: the list is empty; it holds one image a line"):
+    with pytest.raises(ValueError, match=r"none\.txt: the list is empty; write one image per line"):
         sources.find_images("none.txt")
 
 
@@ -88,7 +88,7 @@ def test_an_empty_list_is_refused(here):
         ("./photos/a.jpg", "a"),
     ],
 )
-def test_results_are_named_after_what_was_given(here, source, title):
+def test_source_title_comes_from_the_input(here, source, title):
     (here / "ride.mp4").write_bytes(b"")
     (here / "photos.v2").mkdir()
     (here / "photos.v2/a.png").write_bytes(b"")
@@ -105,11 +105,11 @@ def test_results_are_named_after_what_was_given(here, source, title):
         ("evaluation=encoding", "evaluation=encoding"),
     ],
 )
-def test_a_path_of_any_letters_can_be_said_on_the_command_line(given, understood):
+def test_any_path_can_be_given_on_the_command_line(given, understood):
     assert accept_any_key(given) == understood
 
 
-def test_a_tilde_is_the_home_folder(here, monkeypatch):
+def test_tilde_is_the_home_folder(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
     (here / "ride.mp4").write_bytes(b"")
     assert names("~/photos/sub") == ["b", "deep/c"]
@@ -118,7 +118,7 @@ def test_a_tilde_is_the_home_folder(here, monkeypatch):
     assert sources.find_images("~/ride.mp4").is_video
 
 
-def test_every_image_has_a_name_of_its_own(tmp_path):
+def test_image_names_are_unique(tmp_path):
     for name in ("a.jpg", "a.png", "a.jpg.png", "a.jpg.png.png", "b.tif"):
         (tmp_path / name).write_bytes(b"")
     assert names(str(tmp_path)) == ["a.jpg", "a.jpg.png", "a.jpg.png.png", "a.png", "b"]
@@ -134,18 +134,18 @@ def test_names_of_listed_files_stay_inside_the_output_folder(tmp_path):
     assert names(str(tmp_path / "lists/all.txt")) == ["one/a", "two/a"]
 
 
-def test_a_link_to_a_folder_above_ends(here):
+def test_circular_symbolic_link_ends(here):
     (here / "photos/sub/loop").symlink_to(here / "photos")
     assert names("photos") == ["[x]", "a.jpg", "a.png", "sub/b", "sub/deep/c"]
 
 
-def test_several_inputs_are_named_below_their_common_folder(here):
+def test_several_inputs_are_named_below_common_folder(here):
     assert names(["photos/sub", "photos/*.png"]) == ["sub/b", "sub/deep/c", "[x]", "a"]
-    with pytest.raises(ValueError, match="input=0: a video or a camera is predicted alone"):
+    with pytest.raises(ValueError, match="input=0: a video or a camera must be the only input"):
         sources.find_images(["photos", "0"])
 
 
-def test_brackets_in_the_current_folder_are_no_wildcards(tmp_path, monkeypatch):
+def test_brackets_in_the_current_folder_are_not_wildcards(tmp_path, monkeypatch):
     (tmp_path / "[2024]").mkdir()
     (tmp_path / "[2024]/a.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path / "[2024]")

@@ -1,4 +1,4 @@
-"""What a device is asked for while strips are scored: nothing that makes it or the host wait."""
+"""Scoring of strips causes no synchronization with the device."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from test_protocols import TinySegmenter, drawn_image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segkit.inference import Protocol, resample, tiles
-from segkit.inference.sliding import _SlidingTiles, iterate_strips
+from segkit.inference import Protocol, resample
+from segkit.inference.sliding import _SlidingWindow, iterate_strips
 
 ENCODING = {
     "resize": "long_side",
@@ -46,14 +46,14 @@ class Waits(TorchDispatchMode):
 def asked(monkeypatch):
     """How often the device is asked whether a window was broken; a device without values cannot say."""
     calls = []
-    monkeypatch.setattr(_SlidingTiles, "check_finite", lambda self: calls.append(1))
+    monkeypatch.setattr(_SlidingWindow, "check_finite", lambda self: calls.append(1))
     return calls
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_no_strip_moves_values_or_waits(name, asked, monkeypatch):
+def test_strips_cause_no_device_synchronization(name, asked, monkeypatch):
     """On a device that is not the host and holds no values: reading one would raise."""
-    monkeypatch.setattr(_SlidingTiles, "strip_rows", lambda self: 7)
+    monkeypatch.setattr(_SlidingWindow, "strip_rows", lambda self: 7)
     if name == "uint8":  # OpenCV resizes the whole image on the host, before the first strip
         resized = lambda image, height, width: image.new_empty(3, height, width)  # noqa: E731
         monkeypatch.setattr(resample, "resize_uint8", resized)
@@ -74,7 +74,7 @@ def test_no_strip_moves_values_or_waits(name, asked, monkeypatch):
     assert len(asked) == 2
 
 
-def test_what_moves_values_is_noticed():
+def test_synchronization_is_detected():
     with Waits() as waits:
         torch.zeros(3).to("meta")
     assert waits.seen
@@ -84,8 +84,7 @@ def test_what_moves_values_is_noticed():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_parts_of_an_axis_are_the_rows_of_the_whole_to_the_bit(dtype):
-    """As before the taps stayed on the device: each part looked up its own, in numpy."""
+def test_parts_of_a_resized_axis_equal_the_complete_axis(dtype):
     draw = np.random.default_rng(0)
     for _ in range(200):
         size, resized = draw.integers(1, 70, 2).tolist()
@@ -93,20 +92,18 @@ def test_parts_of_an_axis_are_the_rows_of_the_whole_to_the_bit(dtype):
         values = torch.from_numpy(draw.normal(size=(size, 3, 2))).to(dtype)
         start = int(draw.integers(resized))
         stop = int(draw.integers(start, resized)) + 1
-        taps = tiles.taps(size, resized, align_corners=align)
+        taps = resample.compute_taps(size, resized, align_corners=align)
         before, after, weight = (torch.from_numpy(part[start:stop]) for part in taps)
         expected = torch.lerp(values[before], values[after], weight.to(dtype).view(-1, 1, 1))
-        part = resample.slice_taps(
-            resample.interpolation_taps(size, resized, values.device, dtype, align_corners=align), start, stop
-        )
-        first, last = resample.source_range(part)
-        assert torch.equal(resample.resize_axis(values[first:last], 0, part, first), expected)
+        axis = resample.make_axis_resizer(size, resized, values.device, dtype, align_corners=align)
+        first, last = axis.source_range(start, stop)
+        assert torch.equal(axis.resize(values[first:last], 0, start, stop, source_start=first), expected)
         across = values.transpose(0, 1).contiguous()
-        assert torch.equal(resample.resize_axis(across, 1, part).transpose(0, 1), expected)
+        assert torch.equal(axis.resize(across, 1, start, stop).transpose(0, 1), expected)
 
 
 @pytest.mark.parametrize("band", [0, 3])
-def test_broken_windows_are_refused_wherever_they_lie(band):
+def test_nan_in_any_tile_is_rejected(band):
     """The first windows at once, any other when the image is done."""
 
     class Breaks(TinySegmenter):

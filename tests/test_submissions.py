@@ -1,4 +1,4 @@
-"""Archives for the benchmark servers: names, values and sizes, and the refusal of what they would refuse."""
+"""Submission archives: names, values, sizes and rejected masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def keep(folder, data, ids, names):
         keeper(Sample(np.zeros((*mask.shape, 3), np.uint8), mask, name), mask)
 
 
-def test_ade20k_gets_one_flat_archive_of_values_from_1_to_150(tmp_path):
+def test_ade20k_archive_has_values_1_to_150(tmp_path):
     names = ["ADE_test_00000001", "ADE_test_00000002"]
     ids = [np.arange(150, dtype=np.uint8).reshape(10, 15), np.full((7, 5), 149, np.uint8)]
     keep(tmp_path, "ade20k", ids, names)
@@ -35,7 +35,7 @@ def test_ade20k_gets_one_flat_archive_of_values_from_1_to_150(tmp_path):
                 assert np.array_equal(np.array(stored), mask + 1)
 
 
-def test_cityscapes_gets_label_ids_under_names_its_own_scripts_find(tmp_path, monkeypatch):
+def test_cityscapes_archive_is_found_by_its_scripts(tmp_path, monkeypatch):
     scripts = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
     labels = pytest.importorskip("cityscapesscripts.helpers.labels")
     names = ["berlin/berlin_000000_000019_leftImg8bit", "berlin_000001_000019"]  # as predicted, as tested
@@ -58,26 +58,26 @@ def test_cityscapes_gets_label_ids_under_names_its_own_scripts_find(tmp_path, mo
 @pytest.mark.parametrize(
     ("data", "mask", "message"),
     [
-        ("ade20k", np.zeros((4, 4), np.uint8), r"a\.png holds \[0\], which are no classes of ade20k"),
-        ("ade20k", np.full((4, 4), 151, np.uint8), r"a\.png holds \[151\]"),
+        ("ade20k", np.zeros((4, 4), np.uint8), r"a\.png contains \[0\], which are not classes of ade20k"),
+        ("ade20k", np.full((4, 4), 151, np.uint8), r"a\.png contains \[151\]"),
         ("ade20k", np.ones((4, 4, 3), np.uint8), "not a gray 8-bit PNG"),
-        ("cityscapes", np.full((4, 6), 7, np.uint8), "is 6x4; the server of cityscapes wants 2048x1024"),
+        ("cityscapes", np.full((4, 6), 7, np.uint8), "is 6x4; the server of cityscapes requires 2048x1024"),
     ],
 )
-def test_what_a_server_would_refuse_makes_no_archive(tmp_path, data, mask, message):
+def test_invalid_masks_make_no_archive(tmp_path, data, mask, message):
     overlays.save_image(tmp_path / "ids/a.png", mask)
     with pytest.raises(ValueError, match=message):
         submissions.pack_archive(tmp_path, ["a"], load_builtin_label_map(data))
     assert [file.name for file in tmp_path.iterdir()] == ["ids"]
 
 
-def test_an_archive_that_lacks_a_image_is_refused(tmp_path):
+def test_archive_without_an_image_is_rejected(tmp_path):
     overlays.save_image(tmp_path / "ids/a.png", np.ones((4, 4), np.uint8))
     path = submissions.pack_archive(tmp_path, ["a"], load_builtin_label_map("ade20k"))
-    with pytest.raises(ValueError, match=r"masks are not those expected, see b\.png"):
+    with pytest.raises(ValueError, match=r"missing or unexpected masks, such as b\.png"):
         submissions.verify_archive(path, ["a.png", "b.png"], load_builtin_label_map("ade20k"))
 
 
-def test_two_images_of_one_name_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="2 images are called a: the server tells them by their names"):
+def test_images_of_equal_names_are_rejected(tmp_path):
+    with pytest.raises(ValueError, match="2 images are called a: the server needs unique file names"):
         submissions.pack_archive(tmp_path, ["x/a", "y/a"], load_builtin_label_map("ade20k"))

@@ -227,5 +227,5 @@ def test_voc_submission_has_official_layout_and_palette(tmp_path):
             assert (np.array(mask) == ids).all()
             assert (np.array(mask.convert("RGB")) == colormap()[ids]).all()
     Image.fromarray(ids + 1).save(tmp_path / "ids/2008_000006.png")
-    with pytest.raises(ValueError, match=r"2008_000006.png holds \[21\], which are no classes of voc"):
+    with pytest.raises(ValueError, match=r"2008_000006.png contains \[21\], which are not classes of voc"):
         submissions.pack_archive(tmp_path, ["2008_000006"], table)

@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests, driven through chromedriver's HTTP protocol (no package needed)."""
+"""Headless Chromium for the tests, controlled through chromedriver's HTTP protocol."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Browser:
         self.url += "/" + self.send("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
 
     def send(self, command: str, body: dict[str, Any] | None = None) -> Any:
-        """One command of the protocol; its value."""
+        """Send a command and return its value."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + command, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -54,11 +54,11 @@ class Browser:
         self.send("/url", {"url": url})
 
     def run(self, script: str, *arguments: object) -> Any:
-        """The value a script returns in the page."""
+        """Return the value of a script run in the page."""
         return self.send("/execute/sync", {"script": script, "args": list(arguments)})
 
     def resize(self, width: int, height: int) -> None:
-        """Set the size of the page, also below a window's least width, as on a phone."""
+        """Set the size of the page, also below the minimum width of a window."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.devtools("Emulation.setDeviceMetricsOverride", metrics)
 
@@ -74,17 +74,17 @@ class Browser:
         return file
 
     def errors(self) -> list[str]:
-        """What went wrong in the page since the last call, by its console."""
+        """Return the console errors since the last call."""
         entries = self.send("/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 
     def wait(self, script: str, *arguments: object, seconds: float = 30) -> Any:
-        """Repeat a script until what it returns is truthy."""
+        """Repeat a script until it returns a true value."""
         return until(lambda: self.run(script, *arguments), seconds=seconds, what=script)
 
 
 def until(ask: Callable[[], Any], *, seconds: float = 30, what: str = "") -> Any:
-    """Ask until the answer is truthy."""
+    """Repeat a call until it returns a true value."""
     end = time.monotonic() + seconds
     while not (answer := ask()):
         assert time.monotonic() < end, f"still waiting after {seconds} s: {what}"
@@ -94,7 +94,7 @@ def until(ask: Callable[[], Any], *, seconds: float = 30, what: str = "") -> Any
 
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """A browser with a profile of its own; ended with the block."""
+    """Start a browser with a separate profile; it ends with the context."""
     command = [str(shutil.which("chromedriver")), "--port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
         session = None

@@ -1,4 +1,4 @@
-"""The worst and best images of an evaluation, kept small while it runs."""
+"""Selection of the worst and best images of an evaluation, scaled down."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from segkit.runtime import distributed
 from segkit.types import Sample, ignore_index_of
 from segkit.visualize.overlays import to_display_rgb
 
-SIDE = 640  # pixels of the longer side that are kept
+MAX_SIDE = 640  # pixels
 
 
 class ScoredImage(NamedTuple):
-    """One image and how well it was predicted."""
+    """One image with its label, prediction and score."""
 
     name: str
     image: np.ndarray  # (h, w, 3) uint8
     label: np.ndarray  # (h, w) class ids
     prediction: np.ndarray  # (h, w) class ids
-    score: float  # at full size
+    score: float  # mean IoU at full size
 
 
 class Gallery:
-    """Collects images; to be passed as ``on_image=gallery.add`` to ``evaluate``.
+    """Keeps the images with the lowest and highest scores: ``evaluate(..., on_image=gallery.add)``.
 
     Args:
-        worst: how many of the lowest score to keep.
-        best: how many of the highest.
+        worst: number of images with the lowest scores.
+        best: number of images with the highest scores.
     """
 
     def __init__(self, *, worst: int = 9, best: int = 3) -> None:
@@ -39,20 +39,23 @@ class Gallery:
         self.count = 0
 
     def add(self, sample: Sample, prediction: np.ndarray) -> None:
-        """Keep an image if it is among the worst or best so far; without scored pixels it is neither."""
+        """Keep an image if it is among the worst or best so far; images without scored pixels are skipped."""
         score = compute_image_iou(sample.label, prediction)
         if np.isnan(score):
             return
         self.count += 1
         for sign, heap in self.heaps.items():
-            full = len(heap) >= self.limits[sign]
-            if full and (not heap or sign * score <= heap[0][0]):
+            is_full = len(heap) >= self.limits[sign]
+            if is_full and (not heap or sign * score <= heap[0][0]):
                 continue
             entry = (sign * score, -self.count, shrink(sample, prediction, score))
-            (heapq.heappushpop if full else heapq.heappush)(heap, entry)
+            if is_full:
+                heapq.heappushpop(heap, entry)
+            else:
+                heapq.heappush(heap, entry)
 
     def gather_images(self) -> list[ScoredImage]:
-        """The worst and best of all processes, each of which has to ask; worst first, each once."""
+        """Return the worst and best images of all ranks, worst first; must be called on every rank."""
         kept: dict[tuple[int, int], ScoredImage] = {}
         for sign, heap in self.heaps.items():
             parts = enumerate(distributed.gather(heap))
@@ -63,28 +66,26 @@ class Gallery:
 
 
 def compute_image_iou(label: np.ndarray, prediction: np.ndarray) -> float:
-    """Mean IoU of one image over the classes in its label; NaN if all of it is ignored."""
+    """Return the mean IoU of one image over the classes in its label; NaN if all pixels are ignored."""
     scored = label != ignore_index_of(label)
     if not scored.any():
         return float("nan")
-    truth, predicted = label[scored], prediction[scored]
-    count = 1 + max(int(truth.max()), int(predicted.max()))
-    labeled, guessed, hits = (
-        np.bincount(ids, minlength=count) for ids in (truth, predicted, truth[truth == predicted])
-    )
+    label, prediction = label[scored], prediction[scored]
+    num_classes = 1 + max(int(label.max()), int(prediction.max()))
+    labeled = np.bincount(label, minlength=num_classes)
+    predicted = np.bincount(prediction, minlength=num_classes)
+    correct = np.bincount(label[label == prediction], minlength=num_classes)
     present = labeled > 0
-    return float(np.mean(hits[present] / (labeled + guessed - hits)[present]))
+    return float(np.mean(correct[present] / (labeled + predicted - correct)[present]))
 
 
 def shrink(sample: Sample, prediction: np.ndarray, score: float) -> ScoredImage:
-    """An image with its ids at most ``SIDE`` pixels long."""
+    """Return an image, its label and its prediction at most ``MAX_SIDE`` pixels long."""
     height, width = sample.label.shape
-    factor = min(1.0, SIDE / max(height, width))
+    factor = min(1.0, MAX_SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    ids = [
-        cv2.resize(x.astype(sample.label.dtype), size, interpolation=cv2.INTER_NEAREST_EXACT)
-        for x in (sample.label, prediction)
-    ]
-    shown = to_display_rgb(sample.image, sample.bands)
-    image = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
-    return ScoredImage(sample.name, image, ids[0], ids[1], score)
+    image = cv2.resize(to_display_rgb(sample.image, sample.bands), size, interpolation=cv2.INTER_AREA)
+    label = cv2.resize(sample.label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    prediction = prediction.astype(sample.label.dtype)
+    prediction = cv2.resize(prediction, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return ScoredImage(sample.name, image, label, prediction, score)

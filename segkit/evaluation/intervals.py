@@ -147,7 +147,7 @@ def resample_images(counts: np.ndarray, *, resamples: int = RESAMPLES, seed: int
 
 
 def score_counts(counts: np.ndarray, *, absent: Absent) -> dict[str, np.ndarray]:
-    """Return the scores of counts (..., 3, K), each of shape (...), as ``metrics.scores`` defines them."""
+    """Return the scores of counts (..., 3, K), each (...), as in ``metrics.compute_scores``."""
     hit, labeled, predicted = counts[..., HIT, :], counts[..., LABELED, :], counts[..., PREDICTED, :]
     iou = _divide(hit, labeled + predicted - hit)
     total = labeled.sum(-1)
@@ -209,7 +209,7 @@ def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _average(values: np.ndarray, labeled: np.ndarray, absent: Absent) -> np.ndarray:
-    """Return the mean over classes, the last axis; see ``metrics.mean``."""
+    """Return the mean over classes, the last axis; see ``metrics.mean_over_classes``."""
     if absent == "zero":
         return np.nan_to_num(values).mean(-1)
     is_counted = ~np.isnan(values)

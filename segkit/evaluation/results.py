@@ -1,4 +1,4 @@
-"""What an evaluation leaves: its result as files and as text, and what was predicted as images."""
+"""Results of an evaluation: output folders, result files, and the printed summary."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from segkit.types import Sample
 from segkit.visualize.overlays import to_display_rgb
 from segkit.visualize.tables import format_class_table, format_percent
 
-SAME_DATA = ("name", "root", "val_split")  # settings that name a folder of results
-HOW_TO_READ = ("cache", "on_error")  # settings of data that change no score
-USUAL_FILES = ("best.pt", model_file.NAME)  # checkpoints whose results are named after the protocol alone
+DATA_KEYS = ("name", "root", "val_split")  # settings of the data that name a result folder
+LOADING_KEYS = {"cache", "on_error"}  # settings of the data that change no score
+DEFAULT_FILES = ("best.pt", model_file.NAME)  # checkpoints that the result folder does not name
 
 
 def choose_output_folder(settings: dict[str, Any], name: str) -> Path:
-    """Return where a command writes: ``output``, or a folder beside the checkpoint or in ``runs/``."""
+    """Return ``output``, or a folder of this name beside the checkpoint or in ``runs/``."""
     if settings["output"] is not None:
         return Path(settings["output"])
     if settings["checkpoint"] is not None:
@@ -41,81 +41,89 @@ def choose_output_folder(settings: dict[str, Any], name: str) -> Path:
     return Path("runs", Path(settings["model"]["weights"]).stem, name)
 
 
-def name_test_folder(settings: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """Return the name of a test's folder.
-
-    It has the checkpoint unless that is ``best.pt``, the protocol and, unless they are the run's own, data
-    and split.
+def name_test_folder(settings: Mapping[str, Any], trained_on: Mapping[str, Any]) -> str:
+    """Return the name of a result folder: checkpoint, protocol, data and split, as far as not the default.
 
     Args:
         settings: of the command.
-        own: settings of the data that the network was trained on.
+        trained_on: settings of the training data.
     """
-    data, file = settings["data"], Path(settings["checkpoint"] or "best.pt")
-    is_usual = file.name in USUAL_FILES or not file.suffix or "://" in str(settings["checkpoint"])
-    words = ["test", *([] if is_usual else [file.name.removesuffix(".pt")]), presets.protocol_title(settings)]
-    if not own or any(data.get(key) != own.get(key) for key in SAME_DATA):
-        words += [data["name"], str(data.get("val_split", "val"))]
-    return re.sub(r"[^\w.=-]+", "-", "-".join(words))
+    data = settings["data"]
+    parts = ["test"]
+    checkpoint = str(settings["checkpoint"] or "best.pt")
+    file = Path(checkpoint)
+    if file.suffix and file.name not in DEFAULT_FILES and "://" not in checkpoint:
+        parts.append(file.name.removesuffix(".pt"))
+    parts.append(presets.protocol_title(settings))
+    if not trained_on or any(data.get(key) != trained_on.get(key) for key in DATA_KEYS):
+        parts += [data["name"], str(data.get("val_split", "val"))]
+    return re.sub(r"[^\w.=-]+", "-", "-".join(parts))
 
 
 def make_output_folder(
-    settings: dict[str, Any], own: Mapping[str, Any], protocol: Protocol, weights_sha256: str
+    settings: dict[str, Any], trained_on: Mapping[str, Any], protocol: Protocol, weights_sha256: str
 ) -> Path:
-    """Make the folder for a result, which holds no result of other weights, data or protocol.
+    """Make a folder that has no result of other weights, data or protocol.
 
-    Without ``output=`` the first of ``NAME``, ``NAME-2``, ... is taken that does not.
+    Without ``output=``, this is the first such folder of ``NAME``, ``NAME-2``, ...
 
     Args:
         settings: of the command.
-        own: settings of the data that the network was trained on.
+        trained_on: settings of the training data.
         protocol: of the evaluation.
         weights_sha256: of ``partial.hash_weights``.
 
     Raises:
-        ValueError: ``output=`` holds such a result; its report, tables and masks would be overwritten.
+        ValueError: ``output=`` has another result, which would be overwritten.
         OSError: the folder cannot be written.
     """
-    place = choose_output_folder(settings, name_test_folder(settings, own))
+    name = name_test_folder(settings, trained_on)
+    folder = choose_output_folder(settings, name)
     for number in itertools.count(2):
-        difference = _find_difference(place, settings["data"], protocol, weights_sha256)
-        if not difference:
-            files.make_output_folder(place)
-            return place
+        other_result = _describe_other_result(folder, settings["data"], protocol, weights_sha256)
+        if not other_result:
+            files.make_output_folder(folder)
+            return folder
         if settings["output"] is not None:
-            raise ValueError(f"{place} holds {difference}. Choose another output=..., or remove it")
-        place = place.with_name(f"{name_test_folder(settings, own)}-{number}")
+            raise ValueError(f"output={folder}: has {other_result}. Choose another output=..., or remove it")
+        folder = folder.with_name(f"{name}-{number}")
     raise AssertionError
 
 
-def _find_difference(folder: Path, data: Any, protocol: Protocol, weights_sha256: str) -> str:
-    """Return which other result a folder holds, empty if it holds none or the same."""
+def _describe_other_result(folder: Path, data: Any, protocol: Protocol, weights_sha256: str) -> str:
+    """Describe the result in a folder if it is of other weights, data or protocol; empty otherwise."""
     try:
-        there = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        other_data, other = there["settings"]["data"], dict(there["protocol"])
-        other_weights = there["weights_sha256"]
+        stored = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        stored_data, stored_protocol = stored["settings"]["data"], dict(stored["protocol"])
+        has_same_weights = stored["weights_sha256"] == weights_sha256
     except OSError:
         return ""
     except (ValueError, KeyError, TypeError):
-        return "a result.json that is damaged or of another program"
-    now, data = json.loads(json.dumps([protocol.as_dict(), dict(data)]))
-    extra = dict(other.pop("evaluators", None) or {})
-    is_same_protocol = all(now.get(key) == value for key, value in other.items())
-    has_extra = all(now["evaluators"].get(key) == value for key, value in extra.items())
-    keys = (data.keys() | other_data.keys()) - {*HOW_TO_READ}
-    is_same_data = all(data.get(key) == other_data.get(key) for key in keys)
-    if is_same_protocol and is_same_data and has_extra and other_weights == weights_sha256:
-        return ""
-    weights = "" if other_weights == weights_sha256 else " of other weights"
-    evaluators = "" if has_extra else f" with {', '.join(extra)}"
-    name, root = describe_data({"data": other_data}), other_data.get("root")
-    return f"the result{weights} of {other.get('name')}{evaluators} on {name}" + (
-        f", root {root}" if root else ""
+        return "a result.json that is damaged or was not written by segkit"
+    protocol_now, data = json.loads(json.dumps([protocol.as_dict(), dict(data)]))
+    stored_evaluators = dict(stored_protocol.pop("evaluators", None) or {})
+    has_same_protocol = stored_protocol.items() <= protocol_now.items()
+    has_evaluators = all(
+        protocol_now["evaluators"].get(key) == value for key, value in stored_evaluators.items()
     )
+    data_keys = (data.keys() | stored_data.keys()) - LOADING_KEYS
+    has_same_data = all(data.get(key) == stored_data.get(key) for key in data_keys)
+    if has_same_weights and has_same_protocol and has_evaluators and has_same_data:
+        return ""
+    description = "the result"
+    if not has_same_weights:
+        description += " of other weights"
+    description += f" of {stored_protocol.get('name')}"
+    if not has_evaluators:
+        description += f" with {', '.join(stored_evaluators)}"
+    description += f" on {describe_data({'data': stored_data})}"
+    if stored_data.get("root"):
+        description += f", root {stored_data['root']}"
+    return description
 
 
 def describe_data(settings: Mapping[str, Any]) -> str:
-    """Data and split in words."""
+    """Return data set and split as text."""
     data = settings["data"]
     return f"{data['name']}, split {data.get('val_split', 'val')}"
 
@@ -123,26 +131,25 @@ def describe_data(settings: Mapping[str, Any]) -> str:
 def make_image_callback(
     folder: Path, table: LabelMap, *, kinds: Collection[str], gallery: Gallery | None
 ) -> Callable[[Sample, np.ndarray], None]:
-    """What ``evaluate`` is to call with each image: saves the kinds, and shows it to the gallery."""
+    """Return a callback for ``evaluate`` that saves predictions and adds them to the gallery."""
 
-    def keep(sample: Sample, ids: np.ndarray) -> None:
-        save_prediction(
-            folder, sample.name, to_display_rgb(sample.image, sample.bands), ids, table, kinds=kinds
-        )
+    def save_image(sample: Sample, ids: np.ndarray) -> None:
+        rgb = to_display_rgb(sample.image, sample.bands)
+        save_prediction(folder, sample.name, rgb, ids, table, kinds=kinds)
         if gallery is not None:
             gallery.add(sample, ids)
 
-    return keep
+    return save_image
 
 
-def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, about: dict[str, Any]) -> None:
+def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, metadata: dict[str, Any]) -> None:
     """Write ``result.json``, ``classes.csv`` and ``confusion.csv``.
 
     Args:
-        folder: made if it is not there.
-        evaluation: by the evaluation.
+        folder: created if missing.
+        evaluation: the result.
         table: of the classes.
-        about: what else has to stand in ``result.json``: data, weights, settings.
+        metadata: further entries of ``result.json``: weights and settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     result = {
@@ -154,37 +161,38 @@ def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, about: 
         "images": evaluation.images,
         "skipped": evaluation.skipped,
         "seconds": evaluation.seconds,
-        **about,
+        **metadata,
         "versions": describe_environment(),
     }
-    _write_text(folder / "result.json", json.dumps(_numbers(result), indent=1, ensure_ascii=False))
-    each = {name: column.tolist() for name, column in metrics.compute_class_scores(evaluation.counts).items()}
-    each |= evaluation.classes
-    labeled, predicted = evaluation.counts.sum(1).tolist(), evaluation.counts.sum(0).tolist()
-    heads = ["class", "id", "name", *each, "labeled pixels", "predicted pixels"]
+    _write_text(folder / "result.json", json.dumps(_replace_nan(result), indent=1, ensure_ascii=False))
+    columns = {
+        name: values.tolist() for name, values in metrics.compute_class_scores(evaluation.counts).items()
+    }
+    columns |= evaluation.classes
+    columns["labeled pixels"] = evaluation.counts.sum(1).tolist()
+    columns["predicted pixels"] = evaluation.counts.sum(0).tolist()
     ids = [entry.id for entry in table.classes]
-    rows = zip(range(table.num_classes), ids, table.names, *each.values(), labeled, predicted, strict=True)
-    _write_csv(folder / "classes.csv", heads, rows)
-    rows = ([name, *line] for name, line in zip(table.names, evaluation.counts.tolist(), strict=True))
-    _write_csv(folder / "confusion.csv", ["truth \\ prediction", *table.names], rows)
+    rows = zip(range(table.num_classes), ids, table.names, *columns.values(), strict=True)
+    _write_csv(folder / "classes.csv", ["class", "id", "name", *columns], rows)
+    rows = ([name, *counts] for name, counts in zip(table.names, evaluation.counts.tolist(), strict=True))
+    _write_csv(folder / "confusion.csv", ["label \\ prediction", *table.names], rows)
 
 
 def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str:
-    """Scores and classes as text, in percent, under the names of their data and protocol."""
-    columns = metrics.compute_class_scores(evaluation.counts)
-    shown = {name: columns[name].tolist() for name in ("IoU", "recall", "precision")}
-    shown |= {name: column for name, column in evaluation.classes.items() if name not in shown}
-    scores = "  ".join(
-        f"{name} {format_percent(value)}{_format_interval(evaluation.intervals.get(name))}"
-        for name, value in evaluation.scores.items()
-    )
-    percent = "in %, with 95 % intervals over images" if evaluation.intervals else "in %"
-    images = format_count(evaluation.images, "image") + (
-        f", {evaluation.skipped} skipped as unreadable" if evaluation.skipped else ""
-    )
+    """Return a table of classes and the scores as text, in percent."""
+    class_scores = metrics.compute_class_scores(evaluation.counts)
+    columns = {name: class_scores[name].tolist() for name in ("IoU", "recall", "precision")}
+    columns |= {name: column for name, column in evaluation.classes.items() if name not in columns}
+    scores = []
+    for name, value in evaluation.scores.items():
+        scores.append(f"{name} {format_percent(value)}{_format_interval(evaluation.intervals.get(name))}")
+    unit = "in %, with 95 % intervals over images" if evaluation.intervals else "in %"
+    images = format_count(evaluation.images, "image")
+    if evaluation.skipped:
+        images += f", {evaluation.skipped} unreadable and skipped"
     return (
-        f"{format_class_table(table.names, shown)}\n\n{data}: {images}\n{evaluation.protocol}\n"
-        f"{percent}: {scores}\n(docs/using.md says what each of them means)"
+        f"{format_class_table(table.names, columns)}\n\n{data}: {images}\n{evaluation.protocol}\n"
+        f"{unit}: {'  '.join(scores)}\n(see docs/using.md for their definitions)"
     )
 
 
@@ -195,7 +203,7 @@ def _format_interval(interval: Interval | None) -> str:
 
 
 def write_image_counts(folder: Path, names: Sequence[str], counts: np.ndarray) -> None:
-    """Write ``image_counts.npz``, from which results on the same images can be compared.
+    """Write ``image_counts.npz``, to compare results on the same images.
 
     Args:
         folder: of the result.
@@ -206,10 +214,10 @@ def write_image_counts(folder: Path, names: Sequence[str], counts: np.ndarray) -
         np.savez_compressed(file, names=np.array(list(names)), counts=counts)
 
 
-def _write_csv(path: Path, heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heads)
+    writer.writerow(header)
     writer.writerows([["" if value != value else value for value in row] for row in rows])
     _write_text(path, text.getvalue())
 
@@ -219,10 +227,10 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _numbers(value: Any) -> Any:
-    """The same with null for NaN, which JSON does not know."""
+def _replace_nan(value: Any) -> Any:
+    """Replace NaN, which JSON does not have, by null."""
     if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
+        return {key: _replace_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_numbers(item) for item in value]
+        return [_replace_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""The one way of scoring, in training and in testing: images in, figures out, summed over all processes."""
+"""Scoring of a model on a data set, for training and testing, summed over all ranks."""
 
 from __future__ import annotations
 
@@ -31,38 +31,35 @@ from segkit.types import Dataset, Evaluator, Sample
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
 
-
-log = logging.getLogger("segkit")
+LOG = logging.getLogger("segkit")
 
 
 class StopEvaluation(Exception):  # noqa: N818 - named like StopIteration
-    """Raised by ``on_image`` or ``on_strip`` to end an evaluation; what is counted so far counts."""
+    """Raised by ``on_image`` or ``on_strip`` to end an evaluation early; images counted so far are scored."""
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found, the same on every process."""
+    """Result of an evaluation, equal on all ranks."""
 
     counts: Tensor  # (K, K) int64 on the CPU, rows are labels
-    scores: dict[str, float]  # fractions of 1; empty if it was stopped before the first counted pixel
+    scores: dict[str, float]  # fractions of 1; empty if stopped before the first counted pixel
     protocol: Protocol
     seconds: float
-    classes: Mapping[str, list[float]] = MappingProxyType(
-        {}
-    )  # columns by name, K values each; NaN where nothing counts
-    category_iou: Mapping[str, float] = MappingProxyType({})  # empty where the classes have no categories
-    images: int = 0  # that were counted
-    skipped: int = 0  # that could not be read, with ``data.on_error=skip``
+    classes: Mapping[str, list[float]] = MappingProxyType({})  # columns of K values; NaN if undefined
+    category_iou: Mapping[str, float] = MappingProxyType({})  # empty if the classes have no categories
+    images: int = 0  # counted
+    skipped: int = 0  # unreadable, with ``data.on_error=skip``
     intervals: Mapping[str, Interval] = MappingProxyType({})  # 95 % bootstrap intervals of the scores
-    class_intervals: Sequence[Interval] = ()  # of the IoU of each class, and of each category behind them
+    class_intervals: Sequence[Interval] = ()  # of the IoU of each class, then of each category
     image_counts: np.ndarray | None = None  # (N, 3, K + C), ``intervals.count_pixels`` of each image
 
     @property
     def class_iou(self) -> list[float]:
-        """IoU of each class; NaN for a class that neither labels nor predictions hold."""
+        """IoU of each class; NaN for a class in neither labels nor predictions."""
         return self.classes.get("IoU", [float("nan")] * len(self.counts))
 
 
-def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
+def evaluate(  # noqa: PLR0913 - one keyword for each hook
     model: Segmenter,
     dataset: Dataset,
     protocol: Protocol,
@@ -78,145 +75,148 @@ def evaluate(  # noqa: PLR0913 - one keyword for each thing a caller may watch
     """Score a model on a data set.
 
     Args:
-        model: on the device that is to compute; it is left alone.
-        dataset: its images are shared out to the processes, none twice. Its classes are matched by name with
-            those of the model, whose order counts and columns follow. With ``on_error`` "skip" one that
-            cannot be read is told, counted and left out.
-        protocol: how to look at each image.
+        model: on the device to compute on; not changed.
+        dataset: its images are split among the ranks. Its classes are matched by name with those of the model
+            and counted in the model's order. With ``on_error`` "skip", unreadable images are logged, counted
+            and skipped.
+        protocol: scales, flips and windows of each image.
         workers: processes that read ahead.
-        on_image: called with each sample and its predicted ids (H, W) uint8, in the process that has them;
+        on_image: called on the image's rank with each sample and its class ids (H, W) uint8;
             ``StopEvaluation`` from it ends the evaluation early.
-        on_strip: called before that with each sample and the merged scores of some of its rows, from top to
-            bottom; ``StopEvaluation`` likewise.
-        progress: show a bar.
-        partial: folder for the counts of an unfinished evaluation; it goes when all is counted.
-        resume: count on from what ``partial`` holds; ``on_image`` is not called again for those images.
+        on_strip: called before ``on_image`` with each sample and the merged scores of some of its rows, from
+            top to bottom; may raise ``StopEvaluation`` too.
+        progress: show a progress bar.
+        partial: folder for the counts of an unfinished evaluation; deleted at the end.
+        resume: continue from the counts in ``partial``; ``on_image`` is not called again for their images.
         with_intervals: compute the bootstrap intervals of the scores, which takes up to two seconds.
 
     Raises:
-        ValueError: the data set is empty or not one image can be read, its classes are not those of the
-            model, or ``partial`` belongs to another evaluation.
+        ValueError: the data set is empty or unreadable, its classes differ from those of the model, or
+            ``partial`` belongs to another evaluation.
     """
     started = time.perf_counter()
-    dataset = _checked(model, dataset)
+    dataset = _align_classes(model, dataset)
     device = next(model.parameters()).device
     protocol = protocol.resolve_precision(device)
-    identity = evaluation_fingerprint(model, dataset.names, protocol) if partial else ""
-    evaluators = _evaluators(dataset, protocol, device)
+    fingerprint = evaluation_fingerprint(model, dataset.names, protocol) if partial else ""
+    evaluators = _build_evaluators(dataset, protocol, device)
     image_counts = ImageCounts(evaluators, len(dataset), dataset.table.categories)
-    fast = prepare(model, precision=protocol.precision)
-    faults: list[str] = []
-    enough = False
     evaluators["image_counts"] = image_counts
-    with EvaluatorCounts(evaluators, partial, identity, images=len(dataset), resume=resume) as tally:
-        waiting = [index for index in range(len(dataset)) if index not in tally.done]
-        mine = waiting[distributed.rank() :: distributed.world_size()]
-        on_error = getattr(dataset, "on_error", "stop")
-        readable = _readable(_read(dataset, mine, workers), faults, on_error=on_error)
-        samples = _uploaded(readable, device)
-        for index, sample, image in _with_bar(samples, len(mine), shown=progress):
-            watch = functools.partial(on_strip, sample) if on_strip else None
+    fast = prepare(model, precision=protocol.precision)
+    problems: list[str] = []
+    is_stopped = False
+    with EvaluatorCounts(evaluators, partial, fingerprint, num_images=len(dataset), resume=resume) as counts:
+        pending = [index for index in range(len(dataset)) if index not in counts.done]
+        indices = pending[distributed.rank() :: distributed.world_size()]
+        is_disabled = None if progress and distributed.is_main() else True  # None: without a terminal
+        samples = _move_to_device(_read_samples(dataset, indices, workers, problems), device)
+        bar = tqdm(samples, "scoring", len(indices), leave=False, unit="image", disable=is_disabled)
+        for index, sample, image in bar:
+            strip_callback = functools.partial(on_strip, sample) if on_strip else None
             try:
-                prediction = predict(fast, image, protocol, on_strip=watch)
+                prediction = predict(fast, image, protocol, on_strip=strip_callback)
                 if on_image:
                     on_image(sample, prediction.cpu().numpy())
             except StopEvaluation:
-                enough = True
+                is_stopped = True
                 break
             image_counts.index = index
-            tally.add(index, sample.label, prediction)
-    told = distributed.gather((len(tally.mine), len(faults), enough))
-    images = len(tally.done) + sum(counted for counted, _, _ in told)
-    skipped = sum(left_out for _, left_out, _ in told)
-    total = tally.total()
+            counts.add(index, sample.label, prediction)
+    ranks = distributed.gather((len(counts.images), len(problems), is_stopped))
+    images = len(counts.done) + sum(counted for counted, _, _ in ranks)
+    skipped = sum(unreadable for _, unreadable, _ in ranks)
+    states = counts.sum_states()
     if not images and skipped:
-        why = next(fault for part in distributed.gather(faults[-1:]) for fault in part)
-        raise ValueError(f"there is nothing to score: none of the {skipped} images can be read; {why}")
-    result = Evaluation(total["confusion"], {}, protocol, 0.0, images=images, skipped=skipped)
-    if not result.counts.any() and any(left for _, _, left in told):
+        problem = next(line for lines in distributed.gather(problems[-1:]) for line in lines)
+        raise ValueError(f"nothing to score: none of the {skipped} images can be read. The last: {problem}")
+    result = Evaluation(states["confusion"], {}, protocol, 0.0, images=images, skipped=skipped)
+    if not result.counts.any() and any(stopped for _, _, stopped in ranks):
         return result
-    result = _scored(result, total, evaluators)
+    result = _add_scores(result, states, evaluators)
     if with_intervals:
-        result = _add_intervals(result, image_counts, total["image_counts"])
+        result = _add_intervals(result, image_counts, states["image_counts"])
     return result._replace(seconds=time.perf_counter() - started)
 
 
-def _add_intervals(result: Evaluation, image_counts: ImageCounts, counts: Tensor) -> Evaluation:
-    bounds, class_bounds = image_counts.find_intervals(counts, absent=result.protocol.absent)
-    return result._replace(
-        intervals={name: bounds[name] for name in result.scores if name in bounds},
-        class_intervals=class_bounds,
-        image_counts=image_counts.get_pixels(counts),
-    )
-
-
-def _evaluators(dataset: Dataset, protocol: Protocol, device: torch.device) -> dict[str, Evaluator]:
-    """The confusion matrix, and whatever else the protocol lists."""
-    late = {"table": dataset.table, "absent": protocol.absent, "device": device}
-    listed = {"confusion": True} | protocol.evaluators
-    return registry.build_enabled("evaluation.evaluators", listed, **late)
-
-
-def _with_bar(samples: Iterable[Any], number: int, *, shown: bool) -> Iterable[Any]:
-    silent = None if shown and distributed.is_main() else True  # None: silent where there is no terminal
-    return tqdm(samples, "scoring", number, leave=False, unit="image", disable=silent)
-
-
-def _checked(model: Segmenter, dataset: Dataset) -> Dataset:
+def _align_classes(model: Segmenter, dataset: Dataset) -> Dataset:
+    """Return the data set with its classes in the model's order."""
     if len(dataset) == 0:
         raise ValueError("the data set is empty: check data.root and data.val_split")
     dataset = align_dataset(dataset, getattr(model, "class_names", None))
     if dataset.table.num_classes != model.num_classes:
         raise ValueError(
-            f"the model tells {model.num_classes} classes apart, {dataset.table.name} has "
+            f"the model has {model.num_classes} classes but {dataset.table.name} has "
             f"{dataset.table.num_classes}: score it on data with the classes it was trained on"
         )
     return dataset
 
 
-def _scored(
-    found: Evaluation, totals: Mapping[str, Tensor], evaluators: Mapping[str, Evaluator]
+def _build_evaluators(dataset: Dataset, protocol: Protocol, device: torch.device) -> dict[str, Evaluator]:
+    """Return the confusion matrix and the evaluators of the protocol, by name."""
+    options = {"table": dataset.table, "absent": protocol.absent, "device": device}
+    enabled = {"confusion": True} | protocol.evaluators
+    return registry.build_enabled("evaluation.evaluators", enabled, **options)
+
+
+def _add_scores(
+    result: Evaluation, states: Mapping[str, Tensor], evaluators: Mapping[str, Evaluator]
 ) -> Evaluation:
-    """With the figures of every evaluator.
+    """Return the result with the scores of all evaluators.
 
     Raises:
-        ValueError: two of them have scores or columns of one name.
+        ValueError: two evaluators use the same name for a score or column.
     """
-    scores, classes, groups = dict(found.scores), dict(found.classes), dict(found.category_iou)
+    scores, classes, groups = {}, {}, {}
     for name, evaluator in evaluators.items():
-        figures = evaluator.compute(totals[name])
-        if twice := (scores.keys() & figures.scores.keys()) | (classes.keys() & figures.classes.keys()):
+        computed = evaluator.compute(states[name])
+        duplicates = (scores.keys() & computed.scores.keys()) | (classes.keys() & computed.classes.keys())
+        if duplicates:
             raise ValueError(
-                f"evaluation.evaluators.{name}: another evaluator has {', '.join(sorted(twice))} already;"
-                " give each figure a name of its own"
+                f"evaluation.evaluators.{name}: another evaluator already has {', '.join(sorted(duplicates))}"
+                ". Rename its scores"
             )
-        scores.update(figures.scores)
-        classes.update(figures.classes)
-        groups.update(figures.groups)
-    return found._replace(scores=scores, classes=classes, category_iou=groups)
+        scores.update(computed.scores)
+        classes.update(computed.classes)
+        groups.update(computed.groups)
+    return result._replace(scores=scores, classes=classes, category_iou=groups)
 
 
-def _read(dataset: Dataset, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample | Problem]]:
-    source: Any = _Indexed(dataset)
-    keep: Any = _as_it_is
-    obedient = _worker
-    return iter(
-        DataLoader(
-            source, None, sampler=indices, num_workers=workers, collate_fn=keep, worker_init_fn=obedient
-        )
+def _add_intervals(result: Evaluation, image_counts: ImageCounts, state: Tensor) -> Evaluation:
+    """Return the result with the bootstrap intervals of its scores."""
+    intervals, class_intervals = image_counts.find_intervals(state, absent=result.protocol.absent)
+    return result._replace(
+        intervals={name: intervals[name] for name in result.scores if name in intervals},
+        class_intervals=class_intervals,
+        image_counts=image_counts.get_pixels(state),
     )
 
 
-def _worker(_: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the threads; those of the parent are not in its copy
-    signals.ignore_group_signals()
+def _read_samples(
+    dataset: Dataset, indices: Sequence[int], workers: int, problems: list[str]
+) -> Iterator[tuple[int, Sample]]:
+    """Yield (index, sample); unreadable ones are logged and added to ``problems``, or raise ``DataError``."""
+    samples: Any = _SampleOrProblem(dataset)
+    collate: Any = _return_item
+    loader = DataLoader(
+        samples,
+        batch_size=None,
+        sampler=indices,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_init_worker,
+    )
+    for index, item in loader:
+        if not isinstance(item, Problem):
+            yield index, item
+        elif getattr(dataset, "on_error", "stop") == "stop":
+            raise DataError(*item)
+        else:
+            problems.append(str(item))
+            LOG.warning("skipped unreadable image (%d so far): %s", len(problems), item)
 
 
-class _Indexed:
-    """A data set as the loader wants it; a sample that cannot be read comes back as its fault.
-
-    An error would not come out of a worker as itself.
-    """
+class _SampleOrProblem:
+    """A data set that returns the problem of an unreadable sample; a worker would change the exception."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -227,53 +227,46 @@ class _Indexed:
     def __getitem__(self, index: int) -> tuple[int, Sample | Problem]:
         try:
             return index, self.dataset.read(index)
-        except DataError as fault:
-            return index, fault.problem
+        except DataError as error:
+            return index, error.problem
 
 
-def _as_it_is(item: tuple[int, Sample | Problem]) -> tuple[int, Sample | Problem]:
+def _return_item(item: Any) -> Any:
+    """Replace the default collation, which would convert arrays to tensors."""
     return item
 
 
-def _readable(
-    items: Iterable[tuple[int, Sample | Problem]], faults: list[str], *, on_error: str
-) -> Iterator[tuple[int, Sample]]:
-    """The samples among them; what is said of the others is logged and collected, or ends it all."""
-    for index, item in items:
-        if isinstance(item, Problem):
-            if on_error == "stop":
-                raise DataError(*item)
-            faults.append(str(item))
-            log.warning("skipped, %d by now: %s", len(faults), item)
-        else:
-            yield index, item
+def _init_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the threads
+    signals.ignore_group_signals()
 
 
-def _uploaded(
+def _move_to_device(
     samples: Iterable[tuple[int, Sample]], device: torch.device
 ) -> Iterator[tuple[int, Sample, Tensor]]:
-    """Samples with their image (3, H, W) on the device.
+    """Yield samples with their image (C, H, W) on the device.
 
-    A GPU gets each image one ahead, in a stream of its own: its copy overlaps the computing of the last.
+    Copies to a GPU run one image ahead in a separate stream, beside the computation.
     """
     if device.type != "cuda":
         for index, sample in samples:
             yield index, sample, torch.from_numpy(sample.image).permute(2, 0, 1)
         return
-    stream, ahead = torch.cuda.Stream(device), None
+    stream = torch.cuda.Stream(device)
+    ahead = None
     for index, sample in samples:
         with torch.cuda.stream(stream):
             image = torch.from_numpy(sample.image).pin_memory().to(device, non_blocking=True)
-            arrived = stream.record_event()
+            copied = stream.record_event()
         if ahead is not None:
-            yield _arrived(*ahead)
-        ahead = index, sample, image, arrived
+            yield _wait_for_copy(*ahead)
+        ahead = index, sample, image, copied
     if ahead is not None:
-        yield _arrived(*ahead)
+        yield _wait_for_copy(*ahead)
 
 
-def _arrived(index: int, sample: Sample, image: Tensor, event: Any) -> tuple[int, Sample, Tensor]:
-    now = torch.cuda.current_stream(image.device)
-    now.wait_event(event)
-    image.record_stream(now)
+def _wait_for_copy(index: int, sample: Sample, image: Tensor, copied: Any) -> tuple[int, Sample, Tensor]:
+    stream = torch.cuda.current_stream(image.device)
+    stream.wait_event(copied)
+    image.record_stream(stream)
     return index, sample, image.permute(2, 0, 1)

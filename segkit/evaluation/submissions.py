@@ -1,4 +1,4 @@
-"""Archives for the benchmark servers of ADE20K, Cityscapes and Pascal VOC: written, read back, verified."""
+"""Submission archives for the benchmark servers of ADE20K, Cityscapes and Pascal VOC."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from segkit.runtime import files
 
 
 class ArchiveFormat(NamedTuple):
-    """What a server asks for beyond one PNG of the data set's own ids for each image."""
+    """Format of a server's archive; it holds one PNG of dataset ids per image."""
 
-    drop: str = ""  # end of the image's name that the mask's name is without
-    size: tuple[int, int] | None = None  # height, width of every image
+    drop: str = ""  # suffix of the image names that the mask names lack
+    size: tuple[int, int] | None = None  # required height, width
     folder: str = ""  # of the masks in the archive
-    palette: bool = False  # masks are palette files with the colors of the classes
+    palette: bool = False  # masks are palette images with the colors of the classes
     file: str = "submission.zip"
 
 
@@ -39,65 +39,67 @@ FORMATS = {
 
 
 def find_format(table: LabelMap) -> ArchiveFormat:
-    """The format of the data set a network was trained for.
+    """Return the archive format for the classes of a data set.
 
     Raises:
-        ValueError: its server is not known.
+        ValueError: the data set has no server.
     """
     if table.name not in FORMATS:
         raise ValueError(
-            f"submission=true: these are classes of {table.name}; there are servers for {', '.join(FORMATS)}"
+            f"submission=true: the classes are those of {table.name}; only {', '.join(FORMATS)} have servers"
         )
     return FORMATS[table.name]
 
 
 def pack_archive(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
-    """Pack the id masks of these images into the archive that the server takes, and verify what was written.
+    """Pack the id masks of these images into an archive for the server, and verify it.
 
     Args:
-        folder: of the results, with the masks that ``outputs.save`` wrote as ``ids``.
+        folder: of the results, with the masks written as ``ids``.
         names: of all images of the benchmark.
         table: of the classes.
 
     Raises:
-        ValueError: two masks would have one name, one is missing, or one is not as the server wants it.
+        ValueError: two masks have the same name, or a mask is missing or not as the server requires.
     """
-    wanted = find_format(table)
-    masks = {f"{Path(name).name.removesuffix(wanted.drop)}.png": name for name in names}
-    if len(masks) < len(names):
-        often = Counter(Path(name).name.removesuffix(wanted.drop) for name in names).most_common(1)[0]
-        raise ValueError(f"{often[1]} images are called {often[0]}: the server tells them by their names")
-    target = folder / wanted.file
-    packed = {wanted.folder + mask: outputs.output_path(folder, "ids", name) for mask, name in masks.items()}
+    archive_format = find_format(table)
+    mask_names = [f"{Path(name).name.removesuffix(archive_format.drop)}.png" for name in names]
+    name, count = Counter(mask_names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{count} images are called {Path(name).stem}: the server needs unique file names")
+    masks = {}
+    for mask_name, name in zip(mask_names, names, strict=True):
+        masks[archive_format.folder + mask_name] = outputs.output_path(folder, "ids", name)
+    target = folder / archive_format.file
     with files.atomic_write(target) as file:
-        write_archive(file, packed, table)
+        write_archive(file, masks, table)
         file.flush()
-        verify_archive(Path(file.name), list(masks), table)
+        verify_archive(Path(file.name), mask_names, table)
     return target
 
 
 def write_archive(target: IO[bytes], masks: Mapping[str, Path], table: LabelMap) -> None:
     """Write mask files to a zip archive, or as palette files to a tgz archive."""
-    wanted = find_format(table)
-    if wanted.file.endswith(".zip"):
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
+    archive_format = find_format(table)
+    if archive_format.file.endswith(".zip"):
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # PNG is already compressed
             for name, path in masks.items():
                 archive.write(path, name)
         return
     with tarfile.open(fileobj=target, mode="w:gz") as archive:
         for name, path in masks.items():
-            data = _with_palette(path, table) if wanted.palette else path.read_bytes()
+            data = _add_palette(path, table) if archive_format.palette else path.read_bytes()
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
 
 
-def _with_palette(path: Path, table: LabelMap) -> bytes:
+def _add_palette(path: Path, table: LabelMap) -> bytes:
     palette = np.zeros((256, 3), np.uint8)
     palette[[entry.id for entry in table.entries]] = [entry.color for entry in table.entries]
     buffer = io.BytesIO()
     with Image.open(path) as mask:
-        if mask.mode == "L":  # another mode is refused by verify
+        if mask.mode == "L":  # verify_archive rejects other modes
             mask.putpalette(palette.tobytes())
         mask.save(buffer, "PNG")
     return buffer.getvalue()
@@ -109,34 +111,35 @@ def read_archive(path: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             return {name: archive.read(name) for name in archive.namelist()}
     with tarfile.open(path) as archive:
-        opened = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
-        return {name: file.read() for name, file in opened.items() if file}
+        members = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
+        return {name: file.read() for name, file in members.items() if file}
 
 
 def verify_archive(path: Path, names: Sequence[str], table: LabelMap) -> None:
-    """Read an archive as the server would.
+    """Check an archive as the server would.
 
     Args:
         path: of the archive.
-        names: of the masks it must hold, and no other.
-        table: of the classes, whose own ids are the values that may occur.
+        names: of its masks; there must be no others.
+        table: of the classes; masks hold their dataset ids.
 
     Raises:
-        ValueError: a mask is missing, too many, damaged, of the wrong size, or holds other values.
+        ValueError: a mask is missing, unexpected, damaged, of the wrong size, or has other values.
     """
-    wanted, ids = find_format(table), {entry.id for entry in table.classes}
-    inside = read_archive(path)
-    if different := set(inside) ^ {wanted.folder + name for name in names}:
-        raise ValueError(f"the archive's masks are not those expected, see {min(different)}")
-    for name, data in inside.items():
-        mask = _read_mask(data, name, "P" if wanted.palette else "L")
-        if wanted.size and mask.shape != wanted.size:
+    archive_format, ids = find_format(table), {entry.id for entry in table.classes}
+    masks = read_archive(path)
+    if different := set(masks) ^ {archive_format.folder + name for name in names}:
+        raise ValueError(f"the archive has missing or unexpected masks, such as {min(different)}")
+    for name, data in masks.items():
+        mask = _read_mask(data, name, "P" if archive_format.palette else "L")
+        size = archive_format.size
+        if size and mask.shape != size:
             raise ValueError(
-                f"{name} is {mask.shape[1]}x{mask.shape[0]}; the server of {table.name} wants "
-                f"{wanted.size[1]}x{wanted.size[0]}: predict the original images"
+                f"{name} is {mask.shape[1]}x{mask.shape[0]}; the server of {table.name} requires "
+                f"{size[1]}x{size[0]}: predict the original images"
             )
-        if strange := sorted(set(np.unique(mask).tolist()) - ids):
-            raise ValueError(f"{name} holds {strange[:8]}, which are no classes of {table.name}")
+        if unknown := sorted(set(np.unique(mask).tolist()) - ids):
+            raise ValueError(f"{name} contains {unknown[:8]}, which are not classes of {table.name}")
 
 
 def _read_mask(data: bytes, name: str, mode: str) -> np.ndarray:
@@ -146,4 +149,5 @@ def _read_mask(data: bytes, name: str, mode: str) -> np.ndarray:
                 return np.array(mask)
     except (OSError, SyntaxError, ValueError):
         pass
-    raise ValueError(f"{name} is not {'a palette' if mode == 'P' else 'a gray 8-bit'} PNG")
+    kind = "a palette" if mode == "P" else "a gray 8-bit"
+    raise ValueError(f"{name} is not {kind} PNG")

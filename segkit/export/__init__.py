@@ -1,19 +1,29 @@
-"""Exported networks: files that other runtimes run, written only when they say what PyTorch says.
+"""Export of networks to files for other runtimes; a file is kept only if it agrees with PyTorch.
 
-One module a format, with ``Session``, ``metadata`` and what writes it; ``deployed`` makes a file a network.
+Each format is a module with ``Session``, ``read_metadata`` and a writer. ``exported_model`` turns a file back
+into a network.
 """
 
-from segkit.export.deployed import is_exported, load_exported
-from segkit.export.files import FORMATS, choose_export_path, export_atomically, list_exported_files
+from segkit.export.exported_model import load_exported
+from segkit.export.files import (
+    FORMATS,
+    choose_export_path,
+    export_atomically,
+    is_exported,
+    list_exported_files,
+)
 from segkit.export.interfaces import ExportKind, make_export_network
+from segkit.export.metadata import build_metadata, read_metadata
 
 __all__ = [
     "FORMATS",
     "ExportKind",
+    "build_metadata",
     "choose_export_path",
     "export_atomically",
     "is_exported",
     "list_exported_files",
     "load_exported",
     "make_export_network",
+    "read_metadata",
 ]

@@ -1,4 +1,4 @@
-"""Writing an exported file: under a temporary name, and moved only when it was found to be right."""
+"""Writing of exported files: under a temporary name, renamed only after they were verified."""
 
 from __future__ import annotations
 
@@ -18,45 +18,48 @@ from segkit.export import int8, onnx, openvino, torch_export
 from segkit.export.interfaces import ExportKind
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
-"""The suffix of each format's file."""
+"""The suffix of each format."""
 
 
 def find_format(path: Path) -> str | None:
-    """The format of a file by its suffix, None of others."""
+    """Return the format of a file by its suffix, None for other files."""
     return next((name for name, suffix in FORMATS.items() if path.suffix.lower() == suffix), None)
 
 
+def is_exported(file: str | Path) -> bool:
+    """Return whether the name is that of an exported file."""
+    return find_format(Path(file)) is not None
+
+
 def import_format(format: str) -> Any:
-    """The module of a format, with ``Session`` and ``metadata``."""
+    """Return the module of a format, with ``Session`` and ``read_metadata``."""
     return importlib.import_module(f"segkit.export.{format}")
 
 
-def choose_export_path(output: str | None, beside: Path, kind: ExportKind) -> Path:
-    """Where the file goes.
+def choose_export_path(output: str | None, weights: Path, kind: ExportKind) -> Path:
+    """Return the path of the exported file.
 
     Args:
-        output: as the settings say it; None is a name beside the weights.
-        beside: the file that the weights are from.
-        kind: of file.
+        output: from the settings; None is a name beside the weights.
+        weights: file of the weights.
+        kind: format, interface, size and precision.
 
     Raises:
-        ValueError: the name is that of another format, or the precision is not to be had in this one.
+        ValueError: the suffix belongs to another format, or the format does not have the precision.
     """
     if kind.precision == "int8" and kind.format not in ("onnx", "openvino"):
         raise ValueError(
-            f"format={kind.format} precision=int8: only format=onnx and format=openvino have 8 bits"
+            f"precision=int8: only format=onnx and format=openvino have it, not format={kind.format}"
         )
     suffix = FORMATS[kind.format]
     if output is None:
-        words = "" if kind.precision == "fp32" else f"-{kind.precision}"
-        return beside.with_name(f"{beside.stem}{words}{suffix}")
+        precision = "" if kind.precision == "fp32" else f"-{kind.precision}"
+        return weights.with_name(f"{weights.stem}{precision}{suffix}")
     path = Path(output).expanduser()
     if path.suffix.lower() != suffix:
-        meant = find_format(path)
-        remedy = f"say format={meant}, or " if meant else ""
-        raise ValueError(
-            f"output={output}: a file of format={kind.format} ends in {suffix}; {remedy}change the name"
-        )
+        other = find_format(path)
+        fix = f"set format={other}, or change the name" if other else "change the name"
+        raise ValueError(f"output={output}: a file of format={kind.format} ends in {suffix}; {fix}")
     return path
 
 
@@ -66,84 +69,81 @@ def export_atomically(
     path: Path,
     kind: ExportKind,
     *,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     calibration: Sequence[np.ndarray] = (),
 ) -> Iterator[Path]:
-    """Write the network under a temporary name; when the context is left without an error, it gets its own.
+    """Write the network to a temporary file, which gets its name when the context is left without an error.
 
     Args:
-        network: as ``network_for`` makes it.
-        path: of the file that is wanted.
-        kind: of file.
-        about: for the metadata, plain values.
+        network: from ``make_export_network``.
+        path: of the exported file.
+        kind: format, interface, size and precision.
+        metadata: plain values.
         calibration: images as the file takes them, for ``int8``.
 
     Yields:
-        The temporary file, to be run and compared.
+        The temporary file, to be verified.
 
     Raises:
-        ValueError: the exporter does not know an operator or takes a setting amiss.
+        ValueError: the exporter does not support an operator or setting.
     """
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", suffix=".part", dir=path.parent) as folder:
         temporary = Path(folder, path.name)
         try:
-            _write(network, temporary, kind, about, calibration)
+            _write(network, temporary, kind, metadata, calibration)
         except Exception as error:
             if isinstance(error, ValueError) and "segkit[export]" in str(error):
                 raise
-            raise ValueError(_in_words(error, kind)) from error
+            raise ValueError(_describe_export_error(error, kind)) from error
         yield temporary
-        for part in list_exported_files(path):  # the weights before the file that asks for them
-            Path(folder, part.name).replace(part)
+        for file in list_exported_files(path):  # OpenVINO: the weights first
+            Path(folder, file.name).replace(file)
 
 
 def _write(
     network: nn.Module,
     path: Path,
     kind: ExportKind,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     calibration: Sequence[np.ndarray],
 ) -> None:
     if kind.format == "torch_export":
-        torch_export.write(network, path, kind, about)
+        torch_export.write(network, path, kind, metadata)
         return
-    plain = path.with_name("float.onnx")
-    onnx.write(network, plain, kind, about)
-    made = plain
+    onnx_file = path.with_name("float.onnx")
+    onnx.write(network, onnx_file, kind, metadata)
     if kind.precision == "int8":
-        made = path.with_name("int8.onnx")
-        int8.quantize(plain, made, calibration)
+        quantized = path.with_name("int8.onnx")
+        int8.quantize(onnx_file, quantized, calibration)
+        onnx_file = quantized
     if kind.format == "openvino":
-        openvino.convert(made, path, kind, about)
+        openvino.convert(onnx_file, path, kind, metadata)
     else:
-        made.replace(path)
+        onnx_file.replace(path)
 
 
-def _in_words(error: Exception, kind: ExportKind) -> str:
-    """What the exporter stumbled over: its innermost error, with the operator if it names one."""
+def _describe_export_error(error: Exception, kind: ExportKind) -> str:
+    """Return the innermost error of an exporter, with the operator if one is named."""
     inner: BaseException = error
-    said = [str(error)]
-    while (below := inner.__cause__ or inner.__context__) is not None:
-        inner = below
-        said.append(str(inner))
-    operators = [
-        word
-        for text in said
-        for word in re.findall(r"\b(?:aten|torchvision|segkit|quantized|custom)(?:::|\.)\w+", text)
-    ]
+    texts = [str(error)]
+    while (cause := inner.__cause__ or inner.__context__) is not None:
+        inner = cause
+        texts.append(str(inner))
+    operators = re.findall(r"\b(?:aten|torchvision|segkit|quantized|custom)(?:::|\.)\w+", "\n".join(texts))
     operator = f" at the operator {operators[0]}" if operators else ""
-    line = next((line.strip() for line in str(inner).splitlines() if line.strip()), type(inner).__name__)
-    remedy = "" if kind.image_size else "; a fixed image_size=[height,width] asks less of the exporter"
-    return f"format={kind.format}: the network cannot be exported{operator}: {line[:300]}{remedy}"
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    reason = lines[0][:300] if lines else type(inner).__name__
+    fix = "" if kind.image_size else ". Try a fixed image_size=[height,width]"
+    return f"format={kind.format}: the network cannot be exported{operator}: {reason}{fix}"
 
 
 def list_exported_files(path: Path) -> list[Path]:
-    """The files of an exported network: OpenVINO has its weights beside it."""
+    """Return the files of an exported network; OpenVINO has its weights in a second one."""
     return [path.with_suffix(".bin"), path] if path.suffix.lower() == ".xml" else [path]
 
 
 def hash_files(path: Path) -> bytes:
-    """Of all parts of an exported network."""
+    """Return the SHA-256 of all files of an exported network."""
     digest = hashlib.sha256()
     for part in list_exported_files(path):
         with part.open("rb") as file:

@@ -1,7 +1,7 @@
-"""Static quantization to 8 bits: weights per output channel, activations by what calibration images give.
+"""Static quantization to int8: weights per output channel, activations by ranges of calibration images.
 
-The result is an ONNX file in QDQ form (quantize, dequantize), which onnxruntime and OpenVINO both run with
-integer arithmetic (AVX-512 VNNI where the processor has it).
+The result is an ONNX file with QuantizeLinear and DequantizeLinear nodes (QDQ), which onnxruntime and
+OpenVINO run with integer arithmetic (AVX-512 VNNI if available).
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from segkit.export.interfaces import import_optional
 from segkit.export.onnx import suppress_exporter_output
-from segkit.export.optional import import_optional
 
 QUANTIZED = ("Conv", "Add", "Mul", "Concat", "AveragePool", "MaxPool")
-"""What runs on integers; attention weights, resizing and argmax stay float."""
+"""Operators run on integers; attention weights, resizing and argmax stay float."""
 
 
-def quantize(source: Path, path: Path, batches: Sequence[np.ndarray]) -> None:
-    """Write the ONNX file ``source`` in 8 bits.
+def quantize(source: Path, path: Path, images: Sequence[np.ndarray]) -> None:
+    """Write the float32 ONNX file ``source`` in int8 to ``path``, with its metadata.
 
     Args:
         source: in float32.
-        path: to write; the metadata go along.
-        batches: calibration images as the file takes them.
+        path: of the new file.
+        images: for calibration, as the file takes them.
     """
     onnx = import_optional("onnx")
     quantization: Any = import_optional("onnxruntime.quantization")
@@ -38,10 +38,10 @@ def quantize(source: Path, path: Path, batches: Sequence[np.ndarray]) -> None:
         quantization.quantize_static(
             str(prepared),
             str(path),
-            _reader(quantization, graph.input[0].name, batches),
+            _make_reader(quantization, graph.input[0].name, images),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTIZED),
-            nodes_to_exclude=_ends(graph),
+            nodes_to_exclude=_list_outer_nodes(graph),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -50,20 +50,20 @@ def quantize(source: Path, path: Path, batches: Sequence[np.ndarray]) -> None:
     prepared.unlink()
 
 
-def _ends(graph: Any) -> list[str]:
-    """What stands before the first convolution and after the last one: normalization, and the result."""
+def _list_outer_nodes(graph: Any) -> list[str]:
+    """Return the nodes before the first and after the last convolution: normalization and result."""
     nodes = list(graph.node)
-    places = [i for i, node in enumerate(nodes) if node.op_type == "Conv"]
-    return [node.name for i, node in enumerate(nodes) if not places[0] <= i <= places[-1]]
+    convolutions = [i for i, node in enumerate(nodes) if node.op_type == "Conv"]
+    return [node.name for i, node in enumerate(nodes) if not convolutions[0] <= i <= convolutions[-1]]
 
 
-def _reader(quantization: Any, name: str, batches: Sequence[np.ndarray]) -> Any:
+def _make_reader(quantization: Any, name: str, images: Sequence[np.ndarray]) -> Any:
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
-            self.left: Iterator[np.ndarray] = iter(batches)
+            self.images: Iterator[np.ndarray] = iter(images)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.left, None)
-            return None if batch is None else {name: batch}
+            image = next(self.images, None)
+            return None if image is None else {name: image}
 
     return Reader()

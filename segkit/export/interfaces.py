@@ -1,15 +1,16 @@
-"""What an exported file takes and gives.
+"""Interfaces of exported files.
 
-* ``ids``: image (B, H, W, 3) uint8 RGB to class ids (B, H, W), uint8, of more than 255 classes int16;
-  normalization, resizing, argmax inside.
+* ``ids``: image (B, H, W, 3) uint8 RGB to class ids (B, H, W), uint8, or int16 for more than 255 classes;
+  includes normalization, resizing and argmax.
 * ``logits``: normalized image (B, 3, H, W) float32 to logits (B, K, h, w) float32 at the resolution of the
-  head, to be merged over views and windows, and resized bilinearly by the file's ``align_corners``.
+  head, to be merged over views and windows and resized bilinearly with the file's ``align_corners``.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Literal, NamedTuple
+import importlib
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from segkit.types import class_id_dtype
 
 
 class ExportKind(NamedTuple):
-    """What file is wanted."""
+    """Format, interface, size and precision of an exported file."""
 
     format: Literal["onnx", "openvino", "torch_export"] = "onnx"
     interface: Literal["ids", "logits"] = "ids"
@@ -36,41 +37,55 @@ class LogitsNetwork(nn.Module):
         self.network, self.num_classes = network, network.num_classes
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalized image (B, 3, H, W) float32 to logits (B, K, h, w) float32."""
+        """Return logits (B, K, h, w) float32 of a normalized image (B, 3, H, W) float32."""
         stages = self.network.backbone(image.to(next(self.network.parameters()).dtype))
         return self.network.head(stages).float()
 
-    def example(self, height: int, width: int, *, batch: int) -> Tensor:
-        """An image of the kind that goes in."""
+    def make_example(self, height: int, width: int, *, batch: int) -> Tensor:
+        """Return a random input."""
         return torch.rand(batch, self.network.in_channels, height, width)
 
 
 class IdsNetwork(nn.Module):
-    """Backbone and head between normalization and argmax."""
+    """Normalization, backbone, head, resizing and argmax."""
 
     def __init__(self, network: Segmenter) -> None:
         super().__init__()
         self.logits, self.network = LogitsNetwork(network), network
         self.num_classes = network.num_classes
-        self.kind = getattr(torch, class_id_dtype(network.num_classes))
+        self.id_dtype = getattr(torch, class_id_dtype(network.num_classes))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, H, W, 3) uint8 RGB to class ids (B, H, W)."""
+        """Return class ids (B, H, W) of an image (B, H, W, 3) uint8 RGB."""
         pixels = image.permute(0, 3, 1, 2)
         logits = self.network.resize(self.logits(self.network.normalize(pixels)), pixels)
-        return logits.argmax(1).to(self.kind)
+        return logits.argmax(1).to(self.id_dtype)
 
-    def example(self, height: int, width: int, *, batch: int) -> Tensor:
-        """An image of the kind that goes in."""
+    def make_example(self, height: int, width: int, *, batch: int) -> Tensor:
+        """Return a random input."""
         return torch.randint(0, 256, (batch, height, width, self.network.in_channels), dtype=torch.uint8)
 
 
 def make_export_network(model: Segmenter, kind: ExportKind) -> LogitsNetwork | IdsNetwork:
-    """A copy of the model that takes and gives what a kind of file does; ``int8`` is made of float32."""
+    """Return a copy of the model with the interface and precision of an export; int8 is made of float32."""
     network = make_portable(model)
-    if kind.precision == "fp16" and kind.format != "openvino":  # which stores halves and computes as it likes
+    if kind.precision == "fp16" and kind.format != "openvino":  # OpenVINO converts to fp16 when it saves
         mean, std = network.mean, network.std
         network.half()
         network.mean, network.std = mean, std
-    made = (IdsNetwork if kind.interface == "ids" else LogitsNetwork)(copy.deepcopy(network))
-    return made.eval().requires_grad_(requires_grad=False)
+    network_type = IdsNetwork if kind.interface == "ids" else LogitsNetwork
+    return network_type(copy.deepcopy(network)).eval().requires_grad_(requires_grad=False)
+
+
+def import_optional(package: str) -> Any:
+    """Import a package of the extra ``export``.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(
+            f"package {package} is not installed, but this format needs it: pip install 'segkit[export]'"
+        ) from error

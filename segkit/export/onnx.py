@@ -16,18 +16,17 @@ import torch
 from torch import nn
 
 from segkit.export import torch_export
-from segkit.export.interfaces import ExportKind
-from segkit.export.optional import import_optional
+from segkit.export.interfaces import ExportKind, import_optional
 from segkit.runtime.text import first_line
 
 
-def write(network: nn.Module, path: Path, kind: ExportKind, about: Mapping[str, Any]) -> None:
-    """Write the network, with each entry of ``about`` as JSON in its metadata."""
+def write(network: nn.Module, path: Path, kind: ExportKind, metadata: Mapping[str, Any]) -> None:
+    """Write the network, with each metadata entry as JSON."""
     onnx = import_optional("onnx")
     import_optional("onnxscript")
     program, example = torch_export.export_program(network, kind)
     with suppress_exporter_output():
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             program,
             (example,),
             dynamo=True,
@@ -36,36 +35,38 @@ def write(network: nn.Module, path: Path, kind: ExportKind, about: Mapping[str, 
             external_data=False,
             verbose=False,
         )
-    assert made is not None
-    model = made.model_proto
+    assert exported is not None
+    model = exported.model_proto
     _name_dimensions(model, kind)
-    write_metadata(model, about)
+    set_metadata(model, metadata)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
 
-def write_metadata(model: Any, about: Mapping[str, Any]) -> None:
-    """Put facts into the metadata of a loaded file, each as JSON."""
+def set_metadata(model: Any, metadata: Mapping[str, Any]) -> None:
+    """Store metadata entries as JSON in a loaded file."""
     onnx = import_optional("onnx")
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
 
 
 def _name_dimensions(model: Any, kind: ExportKind) -> None:
-    """Sizes that are free get names, not the numbers of the example's symbols."""
+    """Name dynamic dimensions ``batch``, ``height`` and ``width`` instead of the tracer's symbols."""
     if kind.image_size is not None:
         return
-    names = ["batch", "height", "width"]
-    places = (0, 1, 2) if kind.interface == "ids" else (0, 2, 3)
-    for place, name in zip(places, names, strict=True):
-        model.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
-        cell = name if kind.interface == "ids" or place == 0 else f"{name}_of_head"
-        model.graph.output[0].type.tensor_type.shape.dim[place].dim_param = cell
-    del model.graph.value_info[:]  # they speak of the old names; runtimes infer them
+    input_dims = model.graph.input[0].type.tensor_type.shape.dim
+    output_dims = model.graph.output[0].type.tensor_type.shape.dim
+    height, width = (1, 2) if kind.interface == "ids" else (2, 3)
+    suffix = "" if kind.interface == "ids" else "_of_head"
+    input_dims[0].dim_param = output_dims[0].dim_param = "batch"
+    for dim, name in ((height, "height"), (width, "width")):
+        input_dims[dim].dim_param = name
+        output_dims[dim].dim_param = name + suffix
+    del model.graph.value_info[:]  # refers to the old names; runtimes infer it
 
 
 @contextlib.contextmanager
 def suppress_exporter_output() -> Iterator[None]:
-    """Without what exporters print and warn of: what they got wrong, the comparison finds."""
+    """Silence exporters; the comparison with PyTorch finds their errors."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -80,30 +81,33 @@ def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a file.
 
     Raises:
-        ValueError: it is not an ONNX file, or it names further files.
+        ValueError: it is not an ONNX file, or it refers to other files.
     """
     onnx = import_optional("onnx")
     try:
         model = onnx.load(str(path), load_external_data=False)
-        has_files = _names_files(model, onnx.TensorProto)
-    except Exception as error:  # protobuf has errors of its own
+        has_external_data = _has_external_data(model, onnx.TensorProto)
+    except Exception as error:  # protobuf's own errors
         raise ValueError(f"{path}: damaged, or not an ONNX file ({first_line(error)})") from error
-    if has_files:
+    if has_external_data:
         raise ValueError(f"{path}: refused, because it reads weights from other files")
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def _names_files(message: Any, tensor: Any) -> bool:
-    """Return whether a tensor below a protobuf message lies in another file."""
-    if isinstance(message, tensor):
-        return message.data_location == tensor.EXTERNAL
-    values = [value for field, value in message.ListFields() if field.type == field.TYPE_MESSAGE]
-    each = [one for value in values for one in (value if hasattr(value, "__len__") else [value])]
-    return any(_names_files(one, tensor) for one in each)
+def _has_external_data(message: Any, tensor_type: Any) -> bool:
+    """Return whether a tensor in a protobuf message is stored in another file."""
+    if isinstance(message, tensor_type):
+        return message.data_location == tensor_type.EXTERNAL
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            children = value if hasattr(value, "__len__") else [value]
+            if any(_has_external_data(child, tensor_type) for child in children):
+                return True
+    return False
 
 
 class Session:
-    """A file that onnxruntime runs on the CPU, in the file's own precision."""
+    """An ONNX file run by onnxruntime on the CPU, in the file's precision."""
 
     runtime = "onnxruntime"
     precisions = ("float32",)
@@ -112,14 +116,13 @@ class Session:
         runtime = import_optional("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors alone
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # leaves the core to the reader
+        options.log_severity_level = 3  # errors only
+        # waiting threads would keep the cores busy that read images
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ValueError(f"{path}: onnxruntime refuses it: {first_line(error)}") from error
+            raise ValueError(f"{path}: onnxruntime cannot load it: {first_line(error)}") from error
         self.input = self.session.get_inputs()[0].name
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

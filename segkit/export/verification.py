@@ -1,4 +1,4 @@
-"""Whether an exported file says what PyTorch says: the same images through both, pixel by pixel."""
+"""Verification of exported files: their class ids are compared with PyTorch's, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -12,91 +12,88 @@ import torch
 
 from segkit.config import registry
 from segkit.data.pairs import read_image
-from segkit.export.deployed import ExportedModel
+from segkit.export.exported_model import ExportedModel
 from segkit.export.interfaces import ExportKind
 from segkit.inference import sources
 from segkit.inference.protocol import Protocol
 from segkit.inference.sliding import Strip, predict
 from segkit.models.network import Segmenter
 
-LEAST_EQUAL = {
-    "fp32": 0.9999,  # rounding turns pixels whose best two classes are equal to five digits
-    # bf16, of 8 bits, was measured to leave 99.80 % (docs/results.md); halves have 11, so an eighth of that
-    # differs, 0.025 %: four times as much is let through
+MIN_EQUAL = {  # required fraction of equal pixels
+    "fp32": 0.9999,  # rounding changes pixels whose two best logits agree to five digits
+    # bf16 (8 bits) was measured at 99.80 % (docs/results.md). fp16 has 11 bits, so 1/8 of the difference is
+    # expected, 0.025 %; four times as much is allowed
     "fp16": 0.999,
 }
-LARGEST_LOSS = 0.005  # of mIoU, by int8
-SMALLER = (
-    (0.77, 97),
-    (0.53, 65),
-)  # besides an image's own size: factors, made odd, and the least side in pixels
+MAX_INT8_DROP = 0.005  # of mIoU
+SMALLER_SIZES = ((0.77, 97), (0.53, 65))  # factor and minimum side in pixels; sides are made odd
 
 
 class VerificationImages(NamedTuple):
-    """Some images and where they are from, in words."""
+    """Images and a description of their origin."""
 
     origin: str
     images: list[np.ndarray]  # (H, W, 3) uint8 RGB
 
 
 class Comparison(NamedTuple):
-    """What was found at one size."""
+    """Agreement of file and PyTorch for an image at one size."""
 
     height: int
     width: int
     pixels: int
     equal: int
-    difference: float  # logits by which PyTorch preferred its own class where the file says another
+    difference: float  # largest logit margin of PyTorch's class over a different class of the file
 
 
 def load_verification_images(
-    given: str | None, data: Mapping[str, Any] | None, *, split: str, count: int
+    source: str | None, data: Mapping[str, Any] | None, *, split: str, count: int
 ) -> VerificationImages:
-    """Images of a folder; else of the data set, evenly spread; else drawn scenes.
+    """Return images of ``source``, else evenly spaced ones of the data set, else synthetic scenes.
 
     Args:
-        given: of the settings: a folder, pattern or list.
-        data: settings of a data set, if one is known.
+        source: image, folder, pattern or list.
+        data: settings of a data set, if known.
         split: ``train`` or ``val``.
-        count: how many, at most.
+        count: maximum number.
 
     Raises:
-        ValueError: nothing is there, or it cannot be read.
+        ValueError: ``source`` has no readable images.
     """
-    if given is not None:
-        source = sources.find_images(given)
-        if source.is_video:
-            raise ValueError(f"input={given}: a video; give images to compare on")
-        return VerificationImages(given, [read_image(image.file) for image in _spread(source.images, count)])
-    origin = "drawn scenes, as no data set is at hand: give input=FOLDER for photographs"
+    if source is not None:
+        found = sources.find_images(source)
+        if found.is_video:
+            raise ValueError(f"input={source}: is a video. Give images")
+        images = [read_image(image.file) for image in _pick_evenly(found.images, count)]
+        return VerificationImages(source, images)
+    origin = "synthetic scenes, because there is no data set. Set input=FOLDER to use photographs"
     dataset = None
     if data:
         try:
             dataset = registry.build("data.datasets", data, split=split)
             origin = f"the {split} split of {data['name']}"
         except (ValueError, OSError):
-            dataset = None  # a checkpoint may have come without its data
+            dataset = None  # a checkpoint without its data
     if dataset is None or not len(dataset):
         dataset = registry.build("data.datasets", {"name": "shapes", "size": 256}, split=split)
-    return VerificationImages(
-        origin, [dataset.read(index).image for index in _spread(range(len(dataset)), count)]
-    )
+    indices = _pick_evenly(range(len(dataset)), count)
+    return VerificationImages(origin, [dataset.read(index).image for index in indices])
 
 
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in places]
+def _pick_evenly(items: Sequence[Any], count: int) -> list[Any]:
+    indices = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[index] for index in indices]
 
 
 def resize_image(image: np.ndarray, size: Sequence[int] | None) -> np.ndarray:
-    """The image at a size (height, width); None leaves its own."""
+    """Resize an image to (height, width); None leaves it unchanged."""
     if size is None or tuple(size) == image.shape[:2]:
         return image
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
 
 
 def prepare_input(model: Segmenter, image: np.ndarray, kind: ExportKind) -> np.ndarray:
-    """A batch of one image as a file of a kind takes it."""
+    """Return a batch of one image in the form that an exported file takes."""
     pixels = np.ascontiguousarray(resize_image(image, kind.image_size))[None]
     if kind.interface == "ids":
         return pixels
@@ -106,81 +103,86 @@ def prepare_input(model: Segmenter, image: np.ndarray, kind: ExportKind) -> np.n
 def compare_outputs(
     model: Segmenter, file: ExportedModel, images: Sequence[np.ndarray]
 ) -> Iterator[Comparison]:
-    """The images at each size through PyTorch in float32 and through the file's own runtime.
+    """Yield the agreement of PyTorch in float32 and of the file's runtime, for each image at each size.
 
     Args:
-        model: the trained network as it is, with nothing folded.
-        file: as it was written.
+        model: the trained network, not prepared for inference.
+        file: as written.
         images: (H, W, 3) uint8 RGB.
     """
-    whole = Protocol()
-    as_segmenter: Any = file  # it has what inference asks of one
+    protocol = Protocol()
+    segmenter: Any = file
     for image in images:
-        for height, width in _sizes(image, file.image_size):
+        for height, width in _list_sizes(image, file.image_size):
             resized = resize_image(image, (height, width))
-            said = predict(as_segmenter, resized, whole)
-            difference = 0.0
+            ids = predict(segmenter, resized, protocol)
+            differences = []
 
-            def measure(strip: Strip, said: torch.Tensor = said) -> None:
-                nonlocal difference
-                theirs = strip.scores.gather(2, said[strip.top : strip.bottom, :, None].long())[..., 0]
-                difference = max(difference, float((strip.scores.amax(2) - theirs).max()))
+            def measure(
+                strip: Strip, ids: torch.Tensor = ids, differences: list[float] = differences
+            ) -> None:
+                file_logits = strip.scores.gather(2, ids[strip.top : strip.bottom, :, None].long())[..., 0]
+                differences.append(float((strip.scores.amax(2) - file_logits).max()))
 
-            expected = predict(model, resized, whole, on_strip=measure)
-            equal = int((said == expected).sum())
-            yield Comparison(height, width, said.numel(), equal, difference)
+            expected = predict(model, resized, protocol, on_strip=measure)
+            equal = int((ids == expected).sum())
+            yield Comparison(height, width, ids.numel(), equal, max(differences))
 
 
-def _sizes(image: np.ndarray, fixed: Sequence[int] | None) -> list[tuple[int, int]]:
+def _list_sizes(image: np.ndarray, fixed: Sequence[int] | None) -> list[tuple[int, int]]:
+    """Return the sizes (height, width) to compare an image at."""
     if fixed is not None:
         return [(fixed[0], fixed[1])]
-    sides = image.shape[:2]
-    smaller = [[max(int(side * factor), least) | 1 for side in sides] for factor, least in SMALLER]
-    return [(sides[0], sides[1]), *((height, width) for height, width in smaller)]
+    height, width = image.shape[:2]
+    sizes = [(height, width)]
+    for factor, minimum in SMALLER_SIZES:
+        sizes.append((max(int(height * factor), minimum) | 1, max(int(width * factor), minimum) | 1))
+    return sizes
 
 
-def check_agreement(found: Sequence[Comparison], kind: ExportKind, path: Path) -> str:
-    """What the comparison found, in words.
+def check_agreement(comparisons: Sequence[Comparison], kind: ExportKind, path: Path) -> str:
+    """Return a sentence about the agreement.
 
     Raises:
-        ValueError: too many pixels differ; ``int8`` is judged by its score instead.
+        ValueError: too many pixels differ. ``int8`` is checked by its score instead.
     """
-    pixels, equal = sum(c.pixels for c in found), sum(c.equal for c in found)
-    share = equal / pixels
-    words = (
-        f"{_floored(share)} % of {pixels:,} pixels are equal; where they differ PyTorch prefers its own "
-        f"class by at most {max(c.difference for c in found):.2g} in logits"
+    pixels, equal = sum(c.pixels for c in comparisons), sum(c.equal for c in comparisons)
+    summary = (
+        f"{_format_percent(equal / pixels)} % of {pixels:,} pixels are equal; elsewhere the logit of "
+        f"PyTorch's class is larger by at most {max(c.difference for c in comparisons):.2g}"
     )
-    least = LEAST_EQUAL.get(kind.precision, 0.0)
-    if share < least:
-        worst = min(found, key=lambda c: c.equal / c.pixels)
-        other = "try another format=..., or a fixed image_size=[height,width]"
+    required = MIN_EQUAL.get(kind.precision, 0.0)
+    if equal / pixels < required:
+        worst = min(comparisons, key=lambda c: c.equal / c.pixels)
+        fix = "Use precision=fp32"
+        if kind.precision == "fp32":
+            fix = "Try another format=..., or a fixed image_size=[height,width]"
         raise ValueError(
-            f"{path} is not written: {words}, and precision={kind.precision} asks for {least:.2%}; the worst "
-            f"size was {worst.height}x{worst.width} ({_floored(worst.equal / worst.pixels)} %); "
-            + (other if kind.precision == "fp32" else "precision=fp32 is closer")
+            f"{path} is not written: {summary}. precision={kind.precision} requires {required:.2%}; the "
+            f"worst size was {worst.height}x{worst.width} "
+            f"({_format_percent(worst.equal / worst.pixels)} %). {fix}"
         )
-    return words
+    return summary
 
 
-def _floored(share: float) -> str:
-    """Percent with four places, and 100 only when every pixel is meant."""
-    return f"{np.floor(share * 1e6) / 1e4:.4f}"
+def _format_percent(fraction: float) -> str:
+    """Format with four decimals, rounded down: 100 only if all pixels are equal."""
+    return f"{np.floor(fraction * 1e6) / 1e4:.4f}"
 
 
 def check_int8_drop(before: float, after: float, path: Path) -> None:
-    """See that 8 bits cost little.
+    """Check that int8 lowers mIoU by at most ``MAX_INT8_DROP``.
 
     Args:
         before: mIoU of the network, a fraction.
-        after: that of the file.
+        after: mIoU of the file.
         path: of the file.
 
     Raises:
-        ValueError: they cost more than ``LARGEST_LOSS``.
+        ValueError: mIoU drops by more, or is NaN.
     """
-    if before - after > LARGEST_LOSS or np.isnan(after):
+    if before - after > MAX_INT8_DROP or np.isnan(after):
         raise ValueError(
             f"{path} is not written: int8 lowers validation mIoU from {before:.2%} to {after:.2%}, by more "
-            f"than {100 * LARGEST_LOSS:.1f} points; more calibration_images=... may help, or precision=fp16"
+            f"than {100 * MAX_INT8_DROP:.1f} points. Try more calibration_images=..., or precision=fp16"
         )

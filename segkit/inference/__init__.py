@@ -1,4 +1,4 @@
-"""Inference: from an image to class ids, under a named protocol."""
+"""Inference: from an image to class ids or probabilities, under an evaluation protocol."""
 
 from segkit.inference.preparation import prepare
 from segkit.inference.presets import build_protocol

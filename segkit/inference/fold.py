@@ -1,46 +1,46 @@
-"""Batch norms disappear into the convolutions before them, and ReLUs into the pass that writes the result.
+"""Folding of batch norms into the convolutions before them, and of ReLUs into oneDNN convolutions.
 
-In evaluation a batch norm that reads a convolution's result, alone, is a change of that convolution's
-weights. Which one does is read from the traced forward pass.
+In evaluation mode, a batch norm that is the only reader of a convolution's output equals a change of that
+convolution's weights. Which batch norm follows which convolution is read from the forward pass, traced with
+``torch.fx``.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-import operator
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-IDLE = (nn.Identity, nn.Dropout, nn.Dropout2d)  # do nothing in evaluation
-NORM = (nn.BatchNorm2d, nn.SyncBatchNorm)
+INACTIVE = (nn.Identity, nn.Dropout, nn.Dropout2d)  # without effect in evaluation mode
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class OneDNNConvolution(nn.Module):
-    """A float32 convolution on a CPU that can rectify what it writes, without another pass over it."""
+    """A float32 CPU convolution with an activation in the same pass: ``none`` or ``relu``."""
 
-    def __init__(self, conv: nn.Conv2d, after: str) -> None:
+    def __init__(self, conv: nn.Conv2d, activation: str) -> None:
         super().__init__()
-        self.conv, self.after = conv, after
+        self.conv, self.activation = conv, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """As convolution and activation."""
-        c = self.conv
-        how = c.padding, c.stride, c.dilation, c.groups, self.after, [], ""
-        return torch.ops.mkldnn._convolution_pointwise(x, c.weight, c.bias, *how)
+        """Return the activation of the convolution of x."""
+        conv = self.conv
+        settings = conv.padding, conv.stride, conv.dilation, conv.groups, self.activation, [], ""
+        return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *settings)
 
 
 def has_onednn_convolution() -> bool:
-    """Whether this PyTorch has the (undocumented) operation behind ``OneDNNConvolution``."""
+    """Return whether this PyTorch has the (undocumented) operator of ``OneDNNConvolution``."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-class _Known(fx.Proxy):
-    """A value of the trace that knows how many items it has: of a shape, or of chunks."""
+class _SizedProxy(fx.Proxy):
+    """A traced value with a length, so that shapes and chunks can be unpacked."""
 
     def __len__(self) -> int:
         assert isinstance(self.tracer, _Tracer)
@@ -48,102 +48,116 @@ class _Known(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Takes each module without parts as one step, and runs an example along to answer ``len``."""
+    """Records a forward pass and runs an example along, for the lengths of values.
+
+    Modules without children are recorded as one node each.
+    """
 
     def __init__(self, example: Any) -> None:
         super().__init__()
-        self.example, self.values, self.running = example, {}, False
+        self.example = example
+        self.values: dict[fx.Node, Any] = {}
+        self.is_running_example = False
+
+    @functools.cached_property
+    def interpreter(self) -> fx.Interpreter:
+        interpreter = fx.Interpreter(self.root, garbage_collect_values=False, graph=self.graph)
+        interpreter.env = self.values
+        return interpreter
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not any(True for _ in m.children())
+        return not list(m.children())
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Known(node, self)
+        return _SizedProxy(node, self)
 
     def iter(self, obj: Any) -> Iterator[Any]:
         return iter([obj[i] for i in range(len(obj))])
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
+        if self.is_running_example:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
-        return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
+        if self.is_running_example:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
-    def create_node(self, kind: str, target: Any, *given: Any, **named: Any) -> fx.Node:
-        node = super().create_node(kind, target, *given, **named)
-        self.running = True
-        self.values[node] = self.run(node)
-        self.running = False
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(kind, target, *args, **kwargs)
+        self.is_running_example = True
+        if kind == "placeholder":
+            self.values[node] = self.example
+        else:
+            self.values[node] = self.interpreter.run_node(node)
+        self.is_running_example = False
         return node
-
-    def run(self, node: fx.Node) -> Any:
-        """The value of one step for the example."""
-        target: Any = node.target
-        args, named = map_arg((node.args, node.kwargs), lambda before: self.values[before])
-        if node.op in ("placeholder", "output"):
-            return self.example
-        if node.op == "get_attr":
-            return operator.attrgetter(target)(self.root)
-        if node.op == "call_method":
-            return getattr(args[0], target)(*args[1:], **named)
-        return (self.root.get_submodule(target) if node.op == "call_module" else target)(*args, **named)
 
 
 def fold_batch_norms(module: nn.Module, example: Any, *, onednn: bool) -> nn.Module:
-    """The module, in evaluation mode, with batch norms folded; its parts are reused and changed.
+    """Fold the batch norms of a module in evaluation mode; its submodules are reused and changed.
 
     Args:
-        module: of one argument, of float32 or float64.
+        module: takes one argument; float32 or float64.
         example: an argument for it.
-        onednn: let convolutions rectify; only for float32 on a CPU.
+        onednn: use ``OneDNNConvolution``; only for float32 on a CPU.
+
+    Returns:
+        The traced module, or ``module`` itself if it cannot be traced.
     """
     tracer = _Tracer(example)
     try:
         graph = tracer.trace(module)
-    except Exception as error:  # whatever a forward does that a trace cannot hold
+    except Exception as error:  # a forward pass can raise anything during tracing
         name = type(module).__name__
-        logging.getLogger("segkit").debug("%s cannot be traced and runs as it is: %s", name, error)
+        logging.getLogger("segkit").debug("%s cannot be traced, its batch norms stay: %s", name, error)
         return module
     traced = fx.GraphModule(tracer.root, graph)
     for node in list(graph.nodes):
-        _simplify(traced, node, onednn=onednn)
-    for node in graph.nodes if onednn else ():
-        conv = _part(traced, node)
-        if isinstance(conv, nn.Conv2d) and _plain(conv):
-            traced.set_submodule(node.target, OneDNNConvolution(conv, "none"))
+        _fold_node(traced, node, onednn=onednn)
+    if onednn:
+        for node in graph.nodes:
+            conv = _find_module(traced, node)
+            if isinstance(conv, nn.Conv2d) and _is_ordinary(conv):
+                traced.set_submodule(node.target, OneDNNConvolution(conv, "none"))
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
 
 
-def _part(traced: fx.GraphModule, node: Any) -> nn.Module | None:
-    return traced.get_submodule(node.target) if node.op == "call_module" else None
-
-
-def _simplify(traced: fx.GraphModule, node: fx.Node, *, onednn: bool) -> None:
-    """Take a step out of the graph if the convolution before it can do its work."""
-    step = _part(traced, node)
-    if not isinstance(step, (*IDLE, *NORM, nn.ReLU)):
+def _fold_node(traced: fx.GraphModule, node: fx.Node, *, onednn: bool) -> None:
+    """Remove a node if it has no effect, or if the convolution before it can take over its work."""
+    module = _find_module(traced, node)
+    if not isinstance(module, (*INACTIVE, *NORMS, nn.ReLU)):
         return
-    before: Any = node.args[0]
-    conv = _part(traced, before)
-    if not isinstance(step, IDLE):
-        alone = [user.target for user in traced.graph.nodes].count(before.target) == 1 and len(
-            before.users
-        ) == 1
-        if not (isinstance(conv, nn.Conv2d) and alone):
+    source: Any = node.args[0]
+    if not isinstance(module, INACTIVE):
+        conv = _find_module(traced, source)
+        if not isinstance(conv, nn.Conv2d) or not _is_used_once(traced, source):
             return
-        if isinstance(step, nn.ReLU):
-            if not (onednn and _plain(conv)):
-                return
-            traced.set_submodule(before.target, OneDNNConvolution(conv, "relu"))
+        if isinstance(module, NORMS):
+            traced.set_submodule(source.target, fuse_conv_bn_eval(conv, module))
+        elif onednn and _is_ordinary(conv):
+            traced.set_submodule(source.target, OneDNNConvolution(conv, "relu"))
         else:
-            assert isinstance(step, nn.BatchNorm2d | nn.SyncBatchNorm)
-            traced.set_submodule(before.target, fuse_conv_bn_eval(conv, step))
-    node.replace_all_uses_with(before)
+            return
+    node.replace_all_uses_with(source)
     traced.graph.erase_node(node)
 
 
-def _plain(conv: nn.Conv2d) -> bool:
-    own = type(conv).forward is not nn.Conv2d.forward  # it pads, or treats its weights, in a way of its own
-    return not own and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+def _find_module(traced: fx.GraphModule, node: Any) -> nn.Module | None:
+    """Return the module that a node calls, None for other nodes."""
+    return traced.get_submodule(node.target) if node.op == "call_module" else None
+
+
+def _is_used_once(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a module is called once and its output read once."""
+    calls = [other for other in traced.graph.nodes if other.target == node.target]
+    return len(calls) == 1 and len(node.users) == 1
+
+
+def _is_ordinary(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution has the forward pass of ``nn.Conv2d`` and numeric zero padding."""
+    has_own_forward = type(conv).forward is not nn.Conv2d.forward
+    return not has_own_forward and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)

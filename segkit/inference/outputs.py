@@ -1,4 +1,4 @@
-"""Predicted images as files: ids, colors, overlays, probabilities."""
+"""Prediction files of an image: ids, colors, overlays, probabilities."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from segkit.runtime import files
 from segkit.visualize import overlays
 
 KINDS = {"ids": ".png", "colors": ".png", "overlays": ".jpg", "probabilities": ".npz"}
-
-
-LEGEND_WIDTH = 1000  # pixels; a wider image has its legend enlarged, so that it can be read beside it
+LEGEND_WIDTH = 1000  # pixels; the legend of a wider image is enlarged so that it stays readable
 
 
 def output_path(folder: Path, kind: str, name: str) -> Path:
-    """Where one kind of image of one name is kept."""
+    """Return the file of one kind for the image of this name."""
     return folder / kind / f"{name}{KINDS[kind]}"
 
 
@@ -35,16 +33,15 @@ def save_prediction(
     kinds: Collection[str],
     probabilities: np.ndarray | None = None,
 ) -> None:
-    """Write what was predicted for one image, each file whole or not at all.
+    """Write the prediction of one image, each file atomically.
 
     Args:
-        folder: of the results; each kind has a folder in it.
-        name: of the image, with folders.
+        folder: of the results; receives a folder for each kind.
+        name: of the image, with its folders.
         image: (H, W, 3) uint8 RGB.
         ids: (H, W) class ids.
         table: of the classes.
-        kinds: ``ids`` as the data set's masks have them, ``colors``, ``overlays`` with a legend,
-            ``probabilities``.
+        kinds: ``ids`` as in the data set's masks, ``colors``, ``overlays`` with a legend, ``probabilities``.
         probabilities: (K, H, W), for ``probabilities``.
     """
     assert ids.shape == image.shape[:2], (name, ids.shape, image.shape)
@@ -56,16 +53,16 @@ def save_prediction(
         overlays.save_image(output_path(folder, "overlays", name), add_legend(image, ids, table))
     if "probabilities" in kinds:
         assert probabilities is not None
-        target = output_path(folder, "probabilities", name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic_write(target) as file:
+        path = output_path(folder, "probabilities", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_write(path) as file:
             np.savez_compressed(file, probabilities=probabilities.astype(np.float16), names=table.names)
 
 
 def save_geotiff(folder: Path, name: str, raw: np.ndarray, source: Path) -> None:
-    """Raw ids (H, W) as a GeoTIFF in the place of their source, beside the PNG, if it has one on Earth.
+    """Write raw ids (H, W) as a GeoTIFF with the position of the source image, if it has one.
 
-    Needs rasterio; without it, or for images that say no place, nothing is written.
+    Does nothing without rasterio.
     """
     if source.suffix.lower() not in (".tif", ".tiff", ".jp2") or not importlib.util.find_spec("rasterio"):
         return
@@ -76,25 +73,24 @@ def save_geotiff(folder: Path, name: str, raw: np.ndarray, source: Path) -> None
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(source) as file:
             crs, transform, shape = file.crs, file.transform, file.shape
-        if (crs is None and transform.is_identity) or shape != raw.shape:
+        has_position = crs is not None or not transform.is_identity
+        if not has_position or shape != raw.shape:
             return
         profile = {"height": raw.shape[0], "width": raw.shape[1], "count": 1, "dtype": raw.dtype.name}
+        profile |= {"driver": "GTiff", "crs": crs, "transform": transform, "compress": "deflate"}
         with rasterio.MemoryFile() as memory:
-            with memory.open(
-                driver="GTiff", crs=crs, transform=transform, compress="deflate", **profile
-            ) as file:
+            with memory.open(**profile) as file:
                 file.write(raw, 1)
             with files.atomic_write(output_path(folder, "ids", name).with_suffix(".tif")) as target:
                 target.write(memory.read())
 
 
 def add_legend(image: np.ndarray, ids: np.ndarray, table: LabelMap) -> np.ndarray:
-    """The image with its classes painted over it, and below it the names of those that occur."""
+    """Return the image with its classes overlaid, and below it a legend of the classes that occur."""
     present = np.unique(ids)
     names = [table.names[k] for k in present]
-    width = image.shape[1]
-    times = max(1, round(width / LEGEND_WIDTH))
-    legend = overlays.draw_legend(names, table.colors[present], width=width // times)
-    if times > 1:
-        legend = cv2.resize(legend, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
+    factor = max(1, round(image.shape[1] / LEGEND_WIDTH))
+    legend = overlays.draw_legend(names, table.colors[present], width=image.shape[1] // factor)
+    if factor > 1:
+        legend = cv2.resize(legend, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     return overlays.stack_vertically(overlays.draw_overlay(image, ids, table.colors), legend)

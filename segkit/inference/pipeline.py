@@ -1,6 +1,6 @@
-"""Reading before and writing behind the network, each in a thread of its own, with bounded waiting.
+"""Threads that read inputs before and write outputs behind the network, with bounded queues.
 
-Decoding and encoding run outside Python's lock, so the network hardly waits for either.
+Decoding and encoding release Python's lock, so the network hardly waits for either.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ T = TypeVar("T")
 
 
 class ReaderThread(Iterator[tuple[T, int]]):
-    """Items as a thread reads them, each with the number of those dropped just before it.
+    """Items read by a thread, each with the number of items dropped just before it.
 
-    A context: on leaving it the thread stops, after the item it is at.
+    A context manager: leaving it stops the thread after its current item.
 
     Args:
-        items: read in the thread; what it raises is raised here.
-        most: items that wait at once.
-        drop: when that many wait, drop the oldest in place of pausing: for a camera, which does not pause.
+        items: iterated in the thread; its exceptions are raised here, after the items before them.
+        most: size of the queue.
+        drop: when the queue is full, drop the oldest item instead of waiting; for cameras, which do not wait.
     """
 
     def __init__(self, items: Iterable[T], *, most: int = 2, drop: bool = False) -> None:
-        self.items, self.most, self.drop = items, 1 if drop else most, drop
-        self.waiting: deque[T] = deque()
+        self.items, self.most, self.drop = items, most, drop
+        if drop:
+            self.most = 1
+        self.queue: deque[T] = deque()
         self.changed = threading.Condition()
-        self.dropped, self.ended, self.stopped = 0, False, False
+        self.dropped, self.has_ended, self.is_stopped = 0, False, False
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
@@ -38,28 +40,27 @@ class ReaderThread(Iterator[tuple[T, int]]):
         try:
             for item in self.items:
                 with self.changed:
-                    self.changed.wait_for(lambda: self.stopped or self.drop or len(self.waiting) < self.most)
-                    if self.stopped:
+                    self.changed.wait_for(lambda: self.is_stopped or self.drop or len(self.queue) < self.most)
+                    if self.is_stopped:
                         break
-                    if len(self.waiting) == self.most:
-                        self.waiting.popleft()
+                    if len(self.queue) == self.most:
+                        self.queue.popleft()
                         self.dropped += 1
-                    self.waiting.append(item)
+                    self.queue.append(item)
                     self.changed.notify_all()
-        except BaseException as error:  # whatever reading meets is raised where the items are used
+        except BaseException as error:  # raised by __next__
             self.error = error
         with self.changed:
-            self.ended = True
+            self.has_ended = True
             self.changed.notify_all()
 
     def __next__(self) -> tuple[T, int]:
         with self.changed:
-            self.changed.wait_for(lambda: self.waiting or self.ended)
-            if not self.waiting:
-                if self.error is not None:
-                    raise self.error
-                raise StopIteration
-            item, dropped, self.dropped = self.waiting.popleft(), self.dropped, 0
+            self.changed.wait_for(lambda: self.queue or self.has_ended)
+            if not self.queue:
+                raise self.error or StopIteration
+            item = self.queue.popleft()
+            dropped, self.dropped = self.dropped, 0
             self.changed.notify_all()
             return item, dropped
 
@@ -68,27 +69,28 @@ class ReaderThread(Iterator[tuple[T, int]]):
 
     def __exit__(self, *_: object) -> None:
         with self.changed:
-            self.stopped = True
+            self.is_stopped = True
             self.changed.notify_all()
-        self.thread.join(5)  # a camera that hangs is left to the end of the process
+        self.thread.join(5)  # a camera that hangs ends with the process
 
 
 class WriterThread:
-    """Calls made one after the other in a thread; at most ``most`` wait.
+    """A thread that makes calls in order; at most ``most`` are queued.
 
-    A context: on leaving it all are done. What one raises is raised by the next ``submit``, or on leaving.
+    A context manager: leaving it waits for all calls. An exception of a call is raised by the next ``submit``
+    or on leaving.
     """
 
     def __init__(self, *, most: int = 2) -> None:
         self.most = most
         self.pool = ThreadPoolExecutor(1)
-        self.waiting: deque[Future[None]] = deque()
+        self.queue: deque[Future[None]] = deque()
 
-    def submit(self, call: Callable[..., None], *given: Any, **named: Any) -> None:
-        """Make a call when those before it are done."""
-        while len(self.waiting) >= self.most or (self.waiting and self.waiting[0].done()):
-            self.waiting.popleft().result()
-        self.waiting.append(self.pool.submit(call, *given, **named))
+    def submit(self, fn: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Queue a call; waits while the queue is full."""
+        while len(self.queue) >= self.most or (self.queue and self.queue[0].done()):
+            self.queue.popleft().result()
+        self.queue.append(self.pool.submit(fn, *args, **kwargs))
 
     def __enter__(self) -> Self:
         return self
@@ -96,5 +98,5 @@ class WriterThread:
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.pool.shutdown()
         if kind is None:
-            for call in self.waiting:
+            for call in self.queue:
                 call.result()

@@ -1,4 +1,4 @@
-"""Prediction of many images or of a video: what is there already is left out, failures are collected."""
+"""Prediction of many images or of a video; existing outputs are skipped, failures are collected."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from segkit.runtime import distributed
 from segkit.types import class_id_dtype
 from segkit.visualize.overlays import colorize, to_display_rgb
 
-STREAMS = ("colors", "overlays")  # kinds of which a video makes a video
+VIDEO_KINDS = ("colors", "overlays")  # written as videos if the input is one
 
 
 class Outcome(NamedTuple):
-    """Numbers of images or frames, and a line about each failure."""
+    """Numbers of images or frames, and one line for each failure."""
 
     predicted: int
     skipped: int
@@ -37,120 +37,123 @@ class Outcome(NamedTuple):
 def predict_images(
     predictor: Predictor, images: Sequence[ImageFile], folder: Path, *, kinds: Collection[str], resume: bool
 ) -> Outcome:
-    """Predict images, shared out to the processes, and write the outputs that are missing.
+    """Predict images, distributed over the ranks, and write the missing outputs.
 
     Args:
         predictor: of the trained network.
-        images: with the names that ``prediction_index.claim`` gave them.
-        folder: receives a folder of each kind.
+        images: with the names from ``prediction_index.claim_outputs``.
+        folder: receives a folder for each kind.
         kinds: of ``outputs.KINDS``.
-        resume: leave out what is there.
+        resume: skip existing outputs.
 
     Raises:
-        ValueError: outputs are there and ``resume`` is false, or the first image cannot be predicted, as with
+        ValueError: outputs exist and ``resume`` is false, or the first image cannot be predicted, as with
             broken weights.
     """
-    missing = {image: _missing(folder, image.name, kinds) for image in images}
-    there = [image for image, needed in missing.items() if len(needed) < len(set(kinds))]
-    _check_resume(folder, len(there), f"of these {len(images)} predictions", resume=resume)
-    distributed.barrier()  # nobody writes before all have looked
-    waiting = [image for image in images if missing[image]]
-    mine = waiting[distributed.rank() :: distributed.world_size()]
-    is_silent = None if distributed.is_main() else True  # None: silent where there is no terminal
+    missing = {image: _missing_kinds(folder, image.name, kinds) for image in images}
+    existing = sum(len(missing[image]) < len(set(kinds)) for image in images)
+    _check_resume(folder, existing, f"of these {len(images)} predictions", resume=resume)
+    distributed.barrier()  # no rank writes before all have looked
+    pending = [image for image in images if missing[image]]
+    own_images = pending[distributed.rank() :: distributed.world_size()]
+    is_disabled = None if distributed.is_main() else True  # None: disabled without a terminal
     predicted, failures = 0, []
-    with WriterThread() as writing:
-        reading = sources.read_images(mine, predictor.bands)
-        for image, pixels in tqdm(reading, "predicting", len(mine), unit="image", disable=is_silent):
+    images_read = sources.read_images(own_images, predictor.bands)
+    with WriterThread() as writer, ReaderThread(images_read, most=1) as reader:
+        progress = tqdm(reader, "predicting", len(own_images), unit="image", disable=is_disabled)
+        for (image, pixels), _ in progress:
             if isinstance(pixels, Exception):
                 failures.append(str(pixels))
                 continue
             needed = missing[image]
             try:
                 ids, probabilities = _predict(predictor, pixels, needed)
-            except ValueError as error:  # such as another size than that of an exported file
+            except ValueError as error:  # for example, not the fixed size of an exported file
                 if not predicted:
                     raise
                 failures.append(f"{image.file}: {error}")
                 continue
             predicted += 1
-            shown = to_display_rgb(pixels, predictor.bands)
+            rgb = to_display_rgb(pixels, predictor.bands)
             options = {"kinds": needed, "probabilities": probabilities}
-            writing.submit(
-                outputs.save_prediction, folder, image.name, shown, ids, predictor.table, **options
-            )
+            writer.submit(outputs.save_prediction, folder, image.name, rgb, ids, predictor.table, **options)
             if "ids" in needed:
                 raw = predictor.table.decode(ids)
-                writing.submit(outputs.save_geotiff, folder, image.name, raw, image.file)
+                writer.submit(outputs.save_geotiff, folder, image.name, raw, image.file)
     failures = [line for part in distributed.gather(failures) for line in part]
-    return Outcome(len(waiting) - len(failures), len(images) - len(waiting), len(failures), failures)
+    return Outcome(len(pending) - len(failures), len(images) - len(pending), len(failures), failures)
 
 
 def predict_video(
     predictor: Predictor, video: Video, folder: Path, name: str, *, kinds: Collection[str], resume: bool
 ) -> tuple[Outcome, int]:
-    """Predict frame by frame: colors and overlays become videos, ids and probabilities a file each frame.
+    """Predict frame by frame; colors and overlays are written as videos, ids and probabilities per frame.
 
-    A camera is looked at until Ctrl-C. Of its frames the newest is taken each time the network is free; the
-    others are dropped. A video shows the frame before in place of dropped and of unreadable ones, so that it
-    lasts as long as its source.
+    A camera is read until Ctrl-C. Whenever the network is free it takes the newest frame; others are dropped.
+    The output video repeats the last frame in place of dropped and unreadable frames, so it lasts as long as
+    its source.
 
     Returns:
-        The outcome, and the number of frames that were dropped.
+        The outcome, and the number of dropped frames.
 
     Raises:
-        ValueError: outputs are there and ``resume`` is false, or the network's weights are broken.
+        ValueError: outputs exist and ``resume`` is false, or the network's weights are broken.
     """
-    streams = {kind: folder / kind / f"{name}.mp4" for kind in STREAMS if kind in kinds}
-    stills = [kind for kind in kinds if kind not in STREAMS]
-    there = [path for path in streams.values() if path.exists()]
-    there += [folder / kind / name for kind in stills if (folder / kind / name).exists()]
-    _check_resume(folder, len(there), f"output{'s' * (len(there) > 1)} of {name}", resume=resume)
+    video_paths = {kind: folder / kind / f"{name}.mp4" for kind in VIDEO_KINDS if kind in kinds}
+    frame_kinds = [kind for kind in kinds if kind not in VIDEO_KINDS]
+    existing = [path for path in video_paths.values() if path.exists()]
+    existing += [folder / kind / name for kind in frame_kinds if (folder / kind / name).exists()]
+    _check_resume(folder, len(existing), f"output{'s' * (len(existing) > 1)} of {name}", resume=resume)
     predicted = skipped = dropped = 0
-    following = 0  # number of the next frame of the streams
-    until = contextlib.suppress(KeyboardInterrupt) if video.endless else contextlib.nullcontext()
-    with contextlib.ExitStack() as stack, until:
-        files = {
+    next_number = 0  # of the output videos
+    interrupts = [KeyboardInterrupt] if video.endless else []
+    with contextlib.ExitStack() as stack, contextlib.suppress(*interrupts):  # files are closed after Ctrl-C
+        video_files = {
             kind: stack.enter_context(VideoFile(path, video.rate))
-            for kind, path in streams.items()
+            for kind, path in video_paths.items()
             if not path.exists()
         }
-        writing = stack.enter_context(WriterThread())
-        reading = stack.enter_context(ReaderThread(video, drop=video.endless))
-        for (number, image), lost in tqdm(reading, "predicting", video.length, unit="frame", disable=None):
-            still = f"{name}/{number:06d}"
-            dropped += lost
-            needed = _missing(folder, still, stills)
-            if not needed and not files:
+        writer = stack.enter_context(WriterThread())
+        reader = stack.enter_context(ReaderThread(video, drop=video.endless))
+        frames = tqdm(reader, "predicting", video.length, unit="frame", disable=None)
+        for (number, image), dropped_before in frames:
+            frame_name = f"{name}/{number:06d}"
+            dropped += dropped_before
+            needed = _missing_kinds(folder, frame_name, frame_kinds)
+            if not needed and not video_files:
                 skipped += 1
                 continue
             ids, probabilities = _predict(predictor, image, needed)
             options = {"kinds": needed, "probabilities": probabilities}
-            writing.submit(outputs.save_prediction, folder, still, image, ids, predictor.table, **options)
-            for kind, file in files.items():
-                repeats = number - following
-                writing.submit(_add_frame, file, kind, image, ids, predictor, repeats=repeats)
-            following = number + 1
+            writer.submit(outputs.save_prediction, folder, frame_name, image, ids, predictor.table, **options)
+            for kind, file in video_files.items():
+                repeats = number - next_number
+                writer.submit(_add_frame, file, kind, image, ids, predictor, repeats=repeats)
+            next_number = number + 1
             predicted += 1
-    failed = 0 if video.length is None else max(0, video.length - video.seen)
-    failures = [f"{video.source}: only {video.seen} of {video.length} frames can be read"] if failed else []
+    failed, failures = 0, []
+    if video.length is not None and video.seen < video.length:
+        failed = video.length - video.seen
+        failures = [f"{video.source}: only {video.seen} of {video.length} frames can be read"]
     return Outcome(predicted, skipped, failed, failures), dropped
 
 
-def _missing(folder: Path, name: str, kinds: Collection[str]) -> list[str]:
+def _missing_kinds(folder: Path, name: str, kinds: Collection[str]) -> list[str]:
     return [kind for kind in kinds if not outputs.output_path(folder, kind, name).exists()]
 
 
-def _check_resume(folder: Path, there: int, of_what: str, *, resume: bool) -> None:
-    if there and not resume:
+def _check_resume(folder: Path, existing: int, description: str, *, resume: bool) -> None:
+    if existing and not resume:
         raise ValueError(
-            f"{folder} holds {there} {of_what}; leave them out with resume=true or choose another output=..."
+            f"output={folder}: has {existing} {description} already. Skip them with resume=true, or choose "
+            "another output=..."
         )
 
 
 def _predict(
     predictor: Predictor, image: np.ndarray, kinds: Collection[str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return class ids, and probabilities where they are wanted."""
+    """Return class ids, and probabilities if they are among the kinds."""
     if "probabilities" not in kinds:
         return predictor.predict(image), None
     probabilities = predictor.probabilities(image)
@@ -160,15 +163,15 @@ def _predict(
 def _add_frame(
     file: VideoFile, kind: str, image: np.ndarray, ids: np.ndarray, predictor: Predictor, *, repeats: int
 ) -> None:
-    """Append a frame; before it the last one for each that is missing, at the start the frame itself."""
+    """Append a frame, after ``repeats`` copies of the last one (of this one at the start)."""
     table = predictor.table
     if kind == "colors":
-        drawn = colorize(ids, table.colors)
+        frame = colorize(ids, table.colors)
     else:
-        drawn = add_legend_strip(image, ids, table.names, table.colors)
+        frame = add_legend_strip(image, ids, table.names, table.colors)
     for _ in range(repeats):
         if file.last is None:
-            file.add(drawn)
+            file.add(frame)
         else:
             file.repeat()
-    file.add(drawn)
+    file.add(frame)

@@ -1,7 +1,7 @@
 """``predictions.json`` in a folder of predictions: the input, network and protocol of every output.
 
-An output belongs to one input. The index is written before the first prediction, and an output of another
-input, network or protocol is never written over.
+The index is written before the first prediction. Outputs of another input, network or protocol are never
+overwritten.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from segkit.runtime import files
 
 NAME = "predictions.json"
 FORMAT = 1
-SHOWN = 3  # conflicts listed in an error
+MAX_LISTED = 3  # conflicts in an error message
 
 
 class ImageFile(NamedTuple):
@@ -28,7 +28,7 @@ class ImageFile(NamedTuple):
 
     file: Path
     name: str
-    camera: int | None = None  # its number; there is no file then
+    camera: int | None = None  # number of a camera, which has no file
 
 
 class Origin(NamedTuple):
@@ -37,7 +37,7 @@ class Origin(NamedTuple):
     input: str  # absolute path
     size: int  # bytes
     modified: int  # time in nanoseconds
-    network: str  # key in ``networks``
+    network: str  # key in ``Index.networks``
 
 
 class Index(NamedTuple):
@@ -49,10 +49,10 @@ class Index(NamedTuple):
 
 
 def read_index(folder: Path) -> Index | None:
-    """Return the index of a folder, None where there is none.
+    """Return the index of a folder, None if there is none.
 
     Raises:
-        ValueError: there is a file of this name that segkit did not write.
+        ValueError: the file was not written by segkit, or is damaged.
     """
     path = folder / NAME
     if not path.is_file():
@@ -70,28 +70,31 @@ def read_index(folder: Path) -> Index | None:
 
 
 def find_outputs(folder: Path, name: str) -> list[Path]:
-    """Return all that lies in a folder under the name of one input."""
-    places = [
-        folder / kind / f"{name}{end}" for kind, suffix in KINDS.items() for end in (suffix, ".mp4", "")
-    ]
-    return [place for place in [*places, folder / "ids" / f"{name}.tif"] if place.exists()]
+    """Return the existing outputs of one name: files, videos and folders of frames."""
+    paths = [folder / "ids" / f"{name}.tif"]
+    for kind, suffix in KINDS.items():
+        paths += [folder / kind / f"{name}{end}" for end in (suffix, ".mp4", "")]
+    return [path for path in paths if path.exists()]
 
 
 def drop_outputs(paths: Iterable[Path], base: Path) -> list[Path]:
     """Return the paths that no index at or below ``base`` lists as an output."""
-    names: dict[Path, set[str]] = {}
+    names_by_folder: dict[Path, set[str]] = {}
+
+    def read_names(folder: Path) -> set[str]:
+        if folder not in names_by_folder:
+            try:
+                index = read_index(folder)
+            except ValueError:
+                index = None
+            names_by_folder[folder] = set(index.origins) if index else set()
+        return names_by_folder[folder]
 
     def is_output(path: Path) -> bool:
         for folder in path.parents:
-            if folder not in names:
-                try:
-                    index = read_index(folder)
-                except ValueError:
-                    index = None
-                names[folder] = set(index.origins) if index else set()
             kind, *parts = path.relative_to(folder).with_suffix("").parts
-            is_listed = {"/".join(parts), "/".join(parts[:-1])} & names[folder]  # an image, a video's frame
-            if kind in KINDS and is_listed:
+            candidates = {"/".join(parts), "/".join(parts[:-1])}  # an image, or a frame of a video
+            if kind in KINDS and candidates & read_names(folder):
                 return True
             if folder == base:
                 break
@@ -108,21 +111,21 @@ def claim_outputs(
     network: Mapping[str, Any],
     is_default: bool,
 ) -> tuple[Path, list[ImageFile]]:
-    """Give each input its name in a folder, and write the index.
+    """Assign output names to the inputs, and write the index.
 
     Args:
         folder: of the predictions.
-        images: named as in an empty folder; an input that the index lists keeps its name.
+        images: named as in an empty folder; inputs in the index keep their names.
         source: ``input=``, absolute.
-        network: hash of the weights and protocol, plain values.
-        is_default: the user named no folder; one of another source or network is left alone, and the next
-            free of ``folder-2``, ``folder-3``, ... is taken.
+        network: hash of the weights, and protocol, as plain values.
+        is_default: ``output=`` is not set: use the first of ``folder``, ``folder-2``, ... that is free or
+            belongs to the same source and network.
 
     Returns:
-        The folder and the images.
+        The folder and the renamed images.
 
     Raises:
-        ValueError: there are outputs of another input, network or protocol.
+        ValueError: outputs of another input, network or protocol have these names.
         OSError: the folder cannot be written.
     """
     plain = json.loads(json.dumps(network))
@@ -131,22 +134,23 @@ def claim_outputs(
         folder = _find_own_folder(folder, source, key)
     index = read_index(folder) or Index(source, {}, {})
     names = {origin.input: name for name, origin in index.origins.items()}
+    new_origins = [describe_origin(image, key) for image in images]
+    names_of_known_inputs = {names[origin.input] for origin in new_origins if origin.input in names}
     claimed, origins, conflicts = [], dict(index.origins), list[str]()
-    own = {names[path] for image in images if (path := describe_origin(image, key).input) in names}
-    for image in images:
-        origin = describe_origin(image, key)
-        name = names.get(origin.input) or _find_free(image.name, own)
+    for image, origin in zip(images, new_origins, strict=True):
+        name = names.get(origin.input) or _make_unique(image.name, names_of_known_inputs)
         conflict = _find_conflict(folder, name, origin, origins.get(name))
         if conflict:
             conflicts.append(f"{name}: {conflict}")
         origins[name] = origin
         claimed.append(image._replace(name=name))
     if conflicts:
-        more = f"\n  and {len(conflicts) - SHOWN} more" if len(conflicts) > SHOWN else ""
-        listed = "\n  ".join(conflicts[:SHOWN])
+        lines = conflicts[:MAX_LISTED]
+        if len(conflicts) > MAX_LISTED:
+            lines.append(f"and {len(conflicts) - MAX_LISTED} more")
+        listed = "\n  ".join(lines)
         raise ValueError(
-            f"output={folder}: has other predictions of these names. Choose another output=...\n"
-            f"  {listed}{more}"
+            f"output={folder}: has other predictions of these names. Choose another output=...\n  {listed}"
         )
     content = {"segkit": FORMAT, "source": index.source, "networks": {**index.networks, key: plain}}
     files.make_output_folder(folder)
@@ -156,34 +160,38 @@ def claim_outputs(
 
 
 def describe_origin(image: ImageFile, network: str) -> Origin:
-    """Return the origin of what is predicted from a file or a camera."""
+    """Return the origin of the outputs of a file or a camera."""
     if image.camera is not None:
         return Origin(f"{image.name}, started at {time.time_ns()}", 0, 0, network)
-    file = image.file
-    status = file.stat() if file.exists() else None  # a missing file of a list is reported when it is read
-    size, modified = (status.st_size, status.st_mtime_ns) if status else (0, 0)
-    return Origin(os.path.abspath(file), size, modified, network)  # noqa: PTH100 - symbolic links stay
+    path = os.path.abspath(image.file)  # noqa: PTH100 - keeps symbolic links
+    if not image.file.exists():  # listed but missing; reported when it is read
+        return Origin(path, 0, 0, network)
+    status = image.file.stat()
+    return Origin(path, status.st_size, status.st_mtime_ns, network)
 
 
 def _find_own_folder(folder: Path, source: str, key: str) -> Path:
+    """Return the first of ``folder``, ``folder-2``, ... that is free or has this source and network."""
     for number in itertools.count(1):
-        place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        index = read_index(place)
-        if index is None and not any((place / kind).exists() for kind in KINDS):
-            return place
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        index = read_index(candidate)
+        if index is None and not any((candidate / kind).exists() for kind in KINDS):
+            return candidate
         if index is not None and index.source == source and list(index.networks) == [key]:
-            return place
+            return candidate
     raise AssertionError
 
 
-def _find_free(name: str, taken: set[str]) -> str:
-    """Return the name, with a number where another image of the same source has it already."""
+def _make_unique(name: str, taken: set[str]) -> str:
+    """Return the name, with a number appended if it is taken."""
+    if name not in taken:
+        return name
     numbered = (f"{name}-{number}" for number in itertools.count(2))
-    return next(one for one in itertools.chain([name], numbered) if one not in taken)
+    return next(candidate for candidate in numbered if candidate not in taken)
 
 
 def _find_conflict(folder: Path, name: str, origin: Origin, known: Origin | None) -> str:
-    """Return why outputs of this name may not be written, empty where they may."""
+    """Return why outputs of this name must not be written, empty if they may be."""
     if known is not None and known.input != origin.input:
         return f"predicted from {known.input}"
     if known == origin or not find_outputs(folder, name):

@@ -1,4 +1,4 @@
-"""A copy of a model made for inference: batch norms folded, channels last, float32 or bf16."""
+"""Copies of a model made for inference: batch norms folded, channels last, float32 or bf16."""
 
 from __future__ import annotations
 
@@ -16,34 +16,30 @@ from segkit.runtime.precision import supports_bf16
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
 
-TOLERANCE = 1e-3  # of the largest logit; folding in float32 moves them by about a millionth
-TRIALS = ((1, 65, 97), (2, 72, 64))  # of batch and sides, because a trace might have frozen one
+LOG = logging.getLogger("segkit")
+TOLERANCE = 1e-3  # of the largest logit; folding in float32 changes them by about a millionth
+TRIAL_SHAPES = ((1, 65, 97), (2, 72, 64))  # batch, height, width; two, as a trace might fix one
 
 
 def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] = "float32") -> Segmenter:
-    """A copy in evaluation mode, without auxiliary head, that gives the same logits sooner, up to rounding.
+    """Return a faster copy in evaluation mode, without auxiliary head; logits are equal up to rounding.
 
     Args:
-        model: it is left alone.
-        precision: of weights and activations; the constants of normalization keep theirs. ``auto`` is bf16
-            where the model's device has units for it.
+        model: not changed.
+        precision: of weights and activations; normalization constants keep theirs. ``auto`` is bf16 where the
+            model's device has units for it.
     """
     device = next(model.parameters()).device
     precision = pick_precision(precision, device)
-    if (
-        with_precision := getattr(model, "with_precision", None)
-    ) is not None:  # an exported file, prepared for its own runtime
-        return with_precision(precision)
+    if hasattr(model, "with_precision"):  # an exported file, prepared for its own runtime
+        return model.with_precision(precision)  # type: ignore[operator]
     if precision == "bf16" and not supports_bf16(device):
         _warn_slow_bf16(device.type)
     fast = copy.deepcopy(model).eval()
     fast.auxiliary = None
     if hasattr(fast, "backbone"):
-        weight = next(fast.parameters())
-        exactly_float32 = precision == "float32" and weight.dtype == torch.float32
-        fast = _folded(
-            fast, onednn=exactly_float32 and weight.device.type == "cpu" and has_onednn_convolution()
-        )
+        is_float32 = precision == "float32" and next(fast.parameters()).dtype == torch.float32
+        fast = _fold(fast, onednn=is_float32 and device.type == "cpu" and has_onednn_convolution())
     if precision == "bf16":
         mean, std = fast.mean, fast.std
         fast.to(torch.bfloat16)
@@ -52,41 +48,36 @@ def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] =
 
 
 def make_portable(model: Segmenter) -> Segmenter:
-    """A copy on the CPU, in evaluation mode, without auxiliary head and with batch norms folded.
-
-    It holds operations alone that other runtimes know.
-    """
-    plain = copy.deepcopy(model).cpu().eval()
-    plain.auxiliary = None
-    return _folded(plain, onednn=False)
+    """Return a copy for export: on the CPU, batch norms folded, with standard operators only."""
+    portable = copy.deepcopy(model).cpu().eval()
+    portable.auxiliary = None
+    return _fold(portable, onednn=False)
 
 
-@functools.cache  # once
+@functools.cache  # warn once per device
 def _warn_slow_bf16(device: str) -> None:
-    logging.getLogger("segkit").warning(
-        "precision=bf16: this %s has no units for bf16, float32 is several times faster here; "
-        "precision=auto takes what is fast",
+    LOG.warning(
+        "precision=bf16: this %s has no bf16 units; float32 is several times faster. precision=auto picks it",
         device,
     )
 
 
 @torch.no_grad()
-def _folded(plain: Segmenter, *, onednn: bool) -> Segmenter:
-    """The model with batch norms folded, if it then still says the same."""
-    weight = next(plain.parameters())
-    fast = copy.deepcopy(plain)
-    shapes = [(batch, plain.in_channels, *sides) for batch, *sides in TRIALS]
-    trials = [torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight) for shape in shapes]
-    fast.backbone = fold_batch_norms(fast.backbone, trials[0], onednn=onednn)
-    fast.head = fold_batch_norms(fast.head, fast.backbone(trials[0]), onednn=onednn)
-    for image in trials:
-        expected, logits = plain(image).main, fast(image).main
-        limit = TOLERANCE * expected.abs().max()
+def _fold(model: Segmenter, *, onednn: bool) -> Segmenter:
+    """Return the model with batch norms folded, or the model itself if its logits would change."""
+    weight = next(model.parameters())
+    images = []
+    for batch, height, width in TRIAL_SHAPES:
+        generator = torch.Generator().manual_seed(0)
+        images.append(torch.rand((batch, model.in_channels, height, width), generator=generator).to(weight))
+    fast = copy.deepcopy(model)
+    fast.backbone = fold_batch_norms(fast.backbone, images[0], onednn=onednn)
+    fast.head = fold_batch_norms(fast.head, fast.backbone(images[0]), onednn=onednn)
+    for image in images:
+        expected, logits = model(image).main, fast(image).main
         if not expected.isfinite().all():
-            return plain  # whose broken weights show; a rectifier within a convolution hides NaN
-        if not (logits - expected).abs().max() <= limit:
-            logging.getLogger("segkit").warning(
-                "folding batch norms changed what this model says, so it runs as it is: right, but slower"
-            )
-            return plain
+            return model  # a ReLU inside a convolution would hide NaN of broken weights
+        if not (logits - expected).abs().max() <= TOLERANCE * expected.abs().max():
+            LOG.warning("folding batch norms changed the logits of this model: not folded, so slower")
+            return model
     return fast

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from segkit.config import CONF
-from segkit.inference.protocol import HOW_TO_COMPUTE, Protocol
+from segkit.inference.protocol import SPEED_SETTINGS, Protocol
 
 FOLDER = CONF / "evaluation"
-FREE = {"name", "evaluators", *HOW_TO_COMPUTE}  # they change none of the scores that a name stands for
+FREE = {"name", "evaluators", *SPEED_SETTINGS}  # they change none of the scores that a name stands for
 
 
 def preset(name: str, sizes: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,8 +1,7 @@
-"""A protocol is everything that decides a score besides the network and the images.
+"""Evaluation protocols: everything besides the network and the images that decides a score.
 
-``encoding`` is the procedure behind the published ResNeSt figures, ``mmseg``, ``mmseg_ms`` and
-``mmseg_slide`` are those of mmsegmentation; ``whole`` and ``sliding`` score the image at its own size, in
-one piece or in windows.
+``encoding`` is the procedure behind the published ResNeSt scores; ``mmseg``, ``mmseg_ms`` and ``mmseg_slide``
+are those of mmsegmentation. ``whole`` and ``sliding`` score images at native size, complete or in windows.
 """
 
 from __future__ import annotations
@@ -18,41 +17,40 @@ from segkit.runtime.precision import supports_bf16
 if TYPE_CHECKING:
     import torch
 
-HOW_TO_COMPUTE = ("batch_pixels", "memory")  # settings that move no score beyond rounding
+SPEED_SETTINGS = ("batch_pixels", "memory")  # they change scores by rounding only
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images become class ids, and ids a score: the settings of an evaluation, checked.
+    """The settings of an evaluation, checked.
 
-    Sizes given as one side are stored as pairs, and a window's stride as what null means.
+    Sizes given as one number are stored as pairs, and the default stride as its value.
 
     Attributes:
         name: printed beside the score.
-        scales: the image is scored at each of them and the results are merged.
-        resize: a scale multiplies the image's own size (``factor``, rounded as mmcv does), makes its long
-            side ceil(``base_size`` * scale) (``long_side``), or multiplies the ``bounds`` that it is to fit.
+        scales: the image is scored at each scale, and the results are merged.
+        resize: a scale multiplies the image's size (``factor``, rounded as in mmcv), sets its long side to
+            ceil(``base_size`` * scale) (``long_side``), or multiplies the ``bounds`` it fits (``bounds``).
         base_size: long side at scale 1, in pixels, for ``long_side``.
-        bounds: at scale 1, for ``bounds``: the most that long and short side may have, in any order.
-        resize_as: images are normalized, then resized (``float``), strip by strip; or resized as OpenCV
-            resizes ``uint8``, then normalized, as mmsegmentation does. That holds the whole image at every
-            scale, 3 bytes a pixel.
-        flip: score the mirrored image too.
-        window: side, or height and width, of the window that slides over the image; null takes it whole.
+        bounds: largest long and short side at scale 1, in any order, for ``bounds``.
+        resize_as: normalize, then resize strip by strip (``float``); or resize as OpenCV resizes ``uint8``,
+            then normalize, as mmsegmentation does. ``uint8`` needs 3 bytes per pixel at every scale.
+        flip: also score the mirrored image.
+        window: side, or height and width, of the sliding window; null scores the complete image.
         stride: step of the window; null is two thirds of it.
-        border: the last window of a row is shifted back inside (``shift``), or stays, and what is missing of
-            it is black (``pad``). Images smaller than the window are cut or padded likewise.
-        merge: what is averaged over scales and mirrored copies: ``softmax`` probabilities, or ``logits``; or
-            ``exp`` of the sum of a window's logits and those of its mirrored copy, averaged over windows.
-        align_corners: of merging scales, and of resizing images as ``float``; the network has its own.
-        absent: what a class counts in a mean that nobody labeled or predicted; see ``evaluation.metrics``.
-        evaluators: further figures, by the names of ``segkit.evaluation.evaluators``: true, or its settings.
-        precision: of the network; everything after it is float32. ``auto`` is bf16 where the device has
-            units for it.
-        batch_pixels: windows and mirrored copies of one shape are run together up to this many pixels;
-            null suits the device.
-        memory: GiB that inference may take beside network and image, to which it fits batches and strips
-            (as far as one window allows).
+        border: ``shift`` moves the last window of a row back inside the image; ``pad`` fills the part outside
+            with black. Images smaller than the window are cut or padded likewise.
+        merge: what is averaged over scales and mirrored copies: ``softmax`` probabilities or ``logits``. With
+            ``exp``, exp(logits of a window + logits of its mirrored copy) is averaged over windows.
+        align_corners: for merging scales and for resizing images as ``float``; the network has its own.
+        absent: how a mean counts classes that nobody labeled or predicted; see ``evaluation.metrics``.
+        evaluators: further metrics of ``segkit.evaluation.evaluators`` by name: true, or their settings.
+        precision: of the network; everything after it is float32. ``auto`` is bf16 where the device has units
+            for it.
+        batch_pixels: windows and mirrored copies of one shape are batched up to this many pixels; null
+            picks a value for the device.
+        memory: GiB for inference besides network and image; batches and strips are sized to fit, down to one
+            window.
 
     Raises:
         ValueError: the settings contradict each other.
@@ -78,23 +76,21 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
-            raise ValueError(
-                f"evaluation.scales={list(self.scales)}: give at least one scale, all of them above 0"
-            )
+            raise ValueError(f"evaluation.scales={list(self.scales)}: give at least one scale, all above 0")
         if self.resize == "long_side" and self.base_size is None:
             raise ValueError(
                 "evaluation.resize=long_side needs evaluation.base_size, the long side at scale 1"
             )
         if self.resize == "bounds" and self.bounds is None:
             raise ValueError("evaluation.resize=bounds needs evaluation.bounds, such as [2048, 512]")
-        window, stride = _window_and_stride(self.window, self.stride)
-        stored: dict[str, object] = {"window": window, "stride": stride, "bounds": as_pair(self.bounds)}
-        stored["scales"] = tuple(float(scale) for scale in self.scales)
-        for name, value in stored.items():
-            object.__setattr__(self, name, value)  # once, while it is made
+        window, stride = _check_window(self.window, self.stride)
+        object.__setattr__(self, "window", window)
+        object.__setattr__(self, "stride", stride)
+        object.__setattr__(self, "bounds", as_pair(self.bounds))
+        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
 
     def scaled_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
-        """Size of an image at a scale."""
+        """Return the size (height, width) of an image at a scale."""
         if self.resize == "long_side":
             assert self.base_size is not None
             long = math.ceil(self.base_size * scale)
@@ -105,33 +101,37 @@ class Protocol:
             bounds = [int(side * scale) for side in as_pair(self.bounds) or ()]
         else:
             bounds = [int(side * scale + 0.5) for side in (height, width)]
-        return _within(height, width, bounds)
+        return _fit_bounds(height, width, bounds)
 
     def resolve_precision(self, device: torch.device) -> Protocol:
-        """The same with the precision that ``auto`` means on a device: what has to stand beside a score."""
+        """Return a copy with ``precision=auto`` resolved for the device."""
         return replace(self, precision=pick_precision(self.precision, device))
 
     def as_dict(self) -> dict[str, Any]:
-        """What has to stand beside a score, as plain values for a result file."""
-        return {key: value for key, value in asdict(self).items() if key not in HOW_TO_COMPUTE}
+        """Return the settings that decide a score as plain values, for a result file."""
+        return {key: value for key, value in asdict(self).items() if key not in SPEED_SETTINGS}
 
     def __str__(self) -> str:
-        words = [f"scales {' '.join(f'{scale:g}' for scale in self.scales)}"]
+        scales = f"scales {' '.join(f'{scale:g}' for scale in self.scales)}"
         if self.resize == "long_side":
-            words[0] += f" of long side {self.base_size}"
-        if self.resize == "bounds" and (bounds := as_pair(self.bounds)):
-            words[0] += f" of what fits {max(bounds)}x{min(bounds)}"
-        words += ["resized as uint8"] if self.resize_as == "uint8" else []
-        words += ["flip"] if self.flip else []
-        if self.window and self.stride:
-            window, stride = ("x".join(map(str, as_pair(size) or ())) for size in (self.window, self.stride))
-            words.append(f"window {window} every {stride}, {self.border} at the border")
-        words += [f"merge {self.merge}", f"absent classes: {self.absent}", self.precision]
-        return f"{self.name} ({', '.join(words)})"
+            scales += f" of long side {self.base_size}"
+        bounds = as_pair(self.bounds)
+        if self.resize == "bounds" and bounds:
+            scales += f" of bounds {max(bounds)}x{min(bounds)}"
+        parts = [scales]
+        if self.resize_as == "uint8":
+            parts.append("resized as uint8")
+        if self.flip:
+            parts.append("flip")
+        if self.window:
+            window, stride = _format_size(self.window), _format_size(self.stride)
+            parts.append(f"window {window}, stride {stride}, border {self.border}")
+        parts += [f"merge {self.merge}", f"absent classes: {self.absent}", self.precision]
+        return f"{self.name} ({', '.join(parts)})"
 
 
-def _within(height: int, width: int, bounds: Sequence[int]) -> tuple[int, int]:
-    """The largest size of the same shape whose long and short side are within the bounds, as mmcv rounds it.
+def _fit_bounds(height: int, width: int, bounds: Sequence[int]) -> tuple[int, int]:
+    """Return the largest size with this aspect ratio within the bounds of long and short side, as in mmcv.
 
     mmcv turns a factor into bounds too (``Resize`` calls ``_scale_size``, then ``imrescale``), and so rounds
     twice: 201x71 times 1.75 is 351x124, not 352x124.
@@ -144,32 +144,39 @@ def _within(height: int, width: int, bounds: Sequence[int]) -> tuple[int, int]:
 def pick_precision(
     precision: Literal["auto", "float32", "bf16"], device: torch.device
 ) -> Literal["float32", "bf16"]:
-    """What ``auto`` means on a device."""
-    if precision == "auto":
-        return "bf16" if supports_bf16(device) else "float32"
-    return precision
+    """Return the precision itself; for ``auto``, bf16 where the device has units for it."""
+    if precision != "auto":
+        return precision
+    return "bf16" if supports_bf16(device) else "float32"
 
 
 def as_pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Height and width of a size that may be one side."""
+    """Return (height, width) of a size that may be a single side."""
     if size is None:
         return None
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
 
-def _window_and_stride(
+def _format_size(size: int | Sequence[int] | None) -> str:
+    return "x".join(map(str, as_pair(size) or ()))
+
+
+def _check_window(
     window: int | Sequence[int] | None, stride: int | Sequence[int] | None
 ) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Both as pairs, checked."""
-    size, step = as_pair(window), as_pair(stride)
-    if size is None and step is not None:
-        raise ValueError(f"evaluation.stride={stride} without evaluation.window: give both or neither")
-    if size and step is None:
-        step = max(1, size[0] * 2 // 3), max(1, size[1] * 2 // 3)
-    if size and step and (step[0] > size[0] or step[1] > size[1]):
+    """Return window and stride as pairs, the default stride filled in."""
+    window_pair, stride_pair = as_pair(window), as_pair(stride)
+    if window_pair is None:
+        if stride_pair is not None:
+            raise ValueError(f"evaluation.stride={stride}: needs evaluation.window; set both or neither")
+        return None, None
+    height, width = window_pair
+    if stride_pair is None:
+        return window_pair, (max(1, height * 2 // 3), max(1, width * 2 // 3))
+    if stride_pair[0] > height or stride_pair[1] > width:
         raise ValueError(
-            f"evaluation.window={window} is smaller than evaluation.stride={stride}: no window would see the "
-            "pixels between two windows; make the stride at most the window"
+            f"evaluation.stride={stride}: must be at most evaluation.window={window}, or pixels between two "
+            "windows would not be scored"
         )
-    return size, step
+    return window_pair, stride_pair

@@ -1,7 +1,7 @@
-"""Bilinear resizing of a part of an image, as if the whole had been resized.
+"""Bilinear resizing of part of an image, with the same numbers as resizing all of it.
 
-``torch.nn.functional.interpolate`` resizes whole tensors only. Strips and tiles need some rows and columns
-of the result, and the same numbers whichever strip they come from.
+``torch.nn.functional.interpolate`` resizes complete tensors only. Strips and tiles need some rows and columns
+of the result, equal to the bit for every choice of rows.
 """
 
 from __future__ import annotations
@@ -10,53 +10,73 @@ import functools
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.inference import tiles
+
+class Taps(NamedTuple):
+    """Bilinear resizing of one axis: ``(1 - weight) * source[before] + weight * source[after]``."""
+
+    before: np.ndarray  # (n) int64
+    after: np.ndarray
+    weight: np.ndarray  # float64
 
 
-class Axis(NamedTuple):
-    """Taps of resizing one axis: on the host, which decides what is cut, and on the device, which blends."""
+def compute_taps(size: int, resized: int, *, align_corners: bool) -> Taps:
+    """Return the taps of resizing an axis of ``size`` to ``resized``, as in ``F.interpolate``."""
+    target = np.arange(resized, dtype=np.float64)
+    if not align_corners:
+        position = np.maximum((target + 0.5) * (size / resized) - 0.5, 0)
+    elif resized > 1:
+        position = target * ((size - 1) / (resized - 1))
+    else:
+        position = target
+    before = np.minimum(position.astype(np.int64), size - 1)
+    return Taps(before, np.minimum(before + 1, size - 1), position - before)
 
-    taps: tiles.Taps
-    before: Tensor  # (n) int64
-    after: Tensor
-    weight: Tensor  # (n) of the type of what is blended
+
+class AxisResizer:
+    """Resizes parts of one axis from ``size`` to ``resized`` positions; copies where both are equal.
+
+    The taps are on the host, which decides what to cut, and on the device, which interpolates.
+    """
+
+    def __init__(self, taps: Taps, device: torch.device, dtype: torch.dtype, *, is_identity: bool) -> None:
+        self.taps, self.is_identity = taps, is_identity
+        self.before = torch.from_numpy(taps.before).to(device)
+        self.after = torch.from_numpy(taps.after).to(device)
+        self.weight = torch.from_numpy(taps.weight).to(dtype).to(device)
+
+    def source_range(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the source positions (first, last + 1) that results ``start..stop`` are computed from."""
+        if self.is_identity:
+            return start, stop
+        return int(self.taps.before[start]), int(self.taps.after[stop - 1]) + 1
+
+    def resize(self, source: Tensor, dim: int, start: int, stop: int, *, source_start: int = 0) -> Tensor:
+        """Return results ``start..stop`` along ``dim``; ``source`` begins at position ``source_start``."""
+        if self.is_identity:
+            return source.narrow(dim, start - source_start, stop - start)
+        before = source.index_select(dim, self.before[start:stop] - source_start)
+        after = source.index_select(dim, self.after[start:stop] - source_start)
+        shape = [1] * source.ndim
+        shape[dim] = -1
+        return torch.lerp(before, after, self.weight[start:stop].view(shape))
 
 
 @functools.lru_cache(maxsize=256)
-def interpolation_taps(
+def make_axis_resizer(
     size: int, resized: int, device: torch.device, dtype: torch.dtype, *, align_corners: bool
-) -> Axis:
-    """The taps of a whole axis; they go to the device once, not with each strip, for which it would wait."""
-    taps = tiles.taps(size, resized, align_corners=align_corners)
-    before, after, weight = map(torch.from_numpy, taps)
-    return Axis(taps, before.to(device), after.to(device), weight.to(dtype).to(device))
-
-
-def slice_taps(part: Axis, start: int, stop: int) -> Axis:
-    """The taps of the positions start..stop of the resized axis."""
-    taps = tiles.Taps(*(values[start:stop] for values in part.taps))
-    return Axis(taps, *(values[start:stop] for values in part[1:]))
-
-
-def source_range(part: Axis) -> tuple[int, int]:
-    """First and last + 1 position that the taps look at."""
-    return int(part.taps.before[0]), int(part.taps.after[-1]) + 1
-
-
-def resize_axis(values: Tensor, dim: int, part: Axis, offset: int = 0) -> Tensor:
-    """Resize one axis at the given taps; ``values`` begins at position ``offset`` of that axis."""
-    shape = [1] * values.ndim
-    shape[dim] = -1
-    before, after = (values.index_select(dim, index - offset) for index in (part.before, part.after))
-    return torch.lerp(before, after, part.weight.view(shape))
+) -> AxisResizer:
+    """Return the resizer of an axis; cached, because copying taps to a device makes the host wait."""
+    taps = compute_taps(size, resized, align_corners=align_corners)
+    return AxisResizer(taps, device, dtype, is_identity=size == resized)
 
 
 def resize_columns(rows: Tensor, width: int, *, align_corners: bool) -> Tensor:
-    """Resize rows (R, w, C) to (R, width, C); classes last is the layout in which this is fast."""
+    """Resize rows (R, w, K) to (R, width, K); fastest with the classes last in memory."""
     if rows.shape[1] == width:
         return rows
     size = (rows.shape[0], width)
@@ -65,7 +85,7 @@ def resize_columns(rows: Tensor, width: int, *, align_corners: bool) -> Tensor:
 
 
 def resize_uint8(image: Tensor, height: int, width: int) -> Tensor:
-    """The whole image (3, H, W) uint8 at another size, still uint8, as OpenCV's (so mmcv's) linear resize."""
+    """Resize an image (3, H, W) uint8 as OpenCV and mmcv do, to (3, height, width) uint8."""
     if image.shape[1:] == (height, width):
         return image
     pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()

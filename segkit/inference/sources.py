@@ -6,8 +6,7 @@ import glob
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 
 from segkit.config.values import expand_home
-from segkit.data.pairs import IMAGE_SUFFIXES, read_image
+from segkit.data.reading import IMAGE_SUFFIXES, read_image
 from segkit.inference.prediction_index import ImageFile, drop_outputs
 from segkit.runtime import files
 from segkit.types import PHOTOGRAPHS, Bands
@@ -26,13 +25,13 @@ ACCEPTED = "an image, a folder, a pattern such as photos/*.jpg, a list (.txt), a
 
 
 class Source(NamedTuple):
-    """The images or the video that ``input=`` names.
+    """The images or the video of ``input=``.
 
     Attributes:
-        place: absolute, the same for the same input.
-        title: a short name.
-        images: and the names of what is predicted from them; of a video or a camera, that alone.
-        is_video: whether frames come one after another.
+        place: absolute path, pattern or list; equal for equal inputs.
+        title: short name, for the output folder.
+        images: files and the names of their outputs; one entry for a video or a camera.
+        is_video: the input is a video or a camera.
     """
 
     place: str
@@ -41,91 +40,91 @@ class Source(NamedTuple):
     is_video: bool = False
 
 
-def find_images(given: str | Sequence[str] | None) -> Source:
-    """Return the source that is named, its images in order.
+def find_images(source: str | Sequence[str] | None) -> Source:
+    """Return the images of ``input=`` in order.
 
     Raises:
-        ValueError: nothing is named, or there is nothing there.
+        ValueError: the input is missing, does not exist or has no images.
     """
-    if given is None or len(given) == 0:
+    if source is None or len(source) == 0:
         raise ValueError(f"input= is missing: give {ACCEPTED}")
-    if not isinstance(given, str):
-        return _find_several(given)
-    path = _absolute(Path(expand_home(given)))
-    if given.isdecimal() and not path.exists():
-        camera = f"camera{int(given)}"
-        return Source(camera, camera, [ImageFile(path, camera, int(given))], is_video=True)
-    title = path.name if path.is_dir() else path.stem
-    if path.is_file() and path.suffix.lower() in VIDEOS:
-        return Source(str(path), title, [ImageFile(path, title)], is_video=True)
+    if not isinstance(source, str):
+        return _find_several(source)
+    path = _make_absolute(Path(expand_home(source)))
+    if source.isdecimal() and not path.exists():
+        camera = f"camera{int(source)}"
+        return Source(camera, camera, [ImageFile(path, camera, int(source))], is_video=True)
     if path.is_dir():
-        base = path
-        found = drop_outputs(_images_below(path), base)
-        if not found:
-            raise ValueError(f"input={given}: no image is in this folder ({' '.join(IMAGE_SUFFIXES)})")
-    elif path.is_file() and path.suffix.lower() == ".txt":
-        found = _read_list(path)
-        base = _common_folder(found)
-    elif path.is_file():
-        base, found = path.parent, [path]
-    else:
-        pattern = Path(expand_home(given))  # brackets in the current folder are no wildcards
-        base = _absolute(_fixed_part(pattern))
-        matches = [_absolute(Path(match)) for match in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
-        found = drop_outputs(
-            sorted(match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES), base
-        )
-        title = base.name
-        if not found:
-            raise ValueError(f"input={given}: there is no such file, nor does it match one; give {ACCEPTED}")
-    return Source(str(path), title or "images", _name(found, base))
+        images = drop_outputs(_list_images(path), path)
+        if not images:
+            raise ValueError(f"input={source}: no image is in this folder ({' '.join(IMAGE_SUFFIXES)})")
+        return Source(str(path), path.name or "images", _name_images(images, path))
+    if not path.is_file():
+        return _match_pattern(source, path)
+    if path.suffix.lower() in VIDEOS:
+        return Source(str(path), path.stem, [ImageFile(path, path.stem)], is_video=True)
+    if path.suffix.lower() == ".txt":
+        images = _read_list(path)
+        return Source(str(path), path.stem, _name_images(images, _common_folder(images)))
+    return Source(str(path), path.stem, _name_images([path], path.parent))
 
 
-def _find_several(given: Sequence[str]) -> Source:
-    sources = [find_images(one) for one in given]
+def _match_pattern(source: str, path: Path) -> Source:
+    pattern = Path(expand_home(source))  # relative: brackets in the current folder are no wildcards
+    base = _make_absolute(_fixed_part(pattern))
+    matches = [_make_absolute(Path(match)) for match in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
+    images = drop_outputs(sorted(match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES), base)
+    if not images:
+        raise ValueError(f"input={source}: there is no such file, nor does it match one; give {ACCEPTED}")
+    return Source(str(path), base.name or "images", _name_images(images, base))
+
+
+def _find_several(inputs: Sequence[str]) -> Source:
+    sources = [find_images(one) for one in inputs]
     if len(sources) == 1:
         return sources[0]
-    if videos := [text for text, source in zip(given, sources, strict=True) if source.is_video]:
-        raise ValueError(
-            f"input={videos[0]}: a video or a camera is predicted alone; give it as the only input"
-        )
+    for text, source in zip(inputs, sources, strict=True):
+        if source.is_video:
+            raise ValueError(f"input={text}: a video or a camera must be the only input")
     paths = [image.file for source in sources for image in source.images]
     base = _common_folder(paths)
-    return Source(" ".join(source.place for source in sources), base.name or "images", _name(paths, base))
+    return Source(
+        " ".join(source.place for source in sources), base.name or "images", _name_images(paths, base)
+    )
 
 
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 - without following symbolic links
+def _make_absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - keeps symbolic links
 
 
-def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> list[Path]:
-    """Return the images in a folder and its subfolders; links are followed, but in no circle."""
-    real = os.path.realpath(folder)
-    if real in above:
+def _list_images(folder: Path, parents: frozenset[str] = frozenset()) -> list[Path]:
+    """Return the images in a folder and its subfolders; symbolic links are followed, except in circles."""
+    real_path = os.path.realpath(folder)
+    if real_path in parents:
         return []
-    found: list[Path] = []
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        LOG.warning("%s: left out, it cannot be listed (%s)", folder, error.strerror)
+        LOG.warning("%s: skipped, it cannot be listed (%s)", folder, error.strerror)
         return []
+    images: list[Path] = []
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            found += _images_below(entry, above | {real})
+            images += _list_images(entry, parents | {real_path})
         elif entry.suffix.lower() in IMAGE_SUFFIXES:
-            found.append(entry)
-    return sorted(found)
+            images.append(entry)
+    return sorted(images)
 
 
 def _read_list(file: Path) -> list[Path]:
-    """Return the files of a list, one a line, relative to the list or to the current folder."""
+    """Return the files of a list, one per line, relative to the current folder or to the list."""
     lines = [line.strip() for line in files.read_text(file).splitlines()]
-    named = [Path(os.path.expanduser(line)) for line in lines if line and not line.startswith("#")]  # noqa: PTH111
-    if not named:
-        raise ValueError(f"input={file}: the list is empty; it holds one image a line")
-    return [_absolute(path if path.is_absolute() or path.exists() else file.parent / path) for path in named]
+    paths = [Path(os.path.expanduser(line)) for line in lines if line and not line.startswith("#")]  # noqa: PTH111
+    if not paths:
+        raise ValueError(f"input={file}: the list is empty; write one image per line")
+    return [_make_absolute(path if path.exists() else file.parent / path) for path in paths]
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:
@@ -139,32 +138,23 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*parts[:first])
 
 
-def _name(paths: Sequence[Path], base: Path) -> list[ImageFile]:
-    """Name images by their path below ``base`` without suffix; where two would have one name, with it."""
+def _name_images(paths: Sequence[Path], base: Path) -> list[ImageFile]:
+    """Name images by their path below ``base``, without suffix unless two names would be equal."""
     unique = list(dict.fromkeys(paths))
-    whole = [path.relative_to(base).as_posix() for path in unique]
+    full_names = [path.relative_to(base).as_posix() for path in unique]
     names = [path.relative_to(base).with_suffix("").as_posix() for path in unique]
-    while twice := [name for name, count in Counter(names).items() if count > 1]:
-        names = [full if name in twice else name for full, name in zip(whole, names, strict=True)]
+    while duplicates := {name for name, count in Counter(names).items() if count > 1}:
+        pairs = zip(full_names, names, strict=True)
+        names = [full if name in duplicates else name for full, name in pairs]
     return [ImageFile(path, name) for path, name in zip(unique, names, strict=True)]
 
 
 def read_images(
-    images: Sequence[ImageFile], bands: Bands = PHOTOGRAPHS
+    images: Iterable[ImageFile], bands: Bands = PHOTOGRAPHS
 ) -> Iterator[tuple[ImageFile, np.ndarray | Exception]]:
-    """Yield images (H, W, C), or why they cannot be read; each is read while the last is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for image in images:
-            ready, waiting = waiting, (image, pool.submit(_read, image.file, bands))
-            if ready:
-                yield ready[0], ready[1].result()
-        if waiting:
-            yield waiting[0], waiting[1].result()
-
-
-def _read(file: Path, bands: Bands) -> np.ndarray | Exception:
-    try:
-        return read_image(file, bands)
-    except (ValueError, OSError, cv2.error) as error:
-        return error
+    """Yield each image (H, W, C), or the error of reading it."""
+    for image in images:
+        try:
+            yield image, read_image(image.file, bands)
+        except (ValueError, OSError, cv2.error) as error:
+            yield image, error

@@ -1,4 +1,4 @@
-"""Videos and cameras: frames in, and out into a file that has its name only when it is complete."""
+"""Videos and cameras: numbered frames in, and atomically written video files out."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import numpy as np
 
 from segkit.visualize import overlays
 
-VIDEO_CHUNKS = (b"dc", b"db")  # of AVI: compressed and raw frames
-FALLBACK_RATE = 25.0  # frames per second, where a camera does not say
+AVI_FRAME_CHUNKS = (b"dc", b"db")  # compressed and uncompressed frames
+DEFAULT_RATE = 25.0  # frames per second, for cameras that report none
 
 
 class Video:
-    """Numbered frames (H, W, 3) uint8 RGB of a file or of a camera, turned as the file says.
+    """Numbered frames (H, W, 3) uint8 RGB of a file or a camera, rotated as the file's metadata says.
 
-    A frame that cannot be decoded is left out, and the others keep their numbers.
+    Frames that cannot be decoded are skipped; the others keep their numbers.
 
     Attributes:
         rate: frames per second.
         length: number of frames that the file should have; None for a camera.
-        endless: whether it is a camera.
+        endless: the source is a camera.
         seen: frames read so far.
 
     Raises:
-        ValueError: it cannot be opened.
+        ValueError: the source cannot be opened.
     """
 
     def __init__(self, source: Path | int) -> None:
@@ -39,63 +39,67 @@ class Video:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self.capture.isOpened():
-            reason = "no camera answers" if self.endless else "not a video that can be read"
+            reason = "no such camera" if self.endless else "not a readable video"
             raise ValueError(f"input={source}: {reason}")
-        self.rate = self.capture.get(cv2.CAP_PROP_FPS) or FALLBACK_RATE
-        self.times = [] if isinstance(source, int) else _packet_times(source)
-        self.length = None if isinstance(source, int) else self._count(source)
-        self.numbers = [] if isinstance(source, int) else self._number_packets(source)
+        self.rate = self.capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE
+        self.times: list[float] = []  # of the frames that the file has data for, in ms
+        self.numbers: list[int] = []  # of the same frames
+        self.length: int | None = None
+        if not isinstance(source, int):
+            self.times = _packet_times(source)
+            self.length = self._count_frames(source)
+            self.numbers = self._number_frames(source)
 
-    def _count(self, file: Path) -> int:
-        """Return the number of frames: those whose data are there, more where the file names more.
+    def _count_frames(self, file: Path) -> int:
+        """Return the number of frames with data, or the number in the header if that is larger.
 
-        MP4 and AVI store the number. Of others OpenCV estimates it from the duration.
+        MP4 and AVI store the number. For other formats OpenCV estimates it from the duration.
         """
-        named, tolerance = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+        in_header, tolerance = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         if file.suffix.lower() not in (".mp4", ".m4v", ".mov", ".avi"):
-            tolerance = max(1, named // 50)
-        return named if named > len(self.times) + tolerance else len(self.times)
+            tolerance = max(1, in_header // 50)
+        return in_header if in_header > len(self.times) + tolerance else len(self.times)
 
-    def _number_packets(self, file: Path) -> list[int]:
-        """Return the number of each frame whose data are there; some may be missing in between."""
-        found = list(range(len(self.times)))
-        if self.length == len(found):
-            return found
-        if file.suffix.lower() == ".avi":  # its packets have no times of their own
-            numbers = _numbers_of_avi(file)
-            return numbers if len(numbers) == len(found) else found
-        places = np.array(self.times) * self.rate / 1000
-        numbers = np.rint(places).astype(int)
-        is_constant_rate = np.abs(places - numbers).max(initial=0) < 0.25 and (np.diff(numbers) > 0).all()
-        return numbers.tolist() if is_constant_rate else found
+    def _number_frames(self, file: Path) -> list[int]:
+        """Return the number of each frame with data; numbers of missing frames are left out."""
+        consecutive = list(range(len(self.times)))
+        if self.length == len(consecutive):
+            return consecutive
+        if file.suffix.lower() == ".avi":  # its packets have no times
+            numbers = _read_avi_numbers(file)
+            return numbers if len(numbers) == len(consecutive) else consecutive
+        positions = np.array(self.times) * self.rate / 1000
+        numbers = np.rint(positions).astype(int)
+        has_constant_rate = np.abs(positions - numbers).max(initial=0) < 0.25 and (np.diff(numbers) > 0).all()
+        return numbers.tolist() if has_constant_rate else consecutive
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         number, failures = -1, 0
         while True:
             is_read, image = self.capture.read()
             if is_read:
-                number = max(number + 1, self._number_of(self.capture.get(cv2.CAP_PROP_POS_MSEC)))
+                number = max(number + 1, self._number_at(self.capture.get(cv2.CAP_PROP_POS_MSEC)))
                 self.seen += 1
                 yield number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
                 continue
             if failures >= len(self.times) - self.seen:
                 break
-            failures += 1  # a frame that cannot be decoded; others may follow
+            failures += 1  # an undecodable frame; others may follow
         self.capture.release()
         if not self.seen:
-            raise ValueError(f"input={self.source}: not one frame can be read")
+            raise ValueError(f"input={self.source}: no frame can be read")
 
-    def _number_of(self, time: float) -> int:
-        """Return the number of the frame of this time (ms), 0 if it is unknown."""
-        place = bisect.bisect_left(self.times, time - 0.5)
-        is_known = place < len(self.times) and len(set(self.times)) == len(self.times)
-        return self.numbers[place] if is_known else 0
+    def _number_at(self, time: float) -> int:
+        """Return the number of the frame at a time (ms), 0 if it is unknown."""
+        index = bisect.bisect_left(self.times, time - 0.5)
+        is_known = index < len(self.times) and len(set(self.times)) == len(self.times)
+        return self.numbers[index] if is_known else 0
 
 
 def _packet_times(file: Path) -> list[float]:
-    """Return the times (ms) of the frames in a file, in order, without decoding them.
+    """Return the times (ms) of the frames in a file, sorted, without decoding them.
 
-    A frame before time 0 was trimmed away, and is not shown.
+    Frames before time 0 were trimmed away and are not shown.
     """
     packets = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     times = []
@@ -104,31 +108,25 @@ def _packet_times(file: Path) -> list[float]:
     return sorted(time for time in times if time > -0.5)
 
 
-def _numbers_of_avi(file: Path) -> list[int]:
-    """Return the numbers of the frames whose chunks are where the index of an AVI file (idx1) says."""
+def _read_avi_numbers(file: Path) -> list[int]:
+    """Return the numbers of the frames whose chunks are where the index (idx1) of an AVI file says."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at, movi = data.rfind(b"idx1"), data.find(b"movi")
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        if at < 0 or size % 16:
+        index, movi = data.rfind(b"idx1"), data.find(b"movi")
+        size = int.from_bytes(data[index + 4 : index + 8], "little")
+        if index < 0 or size % 16:
             return []
-        fields = [("chunk", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")]
-        entries = np.frombuffer(data[at + 8 : at + 8 + size - size % 16], fields)
-        frames = [
-            (chunk, int(offset)) for chunk, _, offset, _ in entries.tolist() if chunk[2:] in VIDEO_CHUNKS
-        ]
-        found = [
-            [
-                n
-                for n, (chunk, offset) in enumerate(frames)
-                if data[start + offset : start + offset + 4] == chunk
-            ]
-            for start in (movi, 0)  # offsets count from there, or from the beginning of the file
-        ]
-    return max(found, key=len)
+        entry = [("chunk", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")]
+        entries = np.frombuffer(data[index + 8 : index + 8 + size - size % 16], entry).tolist()
+        frames = [(chunk, offset) for chunk, _, offset, _ in entries if chunk[2:] in AVI_FRAME_CHUNKS]
+        candidates = []
+        for base in (movi, 0):  # offsets count from the "movi" list or from the start of the file
+            places = [(base + offset, chunk) for chunk, offset in frames]
+            candidates.append([n for n, (at, chunk) in enumerate(places) if data[at : at + 4] == chunk])
+    return max(candidates, key=len)
 
 
 class VideoFile:
-    """A video being written; a context, on leaving which the file is there, or after an error nothing is.
+    """Writer of a video; a context manager. The file exists only after leaving without an error.
 
     Args:
         path: ``.mp4``.
@@ -144,8 +142,8 @@ class VideoFile:
         return self
 
     def add(self, image: np.ndarray) -> None:
-        """Append a frame (H, W, 3) uint8 RGB; all have the size of the first. Odd sides lose a line."""
-        height, width = (side - side % 2 for side in image.shape[:2])  # the codec wants even ones
+        """Append a frame (H, W, 3) uint8 RGB of the same size as the first; odd sides lose a line."""
+        height, width = (side - side % 2 for side in image.shape[:2])  # the codec needs even sides
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*"mp4v")
@@ -156,7 +154,7 @@ class VideoFile:
         self.writer.write(self.last)
 
     def repeat(self) -> None:
-        """Append the last frame once more, if there is one."""
+        """Append the last frame again, if there is one."""
         if self.writer is not None and self.last is not None:
             self.writer.write(self.last)
 
@@ -170,16 +168,16 @@ class VideoFile:
 
 
 def add_legend_strip(image: np.ndarray, ids: np.ndarray, names: list[str], colors: np.ndarray) -> np.ndarray:
-    """An overlay with a strip below it, of one height for all frames of a size.
+    """Return an overlay with a legend below it, of the same height for all frames of a size.
 
-    It names all classes; where they would take more than a third of the image, those in it, largest first.
+    The legend lists all classes; if they need more than a third of the image, those in it, largest first.
     """
     height, width = ids.shape
-    every = overlays.draw_legend(names, colors, width=width)
-    strip = overlays.blank_canvas(min(every.shape[0], max(height // 3, overlays.LINE + 8)), width)
-    if every.shape[0] > strip.shape[0]:
+    legend = overlays.draw_legend(names, colors, width=width)
+    strip = overlays.blank_canvas(min(legend.shape[0], max(height // 3, overlays.LINE + 8)), width)
+    if legend.shape[0] > strip.shape[0]:
         pixels = np.bincount(ids.ravel(), minlength=len(names))
-        shown = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]
-        every = overlays.draw_legend([names[k] for k in shown], colors[shown], width=width)
-    overlays.paste_image(strip, every[: strip.shape[0], :width], (0, 0))
+        present = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]
+        legend = overlays.draw_legend([names[k] for k in present], colors[present], width=width)
+    overlays.paste_image(strip, legend[: strip.shape[0], :width], (0, 0))
     return np.concatenate([overlays.draw_overlay(image, ids, colors), strip])

@@ -123,7 +123,19 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: 
         except Exception as error:  # a damaged file can raise any
             if "TorchScript" in str(error):  # whose advice is to run the code of the file
                 raise ValueError(f"{path}: a TorchScript file, which holds code. {SAVE_WEIGHTS}") from error
+            if source is None and (name := _find_archived_checkpoint(path)):
+                raise ValueError(f"{path}: an archive with {name}. Unpack it and give that file") from error
             raise ValueError(f"{path}: damaged, or not a PyTorch file ({first_line(error)})") from error
+
+
+def _find_archived_checkpoint(path: Path) -> str | None:
+    """Return the name of a checkpoint in a zip archive, None if there is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return None
+    return next((name for name in names if name.endswith((".pt", ".pth", ".safetensors"))), None)
 
 
 def check_zip(source: Path | IO[bytes], *, most: int | None = None) -> None:

@@ -1,1 +1,1 @@
-"""What is measured on predictions: one evaluator a file, each an accumulator of its own."""
+"""Evaluators: metrics of predictions, one per file, each with its own accumulator."""

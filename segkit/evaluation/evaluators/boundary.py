@@ -1,4 +1,4 @@
-"""Boundary IoU (Cheng et al. 2021, arXiv 2103.16562): IoU of the pixels near a boundary of their own mask."""
+"""Boundary IoU (Cheng et al. 2021, arXiv 2103.16562): IoU of the pixels near class boundaries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segkit.types import ClassTable, EvaluatorResult
 
 
 class BoundaryIoU:
-    """Pixels near boundaries of each class: in both bands, in the label's, in the prediction's."""
+    """Counts of pixels near boundaries, see ``metrics.count_boundary_pixels``."""
 
     def __init__(self, table: ClassTable, absent: metrics.Absent) -> None:
         self.num_classes = table.num_classes
@@ -25,21 +25,21 @@ class BoundaryIoU:
         self.counts += metrics.count_boundary_pixels(label, prediction.cpu().numpy(), self.num_classes)
 
     def state(self) -> Tensor:
-        """(3, K) int64."""
+        """Return the counts, (3, K) int64."""
         return self.counts
 
     def compute(self, state: Tensor) -> EvaluatorResult:
-        """mIoU_boundary, over the classes that labels or predictions hold near a boundary."""
+        """Return mIoU_boundary, over the classes near a boundary in labels or predictions."""
         iou = metrics.compute_boundary_iou(state)
         score = metrics.mean_over_classes(iou, torch.diag(state[1]), absent=self.absent)
         return EvaluatorResult({"mIoU_boundary": score}, {"boundary IoU": iou.tolist()})
 
 
 def build(table: ClassTable, absent: Any) -> BoundaryIoU:
-    """Boundary IoU, with bands of two percent of an image's diagonal.
+    """Build Boundary IoU with bands of 2 % of the image diagonal.
 
     Args:
-        table: of the data.
-        absent: what a class counts in a mean that nobody labeled or predicted.
+        table: of the data set.
+        absent: rule for classes that nobody labeled or predicted.
     """
     return BoundaryIoU(table, absent)

@@ -1,4 +1,4 @@
-"""The confusion matrix and what follows from it: pixAcc, mIoU, mAcc, fwIoU, mDice; always measured."""
+"""Scores of the confusion matrix: pixAcc, mIoU, mAcc, fwIoU, mDice. Always enabled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segkit.types import ClassTable, EvaluatorResult
 
 
 class ConfusionScores:
-    """Counts of (label, prediction) pairs, kept on the device of the network."""
+    """Counts of (label, prediction) pairs, on the device of the network."""
 
     def __init__(self, table: ClassTable, absent: metrics.Absent, device: torch.device | str) -> None:
         self.table = table
@@ -25,11 +25,11 @@ class ConfusionScores:
         self.matrix.update(label, prediction)
 
     def state(self) -> Tensor:
-        """(K, K) int64, rows are labels."""
+        """Return the counts, (K, K) int64, rows are labels."""
         return self.matrix.counts
 
     def compute(self, state: Tensor) -> EvaluatorResult:
-        """Scores of the split; on ADE20K its benchmark's too, and mIoU of categories where there are some."""
+        """Return the scores; also the ADE20K score on ADE20K, and mIoU_category if there are categories."""
         scores = metrics.compute_scores(state, absent=self.absent)
         if self.table.name == "ade20k":
             scores["ADE20K"] = metrics.ade20k_score(scores)
@@ -42,11 +42,11 @@ class ConfusionScores:
 
 
 def build(table: ClassTable, absent: Any, device: torch.device | str) -> ConfusionScores:
-    """The evaluator that every score comes from.
+    """Build the evaluator of the standard scores.
 
     Args:
-        table: of the data.
-        absent: what a class counts in a mean that nobody labeled or predicted.
-        device: where the counts stay.
+        table: of the data set.
+        absent: rule for classes that nobody labeled or predicted.
+        device: for the counts.
     """
     return ConfusionScores(table, absent, device)
