@@ -133,7 +133,7 @@ def test_other_data_and_scripts_get_the_usual_values():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: (root / "classes.csv").unlink(), "there is no class table"),
+        (lambda root: (root / "classes.csv").unlink(), "no such class table"),
         (lambda root: (root / "images").rename(root / "photos"), "there is no folder images"),
         (
             lambda root: [f.write_bytes(b"x") for f in (root / "images/train").iterdir()],

@@ -128,7 +128,7 @@ def test_masks_of_any_coding_give_the_same_classes(tmp_path, form):
         ),
         ({"train_split": "missing.txt"}, r"there is no list .*missing.txt; it holds one image a line"),
         ({"train_split": "bad.txt"}, r"bad.txt: line 2 names .*gone.bmp, which is not there"),
-        ({"classes": "other.csv"}, r"there is no class table .*other.csv"),
+        ({"classes": "other.csv"}, r"other.csv: no such class table"),
     ],
 )
 def test_what_is_missing_is_named_with_what_is_accepted(tmp_path, change, message):
@@ -142,10 +142,10 @@ def test_masks_of_another_ending_and_folder_are_taken_by_a_setting(tmp_path):
     root = make(tmp_path, ["train/a", "train/b_c"])
     (tmp_path / "masks/train/a.png").rename(tmp_path / "masks/train/a_mask.png")
     (tmp_path / "masks/train/b_c.png").rename(tmp_path / "masks/train/b_c_mask.png")
-    with pytest.raises(ValueError, match=r"a_mask.png has _mask at its end; set data.masks='masks/\*_mask'"):
+    with pytest.raises(ValueError, match=r"a_mask.png ends in _mask; set data.masks='masks/\*_mask'"):
         folder.build("train", root=root)
     (tmp_path / "masks").rename(tmp_path / "labels")
-    with pytest.raises(ValueError, match=r"the folders that are there: data.masks='labels/\*'"):
+    with pytest.raises(ValueError, match=r"other folders exist: data.masks='labels/\*'"):
         folder.build("train", root=root)
     dataset = folder.build("train", root=root, masks="labels/*_mask")
     assert [(pair.name, pair.label.name) for pair in dataset.pairs] == [
@@ -180,10 +180,10 @@ def test_the_layout_of_pascal_voc_is_recognized_and_the_remedy_reads_it(tmp_path
     [
         (
             "Cafe\u0301.png",
-            r"differs only in how its letters are encoded .*NFC and NFD.*; rename one of them",
+            r"differs only in Unicode encoding .*NFC and NFD.*; rename one of them",
         ),
-        ("CAF\u00e9.png", "differs only in capital letters; rename one of them"),
-        ("Caf\u00e9.jpg", "cannot be it: JPEG changes ids at every edge; save the mask again"),
+        ("CAF\u00e9.png", "differs only in capitalization; rename one of them"),
+        ("Caf\u00e9.jpg", "is not used: JPEG changes ids at every edge; save the mask again"),
     ],
 )
 def test_a_mask_that_nearly_fits_is_named_with_the_remedy(tmp_path, mask, message):
@@ -356,7 +356,7 @@ def test_roots_of_equal_name_keep_different_names(tmp_path):
     roots = [make(tmp_path / name / "data", ["train/a"]) for name in ("one", "two")]
     assert folder.build("train", root=roots).names == ["one/data/a", "two/data/a"]
     (tmp_path / "link").symlink_to(roots[0])
-    with pytest.raises(ValueError, match=r"data.root=.*one/data,.*link: the same folder"):
+    with pytest.raises(ValueError, match=r"data.root=.*one/data,.*link: lists the same folder twice"):
         folder.build("train", root=[roots[0], str(tmp_path / "link")])
 
 

@@ -62,14 +62,14 @@ def test_a_value_outside_the_table_is_named_with_file_count_and_line_to_add(pets
         (
             "id,name,ignore\n0,a\n1,b\n",
             [0, 1, 255],
-            r"add the line `255,void,yes` if these pixels are not labeled, or `255,NAME,` if they",
+            r"add the row `255,void,yes` if these pixels are not labeled, or `255,NAME,` if they",
         ),
         (
             "name,id\na,0\nb,1\n",
             [0, 255],
             r"`255,void,,yes` \(under the header id,name,color,ignore\) .* or `NAME,255` if masks are 0 a",
         ),
-        ("id,name\n0,a\n1,b\n", [0, 65535], r"add the line `65535,void"),
+        ("id,name\n0,a\n1,b\n", [0, 65535], r"add the row `65535,void"),
     ],
     ids=["gap", "void", "binary", "16 bits"],
 )
@@ -120,10 +120,10 @@ def test_one_color_for_two_classes_is_refused_only_when_colors_are_read(tmp_path
         ("identity,name\n", "first line must name the columns id,name"),
         ("id,name\nx,cat\n", "line 2: id 'x' is not a whole number"),
         ("id,name\n70000,cat\n", "id 70000 does not fit"),
-        ("id,name\n1,cat\n1,dog\n", r"ids \[1\] stand more than once"),
+        ("id,name\n1,cat\n1,dog\n", r"ids \[1\] are repeated"),
         ("id,name,ignore\n1,cat,yes\n", "0 classes are not ignored"),
-        ("id,name,ignore\n1,cat,perhaps\n", "ignore is 'perhaps'; yes, no or nothing"),
-        ("id,name\n1,cat,,yes\n", "line 2: more cells than the first line names columns"),
+        ("id,name,ignore\n1,cat,perhaps\n", "ignore='perhaps': must be yes, no or empty"),
+        ("id,name\n1,cat,,yes\n", "line 2: more cells than columns in the first line"),
         ("id,name,color\n1,cat,red\n", "color 'red' is neither #rrggbb nor three numbers"),
         ("id,name\n" + "".join(f"{i},c\n" for i in range(32768)), r"32768 classes .* must be 1 to 32767"),
     ],
@@ -134,7 +134,7 @@ def test_a_faulty_class_table_says_which_line_and_what_is_meant(tmp_path, text, 
 
 
 def test_a_missing_class_table_says_what_it_should_hold(tmp_path):
-    with pytest.raises(ValueError, match=r"no class table .*columns id,name,color,ignore"):
+    with pytest.raises(ValueError, match=r"no such class table.*columns id,name,color,ignore"):
         LabelMap.read(tmp_path / "classes.csv", "folder")
 
 

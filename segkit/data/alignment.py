@@ -1,4 +1,4 @@
-"""Data sets whose class table lists a network's classes in another order: class ids are matched by name."""
+"""Match the class ids of a data set to those of a network, by class name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segkit.types import Dataset, Sample, ignore_index
 
 
 class AlignedDataset:
-    """A data set whose labels have the class ids of a network; ids and colors of the table stay its own."""
+    """Data set with labels in the class ids of a network; its table keeps its own ids and colors."""
 
     def __init__(self, dataset: Dataset, table: LabelMap) -> None:
         self.dataset = dataset
@@ -31,14 +31,14 @@ class AlignedDataset:
 
 
 def align_dataset(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
-    """Return the data set with its classes in the order of a network's.
+    """Return a data set with its classes in the order of a network.
 
     Args:
         dataset: any.
-        names: of the network's classes in order; None where a network does not know them.
+        names: classes of the network in order; None if unknown.
 
     Raises:
-        ValueError: the names are others than those of the data set; the message lists both.
+        ValueError: network and data set have different class names.
     """
     if names is None or list(dataset.table.names) == list(names):
         return dataset

@@ -1,7 +1,7 @@
-"""Photometric distortion as mmsegmentation has it (its PhotoMetricDistortion), pixel for pixel.
+"""Photometric distortion equal to mmsegmentation's PhotoMetricDistortion, pixel for pixel.
 
-Brightness, contrast, saturation and hue each happen with a probability of their own; contrast stands before
-or after the two others, by the toss of a coin. Every step rounds down to whole values, as there.
+Brightness, contrast, saturation and hue are each changed with the same probability; contrast comes before or
+after the other two, at random. Every step rounds down to integers, as there.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ SATURATION = (0.5, 1.5)
 HUE = 18  # of OpenCV's 180 steps: -18 .. 17
 
 
-def distort(image: np.ndarray, draw: np.random.Generator, often: float) -> np.ndarray:
-    """The image with other colors.
+def distort(image: np.ndarray, draw: np.random.Generator, probability: float) -> np.ndarray:
+    """Return an image with changed brightness, contrast, saturation and hue.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        draw: where chance comes from.
-        often: probability of each of the four.
+        draw: random generator.
+        probability: of each of the four changes.
     """
-    if draw.random() < often:
+    if draw.random() < probability:
         image = cv2.LUT(image, _linear_table(1.0, draw.uniform(-BRIGHTNESS, BRIGHTNESS)))
     contrast_comes_first = draw.random() < 0.5
     if contrast_comes_first:
-        image = _adjust_contrast(image, draw, often)
-    if draw.random() < often:
+        image = _adjust_contrast(image, draw, probability)
+    if draw.random() < probability:
         image = _map_hsv_channel(image, 1, _linear_table(draw.uniform(*SATURATION), 0.0))
-    if draw.random() < often:
+    if draw.random() < probability:
         turned = (np.arange(256) + draw.integers(-HUE, HUE)) % 180
         image = _map_hsv_channel(image, 0, turned.astype(np.uint8))
     if not contrast_comes_first:
-        image = _adjust_contrast(image, draw, often)
+        image = _adjust_contrast(image, draw, probability)
     return image
 
 
 def distort_bands(
-    image: np.ndarray, draw: np.random.Generator, often: float, limits: Sequence[tuple[float, float]]
+    image: np.ndarray, draw: np.random.Generator, probability: float, ranges: Sequence[tuple[float, float]]
 ) -> np.ndarray:
-    """Other brightness and contrast for any bands; hue and saturation are of colors alone.
+    """Return an image of any bands with changed brightness and contrast.
 
     Args:
         image: (H, W, C).
-        draw: where chance comes from.
-        often: probability of each of the two.
-        limits: the values of black and white of each band; the shares of them are those of ``distort``.
+        draw: random generator.
+        probability: of each of the two changes.
+        ranges: black and white of each band; the changes relative to them are those of ``distort``.
     """
-    low, high = np.array(limits, np.float32).T
+    low, high = np.array(ranges, np.float32).T
     factor, shift = 1.0, 0.0
-    if draw.random() < often:
+    if draw.random() < probability:
         shift = draw.uniform(-BRIGHTNESS, BRIGHTNESS) / 255
-    if draw.random() < often:
+    if draw.random() < probability:
         factor = draw.uniform(*CONTRAST)
     if (factor, shift) == (1.0, 0.0):
         return image
@@ -66,14 +66,14 @@ def distort_bands(
     return np.rint(values).clip(limit.min, limit.max).astype(image.dtype)
 
 
-def _adjust_contrast(image: np.ndarray, draw: np.random.Generator, often: float) -> np.ndarray:
-    if draw.random() < often:
+def _adjust_contrast(image: np.ndarray, draw: np.random.Generator, probability: float) -> np.ndarray:
+    if draw.random() < probability:
         return cv2.LUT(image, _linear_table(draw.uniform(*CONTRAST), 0.0))
     return image
 
 
 def _linear_table(factor: float, shift: float) -> np.ndarray:
-    """What becomes of each value 0 .. 255."""
+    """Return the new value of each of 0..255."""
     values = np.arange(256, dtype=np.float32) * factor + shift
     return np.clip(values, 0, 255).astype(np.uint8)
 

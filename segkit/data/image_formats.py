@@ -110,7 +110,7 @@ def _parse_with_pillow(data: bytes) -> Header:
         key=key,
         colors="CMYK colors" * (image.mode == "CMYK"),
         lossy=image.format == "JPEG" or (image.format == "WEBP" and _is_lossy_webp(data)),
-        orientation=_read_exif_orientation(image),
+        orientation=_read_exif_orientation(image, data),
         unsupported=unsupported,
     )
 
@@ -142,7 +142,10 @@ def _read_palette(image: Image.Image, key: bytes | int | None) -> np.ndarray:
     return palette
 
 
-def _read_exif_orientation(image: Image.Image) -> int:
+def _read_exif_orientation(image: Image.Image, data: bytes) -> int:
+    """Return the EXIF orientation, 1..8; Pillow decodes a whole PNG to look for EXIF behind the pixels."""
+    if image.format == "PNG" and b"eXIf" not in data and b"Raw profile type exif" not in data:
+        return 1
     try:
         return image.getexif().get(0x0112, 1)
     except Exception:  # EXIF data are often damaged, which does not affect the image

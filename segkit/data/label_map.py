@@ -1,4 +1,4 @@
-"""Class tables: which value in a mask file is which class, with its name and color; applied on reading."""
+"""Label maps: which value of a mask file is which class, with its name and color."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ COLUMNS = ("id", "name", "color", "ignore")
 
 
 class Problem(NamedTuple):
-    """Something wrong with a file of a data set."""
+    """Problem of a file of a data set."""
 
-    kind: str  # two or three words that problems are grouped by
+    kind: str  # short; problems are grouped by it
     file: str
-    text: str  # what is wrong
+    text: str
     remedy: str = ""
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 
 class DataError(ValueError):
-    """Raised where a file of a data set cannot be used; holds the ``Problem``."""
+    """A file of a data set cannot be used; has the ``Problem``."""
 
     def __init__(self, kind: str, file: object, text: str, remedy: str):
         self.problem = Problem(kind, str(file), text, remedy)
@@ -45,7 +45,7 @@ class DataError(ValueError):
 
 
 class Entry(NamedTuple):
-    """One row of a class table: a value that masks may hold."""
+    """One row of a class table: a value that masks may contain."""
 
     id: int
     name: str
@@ -56,9 +56,9 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Ids and colors of mask files, and the class ids 0..K-1 they stand for.
+    """Map of the ids and colors of mask files to class ids 0..K-1.
 
-    Class ids count the entries that are not ignored, in table order.
+    Class ids number the entries that are not ignored, in table order.
     """
 
     name: str  # of the data set
@@ -73,35 +73,35 @@ class LabelMap:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number K of classes."""
         return len(self.classes)
 
     @cached_property
     def names(self) -> list[str]:
-        """K different names; the second class of a name carries its id."""
+        """K unique names; a repeated name gets its id appended."""
         seen: dict[str, Entry] = {}
         return [e.name if seen.setdefault(e.name, e) is e else f"{e.name} ({e.id})" for e in self.classes]
 
     @cached_property
     def colors(self) -> np.ndarray:
-        """(K, 3) uint8, RGB."""
+        """Colors (K, 3), uint8 RGB."""
         return np.array([entry.color for entry in self.classes], np.uint8)
 
     @property
     def categories(self) -> list[str]:
-        """K names of groups of classes; empty strings where the table has none."""
+        """Names of the groups of the K classes; empty strings without groups."""
         return [entry.category for entry in self.classes]
 
     @cached_property
     def _from_id(self) -> np.ndarray:
-        """(2^16 + 2^15,) int16: class id of each stored id, -1 for none; negative ids count from the end."""
+        """Class ids (2^16 + 2^15,), int16, of stored ids, -1 for unknown; negative ids index from the end."""
         lookup = np.full((1 << 16) + (1 << 15), -1, np.int16)
         lookup[[entry.id for entry in self.entries]] = [class_id for _, class_id in self._class_ids()]
         return lookup
 
     @cached_property
     def _from_color(self) -> np.ndarray:
-        """(2^24,) uint16: class id + 1 of each color, 0 for none; untouched pages take no memory."""
+        """Class id + 1 of each color, 0 for unknown: (2^24,) uint16; untouched pages take no memory."""
         lookup, owner = np.zeros(1 << 24, np.uint16), {}
         for entry, class_id in self._class_ids():
             if owner.setdefault(entry.color, (entry, class_id))[1] != class_id:
@@ -113,21 +113,22 @@ class LabelMap:
         return lookup
 
     def _class_ids(self) -> list[tuple[Entry, int]]:
-        position, unscored = {e.id: i for i, e in enumerate(self.classes)}, ignore_index(self.num_classes)
-        return [(entry, position.get(entry.id, unscored)) for entry in self.entries]
+        class_ids = {entry.id: class_id for class_id, entry in enumerate(self.classes)}
+        ignored = ignore_index(self.num_classes)
+        return [(entry, class_ids.get(entry.id, ignored)) for entry in self.entries]
 
     def encode(self, raw: np.ndarray, file: object) -> np.ndarray:
         """Return the class ids of a mask as stored.
 
         Args:
             raw: (H, W) ids of any numeric type, or (H, W, 3) uint8 RGB colors.
-            file: named in the message.
+            file: for the error message.
 
         Returns:
             (H, W) class ids, ``ignore_index(K)`` where the entry is ignored.
 
         Raises:
-            DataError: a value is not in the table.
+            DataError: a value is not in the table; the message suggests the missing rows.
         """
         kind = class_id_dtype(self.num_classes)
         if raw.ndim == 3:
@@ -153,7 +154,9 @@ class LabelMap:
 
     @property
     def _title(self) -> str:
-        return self.source if self.source and not self._is_built_in else f"the class table of {self.name}"
+        if self.source and not self._is_built_in:
+            return self.source
+        return f"the class table of {self.name}"
 
     @property
     def _is_built_in(self) -> bool:
@@ -163,45 +166,42 @@ class LabelMap:
         """Return the error for ids (H, W) or colors (H, W, 3) that the table does not have."""
         distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
         values = [_format_value(value) for value in distinct]
-        shown = [
-            f"{v} ({format_count(n, 'pixel')})" for v, n in zip(values[:8], counts.tolist(), strict=False)
-        ]
-        more = f" and {len(values) - 8} more" if len(values) > 8 else ""
-        has = "" if raw.ndim == 3 else f" (ids {format_ranges(entry.id for entry in self.entries)})"
-        return DataError(
-            "values outside the table",
-            file,
-            f"{', '.join(shown)}{more} not in {self._title}{has}",
-            self._suggest_rows(values, raw),
-        )
+        listed = [f"{v} ({format_count(n, 'pixel')})" for v, n in zip(values, counts.tolist(), strict=True)]
+        text = ", ".join(listed[:8])
+        if len(values) > 8:
+            text += f" and {len(values) - 8} more"
+        text += f" not in {self._title}"
+        if raw.ndim == 2:
+            text += f" (ids {format_ranges(entry.id for entry in self.entries)})"
+        return DataError("values outside the table", file, text, self._suggest_rows(values, raw))
 
     def _suggest_rows(self, values: list[Any], raw: np.ndarray) -> str:
-        """Return the lines of the class table that would make these values known."""
+        """Return the rows of the class table that would make these values known."""
         if self._is_built_in:
-            return f"the masks of {self.name} hold no others: is this one of its files, as published?"
+            return f"masks of {self.name} have no other values; check that this is one of its original files"
         if raw.ndim == 3:
             new = max(entry.id for entry in self.entries) + 1
-            return f"add a line for each, such as {self._format_row(new, 'NAME', color=values[0])}"
+            return f"add a row for each, such as {self._format_row(new, 'NAME', color=values[0])}"
         if values in ([255], [65535]):
             row = self._format_row(values[0], "void", ignore="yes")
-            void = f"add the line {row} if these pixels are not labeled"
-            binary = np.isin(raw, (0, values[0])).all()
-            class_line = self._format_row(values[0], "NAME")
-            return f"{void}, or {class_line} if {'masks are 0 and 255 and ' * bool(binary)}they are a class"
-        lines = " and ".join(self._format_row(value, "NAME") for value in values[:3])
-        return f"add {lines}{' and so on' if len(values) > 3 else ''}, or repair the mask"
+            void = f"add the row {row} if these pixels are not labeled"
+            as_class = f"{self._format_row(values[0], 'NAME')} if they are a class"
+            if np.isin(raw, (0, values[0])).all():
+                as_class = as_class.replace(" if ", f" if masks are 0 and {values[0]} and ")
+            return f"{void}, or {as_class}"
+        rows = [self._format_row(value, "NAME") for value in values[:3]] + ["so on"] * (len(values) > 3)
+        return f"add {' and '.join(rows)}, or repair the mask"
 
     def _format_row(self, identity: int, name: str, *, color: str = "", ignore: str = "") -> str:
-        """Return a line for the CSV file, with the header it needs where the file's lacks a column."""
+        """Format a row of the CSV file, with the header it needs if the file lacks a column."""
         cells = {"id": str(identity), "name": name, "color": color, "ignore": ignore}
-        needed = {key for key, cell in cells.items() if cell}
-        fits = needed <= {"color" if key == "colour" else key for key in self.columns}
-        columns = self.columns if fits else COLUMNS
-        line = ",".join(cells.get("color" if key == "colour" else key, "") for key in columns)
-        return f"`{line}`" if fits else f"`{line}` (under the header {','.join(COLUMNS)})"
+        columns = [key.replace("colour", "color") for key in self.columns]
+        if {key for key, cell in cells.items() if cell} <= set(columns):
+            return f"`{','.join(cells.get(key, '') for key in columns)}`"
+        return f"`{','.join(cells[key] for key in COLUMNS)}` (under the header {','.join(COLUMNS)})"
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
-        """Return the ids that the data set's own masks have; ignored pixels get the first ignored id."""
+        """Return the ids of the data set's masks; ignored pixels get the first ignored id."""
         unscored, taken = ignore_index(self.num_classes), {entry.id for entry in self.classes}
         ignored = [entry.id for entry in self.entries if entry.ignore and entry.id >= 0]
         ignored += [value for value in (255, 65535) if value not in taken]
@@ -210,19 +210,19 @@ class LabelMap:
         return lookup.astype(np.uint8 if lookup.max() < 256 else np.uint16)[ids]
 
     def describe(self) -> str:
-        """Return the classes as lines of the table, for a message; at most 40."""
+        """Format up to 40 classes as rows of the table, for a message."""
         lines = [f"{e.id},{e.name},{hex_color(e.color)}" for e in self.classes[:40]]
         return f"[{' | '.join(lines)}{' | ...' * (self.num_classes > 40)}]"
 
     def reorder(self, names: Sequence[str], owner: str) -> LabelMap:
-        """Return this table with its classes in another order; ids and colors stay with their names.
+        """Return this table with its classes in another order.
 
         Args:
-            names: of the classes, in the order that is wanted.
-            owner: of that order, named in the message.
+            names: of the classes, in the new order.
+            owner: of that order, for the error message.
 
         Raises:
-            ValueError: the names are others; the message lists both.
+            ValueError: the names differ; the message lists both.
         """
         if self.names == list(names):
             return self
@@ -230,14 +230,14 @@ class LabelMap:
             raise ValueError(
                 f"{owner} has the classes {_format_names(names)}; "
                 f"{self._title} has {_format_names(self.names)}. "
-                "Classes are matched by name, in any order: name both alike, or use data of the same classes"
+                "Classes are matched by name, in any order. Use the same names, or data with these classes"
             )
         by_name = dict(zip(self.names, self.classes, strict=True))
         ignored = (entry for entry in self.entries if entry.ignore)
         return replace(self, entries=(*(by_name[name] for name in names), *ignored))
 
     def to_plain(self) -> dict[str, Any]:
-        """Return strings, numbers and lists only, for a checkpoint."""
+        """Return strings, numbers and lists, for a checkpoint."""
         return {
             "name": self.name,
             "entries": [[*entry[:2], list(entry.color), *entry[3:]] for entry in self.entries],
@@ -245,10 +245,10 @@ class LabelMap:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> LabelMap:
-        """Return the table that ``to_plain`` wrote.
+        """Return the table from the output of ``to_plain``.
 
         Raises:
-            ValueError: it did not write this.
+            ValueError: ``plain`` is not such output.
         """
         try:
             name, rows = plain["name"], [_entry_from_plain(*row) for row in plain["entries"]]
@@ -256,7 +256,7 @@ class LabelMap:
             if not isinstance(name, str) or not 1 <= table.num_classes <= MOST_CLASSES:
                 raise ValueError(f"name {name!r}, {table.num_classes} classes")
             if len({row.id for row in rows}) < len(rows):
-                raise ValueError("an id stands more than once")
+                raise ValueError("repeated ids")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the class table of a checkpoint is damaged: {error!r:.200}") from error
         return table
@@ -269,10 +269,10 @@ class LabelMap:
         ``r``, ``g``, ``b``). Cells are separated by commas, semicolons or tabs.
 
         Raises:
-            ValueError: the file is not such a table; the message names the line and says what is accepted.
+            ValueError: the file is not such a table; the message has the line and what is accepted.
         """
         if not file.is_file():
-            raise ValueError(f"there is no class table {file}: write one with columns {','.join(COLUMNS)}")
+            raise ValueError(f"{file}: no such class table. Create one with the columns {','.join(COLUMNS)}")
         text = files.read_text(file)
         header = text.partition("\n")[0]
         delimiter = max(",;\t", key=header.count)
@@ -290,11 +290,11 @@ class LabelMap:
             raise ValueError(f"{file}, line {reader.line_num}: not a CSV file ({error})") from error
         ids = [entry.id for entry in entries]
         if repeated := sorted(i for i, count in Counter(ids).items() if count > 1):
-            raise ValueError(f"{file}: ids {repeated} stand more than once; every id needs one line")
+            raise ValueError(f"{file}: ids {repeated} are repeated; each id must have one row")
         table = cls(name, entries, str(file), columns if delimiter == "," else COLUMNS)
         if not 1 <= table.num_classes <= MOST_CLASSES:
             raise ValueError(
-                f"{file}: {table.num_classes} classes are not ignored; there must be 1 to {MOST_CLASSES}"
+                f"{file}: {table.num_classes} classes are not ignored; must be 1 to {MOST_CLASSES}"
             )
         return table
 
@@ -336,15 +336,15 @@ def _entry_from_plain(identity: int, name: str, color: Sequence[int], ignore: bo
 
 
 def load_builtin_label_map(name: str) -> LabelMap:
-    """Return the table of a data set that segkit knows."""
+    """Return the table of a built-in data set."""
     return LabelMap.read(TABLES / f"{name}.csv", name)
 
 
 def load_class_table(data: Mapping[str, Any]) -> LabelMap:
-    """Return the table that data settings name, without listing images where segkit knows the data set."""
+    """Return the table of the data settings, without listing images if the data set is built in."""
     if (TABLES / f"{data['name']}.csv").is_file():
         return load_builtin_label_map(data["name"])
-    if "classes" not in data or "root" not in data:  # of a plug-in, which alone knows
+    if "classes" not in data or "root" not in data:  # a plug-in
         return registry.build("data.datasets", data, split="val").table
     roots = [data["root"]] if isinstance(data["root"], str) else data["root"]
     return LabelMap.read(Path(roots[0]).expanduser() / Path(data["classes"]).expanduser(), data["name"])
@@ -362,7 +362,7 @@ def _pack_colors(colors: np.ndarray) -> np.ndarray:
 
 def _parse_row(row: dict[Any, Any], place: str) -> Entry:
     if row.get(None):
-        raise ValueError(f"{place}: more cells than the first line names columns")
+        raise ValueError(f"{place}: more cells than columns in the first line")
     try:
         number = float(row["id"])  # pandas writes ids as 1.0 where a cell of the column is empty
         identity = int(number)
@@ -372,7 +372,7 @@ def _parse_row(row: dict[Any, Any], place: str) -> Entry:
         raise ValueError(f"{place}: id {row['id']!r} is not a whole number")
     ignore = (row.get("ignore") or "").strip().lower()
     if ignore not in ("", "0", "1", "no", "yes", "false", "true"):
-        raise ValueError(f"{place}: ignore is {ignore!r}; yes, no or nothing is meant")
+        raise ValueError(f"{place}: ignore={ignore!r}: must be yes, no or empty")
     is_ignored = ignore in ("1", "yes", "true")
     if not -(1 << 15) <= identity < 1 << 16:
         raise ValueError(f"{place}: id {identity} does not fit a mask file; ids go up to 65535")

@@ -1,4 +1,4 @@
-"""Files below a folder, each once, and different names for them."""
+"""List the files below a folder, each once, with unique names."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
 
 def root_prefixes(roots: Sequence[Path]) -> list[str]:
-    """Return a different prefix for the names below each root: as many of its last folders as that takes.
+    """Return a unique prefix for the names below each root: its last folders, as few as possible.
 
     Raises:
-        ValueError: a root is there twice.
+        ValueError: a root is listed twice.
     """
     real = [os.path.realpath(root) for root in roots]
     if twice := [str(root) for root, place in zip(roots, real, strict=True) if real.count(place) > 1]:
-        raise ValueError(f"data.root={','.join(twice)}: the same folder; name it once")
+        raise ValueError(f"data.root={','.join(twice)}: lists the same folder twice. Remove one")
     if len(roots) == 1:
         return [""]
     parts = [Path(os.path.abspath(root)).parts[1:] for root in roots]  # noqa: PTH100  (links stay)
@@ -51,7 +51,7 @@ def root_prefixes(roots: Sequence[Path]) -> list[str]:
 
 
 def unique_names(names: Sequence[str], files: Sequence[Path]) -> list[str]:
-    """Return different names: those that stand for several files get the suffix of the file, or a number."""
+    """Return unique names: repeated ones get the suffix of their file, or a number."""
     counts = Counter(names)
     taken = {name for name, count in counts.items() if count == 1}
     result = []

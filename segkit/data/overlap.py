@@ -1,4 +1,4 @@
-"""Images that are in the training and in the validation split, found from their files."""
+"""Find images that are in both the training and the validation split."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Drawings of class ids, for eyes: colors, overlays, errors, legends, grids and the confusion matrix.
+"""Draw class ids: colors, overlays, errors, legends, grids and the confusion matrix.
 
-Every image is (H, W, 3) uint8 RGB, in and out. Drawn with OpenCV alone, which before
-version 5 knows only ASCII.
+Every image is (H, W, 3) uint8 RGB, in and out. Before version 5, OpenCV writes ASCII text only.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ LINE = 18  # pixels from one line of text to the next
 
 
 def to_display_rgb(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
-    """An image (H, W, C) of any bands as an image: black and white are the ends of the range.
+    """Return an image (H, W, C) of any bands as RGB, black and white at the ends of the value range.
 
-    While the range is still a word, they are the 2nd and 98th percentile of this image.
+    While the range is ``percentile`` or ``minmax``, they are the 2nd and 98th percentile of this image.
     """
     if bands.photographs and image.shape[2] == 3 and image.dtype == np.uint8:
         return image
     places = bands.displayed(image.shape[2])
-    shown = image[..., places].astype(np.float32)
+    values = image[..., places].astype(np.float32)
     if isinstance(bands.range, str):
-        low, high = np.percentile(shown, (2, 98), axis=(0, 1)).astype(np.float32)
+        low, high = np.percentile(values, (2, 98), axis=(0, 1)).astype(np.float32)
     else:
         low, high = np.array(bands.value_ranges(image.shape[2]), np.float32)[places].T
-    gray = np.rint((shown - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
+    gray = np.rint((values - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
     return np.repeat(gray, 3, axis=2) if len(places) == 1 else gray
 
 
@@ -49,10 +48,10 @@ def colorize(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0
     """
     ids, colors = np.asarray(ids), np.asarray(colors, dtype=np.uint8)
     unscored = ignore_index(len(colors))
-    strange = (ids != unscored) & ((ids < 0) | (ids >= len(colors)))
-    if strange.any():
+    is_unknown = (ids != unscored) & ((ids < 0) | (ids >= len(colors)))
+    if is_unknown.any():
         raise ValueError(
-            f"class id {ids[strange][0]} has no color: the table has {len(colors)} "
+            f"class id {ids[is_unknown][0]} has no color: the table has {len(colors)} "
             f"(0..{len(colors) - 1}); does it belong to the data set of this label?"
         )
     palette = np.zeros((unscored + 1, 3), np.uint8)
@@ -64,19 +63,19 @@ def colorize(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0
 def draw_overlay(
     image: np.ndarray, ids: np.ndarray, colors: np.ndarray, *, opacity: float = 0.55
 ) -> np.ndarray:
-    """The image with its classes painted over it; ignored pixels show the image alone."""
+    """Blend the colors of the classes over an image; ignored pixels stay as they are."""
     painted = cv2.addWeighted(colorize(ids, colors), opacity, image, 1 - opacity, 0)
     return np.where((np.asarray(ids) == ignore_index(len(colors)))[..., None], image, painted)
 
 
 def draw_error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Where the prediction is right (dark), wrong (orange) and not scored (gray)."""
+    """Draw where a prediction is right (dark), wrong (orange) and not scored (gray)."""
     outcome = np.where(label == ignore_index_of(label), 2, np.where(label == prediction, 0, 1))
     return np.array([RIGHT, WRONG, IGNORED], np.uint8)[outcome]
 
 
 def draw_legend(names: Sequence[str], colors: np.ndarray, *, width: int = 640) -> np.ndarray:
-    """Swatches with class names, in as many columns as fit into ``width`` pixels."""
+    """Draw swatches with class names, in as many columns as fit into ``width`` pixels."""
     widest = max(text_width(name) for name in names) + LINE + 20
     columns = min(max(1, width // widest), len(names))
     rows = -(-len(names) // columns)
@@ -96,7 +95,7 @@ def draw_grid(
     height: int = 240,
     footer: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Images in rows and columns, each ``height`` pixels tall, with titles above and a footer below."""
+    """Draw images in rows and columns, each ``height`` pixels tall, with titles above and a footer below."""
     cells = [[scale_to_height(image, height) for image in row] for row in rows]
     columns = max(len(row) for row in cells)
     widths = [max(row[c].shape[1] for row in cells if c < len(row)) for c in range(columns)]
@@ -114,7 +113,7 @@ def draw_grid(
 def sample_row(
     image: np.ndarray, label: np.ndarray, prediction: np.ndarray, colors: np.ndarray
 ) -> list[np.ndarray]:
-    """Image, truth, prediction and error of one sample: a row of ``grid`` under ``SAMPLE_TITLES``."""
+    """Return image, truth, prediction and errors of a sample, titled ``SAMPLE_TITLES`` in a grid."""
     return [image, colorize(label, colors), colorize(prediction, colors), draw_error_map(label, prediction)]
 
 
@@ -129,7 +128,7 @@ def draw_sheet(
     predictions: Sequence[np.ndarray] | None = None,
     height: int = 160,
 ) -> np.ndarray:
-    """Samples above a legend of their classes: a row each with its prediction, or pairs, two in a row."""
+    """Draw samples above a legend: one per row with its prediction, or two per row with their labels."""
     if predictions is not None:
         pairs = zip(samples, predictions, strict=True)
         rows = [
@@ -153,24 +152,24 @@ def draw_sheet(
 
 
 def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
-    """The classes that occur in some maps of class ids, in order."""
+    """Return the sorted classes that occur in maps of class ids."""
     return sorted({int(k) for one in ids for k in np.unique(one) if k != ignore_index_of(one)})
 
 
 def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:
-    """A confusion matrix: rows are true classes, columns predicted ones, a cell its share of the row in %.
+    """Draw a confusion matrix: rows are true classes, columns predicted ones, cells percentages of the row.
 
     Args:
         counts: (K, K), true class first; a class without pixels has an empty row.
         names: of the K classes.
-        size: rough side of the matrix in pixels; above 40 classes as many round ids as fit replace names.
+        size: approximate side of the matrix in pixels. Above 40 classes, ids replace names, as many as fit.
     """
     counts = np.asarray(counts, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell = min(48, max(1, size // len(names)))
-    named = len(names) <= 40
-    step = 1 if named else 10 * math.ceil(LINE / (10 * cell))
-    labels = [f"{k} {name}" for k, name in enumerate(names)] if named else [str(k) for k in range(len(names))]
+    step, labels = 1, [f"{k} {name}" for k, name in enumerate(names)]
+    if len(names) > 40:
+        step, labels = 10 * math.ceil(LINE / (10 * cell)), [str(k) for k in range(len(names))]
     margin = max(text_width(label) for label in labels) + 14
     side = cell * len(names)
     caption = "rows: truth, columns: prediction, % of the row"
@@ -194,7 +193,7 @@ def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int
 
 
 def save_image(path: Path, image: np.ndarray) -> Path:
-    """Write an (H, W, 3) RGB image or (H, W) ids in the format of the suffix, whole or not at all.
+    """Write an (H, W, 3) RGB image or (H, W) ids atomically, in the format of the suffix.
 
     Raises:
         ValueError: OpenCV does not know the suffix.
@@ -219,24 +218,24 @@ def encode_image(image: np.ndarray, suffix: str = ".png") -> bytes:
 
 
 def blank_canvas(height: int, width: int) -> np.ndarray:
-    """An empty sheet."""
+    """Return an empty canvas."""
     return np.full((height, width, 3), PAPER, np.uint8)
 
 
 def scale_to_height(image: np.ndarray, height: int) -> np.ndarray:
-    """Scale to a height; averaged when it shrinks, with hard edges when it grows.
+    """Resize an image to a height, averaging if it shrinks, nearest neighbor if it grows.
 
-    An image that would be very wide is scaled to a width instead, with paper below.
+    A very wide image is resized to a width instead, with padding below.
     """
     scale = min(height / image.shape[0], WIDEST * height / image.shape[1])
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST_EXACT
-    scaled = cv2.resize(image, size, interpolation=how)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST_EXACT
+    scaled = cv2.resize(image, size, interpolation=interpolation)
     return cv2.copyMakeBorder(scaled, 0, height - size[1], 0, 0, cv2.BORDER_CONSTANT, value=PAPER)
 
 
 def stack_vertically(*images: np.ndarray) -> np.ndarray:
-    """Images below each other, on paper as wide as the widest."""
+    """Stack images vertically, padded to the widest."""
     width = max(image.shape[1] for image in images)
     return np.concatenate(
         [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT, value=PAPER) for p in images]
@@ -244,7 +243,7 @@ def stack_vertically(*images: np.ndarray) -> np.ndarray:
 
 
 def fraction_to_color(shares: np.ndarray) -> np.ndarray:
-    """Fractions 0..1 as colors from white to deep blue; the root lets small confusions be seen."""
+    """Map fractions 0..1 to colors from white to dark blue; the square root makes small ones visible."""
     weight = np.sqrt(shares)[..., None]
     return np.rint((1 - weight) * np.array(PAPER) + weight * np.array((8, 48, 107))).astype(np.uint8)
 
@@ -254,13 +253,13 @@ def text_width(text: str) -> int:
     return cv2.getTextSize(text, FONT, 0.45, 1)[0][0]
 
 
-def write_text(canvas: np.ndarray, text: str, where: tuple[int, int], ink: Sequence[int] = INK) -> None:
-    """Write one line; ``where`` is the left end of its base line (x, y)."""
-    cv2.putText(canvas, text, where, FONT, 0.45, ink, 1, cv2.LINE_AA)
+def write_text(canvas: np.ndarray, text: str, position: tuple[int, int], ink: Sequence[int] = INK) -> None:
+    """Write one line in place; ``position`` is the left end of its baseline (x, y)."""
+    cv2.putText(canvas, text, position, FONT, 0.45, ink, 1, cv2.LINE_AA)
 
 
-def paste_image(canvas: np.ndarray, image: np.ndarray, where: tuple[int, int]) -> None:
-    """Lay an image on a canvas with its corner at (y, x); what sticks out is cut."""
-    y, x = where
+def paste_image(canvas: np.ndarray, image: np.ndarray, corner: tuple[int, int]) -> None:
+    """Paste an image in place with its corner at (y, x), clipped to the canvas."""
+    y, x = corner
     target = canvas[max(y, 0) : y + image.shape[0], max(x, 0) : x + image.shape[1]]
     target[:] = image[max(-y, 0) :, max(-x, 0) :][: target.shape[0], : target.shape[1]]

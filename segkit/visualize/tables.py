@@ -1,4 +1,4 @@
-"""Per-class scores and confusions as numbers and as text, from the confusion matrix alone."""
+"""Compute per-class scores from a confusion matrix, and format tables."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 
 def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """IoU, recall, precision and share of the scored pixels of each class.
+    """Return IoU, recall, precision and share of the scored pixels of each class.
 
     Args:
         counts: (K, K), true class first.
 
     Returns:
-        Fractions (K,); NaN where there is nothing to divide by: a class without any pixels has no IoU.
+        Fractions (K,); NaN for a zero denominator, such as the IoU of a class without pixels.
     """
     counts = np.asarray(counts, dtype=np.float64)
     hits, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
@@ -31,7 +31,7 @@ def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
 def format_class_table(
     names: Sequence[str], columns: Mapping[str, Sequence[float]], *, width: int = 100
 ) -> str:
-    """Scores of the classes in percent, in class order; many stand side by side within the width.
+    """Format the scores of the classes in percent; above 20 classes in several columns.
 
     Args:
         names: of the K classes.
@@ -58,7 +58,7 @@ def format_class_table(
 
 
 def format_markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown; bars and line breaks in cells are made harmless."""
+    """Format a Markdown table; bars and line breaks in cells are escaped."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(
         "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in line) + " |"
@@ -67,18 +67,18 @@ def format_markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]
 
 
 def format_code_block(text: str) -> str:
-    """Text in Markdown, as it is."""
+    """Format text as a Markdown code block."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def worst_and_best_classes(values: Sequence[float], count: int) -> list[int]:
-    """Class ids of the ``count`` lowest and ``count`` highest values, lowest first; NaN is left out."""
+    """Return the class ids of the ``count`` lowest and highest values, lowest first, without NaN."""
     order = sorted((k for k in range(len(values)) if not math.isnan(values[k])), key=lambda k: values[k])
     return order if len(order) <= 2 * count else order[:count] + order[-count:]
 
 
 def most_confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int, float]]:
-    """The errors with most pixels: (true class, predicted class, pixels, share of the true class)."""
+    """Return the most frequent errors: (true class, predicted class, pixels, share of the true class)."""
     counts = np.asarray(counts, dtype=np.int64)
     wrong = counts - np.diag(counts.diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
@@ -88,5 +88,5 @@ def most_confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, 
 
 
 def format_percent(fraction: float) -> str:
-    """A fraction in percent with two digits, a dash for NaN."""
+    """Format a fraction in percent with two digits, NaN as a dash."""
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
