@@ -1,12 +1,11 @@
-"""The small set of benchmarks: ratios to peers and to the plain way, against benchmarks/expected.csv.
+"""Compare a small set of speed ratios with benchmarks/expected.csv.
 
-    python benchmarks/bench.py                       (make bench; under five minutes on two idle cores)
-    python benchmarks/bench.py --write --repeat 3    measures anew what is expected on this machine
+    python benchmarks/bench.py                       (make bench; under five minutes on two unused cores)
+    python benchmarks/bench.py --write --repeat 3    writes the ratios of this machine
 
-Ratios of medians, larger is better, of one thread by the processor's clock, which other work on the machine
-disturbs least. A ratio is refused that lies further from the expected one than its tolerance, on either side:
-what became faster is to be written down, too. A tolerance is twice the largest distance of a repetition from
-the median of all when they were written, and 10 % at least. The exit status is 1 if one is refused.
+Ratios are of median CPU time of one thread; larger is better. The exit status is 1 if a ratio is off by more
+than its tolerance in either direction. A tolerance is twice the largest distance of a repetition from the
+median when the file was written, and at least 10 %.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ SETS = (
     ["inference.py", "--variant", "50", "--size", "256x341", "--sides", *WAYS, *BOUNDS],
     ["loader.py", "--cases", "1", "--rounds", "3"],
 )
-LEAST = 0.1  # of a tolerance
+MIN_TOLERANCE = 0.1
 COLUMNS = ("ratio", "expected", "tolerance", "runs", "machine")
 
 
-def ratios(parts: list[dict[str, Any]]) -> dict[str, float]:
-    """Named ratios of what the sets wrote; a side that failed has none."""
+def compute_ratios(parts: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the ratios of the results of all sets; a side that failed has none."""
     found: dict[str, float] = {}
 
     def add(name: str, above: float | None, below: float | None) -> None:
@@ -66,65 +65,65 @@ def ratios(parts: list[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def measured() -> dict[str, float]:
-    """The ratios of one run of all sets."""
+def measure_ratios() -> dict[str, float]:
+    """Run all sets once and return their ratios."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.jsonl"
         for script, *words in SETS:
             command = [sys.executable, str(HERE / script), *words, "--results", str(results)]
             if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
-                raise SystemExit(f"{script} failed; what it said is above")
-        return ratios([json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()])
+                raise SystemExit(f"{script} failed; see its output above")
+        return compute_ratios([json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()])
 
 
-def compared(found: dict[str, float], expected: list[dict[str, str]]) -> tuple[str, list[str]]:
-    """A table, and what is refused: the ratios that moved, those that are missing, and those that are new."""
+def compare(measured: dict[str, float], expected: list[dict[str, str]]) -> tuple[str, list[str]]:
+    """Return a table, and a line for each ratio that moved, is missing or is new."""
     known = {row["ratio"]: row for row in expected}
-    lines = ["| ratio | expected | tolerance | found | |", "|---|---|---|---|---|"]
-    refused = []
-    for name in dict.fromkeys([*known, *found]):
-        if name not in known or name not in found:
-            verdict = "not in the file" if name in found else "not measured"
-            lines.append(f"| {name} | | | {found.get(name, 0):.2f} | {verdict} |")
-            refused.append(f"{name}: {verdict}")
+    lines = ["| ratio | expected | tolerance | measured | |", "|---|---|---|---|---|"]
+    failures = []
+    for name in dict.fromkeys([*known, *measured]):
+        if name not in known or name not in measured:
+            verdict = "not in the file" if name in measured else "not measured"
+            lines.append(f"| {name} | | | {measured.get(name, 0):.2f} | {verdict} |")
+            failures.append(f"{name}: {verdict}")
             continue
-        there, tolerance = float(known[name]["expected"]), float(known[name]["tolerance"])
-        off = found[name] / there - 1
-        verdict = "" if abs(off) <= tolerance else f"{'slower' if off < 0 else 'faster'} by {abs(off):.0%}"
-        lines.append(f"| {name} | {there:.2f} | {tolerance:.0%} | {found[name]:.2f} | {verdict} |")
-        if verdict:
-            refused.append(f"{name}: {found[name]:.2f} in place of {there:.2f}, tolerance {tolerance:.0%}")
-    return "\n".join(lines), refused
+        reference, tolerance = float(known[name]["expected"]), float(known[name]["tolerance"])
+        change, verdict = measured[name] / reference - 1, ""
+        if abs(change) > tolerance:
+            verdict = f"{'slower' if change < 0 else 'faster'} by {abs(change):.0%}"
+            failures.append(
+                f"{name}: {measured[name]:.2f} instead of {reference:.2f}, tolerance {tolerance:.0%}"
+            )
+        lines.append(f"| {name} | {reference:.2f} | {tolerance:.0%} | {measured[name]:.2f} | {verdict} |")
+    return "\n".join(lines), failures
 
 
-def rows_of(repeated: list[dict[str, float]], machine: str) -> list[dict[str, str]]:
-    """What is written down: medians over repetitions, and how far apart they were."""
+def expected_rows(repeated: list[dict[str, float]], machine: str) -> list[dict[str, str]]:
+    """Return the rows of the file: medians over repetitions, and tolerances."""
     rows = []
     for name in repeated[0]:
-        values = [found[name] for found in repeated if name in found]
+        values = [run[name] for run in repeated if name in run]
         middle = statistics.median(values)
-        tolerance = max(LEAST, 2 * max(abs(value / middle - 1) for value in values))
+        tolerance = max(MIN_TOLERANCE, 2 * max(abs(value / middle - 1) for value in values))
         numbers = (name, f"{middle:.3f}", f"{tolerance:.3f}", str(len(values)), machine)
         rows.append(dict(zip(COLUMNS, numbers, strict=True)))
     return rows
 
 
 def main() -> None:
-    """Compare, or write down."""
+    """Compare or write the ratios."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--expected", type=Path, default=HERE / "expected.csv")
-    parser.add_argument("--write", action="store_true", help="write what is measured to --expected")
-    parser.add_argument(
-        "--repeat", type=int, default=3, help="of --write: runs whose spread is the tolerance"
-    )
+    parser.add_argument("--write", action="store_true", help="write the ratios to --expected")
+    parser.add_argument("--repeat", type=int, default=3, help="of --write: runs that define the tolerance")
     given = parser.parse_args()
-    machine = ceilings.machine(1)
+    machine = ceilings.describe_machine(1)
     if given.write:
         if given.repeat < 2:
-            parser.error(f"--repeat={given.repeat}: two runs at least tell how far apart runs are")
-        rows = rows_of([measured() for _ in range(given.repeat)], machine)
+            parser.error(f"--repeat={given.repeat}: must be at least 2")
+        rows = expected_rows([measure_ratios() for _ in range(given.repeat)], machine)
         with given.expected.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -132,13 +131,13 @@ def main() -> None:
         turns.log_message(f"{given.expected} has {len(rows)} ratios of {given.repeat} runs each")
         return
     if not given.expected.is_file():
-        parser.error(f"--expected={given.expected}: there is no such file; make one with --write")
+        parser.error(f"--expected={given.expected}: no such file. Create it with --write")
     expected = list(csv.DictReader(given.expected.read_text(encoding="utf-8").splitlines()))
-    table, refused = compared(measured(), expected)
-    print(f"{machine}; what is expected was measured on {expected[0]['machine']}\n\n{table}")
-    if refused:
+    table, failures = compare(measure_ratios(), expected)
+    print(f"{machine}; expected ratios are from {expected[0]['machine']}\n\n{table}")
+    if failures:
         raise SystemExit(
-            "\n".join(["", *refused, "look for the cause, or measure what is expected here with --write"])
+            "\n".join(["", *failures, "Find the cause, or write the ratios of this machine with --write"])
         )
 
 

@@ -1,10 +1,9 @@
-"""What this machine reaches at best: GFLOP/s of large matrix products, and the arithmetic of a network.
+"""Peak GFLOP/s of this machine in large matrix products, and the GFLOP of a network.
 
     python benchmarks/ceilings.py [--threads 2] [--device cuda]
 
-A product of 2048 x 2048 in float32, bf16 and int8, the fastest of the ways PyTorch has (BLAS, oneDNN): on all
-threads, on one core with the others idle, and on one core while the others do the same. On a GPU one of
-8192 x 8192 in float32 and bf16.
+Products of 2048 x 2048 in float32, bf16 and int8 by the fastest of BLAS and oneDNN: on all threads, on one
+core alone, and on one core while the others do the same. On a GPU 8192 x 8192 in float32 and bf16.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ SIDE = {"cpu": 2048, "cuda": 8192}
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
-def products(clock: str = "wall", seconds: float = 1.5, *, device: str = "cpu") -> dict[str, float]:
-    """GFLOP/s of this process by kind of number; for ``seconds`` each way is tried again and again."""
+def measure_products(clock: str = "wall", seconds: float = 1.5, *, device: str = "cpu") -> dict[str, float]:
+    """Return GFLOP/s of this process by number format, each measured for ``seconds``."""
     import torch
 
     now, side = turns.CLOCKS[clock], SIDE[device]
@@ -54,20 +53,20 @@ def products(clock: str = "wall", seconds: float = 1.5, *, device: str = "cpu") 
         name = "bf16" if kind == torch.bfloat16 else "float32"
         with torch.inference_mode():
             found[name] = max(best(way) for way in ways)
-    fast = {"avx512_vnni", "amx_int8"} & {*flags()}  # without them PyTorch multiplies in a plain loop
+    fast = {"avx512_vnni", "amx_int8"} & {*cpu_flags()}  # without them PyTorch multiplies in a plain loop
     if device == "cpu" and fast:
         a = torch.randint(-127, 127, (side, side), dtype=torch.int8)
         found["int8"] = best(lambda: torch._int_mm(a, a))
     return found
 
 
-def measured(threads: int, clock: str = "wall", device: str = "cpu") -> dict[str, dict[str, float]]:
-    """GFLOP/s on all threads, of one core alone, and of the slowest of cores that work at once.
+def measure(threads: int, clock: str = "wall", device: str = "cpu") -> dict[str, dict[str, float]]:
+    """Return GFLOP/s on all threads, of one core alone, and of the slowest of several busy cores.
 
-    By the processor's clock all are of one core. Of a GPU there is only ``all``.
+    With CPU time all are of one core. For a GPU there is only ``all``.
     """
     if device != "cpu":
-        return {"all": products(clock, device=device)}
+        return {"all": measure_products(clock, device=device)}
 
     def together(processes: int, each: int) -> list[dict[str, float]]:
         settings = {**os.environ, "OMP_NUM_THREADS": str(each)}
@@ -81,8 +80,8 @@ def measured(threads: int, clock: str = "wall", device: str = "cpu") -> dict[str
     return {"all": together(1, threads)[0], "alone": together(1, 1)[0], "beside": slowest}
 
 
-def words(ceilings: dict[str, dict[str, float]]) -> str:
-    """One line a kind of number."""
+def format_ceilings(ceilings: dict[str, dict[str, float]]) -> str:
+    """Return one line per number format."""
     lines = []
     for kind in ceilings["all"]:
         if "alone" not in ceilings:
@@ -91,13 +90,13 @@ def words(ceilings: dict[str, dict[str, float]]) -> str:
         whole, alone, beside = (ceilings[how][kind] for how in ("all", "alone", "beside"))
         lines.append(
             f"matrix products, {kind}: {whole:.0f} GFLOP/s on all threads; "
-            f"one core {alone:.0f} alone, {beside:.0f} beside the other"
+            f"one core {alone:.0f} alone, {beside:.0f} beside a busy one"
         )
     return "\n".join(lines)
 
 
 def gigaflops(variant: str, size: tuple[int, int], *, batch: int = 1, classes: int = 150) -> float:
-    """GFLOP (two a multiply-add) of DeepLabV3 on a ResNeSt at output stride 8, forward."""
+    """Return the GFLOP of a forward pass of DeepLabV3 on a ResNeSt at output stride 8."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -110,15 +109,15 @@ def gigaflops(variant: str, size: tuple[int, int], *, batch: int = 1, classes: i
     return counter.get_total_flops() / 1e9
 
 
-def flags() -> list[str]:
-    """What the processor says it has, of what decides here."""
+def cpu_flags() -> list[str]:
+    """Return the processor's instruction sets that matter here."""
     cpuinfo = Path("/proc/cpuinfo")
-    named = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    return [flag for flag in FLAGS if flag in named]
+    words = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return [flag for flag in FLAGS if flag in words]
 
 
-def machine(threads: int, device: str = "cpu") -> str:
-    """The hardware and the version of PyTorch, as they stand beside figures."""
+def describe_machine(threads: int, device: str = "cpu") -> str:
+    """Return the hardware and the version of PyTorch."""
     import torch
 
     version = f"torch {torch.__version__.split('+')[0]}"
@@ -127,7 +126,7 @@ def machine(threads: int, device: str = "cpu") -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    named = f"{model or platform.processor()} ({', '.join(flags())})"
+    named = f"{model or platform.processor()} ({', '.join(cpu_flags())})"
     return f"{named}, {threads} of {os.cpu_count()} cores, {version}"
 
 
@@ -141,7 +140,7 @@ if __name__ == "__main__":
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        print(json.dumps(products(given.clock)))
+        print(json.dumps(measure_products(given.clock)))
     else:
-        print(machine(given.threads, given.device))
-        print(words(measured(given.threads, given.clock, given.device)))
+        print(describe_machine(given.threads, given.device))
+        print(format_ceilings(measure(given.threads, given.clock, given.device)))

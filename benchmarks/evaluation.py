@@ -1,24 +1,21 @@
-"""Time, agreement and memory of scoring, each against the plain way in one run.
+"""Time of scoring, and agreement of its results, each against the published loop in one run.
 
     python benchmarks/evaluation.py speed --image photo.jpg [--rounds 3] [--device cuda]
     python benchmarks/evaluation.py agreement --checkpoint best.pt --images folder [--count 5]
-    python benchmarks/evaluation.py memory [--variant 101] [--precision bf16]
 
-The plain way is the loop of the published code: one window and one flip at a time, float32, each result
-enlarged, exponentiated and added up at full size.
+The published loop processes one window and one flip at a time in float32; each result is resized,
+exponentiated and summed at full size. Memory: ``benchmarks/inference.py large``.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import math
 import statistics
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -30,20 +27,19 @@ from segkit.inference import Protocol, predict, predictor, prepare
 from segkit.models import segmenter
 
 ADE20K = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "base_size": 520, "window": 480}
-CITYSCAPES = {"scales": (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25), "base_size": 2048, "window": 768}
 ENCODING = {"name": "encoding", "resize": "long_side", "flip": True, "border": "pad", "merge": "exp"}
 
 
-def network(variant: str, width: int = 64) -> segmenter.Segmenter:
+def network(variant: str) -> segmenter.Segmenter:
     """DeepLabV3 with fresh weights; time and memory do not depend on them."""
     torch.manual_seed(0)
-    backbone = {"name": "resnest", "variant": variant, "output_stride": 8, "width": width}
+    backbone = {"name": "resnest", "variant": variant, "output_stride": 8}
     return segmenter.build(150, backbone=backbone, head={"name": "deeplabv3"}).eval()
 
 
 @torch.inference_mode()
 def plain(model, image, scales, base_size, window):
-    """Class ids by the loop of PyTorch-Encoding, whose window moves by two thirds of itself."""
+    """Predict class ids with the loop of PyTorch-Encoding, whose window moves by two thirds of its size."""
     device = model.mean.device
     x = model.normalize(torch.from_numpy(image).to(device).permute(2, 0, 1)[None])
     height, width = image.shape[:2]
@@ -108,7 +104,7 @@ def speed(
 
 
 def agreement(checkpoint: Path, images: Path, count: int) -> None:
-    """How many pixels of a trained network's images get the class that the plain loop gives them."""
+    """Print the share of pixels for which segkit and the published loop predict the same class."""
     settings = {"checkpoint": checkpoint, "model": store.read_checkpoint(checkpoint)["settings"]["model"]}
     model = predictor.load_model(settings, torch.device("cpu")).model.eval()
     for file in sorted(images.iterdir())[:count]:
@@ -126,38 +122,11 @@ def agreement(checkpoint: Path, images: Path, count: int) -> None:
             print(f"{file.name} {precision:8} {same:9.5%} of {found.numel()} pixels agree", flush=True)
 
 
-def memory(variant: str, width: int, precision: str) -> None:
-    """The most that predicting takes over the loaded model and the image."""
-    fast = prepare(network(variant, width), precision=precision)
-    jobs = {
-        "2048x1024, encoding, scales to 2.25": (
-            (1024, 2048),
-            Protocol(**ENCODING, **CITYSCAPES, precision=precision),
-        ),
-        "10000x8000, sliding": ((8000, 10000), Protocol(name="sliding", window=768, precision=precision)),
-    }
-    for name, (size, how) in jobs.items():
-        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is no longer counted as ours
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before, started = _kib("VmRSS"), time.perf_counter()
-        predict(fast, image, how)
-        grown = (_kib("VmHWM") - before) / 2**20
-        took = time.perf_counter() - started
-        print(f"{name}, 150 classes, ResNeSt-{variant} of width {width}, {precision}: ", end="")
-        print(f"{grown:.2f} GiB over model and image, {took:.0f} s", flush=True)
-
-
-def _kib(what: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(what))
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["speed", "agreement", "memory"])
+    parser.add_argument("what", choices=["speed", "agreement"])
     parser.add_argument("--image", type=Path)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--checkpoint", type=Path)
@@ -165,16 +134,12 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scales", type=float, nargs="+", default=ADE20K["scales"])
     parser.add_argument("--variant", default="101")
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of speed")
     given = parser.parse_args()
-    for name in {"speed": ["image"], "agreement": ["checkpoint", "images"], "memory": []}[given.what]:
+    for name in {"speed": ["image"], "agreement": ["checkpoint", "images"]}[given.what]:
         if getattr(given, name) is None:
             parser.error(f"{given.what} needs --{name}")
     if given.what == "speed":
         speed(given.image, given.variant, given.rounds, tuple(given.scales), given.device)
-    elif given.what == "agreement":
-        agreement(given.checkpoint, given.images, given.count)
     else:
-        memory(given.variant, given.width, given.precision)
+        agreement(given.checkpoint, given.images, given.count)

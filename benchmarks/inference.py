@@ -1,4 +1,4 @@
-"""Images per second of single images on this machine: segkit in every way it can run, and its peers.
+"""Images per second on single images: segkit in all its ways to run, and other toolkits.
 
     python benchmarks/inference.py --size 512x683 --variant 50 --results inference.jsonl
     python benchmarks/inference.py --size 512x683 --variant 50 --flips --results inference.jsonl
@@ -6,12 +6,11 @@
     python benchmarks/inference.py large --size 8000x10000 --variant 101 --results inference.jsonl
     python benchmarks/inference.py table --results inference.jsonl
 
-Every side works in a fresh process, and they take turns; medians count. Peak memory is that of the side's
-process while it predicts, and beside it what it grew over the loaded network. ``ceiling`` is the share of
-what large matrix products of the side's precision reached in the same run. Exported files are kept in
-``--files``. All sides stay in memory, about 1 GiB each and more for large images; with ``--alone`` each
-starts anew in each round. ``large`` is one image in windows of 768, ``pipeline`` a folder and a video from
-end to end.
+Each side runs in its own process, and they take turns; results are medians. Peak memory is that of the side's
+process while it predicts, and its growth over the loaded network. ``ceiling`` is the share of the rate of
+large matrix products of the side's precision in the same run. Exported files are stored in ``--files``. All
+sides stay in memory, about 1 GiB each and more for large images; with ``--alone`` one at a time. ``large`` is
+one image in tiles of 768, ``pipeline`` a folder and a video from end to end.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ LONG = ("plain_loop", "eager", "bf16", "openvino_bf16", "openvino_int8", "smp_bf
 
 
 def work(given: argparse.Namespace) -> None:
-    """One side: a look for each line that comes in."""
+    """Serve as a side: one prediction for each line of input."""
     import torch
 
     torch.set_num_threads(given.threads)
@@ -42,11 +41,11 @@ def work(given: argparse.Namespace) -> None:
         return
 
     def build() -> Any:
-        image = inference_sides.scene(inference_whole.size_of(given))
-        look = inference_sides.side(given.worker[0], given)
+        image = inference_sides.make_image(inference_whole.parse_size(given))
+        predict = inference_sides.make_predictor(given.worker[0], given)
 
         def once(line: str) -> None:
-            look(image, line == "flips")
+            predict(image, line == "flips")
 
         return once
 
@@ -54,58 +53,56 @@ def work(given: argparse.Namespace) -> None:
 
 
 def measure(given: argparse.Namespace) -> None:
-    """One table."""
+    """Measure and print one table."""
     names = given.sides or (LONG if given.flips else inference_sides.OURS + inference_sides.PEERS)
     settings = ("variant", "size", "files")
     written: set[Path] = set()
     for name in names:
-        path = (
-            inference_sides.file_of(name, given.variant, given.files)[1]
-            if name in inference_sides.FILES
-            else None
-        )
-        if path and path not in written and not path.exists():
+        if name not in inference_sides.FILES:
+            continue
+        path = inference_sides.exported_file(name, given.variant, given.files)[1]
+        if path not in written and not path.exists():
             turns.log_message(f"  exporting {path.name} ...")
-            command = turns.as_side(__file__, given, *settings, worker=("write", name))
+            command = turns.side_command(__file__, given, *settings, worker=("write", name))
             done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
             turns.log_message(
                 f"  {done.stderr.strip().splitlines()[-1:]}" if done.returncode else "  ... written"
             )
             written.add(path)
-    ceiling = ceilings.measured(given.threads, given.clock)
-    commands = {name: turns.as_side(__file__, given, *settings, worker=(name,)) for name in names}
-    what = "flips" if given.flips else "single"
-    how: dict[str, Any] = {"most": given.rounds, "minutes": given.minutes, "warm": ["single"], "what": what}
+    ceiling = ceilings.measure(given.threads, given.clock)
+    commands = {name: turns.side_command(__file__, given, *settings, worker=(name,)) for name in names}
+    line = "flips" if given.flips else "single"
+    how: dict[str, Any] = {"count": given.rounds, "minutes": given.minutes, "warm": ["single"], "line": line}
     if given.alone:
-        found = turns.alone(commands, threads=given.threads, **how)
+        answers = turns.run_alone(commands, threads=given.threads, **how)
     else:
-        with turns.started(commands, threads=given.threads) as ready:
-            found = turns.rounds(ready, **how)
+        with turns.start_sides(commands, threads=given.threads) as ready:
+            answers = turns.run_rounds(ready, **how)
     part: dict[str, Any] = {
         name: getattr(given, name) for name in ("size", "variant", "flips", "threads", "clock")
     }
-    part |= {"what": "images", "machine": ceilings.machine(given.threads), "ceilings": ceiling}
-    part |= {"gflop": gigaflops(given), "rows": turns.medians(found)}
-    turns.keep(given, part)
-    print(table_of(part))
+    part |= {"what": "images", "machine": ceilings.describe_machine(given.threads), "ceilings": ceiling}
+    part |= {"gflop": gigaflops(given), "rows": turns.summarize(answers)}
+    turns.store_results(given, part)
+    print(format_table(part))
 
 
 def gigaflops(given: argparse.Namespace) -> float:
-    """GFLOP of all looks at the image."""
-    size = inference_whole.size_of(given)
+    """Return the GFLOP of all views of the image."""
+    size = inference_whole.parse_size(given)
     scales = inference_sides.SCALES if given.flips else (1.0,)
     sizes = [tuple(int(side * scale) for side in size) for scale in scales]
     return sum(ceilings.gigaflops(given.variant, each) for each in sizes) * (2 if given.flips else 1)
 
 
-def table_of(part: dict[str, Any]) -> str:
-    """Markdown, the slowest side first."""
+def format_table(part: dict[str, Any]) -> str:
+    """Return the table in Markdown, the slowest side first."""
     how = "six scales, flips" if part["flips"] else "single-scale"
     lines = [
-        f"\nDeepLabV3-ResNeSt-{part['variant']}, {part['size']}, {how}; {part['gflop']:.0f} GFLOP an image, "
+        f"\nDeepLabV3-ResNeSt-{part['variant']}, {part['size']}, {how}; {part['gflop']:.0f} GFLOP per image, "
     ]
     lines[0] += f"{part['clock']} time; {part['machine']}"
-    lines += [ceilings.words(part["ceilings"]), ""]
+    lines += [ceilings.format_ceilings(part["ceilings"]), ""]
     rows, reference = part["rows"], "eager" if "eager" in part["rows"] else next(iter(part["rows"]), "")
     heads = ["side", "images/s", "s (fastest to slowest)", f"of {reference}", "of the ceiling"]
     heads += ["peak MiB, over the network"]
@@ -125,13 +122,13 @@ def table_of(part: dict[str, Any]) -> str:
 
 
 def table(given: argparse.Namespace) -> None:
-    """The results as a page has them."""
+    """Print the tables of stored results."""
     ways = {
-        "images": table_of,
-        "large": inference_whole.large_words,
-        "pipeline": inference_whole.pipeline_table,
+        "images": format_table,
+        "large": inference_whole.format_large,
+        "pipeline": inference_whole.format_pipeline,
     }
-    for part in turns.kept(given.results):
+    for part in turns.load_results(given.results):
         print(ways[part["what"]](part))
 
 
@@ -139,18 +136,18 @@ WHAT = {"measure": measure, "large": inference_whole.run, "pipeline": inference_
 
 
 def main() -> None:
-    """Measure, or print what was measured."""
-    parser = turns.arguments(__doc__)
+    """Measure, or print stored results."""
+    parser = turns.make_parser(__doc__)
     parser.add_argument("what", nargs="?", default="measure", choices=[*WHAT])
     parser.add_argument("--size", default="512x683", help="height x width")
     parser.add_argument("--variant", default="50", choices=["14", "26", "50", "101"])
     sides = inference_sides.OURS + inference_sides.PEERS
     parser.add_argument("--sides", nargs="+", choices=sides, help=f"default: all; with --flips {LONG}")
     parser.add_argument("--alone", action="store_true", help="one process at a time, if memory is short")
-    parser.add_argument("--flips", action="store_true", help="six scales with mirrored copies")
-    parser.add_argument("--rows", type=int, default=0, help="of `large`: end after as many rows")
+    parser.add_argument("--flips", action="store_true", help="six scales with flips")
+    parser.add_argument("--rows", type=int, default=0, help="of `large`: stop after this number of rows")
     parser.add_argument("--images", type=int, default=8, help="of `pipeline`")
-    parser.add_argument("--files", type=Path, default=Path("exported"), help="a folder for exported files")
+    parser.add_argument("--files", type=Path, default=Path("exported"), help="folder for exported files")
     given = parser.parse_args()
     if given.worker:
         work(given)

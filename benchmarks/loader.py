@@ -1,15 +1,14 @@
-"""Images a second of the whole loader against a plain albumentations pipeline and torchvision v2.
+"""Images per second of the complete loader, compared with albumentations and torchvision v2 pipelines.
 
     python benchmarks/loader.py [--workers 2] [--rounds 5]
 
-All sides read the same files with OpenCV, draw the same distributions (the `encoding` preset: long side
-uniform in 0.5 .. 2 of the base, mirror, random crop; where said, color jitter and blur as well) and batch
-with DataLoader. The peers hand over normalized float32, as is customary, segkit uint8 (the device
-normalizes). segkit averages when it shrinks, as the published training did, by PIL; so does torchvision with
-antialiasing. The others, and segkit with `augment.resize=opencv_linear`, skip pixels. `decoded` reads
-copies without compression, so that geometry dominates. Rounds alternate, the median counts. With
-`--workers 0`, the default, images per second of processor time of one core are given, which other load on the
-machine hardly disturbs; with workers, images per second on the clock, from the first batch on.
+All sides read the same files with OpenCV, sample from the same distributions (the `encoding` preset: long
+side uniform in 0.5 .. 2 of the base, flip, random crop; in some cases color jitter and blur) and batch with
+DataLoader. The peers return normalized float32, segkit uint8 (the device normalizes). segkit averages when it
+shrinks, like PIL in the published training; so does torchvision with antialiasing. The others, and segkit
+with `augment.resize=opencv_linear`, skip pixels. `decoded` reads uncompressed copies, so that geometry
+dominates. Rounds alternate; results are medians. With `--workers 0`, the default, images per second of CPU
+time of one core; with workers, of wall time from the first batch on.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Case(NamedTuple):
-    """One kind of data and what is drawn from it."""
+    """Kind of data and augmentation."""
 
     title: str
     size: tuple[int, int]
@@ -84,7 +83,7 @@ CASES = [
 
 
 def write_scenes(folder: Path, case: Case) -> None:
-    """Drawn scenes, smoothed until they take about as many bytes as photographs of that size."""
+    """Write drawn scenes, smoothed to about the file size of photographs."""
     scenes = shapes.build("train", size=case.size)
     (folder / "images").mkdir()
     (folder / "masks").mkdir()
@@ -95,8 +94,8 @@ def write_scenes(folder: Path, case: Case) -> None:
         cv2.imwrite(str(folder / f"masks/{index}.png"), sample.label)
 
 
-def ours(data: Pairs, case: Case, workers: int, resize: str) -> Iterator[Any]:
-    """Segkit's loader."""
+def segkit_batches(data: Pairs, case: Case, workers: int, resize: str) -> Iterator[Any]:
+    """Iterate over the batches of segkit's loader."""
     strength = {"color_jitter": 0.5, "blur": 0.2} if case.color else {}
     how: Any = {"resize": resize, **strength}
     transform = transforms.build(crop_size=case.crop, base_size=case.base, **how)
@@ -109,7 +108,7 @@ def ours(data: Pairs, case: Case, workers: int, resize: str) -> Iterator[Any]:
 
 
 class Peer:
-    """A map-style data set over the same reading code."""
+    """Map-style data set with segkit's reading code."""
 
     def __init__(self, data: Pairs, samples: int, transform: Callable[[np.ndarray, np.ndarray], Any]):
         self.data, self.samples, self.transform = data, samples, transform
@@ -122,16 +121,16 @@ class Peer:
         return self.transform(image, label)
 
 
-def peer(
+def peer_batches(
     data: Pairs, case: Case, workers: int, transform: Callable[[np.ndarray, np.ndarray], Any]
 ) -> Iterator[Any]:
-    """DataLoader over a peer's transform."""
+    """Iterate over the batches of a DataLoader with a peer's transform."""
     setting = {"num_workers": workers, "worker_init_fn": lambda _: cv2.setNumThreads(0)}
     return iter(DataLoader(Peer(data, case.samples, transform), batch_size=BATCH, **setting))  # type: ignore[arg-type]
 
 
 def plain_albumentations(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Scale the image, pad, crop."""
+    """Return the transform of albumentations."""
     color = [
         A.RandomBrightnessContrast(32 / 255, 0, p=0.5),
         A.RandomBrightnessContrast(0, 0.5, p=0.5),
@@ -152,14 +151,14 @@ def plain_albumentations(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
     )
 
     def transform(image: np.ndarray, label: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        drawn = pipeline(image=image, mask=label)
-        return drawn["image"], drawn["mask"]
+        result = pipeline(image=image, mask=label)
+        return result["image"], result["mask"]
 
     return transform
 
 
 def torchvision_v2(case: Case, *, averaging: bool = False) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """The same with tensors."""
+    """Return the transform of torchvision."""
     short = case.base * min(case.size) / max(case.size)
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: 255}
     to_float: Any = {tv_tensors.Image: torch.float32, "others": None}
@@ -183,23 +182,25 @@ def torchvision_v2(case: Case, *, averaging: bool = False) -> Callable[[np.ndarr
 
 
 SIDES: dict[str, Callable[[Pairs, Case, int], Iterator[Any]]] = {
-    "segkit": partial(ours, resize="pil_bilinear"),
-    "torchvision, averaging": lambda data, case, workers: peer(
+    "segkit": partial(segkit_batches, resize="pil_bilinear"),
+    "torchvision, averaging": lambda data, case, workers: peer_batches(
         data, case, workers, torchvision_v2(case, averaging=True)
     ),
-    "segkit, linear": partial(ours, resize="opencv_linear"),
-    "albumentations": lambda data, case, workers: peer(data, case, workers, plain_albumentations(case)),
-    "torchvision": lambda data, case, workers: peer(data, case, workers, torchvision_v2(case)),
+    "segkit, linear": partial(segkit_batches, resize="opencv_linear"),
+    "albumentations": lambda data, case, workers: peer_batches(
+        data, case, workers, plain_albumentations(case)
+    ),
+    "torchvision": lambda data, case, workers: peer_batches(data, case, workers, torchvision_v2(case)),
 }
-COMPARED = (  # like with like: those that average, those that skip pixels
+COMPARED = (  # sides that average when shrinking, and sides that skip pixels
     ("segkit", "torchvision, averaging"),
     ("segkit, linear", "albumentations"),
     ("segkit, linear", "torchvision"),
 )
 
 
-def rate(batches: Iterator[Any], clock: Callable[[], float], images: int) -> float:
-    """Images a second after the first batch, by which workers have started."""
+def measure_rate(batches: Iterator[Any], clock: Callable[[], float], images: int) -> float:
+    """Return images per second after the first batch, when workers have started."""
     next(batches)
     start = clock()
     for _ in batches:
@@ -208,7 +209,7 @@ def rate(batches: Iterator[Any], clock: Callable[[], float], images: int) -> flo
 
 
 def read_milliseconds(data: Pairs, rounds: int) -> float:
-    """One read of image and mask, in this process."""
+    """Return the milliseconds to read an image and its mask in this process."""
     for index in range(len(data)):
         data.read(index)  # fill the cache, if there is one
     times = []
@@ -223,16 +224,16 @@ def read_milliseconds(data: Pairs, rounds: int) -> float:
 
 
 def main() -> None:
-    """Print one table."""
+    """Measure and print one table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--cases", type=int, nargs="+", default=range(len(CASES)), help="lines of the table, from 0"
+        "--cases", type=int, nargs="+", default=range(len(CASES)), help="rows of the table, from 0"
     )
-    parser.add_argument("--results", type=Path, help="a file of JSON lines to add the figures to")
+    parser.add_argument("--results", type=Path, help="append the figures to this file of JSON lines")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     cv2.setNumThreads(0)
@@ -257,14 +258,16 @@ def main() -> None:
             rates: dict[str, list[float]] = {name: [] for name in SIDES}
             for _ in range(arguments.rounds):
                 for name, batches in SIDES.items():
-                    found_rate = rate(batches(data, case, arguments.workers), clock, case.samples)
-                    rates[name].append(found_rate)
+                    images_per_second = measure_rate(
+                        batches(data, case, arguments.workers), clock, case.samples
+                    )
+                    rates[name].append(images_per_second)
             middle = {name: statistics.median(values) for name, values in rates.items()}
             cells = " | ".join(f"{value:.0f}" for value in middle.values())
             ratios = " | ".join(f"{middle[ours] / middle[theirs]:.1f}x" for ours, theirs in COMPARED)
             print(f"| {case.title} | {cells} | {ratios} |", flush=True)
             part = {"what": "loader", "title": case.title, "rates": middle, "compared": COMPARED}
-            turns.keep(arguments, part)
+            turns.store_results(arguments, part)
             if case.suffix == ".png" and not case.decoded:
                 cached = Pairs("bench", load_builtin_label_map("shapes"), found, cache=folder / "cache")
                 reading = [

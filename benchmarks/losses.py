@@ -1,11 +1,11 @@
-"""Losses side by side: what they cost, and what a training with each reaches.
+"""Compare losses: their cost, and the scores of a training with each.
 
 python benchmarks/losses.py cost [--shape 2 150 480 480] [--rounds 5]
 python benchmarks/losses.py train [--losses A B] [--seeds 0 1 2] experiment=camvid_losses data.root=DIR
 
-``cost``: seconds of processor time for value and gradient, beside PyTorch's own cross-entropy, all in one run
-whose sides alternate. ``train``: a training for each loss and seed, one after the other, under ``run_dir``;
-those that are complete are not repeated, and what else is said goes to each. Prints mean and spread.
+``cost``: CPU time of value and gradient, compared with PyTorch's cross-entropy in one run with alternating
+sides. ``train``: a training for each loss and seed under ``run_dir``, with all further settings; complete
+trainings are not repeated. Prints mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 LOSSES = ["cross_entropy", "ohem", "focal", "ce_dice", "ce_lovasz"]
-SETTINGS = {  # what --losses names, as settings
+SETTINGS = {  # of --losses
     "cross_entropy": {"name": "cross_entropy"},
     "ohem": {"name": "ohem"},
     "focal": {"name": "focal"},
@@ -34,7 +34,7 @@ SETTINGS = {  # what --losses names, as settings
 
 
 def cost(shape: list[int], rounds: int) -> None:
-    """Print a line for each loss: median seconds of processor time, and its ratio to PyTorch's."""
+    """Print for each loss the median CPU time and its ratio to PyTorch's cross-entropy."""
     import torch
     import torch.nn.functional as F
 
@@ -47,12 +47,12 @@ def cost(shape: list[int], rounds: int) -> None:
     label = label.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width]
     logits = torch.randn(shape, generator=generator, requires_grad=True)
 
-    def ours(name: str) -> Callable[[], torch.Tensor]:
+    def make_loss(name: str) -> Callable[[], torch.Tensor]:
         loss = registry.build("losses", SETTINGS[name], num_classes=num_classes)
         return lambda: loss(Logits(logits), label)["main"].sum()
 
     sides = {"torch": lambda: F.cross_entropy(logits, label, ignore_index=IGNORE_INDEX)}
-    sides |= {name: ours(name) for name in LOSSES}
+    sides |= {name: make_loss(name) for name in LOSSES}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for count in range(rounds + 1):
         for name, side in sides.items():
@@ -61,21 +61,21 @@ def cost(shape: list[int], rounds: int) -> None:
             side().backward()
             if count:  # the first round warms up
                 seconds[name].append(time.process_time() - begin)
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
     print(f"{shape}, float32, {torch.get_num_threads()} threads, {rounds} rounds, torch {torch.__version__}")
     for name, median in medians.items():
         print(f"{name:16} {median:8.3f} s  {median / medians['torch']:6.2f} x torch")
 
 
 def train(losses: list[str], seeds: list[int], settings: list[str]) -> None:
-    """Train with each loss and seed, and print the table as it grows."""
-    typed = dict(setting.split("=", 1) for setting in settings)
-    if "experiment" not in typed:
-        sys.exit("give the training to repeat, such as experiment=camvid_losses data.root=DIR")
-    folder = Path(typed.get("run_dir", "runs"))
-    for seed in seeds:  # seed by seed, so that a table of all losses is there early
+    """Train with each loss and seed, and print the table after each seed."""
+    overrides = dict(setting.split("=", 1) for setting in settings)
+    if "experiment" not in overrides:
+        sys.exit("no experiment is given. Add one, such as experiment=camvid_losses data.root=DIR")
+    folder = Path(overrides.get("run_dir", "runs"))
+    for seed in seeds:  # seed by seed, for an early table of all losses
         for loss in losses:
-            name = f"{typed['experiment']}-loss={loss}-seed={seed}"
+            name = f"{overrides['experiment']}-loss={loss}-seed={seed}"
             own = [f"loss={loss}", f"seed={seed}", f"run_name={name}", "resume=auto"]
             if not (folder / name / "seconds").is_file():
                 before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -83,12 +83,12 @@ def train(losses: list[str], seeds: list[int], settings: list[str]) -> None:
                 after = resource.getrusage(resource.RUSAGE_CHILDREN)
                 spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
                 (folder / name / "seconds").write_text(f"{spent:.0f}\n")
-        print(table(folder, typed["experiment"], losses, seeds), flush=True)
+        print(table(folder, overrides["experiment"], losses, seeds), flush=True)
 
 
 def table(folder: Path, experiment: str, losses: list[str], seeds: list[int]) -> str:
-    """A row for each loss: pixAcc and mIoU of the last validation, mean and spread, and processor time."""
-    rows = ["| loss | seeds | pixAcc | mIoU | processor time |", "|---|---|---|---|---|"]
+    """Return a row for each loss: mean and standard deviation of the last scores, and CPU time."""
+    rows = ["| loss | seeds | pixAcc | mIoU | CPU time |", "|---|---|---|---|---|"]
     for loss in losses:
         places = [folder / f"{experiment}-loss={loss}-seed={seed}" for seed in seeds]
         places = [place for place in places if (place / "seconds").is_file()]

@@ -1,8 +1,7 @@
-"""What monitoring costs: ``python benchmarks/monitor.py`` (two minutes on two CPU cores).
+"""Cost of monitoring: ``python benchmarks/monitor.py`` (two minutes on two CPU cores).
 
-Times the steps of ``experiment=demo`` and, apart from them, the calls of the monitor with the same losses, so
-that a share of a percent is not lost in the noise of two trainings. The monitor's own thread is counted: its
-processor time is part of what is measured.
+Measures the steps of ``experiment=demo`` and, separately, the calls of the monitor with the same losses: a
+share below 1 % would be lost in the noise of two trainings. The CPU time of the monitor's thread is included.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # its own thread wants a core
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the monitor's thread needs a core
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import hydra
@@ -32,7 +31,7 @@ STEPS, CALLS = 12, 2000
 
 
 def main() -> None:
-    """Print one table."""
+    """Measure and print one table."""
     with hydra.initialize_config_dir(str(compose.CONF), **compose.VERSION_BASE):
         settings = compose.resolve_settings("train", hydra.compose("train", ["experiment=demo"]))
     train_set = registry.build("data.datasets", settings["data"], split="train")
@@ -89,7 +88,7 @@ def main() -> None:
 
     print(f"\ntraining step of the demo   {1e3 * per_step:9.2f} ms (median of {STEPS - 2})")
     print(f"monitor.step                {1e3 * per_call:9.4f} ms (mean of {CALLS}; a point every 10th)")
-    print(f"share of the step           {per_call / per_step:9.3%}   (promised: below 1 %)")
+    print(f"share of the step           {per_call / per_step:9.3%}   (goal: below 1 %)")
     print(
         f"a validation's record       {1e3 * per_validation:9.2f} ms (curves, 6 samples, confusions, texts)"
     )

@@ -1,9 +1,9 @@
-"""The training steps that are measured: segkit's, that of segmentation_models.pytorch, and the published one.
+"""Training steps of segkit, of segmentation_models.pytorch and of PyTorch-Encoding.
 
-All train DeepLabV3 on the same ResNeSt at output stride 8 with SGD and count the same loss. smp runs in its
-default layout and channels last. ``published`` is the step of PyTorch-Encoding written out around segkit's
-network: full-size logits in float32, a loss a head, everything kept for the backward pass. The mode ``gpu``
-is ``runtime=gpu``, compiled in bf16, and the others' plain bf16.
+All train DeepLabV3 on the same ResNeSt at output stride 8 with SGD and the same loss. smp runs in its default
+layout and in channels-last. ``published`` is the step of PyTorch-Encoding around segkit's network: full-size
+logits in float32 and everything stored for the backward pass. The mode ``gpu`` is ``runtime=gpu``, compiled
+in bf16, for segkit, and plain bf16 for the others.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ HALF = ("bf16", "gpu")  # modes in bf16
 Step = Callable[[Any, Any], float]  # from images (B, 3, H, W) and labels (B, H, W), uint8, to the loss
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """The network and its batch."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the network and its batch."""
     parser.add_argument("--variant", default="50", choices=["14", "26", "50", "101"])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--crop", type=int, default=256)
@@ -33,8 +33,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--auxiliary", action="store_true", help="an auxiliary head, which smp does not have")
 
 
-def noise(given: argparse.Namespace) -> tuple[Any, Any]:
-    """Images (B, 3, H, W) uint8 and labels (B, H, W) that never change."""
+def make_batch(given: argparse.Namespace) -> tuple[Any, Any]:
+    """Return random images (B, 3, H, W) uint8 and labels (B, H, W), always the same."""
     import torch
 
     from segkit.types import class_id_dtype
@@ -47,8 +47,8 @@ def noise(given: argparse.Namespace) -> tuple[Any, Any]:
     return image, label.to(getattr(torch, class_id_dtype(given.classes))).contiguous()
 
 
-def network(given: argparse.Namespace) -> Any:
-    """DeepLabV3 on the ResNeSt that is measured, with the seed's weights; blocks begin as timm's do."""
+def build_network(given: argparse.Namespace) -> Any:
+    """Build DeepLabV3 on a ResNeSt with seeded weights; blocks start as in timm."""
     import torch
 
     from segkit.models import segmenter
@@ -63,7 +63,7 @@ def network(given: argparse.Namespace) -> Any:
 
 
 def segkit_step(given: argparse.Namespace, mode: str) -> Step:
-    """What ``train_seg.py`` does with a batch."""
+    """Return the step of ``train_seg.py``."""
     import torch
 
     from segkit import training
@@ -72,7 +72,7 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
 
     parts = 2 if mode == "accumulate" else 1
     run = training.setup_training(
-        network(given),
+        build_network(given),
         registry.build("losses", {"name": "cross_entropy"}, num_classes=given.classes),
         samples=1000,
         schedule=training.Schedule(
@@ -103,7 +103,7 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
 
 
 def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last: bool) -> Step:
-    """A plain loop around a network that returns full-size logits, or several."""
+    """Return a plain training step of a network that returns full-size logits of one or several heads."""
     import torch
     import torch.nn.functional as F
 
@@ -125,8 +125,9 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
         x = x.contiguous(memory_format=layout)
         optimizer.zero_grad()
         with torch.autocast(given.device, torch.bfloat16, enabled=mode in HALF):
-            found = runner(x)
-            heads = found if isinstance(found, tuple) else (found,)
+            heads = runner(x)
+            if not isinstance(heads, tuple):
+                heads = (heads,)
             losses = [F.cross_entropy(logits, label.long(), ignore_index=ignored) for logits in heads]
             loss = losses[0] + sum(0.2 * other for other in losses[1:])
         loss.backward()
@@ -137,7 +138,7 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
 
 
 def smp_network(given: argparse.Namespace) -> Any:
-    """DeepLabV3 of segmentation_models.pytorch on timm's ResNeSt."""
+    """Build DeepLabV3 of segmentation_models.pytorch on timm's ResNeSt."""
     import segmentation_models_pytorch as smp
     import torch
 
@@ -147,10 +148,10 @@ def smp_network(given: argparse.Namespace) -> Any:
 
 
 def published_network(given: argparse.Namespace) -> Any:
-    """The parts of PyTorch-Encoding in its order: each head's logits are resized in float32."""
+    """Build the network of PyTorch-Encoding, which resizes the logits of each head in float32."""
     from torch import nn
 
-    parts = network(given)
+    parts = build_network(given)
 
     class Published(nn.Module):
         def __init__(self) -> None:
@@ -158,15 +159,16 @@ def published_network(given: argparse.Namespace) -> Any:
             self.parts = parts
 
         def forward(self, x: Any) -> tuple[Any, ...]:
-            found = self.parts(x)
-            return tuple(logits for logits in (found.main, found.aux) if logits is not None)
+            logits = self.parts(x)
+            return (logits.main,) if logits.aux is None else (logits.main, logits.aux)
 
     return Published()
 
 
-def step_of(given: argparse.Namespace, side: str, mode: str) -> Step:
-    """The step of one side."""
+def make_step(given: argparse.Namespace, side: str, mode: str) -> Step:
+    """Return the step of a side."""
     if side == "segkit":
         return segkit_step(given, mode)
-    model = published_network(given) if side == "published" else smp_network(given)
+    build = published_network if side == "published" else smp_network
+    model = build(given)
     return peer_step(given, mode, model, channels_last=side.endswith("channels_last"))

@@ -42,15 +42,15 @@ def work(given: argparse.Namespace) -> None:
         import torch
 
         torch.set_num_threads(given.threads)
-        batch = train_sides.noise(given)
-        step = train_sides.step_of(given, side, mode)
+        batch = train_sides.make_batch(given)
+        step = train_sides.make_step(given, side, mode)
         return lambda _: {"loss": step(*batch)}
 
     turns.serve(build, clock=given.clock, device=given.device)
 
 
 def learn(given: argparse.Namespace) -> None:
-    """One side of ``losses``: the line is the seed, the answer all losses of its steps."""
+    """Serve as a side of ``losses``: the line is the seed, the answer all losses of its steps."""
     side, mode, steps = given.worker
 
     def build() -> Any:
@@ -60,17 +60,17 @@ def learn(given: argparse.Namespace) -> None:
 
         torch.set_num_threads(given.threads)
         scenes = shapes.build("train", size=given.crop)
-        drawn = [scenes.read(index) for index in range(SCENES)]
-        images = torch.stack([torch.from_numpy(scene.image).permute(2, 0, 1) for scene in drawn])
-        labels = torch.stack([torch.from_numpy(scene.label) for scene in drawn])
+        samples = [scenes.read(index) for index in range(SCENES)]
+        images = torch.stack([torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples])
+        labels = torch.stack([torch.from_numpy(sample.label) for sample in samples])
         given.classes = scenes.table.num_classes
 
         def train(seed: str) -> dict[str, Any]:
             given.seed = int(seed or 0)
-            step = train_sides.step_of(given, side, mode)
+            step = train_sides.make_step(given, side, mode)
             order = torch.Generator().manual_seed(given.seed)
-            chosen = [torch.randperm(SCENES, generator=order)[: given.batch] for _ in range(int(steps))]
-            return {"losses": [step(images[which], labels[which]) for which in chosen]}
+            batches = [torch.randperm(SCENES, generator=order)[: given.batch] for _ in range(int(steps))]
+            return {"losses": [step(images[batch], labels[batch]) for batch in batches]}
 
         return train
 
@@ -78,33 +78,39 @@ def learn(given: argparse.Namespace) -> None:
 
 
 def measure(given: argparse.Namespace) -> None:
-    """One table a mode."""
-    ceiling = ceilings.measured(given.threads, given.clock, given.device)
+    """Measure and print one table per mode."""
+    ceiling = ceilings.measure(given.threads, given.clock, given.device)
     gflop = 3 * ceilings.gigaflops(given.variant, (given.crop, given.crop), batch=given.batch)
     for mode in given.modes:
         sides = [side for side in given.sides if mode in train_sides.SIDES[side]]
-        commands = {side: turns.as_side(__file__, given, *NETWORK, worker=(side, mode)) for side in sides}
-        how: dict[str, Any] = {"most": given.rounds, "minutes": given.minutes / len(given.modes)}
-        how["warm"] = ("", "")  # segkit's second step fetches the memory that the others then have
+        commands = {
+            side: turns.side_command(__file__, given, *NETWORK, worker=(side, mode)) for side in sides
+        }
+        how: dict[str, Any] = {"count": given.rounds, "minutes": given.minutes / len(given.modes)}
+        how["warm"] = ("", "")  # segkit allocates part of its memory in the second step
         if given.alone:
-            found = turns.alone(commands, threads=given.threads, **how)
+            answers = turns.run_alone(commands, threads=given.threads, **how)
         else:
-            with turns.started(commands, threads=given.threads) as ready:
-                found = turns.rounds(ready, **how)
+            with turns.start_sides(commands, threads=given.threads) as ready:
+                answers = turns.run_rounds(ready, **how)
         part: dict[str, Any] = {name: getattr(given, name) for name in (*NETWORK, "threads", "clock")}
-        part |= {"what": "step", "mode": mode, "machine": ceilings.machine(given.threads, given.device)}
-        part |= {"ceilings": ceiling, "gflop": gflop, "rows": turns.medians(found)}
-        turns.keep(given, part)
+        part |= {
+            "what": "step",
+            "mode": mode,
+            "machine": ceilings.describe_machine(given.threads, given.device),
+        }
+        part |= {"ceilings": ceiling, "gflop": gflop, "rows": turns.summarize(answers)}
+        turns.store_results(given, part)
         print(step_table(part), flush=True)
 
 
 def step_table(part: dict[str, Any]) -> str:
-    """Markdown of one mode."""
+    """Return the table of one mode in Markdown."""
     rows, kind = part["rows"], "bf16" if part["mode"] in train_sides.HALF else "float32"
     what = f"DeepLabV3-ResNeSt-{part['variant']}, batch {part['batch']}, crop {part['crop']}, {part['mode']}"
-    lines = [f"\n{what}; {part['gflop']:.0f} GFLOP a step, {part['clock']} time; {part['machine']}"]
-    lines += [ceilings.words(part["ceilings"]), ""]
-    lines.append("| side | s a step (fastest to slowest) | images/s | of the ceiling | peak MiB | rounds |")
+    lines = [f"\n{what}; {part['gflop']:.0f} GFLOP per step, {part['clock']} time; {part['machine']}"]
+    lines += [ceilings.format_ceilings(part["ceilings"]), ""]
+    lines.append("| side | s per step (fastest to slowest) | images/s | of the ceiling | peak MiB | rounds |")
     lines.append("|---|---|---|---|---|---|")
     for side, row in rows.items():
         share = part["gflop"] / row["seconds"] / part["ceilings"]["all"][kind]
@@ -117,41 +123,50 @@ def step_table(part: dict[str, Any]) -> str:
     if peers and "segkit" in rows:
         best, least = (min(peer[what] for peer in peers) for what in ("seconds", "peak"))
         ratio, memory = best / rows["segkit"]["seconds"], rows["segkit"]["peak"] / least
-        lines.append(f"\nsegkit is {ratio:.2f}x as fast as smp's best, with {memory:.0%} of its least memory")
+        lines.append(
+            f"\nsegkit is {ratio:.2f}x as fast as smp's faster side, with {memory:.0%} of its lowest memory"
+        )
     return "\n".join(lines)
 
 
 def losses(given: argparse.Namespace) -> None:
-    """Three seeds a side."""
+    """Measure and print the losses of each side for several seeds."""
     rows: dict[str, list[float]] = {}
     ways = [(side, mode) for mode in given.modes for side in given.sides if mode in train_sides.SIDES[side]]
     names = ("variant", "batch", "crop", "auxiliary", "device")
     commands = {
-        f"{side} {mode}": turns.as_side(__file__, given, *names, worker=(side, mode, str(given.steps)))
+        f"{side} {mode}": turns.side_command(__file__, given, *names, worker=(side, mode, str(given.steps)))
         for side, mode in ways
     }
-    with turns.started(commands, threads=given.threads) as ready:
+    with turns.start_sides(commands, threads=given.threads) as ready:
         for seed in range(given.seeds):
             for name, side in ready.items():
-                answer = side.ask(str(seed))
+                answer = side.request(str(seed))
                 if answer is None:
-                    raise SystemExit(f"{name}: {side.last_words()}")
+                    raise SystemExit(f"{name}: {side.error_text()}")
                 rows.setdefault(name, []).append(statistics.mean(answer["losses"][-LAST:]))
                 turns.log_message(f"  seed {seed}, {name}: {rows[name][-1]:.4f}, {answer['seconds']:.0f} s")
     part = {name: getattr(given, name) for name in (*names, "steps", "seeds", "threads")}
-    part |= {"what": "losses", "machine": ceilings.machine(given.threads, given.device), "rows": rows}
-    turns.keep(given, part)
+    part |= {
+        "what": "losses",
+        "machine": ceilings.describe_machine(given.threads, given.device),
+        "rows": rows,
+    }
+    turns.store_results(given, part)
     print(loss_table(part))
 
 
 def loss_table(part: dict[str, Any]) -> str:
-    """Markdown: what each side comes to, and how far it is from the first in deviations of both."""
+    """Return a table in Markdown: mean loss of each side, and its distance from the first side."""
     what = f"DeepLabV3-ResNeSt-{part['variant']}, {part['batch']} drawn scenes of {part['crop']} pixels"
-    lines = [f"\n{what} a step, mean of losses {part['steps'] - LAST + 1} to {part['steps']}\n"]
-    lines += ["| side | mean of the seeds | deviation | from the first, in deviations |", "|---|---|---|---|"]
+    lines = [f"\n{what} per step, mean of losses {part['steps'] - LAST + 1} to {part['steps']}\n"]
+    lines += [
+        "| side | mean of the seeds | standard deviation | distance from the first, in standard deviations |",
+        "|---|---|---|---|",
+    ]
     first = next(iter(part["rows"].values()))
-    for name, found in part["rows"].items():
-        mean, spread = statistics.mean(found), statistics.stdev(found)
+    for name, losses in part["rows"].items():
+        mean, spread = statistics.mean(losses), statistics.stdev(losses)
         both = (spread**2 + statistics.stdev(first) ** 2) ** 0.5
         apart = (mean - statistics.mean(first)) / both if both else 0.0
         lines.append(f"| {name} | {mean:.4f} | {spread:.4f} | {apart:+.1f} |")
@@ -159,8 +174,8 @@ def loss_table(part: dict[str, Any]) -> str:
 
 
 def table(given: argparse.Namespace) -> None:
-    """The results as a page has them."""
-    for part in turns.kept(given.results):
+    """Print the tables of stored results."""
+    for part in turns.load_results(given.results):
         print(step_table(part) if part["what"] == "step" else loss_table(part))
 
 
@@ -168,10 +183,10 @@ WHAT = {"measure": measure, "losses": losses, "table": table}
 
 
 def main() -> None:
-    """Measure, or print what was measured."""
-    parser = turns.arguments(__doc__)
+    """Measure, or print stored results."""
+    parser = turns.make_parser(__doc__)
     parser.add_argument("what", nargs="?", default="measure", choices=[*WHAT])
-    train_sides.options(parser)
+    train_sides.add_options(parser)
     parser.add_argument("--modes", nargs="+", help="default: float32 bf16")
     parser.add_argument("--alone", action="store_true", help="one process at a time, if memory is short")
     parser.add_argument(
@@ -188,7 +203,7 @@ def main() -> None:
         work(given) if len(given.worker) == 2 else learn(given)
         return
     if given.seeds < 2:
-        parser.error(f"--seeds={given.seeds}: two at least, to tell what seeds alone do")
+        parser.error(f"--seeds={given.seeds}: must be at least 2")
     WHAT[given.what](given)
 
 

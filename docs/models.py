@@ -89,9 +89,9 @@ def backbone_row(name: str, variant: str) -> str:
     published = importlib.import_module(f"segkit.models.backbones.{name}")
     cells = [
         f"{name} {variant}",
-        f"{summary.parameters(classifier):,}",
+        f"{summary.count_parameters(classifier):,}",
         format_gmacs(lambda: classifier.classify(small)),
-        f"{(summary.parameters(classifier) - summary.parameters(classifier.fc)) / 1e6:.2f}",
+        f"{(summary.count_parameters(classifier) - summary.count_parameters(classifier.fc)) / 1e6:.2f}",
         format_gmacs(lambda: classifier(small)),
         format_gmacs(lambda: classifier(large)),
         f"{read_speeds()[name, variant]:.1f}" if (name, variant) in read_speeds() else "-",
@@ -101,7 +101,7 @@ def backbone_row(name: str, variant: str) -> str:
     for output_stride in (8, 16):
         whole = build_model({**settings, "output_stride": output_stride})
         if output_stride == 8:
-            cells.append(f"{summary.parameters(whole) / 1e6:.2f}")
+            cells.append(f"{summary.count_parameters(whole) / 1e6:.2f}")
         cells.append(format_gmacs(lambda whole=whole: whole(crop)))
     return f"| {' | '.join(cells)} |\n"
 
@@ -110,7 +110,7 @@ def head_row(name: str) -> str:
     """Return the table row of a head on ResNeSt-101."""
     whole = build_model({"name": "resnest", "variant": "101"}, name)
     crop = torch.empty(1, 3, 480, 480, device="meta")
-    parameters = f"{summary.parameters(whole.head) / 1e6:.2f}"
+    parameters = f"{summary.count_parameters(whole.head) / 1e6:.2f}"
     return f"| {name} | {parameters} | {format_gmacs(lambda: whole(crop))} |\n"
 
 

@@ -1,9 +1,9 @@
 """Cascade R-CNN (arXiv 1712.00726) over torchvision's region heads; with masks, Cascade Mask R-CNN.
 
-Stage t refines the boxes of stage t - 1 and is trained on what overlaps a true box by at least its
-threshold, 0.5, 0.6 and 0.7: each one's regression is right for boxes as good as those it gets. Regression
-does not depend on the class. When detecting, scores are the mean over the stages and boxes are those of the
-last; masks come from one head, trained on the samples of the first stage (as detectron2 has it).
+Stage t refines the boxes of stage t - 1 and is trained on boxes whose overlap with a true box is at least its
+threshold, 0.5, 0.6 and 0.7. Box regression does not depend on the class. In detection, scores are the mean
+over the stages and boxes those of the last; masks come from one head, trained on the samples of the first
+stage, as in detectron2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Targets = list[dict[str, Tensor]]
 
 
 class CascadeHeads(RoIHeads):
-    """Three box heads in a row in the place of the one of a Faster or Mask R-CNN."""
+    """Three consecutive box heads that replace the one of a Faster or Mask R-CNN."""
 
     def __init__(self, single: RoIHeads, num_classes: int) -> None:
         nn.Module.__init__(self)
@@ -42,7 +42,7 @@ class CascadeHeads(RoIHeads):
         del self.box_head, self.box_predictor
         self.coders = [parts.BoxCoder(weights) for weights in WEIGHTS]
         self.matchers = [parts.Matcher(t, t, allow_low_quality_matches=False) for t in OVERLAPS]
-        self.box_coder = self.coders[-1]  # of what is told in the end
+        self.box_coder = self.coders[-1]  # of the final detections
 
     def forward(
         self,
@@ -51,7 +51,7 @@ class CascadeHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: Targets | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As of torchvision: what is found when detecting, losses in training."""
+        """Return detections and losses, as torchvision's heads do."""
         losses: dict[str, Tensor] = {}
         matched: list[Tensor] = []
         labels: list[Tensor] = []
@@ -62,34 +62,35 @@ class CascadeHeads(RoIHeads):
         deltas, before = scores, proposals
         for t, (head, predictor) in enumerate(zip(self.box_heads, self.box_predictors, strict=True)):
             if t:
-                proposals = self._refined(t - 1, deltas, before, image_shapes)
+                proposals = self._refine(t - 1, deltas, before, image_shapes)
                 if targets is not None and self.training:
-                    matched, labels = self._matched(t, proposals, targets)
+                    matched, labels = self._match(t, proposals, targets)
             logits, deltas = predictor(head(self.box_roi_pool(features, proposals, image_shapes)))
             before = proposals
             if targets is not None and self.training:
                 losses |= self._losses(t, logits, deltas, proposals, (matched, labels), targets)
             scores = scores + logits.softmax(1)
         if self.training:
-            found: list[dict[str, Tensor]] = []
-        else:  # the mean of the stages' scores, handed over as logits; one regression for all classes
-            told = (scores / len(OVERLAPS)).clamp(min=1e-12).log()
-            found = self._found(told, deltas.repeat(1, told.shape[1]), before, image_shapes)
+            detections: list[dict[str, Tensor]] = []
+        else:  # the mean of the stages' scores as logits; one regression for all classes
+            mean_logits = (scores / len(OVERLAPS)).clamp(min=1e-12).log()
+            class_deltas = deltas.repeat(1, mean_logits.shape[1])
+            detections = self._detect(mean_logits, class_deltas, before, image_shapes)
         if self.mask_head is not None:
             samples = (sampled, first_matched, first_labels)
-            losses |= self._masks(features, image_shapes, found, samples, targets)
-        return found, losses
+            losses |= self._masks(features, image_shapes, detections, samples, targets)
+        return detections, losses
 
-    def _refined(
+    def _refine(
         self, stage: int, deltas: Tensor, proposals: Boxes, image_shapes: list[tuple[int, int]]
     ) -> Boxes:
-        """Boxes after a stage's regression, within the image; no gradient flows through them."""
+        """Apply a stage's regression to boxes and clip them to the image, without gradient."""
         decoded = self.coders[stage].decode(deltas.detach(), proposals)[:, 0]
-        split = decoded.split([len(some) for some in proposals])
+        split = decoded.split([len(boxes) for boxes in proposals])
         return [box_ops.clip_boxes_to_image(b, shape) for b, shape in zip(split, image_shapes, strict=True)]
 
-    def _matched(self, stage: int, proposals: Boxes, targets: Targets) -> tuple[list[Tensor], list[Tensor]]:
-        """The true box of each proposal and its class, 0 where they overlap by less than the threshold."""
+    def _match(self, stage: int, proposals: Boxes, targets: Targets) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the true box of each proposal and its class, 0 below the overlap threshold."""
         matched, labels = [], []
         for boxes, target in zip(proposals, targets, strict=True):
             if not len(target["boxes"]):
@@ -112,7 +113,7 @@ class CascadeHeads(RoIHeads):
     ) -> dict[str, Tensor]:
         matched, labels = assigned
         label = torch.cat(labels)
-        true = [  # an image without boxes has no positive either: any box will do
+        true = [  # without true boxes there are no positives, so any box will do
             target["boxes"][index] if len(target["boxes"]) else boxes
             for boxes, index, target in zip(proposals, matched, targets, strict=True)
         ]
@@ -124,7 +125,7 @@ class CascadeHeads(RoIHeads):
             f"loss_box_reg_{stage}": regression / max(len(label), 1),
         }
 
-    def _found(
+    def _detect(
         self, logits: Tensor, deltas: Tensor, proposals: Boxes, image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
@@ -134,12 +135,12 @@ class CascadeHeads(RoIHeads):
         self,
         features: dict[str, Tensor],
         image_shapes: list[tuple[int, int]],
-        found: list[dict[str, Tensor]],
+        detections: list[dict[str, Tensor]],
         samples: tuple[Boxes, list[Tensor], list[Tensor]],
         targets: Targets | None,
     ) -> dict[str, Tensor]:
-        """Masks of what was found, put into it; in training their loss over the first stage's positives."""
-        boxes, matched = [each["boxes"] for each in found], []
+        """Add masks to detections; in training, return their loss on the first stage's positives."""
+        boxes, matched = [each["boxes"] for each in detections], []
         if self.training:
             positive = [label > 0 for label in samples[2]]
             boxes = [b[keep] for b, keep in zip(samples[0], positive, strict=True)]
@@ -149,13 +150,13 @@ class CascadeHeads(RoIHeads):
         if targets is not None and self.training:
             masks, labels = [t["masks"] for t in targets], [t["labels"] for t in targets]
             return {"loss_mask": maskrcnn_loss(logits, boxes, masks, labels, matched)}
-        masks = maskrcnn_inference(logits, [each["labels"] for each in found])
-        for each, its in zip(found, masks, strict=True):
-            each["masks"] = its
+        masks = maskrcnn_inference(logits, [each["labels"] for each in detections])
+        for each, image_masks in zip(detections, masks, strict=True):
+            each["masks"] = image_masks
         return {}
 
 
-def cascade(detector: FasterRCNN | MaskRCNN, num_classes: int) -> Any:
-    """A Faster or Mask R-CNN of torchvision with three box heads in the place of its one."""
+def add_cascade(detector: FasterRCNN | MaskRCNN, num_classes: int) -> Any:
+    """Replace the box head of torchvision's Faster or Mask R-CNN by a cascade, in place."""
     detector.roi_heads = CascadeHeads(detector.roi_heads, num_classes)
     return detector

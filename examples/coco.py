@@ -1,4 +1,4 @@
-"""COCO's files for the detection example: reading them, drawing some, and scoring with pycocotools."""
+"""COCO data sets for the detection example: reading, drawn scenes, and scores by pycocotools."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-NAMES = ("square", "disc")  # of the drawn things
+NAMES = ("square", "disc")  # of the drawn objects
 FIGURES = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")  # the first six of COCO's twelve
 
 
-def need_pycocotools() -> Any:
-    """The package pycocotools.
+def import_pycocotools() -> Any:
+    """Return the package pycocotools.
 
     Raises:
         ValueError: it is not installed.
@@ -29,14 +29,14 @@ def need_pycocotools() -> Any:
         import pycocotools.cocoeval
         import pycocotools.mask
     except ImportError as error:
-        raise ValueError("COCO's files are read with pycocotools: pip install 'segkit[detection]'") from error
+        raise ValueError("pycocotools is not installed. Run pip install 'segkit[detection]'") from error
     return pycocotools
 
 
 class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Images (3, H, W) in 0..1 with their boxes (N, 4) as corners, labels from 1 on, and masks (N, H, W).
+    """Images (3, H, W) in 0..1 with boxes (N, 4) as corners, labels from 1, and masks (N, H, W).
 
-    Crowds are left out of training; an image without objects is an image of background.
+    Crowds are left out of training.
 
     Args:
         file: annotations, such as ``instances_val2017.json``.
@@ -47,14 +47,14 @@ class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """
 
     def __init__(self, file: Path, images: Path) -> None:
-        tools = need_pycocotools()
+        tools = import_pycocotools()
         if not file.is_file():
-            raise ValueError(f"{file}: there is no such file; give COCO's annotations, a .json of instances")
+            raise ValueError(f"{file}: no such file. Give the annotations of COCO, a .json of instances")
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it tells of its progress
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
                 self.truth = tools.coco.COCO(str(file))
         except (AssertionError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{file}: not an annotation file of COCO ({error!r:.80})") from error
+            raise ValueError(f"{file}: not a COCO annotation file ({error!r:.80})") from error
         self.images, self.file = images, file
         self.ids = sorted(self.truth.imgs)
         self.categories = sorted(self.truth.cats)  # COCO's own ids have gaps
@@ -71,36 +71,37 @@ class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); {self.file} names it") from error
+            raise ValueError(f"{path}: cannot be read ({error}); it is listed in {self.file}") from error
         boxes, labels, masks = [], [], []
-        for told in self.truth.imgToAnns.get(entry["id"], []):
-            x, y, width, height = told["bbox"]
-            if told.get("iscrowd") or width <= 0 or height <= 0:
+        for annotation in self.truth.imgToAnns.get(entry["id"], []):
+            x, y, width, height = annotation["bbox"]
+            if annotation.get("iscrowd") or width <= 0 or height <= 0:
                 continue
             boxes.append([x, y, x + width, y + height])
-            labels.append(self.categories.index(told["category_id"]) + 1)
-            masks.append(self.truth.annToMask(told))
+            labels.append(self.categories.index(annotation["category_id"]) + 1)
+            masks.append(self.truth.annToMask(annotation))
+        all_masks = np.stack(masks) if masks else np.zeros((0, *pixels.shape[:2]), np.uint8)
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255, {
             "boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
             "labels": torch.tensor(labels, dtype=torch.int64),
-            "masks": torch.from_numpy(
-                np.stack(masks) if masks else np.zeros((0, *pixels.shape[:2]), np.uint8)
-            ),
+            "masks": torch.from_numpy(all_masks),
         }
 
-    def scores(self, found: list[dict[str, Tensor]]) -> dict[str, dict[str, float]]:
-        """COCO's figures in percent for boxes, and for masks where there are some; -1 where nothing counts.
+    def scores(self, detections: list[dict[str, Tensor]]) -> dict[str, dict[str, float]]:
+        """Return COCO's scores in percent for boxes and, if any, masks; -1 if there are no objects.
 
         Args:
-            found: of each image in order, as torchvision's detectors give it.
+            detections: of each image in order, as returned by torchvision's detectors.
         """
-        kinds = ["bbox", *(["segm"] if found and "masks" in found[0] else [])]
-        return {kind: self._scored(self._told(found, kind), kind) for kind in kinds}
+        kinds = ["bbox"]
+        if detections and "masks" in detections[0]:
+            kinds.append("segm")
+        return {kind: self._evaluate(self._to_coco(detections, kind), kind) for kind in kinds}
 
-    def _told(self, found: list[dict[str, Tensor]], kind: str) -> list[dict[str, Any]]:
-        """In COCO's form."""
-        tools, told = need_pycocotools(), []
-        for image_id, each in zip(self.ids, found, strict=True):
+    def _to_coco(self, detections: list[dict[str, Tensor]], kind: str) -> list[dict[str, Any]]:
+        """Convert detections to COCO's result format."""
+        tools, results = import_pycocotools(), []
+        for image_id, each in zip(self.ids, detections, strict=True):
             for n in range(len(each["scores"])):
                 entry = {"image_id": image_id, "score": float(each["scores"][n])}
                 entry["category_id"] = self.categories[int(each["labels"][n]) - 1]
@@ -109,15 +110,15 @@ class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
                 if kind == "segm":
                     mask = (each["masks"][n, 0] > 0.5).cpu().numpy().astype(np.uint8)
                     entry["segmentation"] = tools.mask.encode(np.asfortranarray(mask))
-                told.append(entry)
-        return told
+                results.append(entry)
+        return results
 
-    def _scored(self, told: list[dict[str, Any]], kind: str) -> dict[str, float]:
-        if not told:
+    def _evaluate(self, results: list[dict[str, Any]], kind: str) -> dict[str, float]:
+        if not results:
             return dict.fromkeys(FIGURES, 0.0)
-        tools = need_pycocotools()
+        tools = import_pycocotools()
         with contextlib.redirect_stdout(io.StringIO()):
-            scoring = tools.cocoeval.COCOeval(self.truth, self.truth.loadRes(told), kind)
+            scoring = tools.cocoeval.COCOeval(self.truth, self.truth.loadRes(results), kind)
             scoring.evaluate()
             scoring.accumulate()
             scoring.summarize()
@@ -126,21 +127,21 @@ class Coco(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
 
 def draw_scene(seed: int, *, side: int = 128) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """An image (H, W, 3) with a square and a disc on noise, and COCO's annotations of them."""
-    tools, draw = need_pycocotools(), np.random.default_rng(seed)
+    """Draw a square and a disc on noise; return the image (H, W, 3) and its COCO annotations."""
+    tools, draw = import_pycocotools(), np.random.default_rng(seed)
     image = 0.3 * draw.random((side, side, 3))
     rows, columns = np.mgrid[:side, :side]
     objects: list[dict[str, Any]] = []
-    taken = np.zeros((side, side), bool)
+    occupied = np.zeros((side, side), bool)
     while len(objects) < len(NAMES):
         category = len(objects) + 1
         radius = int(draw.integers(side // 10, side // 5))
         y, x = draw.integers(radius, side - radius, 2)
         across, down = abs(columns - x), abs(rows - y)
         inside = (np.maximum(across, down) if category == 1 else np.hypot(across, down)) < radius
-        if (taken & inside).any():
+        if (occupied & inside).any():
             continue
-        taken |= inside
+        occupied |= inside
         image[inside] = 0.7 + 0.3 * draw.random(3)
         mask = tools.mask.encode(np.asfortranarray(inside.astype(np.uint8)))
         box = [float(value) for value in tools.mask.toBbox(mask)]
@@ -158,7 +159,7 @@ def draw_scene(seed: int, *, side: int = 128) -> tuple[np.ndarray, list[dict[str
 
 
 def draw_set(folder: Path, scenes: int, *, seed: int = 0, side: int = 128) -> tuple[Path, Path]:
-    """Scenes as a set of COCO: the annotation file and the folder of images, written into ``folder``."""
+    """Write drawn scenes as a COCO data set; return the annotation file and the folder of images."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     entries, annotations = [], []

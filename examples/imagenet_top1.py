@@ -1,10 +1,10 @@
-"""Score a classifier over a folder of classes, with the crop and the resizing of its authors.
+"""Evaluate a classifier on a folder of classes, with the crop and resizing of its authors.
 
     python examples/imagenet_top1.py --root DIR model/backbone=resnest
 
-DIR has a folder a class, such as ImageNet's ``val/n01440764/*.JPEG``; sorted, they are in the weights' order.
-What follows are settings of the model as of ``train_seg.py``; the weights are the published ones unless
-``model.backbone.weights=FILE`` says which. Published for those of ResNeSt-50: 81.03 (docs/models.md).
+DIR has a folder for each class, such as ImageNet's ``val/n01440764/*.JPEG``; sorted, they have the order of
+the weights. Settings of ``train_seg.py`` may follow; the default weights are the published ones. Published
+top-1 of ResNeSt-50: 81.03 (docs/models.md).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from segkit.config import registry
 from segkit.config.compose import composed
-from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD
 from segkit.runtime.errors import report_user_errors
+from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CROPS = {"101": 256, "200": 320, "269": 416}  # of ResNeSt, by variant; all others 224
 Classified = Dataset[tuple[np.ndarray, int]]
 
 
-def of_resnest(image: Image.Image, crop: int) -> Image.Image:
-    """The middle crop / (crop + 32) of the shorter side, resized to crop x crop (bicubic)."""
+def crop_resnest(image: Image.Image, crop: int) -> Image.Image:
+    """Crop the center crop / (crop + 32) of the shorter side and resize it to crop x crop (bicubic)."""
     width, height = image.size
     side = crop / (crop + 32) * min(width, height)
     top, left = round((height - side) / 2), round((width - side) / 2)
@@ -43,8 +43,8 @@ def of_resnest(image: Image.Image, crop: int) -> Image.Image:
     return image.crop(box).resize((crop, crop), Image.Resampling.BICUBIC)  # pyright: ignore[reportArgumentType]
 
 
-def of_torchvision(image: Image.Image, crop: int) -> Image.Image:
-    """The shorter side resized to crop / 0.875 (bilinear), then the middle crop x crop."""
+def crop_torchvision(image: Image.Image, crop: int) -> Image.Image:
+    """Resize the shorter side to crop / 0.875 (bilinear) and crop the center."""
     least, short = min(image.size), int(crop / 0.875)
     size = tuple(int(short * side / least) for side in image.size)
     image = image.resize(size, Image.Resampling.BILINEAR)
@@ -52,19 +52,19 @@ def of_torchvision(image: Image.Image, crop: int) -> Image.Image:
     return image.crop((left, top, left + crop, top + crop))
 
 
-WAYS = {"resnest": of_resnest, "torchvision": of_torchvision}
+TRANSFORMS = {"resnest": crop_resnest, "torchvision": crop_torchvision}
 
 
 class Folder(Classified):
-    """Images of a folder of classes, prepared: (3, H, W) uint8 and the number of the class.
+    """Images (3, H, W) uint8 of a folder of classes, cropped and resized, with the index of the class.
 
     Raises:
         ValueError: there is no such folder, it has no folders in it, or an image cannot be read.
     """
 
-    def __init__(self, root: Path, crop: int, way: str) -> None:
+    def __init__(self, root: Path, crop: int, transform: str) -> None:
         if not root.is_dir():
-            raise ValueError(f"--root {root}: there is no such folder; give one with a folder for each class")
+            raise ValueError(f"--root {root}: no such folder. Give one with a folder for each class")
         self.classes = sorted(path.name for path in root.iterdir() if path.is_dir())
         self.files = [
             (file, number)
@@ -74,10 +74,10 @@ class Folder(Classified):
         ]
         if not self.files:
             raise ValueError(
-                f"--root {root}: no images in the {len(self.classes)} folders of it; it wants a folder for "
-                f"each class, with images ({', '.join(SUFFIXES)}) inside"
+                f"--root {root}: no images in its {len(self.classes)} folders. It needs a folder for each "
+                f"class with images ({', '.join(SUFFIXES)})"
             )
-        self.crop, self.way = crop, WAYS[way]
+        self.crop, self.transform = crop, TRANSFORMS[transform]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -86,14 +86,14 @@ class Folder(Classified):
         file, number = self.files[index]
         try:
             with Image.open(file) as image:
-                prepared = self.way(image.convert("RGB"), self.crop)
+                prepared = self.transform(image.convert("RGB"), self.crop)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file}: cannot be read ({error}); fix or remove it") from error
+            raise ValueError(f"{file}: cannot be read ({error}). Replace or remove it") from error
         return np.asarray(prepared).transpose(2, 0, 1), number
 
 
-def batches(folder: Folder, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalized images (B, 3, H, W) and their classes (B,), in order, with a bar."""
+def iterate_batches(folder: Folder, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield normalized images (B, 3, H, W) and classes (B,), with a progress bar."""
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
     with tqdm(total=len(folder), unit="image", disable=None) as bar:
         for image, number in DataLoader(folder, size, num_workers=workers):
@@ -101,10 +101,10 @@ def batches(folder: Folder, size: int, workers: int) -> Iterator[tuple[Tensor, T
             bar.update(len(number))
 
 
-def top(
+def measure_accuracy(
     network: torch.nn.Module, labeled: Iterator[tuple[Tensor, Tensor]], *, device: str
 ) -> dict[int, float]:
-    """Share of the images whose class is the likeliest, and is among the five likeliest."""
+    """Return the top-1 and top-5 accuracy, by 1 and 5."""
     hits, images = {1: 0, 5: 0}, 0
     network = network.to(device, memory_format=torch.channels_last).eval()
     with torch.inference_mode():
@@ -117,17 +117,17 @@ def top(
     return {k: hit / images for k, hit in hits.items()}
 
 
-def parsed(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """What was typed: our own options, and the settings of the backbone."""
+def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Return the options of this script and the settings of the backbone."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--root", type=Path, required=True, metavar="DIR", help="folder with a folder a class"
+        "--root", type=Path, required=True, metavar="DIR", help="folder with a folder for each class"
     )
-    parser.add_argument("--crop", type=int, help="side in pixels (default: that of the published score)")
+    parser.add_argument("--crop", type=int, help="side in pixels (default: as published)")
     parser.add_argument(
-        "--way", choices=WAYS, help="whose crop and resizing (default: the backbone's authors')"
+        "--transform", choices=TRANSFORMS, help="crop and resizing (default: of the backbone's authors)"
     )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=4)
@@ -139,31 +139,33 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, 
     if backbone["weights"] is None:
         backbone["weights"] = "imagenet"
     backbone["output_stride"] = 32  # classifiers are not dilated
-    chosen.way = chosen.way or ("resnest" if backbone["name"] == "resnest" else "torchvision")
+    chosen.transform = chosen.transform or ("resnest" if backbone["name"] == "resnest" else "torchvision")
     if chosen.crop is None:
         chosen.crop = CROPS.get(backbone["variant"], 224) if backbone["name"] == "resnest" else 224
     return chosen, backbone
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Build the classifier, score it and say so.
+    """Build and evaluate the classifier, and print the accuracy.
 
     Raises:
         ValueError: the folder, the settings or the weights do not fit one another.
     """
-    chosen, backbone = parsed(arguments)
-    folder = Folder(chosen.root, chosen.crop, chosen.way)
+    chosen, backbone = parse_arguments(arguments)
+    folder = Folder(chosen.root, chosen.crop, chosen.transform)
     if backbone["weights"] == "imagenet" and len(folder.classes) != 1000:
         raise ValueError(
-            f"--root {chosen.root}: {len(folder.classes)} classes, and the published weights know 1000; give "
-            "ImageNet's validation images in a folder a class, or model.backbone.weights=FILE"
+            f"--root {chosen.root}: {len(folder.classes)} classes, but the published weights have 1000. Give "
+            "ImageNet's validation images, or model.backbone.weights=FILE"
         )
     network = registry.build("models.backbones", backbone, num_classes=len(folder.classes))
-    shares = top(network, batches(folder, chosen.batch_size, chosen.workers), device=chosen.device)
-    told = f"crop {chosen.crop}, {chosen.way}'s resizing"
+    shares = measure_accuracy(
+        network, iterate_batches(folder, chosen.batch_size, chosen.workers), device=chosen.device
+    )
+    details = f"crop {chosen.crop}, {chosen.transform}'s resizing"
     print(
         f"{backbone['name']} {backbone['variant']}: top-1 {shares[1]:.2%}, top-5 {shares[5]:.2%} "
-        f"of {len(folder):,} images ({told})"
+        f"of {len(folder):,} images ({details})"
     )
 
 

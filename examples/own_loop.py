@@ -1,9 +1,9 @@
-"""A training loop of one's own, with nothing but the public names of segkit.
+"""Write your own training loop with the public functions of segkit.
 
     python examples/own_loop.py mine.pt 200 data.size=64 augment.crop_size=64
 
-trains on drawn scenes for 200 iterations and writes ``mine.pt``, which ``segkit.load`` and the commands take.
-Any setting of ``train_seg.py`` may follow. ``PYTHONPATH=.`` before it finds segkit where it is not installed.
+trains on drawn scenes for 200 iterations and writes ``mine.pt``, which ``segkit.load`` and the commands read.
+Any setting of ``train_seg.py`` may follow. Set ``PYTHONPATH=.`` if segkit is not installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import segkit
 
 
 def main(file: str, iterations: int, *overrides: str) -> None:
-    """Train, score, save."""
+    """Train, evaluate and save a model."""
     settings = segkit.composed("train", ["experiment=demo", *overrides])
     train_set, val_set = (segkit.build_dataset(settings, split) for split in ("train", "val"))
     table = train_set.table
@@ -27,7 +27,7 @@ def main(file: str, iterations: int, *overrides: str) -> None:
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     model.train()
     for step, batch in enumerate(segkit.training_batches(settings, train_set, iterations=range(iterations))):
-        parts = loss(model(batch.image), batch.label)  # named parts: main, and aux of the auxiliary head
+        parts = loss(model(batch.image), batch.label)  # by head: main, aux
         total = torch.stack(list(parts.values())).sum()
         optimizer.zero_grad()
         total.backward()
@@ -35,8 +35,8 @@ def main(file: str, iterations: int, *overrides: str) -> None:
         cosine.step()
         if step % 20 == 0:
             print(f"{step:5d}  loss {total.item():.4f}")
-    found = segkit.evaluate(model.eval(), val_set, segkit.Protocol())
-    print(f"mIoU {found.scores['mIoU']:.2%} of {found.images} images")
+    result = segkit.evaluate(model.eval(), val_set, segkit.Protocol())
+    print(f"mIoU {result.scores['mIoU']:.2%} of {result.images} images")
     segkit.save(model, file, settings=settings, table=table)
 
 

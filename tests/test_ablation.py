@@ -20,14 +20,14 @@ def settings_of(backbone, *more):
     return composed("train", ["experiment=ablation", f"model/backbone={backbone}", *more])
 
 
-def test_it_compares_seven_blocks_over_three_seeds():
+def test_ablation_compares_seven_blocks_and_three_seeds():
     assert len(BACKBONES) == 7
     assert SWEPT["++seed"] == "0,1,2"  # as the command line writes seed=3, which then takes its place
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_all_but_the_block_is_equal(backbone):
+def test_ablation_settings_differ_in_the_block_only(backbone):
     ours, plain = settings_of(backbone), settings_of("resnet")
     terms = ("width", "blocks", "stem_width", "average_down", "pool", "output_stride")
     assert [ours["model"]["backbone"][t] for t in terms] == [plain["model"]["backbone"][t] for t in terms]
@@ -42,7 +42,7 @@ def test_all_but_the_block_is_equal(backbone):
     assert len(model.backbone.conv1) == 7
 
 
-def test_photographs_are_swept_on_the_same_terms():
+def test_ablation_settings_are_equal_for_photographs():
     drawn, real = (settings_of("resnest", f"data={data}") for data in ("shapes", "camvid"))
     assert drawn["schedule"] == real["schedule"]
     assert drawn["model"] == real["model"]

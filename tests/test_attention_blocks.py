@@ -7,7 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from segkit.models.layers.aspp import ASPP
+from segkit.models.layers.blend import weighted_sum
 from segkit.models.layers.convolutional_attention import ConvolutionalAttention
 from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
@@ -19,7 +22,7 @@ def random_map(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def test_squeeze_and_excitation_is_its_equation():
+def test_squeeze_excitation_matches_equation():
     x = random_map(2, 32, 5, 3)
     module = SqueezeExcitation(32).double()
     first, second = module.fc1.weight[:, :, 0, 0], module.fc2.weight[:, :, 0, 0]
@@ -32,7 +35,7 @@ def test_squeeze_and_excitation_is_its_equation():
 
 
 @pytest.mark.parametrize("kernel", [3, 7])
-def test_convolutional_attention_is_its_equation(kernel):
+def test_cbam_matches_equation(kernel):
     x = random_map(2, 32, 5, 4)
     module = ConvolutionalAttention(32, reduction=8, kernel=kernel).double().eval()
     first, second = module.fc1.weight[:, :, 0, 0], module.fc2.weight[:, :, 0, 0]
@@ -40,8 +43,8 @@ def test_convolutional_attention_is_its_equation(kernel):
     reach, out = kernel // 2, torch.zeros_like(x)
     for b in range(2):
         score = torch.zeros(32).double()
-        for told in (x[b].flatten(1).sum(1) / 20, x[b].flatten(1).max(1).values):
-            score += second @ (first @ told + module.fc1.bias).clamp(min=0) + module.fc2.bias
+        for features in (x[b].flatten(1).sum(1) / 20, x[b].flatten(1).max(1).values):
+            score += second @ (first @ features + module.fc1.bias).clamp(min=0) + module.fc2.bias
         scaled = x[b] / (1 + torch.exp(-score))[:, None, None]
         maps = torch.zeros(2, 5 + 2 * reach, 4 + 2 * reach).double()
         for i in range(5):
@@ -57,7 +60,7 @@ def test_convolutional_attention_is_its_equation(kernel):
 
 @pytest.mark.parametrize("branches", [2, 3])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
-def test_a_selective_kernel_is_its_equation(branches, stride, dilation):
+def test_selective_kernel_matches_equation(branches, stride, dilation):
     x = random_map(2, 16, 9, 7)
     kernels = [Kernel(dilation=m + 1, groups=4) for m in range(branches)]
     module = SelectiveKernel(16, stride, dilation, kernels=kernels).double().eval()
@@ -77,7 +80,7 @@ def test_a_selective_kernel_is_its_equation(branches, stride, dilation):
     torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-10)
 
 
-def test_spatial_group_enhance_is_its_equation():
+def test_sge_matches_equation():
     x = random_map(2, 8, 3, 4)
     module = SpatialGroupEnhance(8, groups=2).double()
     torch.nn.init.normal_(module.weight)
@@ -96,13 +99,13 @@ def test_spatial_group_enhance_is_its_equation():
                 torch.testing.assert_close(out[b, group * 4 : group * 4 + 4].flatten(1)[:, i], expected)
 
 
-def test_spatial_group_enhance_starts_as_one_scale_for_all():
+def test_sge_initially_scales_all_positions_equally():
     x = random_map(1, 64, 4, 4)
     torch.testing.assert_close(SpatialGroupEnhance(64).double()(x), x / (1 + math.exp(-1)))
 
 
 @pytest.mark.parametrize("x", [random_map(1, 64, 1, 1), torch.zeros(1, 64, 3, 3).double()])
-def test_spatial_group_enhance_of_a_constant_map_is_finite_with_its_gradient(x):
+def test_sge_of_constant_map_has_finite_gradient(x):
     x.requires_grad_()
     module = SpatialGroupEnhance(64).double()
     torch.nn.init.ones_(module.weight)
@@ -111,13 +114,13 @@ def test_spatial_group_enhance_of_a_constant_map_is_finite_with_its_gradient(x):
     assert x.grad.isfinite().all()
 
 
-def test_thin_networks_have_as_many_groups_as_divide():
+def test_groups_of_thin_networks_divide_channels():
     assert [path.conv.groups for path in SelectiveKernel(48).paths] == [16, 16]
     assert SpatialGroupEnhance(96).groups == 32
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_spatial_group_enhance_starts_as_it_is_told(normalize):
+def test_sge_takes_initial_scale_and_shift(normalize):
     x = random_map(1, 8, 3, 3)
     module = SpatialGroupEnhance(8, 2, scale=0.5, shift=-1.0, normalize=normalize).double()
     vectors = x.unflatten(1, (2, 4))
@@ -138,7 +141,7 @@ def test_spatial_group_enhance_starts_as_it_is_told(normalize):
         ConvolutionalAttention(4),
     ],
 )
-def test_gradients_are_those_of_the_value(module):
+def test_attention_gradients_match_finite_differences(module):
     assert torch.autograd.gradcheck(module.double().eval(), random_map(1, 4, 2, 2).requires_grad_())
 
 
@@ -146,7 +149,25 @@ def test_gradients_are_those_of_the_value(module):
     "module",
     [SqueezeExcitation(64), SpatialGroupEnhance(64), SelectiveKernel(64), ConvolutionalAttention(64)],
 )
-def test_low_precision_and_channels_last_stay(module):
+def test_attention_keeps_bf16_under_autocast(module):
     x = random_map(2, 64, 4, 4).bfloat16().to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         assert module.eval()(x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_weighted_sum_matches_equation(count):
+    torch.manual_seed(count)
+    x = torch.randn(2, count * 3, 5, 4, dtype=torch.float64)
+    weights = torch.randn(2, count, 3, 1, 1, dtype=torch.float64)
+    expected = (x.unflatten(1, (count, 3)) * weights).sum(1)
+    torch.testing.assert_close(weighted_sum(x.chunk(count, 1), weights), expected)
+
+
+def test_aspp_image_pooling_is_constant_over_positions():
+    aspp = ASPP(6, 4, [1, 2, 3]).eval()
+    x = torch.randn(2, 6, 5, 7)
+    pooled = aspp.b4(x)
+    assert pooled.shape == (2, 4, 5, 7)
+    expected = nn.Sequential(*aspp.b4.gap)(x.mean((2, 3), keepdim=True))
+    assert torch.equal(pooled, expected.expand(-1, -1, 5, 7))

@@ -30,12 +30,12 @@ def benchmarks(monkeypatch):
 def test_bench_fails_for_ratios_outside_their_tolerance(benchmarks, monkeypatch, tmp_path):
     import bench
 
-    monkeypatch.setattr(bench.ceilings, "machine", lambda threads: "a machine")
+    monkeypatch.setattr(bench.ceilings, "describe_machine", lambda threads: "a machine")
     file = tmp_path / "expected.csv"
 
     def run(found, *words):
         runs = iter(found)
-        monkeypatch.setattr(bench, "measured", lambda: next(runs))
+        monkeypatch.setattr(bench, "measure_ratios", lambda: next(runs))
         monkeypatch.setattr(sys, "argv", ["bench.py", "--expected", str(file), *words])
         bench.main()
 
@@ -44,7 +44,7 @@ def test_bench_fails_for_ratios_outside_their_tolerance(benchmarks, monkeypatch,
     assert (float(rows["a"]["expected"]), float(rows["b"]["tolerance"])) == (2.1, 0.1)
     run([{"a": 1.95, "b": 1.09}])
     for found, reason in (
-        ({"a": 1.7, "b": 1.0}, "a: 1.70 in place of 2.10"),
+        ({"a": 1.7, "b": 1.0}, "a: 1.70 instead of 2.10"),
         ({"b": 1.0}, "a: not measured"),
         ({"a": 2.1, "b": 1.0, "c": 1.0}, "c: not in the file"),
     ):
@@ -67,21 +67,21 @@ def test_loader_benchmark(benchmarks, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.medium
-def test_the_timed_steps_of_segkit_and_the_published_code_agree(benchmarks, monkeypatch):
+def test_benchmark_steps_equal_published_code(benchmarks, monkeypatch):
     import train_sides
     from torch import nn
 
-    def network(given, build=train_sides.network):
+    def network(given, build=train_sides.build_network):
         model = build(given)
         for module in model.modules():
             if isinstance(module, nn.Dropout | nn.Dropout2d):
                 module.p = 0.0  # its masks are drawn from other generators
         return model
 
-    monkeypatch.setattr(train_sides, "network", network)
+    monkeypatch.setattr(train_sides, "build_network", network)
     given = Namespace(variant="14", batch=8, crop=48, classes=7, seed=3, auxiliary=True, device="cpu")
-    batch = train_sides.noise(given)
-    ours, theirs = (train_sides.step_of(given, side, "float32") for side in ("segkit", "published"))
+    batch = train_sides.make_batch(given)
+    ours, theirs = (train_sides.make_step(given, side, "float32") for side in ("segkit", "published"))
     for _ in range(3):
         assert ours(*batch) == pytest.approx(theirs(*batch), rel=1e-3)
 
@@ -98,7 +98,7 @@ def test_train_step_benchmark(tmp_path):
 
 
 @pytest.mark.slow
-def test_losses_benchmark_keeps_complete_trainings(tmp_path):
+def test_losses_benchmark_skips_complete_trainings(tmp_path):
     small = ["experiment=demo", "data.size=32", "data.val_scenes=2", "model.backbone.width=8"]
     small += ["model.head.width=8", "schedule.iterations=2", "schedule.lr_schedule.warmup_iterations=0"]
     small += ["schedule.batch_size=2", "loader.workers=0", f"run_dir={tmp_path}"]
@@ -108,11 +108,3 @@ def test_losses_benchmark_keeps_complete_trainings(tmp_path):
     before = weights.stat().st_mtime_ns
     run_command(*call)
     assert weights.stat().st_mtime_ns == before
-
-
-@pytest.mark.slow
-def test_scaling_benchmark_of_two_processes(tmp_path):
-    results = tmp_path / "found.jsonl"
-    run_command("benchmarks/scaling.py", "--what", "processes", "--rounds", "1", "--results", results)
-    found = json.loads(results.read_text())
-    assert found["two"]["loss"] == pytest.approx(found["one"]["loss"], rel=0.2)  # statistics of half a batch

@@ -212,7 +212,7 @@ def test_cost_is_that_of_the_network_in_the_checkpoint(tiny_run):
     crop = content["settings"]["sizes"]["crop"]
     image = torch.empty(1, 3, *((crop, crop) if isinstance(crop, int) else crop), device="meta")
     parameters, macs = compare.model_cost(tiny_run)
-    assert parameters == summary.parameters(model.backbone) + summary.parameters(model.head)
+    assert parameters == summary.count_parameters(model.backbone) + summary.count_parameters(model.head)
     with FlopCounterMode(display=False) as counter:
         model.eval()(image)
     assert macs == counter.get_total_flops() / 2

@@ -43,7 +43,7 @@ def test_dropout_equals_pytorch_dropout_on_contiguous_maps():
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
-def test_dropout_of_nothing_and_of_everything(p):
+def test_dropout_probability_zero_and_one(p):
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
     out = Dropout(p)(x)
     out.sum().backward()

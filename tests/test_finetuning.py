@@ -368,7 +368,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
             r"patience=3: this training has 1 validation in all",
         ),
         (["schedule.layer_decay=1.5"], r"schedule.layer_decay=1.5: must be .* at most 1"),
-        (["loss=ce_dice", "loss.parts.dice.weight=0", "loss.parts.cross_entropy.weight=0"], r"sum to 0"),
+        (["loss=ce_dice", "loss.parts.dice.weight=0", "loss.parts.cross_entropy.weight=0"], "weights are 0"),
         (["schedule.lr_schedule.warmup_iterations=5000"], r"warmup_iterations=5000: must be below the"),
     ],
 )

@@ -21,12 +21,12 @@ CPUINFO = Path("/proc/cpuinfo")
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or not CPUINFO.exists(), reason="reads the flags that Linux lists on x86"
 )
-def test_a_cpu_has_bf16_where_the_kernel_lists_it():
+def test_cpu_supports_bf16_if_the_kernel_lists_it():
     flags = set(CPUINFO.read_text().split("flags", 1)[1].split("\n", 1)[0].split())
     assert precision.supports_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_tile"})
 
 
-def test_avx512_alone_is_not_bf16(monkeypatch):
+def test_avx512_without_bf16_is_not_supported(monkeypatch):
     """oneDNN answers yes there, and emulates."""
     monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
     for name in precision.X86_BF16:
@@ -36,21 +36,21 @@ def test_avx512_alone_is_not_bf16(monkeypatch):
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_an_arm_cpu_has_what_onednn_says(answer, monkeypatch):
+def test_arm_bf16_support_follows_onednn(answer, monkeypatch):
     monkeypatch.setattr(precision.platform, "machine", lambda: "aarch64")
     monkeypatch.setattr(precision, "_get_onednn_check", lambda: lambda: answer)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert precision.supports_bf16(CPU) == answer
 
 
-def test_a_pytorch_without_the_question_counts_as_no(monkeypatch):
+def test_pytorch_without_cpu_checks_has_no_bf16(monkeypatch):
     monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
     for name in precision.X86_BF16:
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert not precision.supports_bf16(CPU)
 
 
-def test_other_devices_are_not_trusted_with_bf16():
+def test_other_devices_have_no_bf16():
     assert not precision.supports_bf16(torch.device("mps"))
 
 
@@ -76,7 +76,7 @@ print(sum(each.data_ptr() % 4096 == 0 for each in held))
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
-def test_large_tensors_of_a_training_begin_on_a_page_unless_the_user_chose_otherwise(what, chosen, expected):
+def test_large_tensors_are_page_aligned_in_training(what, chosen, expected):
     """That PyTorch still knows the name: an unknown one would be passed over in silence."""
     clean = {
         key: value

@@ -26,13 +26,13 @@ def stages():
 
 @pytest.mark.parametrize("grid", [1, 2, 3, 6])
 @pytest.mark.parametrize("size", [(6, 6), (60, 60), (7, 11), (2, 1)])
-def test_grid_pooling_is_adaptive_average_pooling(grid, size):
+def test_grid_pooling_equals_adaptive_average_pooling(grid, size):
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     torch.testing.assert_close(pool_to_grid(x, grid), F.adaptive_avg_pool2d(x, grid))
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_pspnet_is_the_network_written_out(align_corners):
+def test_pspnet_equals_network_in_plain_functions(align_corners):
     module = originals.randomized(head("pspnet", align_corners=align_corners))
     state, x = module.state_dict(), stages()[-1]
     out = [x]
@@ -45,7 +45,7 @@ def test_pspnet_is_the_network_written_out(align_corners):
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_deeplabv3plus_is_the_network_written_out(align_corners):
+def test_deeplabv3plus_equals_network_in_plain_functions(align_corners):
     module = originals.randomized(head("deeplabv3plus", width=8, fine_width=6, align_corners=align_corners))
     state, given = module.state_dict(), stages()
     coarse = module.aspp(given[-1])
@@ -60,7 +60,7 @@ def test_deeplabv3plus_is_the_network_written_out(align_corners):
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
-def test_fcn_reads_the_stage_it_is_told(stage):
+def test_fcn_reads_the_given_stage(stage):
     module = originals.randomized(head("fcn", stage=stage))
     assert module.conv5[0].out_channels == CHANNELS[stage - 1] // 4
     expected = originals.encoding_fcn_head(module.state_dict(), "conv5", stages()[stage - 1])
@@ -68,12 +68,12 @@ def test_fcn_reads_the_stage_it_is_told(stage):
 
 
 @pytest.mark.parametrize("name", ["deeplabv3", "deeplabv3_mmseg", "deeplabv3plus", "pspnet"])
-def test_a_training_batch_of_one_is_refused_with_the_remedy(name):
+def test_pooling_heads_reject_training_batch_of_one(name):
     one = [stage[:1] for stage in stages()]
-    with pytest.raises(ValueError, match=r"batch of one image .* at least two a step"):
+    with pytest.raises(ValueError, match=r"batch of one image .* at least two images"):
         head(name).double().train()(one)
     assert head(name).double().eval()(one).isfinite().all()
 
 
-def test_fcn_trains_with_a_batch_of_one():
+def test_fcn_trains_with_batch_of_one():
     assert head("fcn").double().train()([stage[:1] for stage in stages()]).isfinite().all()

@@ -58,7 +58,7 @@ def drawn(tmp_path_factory):
 
 @pytest.mark.parametrize(("way", "plain"), [("resnest", authors_crop), ("torchvision", torchvisions)])
 @pytest.mark.parametrize("crop", [64, 75])
-def test_an_image_is_prepared_as_the_authors_do(drawn, way, plain, crop):
+def test_imagenet_images_equal_reference_transforms(drawn, way, plain, crop):
     folder = EXAMPLE["Folder"](drawn[0], crop, way)
     assert len(folder) == 24
     for index, (file, _) in enumerate(folder.files):
@@ -67,7 +67,7 @@ def test_an_image_is_prepared_as_the_authors_do(drawn, way, plain, crop):
 
 
 @pytest.mark.slow
-def test_the_command_prints_what_a_plain_loop_counts(drawn):
+def test_imagenet_command_equals_plain_loop(drawn):
     root, network, weights = drawn
     ready = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     hits = images = 0
@@ -96,38 +96,3 @@ def test_the_command_prints_what_a_plain_loop_counts(drawn):
         f"resnest 14: top-1 {hits / images:.2%}, top-5 100.00% of 24 images (crop 64, resnest's resizing)\n"
     )
     assert 0 < hits < images
-
-
-@pytest.mark.medium
-def test_the_crop_is_that_of_the_published_score():
-    for family, variant, crop, way in [
-        ("resnest", 50, 224, "resnest"),
-        ("resnest", 269, 416, "resnest"),
-        ("resnet", 101, 224, "torchvision"),
-    ]:
-        words = [f"model/backbone={family}", f"model.backbone.variant={variant}"]
-        chosen, backbone = EXAMPLE["parsed"](["--root", "x", *words])
-        assert (chosen.crop, chosen.way, backbone["weights"]) == (crop, way, "imagenet")
-
-
-@pytest.mark.medium
-def test_what_does_not_fit_is_one_line(drawn, tmp_path):
-    main, weights = EXAMPLE["main"], f"model.backbone.weights={drawn[2]}"
-    small = [
-        "model/backbone=resnest",
-        "model.backbone.variant=14",
-        "model.backbone.width=8",
-        "--workers",
-        "0",
-    ]
-    with pytest.raises(ValueError, match=r"--root .*: 4 classes, and the published weights know 1000"):
-        main(["--root", str(drawn[0]), *small])
-    with pytest.raises(ValueError, match=r"--root .*nowhere: there is no such folder"):
-        main(["--root", str(tmp_path / "nowhere"), *small, weights])
-    with pytest.raises(ValueError, match=r"no images in the 0 folders"):
-        main(["--root", str(tmp_path), *small, weights])
-    for name in "abcd":
-        (tmp_path / name).mkdir()
-    (tmp_path / "a" / "x.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"x.png: cannot be read"):
-        main(["--root", str(tmp_path), *small, weights])

@@ -21,7 +21,7 @@ def build(name, num_classes, **keywords):
     return registry.build("losses", {"name": name, **keywords}, num_classes=num_classes)
 
 
-def case(seed, *, largest=5):
+def random_case(seed, *, largest=5):
     """Logits (B, K, H, W) in float64, a label with ignored pixels, K class weights."""
     draw = np.random.default_rng(seed)
     size, height, width = draw.integers(1, 4), *draw.integers(1, largest, 2)
@@ -134,10 +134,10 @@ every_choice = pytest.mark.parametrize(("name", "keywords", "naive"), CHOICES, i
 
 @pytest.mark.medium
 @every_choice
-def test_a_loss_equals_a_loop_over_pixels(name, keywords, naive, monkeypatch):
+def test_loss_equals_loop_over_pixels(name, keywords, naive, monkeypatch):
     for seed in range(CASES):
-        logits, label, weights = case(seed)
-        monkeypatch.setattr(_chunks, "LARGEST", 1 + 7 * seed)  # one line at a time, some, or all
+        logits, label, weights = random_case(seed)
+        monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", 1 + 7 * seed)  # one line at a time, some, or all
         more = {"class_weights": weights} if name in WEIGHTED else {}
         loss = build(name, logits.shape[1], aux_weight=0.5, **keywords, **more)
         parts = loss(Logits(logits, logits.flip(0)), label)
@@ -149,10 +149,10 @@ def test_a_loss_equals_a_loop_over_pixels(name, keywords, naive, monkeypatch):
 
 @pytest.mark.medium
 @every_choice
-def test_the_gradient_is_that_of_finite_differences(name, keywords, naive, monkeypatch):
-    monkeypatch.setattr(_chunks, "LARGEST", 8)
+def test_loss_gradient_matches_finite_differences(name, keywords, naive, monkeypatch):
+    monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", 8)
     for seed in range(12):
-        logits, label, weights = case(seed, largest=4)
+        logits, label, weights = random_case(seed, largest=4)
         more = {"class_weights": weights} if name in WEIGHTED else {}
         loss = build(name, logits.shape[1], **keywords, **more)
         logits = logits.clamp(-6, 6).requires_grad_()
@@ -164,7 +164,7 @@ def test_the_gradient_is_that_of_finite_differences(name, keywords, naive, monke
 
 
 @every_choice
-def test_ignored_pixels_count_nowhere(name, keywords, naive):
+def test_ignored_pixels_have_no_effect(name, keywords, naive):
     logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
     label[:, 0] = IGNORE_INDEX
     loss = build(name, logits.shape[1], **keywords)
@@ -178,7 +178,7 @@ def test_ignored_pixels_count_nowhere(name, keywords, naive):
 
 
 @every_choice
-def test_where_all_is_ignored_the_loss_and_its_gradient_are_zero(name, keywords, naive):
+def test_loss_is_zero_if_all_pixels_are_ignored(name, keywords, naive):
     logits = torch.randn(2, 3, 4, 5, requires_grad=True)
     label = torch.full((2, 4, 5), IGNORE_INDEX, dtype=torch.uint8)
     loss = build(name, 3, **keywords)(Logits(logits), label)["main"]
@@ -192,9 +192,9 @@ DIVISIBLE = [c for c in CHOICES if c[0] != "ohem" and c[1].get("over") != "batch
 
 
 @pytest.mark.parametrize(("name", "keywords", "naive"), DIVISIBLE)
-def test_parts_by_their_weights_add_up_to_the_whole(name, keywords, naive):
+def test_weighted_micro_batches_sum_to_the_batch_loss(name, keywords, naive):
     for seed in range(50):
-        logits, label, weights = case(seed)
+        logits, label, weights = random_case(seed)
         more = {"class_weights": weights} if name in WEIGHTED else {}
         loss = build(name, logits.shape[1], **keywords, **more)
         whole = loss(Logits(logits), label)["main"] * loss.weight(label)
@@ -213,7 +213,7 @@ MIX = {
 }
 
 
-def test_a_sum_adds_its_losses_up_each_times_its_weight():
+def test_mixed_loss_is_the_weighted_sum():
     logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
     label[0, :3] = IGNORE_INDEX
     both = Logits(logits, logits.flip(1))
@@ -242,7 +242,7 @@ class Pointwise(torch.nn.Module):
 @pytest.mark.parametrize(
     "chosen", [{"name": "mixed", "parts": MIX}, {"name": "cross_entropy", "average": "all"}]
 )
-def test_a_step_is_the_same_however_the_batch_is_divided(chosen, parts):
+def test_step_does_not_depend_on_micro_batches(chosen, parts):
     generator = torch.Generator().manual_seed(1)
     image = torch.randint(0, 256, (4, 3, 6, 7), dtype=torch.uint8, generator=generator)
     label = torch.randint(0, 3, (4, 6, 7), dtype=torch.uint8, generator=generator)
@@ -285,7 +285,7 @@ def published_mean(prediction, label, class_weight=None):
 
 @pytest.mark.parametrize(("ignored", "factor"), [(0.09, 1.10), (0.40, 1.67)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_average_all_is_the_mean_of_mmsegmentation(ignored, factor, weighted):
+def test_average_all_equals_mmsegmentation(ignored, factor, weighted):
     torch.manual_seed(0)
     logits, label = torch.randn(2, 5, 10, 10), torch.randint(0, 5, (2, 10, 10))
     label.view(2, -1)[:, : round(100 * ignored)] = IGNORE_INDEX
@@ -298,15 +298,10 @@ def test_average_all_is_the_mean_of_mmsegmentation(ignored, factor, weighted):
         assert float(scored / found) == pytest.approx(factor, abs=0.005)
 
 
-def test_the_mmseg_choice_has_its_divisor_and_its_auxiliary_weight():
-    chosen = composed("train", ["run_name=x", "loss.average=all", "loss.aux_weight=0.4"])["loss"]
-    assert (chosen["name"], chosen["average"], chosen["aux_weight"]) == ("cross_entropy", "all", 0.4)
-
-
 # -- in chunks
 
 
-def whole_and_gradient(logits, label, loss):
+def value_and_gradient(logits, label, loss):
     leaf = logits.detach().clone().requires_grad_()
     value = loss(leaf, label)
     (3.0 * value).backward()
@@ -316,19 +311,19 @@ def whole_and_gradient(logits, label, loss):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_in_chunks_is_torchs_of_the_whole(memory_format, smoothing, monkeypatch):
-    monkeypatch.setattr(_chunks, "LARGEST", 21 * 13 * 5)  # 5 lines; the last chunk of 17 has 2
+def test_chunked_cross_entropy_equals_torch(memory_format, smoothing, monkeypatch):
+    monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", 21 * 13 * 5)  # 5 lines; the last chunk of 17 has 2
     torch.manual_seed(0)
     logits = torch.randn(3, 21, 17, 13).to(memory_format=memory_format)
     label = torch.randint(0, 21, (3, 17, 13))
     label[1, 2:9] = IGNORE_INDEX
     ours = build("cross_entropy", 21, label_smoothing=smoothing)
-    found = whole_and_gradient(logits, label, lambda x, t: ours(Logits(x), t)["main"])
+    found = value_and_gradient(logits, label, lambda x, t: ours(Logits(x), t)["main"])
     theirs = functools.partial(F.cross_entropy, ignore_index=IGNORE_INDEX, label_smoothing=smoothing)
-    expected = whole_and_gradient(logits, label, theirs)
+    expected = value_and_gradient(logits, label, theirs)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-9)
-    again = whole_and_gradient(logits, label, lambda x, t: ours(Logits(x), t)["main"])
+    again = value_and_gradient(logits, label, lambda x, t: ours(Logits(x), t)["main"])
     assert torch.equal(found[1], again[1])
 
 
@@ -342,9 +337,9 @@ def test_half_precision_logits_are_summed_in_float32(name, dtype):
     def main(value, target):
         return loss(Logits(value), target)["main"]
 
-    expected, gradient = whole_and_gradient(logits.float(), label, main)
+    expected, gradient = value_and_gradient(logits.float(), label, main)
     with torch.autocast("cpu", dtype):
-        found, rounded = whole_and_gradient(logits, label, main)
+        found, rounded = value_and_gradient(logits, label, main)
     assert found.dtype == torch.float32
     assert rounded.dtype == dtype
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
@@ -372,8 +367,8 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "dice", "lovasz", "ohem"])
-def test_the_only_tensor_of_full_size_is_the_gradient(name, monkeypatch):
-    monkeypatch.setattr(_chunks, "LARGEST", 2**12)
+def test_only_the_gradient_has_full_size(name, monkeypatch):
+    monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", 2**12)
     logits, label = torch.randn(2, 50, 32, 32, requires_grad=True), torch.randint(0, 3, (2, 32, 32))
     with Largest() as made:
         build(name, 50)(Logits(logits), label)["main"].backward()
@@ -382,7 +377,7 @@ def test_the_only_tensor_of_full_size_is_the_gradient(name, monkeypatch):
 
 
 @pytest.mark.medium
-def test_a_compiler_that_cannot_look_inside_gets_plain_operations():
+def test_compiled_loss_equals_eager():
     torch.manual_seed(0)
     logits, label = torch.randn(2, 3, 6, 7), torch.randint(0, 3, (2, 6, 7))
     for name in ("cross_entropy", "dice"):
@@ -391,10 +386,38 @@ def test_a_compiler_that_cannot_look_inside_gets_plain_operations():
         def main(value, target, loss=loss):
             return loss(Logits(value), target)["main"]
 
-        expected = whole_and_gradient(logits, label, main)
+        expected = value_and_gradient(logits, label, main)
         torch.testing.assert_close(
-            whole_and_gradient(logits, label, torch.compile(main, backend="eager")), expected
+            value_and_gradient(logits, label, torch.compile(main, backend="eager")), expected
         )
+
+
+# -- logits at the size of the head
+
+HEAD_LOSSES = [name for name in registry.available("losses") if name != "mixed"]
+HEAD_SIZES = ((3, 5), (1, 1), (4, 1), (7, 9))
+LABEL_SIZES = ((17, 23), (24, 40), (7, 9), (5, 3))  # larger, equal and smaller
+
+
+@pytest.mark.parametrize("name", HEAD_LOSSES)
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_loss_of_head_logits_equals_that_of_resized_logits(name, align_corners, monkeypatch):
+    torch.manual_seed(0)
+    loss = registry.build("losses", {"name": name}, num_classes=4)
+    for number, (cells, size) in enumerate((cells, size) for cells in HEAD_SIZES for size in LABEL_SIZES):
+        monkeypatch.setattr(
+            _chunks, "CHUNK_ELEMENTS", 60 * 4 ** (number % 4)
+        )  # a line at a time, some, or all
+        logits = torch.randn(2, 4, *cells, dtype=torch.double, requires_grad=True)
+        label = torch.randint(0, 4, (2, *size), dtype=torch.uint8)
+        label[0, :2] = IGNORE_INDEX
+        found = loss(Logits(logits, logits.flip(0), align_corners), label)
+        full = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+        expected = loss(Logits(full, full.flip(0)), label)
+        for head in ("main", "aux"):
+            torch.testing.assert_close(found[head], expected[head])
+        (gradient,) = torch.autograd.grad(sum(found.values()), logits)
+        torch.testing.assert_close(gradient, torch.autograd.grad(sum(expected.values()), logits)[0])
 
 
 # -- settings
@@ -415,13 +438,24 @@ def test_a_compiler_that_cannot_look_inside_gets_plain_operations():
     ],
 )
 @pytest.mark.parametrize("name", sorted(WEIGHTED))
-def test_wrong_class_weights_are_refused_in_one_line(name, weights, message):
+def test_wrong_class_weights_are_rejected(name, weights, message):
     with pytest.raises(ValueError, match=message) as refused:
         build(name, 3, class_weights=weights)
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_too_large_for_class_weights_is_not_read(tmp_path):
+def test_class_weights_are_read_from_a_file(tmp_path):
+    file = tmp_path / "weights.txt"
+    file.write_text("1.0\n2.5\n")
+    assert cross_entropy.build(2, class_weights=str(file)).class_weights.tolist() == [1.0, 2.5]
+    with pytest.raises(ValueError, match=r"weights.txt: 2 weights for 3 classes"):
+        cross_entropy.build(3, class_weights=str(file))
+    file.write_text("one\n")
+    with pytest.raises(ValueError, match=r"one number per line is expected, but could not convert"):
+        cross_entropy.build(2, class_weights=str(file))
+
+
+def test_too_large_class_weights_file_is_not_read(tmp_path):
     file = tmp_path / "weights.txt"
     file.write_text("1\n" * 600_000)
     with pytest.raises(ValueError, match=r"has 1,200,000 bytes, which is no such file \(1,000,000 at most\)"):
@@ -429,13 +463,13 @@ def test_a_file_too_large_for_class_weights_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("parts", [{}, {"dice": None}, {"dice": {"weight": 0.0}, "focal": {"weight": 0.0}}])
-def test_a_sum_of_nothing_is_refused(parts):
-    with pytest.raises(ValueError, match=r"sum to 0 and nothing would be learned; give one of them a weight"):
+def test_mixed_loss_without_weights_is_rejected(parts):
+    with pytest.raises(ValueError, match=r"all weights are 0, .* Give a loss a weight above 0"):
         build("mixed", 3, parts=parts)
 
 
-def test_a_sum_is_no_part_of_a_sum():
-    with pytest.raises(ValueError, match=r"loss.parts.mixed: a sum is no part of a sum; give its parts in"):
+def test_mixed_loss_cannot_be_nested():
+    with pytest.raises(ValueError, match=r"loss.parts.mixed: a sum cannot contain a sum. List its losses in"):
         build("mixed", 3, parts={"mixed": {"parts": MIX}})
 
 
@@ -451,12 +485,12 @@ def test_a_sum_is_no_part_of_a_sum():
         ("loss.parts=dice", r"loss.parts=dice: this is a group; give each by its name, .*NAME.weight=1"),
     ],
 )
-def test_the_settings_of_a_part_are_checked_as_all_settings_are(override, message):
+def test_settings_of_mixed_losses_are_validated(override, message):
     with pytest.raises(ValueError, match=message):
         composed("train", ["run_name=x", "loss=ce_dice", override])
 
 
-def test_a_part_is_set_left_out_and_added_by_its_name():
+def test_mixed_losses_are_set_removed_and_added_by_name():
     given = ["loss.parts.dice=null", "loss.parts.focal.gamma=3", "loss.parts.cross_entropy.weight=2"]
     chosen = composed("train", ["run_name=x", "loss=ce_dice", *given])["loss"]
     assert chosen["parts"] == {"cross_entropy": {"weight": 2.0}, "focal": {"gamma": 3.0}}
@@ -468,6 +502,6 @@ def test_a_part_is_set_left_out_and_added_by_its_name():
 
 @pytest.mark.medium
 @pytest.mark.parametrize("name", [n for n in registry.available("losses") if n != "mixed"])
-def test_every_loss_has_a_yaml_that_says_all_its_settings(name):
+def test_every_loss_yaml_lists_all_settings(name):
     chosen = composed("train", ["run_name=x", f"loss={name}"])["loss"]
     assert set(chosen) == {"name", *config.read_keywords(f"losses/{name}.py:build").accepted}

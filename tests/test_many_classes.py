@@ -40,12 +40,12 @@ LOSSES = {
 }
 
 
-def table_of(num_classes):
+def make_label_map(num_classes):
     entries = [Entry(3 * k + 1, f"class {k}", (k // 256, k % 256, 7)) for k in range(num_classes)]
     return LabelMap("many", (*entries, Entry(65535, "not scored", (255, 255, 255), ignore=True)))
 
 
-def label_of(draw, num_classes, size):
+def random_label(draw, num_classes, size):
     """Class ids with 255 among them, and pixels that are not scored."""
     label = draw.integers(0, num_classes, size).astype(class_id_dtype(num_classes))
     label[draw.random(size) < 0.2] = ignore_index(num_classes)
@@ -54,16 +54,16 @@ def label_of(draw, num_classes, size):
 
 
 @pytest.mark.parametrize("num_classes", [1, 254, 255, 256, 847, 1000, MOST_CLASSES])
-def test_what_is_ignored_is_never_a_class_and_fits_the_type(num_classes):
+def test_ignore_index_is_the_largest_id_of_its_type(num_classes):
     label = np.zeros(1, class_id_dtype(num_classes))
     assert ignore_index(num_classes) == np.iinfo(label.dtype).max >= num_classes
     assert ignore_index_of(label) == ignore_index_of(torch.from_numpy(label)) == ignore_index(num_classes)
 
 
 @pytest.mark.parametrize("num_classes", [200, 255, 256, 847])
-def test_a_table_reads_and_writes_its_masks(num_classes, tmp_path):
-    table, draw = table_of(num_classes), np.random.default_rng(num_classes)
-    expected = label_of(draw, num_classes, (31, 45))
+def test_label_map_round_trips_wide_masks(num_classes, tmp_path):
+    table, draw = make_label_map(num_classes), np.random.default_rng(num_classes)
+    expected = random_label(draw, num_classes, (31, 45))
     scored = expected != ignore_index(num_classes)
     raw = np.where(scored, 3 * expected.astype(np.uint16) + 1, 65535).astype(np.uint16)
     found = table.encode(raw, "a.png")
@@ -78,7 +78,7 @@ def test_a_table_reads_and_writes_its_masks(num_classes, tmp_path):
     np.testing.assert_array_equal(small.encode(np.uint8([[1, 238]]), "b.png"), [[0, 79]])
 
 
-def test_masks_of_bytes_are_read_by_a_table_of_many():
+def test_uint8_masks_are_read_by_wide_label_maps():
     table = LabelMap("many", tuple(Entry(k, str(k), (0, 0, 0), k == 9) for k in range(400)))
     found = table.encode(np.arange(256, dtype=np.uint8)[None], "a.png")
     assert found.dtype == np.int16
@@ -88,7 +88,7 @@ def test_masks_of_bytes_are_read_by_a_table_of_many():
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_loss_is_that_of_few_classes_whatever_their_numbers(name, coarse, seed):
+def test_loss_of_many_classes_equals_that_of_few(name, coarse, seed):
     """A network of 300 classes that never thinks of most, against one that has only the others.
 
     The reference has the classes of 0 to 59, so it is read with bytes, and what those do is tested elsewhere.
@@ -98,7 +98,7 @@ def test_a_loss_is_that_of_few_classes_whatever_their_numbers(name, coarse, seed
     own = np.append(draw.permutation(many)[: few - 1], 255) if seed % 2 else draw.permutation(many)[:few]
     if len(set(own)) < few:
         own = np.arange(240, 300)
-    label = label_of(draw, few, size)
+    label = random_label(draw, few, size)
     wide = np.where(label == IGNORE_INDEX, MOST_CLASSES, own[np.minimum(label, few - 1)]).astype(np.int16)
     cells = (5, 4) if coarse else size[1:]
     logits = torch.from_numpy(draw.normal(0, 2, (2, few, *cells))).requires_grad_()
@@ -120,7 +120,7 @@ def test_a_loss_is_that_of_few_classes_whatever_their_numbers(name, coarse, seed
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_where_all_is_ignored_a_loss_is_zero(name):
+def test_int16_loss_is_zero_if_all_pixels_are_ignored(name):
     loss = registry.build("losses", {"name": name, **LOSSES[name]}, num_classes=300)
     logits = torch.randn(2, 300, 5, 6, requires_grad=True)
     total = loss(Logits(logits), torch.full((2, 5, 6), MOST_CLASSES, dtype=torch.int16))["main"].sum()
@@ -129,9 +129,9 @@ def test_where_all_is_ignored_a_loss_is_zero(name):
     assert not logits.grad.any()
 
 
-def test_cross_entropy_is_torchs_over_300_classes():
+def test_cross_entropy_equals_torch_for_300_classes():
     draw = np.random.default_rng(0)
-    label = label_of(draw, 300, (2, 13, 17))
+    label = random_label(draw, 300, (2, 13, 17))
     logits = torch.from_numpy(draw.normal(0, 3, (2, 300, 13, 17)))
     loss = registry.build("losses", {"name": "cross_entropy", "label_smoothing": 0.1}, num_classes=300)
     target = torch.from_numpy(np.where(label == MOST_CLASSES, -100, label)).long()
@@ -141,13 +141,13 @@ def test_cross_entropy_is_torchs_over_300_classes():
 
 
 @pytest.mark.parametrize("num_classes", [3, 255, 256, 700])
-def test_counts_are_those_of_a_loop(num_classes):
+def test_confusion_matrix_equals_loop_for_many_classes(num_classes):
     draw = np.random.default_rng(num_classes)
-    table, matrix = table_of(num_classes), metrics.ConfusionMatrix(num_classes)
+    table, matrix = make_label_map(num_classes), metrics.ConfusionMatrix(num_classes)
     expected = np.zeros((num_classes, num_classes), np.int64)
     scores = []
     for _ in range(4):
-        label = label_of(draw, num_classes, (19, 23))
+        label = random_label(draw, num_classes, (19, 23))
         prediction = np.where(draw.random(label.shape) < 0.5, label, label[::-1])
         prediction[prediction == ignore_index(num_classes)] = num_classes - 1
         matrix.update(label, prediction)
@@ -176,7 +176,7 @@ def test_counts_are_those_of_a_loop(num_classes):
 
 
 @pytest.mark.parametrize("wrong", [-3, 300, 32766])
-def test_an_id_that_is_no_class_is_told(wrong):
+def test_ids_outside_the_classes_are_rejected(wrong):
     label = np.full((4, 5), 255, np.int16)
     for place in (0, 1):
         pair = [label, label.copy()]
@@ -188,10 +188,10 @@ def test_an_id_that_is_no_class_is_told(wrong):
 
 @pytest.mark.parametrize("resize", ["pil_bilinear", "opencv_linear"])
 @pytest.mark.parametrize("seed", range(8))
-def test_augmentation_treats_wide_ids_as_bytes(resize, seed):
+def test_augmentation_treats_int16_labels_like_uint8(resize, seed):
     """The same draws, the same pixels: ids 0 to 99 as bytes, and the same plus 300 as int16."""
     draw = np.random.default_rng(seed)
-    label = label_of(draw, 100, (int(draw.integers(20, 90)), int(draw.integers(20, 90))))
+    label = random_label(draw, 100, (int(draw.integers(20, 90)), int(draw.integers(20, 90))))
     image = draw.integers(0, 256, (*label.shape, 3), np.uint8)
     wide = np.where(label == IGNORE_INDEX, MOST_CLASSES, label.astype(np.int16) + 300).astype(np.int16)
     augment = transforms.build(
@@ -206,7 +206,7 @@ def test_augmentation_treats_wide_ids_as_bytes(resize, seed):
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch_export"])
-def test_exported_files_give_the_ids_of_the_network(format, tmp_path):
+def test_exports_of_300_classes_keep_the_predictions(format, tmp_path):
     from segkit import export
 
     model = build_thin_model("resnest", "fcn", num_classes=300)
@@ -223,7 +223,7 @@ def test_exported_files_give_the_ids_of_the_network(format, tmp_path):
     assert (found == expected).double().mean() > 0.99
 
 
-def drawn_set(root, num_classes, size=(48, 64)):
+def write_data_set(root, num_classes, size=(48, 64)):
     """Vertical bars of six classes an image; class k is painted in a color of its own."""
     draw = np.random.default_rng(0)
     colors = draw.integers(0, 256, (num_classes, 3), np.uint8)
@@ -240,10 +240,10 @@ def drawn_set(root, num_classes, size=(48, 64)):
 
 
 @pytest.mark.medium
-def test_three_hundred_classes_are_trained_scored_and_predicted(tmp_path):
+def test_300_classes_work_in_every_command(tmp_path):
     """What a user types, with masks of 16 bits."""
     root, runs = tmp_path / "set", tmp_path / "runs"
-    drawn_set(root, 300)
+    write_data_set(root, 300)
     stats = run_command("datasets/folder.py", "stats", "--root", root).stdout
     assert "thing 299" in stats
     small = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 schedule.iterations=6"

@@ -56,7 +56,7 @@ def test_stride_and_rates_can_be_set():
 
 
 def test_an_empty_value_range_is_refused():
-    with pytest.raises(ValueError, match=r"and model\.value_range 0"):
+    with pytest.raises(ValueError, match=r"model\.value_range has 0"):
         model_of("model.value_range=[]")
 
 

@@ -20,7 +20,7 @@ from segkit.models.backbones import resnest, resnet
 PAGE = (Path(__file__).parent.parent / "docs" / "weights.md").read_text(encoding="utf-8")
 
 
-def small(weights=None, classes=7, width=8):
+def build_model(weights=None, classes=7, width=8):
     return segmenter.build(
         classes,
         backbone={"name": "resnest", "variant": "14", "width": 8},
@@ -32,8 +32,8 @@ def small(weights=None, classes=7, width=8):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """One of PyTorch-Encoding's files, of a small network, on a server that the table points to."""
-    original = small()
+    """One of PyTorch-Encoding's files, of a build_model network, on a server that the table points to."""
+    original = build_model()
     names = {"backbone": "pretrained", "auxiliary": "auxlayer"}
     renamed = {
         re.sub(r"^\w+", lambda m: names.get(m[0], m[0]), n): t for n, t in original.state_dict().items()
@@ -62,39 +62,41 @@ def store(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_a_name_fetches_verifies_and_loads(store):
+def test_published_network_is_downloaded_and_verified(store):
     original, place = store
-    loaded = small("deeplab_resnest50_ade").state_dict()
+    loaded = build_model("deeplab_resnest50_ade").state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in original.state_dict().items())
     place.write_bytes(b"something else")
     with pytest.raises(ValueError, match=r"delete the file and try again; it has the sha1"):
-        small("deeplab_resnest50_ade")
+        build_model("deeplab_resnest50_ade")
 
 
-def test_into_another_network_it_is_told_what_to_choose(store):
+def test_mismatch_names_the_published_model(store):
     with pytest.raises(
         ValueError, match=r"another network\n(.|\n)*\n  deeplab_resnest50_ade-\w+.zip loads into "
-    ) as told:
-        small("deeplab_resnest50_ade", width=16)
-    assert str(told.value).endswith("model=deeplabv3_resnest50, with its 150 of ADE20K classes")
+    ) as caught:
+        build_model("deeplab_resnest50_ade", width=16)
+    assert str(caught.value).endswith("model=deeplabv3_resnest50, with its 150 of ADE20K classes")
 
 
-def test_without_a_network_the_file_its_hash_and_its_place_are_told(tmp_path, monkeypatch):
+def test_offline_error_names_file_hash_and_place(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path))
     address = "http://127.0.0.1:9/x-cd0a2569.pth"  # nobody listens on the discard port
     file = published.NETWORKS["deeplabv3_resnet50_coco"]._replace(address=address)
     monkeypatch.setitem(published.NETWORKS, "deeplabv3_resnet50_coco", file)
     place = tmp_path / "weights" / "x-cd0a2569.pth"
     with pytest.raises(OSError, match=rf"cannot download {address}: .*sha256 cd0a2569.*put it at {place}"):
-        small("deeplabv3_resnet50_coco")
+        build_model("deeplabv3_resnet50_coco")
 
 
-def test_a_word_that_is_neither_file_nor_name_lists_the_names():
-    with pytest.raises(ValueError, match=r"weights=deeplab: .* no published network .* fcn_resnet101_coco$"):
-        small("deeplab")
+def test_unknown_weights_list_published_names():
+    with pytest.raises(
+        ValueError, match=r"weights=deeplab: neither a file nor a published network.* fcn_resnet101_coco$"
+    ):
+        build_model("deeplab")
 
 
-def test_addresses_and_sizes_of_torchvision_are_its_own():
+def test_torchvision_addresses_and_sizes_are_current():
     enums = {
         "deeplabv3_resnet50_coco": theirs.DeepLabV3_ResNet50_Weights,
         "deeplabv3_resnet101_coco": theirs.DeepLabV3_ResNet101_Weights,
@@ -108,14 +110,14 @@ def test_addresses_and_sizes_of_torchvision_are_its_own():
 
 
 @pytest.mark.parametrize("name", published.NETWORKS)
-def test_every_published_network_is_on_the_page(name):
+def test_weights_page_lists_every_published_network(name):
     file = published.NETWORKS[name]
     size = file.megabytes or "-"
     row = f"| `{name}` | {file.address} | {file.algorithm} {file.hash} | {size} | `{file.model}` |"
     assert row in PAGE
 
 
-def test_every_published_classifier_is_on_the_page():
+def test_weights_page_lists_every_classifier():
     for address in (*resnest.PUBLISHED.values(), *resnet.PUBLISHED.values()):
         folder, name = address.rsplit("/", 1)
         assert f"{folder}/ " in PAGE

@@ -42,19 +42,15 @@ def on_meta(variant: str, num_classes: int | None = None, **settings):
 
 
 @pytest.mark.parametrize("variant", BLOCKS)
-def test_parameters_are_the_published_number(variant):
+def test_resnest_has_published_blocks_and_parameter_count(variant):
     network = on_meta(variant, 1000)
-    assert sum(p.numel() for p in network.parameters()) == BLOCKS[variant][1]
-
-
-@pytest.mark.parametrize("variant", BLOCKS)
-def test_each_stage_has_its_blocks(variant):
-    network = on_meta(variant)
+    blocks, parameters = BLOCKS[variant]
     stages = (network.layer1, network.layer2, network.layer3, network.layer4)
-    assert tuple(len(stage) for stage in stages) == BLOCKS[variant][0]
+    assert tuple(len(stage) for stage in stages) == blocks
+    assert sum(p.numel() for p in network.parameters()) == parameters
 
 
-def test_names_are_those_of_the_published_weights():
+def test_resnest_has_published_parameter_names():
     norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
     expected = {f"conv1.{i}.weight" for i in (0, 3, 6)}
     expected |= {f"{place}.{name}" for place in ("conv1.1", "conv1.4", "bn1") for name in norm}
@@ -77,7 +73,7 @@ DILATION = {
 
 
 @pytest.mark.parametrize("output_stride", DILATION)
-def test_every_block_has_the_published_stride_dilation_padding_and_pool(output_stride):
+def test_resnest_blocks_have_published_dilation_and_pool(output_stride):
     network = on_meta("50", output_stride=output_stride)
     for s, (stride, first, rest) in enumerate(DILATION[output_stride], start=1):
         for i, block in enumerate(getattr(network, f"layer{s}")):
@@ -101,7 +97,7 @@ def test_every_block_has_the_published_stride_dilation_padding_and_pool(output_s
 
 
 @pytest.mark.parametrize(("side", "cells"), [(480, 60), (512, 64), (513, 65), (769, 97)])
-def test_feature_sizes_at_output_stride_8(side, cells):
+def test_resnest_feature_sizes_at_output_stride_8(side, cells):
     stages = on_meta("14").eval()(torch.empty(1, 3, side, side, device="meta"))
     quarter = -(-side // 4)
     assert [tuple(s.shape) for s in stages] == [
@@ -109,19 +105,19 @@ def test_feature_sizes_at_output_stride_8(side, cells):
     ]  # fmt: skip
 
 
-def test_an_unknown_output_stride_is_refused():
-    with pytest.raises(ValueError, match="output_stride 7 is not one of 8, 16, 32"):
+def test_unknown_output_stride_is_rejected():
+    with pytest.raises(ValueError, match="output_stride=7: must be one of 8, 16, 32"):
         resnest.build(variant="14", output_stride=7)
 
 
-def test_classifying_without_a_classifier_says_how_to_get_one():
-    with pytest.raises(ValueError, match="build it with num_classes"):
+def test_classify_without_classifier_is_rejected():
+    with pytest.raises(ValueError, match="Build it with num_classes"):
         on_meta("14").classify(torch.empty(1, 3, 32, 32, device="meta"))
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("variant", TIMM)
-def test_undilated_it_equals_timm_with_the_same_weights(variant):
+def test_undilated_resnest_equals_timm(variant):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
     theirs = originals.randomized(timm.create_model(TIMM[variant])).float()
     ours = on_meta(variant, 1000, output_stride=32).eval()
@@ -133,19 +129,19 @@ def test_undilated_it_equals_timm_with_the_same_weights(variant):
         assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_the_ablation_pools_before_the_convolution():
+def test_fast_variant_pools_before_the_convolution():
     block = on_meta("50_fast_1s4x24d").layer3[0]
     assert block.pool_first
     assert (block.conv2.radix, block.conv2.cardinality, block.conv2.conv.groups) == (1, 4, 4)
 
 
 @pytest.mark.parametrize(("output_stride", "pooled"), [(8, [2]), (16, [2, 3]), (32, [2, 3, 4])])
-def test_the_mmsegmentation_variant_pools_only_where_there_is_a_stride(output_stride, pooled):
+def test_mmseg_variant_pools_only_in_strided_blocks(output_stride, pooled):
     network = on_meta("50_mmseg", output_stride=output_stride)
     assert [s for s in (1, 2, 3, 4) if getattr(network, f"layer{s}")[0].pool is not None] == pooled
 
 
-def test_every_variant_can_be_asked_for_and_every_published_one_exists():
+def test_resnest_variants_match_signature_and_published_files():
     words = set(typing.get_args(typing.get_type_hints(resnest.build)["variant"]))
     assert words == set(resnest.VARIANTS)
     assert set(resnest.PUBLISHED) < words
@@ -153,14 +149,14 @@ def test_every_variant_can_be_asked_for_and_every_published_one_exists():
     assert resnest.PUBLISHED["50_fast_1s1x64d"].endswith("/resnest50_fast_1s1x64d-d8fbf808.pth")
 
 
-def test_blocks_can_start_as_their_shortcut():
+def test_zero_last_gamma_makes_block_its_shortcut():
     network = resnest.build(variant="26", width=8, last_gamma=0.0).eval()
     block = network.layer1[1]
     x = torch.rand(1, 32, 6, 6)
     assert torch.equal(block(x), x)
 
 
-def test_drop_block_stands_in_stages_3_and_4_after_every_normalization():
+def test_drop_block_follows_norms_of_stages_3_and_4():
     network = on_meta("26", drop_block=0.1)
     found = {name for name, module in network.named_modules() if isinstance(module, DropBlock)}
     expected = {f"layer{s}.{i}.{place}" for s in (3, 4) for i in (0, 1) for place in ("drop", "conv2.drop")}
@@ -168,14 +164,14 @@ def test_drop_block_stands_in_stages_3_and_4_after_every_normalization():
     assert not any(isinstance(module, DropBlock) for module in on_meta("26").modules())
 
 
-def test_dropout_stands_before_the_classifier():
+def test_dropout_precedes_the_classifier():
     torch.manual_seed(0)
     network = resnest.build(5, variant="14", width=8, dropout=1.0)
     scores = network.train().classify(torch.rand(2, 3, 64, 64))
     torch.testing.assert_close(scores, network.fc.bias.expand(2, 5))  # all features dropped
 
 
-def test_drop_block_drops_its_share_in_squares_and_keeps_the_mean():
+def test_drop_block_drops_squares_and_keeps_the_mean():
     torch.manual_seed(0)
     drop = DropBlock(0.1, 3)
     x = torch.ones(8, 64, 32, 32)
@@ -191,7 +187,7 @@ def test_drop_block_drops_its_share_in_squares_and_keeps_the_mean():
     assert torch.equal(drop.train()(tiny), tiny)  # smaller than a block
 
 
-def test_initial_convolutions_have_the_published_deviation():
+def test_initial_convolutions_have_published_std():
     torch.manual_seed(0)
     network = resnest.build(variant="14")
     conv = network.layer4[0].conv2.conv  # 1024 filters in 2 groups: groups do not count
@@ -207,7 +203,7 @@ def test_initial_convolutions_have_the_published_deviation():
         ("50_mmseg", {"pool": "strided"}),
     ],
 )
-def test_a_published_variant_is_a_point_among_the_settings(variant, given):
+def test_published_variant_equals_its_explicit_settings(variant, given):
     published, free = (
         originals.randomized(resnest.build(4, variant=v, width=16, **more))
         for v, more in ((variant, {}), ("50", given))
@@ -218,7 +214,7 @@ def test_a_published_variant_is_a_point_among_the_settings(variant, given):
         assert torch.equal(published.classify(image), free.classify(image))
 
 
-def test_stem_shortcut_and_pool_can_be_those_of_a_plain_network():
+def test_resnest_with_plain_stem_shortcut_and_pool():
     network = on_meta("50", stem_width=0, average_down=False, pool="none", reduction=8, radix=1)
     assert network.conv1.kernel_size == (7, 7)
     block = network.layer2[0]
@@ -227,6 +223,6 @@ def test_stem_shortcut_and_pool_can_be_those_of_a_plain_network():
     assert on_meta("50", stem_width=48).conv1[0].out_channels == 48
 
 
-def test_published_weights_are_not_offered_to_another_network():
+def test_changed_network_has_no_imagenet_weights():
     with pytest.raises(ValueError, match="weights=imagenet: no weights are published for this network"):
         resnest.build(variant="50", pool="before", weights="imagenet")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from segkit.models.layers.split_attention import SplitAttention
 
 
-def by_the_formulas(module: SplitAttention, x: torch.Tensor) -> torch.Tensor:
+def reference(module: SplitAttention, x: torch.Tensor) -> torch.Tensor:
     """One cardinal group after the other; each split its own dense convolution."""
     radix, cardinality = module.radix, module.cardinality
     conv = module.conv
@@ -51,7 +51,7 @@ def by_the_formulas(module: SplitAttention, x: torch.Tensor) -> torch.Tensor:
     return torch.cat(out, 1)
 
 
-def random_module(channels: int, stride: int = 1, dilation: int = 1, **numbers: int) -> SplitAttention:
+def randomized_module(channels: int, stride: int = 1, dilation: int = 1, **numbers: int) -> SplitAttention:
     torch.manual_seed(0)
     module = SplitAttention(channels, stride, dilation, **numbers).double().eval()
     for norm in (module.bn0, module.bn1):
@@ -65,31 +65,31 @@ def random_module(channels: int, stride: int = 1, dilation: int = 1, **numbers: 
 @pytest.mark.parametrize("radix", [1, 2, 4])
 @pytest.mark.parametrize("cardinality", [1, 2, 4])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (1, 4), (2, 3)])
-def test_it_equals_the_loop_over_groups(radix, cardinality, stride, dilation):
-    module = random_module(32, stride, dilation, radix=radix, cardinality=cardinality)
+def test_split_attention_equals_loop_over_groups(radix, cardinality, stride, dilation):
+    module = randomized_module(32, stride, dilation, radix=radix, cardinality=cardinality)
     x = torch.randn(2, 32, 9, 7, dtype=torch.float64)
-    torch.testing.assert_close(module(x), by_the_formulas(module, x), rtol=0, atol=1e-10)
+    torch.testing.assert_close(module(x), reference(module, x), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("radix", "cardinality"), [(1, 2), (2, 1), (2, 2)])
-def test_its_gradient_is_the_gradient_of_its_value(radix, cardinality):
-    module = random_module(4, radix=radix, cardinality=cardinality)
+def test_split_attention_gradient_matches_finite_differences(radix, cardinality):
+    module = randomized_module(4, radix=radix, cardinality=cardinality)
     x = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(module, x)
 
 
-def test_its_gradients_equal_those_of_the_loop():
-    module = random_module(16, radix=2, cardinality=2)
+def test_split_attention_gradients_equal_those_of_the_loop():
+    module = randomized_module(16, radix=2, cardinality=2)
     x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
     tensors = list(module.parameters())
     ours = torch.autograd.grad(module(x).square().sum(), tensors)
-    naive = torch.autograd.grad(by_the_formulas(module, x).square().sum(), tensors)
+    naive = torch.autograd.grad(reference(module, x).square().sum(), tensors)
     for one, other in zip(ours, naive, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-def test_the_splits_are_not_summed_at_full_size():
-    module = random_module(32, radix=4)
+def test_splits_are_not_summed_at_full_size():
+    module = randomized_module(32, radix=4)
     summed = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -104,19 +104,19 @@ def test_the_splits_are_not_summed_at_full_size():
 
 
 @pytest.mark.parametrize(("radix", "cardinality"), [(2, 3), (3, 1), (2, 32)])
-def test_groups_that_do_not_divide_the_channels_are_refused(radix, cardinality):
-    with pytest.raises(ValueError, match=rf"cardinality {cardinality} x radix {radix} groups; nearest: "):
+def test_indivisible_channels_are_rejected(radix, cardinality):
+    with pytest.raises(ValueError, match=rf"cardinality {cardinality} x radix {radix}; nearest: "):
         SplitAttention(32, radix=radix, cardinality=cardinality)
 
 
-def test_a_training_batch_of_one_is_refused_with_the_remedy():
+def test_split_attention_rejects_training_batch_of_one():
     module = SplitAttention(8).train()
     with pytest.raises(ValueError, match=r"batch of one image .* raise schedule.batch_size"):
         module(torch.randn(1, 8, 4, 4))
     assert module.eval()(torch.randn(1, 8, 4, 4)).shape == (1, 8, 4, 4)
 
 
-def test_it_keeps_channels_last_and_low_precision():
+def test_split_attention_keeps_channels_last_and_bf16():
     module = SplitAttention(8).eval().to(memory_format=torch.channels_last)
     x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

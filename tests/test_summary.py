@@ -29,7 +29,7 @@ def on_meta(build, *late, **settings):
         ("resnest", "269", 416, 77.349),
     ],
 )
-def test_operations_of_a_classifier_are_the_published_ones(name, variant, side, giga_macs):
+def test_classifier_operations_equal_published_numbers(name, variant, side, giga_macs):
     settings = {"name": name, "variant": variant, "output_stride": 32}
     network = on_meta(registry.build, "models.backbones", settings, num_classes=1000).eval()
     image = torch.empty(1, 3, side, side, device="meta")
@@ -38,7 +38,7 @@ def test_operations_of_a_classifier_are_the_published_ones(name, variant, side, 
 
 @pytest.mark.medium
 @pytest.mark.parametrize(("variant", "giga_macs"), [("50", 4.47), ("101", 8.46)])
-def test_operations_of_selective_kernel_networks_are_those_of_the_paper(variant, giga_macs):
+def test_sknet_operations_equal_the_paper(variant, giga_macs):
     settings = {"name": "resnet", "variant": f"sknet_{variant}", "output_stride": 32}
     network = on_meta(registry.build, "models.backbones", settings, num_classes=1000).eval()
     macs = summary.count_flops(lambda: network.classify(torch.empty(1, 3, 224, 224, device="meta"))) / 2e9
@@ -52,7 +52,7 @@ def deeplab(variant="101", **settings):
 
 
 @pytest.mark.medium
-def test_a_summary_tells_shapes_dilation_parameters_and_operations():
+def test_summary_has_shapes_dilation_and_operations():
     rows = {part.name: part for part in summary.measure_parts(deeplab(), (480, 480))}
     assert rows["stage 3"].shape == (1024, 60, 60)
     assert [rows[f"stage {i}"].stride for i in (1, 2, 3, 4)] == ["4", "8", "8", "8"]
@@ -64,7 +64,7 @@ def test_a_summary_tells_shapes_dilation_parameters_and_operations():
     assert rows["auxiliary"].flops == 2 * by_hand
 
 
-def test_the_text_has_a_line_for_each_part_and_the_totals():
+def test_summary_text_has_parts_and_totals():
     text = summary.format_summary(deeplab(output_stride=16), (512, 1024))
     lines = text.splitlines()
     assert lines[0] == "one image of 512 x 1024, 150 classes"
@@ -79,7 +79,7 @@ def test_the_text_has_a_line_for_each_part_and_the_totals():
     assert "62,390,006" in text
 
 
-def test_a_summary_leaves_the_model_as_it_was():
+def test_summary_does_not_change_the_model():
     backbone = {"name": "resnest", "variant": "14", "width": 8}
     model = segmenter.build(3, backbone=backbone, head={"name": "fcn"}, auxiliary=None).train()
     text = summary.format_summary(model, 64)
@@ -103,7 +103,7 @@ class Foreign(torch.nn.Module):
         return [fine, fine, fine, self.mix(fine)]
 
 
-def test_any_backbone_that_keeps_the_contract_has_a_summary():
+def test_foreign_backbone_has_a_summary():
     head = registry.build("models.heads", {"name": "fcn"}, in_channels=Foreign.out_channels, num_classes=5)
     model = segmenter.Segmenter(Foreign(), head, num_classes=5)
     assert model.eval()(torch.zeros(1, 3, 32, 48)).main.shape == (1, 5, 32, 48)
@@ -122,7 +122,7 @@ class Particular(Foreign):
         return super().forward(image * float(image.mean().item() >= 0))
 
 
-def test_a_backbone_that_needs_real_numbers_is_summarized_by_its_parameters():
+def test_summary_without_meta_device_counts_parameters():
     head = registry.build("models.heads", {"name": "fcn"}, in_channels=Foreign.out_channels, num_classes=5)
     model = segmenter.Segmenter(Particular(), head, num_classes=5)
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -131,7 +131,7 @@ def test_a_backbone_that_needs_real_numbers_is_summarized_by_its_parameters():
     assert "\n" not in text
 
 
-def test_a_summary_without_operations_has_the_other_columns():
+def test_summary_without_operations_has_other_columns():
     backbone = {"name": "resnest", "variant": "14", "width": 8}
     model = segmenter.build(3, backbone=backbone, head={"name": "fcn"})
     counted, uncounted = (

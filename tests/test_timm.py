@@ -28,11 +28,11 @@ GATES = {"SqueezeExcite", "SEModule", "EffectiveSEModule", "SEWithNorm", "Squeez
 GATES |= {"GlobalResponseNorm", "SEBlock"}  # these look at whole maps: of more cells where it is dilated
 
 
-def built(variant, output_stride=32, **settings):
+def build_backbone(variant, output_stride=32, **settings):
     return ours.build(variant=variant, output_stride=output_stride, **settings)
 
 
-def without_gates(network):
+def remove_gates(network):
     """Without what takes one value from a whole map, and with statistics of groups over single cells."""
     for name, module in list(network.named_modules()):
         if type(module).__name__ in GATES:
@@ -40,7 +40,7 @@ def without_gates(network):
     return network
 
 
-def drawn_anew(network):
+def randomize(network):
     """Every parameter and running statistic so that every block has a say; in float64."""
     generator = torch.Generator().manual_seed(3)
     network = network.double().eval()
@@ -58,16 +58,16 @@ def drawn_anew(network):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("variant", FAMILIES)
-def test_a_dilated_network_says_the_same_on_the_coarse_grid(variant, monkeypatch):
+def test_dilated_network_keeps_values_on_coarse_grid(variant, monkeypatch):
     """Oracle: timm's own undilated network; at output stride 8 every fourth cell is one of stride 32."""
     if variant == "resnetv2_50x1_bit":  # normalized over whole maps: let it be over channels
         monkeypatch.setattr(torch.nn.functional, "group_norm", lambda x, *_: x / x.std(1, keepdim=True))
-    plain = drawn_anew(without_gates(timm.create_model(variant, features_only=True)))
+    plain = randomize(remove_gates(timm.create_model(variant, features_only=True)))
     image = torch.randn(1, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        coarse = built(variant).stages(plain(image))
+        coarse = build_backbone(variant).stages(plain(image))
         for output_stride in (8, 16) if variant in QUICK else (8,):
-            network = without_gates(built(variant, output_stride).double().eval())
+            network = remove_gates(build_backbone(variant, output_stride).double().eval())
             network.body.load_state_dict(plain.state_dict())
             fine = network(image)
             assert network.output_stride == output_stride
@@ -88,9 +88,9 @@ def test_a_dilated_network_says_the_same_on_the_coarse_grid(variant, monkeypatch
 
 @pytest.mark.medium
 @pytest.mark.parametrize(("variant", "output_stride"), [("resnet18", 8), ("mobilenetv2_035", 16)])
-def test_where_timm_dilates_rightly_every_cell_is_its_own(variant, output_stride):
-    theirs = drawn_anew(timm.create_model(variant, features_only=True, output_stride=output_stride))
-    network = built(variant, output_stride).double().eval()
+def test_dilation_equals_timm_at_every_cell(variant, output_stride):
+    theirs = randomize(timm.create_model(variant, features_only=True, output_stride=output_stride))
+    network = build_backbone(variant, output_stride).double().eval()
     network.body.load_state_dict(theirs.state_dict())
     image = torch.randn(1, 3, 65, 97, dtype=torch.float64)
     with torch.no_grad():
@@ -99,17 +99,20 @@ def test_where_timm_dilates_rightly_every_cell_is_its_own(variant, output_stride
 
 
 @pytest.mark.medium
-def test_a_wrong_dilation_does_not_pass_the_trial(monkeypatch):
-    right = dilate._dilate_one
+def test_wrong_dilation_fails_the_check(monkeypatch):
+    dilate_module = dilate._dilate_module
 
-    def wrong(network, name, strides, factor, *, stride):
-        right(network, name, strides, factor + (name.endswith("layer4.1.conv2")), stride=stride)
+    def dilate_wrongly(network, name, strides, output_stride):
+        dilate_module(network, name, strides, output_stride)
+        if name.endswith("layer4.1.conv2"):
+            conv = network.get_submodule(name)
+            conv.dilation = conv.padding = (5, 5)
 
-    monkeypatch.setattr(dilate, "_dilate_one", wrong)
+    monkeypatch.setattr(dilate, "_dilate_module", dilate_wrongly)
     with pytest.raises(
         ValueError, match=r"output_stride=8: resnet18 .*: something in stage 4 looks at its map"
     ):
-        built("resnet18", 8)
+        build_backbone("resnet18", 8)
 
 
 @pytest.mark.medium
@@ -125,14 +128,14 @@ def test_a_wrong_dilation_does_not_pass_the_trial(monkeypatch):
         pytest.param("inception_next_atto", "are not square", marks=pytest.mark.slow),
     ],
 )
-def test_what_cannot_be_dilated_is_refused_with_what_can_be_had_and_that_works(variant, reason):
+def test_undilatable_networks_suggest_output_stride_32(variant, reason):
     with pytest.raises(
         ValueError, match=rf"output_stride=8: {variant} of timm cannot be dilated: .*{reason}"
-    ) as told:
-        built(variant, 8)
-    assert str(told.value).endswith("model.backbone.output_stride=32 works, under every head")
-    assert "\n" not in str(told.value)
-    network = built(variant).eval()
+    ) as caught:
+        build_backbone(variant, 8)
+    assert str(caught.value).endswith("Set model.backbone.output_stride=32, which works with every head")
+    assert "\n" not in str(caught.value)
+    network = build_backbone(variant).eval()
     with torch.no_grad():
         for sides in ((64, 96), (33, 65), (1, 1)):
             shapes = [stage.shape for stage in network(torch.randn(2, 3, *sides))]
@@ -143,8 +146,8 @@ def test_what_cannot_be_dilated_is_refused_with_what_can_be_had_and_that_works(v
 
 
 @pytest.mark.medium
-def test_maps_that_timm_gives_channels_last_are_turned():
-    network = built("swin_tiny_patch4_window7_224").eval()
+def test_nhwc_maps_are_permuted():
+    network = build_backbone("swin_tiny_patch4_window7_224").eval()
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         for one, other in zip(network(image), network.body(image), strict=True):
@@ -154,25 +157,25 @@ def test_maps_that_timm_gives_channels_last_are_turned():
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ("convnext_tny", r"variant=convnext_tny: timm .* no such model; did you mean convnext_tiny or"),
-        ("vit_tiny_patch16_224", r"maps of this one have strides 16, 16, 16, without 4, 8, 32; choose"),
+        ("convnext_tny", r"variant=convnext_tny: timm .* no such model. Did you mean convnext_tiny or"),
+        ("vit_tiny_patch16_224", r"this model has 16, 16, 16. Choose"),
         (
             "hiera_tiny_224",
-            r"does not take images of any size \(.*\); choose one that does, such as convnext",
+            r"must take images of any size \(.*\). Choose another, such as convnext",
         ),
         ("mixer_s16_224", r"variant=mixer_s16_224: "),
     ],
 )
-def test_models_that_are_no_backbone_are_told_in_one_line(variant, message):
-    with pytest.raises(ValueError, match=message) as told:
-        built(variant)
-    assert "\n" not in str(told.value)
+def test_unsuitable_timm_models_are_rejected(variant, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build_backbone(variant)
+    assert "\n" not in str(caught.value)
 
 
-def test_without_timm_the_extra_is_named(monkeypatch):
+def test_missing_timm_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"timm is missing \(.*\); pip install 'segkit\[timm\]'$"):
-        built("resnet18")
+    with pytest.raises(ValueError, match=r"timm is not installed \(.*\). Run pip install 'segkit\[timm\]'$"):
+        build_backbone("resnet18")
 
 
 # ---- weights
@@ -183,68 +186,72 @@ def test_without_timm_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize(
     "variant", ["convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"]
 )
-def test_a_classifiers_file_is_loaded_with_every_key_accounted_for(variant, suffix, tmp_path):
+def test_classifier_file_must_match_every_key(variant, suffix, tmp_path):
     classifier = timm.create_model(variant)
-    drawn_anew(classifier).float()
+    randomize(classifier).float()
     state, path = classifier.state_dict(), tmp_path / f"x{suffix}"
     save = save_file if suffix == ".safetensors" else torch.save
     save(state, path)
-    body = built(variant, weights=str(path)).body
+    body = build_backbone(variant, weights=str(path)).body
     plain = {name.replace("_", "."): tensor for name, tensor in state.items()}
     for name, tensor in body.state_dict().items():
         torch.testing.assert_close(tensor, plain[name.replace("_", ".")], rtol=0, atol=0)
     lost = next(name for name in state if name.endswith(".weight") and "stem" not in name)
     save({n: t for n, t in state.items() if n != lost}, path)
     with pytest.raises(ValueError, match=r"1 missing in the file: "):
-        built(variant, weights=str(path))
+        build_backbone(variant, weights=str(path))
     save({**state, "stage.9": state[lost].clone()}, path)
     with pytest.raises(ValueError, match=r"1 not in the model: stage.9"):
-        built(variant, weights=str(path))
+        build_backbone(variant, weights=str(path))
 
 
-def test_published_weights_without_a_network_name_the_file_and_its_place(monkeypatch):
+def test_failed_timm_download_names_file_and_place(monkeypatch):
     def offline(*_, **__):
         raise ConnectionError("no route to host\nand more")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
     with pytest.raises(
-        OSError, match=r"cannot fetch model.safetensors of timm/resnet18.a1_in1k \(no route to host\)"
-    ) as told:
-        built("resnet18", weights="imagenet")
-    assert re.search(r"model.backbone.weights=FILE, or put it into timm's cache \(\$HF_HOME", str(told.value))
-    with pytest.raises(ValueError, match=r"weights=imagenet: timm publishes none for lcnet_035; give a path"):
-        built("lcnet_035", weights="imagenet")
+        OSError, match=r"cannot download model.safetensors of timm/resnet18.a1_in1k \(no route to host\)"
+    ) as caught:
+        build_backbone("resnet18", weights="imagenet")
+    assert re.search(
+        r"model.backbone.weights=FILE, or put it into timm's cache \(\$HF_HOME", str(caught.value)
+    )
+    with pytest.raises(ValueError, match=r"weights=imagenet: timm publishes none for lcnet_035. Give a path"):
+        build_backbone("lcnet_035", weights="imagenet")
 
 
 @pytest.mark.medium
-def test_published_weights_are_timms_and_other_colors_are_told(monkeypatch, caplog):
+def test_timm_weights_warn_about_other_mean_and_std(monkeypatch, caplog):
     state = timm.create_model("mobilenetv3_small_050").state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
     caplog.set_level(logging.WARNING, "segkit")
-    body = built("mobilenetv3_small_050", 16, weights="imagenet").body
+    body = build_backbone("mobilenetv3_small_050", 16, weights="imagenet").body
     assert torch.equal(body.conv_stem.weight, state["conv_stem.weight"])
     assert not caplog.messages
     state = timm.create_model("tf_mobilenetv3_small_minimal_100").state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
-    built("tf_mobilenetv3_small_minimal_100", weights="imagenet")
-    (told,) = caplog.messages
-    assert told.endswith("trained with other colors: model.mean=[0.5,0.5,0.5] model.std=[0.5,0.5,0.5]")
+    build_backbone("tf_mobilenetv3_small_minimal_100", weights="imagenet")
+    (caught,) = caplog.messages
+    assert caught.endswith("trained with model.mean=[0.5,0.5,0.5] model.std=[0.5,0.5,0.5]; set both")
 
 
 # ---- under our heads
 
 
-def small(variant="mobilenetv3_small_050", output_stride=16, head=None, **settings):
+def build_segmenter(variant="mobilenetv3_small_050", output_stride=16, head=None, **settings):
     backbone = {"name": "timm", "variant": variant, "output_stride": output_stride}
     return segmenter.build(5, backbone=backbone, head=head or {"name": "deeplabv3", "width": 16}, **settings)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["deeplabv3", "deeplabv3plus", "fcn", "pspnet"])
-def test_every_head_reads_a_backbone_of_timm_of_any_stride(head):
+def test_every_head_works_on_timm_backbones(head):
     settings = {"name": head, **({"width": 16} if head != "pspnet" else {})}
     for output_stride in (8, 32):
-        model = small(output_stride=output_stride, head=settings, auxiliary={"name": "fcn", "stage": 3})
+        model = build_segmenter(
+            output_stride=output_stride, head=settings, auxiliary={"name": "fcn", "stage": 3}
+        )
         logits = model(torch.randint(0, 256, (2, 3, 33, 50), dtype=torch.uint8))
         assert logits.main.shape == logits.aux.shape == (2, 5, 33, 50)
         logits.main.sum().backward()
@@ -253,9 +260,9 @@ def test_every_head_reads_a_backbone_of_timm_of_any_stride(head):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["resnet18", "tf_efficientnet_b0", "convnext_atto"])
-def test_what_is_prepared_for_prediction_says_the_same(variant):
-    model = small(variant).eval()
-    drawn_anew(model).float()
+def test_prepared_timm_network_keeps_probabilities(variant):
+    model = build_segmenter(variant).eval()
+    randomize(model).float()
     image = torch.randint(0, 256, (3, 45, 70), dtype=torch.uint8)
     protocol = inference.Protocol(scales=(0.5, 1.0), flip=True, window=(48, 48))
     plain = inference.predict_probabilities(model, image, protocol)
@@ -272,7 +279,7 @@ TINY += ["loader.workers=0"]
 
 
 @pytest.mark.slow
-def test_a_network_whose_image_is_padded_exports_for_any_size(run_here, tmp_path, capsys):
+def test_padded_timm_network_exports_for_any_size(run_here, tmp_path, capsys):
     """The command compares the file with PyTorch at sizes that are no multiple of 32 before it keeps it."""
     chosen = [*TINY, "model.backbone.variant=convnext_atto", "schedule.iterations=2"]
     assert run_here("train_seg", *chosen, f"run_dir={tmp_path}", "run_name=x") == 0
@@ -283,7 +290,7 @@ def test_a_network_whose_image_is_padded_exports_for_any_size(run_here, tmp_path
 
 
 @pytest.mark.slow
-def test_the_commands_train_resume_score_and_predict_with_one(run_here, tmp_path, capsys):
+def test_timm_backbone_works_in_every_command(run_here, tmp_path, capsys):
     settings = [*TINY, "model.backbone.variant=mobilenetv3_small_050", f"run_dir={tmp_path}"]
     assert run_here("train_seg", *settings, "schedule.iterations=2", "run_name=x") == 0
     first = torch.load(tmp_path / "x" / "last.pt", weights_only=True)

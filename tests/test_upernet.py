@@ -108,7 +108,7 @@ def build_network(align_corners=False, **settings):
     )
 
 
-def test_upernet_checkpoint_of_mmsegmentation_loads_whole(tmp_path):
+def test_mmsegmentation_upernet_checkpoint_keeps_its_logits(tmp_path):
     network = originals.randomized(build_network()).float().eval()
     head = originals.randomized(MmsegUPerHead(network.backbone.out_channels, 7, 5, align_corners=False))
     stem = {"conv1.": "stem.", "bn1.": "stem.7."}
@@ -127,7 +127,7 @@ def test_upernet_checkpoint_of_mmsegmentation_loads_whole(tmp_path):
         build_network(align_corners=True, weights=str(file))
 
 
-def test_upernet_trains_convnext_and_swin_in_any_size():
+def test_upernet_trains_convnext_and_swin_at_any_size():
     for variant in ("test_convnext", "swin_tiny_patch4_window7_224"):
         backbone = {"name": "timm", "variant": variant}
         model = segmenter.build(3, backbone=backbone, head={"name": "upernet", "width": 8})
@@ -150,7 +150,7 @@ TINY += ["schedule.iterations=2", "evaluation.every=2", "loader.workers=0"]
         pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
     ],
 )
-def test_upernet_works_under_every_command(variant, run_here, tmp_path, capsys):
+def test_upernet_works_in_every_command(variant, run_here, tmp_path, capsys):
     words = [*TINY, f"model.backbone.variant={variant}", f"run_dir={tmp_path}", "run_name=x"]
     assert run_here("train_seg", *words) == 0
     best = f"checkpoint={tmp_path}/x/best.pt"
@@ -161,5 +161,6 @@ def test_upernet_works_under_every_command(variant, run_here, tmp_path, capsys):
     assert run_here("predict_seg", best, f"input={image}", f"output={tmp_path}/out", "save=[ids]") == 0
     assert list((tmp_path / "out").rglob("a.png"))
     file = tmp_path / "x.onnx"
-    assert run_here("export_seg", best, f"output={file}") == 0
+    size = ["image_size=[64,64]"] if "swin" in variant else []  # at any size it takes over 7 minutes
+    assert run_here("export_seg", best, f"output={file}", *size) == 0
     assert file.is_file()

@@ -6,16 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from segkit.cpu.dilated import DilatedConv2d, applies
-from segkit.cpu.image_pooling import FastImagePooling
+from segkit.cpu.blocks import FastImagePooling, FastSplitAttention
+from segkit.cpu.dilated import DilatedConv2d, is_dilated_3x3
 from segkit.cpu.recompute import recompute_context
-from segkit.cpu.split_attention import FastSplitAttention
 from segkit.models.layers.aspp import ImagePooling
 from segkit.models.layers.split_attention import SplitAttention
 
 
-class _Recomputing(nn.Module):
-    """Stands before the class of a model."""
+class _WithRecompute(nn.Module):
+    """Base class put before the class of a model."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model; in training under ``recompute_context``."""
@@ -28,18 +27,15 @@ class _Recomputing(nn.Module):
 def optimize_for_cpu(model: nn.Module) -> None:
     """Let a model train faster and in less memory on a CPU, in place; results differ in rounding only.
 
-    Parameters and their names stay. What is done, and what each part gains, is listed in ``segkit.cpu``.
-
-    Args:
-        model: of any kind; the last two stages of its ``backbone``, if it has one, are kept.
+    Parameters and their names stay. See ``segkit.cpu`` for what is done and what it gains.
     """
     for module in model.modules():
-        if applies(module):
+        if is_dilated_3x3(module):
             module.__class__ = DilatedConv2d
         elif type(module) is SplitAttention:
             module.__class__ = FastSplitAttention
         elif type(module) is ImagePooling:
             module.__class__ = FastImagePooling
-    if not isinstance(model, _Recomputing):
-        kind = type(model)
-        model.__class__ = type(kind.__name__, (_Recomputing, kind), {})
+    if not isinstance(model, _WithRecompute):
+        base = type(model)
+        model.__class__ = type(base.__name__, (_WithRecompute, base), {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import inspect
 import os
 from typing import Any
 
@@ -11,71 +12,72 @@ import torch
 from torch.optim import SGD, Adam, Optimizer
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
-LASTING = 2**18  # bytes of a block that is worth pages of its own, where it lives as long as the training
-METHODS = {  # AdamW steps as Adam
+LARGE_BLOCK = 2**18  # bytes from which a block gets pages that it shares with no other block
+METHODS = {  # AdamW inherits from Adam
     Optimizer: ("add_param_group", "zero_grad", "state_dict", "load_state_dict"),
     SGD: ("step",),
     Adam: ("step",),
 }
-_holding = False
+_is_holding = False
 
 
 def prepare_process() -> None:
-    """Set up a process that will train, before the optimizer is built; see ``segkit.cpu``.
+    """Set up a process that will train; to be called before the optimizer is built.
 
-    Until ``hold_memory``, each large block gets pages of its own. What is made by then, momenta included,
-    lives as long as the training. It would stand scattered between the tensors of a step, which come and go
-    around it, and leave holes that nothing fits.
+    Until ``hold_memory``, each large block gets its own pages. Blocks allocated by then, such as momenta,
+    live as long as the training. Between the tensors of a step, which come and go, they would fragment the
+    heap.
     """
-    global _holding
-    _holding = False
-    _change(mmap_max=2**16)
+    global _is_holding
+    _is_holding = False
+    _configure_malloc(max_mmaps=2**16)
     skip_compiler_import()
 
 
 def hold_memory() -> None:
-    """Let the C library keep freed memory for the next step; to be called at the end of every step.
+    """Let the C library reuse freed memory in the next step; to be called at the end of every step.
 
-    By default it returns large blocks at once and asks for new ones, pages of zeros, at every operation.
+    By default it returns large blocks at once and requests new ones, pages of zeros, at every operation.
     ``release_memory`` still returns what is free.
     """
-    global _holding
-    if not _holding:
-        _holding = True
-        _change(mmap_max=0)
+    global _is_holding
+    if not _is_holding:
+        _is_holding = True
+        _configure_malloc(max_mmaps=0)
         release_memory()
 
 
 def release_memory() -> None:
-    """Return freed memory to the system, where the C library can.
+    """Return freed memory to the system, if the C library is glibc.
 
-    A validation leaves reference cycles (of traced networks, with their weights) and holes between what it
-    allocated and what training holds; without this a process keeps half as much again as it uses.
+    A validation leaves reference cycles (traced networks with their weights) and fragmented memory; without
+    this a process occupies half as much again as it uses.
     """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's alone
+    trim = _find_glibc_function("malloc_trim")
     if trim is not None:
         trim(0)
 
 
-def _change(*, mmap_max: int) -> None:
-    change = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None  # glibc's alone
-    if change is not None:
-        change(M_MMAP_THRESHOLD, LASTING)
-        change(M_MMAP_MAX, mmap_max)
-        change(M_TRIM_THRESHOLD, 2**31 - 1)
+def _configure_malloc(*, max_mmaps: int) -> None:
+    configure = _find_glibc_function("mallopt")
+    if configure is not None:
+        configure(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        configure(M_MMAP_MAX, max_mmaps)
+        configure(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _find_glibc_function(name: str) -> Any:
+    if os.name != "posix":
+        return None
+    return getattr(ctypes.CDLL(None), name, None)
 
 
 def skip_compiler_import() -> None:
     """Let optimizers run without PyTorch's compiler, which their methods import only to mark graph breaks."""
-    for kind, names in METHODS.items():
+    for optimizer, names in METHODS.items():
         for name in names:
-            method = _innermost(getattr(kind, name))
-            setattr(kind, name, torch.no_grad()(method) if name == "step" else method)
-
-
-def _innermost(method: Any) -> Any:
-    """Return what decorators were put around."""
-    while (inner := getattr(method, "__wrapped__", None)) is not None:
-        method = inner
-    return method
+            method = inspect.unwrap(getattr(optimizer, name))
+            if name == "step":
+                method = torch.no_grad()(method)
+            setattr(optimizer, name, method)

@@ -1,20 +1,25 @@
-"""Recompute cheap results in the backward pass instead of keeping them.
+"""Recompute cheap results in the backward pass instead of storing them.
 
-Convolutions are what a training step costs; normalizing, rectifying, adding and blending their outputs are
-one pass over memory each. Plain autograd still keeps the input of every convolution. Under ``Recompute`` only
-the outputs of convolutions (and of other unknown operations) are kept; the rest is noted as a ``Recipe``, a
-function of what is kept. The backward pass runs the same kernels on the same numbers, so gradients are those
-of plain autograd to the bit. A bottleneck with Split-Attention keeps 7 maps of 15. The idea is that of Chen
-et al. 2016 (arXiv 1604.06174) and of in-place activated batch norm (arXiv 1712.02616).
+Plain autograd stores the input of every convolution. Most of these inputs are cheap: normalized, rectified,
+added or blended outputs of other convolutions. ``Recompute`` stores the outputs of convolutions (and of all
+operations it does not know) and, for the cheap results, a ``Recipe``: a function and its inputs. The backward
+pass runs the same kernels on the same numbers, so gradients equal those of plain autograd to the bit. A
+bottleneck with Split-Attention stores 7 maps instead of 15. The idea is that of Chen et al. 2016 (arXiv
+1604.06174) and of in-place activated batch norm (arXiv 1712.02616).
 
-Operations are observed from outside, so the code of a model needs to know nothing of this. Whatever is
-changed in place is handled: a changed tensor is no longer the one that was noted, and recipes that need a
-tensor are computed before it changes.
+1. ``Recompute.__torch_function__`` sees every operation and registers a recipe for each cheap result, under
+   the address of its memory.
+2. When autograd stores a tensor, ``Recompute.pack`` replaces it with a view of its recipe, if there is one.
+3. When the backward pass needs the tensor, ``unpack`` computes the recipe.
+
+Tensors that change in place are safe: a recipe is valid for one version of its result only, and recipes that
+read a tensor are computed before it changes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,65 +29,73 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-LONGEST = 8  # recipes that build on each other before a result is kept: about eight blocks of a stage
+MAX_DEPTH = 8  # recipes that build on each other before a result is stored: about eight blocks of a stage
 CHEAP = {  # the result is a new tensor
     *(torch.relu, Tensor.relu, F.silu, torch.add, Tensor.add, Tensor.__add__, torch.mul, Tensor.mul),
     *(Tensor.__mul__, torch.addcmul, Tensor.addcmul, torch.cat, F.avg_pool2d),
 }
 CHEAP_IN_PLACE = {torch.relu_, Tensor.relu_, Tensor.add_, Tensor.__iadd__, Tensor.mul_, Tensor.__imul__}
 ACTIVATIONS = {F.relu: torch.relu_, F.silu: torch.ops.aten.silu_}  # with their in-place kernels
-CHANGED = (
+CHANGED_IN_PLACE = (
     "a tensor needed for the backward pass was changed in place. Change a copy of it, or set"
     " runtime.optimize_cpu=false"
 )
 
 
 class Recipe:
-    """A function of kept tensors whose result can be computed again; it is always a new tensor."""
+    """A function and its inputs, which compute a result again; the result is always a new tensor.
 
-    def __init__(self, function: Callable[..., Tensor], sources: Sequence[Any], result: Tensor) -> None:
-        self.function, self.sources = function, sources
-        self.versions = [source._version if isinstance(source, Tensor) else 0 for source in sources]
-        self.length = 1 + max(_length(source) for source in sources)
+    Attributes:
+        inputs: tensors that are stored, views of other recipes, and constants.
+        depth: recipes that build on each other, this one included.
+        readers: tensors stored by autograd that need the result; the last one frees ``value``.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Any], result: Tensor) -> None:
+        self.function, self.inputs = function, inputs
+        self.versions = [value._version if isinstance(value, Tensor) else 0 for value in inputs]
+        self.depth = 1 + max(_depth(value) for value in inputs)
         self.size, self.stride = result.size(), result.stride()
-        self.readers, self.value, self.version = 0, None, 0  # the value is shared until its last reader
+        self.readers = 0
+        self.value: Tensor | None = None
+        self.value_version = 0
 
     def compute(self) -> Tensor:
         """Compute the result.
 
         Raises:
-            RuntimeError: a source was changed in place after the forward pass.
+            RuntimeError: an input was changed in place after the forward pass.
         """
-        found: dict[int, Any] = {}
-        # the longest first: a row of sums then holds two tensors at a time, and not one for each sum
-        for place in sorted(range(len(self.sources)), key=lambda place: -_length(self.sources[place])):
-            source = self.sources[place]
-            if isinstance(source, Tensor) and source._version != self.versions[place]:
-                raise RuntimeError(CHANGED)
-            found[place] = source.read() if isinstance(source, Part) else source
+        values: dict[int, Any] = {}
+        # The deepest input first: a row of sums then needs two tensors at a time, not one for each sum.
+        for index in sorted(range(len(self.inputs)), key=lambda index: -_depth(self.inputs[index])):
+            value = self.inputs[index]
+            if isinstance(value, Tensor) and value._version != self.versions[index]:
+                raise RuntimeError(CHANGED_IN_PLACE)
+            values[index] = value.read() if isinstance(value, RecipeView) else value
         with torch.no_grad():
-            return self.function(*[found[place] for place in range(len(found))])
+            return self.function(*[values[index] for index in range(len(values))])
 
-    def cached(self) -> Tensor:
-        """Return the result, kept until the last of its readers has been here."""
-        if self.value is None or self.value._version != self.version:
-            value = self.compute()
-            if not self.readers:
-                return value
-            self.hold(value)
-        return self.value  # pyright: ignore[reportReturnType]
+    def result(self) -> Tensor:
+        """Return the result, computed once for all readers."""
+        if self.value is not None and self.value._version == self.value_version:
+            return self.value
+        value = self.compute()
+        if self.readers:
+            self.store(value)
+        return value
 
-    def hold(self, value: Tensor) -> None:
-        """Give this to every reader, unless it is changed in between."""
-        self.value, self.version = value, value._version
+    def store(self, value: Tensor) -> None:
+        """Store the result for all readers; it is dropped if it changes."""
+        self.value, self.value_version = value, value._version
 
     def materialize(self) -> None:
-        """Keep the result itself, as a source is about to change."""
-        self.function, self.sources = torch.clone, [self.compute()]
-        self.versions = [self.sources[0]._version]
+        """Replace the recipe with its result, as one of its inputs is about to change."""
+        result = self.compute()
+        self.function, self.inputs, self.versions = torch.clone, [result], [result._version]
 
 
-class Part(NamedTuple):
+class RecipeView(NamedTuple):
     """A view of the result of a recipe."""
 
     recipe: Recipe
@@ -91,29 +104,34 @@ class Part(NamedTuple):
     offset: int
 
     def read(self) -> Tensor:
-        """Return the view of the result."""
-        return self.recipe.cached().as_strided(self.size, self.stride, self.offset)
+        """Compute the view."""
+        return self.recipe.result().as_strided(self.size, self.stride, self.offset)
 
 
-class Kept(NamedTuple):
-    """A tensor that autograd keeps, and its version, which PyTorch does not check where there are hooks."""
+class StoredTensor(NamedTuple):
+    """A tensor that autograd stores, and its version, which PyTorch does not check for hooks."""
 
     tensor: Tensor
     version: int
 
 
-def _length(source: Any) -> int:
-    return source.recipe.length if isinstance(source, Part) else 0
+def _depth(value: Any) -> int:
+    return value.recipe.depth if isinstance(value, RecipeView) else 0
 
 
 class Recompute(TorchFunctionMode):
-    """Context of a forward pass whose backward pass computes cheap results again."""
+    """Context of a forward pass whose backward pass recomputes cheap results.
+
+    Attributes:
+        recipes: by the address of a result's memory: its recipe and the version it is valid for.
+        dependents: by the address of a stored tensor's memory: the recipes that read it.
+        paused: if set, nothing is registered.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        # by the address of a tensor's memory: its recipe and version (changed since, the recipe is void)
         self.recipes: dict[int, tuple[Recipe, int]] = {}
-        self.users: dict[int, list[weakref.ref[Recipe]]] = {}  # recipes that read a kept tensor
+        self.dependents: dict[int, list[weakref.ref[Recipe]]] = {}
         self.paused = False
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, unpack)
 
@@ -126,154 +144,157 @@ class Recompute(TorchFunctionMode):
         super().__exit__(*error)
         self.hooks.__exit__(*error)
         self.recipes.clear()
-        self.users.clear()
+        self.dependents.clear()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.paused or not torch.is_grad_enabled() or "out" in kwargs:
-            return self._other(func, args, kwargs)
-        if func in ACTIVATIONS:
+            return self._run_unknown(func, args, kwargs)
+        if func in ACTIVATIONS and args:
             if kwargs.get("inplace") or args[1:2] == (True,):
-                return self._in_place(ACTIVATIONS[func], args[:1], {}, run=lambda: func(*args, **kwargs))
-            return self._new(func, args, kwargs)
+                self._register_in_place(ACTIVATIONS[func], args[0], (), {})
+                return func(*args, **kwargs)
+            return self._run_cheap(func, args, kwargs)
         if func in CHEAP:
-            return self._new(func, args, kwargs)
+            return self._run_cheap(func, args, kwargs)
         if func in CHEAP_IN_PLACE:
-            return self._in_place(func, args, kwargs, run=lambda: func(*args, **kwargs))
+            self._register_in_place(func, args[0], args[1:], kwargs)
+            return func(*args, **kwargs)
         if func is F.batch_norm:
             result = func(*args, **kwargs)
-            self._note_norm(result, _Norm(*args, **kwargs))
+            self._register_batch_norm(result, _BatchNormArguments(*args, **kwargs))
             return result
-        return self._other(func, args, kwargs)
+        return self._run_unknown(func, args, kwargs)
 
-    def _other(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if self.users and args and _is_in_place(func.__name__, args, kwargs):
-            self._before_change(args[0])
+    def _run_unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if self.dependents and args and _is_in_place(func.__name__, args, kwargs):
+            self._materialize_dependents(args[0])
         return func(*args, **kwargs)
 
-    def _new(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operation with a new result, and note it if one of its arguments can be computed again."""
+    def _run_cheap(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation with a new result; register it if one of its inputs can be recomputed."""
         result = func(*args, **kwargs)
-        flat = [*args[0], *args[1:]] if func is torch.cat else list(args)
-        parts = [self.find(value) if isinstance(value, Tensor) else None for value in flat]
-        # of one dtype: neither autocast nor promotion had a part in it
-        if any(parts) and all(_is_alike(value, result) for value in [*flat, *kwargs.values()]):
-            count = len(args[0]) if func is torch.cat else 0
-            function = _cat(count) if count else func
-            sources = [
-                part or (value.detach() if isinstance(value, Tensor) else value)
-                for part, value in zip(parts, flat, strict=True)
-            ]
-            named = {k: v.detach() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
-            self.add(result, Recipe(_Named(function, named) if named else function, sources, result))
+        values, function = list(args), func
+        if func is torch.cat and args:  # of a list of tensors
+            values, function = list(args[0]), _cat(args[1:])
+        if kwargs:
+            function = functools.partial(function, **kwargs)
+        # Equal dtypes: neither autocast nor type promotion took part.
+        is_simple = all(_has_dtype(value, result.dtype) for value in values)
+        is_simple = is_simple and not any(isinstance(value, Tensor) for value in kwargs.values())
+        if is_simple:
+            inputs = [self._as_input(value) for value in values]
+            if any(isinstance(value, RecipeView) for value in inputs):
+                self.register(result, Recipe(function, inputs, result))
         return result
 
-    def _in_place(self, func: Any, args: Any, kwargs: Any, *, run: Callable[[], Any]) -> Any:
-        """Run an in-place operation; its result is noted before, as autograd saves it at once."""
-        x, others = args[0], args[1:]
-        self._before_change(x)
+    def _register_in_place(self, func: Any, x: Tensor, others: Sequence[Any], kwargs: Any) -> None:
+        """Register the result of an operation that is about to change ``x``; autograd stores it at once."""
+        self._materialize_dependents(x)
         before = self.find(x)
-        simple = not kwargs and all(_is_alike(value, x) for value in others)
-        if (
-            before is not None
-            and simple
-            and (before.size, before.stride) == (before.recipe.size, before.recipe.stride)
-        ):
-            recipe, count = before.recipe, len(before.recipe.sources)
+        if before is None or kwargs or not all(_has_dtype(value, x.dtype) for value in others):
+            return
+        recipe, function, count = before.recipe, before.recipe.function, len(before.recipe.inputs)
+        if (before.size, before.stride) != (recipe.size, recipe.stride):
+            return
 
-            def function(*values: Any) -> Tensor:
-                return func(recipe_function(*values[:count]), *values[count:])
+        def change(*values: Any) -> Tensor:
+            return func(function(*values[:count]), *values[count:])
 
-            recipe_function = recipe.function
-            further = [self.find(v) or v.detach() if isinstance(v, Tensor) else v for v in others]
-            self.add(x, Recipe(function, [*recipe.sources, *further], x), changes=1)
-        return run()
+        inputs = [*recipe.inputs, *map(self._as_input, others)]
+        self.register(x, Recipe(change, inputs, x), changes=1)
 
-    def _note_norm(self, result: Tensor, norm: _Norm) -> None:
+    def _register_batch_norm(self, result: Tensor, norm: _BatchNormArguments) -> None:
         step: Any = result.grad_fn
         if type(step).__name__ != "NativeBatchNormBackward0" or norm.weight is None or norm.bias is None:
             return  # another kernel, such as cuDNN's
         scale, eps = norm.weight.detach(), norm.eps
         if norm.training or norm.running_mean is None or norm.running_var is None:
-            # the kernel multiplies by weight / deviation: given so, the product is that of the first pass
+            # The kernel multiplies by weight / std. With this scale, the product is that of the first pass.
             mean, scale = step._saved_result1.detach(), scale * step._saved_result2.detach()
             variance, eps = torch.ones_like(mean), 0.0
         else:
             mean, variance = norm.running_mean.clone(), norm.running_var.clone()
 
-        def function(*sources: Tensor) -> Tensor:
+        def normalize(*values: Tensor) -> Tensor:
             # F.batch_norm refuses an epsilon of zero in PyTorch 2.11
-            return torch.batch_norm(*sources, training=False, momentum=0.0, eps=eps, cudnn_enabled=False)
+            return torch.batch_norm(*values, training=False, momentum=0.0, eps=eps, cudnn_enabled=False)
 
-        sources = [self.find(norm.input) or norm.input.detach(), scale, norm.bias.detach(), mean, variance]
-        self.add(result, Recipe(function, sources, result))
+        inputs = [self._as_input(norm.input), scale, norm.bias.detach(), mean, variance]
+        self.register(result, Recipe(normalize, inputs, result))
 
-    def add(self, tensor: Tensor, recipe: Recipe, *, changes: int = 0) -> None:
-        """Note how a tensor can be computed again, after so many more changes in place."""
-        if recipe.length > LONGEST:
+    def register(self, tensor: Tensor, recipe: Recipe, *, changes: int = 0) -> None:
+        """Register how a tensor can be recomputed, once it has changed in place ``changes`` more times."""
+        if recipe.depth > MAX_DEPTH:
             return
         address = tensor.untyped_storage().data_ptr()
         self.recipes[address] = (recipe, tensor._version + changes)
-        weakref.finalize(tensor, self.forget, address, recipe).atexit = False
-        for source in recipe.sources:
-            if isinstance(source, Tensor):
-                users = self.users.setdefault(source.untyped_storage().data_ptr(), [])
-                users.append(weakref.ref(recipe))
+        weakref.finalize(tensor, self._forget, address, recipe).atexit = False
+        for value in recipe.inputs:
+            if isinstance(value, Tensor):
+                dependents = self.dependents.setdefault(value.untyped_storage().data_ptr(), [])
+                dependents.append(weakref.ref(recipe))
 
-    def forget(self, address: int, recipe: Recipe) -> None:
-        """Forget a tensor that is gone: its memory may soon hold something else."""
+    def _forget(self, address: int, recipe: Recipe) -> None:
+        """Remove a tensor that no longer exists: its memory may soon hold something else."""
         if address in self.recipes and self.recipes[address][0] is recipe:
             del self.recipes[address]
 
-    def find(self, tensor: Tensor) -> Part | None:
-        """Return how a tensor can be computed again, None if it must be kept."""
+    def find(self, tensor: Tensor) -> RecipeView | None:
+        """Return how a tensor can be recomputed, or None if it must be stored."""
         if not self.recipes or tensor.layout is not torch.strided:
             return None
         recipe, version = self.recipes.get(tensor.untyped_storage().data_ptr(), (None, 0))
         if recipe is None or version != tensor._version:
             return None
-        return Part(recipe, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
+        return RecipeView(recipe, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
+
+    def _as_input(self, value: Any) -> Any:
+        """Return a value as an input of a recipe."""
+        if not isinstance(value, Tensor):
+            return value
+        return self.find(value) or value.detach()
 
     def force_save(self, tensor: Tensor) -> None:
-        """Keep a tensor that could be computed again, where that would take too much memory."""
-        if part := self.find(tensor):
-            part.recipe.hold(tensor.detach())
+        """Store a tensor although it could be recomputed, where that would take too much memory."""
+        if view := self.find(tensor):
+            view.recipe.store(tensor.detach())
 
-    def pack(self, tensor: Tensor) -> Kept | Part:
-        """Decide what autograd keeps of a tensor."""
-        part = None if self.paused else self.find(tensor)
-        if part is None:
-            return Kept(tensor, tensor._version)
-        part.recipe.readers += 1
-        return part
+    def pack(self, tensor: Tensor) -> StoredTensor | RecipeView:
+        """Return what autograd stores in place of a tensor."""
+        view = None if self.paused else self.find(tensor)
+        if view is None:
+            return StoredTensor(tensor, tensor._version)
+        view.recipe.readers += 1
+        return view
 
-    def _before_change(self, tensor: Any) -> None:
-        """Compute what needs a tensor that is about to be changed."""
+    def _materialize_dependents(self, tensor: Any) -> None:
+        """Compute the recipes that read a tensor which is about to change."""
         if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
-            for reference in self.users.pop(tensor.untyped_storage().data_ptr(), ()):
+            for reference in self.dependents.pop(tensor.untyped_storage().data_ptr(), ()):
                 recipe = reference()
                 if recipe is not None:
                     recipe.materialize()
 
 
-def unpack(kept: Kept | Part) -> Tensor:
+def unpack(packed: StoredTensor | RecipeView) -> Tensor:
     """Return the tensor that was packed.
 
     Raises:
         RuntimeError: it was changed in place since.
     """
-    if isinstance(kept, Kept):
-        if kept.tensor._version != kept.version:
-            raise RuntimeError(CHANGED)
-        return kept.tensor
-    value = kept.read()
-    kept.recipe.readers -= 1
-    if kept.recipe.readers == 0:
-        kept.recipe.value = None
+    if isinstance(packed, StoredTensor):
+        if packed.tensor._version != packed.version:
+            raise RuntimeError(CHANGED_IN_PLACE)
+        return packed.tensor
+    value, recipe = packed.read(), packed.recipe
+    recipe.readers -= 1
+    if recipe.readers == 0:
+        recipe.value = None
     return value
 
 
-class _Norm(NamedTuple):
+class _BatchNormArguments(NamedTuple):
     """The arguments of ``F.batch_norm``."""
 
     input: Tensor
@@ -286,22 +307,12 @@ class _Norm(NamedTuple):
     eps: float = 1e-5
 
 
-class _Named(NamedTuple):
-    """A function with keyword arguments."""
-
-    function: Callable[..., Tensor]
-    named: dict[str, Any]
-
-    def __call__(self, *args: Any) -> Tensor:
-        return self.function(*args, **self.named)
+def _cat(constants: Sequence[Any]) -> Callable[..., Tensor]:
+    return lambda *tensors, **kwargs: torch.cat(tensors, *constants, **kwargs)
 
 
-def _cat(count: int) -> Callable[..., Tensor]:
-    return lambda *values: torch.cat(values[:count], *values[count:])
-
-
-def _is_alike(value: Any, result: Tensor) -> bool:
-    return not isinstance(value, Tensor) or value.dtype == result.dtype
+def _has_dtype(value: Any, dtype: torch.dtype) -> bool:
+    return not isinstance(value, Tensor) or value.dtype == dtype
 
 
 def _is_in_place(name: str, args: Any, kwargs: Any) -> bool:
@@ -311,21 +322,27 @@ def _is_in_place(name: str, args: Any, kwargs: Any) -> bool:
     return name.endswith("_") or bool(kwargs.get("inplace")) or any(value is True for value in args[1:])
 
 
+_active: Recompute | None = None
+
+
 @contextlib.contextmanager
 def recompute_context(model: nn.Module) -> Iterator[None]:
     """Run a training model's forward pass under ``Recompute``.
 
-    The last two stages of the backbone are kept: the heads' backward pass, where memory is at its peak, would
-    otherwise compute a whole stage again and hold it.
+    The last two stages of the backbone are stored: the heads' backward pass, where memory is at its peak,
+    would otherwise recompute a whole stage.
     """
     mode = Recompute()
 
-    def keep_last_stages(_: nn.Module, args: Any, stages: Any) -> None:
-        for stage in stages[-2:] if isinstance(stages, list | tuple) else ():
-            mode.force_save(stage)
+    def store_last_stages(_: nn.Module, args: Any, stages: Any) -> None:
+        if isinstance(stages, list | tuple):
+            for stage in stages[-2:]:
+                mode.force_save(stage)
 
     backbone = getattr(model, "backbone", None)
-    hook = backbone.register_forward_hook(keep_last_stages) if isinstance(backbone, nn.Module) else None
+    hook = None
+    if isinstance(backbone, nn.Module):
+        hook = backbone.register_forward_hook(store_last_stages)
     global _active
     try:
         with mode:
@@ -337,28 +354,25 @@ def recompute_context(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-_active: Recompute | None = None
-
-
 @contextlib.contextmanager
 def no_recompute() -> Iterator[None]:
-    """Note nothing of a part of the forward pass."""
+    """Register no recipes in a part of the forward pass."""
     mode = _active
-    if mode is None or mode.paused:
+    if mode is None:
         yield
         return
-    mode.paused = True
+    was_paused, mode.paused = mode.paused, True
     try:
         yield
     finally:
-        mode.paused = False
+        mode.paused = was_paused
 
 
-def note(result: Tensor, function: Callable[..., Tensor], *sources: Tensor) -> Tensor:
-    """Note that a result, which is returned, is a function of sources of which one can be computed again."""
-    if _active is not None and not _active.paused:
-        parts = [_active.find(source) for source in sources]
-        if any(parts):
-            kept = [part or source.detach() for part, source in zip(parts, sources, strict=True)]
-            _active.add(result, Recipe(function, kept, result))
+def register_result(result: Tensor, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Register ``function(*inputs)`` as the way to recompute a result, which is returned."""
+    mode = _active
+    if mode is not None and not mode.paused:
+        values = [mode._as_input(value) for value in inputs]
+        if any(isinstance(value, RecipeView) for value in values):
+            mode.register(result, Recipe(function, values, result))
     return result

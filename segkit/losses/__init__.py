@@ -1,1 +1,1 @@
-"""Losses, one a file: ``build(num_classes, ...)``."""
+"""Losses, one per file: ``build(num_classes, ...)``."""

@@ -1,4 +1,4 @@
-"""Pixel-wise cross-entropy of the main and the auxiliary logits."""
+"""Pixel-wise cross-entropy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segkit.types import ignore_index
 
 
 class CrossEntropy(PixelLoss):
-    """Mean cross-entropy for each head, over the pixels that are scored or over all of them."""
+    """Mean cross-entropy over the scored pixels, or over all pixels."""
 
     def __init__(
         self,
@@ -31,16 +31,16 @@ class CrossEntropy(PixelLoss):
         self.label_smoothing, self.average = label_smoothing, average
 
     def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
-        """Of one head; (B, K, H, W) logits, (B, H, W) target."""
-        return self.divided(chunked_sum(logits, target, self.total).sum(), target)
+        """Return the loss of one head."""
+        return self.divide(chunked_sum(logits, target, self.total).sum(), target)
 
     def total(self, chunk: Chunk) -> Tensor:
-        """Sum over a chunk's pixels."""
+        """Return the sum over a chunk's pixels."""
         weights = self.class_weights.to(chunk.logits.dtype)
         return pixel_cross_entropy(chunk, weight=weights, label_smoothing=self.label_smoothing).sum()
 
     def weight(self, label: Tensor) -> Tensor:
-        """Sum of the class weights over the scored pixels, or the number of all; a float64 scalar."""
+        """Return the sum of the class weights over the scored pixels, or the number of all pixels."""
         if self.average == "all":
             device = self.class_weights.device
             return torch.full((), label.numel(), dtype=precision.widest_float_dtype(device), device=device)
@@ -50,9 +50,9 @@ class CrossEntropy(PixelLoss):
 def pixel_cross_entropy(
     chunk: Chunk, *, weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy of each pixel, (n,); 0 where it is ignored."""
+    """Return the cross-entropy of each pixel, (n,); 0 where it is ignored."""
     logits, target = chunk.logits[None], chunk.target[None]
-    # over rows CUDA adds up in a fixed order; and resized logits come as rows
+    # CUDA sums rows in a fixed order, and resized logits are stored as rows
     if torch.are_deterministic_algorithms_enabled() or chunk.logits.stride(0) == 1:
         logits, target = chunk.logits.T, chunk.target
     losses = F.cross_entropy(
@@ -74,18 +74,12 @@ def build(
     class_weights: PathStr | list[NonNegativeFloat] | None = None,
     average: Literal["scored", "all"] = "scored",
 ) -> CrossEntropy:
-    """The loss of the published recipes.
+    """Build the loss of the published recipes.
 
-    Args:
-        num_classes: K.
-        aux_weight: of the auxiliary head (PyTorch-Encoding 0.2, mmsegmentation 0.4, GluonCV 0.5).
-        label_smoothing: share of the target spread over all classes.
-        class_weights: K numbers, or a text file with one a line (``datasets/NAME.py stats`` writes one).
-        average: the divisor; "scored" is the sum of the weights of the scored pixels (PyTorch's mean), "all"
-            the number of pixels, ignored ones included (mmsegmentation's ``avg_non_ignore=False``).
-
-    Raises:
-        ValueError: there are not K weights, or the file cannot be read as numbers.
+    ``aux_weight`` is 0.2 in PyTorch-Encoding, 0.4 in mmsegmentation, 0.5 in GluonCV. ``class_weights`` are K
+    numbers, or a text file with one per line (``datasets/NAME.py stats`` writes one). ``average`` is the
+    divisor: "scored" is the sum of the weights of the scored pixels (PyTorch's mean), "all" the number of
+    pixels, ignored ones included (mmsegmentation's ``avg_non_ignore=False``).
     """
     return CrossEntropy(
         read_class_weights(class_weights, num_classes),

@@ -1,7 +1,7 @@
-"""Lovasz-softmax: the surrogate of 1 - IoU that is exact at the corners (Berman et al. 2018, section 3).
+"""Lovasz-softmax: a surrogate of 1 - IoU (Berman et al. 2018, section 3).
 
 For each class of the label, errors are |g - p| of the scored pixels. Sorted from the largest, each is
-weighted by how much the Jaccard loss grows when its pixel joins those that are wrong; the sum is the loss.
+weighted by how much the Jaccard loss grows when its pixel joins the wrong ones; the sum is the loss.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from segkit.types import ignore_index
 
 
 class LovaszWeights(NamedTuple):
-    """Of one image: how each pixel's error of a class counts."""
+    """Weights of the errors of one image."""
 
-    classes: Tensor  # (P,) int64, those of the label
+    classes: Tensor  # (P,) int64, the classes in the label
     weights: Tensor  # (P, H, W); 0 where ignored
 
 
 class Lovasz(RegionLoss):
-    """Lovasz-softmax over each image alone, or over all images of a part of the batch together.
+    """Lovasz-softmax over each image, or over all images of a micro-batch.
 
-    Over each image it is a mean over images, so it is the same however a batch is divided. Over the batch it
-    is not: the errors of all images are sorted together, and the IoU is a ratio of sums over all of them.
+    Over images it is a mean, so it does not depend on how a batch is divided. Over a batch it does.
     """
 
     def __init__(self, num_classes: int, *, aux_weight: float, over: Literal["image", "batch"]) -> None:
@@ -37,29 +36,30 @@ class Lovasz(RegionLoss):
         self.over = over
 
     def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
-        """Of one head; (B, K, H, W) logits, (B, H, W) target."""
-        logits = logits.full(target) if isinstance(logits, HeadLogits) else logits  # sorted over all pixels
+        """Return the loss of one head."""
+        if isinstance(logits, HeadLogits):
+            logits = logits.resize(target)  # errors are sorted over all pixels
         images = range(len(target))
         groups = [list(images)] if self.over == "batch" else [[image] for image in images]
-        growth = lovasz_weights(logits, target, groups)
+        image_weights = lovasz_weights(logits, target, groups)
 
         def errors(chunk: Chunk) -> Tensor:
-            classes, weights = growth[chunk.image]
+            classes, weights = image_weights[chunk.image]
             true = (chunk.target == classes[:, None]).to(chunk.logits.dtype)  # (P, n)
             error = (true - chunk.logits.softmax(0).index_select(0, classes)).abs()
-            return (error * weights[:, chunk.lines].flatten(1)).sum() / max(1, len(classes))
+            return (error * weights[:, chunk.rows].flatten(1)).sum() / max(1, len(classes))
 
-        counted = 1 if self.over == "batch" else self.weight(target).clamp(min=1).to(logits.device)
         total = chunked_sum(logits, target, errors).sum()
-        return (total / counted).to(total.dtype)
+        if self.over == "batch":
+            return total
+        return (total / self.weight(target).clamp(min=1).to(logits.device)).to(total.dtype)
 
 
 @torch.no_grad()
 def lovasz_weights(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[LovaszWeights]:
-    """For each image what its errors are weighted with, when those of a group are sorted together."""
-    normalizers = torch.cat([chunk.logits.logsumexp(0) for chunk in iterate_chunks(logits, target)]).view(
-        target.shape
-    )
+    """Return the weights of each image's errors; the errors of a group of images are sorted together."""
+    logsumexp = torch.cat([chunk.logits.logsumexp(0) for chunk in iterate_chunks(logits, target)])
+    normalizers = logsumexp.view(target.shape)
     collected: list[LovaszWeights] = []
     for group in groups:
         label = target[group]  # (G, H, W)
@@ -70,18 +70,18 @@ def lovasz_weights(logits: Tensor, target: Tensor, groups: list[list[int]]) -> l
             probability = (logits[group, number] - normalizers[group]).exp()
             true = (label == number)[scored]
             error = (true.to(probability.dtype) - probability[scored]).abs()
-            weight[scored] = _growth(error, true).to(weight.dtype)
+            weight[scored] = _jaccard_growth(error, true).to(weight.dtype)
         collected += [LovaszWeights(classes, weights[:, index]) for index in range(len(group))]
     return collected
 
 
-def _growth(error: Tensor, true: Tensor) -> Tensor:
-    """How much the Jaccard loss grows as pixels become wrong, from the largest error down; (n,) float64."""
+def _jaccard_growth(error: Tensor, true: Tensor) -> Tensor:
+    """Return how much the Jaccard loss grows with each pixel, from the largest error down; (n,) float64."""
     order = error.argsort(descending=True, stable=True)
-    hit = true[order].cumsum(0)  # integers: CUDA adds them up in a fixed order
+    hit = true[order].cumsum(0)  # of integers: deterministic on CUDA
     union = true.sum() + torch.arange(1, len(hit) + 1, device=hit.device) - hit
-    exact = precision.widest_float_dtype(hit.device)
-    jaccard = 1 - (true.sum() - hit).to(exact) / union  # differences of it are too small for float32
+    dtype = precision.widest_float_dtype(hit.device)
+    jaccard = 1 - (true.sum() - hit).to(dtype) / union  # its differences are too small for float32
     growth = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
     return torch.empty_like(growth).index_copy_(0, order, growth)
 
@@ -92,12 +92,8 @@ def build(
     aux_weight: NonNegativeFloat = 0.2,
     over: Literal["image", "batch"] = "image",
 ) -> Lovasz:
-    """Lovasz-softmax, which follows the mIoU itself; best beside cross-entropy or to fine-tune.
+    """Build a Lovasz-softmax, which approximates the mIoU; best combined with cross-entropy.
 
-    Args:
-        num_classes: K.
-        aux_weight: of the auxiliary head.
-        over: the pixels whose IoU is taken together; those of each image, or of all images that go through
-            the network together.
+    ``over`` computes the IoU in each image, or over all images of a micro-batch.
     """
     return Lovasz(num_classes, aux_weight=aux_weight, over=over)

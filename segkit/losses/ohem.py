@@ -1,7 +1,7 @@
-"""Online hard example mining: cross-entropy of the pixels that are still wrong (Shrivastava et al. 2016).
+"""Online hard example mining: cross-entropy of the hard pixels only (Shrivastava et al. 2016).
 
-As it is done for Cityscapes (HRNet, mmsegmentation): the pixels whose own class has less than a threshold's
-probability, or so many of the lowest probability as are to be kept at least.
+As for Cityscapes (HRNet, mmsegmentation), a pixel is hard if the probability of its class is below a
+threshold, or among the ``min_kept`` lowest.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from segkit.losses.cross_entropy import CrossEntropy, pixel_cross_entropy
 
 
 class Ohem(PixelLoss):
-    """Mean cross-entropy over the hard pixels among those that are scored.
+    """Mean cross-entropy over the hard pixels.
 
-    What is hard, and how many pixels that are, depends on the logits of all that are looked at together. So a
-    batch in parts gives another loss than the whole batch: each part keeps its own hardest, and parts are
-    weighted by their scored pixels.
+    The loss depends on how a batch is divided: each micro-batch selects its own hardest pixels, and
+    micro-batches are weighted by their scored pixels.
     """
 
     def __init__(
@@ -32,21 +31,23 @@ class Ohem(PixelLoss):
         self.threshold, self.min_kept = threshold, min_kept
 
     def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
-        """Of one head; (B, K, H, W) logits, (B, H, W) target."""
-        return self.cross_entropy.mean(logits, target.where(self.hard(logits, target), self.ignored))
+        """Return the loss of one head."""
+        is_hard = self.find_hard(logits, target)
+        return self.cross_entropy.mean(logits, target.where(is_hard, self.ignore_index))
 
     @torch.no_grad()
-    def hard(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
-        """Which pixels are kept, (B, H, W) bool."""
-        scored = target != self.ignored
-        known = torch.cat(
-            [pixel_cross_entropy(chunk).neg().exp() for chunk in iterate_chunks(logits, target)]
-        ).view_as(target)
-        known = known.where(scored, torch.inf)  # the own class's probability
-        lowest = known.flatten().sort().values
-        kept = target.numel() // 5 if self.min_kept is None else self.min_kept * len(target)
-        least = lowest[min(max(kept, 1), target.numel()) - 1]
-        return scored & ((known < self.threshold) | (known <= least))
+    def find_hard(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+        """Return the hard pixels, (B, H, W) bool."""
+        scored = target != self.ignore_index
+        chunks = iterate_chunks(logits, target)
+        probability = torch.cat([pixel_cross_entropy(chunk).neg().exp() for chunk in chunks])
+        probability = probability.view_as(target).where(scored, torch.inf)  # of the pixel's class
+        count = target.numel() // 5
+        if self.min_kept is not None:
+            count = self.min_kept * len(target)
+        count = min(max(count, 1), target.numel())
+        highest_kept = probability.flatten().sort().values[count - 1]
+        return scored & ((probability < self.threshold) | (probability <= highest_kept))
 
 
 def build(
@@ -57,18 +58,15 @@ def build(
     min_kept: PositiveInt | None = None,
     class_weights: PathStr | list[NonNegativeFloat] | None = None,
 ) -> Ohem:
-    """Cross-entropy of the hard pixels, for data where most pixels soon are easy.
+    """Build a cross-entropy of the hard pixels, for data in which most pixels are easy.
 
     Args:
         num_classes: K.
         aux_weight: of the auxiliary head.
-        threshold: probability of the own class below which a pixel is hard.
-        min_kept: pixels kept at least, for each image of the batch, the hardest of the whole batch; None for
-            a fifth of all. For Cityscapes, where a crop has 524,288 pixels or more, 100,000 is usual.
-        class_weights: K numbers, or a text file with one a line.
-
-    Raises:
-        ValueError: there are not K weights, or the file cannot be read as numbers.
+        threshold: a pixel is hard if its class has a lower probability.
+        min_kept: pixels kept at least, times the images of the batch; None for a fifth of all pixels. For
+            Cityscapes, where a crop has 524,288 pixels or more, 100,000 is usual.
+        class_weights: K numbers, or a text file with one per line.
     """
     return Ohem(
         read_class_weights(class_weights, num_classes),

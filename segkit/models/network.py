@@ -1,4 +1,4 @@
-"""A segmenter: backbone, head and auxiliary head, with the normalization in front."""
+"""Segmenter: normalization, backbone, head and auxiliary head."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD, Logits
 
-BYTES = (0.0, 255.0)  # black and white of a photograph
+BYTES = (0.0, 255.0)  # value range of uint8 images
 
 
 class Segmenter(nn.Module):
-    """Joins the parts; every resize in it follows one ``align_corners``.
+    """A segmentation network.
 
     Attributes:
-        backbone, head: always there.
-        auxiliary: a second head on an earlier stage, of use in training only, or None.
-        mean, std: (C, 1, 1) of the C bands of an image, in 255ths of what is stored.
-        black: the stored value of black, of each band.
-        photographs: whether images are uint8; the networks of other ranges take any type.
-        class_names: of the K classes in order, None where nobody said; data are matched with them by name.
+        auxiliary: a second head on an earlier stage for training, or None.
+        align_corners: of every resize.
+        mean, std: (C, 1, 1) of the C bands, for stored values divided by 255.
+        black: the stored value of black of each band.
+        photographs: images are uint8; otherwise of any type.
+        class_names: of the K classes in order, or None if unknown; data are matched with them by name.
     """
 
     mean: Tensor
@@ -43,15 +43,17 @@ class Segmenter(nn.Module):
         value_range: Sequence[Any] = BYTES,
     ) -> None:
         super().__init__()
-        one = bool(value_range) and isinstance(value_range[0], float | int)
-        limits = [tuple(value_range)] * len(mean) if one else [tuple(pair) for pair in value_range]
+        if value_range and isinstance(value_range[0], float | int):  # one pair for all bands
+            value_range = [value_range] * len(mean)
+        limits = [tuple(pair) for pair in value_range]
         if not len(mean) == len(std) == len(limits):
             raise ValueError(
-                f"model.mean has {len(mean)} values, model.std {len(std)} and model.value_range {len(limits)}"
-                ": each needs one for every band"
+                f"model.mean has {len(mean)} values, model.std has {len(std)}, model.value_range has "
+                f"{len(limits)}: each needs one for every band"
             )
-        self.black, self.photographs = [low for low, _ in limits], set(limits) == {BYTES}
-        if not self.photographs:  # ((x - low) / (high - low) - mean) / std, as one mean and deviation
+        self.black = [low for low, _ in limits]
+        self.photographs = set(limits) == {BYTES}
+        if not self.photographs:  # ((x - low) / (high - low) - mean) / std as (x / 255 - mean) / std
             mean = [(low + m * (high - low)) / 255 for m, (low, high) in zip(mean, limits, strict=True)]
             std = [s * (high - low) / 255 for s, (low, high) in zip(std, limits, strict=True)]
         self.backbone, self.head, self.auxiliary = backbone, head, auxiliary
@@ -61,43 +63,40 @@ class Segmenter(nn.Module):
 
     @property
     def in_channels(self) -> int:
-        """Bands of an image: as many as there are means."""
+        """Number of bands of an image."""
         return len(self.mean)
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Image (B, bands, H, W) as stored to normalized values in the model's precision, on its device."""
-        precise = torch.promote_types(self.mean.dtype, torch.float32)  # half precision rounds the bytes
+        """Normalize stored images (B, bands, H, W), to the precision and on the device of the model."""
+        precise = torch.promote_types(self.mean.dtype, torch.float32)  # half precision rounds bytes
         image = image.to(self.mean.device, precise)
         return ((image / 255 - self.mean) / self.std).to(self.mean.dtype)
 
     def forward(self, image: Tensor, *, at: Literal["image", "head"] = "image") -> Logits:
-        """Image (B, bands, H, W), integers as stored or normalized, to logits (B, K, H, W).
-
-        In training come auxiliary ones. Floats as stored are to be normalized before.
+        """Return the logits (B, K, H, W) of images (B, bands, H, W), in training also auxiliary ones.
 
         Args:
-            image: normalized here if it is of integers.
-            at: whose size the logits have; at the head's own, (B, K, h, w), they are for a loss, which
-                resizes them itself.
+            image: integers as stored, which are normalized here, or floats normalized before.
+            at: size of the logits; at that of the head, (B, K, h, w), for losses that resize them.
 
         Raises:
-            ValueError: the images are of another number of bands, or have no pixel.
+            ValueError: the images have another number of bands, or no pixels.
         """
         if image.ndim != 4 or image.shape[1] != self.in_channels or image.numel() == 0:
             raise ValueError(
-                f"an image batch is (B, {self.in_channels}, H, W) with at least one pixel, this one is "
-                f"{tuple(image.shape)}"
+                f"images of shape {tuple(image.shape)}: must be (B, {self.in_channels}, H, W) with at least "
+                "one pixel"
             )
         if not image.is_floating_point():
             image = self.normalize(image)
         stages = self.backbone(image)  # four of (B, C_i, H/s_i, W/s_i)
-        heads = [self.head(stages)]
+        logits = [self.head(stages)]
         if self.auxiliary is not None and self.training:
-            heads.append(self.auxiliary(stages))
+            logits.append(self.auxiliary(stages))
         if at == "image":
-            heads = [self.resize(logits, image) for logits in heads]
-        return Logits(*heads, align_corners=self.align_corners)
+            logits = [self.resize(head_logits, image) for head_logits in logits]
+        return Logits(*logits, align_corners=self.align_corners)
 
     def resize(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Logits at a head's own size to the image's size."""
+        """Resize the logits of a head to the size of the image."""
         return F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=self.align_corners)

@@ -1,14 +1,14 @@
-"""Whole segmentation networks that others publish, by name: ``model.weights=deeplab_resnest50_ade``.
+"""Published segmentation networks by name: ``model.weights=deeplab_resnest50_ade``.
 
-Addresses and hashes are those of their authors: PyTorch-Encoding (its store is widely reported to fail; a
-file that was fetched some other way does as well) and torchvision. Sizes where the authors state them.
+Addresses, hashes and sizes are those of the authors, PyTorch-Encoding and torchvision. The store of
+PyTorch-Encoding is widely reported to fail; its files also load from a path.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from segkit.runtime.download import cache_folder, fetch, resolve_source
 
@@ -17,13 +17,13 @@ TORCHVISION = "https://download.pytorch.org/models/"
 
 
 class PublishedFile(NamedTuple):
-    """One published file."""
+    """A published file."""
 
     address: str
-    hash: str  # first digits, of SHA-1 where ``algorithm`` says so
-    algorithm: str
+    hash: str  # first digits
+    algorithm: Literal["sha1", "sha256"]
     megabytes: float | None
-    model: str  # what to choose so that it loads
+    model: str  # settings of the model that it loads into
     classes: str
 
 
@@ -57,11 +57,11 @@ NETWORKS = {
 
 
 def resolve_weights(weights: str) -> Path:
-    """The local file of weights: a path, an address, or a published network's, fetched once and verified.
+    """Return the local file of a path, an address or a published network; downloads are cached and verified.
 
     Raises:
-        OSError: it cannot be had; the message says where to put it by hand.
-        ValueError: there is no such file or name, or the file is another.
+        OSError: the download failed; the message says where to put the file by hand.
+        ValueError: there is no such file or name, or the hash differs.
     """
     if (file := NETWORKS.get(weights)) is not None:
         target = cache_folder() / "weights" / file.address.rsplit("/", 1)[1]
@@ -70,28 +70,19 @@ def resolve_weights(weights: str) -> Path:
         return fetch(file.address, target, sha256=file.hash)
     if re.fullmatch(r"[\w-]+", weights) and not Path(weights).exists():
         raise ValueError(
-            f"model.weights={weights}: there is no such file, and no published network of this name; there "
-            f"are: {', '.join(NETWORKS)}"
+            f"model.weights={weights}: neither a file nor a published network. Published networks: "
+            f"{', '.join(NETWORKS)}"
         )
     return resolve_source(weights)
 
 
 def check_local_file(key: str, weights: str | None) -> None:
-    """Make sure that weights which are a local file exist; nothing is downloaded.
-
-    Args:
-        key: of the setting, for the error.
-        weights: its value.
+    """Check that weights exist if they are a local file; nothing is downloaded.
 
     Raises:
         ValueError: there is no such file.
     """
-    if (
-        weights is None
-        or weights == "imagenet"
-        or weights in NETWORKS
-        or weights.startswith(("http:", "https:"))
-    ):
+    if weights in (None, "imagenet", *NETWORKS) or weights.startswith(("http:", "https:")):
         return
     try:
         resolve_source(weights)
@@ -100,5 +91,5 @@ def check_local_file(key: str, weights: str | None) -> None:
 
 
 def find_published(path: Path) -> PublishedFile | None:
-    """What is published under a file's name, if anything."""
+    """Return the published file of this name, or None."""
     return next((file for file in NETWORKS.values() if file.address.endswith(f"/{path.name}")), None)

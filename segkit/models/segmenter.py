@@ -1,4 +1,4 @@
-"""A segmenter: backbone, head, and in training an auxiliary head; images in, logits of their size out."""
+"""Build a segmenter from settings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from segkit.types import IMAGENET_MEAN, IMAGENET_STD, MOST_CLASSES
 
 
 def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``model`` section, or one of its backbone, with nothing to load; not every backbone has weights."""
-    left = {key: value for key, value in settings.items() if key != "weights"}
-    return left | ({"backbone": without_weights(left["backbone"])} if "backbone" in left else {})
+    """Return the ``model`` section, or that of its backbone, without its weights."""
+    settings = {key: value for key, value in settings.items() if key != "weights"}
+    if "backbone" in settings:
+        settings["backbone"] = without_weights(settings["backbone"])
+    return settings
 
 
 def build(  # noqa: PLR0913 - one keyword for each part and rule
@@ -31,41 +33,49 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     weights: PathStr | None = None,
     stem_weights: Rule = "mean",
 ) -> Segmenter:
-    """A segmenter from settings.
+    """Build a segmenter from settings.
 
     Args:
         num_classes: K.
         backbone: ``name`` and settings of a component of ``models.backbones``.
-        head: of ``models.heads``.
-        auxiliary: of ``models.heads``, or None for none.
-        align_corners: how every resize in the model places its samples.
-        mean: of each band in 0..1, subtracted first; there are as many bands as means.
-        std: of each band in 0..1, divided by.
-        value_range: the stored values that are 0 and 1, of all bands or of each (``data.range``).
+        head: likewise, of ``models.heads``.
+        auxiliary: likewise, or None.
+        align_corners: of every resize in the model.
+        mean: of each band, in 0..1; its length is the number of bands.
+        std: of each band, in 0..1.
+        value_range: the stored values that map to 0 and 1, of all bands or of each (``data.range``).
         weights: path, ``file://`` or ``http(s)://`` of weights for the whole model, or the name of a
-            published network (the backbone's own are then not read); None keeps those of the parts.
-        stem_weights: how weights of RGB are carried over to other bands, see ``segkit.models.stems``.
+            published network; the backbone's own weights are then not read.
+        stem_weights: how RGB filters are adapted to other bands, see ``segkit.models.stems``.
 
     Raises:
         ValueError: the number of classes does not fit a label, or a part's settings are wrong.
     """
     if not 1 <= num_classes <= MOST_CLASSES:
-        raise ValueError(f"num_classes {num_classes} is not in 1..{MOST_CLASSES}: labels are int16 at most")
+        raise ValueError(f"num_classes={num_classes}: must be in 1..{MOST_CLASSES}")
     if not mean or len(mean) != len(std):
         raise ValueError(
-            f"model.mean has {len(mean)} values and model.std {len(std)}: give one of each for a band"
+            f"model.mean has {len(mean)} values, model.std has {len(std)}: both need one for each band"
         )
     if weights is not None:
         backbone = without_weights(backbone)
     trunk = registry.build("models.backbones", backbone)
     if len(mean) != 3:
         set_input_bands(trunk, len(mean), stem_weights if backbone.get("weights") else "fresh")
-    late = {"in_channels": trunk.out_channels, "num_classes": num_classes}
-    late |= {"output_stride": trunk.output_stride, "align_corners": align_corners}
+    head_inputs = {
+        "in_channels": trunk.out_channels,
+        "num_classes": num_classes,
+        "output_stride": trunk.output_stride,
+        "align_corners": align_corners,
+    }
+    main_head = registry.build("models.heads", head, **head_inputs)
+    auxiliary_head = None
+    if auxiliary:
+        auxiliary_head = registry.build("models.heads", auxiliary, **head_inputs)
     model = Segmenter(
         trunk,
-        registry.build("models.heads", head, **late),
-        registry.build("models.heads", auxiliary, **late) if auxiliary else None,
+        main_head,
+        auxiliary_head,
         num_classes=num_classes,
         align_corners=align_corners,
         mean=mean,

@@ -1,17 +1,18 @@
-"""The first convolutions of a network, which read the image, for images of any number of bands.
+"""The first convolutions of a network, for images of any number of bands.
 
-Published weights are of RGB. How they are carried over is a rule with a name:
+Published weights are for RGB. A rule says how they are adapted:
 
-* ``mean``: every band gets the mean of the three, times 3 / bands, so that equal bands give what the RGB
-  network says of a gray image;
-* ``first_three``: the first three bands are read as red, green and blue were, the others by fresh filters;
-* ``fresh``: all filters are drawn anew.
+* ``mean``: every band gets the mean of the three filters, times 3 / bands, so that equal bands have the
+  logits of a gray image in the RGB network;
+* ``first_three``: the first three bands get the filters of red, green and blue, the others random ones;
+* ``fresh``: all filters are random.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +23,23 @@ LOG = logging.getLogger("segkit")
 
 Rule = Literal["mean", "first_three", "fresh"]
 
-SIDE = 64  # of the image whose run tells which convolutions read it
+SIDE = 64  # of the image that is used to find the convolutions that read it
 
 
 def input_convs(network: nn.Module) -> dict[str, nn.Conv2d]:
-    """The convolutions that read the image itself (RepVGG, MobileOne and FastViT have several), by name."""
+    """Return the convolutions that read the image, by name; RepVGG, MobileOne and FastViT have several."""
     convolutions = {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
     bands = next(iter(convolutions.values())).in_channels
-    found: dict[str, nn.Conv2d] = {}
+    first: dict[str, nn.Conv2d] = {}
 
-    def note(name: str, conv: nn.Conv2d) -> Any:
-        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            if given[0].shape[1] == bands and max(given[0].shape[2:]) >= SIDE:
-                found[name] = conv
+    def add_if_first(name: str, conv: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].shape[1] == bands and max(inputs[0].shape[2:]) >= SIDE:
+            first[name] = conv
 
-        return conv.register_forward_pre_hook(hook)
-
-    hooks = [note(name, conv) for name, conv in convolutions.items()]
+    hooks = [
+        conv.register_forward_pre_hook(partial(add_if_first, name))  # pyright: ignore[reportArgumentType]
+        for name, conv in convolutions.items()
+    ]
     training = network.training
     try:
         with torch.no_grad():
@@ -48,11 +49,11 @@ def input_convs(network: nn.Module) -> dict[str, nn.Conv2d]:
         network.train(training)
         for hook in hooks:
             hook.remove()
-    return found
+    return first
 
 
 def adapt_filters(weight: Tensor, bands: int, rule: Rule) -> Tensor:
-    """Filters (C, 3, k, k) as filters (C, bands, k, k); fresh ones are as large as those there are."""
+    """Adapt filters (C, 3, k, k) to (C, bands, k, k); random ones get the same standard deviation."""
     if rule == "mean":
         return weight.sum(1, keepdim=True).expand(-1, bands, -1, -1).clone() / bands
     fresh = torch.empty(len(weight), bands, *weight.shape[2:]).to(weight).normal_(0, float(weight.std()))
@@ -62,7 +63,7 @@ def adapt_filters(weight: Tensor, bands: int, rule: Rule) -> Tensor:
 
 
 def match_weight_bands(network: nn.Module, state: State) -> None:
-    """Let a network of RGB read the bands that weights are of, in place, so that they can be loaded."""
+    """Let a network for RGB read as many bands as a state dict, in place, so that it can be loaded."""
     first = next((name for name, part in network.named_modules() if isinstance(part, nn.Conv2d)), None)
     weight = state.get(f"{first}.weight")
     if weight is not None and weight.ndim == 4 and weight.shape[1] != 3:
@@ -70,33 +71,33 @@ def match_weight_bands(network: nn.Module, state: State) -> None:
 
 
 def set_input_bands(network: nn.Module, bands: int, rule: Rule) -> None:
-    """Let a network read images of so many bands, in place; nothing happens where it does already.
+    """Let a network read images with this number of bands, in place.
 
     Raises:
-        ValueError: it reads other bands than RGB already, or its stem is of groups: no rule is for that.
+        ValueError: it reads neither RGB nor this number of bands, or its first convolution has groups.
     """
     for name, conv in input_convs(network).items():
         if conv.in_channels == bands:
             continue
         if conv.in_channels != 3 or conv.groups != 1:
-            groups = f" in {conv.groups} groups" if conv.groups != 1 else ""
             raise ValueError(
-                f"model.mean has {bands} values, and {name} of this backbone and its weights reads "
-                f"{conv.in_channels} bands{groups}; only a stem of three can be carried over to others"
+                f"model.mean has {bands} values, but {name} of this backbone and its weights reads "
+                f"{conv.in_channels} bands in {conv.groups} groups: only a stem of 3 bands in 1 group can be "
+                "adapted"
             )
         with torch.no_grad():
             conv.weight = nn.Parameter(adapt_filters(conv.weight, bands, rule))
-        LOG.info("%s reads %d bands in place of 3, by the rule %s", name, bands, rule)
+        LOG.info("%s: adapted from 3 to %d bands (model.stem_weights=%s)", name, bands, rule)
         conv.in_channels = bands
 
 
 def adapt_stem_weights(state: State, network: nn.Module, prefix: str, rule: Rule) -> State:
-    """Weights of an RGB network for one of other bands: its first filters adapted, the rest as it is."""
-    fitted = dict(state)
+    """Return the weights of an RGB network with its first filters adapted to the bands of a network."""
+    adapted = dict(state)
     for name, conv in input_convs(network).items():
         key = f"{prefix}{name}.weight"
         weight = state.get(key)
         if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 != conv.in_channels:
-            fitted[key] = adapt_filters(weight, conv.in_channels, rule)
-            LOG.info("%s: from 3 bands to %d, by the rule %s", key, conv.in_channels, rule)
-    return fitted
+            adapted[key] = adapt_filters(weight, conv.in_channels, rule)
+            LOG.info("%s: adapted from 3 to %d bands (model.stem_weights=%s)", key, conv.in_channels, rule)
+    return adapted

@@ -108,7 +108,7 @@ def open_monitor(
     train_set, val_set = splits
     banner = format_banner(
         settings,
-        parameters=summary.parameters(run.model),
+        parameters=summary.count_parameters(run.model),
         train_images=len(train_set),
         val_images=len(val_set),
         iterations=run.length,

@@ -184,7 +184,7 @@ class Training:
             average = state["average"] or state["model"]
             files.check_state_matches(self.ema_model.state_dict(), average, "model")
             self.ema_model.load_state_dict(average)
-        parameter_groups.restore(self.optimizer, state["optimizer"])
+        parameter_groups.restore_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"] and self.scaler.is_enabled():  # empty unless the run was in fp16
             self.scaler.load_state_dict(state["scaler"])
 

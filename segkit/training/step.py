@@ -140,7 +140,7 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
 
 def _gradient_norm(training: Training) -> Tensor:
     training.scaler.unscale_(training.optimizer)
-    parameters = parameter_groups.parameters(training.optimizer)
+    parameters = parameter_groups.optimizer_parameters(training.optimizer)
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
@@ -148,11 +148,11 @@ def _update_weights(training: Training, norm: Tensor) -> None:
     """Clip the gradient, take the optimizer's step and update the moving average."""
     schedule = training.schedule
     if schedule.clip_gradient is not None:
-        parameters = parameter_groups.parameters(training.optimizer)
+        parameters = parameter_groups.optimizer_parameters(training.optimizer)
         nn.utils.clip_grads_with_norm_(parameters, schedule.clip_gradient, norm)
     training.scaler.step(training.optimizer)
     if training.ema_model is not None and schedule.ema is not None:
-        parameter_groups.update_average(
+        parameter_groups.update_ema(
             training.ema_model, training.model, decay=schedule.ema, iteration=training.iteration
         )
     if training.runtime.optimize_cpu:

@@ -1,1 +1,1 @@
-"""Backbones: ``build(num_classes, ...)`` gives a network whose ``forward`` gives four stages."""
+"""Backbones: ``build(num_classes, ...)`` returns a network whose ``forward`` returns four stages."""

@@ -1,7 +1,7 @@
-"""The skeleton of the ResNet family: stem, four stages of bottlenecks, and on request a classifier.
+"""Common structure of the ResNet family: stem, four stages of bottlenecks, and optionally a classifier.
 
-Dilation is exact to the published networks: a dilated stage has stride 1, its FIRST block has half of the
-stage's dilation and every other block all of it.
+Dilation is that of the published networks: a dilated stage has stride 1, and its first block has half of the
+dilation of its other blocks.
 """
 
 from __future__ import annotations
@@ -21,34 +21,35 @@ STAGES = {  # output stride -> (stride, dilation) of each stage
     32: ((1, 1), (2, 1), (2, 1), (2, 1)),
 }
 
-V = TypeVar("V", bound=NamedTuple)
+Variant = TypeVar("Variant", bound=NamedTuple)
 
 
-def override_variant(variant: V, *, blocks: Sequence[int] | None, **given: Any) -> V:
-    """A variant with the numbers that were given in the place of its own; None leaves its own.
+def override_variant(variant: Variant, *, blocks: Sequence[int] | None, **settings: Any) -> Variant:
+    """Return a variant with some of its numbers replaced; None keeps the variant's.
 
     Raises:
         ValueError: there are not four stages.
     """
     if blocks is not None and len(blocks) != 4:
         raise ValueError(
-            f"model.backbone.blocks={list(blocks)}: {len(blocks)} numbers for the four stages; "
-            "give one for each, such as [3, 4, 6, 3]"
+            f"model.backbone.blocks={list(blocks)}: needs a number for each of the four stages, such as "
+            "[3, 4, 6, 3]"
         )
-    given["blocks"] = None if blocks is None else tuple(blocks)
-    return variant._replace(**{name: value for name, value in given.items() if value is not None})
+    if blocks is not None:
+        settings["blocks"] = tuple(blocks)
+    return variant._replace(**{name: value for name, value in settings.items() if value is not None})
 
 
 class Backbone(nn.Module):
-    """A backbone: ``forward(image)`` gives its four stages, ``classify(image)`` class scores.
+    """A network of the ResNet family.
 
-    ``stem_width`` is that of a deep stem where ``width`` is 64; None is the single 7x7 convolution.
+    ``stem_width`` is that of a deep stem for a ``width`` of 64; None is the single 7x7 convolution.
 
     Attributes:
         out_channels: channels of each stage.
         output_stride: pixels of the image per cell of the last stage.
         pool: see ``Design``.
-        multi_grid: dilation of each block of the last stage, or None for what the output stride asks for.
+        multi_grid: dilation of each block of the last stage; None for that of the output stride.
         fc: the classifier, or None without ``num_classes``.
     """
 
@@ -71,7 +72,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if output_stride not in STAGES:
-            raise ValueError(f"output_stride {output_stride} is not one of 8, 16, 32")
+            raise ValueError(f"model.backbone.output_stride={output_stride}: must be one of 8, 16, 32")
         self.output_stride, self.pool = output_stride, design.pool
         self.multi_grid = None if multi_grid is None else tuple(multi_grid)
         self.out_channels = [width * 2**i * EXPANSION for i in range(4)]
@@ -81,24 +82,33 @@ class Backbone(nn.Module):
         else:
             stem_width = max(stem_width * width // 64, 1)
             channels = 2 * stem_width
-            self.conv1 = deep_stem(stem_width)
+            self.conv1 = make_deep_stem(stem_width)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         for i, (stride, dilation) in enumerate(STAGES[output_stride]):
             stage = nn.Sequential()
-            reaches = _dilations(dilation, blocks[i], multi_grid if i == 3 else None)
-            for j, reach in enumerate(reaches):
-                step, pooled = (stride, i > 0) if j == 0 else (1, False)
-                stage.append(Bottleneck(channels, width * 2**i, step, reach, design=design, pooled=pooled))
+            dilations = [max(dilation // 2, 1), *[dilation] * (blocks[i] - 1)]
+            if i == 3 and multi_grid is not None:
+                dilations = _check_multi_grid(multi_grid, blocks[i])
+            for j, block_dilation in enumerate(dilations):
+                block = Bottleneck(
+                    channels,
+                    width * 2**i,
+                    stride if j == 0 else 1,
+                    block_dilation,
+                    design=design,
+                    pooled=i > 0 and j == 0,
+                )
+                stage.append(block)
                 channels = self.out_channels[i]
             setattr(self, f"layer{i + 1}", stage)
         self.dropout = Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes) if num_classes else None
-        initialize(self)
+        initialize_convolutions(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalized image (B, 3, H, W) to four stages (B, C_i, H/s_i, W/s_i), sizes rounded up."""
+        """Return four stages (B, C_i, H/s_i, W/s_i), sizes rounded up, of a normalized image (B, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
         stages = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -107,32 +117,29 @@ class Backbone(nn.Module):
         return stages
 
     def classify(self, image: Tensor) -> Tensor:
-        """Normalized image (B, 3, H, W) to scores (B, num_classes).
+        """Return class scores (B, num_classes) of a normalized image (B, 3, H, W).
 
         Raises:
             ValueError: the network was built without ``num_classes``.
         """
         if self.fc is None:
             raise ValueError(
-                "this backbone has no classifier; build it with num_classes, such as 1000 for ImageNet"
+                "this backbone has no classifier. Build it with num_classes, such as 1000 for ImageNet"
             )
         return self.fc(self.dropout(self.forward(image)[-1].mean((2, 3))))
 
 
-def _dilations(dilation: int, blocks: int, multi_grid: Sequence[int] | None) -> list[int]:
-    """Of each block of a stage: half of it in the first, or as given."""
-    if multi_grid is None:
-        return [max(dilation // 2, 1), *[dilation] * (blocks - 1)]
+def _check_multi_grid(multi_grid: Sequence[int], blocks: int) -> list[int]:
     if len(multi_grid) != blocks:
         raise ValueError(
-            f"model.backbone.multi_grid={list(multi_grid)}: {len(multi_grid)} dilations for the {blocks} "
-            "blocks of the last stage; give one for each, such as [1, 2, 4]"
+            f"model.backbone.multi_grid={list(multi_grid)}: needs a dilation for each of the {blocks} "
+            "blocks of the last stage, such as [1, 2, 4]"
         )
     return list(multi_grid)
 
 
-def deep_stem(width: int) -> nn.Sequential:
-    """Three 3x3 convolutions in place of the 7x7; the network's ``bn1`` follows the last."""
+def make_deep_stem(width: int) -> nn.Sequential:
+    """Return three 3x3 convolutions that replace the 7x7; the network's ``bn1`` follows the last."""
     layers: list[nn.Module] = []
     for in_channels, stride in ((3, 2), (width, 1)):
         layers += [
@@ -143,8 +150,8 @@ def deep_stem(width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False))
 
 
-def initialize(network: nn.Module) -> None:
-    """Convolutions normal with deviation sqrt(2 / (k * k * out_channels)), groups not taken into account."""
+def initialize_convolutions(network: nn.Module) -> None:
+    """Initialize convolutions with standard deviation sqrt(2 / (k * k * out_channels)), ignoring groups."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

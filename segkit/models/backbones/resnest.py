@@ -1,4 +1,4 @@
-"""ResNeSt: ResNet-D with Split-Attention in place of the 3x3 (arXiv 2004.08955; weights by its authors)."""
+"""ResNeSt: ResNet-D with Split-Attention instead of the 3x3 (arXiv 2004.08955), with its authors' weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segkit.models.weights import load_backbone
 
 
 class Variant(NamedTuple):
-    """The numbers of one published network."""
+    """Numbers of a published network."""
 
     blocks: tuple[int, int, int, int]
     stem_width: int = 32
@@ -34,7 +34,7 @@ VARIANTS = {
     "101": Variant((3, 4, 23, 3), stem_width=64),
     "200": Variant((3, 24, 36, 3), stem_width=64),
     "269": Variant((3, 30, 48, 8), stem_width=64),
-    # the ablation of the paper: {radix}s{cardinality}x{bottleneck width}d, the pool before the 3x3
+    # the paper's ablation: {radix}s{cardinality}x{bottleneck width}d, with the pool before the 3x3
     "50_fast_1s1x64d": Variant((3, 4, 6, 3), radix=1, pool="before"),
     "50_fast_2s1x64d": Variant((3, 4, 6, 3), pool="before"),
     "50_fast_4s1x64d": Variant((3, 4, 6, 3), radix=4, pool="before"),
@@ -42,15 +42,14 @@ VARIANTS = {
     "50_fast_2s2x40d": Variant((3, 4, 6, 3), radix=2, cardinality=2, bottleneck_width=40, pool="before"),
     "50_fast_4s2x40d": Variant((3, 4, 6, 3), radix=4, cardinality=2, bottleneck_width=40, pool="before"),
     "50_fast_1s4x24d": Variant((3, 4, 6, 3), radix=1, cardinality=4, bottleneck_width=24, pool="before"),
-    # mmsegmentation leaves the pool out where dilation replaced the stride; its weights want that
+    # mmsegmentation has no pool where dilation replaced the stride
     "50_mmseg": Variant((3, 4, 6, 3), pool="strided"),
     "101_mmseg": Variant((3, 4, 23, 3), stem_width=64, pool="strided"),
 }
 
+RELEASE = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1"
 PUBLISHED = {  # by the authors, trained on ImageNet; the name ends in the first digits of the SHA-256
-    name.rsplit("-", 1)[
-        0
-    ]: f"https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/resnest{name}.pth"
+    name.rsplit("-", 1)[0]: f"{RELEASE}/resnest{name}.pth"
     for name in (
         "50-528c19ca",
         "101-22405ba7",
@@ -93,32 +92,31 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
     dropout: Fraction = 0.0,
     weights: PathStr | None = None,
 ) -> Backbone:
-    """A ResNeSt, dilated as published.
+    """Build a ResNeSt, dilated as published.
 
     Args:
-        num_classes: classes of an image classifier; None for a bare backbone.
-        variant: depth, or an ablation of it.
+        num_classes: classes of an image classifier; None for a backbone without one.
+        variant: depth, or a variant of the paper's ablation.
         output_stride: pixels per cell of the last stage.
-        width: channels of the first stage before the expansion; the published 64 makes the published network,
-            less makes a thinner one, its stem in proportion.
-        blocks: of each stage; None, here and below, for the variant's.
+        width: channels of the first stage before the expansion; 64 in the published networks.
+        blocks: of each stage; None, here and below, is the variant's.
         radix: splits of each cardinal group.
         cardinality: cardinal groups.
-        bottleneck_width: channels of each of them, where ``width`` is 64.
-        reduction: channels of all splits per value between the two fully connected layers.
-        pool: where a 3x3 average pool takes over the stride: after the 3x3 convolution, before it, after it
-            only where dilation did not replace the stride, or none at all.
+        bottleneck_width: channels of each of them, for a ``width`` of 64.
+        reduction: channels of all splits per channel between the two fully connected layers.
+        pool: a 3x3 average pool with the stride of the block after or before the 3x3 convolution; "strided"
+            is after, but not where dilation replaced the stride.
         stem_width: of the deep stem; 0 for the single 7x7 convolution.
-        average_down: whether the shortcut pools in place of its stride.
-        last_gamma: initial scale of each block's last normalization; 0 starts a block as its shortcut.
-        drop_block: share of the cells that DropBlock drops in stages 3 and 4.
+        average_down: the shortcut has an average pool instead of a stride.
+        last_gamma: initial scale of each block's last normalization; with 0 a block starts as its shortcut.
+        drop_block: share of cells that DropBlock drops in stages 3 and 4.
         dropout: before the classifier.
         weights: "imagenet", a path, ``file://`` or ``http(s)://``; None starts from scratch.
 
     Raises:
         ValueError: the numbers or the weights do not fit.
     """
-    v = override_variant(
+    numbers = override_variant(
         VARIANTS[variant],
         blocks=blocks,
         stem_width=stem_width,
@@ -127,38 +125,41 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
         bottleneck_width=bottleneck_width,
         pool=pool,
     )
-    check_divisible("model.backbone.radix", v.radix, v.bottleneck_width)
+    check_divisible("model.backbone.radix", numbers.radix, numbers.bottleneck_width)
     network = Backbone(
-        _design(v, reduction=reduction, average_down=average_down),
-        v.blocks,
+        _make_design(numbers, reduction=reduction, average_down=average_down),
+        numbers.blocks,
         output_stride=output_stride,
-        stem_width=v.stem_width or None,
+        stem_width=numbers.stem_width or None,
         width=width,
         num_classes=num_classes,
         dropout=dropout,
     )
-    _dress(network, last_gamma=last_gamma, drop_block=drop_block)
-    own = v == VARIANTS[variant] and average_down
-    load_backbone(network, weights, PUBLISHED.get(variant) if own else None)
+    _initialize_blocks(network, last_gamma=last_gamma, drop_block=drop_block)
+    is_published = numbers == VARIANTS[variant] and average_down
+    load_backbone(network, weights, PUBLISHED.get(variant) if is_published else None)
     return network
 
 
-def _design(v: Variant, *, reduction: int, average_down: bool) -> Design:
+def _make_design(numbers: Variant, *, reduction: int, average_down: bool) -> Design:
     return Design(
-        bottleneck_width=v.bottleneck_width,
-        cardinality=v.cardinality,
-        radix=v.radix,
-        spatial=partial(SplitAttention, radix=v.radix, cardinality=v.cardinality, reduction=reduction),
+        bottleneck_width=numbers.bottleneck_width,
+        cardinality=numbers.cardinality,
+        radix=numbers.radix,
+        spatial=partial(
+            SplitAttention, radix=numbers.radix, cardinality=numbers.cardinality, reduction=reduction
+        ),
         average_down=average_down,
-        pool=v.pool,
+        pool=numbers.pool,
     )
 
 
-def _dress(network: Backbone, *, last_gamma: float, drop_block: float) -> None:
-    """Initial scale of each block's last normalization, and DropBlock in stages 3 and 4."""
+def _initialize_blocks(network: Backbone, *, last_gamma: float, drop_block: float) -> None:
+    """Set the scale of each block's last normalization, and add DropBlock to stages 3 and 4."""
     for module in network.modules():
         if isinstance(module, Bottleneck):
             nn.init.constant_(module.bn3.weight, last_gamma)
-    for module in (*network.layer3.modules(), *network.layer4.modules()):
-        if drop_block and isinstance(module, Bottleneck | SplitAttention):
-            module.drop = DropBlock(drop_block)
+    if drop_block:
+        for module in (*network.layer3.modules(), *network.layer4.modules()):
+            if isinstance(module, Bottleneck | SplitAttention):
+                module.drop = DropBlock(drop_block)

@@ -1,12 +1,12 @@
-"""The ResNet family: one bottleneck network whose 3x3 or whose attention varies.
+"""The ResNet family: bottleneck networks that differ in their 3x3 or in their attention.
 
 plain     ResNet (arXiv 1512.03385, the stride in the 3x3), its variants c, d and s (arXiv 1812.01187), and
-          ResNeXt (arXiv 1611.05431), whose 3x3 is grouped
+          ResNeXt (arXiv 1611.05431) with a grouped 3x3
 se        squeeze-and-excitation after each block (arXiv 1709.01507)
 cbam      channel, then spatial attention after each block (arXiv 1807.06521)
 sge       spatial group-wise enhance after each block (arXiv 1905.09646)
-sk        SK-ResNet of implus/PytorchInsight: a grouped 3x3 beside the 3x3, both of dilation 1
-sknet     SKNet (arXiv 1903.06586): a selective kernel, SK[2, 16, 32], in place of ResNeXt's 3x3
+sk        SK-ResNet of implus/PytorchInsight: a dense and a grouped 3x3, both of dilation 1
+sknet     SKNet (arXiv 1903.06586): a selective kernel, SK[2, 16, 32], instead of ResNeXt's 3x3
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 
 
 class Variant(NamedTuple):
-    """The numbers of one network."""
+    """Numbers of a network."""
 
     blocks: tuple[int, int, int, int]
     unit: Literal["plain", "se", "cbam", "sge", "sk", "sknet"] = "plain"
@@ -73,16 +73,14 @@ VARIANTS = {
 }
 
 PUBLISHED = {  # by torchvision, trained on ImageNet; the name ends in the first digits of the SHA-256
-    name.split("-")[
-        0
-    ]: f"https://download.pytorch.org/models/{'resnext' if '_' in name else 'resnet'}{name}.pth"
-    for name in (
-        "50-0676ba61",
-        "101-63fe2227",
-        "152-394f9c45",
-        "50_32x4d-7cdf4587",
-        "101_32x8d-8ba56ff5",
-    )
+    variant: f"https://download.pytorch.org/models/{file}.pth"
+    for variant, file in {
+        "50": "resnet50-0676ba61",
+        "101": "resnet101-63fe2227",
+        "152": "resnet152-394f9c45",
+        "50_32x4d": "resnext50_32x4d-7cdf4587",
+        "101_32x8d": "resnext101_32x8d-8ba56ff5",
+    }.items()
 }
 
 
@@ -103,8 +101,7 @@ def _se(v: Variant, *, reduction: int = 16) -> Design:
 def _cbam(v: Variant, *, reduction: int = 16, kernel: int = 7) -> Design:
     if kernel % 2 == 0:
         raise ValueError(
-            f"model.backbone.kernel={kernel}: the map keeps its size with an odd kernel; "
-            f"nearest: {kernel - 1} or {kernel + 1}"
+            f"model.backbone.kernel={kernel}: must be odd; nearest: {kernel - 1} or {kernel + 1}"
         )
     return _plain(v)._replace(attention=partial(ConvolutionalAttention, reduction=reduction, kernel=kernel))
 
@@ -137,25 +134,25 @@ UNITS = {"plain": _plain, "se": _se, "cbam": _cbam, "sge": _sge, "sk": _sk, "skn
 
 
 def variant_settings(variant: str) -> list[str]:
-    """Settings of a variant's own unit, such as the reduction of squeeze-and-excitation."""
+    """Return the names of the settings of a variant's unit, such as ``reduction`` of SE."""
     return list(inspect.signature(UNITS[VARIANTS[variant].unit]).parameters)[1:]
 
 
-def _design(v: Variant, variant: str, **given: Any) -> Design:
-    """The bottleneck of a variant with the settings that were given.
+def _make_design(numbers: Variant, variant: str, **unit_settings: Any) -> Design:
+    """Return the bottleneck of a variant; settings that are None are the unit's defaults.
 
     Raises:
         ValueError: its unit has no such setting, or the numbers do not fit.
     """
-    given = {name: value for name, value in given.items() if value is not None}
-    own = variant_settings(variant)
-    for name, value in given.items():
-        if name not in own:
+    unit_settings = {name: value for name, value in unit_settings.items() if value is not None}
+    allowed = variant_settings(variant)
+    for name, value in unit_settings.items():
+        if name not in allowed:
             raise ValueError(
-                f"model.backbone.{name}={value}: the variant {variant} has no such setting; its own are "
-                f"{', '.join(own) or 'none'}, so leave it null"
+                f"model.backbone.{name}={value}: must be null, as variant {variant} has no such setting "
+                f"(its settings: {', '.join(allowed) or 'none'})"
             )
-    return UNITS[v.unit](v, **given)
+    return UNITS[numbers.unit](numbers, **unit_settings)
 
 
 Name = Literal[
@@ -190,37 +187,36 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
     dropout: Fraction = 0.0,
     weights: PathStr | None = None,
 ) -> Backbone:
-    """A network of the family; None, except for ``multi_grid`` and ``weights``, stands for the variant's.
+    """Build a network of the family; None, except for ``multi_grid`` and ``weights``, is the variant's.
 
     Args:
-        num_classes: classes of an image classifier; None for a bare backbone.
+        num_classes: classes of an image classifier; None for a backbone without one.
         variant: which of the family.
         output_stride: pixels per cell of the last stage.
-        width: channels of the first stage before the expansion; 64 makes the published network, less a
-            thinner one, whose groups are then as many as divide its channels.
+        width: channels of the first stage before the expansion; 64 in the published networks.
         blocks: of each stage.
         cardinality: groups of the 3x3.
-        bottleneck_width: channels of each of them, where ``width`` is 64.
+        bottleneck_width: channels of each of them, for a ``width`` of 64.
         stem_width: of the deep stem; 0 for the single 7x7 convolution.
-        average_down: whether the shortcut pools in place of its stride.
-        pool: where a 3x3 average pool takes over the stride, as in ResNeSt.
-        multi_grid: dilation of each block of the last stage, such as [1, 2, 4]; None for what the output
-            stride asks for.
-        groups: sge: of the channels after each block; sk: of the second branch's 3x3; sknet: of each 3x3.
-        reduction: channels per value of the attention's inner layer.
-        branches: sknet: how many; branch m has dilation m.
-        least_inner: sk, sknet: values of the inner layer, at least.
-        scale: sge: what the learned scale of each group starts with.
-        shift: sge: what its learned shift starts with.
-        normalize: sge: whether the likeness is brought to mean 0 and deviation 1 before it is scaled.
-        kernel: cbam: side of the convolution over positions.
+        average_down: the shortcut has an average pool instead of a stride.
+        pool: a 3x3 average pool with the stride of the block, as in ResNeSt.
+        multi_grid: dilation of each block of the last stage, such as [1, 2, 4]; None for that of the output
+            stride.
+        groups: sge: of the channels after each block; sk: of the second 3x3; sknet: of each 3x3.
+        reduction: channels per channel of the attention's inner layer.
+        branches: sknet: number of branches; branch m has dilation m.
+        least_inner: sk, sknet: minimum channels of the inner layer.
+        scale: sge: initial scale of each group.
+        shift: sge: initial shift of each group.
+        normalize: sge: standardize the similarity before it is scaled.
+        kernel: cbam: size of the convolution over positions.
         dropout: before the classifier.
         weights: "imagenet", a path, ``file://`` or ``http(s)://``; None starts from scratch.
 
     Raises:
         ValueError: the numbers or the weights do not fit.
     """
-    v = override_variant(
+    numbers = override_variant(
         VARIANTS[variant],
         blocks=blocks,
         cardinality=cardinality,
@@ -229,17 +225,27 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
         average_down=average_down,
         pool=pool,
     )
-    inner = {"groups": groups, "reduction": reduction, "branches": branches, "least_inner": least_inner}
-    inner |= {"scale": scale, "shift": shift, "normalize": normalize, "kernel": kernel}
+    design = _make_design(
+        numbers,
+        variant,
+        groups=groups,
+        reduction=reduction,
+        branches=branches,
+        least_inner=least_inner,
+        scale=scale,
+        shift=shift,
+        normalize=normalize,
+        kernel=kernel,
+    )
     network = Backbone(
-        _design(v, variant, **inner),
-        v.blocks,
+        design,
+        numbers.blocks,
         output_stride=output_stride,
-        stem_width=v.stem_width or None,
+        stem_width=numbers.stem_width or None,
         width=width,
         num_classes=num_classes,
         dropout=dropout,
         multi_grid=multi_grid,
     )
-    load_backbone(network, weights, PUBLISHED.get(variant) if v == VARIANTS[variant] else None)
+    load_backbone(network, weights, PUBLISHED.get(variant) if numbers == VARIANTS[variant] else None)
     return network

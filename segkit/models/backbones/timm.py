@@ -1,4 +1,4 @@
-"""Any backbone of timm (the extra ``segkit[timm]``) with maps of strides 4, 8, 16 and 32; dilated exactly."""
+"""Any timm model with maps of strides 4, 8, 16 and 32 as a backbone (the extra ``segkit[timm]``)."""
 
 from __future__ import annotations
 
@@ -13,52 +13,56 @@ from torch import Tensor, nn
 
 from segkit.config import Fraction, PathStr
 from segkit.models.dilate import dilate
-from segkit.models.network import IMAGENET_MEAN, IMAGENET_STD
 from segkit.models.stems import match_weight_bands
 from segkit.models.weights import load_state, read_weights_file
 from segkit.runtime.download import resolve_source
 from segkit.runtime.text import first_line
+from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 
 LOG = logging.getLogger("segkit")
 
 STRIDES = (4, 8, 16, 32)
-EVEN = (96, 160)  # sides that every network takes which is not made for one size
-ODD = ((65, 97), (1, 1))  # sides that show whether a network rounds its sizes up
-ANY_SIZE = {  # families built for one size of image, and what lets them take others
+EVEN_SIZE = (96, 160)  # multiples of 32
+ODD_SIZES = ((65, 97), (1, 1))  # these show if a network rounds sizes up
+ANY_SIZE = {  # settings by which families that are built for one image size take others
     "swin_transformer": {"strict_img_size": False},
     "swin_transformer_v2": {"strict_img_size": False},
     "swin_transformer_v2_cr": {"strict_img_size": False},
 }
+SUGGESTION = "Choose another, such as convnext_tiny, efficientnet_b0 or swin_tiny_patch4_window7_224"
 
 
 class TimmBackbone(nn.Module):
-    """A network of timm with the four stages that our heads read.
+    """A timm model that returns four stages.
 
     Attributes:
-        body: timm's own module; its names are those of timm's ``features_only``.
-        out_channels, output_stride: as of every backbone.
+        body: the module of timm, with the names of ``features_only``.
+        out_channels, output_stride: as in every backbone.
+        padded: pad images to multiples of 32, as the network does not round sizes up.
     """
 
     def __init__(self, body: Any, output_stride: int) -> None:
         super().__init__()
         self.body, self.output_stride = body, output_stride
         strides = body.feature_info.reduction()
-        self.picked = [max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES]
-        self.out_channels = [body.feature_info.channels()[i] for i in self.picked]
+        self.stage_indices = [max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES]
+        self.out_channels = [body.feature_info.channels()[i] for i in self.stage_indices]
         self.channels_last = getattr(getattr(body, "output_fmt", None), "value", "NCHW") == "NHWC"
         self.padded = False
 
     def stages(self, maps: list[Tensor]) -> list[Tensor]:
-        """Those of the network's maps that are stages, as (B, C, h, w)."""
-        picked = [maps[i] for i in self.picked]
-        return [m.permute(0, 3, 1, 2).contiguous() for m in picked] if self.channels_last else picked
+        """Return the maps that are stages, as (B, C, h, w)."""
+        stages = [maps[i] for i in self.stage_indices]
+        if self.channels_last:
+            return [stage.permute(0, 3, 1, 2).contiguous() for stage in stages]
+        return stages
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalized image (B, 3, H, W) to four stages (B, C_i, H/s_i, W/s_i), sizes rounded up."""
+        """Return four stages (B, C_i, H/s_i, W/s_i), sizes rounded up, of a normalized image (B, 3, H, W)."""
         if not self.padded:
             return self.stages(self.body(image))
         height, width = image.shape[2:]
-        # rounded up without negative numbers, which exported files divide in another way
+        # No -(-x // 32): exported files divide negative numbers in another way.
         right, below = ((side + 31) // 32 * 32 - side for side in (width, height))
         maps = self.stages(self.body(F.pad(image, (0, right, 0, below))))
         strides = [min(stride, self.output_stride) for stride in STRIDES]
@@ -73,150 +77,149 @@ def build(
     drop_path: Fraction = 0.0,
     weights: PathStr | None = None,
 ) -> TimmBackbone:
-    """A backbone of timm.
+    """Build a backbone of timm.
 
     Args:
-        variant: timm's name of a model, on request with the tag of its weights, as ``resnet50.a1_in1k``.
-        output_stride: pixels per cell of the last stage; below 32 the network is dilated, which is tried out.
-        drop_path: share of the samples for which a block is left out in training, rising to this in the last.
-        weights: "imagenet" for what timm publishes for the variant (kept in timm's own cache), a path,
-            ``file://`` or ``http(s)://`` of a state dict with timm's names; None starts from scratch.
+        variant: timm's name of a model, optionally with the tag of its weights: ``resnet50.a1_in1k``.
+        output_stride: pixels per cell of the last stage; below 32 the network is dilated and checked.
+        drop_path: share of the samples for which the last block is skipped in training; less in earlier ones.
+        weights: "imagenet" for those that timm publishes (in timm's own cache), a path, ``file://`` or
+            ``http(s)://`` of a state dict with timm's names; None starts from scratch.
 
     Raises:
-        ValueError: timm or the variant is not there, its stages are others, it cannot be dilated, or the
-            weights do not fit.
-        OSError: published weights could not be had.
+        ValueError: timm is missing, or the variant is unknown or has other stages or cannot be dilated, or
+            the weights do not fit.
+        OSError: published weights could not be downloaded.
     """
-    timm = _timm()
+    timm = _import_timm()
     if not timm.is_model(variant):
         close = difflib.get_close_matches(variant, timm.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        hint = f". Did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"model.backbone.variant={variant}: timm {timm.__version__} has no such model{hint}")
-    body = _created(timm, variant, drop_path, published=weights == "imagenet")
-    _refuse_other_stages(body, variant)
+    body = _create_body(timm, variant, drop_path, published=weights == "imagenet")
+    _check_strides(body, variant)
     network = TimmBackbone(body, output_stride)
-    network.padded = not _rounds_up(network, variant)
+    network.padded = not _check_sizes(network, variant)
     if output_stride < 32:
         try:
             dilate(network.body, output_stride, network.stages)
         except ValueError as error:
             raise ValueError(
-                f"model.backbone.output_stride={output_stride}: {variant} of timm cannot be dilated: {error};"
-                " model.backbone.output_stride=32 works, under every head"
+                f"model.backbone.output_stride={output_stride}: {variant} of timm cannot be dilated: {error}."
+                " Set model.backbone.output_stride=32, which works with every head"
             ) from error
     if weights is not None and weights != "imagenet":
         _load_file(timm, body, variant, weights)
     return network
 
 
-def _timm() -> Any:
+def _import_timm() -> Any:
     try:
         import timm
     except ImportError as error:
         raise ValueError(
-            f"model/backbone=timm: timm is missing ({error}); pip install 'segkit[timm]'"
+            f"model/backbone=timm: timm is not installed ({error}). Run pip install 'segkit[timm]'"
         ) from error
     return timm
 
 
-def _created(timm: Any, variant: str, drop_path: float, *, published: bool) -> Any:
-    """Timm's network that gives all of its maps.
+def _create_body(timm: Any, variant: str, drop_path: float, *, published: bool) -> Any:
+    """Return timm's network with all of its maps as output.
 
     Raises:
-        ValueError: timm has no maps of it, or no weights for it.
-        OSError: the weights could not be had.
+        ValueError: timm returns no maps of this network, or has no weights for it.
+        OSError: the weights could not be downloaded.
     """
     family = timm.models.model_entrypoint(variant.split(".")[0]).__module__.rsplit(".", 1)[-1]
-    settings = {**ANY_SIZE.get(family, {}), **({"drop_path_rate": drop_path} if drop_path else {})}
-    address = timm.get_pretrained_cfg(variant)
-    logging.getLogger("timm").setLevel(logging.ERROR)  # which warns of the classifier that is left out
-    if published and not (address and (address.hf_hub_id or address.url)):
+    settings: dict[str, Any] = dict(ANY_SIZE.get(family, {}))
+    if drop_path:
+        settings["drop_path_rate"] = drop_path
+    config = timm.get_pretrained_cfg(variant)
+    logging.getLogger("timm").setLevel(logging.ERROR)  # it warns that the classifier is left out
+    if published and not (config and (config.hf_hub_id or config.url)):
         raise ValueError(
-            f"model.backbone.weights=imagenet: timm publishes none for {variant}; give a path or null"
+            f"model.backbone.weights=imagenet: timm publishes none for {variant}. Give a path or null"
         )
     try:
         body = timm.create_model(variant, features_only=True, pretrained=published, **settings)
-    except Exception as error:  # whatever its constructors, its downloads or their libraries raise
+    except Exception as error:  # of its constructors, downloads and their libraries
         reason = first_line(error)
         if published:
-            raise OSError(_how_to_fetch(address, reason)) from error
+            raise OSError(_download_error(config, reason)) from error
         raise ValueError(
-            f"model.backbone.variant={variant}: timm gives no maps of its stages ({reason})"
+            f"model.backbone.variant={variant}: timm returns no maps of its stages ({reason})"
         ) from error
-    if published and (tuple(address.mean), tuple(address.std)) != (IMAGENET_MEAN, IMAGENET_STD):
-        mean, std = (",".join(f"{value:g}" for value in values) for values in (address.mean, address.std))
-        LOG.warning("%s was trained with other colors: model.mean=[%s] model.std=[%s]", variant, mean, std)
+    if published and (tuple(config.mean), tuple(config.std)) != (IMAGENET_MEAN, IMAGENET_STD):
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
+        LOG.warning("%s was trained with model.mean=[%s] model.std=[%s]; set both", variant, mean, std)
     return body
 
 
-def _how_to_fetch(address: Any, reason: str) -> str:
-    """What to do without a network: the file, and where it goes."""
-    file = f"model.safetensors of {address.hf_hub_id}" if address.hf_hub_id else address.url
+def _download_error(config: Any, reason: str) -> str:
+    """Return a message with the file to download and the place to put it."""
+    file = f"model.safetensors of {config.hf_hub_id}" if config.hf_hub_id else config.url
     return (
-        f"model.backbone.weights=imagenet: cannot fetch {file} ({reason}); fetch it some other way and give"
-        " it with model.backbone.weights=FILE, or put it into timm's cache ($HF_HOME or $TORCH_HOME)"
+        f"model.backbone.weights=imagenet: cannot download {file} ({reason}). Download it elsewhere and"
+        " set model.backbone.weights=FILE, or put it into timm's cache ($HF_HOME or $TORCH_HOME)"
     )
 
 
-def _refuse_other_stages(body: Any, variant: str) -> None:
+def _check_strides(body: Any, variant: str) -> None:
     strides = body.feature_info.reduction()
-    if missing := [stride for stride in STRIDES if stride not in strides]:
-        words = [", ".join(map(str, numbers)) for numbers in (strides, missing)]
+    if not set(STRIDES) <= set(strides):
         raise ValueError(
-            f"model.backbone.variant={variant}: our heads read four stages of strides 4, 8, 16, 32; the"
-            f" maps of this one have strides {words[0]}, without {words[1]}; choose one such as "
-            "convnext_tiny, resnet50d, efficientnet_b0 or swin_tiny_patch4_window7_224"
+            f"model.backbone.variant={variant}: needs maps of strides 4, 8, 16, 32; this model has "
+            f"{', '.join(map(str, strides))}. {SUGGESTION}"
         )
 
 
 def _load_file(timm: Any, body: nn.Module, variant: str, weights: str) -> None:
-    """Weights under the names of timm's classifier, or of a segmenter on this backbone."""
+    """Load weights with the names of timm's classifier, or of a segmenter on this backbone."""
     path = resolve_source(weights)
     state = read_weights_file(path).state
     prefix = "backbone.body."
     if any(name.startswith(prefix) for name in state):
         state = {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
-    own = {_plain(name): name for name in body.state_dict()}
-    state = {own.get(_plain(name), name): tensor for name, tensor in state.items()}
-    whole = timm.create_model(variant).state_dict()
-    unused = tuple(name for name in whole if _plain(name) not in own)  # the classifier, and what leads to it
+    own = {_normalize_name(name): name for name in body.state_dict()}
+    state = {own.get(_normalize_name(name), name): tensor for name, tensor in state.items()}
+    classifier = timm.create_model(variant).state_dict()
+    unused = tuple(name for name in classifier if _normalize_name(name) not in own)
     match_weight_bands(body, state)
     load_state(body, state, source=path, optional=unused)
 
 
-def _plain(name: str) -> str:
-    """``features_only`` says ``stages_0`` or ``model.stages.0`` where the classifier says ``stages.0``."""
+def _normalize_name(name: str) -> str:
+    """Return the same for ``stages_0`` and ``model.stages.0`` of ``features_only`` and ``stages.0``."""
     return name.removeprefix("model.").replace("_", ".")
 
 
-def _rounds_up(network: TimmBackbone, variant: str) -> bool:
-    """Whether the network takes sides of any length, and its maps have those over the stride, rounded up.
+def _check_sizes(network: TimmBackbone, variant: str) -> bool:
+    """Return whether the maps of images of any size have that size over the stride, rounded up.
 
     Raises:
-        ValueError: it takes images of one size alone.
+        ValueError: it takes images of one size only, or its strides are wrong.
     """
-    shadow = copy.deepcopy(network).to("meta").eval()
+    network = copy.deepcopy(network).to("meta").eval()
 
-    def right(sides: tuple[int, int]) -> bool:
-        stages = shadow(torch.empty(1, 3, *sides, device="meta"))
+    def rounds_up(sides: tuple[int, int]) -> bool:
+        stages = network(torch.empty(1, 3, *sides, device="meta"))
         rounded = [tuple(-(-side // stride) for side in sides) for stride in STRIDES]
         return [tuple(stage.shape[2:]) for stage in stages] == rounded
 
     try:
-        fits = right(EVEN)
-    except Exception as error:  # of maps that do not fit one another, in many words
+        is_exact = rounds_up(EVEN_SIZE)
+    except Exception as error:
         raise ValueError(
-            f"model.backbone.variant={variant}: this model does not take images of any size "
-            f"({first_line(error)}); choose one that does, such as convnext_tiny, efficientnet_b0 or "
-            "swin_tiny_patch4_window7_224"
+            f"model.backbone.variant={variant}: must take images of any size ({first_line(error)}). "
+            f"{SUGGESTION}"
         ) from error
-    if not fits:
+    if not is_exact:
         raise ValueError(
-            f"model.backbone.variant={variant}: its maps are smaller or larger than their strides say"
+            f"model.backbone.variant={variant}: the sizes of its maps do not match their strides"
         )
-    if any(type(module).__name__ == "Conv2dSame" for module in shadow.modules()):
-        return False  # whose first tap depends on whether a side is odd
+    if any(type(module).__name__ == "Conv2dSame" for module in network.modules()):
+        return False  # its padding depends on whether a side is odd
     try:
-        return all(map(right, ODD))
+        return all(map(rounds_up, ODD_SIZES))
     except Exception:
         return False

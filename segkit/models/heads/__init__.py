@@ -1,1 +1,1 @@
-"""Heads: ``build(in_channels, num_classes, output_stride, align_corners, ...)``; stages in, logits out."""
+"""Heads: ``build(in_channels, num_classes, output_stride, align_corners, ...)``; stages to logits."""

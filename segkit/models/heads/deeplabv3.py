@@ -1,4 +1,4 @@
-"""DeepLabV3 (arXiv 1706.05587) as PyTorch-Encoding has it; its names, so that its checkpoints load."""
+"""DeepLabV3 (arXiv 1706.05587), with the parameter names of PyTorch-Encoding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from segkit.config import Fraction, PositiveInt
-from segkit.models.layers.aspp import ASPP, rates_for
+from segkit.models.layers.aspp import ASPP, default_rates
 from segkit.models.layers.dropout import Dropout
 
 
@@ -40,17 +40,12 @@ def build(
     aspp_dropout: Fraction = 0.5,
     dropout: Fraction = 0.1,
 ) -> DeepLabV3Head:
-    """A DeepLabV3 head.
+    """Build a DeepLabV3 head of ``width`` channels in each branch.
 
-    Args:
-        in_channels: of the four stages.
-        num_classes: K.
-        output_stride: of the backbone; the rates follow it.
-        width: channels of each branch.
-        atrous_rates: of the three 3x3 branches; None for 12, 24, 36 at output stride 8, half at 16.
-        aspp_dropout: of whole channels, after the projection.
-        dropout: before the last convolution.
+    ``atrous_rates`` of the three 3x3 branches default to 12, 24, 36 at output stride 8 and half at 16.
+    ``aspp_dropout`` drops whole channels after the projection, ``dropout`` values before the last
+    convolution.
     """
-    rates = atrous_rates or rates_for(output_stride)
+    rates = atrous_rates or default_rates(output_stride)
     aspp = ASPP(in_channels[-1], width, rates, dropout=aspp_dropout)
     return DeepLabV3Head(aspp, width, num_classes, dropout=dropout)

@@ -1,4 +1,4 @@
-"""DeepLabV3 as mmsegmentation has it: wider, joined by a 3x3 that leads straight to the classes."""
+"""DeepLabV3 of mmsegmentation: wider, and joined by a 3x3 directly before the classifier."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from segkit.config import Fraction, PositiveInt
-from segkit.models.layers.aspp import ASPP, rates_for
+from segkit.models.layers.aspp import ASPP, default_rates
 
 
 class DeepLabV3MMSegHead(nn.Module):
@@ -32,15 +32,6 @@ def build(
     atrous_rates: list[PositiveInt] | None = None,
     dropout: Fraction = 0.1,
 ) -> DeepLabV3MMSegHead:
-    """A DeepLabV3 head that mmsegmentation's checkpoints load into.
-
-    Args:
-        in_channels: of the four stages.
-        num_classes: K.
-        output_stride: of the backbone; the rates follow it.
-        width: channels of each branch.
-        atrous_rates: of the three 3x3 branches; None for 12, 24, 36 at output stride 8, half at 16.
-        dropout: of whole channels, before the last convolution.
-    """
-    aspp = ASPP(in_channels[-1], width, atrous_rates or rates_for(output_stride), fuse=3)
+    """Build the DeepLabV3 head of mmsegmentation's checkpoints; ``dropout`` drops whole channels."""
+    aspp = ASPP(in_channels[-1], width, atrous_rates or default_rates(output_stride), fuse=3)
     return DeepLabV3MMSegHead(aspp, width, num_classes, dropout=dropout)

@@ -1,4 +1,4 @@
-"""DeepLabV3+ (arXiv 1802.02611): ASPP, then a decoder that looks at the first stage again."""
+"""DeepLabV3+ (arXiv 1802.02611): ASPP, and a decoder that also reads the first stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.config import Fraction, PositiveInt
-from segkit.models.layers.aspp import ASPP, conv_norm_relu, rates_for
+from segkit.models.layers.aspp import ASPP, conv_norm_relu, default_rates
 from segkit.models.layers.dropout import Dropout
 
 
@@ -34,26 +34,19 @@ def build(
     in_channels: Sequence[int],
     num_classes: int,
     output_stride: int,
-    align_corners: bool,  # noqa: FBT001 - late values are positional
+    align_corners: bool,  # noqa: FBT001 - passed by name
     *,
     width: PositiveInt = 256,
     fine_width: PositiveInt = 48,
     atrous_rates: list[PositiveInt] | None = None,
     dropout: Fraction = 0.1,
 ) -> DeepLabV3PlusHead:
-    """A DeepLabV3+ head.
+    """Build a DeepLabV3+ head of ``width`` channels in each branch and in the decoder.
 
-    Args:
-        in_channels: of the four stages.
-        num_classes: K.
-        output_stride: of the backbone; the rates follow it.
-        align_corners: how the coarse features are resized.
-        width: channels of each branch and of the decoder.
-        fine_width: channels the first stage is reduced to.
-        atrous_rates: of the three 3x3 branches; None for 12, 24, 36 at output stride 8, half at 16.
-        dropout: in the ASPP and before the last convolution.
+    The first stage is reduced to ``fine_width`` channels. ``atrous_rates`` are those of DeepLabV3.
+    ``dropout`` applies in the ASPP and before the last convolution.
     """
-    aspp = ASPP(in_channels[-1], width, atrous_rates or rates_for(output_stride), dropout=dropout)
+    aspp = ASPP(in_channels[-1], width, atrous_rates or default_rates(output_stride), dropout=dropout)
     fine = conv_norm_relu(in_channels[0], fine_width)
     decoder = nn.Sequential(
         conv_norm_relu(width + fine_width, width, 3),

@@ -1,4 +1,4 @@
-"""The fully convolutional head (arXiv 1411.4038), on any stage; also the auxiliary head."""
+"""Fully convolutional head (arXiv 1411.4038) on any stage; also the auxiliary head."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segkit.models.layers.dropout import Dropout
 
 
 class FCNHead(nn.Module):
-    """3x3, BN, ReLU, dropout, 1x1 to the classes; names of the parts are those of PyTorch-Encoding."""
+    """3x3, BN, ReLU, dropout, 1x1 to the classes, with the parameter names of PyTorch-Encoding."""
 
     def __init__(self, in_channels: int, width: int, num_classes: int, *, stage: int, dropout: float) -> None:
         super().__init__()
@@ -38,14 +38,9 @@ def build(
     width: PositiveInt | None = None,
     dropout: Fraction = 0.1,
 ) -> FCNHead:
-    """An FCN head.
+    """Build an FCN head on a stage: 4, or 3 for the usual auxiliary head.
 
-    Args:
-        in_channels: of the four stages.
-        num_classes: K.
-        stage: which one to read; 3 for the usual auxiliary head.
-        width: channels inside; None for a quarter of the stage's.
-        dropout: before the last convolution.
+    ``width`` defaults to a quarter of the stage's channels.
     """
     channels = in_channels[stage - 1]
     return FCNHead(channels, width or channels // 4, num_classes, stage=stage, dropout=dropout)

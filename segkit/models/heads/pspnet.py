@@ -1,4 +1,4 @@
-"""PSPNet (arXiv 1612.01105): the map beside its means over four grids; names of PyTorch-Encoding."""
+"""PSPNet (arXiv 1612.01105), with the parameter names of PyTorch-Encoding."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ GRIDS = (1, 2, 3, 6)
 
 
 def pool_to_grid(x: Tensor, grid: int) -> Tensor:
-    """Mean of each cell of a grid: (B, C, h, w) to (B, C, grid, grid).
+    """Return the mean of each cell of a grid, (B, C, h, w) to (B, C, grid, grid).
 
-    Adaptive average pooling by two matrix products, whose gradient is deterministic on CUDA.
+    Two matrix products, as the gradient of adaptive average pooling is not deterministic on CUDA.
     """
-    rows, columns = (_cells(size, grid, x) for size in x.shape[2:])
+    rows, columns = (_cell_means(size, grid, x) for size in x.shape[2:])
     return rows @ x @ columns.T
 
 
-def _cells(size: int, grid: int, like: Tensor) -> Tensor:
+def _cell_means(size: int, grid: int, like: Tensor) -> Tensor:
     """Return (grid, size): row i averages positions floor(i * size / grid) to ceil((i + 1) * size / grid).
 
-    Built from tensors alone, so that an exported network takes any size.
+    Built from tensors only, so that an exported network takes any size.
     """
     row = torch.arange(grid, device=like.device)[:, None]
     start, end = row * size // grid, -(-(row + 1) * size // grid)
@@ -38,7 +38,7 @@ def _cells(size: int, grid: int, like: Tensor) -> Tensor:
 
 
 class PyramidPooling(nn.Module):
-    """(B, C, h, w) to (B, 2C, h, w): the map, and its means over each grid, each reduced to a quarter."""
+    """The map and its means over four grids, of C / 4 channels each: (B, C, h, w) to (B, 2C, h, w)."""
 
     def __init__(self, channels: int, *, align_corners: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class PyramidPooling(nn.Module):
         self.conv1[1] = PooledBatchNorm(channels // 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Side by side."""
+        """Join the map and its pooled versions."""
         out = [x]
         for conv, grid in zip((self.conv1, self.conv2, self.conv3, self.conv4), GRIDS, strict=True):
             means = conv(pool_to_grid(x, grid))
@@ -79,19 +79,14 @@ class PSPHead(nn.Module):
 def build(
     in_channels: Sequence[int],
     num_classes: int,
-    align_corners: bool,  # noqa: FBT001 - late values are positional
+    align_corners: bool,  # noqa: FBT001 - passed by name
     *,
     width: PositiveInt | None = None,
     dropout: Fraction = 0.1,
 ) -> PSPHead:
-    """A PSPNet head.
+    """Build a PSPNet head.
 
-    Args:
-        in_channels: of the four stages.
-        num_classes: K.
-        align_corners: how the pooled grids are resized.
-        width: channels after the pyramid; None for a quarter of the last stage's.
-        dropout: before the last convolution.
+    ``width``, the channels after the pyramid, defaults to a quarter of the last stage's.
     """
     channels = in_channels[-1]
     return PSPHead(

@@ -1,6 +1,6 @@
-"""UPerNet (arXiv 1807.10221) as mmsegmentation builds it: a pyramid pooling module on top of an FPN.
+"""UPerNet (arXiv 1807.10221) of mmsegmentation: a pyramid pooling module on top of an FPN.
 
-For backbones that are not dilated, such as ConvNeXt and Swin. mmsegmentation has ``align_corners=False``.
+For backbones that are not dilated, such as ConvNeXt and Swin. mmsegmentation uses ``align_corners=False``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from segkit.models.layers.pooled_norm import PooledBatchNorm
 
 
 class UPerHead(nn.Module):
-    """Laterals, a top-down path, and a 3x3 convolution of all levels; mmsegmentation's names."""
+    """Lateral convolutions, a top-down path and a 3x3 over all levels, with the names of mmsegmentation."""
 
     def __init__(
         self,
@@ -64,18 +64,10 @@ class UPerHead(nn.Module):
 def build(
     in_channels: Sequence[int],
     num_classes: int,
-    align_corners: bool,  # noqa: FBT001 - late values are positional
+    align_corners: bool,  # noqa: FBT001 - passed by name
     *,
     width: PositiveInt = 512,
     dropout: Fraction = 0.1,
 ) -> UPerHead:
-    """Build a UPerNet head.
-
-    Args:
-        in_channels: of the four stages.
-        num_classes: K.
-        align_corners: of every resize.
-        width: channels of every level.
-        dropout: share of the channels left out before the last convolution.
-    """
+    """Build a UPerNet head of ``width`` channels in every level; ``dropout`` drops whole channels."""
     return UPerHead(in_channels, width, num_classes, align_corners=align_corners, dropout=dropout)

@@ -1,1 +1,1 @@
-"""Blocks the networks are made of; each file states its equation."""
+"""Layers of the networks; each file states its equation."""

@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling (arXiv 1706.05587): one map seen at several rates and as a whole."""
+"""Atrous spatial pyramid pooling (arXiv 1706.05587): convolutions at several rates, and the global mean."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from segkit.models.layers.pooled_norm import PooledBatchNorm
 RATES_AT_8 = (12, 24, 36)
 
 
-def rates_for(output_stride: int) -> list[int]:
-    """Rates that look equally far in pixels of the image whatever the output stride: (6, 12, 18) at 16."""
+def default_rates(output_stride: int) -> list[int]:
+    """Return rates of equal reach in pixels of the image for any output stride: 6, 12, 18 at 16."""
     return [rate * 8 // output_stride for rate in RATES_AT_8]
 
 
 def conv_norm_relu(in_channels: int, width: int, size: int = 1, dilation: int = 1) -> nn.Sequential:
-    """A convolution that keeps the size, normalized and rectified."""
+    """Return a convolution that keeps the size, with batch normalization and ReLU."""
     padding = dilation * (size // 2)
     conv = nn.Conv2d(in_channels, width, size, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
 class ImagePooling(nn.Module):
-    """The mean of the whole map at every position: (B, C, h, w) to (B, width, h, w)."""
+    """Global mean, projected and repeated at every position: (B, C, h, w) to (B, width, h, w)."""
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class ImagePooling(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool, project, normalize, expand."""
+        """Pool, project and normalize the map, and expand it to its size."""
         mean = x.mean((2, 3), keepdim=True)  # AdaptiveAvgPool2d is not deterministic on CUDA
         return self.gap(mean).expand(-1, -1, *x.shape[2:])
 
 
 class ASPP(nn.Module):
-    """A 1x1, three 3x3 at the given rates and the pooled image, joined by a convolution of size ``fuse``."""
+    """A 1x1, three 3x3 at the given rates and image pooling, joined by a convolution of size ``fuse``."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class ASPP(nn.Module):
         super().__init__()
         if len(rates) != 3:
             raise ValueError(
-                f"atrous_rates {list(rates)} has {len(rates)} values; three are needed, such as [12, 24, 36]"
+                f"model.head.atrous_rates={list(rates)}: three values are needed, such as [12, 24, 36]"
             )
         self.rates = tuple(rates)
         self.b0 = conv_norm_relu(in_channels, width)

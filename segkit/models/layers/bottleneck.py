@@ -1,4 +1,4 @@
-"""The bottleneck all networks here share (arXiv 1512.03385): replaceable 3x3, replaceable attention."""
+"""Bottleneck (arXiv 1512.03385) with a replaceable 3x3 and a replaceable attention."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ EXPANSION = 4
 
 
 def conv3x3(channels: int, stride: int = 1, dilation: int = 1, *, groups: int = 1) -> nn.Conv2d:
-    """The plain 3x3 convolution, padded so that only the stride changes the size."""
+    """Return a 3x3 convolution, padded so that only the stride changes the size."""
     return nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=groups, bias=False)
 
 
 class Design(NamedTuple):
-    """What tells one kind of bottleneck from another."""
+    """Settings that are the same for all bottlenecks of a network."""
 
-    bottleneck_width: int = 64  # channels of each group of the 3x3, where the stage has 64
+    bottleneck_width: int = 64  # channels of each group of the 3x3 in the first stage of the published width
     cardinality: int = 1  # groups of the 3x3
-    radix: int = 1  # parts of each group, of equal width
+    radix: int = 1  # splits of each group
     spatial: Callable[[int, int, int], nn.Module] = conv3x3  # (channels, stride, dilation) -> the 3x3
-    attention: Callable[[int], nn.Module] = nn.Identity  # (channels) -> what follows the last normalization
-    average_down: bool = False  # shortcut: average pool, then 1x1, in place of a strided 1x1
+    attention: Callable[[int], nn.Module] = nn.Identity  # (channels) -> after the last normalization
+    average_down: bool = False  # shortcut: average pool and 1x1 instead of a strided 1x1
     pool: Literal["none", "after", "before", "strided"] = "none"
-    """A 3x3 average pool takes over the stride of the 3x3 convolution, after or before it. It stands in the
-    first block of stages 2 to 4, also where dilation replaced the stride; ``strided`` leaves it out there."""
+    """A 3x3 average pool takes over the stride of the 3x3 convolution, after or before it. It is in the first
+    block of stages 2 to 4, also where dilation replaced the stride; ``strided`` leaves it out there."""
 
 
 class Bottleneck(nn.Module):
@@ -41,7 +41,7 @@ class Bottleneck(nn.Module):
         self, in_channels: int, channels: int, stride: int, dilation: int, *, design: Design, pooled: bool
     ) -> None:
         super().__init__()
-        group = max(channels * design.bottleneck_width // 64, 1)  # of a thin network: not below one
+        group = max(channels * design.bottleneck_width // 64, 1)  # at least one in thin networks
         inner = round_up(group, design.radix) * design.cardinality
         out_channels = channels * EXPANSION
         pool = pooled and (design.pool in ("after", "before") or (design.pool == "strided" and stride > 1))
@@ -54,11 +54,11 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.attention = design.attention(out_channels)
-        self.drop: nn.Module = nn.Identity()  # a DropBlock where one is asked for
+        self.drop: nn.Module = nn.Identity()  # replaced by a DropBlock on request
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride > 1 or in_channels != out_channels:
-            self.downsample = projection(in_channels, out_channels, stride, average=design.average_down)
+            self.downsample = make_projection(in_channels, out_channels, stride, average=design.average_down)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features to features."""
@@ -75,12 +75,12 @@ class Bottleneck(nn.Module):
         return self.relu(out + shortcut)
 
 
-def projection(in_channels: int, out_channels: int, stride: int, *, average: bool) -> nn.Sequential:
-    """The projection beside a block that changes the shape; the pool, when there is one, has index 0."""
+def make_projection(in_channels: int, out_channels: int, stride: int, *, average: bool) -> nn.Sequential:
+    """Return the projection of a shortcut that changes the shape; its pool, if any, has index 0."""
     norm = nn.BatchNorm2d(out_channels)
     if not average:
         return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm)
-    pool = (
-        nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
-    )
+    pool = nn.Identity()
+    if stride > 1:
+        pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
     return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), norm)

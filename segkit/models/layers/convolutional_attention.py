@@ -3,8 +3,7 @@
     F'  = F * sigmoid(MLP(mean over H x W of F) + MLP(max over H x W of F))       one MLP, W1 relu(W0 .)
     F'' = F' * sigmoid(conv([max over C of F'; mean over C of F']))               7x7
 
-Where the authors' code says more than their equations it is followed: both matrices have a bias, the 7x7 has
-none and is normalized.
+As in the authors' code, both matrices have a bias; the 7x7 has none and is normalized.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ class ConvolutionalAttention(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.fc2 = nn.Conv2d(inner, channels, 1)
         self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(1, momentum=0.01)  # of the authors' code
+        self.bn = nn.BatchNorm2d(1, momentum=0.01)  # as in the authors' code
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale each channel, then each position."""
         mean, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)  # (B, C, 1, 1)
-        x = x * (self.dense(mean) + self.dense(peak)).sigmoid()
+        x = x * (self.mlp(mean) + self.mlp(peak)).sigmoid()
         pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)  # (B, 2, H, W)
         return x * self.bn(self.conv(pooled)).sigmoid()
 
-    def dense(self, pooled: Tensor) -> Tensor:
-        """The MLP over channels: (B, C, 1, 1) to the same."""
+    def mlp(self, pooled: Tensor) -> Tensor:
+        """Apply the MLP over channels, (B, C, 1, 1) to the same."""
         return self.fc2(self.relu(self.fc1(pooled)))

@@ -1,10 +1,10 @@
-"""DropBlock (arXiv 1810.12890): dropout of squares of a map, whose cells are too alike to drop singly.
+"""DropBlock (arXiv 1810.12890): dropout of squares of a map, as neighboring cells are correlated.
 
-Seeds fall with probability gamma where a block fits entirely; each takes its block with it:
+A cell is the corner of a dropped block with probability gamma, where the block fits entirely:
 
     gamma = p / size^2 * (H * W) / ((H - size + 1) * (W - size + 1))
 
-What is left is scaled so that the mean stays.
+The remaining values are scaled to keep the mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class DropBlock(nn.Module):
         self.probability, self.size = probability, size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features to features; a map smaller than a block is left alone."""
+        """Drop blocks; a map smaller than a block is returned unchanged."""
         height, width = x.shape[2:]
         rows, columns = height - self.size + 1, width - self.size + 1
         if not self.training or min(rows, columns) < 1:
@@ -31,5 +31,5 @@ class DropBlock(nn.Module):
         seeds = (torch.rand(*x.shape[:2], rows, columns, device=x.device) < gamma).to(x.dtype)
         dropped = F.max_pool2d(F.pad(seeds, [self.size - 1] * 4), self.size, 1)  # (B, C, H, W)
         kept = 1 - dropped
-        precise = torch.promote_types(x.dtype, torch.float32)  # half precision cannot count the cells
+        precise = torch.promote_types(x.dtype, torch.float32)  # half precision cannot count cells
         return x * kept * (kept.numel() / kept.sum(dtype=precise).clamp(min=1)).to(x.dtype)

@@ -1,6 +1,6 @@
-"""Dropout whose mask depends on the seed and the shape alone.
+"""Dropout whose mask depends on the seed and the shape only.
 
-PyTorch draws a mask in the memory order of the map, so channels last drops other elements.
+PyTorch samples a mask in the memory order of the map, so channels-last maps lose other elements.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` whose mask is drawn in row-major order, whatever the layout and dtype of the map."""
+    """``nn.Dropout`` whose mask is sampled in row-major order for any layout and dtype of the map."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Zero elements with probability ``p`` and scale the rest by ``1 / (1 - p)``, in training only."""
@@ -24,7 +24,7 @@ class Dropout(nn.Dropout):
 
 
 def fix_dropout_masks(model: nn.Module) -> None:
-    """Make every ``nn.Dropout`` in a model, also those of plug-ins and of timm, a ``Dropout``, in place."""
+    """Replace every ``nn.Dropout`` in a model, also of plug-ins and timm, by ``Dropout``, in place."""
     for module in model.modules():
         if type(module) is nn.Dropout and not module.inplace:
             module.__class__ = Dropout

@@ -1,9 +1,9 @@
-"""Selective kernel (SKNet, arXiv 1903.06586): branches of growing reach, weighed per channel.
+"""Selective kernel (SKNet, arXiv 1903.06586): branches of growing dilation, weighted per channel.
 
     U_m = relu(BN(conv of branch m));   s = mean over H x W of sum_m U_m
-    z = relu(BN(W s)), of max(C / 16, 32) values;   a_m = softmax over m of A_m z;   V = sum_m a_m * U_m
+    z = relu(BN(W s)) with max(C / 16, 32) values;   a_m = softmax over m of A_m z;   V = sum_m a_m * U_m
 
-Branch m is a grouped 3x3 with dilation m (2 in place of the paper's 5x5, as the paper itself does).
+Branch m is a grouped 3x3 with dilation m (2 instead of a 5x5, as in the paper).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEAST_INNER = 32
 
 
 class Kernel(NamedTuple):
-    """The 3x3 of one branch."""
+    """Settings of the 3x3 of one branch."""
 
     dilation: int
     groups: int = 32
@@ -33,7 +33,7 @@ PAPER = (Kernel(1), Kernel(2))
 
 
 class Branch(nn.Module):
-    """Convolution, normalization, rectifier."""
+    """Convolution, normalization, ReLU."""
 
     def __init__(self, channels: int, stride: int, dilation: int, groups: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Branch(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """U of this branch."""
+        """Return U of this branch."""
         return self.relu(self.bn(self.conv(x)))
 
 
@@ -59,15 +59,15 @@ class Selection(nn.Module):
         self.fc_select = nn.Conv2d(inner, channels * branches, 1, bias=False)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Weights that sum to one over the branches."""
+        """Return weights that sum to one over the branches."""
         z = self.relu(self.bn(self.fc_reduce(pooled)))
         return self.fc_select(z).unflatten(1, (self.branches, -1)).softmax(1)
 
 
 class SelectiveKernel(nn.Module):
-    """Takes the place of a 3x3: (B, C, H, W) to (B, C, H/stride, W/stride).
+    """Replacement for a 3x3: (B, C, H, W) to (B, C, H/stride, W/stride).
 
-    Where a thin network has fewer channels than groups, a branch has as many groups as divide both.
+    In thin networks, a branch has the greatest common divisor of channels and groups as groups.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SelectiveKernel(nn.Module):
         self.attn = Selection(channels, len(kernels), reduction=reduction, least_inner=least_inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        """V: the branches, blended."""
+        """Return V, the weighted sum of the branches."""
         maps = [path(x) for path in self.paths]
         means = torch.stack([u.mean((2, 3), keepdim=True) for u in maps]).sum(0)
         return weighted_sum(maps, self.attn(means))

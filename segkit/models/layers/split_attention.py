@@ -1,14 +1,14 @@
 """Split-Attention (ResNeSt, arXiv 2004.08955, section 3).
 
 C channels form K cardinal groups (cardinality) of R splits each (radix). With U_i the grouped 3x3
-convolution, normalized and rectified, of split i:
+convolution with normalization and ReLU of split i:
 
     s^k   = mean over H x W of sum_i U_i^k                 (C / K values)
     a_i^k = softmax over i of G_i(s^k)                     (R > 1;   sigmoid(G(s^k)) when R = 1)
     V^k   = sum_i a_i^k * U_i^k
 
-Splits are radix-major: the channels of one split lie next to each other, so that all groups are ONE grouped
-convolution and the attention is one pass.
+Splits are radix-major: the channels of one split are contiguous, so that all groups are one grouped
+convolution.
 """
 
 from __future__ import annotations
@@ -24,10 +24,7 @@ LEAST_INNER = 32  # channels between the two fully connected layers, at least
 
 
 class SplitAttention(nn.Module):
-    """A 3x3 convolution whose splits are weighed against each other; takes the place of a plain 3x3.
-
-    Names of the parts are those of the published weights.
-    """
+    """Replacement for a 3x3; its parts have the names of the published weights."""
 
     def __init__(
         self,
@@ -44,15 +41,15 @@ class SplitAttention(nn.Module):
         if channels % (cardinality * radix):
             nearest = round_up(channels, cardinality * radix)
             raise ValueError(
-                f"Split-Attention over {channels} channels cannot be divided into cardinality "
-                f"{cardinality} x radix {radix} groups; nearest: {nearest} channels"
+                f"Split-Attention over {channels} channels: must be a multiple of cardinality "
+                f"{cardinality} x radix {radix}; nearest: {nearest} channels"
             )
         self.radix, self.cardinality = radix, cardinality
         self.conv = nn.Conv2d(
             channels, channels * radix, 3, stride, dilation, dilation, groups=cardinality * radix, bias=False
         )
         self.bn0 = nn.BatchNorm2d(channels * radix)
-        self.drop: nn.Module = nn.Identity()  # a DropBlock where one is asked for
+        self.drop: nn.Module = nn.Identity()  # replaced by a DropBlock on request
         self.relu = nn.ReLU(inplace=True)
         self.fc1 = nn.Conv2d(channels, inner, 1, groups=cardinality)
         self.bn1 = PooledBatchNorm(inner)
@@ -66,7 +63,7 @@ class SplitAttention(nn.Module):
         return weighted_sum(x.chunk(self.radix, 1), self.attention(scores))  # V
 
     def attention(self, scores: Tensor) -> Tensor:
-        """Scores (B, K*R*C/K, 1, 1) as ``fc2`` gives them to weights (B, R, C, 1, 1) of the splits."""
+        """Return the weights (B, R, C, 1, 1) of the splits for scores (B, R*C, 1, 1) of ``fc2``."""
         scores = scores.flatten(1).unflatten(1, (self.cardinality, self.radix, -1)).transpose(1, 2)
         weights = scores.softmax(1) if self.radix > 1 else scores.sigmoid()  # (B, R, K, C/K)
         return weights.flatten(2)[..., None, None]

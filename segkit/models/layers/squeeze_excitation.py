@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation (arXiv 1709.01507): every channel scaled by what the whole map says.
+"""Squeeze-and-excitation (arXiv 1709.01507): scale each channel by a function of the global mean.
 
 z = mean over H x W of x;   s = sigmoid(W2 relu(W1 z));   y = s * x
 """

@@ -1,1 +1,1 @@
-"""Learning-rate policies, one a file: ``build(total, ...)`` gives iteration -> factor."""
+"""Learning-rate schedules, one per file: ``build(total, ...)`` returns iteration -> factor."""

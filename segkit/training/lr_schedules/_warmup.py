@@ -1,4 +1,4 @@
-"""The linear warm-up that stands before every decay; toolkits differ in where the decay begins."""
+"""Linear warmup before a decay; toolkits differ in where the decay begins."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Literal
 
 from segkit.runtime.text import format_count
 
-Decay = Callable[[int, int], float]  # (iterations decayed, of how many) -> factor
+Decay = Callable[[int, int], float]  # (iteration of the decay, its length) -> factor
 Kind = Literal["overlap", "encoding", "mmseg"]
 
 
 def with_warmup(decay: Decay, total: int, *, warmup_iterations: int, warmup: Kind) -> Callable[[int], float]:
-    """The factor of an iteration: a rise over W of the T iterations, and a decay.
+    """Return the function from an iteration to its learning-rate factor: a warmup, then a decay.
 
     Args:
-        decay: the factor after so many of so many iterations.
-        total: T, iterations of the whole training.
+        decay: the factor without warmup.
+        total: T, iterations of the training.
         warmup_iterations: W.
-        warmup: ``overlap``: the decay counts from iteration 0 and the rise, (t + 1) / (W + 1), is multiplied
-            into it (mmcv before 2). ``encoding``: t / W, from 0, then the decay over the other T - W
-            iterations (PyTorch-Encoding). ``mmseg``: from 1e-6 to 1 at the last of the W, then the decay over
-            the others (``LinearLR`` and ``PolyLR`` of mmsegmentation 1).
+        warmup: ``overlap``: the decay starts at iteration 0 and is multiplied by (t + 1) / (W + 1) (mmcv
+            before 2). ``encoding``: t / W, then the decay over the other T - W iterations (PyTorch-Encoding).
+            ``mmseg``: from 1e-6 to 1 at the last of the W, then the decay over the others (``LinearLR`` and
+            ``PolyLR`` of mmsegmentation 1).
 
     Raises:
-        ValueError: the warm-up is not shorter than the training.
+        ValueError: the warmup is not shorter than the training.
     """
     if warmup_iterations >= total:
         raise ValueError(

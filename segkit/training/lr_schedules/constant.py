@@ -1,4 +1,4 @@
-"""One rate throughout, after a linear warm-up."""
+"""Constant learning rate, after a linear warmup."""
 
 from __future__ import annotations
 
@@ -15,16 +15,7 @@ def build(
     warmup_iterations: NonNegativeInt = 0,
     warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
 ) -> Callable[[int], float]:
-    """The factor by which an iteration multiplies every group's learning rate.
-
-    Args:
-        total: iterations of the whole training.
-        warmup_iterations: over these the factor rises linearly.
-        warmup: whose; see ``segkit.training.lr_schedules._warmup``.
-
-    Raises:
-        ValueError: the warm-up is not shorter than the training.
-    """
+    """Return the function from an iteration to its learning-rate factor; see ``with_warmup``."""
 
     def decay(iteration: int, length: int) -> float:
         del iteration, length

@@ -1,4 +1,4 @@
-"""Cosine decay (arXiv 1608.03983, without restarts), after a linear warm-up."""
+"""Cosine decay (arXiv 1608.03983, without restarts), after a linear warmup."""
 
 from __future__ import annotations
 
@@ -17,16 +17,9 @@ def build(
     warmup_iterations: NonNegativeInt = 0,
     warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
 ) -> Callable[[int], float]:
-    """The factor by which an iteration multiplies every group's learning rate.
+    """Return the function from an iteration to its learning-rate factor, which ends at ``final``.
 
-    Args:
-        total: iterations of the whole training.
-        final: the factor at the end.
-        warmup_iterations: over these the factor rises linearly.
-        warmup: whose; see ``segkit.training.lr_schedules._warmup``.
-
-    Raises:
-        ValueError: the warm-up is not shorter than the training.
+    See ``with_warmup``.
     """
 
     def decay(iteration: int, length: int) -> float:

@@ -1,7 +1,4 @@
-"""One cycle (arXiv 1708.07120): a cosine up to the rate, and a cosine down to almost nothing.
-
-The rise is a warm-up of its own, so the linear one of the other policies is not offered.
-"""
+"""One cycle (arXiv 1708.07120): cosine increase to the learning rate, cosine decay to almost zero."""
 
 from __future__ import annotations
 
@@ -18,25 +15,21 @@ def build(
     initial: Fraction = 0.04,
     final: Fraction = 4e-6,
 ) -> Callable[[int], float]:
-    """The factor by which an iteration multiplies every group's learning rate.
+    """Return the function from an iteration to its learning-rate factor.
 
-    Args:
-        total: iterations of the whole training.
-        rise: share of them in which the factor rises to 1.
-        initial: the factor at the first iteration.
-        final: the factor at the last one.
+    The factor rises from ``initial`` to 1 in the share ``rise`` of the iterations, then falls to ``final``.
     """
-    top = rise * total - 1  # torch.optim.lr_scheduler.OneCycleLR counts so
+    top = rise * total - 1  # as in torch.optim.lr_scheduler.OneCycleLR
 
     def factor(iteration: int) -> float:
         if iteration <= top:
-            return _between(initial, 1.0, iteration / top if top else 1.0)
-        return _between(
-            1.0, final, min(1.0, (iteration - top) / (total - 1 - top)) if top < total - 1 else 1.0
-        )
+            return _interpolate(initial, 1.0, iteration / top if top else 1.0)
+        if top >= total - 1:
+            return final
+        return _interpolate(1.0, final, min(1.0, (iteration - top) / (total - 1 - top)))
 
     return factor
 
 
-def _between(start: float, end: float, share: float) -> float:
+def _interpolate(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))

@@ -1,4 +1,4 @@
-"""Polynomial decay per iteration (arXiv 1606.00915): (1 - t / T) ** power, after a linear warm-up."""
+"""Polynomial decay per iteration (arXiv 1606.00915): (1 - t / T) ** power, after a linear warmup."""
 
 from __future__ import annotations
 
@@ -17,17 +17,9 @@ def build(
     warmup_iterations: NonNegativeInt = 0,
     warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
 ) -> Callable[[int], float]:
-    """The factor by which an iteration multiplies every group's learning rate.
+    """Return the function from an iteration to its learning-rate factor.
 
-    Args:
-        total: iterations of the whole training.
-        power: of the decay; 1 is linear.
-        final: the factor never falls below it (mmsegmentation ends at 0.01: 1e-4 of 1e-2).
-        warmup_iterations: over these the factor rises linearly.
-        warmup: whose; see ``segkit.training.lr_schedules._warmup``.
-
-    Raises:
-        ValueError: the warm-up is not shorter than the training.
+    The factor falls to ``final`` (mmsegmentation ends at 0.01: 1e-4 of 1e-2). See ``with_warmup``.
     """
 
     def decay(iteration: int, length: int) -> float:

@@ -1,4 +1,4 @@
-"""A rate that falls at given iterations, after a linear warm-up."""
+"""Step decay at given iterations, after a linear warmup."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from segkit.config import Fraction, NonNegativeInt, PositiveInt
-from segkit.runtime.text import format_count
+from segkit.runtime.wording import write_count
 from segkit.training.lr_schedules._warmup import with_warmup
 
 
@@ -19,23 +19,19 @@ def build(
     warmup_iterations: NonNegativeInt = 0,
     warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
 ) -> Callable[[int], float]:
-    """The factor by which an iteration multiplies every group's learning rate.
+    """Return the function from an iteration to its learning-rate factor.
 
-    Args:
-        total: iterations of the whole training.
-        milestones: iterations, counted from the start of the training, at which the rate falls.
-        gamma: what each of them multiplies it by.
-        warmup_iterations: over these the factor rises linearly.
-        warmup: whose; see ``segkit.training.lr_schedules._warmup``.
+    Each of the ``milestones``, iterations counted from the start, multiplies it by ``gamma``. See
+    ``with_warmup``.
 
     Raises:
-        ValueError: a milestone lies outside the training, or the warm-up is not shorter than it.
+        ValueError: a milestone lies outside the training.
     """
     late = [milestone for milestone in milestones if milestone >= total]
     if late:
         raise ValueError(
-            f"schedule.lr_schedule.milestones={milestones}: {late[0]} is not before the end,"
-            f" {format_count(total, 'iteration')}"
+            f"schedule.lr_schedule.milestones={milestones}: must be before the end of the"
+            f" training, {write_count(total, 'iteration')}"
         )
     ordered = sorted(milestones)
 

@@ -1,1 +1,1 @@
-"""Optimizers, one a file: ``build(groups, lr, ...)``."""
+"""Optimizers, one per file: ``build(groups, lr, ...)``."""

@@ -1,4 +1,4 @@
-"""PyTorch's fused kernels, which move each weight in one pass over memory: half the time on a CPU."""
+"""PyTorch's fused optimizer kernels, which take half the time on a CPU."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def is_fusible(groups: list[dict[str, Any]]) -> bool:
 
 
 def with_equal_layouts(optimizer: Optimizer) -> Optimizer:
-    """Let an optimizer give gradients and momenta the memory layout of their weights before each step.
+    """Let an optimizer convert gradients and momenta to the memory layout of their weights before each step.
 
-    The fused kernels go through memory and would mix up elements without an error, as after resuming with
+    Fused kernels read memory in order. They would mix up elements without an error after resuming with
     another ``runtime.channels_last``.
     """
     optimizer.register_step_pre_hook(_match_layouts)
@@ -27,7 +27,9 @@ def with_equal_layouts(optimizer: Optimizer) -> Optimizer:
 
 def _match_layouts(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
-        for parameter in group["params"] if group.get("fused") else ():
+        if not group.get("fused"):
+            continue
+        for parameter in group["params"]:
             if parameter.grad is not None and _differ(parameter, parameter.grad):
                 parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
             state = optimizer.state.get(parameter, {})
@@ -40,4 +42,4 @@ def _differ(parameter: Tensor, other: Tensor) -> bool:
     if parameter.stride() == other.stride():
         return False
     strides = zip(parameter.shape, parameter.stride(), other.stride(), strict=True)
-    return any(own != its for size, own, its in strides if size > 1)
+    return any(own != others for size, own, others in strides if size > 1)

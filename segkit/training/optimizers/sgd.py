@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with momentum, the optimizer of every published recipe here."""
+"""Stochastic gradient descent with momentum, the optimizer of the published recipes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,22 @@ def build(
     weight_decay: Annotated[float, Range(least=0, most=10)] = 1e-4,
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
-    """SGD over parameter groups; weight decay is that of groups that do not say their own.
+    """Build SGD; ``weight_decay`` applies to groups without their own.
 
     Raises:
-        ValueError: Nesterov's variant without a momentum.
+        ValueError: Nesterov's variant without momentum.
     """
     if nesterov and not momentum:
         raise ValueError(
-            "schedule.optimizer.nesterov=true with schedule.optimizer.momentum=0: it looks ahead along the"
-            " momentum, so give one, 0.9 say"
+            "schedule.optimizer.nesterov=true with schedule.optimizer.momentum=0: Nesterov's variant needs a"
+            " momentum. Set schedule.optimizer.momentum=0.9"
         )
-    how: dict[str, Any] = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-    return with_equal_layouts(torch.optim.SGD(groups, lr=lr, fused=is_fusible(groups), **how))
+    optimizer = torch.optim.SGD(
+        groups,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        fused=is_fusible(groups),
+    )
+    return with_equal_layouts(optimizer)

@@ -20,13 +20,13 @@ THIN = [
 ]
 
 
-def built(backbone, bands=3, **settings):
+def build_model(backbone, bands=3, **settings):
     head = {"name": "fcn", "width": 8}
     colors = {"mean": (0.5,) * bands, "std": (0.25,) * bands}
     return segmenter.build(4, backbone=backbone, head=head, **colors, **settings).eval()
 
 
-def saved(network, path):
+def save(network, path):
     torch.save(network.state_dict(), path)
     return str(path)
 
@@ -34,8 +34,8 @@ def saved(network, path):
 @pytest.mark.medium
 @pytest.mark.parametrize("bands", [1, 2, 4, 13])
 @pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
-def test_a_network_of_any_bands_learns_counts_and_predicts(backbone, bands):
-    model = built(backbone, bands).train()
+def test_network_of_any_bands_trains_and_predicts(backbone, bands):
+    model = build_model(backbone, bands).train()
     assert model.in_channels == bands
     image = torch.randint(0, 256, (2, bands, 33, 40), dtype=torch.uint8)
     model(image).main.sum().backward()
@@ -53,20 +53,16 @@ def test_a_network_of_any_bands_learns_counts_and_predicts(backbone, bands):
 @pytest.mark.parametrize("bands", [1, 2, 4, 7])
 @pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_by_the_mean_equal_bands_say_what_the_rgb_network_says_of_gray(
-    backbone, bands, whole, tmp_path, caplog
-):
+def test_mean_rule_equals_rgb_network_on_gray_images(backbone, bands, whole, tmp_path, caplog):
     caplog.set_level(logging.INFO, "segkit")
-    rgb = built(backbone)
+    rgb = build_model(backbone)
     if whole:
-        wide = built(backbone, bands, weights=saved(rgb, tmp_path / "x.pth"))
+        wide = build_model(backbone, bands, weights=save(rgb, tmp_path / "x.pth"))
     else:
-        trunk = saved(rgb.backbone.body if backbone["name"] == "timm" else rgb.backbone, tmp_path / "x.pth")
-        wide = built({**backbone, "weights": trunk}, bands)
+        trunk = save(rgb.backbone.body if backbone["name"] == "timm" else rgb.backbone, tmp_path / "x.pth")
+        wide = build_model({**backbone, "weights": trunk}, bands)
         wide.head = rgb.head
-    assert (
-        f"to {bands}, by the rule mean" in caplog.text or f"reads {bands} bands in place of 3" in caplog.text
-    )
+    assert f"adapted from 3 to {bands} bands (model.stem_weights=mean)" in caplog.text
     gray = torch.randint(0, 256, (1, 1, 40, 56), dtype=torch.uint8)
     with torch.no_grad():
         expected = rgb(gray.expand(-1, 3, -1, -1)).main
@@ -77,23 +73,23 @@ def test_by_the_mean_equal_bands_say_what_the_rgb_network_says_of_gray(
 
 
 @pytest.mark.parametrize("bands", [2, 5])
-def test_the_first_three_are_kept_and_the_rest_is_as_large(bands, tmp_path):
-    rgb = built(THIN[0])
-    path = saved(rgb, tmp_path / "x.pth")
-    wide = built(THIN[0], bands, weights=path, stem_weights="first_three").backbone.conv1[0].weight
+def test_first_three_rule_keeps_rgb_filters(bands, tmp_path):
+    rgb = build_model(THIN[0])
+    path = save(rgb, tmp_path / "x.pth")
+    wide = build_model(THIN[0], bands, weights=path, stem_weights="first_three").backbone.conv1[0].weight
     published = rgb.backbone.conv1[0].weight
     assert torch.equal(wide[:, :3], published[:, :bands])
     if bands > 3:
         assert 0.5 < wide[:, 3:].std() / published.std() < 2
         image = torch.rand(1, bands, 32, 32)
         image[:, 3:] = 0  # bands of their mean everywhere
-        kept = built(THIN[0], bands, weights=path, stem_weights="first_three")
+        kept = build_model(THIN[0], bands, weights=path, stem_weights="first_three")
         torch.testing.assert_close(kept(image).main, rgb(image[:, :3]).main, rtol=1e-4, atol=1e-5)
 
 
-def test_fresh_filters_are_none_of_the_published(tmp_path):
-    rgb = built(THIN[1])
-    wide = built(THIN[1], 4, weights=saved(rgb, tmp_path / "x.pth"), stem_weights="fresh")
+def test_fresh_rule_replaces_all_filters(tmp_path):
+    rgb = build_model(THIN[1])
+    wide = build_model(THIN[1], 4, weights=save(rgb, tmp_path / "x.pth"), stem_weights="fresh")
     mine, published = wide.backbone.conv1.weight, rgb.backbone.conv1.weight
     assert not any(torch.equal(mine[:, i], published[:, j]) for i in range(4) for j in range(3))
     assert 0.5 < mine.std() / published.std() < 2
@@ -102,33 +98,33 @@ def test_fresh_filters_are_none_of_the_published(tmp_path):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
-def test_weights_of_as_many_bands_are_taken_as_they_are(backbone, tmp_path):
-    trained = built(backbone, 5)
-    path = saved(trained, tmp_path / "x.pth")
-    for again in (built(backbone, 5, weights=path), built({**backbone, "weights": path}, 5)):
+def test_weights_of_equal_bands_load_unchanged(backbone, tmp_path):
+    trained = build_model(backbone, 5)
+    path = save(trained, tmp_path / "x.pth")
+    for again in (build_model(backbone, 5, weights=path), build_model({**backbone, "weights": path}, 5)):
         for name, conv in stems.input_convs(again.backbone).items():
             assert torch.equal(conv.weight, trained.backbone.get_submodule(name).weight)
-    with pytest.raises(
-        ValueError, match=r"model.mean has 4 values, and \S+ of this .* reads 5 bands; only a stem"
-    ):
-        built({**backbone, "weights": path}, 4)
+    with pytest.raises(ValueError, match=r"model.mean has 4 values, but \S+ of this .* reads 5 bands"):
+        build_model({**backbone, "weights": path}, 4)
 
 
-def test_with_three_bands_nothing_moves(tmp_path):
-    path = saved(built(THIN[0]), tmp_path / "x.pth")
-    loaded = [built(THIN[0], weights=path, stem_weights=rule).state_dict() for rule in ("mean", "fresh")]
+def test_rule_does_not_matter_for_three_bands(tmp_path):
+    path = save(build_model(THIN[0]), tmp_path / "x.pth")
+    loaded = [
+        build_model(THIN[0], weights=path, stem_weights=rule).state_dict() for rule in ("mean", "fresh")
+    ]
     assert all(torch.equal(tensor, loaded[1][name]) for name, tensor in loaded[0].items())
 
 
-def test_a_mean_and_a_deviation_for_each_band():
+def test_every_band_needs_mean_and_std():
     settings = {"backbone": THIN[0], "head": {"name": "fcn"}}
-    with pytest.raises(ValueError, match=r"model.mean has 4 values and model.std 3: give one of each"):
+    with pytest.raises(ValueError, match=r"model.mean has 4 values, model.std has 3: both need one"):
         segmenter.build(4, **settings, mean=(0.5,) * 4)
-    with pytest.raises(ValueError, match=r"image batch is \(B, 2, H, W\).*\(1, 3, 8, 8\)"):
-        built(THIN[0], 2)(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 8, 8\): must be \(B, 2, H, W\)"):
+        build_model(THIN[0], 2)(torch.zeros(1, 3, 8, 8))
 
 
-def test_the_convolutions_that_read_the_image_are_found_in_every_family():
+def test_input_convolutions_are_found_in_every_family():
     for name, variant in (("resnet", "se_50"), ("resnet", "sknet_50"), ("resnest", "50")):
         thin = registry.build("models.backbones", {"name": name, "variant": variant, "width": 6})
         assert [conv.in_channels for conv in stems.input_convs(thin).values()] == [3]

@@ -1,7 +1,7 @@
-"""Split-Attention and global pooling with gradients that are written once.
+"""Split-Attention and image pooling whose gradients are written once.
 
-Plain autograd makes the gradient of each split and joins them afterwards, and writes that of the pooled map,
-which is the same everywhere, at full size and in another layout before the two are added.
+Plain autograd makes the gradient of each split and joins them afterwards. It writes the gradient of a pooled
+map, which is the same everywhere, at full size and in another layout before the two are added.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segkit.cpu.recompute import note
+from segkit.cpu.recompute import register_result
+from segkit.models.layers.aspp import ImagePooling
 from segkit.models.layers.blend import weighted_sum
 from segkit.models.layers.split_attention import SplitAttention
 
 
 class FastSplitAttention(SplitAttention):
-    """``SplitAttention`` whose splits and pooled map have gradients of their own."""
+    """``SplitAttention`` with its own gradients for the splits and the pooled map."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, C, H, W) to (B, C, H/stride, W/stride)."""
@@ -31,9 +32,25 @@ class FastSplitAttention(SplitAttention):
         return weighted_splits(x, self.attention(scores))
 
 
+class FastImagePooling(ImagePooling):
+    """``ImagePooling`` whose result has the memory format of its input.
+
+    An expanded mean has no layout, so joining it to channels-last maps would convert all of them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, h, w) to (B, width, h, w)."""
+        if not self.training or torch.compiler.is_compiling():
+            return super().forward(x)
+        layout = torch.contiguous_format
+        if x.is_contiguous(memory_format=torch.channels_last):
+            layout = torch.channels_last
+        return self.gap(global_mean(x)).expand(-1, -1, *x.shape[2:]).contiguous(memory_format=layout)
+
+
 def global_mean(x: Tensor) -> Tensor:
     """Return the mean over height and width, (B, C, H, W) to (B, C, 1, 1)."""
-    return _Pooled.apply(x)  # pyright: ignore[reportReturnType]
+    return _GlobalMean.apply(x)  # pyright: ignore[reportReturnType]
 
 
 def weighted_splits(x: Tensor, weights: Tensor) -> Tensor:
@@ -44,15 +61,15 @@ def weighted_splits(x: Tensor, weights: Tensor) -> Tensor:
         weights: (B, M, C, 1, 1).
     """
     weights = weights.to(x.dtype)
-    result: Any = _Splits.apply(x, weights)
-    return note(result, _sum_of_splits, x, weights.detach())
+    result: Any = _WeightedSplits.apply(x, weights)
+    return register_result(result, _sum_splits, x, weights.detach())
 
 
-def _sum_of_splits(x: Tensor, weights: Tensor) -> Tensor:
+def _sum_splits(x: Tensor, weights: Tensor) -> Tensor:
     return weighted_sum(x.chunk(weights.shape[1], 1), weights)
 
 
-class _Pooled(torch.autograd.Function):
+class _GlobalMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.size = x.shape
@@ -64,11 +81,11 @@ class _Pooled(torch.autograd.Function):
         return (grad_outputs[0] / math.prod(ctx.size[2:])).expand(ctx.size)
 
 
-class _Splits(torch.autograd.Function):
+class _WeightedSplits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, weights)
-        return _sum_of_splits(x, weights)
+        return _sum_splits(x, weights)
 
     @staticmethod
     @once_differentiable
@@ -76,10 +93,10 @@ class _Splits(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, Tensor]:
         x, weights = ctx.saved_tensors
-        (gradient,) = grad_outputs
-        of_x, of_weights = torch.empty_like(x), torch.empty_like(weights)
+        (grad,) = grad_outputs
+        grad_x, grad_weights = torch.empty_like(x), torch.empty_like(weights)
         count = weights.shape[1]
-        for i, (part, of_part) in enumerate(zip(x.chunk(count, 1), of_x.chunk(count, 1), strict=True)):
-            torch.mul(gradient, weights[:, i], out=of_part)
-            of_weights[:, i] = (gradient * part).sum((2, 3), keepdim=True)
-        return of_x, of_weights
+        for i, (split, grad_split) in enumerate(zip(x.chunk(count, 1), grad_x.chunk(count, 1), strict=True)):
+            torch.mul(grad, weights[:, i], out=grad_split)
+            grad_weights[:, i] = (grad * split).sum((2, 3), keepdim=True)
+        return grad_x, grad_weights

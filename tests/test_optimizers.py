@@ -9,20 +9,18 @@ from torch import nn
 from torch.optim import lr_scheduler as schedules
 
 from segkit.config import check, registry
-from segkit.losses import cross_entropy
 from segkit.models import segmenter
 from segkit.training import freezing, parameter_groups
-from segkit.types import IGNORE_INDEX, Logits
 
 
-def test_poly_is_the_formula():
+def test_poly_matches_formula():
     factor = registry.build("training.lr_schedules", {"name": "poly", "power": 0.9, "final": 0.01}, total=100)
     assert factor(0) == pytest.approx(1.0)
     assert factor(50) == pytest.approx(0.99 * 0.5**0.9 + 0.01)
     assert factor(100) == pytest.approx(0.01)
 
 
-def test_warm_up_grows_linearly_into_the_decay():
+def test_overlap_warmup_multiplies_the_decay():
     factor = registry.build("training.lr_schedules", {"name": "cosine", "warmup_iterations": 3}, total=100)
     decay = [(1 + math.cos(math.pi * t / 100)) / 2 for t in range(5)]
     assert [factor(t) for t in range(5)] == pytest.approx(
@@ -46,7 +44,7 @@ class Published:
 
 
 @pytest.mark.parametrize("mode", ["poly", "cosine"])
-def test_warm_up_of_the_original_ends_before_its_decay_begins(mode):
+def test_encoding_warmup_equals_original_scheduler(mode):
     settings = {"name": mode, "warmup_iterations": 200, "warmup": "encoding"}
     factor, published = (
         registry.build("training.lr_schedules", settings, total=1000),
@@ -91,7 +89,7 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_policy_is_torchs_with_and_without_the_warm_up_of_mmsegmentation(name):
+def test_lr_schedules_equal_torch_schedulers(name):
     settings, theirs = POLICIES[name]
     factor = registry.build("training.lr_schedules", {"name": name, **settings}, total=100)
     assert [factor(t) for t in range(100)] == pytest.approx(scheduled(lambda o: theirs(o, 100), 100))
@@ -101,7 +99,7 @@ def test_a_policy_is_torchs_with_and_without_the_warm_up_of_mmsegmentation(name)
 
 
 @pytest.mark.parametrize(("total", "rise"), [(100, 0.3), (37, 0.25), (10, 0.9)])
-def test_one_cycle_is_torchs(total, rise):
+def test_one_cycle_equals_torch(total, rise):
     factor = registry.build("training.lr_schedules", {"name": "one_cycle", "rise": rise}, total=total)
     theirs = scheduled(lambda o: schedules.OneCycleLR(o, 1.0, total, pct_start=rise), total - 1)
     assert [factor(t) for t in range(total - 1)] == pytest.approx(theirs, abs=1e-12)
@@ -110,61 +108,22 @@ def test_one_cycle_is_torchs(total, rise):
 
 @pytest.mark.parametrize("rise", [0.0, 0.01, 0.5, 1.0])
 @pytest.mark.parametrize("total", [1, 2, 3, 100])
-def test_one_cycle_stays_between_its_ends_however_short(total, rise):
+def test_short_one_cycle_stays_in_range(total, rise):
     factor = registry.build("training.lr_schedules", {"name": "one_cycle", "rise": rise}, total=total)
     assert all(0 <= factor(t) <= 1 for t in range(total))
 
 
-def test_a_milestone_after_the_end_is_refused():
-    with pytest.raises(ValueError, match=r"milestones=\[5, 10\]: 10 is not before the end, 10 iterations"):
+def test_milestone_after_the_end_is_rejected():
+    with pytest.raises(
+        ValueError, match=r"milestones=\[5, 10\]: must be before the end of the training, 10 iterations"
+    ):
         registry.build("training.lr_schedules", {"name": "step", "milestones": [5, 10]}, total=10)
 
 
 @pytest.mark.parametrize("name", ["poly", "cosine", "constant"])
-def test_a_warm_up_as_long_as_the_training_is_refused(name):
+def test_warmup_must_be_shorter_than_training(name):
     with pytest.raises(ValueError, match=r"schedule.lr_schedule.warmup_iterations=10: must be below the 10"):
         registry.build("training.lr_schedules", {"name": name, "warmup_iterations": 10}, total=10)
-
-
-def test_cross_entropy_is_the_mean_over_scored_pixels_by_hand():
-    logits = torch.tensor([[[[2.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]]])  # (1, 2, 1, 3)
-    label = torch.tensor([[[0, 1, IGNORE_INDEX]]], dtype=torch.uint8)
-    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2
-    loss = cross_entropy.build(2, aux_weight=0.5)
-    parts = loss(Logits(logits, logits), label)
-    assert float(parts["main"]) == pytest.approx(expected)
-    assert float(parts["aux"]) == pytest.approx(expected / 2)
-
-
-def test_class_weights_weigh_as_torch_does():
-    torch.manual_seed(0)
-    logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
-    label[0, 0] = IGNORE_INDEX
-    weights = [0.5, 1.0, 4.0]
-    loss = cross_entropy.build(3, class_weights=weights)
-    expected = nn.functional.cross_entropy(logits, label, torch.tensor(weights), ignore_index=IGNORE_INDEX)
-    assert float(loss(Logits(logits), label)["main"]) == pytest.approx(float(expected))
-    assert float(loss.weight(label)) == pytest.approx(sum(weights[k] for k in label[label < 3]))
-
-
-def test_an_all_ignored_batch_gives_zero_and_no_gradient():
-    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = cross_entropy.build(3)(Logits(logits), torch.full((1, 4, 4), IGNORE_INDEX))
-    loss["main"].backward()
-    assert float(loss["main"].detach()) == 0.0
-    assert logits.grad is not None
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-
-def test_class_weights_come_from_a_file_and_are_counted(tmp_path):
-    file = tmp_path / "weights.txt"
-    file.write_text("1.0\n2.5\n")
-    assert cross_entropy.build(2, class_weights=str(file)).class_weights.tolist() == [1.0, 2.5]
-    with pytest.raises(ValueError, match=r"weights.txt: 2 weights for 3 classes"):
-        cross_entropy.build(3, class_weights=str(file))
-    file.write_text("one\n")
-    with pytest.raises(ValueError, match=r"one number a line is wanted, but could not convert"):
-        cross_entropy.build(2, class_weights=str(file))
 
 
 class Tiny(nn.Module):
@@ -174,7 +133,7 @@ class Tiny(nn.Module):
         self.head = nn.Conv2d(4, 2, 1)
 
 
-def test_groups_hold_every_parameter_once_with_its_rate():
+def test_parameter_groups_have_rates_and_decay():
     groups = parameter_groups.parameter_groups(
         Tiny(), lr=0.1, head_lr_multiplier=10, decay_norm_and_bias=False
     )
@@ -192,7 +151,7 @@ def test_groups_hold_every_parameter_once_with_its_rate():
 @pytest.mark.parametrize("stages", range(5))
 @pytest.mark.parametrize("norms", [False, True])
 @pytest.mark.parametrize("decays", [False, True])
-def test_groups_of_frozen_networks_hold_what_moves(stages, norms, decays):
+def test_parameter_groups_omit_frozen_parameters(stages, norms, decays):
     backbone = {"name": "resnest", "variant": "14", "width": 4}
     model = segmenter.build(2, backbone=backbone, head={"name": "fcn"})
     freezing.freeze(model, stages=stages, norms=norms)
@@ -205,13 +164,13 @@ def test_groups_of_frozen_networks_hold_what_moves(stages, norms, decays):
     assert rates == {"head": 1.0} | {f"backbone_{k}": 0.5 ** (4 - k) for k in range(stages + 1, 5)}
 
 
-def test_the_average_follows_the_recurrence_by_hand():
+def test_ema_matches_recurrence():
     model = nn.BatchNorm1d(1)
     average = parameter_groups.make_ema(model)
     expected = 1.0
     for iteration, weight in enumerate([2.0, 5.0, -1.0]):
         nn.init.constant_(model.weight, weight)
-        parameter_groups.update_average(average, model, decay=0.25, iteration=iteration)
+        parameter_groups.update_ema(average, model, decay=0.25, iteration=iteration)
         decay = min(0.25, (1 + iteration) / (10 + iteration))
         expected = decay * expected + (1 - decay) * weight
     assert float(average.weight) == pytest.approx(expected)
@@ -228,7 +187,7 @@ def test_the_average_follows_the_recurrence_by_hand():
         ),
     ],
 )
-def test_an_optimizer_that_torch_refuses_is_refused_by_its_settings_names(settings, message):
+def test_invalid_optimizer_settings_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         registry.build("training.optimizers", settings, groups=[{"params": [torch.zeros(1)]}], lr=0.1)
 
@@ -241,7 +200,7 @@ KINDS = {
 
 @pytest.mark.parametrize("name", [*KINDS])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_an_optimizer_moves_as_torchs_however_gradients_are_laid_out(name, layout):
+def test_optimizer_equals_torch_in_any_memory_layout(name, layout):
     torch.manual_seed(0)
     kind, settings = KINDS[name]
     weights = [torch.randn(size, dtype=torch.float64) for size in [(3, 5, 3, 2), (4, 6, 1, 1), (7,)]]
@@ -289,6 +248,6 @@ def test_optimizer_resumes_with_another_memory_layout(name):
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_a_weight_decay_that_cannot_be_meant_is_refused():
+def test_huge_weight_decay_is_rejected():
     with pytest.raises(ValueError, match=r"schedule.optimizer.weight_decay=1e\+38: must be .* at most 10"):
         check("schedule.optimizer", {"name": "sgd", "weight_decay": 1e38})

@@ -20,7 +20,7 @@ def step():
     return lambda run, data: training.train_step(run, [data])
 
 
-def test_a_loss_that_is_not_finite_stops_with_what_led_there(step):
+def test_nonfinite_loss_stops_with_recent_steps(step):
     run = begin()
     step(run, batch())
     step(run, poisoned())
@@ -34,7 +34,7 @@ def test_a_loss_that_is_not_finite_stops_with_what_led_there(step):
     assert "resume=true" in message
 
 
-def test_it_is_found_at_the_latest_at_the_next_point_of_the_curves(step):
+def test_nonfinite_loss_is_found_at_the_next_log_point(step):
     run = begin(iterations=40)
     for _ in range(nonfinite.CHECK_EVERY - 2):
         step(run, batch())
@@ -43,7 +43,7 @@ def test_it_is_found_at_the_latest_at_the_next_point_of_the_curves(step):
         step(run, batch())
 
 
-def test_a_step_can_be_printed_by_one_process_alone(step, monkeypatch):
+def test_one_process_can_print_a_step(step, monkeypatch):
     def hang(_):
         raise AssertionError("waits for the other processes")
 
@@ -54,7 +54,7 @@ def test_a_step_can_be_printed_by_one_process_alone(step, monkeypatch):
     assert "samples 0, 1, 2, 3" in str(run.guard.recent[0])
 
 
-def test_an_infinite_gradient_counts_as_well(step):
+def test_infinite_gradient_is_an_error(step):
     run = begin()
     handle = run.model.head.weight.register_hook(lambda gradient: gradient / 0)
     step(run, batch())
@@ -63,7 +63,7 @@ def test_an_infinite_gradient_counts_as_well(step):
         run.guard.check()
 
 
-def test_skipped_steps_leave_no_trace_but_a_count(step, caplog):
+def test_skipped_steps_change_nothing_but_a_count(step, caplog):
     run = begin(nonfinite="skip", ema=0.9)
     run.model.register_buffer("statistics", torch.zeros(1), persistent=False)
 
@@ -141,7 +141,7 @@ class Quiet:
         pass
 
 
-def test_nothing_is_saved_while_steps_are_skipped(step):
+def test_no_checkpoint_is_saved_while_steps_are_skipped(step):
     run, saves = begin(nonfinite="skip", iterations=6), Saves()
     for data in (batch(), poisoned(), poisoned(), batch(), batch(), poisoned()):
         step(run, data)
@@ -149,7 +149,7 @@ def test_nothing_is_saved_while_steps_are_skipped(step):
     assert saves.saved == [1, 4, 5, 6]  # and at the end
 
 
-def test_too_many_skipped_in_a_row_is_an_error_and_a_good_one_begins_anew(step):
+def test_too_many_skipped_steps_in_a_row_are_an_error(step):
     run = begin(nonfinite="skip", nonfinite_in_a_row=2)
     for data in (poisoned(), poisoned(), batch(), poisoned(), poisoned()):
         step(run, data)
