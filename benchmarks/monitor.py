@@ -49,11 +49,11 @@ def main() -> None:
     batches = loaders.training_loader(
         train_set,
         transforms.build(**settings["augment"]),
-        loaders.SampleOrder(len(train_set), 0, schedule.batch_size, schedule.parts),
+        loaders.SampleOrder(len(train_set), 0, schedule.batch_size, schedule.loader_batches),
         iterations=range(STEPS),
     )
     seconds, step = [], None
-    for parts, _ in training.steps(batches, schedule.parts):
+    for parts, _ in training.steps(batches, schedule.loader_batches):
         begin = time.perf_counter()
         step = training.train_step(run, parts)
         seconds.append(time.perf_counter() - begin)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from segkit.config import Fraction, NonNegativeInt, PositiveInt
-from segkit.runtime.wording import write_count
+from segkit.runtime.text import format_count
 from segkit.training.lr_schedules._warmup import with_warmup
 
 
@@ -31,7 +31,7 @@ def build(
     if late:
         raise ValueError(
             f"schedule.lr_schedule.milestones={milestones}: must be before the end of the"
-            f" training, {write_count(total, 'iteration')}"
+            f" training, {format_count(total, 'iteration')}"
         )
     ordered = sorted(milestones)
 
