@@ -9,7 +9,7 @@ Keys people set most:
   checkpoint=FILE  format=onnx|openvino|torch_export  output=FILE  precision=fp32|fp16|int8
   interface=ids (uint8 RGB in, class ids out) | logits (for scales, flips, windows and probabilities)
   image_size=[480,640]  input=PHOTOS  images=3  calibration=PHOTOS  calibration_images=32  data.root=DIR
---cfg job prints the command-line settings only, without those stored in the checkpoint.
+--cfg job prints the settings of the command line, without those stored in the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.config.compose import Hooks, command, settings_from_checkpoint
+from segkit.config.cli import command, read_checkpoint_settings
 from segkit.runtime.commands import cli_command
 from segkit.runtime.text import format_count
 
 
-@command("export", Hooks(defaults=settings_from_checkpoint))
+@command("export", stored=read_checkpoint_settings)
 def main(settings: dict[str, Any]) -> None:
     """Load the network, write it to a temporary file, compare with PyTorch, then rename the file."""
     import torch

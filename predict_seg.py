@@ -9,7 +9,7 @@ Keys people set most:
   save=[ids,colors,overlays,probabilities]  resume=true  submission=true
   evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[0.75,1,1.25]
   evaluation.flip=true  evaluation.window=480  evaluation.precision=bf16
---cfg job prints the command-line settings only, without those stored in the checkpoint.
+--cfg job prints the settings of the command line, without those stored in the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import sys
 from typing import Any
 
 import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.config.compose import Hooks, command, settings_from_checkpoint
+from segkit.config.cli import command, read_checkpoint_settings
 
 
-@command("predict", Hooks(defaults=settings_from_checkpoint))
+@command("predict", stored=read_checkpoint_settings)
 def main(settings: dict[str, Any]) -> None:
     """Find the images, load the network, and write its predictions."""
     from segkit import inference

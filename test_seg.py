@@ -9,7 +9,7 @@ Keys people set most:
   evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[1]  evaluation.flip=true
   evaluation.window=480  evaluation.stride=320  evaluation.precision=bf16  evaluation.absent=exclude
   save=[ids,colors,overlays]  submission=true  report=true
---cfg job prints the command-line settings only, without those stored in the checkpoint.
+--cfg job prints the settings of the command line, without those stored in the checkpoint.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from __future__ import annotations
 from typing import Any
 
 import segkit.runtime.interrupt  # noqa: F401 - first: Ctrl-C while the rest is imported
-from segkit.config.compose import Hooks, command, settings_from_checkpoint
+from segkit.config.cli import command, read_checkpoint_settings
 
 
-@command("test", Hooks(defaults=settings_from_checkpoint))
+@command("test", stored=read_checkpoint_settings)
 def main(settings: dict[str, Any]) -> None:
     """Load the network, score every image, and write the results."""
     from segkit import evaluation, inference

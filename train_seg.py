@@ -9,7 +9,7 @@ Keys people set most:
   data.root=DIR  model.weights=FILE  model.backbone.weights=imagenet  model.backbone.output_stride=8|16|32
   schedule.epochs=N  schedule.batch_size=N  schedule.lr=0.01  schedule.accumulate=N  loader.workers=N
   evaluation.every=N  runtime.precision=bf16  runtime.compile=true  checkpoint.every=ITERATIONS
---cfg job shows the composed settings; --multirun runs every value of a list (schedule.lr=0.01,0.02).
+--cfg job prints the composed settings; --multirun runs every value of a list (schedule.lr=0.01,0.02).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import segkit.runtime.interrupt  # noqa: F401 - first, for Ctrl-C during the other imports
-from segkit.config.compose import Hooks, command
+from segkit.config.auto import find_auto
+from segkit.config.cli import command
 from segkit.config.dotted import value_of
-from segkit.config.open_keys import find_unset
 from segkit.monitor.banners import format_startup_line
 from segkit.runtime import signals
 from segkit.runtime.commands import cli_command
@@ -34,31 +34,27 @@ COMPLETION = """
 CHOSEN_REASONS: list[str] = []  # of the values that were chosen from the images of this run
 
 
-def resumed_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the stored settings of the run to resume, None for a new run."""
+def read_stored_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the run to resume, or the network of the checkpoint to fine-tune, or neither."""
     from segkit.runtime import run_folder
 
-    folder = run_folder.find_run_to_resume(settings)
-    if folder is None:
-        return None
-    from segkit import checkpoint
+    if (folder := run_folder.find_run_to_resume(settings)) is not None:
+        from segkit import checkpoint
 
-    return checkpoint.read_settings(folder)
+        if (stored := checkpoint.read_settings(folder)) is not None:
+            return stored
+    if value_of(settings, "model.weights") is not None:
+        from segkit.training import initial_model
 
-
-def finetuned_model_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the section ``model`` of the checkpoint to fine-tune, None without one."""
-    if value_of(settings, "model.weights") is None:
-        return None
-    from segkit.training import initial_model
-
-    return initial_model.read_model_settings(settings)
+        if (model := initial_model.read_model_settings(settings)) is not None:
+            return {"model": model}
+    return {}
 
 
 def settings_from_images(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return values that are chosen from the images for unset keys; ``main`` prints the reasons."""
+    """Return values that are chosen from the images for ``auto`` settings; ``train`` prints the reasons."""
     CHOSEN_REASONS.clear()
-    if not find_unset(settings) or settings["summary"]:
+    if not find_auto(settings) or settings["summary"]:
         return {}
     from segkit.data.choosing import choose_settings
 
@@ -156,10 +152,7 @@ def train(settings: dict[str, Any], folder: Path) -> None:
             monitor.log_message(completion_message(settings, run, folder))
 
 
-@command(
-    "train",
-    Hooks(resumed=resumed_settings, tuned=finetuned_model_settings, choose=settings_from_images),
-)
+@command("train", stored=read_stored_settings, choose=settings_from_images)
 def main(settings: dict[str, Any]) -> None:
     """Train a network, or print its summary."""
     from segkit.runtime import run_folder

@@ -22,14 +22,15 @@ import numpy as np
 from tqdm import tqdm
 
 from segkit.config import compose, registry
+from segkit.config.compose import Reader
 from segkit.config.values import parse_path
 from segkit.data import choosing, overlap, statistics, transforms, verify
 from segkit.runtime.commands import cli_command
+from segkit.runtime.errors import report_user_errors
 from segkit.runtime.text import format_count
 from segkit.visualize import overlays
 
 Prepare = Callable[[argparse.Namespace, Path], None]
-NO_HOOKS = compose.Hooks()
 
 
 class Script:
@@ -100,18 +101,18 @@ class Script:
         if strange := [word for word in arguments.settings if word.startswith("-") or "=" not in word]:
             self.parser.error(f"unrecognized arguments: {' '.join(strange)}")
         work = self._own if "work" in arguments else getattr(self, f"_{arguments.command}")
-        compose.report_user_errors(lambda: work(arguments))
+        report_user_errors(lambda: work(arguments))
 
     def _own(self, arguments: argparse.Namespace) -> None:
         root = Path(self._settings(arguments)["data"]["root"]).expanduser()
         arguments.work(arguments, root)
 
-    def _settings(self, arguments: argparse.Namespace, hooks: compose.Hooks = NO_HOOKS) -> dict[str, Any]:
+    def _settings(self, arguments: argparse.Namespace, choose: Reader | None = None) -> dict[str, Any]:
         given = [f"data={self.name}", "run_name=none", *arguments.settings]
         if arguments.root:
             quoted = arguments.root.replace("\\", "\\\\").replace("'", "\\'")
             given.append(f"data.root='{quoted}'")
-        return compose.composed("train", given, hooks)
+        return compose.compose_settings("train", given, choose=choose)
 
     def _dataset(self, settings: Mapping[str, Any], split: str, **change: Any) -> Any:
         return registry.build("data.datasets", settings["data"] | change, split=split)
@@ -174,7 +175,7 @@ class Script:
             print(f"{arguments.method} weights: loss.class_weights={arguments.weights}")
 
     def _show(self, arguments: argparse.Namespace) -> None:
-        settings = self._settings(arguments, compose.Hooks(choose=choosing.choose_settings))
+        settings = self._settings(arguments, choosing.choose_settings)
         dataset = self._dataset(settings, arguments.split or "train")
         transform = transforms.build(**settings["augment"])
         chosen = choose_samples(dataset.names, arguments)

@@ -39,7 +39,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
 from segkit.config import registry
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 from segkit.runtime.errors import report_user_errors
 
 THIN = [
@@ -225,7 +225,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
         parser.error("--train and --val must be given together, or neither for drawn scenes")
     if unknown := [word for word in settings if word.startswith("-") or "=" not in word]:
         parser.error(f"{unknown[0]}: settings are written key=value, such as model/backbone=resnest")
-    return chosen, composed("train", ["run_name=detection", *(settings or THIN)])["model"]["backbone"]
+    return chosen, compose_settings("train", ["run_name=detection", *(settings or THIN)])["model"]["backbone"]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:

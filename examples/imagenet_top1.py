@@ -25,7 +25,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
 from segkit.config import registry
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 from segkit.runtime.errors import report_user_errors
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -135,7 +135,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
     chosen, settings = parser.parse_known_args(arguments)
     if unknown := [word for word in settings if word.startswith("-") or "=" not in word]:
         parser.error(f"{unknown[0]}: settings are written key=value, such as model/backbone=resnest")
-    backbone = composed("train", ["run_name=top1", *settings])["model"]["backbone"]
+    backbone = compose_settings("train", ["run_name=top1", *settings])["model"]["backbone"]
     if backbone["weights"] is None:
         backbone["weights"] = "imagenet"
     backbone["output_stride"] = 32  # classifiers are not dilated

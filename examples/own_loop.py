@@ -17,7 +17,7 @@ import segkit
 
 def main(file: str, iterations: int, *overrides: str) -> None:
     """Train, evaluate and save a model."""
-    settings = segkit.composed("train", ["experiment=demo", *overrides])
+    settings = segkit.compose_settings("train", ["experiment=demo", *overrides])
     train_set, val_set = (segkit.build_dataset(settings, split) for split in ("train", "val"))
     table = train_set.table
     torch.manual_seed(settings["seed"])

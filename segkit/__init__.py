@@ -1,6 +1,6 @@
-"""Semantic segmentation: ResNeSt and its family under DeepLabV3, with exact numbers and exact resume.
+"""Semantic segmentation with ResNeSt and related networks.
 
-What stands in ``__all__`` is the documented interface (docs/python.md), imported when it is asked for.
+``__all__`` is the documented interface (docs/python.md); its names are imported on first use.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ _HOMES = {
     "segkit.inference": ("Protocol",),
     "segkit.evaluation": ("evaluate",),
     "segkit.evaluation.masks": ("score_masks",),
-    "segkit.config.compose": ("composed",),
+    "segkit.config.compose": ("compose_settings",),
     "segkit.training.builders": ("build_dataset", "build_loss", "build_model", "save", "training_batches"),
     "segkit.data.label_map": ("LabelMap",),
     "segkit.types": ("Batch", "Logits", "Sample"),
@@ -21,7 +21,7 @@ __all__ = sorted(name for names in _HOMES.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported on first use: ``import segkit`` imports no torch."""
+    """Import a public name on first use, so that ``import segkit`` imports no torch."""
     for home, names in _HOMES.items():
         if name in names:
             import importlib
@@ -31,5 +31,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """With the public names, for completion."""
+    """Return the names of the module with the public ones, for completion."""
     return sorted({*globals(), *__all__})

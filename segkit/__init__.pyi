@@ -1,5 +1,5 @@
-# What type checkers see of segkit/__init__.py, which imports late.
-from segkit.config.compose import composed as composed
+# For type checkers: segkit/__init__.py imports on first use.
+from segkit.config.compose import compose_settings as compose_settings
 from segkit.data.label_map import LabelMap as LabelMap
 from segkit.evaluation import evaluate as evaluate
 from segkit.evaluation.masks import score_masks as score_masks

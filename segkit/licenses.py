@@ -1,7 +1,7 @@
-"""The license ledger of a trained network: of the code, the weights it started from, and its training data.
+"""License ledger of a trained network: its code, the weights it started from, and its training data.
 
-A checkpoint stores it, and exported files and model cards carry it on. It records what the sources state and
-is no legal advice; what segkit does not know is "not stated".
+Checkpoints store it; exported files and model cards copy it. It records what the sources state and is no
+legal advice. What segkit does not know is "not stated".
 """
 
 from __future__ import annotations

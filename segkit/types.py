@@ -1,8 +1,8 @@
-"""What travels between modules, what an extension must offer, and one legend for every shape.
+"""Types shared by all modules, the protocols of components, and the legend of all shapes.
 
-B images in a batch, K classes, H x W pixels of an image, h x w cells of a feature map, C channels,
-s a stride. Images are RGB; labels hold class ids 0..K-1 or ``ignore_index(K)``, and class ids are of
-``id_type(K)``: bytes for up to 255 classes, int16 for more.
+B images in a batch, K classes, H x W pixels of an image, h x w cells of a feature map, C channels, s a
+stride. Images are RGB; labels hold class ids 0..K-1 or ``ignore_index(K)``, of ``class_id_dtype(K)``: bytes
+for up to 255 classes, int16 for more.
 """
 
 from __future__ import annotations
@@ -17,64 +17,64 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE_INDEX = 255
-"""Label, in bytes, of pixels that are neither trained on nor scored: of data sets of up to 255 classes."""
+"""Label of pixels that are neither trained on nor scored, in data sets of up to 255 classes."""
 
-MOST_CLASSES = 32767
-"""As many as int16 tells apart, beside the label of its own for such pixels: this number."""
+MAX_CLASSES = 32767
+"""The most classes that int16 can hold; also the label of pixels that are not scored in such data sets."""
 
 
 def ignore_index(num_classes: int) -> int:
-    """Label of pixels that are neither trained on nor scored, in a data set of so many classes."""
-    return IGNORE_INDEX if num_classes <= IGNORE_INDEX else MOST_CLASSES
+    """Return the label of pixels that are neither trained on nor scored, for a number of classes."""
+    return IGNORE_INDEX if num_classes <= IGNORE_INDEX else MAX_CLASSES
 
 
 def class_id_dtype(num_classes: int) -> Literal["uint8", "int16"]:
-    """What NumPy and PyTorch call the type of the class ids of so many classes."""
+    """Return the dtype of class ids, for a number of classes."""
     return "uint8" if num_classes <= IGNORE_INDEX else "int16"
 
 
-def ignore_index_of(label: np.ndarray | Tensor) -> int:
-    """As ``ignore_index``, for a label whose type says whether the classes are many."""
-    return MOST_CLASSES if str(label.dtype) in ("int16", "torch.int16") else IGNORE_INDEX
+def label_ignore_index(label: np.ndarray | Tensor) -> int:
+    """Return the ``ignore_index`` of a label by its dtype."""
+    return MAX_CLASSES if str(label.dtype) in ("int16", "torch.int16") else IGNORE_INDEX
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of RGB in 0..1, as published weights expect it."""
+"""Statistics of RGB in 0..1, as published weights expect them."""
 
 
 class Bands(NamedTuple):
-    """Which bands of a file an image has, what their values mean, and which of them people see.
+    """The bands of an image file: which are read, their value range, and which are displayed.
 
     The default is a photograph: red, green and blue of 0..255.
     """
 
-    chosen: tuple[int, ...] | None = (
-        None  # counted from 1, as GDAL does; None: RGB, gray as three equal bands
+    chosen: tuple[int, ...] | None = None  # counted from 1, as by GDAL; None: RGB, gray as three equal bands
+    range: tuple[float, float] | tuple[tuple[float, float], ...] | str | None = (
+        None  # of all bands, or of each
     )
-    range: tuple[float, float] | tuple[tuple[float, float], ...] | str | None = None  # of all, or of each
     display: tuple[int, ...] | None = None  # numbers as in ``chosen``: one is gray, three are RGB
-    fill: float | None = None  # what stands in for NaN; None refuses it
+    fill: float | None = None  # replaces NaN; None refuses it
 
     @property
     def photographs(self) -> bool:
-        """Whether images are uint8 RGB, as cameras write them."""
+        """Whether images are uint8 RGB photographs."""
         return self.chosen is None and self.range is None
 
     def value_ranges(self, count: int) -> list[tuple[float, float]]:
-        """The values of black and of white of each of so many bands.
+        """Return the stored values of black and white, for each of ``count`` bands.
 
         Raises:
-            ValueError: the range is a word, so that the images are still to say it.
+            ValueError: the range is still to be computed from the images.
         """
         if isinstance(self.range, str):
-            raise ValueError(f"data.range={self.range}: the images have not been looked at")
+            raise ValueError(f"data.range={self.range}: the range has not been computed from the images")
         first = None if self.range is None else self.range[0]
         if first is None or isinstance(first, float | int):
             return [self.range or (0.0, 255.0)] * count  # type: ignore[list-item]
         return list(self.range)  # type: ignore[arg-type]
 
     def displayed(self, count: int) -> list[int]:
-        """Positions of the bands that are shown, one or three, in an image of so many."""
+        """Return the positions of the displayed bands, one or three, in an image of ``count`` bands."""
         if self.display is not None:
             numbers = list(self.chosen or range(1, count + 1))
             return [numbers.index(band) for band in self.display]
@@ -85,16 +85,16 @@ PHOTOGRAPHS = Bands()
 
 
 class Sample(NamedTuple):
-    """One image with its label, as read or as augmented, on the CPU; C bands, three as a rule."""
+    """One image with its label, as read or as augmented, on the CPU; C bands, usually three."""
 
-    image: np.ndarray  # (H, W, C) uint8 RGB; of ``bands`` uint8, uint16, int16 or float32, as stored
+    image: np.ndarray  # (H, W, C) uint8 RGB; with ``bands`` uint8, uint16, int16 or float32, as stored
     label: np.ndarray  # (H, W) class ids
     name: str  # unique in its split: the file's path below the image folder, without suffix
     bands: Bands = PHOTOGRAPHS
 
 
 class Batch(NamedTuple):
-    """Several samples of one size; what is stored travels, the device normalizes."""
+    """Several samples of one size with their stored values; the device normalizes them."""
 
     image: Tensor  # (B, C, H, W), the type of the samples
     label: Tensor  # (B, H, W) class ids
@@ -103,32 +103,32 @@ class Batch(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """What a segmenter returns, in training and in evaluation."""
+    """Output of a segmenter, in training and in evaluation."""
 
-    main: Tensor  # (B, K, H, W); for a loss also (B, K, h, w), which it resizes piece by piece
+    main: Tensor  # (B, K, H, W); for a loss also (B, K, h, w), which it resizes in chunks
     aux: Tensor | None = None  # likewise; None without an auxiliary head
     align_corners: bool = True  # how a loss resizes them
 
 
 class EvaluatorResult(NamedTuple):
-    """What an evaluator found on a split; fractions of 1, NaN where nothing counts."""
+    """Scores of a split; fractions of 1, NaN where undefined."""
 
-    scores: dict[str, float]  # the split's, by names that no other evaluator has
-    classes: Mapping[str, list[float]] = MappingProxyType({})  # columns of K values, for the table of classes
-    groups: Mapping[str, float] = MappingProxyType({})  # IoU of groups of classes, by their names
+    scores: dict[str, float]  # by names that no other evaluator uses
+    classes: Mapping[str, list[float]] = MappingProxyType({})  # columns of K values for the class table
+    groups: Mapping[str, float] = MappingProxyType({})  # IoU of groups of classes by name
 
 
 class ClassTable(Protocol):
-    """The K classes of a data set, in the order of their ids; ``segkit.data.label_map.LabelMap`` is one."""
+    """The K classes of a data set in the order of their ids, as ``segkit.data.label_map.LabelMap``."""
 
     @property
     def name(self) -> str:
-        """Of the data set."""
+        """Name of the data set."""
         ...
 
     @property
     def num_classes(self) -> int:
-        """K, at most ``MOST_CLASSES``."""
+        """K, at most ``MAX_CLASSES``."""
         ...
 
     @property
@@ -138,48 +138,48 @@ class ClassTable(Protocol):
 
     @property
     def colors(self) -> np.ndarray:
-        """(K, 3) uint8, RGB."""
+        """RGB colors, (K, 3) uint8."""
         ...
 
     @property
     def categories(self) -> Sequence[str]:
-        """K names of groups of classes; empty strings where there are none."""
+        """Names of the groups of the K classes; empty strings for none."""
         ...
 
     def to_plain(self) -> dict[str, Any]:
-        """Strings, numbers and lists only, for a checkpoint."""
+        """Return the table as strings, numbers and lists, for a checkpoint."""
         ...
 
 
 class Dataset(Protocol):
-    """One split of a data set; workers get it pickled where they are spawned."""
+    """One split of a data set; it must be picklable for spawned workers."""
 
     @property
     def name(self) -> str:
-        """Printed beside scores."""
+        """Name printed beside scores."""
         ...
 
     @property
     def table(self) -> ClassTable:
-        """Of the classes that the labels tell apart."""
+        """Classes of the labels."""
         ...
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the samples, each once, in their order."""
+        """Unique names of the samples, in order."""
         ...
 
     @property
     def on_error(self) -> str:
-        """``stop``, or ``skip``: a sample that cannot be read is counted, logged and replaced."""
+        """``stop``, or ``skip``: an unreadable sample is counted, logged and replaced."""
         ...
 
     def __len__(self) -> int:
-        """How many samples there are."""
+        """Return the number of samples."""
         ...
 
     def read(self, index: int) -> Sample:
-        """The sample at a place; the same each time.
+        """Return a sample; the same for the same index.
 
         Raises:
             DataError: it cannot be read (``segkit.data.label_map.DataError``).
@@ -188,20 +188,20 @@ class Dataset(Protocol):
 
 
 class Backbone(Protocol):
-    """A module from a normalized image to four feature maps, coarser from stage to stage."""
+    """A module from a normalized image to four feature maps, from fine to coarse."""
 
     @property
     def out_channels(self) -> Sequence[int]:
-        """C of each of the four stages."""
+        """Channels of each of the four stages."""
         ...
 
     @property
     def output_stride(self) -> int:
-        """Pixels of the image per cell of the last stage: 8, 16 or 32."""
+        """Stride of the last stage: 8, 16 or 32."""
         ...
 
     def __call__(self, image: Tensor) -> Sequence[Tensor]:
-        """(B, 3, H, W) float to four of (B, C_i, H/s_i, W/s_i), sizes rounded up."""
+        """Map a (B, 3, H, W) float image to four (B, C_i, H/s_i, W/s_i); sizes are rounded up."""
         ...
 
 
@@ -209,64 +209,64 @@ class Head(Protocol):
     """A module from the stages of a backbone to logits."""
 
     def __call__(self, stages: Sequence[Tensor]) -> Tensor:
-        """Four of (B, C_i, h_i, w_i) to (B, K, h, w) at any size; the segmenter resizes them to the image."""
+        """Map four (B, C_i, h_i, w_i) to (B, K, h, w) of any size; the segmenter resizes it to the image."""
         ...
 
 
 class Loss(Protocol):
-    """A module from logits to named parts whose sum is the loss.
+    """A module from logits to named terms whose sum is the loss.
 
-    A part of a batch counts by its share of the whole batch's ``weight``, over all parts and processes.
+    The loss of a micro-batch counts by its share of the ``weight`` of the batch over all processes.
     """
 
     def __call__(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
-        """Logits (B, K, H, W) and label (B, H, W) to scalars by name; finite where all is ignored."""
+        """Return scalars by name for a label (B, H, W); finite even if all pixels are ignored."""
         ...
 
     def weight(self, label: Tensor) -> Tensor:
-        """What the mean was divided by: a float64 scalar that depends on the label (B, H, W) alone."""
+        """Return the divisor of the mean: a float64 scalar that depends on the label (B, H, W) alone."""
         ...
 
 
 class Evaluator(Protocol):
-    """Accumulates over images; what it accumulates adds up over images, processes and interruptions."""
+    """Accumulates over images; states can be added over images, processes and interruptions."""
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Count one image: label (H, W) on the CPU, prediction (H, W) on the network's device."""
         ...
 
     def state(self) -> Tensor:
-        """All that was counted so far, zero at first: int64 or float64 of a fixed shape."""
+        """Return the counts so far, zero at first: int64 or float64 of a fixed shape."""
         ...
 
     def compute(self, state: Tensor) -> EvaluatorResult:
-        """What follows from a sum of states, on the CPU; nothing else that ``update`` saw may enter."""
+        """Return the scores of a sum of states, on the CPU, from the state alone."""
         ...
 
 
 class Writer(Protocol):
-    """Records a run; called on the main process alone, with iterations counted as steps done."""
+    """Records a run; called in the main process only, with the number of finished iterations."""
 
     def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Points of several curves, by tags such as ``train/loss`` and ``val/mIoU``."""
+        """Write points of several curves, by tags such as ``train/loss`` and ``val/mIoU``."""
         ...
 
     def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
-        """An (H, W, 3) uint8 RGB image."""
+        """Write an (H, W, 3) uint8 RGB image."""
         ...
 
     def add_text(self, tag: str, iteration: int, markdown: str) -> None:
-        """A text in Markdown."""
+        """Write a text in Markdown."""
         ...
 
     def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Flat settings of the run, once, and the tags of the scores to show beside them."""
+        """Write the flat settings of the run, once, and the tags of its main scores."""
         ...
 
     def flush(self) -> None:
-        """Bring everything to the disk; called before each checkpoint."""
+        """Flush to disk; called before each checkpoint."""
         ...
 
     def close(self) -> None:
-        """Flush, and take no more."""
+        """Flush and close."""
         ...

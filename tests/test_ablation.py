@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 from segkit.models import segmenter
 
 FILE = Path(__file__).parent.parent / "conf" / "experiment" / "ablation.yaml"
@@ -17,7 +17,7 @@ BACKBONES = SWEPT["model/backbone"].split(",")
 
 
 def settings_of(backbone, *more):
-    return composed("train", ["experiment=ablation", f"model/backbone={backbone}", *more])
+    return compose_settings("train", ["experiment=ablation", f"model/backbone={backbone}", *more])
 
 
 def test_ablation_compares_seven_blocks_and_three_seeds():

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from conftest import run_command
-from segkit.config.compose import Hooks, composed
+from segkit.config.compose import compose_settings
 from segkit.data import choosing, transforms
 from segkit.training.schedule import Schedule
 
-CHOOSING = Hooks(choose=choosing.choose_settings)
+CHOOSING = {"choose": choosing.choose_settings}
 
 
 def images_of(root, sizes, split="train"):
@@ -33,7 +33,7 @@ def test_sizes_are_medians_and_crops_fit(tmp_path, seed):
     sizes = draw.integers(
         40, (700, 700)[seed % 2] if seed < 4 else 3000, (int(draw.integers(1, 12)), 2)
     ).tolist()
-    settings = composed("train", images_of(tmp_path, sizes), CHOOSING)
+    settings = compose_settings("train", images_of(tmp_path, sizes), **CHOOSING)
     found = settings["sizes"]
     long, short = (int(np.median([pick(size) for size in sizes])) for pick in (max, min))
     assert (found["base"], found["bounds"]) == (long, (long, short))
@@ -60,7 +60,7 @@ def test_sizes_are_medians_and_crops_fit(tmp_path, seed):
     ],
 )
 def test_chosen_values_are_never_refused(tmp_path, size, more):
-    settings = composed("train", [*images_of(tmp_path, [size]), *more], CHOOSING)
+    settings = compose_settings("train", [*images_of(tmp_path, [size]), *more], **CHOOSING)
     transforms.build(**settings["augment"])
     schedule = Schedule(**settings["schedule"])
     assert schedule.batch_size == (8 if "schedule.accumulate=4" in more else 2)
@@ -93,7 +93,7 @@ def test_what_is_typed_is_never_chosen(tmp_path):
     given = images_of(tmp_path, [(300, 200)] * 4)
     typed = ["sizes.crop=100", "sizes.base=222", "schedule.epochs=3", "schedule.batch_size=2"]
     typed += ["evaluation.every=2"]
-    settings = composed("train", [*given, *typed], CHOOSING)
+    settings = compose_settings("train", [*given, *typed], **CHOOSING)
     assert settings["sizes"] == {"crop": 100, "base": 222, "bounds": (300, 200)}
     assert (settings["schedule"]["epochs"], settings["schedule"]["iterations"]) == (3, None)
     assert (settings["schedule"]["batch_size"], settings["evaluation"]["every"]) == (2, 2)
@@ -101,31 +101,31 @@ def test_what_is_typed_is_never_chosen(tmp_path):
 
 def test_a_setting_of_the_data_that_is_not_there_is_told_before_the_images_are_looked_at(tmp_path):
     with pytest.raises(ValueError, match=r"data.class=a.csv: .*did you mean data.classes"):
-        composed("train", [*images_of(tmp_path, [(300, 200)] * 4), "data.class=a.csv"], CHOOSING)
+        compose_settings("train", [*images_of(tmp_path, [(300, 200)] * 4), "data.class=a.csv"], **CHOOSING)
 
 
 @pytest.mark.medium
 def test_a_run_that_goes_on_keeps_what_was_chosen_though_the_images_are_others(tmp_path):
     given = images_of(tmp_path, [(300, 200)] * 4)
-    before = composed("train", given, CHOOSING)
+    before = compose_settings("train", given, **CHOOSING)
     images_of(tmp_path, [(900, 800)] * 40)
 
     def never(_):
         raise AssertionError("looked again")
 
-    again = composed("train", [*given, "resume=true"], Hooks(resumed=lambda _: before, choose=never))
+    again = compose_settings("train", [*given, "resume=true"], stored=lambda _: before, choose=never)
     changed = {key for key in before if before[key] != again[key]}
     assert changed == {"resume"}
-    longer = composed(
-        "train", [*given, "schedule.iterations=9000"], Hooks(resumed=lambda _: before, choose=never)
+    longer = compose_settings(
+        "train", [*given, "schedule.iterations=9000"], stored=lambda _: before, choose=never
     )
     assert longer["schedule"]["iterations"] == 9000
     assert longer["sizes"] == before["sizes"]
 
 
 def test_other_data_and_scripts_get_the_usual_values():
-    assert composed("train", ["data=folder", "run_name=a"])["sizes"]["crop"] == 480
-    published = composed("train", ["data=ade20k", "run_name=a"], CHOOSING)
+    assert compose_settings("train", ["data=folder", "run_name=a"])["sizes"]["crop"] == 480
+    published = compose_settings("train", ["data=ade20k", "run_name=a"], **CHOOSING)
     assert published["sizes"]["base"] == 520
     assert published["schedule"]["batch_size"] == 16
 
@@ -165,14 +165,17 @@ def test_a_network_of_photographs_takes_what_the_images_of_other_bands_say(tmp_p
     (tmp_path / "classes.csv").write_text("id,name\n0,a\n1,b\n")
     given = ["data=folder", f"data.root={tmp_path}", "run_name=a", "data.bands=[1,2,3]"]
     given += ["data.range=minmax", "model.weights=trained.pt"]
-    network = composed("train", ["data=shapes", "model=deeplabv3_demo", "run_name=b"])["model"]
+    network = compose_settings("train", ["data=shapes", "model=deeplabv3_demo", "run_name=b"])["model"]
 
     def settings(network):
-        return composed("train", given, Hooks(tuned=lambda _: network, choose=choosing.choose_settings))[
-            "model"
-        ]
+        return compose_settings(
+            "train", given, stored=lambda _: {"model": network}, choose=choosing.choose_settings
+        )["model"]
 
-    found, fresh = settings({**network, "weights": "trained.pt"}), composed("train", given, CHOOSING)["model"]
+    found, fresh = (
+        settings({**network, "weights": "trained.pt"}),
+        compose_settings("train", given, **CHOOSING)["model"],
+    )
     assert found["value_range"] == fresh["value_range"]
     assert max(high for _, high in found["value_range"]) > 3900
     assert (found["mean"], found["std"]) == (fresh["mean"], fresh["std"])

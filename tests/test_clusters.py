@@ -11,7 +11,7 @@ import pytest
 from torch.distributed.run import parse_args
 
 from runs import ROOT
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 
 FILES = sorted((ROOT / "docs" / "slurm").glob("*.sbatch"))
 OPTIONS = (
@@ -66,9 +66,11 @@ def test_commands_of_slurm_files_are_valid(file, cluster):
     arguments = called[called.index("train_seg.py") + 1 :]
     workers = {"train": 7, "sweep": 63}[file.stem]  # of 64 CPUs, for 8 processes or one
     assert arguments == [f"loader.workers={workers}", *SETTINGS, "resume=auto"]
-    settings = composed("train", arguments)
+    settings = compose_settings("train", arguments)
     assert (settings["seed"], settings["loader"]["workers"]) == (3, workers)
-    assert composed("train", [*arguments, "loader.workers=2"])["loader"]["workers"] == 2  # what is typed wins
+    assert (
+        compose_settings("train", [*arguments, "loader.workers=2"])["loader"]["workers"] == 2
+    )  # what is typed wins
     if file.stem == "train":
         torchrun = parse_args(called[called.index("torch.distributed.run") + 1 :])
         assert (torchrun.nnodes, torchrun.nproc_per_node) == ("2", "8")

@@ -1,4 +1,4 @@
-"""Every component of ours keeps the contract that is checked of others, and a broken one does not pass."""
+"""Components of segkit pass ``segkit.testing``, and broken ones do not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OURS = [("resnest", {"variant": "14"}), ("resnet", {"variant": "se_50"})]  # tim
 
 @pytest.mark.medium
 @pytest.mark.parametrize(("name", "settings"), OURS, ids=lambda value: str(value))
-def test_backbones(name, settings):
+def test_backbone_passes_its_check(name, settings):
     def make(stride):
         return registry.build(
             "models.backbones", {"name": name, "width": 8, "output_stride": stride, **settings}
@@ -30,25 +30,25 @@ def test_backbones(name, settings):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("name", registry.available("models.heads"))
-def test_heads(name):
+def test_head_passes_its_check(name):
     testing.check_head(lambda **late: registry.build("models.heads", {"name": name, "width": 8}, **late))
 
 
 @pytest.mark.parametrize("name", [n for n in registry.available("losses") if n != "mixed"])
 @pytest.mark.parametrize("num_classes", [4, 300])
-def test_losses(name, num_classes):
+def test_loss_passes_its_check(name, num_classes):
     make = lambda k: registry.build("losses", {"name": name}, num_classes=k)  # noqa: E731
     testing.check_loss(make, num_classes=num_classes)
 
 
-def test_a_data_set():
+def test_data_set_passes_its_check():
     settings = {"name": "shapes", "size": 32, "val_scenes": 4}
     testing.check_dataset(registry.build("data.datasets", settings, split="val"), most=2)
 
 
 @pytest.mark.parametrize("name", registry.available("evaluation.evaluators"))
 @pytest.mark.parametrize("num_classes", [11, 300])
-def test_evaluators(name, num_classes):
+def test_evaluator_passes_its_check(name, num_classes):
     entries = tuple(Entry(k, f"class {k}", (0, 0, 0), category=f"of {k % 7}") for k in range(num_classes))
     table = LabelMap("some", entries)
     late = {"table": table, "absent": "zero", "device": "cpu"}
@@ -57,7 +57,7 @@ def test_evaluators(name, num_classes):
 
 
 class Stages(nn.Module):
-    """A backbone that can be broken in several ways."""
+    """A backbone with a chosen fault."""
 
     def __init__(self, stride, fault):
         super().__init__()
@@ -80,8 +80,8 @@ class Stages(nn.Module):
 
 
 FAULTS = {
-    "three": "3 stages, and four are wanted",
-    "stride": "the last stage has stride 8, output_stride says 16",
+    "three": "3 stages instead of four",
+    "stride": "the last stage has stride 8, but output_stride is 16",
     "floor": "rounded up",
     "unused": "no gradient reaches unused",
     "weights": "its weights depend on the output stride",
@@ -89,18 +89,18 @@ FAULTS = {
 }
 
 
-def test_a_backbone_that_keeps_the_contract_passes():
+def test_correct_backbone_passes():
     testing.check_backbone(lambda stride: Stages(stride, None))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_backbone_is_told_what_is_wrong(fault):
+def test_broken_backbone_fails_with_the_fault(fault):
     with pytest.raises(AssertionError, match=FAULTS[fault]):
         testing.check_backbone(lambda stride: Stages(stride, fault))
 
 
 class Lowest:
-    """A minimum, which does not add up."""
+    """A minimum, whose states do not add up."""
 
     def __init__(self):
         self.lowest = torch.zeros(1, dtype=torch.float64)
@@ -115,7 +115,7 @@ class Lowest:
         return EvaluatorResult({"lowest": float(state)})
 
 
-def test_a_state_that_does_not_add_up_is_no_evaluator():
+def test_evaluator_whose_states_do_not_add_up_fails():
     with pytest.raises(AssertionError, match="do not add up"):
         testing.check_evaluator(Lowest)
 
@@ -124,13 +124,13 @@ def noisy(sample, draw):
     return sample._replace(image=np.random.default_rng().integers(0, 256, sample.image.shape, np.uint8))
 
 
-def test_an_augmentation_that_draws_from_elsewhere_is_refused():
-    with pytest.raises(AssertionError, match="equal generators draw differently"):
+def test_augmentation_with_its_own_randomness_fails():
+    with pytest.raises(AssertionError, match="equal generators give other results"):
         testing.check_augmentation(noisy)
 
 
 @pytest.mark.parametrize("name", ["jsonl", "tensorboard"])  # trackers: tests/test_trackers.py
-def test_writers(name, tmp_path):
+def test_writer_passes_its_check(name, tmp_path):
     def make(folder, start):
         late = {"folder": folder, "start": start, "validation_pending": False}
         return registry.build("monitor.writers", {"name": name}, **late)
@@ -138,7 +138,7 @@ def test_writers(name, tmp_path):
     testing.check_writer(make, tmp_path)
 
 
-def test_lines_of_json_go_on_where_the_run_does(tmp_path):
+def test_jsonl_writer_continues_at_the_resumed_iteration(tmp_path):
     def lines(start, *, pending):
         late = {"folder": tmp_path, "start": start, "validation_pending": pending}
         writer = registry.build("monitor.writers", {"name": "jsonl"}, **late)

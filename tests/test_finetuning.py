@@ -358,7 +358,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (["schedule.freeze=9"], r"schedule.freeze=9: must be one of 0, 1, 2, 3, 4"),
+        (["schedule.freeze=9"], r"schedule.freeze=9: must be 0, 1, 2, 3 or 4"),
         (
             ["checkpoint.metric=iou/ston"],
             r"metric=iou/ston: must be one of .*Did you mean checkpoint.metric=iou/stone",
@@ -367,7 +367,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
             ["schedule.patience=3", "evaluation.every=50", "schedule.epochs=null", "schedule.iterations=50"],
             r"patience=3: this training has 1 validation in all",
         ),
-        (["schedule.layer_decay=1.5"], r"schedule.layer_decay=1.5: must be .* at most 1"),
+        (["schedule.layer_decay=1.5"], r"schedule.layer_decay=1.5: must be at most 1"),
         (["loss=ce_dice", "loss.parts.dice.weight=0", "loss.parts.cross_entropy.weight=0"], "weights are 0"),
         (["schedule.lr_schedule.warmup_iterations=5000"], r"warmup_iterations=5000: must be below the"),
     ],
@@ -447,7 +447,7 @@ def test_so_many_validations_are_counted_as_a_run_has(seed):
 
 
 def test_the_experiment_is_what_the_pages_say(photos, tmp_path, tiny_run):
-    settings = compose.composed(
+    settings = compose.compose_settings(
         "train", ["experiment=finetune", *command(photos, tmp_path, f"model.weights={tiny_run}/best.pt")]
     )
     schedule = settings["schedule"]

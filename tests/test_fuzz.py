@@ -1,4 +1,4 @@
-"""Bad input, at random: whatever is given, the answer is a result or an error in words, and soon.
+"""Random bad input ends in a result or a plain error, within a time limit.
 
 A quarter of the cases, and with ``--hypothesis-profile=all`` (make test-all) all of about 2,400;
 ``--hypothesis-show-statistics`` counts them.
@@ -26,7 +26,8 @@ import segkit
 from runs import SMALL, assert_same
 from segkit import checkpoint
 from segkit import config as schema
-from segkit.config.compose import accept_any_key, composed
+from segkit.config.command_line import accept_any_key
+from segkit.config.compose import compose_settings
 from segkit.data.label_map import LabelMap
 from segkit.data.pairs import read_image, read_mask
 from segkit.models import segmenter, weights
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.medium
 
 
 def cases(count):
-    """So many cases of all, the same ones each time, none longer than ten seconds."""
+    """Return Hypothesis settings: a number of cases, the same each time, at most ten seconds each."""
     count = count if settings.get_current_profile_name() == "all" else count // 4
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     return settings(
@@ -44,7 +45,7 @@ def cases(count):
     )
 
 
-in_words = contextlib.suppress(ValueError, OSError)
+user_errors_only = contextlib.suppress(ValueError, OSError)
 
 WORDS = ["name", "resnest", "os", "..", "../../setup", "id", "lr", "", "é", "null", "a.b"]
 NAMES = st.sampled_from(WORDS)
@@ -60,8 +61,8 @@ TREES = st.recursive(
 TURNS = st.randoms(use_true_random=True)
 
 
-def changed(turn, tree, values):
-    """A copy of a tree of settings with a place taken out, renamed or filled anew for each of the values."""
+def change_settings(turn, tree, values):
+    """Return a copy of settings with one random place removed, renamed or replaced for each value."""
     tree = json.loads(json.dumps(tree))
     for value in values:
         place = tree
@@ -80,14 +81,14 @@ def changed(turn, tree, values):
     return tree
 
 
-BASE = composed("train", [*SMALL, "run_name=a"])
+BASE = compose_settings("train", [*SMALL, "run_name=a"])
 
 
 @cases(700)
 @given(TURNS, st.lists(TREES, min_size=1, max_size=4))
-def test_settings(turn, values):
-    with in_words:
-        schema.check("train", changed(turn, BASE, values))
+def test_random_settings_are_checked_or_refused(turn, values):
+    with user_errors_only:
+        schema.check("train", change_settings(turn, BASE, values))
 
 
 TYPED = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.text(
@@ -97,7 +98,7 @@ TYPED = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.text
 
 @cases(600)
 @given(TYPED)
-def test_what_hydra_cannot_read_arrives_as_it_was_typed(text):
+def test_text_hydra_cannot_parse_is_passed_literally(text):
     parser = OverridesParser.create()
     try:
         parser.parse_override(f"++run_name={text}")
@@ -122,10 +123,10 @@ TABLES = st.one_of(
 
 @cases(400)
 @given(TABLES, st.integers(0, 2**32 - 1))
-def test_class_tables_and_what_masks_hold(tmp_path_factory, content, seed):
+def test_random_class_tables_are_read_or_refused(tmp_path_factory, content, seed):
     file = tmp_path_factory.getbasetemp() / "classes.csv"
     file.write_bytes(content)
-    with in_words:
+    with user_errors_only:
         table = LabelMap.read(file, "fuzz")
         draw = np.random.default_rng(seed)
         kind = draw.choice([np.uint8, np.uint16])
@@ -136,7 +137,7 @@ def test_class_tables_and_what_masks_hold(tmp_path_factory, content, seed):
         assert LabelMap.from_plain(table.to_plain()) == table
 
 
-def encoded():
+def encode_images():
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     for suffix in (".png", ".jpg", ".bmp", ".webp", ".tiff", ".ppm"):
         yield suffix, cv2.imencode(suffix, image)[1].tobytes()
@@ -144,11 +145,11 @@ def encoded():
             yield suffix, cv2.imencode(suffix, image[..., 0])[1].tobytes()
 
 
-IMAGES = list(encoded())
+IMAGES = list(encode_images())
 
 
-def damaged(turn, content):
-    """Some bytes changed, cut off or put in."""
+def damage_bytes(turn, content):
+    """Change, cut or insert some bytes."""
     content = bytearray(content)
     for _ in range(turn.randint(1, 4)):
         at = turn.randrange(len(content)) if content else 0
@@ -164,18 +165,18 @@ def damaged(turn, content):
 
 @cases(600)
 @given(TURNS, st.sampled_from(IMAGES), st.sampled_from(["image", "ids", "any"]))
-def test_overlays(tmp_path_factory, turn, image, use):
+def test_damaged_images_are_read_or_refused(tmp_path_factory, turn, image, use):
     suffix, content = image
     file = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
-    file.write_bytes(damaged(turn, content))
-    with in_words:
+    file.write_bytes(damage_bytes(turn, content))
+    with user_errors_only:
         array = read_image(file) if use == "image" else read_mask(file, use)
         assert array.size > 0
 
 
 @functools.cache
 def good():
-    """A checkpoint as a run writes it, of one class."""
+    """Return a checkpoint of one class."""
     table = LabelMap.from_plain({"name": "two", "entries": [[0, "a", [0, 0, 0], False, ""]]})
     network = {**BASE["model"], "backbone": {**BASE["model"]["backbone"], "width": 4}}
     model = segmenter.build(1, **network)
@@ -185,26 +186,26 @@ def good():
 
 @cases(300)
 @given(turn=TURNS)
-def test_bytes_of_checkpoints(tmp_path_factory, turn):
+def test_damaged_checkpoints_are_read_or_refused(tmp_path_factory, turn):
     buffer = io.BytesIO()
     torch.save({**good(), "model": {"weight": torch.zeros(3)}}, buffer)
     file = tmp_path_factory.getbasetemp() / "fuzz.pt"
-    file.write_bytes(damaged(turn, buffer.getvalue()))
-    with in_words:
+    file.write_bytes(damage_bytes(turn, buffer.getvalue()))
+    with user_errors_only:
         checkpoint.read_checkpoint(file)
 
 
 @cases(80)
 @given(turn=TURNS, values=st.lists(TREES, min_size=2, max_size=2))
-def test_what_checkpoints_say(tmp_path_factory, turn, values):
+def test_changed_checkpoint_settings_load_or_are_refused(tmp_path_factory, turn, values):
     plain = {key: good()[key] for key in ("settings", "classes", "iteration")}
     focus = {"model": plain["settings"]["model"]}
-    content = changed(turn, plain, values)
+    content = change_settings(turn, plain, values)
     if turn.random() < 0.5:  # nothing but its network
-        content = {**plain, "settings": {**plain["settings"], **changed(turn, focus, values[:1])}}
-    file = tmp_path_factory.getbasetemp() / "said.pt"
+        content = {**plain, "settings": {**plain["settings"], **change_settings(turn, focus, values[:1])}}
+    file = tmp_path_factory.getbasetemp() / "changed.pt"
     torch.save({"format": 1, "model": good()["model"], **content}, file)
-    with in_words:
+    with user_errors_only:
         segkit.load(file)
 
 
@@ -223,8 +224,8 @@ def cut(turn, content):
 
 
 @functools.cache
-def stored(kind):
-    """The bytes of a file of weights, how it is read, and what is in it."""
+def stored_weights(kind):
+    """Return the bytes of a weights file, a function that reads it, and its content."""
     state = {
         f"layer{i}.weight": torch.randn(64, 32, generator=torch.Generator().manual_seed(i)) for i in range(9)
     }
@@ -246,8 +247,8 @@ def stored(kind):
 
 @pytest.mark.parametrize("damage", [flip_bit, zero_page, cut])
 @pytest.mark.parametrize("kind", ["pt", "zip", "safetensors"])
-def test_no_damaged_file_is_read_as_other_numbers(kind, damage, tmp_path):
-    whole, read, content = stored(kind)
+def test_damaged_weights_are_never_read_as_other_numbers(kind, damage, tmp_path):
+    whole, read, content = stored_weights(kind)
     turn, file = random.Random(0), tmp_path / f"x.{kind}"
     refused = 0
     for _ in range(400 if damage is flip_bit else 100):
@@ -261,10 +262,10 @@ def test_no_damaged_file_is_read_as_other_numbers(kind, damage, tmp_path):
     assert refused > 90
 
 
-def test_settings_of_damaged_checkpoints_are_not_read_as_others(tmp_path):
-    whole, _, content = stored("pt")
+def test_damaged_checkpoints_never_give_other_settings(tmp_path):
+    whole, _, content = stored_weights("pt")
     turn, file = random.Random(0), tmp_path / "x.pt"
     for _ in range(200):
         file.write_bytes(flip_bit(turn, whole))
-        with in_words:
+        with user_errors_only:
             assert checkpoint.read_checkpoint(file, mapped=True)["settings"] == content["settings"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import segkit
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 from segkit.config.values import parse_path
 from segkit.data.pairs import cache_folder
 from segkit.runtime import download
@@ -43,18 +43,18 @@ def value_at(settings, key):
 def test_home_is_expanded_in_every_path(command, words, key, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     for typed, expected in (("~/a b", "/home/me/a b"), ("~", "/home/me"), ("./~", "./~"), ("a~", "a~")):
-        assert value_at(composed(command, [*words, f"{key}={typed}"]), key) == expected
+        assert value_at(compose_settings(command, [*words, f"{key}={typed}"]), key) == expected
     with pytest.raises(ValueError, match=f"{key}=~nobody-here/a: there is no user nobody-here"):
-        composed(command, [*words, f"{key}=~nobody-here/a"])
+        compose_settings(command, [*words, f"{key}=~nobody-here/a"])
 
 
 def test_home_is_expanded_in_a_list_of_roots(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert composed("train", [*TRAIN, "data.root=[~/a,/b]"])["data"]["root"] == ["/home/me/a", "/b"]
+    assert compose_settings("train", [*TRAIN, "data.root=[~/a,/b]"])["data"]["root"] == ["/home/me/a", "/b"]
 
 
 def test_text_that_is_no_path_keeps_its_tilde():
-    assert composed("train", ["run_name='~x'"])["run_name"] == "~x"
+    assert compose_settings("train", ["run_name='~x'"])["run_name"] == "~x"
 
 
 def test_home_is_expanded_in_arguments_of_tools(monkeypatch, capsys):
@@ -67,12 +67,12 @@ def test_home_is_expanded_in_arguments_of_tools(monkeypatch, capsys):
     assert "argument --file: ~nobody-here/a: there is no user nobody-here" in capsys.readouterr().err
 
 
-def test_arguments_of_every_tool_expand_home():
+def test_no_tool_takes_plain_paths():
     sources = [*Path("datasets").glob("*.py"), *Path("segkit/tools").rglob("*.py")]
     assert [str(file) for file in sources if re.search(r'type"?[=:] ?Path\b', file.read_text())] == []
 
 
-def test_unknown_users_are_refused_in_python_calls():
+def test_load_refuses_the_home_of_unknown_users():
     with pytest.raises(ValueError, match="there is no user nobody-here on this machine"):
         segkit.load("~nobody-here/best.pt")
 

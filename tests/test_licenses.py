@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from segkit import checkpoint, export, licenses
-from segkit.config.compose import Hooks, composed, settings_from_checkpoint
+from segkit.config.cli import read_checkpoint_settings
+from segkit.config.compose import compose_settings
 from segkit.data.label_map import load_builtin_label_map
 from segkit.export import build_metadata
 from segkit.inference import Protocol, predictor
@@ -57,7 +58,7 @@ def test_checkpoint_carries_its_ledger_and_fine_tuning_continues_it(tiny_run, tm
     stored = checkpoint.read_checkpoint(tiny_run / "best.pt")["licenses"]
     assert stored["pretrained weights"] == SCRATCH
     words = ["data=shapes", "model=deeplabv3_demo", "run_name=x", f"model.weights={tiny_run}/best.pt"]
-    settings = composed("train", words)
+    settings = compose_settings("train", words)
     new = checkpoint.Checkpoints.from_settings(settings, tmp_path, load_builtin_label_map("shapes"))
     assert new.about["licenses"]["pretrained weights"] == (
         "best.pt, a network of segkit (pretrained weights: none, trained from scratch; "
@@ -70,7 +71,7 @@ def test_checkpoint_carries_its_ledger_and_fine_tuning_continues_it(tiny_run, tm
 
 def test_exported_file_carries_the_ledger(tiny_run):
     words = [f"checkpoint={tiny_run}/best.pt"]
-    settings = composed("export", words, Hooks(defaults=settings_from_checkpoint))
+    settings = compose_settings("export", words, stored=read_checkpoint_settings)
     trained = predictor.load_model(settings, torch.device("cpu"))
     about = build_metadata(trained, export.ExportKind("onnx", "ids", None, "float32"), settings, Protocol())
     assert about["licenses"] == checkpoint.read_checkpoint(tiny_run / "best.pt")["licenses"]

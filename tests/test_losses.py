@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from segkit import config, training
 from segkit.config import registry
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 from segkit.losses import _chunks, cross_entropy
 from segkit.types import IGNORE_INDEX, Batch, Logits
 
@@ -477,22 +477,22 @@ def test_mixed_loss_cannot_be_nested():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("loss.parts.dice.weight=-1", r"loss.parts.dice.weight=-1: must be a number at least 0"),
+        ("loss.parts.dice.weight=-1", r"loss.parts.dice.weight=-1: must be at least 0"),
         ("loss.parts.dice.smoth=1", r"loss.parts.dice.smoth=1: .*did you mean loss.parts.dice.smooth"),
         ("loss.parts.dice.aux_weight=1", r"loss.parts.dice.aux_weight=1: there is no such setting"),
         ("loss.parts.dyce.weight=1", r"loss.parts.dyce=.*: no 'dyce' in segkit/losses; there are: .*dice"),
-        ("loss.parts.dice=2", r"loss.parts.dice=2: this is a group; say loss.parts.dice.weight=2"),
-        ("loss.parts=dice", r"loss.parts=dice: this is a group; give each by its name, .*NAME.weight=1"),
+        ("loss.parts.dice=2", r"loss.parts.dice=2: this is a section; set loss.parts.dice.weight=2"),
+        ("loss.parts=dice", r"loss.parts=dice: this is a section; set each by its name, .*NAME.weight=1"),
     ],
 )
 def test_settings_of_mixed_losses_are_validated(override, message):
     with pytest.raises(ValueError, match=message):
-        composed("train", ["run_name=x", "loss=ce_dice", override])
+        compose_settings("train", ["run_name=x", "loss=ce_dice", override])
 
 
 def test_mixed_losses_are_set_removed_and_added_by_name():
     given = ["loss.parts.dice=null", "loss.parts.focal.gamma=3", "loss.parts.cross_entropy.weight=2"]
-    chosen = composed("train", ["run_name=x", "loss=ce_dice", *given])["loss"]
+    chosen = compose_settings("train", ["run_name=x", "loss=ce_dice", *given])["loss"]
     assert chosen["parts"] == {"cross_entropy": {"weight": 2.0}, "focal": {"gamma": 3.0}}
     loss = registry.build("losses", chosen, num_classes=3)
     assert list(loss.losses) == ["cross_entropy", "focal"]
@@ -503,5 +503,5 @@ def test_mixed_losses_are_set_removed_and_added_by_name():
 @pytest.mark.medium
 @pytest.mark.parametrize("name", [n for n in registry.available("losses") if n != "mixed"])
 def test_every_loss_yaml_lists_all_settings(name):
-    chosen = composed("train", ["run_name=x", f"loss={name}"])["loss"]
+    chosen = compose_settings("train", ["run_name=x", f"loss={name}"])["loss"]
     assert set(chosen) == {"name", *config.read_keywords(f"losses/{name}.py:build").accepted}

@@ -21,12 +21,12 @@ from segkit.inference import predict
 from segkit.inference.protocol import Protocol
 from segkit.types import (
     IGNORE_INDEX,
-    MOST_CLASSES,
+    MAX_CLASSES,
     Logits,
     Sample,
     class_id_dtype,
     ignore_index,
-    ignore_index_of,
+    label_ignore_index,
 )
 from segkit.visualize import overlays
 
@@ -53,11 +53,13 @@ def random_label(draw, num_classes, size):
     return label
 
 
-@pytest.mark.parametrize("num_classes", [1, 254, 255, 256, 847, 1000, MOST_CLASSES])
+@pytest.mark.parametrize("num_classes", [1, 254, 255, 256, 847, 1000, MAX_CLASSES])
 def test_ignore_index_is_the_largest_id_of_its_type(num_classes):
     label = np.zeros(1, class_id_dtype(num_classes))
     assert ignore_index(num_classes) == np.iinfo(label.dtype).max >= num_classes
-    assert ignore_index_of(label) == ignore_index_of(torch.from_numpy(label)) == ignore_index(num_classes)
+    assert (
+        label_ignore_index(label) == label_ignore_index(torch.from_numpy(label)) == ignore_index(num_classes)
+    )
 
 
 @pytest.mark.parametrize("num_classes", [200, 255, 256, 847])
@@ -82,7 +84,7 @@ def test_uint8_masks_are_read_by_wide_label_maps():
     table = LabelMap("many", tuple(Entry(k, str(k), (0, 0, 0), k == 9) for k in range(400)))
     found = table.encode(np.arange(256, dtype=np.uint8)[None], "a.png")
     assert found.dtype == np.int16
-    assert found[0].tolist() == [*range(9), MOST_CLASSES, *range(9, 255)]
+    assert found[0].tolist() == [*range(9), MAX_CLASSES, *range(9, 255)]
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -99,7 +101,7 @@ def test_loss_of_many_classes_equals_that_of_few(name, coarse, seed):
     if len(set(own)) < few:
         own = np.arange(240, 300)
     label = random_label(draw, few, size)
-    wide = np.where(label == IGNORE_INDEX, MOST_CLASSES, own[np.minimum(label, few - 1)]).astype(np.int16)
+    wide = np.where(label == IGNORE_INDEX, MAX_CLASSES, own[np.minimum(label, few - 1)]).astype(np.int16)
     cells = (5, 4) if coarse else size[1:]
     logits = torch.from_numpy(draw.normal(0, 2, (2, few, *cells))).requires_grad_()
     spread = torch.full((2, many, *cells), -1000.0, dtype=torch.float64)
@@ -123,7 +125,7 @@ def test_loss_of_many_classes_equals_that_of_few(name, coarse, seed):
 def test_int16_loss_is_zero_if_all_pixels_are_ignored(name):
     loss = registry.build("losses", {"name": name, **LOSSES[name]}, num_classes=300)
     logits = torch.randn(2, 300, 5, 6, requires_grad=True)
-    total = loss(Logits(logits), torch.full((2, 5, 6), MOST_CLASSES, dtype=torch.int16))["main"].sum()
+    total = loss(Logits(logits), torch.full((2, 5, 6), MAX_CLASSES, dtype=torch.int16))["main"].sum()
     total.backward()
     assert total == 0
     assert not logits.grad.any()
@@ -134,7 +136,7 @@ def test_cross_entropy_equals_torch_for_300_classes():
     label = random_label(draw, 300, (2, 13, 17))
     logits = torch.from_numpy(draw.normal(0, 3, (2, 300, 13, 17)))
     loss = registry.build("losses", {"name": "cross_entropy", "label_smoothing": 0.1}, num_classes=300)
-    target = torch.from_numpy(np.where(label == MOST_CLASSES, -100, label)).long()
+    target = torch.from_numpy(np.where(label == MAX_CLASSES, -100, label)).long()
     expected = torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1)
     found = loss(Logits(logits), torch.from_numpy(label))["main"]
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
@@ -193,14 +195,14 @@ def test_augmentation_treats_int16_labels_like_uint8(resize, seed):
     draw = np.random.default_rng(seed)
     label = random_label(draw, 100, (int(draw.integers(20, 90)), int(draw.integers(20, 90))))
     image = draw.integers(0, 256, (*label.shape, 3), np.uint8)
-    wide = np.where(label == IGNORE_INDEX, MOST_CLASSES, label.astype(np.int16) + 300).astype(np.int16)
+    wide = np.where(label == IGNORE_INDEX, MAX_CLASSES, label.astype(np.int16) + 300).astype(np.int16)
     augment = transforms.build(
         crop_size=64, base_size=80, resize=resize, rotation=15.0 * (seed % 2), max_class_ratio=0.3
     )
     found = [augment(Sample(image, ids, "a"), seed) for ids in (label, wide)]
     np.testing.assert_array_equal(found[0].image, found[1].image)
     assert found[1].label.dtype == np.int16
-    back = np.where(found[1].label == MOST_CLASSES, IGNORE_INDEX, found[1].label - 300)
+    back = np.where(found[1].label == MAX_CLASSES, IGNORE_INDEX, found[1].label - 300)
     # OpenCV turns each type with another kernel, and rounds a tie of neighbors its own way
     assert (back == found[0].label).mean() >= (0.998 if seed % 2 else 1)
 

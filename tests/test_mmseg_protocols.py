@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_protocols import SCALES, SIZES, TINY, K, TinySegmenter, as_input, drawn_image, one_thread, resized
 
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 from segkit.inference import Protocol, predict, predict_probabilities
 
 __all__ = ["one_thread"]  # a fixture
@@ -89,7 +89,7 @@ def test_image_of_one_row_keeps_it_at_any_scale():
 
 
 def protocol_of(*words):
-    section = composed("test", ["model=deeplabv3_demo", *words])["evaluation"]
+    section = compose_settings("test", ["model=deeplabv3_demo", *words])["evaluation"]
     section.pop("every", None)
     return Protocol(**section)
 

@@ -249,5 +249,5 @@ def test_optimizer_resumes_with_another_memory_layout(name):
 
 
 def test_huge_weight_decay_is_rejected():
-    with pytest.raises(ValueError, match=r"schedule.optimizer.weight_decay=1e\+38: must be .* at most 10"):
+    with pytest.raises(ValueError, match=r"schedule.optimizer.weight_decay=1e\+38: must be at most 10"):
         check("schedule.optimizer", {"name": "sgd", "weight_decay": 1e38})

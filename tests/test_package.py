@@ -1,4 +1,4 @@
-"""segkit as a package: what the archives hold, and the commands of an installation far from any checkout."""
+"""The wheel and source archive, and the commands of an installation."""
 
 import configparser
 import json

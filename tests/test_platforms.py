@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from conftest import ROOT
 from segkit import training
 from segkit.config import registry
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 from segkit.runtime import precision
 from segkit.types import Batch
 
@@ -113,7 +113,9 @@ def test_a_training_step_needs_no_float64(loss, monkeypatch):
     monkeypatch.setattr(precision, "widest_float_dtype", lambda _: torch.float32)
     small = ["data.size=32", "augment.crop_size=32", "model.backbone.width=8", "model.head.width=16"]
     choice = "ce_dice" if loss == "mixed" else loss
-    settings = composed("train", ["experiment=demo", f"loss={choice}", *small, "schedule.batch_size=2"])
+    settings = compose_settings(
+        "train", ["experiment=demo", f"loss={choice}", *small, "schedule.batch_size=2"]
+    )
     data = registry.build("data.datasets", settings["data"], split="train")
     run = training.build_training(settings, data, torch.device("cpu"))
     label = torch.randint(0, 10, (2, 32, 32), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Components of somebody else: found, checked, listed, and never run because a file asks for them."""
+"""Plug-ins: found, checked and listed, and never run because a file names them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import segkit
 from segkit import testing
 from segkit.config import registry
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "plugin"
@@ -23,7 +23,7 @@ EXAMPLE = ROOT / "examples" / "plugin"
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A copy of the example, which is the current folder; what is named in this process is forgotten."""
+    """Change to a copy of the example, and forget its plug-ins afterwards."""
     shutil.copytree(EXAMPLE, tmp_path / "own", ignore=shutil.ignore_patterns("runs", "__pycache__"))
     monkeypatch.chdir(tmp_path / "own")
     monkeypatch.setattr(registry, "_plugins", {})
@@ -41,8 +41,8 @@ def command(script, *arguments, cwd, status=0):
     return answer
 
 
-def test_the_example_trains_and_predicts_and_its_checkpoint_asks_for_it(own, capsys, run_here):
-    said = command(
+def test_example_trains_predicts_and_must_be_named(own, capsys, run_here):
+    output = command(
         "train_seg.py", "--config-dir", "conf", "plugins=shiny", "experiment=shiny", cwd=own
     ).stdout
     for words in (
@@ -51,7 +51,7 @@ def test_the_example_trains_and_predicts_and_its_checkpoint_asks_for_it(own, cap
         "worst_pixAcc",
         "plugins=[shiny] checkpoint=",
     ):
-        assert words in said
+        assert words in output
     best = own / "runs" / "shiny" / "best.pt"
     scores = (best.parent / "scores.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in scores] == ["10", "20"]
@@ -64,7 +64,7 @@ def test_the_example_trains_and_predicts_and_its_checkpoint_asks_for_it(own, cap
     assert run_here("predict_seg", f"checkpoint={best}", "input=photo.png") == 2
     assert "plugins=[shiny]" in capsys.readouterr().err
     assert run_here("train_seg", "run_name=shiny", "resume=true") == 2
-    assert "the run that goes on was made with components of shiny" in capsys.readouterr().err
+    assert "the run to resume was made with components of shiny" in capsys.readouterr().err
     cv2.imwrite("photo.png", np.tile(np.repeat([40, 220], 4).astype(np.uint8)[:, None], (32, 4, 3)))
     ids = segkit.load(best, plugins=["shiny"]).predict("photo.png")
     assert ids.shape == (32, 32)
@@ -76,7 +76,7 @@ def test_the_example_trains_and_predicts_and_its_checkpoint_asks_for_it(own, cap
 
 
 @pytest.mark.medium
-def test_every_component_of_the_example_keeps_its_contract(own):
+def test_components_of_the_example_pass_their_checks(own):
     registry.use_plugins(["shiny"])
     build = registry.build
     patches = lambda stride: build("models.backbones", {"name": "patches", "output_stride": stride})  # noqa: E731
@@ -93,7 +93,7 @@ def test_every_component_of_the_example_keeps_its_contract(own):
     assert [factor(t) for t in range(8)] == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
 
 
-def test_help_lists_ours_and_theirs(own, run_here, capsys):
+def test_help_lists_components_of_plugins(own, run_here, capsys):
     assert run_here("train_seg", "--config-dir=conf", "plugins=shiny", "--help") == 0
     lines = capsys.readouterr().out.splitlines()
     for start, name in (
@@ -110,9 +110,9 @@ def test_help_lists_ours_and_theirs(own, run_here, capsys):
 
 WRONG = {
     "model.backbone.wide=3": "model.backbone.wide=3: there is no such setting; did you mean model.back",
-    "model.backbone.width=0": "model.backbone.width=0: must be an integer at least 1",
-    "augment.extra.noise.deviation=-1": "augment.extra.noise.deviation=-1: must be a number at least 0",
-    "evaluation.evaluators.wort=true": "evaluation.evaluators.wort=True: no 'wort' in segkit/evaluation/evalu"
+    "model.backbone.width=0": "model.backbone.width=0: must be at least 1",
+    "augment.extra.noise.deviation=-1": "augment.extra.noise.deviation=-1: must be at least 0",
+    "evaluation.evaluators.wort=true": "evaluation.evaluators.wort=true: no 'wort' in segkit/evaluation/evalu"
     "ators or shiny/evaluation/evaluators; there are: boundary, confusion",
     "model/backbone=patch": "did you mean model/backbone=patches?",
     "plugins=[shiny,shyni]": "plugins=[shyni]: there is no package of this name, installed or in ",
@@ -120,17 +120,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_their_settings_are_checked_as_ours_are(own, wrong, run_here, capsys):
+def test_settings_of_plugins_are_checked(own, wrong, run_here, capsys):
     words = ["--config-dir", "conf", "plugins=shiny", "experiment=shiny"]
     words = [word for word in words if not (wrong.startswith("plugins") and word.startswith("plugins"))]
     assert run_here("train_seg", *words, wrong) == 2
-    said = capsys.readouterr().err
-    assert WRONG[wrong] in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert WRONG[wrong] in output
+    assert "Traceback" not in output
     assert not [name for name in sys.modules if name.startswith("shiny.")]
 
 
-def test_a_folder_of_choices_that_is_not_there_is_named(run_here, capsys):
+def test_missing_config_dir_is_refused(run_here, capsys):
     assert run_here("train_seg", "--config-dir", "nowhere", "experiment=demo") == 2
     assert "--config-dir=nowhere: there is no such folder" in capsys.readouterr().err
 
@@ -143,12 +143,12 @@ def module(folder, text):
 @pytest.mark.parametrize(
     ("folder", "text", "words"),
     [
-        ("losses", "def build(num_classes): ...", "'dice' stands in segkit.losses and mine.losses"),
+        ("losses", "def build(num_classes): ...", "'dice' is in segkit.losses and mine.losses"),
         ("models/heads", "x = 1", "a component needs a function build, and there is none"),
         (
             "models/heads",
             "def build(*, a: Nope = 1): ...",
-            "name 'Nope' is not defined where the annotation is read",
+            "name 'Nope' is not defined in the annotation of a setting",
         ),
         (
             "models/heads",
@@ -157,20 +157,20 @@ def module(folder, text):
         ),
     ],
 )
-def test_what_a_module_lacks_is_said(own, folder, text, words):
+def test_broken_plugin_module_is_refused_with_its_fault(own, folder, text, words):
     module(own / "mine" / folder, text)
     choice = ["loss=dice"] if folder == "losses" else ["model.head.name=dice"]
     with pytest.raises(ValueError, match=words):
-        composed("train", ["plugins=[mine]", "run_name=a", *choice])
+        compose_settings("train", ["plugins=[mine]", "run_name=a", *choice])
 
 
-def test_an_installed_package_may_declare_itself(own, monkeypatch):
+def test_installed_package_is_found_by_its_entry_point(own, monkeypatch):
     folder = own / "site" / "shiny-1.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: shiny\nVersion: 1\n")
     (folder / "entry_points.txt").write_text("[segkit.components]\nanything = shiny\n")
     monkeypatch.setattr(sys, "path", [str(own / "site"), *sys.path])
-    monkeypatch.setattr(registry, "_declared", registry._declared.__wrapped__)
+    monkeypatch.setattr(registry, "_find_installed", registry._find_installed.__wrapped__)
     assert registry.plugins() == ["shiny"]
     assert registry.component_file("losses", "brier").name == "brier.py"
     assert "brier" in registry.available("losses")

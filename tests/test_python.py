@@ -1,4 +1,4 @@
-"""segkit from Python: its public names, several images at once, data of one's own, a loop of one's own."""
+"""The Python API: public names, batches of images, own data sets and training loops."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def files(tmp_path_factory):
     return sorted(folder.glob("*.png"))
 
 
-def test_the_public_names_are_there_documented_and_typed():
+def test_public_names_are_documented_and_typed():
     page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
     stub = (ROOT / "segkit/__init__.pyi").read_text(encoding="utf-8")
     assert set(re.findall(r" as (\w+)$", stub, re.MULTILINE)) == set(segkit.__all__)
@@ -42,7 +42,7 @@ def test_the_public_names_are_there_documented_and_typed():
     assert set(segkit.__all__) <= set(dir(segkit))
 
 
-def test_several_images_get_what_each_gets_alone(model, files):
+def test_batch_prediction_equals_single_prediction(model, files):
     pixels = [np.array(Image.open(file)) for file in files]
     alone = [model.predict(file) for file in files]
     kinds = [
@@ -62,7 +62,7 @@ def test_several_images_get_what_each_gets_alone(model, files):
     assert model.predict([]) == []
 
 
-def test_python_predicts_what_the_command_writes(model, files, tiny_run, tmp_path, run_here):
+def test_predictor_equals_predict_command(model, files, tiny_run, tmp_path, run_here):
     words = f"checkpoint={tiny_run}/best.pt input={files[0].parent} output={tmp_path} save=[ids] device=cpu"
     assert run_here("predict_seg", *words.split()) == 0
     for file, ids in zip(files, model.predict(files), strict=True):
@@ -86,13 +86,13 @@ def as_bytes(image, **how):
     ],
     ids=["bytes of 16 bits", "16 bits", "CMYK", "transparent", "one of a list"],
 )
-def test_what_8_bit_rgb_cannot_hold_is_refused_whatever_holds_it(model, image, message):
+def test_images_beyond_8_bit_rgb_are_refused(model, image, message):
     with pytest.raises(ValueError, match=message):
         model.predict(image)
 
 
 class Own:
-    """A data set that is nobody's class, over the scenes that the run was scored on."""
+    """A data set without a base class, over the validation scenes of the run."""
 
     name, on_error = "own", "stop"
 
@@ -108,7 +108,7 @@ class Own:
         return segkit.Sample(sample.image, sample.label, self.names[index])
 
 
-def test_a_data_set_of_ones_own_is_scored_as_the_run_was(model, tiny_run):
+def test_own_data_set_is_scored_as_in_the_run(model, tiny_run):
     settings = torch.load(tiny_run / "best.pt", weights_only=True)["settings"]
     own = Own(segkit.build_dataset(settings, "val"))
     found = segkit.evaluate(model.network, own, segkit.Protocol(), progress=False)
@@ -117,7 +117,7 @@ def test_a_data_set_of_ones_own_is_scored_as_the_run_was(model, tiny_run):
     assert found.scores["mIoU"] == pytest.approx(written["scores"]["mIoU"], abs=1e-12)
 
 
-def test_the_example_trains_in_a_loop_of_its_own_and_saves_what_loads(tmp_path):
+def test_own_loop_example_trains_and_saves(tmp_path):
     small = "data.size=32 data.val_scenes=4 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
     length = "schedule.batch_size=4 loader.workers=0"
     words = [
@@ -146,18 +146,18 @@ def test_the_example_trains_in_a_loop_of_its_own_and_saves_what_loads(tmp_path):
     assert f"mIoU {again.scores['mIoU']:.2%} of 4 images" in found.stdout
 
 
-def test_the_example_uses_public_names_only():
+def test_own_loop_example_uses_public_names_only():
     text = (ROOT / "examples/own_loop.py").read_text(encoding="utf-8")
     used = set(re.findall(r"\bsegkit\.(\w+)", text.split('"""', 2)[2]))
     assert used <= set(segkit.__all__)
     assert not re.search(r"from segkit|import segkit\.", text)
 
 
-def test_batches_for_a_loop_are_those_of_a_run_and_go_on_anywhere():
+def test_training_batches_equal_those_of_a_run():
     from segkit import training
 
     sizes = ["data.size=32", "augment.crop_size=32", "model.backbone.width=8", "model.head.width=16"]
-    settings = segkit.composed(
+    settings = segkit.compose_settings(
         "train", ["experiment=demo", *sizes, "schedule.batch_size=3", "loader.workers=0"]
     )
     data = segkit.build_dataset(settings, "train")

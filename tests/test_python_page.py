@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from conftest import ROOT
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -31,6 +31,6 @@ def test_python_blocks_of_docs_run(tiny_run, tmp_path, monkeypatch):
 
 
 def test_composed_settings_have_a_default_run_name():
-    settings = composed("train", ["model=deeplabv3_resnest14", "data=shapes"])
+    settings = compose_settings("train", ["model=deeplabv3_resnest14", "data=shapes"])
     assert settings["run_name"] == "deeplabv3_resnest14-shapes"
-    assert composed("train", ["experiment=demo"])["run_name"] == "demo"
+    assert compose_settings("train", ["experiment=demo"])["run_name"] == "demo"

@@ -1,29 +1,28 @@
-"""A run goes on with the settings it had; what is typed lies over them."""
+"""A resumed run keeps its settings, and the command line overrides them."""
 
 import pytest
 
 from runs import SMALL, Run
 from segkit import checkpoint
-from segkit.config import resuming
-from segkit.config.compose import Hooks, composed
+from segkit.config.compose import compose_settings
 
 BEGUN = [*SMALL, "run_name=a", "schedule.lr=0.07", "schedule/optimizer=adamw", "seed=5", "sizes.crop=64"]
 
 
-def again(*typed, before=None):
-    """What resuming with these arguments composes to."""
-    before = composed("train", BEGUN) if before is None else before
-    return composed("train", ["run_name=a", "resume=true", *typed], Hooks(resumed=lambda _: before))
+def resume(*typed, before=None):
+    """Compose the settings of a resumed run."""
+    before = compose_settings("train", BEGUN) if before is None else before
+    return compose_settings("train", ["run_name=a", "resume=true", *typed], stored=lambda _: before)
 
 
 @pytest.mark.medium
-def test_nothing_typed_changes_nothing():
-    assert checkpoint.list_changed_settings(composed("train", BEGUN), again()) == []
+def test_resuming_without_overrides_changes_nothing():
+    assert checkpoint.list_changed_settings(compose_settings("train", BEGUN), resume()) == []
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "differences"),
     [
         (["schedule.iterations=20"], ["schedule.iterations=20 (was 10)"]),
         (["schedule.lr=0.01"], ["schedule.lr=0.01 (was 0.07)"]),  # what the yaml says, and typed all the same
@@ -35,73 +34,69 @@ def test_nothing_typed_changes_nothing():
         (["model.backbone.width=8"], []),
     ],
 )
-def test_what_is_typed_wins_and_is_told(typed, told):
-    found = checkpoint.list_changed_settings(composed("train", BEGUN), again(*typed))
-    assert set(told) <= set(found)
-    assert len(found) == len(told) or typed == ["runtime=gpu"]
+def test_overrides_win_on_resume(typed, differences):
+    found = checkpoint.list_changed_settings(compose_settings("train", BEGUN), resume(*typed))
+    assert set(differences) <= set(found)
+    assert len(found) == len(differences) or typed == ["runtime=gpu"]
 
 
 @pytest.mark.medium
-def test_a_group_that_is_typed_wins_whole():
-    found = again("model=fcn_resnest50")
-    assert found["model"] == composed("train", ["model=fcn_resnest50", "run_name=a"])["model"]
-    assert found["schedule"] == composed("train", BEGUN)["schedule"]
-    optimizer = again("schedule/optimizer=sgd")["schedule"]["optimizer"]
-    assert optimizer == composed("train", ["run_name=a"])["schedule"]["optimizer"]
+def test_chosen_group_replaces_its_section_on_resume():
+    found = resume("model=fcn_resnest50")
+    assert found["model"] == compose_settings("train", ["model=fcn_resnest50", "run_name=a"])["model"]
+    assert found["schedule"] == compose_settings("train", BEGUN)["schedule"]
+    optimizer = resume("schedule/optimizer=sgd")["schedule"]["optimizer"]
+    assert optimizer == compose_settings("train", ["run_name=a"])["schedule"]["optimizer"]
 
 
 @pytest.mark.medium
-def test_a_data_set_brings_its_sizes_and_whatever_refers_to_them():
-    found = again("data=camvid")
-    fresh = composed("train", ["data=camvid", "run_name=a"])
+def test_chosen_data_set_brings_its_sizes_and_references():
+    found = resume("data=camvid")
+    fresh = compose_settings("train", ["data=camvid", "run_name=a"])
     assert found["data"] == fresh["data"]
     assert found["sizes"] == fresh["sizes"]
     assert found["augment"] == fresh["augment"]
-    assert found["model"] == composed("train", BEGUN)["model"]
+    assert found["model"] == compose_settings("train", BEGUN)["model"]
 
 
-def test_an_experiment_that_is_typed_wins_with_all_it_says():
-    found = again("experiment=demo")
-    fresh = composed("train", ["experiment=demo", "run_name=a"])
+def test_chosen_experiment_overrides_stored_settings():
+    found = resume("experiment=demo")
+    fresh = compose_settings("train", ["experiment=demo", "run_name=a"])
     assert found["model"] == fresh["model"]
     assert found["schedule"]["iterations"] == 400
-    assert found["seed"] == 5  # of which it says nothing
+    assert found["seed"] == 5  # not in the experiment
 
 
 @pytest.mark.medium
-def test_a_key_that_is_newer_than_the_run_is_filled_in_and_one_taken_out_is_missed():
-    before = composed("train", BEGUN)
+def test_new_keys_get_defaults_and_removed_keys_are_missing():
+    before = compose_settings("train", BEGUN)
     del before["evaluation"]["every"], before["profile"]
-    assert again(before=before)["evaluation"]["every"] == 1
+    assert resume(before=before)["evaluation"]["every"] == 1
     with pytest.raises(ValueError, match="seed is missing"):
-        again("~seed")
+        resume("~seed")
 
 
-def test_settings_of_a_checkpoint_are_checked_and_nothing_in_them_is_looked_up(monkeypatch):
+def test_stored_settings_are_checked_and_refer_to_nothing(monkeypatch):
     monkeypatch.setenv("SECRET", "3")
-    before = composed("train", BEGUN)
-    with pytest.raises(ValueError, match=r"seed=\$\{oc.env:SECRET\}: must be an integer"):
-        again(before={**before, "seed": "${oc.env:SECRET}"})
-    with pytest.raises(ValueError, match="model=7: this is a group"):
-        again(before={**before, "model": 7})
+    before = compose_settings("train", BEGUN)
+    with pytest.raises(ValueError, match=r"seed=\$\{oc.env:SECRET\}: stored settings must not refer"):
+        resume(before={**before, "seed": "${oc.env:SECRET}"})
+    with pytest.raises(ValueError, match="model=7: this is a section"):
+        resume(before={**before, "model": 7})
 
 
-def test_a_path_through_what_is_no_group_makes_one():
-    assert resuming.merge_on_resume({"a": 1}, {"a": {"b": 2}}, ["a.b"])["a"] == {"b": 2}
-
-
-def test_the_command_goes_on_with_the_network_it_had_and_names_what_is_other(tmp_path):
+def test_resumed_command_keeps_its_network_and_lists_changes(tmp_path):
     folder = tmp_path / "a"
     own = ["model.head.width=12", "schedule.iterations=2", "schedule.ema=0.5", "evaluation.every=2"]
     Run(folder, *own).completes()
     first = checkpoint.read_checkpoint(folder / "last.pt")
-    assert first["settings"] == composed("train", [*SMALL, *own, f"run_dir={tmp_path}", "run_name=a"])
+    assert first["settings"] == compose_settings("train", [*SMALL, *own, f"run_dir={tmp_path}", "run_name=a"])
     run = Run(folder, "resume=true", small=[])
     run.completes()
     assert "other settings" not in run.said
     run = Run(folder, "resume=auto", "schedule.iterations=3", small=[])
     run.completes()
-    assert "resuming with changed settings: schedule.iterations=3 (was 2)\n" in run.said
+    assert "going on with other settings than the run had: schedule.iterations=3 (was 2)\n" in run.said
     last = checkpoint.read_checkpoint(folder / "last.pt")
     assert last["iteration"] == 3
     assert {k: v.shape for k, v in last["model"].items()} == {k: v.shape for k, v in first["model"].items()}

@@ -17,7 +17,7 @@ import segkit
 from runs import SMALL
 from segkit import checkpoint
 from segkit.config import registry
-from segkit.config.compose import composed
+from segkit.config.compose import compose_settings
 from segkit.data.label_map import LabelMap, load_builtin_label_map
 from segkit.data.pairs import load_cached
 from segkit.models import segmenter, weights
@@ -72,7 +72,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, trap):
     "name", ["os", "../../setup", "segkit.config.compose", "_family", None, ["resnest"], ""]
 )
 def test_checkpoint_settings_select_only_components(name, tmp_path):
-    network = composed("train", [*SMALL, "run_name=a"])["model"]
+    network = compose_settings("train", [*SMALL, "run_name=a"])["model"]
     model = segmenter.build(2, **network)
     table = {"name": "two", "entries": [[i, str(i), [0, 0, i], False, ""] for i in range(2)]}
     content = {"format": 1, "iteration": 1, "classes": table, "model": model.state_dict()}
@@ -85,7 +85,7 @@ def test_checkpoint_settings_select_only_components(name, tmp_path):
 
 
 def test_checkpoint_settings_are_validated(tmp_path):
-    network = composed("train", [*SMALL, "run_name=a"])["model"]
+    network = compose_settings("train", [*SMALL, "run_name=a"])["model"]
     content = {
         "format": 1,
         "iteration": 1,
@@ -130,7 +130,7 @@ def test_damaged_class_table_in_a_checkpoint_is_an_error(entries):
 @pytest.fixture
 def content():
     """A checkpoint of a small network."""
-    network = composed("train", [*SMALL, "run_name=a"])["model"]
+    network = compose_settings("train", [*SMALL, "run_name=a"])["model"]
     table = {"name": "two", "entries": [[i, str(i), [0, 0, i], False, ""] for i in range(2)]}
     state = segmenter.build(2, **network).state_dict()
     return {"format": 1, "iteration": 1, "settings": {"model": network}, "classes": table, "model": state}

@@ -1,4 +1,4 @@
-"""Switches of a training that few turn, each by the real command."""
+"""Rarely used switches of a training."""
 
 import re
 import shutil
@@ -28,12 +28,12 @@ ONE = ["schedule.iterations=1", "evaluation.every=1"]  # later steps of AdamW ma
 
 @pytest.fixture
 def train(run_here, tmp_path, capsys):
-    """Train in this process; what it printed."""
+    """Train in this process; return the output."""
 
     def run(*settings, status=0, name="a"):
         assert run_here("train_seg", *SMALL, f"run_dir={tmp_path}", f"run_name={name}", *settings) == status
-        told = capsys.readouterr()
-        return told.out + told.err
+        captured = capsys.readouterr()
+        return captured.out + captured.err
 
     return run
 
@@ -43,21 +43,21 @@ def weights(folder):
 
 
 @pytest.mark.slow
-def test_a_profile_tells_where_the_time_goes_and_trains_nothing(train, tmp_path):
-    said = train("profile=true", "schedule.iterations=20")
-    assert re.search(r"forward|backward|optimizer", said)
+def test_profile_lists_operations_and_saves_nothing(train, tmp_path):
+    output = train("profile=true", "schedule.iterations=20")
+    assert re.search(r"forward|backward|optimizer", output)
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_a_summary_needs_no_run(train, tmp_path):
-    said = train("summary=true")
-    assert re.search(r"^stage 4 ", said, re.MULTILINE)
-    assert "operations of convolutions" in said
+def test_summary_writes_no_files(train, tmp_path):
+    output = train("summary=true")
+    assert re.search(r"^stage 4 ", output, re.MULTILINE)
+    assert "operations of convolutions" in output
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_two_jobs_of_a_multirun_are_two_runs(tmp_path):
+def test_jobs_of_a_sweep_are_separate_runs(tmp_path):
     two = ["--multirun", "seed=1,2", f"run_dir={tmp_path}", "run_name=m"]
     run_command("train_seg.py", *SMALL, *two)
     found = {
@@ -73,7 +73,7 @@ def test_two_jobs_of_a_multirun_are_two_runs(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_low_precision_trains_near_to_float32(train, tmp_path, precision):
+def test_low_precision_training_is_close_to_float32(train, tmp_path, precision):
     train(name="full")
     train(f"runtime.precision={precision}", name="low")
     full, low = weights(tmp_path / "full"), weights(tmp_path / "low")
@@ -85,7 +85,7 @@ def test_a_low_precision_trains_near_to_float32(train, tmp_path, precision):
 
 
 @pytest.mark.slow
-def test_the_layout_of_memory_changes_nothing_but_rounding(train, tmp_path):
+def test_channels_last_changes_only_rounding(train, tmp_path):
     train("runtime.channels_last=false", *ONE, name="planes")
     train("runtime.channels_last=true", *ONE, name="last")
     for name, value in weights(tmp_path / "planes").items():
@@ -93,7 +93,7 @@ def test_the_layout_of_memory_changes_nothing_but_rounding(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_training_ends_where_the_plain_one_does(tmp_path):
+def test_compiled_training_is_close_to_eager(tmp_path):
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         refused = run_command("train_seg.py", *SMALL, "runtime.compile=true", f"run_dir={tmp_path}", status=2)
         assert "compiler" in refused.stderr

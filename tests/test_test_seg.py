@@ -158,7 +158,7 @@ def test_protocol_sizes_come_from_the_checkpoint(tiny_run, tmp_path, run_here, c
             ["checkpoint={run}/best.pt", "runtime.precision=bf16"],
             r"runtime.precision=bf16: there is no such setting; did you mean evaluation.precision=bf16\?",
         ),
-        (["checkpoint={run}/best.pt", "save=[id]"], r"save=\['id'\]: must be a list of one of ids, colors"),
+        (["checkpoint={run}/best.pt", "save=[id]"], r"save=\[id\]: must be 'ids', 'colors'"),
         (["checkpoint={run}/best.pt", "model.head.width=32"], r"do not fit the network of model\.\*"),
         (
             ["checkpoint={run}/best.pt", "submission=true"],

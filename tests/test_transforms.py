@@ -423,12 +423,15 @@ def test_a_transform_can_be_sent_to_another_process():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"crop_size": 30000}, r"augment.crop_size=30000: must be an integer at least 1 and at most 8192"),
-        ({"crop_size": [480, 30000]}, r"augment.crop_size=\[480, 30000\]: must be"),
-        ({"base_size": 1}, r"augment.base_size=1: must be an integer at least 16"),
-        ({"scales": [1e-9, 1e-9]}, r"augment.scales=.*at least 0.01 and at most 16"),
-        ({"rotation": float("inf")}, r"augment.rotation=inf: must be a number at least 0 and at most 180"),
-        ({"resize": "area"}, r"augment.resize=area: must be one of pil_bilinear, pil_bicubic, opencv_linear"),
+        ({"crop_size": 30000}, r"augment.crop_size=30000: must be at most 8192"),
+        ({"crop_size": [480, 30000]}, r"augment.crop_size=\[480,30000\]: must be at most 8192"),
+        ({"base_size": 1}, r"augment.base_size=1: must be at least 16"),
+        ({"scales": [1e-9, 1e-9]}, r"augment.scales=.*must be at least 0.01"),
+        ({"rotation": float("inf")}, r"augment.rotation=inf: must be a finite number"),
+        (
+            {"resize": "area"},
+            r"augment.resize=area: must be 'pil_bilinear', 'pil_bicubic' or 'opencv_linear'",
+        ),
     ],
 )
 def test_sizes_and_scales_that_cannot_be_meant_are_refused_in_one_line(section, message):

@@ -1,19 +1,18 @@
-"""Settings: what may be said, checked against the signatures it is for, before anything is imported."""
+"""Settings: composed from yaml files and the command line, and checked against signatures."""
 
-from segkit.config.declared import COMMANDS, CONF, SECTIONS
-from segkit.config.schema import check
-from segkit.config.signatures import read_keywords
+from segkit.config.checking import check
+from segkit.config.schema import COMMANDS, CONF, SECTIONS, read_keywords
 from segkit.config.values import (
     Device,
     Fraction,
     FractionBelowOne,
     Gibibytes,
+    Interval,
     NonNegativeFloat,
     NonNegativeInt,
     PathStr,
     PositiveFloat,
     PositiveInt,
-    Range,
     Side,
     Size,
 )
@@ -26,12 +25,12 @@ __all__ = [
     "Fraction",
     "FractionBelowOne",
     "Gibibytes",
+    "Interval",
     "NonNegativeFloat",
     "NonNegativeInt",
     "PathStr",
     "PositiveFloat",
     "PositiveInt",
-    "Range",
     "Side",
     "Size",
     "check",

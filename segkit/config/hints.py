@@ -1,12 +1,16 @@
-"""Suggest the setting that a word from another toolkit stands for."""
+"""Suggestions for wrong settings: words of other toolkits, misspellings, and values in place of sections."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from segkit.config import registry, schema
+from segkit.config.schema import COMMANDS, CONF, LISTS, SECTIONS
 
 SYNONYMS = {  # what other toolkits call a setting or a group
     "schedule.lr": "learning_rate base_lr lr0 init_lr",
@@ -44,20 +48,75 @@ ABBREVIATED = {"ce": "cross_entropy", "crossentropy": "cross_entropy", "onecycle
 MEANT = {word: setting for setting, words in SYNONYMS.items() for word in words.split()}
 PROCESSES = "the launcher starts the processes: torchrun --nproc-per-node {number} train_seg.py ..."
 CLASSES = "the class table of the data set has the classes (data=folder: classes.csv in data.root)"
-GPU_COUNTS = ("gpus", "num_gpus", "n_gpu", "n_gpus", "ngpu", "ngpus", "nproc", "nproc_per_node", "world_size")
-GPU_NAMES = ("gpu", "gpu_id", "gpu_ids", "cuda", "devices", "cuda_visible_devices")
-RESUMING = ("resume_from", "auto_resume")
-CLASS_COUNTS = (
-    "num_classes",
-    "num_class",
-    "n_classes",
-    "n_class",
-    "nclass",
-    "nclasses",
-    "nc",
-    "classes",
-    "nb_classes",
-)
+GPU_COUNTS = ["gpus", "num_gpus", "n_gpu", "n_gpus", "ngpu", "ngpus", "nproc", "nproc_per_node", "world_size"]
+GPU_NAMES = ["gpu", "gpu_id", "gpu_ids", "cuda", "devices", "cuda_visible_devices"]
+CLASS_COUNTS = ["num_classes", "num_class", "n_classes", "n_class", "nclass", "nclasses", "nc"]
+CLASS_COUNTS += ["classes", "nb_classes"]
+
+
+def write_value(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(write_value, value))}]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def is_path(value: str) -> bool:
+    """Return whether a value in place of a choice names a file or folder."""
+    return "/" in value or value.startswith("~") or Path(value).exists()
+
+
+def find_similar(word: str, names: Iterable[str]) -> list[str]:
+    """Return the names that are spelled like a word or contain it, at most three."""
+    listed = list(names)
+    word = ABBREVIATED.get(word, word)
+    if word in listed:
+        return [word]
+    plain = word.lower().replace("-", "_")
+    forms = {plain, plain.replace("_", "")}
+    if len(plain) > 1:
+        parts = {name: {name, *name.split("_"), name[: len(plain)], name[-len(plain) :]} for name in listed}
+        if containing := [name for name in listed if forms & parts[name]]:
+            return containing[:3]
+    if contained := [name for name in listed if name in plain.split("_")]:  # dice in dice_loss
+        return contained[:3]
+    digits = re.findall(r"\d+", plain)  # resnet18 is not resnet101
+    close = difflib.get_close_matches(plain, listed, n=3)
+    return [name for name in close if digits == re.findall(r"\d+", name)][:1]
+
+
+def suggest(key: str, value: Any, top: Iterable[str] = ()) -> list[str]:
+    """Return what to type in place of an unknown setting, the likeliest first.
+
+    Args:
+        key: as typed; of a dotted key the last word counts.
+        value: its value.
+        top: the top-level keys to choose from; none: those of all commands.
+    """
+    word = re.split(r"[./]", key)[-1].lower().replace("-", "_")
+    written = write_value(value)
+    keys = schema.known_keys(top)
+    groups = schema.groups(keys[""])
+    places = [f"{path}.{word}".lstrip(".") for path, names in keys.items() if word in names]
+    named = [group for group in groups if group.split("/")[-1] == word]
+    if meant := MEANT.get(word):
+        section, _, name = meant.rpartition(".")
+        if meant in groups:
+            named = [meant]
+        elif name in keys.get(section, ()):
+            places = [meant]
+    if named:
+        if named[0] == "model/backbone" and (variant := find_backbone(written)):
+            return [variant]
+        near = find_similar(written, groups[named[0]])
+        return [f"{named[0]}={near[0]}" if near else f"{named[0]}=NAME ({', '.join(groups[named[0]])})"]
+    if places == ["model.backbone.weights"] and value is True:
+        written = "imagenet"
+    if places == ["runtime.precision"] and written not in ("fp16", "bf16", "float32", "auto"):
+        written = "fp16" if word in ("fp16", "half") else "bf16"
+    return [f"{place}={written}" for place in places]
 
 
 def explain_elsewhere(key: str, value: Any) -> str | None:
@@ -65,7 +124,7 @@ def explain_elsewhere(key: str, value: Any) -> str | None:
     word = re.split(r"[./]", key)[-1].lower().replace("-", "_")
     if word in CLASS_COUNTS:
         return CLASSES
-    if word in RESUMING:
+    if word in ("resume_from", "auto_resume"):
         return "continue a run with run_name=NAME resume=true"
     listed = re.findall(r"[^][,\s]+", write_value(value))
     if word in GPU_COUNTS:
@@ -79,72 +138,103 @@ def explain_elsewhere(key: str, value: Any) -> str | None:
     return None
 
 
-def suggest(
-    key: str, value: Any, *, sections: Mapping[str, Iterable[str]], groups: Mapping[str, Iterable[str]]
-) -> list[str]:
-    """Return settings to type in the place of an unknown one, the likeliest first.
+def explain_unknown(path: str, leaf: str, value: Any, accepted: Iterable[str]) -> str:
+    """Return what an unknown setting may mean, or which keys its section accepts.
 
     Args:
-        key: that nothing accepts; of a dotted one the last word counts.
-        value: that it was given.
-        sections: by the dotted path of a section, its keys; "" is the top level.
-        groups: by the name of a group, its files.
+        path: the section that lacks the key; "" is the top level.
+        leaf: the key, dotted where it is nested.
+        value: its value.
+        accepted: the keys of the section.
     """
-    word = re.split(r"[./]", key)[-1].lower().replace("-", "_")
-    written = write_value(value)
-    places = [f"{path}.{word}".lstrip(".") for path, keys in sections.items() if word in keys]
-    named = [group for group in groups if group.split("/")[-1] == word]
-    if meant := MEANT.get(word):
-        if meant in groups:
-            named = [meant]
-        elif any(meant == f"{path}.{name}".lstrip(".") for path, keys in sections.items() for name in keys):
-            places = [meant]
-    if named:
-        return [choose_from(named[0], written, groups[named[0]])]
-    if places == ["model.backbone.weights"] and written in ("true", "True"):
-        written = "imagenet"
-    if places == ["runtime.precision"] and written not in ("fp16", "bf16", "float32", "auto"):
-        written = {"fp16": "fp16", "half": "fp16"}.get(word, "bf16")
-    return [f"{place}={written}" for place in places]
+    names, key = sorted(accepted), leaf.split(".")[0]
+    close = difflib.get_close_matches(key, names, n=1)
+    near = [f"{path}.{name}={write_value(value)}".lstrip(".") for name in close]
+    meant = near if path else []
+    if not meant:
+        meant = suggest(leaf, value, () if path else names)
+        meant = [word for word in meant if not path or not word.startswith(f"{path}.{key}=")] or near
+    if meant:
+        return f"did you mean {' or '.join(meant)}?"
+    if elsewhere := explain_elsewhere(leaf, value):
+        return elsewhere
+    commands = [f"{name}_seg.py" for name, keys in COMMANDS.items() if not path and leaf in keys]
+    if commands:
+        return f"it is a setting of {', '.join(commands)}"
+    if not path and (meant := suggest(leaf, value)):
+        return f"train_seg.py takes {meant[0]}"
+    return f"{path or 'the top level'} accepts: {', '.join(names)}"
 
 
-def choose_from(group: str, value: str, names: Iterable[str]) -> str:
-    """Return how to choose a file of a group: that of the value where there is one."""
-    listed = list(names)
-    near = find_similar(value, listed)
-    return f"{group}={near[0]}" if near else f"{group}=NAME ({', '.join(listed)})"
+def explain_section(path: str, value: Any) -> str:
+    """Return the message for a value in place of a section."""
+    group, wrong = path.replace(".", "/"), f"{path}={write_value(value)}: this is a section"
+    if path in LISTS:
+        item = f"{path}.NAME{'.weight=1' if LISTS[path] == 'losses' else '=true'}"
+        names = ", ".join(registry.available(LISTS[path]))
+        return f"{wrong}; set each by its name, {item}; there are: {names or 'none yet'}"
+    if names := schema.choices(group):
+        if value is None:
+            return f"{path}=null: one is needed; choose it with {group}=NAME ({', '.join(names)})"
+        known = find_backbone(str(value)) if group == "model/backbone" else None
+        choice = f"{group}={value}" if value in names else f"{group}=NAME ({', '.join(names)})"
+        return f"{wrong}; choose a file of it with {known or choice}"
+    own = schema.read_keywords(SECTIONS[path]).accepted if ":" in SECTIONS.get(path, "") else ()
+    if path == "checkpoint" and isinstance(value, str) and not value.startswith("["):
+        return f"{wrong}; to start from a file: model.weights={value}; to continue: run_name=NAME resume=true"
+    return f"{wrong}; set {path}.KEY=..." + (f" ({', '.join(own)})" if own else "")
 
 
-def find_similar(word: str, names: Iterable[str]) -> list[str]:
-    """Return the names that are spelled like a word or hold it, at most three."""
-    listed = list(names)
-    word = ABBREVIATED.get(word, word)
-    if word in listed:
-        return [word]
-    plain = word.lower().replace("-", "_")
-    whole = [name for name in listed if name in plain.split("_")]  # dice in dice_loss
-    joined = plain.replace("_", "")
-    holding = [
-        name
-        for name in listed
-        if len(plain) > 1
-        and {plain, joined} & {name, *name.split("_"), name[: len(plain)], name[-len(plain) :]}
-    ]
-    digits = re.findall(r"\d+", plain)  # resnet18 is not resnet101
-    close = [
-        name for name in difflib.get_close_matches(plain, listed, n=3) if digits == re.findall(r"\d+", name)
-    ]
-    return (holding or whole or close[:1])[:3]
+def explain_missing(path: str, annotation: Any, declared: Iterable[str]) -> str:
+    """Return the message for a missing key.
+
+    Args:
+        path: dotted.
+        annotation: its type; ``dict`` for a section.
+        declared: keys of the command, relative to the section around it.
+    """
+    if annotation is not dict:
+        return f"{path} is missing; give it with {path}=..."
+    group = path.replace(".", "/")
+    if names := schema.choices(group):
+        return f"{path} is missing; choose it with {group}=NAME ({', '.join(names)})"
+    keys = [key for key in declared if key.startswith(f"{path}.")]
+    if path in SECTIONS:
+        keys += [f"{path}.{key}" for key in schema.read_keywords(SECTIONS[path]).accepted]
+    return f"{path} is missing; give it with {' '.join(f'{key}=...' for key in keys)}"
 
 
-def write_value(value: Any) -> str:
-    """Write a value as it is typed."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(write_value, value))}]"
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else f"{value}"
+def explain_choice(group: str, name: str) -> str | None:
+    """Return the message for choosing a file that a group does not have, None if it has it."""
+    names = schema.choices(group)
+    if name in (*names, "null", ""):
+        return None
+    if group == "data" and is_path(name):
+        return f"data={name}: data= chooses a kind of data set; did you mean data=folder data.root={name}?"
+    if group == "model" and Path(name).suffix in (".pt", ".pth", ".onnx"):
+        return (
+            f"model={name}: model= chooses a network; did you mean checkpoint={name} or model.weights={name}?"
+        )
+    if group == "model/backbone" and (known := find_backbone(name)):
+        return f"{group}={name}: there is no such choice; did you mean {known}?"
+    inner = [f"{group}/{folder.name}" for folder in sorted((CONF / group).glob("*/"))]
+    meant = [f"{group}={near}" for near in find_similar(name, names)]
+    meant += [f"{other}={name}" for other in inner if name in schema.choices(other)]
+    hint = f"did you mean {' or '.join(meant)}? " if meant else ""
+    return f"{group}={name}: there is no such choice; {hint}there are: {', '.join(names)}"
 
 
-def is_path(value: str) -> bool:
-    """Return whether a value in the place of a choice names a file or folder."""
-    return "/" in value or value.startswith("~") or Path(value).exists()
+def find_backbone(name: str) -> str | None:
+    """Return the settings of a backbone by its common name, such as ``se_resnet50``."""
+    for file in sorted((CONF / "model" / "backbone").glob("*.yaml")):
+        family, text = file.stem, file.read_text(encoding="utf-8")
+        if not (default := re.search(r'^variant: "(\D*)\d', text, re.MULTILINE)):
+            continue
+        depth = name.removeprefix(family)
+        if family == "resnet" and name.startswith("resnext"):
+            depth = name.removeprefix("resnext")
+        component = "resnest" if family == "resnest" else "resnet"
+        annotation = schema.read_keywords(f"models/backbones/{component}.py:build").accepted["variant"]
+        if depth != name and f"{default[1]}{depth}" in typing.get_args(annotation):
+            return f"model/backbone={family} model.backbone.variant={default[1]}{depth}"
+    return None

@@ -1,9 +1,9 @@
-"""The folder listing is the registry: ``build("losses", {"name": "cross_entropy", ...}, num_classes=19)``.
+"""Components are modules in folders: ``build("losses", {"name": "cross_entropy", ...}, num_classes=19)``.
 
-A component is one module with a function ``build``. Its positional parameters are late values: those of what
-the program knows (``num_classes``, ``in_channels``, ...) that it needs, handed over by name. Its keyword-only
-parameters are what the settings may say. Components lie in segkit and, in folders of the same names, in the
-packages that are named as plug-ins or whose installation declares the entry point ``segkit.config.registry``.
+A component is one module with a function ``build``. Its positional parameters (``num_classes``, ...) are
+supplied by the program; its keyword-only parameters are the settings. Components are found in segkit,
+in the packages named by ``plugins=``, and in installed packages with the entry point
+``segkit.components``, always in folders of the same names.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = "segkit.components"
-_plugins: dict[str, Path] = {}  # package and its folder, as they were named
+_plugins: dict[str, Path] = {}  # folders of the packages that plugins= names
 
 
 def use_plugins(names: Iterable[str]) -> None:
-    """Let the components of further packages be found; nothing is imported before one of them is built.
+    """Make the components of packages available; nothing is imported before one of them is built.
 
     Args:
-        names: of packages, installed or in the current folder.
+        names: packages, installed or in the current folder.
 
     Raises:
         ValueError: there is no such package.
     """
     for name in names:
         if name not in _plugins:
-            _plugins[name] = _folder_of(name)
+            _plugins[name] = _find_package(name)
 
 
 def plugins() -> list[str]:
-    """The packages whose components can be found, beside segkit's own."""
-    return [*_plugins, *(name for name in _declared() if name not in _plugins)]
+    """Return the packages with components besides segkit."""
+    return list(_plugins | _find_installed())
 
 
 def check_plugins_are_named(names: Iterable[str], file: object) -> None:
-    """See that the plug-ins of a file are named by the user: no code runs because a file asks for it.
+    """Check that the user named the plug-ins a file needs: no code runs because a file asks for it.
 
     Raises:
-        ValueError: one is not.
+        ValueError: one is not named.
     """
     if missing := [name for name in names if name not in plugins()]:
         raise ValueError(
@@ -56,123 +56,117 @@ def check_plugins_are_named(names: Iterable[str], file: object) -> None:
         )
 
 
-def _folder_of(name: str) -> Path:
+def _find_package(name: str) -> Path:
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # after all else, so that nothing here hides an installed package
+        sys.path.append(str(Path.cwd()))  # last, so that nothing here hides an installed package
     spec = None
     if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name) and name.split(".")[0] != "segkit":
         try:
             spec = importlib.util.find_spec(name)
-        except ImportError:  # of what a dotted name lies in
+        except ImportError:  # of the package around it
             spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"plugins=[{name}]: there is no package of this name, installed or in {Path.cwd()};"
-            " it is a folder with folders such as losses/ or models/backbones/ in it"
+            f"plugins=[{name}]: there is no package of this name, installed or in {Path.cwd()}."
+            " It is a folder with folders such as losses/ or models/backbones/ in it"
         )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
 @cache
-def _declared() -> dict[str, Path]:
-    """Installed packages that say of themselves that they hold components."""
+def _find_installed() -> dict[str, Path]:
+    """Return the folders of installed packages that declare the entry point."""
     found = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return {entry.value: _folder_of(entry.value) for entry in found}
+    return {entry.value: _find_package(entry.value) for entry in found}
 
 
-def _roots(*, declared: bool) -> dict[str, Path]:
-    """Packages that hold components, and their folders: segkit, the plug-ins, and those that declare it."""
-    return {"segkit": ROOT} | _plugins | (_declared() if declared else {})
+def _folders(package: str, *, installed: bool) -> list[tuple[str, Path]]:
+    """Return dotted name and folder of a package of components in segkit and every plug-in."""
+    roots = {"segkit": ROOT} | _plugins
+    if installed:
+        roots |= _find_installed()
+    return [(f"{root}.{package}", folder.joinpath(*package.split("."))) for root, folder in roots.items()]
 
 
-def _places(package: str, *, declared: bool) -> list[tuple[str, Path]]:
-    """Dotted name and folder of a package of components, in segkit and in every plug-in."""
-    roots = _roots(declared=declared).items()
-    return [(f"{root}.{package}", folder.joinpath(*package.split("."))) for root, folder in roots]
-
-
-def _listed(folder: Path) -> list[str]:
+def _names_in(folder: Path) -> list[str]:
     return [file.stem for file in folder.glob("*.py") if not file.stem.startswith("_")]
 
 
 def available(package: str) -> list[str]:
-    """Names of the components of a package such as ``"models.backbones"``, plug-ins' included, sorted."""
-    return sorted({name for _, folder in _places(package, declared=True) for name in _listed(folder)})
+    """Return the sorted names of the components of a package such as ``"models.backbones"``."""
+    return sorted({name for _, folder in _folders(package, installed=True) for name in _names_in(folder)})
 
 
-def _found(package: str, name: object) -> tuple[str, Path]:
-    """Dotted name and file of one component."""
-    for declared in (False, True):  # asking all that is installed takes a while
-        places = [place for place in _places(package, declared=declared) if name in _listed(place[1])]
+def _find_component(package: str, name: object) -> tuple[str, Path]:
+    """Return dotted name and file of one component."""
+    for installed in (False, True):  # listing installed packages takes a while
+        places = [place for place in _folders(package, installed=installed) if name in _names_in(place[1])]
         if len(places) > 1:
             both = " and ".join(place for place, _ in places)
-            raise ValueError(f"{name!r} stands in {both}; one of them needs another name")
+            raise ValueError(f"{name!r} is in {both}; rename one of them")
         if places:
             return f"{places[0][0]}.{name}", places[0][1] / f"{name}.py"
-    where = " or ".join(f"{root}/{package.replace('.', '/')}" for root in ("segkit", *plugins()))
-    raise ValueError(f"no {name!r} in {where}; there are: {', '.join(available(package))}")
+    folders = " or ".join(f"{root}/{package.replace('.', '/')}" for root in ("segkit", *plugins()))
+    raise ValueError(f"no {name!r} in {folders}; there are: {', '.join(available(package))}")
 
 
 def component_file(package: str, name: object) -> Path:
-    """The file of one component.
+    """Return the file of one component.
 
     Raises:
-        ValueError: there is no such component, or there are two; the message lists those there are.
+        ValueError: there is no such component, or there are two.
     """
-    return _found(package, name)[1]
+    return _find_component(package, name)[1]
 
 
 def component_path(module: str) -> Path:
-    """The file of a module of segkit or of a plug-in, by its dotted name.
+    """Return the file of a module of segkit or of a plug-in, by its dotted name.
 
     Raises:
-        ValueError: it is of neither.
+        ValueError: it belongs to neither.
     """
-    for root, folder in _roots(declared=True).items():
+    for root, folder in ({"segkit": ROOT} | _plugins | _find_installed()).items():
         if module.startswith(f"{root}."):
             place = folder.joinpath(*module.removeprefix(f"{root}.").split("."))
             return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     raise ValueError(f"{module} is a module neither of segkit nor of a plug-in")
 
 
-def build(package: str, settings: Mapping[str, Any], **late: Any) -> Any:
+def build(package: str, settings: Mapping[str, Any], **supplied: Any) -> Any:
     """Build the component that ``settings["name"]`` names.
 
     Args:
-        package: dotted folder below ``segkit`` and below each plug-in, such as ``"models.heads"``.
+        package: dotted folder below ``segkit`` and each plug-in, such as ``"models.heads"``.
         settings: ``name`` and the component's keyword arguments.
-        late: what only the program knows; the component gets those that its ``build`` asks for by name.
+        supplied: values that the program knows; the component gets those its ``build`` has parameters for.
 
     Raises:
-        ValueError: no component has that name, or it asks for what is not supplied.
+        ValueError: no component has that name, or it needs a value that is not supplied.
     """
     arguments = dict(settings)
-    module, _ = _found(package, arguments.pop("name", None))
+    module, _ = _find_component(package, arguments.pop("name", None))
     builder = importlib.import_module(module).build
-    return builder(**_asked_for(builder, late, module.removeprefix("segkit.")), **arguments)
+    return builder(**_select_supplied(builder, supplied, module.removeprefix("segkit.")), **arguments)
 
 
-def build_enabled(package: str, listed: Mapping[str, Any], **late: Any) -> dict[str, Any]:
-    """Components that settings list by name: true takes its defaults, null and false leave one out.
-
-    Args:
-        package: as of ``build``.
-        listed: settings by name.
-        late: as of ``build``.
+def build_enabled(package: str, listed: Mapping[str, Any], **supplied: Any) -> dict[str, Any]:
+    """Build the components that settings list by name: true takes the defaults, null and false omit one.
 
     Raises:
         ValueError: as ``build`` does.
     """
-    chosen = {name: {} if how is True else how for name, how in listed.items() if how not in (None, False)}
-    return {name: build(package, {**how, "name": name}, **late) for name, how in chosen.items()}
+    enabled = {
+        name: {} if value is True else value for name, value in listed.items() if value not in (None, False)
+    }
+    return {name: build(package, {**value, "name": name}, **supplied) for name, value in enabled.items()}
 
 
-def _asked_for(builder: Callable[..., Any], late: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The late values that are positional parameters of a builder."""
-    asked = [p for p in inspect.signature(builder).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    if missing := [p.name for p in asked if p.name not in late and p.default is p.empty]:
+def _select_supplied(builder: Callable[..., Any], supplied: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the supplied values that are positional parameters of a builder."""
+    wanted = [p for p in inspect.signature(builder).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if missing := [p.name for p in wanted if p.name not in supplied and p.default is p.empty]:
         raise ValueError(
-            f"{name}: its build asks for {', '.join(missing)}, and the program supplies"
-            f" {', '.join(late) or 'nothing'} here; what the settings are to say comes after a *"
+            f"{name}: its build has the parameters {', '.join(missing)}, but the program supplies"
+            f" {', '.join(supplied) or 'nothing'}. Parameters that are settings come after a *"
         )
-    return {p.name: late[p.name] for p in asked if p.name in late}
+    return {p.name: supplied[p.name] for p in wanted if p.name in supplied}

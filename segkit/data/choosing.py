@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from segkit.config import registry, schema
+from segkit.config import check, registry
+from segkit.config.auto import find_auto
 from segkit.config.dotted import value_of
-from segkit.config.open_keys import find_unset
 from segkit.data import statistics
 from segkit.data.pairs import Pairs
 from segkit.data.reading import read_size
@@ -50,10 +50,10 @@ def choose_settings(settings: Mapping[str, Any]) -> ChosenSettings:
     Raises:
         ValueError: the images cannot be found or read.
     """
-    chosen, unset = ChosenSettings(), find_unset(settings)
+    chosen, unset = ChosenSettings(), find_auto(settings)
     if not unset or value_of(settings, "data.name") != "folder":
         return chosen
-    dataset = registry.build("data.datasets", schema.check("data", settings["data"]), split="train")
+    dataset = registry.build("data.datasets", check("data", settings["data"]), split="train")
     _choose_sizes(chosen, unset, settings, dataset)
     _choose_length(chosen, unset, settings, len(dataset))
     _choose_bands(chosen, unset, dataset)

@@ -18,7 +18,7 @@ import numpy as np
 from segkit.config import registry
 from segkit.runtime import files
 from segkit.runtime.text import format_count
-from segkit.types import MOST_CLASSES, class_id_dtype, ignore_index
+from segkit.types import MAX_CLASSES, class_id_dtype, ignore_index
 
 TABLES = Path(__file__).parent / "tables"
 COLUMNS = ("id", "name", "color", "ignore")
@@ -253,7 +253,7 @@ class LabelMap:
         try:
             name, rows = plain["name"], [_entry_from_plain(*row) for row in plain["entries"]]
             table = cls(name, tuple(rows))
-            if not isinstance(name, str) or not 1 <= table.num_classes <= MOST_CLASSES:
+            if not isinstance(name, str) or not 1 <= table.num_classes <= MAX_CLASSES:
                 raise ValueError(f"name {name!r}, {table.num_classes} classes")
             if len({row.id for row in rows}) < len(rows):
                 raise ValueError("repeated ids")
@@ -292,9 +292,9 @@ class LabelMap:
         if repeated := sorted(i for i, count in Counter(ids).items() if count > 1):
             raise ValueError(f"{file}: ids {repeated} are repeated; each id must have one row")
         table = cls(name, entries, str(file), columns if delimiter == "," else COLUMNS)
-        if not 1 <= table.num_classes <= MOST_CLASSES:
+        if not 1 <= table.num_classes <= MAX_CLASSES:
             raise ValueError(
-                f"{file}: {table.num_classes} classes are not ignored; must be 1 to {MOST_CLASSES}"
+                f"{file}: {table.num_classes} classes are not ignored; must be 1 to {MAX_CLASSES}"
             )
         return table
 

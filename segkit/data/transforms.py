@@ -14,19 +14,19 @@ from typing import Annotated, Literal
 import cv2
 import numpy as np
 
-from segkit.config import Fraction, Range, registry
+from segkit.config import Fraction, Interval, registry
 from segkit.data import color
 from segkit.data.crops import Crop, crop_image, crop_label, crop_rotated, restore_band_axis
 from segkit.data.pixel_transforms import PixelTransforms
-from segkit.types import Bands, Sample, ignore_index_of
+from segkit.types import Bands, Sample, label_ignore_index
 
 Transform = Callable[[Sample, int], Sample]  # (sample as read, seed) -> sample as trained on
 
 PADDING = {"black": (0, 0, 0), "mean": (124, 116, 104)}  # ImageNet's mean, zero once it is normalized
 MAX_SIDE = 32767  # pixels of a side that OpenCV can resize to
-CropSize = Annotated[int, Range(least=1, most=8192)]
-BaseSize = Annotated[int, Range(least=16, most=16384)]
-Scale = Annotated[float, Range(least=0.01, most=16)]
+CropSize = Annotated[int, Interval(ge=1, le=8192)]
+BaseSize = Annotated[int, Interval(ge=16, le=16384)]
+Scale = Annotated[float, Interval(ge=0.01, le=16)]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Augmentation:
     scales: tuple[Scale, Scale] = (0.5, 2.0)
     resize: Literal["pil_bilinear", "pil_bicubic", "opencv_linear"] = "pil_bilinear"
     hflip: Fraction = 0.5
-    rotation: Annotated[float, Range(least=0, most=180)] = 0.0
+    rotation: Annotated[float, Interval(ge=0, le=180)] = 0.0
     max_class_ratio: Fraction = 1.0
     color_jitter: Fraction = 0.0
     blur: Fraction = 0.0
@@ -110,14 +110,14 @@ class Augmentation:
             image, label, name, _ = transform(Sample(image, label, name, bands), draw)
         if crop_size is not None:
             image = _pad(image, crop_size, padding)
-            label = _pad(label, crop_size, (ignore_index_of(label),))
+            label = _pad(label, crop_size, (label_ignore_index(label),))
         return Sample(image, label, name, bands)
 
     def _sample_crop(
         self, draw: np.random.Generator, label: np.ndarray, sampler: _CropSampler, angle: float
     ) -> tuple[Crop, np.ndarray]:
         """Return a crop and the label under it; sampled again while one class fills it."""
-        outside = (ignore_index_of(label),)
+        outside = (label_ignore_index(label),)
         crop = sampler.sample(draw)
         part = self._cut(label, crop, angle, outside)
         tries = 10 if self.max_class_ratio < 1 else 0
@@ -185,7 +185,7 @@ def max_scaled_size(size: Sequence[int], augment: Augmentation) -> tuple[int, in
 
 def _is_mixed(label: np.ndarray, share: float) -> bool:
     """Return whether two or more classes are scored, and the most frequent has less than ``share``."""
-    counts = np.bincount(label[label != ignore_index_of(label)])
+    counts = np.bincount(label[label != label_ignore_index(label)])
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < share)
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from segkit.runtime import distributed
-from segkit.types import Sample, ignore_index_of
+from segkit.types import Sample, label_ignore_index
 from segkit.visualize.overlays import to_display_rgb
 
 MAX_SIDE = 640  # pixels
@@ -67,7 +67,7 @@ class Gallery:
 
 def compute_image_iou(label: np.ndarray, prediction: np.ndarray) -> float:
     """Return the mean IoU of one image over the classes in its label; NaN if all pixels are ignored."""
-    scored = label != ignore_index_of(label)
+    scored = label != label_ignore_index(label)
     if not scored.any():
         return float("nan")
     label, prediction = label[scored], prediction[scored]

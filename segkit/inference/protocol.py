@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from segkit.config import Gibibytes, PositiveInt, Range, Side, Size
+from segkit.config import Gibibytes, Interval, PositiveInt, Side, Size
 from segkit.runtime.precision import supports_bf16
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Protocol:
     """
 
     name: str = "whole"
-    scales: tuple[Annotated[float, Range(least=0.01, most=16)], ...] = (1.0,)
+    scales: tuple[Annotated[float, Interval(ge=0.01, le=16)], ...] = (1.0,)
     resize: Literal["factor", "long_side", "bounds"] = "factor"
     base_size: Side | None = None
     bounds: Size | None = None

@@ -9,7 +9,7 @@ from segkit.config import PathStr, PositiveFloat, registry
 from segkit.models.network import BYTES, Segmenter
 from segkit.models.stems import Rule, set_input_bands
 from segkit.models.weights import load_segmenter
-from segkit.types import IMAGENET_MEAN, IMAGENET_STD, MOST_CLASSES
+from segkit.types import IMAGENET_MEAN, IMAGENET_STD, MAX_CLASSES
 
 
 def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     Raises:
         ValueError: the number of classes does not fit a label, or a part's settings are wrong.
     """
-    if not 1 <= num_classes <= MOST_CLASSES:
-        raise ValueError(f"num_classes={num_classes}: must be in 1..{MOST_CLASSES}")
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise ValueError(f"num_classes={num_classes}: must be in 1..{MAX_CLASSES}")
     if not mean or len(mean) != len(std):
         raise ValueError(
             f"model.mean has {len(mean)} values, model.std has {len(std)}: both need one for each band"

@@ -1,7 +1,7 @@
-"""The commands: where their files lie, and how a person calls them here.
+"""Entry points of the installed commands, and how a command is called.
 
-In a checkout they are the scripts at its top (``python train_seg.py``); an installed segkit holds copies of
-them in ``segkit/commands`` and has ``segkit-train`` and its like on the path.
+In a checkout the commands are its scripts (``python train_seg.py``); an installed segkit has copies of them
+in ``segkit/commands``, and ``segkit-train`` and its like on the path.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ segkit-data NAME --help
 
 
 def cli_command(command: str, dataset: str = "NAME", *, python: str = "python") -> str:
-    """How to call a command: ``python train_seg.py``, or ``segkit-train`` where that is installed.
+    """Return how to call a command: ``python train_seg.py``, or ``segkit-train`` if that is installed.
 
     Args:
         command: ``train``, ``test``, ``predict``, ``export`` or ``data``.
-        dataset: the one whose script is meant, for ``data``.
+        dataset: name of the data set, for ``data``.
         python: how to call the interpreter.
     """
     data = command == "data"
@@ -41,52 +41,52 @@ def cli_command(command: str, dataset: str = "NAME", *, python: str = "python") 
 
 
 def is_installed_script(file: str) -> bool:
-    """Whether a program is one of those that an installation puts on the path."""
+    """Return whether a program is one of the installed commands."""
     return Path(file).name.startswith("segkit-")
 
 
 def train() -> None:
-    """``segkit-train``."""
-    _script("train_seg").main()
+    """Run ``segkit-train``."""
+    _import_script("train_seg").main()
 
 
 def test() -> None:
-    """``segkit-test``."""
-    _script("test_seg").main()
+    """Run ``segkit-test``."""
+    _import_script("test_seg").main()
 
 
 def predict() -> None:
-    """``segkit-predict``."""
-    _script("predict_seg").main()
+    """Run ``segkit-predict``."""
+    _import_script("predict_seg").main()
 
 
 def export() -> None:
-    """``segkit-export``."""
-    _script("export_seg").main()
+    """Run ``segkit-export``."""
+    _import_script("export_seg").main()
 
 
 def data() -> None:
-    """``segkit-data NAME COMMAND``: the script of a data set; which of the two words comes first is free."""
+    """Run ``segkit-data NAME COMMAND``, the script of a data set; the two words may come in any order."""
     folder = SCRIPTS / "datasets"
     names = sorted(file.stem for file in folder.glob("*.py") if file.stem != "command")
     words = sys.argv[1:]
-    found = next((word for word in words[:2] if word in names), None)
-    if found is None:
-        _explain(words, names)
-    words.remove(found)
+    name = next((word for word in words[:2] if word in names), None)
+    if name is None:
+        _print_usage(words, names)
+    words.remove(name)
     sys.argv[1:] = words
     sys.path.insert(0, str(folder))
-    importlib.import_module(found).script.run()
+    importlib.import_module(name).script.run()
 
 
-def _script(name: str) -> Any:
+def _import_script(name: str) -> Any:
     sys.path.insert(0, str(SCRIPTS))
     return importlib.import_module(name)
 
 
-def _explain(words: list[str], names: list[str]) -> NoReturn:
-    asked = not words or words[0] in ("-h", "--help")
-    if not asked:
+def _print_usage(words: list[str], names: list[str]) -> NoReturn:
+    is_help = not words or words[0] in ("-h", "--help")
+    if not is_help:
         sys.stderr.write(f"error: {' '.join(words[:2])}: there is no such data set\n")
-    (sys.stdout if asked else sys.stderr).write(HELP.format(", ".join(names)))
-    raise SystemExit(0 if asked else 2)
+    (sys.stdout if is_help else sys.stderr).write(HELP.format(", ".join(names)))
+    raise SystemExit(0 if is_help else 2)

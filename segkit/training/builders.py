@@ -1,6 +1,6 @@
 """Build the parts of a training from settings, for a training loop of your own (``examples/own_loop.py``).
 
-Settings are those of ``segkit.composed("train", ["model=...", "data=..."])``.
+Settings are those of ``segkit.compose_settings("train", ["model=...", "data=..."])``.
 """
 
 from __future__ import annotations

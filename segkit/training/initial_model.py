@@ -16,7 +16,7 @@ import torch
 from segkit import checkpoint
 from segkit.config import registry
 from segkit.models import segmenter, weights
-from segkit.types import MOST_CLASSES, ClassTable
+from segkit.types import MAX_CLASSES, ClassTable
 
 
 def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.Segmenter, list[str]]:
@@ -86,7 +86,7 @@ def find_class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) 
         model: built from these settings.
         settings: section ``model``.
     """
-    other_count = model.num_classes + 1 if model.num_classes < MOST_CLASSES else model.num_classes - 1
+    other_count = model.num_classes + 1 if model.num_classes < MAX_CLASSES else model.num_classes - 1
     arguments = {
         "in_channels": model.backbone.out_channels,
         "output_stride": model.backbone.output_stride,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from segkit.config import FractionBelowOne, PositiveFloat, PositiveInt, Range
+from segkit.config import FractionBelowOne, Interval, PositiveFloat, PositiveInt
 from segkit.runtime import distributed
 
 
@@ -14,16 +14,16 @@ from segkit.runtime import distributed
 class Schedule:
     """Length of a training, batch size and update rule."""
 
-    batch_size: Annotated[int, Range(least=1, most=65536)]  # images of an optimizer step, over all processes
-    lr: Annotated[float, Range(above=0, most=1000)]  # of the backbone
+    batch_size: Annotated[int, Interval(ge=1, le=65536)]  # images of an optimizer step, over all processes
+    lr: Annotated[float, Interval(gt=0, le=1000)]  # of the backbone
     optimizer: dict
     lr_schedule: dict
-    epochs: Annotated[float, Range(above=0, most=100000)] | None = None  # length: either this ...
-    iterations: Annotated[int, Range(least=1, most=100000000)] | None = None  # ... or this, optimizer steps
+    epochs: Annotated[float, Interval(gt=0, le=100000)] | None = None  # length: either this ...
+    iterations: Annotated[int, Interval(ge=1, le=100000000)] | None = None  # ... or this, optimizer steps
     drop_last: bool = False  # an epoch leaves out the images that fill no batch, as the original recipe does
-    accumulate: Literal["auto"] | Annotated[int, Range(least=1, most=65536)] = "auto"
-    head_lr_multiplier: Annotated[float, Range(above=0, most=10000)] = 1.0
-    layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0  # of the rate, from a stage to the one before
+    accumulate: Literal["auto"] | Annotated[int, Interval(ge=1, le=65536)] = "auto"
+    head_lr_multiplier: Annotated[float, Interval(gt=0, le=10000)] = 1.0
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0  # of the rate, from a stage to the one before
     decay_norm_and_bias: bool = True
     freeze: Literal[0, 1, 2, 3, 4] = 0  # stages of the backbone that are frozen, the stem with the first
     freeze_norm: bool = False  # freeze every batch normalization, so that one image per batch is enough

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from segkit.runtime import files
-from segkit.types import PHOTOGRAPHS, Bands, Sample, ignore_index, ignore_index_of
+from segkit.types import PHOTOGRAPHS, Bands, Sample, ignore_index, label_ignore_index
 
 INK, PAPER, GRAY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
 RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark against orange: seen by every eye
@@ -70,7 +70,7 @@ def draw_overlay(
 
 def draw_error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Draw where a prediction is right (dark), wrong (orange) and not scored (gray)."""
-    outcome = np.where(label == ignore_index_of(label), 2, np.where(label == prediction, 0, 1))
+    outcome = np.where(label == label_ignore_index(label), 2, np.where(label == prediction, 0, 1))
     return np.array([RIGHT, WRONG, IGNORED], np.uint8)[outcome]
 
 
@@ -153,7 +153,7 @@ def draw_sheet(
 
 def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
     """Return the sorted classes that occur in maps of class ids."""
-    return sorted({int(k) for one in ids for k in np.unique(one) if k != ignore_index_of(one)})
+    return sorted({int(k) for one in ids for k in np.unique(one) if k != label_ignore_index(one)})
 
 
 def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from torch import nn
 
-from segkit.config import Fraction, NonNegativeFloat, PathStr, PositiveInt, Range
+from segkit.config import Fraction, Interval, NonNegativeFloat, PathStr, PositiveInt
 from segkit.models.backbones._family import Backbone, override_variant
 from segkit.models.layers.bottleneck import Bottleneck, Design
 from segkit.models.layers.drop_block import DropBlock
@@ -78,14 +78,14 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
     *,
     variant: Name,
     output_stride: Literal[8, 16, 32] = 8,
-    width: Annotated[int, Range(least=1, most=512)] = 64,
+    width: Annotated[int, Interval(ge=1, le=512)] = 64,
     blocks: list[PositiveInt] | None = None,
     radix: PositiveInt | None = None,
-    cardinality: Annotated[int, Range(least=1, most=64)] | None = None,
-    bottleneck_width: Annotated[int, Range(least=1, most=512)] | None = None,
+    cardinality: Annotated[int, Interval(ge=1, le=64)] | None = None,
+    bottleneck_width: Annotated[int, Interval(ge=1, le=512)] | None = None,
     reduction: PositiveInt = 4,
     pool: Literal["none", "after", "before", "strided"] | None = None,
-    stem_width: Annotated[int, Range(least=0, most=512)] | None = None,
+    stem_width: Annotated[int, Interval(ge=0, le=512)] | None = None,
     average_down: bool = True,
     last_gamma: NonNegativeFloat = 1.0,
     drop_block: Fraction = 0.0,

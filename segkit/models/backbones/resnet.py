@@ -15,7 +15,7 @@ import inspect
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
-from segkit.config import Fraction, PathStr, PositiveInt, Range
+from segkit.config import Fraction, Interval, PathStr, PositiveInt
 from segkit.models.backbones._family import Backbone, override_variant
 from segkit.models.layers.bottleneck import EXPANSION, Design, conv3x3
 from segkit.models.layers.convolutional_attention import ConvolutionalAttention
@@ -168,22 +168,22 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
     *,
     variant: Name,
     output_stride: Literal[8, 16, 32] = 8,
-    width: Annotated[int, Range(least=1, most=512)] = 64,
+    width: Annotated[int, Interval(ge=1, le=512)] = 64,
     blocks: list[PositiveInt] | None = None,
-    cardinality: Annotated[int, Range(least=1, most=64)] | None = None,
-    bottleneck_width: Annotated[int, Range(least=1, most=512)] | None = None,
-    stem_width: Annotated[int, Range(least=0, most=512)] | None = None,
+    cardinality: Annotated[int, Interval(ge=1, le=64)] | None = None,
+    bottleneck_width: Annotated[int, Interval(ge=1, le=512)] | None = None,
+    stem_width: Annotated[int, Interval(ge=0, le=512)] | None = None,
     average_down: bool | None = None,
     pool: Literal["none", "after", "before", "strided"] | None = None,
     multi_grid: list[PositiveInt] | None = None,
     groups: PositiveInt | None = None,
-    reduction: Annotated[int, Range(least=1, most=256)] | None = None,
-    branches: Annotated[int, Range(least=1, most=8)] | None = None,
-    least_inner: Annotated[int, Range(least=1, most=1024)] | None = None,
-    scale: Annotated[float, Range(least=-100, most=100)] | None = None,
-    shift: Annotated[float, Range(least=-100, most=100)] | None = None,
+    reduction: Annotated[int, Interval(ge=1, le=256)] | None = None,
+    branches: Annotated[int, Interval(ge=1, le=8)] | None = None,
+    least_inner: Annotated[int, Interval(ge=1, le=1024)] | None = None,
+    scale: Annotated[float, Interval(ge=-100, le=100)] | None = None,
+    shift: Annotated[float, Interval(ge=-100, le=100)] | None = None,
     normalize: bool | None = None,
-    kernel: Annotated[int, Range(least=1, most=31)] | None = None,
+    kernel: Annotated[int, Interval(ge=1, le=31)] | None = None,
     dropout: Fraction = 0.0,
     weights: PathStr | None = None,
 ) -> Backbone:

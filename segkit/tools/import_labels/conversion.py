@@ -28,7 +28,7 @@ from segkit.tools.import_labels.shapes import (
     import_pycocotools,
     paint_mask,
 )
-from segkit.types import MOST_CLASSES
+from segkit.types import MAX_CLASSES
 from segkit.visualize import overlays
 
 
@@ -145,9 +145,9 @@ def _select_labels(found: Annotations, classes: Sequence[str], file: Path) -> li
     labels = list(classes or found.labels)
     if unknown := [label for label in labels if label not in found.labels]:
         raise ValueError(f"--classes {','.join(unknown)}: there are {', '.join(found.labels)}")
-    if not 1 <= len(labels) < MOST_CLASSES:
+    if not 1 <= len(labels) < MAX_CLASSES:
         raise ValueError(
-            f"{file}: {len(labels)} classes; 1 to {MOST_CLASSES - 1} are possible beside the background: "
+            f"{file}: {len(labels)} classes; 1 to {MAX_CLASSES - 1} are possible beside the background: "
             "choose with --classes NAME,NAME"
         )
     return labels

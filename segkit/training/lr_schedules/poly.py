@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from segkit.config import Fraction, NonNegativeInt, Range
+from segkit.config import Fraction, Interval, NonNegativeInt
 from segkit.training.lr_schedules._warmup import with_warmup
 
 
 def build(
     total: int,
     *,
-    power: Annotated[float, Range(above=0, most=100)] = 0.9,
+    power: Annotated[float, Interval(gt=0, le=100)] = 0.9,
     final: Fraction = 0.0,
     warmup_iterations: NonNegativeInt = 0,
     warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import torch
 
-from segkit.config import Fraction, Range
+from segkit.config import Fraction, Interval
 from segkit.training.optimizers._fused import is_fusible, with_equal_layouts
 
 
@@ -15,7 +15,7 @@ def build(
     lr: float,
     *,
     betas: tuple[Fraction, Fraction] = (0.9, 0.999),
-    weight_decay: Annotated[float, Range(least=0, most=10)] = 0.01,
+    weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.01,
 ) -> torch.optim.Optimizer:
     """Build AdamW; ``weight_decay`` applies to groups without their own.
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import torch
 
-from segkit.config import Fraction, Range
+from segkit.config import Fraction, Interval
 from segkit.training.optimizers._fused import is_fusible, with_equal_layouts
 
 
@@ -15,7 +15,7 @@ def build(
     lr: float,
     *,
     momentum: Fraction = 0.9,
-    weight_decay: Annotated[float, Range(least=0, most=10)] = 1e-4,
+    weight_decay: Annotated[float, Interval(ge=0, le=10)] = 1e-4,
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """Build SGD; ``weight_decay`` applies to groups without their own.

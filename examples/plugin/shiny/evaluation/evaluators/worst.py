@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segkit.config import PositiveInt
-from segkit.types import EvaluatorResult, ignore_index_of
+from segkit.types import EvaluatorResult, label_ignore_index
 
 
 class Worst:
@@ -18,7 +18,7 @@ class Worst:
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Count an image, unless all its pixels are ignored."""
-        scored = label != ignore_index_of(label)
+        scored = label != label_ignore_index(label)
         if scored.any():
             right = (label == prediction.cpu().numpy())[scored].mean()
             self.counts[int(right * (len(self.counts) - 1))] += 1

@@ -1,0 +1,182 @@
+"""Commands: functions of checked settings, with settings from ``conf/COMMAND.yaml`` and the command line.
+
+::
+
+    @command("train")
+    def main(settings): ...
+
+    if __name__ == "__main__":
+        main()
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+import segkit
+from segkit.config import command_line, compose, registry, schema
+from segkit.config.compose import ConfigTree, Reader
+from segkit.config.dotted import value_of
+from segkit.config.schema import COMMANDS, CONF, LISTS
+from segkit.runtime import environment, run_folder
+from segkit.runtime.commands import cli_command
+from segkit.runtime.errors import report_user_errors
+
+Main = Callable[[dict[str, Any]], None]
+HYDRA_OVERRIDES = (  # no folder and no log of Hydra's; a sweep leaves its multirun.yaml beside the runs
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+    "hydra.output_subdir=null",
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=${oc.select:run_dir,.}",
+    "hydra.sweep.subdir=.",
+)
+
+
+def read_checkpoint_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the data, network and sizes that a checkpoint stores; ``stored`` of commands that use one."""
+    from segkit.inference import predictor  # seconds, which the help does not need
+
+    return predictor.settings_from_checkpoint(settings)
+
+
+def command(
+    name: str, *, stored: Reader | None = None, choose: Reader | None = None
+) -> Callable[[Main], Callable[[], None]]:
+    """Make a function of settings a command. Without arguments the command prints its help.
+
+    Args:
+        name: of its yaml file and of its schema in ``COMMANDS``.
+        stored: as of ``compose.compose_settings``.
+        choose: as of ``compose.compose_settings``.
+    """
+
+    def decorate(function: Main) -> Callable[[], None]:
+        @functools.wraps(function)
+        def main() -> None:
+            environment.set_thread_env(training=name == "train")
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come to us
+            resolve = functools.partial(compose.resolve_settings, stored=stored, choose=choose)
+            report_user_errors(lambda: _run(name, resolve, function))
+
+        return main
+
+    return decorate
+
+
+def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: Main) -> None:
+    """Print what a flag asks for, or call the function with its settings, in a sweep once for each job."""
+    words = sys.argv[1:]
+    flags, settings = command_line.split_flags(words)
+    options = dict(flags)
+    shows_settings = options.get("--cfg", options.get("-c")) == "job"
+
+    def start(config: ConfigTree) -> None:
+        if shows_settings:
+            _print_settings(config, options.get("--package", options.get("-p")))
+            return
+        settings = resolve(config)
+        note = compose.recipe_note(config.choices)
+        if name == "train" and note and run_folder.is_main() and not settings["summary"]:
+            print(note, flush=True)  # noqa: T201
+        function(settings)
+
+    if shows_settings:
+        flags = [pair for pair in flags if pair[0] not in ("--cfg", "-c", "--package", "-p", "--resolve")]
+    if "--version" in options:
+        print(f"segkit {segkit.__version__}")  # noqa: T201
+    elif not words or {"--help", "-h"} & options.keys():
+        command_line.prepare(name, words)
+        _write(help_text(name, function.__globals__["__doc__"]))
+    elif all(flag in command_line.FOLDERS for flag, _ in flags):
+        start(compose.compose_tree(name, [word for pair in flags for word in pair] + settings))
+    else:
+        _run_hydra(name, flags, settings, start)
+
+
+def _print_settings(config: ConfigTree, section: str | None) -> None:
+    """Print composed settings, or one section of them, as YAML."""
+    settings = compose.resolve(config.command, config.tree)
+    _write(yaml.safe_dump(value_of(settings, section) if section else settings, sort_keys=False))
+
+
+def _write(text: str) -> None:
+    """Print a text; ``| head`` may close the pipe early."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run_hydra(
+    name: str, flags: Sequence[tuple[str, str]], settings: Sequence[str], start: Callable[[ConfigTree], None]
+) -> None:
+    """Have Hydra start the jobs of a sweep, or print what another flag requests."""
+    words = [word for pair in flags for word in pair if word]
+    sweeps = any(flag in ("--multirun", "-m") for flag, _ in flags)
+    overrides = command_line.prepare(name, [*words, *settings], sweeps=sweeps)
+    failures: list[Exception] = []
+
+    def run_job(config: DictConfig) -> None:
+        job = HydraConfig.get()
+        task, choices = job.overrides.task, job.runtime.choices
+        own = sweep_suffix(task, overrides) if job.mode == RunMode.MULTIRUN else []
+        suffix = "".join(f"-{override}" for override in own)
+        try:
+            report_user_errors(lambda: start(compose.read_config(name, config, task, choices, suffix)))
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    sys.argv[1:] = [*words, *HYDRA_OVERRIDES, *overrides]
+    try:
+        hydra.main(**compose.VERSION_BASE, config_path=str(CONF), config_name=name)(run_job)()
+    except Exception as error:
+        if error in failures:
+            raise
+        raise ValueError(compose.describe_error(error, overrides)) from error
+
+
+def help_text(name: str, docstring: str) -> str:
+    """Return the help of a command: the docstring of its script, and the groups with their files."""
+    for other in COMMANDS:
+        docstring = docstring.replace(f"python {other}_seg.py", cli_command(other))
+    return f"{docstring.strip()}\n\nGroups (choose with group=file):\n{list_choices(name)}\n"
+
+
+def list_choices(name: str) -> str:
+    """Return the groups of a command with their files, and the components that settings list by name."""
+    groups = schema.groups({key.split(".")[0] for key in COMMANDS[name]})
+    if name == "train":
+        groups["experiment"] = schema.choices("experiment")
+    lines = [f"{group}: {', '.join(files)}" for group, files in groups.items()]
+    for path, package in LISTS.items():
+        names = [
+            component for component in registry.available(package) if component not in ("mixed", "confusion")
+        ]
+        if names and path.split(".")[0] in COMMANDS[name]:
+            lines.append(f"{path}.NAME{'.weight=1' if package == 'losses' else '=true'}: {', '.join(names)}")
+    return "\n".join(lines)
+
+
+def sweep_suffix(overrides: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the overrides that only one job of a sweep has, as parts of a folder's name.
+
+    Args:
+        overrides: of the job.
+        words: of the command line.
+    """
+    own = [o.lstrip("+") for o in overrides if o not in words and not o.lstrip("+").startswith("run_name=")]
+    return [re.sub(r"[^\w.=-]", "_", override) for override in own]

@@ -1,0 +1,172 @@
+"""Words of the command line, checked and made ready for Hydra."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from segkit.config import hints, registry, schema, values
+from segkit.config.schema import CONF
+
+FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
+FLAGS |= {"--shell-completion", "-sc", "--info", "-i"}
+INFO = ("--info", "-i")
+KINDS_OF_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+FOLDERS = {"--config-dir", "-cd"}  # a folder of choices beside ours
+OTHERS = {"--config-path", "-cp"}  # other configurations than ours
+WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--experimental-rerun"}
+WITH_VALUE |= FOLDERS | OTHERS
+
+
+def prepare(command: str, words: Sequence[str], *, sweeps: bool = False) -> list[str]:
+    """Check a command line, register its plug-ins and folders, and return its overrides for Hydra.
+
+    Args:
+        command: its name.
+        words: as typed, flags included.
+        sweeps: whether a comma separates the values of a sweep.
+
+    Raises:
+        ValueError: a word is no ``key=value``, or chooses a file that does not exist; with a suggestion.
+    """
+    flags, settings = split_flags(words)
+    schema.extra_folders[:] = [Path(value) for name, value in flags if name in FOLDERS]
+    for folder in schema.extra_folders:
+        if not folder.is_dir():
+            raise ValueError(f"--config-dir={folder}: there is no such folder")
+    is_ours = not any(name in OTHERS for name, _ in flags) and not any(
+        "hydra.searchpath" in w for w in settings
+    )
+    for place, word in enumerate(settings):
+        _check(word, settings[place + 1 :], is_ours=is_ours)
+    registry.use_plugins(_plugins(settings))
+    return [accept_any_key(word, command, sweeps=sweeps) for word in settings]
+
+
+def split_flags(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the flags with their values, and the settings: Hydra reads no settings after a flag.
+
+    Raises:
+        ValueError: there is no such flag.
+    """
+    flags: list[tuple[str, str]] = []
+    settings: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name in WITH_VALUE:
+            flags.append((name, value if equals or not rest else rest.pop(0)))
+        elif name in INFO and not equals:
+            flags.append((name, rest.pop(0) if rest and rest[0] in KINDS_OF_INFO else "all"))
+        elif name in FLAGS:
+            flags.append((name, value))
+        elif word.startswith("-"):
+            raise ValueError(_suggest_without_dashes(word, rest))
+        else:
+            settings.append(word)
+    return flags, settings
+
+
+def _check(word: str, following: Sequence[str], *, is_ours: bool) -> None:
+    name, equals, value = word.partition("=")
+    if not equals and not word.startswith("~"):
+        raise ValueError(f"{word}: settings are written key=value{_suggest_setting(word, following)}")
+    if name == "resume" and hints.is_path(value):
+        path = Path(value)
+        folder = path.parent if path.suffix == ".pt" else path
+        run = f"run_dir={folder.parent} run_name={folder.name} resume=true"
+        raise ValueError(f"{word}: must be true, false or auto. A run is named by its folder: {run}")
+    if not is_ours:
+        return
+    if "." not in name and (elsewhere := hints.explain_elsewhere(name, value)):
+        raise ValueError(f"{word}: there is no such setting; {elsewhere}")
+    group = name.lstrip("+")
+    is_name = schema.choices(group) and re.fullmatch(r"[\w./~-]+", value)
+    if is_name and (fault := hints.explain_choice(group, value)):
+        raise ValueError(fault)
+
+
+def _suggest_without_dashes(word: str, following: Sequence[str]) -> str:
+    key, equals, value = word.lstrip("-").partition("=")
+    if not equals:
+        value = "VALUE"
+        if following and "=" not in following[0] and not following[0].startswith("-"):
+            value = following[0]
+    plain = key.replace("-", "_")
+    if elsewhere := hints.explain_elsewhere(plain, value):
+        return f"{word}: there is no such setting; {elsewhere}"
+    meant = hints.suggest(key, value) or [f"{plain}={value}"]
+    return f"{word}: settings are written key=value without dashes: {meant[0]}"
+
+
+def _suggest_setting(word: str, following: Sequence[str]) -> str:
+    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    meant = [f"{group}={word}" for group in groups if word in schema.choices(group)]
+    if Path(word).suffix in (".pt", ".pth"):
+        meant.append(f"checkpoint={word}")
+    elif not meant and Path(word).exists():
+        meant += [f"data.root={word}", f"input={word}"]
+    elif not meant:  # "epochs 10", "lr = 0.1", "epochs:10"
+        key, colon, value = word.partition(":")
+        if not colon:
+            value = next((one for one in following if one != "="), "VALUE")
+        meant = hints.suggest(key, "VALUE" if "=" in value else value)
+    return f"; did you mean {' or '.join(meant)}?" if meant else ", see --help"
+
+
+def _plugins(words: Sequence[str]) -> list[str]:
+    """Return the packages that ``plugins=`` names."""
+    given = [word for word in words if word.lstrip("+").startswith("plugins=")]
+    try:
+        named = [OverridesParser.create().parse_override(word).value() for word in given]
+    except HydraException:
+        return []  # reported when Hydra composes
+    return [str(name) for value in named for name in (value if isinstance(value, list) else [value])]
+
+
+def accept_any_key(word: str, command: str = "train", *, sweeps: bool = False) -> str:
+    """Return ``a.b=1`` as ``++a.b=1``, so that an unknown key reaches our check, which suggests another.
+
+    Choices of a file (``model=...``) and Hydra's own keys are unchanged. A value that Hydra cannot read is
+    put in quotes: a path may contain umlauts, brackets and equal signs. So is ``2026_11`` for a text, which
+    would be the number 202611, and a path with a comma, which would be a sweep.
+
+    Args:
+        word: as typed.
+        command: its name.
+        sweeps: whether a comma separates the values of a sweep.
+    """
+    key, equals, value = word.partition("=")
+    is_key = re.fullmatch(r"[A-Za-z_][\w./]*", key)
+    if not equals or not is_key or key.startswith("hydra") or (CONF / key).is_dir():
+        return word
+    kinds = schema.find_annotations(command, key)
+    may_be_text = any(values.takes_text(kind) for kind in kinds)
+    try:
+        parsed = OverridesParser.create().parse_override(f"++{word}")
+        if isinstance(parsed.value(), int | float) and may_be_text:
+            is_text = all(values.takes_text(kind, only=True) for kind in kinds)
+            is_unusual = (
+                f"{parsed.value()}" != value or Path(value).exists()
+            )  # 2024_11, or a folder of that name
+            if is_text or is_unusual:
+                return f"++{key}='{value}'"
+        if parsed.is_sweep_override() and not sweeps and may_be_text:
+            return f"++{key}={_quote(value)}"
+    except HydraException:
+        return f"++{key}={_quote(value)}"
+    return f"++{word}"
+
+
+def _quote(value: str) -> str:
+    """Put text, or each text of a list, in quotes, so that Hydra reads it literally."""
+    if items := re.fullmatch(r"\[([^\[\]]+)\]", value):
+        return f"[{','.join(_quote(item.strip()) for item in items[1].split(','))}]"
+    quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a backslash escapes where a quote follows
+    quoted = re.sub(r"(\\+)\Z", r"\1\1", quoted)
+    return f"'{quoted}'"
