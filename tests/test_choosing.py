@@ -137,7 +137,7 @@ def test_other_data_and_scripts_get_the_usual_values():
         (lambda root: (root / "images").rename(root / "photos"), "there is no folder images"),
         (
             lambda root: [f.write_bytes(b"x") for f in (root / "images/train").iterdir()],
-            "not an image, nor is any",
+            "not an image, nor are the",
         ),
         (lambda root: shutil.rmtree(root / "masks/val"), "there is no folder masks/val"),
     ],

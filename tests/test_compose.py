@@ -76,8 +76,8 @@ def test_wrong_setting_ends_the_command_before_torch_is_imported(tmp_path):
     for words, message in (
         (["data=camvid", "run_name=b"], "datasets/camvid.py prepare"),
         (["data=folder", "data.root=nowhere", "run_name=b"], "nowhere"),
-        (["run_name=a"], "holds a run already"),
-        (["run_name=b", "resume=true"], "there is no checkpoint in runs/b to resume"),
+        (["run_name=a"], "has a run already"),
+        (["run_name=b", "resume=true"], "runs/b: has no checkpoint to resume from"),
         (["schedule.lr=-1", "seed=x"], "schedule.lr=-1: must be greater than 0"),
         ([], ""),
     ):

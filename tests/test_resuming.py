@@ -93,10 +93,10 @@ def test_resumed_command_keeps_its_network_and_lists_changes(tmp_path):
     assert first["settings"] == compose_settings("train", [*SMALL, *own, f"run_dir={tmp_path}", "run_name=a"])
     run = Run(folder, "resume=true", small=[])
     run.completes()
-    assert "other settings" not in run.said
+    assert "changed settings" not in run.said
     run = Run(folder, "resume=auto", "schedule.iterations=3", small=[])
     run.completes()
-    assert "going on with other settings than the run had: schedule.iterations=3 (was 2)\n" in run.said
+    assert "resuming with changed settings: schedule.iterations=3 (was 2)\n" in run.said
     last = checkpoint.read_checkpoint(folder / "last.pt")
     assert last["iteration"] == 3
     assert {k: v.shape for k, v in last["model"].items()} == {k: v.shape for k, v in first["model"].items()}
