@@ -1,9 +1,8 @@
 """Settings: composed from yaml files and the command line, and checked against signatures."""
 
 from segkit.config.checking import check
-from segkit.config.schema import COMMANDS, CONF, SECTIONS, read_keywords
+from segkit.config.schema import CONF, read_keywords
 from segkit.config.values import (
-    Device,
     Fraction,
     FractionBelowOne,
     Gibibytes,
@@ -18,10 +17,7 @@ from segkit.config.values import (
 )
 
 __all__ = [
-    "COMMANDS",
     "CONF",
-    "SECTIONS",
-    "Device",
     "Fraction",
     "FractionBelowOne",
     "Gibibytes",
