@@ -94,12 +94,14 @@ def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: M
 
     if shows_settings:
         flags = [pair for pair in flags if pair[0] not in ("--cfg", "-c", "--package", "-p", "--resolve")]
+    is_single = all(flag in command_line.FOLDERS for flag, _ in flags)
+    is_single = is_single and not any(word.lstrip("+").startswith("hydra") for word in settings)
     if "--version" in options:
         print(f"segkit {segkit.__version__}")  # noqa: T201
     elif not words or {"--help", "-h"} & options.keys():
         command_line.prepare(name, words)
         _write(help_text(name, function.__globals__["__doc__"]))
-    elif all(flag in command_line.FOLDERS for flag, _ in flags):
+    elif is_single:
         start(compose.compose_tree(name, [word for pair in flags for word in pair] + settings))
     else:
         _run_hydra(name, flags, settings, start)
