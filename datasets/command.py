@@ -211,7 +211,7 @@ def describe_values(plain: Mapping[str, Any], found: statistics.Statistics) -> l
 
 
 def choose_samples(names: list[str], arguments: argparse.Namespace) -> list[int]:
-    """Indices of the samples asked for, or of some that are drawn."""
+    """Return the indices of the requested samples, or of random ones."""
     if not arguments.samples:
         return np.random.default_rng(arguments.seed).permutation(len(names))[: arguments.count].tolist()
     if missing := set(arguments.samples) - set(names):

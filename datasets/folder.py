@@ -65,7 +65,7 @@ def _files(path: Path, kind: str) -> list[Path]:
 
 
 def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
-    """A class table from what the masks hold; with --divide also masks of classes."""
+    """Write a class table from the values in the masks; with --divide also class masks."""
     folder = root / arguments.masks
     masks = sorted(f for f in folder.rglob("*") if f.suffix.lower() in MASK_SUFFIXES and f.is_file())
     if not masks:

@@ -60,7 +60,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """A run from its folder.
+    """Return the run in a folder.
 
     Raises:
         ValueError: no events are in it.
@@ -82,7 +82,7 @@ def read_run(folder: Path) -> Run:
 
 
 def differing_settings(runs: Sequence[Run]) -> list[str]:
-    """Settings that are not the same in all runs; the name of a run is not one of them."""
+    """Return the settings that differ between runs, except the run name."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     return [k for k in keys if k != "run_name" and len({str(run.settings.get(k)) for run in runs}) > 1]
 
@@ -97,7 +97,7 @@ def build_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def format_table(lines: Sequence[dict[str, Any]]) -> str:
-    """The rows for a screen, a run each, in percent."""
+    """Return the rows as an aligned text table, scores in percent."""
     texts = [{key: _format_value(key, value) for key, value in line.items()} for line in lines]
     return _align_columns([list(texts[0]), *(list(text.values()) for text in texts)])
 
@@ -231,7 +231,7 @@ def _verdict(row: SeedGroup, first: SeedGroup, compared: int) -> str:
 
 
 def smooth_curve(curve: Points, *, weight: float = 0.9) -> Points:
-    """A running mean that starts at the first value."""
+    """Return the exponential running mean of a curve."""
     smooth, mean = [], None
     for step, value in curve:
         mean = value if mean is None else weight * mean + (1 - weight) * value
@@ -240,7 +240,7 @@ def smooth_curve(curve: Points, *, weight: float = 0.9) -> Points:
 
 
 def draw_charts(runs: Sequence[Run], file: Path) -> None:
-    """The curves of validation and training as an image."""
+    """Draw the curves of validation and training."""
     panels = {
         "val/mIoU in %, by iteration": {
             run.name: [(step, 100 * value) for step, value in run.curves.get("val/mIoU", [])] for run in runs

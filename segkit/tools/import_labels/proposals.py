@@ -36,7 +36,7 @@ def count_mask_values(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
 
 
 def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
-    """A table of what masks hold, under names to be replaced.
+    """Return a class table for the values in masks, with names to be replaced.
 
     0 and another value alone are background and object; 255 beside several others is not scored, where ids go
     further 65535, as is white beside several other colors.
