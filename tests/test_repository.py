@@ -135,12 +135,13 @@ GROUPS = sorted({file.parent.relative_to(ROOT / "conf").as_posix() for file in R
 
 @pytest.mark.parametrize("page", CURRENT, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_tests_and_settings_named_on_pages_exist(page):
-    """Check files, tests, make targets and choices of settings, except NAME and a plug-in's."""
+    """Check files, tests, make targets and choices of settings, except placeholders and a plug-in's."""
     text = page.read_text(encoding="utf-8")
     files = set(
         re.findall(r"\b(?:segkit|conf|tests|examples|docs)/[\w/.-]+\.(?:py|yaml|md|sbatch|png|jpg)\b", text)
     )
-    missing = {file for file in files if "NAME" not in file and not (ROOT / file).exists()}
+    placeholder = re.compile("NAME|DATA|MODEL")
+    missing = {file for file in files if not placeholder.search(file) and not (ROOT / file).exists()}
     tests = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.glob("tests/*.py"))
     for name in set(re.findall(r"\btest_\w+\b", text)) - {"test_seg"}:
         if f"def {name}(" not in tests and not (ROOT / f"tests/{name}.py").exists():
