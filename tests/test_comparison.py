@@ -14,10 +14,20 @@ CLASSES = [f"c{n}" for n in range(12)]
 
 def write(folder, counts, *, names=None, classes=CLASSES, absent="exclude"):
     folder.mkdir()
-    content = {"class_iou": dict.fromkeys(classes, 0.5), "protocol": {"absent": absent}}
+    content = {
+        "class_iou": dict.fromkeys(classes, 0.5),
+        "protocol": {"absent": absent},
+        "settings": {"data": {}},
+    }
     (folder / "result.json").write_text(json.dumps(content))
     names = names or [f"image{n}" for n in range(len(counts))]
-    np.savez(folder / comparison.FILE, names=np.array(names), counts=counts.astype(np.int64))
+    np.savez(
+        folder / comparison.FILE,
+        names=np.array(names),
+        counts=counts.astype(np.int64),
+        predictions=[],
+        format="raw",
+    )
     return read_result(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from PIL import Image
 from conftest import ROOT
 from segkit.data.datasets import ade20k, cityscapes, voc
 from segkit.data.label_map import LabelMap, load_builtin_label_map
-from segkit.evaluation import masks
+from segkit.evaluation import masks, results
 from segkit.evaluation.evaluators import boundary, object_sizes
 from segkit.evaluation.masks import score_masks
+from segkit.tools import compare_runs
 
 SIZES = [(13, 21), (21, 13), (1, 1), (32, 32), (7, 40)]  # height, width: landscape, portrait, one pixel
 
@@ -327,3 +329,26 @@ def test_more_than_255_classes_are_counted(generator):
     expected = np.zeros((300, 301), np.int64)
     np.add.at(expected, (label.ravel(), ids.ravel()), 1)
     assert (counts == expected).all()
+
+
+def test_predictions_of_two_tools_are_compared_with_pictures(voc_tree):
+    dataset, folders = voc.build("val", root=str(voc_tree)), []
+    for file in (voc_tree / "out").glob("*.png"):
+        prediction = np.array(Image.open(file))
+        save(np.where(prediction == 3, 4, prediction).astype(np.uint8), voc_tree / "other" / file.name)
+    for name in ("out", "other"):
+        found, folder = score_masks(voc_tree / name, dataset), voc_tree / f"result_{name}"
+        folder.mkdir()
+        content = {"class_iou": dict.fromkeys(dataset.table.names), "protocol": {"absent": "exclude"}}
+        content["settings"] = {"data": {"name": "voc", "root": str(voc_tree)}}
+        (folder / "result.json").write_text(json.dumps(content))
+        files = [voc_tree / name / f"{image}.png" for image in found.names]
+        arrays = {"predictions": files, "predictions_format": found.format}
+        results.write_image_counts(folder, found.names, found.image_counts, **arrays)
+        folders.append(str(folder))
+    text = compare_runs.main([*folders, "--json", f"{voc_tree}/c.json", "--png", f"{voc_tree}/c.png"])
+    differences = json.loads((voc_tree / "c.json").read_text())["classes"]
+    assert differences["bird"]["second"] == 0 < differences["bird"]["first"]
+    assert differences["person"]["first"] == differences["person"]["second"]
+    assert re.search(r"^bird .* -\d", text, re.MULTILINE)
+    assert np.array(Image.open(voc_tree / "c.png")).std() > 20

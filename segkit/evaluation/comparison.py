@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from segkit.config import registry
+from segkit.data.label_map import LabelMap
+from segkit.data.reading import read_mask
 from segkit.evaluation import intervals
 from segkit.evaluation.intervals import Interval
+from segkit.evaluation.masks import Decoder, Format
 from segkit.evaluation.metrics import Absent
+from segkit.types import class_id_dtype, ignore_index
+from segkit.visualize import overlays
 
 FILE = "image_counts.npz"
 
@@ -28,6 +36,9 @@ class StoredResult(NamedTuple):
     counts: np.ndarray  # (N, 3, K + C), ``intervals.count_pixels`` of each image
     classes: list[str]  # K
     absent: Absent
+    data: Mapping[str, Any] = MappingProxyType({})  # settings of the data set
+    predictions: Sequence[str] = ()  # N files of masks, or none
+    format: Format = "raw"  # of the masks
 
 
 class Difference(NamedTuple):
@@ -52,11 +63,6 @@ class Comparison(NamedTuple):
     images: list[tuple[str, float]]  # name and difference of the mean IoU, largest change first
 
 
-def has_counts(folder: Path) -> bool:
-    """Return whether a folder is a result that can be compared image by image."""
-    return (folder / FILE).is_file() and (folder / "result.json").is_file()
-
-
 def read_result(folder: Path) -> StoredResult:
     """Read a result folder of ``test_seg.py``.
 
@@ -66,8 +72,16 @@ def read_result(folder: Path) -> StoredResult:
     try:
         about: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         with np.load(folder / FILE) as stored:
-            names, counts = stored["names"].tolist(), stored["counts"]
-        return StoredResult(folder, names, counts, list(about["class_iou"]), about["protocol"]["absent"])
+            return StoredResult(
+                folder,
+                stored["names"].tolist(),
+                stored["counts"],
+                list(about["class_iou"]),
+                about["protocol"]["absent"],
+                about["settings"]["data"],
+                stored["predictions"].tolist(),
+                str(stored["format"]),  # pyright: ignore[reportArgumentType]
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder}: is not a result of test_seg.py that can be compared ({error})"
@@ -160,3 +174,43 @@ def format_comparison(comparison: Comparison, first: str, second: str, *, images
     if changed:
         lines += ["", "images whose mean IoU changed most, in points:", *changed]
     return "\n".join(lines)
+
+
+def draw_changed_images(
+    comparison: Comparison, first: StoredResult, second: StoredResult, *, images: int = 6
+) -> np.ndarray:
+    """Return a picture (H, W, 3) of the images that changed most: image, label and both predictions.
+
+    Raises:
+        ValueError: the predictions were not saved, or the data set cannot be read.
+    """
+    dataset = registry.build("data.datasets", second.data, split="val")
+    index_of = {name: index for index, name in enumerate(dataset.names)}
+    rows, shown = [], []
+    for name, change in comparison.images[:images]:
+        if not change:
+            break
+        sample = dataset.read(index_of[name])
+        ids = [sample.label, *(_read_prediction(result, name, dataset.table) for result in (first, second))]
+        painted = [overlays.colorize(each, dataset.table.colors) for each in ids]
+        rows.append([overlays.to_display_rgb(sample.image, sample.bands), *painted])
+        shown += ids
+    if not rows:
+        raise ValueError("no image changed, so there is nothing to draw")
+    present = overlays.present_classes(shown)
+    names = [dataset.table.names[index] for index in present]
+    grid = overlays.draw_grid(rows, titles=("image", "label", "first", "second"))
+    legend = overlays.draw_legend(names, dataset.table.colors[present], width=grid.shape[1])
+    return overlays.stack_vertically(grid, legend)
+
+
+def _read_prediction(result: StoredResult, name: str, table: LabelMap) -> np.ndarray:
+    """Return the class ids of a prediction, ``ignore_index`` where it is no class."""
+    file = result.folder / "ids" / f"{name}.png"
+    if result.predictions:
+        file = Path(result.predictions[result.names.index(name)])
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no such prediction. Score again with save=[ids] to draw pictures")
+    ids = Decoder(table, result.format).decode(read_mask(file, "any"), file)
+    classes = table.num_classes
+    return np.where(ids == classes, ignore_index(classes), ids).astype(class_id_dtype(classes))

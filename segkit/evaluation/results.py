@@ -202,16 +202,31 @@ def _format_interval(interval: Interval | None) -> str:
     return f" ({format_percent(interval.low)} to {format_percent(interval.high)})"
 
 
-def write_image_counts(folder: Path, names: Sequence[str], counts: np.ndarray) -> None:
-    """Write ``image_counts.npz``, to compare results on the same images.
+def write_image_counts(
+    folder: Path,
+    names: Sequence[str],
+    counts: np.ndarray,
+    *,
+    predictions: Sequence[Path] = (),
+    predictions_format: str = "raw",
+) -> None:
+    """Write ``image_counts.npz``, from which results on the same images can be compared.
 
     Args:
         folder: of the result.
         names: N, of the images.
         counts: (N, 3, K + C), ``intervals.count_pixels`` of each image.
+        predictions: N files of predicted masks; none if they are in ``ids/`` of the folder, or nowhere.
+        predictions_format: of these files, as of ``masks.score_masks``.
     """
     with files.atomic_write(folder / "image_counts.npz") as file:
-        np.savez_compressed(file, names=np.array(list(names)), counts=counts)
+        np.savez_compressed(
+            file,
+            names=np.array(list(names)),
+            counts=counts,
+            predictions=np.array([str(path.absolute()) for path in predictions]),
+            format=np.array(predictions_format),
+        )
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

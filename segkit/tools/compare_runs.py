@@ -255,12 +255,17 @@ def draw_charts(runs: Sequence[Run], file: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> str:
     """Read the runs, write what was asked for, and return the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m segkit.tools.compare_runs", description="compare training runs"
+        prog="python -m segkit.tools.compare_runs",
+        description="compare training runs, or two results of test_seg.py on the same images",
     )
-    parser.add_argument("runs", nargs="+", type=parse_path, help="folders of runs, such as runs/*")
+    parser.add_argument(
+        "runs", nargs="+", type=parse_path, help="folders of runs, such as runs/*, or of two results"
+    )
     for kind in ("csv", "json", "png"):
         parser.add_argument(f"--{kind}", type=parse_path, metavar="FILE")
     chosen = parser.parse_args(arguments)
+    if len(chosen.runs) == 2 and all((folder / "image_counts.npz").is_file() for folder in chosen.runs):
+        return _compare_results(chosen.runs, chosen.json, chosen.png)
     found, skipped = [], []
     for folder in chosen.runs:
         if not folder.is_dir() and folder.exists():  # a sweep's own multirun.yaml, which runs/* names too
@@ -288,6 +293,23 @@ def main(arguments: Sequence[str] | None = None) -> str:
         + "".join(f"left out: {reason}\n" for reason in skipped)
         + format_seed_table(found)
     )
+
+
+def _compare_results(folders: Sequence[Path], json_file: Path | None, picture: Path | None) -> str:
+    """Compare two results of ``test_seg.py`` on the same images; see ``segkit.evaluation.comparison``."""
+    from segkit.evaluation import comparison  # loads torch, which the comparison of runs does not need
+
+    first, second = folders
+    pair = comparison.read_result(first), comparison.read_result(second)
+    found = comparison.compare_results(*pair)
+    if json_file:
+        rows = {"scores": found.scores, "classes": found.classes}
+        content = {key: {row.name: row._asdict() for row in value} for key, value in rows.items()}
+        text = json.dumps({**content, "images": dict(found.images)}, indent=1, ensure_ascii=False)
+        _write(json_file, text.replace("NaN", "null") + "\n")
+    if picture:
+        overlays.save_image(picture, comparison.draw_changed_images(found, *pair))
+    return comparison.format_comparison(found, str(first), str(second)) + "\n"
 
 
 def _write(file: Path, text: str) -> None:
