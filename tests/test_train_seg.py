@@ -70,7 +70,7 @@ def test_a_run_is_not_overwritten(tiny_run, run_here, capsys):
     before = (tiny_run / "last.pt").read_bytes()
     status = run_here("train_seg", "experiment=demo", f"run_dir={tiny_run.parent}", "run_name=tiny")
     assert status == 2
-    assert "continue it with resume=true or choose another run_name" in capsys.readouterr().err
+    assert "Continue it with resume=true, or choose another run_name" in capsys.readouterr().err
     assert (tiny_run / "last.pt").read_bytes() == before
 
 
