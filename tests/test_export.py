@@ -186,13 +186,13 @@ def test_exported_file_predicts_like_its_checkpoint(tiny_run, logits_file):
 
 
 def test_metadata_describe_classes_and_normalization(logits_file, tiny_run):
-    told = {entry.key: json.loads(entry.value) for entry in onnx.load(str(logits_file)).metadata_props}
+    stored = {entry.key: json.loads(entry.value) for entry in onnx.load(str(logits_file)).metadata_props}
     table = segkit.load(tiny_run / "best.pt").table
-    assert told["names"] == table.names
-    assert told["colors"] == table.colors.tolist()
-    assert told["mean"] == pytest.approx([0.485, 0.456, 0.406])
-    assert told["std"] == pytest.approx([0.229, 0.224, 0.225])
-    assert told["protocol"]["name"] == "whole"
+    assert stored["names"] == table.names
+    assert stored["colors"] == table.colors.tolist()
+    assert stored["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert stored["std"] == pytest.approx([0.229, 0.224, 0.225])
+    assert stored["protocol"]["name"] == "whole"
 
 
 def test_file_that_disagrees_is_not_written(tiny_run, run_here, monkeypatch, capsys, tmp_path):

@@ -6,7 +6,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_protocols import SCALES, SIZES, TINY, K, TinySegmenter, as_input, drawn_image, one_thread, resized
+from test_protocols import (
+    SCALES,
+    SIZES,
+    TINY,
+    K,
+    TinySegmenter,
+    normalize_image,
+    one_thread,
+    random_image,
+    resize,
+)
 
 from segkit.config.compose import compose_settings
 from segkit.inference import Protocol, predict, predict_probabilities
@@ -33,20 +43,20 @@ def factor_size(size, factor):
     return rescale_size(size, scale_size(size, (factor, factor)))
 
 
-def mmseg_by_hand(model, image, sizes, *, flip, window=None, stride=None, as_uint8=True):
+def score_like_mmseg(model, image, sizes, *, flip, window=None, stride=None, as_uint8=True):
     """slide_inference or whole_inference, postprocess_result and SegTTAModel.merge_preds; (K, H, W)."""
     height, width = image.shape[:2]
     total = 0
     for w, h in sizes:
         if as_uint8:
-            y = as_input(model, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
+            y = normalize_image(model, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
         else:
-            y = resized(as_input(model, image), h, w, False)
+            y = resize(normalize_image(model, image), h, w, False)
         for mirrored in (False, True) if flip else (False,):
             z = y.flip(3) if mirrored else y
             logits = model(z).main if window is None else slide_inference(model, z, window, stride)
             logits = logits.flip(3) if mirrored else logits
-            total = total + resized(logits, height, width, model.align_corners).softmax(1)
+            total = total + resize(logits, height, width, model.align_corners).softmax(1)
     return (total / (len(sizes) * (1 + flip)))[0]
 
 
@@ -83,12 +93,12 @@ def test_size_within_bounds_equals_mmcv(bounds):
 
 
 def test_image_of_one_row_keeps_it_at_any_scale():
-    for resize in ("factor", "bounds"):
-        how = Protocol(resize=resize, bounds=(2, 1))
+    for kind in ("factor", "bounds"):
+        how = Protocol(resize=kind, bounds=(2, 1))
         assert min(how.scaled_size(1, 1000, 0.1)) == 1
 
 
-def protocol_of(*words):
+def compose_protocol(*words):
     section = compose_settings("test", ["model=deeplabv3_demo", *words])["evaluation"]
     section.pop("every", None)
     return Protocol(**section)
@@ -104,7 +114,7 @@ def protocol_of(*words):
     ],
 )
 def test_mmseg_uses_one_scale_within_the_bounds(data, size, expected):
-    how = protocol_of(f"data={data}", "evaluation=mmseg")
+    how = compose_protocol(f"data={data}", "evaluation=mmseg")
     assert [how.scaled_size(*size, scale) for scale in how.scales] == [expected]
     assert (how.window, how.flip, how.absent) == (None, False, "exclude")
 
@@ -112,21 +122,21 @@ def test_mmseg_uses_one_scale_within_the_bounds(data, size, expected):
 @pytest.mark.medium
 @pytest.mark.parametrize("size", SIZES)
 def test_mmseg_equals_mmsegmentation(size):
-    model, image = TinySegmenter(align_corners=False).double().eval(), drawn_image(*size)
-    how = protocol_of("data=ade20k", "evaluation=mmseg", "evaluation.bounds=[160,70]")
+    model, image = TinySegmenter(align_corners=False).double().eval(), random_image(*size)
+    how = compose_protocol("data=ade20k", "evaluation=mmseg", "evaluation.bounds=[160,70]")
     with torch.inference_mode():
-        expected = mmseg_by_hand(model, image, [rescale_size(size[::-1], (160, 70))], flip=False)
+        expected = score_like_mmseg(model, image, [rescale_size(size[::-1], (160, 70))], flip=False)
     torch.testing.assert_close(predict_probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("size", [*SIZES[:6], (71, 201), (201, 71)])
 def test_mmseg_ms_equals_test_time_augmentation(size):
-    model, image = TinySegmenter(align_corners=False).double().eval(), drawn_image(*size)
-    how = protocol_of("data=ade20k", "evaluation=mmseg_ms")
+    model, image = TinySegmenter(align_corners=False).double().eval(), random_image(*size)
+    how = compose_protocol("data=ade20k", "evaluation=mmseg_ms")
     with torch.inference_mode():
         sizes = [factor_size(size[::-1], factor) for factor in SCALES]
-        expected = mmseg_by_hand(model, image, sizes, flip=True)
+        expected = score_like_mmseg(model, image, sizes, flip=True)
     found = predict_probabilities(model, image, how)
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
     assert torch.equal(predict(model, image, how).long(), expected.argmax(0))
@@ -135,32 +145,32 @@ def test_mmseg_ms_equals_test_time_augmentation(size):
 @pytest.mark.medium
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (95, 41), (120, 31)])
 def test_mmseg_slide_equals_slide_inference(size):
-    model, image = TinySegmenter(align_corners=True).double().eval(), drawn_image(*size)
+    model, image = TinySegmenter(align_corners=True).double().eval(), random_image(*size)
     words = "evaluation.bounds=[100,60]", "evaluation.window=33", "evaluation.stride=22"
-    how = protocol_of("data=cityscapes", "evaluation=mmseg_slide", *words)
+    how = compose_protocol("data=cityscapes", "evaluation=mmseg_slide", *words)
     with torch.inference_mode():
         sizes = [rescale_size(size[::-1], (100, 60))]
-        expected = mmseg_by_hand(model, image, sizes, flip=False, window=33, stride=22)
+        expected = score_like_mmseg(model, image, sizes, flip=False, window=33, stride=22)
     torch.testing.assert_close(predict_probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
 
 
 def test_mmseg_slide_has_windows_of_769():
-    how = protocol_of("data=cityscapes", "evaluation=mmseg_slide")
+    how = compose_protocol("data=cityscapes", "evaluation=mmseg_slide")
     assert (how.window, how.stride, how.align_corners) == ((769, 769), (513, 513), True)
 
 
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("size", SIZES)
 def test_scales_windows_and_flips_equal_mmsegmentation(size, flip):
-    model, image = TinySegmenter(align_corners=False).double().eval(), drawn_image(*size)
+    model, image = TinySegmenter(align_corners=False).double().eval(), random_image(*size)
     how = Protocol(scales=list(SCALES), flip=flip, window=24, stride=17, align_corners=False)
     with torch.inference_mode():
         sizes = [factor_size(size[::-1], factor) for factor in SCALES]
-        expected = mmseg_by_hand(model, image, sizes, flip=flip, window=24, stride=17, as_uint8=False)
+        expected = score_like_mmseg(model, image, sizes, flip=flip, window=24, stride=17, as_uint8=False)
     torch.testing.assert_close(predict_probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
 
 
 def test_protocol_text_has_bounds_and_resizing():
-    assert str(protocol_of("data=ade20k", "evaluation=mmseg")).startswith(
+    assert str(compose_protocol("data=ade20k", "evaluation=mmseg")).startswith(
         "mmseg (scales 1 of bounds 2048x512, resized as uint8, merge softmax"
     )

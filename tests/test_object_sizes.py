@@ -133,10 +133,10 @@ def test_object_sizes_are_printed_and_reported(tiny_run, tmp_path):
         "loader.workers=0",
     )
     scores = json.loads((tmp_path / "result.json").read_text())["scores"]
-    told = [name for name in scores if name in ("mIoU_small", "mIoU_medium", "mIoU_large")]
-    assert "mIoU_small" in told
+    names = [name for name in scores if name in ("mIoU_small", "mIoU_medium", "mIoU_large")]
+    assert "mIoU_small" in names
     pages = [page.read_text() for page in tmp_path.rglob("*.html")]
-    for name in told:
+    for name in names:
         assert f"{name} {100 * scores[name]:.2f}" in done.stdout
         assert any(name in page for page in pages)
     assert "IoU small" in (tmp_path / "classes.csv").read_text().splitlines()[0]

@@ -13,11 +13,11 @@ from test_protocols import (
     K,
     TinyHead,
     TinySegmenter,
-    as_input,
-    drawn_image,
     inference,
-    resized,
-    scores_of,
+    normalize_image,
+    random_image,
+    resize,
+    score_image,
 )
 
 from segkit.inference import Protocol, predict_probabilities
@@ -34,7 +34,7 @@ def one_thread():
 
 
 def size_at(how, height, width, scale):
-    """facts: ``long_side`` of PyTorch-Encoding; any other size is tested in test_sizes."""
+    """Return the size at a scale: ``long_side`` of PyTorch-Encoding, or the protocol's own."""
     if how["resize"] == "factor":
         return Protocol(**how).scaled_size(height, width, scale)
     long = math.ceil(how["base_size"] * scale)
@@ -43,8 +43,8 @@ def size_at(how, height, width, scale):
     return max(1, int(height * long / width + 0.5)), long
 
 
-def slots(length, window, stride, border):
-    """facts: (start, stop) of each window, shifted back inside or cut at the border, one axis."""
+def list_windows(length, window, stride, border):
+    """Return (start, stop) of each window along one axis, shifted back inside or cut at the border."""
     found = []
     for index in range(max(0, math.ceil((length - window) / stride)) + 1):
         start, stop = index * stride, min(index * stride + window, length)
@@ -52,23 +52,23 @@ def slots(length, window, stride, border):
     return found
 
 
-def by_hand(model, image, how):
-    """facts: every view, window and sum at full size, (K, H, W)."""
+def score_at_full_size(model, image, how):
+    """Return probabilities (K, H, W) from all views, windows and sums at full size."""
     height, width = image.shape[:2]
-    x = as_input(model, image)
+    x = normalize_image(model, image)
     black = (-model.mean / model.std)[None]
     align, exp = how["align_corners"], how["merge"] == "exp"
     total = 0
     for scale in how["scales"]:
         h, w = size_at(how, height, width, scale)
-        y = resized(x, h, w, align)
+        y = resize(x, h, w, align)
         for mirrored in (False, True) if how["flip"] and not exp else (False,):
             z = y.flip(3) if mirrored else y
             tall, wide = how["window"] or (h, w)
             down, across = how["stride"] or (1, 1)
             out, count = torch.zeros(1, K, h, w).to(x), torch.zeros(1, 1, h, w).to(x)
-            for top, bottom in slots(h, tall, down, how["border"]):
-                for left, right in slots(w, wide, across, how["border"]):
+            for top, bottom in list_windows(h, tall, down, how["border"]):
+                for left, right in list_windows(w, wide, across, how["border"]):
                     part = z[:, :, top:bottom, left:right]
                     if how["border"] == "pad":
                         canvas = black.expand(1, 3, tall, wide).clone()
@@ -81,7 +81,7 @@ def by_hand(model, image, how):
                     out[:, :, top:bottom, left:right] += logits[:, :, : bottom - top, : right - left]
                     count[:, :, top:bottom, left:right] += 1
             assert count.min() >= 1
-            merged = resized(out / count, height, width, align)
+            merged = resize(out / count, height, width, align)
             merged = merged.flip(3) if mirrored else merged
             total = total + (merged.softmax(1) if how["merge"] == "softmax" else merged)
     if how["merge"] == "logits":
@@ -90,8 +90,8 @@ def by_hand(model, image, how):
 
 
 @st.composite
-def protocols(draw):
-    """Settings of a protocol without their name."""
+def protocol_settings(draw):
+    """Draw the settings of a protocol without its name."""
     border = draw(st.sampled_from(["shift", "pad"]))
     window = draw(st.none() | st.tuples(st.integers(5, 40), st.integers(5, 40)))
     stride = window and tuple(draw(st.integers(max(2, side // 3), side)) for side in window)
@@ -115,12 +115,12 @@ SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90)) | st.tuples(
 
 @pytest.mark.medium
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
-@given(how=protocols(), shape=SHAPES, rows=st.integers(1, 40), batch=st.sampled_from([1, 3000, None]))
+@given(how=protocol_settings(), shape=SHAPES, rows=st.integers(1, 40), batch=st.sampled_from([1, 3000, None]))
 def test_strips_equal_full_size_computation(how, shape, rows, batch):
     model = TinySegmenter(align_corners=how["align_corners"]).double().eval()
-    image = drawn_image(*shape)
+    image = random_image(*shape)
     with torch.inference_mode():
-        expected = by_hand(model, image, how)
+        expected = score_at_full_size(model, image, how)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference._SlidingWindow, "strip_rows", lambda _: rows)
         found = predict_probabilities(model, image, Protocol(**how, batch_pixels=batch))
@@ -130,7 +130,7 @@ def test_strips_equal_full_size_computation(how, shape, rows, batch):
 @pytest.mark.parametrize("merge", ["exp", "softmax"])
 @pytest.mark.parametrize("size", [(300, 203), (201, 71), (683, 512), (512, 341)])
 def test_sliding_window_matches_full_loop_on_portrait_images(size, merge):
-    """One window spans the width, others overlap it above and below."""
+    """One window spans the width; others overlap above and below."""
     how = {
         "scales": [0.5, 1.0],
         "resize": "long_side",
@@ -142,9 +142,9 @@ def test_sliding_window_matches_full_loop_on_portrait_images(size, merge):
         "merge": merge,
         "align_corners": merge == "exp",
     }
-    model, image = TinySegmenter(align_corners=merge == "exp").double().eval(), drawn_image(*size)
+    model, image = TinySegmenter(align_corners=merge == "exp").double().eval(), random_image(*size)
     with torch.inference_mode():
-        expected = by_hand(model, image, how)
+        expected = score_at_full_size(model, image, how)
     found = predict_probabilities(model, image, Protocol(**how))
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
 
@@ -155,18 +155,18 @@ PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}
 @pytest.mark.medium
 @pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
 def test_scores_do_not_depend_on_strip_size_or_memory(merge, monkeypatch):
-    model, image = TinySegmenter().eval(), drawn_image(170, 41)
-    at_once = scores_of(model, image, Protocol(**PORTRAIT, merge=merge))
+    model, image = TinySegmenter().eval(), random_image(170, 41)
+    at_once = score_image(model, image, Protocol(**PORTRAIT, merge=merge))
     for memory in (1e-6, 1e-4, 1e-3, 1.0):
         how = Protocol(**PORTRAIT, merge=merge, memory=memory, batch_pixels=10**6)
-        torch.testing.assert_close(scores_of(model, image, how), at_once, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(score_image(model, image, how), at_once, rtol=1e-5, atol=1e-5)
     for room in (1, 30_000, 100_000, 10**9):
         monkeypatch.setitem(inference.STRIP_BYTES, "cpu", room)
-        assert torch.equal(scores_of(model, image, Protocol(**PORTRAIT, merge=merge)), at_once)
+        assert torch.equal(score_image(model, image, Protocol(**PORTRAIT, merge=merge)), at_once)
 
 
-def with_more_classes(model, number):
-    """The same network with classes that it never names."""
+def add_unused_classes(model, number):
+    """Return the same network with further classes that it never predicts."""
     wider = TinySegmenter().double().eval()
     wider.load_state_dict(model.state_dict())
     wider.num_classes = K + number
@@ -185,10 +185,10 @@ def with_more_classes(model, number):
 def test_scores_do_not_depend_on_unused_classes(merge, monkeypatch):
     """More classes make lower strips."""
     monkeypatch.setitem(inference.STRIP_BYTES, "cpu", 400_000)
-    model, image = TinySegmenter().double().eval(), drawn_image(170, 41)
+    model, image = TinySegmenter().double().eval(), random_image(170, 41)
     how = Protocol(**PORTRAIT, merge=merge)
-    few = scores_of(model, image, how)
-    wider = with_more_classes(model, 146)
+    few = score_image(model, image, how)
+    wider = add_unused_classes(model, 146)
     pixels = torch.from_numpy(image).permute(2, 0, 1)
     assert len(list(iterate_strips(wider, pixels, how))) > len(list(iterate_strips(model, pixels, how)))
-    torch.testing.assert_close(scores_of(wider, image, how)[:K], few, rtol=TINY, atol=TINY)
+    torch.testing.assert_close(score_image(wider, image, how)[:K], few, rtol=TINY, atol=TINY)

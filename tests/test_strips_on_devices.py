@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_protocols import TinySegmenter, drawn_image
+from test_protocols import TinySegmenter, random_image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -118,7 +118,7 @@ def test_nan_in_any_tile_is_rejected(band):
     )
     model.backbone.register_forward_hook(lambda *_: setattr(model, "calls", model.calls + 1))
     model.calls = -1
-    image = torch.from_numpy(drawn_image(96, 24)).permute(2, 0, 1)
+    image = torch.from_numpy(random_image(96, 24)).permute(2, 0, 1)
     done = []
     with pytest.raises(ValueError, match="returned NaN or infinity"):
         done += [
