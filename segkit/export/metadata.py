@@ -7,24 +7,28 @@ import json
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segkit.config.values import expand_home
 from segkit.export.files import find_format, import_format
 from segkit.export.interfaces import ExportKind
 from segkit.inference.protocol import Protocol
 
-if TYPE_CHECKING:
-    from segkit.inference.predictor import LoadedModel
-
 FORMAT = 1
 REQUIRED = ("interface", "image_size", "classes", "settings", "mean", "std", "align_corners", "precision")
 
 
 def build_metadata(
-    trained: LoadedModel, kind: ExportKind, settings: Mapping[str, Any], protocol: Protocol
+    trained: Any, kind: ExportKind, settings: Mapping[str, Any], protocol: Protocol
 ) -> dict[str, Any]:
-    """Return interface, classes, normalization, protocol, settings and licenses as plain values."""
+    """Return interface, classes, normalization, protocol, settings and licenses as plain values.
+
+    Args:
+        trained: a ``LoadedModel``, whose module imports this one.
+        kind: how the network is exported.
+        settings: of the command.
+        protocol: of the predictions.
+    """
     model, table = trained.model, trained.table
     stored = {key: copy.deepcopy(settings[key]) for key in ("model", "data", "sizes") if key in settings}
     stored["model"].pop("weights", None)  # they are in the file
