@@ -45,7 +45,7 @@ def test_network_of_any_bands_trains_and_predicts(backbone, bands):
     ids = inference.predict(fast, array, inference.Protocol(scales=(1.0, 1.5), flip=True, window=(32, 32)))
     assert ids.shape == (33, 40)
     assert "one image of 32 x 32" in summary.format_summary(model, 32)
-    with pytest.raises(ValueError, match=rf"give one as an \(H, W, {bands}\) array"):
+    with pytest.raises(ValueError, match=rf"this network takes \(H, W, {bands}\) arrays"):
         inference.predict(model, np.zeros((8, 8, 3), np.uint8), inference.Protocol())
 
 
