@@ -106,7 +106,7 @@ def test_resnest_feature_sizes_at_output_stride_8(side, cells):
 
 
 def test_unknown_output_stride_is_rejected():
-    with pytest.raises(ValueError, match="output_stride=7: must be 8, 16 or 32"):
+    with pytest.raises(ValueError, match="output_stride=7: must be one of 8, 16, 32"):
         resnest.build(variant="14", output_stride=7)
 
 
