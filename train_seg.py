@@ -131,24 +131,15 @@ def train(settings: dict[str, Any], folder: Path) -> None:
             return
         monitor_context = training.open_monitor(run, settings, (train_set, val_set), folder)
         with monitor_context as monitor, signals.defer_signals(run.stop_request):
-
-            def checkpoint_and_validate() -> None:
-                training.checkpoint_and_validate(
-                    run,
-                    val_set,
-                    protocol,
-                    workers=settings["loader"]["workers"],
-                    monitor=monitor,
-                    checkpoints=checkpoints,
-                )
-
+            workers = settings["loader"]["workers"]
+            validation = {"workers": workers, "monitor": monitor, "checkpoints": checkpoints}
             if run.validation_pending:
-                checkpoint_and_validate()
+                training.checkpoint_and_validate(run, val_set, protocol, **validation)
             for batches, waited in steps:
                 step = training.train_step(run, batches)
                 training.log_step(monitor, run, step, batches, waited=waited)
                 run.validation_pending = run.is_due(settings["evaluation"]["every"])
-                checkpoint_and_validate()
+                training.checkpoint_and_validate(run, val_set, protocol, **validation)
             monitor.log_message(completion_message(settings, run, folder))
 
 

@@ -1,6 +1,6 @@
-"""Whole training runs for the tests of faults: real commands in processes that can be killed.
+"""Training commands in processes that tests can kill.
 
-The processes are forked from one that has imported everything, so that a run costs what it computes.
+The processes are forked from one that has imported everything, so that a run starts at once.
 """
 
 from __future__ import annotations
@@ -36,47 +36,40 @@ processes.set_forkserver_preload(IMPORTED)
 
 
 class Run:
-    """One run, or one rank of it, going on in another process."""
+    """A training command, or one rank of it, in another process."""
 
     def __init__(self, folder, *settings, before=None, environment=None, output=None, small=SMALL):
-        self.folder, self.output = Path(folder), Path(output or f"{folder}.{time.monotonic_ns()}.output")
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        where = [f"run_dir={self.folder.parent}", f"run_name={self.folder.name}"]
-        arguments = (["train_seg.py", *small, *settings, *where], self.output, before, environment or {})
-        self.process = processes.Process(target=_train, args=arguments)
+        self.folder = Path(folder)
+        self.output_file = Path(output or f"{folder}.{time.monotonic_ns()}.output")
+        self.output_file.parent.mkdir(parents=True, exist_ok=True)
+        names = [f"run_dir={self.folder.parent}", f"run_name={self.folder.name}"]
+        arguments = ["train_seg.py", *small, *settings, *names]
+        self.process = processes.Process(
+            target=_train, args=(arguments, self.output_file, before, environment or {})
+        )
         self.process.start()
 
-    def ends(self, seconds=120):
-        """Its exit status, that of a signal as a negative number."""
+    def exit_status(self, seconds=120):
+        """Wait for the end; a signal is a negative number."""
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
-            raise AssertionError(f"still running after {seconds} s: {self.said}")
+            raise AssertionError(f"still running after {seconds} s: {self.output}")
         return self.process.exitcode
 
-    def completes(self, seconds=120):
-        assert self.ends(seconds) == 0, self.said
+    def complete(self, seconds=120):
+        """Wait for a successful end and return the run folder."""
+        assert self.exit_status(seconds) == 0, self.output
         return self.folder
 
-    def send(self, number):
-        os.kill(self.process.pid, number)
-
     @property
-    def said(self):
-        return self.output.read_text()
-
-    def waits_for(self, something, seconds=60):
-        """Until ``something()`` is true."""
-        until = time.monotonic() + seconds
-        while not something():
-            assert self.process.is_alive(), self.said
-            assert time.monotonic() < until, self.said
-            time.sleep(0.005)
+    def output(self):
+        return self.output_file.read_text()
 
 
 def _train(argv, output, before, environment):
     os.environ.update(environment)
-    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as without us
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as usual
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -91,7 +84,7 @@ def _train(argv, output, before, environment):
 
 
 def ranks(count, folder, *settings, before=None):
-    """A run in several processes, as torchrun would start them."""
+    """Start a run in several processes, as torchrun does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -100,8 +93,8 @@ def ranks(count, folder, *settings, before=None):
     return [Run(folder, *settings, before=before, environment=e) for e in environments]
 
 
-class Act:
-    """Do something just before the n-th call of a function, in the process of one rank."""
+class CallBefore:
+    """Call ``act`` just before the n-th call of a function, in the process of one rank."""
 
     def __init__(self, function, call, act, *, rank="0"):
         self.function, self.call, self.act, self.rank = function, call, act, rank
@@ -127,22 +120,22 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class KillAt(Act):
-    """SIGKILL this process just before its n-th call of a function."""
+class KillAt(CallBefore):
+    """Kill this process (SIGKILL) just before its n-th call of a function."""
 
     def __init__(self, function, call, *, rank="0"):
         super().__init__(function, call, die, rank=rank)
 
 
-def scalars(folder):
-    """Every point of every curve that does not tell of the machine's speed, as TensorBoard shows it."""
+def read_curves(folder):
+    """Return the points of all curves but those of speed and memory, as TensorBoard shows them."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("wall/")]
     return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
 
 
 def assert_same(first, second, *, ignore=("settings",), path=""):
-    """Two trees of dictionaries, lists, values and tensors are equal to the bit."""
+    """Check that two trees of dictionaries, lists, values and tensors are bit-equal."""
     if isinstance(first, dict):
         assert first.keys() == second.keys(), path
         for key in first.keys() - set(ignore):
@@ -159,23 +152,23 @@ def assert_same(first, second, *, ignore=("settings",), path=""):
 
 
 def assert_same_end(first, second):
-    """Weights, optimizer, average, scores and curves of two finished runs are equal to the bit."""
+    """Check that weights, optimizer, average, scores and curves of two finished runs are bit-equal."""
     for name in ("last.pt", "best.pt"):
         a, b = (torch.load(folder / name, weights_only=True) for folder in (first, second))
         assert_same(a, b)
-    assert scalars(first) == scalars(second)
+    assert read_curves(first) == read_curves(second)
     assert (first / "result.json").read_text() == (second / "result.json").read_text()
     names = [sorted(file.name for file in folder.glob("*.pt")) for folder in (first, second)]
     assert names[0] == names[1]
 
 
-def newest(folder):
-    """The iteration of the newest checkpoint, 0 without."""
-    found = sorted(folder.glob("iteration_*.pt"))
-    return int(found[-1].stem.split("_")[1]) if found else 0
+def newest_iteration(folder):
+    """Return the iteration of the newest checkpoint, 0 without any."""
+    checkpoints = sorted(folder.glob("iteration_*.pt"))
+    return int(checkpoints[-1].stem.split("_")[1]) if checkpoints else 0
 
 
-def alive(pid):
+def is_alive(pid):
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, 0)
         return True

@@ -1,4 +1,4 @@
-"""``schedule.accumulate=auto``: a batch is divided further where memory ends, and nothing else changes."""
+"""``schedule.accumulate=auto``: a batch is divided when memory runs out, and nothing else changes."""
 
 import gc
 import logging
@@ -8,14 +8,14 @@ import weakref
 
 import pytest
 import torch
-from test_training import batch, begin, parts_of, weights
+from test_training import batch, split_batch, start_run, weights
 
 from runs import KillAt, Run, assert_same_end, ranks
 from segkit import checkpoint, training
 from segkit.runtime import errors
 from segkit.training import accumulation
 
-WORDS = ["schedule.batch_size=8", "schedule.ema=0.9"]
+SETTINGS = ["schedule.batch_size=8", "schedule.ema=0.9"]
 
 
 class LimitImages:
@@ -32,10 +32,10 @@ class LimitImages:
         forward = Segmenter.forward
 
         def limited(model, image, *args, **keywords):
-            found = forward(model, image, *args, **keywords)  # statistics of the batch have changed by now
+            logits = forward(model, image, *args, **keywords)  # statistics of the batch have changed by now
             if model.training and len(image) > self.images:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
-            return found
+            return logits
 
         Segmenter.forward = limited
 
@@ -64,13 +64,13 @@ def limit(monkeypatch, run, images):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_step_that_ran_out_of_memory_is_repeated_in_parts(dropout, monkeypatch, caplog):
+def test_step_out_of_memory_is_repeated_in_micro_batches(dropout, monkeypatch, caplog):
     caplog.set_level(logging.WARNING, "segkit")
-    run, same = begin(norm=True, dropout=dropout), begin(norm=True, dropout=dropout, accumulate=2)
+    run, same = start_run(norm=True, dropout=dropout), start_run(norm=True, dropout=dropout, accumulate=2)
     sizes = limit(monkeypatch, run, 2)
     for seed in range(2):
         first = training.train_step(run, [batch(seed=seed)])
-        second = training.train_step(same, parts_of(batch(seed=seed), 2))
+        second = training.train_step(same, split_batch(batch(seed=seed), 2))
         assert torch.equal(first.losses["main"], second.losses["main"])
     assert sizes == [4, 2, 2, 2, 2]
     assert torch.equal(weights(run), weights(same))
@@ -83,75 +83,75 @@ def test_a_step_that_ran_out_of_memory_is_repeated_in_parts(dropout, monkeypatch
     assert run.state()["micro_batches"] == 2
 
 
-def test_an_odd_batch_is_divided_into_unequal_parts(monkeypatch):
-    run, whole = begin(batch_size=7), begin(batch_size=7)
+def test_odd_batch_is_divided_into_unequal_micro_batches(monkeypatch):
+    run, undivided = start_run(batch_size=7), start_run(batch_size=7)
     sizes = limit(monkeypatch, run, 4)
     training.train_step(run, [batch(7)])
-    training.train_step(whole, [batch(7)])
+    training.train_step(undivided, [batch(7)])
     assert sizes == [7, 4, 3]
-    torch.testing.assert_close(weights(run), weights(whole))
+    torch.testing.assert_close(weights(run), weights(undivided))
 
 
-def test_a_batch_that_cannot_be_divided_further_ends_with_the_advice(monkeypatch):
-    run = begin(norm=True)
+def test_indivisible_batch_ends_with_advice(monkeypatch):
+    run = start_run(norm=True)
     limit(monkeypatch, run, 1)  # two images are the least for batch normalization
-    with pytest.raises(torch.cuda.OutOfMemoryError) as met:
+    with pytest.raises(torch.cuda.OutOfMemoryError) as raised:
         training.train_step(run, [batch()])
     assert run.micro_batches == 2
     assert (
         "out of memory during a training step: decrease schedule.batch_size"
-        in errors.describe_out_of_memory(met.value)
+        in errors.describe_out_of_memory(raised.value)
     )
 
 
 @pytest.mark.parametrize("case", ["fixed", "late"])
-def test_other_steps_are_not_repeated(case, monkeypatch):
-    run = begin(accumulate=1 if case == "fixed" else "auto")
+def test_fixed_accumulate_and_late_steps_are_not_repeated(case, monkeypatch):
+    run = start_run(accumulate=1 if case == "fixed" else "auto")
     run.iteration = accumulation.RETRIED_STEPS if case == "late" else 0
     limit(monkeypatch, run, 2)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         training.train_step(run, [batch()])
 
 
-def test_a_run_keeps_its_division_when_it_is_resumed(tmp_path):
+def test_resumed_run_keeps_its_micro_batches(tmp_path):
     unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
-    run = Run(unbroken, *WORDS, before=LimitImages(4))
-    run.completes()
-    assert run.said.count("out of memory; trying again with schedule.accumulate=2 (at most 4 of the 8") == 1
+    run = Run(unbroken, *SETTINGS, before=LimitImages(4))
+    run.complete()
+    assert run.output.count("out of memory; trying again with schedule.accumulate=2 (at most 4 of the 8") == 1
     assert checkpoint.read_checkpoint(unbroken / "last.pt")["micro_batches"] == 2
-    assert Run(folder, *WORDS, before=LimitAndKill(4)).ends() == -signal.SIGKILL
-    resumed = Run(folder, *WORDS, "resume=true")
-    resumed.completes()
-    assert "out of memory" not in resumed.said
+    assert Run(folder, *SETTINGS, before=LimitAndKill(4)).exit_status() == -signal.SIGKILL
+    resumed = Run(folder, *SETTINGS, "resume=true")
+    resumed.complete()
+    assert "out of memory" not in resumed.output
     assert_same_end(unbroken, folder)
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_all_processes_divide_when_memory_ends_in_one(rank, tmp_path):
-    words = ["schedule.batch_size=8", "schedule.freeze_norm=true"]
-    several = ranks(2, tmp_path / "several", *words, before=LimitImages(1, rank=rank))
-    plain = ranks(2, tmp_path / "plain", *words)
+def test_all_processes_divide_if_one_is_out_of_memory(rank, tmp_path):
+    settings = ["schedule.batch_size=8", "schedule.freeze_norm=true"]
+    several = ranks(2, tmp_path / "several", *settings, before=LimitImages(1, rank=rank))
+    plain = ranks(2, tmp_path / "plain", *settings)
     for run in (*several, *plain):
-        run.completes()
-    said = "".join(run.said for run in several)
-    assert said.count("trying again with schedule.accumulate=2 (at most 2 of the 4") == 1
-    assert said.count("trying again with schedule.accumulate=4 (at most 1 of the 4") == 1
+        run.complete()
+    output = "".join(run.output for run in several)
+    assert output.count("trying again with schedule.accumulate=2 (at most 2 of the 4") == 1
+    assert output.count("trying again with schedule.accumulate=4 (at most 1 of the 4") == 1
     first, second = (checkpoint.read_checkpoint(tmp_path / name / "last.pt") for name in ("several", "plain"))
     assert (first["micro_batches"], second["micro_batches"]) == (4, 1)
     for name, tensor in first["model"].items():
         torch.testing.assert_close(second["model"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_all_processes_end_when_memory_suffices_for_no_part(tmp_path):
+def test_all_processes_end_if_no_division_fits(tmp_path):
     several = ranks(2, tmp_path / "run", "schedule.batch_size=8", before=LimitImages(0, rank="1"))
-    assert [run.ends() for run in several] == [2, 2]
+    assert [run.exit_status() for run in several] == [2, 2]
     for run in several:
-        assert "error: out of memory during a training step: decrease schedule.batch_size" in run.said
+        assert "error: out of memory during a training step: decrease schedule.batch_size" in run.output
 
 
-def test_failed_passes_are_freed_before_memory_is_returned(monkeypatch):
+def test_failed_passes_are_freed_before_retrying(monkeypatch):
     """The traceback of the error would keep the tensors of the failed passes alive."""
-    run, failed, alive = begin(norm=True), [], []
+    run, failed, alive = start_run(norm=True), [], []
     forward = run.model.forward
 
     def forward_or_fail(image):

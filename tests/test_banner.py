@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from segkit.monitor import banners
-from segkit.runtime.text import format_clock, format_count, format_duration
+from segkit.runtime.text import format_clock, format_count
 
 SETTINGS = {
     "data": {"name": "ade20k"},
@@ -63,14 +63,6 @@ def test_startup_line_needs_no_torch():
 )
 def test_network_is_named_by_backbone_and_variant(backbone, text):
     assert banners._format_network({"model": {"head": {"name": "fcn"}, "backbone": backbone}}) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(20, "less than a minute"), (420, "7 min"), (5 * 3600 + 720, "5 h 12 min"), (76 * 3600, "3 days 4 h")],
-)
-def test_format_duration_uses_the_two_largest_units(seconds, text):
-    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00")])

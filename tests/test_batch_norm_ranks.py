@@ -77,11 +77,11 @@ class SaveStatistics:
 def test_processes_on_a_cpu_warn_and_keep_equal_statistics(tmp_path):
     found = ranks(2, tmp_path / "run", before=SaveStatistics(tmp_path))
     for run in found:
-        run.completes()
+        run.complete()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     warning = "careful: 2 processes on a CPU: batch normalization sees the images of one process at a time"
-    assert [run.said.count(warning) for run in found] == [1, 0]
+    assert [run.output.count(warning) for run in found] == [1, 0]
     alone = Run(tmp_path / "alone")
-    alone.completes()
-    assert "processes on a CPU" not in alone.said
+    alone.complete()
+    assert "processes on a CPU" not in alone.output

@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
     for name, (settings, scores) in RUNS.items():
         colors = np.zeros((1, 3), np.uint8)
         with Monitor(folder / name, total=30, iterations_per_epoch=10, names=["a"], colors=colors) as monitor:
-            monitor.log_hparams(settings)
+            monitor.log_settings(settings, network="")
             for t in range(1, 31):
                 monitor.log_step(t, {"main": 8 / t}, {"all": 0.1}, images=1, data_seconds=0.0)
                 if t % 10 == 0:
@@ -44,11 +44,11 @@ def runs(tmp_path_factory):
     return folder
 
 
-def test_a_run_is_summed_up_by_its_best_validation(runs):
+def test_scores_of_a_run_include_its_best_validation(runs):
     scores = compare.read_run(runs / "good").scores()
     assert scores["best mIoU"] == 0.75
     assert scores["best iteration"] == 20
-    assert scores["pixAcc there"] == 0.875
+    assert scores["pixAcc at best mIoU"] == 0.875
     assert scores["last mIoU"] == 0.625
     assert scores["last loss"] == pytest.approx(8 / 30)
     assert scores["iterations"] == 30
@@ -56,26 +56,26 @@ def test_a_run_is_summed_up_by_its_best_validation(runs):
     assert 0 < scores["hours"] < 0.1
 
 
-def test_the_best_run_comes_first_with_the_settings_that_differ(runs):
+def test_best_run_comes_first_with_differing_settings(runs):
     lines = compare.build_rows([compare.read_run(runs / name) for name in ("bad", "good")])
     assert [line["run"] for line in lines] == ["good", "bad"]
     assert [line["schedule.lr"] for line in lines] == [0.01, 0.5]
     assert not {"seed", "model.name", "run_name"} & set(lines[0])
 
 
-def test_a_setting_that_a_run_does_not_have_differs():
+def test_missing_setting_counts_as_different():
     runs = [compare.Run("a", {"x": 1.0}, {}), compare.Run("b", {}, {})]
     assert compare.differing_settings(runs) == ["x"]
     assert compare.build_rows(runs)[1]["x"] is None
 
 
-def test_a_run_that_has_only_begun_is_shown_with_dashes():
+def test_run_without_validation_has_dashes():
     text = compare.format_table(compare.build_rows([compare.Run("young", {}, {"train/loss": [(10, 0.5)]})]))
     assert "young" in text
     assert "-" in text
 
 
-def test_the_table_is_in_percent_and_aligned(runs):
+def test_table_is_in_percent_and_aligned(runs):
     text = compare.main([str(runs / "good"), str(runs / "bad")])
     lines = text.splitlines()
     assert len({len(line) for line in lines}) == 1
@@ -86,55 +86,55 @@ def test_the_table_is_in_percent_and_aligned(runs):
 
 
 @pytest.mark.parametrize("count", [1, 2, 30])
-def test_every_run_is_a_row_however_many_there_are(count):
+def test_table_has_one_row_per_run(count):
     runs = [compare.Run(f"run{k}", {}, {"val/mIoU": [(1, k / 100)]}) for k in range(count)]
     lines = compare.format_table(compare.build_rows(runs)).splitlines()
     assert lines[0].startswith("run ")
     assert [line.split()[0] for line in lines[1:]] == [f"run{k}" for k in reversed(range(count))]
 
 
-def test_runs_that_score_alike_stand_by_name_in_whatever_order_they_are_given():
+def test_runs_with_equal_scores_are_sorted_by_name():
     runs = [compare.Run(name, {}, {"val/mIoU": [(1, 0.5)]}) for name in "bca"]
-    for given in (runs, runs[::-1]):
-        assert [line["run"] for line in compare.build_rows(given)] == ["a", "b", "c"]
+    for order in (runs, runs[::-1]):
+        assert [line["run"] for line in compare.build_rows(order)] == ["a", "b", "c"]
 
 
-def test_the_own_files_of_a_sweep_are_read_past(runs, tmp_path, capsys):
+def test_multirun_yaml_of_a_sweep_is_ignored(runs, tmp_path, capsys):
     (tmp_path / "multirun.yaml").write_text("hydra: {}")
     text = compare.main([str(tmp_path / "multirun.yaml"), str(runs / "good")])
-    assert "left out" not in text
+    assert "skipped" not in text
     with pytest.raises(SystemExit):
         compare.main([str(tmp_path / "multirun.yaml")])
-    assert "no folder of a run is among them" in capsys.readouterr().err
+    assert "no folders of runs" in capsys.readouterr().err
 
 
-def test_csv_json_and_png_hold_the_same_runs(runs, tmp_path):
-    asked = [f"--{kind}={tmp_path / f'new/runs.{kind}'}" for kind in ("csv", "json", "png")]
-    compare.main([str(runs / "good"), str(runs / "bad"), *asked])
+def test_csv_json_and_png_contain_the_same_runs(runs, tmp_path):
+    options = [f"--{kind}={tmp_path / f'new/runs.{kind}'}" for kind in ("csv", "json", "png")]
+    compare.main([str(runs / "good"), str(runs / "bad"), *options])
     with (tmp_path / "new/runs.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [(line["run"], float(line["best mIoU"])) for line in lines] == [("good", 0.75), ("bad", 0.25)]
     content = json.loads((tmp_path / "new/runs.json").read_text())
-    assert content[0]["settings"] == RUNS["good"][0]
+    assert content[0]["settings"] == RUNS["good"][0] | {"schedule.length": 30}
     drawn = cv2.imread(str(tmp_path / "new/runs.png"))
     assert drawn is not None
     for color in COLORS[:2]:
         assert (drawn[..., ::-1] == color).all(-1).sum() > 100
 
 
-def test_folders_without_events_are_left_out_and_named(runs):
+def test_folders_without_events_are_skipped_and_named(runs):
     text = compare.main([str(runs / "good"), str(runs / "notes")])
-    assert "left out" in text
-    assert f"{runs / 'notes'} holds no TensorBoard events; give folders of runs, such as runs/demo" in text
+    assert "skipped" in text
+    assert f"{runs / 'notes'}: no TensorBoard events. Give folders of runs, such as runs/demo" in text
 
 
-def test_nothing_to_compare_is_an_error_that_says_what_to_give(runs, capsys):
+def test_no_runs_is_an_error(runs, capsys):
     with pytest.raises(SystemExit):
         compare.main([str(runs / "notes")])
-    assert "give folders of runs, such as runs/demo" in capsys.readouterr().err
+    assert "Give folders of runs, such as runs/demo" in capsys.readouterr().err
 
 
-def test_it_runs_as_a_module_without_loading_torch(runs):
+def test_module_does_not_import_torch(runs):
     code = (
         "import sys; from segkit.tools import compare_runs as compare; text = compare.main(sys.argv[1:]);"
         "assert 'torch' not in sys.modules; sys.stdout.write(text)"
@@ -150,23 +150,23 @@ def test_it_runs_as_a_module_without_loading_torch(runs):
         assert "75.00" in done.stdout
 
 
-def test_a_chart_survives_nan_nothing_and_a_single_point():
+def test_chart_accepts_nan_empty_and_single_points():
     drawn = line_charts.draw_line_charts({"x": {"a": [(0, float("nan"))], "b": [], "c": [(5, 1.0)]}})
     assert drawn.shape == (360, 900, 3)
     assert (drawn == COLORS[2]).all(-1).any()
 
 
-def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():
+def test_smooth_curve_starts_at_the_first_value():
     assert compare.smooth_curve([(1, 2.0), (2, 2.0)]) == [(1, 2.0), (2, 2.0)]
     assert compare.smooth_curve([(1, 0.0), (2, 1.0)], weight=0.75) == [(1, 0.0), (2, 0.25)]
 
 
-def test_samples_without_spread_are_equal_or_not():
+def test_p_value_of_samples_without_variance():
     assert p_value([0.5, 0.5], [0.5, 0.5]) == 1
     assert p_value([0.5, 0.5], [0.25, 0.25]) == 0
 
 
-def test_runs_that_differ_in_the_seed_alone_are_one_row():
+def test_runs_are_grouped_by_settings_without_seed():
     settings = [
         {"seed": seed, "run_name": f"x-{lr}-{seed}", "schedule.lr": lr} for seed in (0, 1) for lr in (1, 2)
     ]
@@ -176,25 +176,25 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row():
     assert remove_seed("preseed=1") == "preseed=1"
 
 
-def test_the_table_says_what_the_spread_lets_it_say():
+def test_seed_table_reports_significance():
     rows = [
         SeedGroup("near", [0.50, 0.53, 0.47], 1_000_000, 2e9, 0.5),
         SeedGroup("best", [0.51, 0.54, 0.50], 2_000_000, 3e9, 0.25),
         SeedGroup("far", [0.101, 0.100, 0.102], None, None, None),
         SeedGroup("once", [0.3], 1, 1e6, 0.1),
     ]
-    heads, *told = format_cells(rows)
-    assert [line[0] for line in told] == ["best", "near", "once", "far"]
-    best, near, once, far = (dict(zip(heads, line, strict=True)) for line in told)
+    header, *cells = format_cells(rows)
+    assert [line[0] for line in cells] == ["best", "near", "once", "far"]
+    best, near, once, far = (dict(zip(header, line, strict=True)) for line in cells)
     assert (best["mIoU"], best["parameters"], best["MMACs"]) == ("51.67 +- 2.08", "2,000,000", "3,000.0")
-    assert best["against the first"] == ""
-    assert near["against the first"].startswith("not distinguishable (p ")
-    assert once["against the first"] == "one run says nothing of the spread"
-    assert far["against the first"].startswith("lower (p 0.00")
+    assert best["compared with the first"] == ""
+    assert near["compared with the first"].startswith("not distinguishable (p ")
+    assert once["compared with the first"] == "only one run"
+    assert far["compared with the first"].startswith("lower (p 0.00")
     assert (far["parameters"], far["s/step"]) == ("-", "-")
 
 
-def test_many_comparisons_need_more_than_one():
+def test_p_value_is_corrected_for_many_comparisons():
     first = SeedGroup("a", [0.50, 0.52, 0.51], None, None, None)
     other = SeedGroup("b", [0.47, 0.485, 0.48], None, None, None)
     alone = format_cells([first, other])[-1][-1]
@@ -205,7 +205,7 @@ def test_many_comparisons_need_more_than_one():
     assert next(line for line in among if line[0] == "b")[-1].startswith("not distinguishable")
 
 
-def test_cost_is_that_of_the_network_in_the_checkpoint(tiny_run):
+def test_model_cost_is_that_of_the_checkpoint(tiny_run):
     content = checkpoint.read_checkpoint(tiny_run / "last.pt")
     with torch.device("meta"):
         model = segmenter.build(10, **content["settings"]["model"])
@@ -218,7 +218,7 @@ def test_cost_is_that_of_the_network_in_the_checkpoint(tiny_run):
     assert macs == counter.get_total_flops() / 2
 
 
-def test_the_command_adds_the_rows_where_there_are_several_seeds(runs_of_seeds):
+def test_command_prints_seed_table_for_several_seeds(runs_of_seeds):
     text = compare.main([str(folder) for folder in runs_of_seeds.iterdir()])
     table = text.split("\n\n")[-1]
     lines = table.splitlines()
@@ -234,11 +234,11 @@ def test_the_command_adds_the_rows_where_there_are_several_seeds(runs_of_seeds):
 @pytest.fixture
 def runs_of_seeds(tmp_path):
     scores = {"a": (0.4, 0.5, 0.6), "b": (0.5, 0.55, 0.6)}
-    for model, some in scores.items():
-        for seed, score in enumerate(some):
+    for model, values in scores.items():
+        for seed, score in enumerate(values):
             name, colors = f"x-model={model}-seed={seed}", np.zeros((1, 3), np.uint8)
             with Monitor(tmp_path / name, total=10, iterations_per_epoch=10, names=["a"], colors=colors) as m:
-                m.log_hparams({"model.name": model, "seed": seed, "run_name": name})
+                m.log_settings({"model.name": model, "seed": seed, "run_name": name}, network="")
                 m.log_step(10, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
                 m.log_scores(10, {"pixAcc": score, "mIoU": score}, [score])
     return tmp_path

@@ -1,4 +1,4 @@
-"""Which device a process takes, and what it says of one that is not there."""
+"""Choice of the device of a process."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from segkit.runtime import distributed
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """So many GPUs, as torch would tell of them."""
+    """Pretend that torch finds this many GPUs."""
 
     def pretend(count, mps=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -30,13 +30,13 @@ def gpus(monkeypatch):
         ("mps", 0, "0", "mps"),
     ],
 )
-def test_the_device_that_is_asked_for(choice, count, local_rank, expected, gpus, monkeypatch):
+def test_pick_device(choice, count, local_rank, expected, gpus, monkeypatch):
     gpus(count, mps=True)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert distributed.pick_device(choice) == torch.device(expected)
 
 
-def test_without_any_gpu_auto_is_the_cpu(gpus):
+def test_device_auto_is_cpu_without_gpu(gpus):
     gpus(0)
     assert distributed.pick_device("auto") == torch.device("cpu")
 
@@ -50,7 +50,7 @@ def test_without_any_gpu_auto_is_the_cpu(gpus):
         ("mps", 2, "device=mps: torch finds no Apple GPU. Use device=cpu or device=auto"),
     ],
 )
-def test_a_device_that_is_not_there_is_one_line(choice, count, message, gpus):
+def test_missing_device_is_refused(choice, count, message, gpus):
     gpus(count)
     with pytest.raises(ValueError, match=message):
         distributed.pick_device(choice)

@@ -1,4 +1,4 @@
-"""A command that cannot go on ends with one message; want of memory names what makes it smaller."""
+"""Commands end with one message; out-of-memory errors name settings that need less."""
 
 import sys
 
@@ -10,24 +10,24 @@ from segkit.models import segmenter
 from segkit.runtime import errors
 
 
-def ending(story, capsys):
+def run_failing(command, capsys):
     with pytest.raises(SystemExit) as end:
-        errors.report_user_errors(story)
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    assert len(said.splitlines()) == 1
-    return end.value.code, said
+        errors.report_user_errors(command)
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert len(message.splitlines()) == 1
+    return end.value.code, message
 
 
 def raising(error):
-    def story():
+    def command():
         raise error
 
-    return story
+    return command
 
 
 @pytest.mark.parametrize(
-    "story",
+    "command",
     [
         lambda: torch.empty(1 << 50),  # the words of PyTorch itself
         lambda: np.empty(1 << 55, dtype=np.uint8),
@@ -38,27 +38,28 @@ def raising(error):
     ],
     ids=["torch", "numpy", "python", "cuda", "system", "worker"],
 )
-def test_want_of_memory_is_one_line_with_settings_that_help(story, capsys):
-    status, said = ending(story, capsys)
+def test_out_of_memory_is_one_line_with_settings_that_help(command, capsys):
+    status, message = run_failing(command, capsys)
     assert status == 2
-    assert said.startswith("error: out of memory during the command: decrease schedule.batch_size")
+    assert message.startswith("error: out of memory during the command: decrease schedule.batch_size")
     for key in ("schedule.accumulate", "augment.crop_size", "runtime.precision=bf16", "evaluation.memory"):
-        assert key in said
+        assert key in message
 
 
-def test_what_was_being_done_is_named(capsys, monkeypatch):
+def test_out_of_memory_names_the_activity(capsys, monkeypatch):
     def build(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr("segkit.config.registry.build", build)
-    story = lambda: segmenter.build(2, backbone={"name": "resnest"}, head={"name": "fcn"})  # noqa: E731
-    _, said = ending(story, capsys)
-    assert "out of memory during building the network: choose a smaller model=" in said
+    command = lambda: segmenter.build(2, backbone={"name": "resnest"}, head={"name": "fcn"})  # noqa: E731
+    _, message = run_failing(command, capsys)
+    assert "out of memory during building the network: choose a smaller model=" in message
 
 
-def test_other_errors_are_not_taken_for_want_of_memory(capsys):
+def test_other_errors_are_not_out_of_memory(capsys):
     assert (
-        ending(raising(ValueError("run out of memory lane")), capsys)[1] == "error: run out of memory lane\n"
+        run_failing(raising(ValueError("run out of memory lane")), capsys)[1]
+        == "error: run out of memory lane\n"
     )
     with pytest.raises(RuntimeError, match="shapes differ"):
         errors.report_user_errors(raising(RuntimeError("shapes differ")))
@@ -66,11 +67,11 @@ def test_other_errors_are_not_taken_for_want_of_memory(capsys):
         errors.report_user_errors(raising(KeyError("ours")))
 
 
-def test_error_of_the_system_names_file_and_reason(tmp_path, capsys):
-    said = ending(lambda: (tmp_path / "none/a.txt").write_text("x"), capsys)[1]
-    assert said == f"error: {tmp_path}/none/a.txt: No such file or directory\n"
+def test_os_error_names_file_and_reason(tmp_path, capsys):
+    message = run_failing(lambda: (tmp_path / "none/a.txt").write_text("x"), capsys)[1]
+    assert message == f"error: {tmp_path}/none/a.txt: No such file or directory\n"
 
 
-def test_ctrl_c_before_the_training_ends_in_a_word(capsys):
-    assert ending(raising(KeyboardInterrupt()), capsys) == (130, "stopped\n")
+def test_ctrl_c_before_training_prints_stopped(capsys):
+    assert run_failing(raising(KeyboardInterrupt()), capsys) == (130, "stopped\n")
     assert sys.exc_info() == (None, None, None)

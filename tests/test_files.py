@@ -1,4 +1,4 @@
-"""Text that a setting names is read to its end, if it has one."""
+"""Reading text and atomic writes."""
 
 import os
 
@@ -8,27 +8,27 @@ from segkit.losses import cross_entropy
 from segkit.runtime import files
 
 
-def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error(tmp_path):
+def test_write_error_names_the_final_file(tmp_path):
     with pytest.raises(OSError, match=r"none/a\.csv'") as error, files.atomic_write(tmp_path / "none/a.csv"):
         pass
     assert error.value.filename == str(tmp_path / "none/a.csv")
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/urandom"])
-def test_a_device_is_refused_and_not_read(name):
+def test_read_text_refuses_devices(name):
     with pytest.raises(
         ValueError, match=rf"loss.class_weights={name}: .*{name} is a folder, a device or a pipe; give a"
     ):
         cross_entropy.build(2, class_weights=name)
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_read_text_refuses_pipes(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is a folder, a device or a pipe; give a file"):
         files.read_text(tmp_path / "pipe")
 
 
-def test_a_file_that_is_too_long_is_refused(tmp_path):
+def test_read_text_refuses_long_files(tmp_path):
     file = tmp_path / "long.txt"
     with file.open("wb") as content:
         content.truncate(1 << 40)  # a hole; it takes no room
@@ -38,7 +38,7 @@ def test_a_file_that_is_too_long_is_refused(tmp_path):
         files.read_text(file)
 
 
-def test_text_is_read_whole_without_a_mark_of_its_order(tmp_path):
+def test_read_text_drops_byte_order_marks_and_refuses_binary(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf0.5\n\xc3\xa4\n")
     assert files.read_text(tmp_path / "a.txt") == "0.5\nä\n"
     (tmp_path / "b.txt").write_bytes(b"\x00\x01\x02\x03\x04 data \xff")
@@ -48,7 +48,7 @@ def test_text_is_read_whole_without_a_mark_of_its_order(tmp_path):
         files.read_text(tmp_path)
 
 
-def test_writing_a_file_follows_no_symbolic_link(tmp_path):
+def test_atomic_write_does_not_follow_symbolic_links(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     for name in ("a.pt", f"a.pt.{os.getpid()}.part"):

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is kept, renewed and frozen, the rates of the stages, and when a run ends early."""
+"""Fine-tuning: loaded and re-initialized weights, freezing, layer-wise rates, early stopping."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ BACKBONE = {"name": "resnest", "variant": "14", "width": 8, "drop_block": 0.1}
 MODEL = {"backbone": BACKBONE, "head": {"name": "deeplabv3", "width": 8}, "auxiliary": {"name": "fcn"}}
 
 
-def built(num_classes=3, **changed):
+def build_model(num_classes=3, **changed):
     return segmenter.build(num_classes, **{**MODEL, **changed})
 
 
@@ -38,7 +38,7 @@ def batch(size=2, seed=0, side=32):
     return Batch(image, label, [str(i) for i in range(size)])
 
 
-def begin(model, *, metric="mIoU", optimizer="sgd", size=2, optimize_cpu="auto", **schedule):
+def start_run(model, *, metric="mIoU", optimizer="sgd", size=2, optimize_cpu="auto", **schedule):
     rule = {"optimizer": {"name": optimizer}, "lr_schedule": {"name": "constant"}, "iterations": 100}
     return training.setup_training(
         model,
@@ -75,8 +75,8 @@ def stage_by_name(name):
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
-def test_the_stage_of_a_parameter_is_found_without_its_name(output_stride):
-    model = built(backbone={**BACKBONE, "variant": "26", "output_stride": output_stride})
+def test_stage_of_a_parameter_does_not_depend_on_its_name(output_stride):
+    model = build_model(backbone={**BACKBONE, "variant": "26", "output_stride": output_stride})
     found = freezing.first_stage_of_parameters(model)
     assert {name: found[p] for name, p in model.backbone.named_parameters()} == {
         name: stage_by_name(name) for name, _ in model.backbone.named_parameters()
@@ -84,7 +84,7 @@ def test_the_stage_of_a_parameter_is_found_without_its_name(output_stride):
     assert all(module.training for module in model.modules())
 
 
-def test_a_shared_branch_counts_with_the_first_stage_it_speaks_through():
+def test_shared_branch_belongs_to_its_first_stage():
     backbone = Odd()
     model = Segmenter(backbone, nn.Identity(), num_classes=2)
     found = freezing.first_stage_of_parameters(model)
@@ -97,12 +97,12 @@ def test_a_shared_branch_counts_with_the_first_stage_it_speaks_through():
     ("freeze", "freeze_norm", "optimizer"),
     [(1, False, "sgd"), (2, True, "adamw"), (4, False, "adamw"), (0, True, "sgd")],
 )
-def test_frozen_tensors_are_equal_to_the_bit_after_fifty_steps(freeze, freeze_norm, optimizer):
+def test_frozen_tensors_do_not_change_in_fifty_steps(freeze, freeze_norm, optimizer):
     torch.manual_seed(0)
-    model = built()
+    model = build_model()
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = begin(model, freeze=freeze, freeze_norm=freeze_norm, optimizer=optimizer, ema=0.9, lr=0.001)
+    run = start_run(model, freeze=freeze, freeze_norm=freeze_norm, optimizer=optimizer, ema=0.9, lr=0.001)
     for seed in range(50):
         training.train_step(run, [batch(seed=seed, side=16)])
 
@@ -119,7 +119,7 @@ def test_frozen_tensors_are_equal_to_the_bit_after_fifty_steps(freeze, freeze_no
         assert len(moved) >= 0.8 * sum(not frozen(name) for name in same)
 
 
-def kept_for_the_gradient(run):
+def stored_bytes(run):
     """Bytes that a step keeps of its forward pass, besides the weights."""
     found, weights = {}, {p.data_ptr() for p in run.model.parameters()}
 
@@ -133,10 +133,10 @@ def kept_for_the_gradient(run):
 
 
 @pytest.mark.medium
-def test_nothing_is_kept_or_computed_below_what_is_frozen():
+def test_no_activations_are_stored_below_frozen_stages():
     torch.manual_seed(0)
-    runs = [begin(built(), freeze=freeze, optimize_cpu=False) for freeze in range(5)]
-    sizes = [kept_for_the_gradient(run) for run in runs]
+    runs = [start_run(build_model(), freeze=freeze, optimize_cpu=False) for freeze in range(5)]
+    sizes = [stored_bytes(run) for run in runs]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[2] < 0.75 * sizes[0]
     frozen = [p for p in runs[2].model.parameters() if not p.requires_grad]
@@ -146,20 +146,20 @@ def test_nothing_is_kept_or_computed_below_what_is_frozen():
 
 
 @pytest.mark.medium
-def test_frozen_norms_train_with_a_batch_of_one():
+def test_freeze_norm_trains_with_a_batch_of_one():
     with pytest.raises(ValueError, match=r"a training batch of one .* schedule.batch_size"):
-        training.train_step(begin(built(), size=1), [batch(1)])
-    run = begin(built(), size=1, freeze_norm=True)
+        training.train_step(start_run(build_model(), size=1), [batch(1)])
+    run = start_run(build_model(), size=1, freeze_norm=True)
     losses = [float(training.train_step(run, [batch(1)]).losses["main"]) for _ in range(30)]
     assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_each_stage_has_the_rate_written_out_by_hand(seed):
+def test_layer_decay_sets_the_rate_of_each_stage(seed):
     draw = random.Random(seed)
     decay, lr, times = draw.uniform(0.3, 0.95), draw.uniform(1e-4, 1e-2), draw.choice([1, 10])
     exempt = draw.random() < 0.5
-    model = built()
+    model = build_model()
     groups = parameter_groups.parameter_groups(
         model, lr=lr, head_lr_multiplier=times, decay_norm_and_bias=not exempt, layer_decay=decay
     )
@@ -177,7 +177,7 @@ def table(*names):
     return LabelMap("mine", tuple(Entry(k, name, (10 * k, 0, 0)) for k, name in enumerate(names)))
 
 
-def start(weights, *names, **changed):
+def initial_model_for(weights, *names, **changed):
     return initial_model.build_model({**MODEL, "weights": str(weights), **changed}, table(*names))
 
 
@@ -189,13 +189,13 @@ def save(path, model, *names):
 
 
 @pytest.mark.parametrize("names", [("sky", "sea"), ("sky", "sea", "tree", "road"), ("sky", "sea", "cat")])
-def test_of_a_checkpoint_of_other_classes_all_but_the_last_convolutions_is_kept(names, tmp_path):
-    source = built(3)
+def test_other_classes_renew_only_the_classifiers(names, tmp_path):
+    source = build_model(3)
     file = save(tmp_path / "best.pt", source, "sky", "sea", "tree")
     torch.manual_seed(7)
-    fresh = built(len(names)).state_dict()
+    fresh = build_model(len(names)).state_dict()
     torch.manual_seed(7)
-    model, (words,) = start(file, *names)
+    model, (words,) = initial_model_for(file, *names)
     changed = initial_model.find_class_tensors(source, MODEL)
     for name, tensor in model.state_dict().items():
         expected = fresh if name in changed else source.state_dict()
@@ -206,27 +206,27 @@ def test_of_a_checkpoint_of_other_classes_all_but_the_last_convolutions_is_kept(
     assert f"re-initialized for other classes: {', '.join(sorted(changed))}; left out: none" in words
 
 
-def test_a_checkpoint_of_the_same_classes_is_kept_whole(tmp_path):
-    source = built(2)
-    model, (words,) = start(save(tmp_path / "best.pt", source, "sky", "sea"), "sky", "sea")
+def test_same_classes_keep_all_weights(tmp_path):
+    source = build_model(2)
+    model, (words,) = initial_model_for(save(tmp_path / "best.pt", source, "sky", "sea"), "sky", "sea")
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True))
     assert "re-initialized for other classes: none" in words
 
 
-def test_of_a_file_without_names_the_classes_are_taken_as_they_come_and_that_is_said(tmp_path):
-    torch.save(built(2).state_dict(), tmp_path / "published.pth")
-    _, words = start(tmp_path / "published.pth", "sky", "sea")
+def test_weights_without_class_names_are_taken_in_order(tmp_path):
+    torch.save(build_model(2).state_dict(), tmp_path / "published.pth")
+    _, words = initial_model_for(tmp_path / "published.pth", "sky", "sea")
     assert (
         "does not name its classes; they are assumed to be the 2 classes of mine, in this order" in words[1]
     )
-    _, words = start(tmp_path / "published.pth", "sky", "sea", "tree")
+    _, words = initial_model_for(tmp_path / "published.pth", "sky", "sea", "tree")
     assert len(words) == 1
 
 
-def test_what_does_not_fit_for_another_reason_than_the_classes_is_refused(tmp_path):
-    file = save(tmp_path / "best.pt", built(3), "sky", "sea", "tree")
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    file = save(tmp_path / "best.pt", build_model(3), "sky", "sea", "tree")
     with pytest.raises(ValueError, match=r"of another shape: backbone\.conv1"):
-        start(file, "sky", "sea", backbone={**BACKBONE, "width": 16})
+        initial_model_for(file, "sky", "sea", backbone={**BACKBONE, "width": 16})
     with pytest.raises(ValueError, match="of another shape"):  # and no command but a training renews anything
         segmenter.build(2, **MODEL, weights=str(file))
 
@@ -236,7 +236,7 @@ def result(value, class_iou=(0.25, math.nan)):
     return Evaluation(torch.zeros(2, 2), scores, None, 0.0, {"IoU": list(class_iou)})  # pyright: ignore
 
 
-def test_each_metric_is_what_it_says():
+def test_metric_value_of_each_metric():
     losses = {"main": 0.5, "aux": 0.25}
     names = ["sky", "sea"]
     found = {
@@ -257,13 +257,13 @@ def test_each_metric_is_what_it_says():
         ("loss", r"mIoU, pixAcc, mAcc, fwIoU, mDice, val/loss, or iou/CLASS with a class of sky, sea\."),
     ],
 )
-def test_an_unknown_metric_is_refused_with_those_there_are(metric, words):
+def test_unknown_metric_is_refused_with_suggestions(metric, words):
     with pytest.raises(ValueError, match=f"checkpoint.metric={metric}: must be one of .*{words}"):
         best_metric.check_metric(metric, ["sky", "sea"])
 
 
-def test_best_and_patience_are_those_of_a_plain_look_back():
-    tiny = begin(segmenter.Segmenter(nn.Conv2d(3, 2, 1), nn.Identity(), num_classes=2))
+def test_best_and_patience_match_a_naive_search():
+    tiny = start_run(segmenter.Segmenter(nn.Conv2d(3, 2, 1), nn.Identity(), num_classes=2))
     draw = random.Random(0)
     for _ in range(200):
         metric, patience = draw.choice(["mIoU", "val/loss", "iou/sky"]), draw.randint(1, 4)
@@ -284,7 +284,7 @@ def test_best_and_patience_are_those_of_a_plain_look_back():
 
 
 @pytest.mark.parametrize("metric", ["iou/sea", "mIoU", "val/loss"])
-def test_a_metric_without_a_value_is_explained(metric):
+def test_undefined_metric_is_explained(metric):
     words = best_metric.explain_undefined(metric, math.nan)
     assert words.startswith(f"checkpoint.metric={metric} is ")
     assert "Choose another checkpoint.metric" in words
@@ -294,7 +294,7 @@ def test_a_metric_without_a_value_is_explained(metric):
 STILL = ["schedule.lr=1e-12", "schedule.freeze_norm=true", "schedule.patience=2", "evaluation.every=2"]
 
 
-def test_a_run_that_ends_early_ends_so_however_often_it_is_killed(tmp_path):
+def test_early_stopping_is_exact_across_resumes(tmp_path):
     """Nothing moves, so the first of the validations at 2, 4, 6, 8 and 10 stays the best."""
     whole = Run(tmp_path / "whole", *STILL)
     killed = tmp_path / "killed"
@@ -302,13 +302,13 @@ def test_a_run_that_ends_early_ends_so_however_often_it_is_killed(tmp_path):
         KillAt("segkit.evaluation.evaluate", 2),  # in the validation at 4
         KillAt("segkit.training.validation.release_memory", 1),  # after it, before it is saved
     ]:
-        assert Run(killed, *STILL, "resume=auto", before=kill).ends() == -signal.SIGKILL
+        assert Run(killed, *STILL, "resume=auto", before=kill).exit_status() == -signal.SIGKILL
     last = Run(killed, *STILL, "resume=auto")
-    assert_same_end(whole.completes(), last.completes())
+    assert_same_end(whole.complete(), last.complete())
     assert checkpoint.read_checkpoint(killed / "last.pt")["iteration"] == 6
-    assert "stopping early at 6 of 10 iterations: the last 2 validations found no better mIoU" in last.said
+    assert "stopping early at 6 of 10 iterations: the last 2 validations found no better mIoU" in last.output
     again = Run(killed, *STILL, "resume=true")
-    again.completes()
+    again.complete()
     assert checkpoint.read_checkpoint(killed / "last.pt")["iteration"] == 6
 
 
@@ -329,25 +329,23 @@ def photos(tmp_path_factory):
     return root
 
 
-def command(photos, tmp_path, *rest):
+def train_arguments(photos, tmp_path, *rest):
     """What a user types, and what keeps it small."""
     where = [f"data.root={photos}", "data.train_split=80%", "data.val_split=20%", f"run_dir={tmp_path}"]
     small = ["sizes.crop=32", "sizes.base=48", "loader.workers=0", "run_name=mine"]
     return ["data=folder", *where, *small, *rest]
 
 
-def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
-    tiny_run, photos, tmp_path, run_here, capsys
-):
+def test_finetuning_takes_the_network_of_the_checkpoint(tiny_run, photos, tmp_path, run_here, capsys):
     rest = ["schedule.epochs=null", "schedule.iterations=2", "schedule.batch_size=2", "schedule.freeze=2"]
-    typed = command(photos, tmp_path, f"model.weights={tiny_run}/best.pt", *rest)
-    assert run_here("train_seg", *typed) == 0
-    said = capsys.readouterr().out
-    assert f"million parameters, weights {tiny_run}/best.pt" in said
-    assert "re-initialized for other classes: auxiliary." in said
+    arguments = train_arguments(photos, tmp_path, f"model.weights={tiny_run}/best.pt", *rest)
+    assert run_here("train_seg", *arguments) == 0
+    output = capsys.readouterr().out
+    assert f"million parameters, weights {tiny_run}/best.pt" in output
+    assert "re-initialized for other classes: auxiliary." in output
     assert (
         "careful: batch normalization over 2 images at a time is mostly noise; use schedule.freeze_norm"
-        in said
+        in output
     )
     theirs, ours = (checkpoint.read_checkpoint(file / "best.pt") for file in (tiny_run, tmp_path / "mine"))
     assert ours["settings"]["model"]["backbone"]["width"] == 8
@@ -356,34 +354,7 @@ def test_the_checkpoint_brings_its_network_and_other_classes_renew_its_head(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (["schedule.freeze=9"], r"schedule.freeze=9: must be 0, 1, 2, 3 or 4"),
-        (
-            ["checkpoint.metric=iou/ston"],
-            r"metric=iou/ston: must be one of .*Did you mean checkpoint.metric=iou/stone",
-        ),
-        (
-            ["schedule.patience=3", "evaluation.every=50", "schedule.epochs=null", "schedule.iterations=50"],
-            r"patience=3: this training has 1 validation in all",
-        ),
-        (["schedule.layer_decay=1.5"], r"schedule.layer_decay=1.5: must be at most 1"),
-        (["loss=ce_dice", "loss.parts.dice.weight=0", "loss.parts.cross_entropy.weight=0"], "weights are 0"),
-        (["schedule.lr_schedule.warmup_iterations=5000"], r"warmup_iterations=5000: must be below the"),
-    ],
-)
-def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_path, run_here, capsys):
-    model = ["model=deeplabv3_demo", "model.backbone.width=8", "model.head.width=8"]
-    assert run_here("train_seg", *command(photos, tmp_path, *model, *wrong)) == 2
-    said = capsys.readouterr().err.strip()
-    assert re.search(words, said), said
-    assert len(said.splitlines()) == 1
-    assert "Traceback" not in said
-    assert not (tmp_path / "mine").exists() or not list((tmp_path / "mine").glob("*.pt"))
-
-
-@pytest.mark.parametrize(
-    ("start", "schedule", "words"),
+    ("weights", "schedule", "words"),
     [
         (
             "a.pt",
@@ -410,14 +381,21 @@ def test_bad_settings_are_one_line_with_the_remedy(wrong, words, photos, tmp_pat
         ),
     ],
 )
-def test_settings_known_to_fail_are_told_with_the_remedy(start, schedule, words):
-    run = begin(built(), **schedule)
-    (said,) = advice.find_warnings(run, {"weights": start, "backbone": {"weights": None}})
-    assert re.search(words, said), said
+def test_settings_known_to_fail_are_warned_about(weights, schedule, words):
+    run = start_run(build_model(), **schedule)
+    (output,) = advice.find_warnings(run, {"weights": weights, "backbone": {"weights": None}})
+    assert re.search(words, output), output
+
+
+def test_patience_beyond_the_last_validation_is_refused():
+    run = start_run(build_model(), patience=3, iterations=50)
+    with pytest.raises(ValueError, match=r"schedule.patience=3: this training has 1 validation in all"):
+        advice.check_patience(run, every=50)
+    advice.check_patience(run, every=10)
 
 
 @pytest.mark.parametrize(
-    ("start", "schedule"),
+    ("weights", "schedule"),
     [
         ("a.pt", {"size": 2, "lr": 0.001, "freeze_norm": True}),
         ("imagenet", {"size": 16, "lr": 0.01}),  # the published recipe
@@ -425,15 +403,17 @@ def test_settings_known_to_fail_are_told_with_the_remedy(start, schedule, words)
         (None, {"size": 16, "lr": 0.1}),
     ],
 )
-def test_settings_that_work_are_not_commented(start, schedule):
+def test_working_settings_have_no_warnings(weights, schedule):
     assert (
-        advice.find_warnings(begin(built(), **schedule), {"weights": start, "backbone": {"weights": None}})
+        advice.find_warnings(
+            start_run(build_model(), **schedule), {"weights": weights, "backbone": {"weights": None}}
+        )
         == []
     )
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_so_many_validations_are_counted_as_a_run_has(seed):
+def test_count_validations_matches_due_iterations(seed):
     draw = random.Random(seed)
     length = draw.choice(
         [{"epochs": draw.uniform(0.1, 9)}, {"epochs": None, "iterations": draw.randint(1, 90)}]
@@ -446,9 +426,10 @@ def test_so_many_validations_are_counted_as_a_run_has(seed):
     assert schedule.count_validations(every=every, samples=samples) == len(due)
 
 
-def test_the_experiment_is_what_the_pages_say(photos, tmp_path, tiny_run):
+def test_finetune_experiment_matches_its_documentation(photos, tmp_path, tiny_run):
     settings = compose.compose_settings(
-        "train", ["experiment=finetune", *command(photos, tmp_path, f"model.weights={tiny_run}/best.pt")]
+        "train",
+        ["experiment=finetune", *train_arguments(photos, tmp_path, f"model.weights={tiny_run}/best.pt")],
     )
     schedule = settings["schedule"]
     assert (schedule["lr"], schedule["head_lr_multiplier"], schedule["layer_decay"]) == (1e-4, 10, 0.75)
@@ -459,16 +440,16 @@ def test_the_experiment_is_what_the_pages_say(photos, tmp_path, tiny_run):
 @pytest.mark.parametrize(
     "wrong", ["model=null", "model.weights=3", "model.weights={a:1}", "model.weights=/dev/null"]
 )
-def test_weights_that_are_none_are_one_line(wrong, tmp_path, run_here, capsys):
+def test_invalid_weights_are_refused_in_one_line(wrong, tmp_path, run_here, capsys):
     assert run_here("train_seg", "data=shapes", wrong, f"run_dir={tmp_path}") == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_two_processes_leave_the_same_parts_frozen(tmp_path):
+def test_two_processes_freeze_the_same_stages(tmp_path):
     """From scratch, so that what is frozen still has the values it began with."""
     both = ranks(2, tmp_path / "run", "schedule.freeze=2", "schedule.iterations=3", "evaluation.every=3")
     for run in both:
-        run.completes()
+        run.complete()
     state = checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")["model"]
     means = {name: tensor for name, tensor in state.items() if name.endswith("running_mean")}
     frozen = [

@@ -1,4 +1,4 @@
-"""What a run leaves behind, read back with TensorBoard's own reader."""
+"""Records of a run, read back with TensorBoard's reader."""
 
 from __future__ import annotations
 
@@ -81,17 +81,17 @@ def run(tmp_path_factory):
     return record(tmp_path_factory.mktemp("runs") / "first")
 
 
-def test_the_loss_is_the_sum_of_its_parts_at_that_very_step(run):
-    assert curve(run, "train/loss") == [(t, round(1 / t, 6)) for t in (10, 20, 30, 40)]
-    assert curve(run, "train/loss_aux") == [(t, round(0.25 / t, 6)) for t in (10, 20, 30, 40)]
-
-
-def test_learning_rates_are_drawn_by_group(run):
+def test_training_curves_have_the_values_of_their_step(run):
+    points = (10, 20, 30, 40)
+    assert curve(run, "train/loss") == [(t, round(1 / t, 6)) for t in points]  # the sum of its parts
+    assert curve(run, "train/loss_aux") == [(t, round(0.25 / t, 6)) for t in points]
     assert curve(run, "train/lr") == curve(run, "train/lr_backbone")
     assert curve(run, "train/lr_head")[0] == (10, 0.1)
+    assert curve(run, "train/norm_ema_distance")[0] == (10, 10 / 64)
+    assert curve(run, "train/passed_epochs") == [(10, 1.25), (20, 2.5), (30, 3.75), (40, 5.0)]
 
 
-def test_all_promised_curves_are_there_and_training_comes_first(run):
+def test_documented_curves_exist_in_order(run):
     tags = read(run).Tags()["scalars"]
     wall = {"images_per_second", "step_seconds", "data_share", "host_GiB_peak"}
     if torch.cuda.is_available():
@@ -107,21 +107,13 @@ def test_all_promised_curves_are_there_and_training_comes_first(run):
     assert groups == ["train", "val", "val_iou", "wall"]
 
 
-def test_the_distance_of_an_average_is_drawn(run):
-    assert curve(run, "train/norm_ema_distance")[0] == (10, 10 / 64)
-
-
-def test_epochs_are_shown_beside_iterations(run):
-    assert curve(run, "train/passed_epochs") == [(10, 1.25), (20, 2.5), (30, 3.75), (40, 5.0)]
-
-
-def test_classes_have_curves_under_their_own_names_unless_they_are_absent(run):
+def test_present_classes_have_curves(run):
     tags = [tag for tag in read(run).Tags()["scalars"] if tag.startswith("val_iou/")]
     assert tags == ["val_iou/sky", "val_iou/traffic light"]
     assert curve(run, "val_iou/sky") == [(20, 0.2), (40, 0.4)]
 
 
-def test_of_many_classes_only_the_worst_and_best_ten_are_drawn(tmp_path):
+def test_many_classes_record_the_worst_and_best_ten(tmp_path):
     names, iou = [f"c{k}" for k in range(40)], [k / 100 for k in range(40)]
     colors = np.zeros((40, 3), np.uint8)
     with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=names, colors=colors) as monitor:
@@ -131,7 +123,7 @@ def test_of_many_classes_only_the_worst_and_best_ten_are_drawn(tmp_path):
     assert all(f"| c{k} |" in text(tmp_path, "val/classes")[0] for k in range(40))
 
 
-def test_a_resumed_run_equals_an_unbroken_one(run, tmp_path):
+def test_resumed_run_has_the_curves_of_an_uninterrupted_one(run, tmp_path):
     """Killed at 37, resumed from the checkpoint at 20: no doubles, no gap, the same values."""
     broken = record(tmp_path / "broken", stop=37)
     record(broken, start=20)
@@ -141,8 +133,18 @@ def test_a_resumed_run_equals_an_unbroken_one(run, tmp_path):
         assert [step for step, _ in curve(broken, tag)] == [step for step, _ in curve(run, tag)], tag
 
 
+@pytest.mark.parametrize(("stop", "start", "cut"), [(13, 0, 0), (17, 13, 0), (37, 20, 7)])
+def test_resumed_run_has_no_double_points(stop, start, cut, run, tmp_path):
+    """Interrupted before the first checkpoint, between two points, and with an incomplete event file."""
+    broken = record(tmp_path / "broken", stop=stop)
+    file = next(broken.glob("events.*"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size - cut])
+    record(broken, start=start)
+    assert curve(broken, "train/loss") == curve(run, "train/loss")
+
+
 @pytest.mark.parametrize("clock", [-100_000, 0, 100_000])
-def test_curves_keep_their_order_when_the_clock_is_set(clock, run, tmp_path, monkeypatch):
+def test_curves_keep_their_order_if_the_clock_changes(clock, run, tmp_path, monkeypatch):
     now = time.time()
     broken = record(tmp_path / "broken", stop=37)
     for attempt, stop in enumerate((23, 40, 37, 40), start=1):  # all within one second, or one by one earlier
@@ -153,7 +155,7 @@ def test_curves_keep_their_order_when_the_clock_is_set(clock, run, tmp_path, mon
     assert [event.step for event in read(broken).Images("val/confusion")] == [20, 40]
 
 
-def test_a_validation_made_again_replaces_the_broken_off_one(run, tmp_path):
+def test_repeated_validation_replaces_the_interrupted_one(run, tmp_path):
     broken = record(tmp_path / "broken", stop=20)
     again = {"start": 20, "validation_pending": True, "total": 40, "iterations_per_epoch": 8.0}
     with Monitor(broken, names=NAMES, colors=COLORS, **again) as monitor:
@@ -163,41 +165,11 @@ def test_a_validation_made_again_replaces_the_broken_off_one(run, tmp_path):
         assert curve(broken, tag) == curve(run, tag)[:2]
 
 
-def test_a_run_begun_anew_forgets_what_came_before_its_first_checkpoint(run, tmp_path):
-    record(tmp_path / "broken", stop=13)
-    record(tmp_path / "broken")
-    assert curve(tmp_path / "broken", "train/loss") == curve(run, "train/loss")
-
-
-def test_an_event_file_cut_short_goes_on(run, tmp_path):
-    broken = record(tmp_path / "broken", stop=37)
-    file = next(broken.glob("events.*"))
-    file.write_bytes(file.read_bytes()[:-7])
-    record(broken, start=20)
-    assert curve(broken, "train/loss") == curve(run, "train/loss")
-
-
-def test_the_time_to_go_is_told_after_fifty_iterations(tmp_path, capsys):
-    arguments = {"names": NAMES, "colors": COLORS, "total": 100_000, "iterations_per_epoch": 10}
-    with Monitor(tmp_path, **arguments) as monitor:
-        monitor.console.start_time -= 100  # 50 iterations took 100 seconds
-        for t in range(1, 61):
-            monitor.log_step(t, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
-    said = capsys.readouterr().out
-    assert said.count("at the speed of the first 50 iterations: 2 days 7 h left, without validations") == 1
-
-
-def test_a_run_resumed_between_two_points_draws_the_same_points(run, tmp_path):
-    broken = record(tmp_path / "broken", stop=17)
-    record(broken, start=13)
-    assert curve(broken, "train/loss") == curve(run, "train/loss")
-
-
-def test_events_lie_in_one_run_without_subfolders(run):
+def test_run_folder_has_events_and_log_only(run):
     assert sorted(f.name.split(".")[0] for f in run.iterdir()) == ["events", "train"]
 
 
-def test_settings_are_hparams_of_the_same_run(run):
+def test_settings_are_hparams(run):
     from tensorboard.plugins.hparams import metadata
 
     content = read(run).summary_metadata["_hparams_/session_start_info"].plugin_data.content
@@ -212,21 +184,21 @@ def test_settings_are_hparams_of_the_same_run(run):
     assert [metric.name.tag for metric in experiment.metric_infos] == ["val/mIoU", "val/pixAcc"]
 
 
-def test_settings_and_network_are_shown_as_they_are(run):
+def test_settings_and_network_are_code_blocks(run):
     lines = text(run, "settings")[0].splitlines()
     assert all(line.startswith("    ") for line in lines), "a code block of Markdown"
     assert json.loads("\n".join(lines))["schedule"] == {"lr": 0.01}
     assert text(run, "network") == ["    <stem>\n      conv 3x3"]
 
 
-def test_texts_hold_the_environment_and_every_class(run):
+def test_texts_have_environment_and_classes(run):
     assert torch.__version__.split("+")[0] in text(run, "environment")[0]
     assert "| traffic light | 50.00 | 50.00 | 66.67 |" in text(run, "val/classes")[0]
     assert "road \\| path" in text(run, "val/classes")[0]
     assert "| traffic light | sky | 2 | 50.00 |" in text(run, "val/confusions")[0]
 
 
-def test_the_confusion_matrix_is_the_one_images_draws(run):
+def test_confusion_matrix_is_an_image(run):
     event = read(run).Images("val/confusion")[0]
     decoded = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
@@ -234,7 +206,7 @@ def test_the_confusion_matrix_is_the_one_images_draws(run):
     assert event.step == 20
 
 
-def test_samples_and_batches_become_images(tmp_path):
+def test_samples_and_batches_are_images(tmp_path):
     image = np.full((20, 30, 3), 50, np.uint8)
     sample = Sample(image, np.zeros((20, 30), np.uint8), "a")
     batch = Batch(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.full((3, 16, 16), 255), ["a", "b", "c"])
@@ -247,7 +219,7 @@ def test_samples_and_batches_become_images(tmp_path):
     assert events.Images("val/samples")[0].height == rows
 
 
-def test_a_layout_shows_loss_and_miou_of_training_and_validation_together(run):
+def test_custom_scalars_layout_pairs_training_and_validation(run):
     from tensorboard.plugins.custom_scalar import layout_pb2
 
     event = read(run).Tensors("custom_scalars__config__")[0]
@@ -261,7 +233,7 @@ def test_a_layout_shows_loss_and_miou_of_training_and_validation_together(run):
         assert all(len([tag for tag in tags if re.match(p, tag)]) == 1 for p in charts[name])
 
 
-def test_without_a_terminal_plain_lines_appear_once_on_screen_and_once_in_the_log(tmp_path, capsys):
+def test_plain_lines_are_printed_and_logged_once(tmp_path, capsys):
     record(tmp_path)
     shown = capsys.readouterr()
     logged = (tmp_path / "train.log").read_text()
@@ -274,7 +246,7 @@ def test_without_a_terminal_plain_lines_appear_once_on_screen_and_once_in_the_lo
     assert max(map(len, shown.out.splitlines())) <= 100
 
 
-def test_on_a_terminal_there_is_one_progress_line(tmp_path, capsys, monkeypatch):
+def test_terminal_has_one_progress_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     record(tmp_path)
     shown = capsys.readouterr()
@@ -283,7 +255,7 @@ def test_on_a_terminal_there_is_one_progress_line(tmp_path, capsys, monkeypatch)
     assert "40/40 (100 %): loss" in (tmp_path / "train.log").read_text()
 
 
-def test_the_first_step_is_told_at_its_own_speed(tmp_path, capsys):
+def test_speed_of_the_first_step_excludes_drawing(tmp_path, capsys):
     """What the network sees is drawn with that step, and drawing starts the clock anew."""
     batch = Batch(
         torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, 8, 8, dtype=torch.uint8), ["a"] * 4
@@ -300,7 +272,7 @@ def test_the_first_step_is_told_at_its_own_speed(tmp_path, capsys):
     assert read(tmp_path).Tags()["images"] == ["train/samples"]
 
 
-def test_what_any_module_logs_is_shown_once_and_the_logger_is_given_back(tmp_path, capsys):
+def test_log_messages_are_printed_once_and_logger_restored(tmp_path, capsys):
     log = logging.getLogger("segkit")
     before = log.level, log.propagate, list(log.handlers)
     with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=NAMES, colors=COLORS):
@@ -311,14 +283,14 @@ def test_what_any_module_logs_is_shown_once_and_the_logger_is_given_back(tmp_pat
     assert (log.level, log.propagate, log.handlers) == before
 
 
-def test_other_processes_record_nothing(tmp_path, monkeypatch, capsys):
+def test_other_ranks_record_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     record(tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().out == ""
 
 
-def test_tensors_are_read_only_where_a_point_is_drawn(tmp_path):
+def test_tensors_are_read_only_at_points(tmp_path):
     class Counted(torch.Tensor):
         reads = 0
 
@@ -335,13 +307,13 @@ def test_tensors_are_read_only_where_a_point_is_drawn(tmp_path):
     assert reads[1] == reads[9] < reads[10] == reads[19]
 
 
-def test_the_environment_names_versions_and_commit():
+def test_environment_has_versions_and_commit():
     facts = describe_environment()
     assert torch.__version__.startswith(facts["torch"])
     assert re.fullmatch(r"[\d.]+, commit (unknown|[0-9a-f]{12}\+?)", facts["segkit"])
 
 
-def test_a_profile_tells_the_parts_of_a_step_and_leaves_a_trace(tmp_path):
+def test_profile_has_parts_of_a_step_and_a_trace(tmp_path):
     weight = torch.randn(300, 300, requires_grad=True)
     calls = []
 
@@ -362,7 +334,7 @@ def test_a_profile_tells_the_parts_of_a_step_and_leaves_a_trace(tmp_path):
     assert max(map(len, table.splitlines())) <= 100
 
 
-def test_a_schedule_too_short_to_profile_is_refused(tmp_path):
+def test_profile_refuses_a_short_schedule(tmp_path):
     with pytest.raises(
         ValueError, match=r"profile=true: takes 12 steps, and the schedule is shorter\. Lengthen it"
     ):

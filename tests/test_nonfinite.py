@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_training import batch, begin, weights
+from test_training import batch, start_run, weights
 
 from segkit import training
 from segkit.training import nonfinite
@@ -21,7 +21,7 @@ def step():
 
 
 def test_nonfinite_loss_stops_with_recent_steps(step):
-    run = begin()
+    run = start_run()
     step(run, batch())
     step(run, poisoned())
     step(run, batch())  # nothing waits for the device at each step ...
@@ -35,7 +35,7 @@ def test_nonfinite_loss_stops_with_recent_steps(step):
 
 
 def test_nonfinite_loss_is_found_at_the_next_log_point(step):
-    run = begin(iterations=40)
+    run = start_run(iterations=40)
     for _ in range(nonfinite.CHECK_EVERY - 2):
         step(run, batch())
     step(run, poisoned())
@@ -43,19 +43,8 @@ def test_nonfinite_loss_is_found_at_the_next_log_point(step):
         step(run, batch())
 
 
-def test_one_process_can_print_a_step(step, monkeypatch):
-    def hang(_):
-        raise AssertionError("waits for the other processes")
-
-    monkeypatch.setattr(nonfinite.distributed, "gather", hang)
-    run = begin()
-    step(run, batch())
-    assert "loss_main" in str(run.guard.recent[0])
-    assert "samples 0, 1, 2, 3" in str(run.guard.recent[0])
-
-
 def test_infinite_gradient_is_an_error(step):
-    run = begin()
+    run = start_run()
     handle = run.model.head.weight.register_hook(lambda gradient: gradient / 0)
     step(run, batch())
     handle.remove()
@@ -64,7 +53,7 @@ def test_infinite_gradient_is_an_error(step):
 
 
 def test_skipped_steps_change_nothing_but_a_count(step, caplog):
-    run = begin(nonfinite="skip", ema=0.9)
+    run = start_run(nonfinite="skip", ema=0.9)
     run.model.register_buffer("statistics", torch.zeros(1), persistent=False)
 
     def count_a_call(*_):  # as batch normalization keeps statistics
@@ -97,8 +86,8 @@ def overflow(run):
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 @pytest.mark.parametrize("ema", [None, 0.9])
-def test_weights_that_overflow_are_not_saved(policy, ema, step):
-    run = begin(nonfinite=policy, ema=ema)
+def test_overflowed_weights_are_not_saved(policy, ema, step):
+    run = start_run(nonfinite=policy, ema=ema)
     overflow(run)
     step(run, batch())
     with pytest.raises(
@@ -109,14 +98,14 @@ def test_weights_that_overflow_are_not_saved(policy, ema, step):
 
 
 def test_large_weights_whose_sum_overflows_are_saved(step):
-    run = begin()
+    run = start_run()
     with torch.no_grad():
         run.model.head.weight.fill_(1e38)
     assert run.state()["model"]["head.weight"].max() == 1e38
 
 
 def test_infinite_momentum_is_not_saved(step):
-    run = begin()
+    run = start_run()
     step(run, batch())
     next(iter(run.optimizer.state.values()))["momentum_buffer"][0] = float("inf")
     with pytest.raises(ValueError, match=r"optimizer.*momentum_buffer.* infinite or NaN"):
@@ -142,7 +131,7 @@ class Quiet:
 
 
 def test_no_checkpoint_is_saved_while_steps_are_skipped(step):
-    run, saves = begin(nonfinite="skip", iterations=6), Saves()
+    run, saves = start_run(nonfinite="skip", iterations=6), Saves()
     for data in (batch(), poisoned(), poisoned(), batch(), batch(), poisoned()):
         step(run, data)
         training.checkpoint_and_validate(run, None, None, monitor=Quiet(), checkpoints=saves)
@@ -150,7 +139,7 @@ def test_no_checkpoint_is_saved_while_steps_are_skipped(step):
 
 
 def test_too_many_skipped_steps_in_a_row_are_an_error(step):
-    run = begin(nonfinite="skip", nonfinite_in_a_row=2)
+    run = start_run(nonfinite="skip", nonfinite_in_a_row=2)
     for data in (poisoned(), poisoned(), batch(), poisoned(), poisoned()):
         step(run, data)
     with pytest.raises(ValueError, match=r"iteration 6 .* number 3 in a row \(schedule.nonfinite_in_a_row\)"):

@@ -49,7 +49,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_training_runs_without_what_linux_alone_has(tmp_path):
+def test_training_runs_without_linux_specific_functions(tmp_path):
     (tmp_path / "like_macos.py").write_text(LIKE_MACOS)
     sizes = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
     length = "schedule.iterations=2 schedule.batch_size=2 evaluation.every=2"
@@ -71,10 +71,10 @@ POSIX = "fcntl grp posix pwd resource syslog termios tty pty".split()
 original = builtins.__import__
 
 
-def without_posix(name, namespace=None, *more):
+def without_posix(name, namespace=None, *more, **keywords):
     if name in POSIX and (namespace or {}).get("__name__", "").startswith("segkit"):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    return original(name, namespace, *more)
+    return original(name, namespace, *more, **keywords)
 
 
 builtins.__import__ = without_posix
@@ -106,7 +106,7 @@ class NoFloat64(TorchDispatchMode):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("loss", registry.available("losses"))
-def test_a_training_step_needs_no_float64(loss, monkeypatch):
+def test_training_step_needs_no_float64(loss, monkeypatch):
     """Apple's GPUs have none; ``widest_float`` is the one place that knows."""
     assert precision.widest_float_dtype(torch.device("mps")) == torch.float32
     assert precision.widest_float_dtype(torch.device("cpu")) == torch.float64

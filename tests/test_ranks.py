@@ -1,4 +1,4 @@
-"""Several processes compute what one does, agree about everything, and die and come back together."""
+"""Several processes compute what one does, and stop and resume together."""
 
 import os
 import signal
@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from runs import ROOT, SMALL, Act, KillAt, Run, assert_same_end, newest, ranks, scalars
+from runs import ROOT, SMALL, CallBefore, KillAt, Run, assert_same_end, newest_iteration, ranks, read_curves
 
 CALM = ["schedule.batch_size=6", "schedule.lr=0.0005", "schedule.head_lr_multiplier=1"]
 CALM += ["schedule.freeze_norm=true"]  # statistics of batches are synchronized on GPUs alone
 CALM += ["model.backbone.output_stride=8"]  # rounding grows slowly, and crosses no kink of a rectifier
 
 
-class SayLosses:
+class PrintLosses:
     """Print the loss of every step, and at the end a sum over the buffers that validation uses."""
 
     def __call__(self):
@@ -26,28 +26,28 @@ class SayLosses:
 
         step = training.train_step
 
-        def said(run, batches):
-            found = step(run, batches)
+        def printed(run, batches):
+            result = step(run, batches)
             statistics = sum(float(b.double().sum()) for b in run.model.buffers())
-            numbers = float(sum(found.losses.values())), float(found.gradient_norm), statistics
+            numbers = float(sum(result.losses.values())), float(result.gradient_norm), statistics
             sys.stdout.write("step {} {} {}\n".format(*numbers))
-            return found
+            return result
 
-        training.train_step = said
+        training.train_step = printed
 
 
 def losses(run):
     """(iterations, 3): loss, norm of the gradient, batch statistics."""
-    lines = [line.split()[1:] for line in run.said.splitlines() if line.startswith("step ")]
+    lines = [line.split()[1:] for line in run.output.splitlines() if line.startswith("step ")]
     return np.array(lines, dtype=float)
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_several_processes_draw_the_loss_curve_of_one(count, tmp_path):
-    one = Run(tmp_path / "one", *CALM, before=SayLosses())
-    several = ranks(count, tmp_path / "several", *CALM, "loader.workers=1", before=SayLosses())
+def test_several_processes_have_the_loss_curve_of_one(count, tmp_path):
+    one = Run(tmp_path / "one", *CALM, before=PrintLosses())
+    several = ranks(count, tmp_path / "several", *CALM, "loader.workers=1", before=PrintLosses())
     for run in (one, *several):
-        run.completes()
+        run.complete()
     curve = losses(one)
     assert len(curve) == 10
     for run in several:
@@ -60,9 +60,9 @@ def test_several_processes_draw_the_loss_curve_of_one(count, tmp_path):
         torch.testing.assert_close(second["model"][name], tensor, rtol=1e-4, atol=1e-5)
     # one set of logs, and the main process alone speaks
     assert len(list((tmp_path / "several").glob("events.*"))) == 1
-    assert scalars(tmp_path / "one").keys() == scalars(tmp_path / "several").keys()
+    assert read_curves(tmp_path / "one").keys() == read_curves(tmp_path / "several").keys()
     for run in several[1:]:
-        assert all(line.startswith("step ") for line in run.said.splitlines()), run.said
+        assert all(line.startswith("step ") for line in run.output.splitlines()), run.output
 
 
 class Unscore:
@@ -81,39 +81,42 @@ class Unscore:
             states = [run.model.state_dict(), run.ema_model.state_dict(), *run.optimizer.state.values()]
             tensors = [tensor for state in states for tensor in state.values()]
             before = [tensor.clone() for tensor in tensors]
-            found = step(run, batches)
+            result = step(run, batches)
             has_moved = any(not torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
             sys.stdout.write(f"moved {run.iteration} {has_moved}\n")
-            return found
+            return result
 
         training.train_step = unscored
 
 
-def test_a_step_moves_unless_no_process_has_a_scored_pixel(tmp_path):
+def test_step_is_taken_if_any_process_has_a_scored_pixel(tmp_path):
     settings = ["schedule.accumulate=2", "schedule.batch_size=8", "schedule.ema=0.9"]
     for run in ranks(2, tmp_path / "run", *settings, before=Unscore()):
-        run.completes()
-        moved = [line.split()[1:] for line in run.said.splitlines() if line.startswith("moved ")]
+        run.complete()
+        moved = [line.split()[1:] for line in run.output.splitlines() if line.startswith("moved ")]
         assert moved == [[str(k), str(k not in (2, 5))] for k in range(1, 11)]
 
 
-def leave():
+def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_signal_to_one_process_lets_all_leave_together_and_go_on_the_same(tmp_path):
+def test_signal_to_one_process_stops_all_and_resumes_bit_equal(tmp_path):
     settings = ["schedule.accumulate=2", "schedule.batch_size=8", "schedule.ema=0.9"]
     unbroken = ranks(2, tmp_path / "unbroken", *settings)
     broken = ranks(
-        2, tmp_path / "run", *settings, before=Act("segkit.training.train_step", 5, leave, rank="1")
+        2,
+        tmp_path / "run",
+        *settings,
+        before=CallBefore("segkit.training.train_step", 5, terminate, rank="1"),
     )
-    assert [run.ends() for run in broken] == [143, 143]
-    assert newest(tmp_path / "run") == 5
+    assert [run.exit_status() for run in broken] == [143, 143]
+    assert newest_iteration(tmp_path / "run") == 5
     killed = ranks(2, tmp_path / "run", *settings, "resume=auto", before=KillAt("os.fsync", 2))
-    assert killed[0].ends() == -signal.SIGKILL
-    assert killed[1].ends() != 0  # gloo tells it that its peer is gone
+    assert killed[0].exit_status() == -signal.SIGKILL
+    assert killed[1].exit_status() != 0  # gloo tells it that its peer is gone
     for run in (*unbroken, *ranks(2, tmp_path / "run", *settings, "resume=auto")):
-        run.completes()
+        run.complete()
     assert_same_end(tmp_path / "unbroken", tmp_path / "run")
 
 
@@ -137,28 +140,28 @@ def process_of(agent, rank):
 
 def wait_for(agent, folder, iteration):
     until = time.monotonic() + 120
-    while newest(folder) < iteration:
+    while newest_iteration(folder) < iteration:
         assert agent.poll() is None, agent.communicate()[0]
         assert time.monotonic() < until
         time.sleep(0.01)
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_after_a_killed_process_and_leaves_on_a_signal(tmp_path):
+def test_torchrun_restarts_killed_processes_and_stops_on_signals(tmp_path):
     long = ["schedule.iterations=60", "evaluation.every=20", "checkpoint.every=5"]
     unbroken = ranks(2, tmp_path / "unbroken", *long)
     for run in unbroken:
-        run.completes()
+        run.complete()
     folder = tmp_path / "run"
     agent = torchrun(folder, *long)
     wait_for(agent, folder, 5)
     os.kill(process_of(agent, 1), signal.SIGKILL)
     wait_for(agent, folder, 20)
     agent.terminate()
-    said = agent.communicate(timeout=120)[0]
+    printed = agent.communicate(timeout=120)[0]
     assert agent.returncode != 0
-    assert "stopped by SIGTERM; to resume: torchrun ... train_seg.py" in said
-    assert newest(folder) < 60
+    assert "stopped by SIGTERM; to resume: torchrun ... train_seg.py" in printed
+    assert newest_iteration(folder) < 60
     for run in ranks(2, folder, *long, "resume=true"):
-        run.completes()
+        run.complete()
     assert_same_end(tmp_path / "unbroken", folder)

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends as one that never was: equal bits, files and curves."""
+"""A killed and resumed run ends bit-equal to an uninterrupted one, with the same files and curves."""
 
 import random
 import signal
@@ -16,18 +16,18 @@ def unbroken(tmp_path_factory):
     """Without and with everything that has state; two processes."""
     folder = tmp_path_factory.mktemp("unbroken")
     plain, full = Run(folder / "plain"), Run(folder / "full", *FULL)
-    return {"plain": plain.completes(), "full": full.completes()}
+    return {"plain": plain.complete(), "full": full.complete()}
 
 
 def until_complete(folder, settings, kills):
     """Kill a run at one point after the other, resuming it each time; then let it finish."""
     for kill in kills:
-        assert Run(folder, *settings, "resume=auto", before=kill).ends() == -signal.SIGKILL
-    return Run(folder, *settings, "resume=auto").completes()
+        assert Run(folder, *settings, "resume=auto", before=kill).exit_status() == -signal.SIGKILL
+    return Run(folder, *settings, "resume=auto").complete()
 
 
 @pytest.mark.parametrize("kind", ["plain", "full"])
-def test_killed_at_any_iteration_and_resumed_it_ends_the_same(kind, unbroken, tmp_path):
+def test_run_killed_at_any_iteration_ends_bit_equal(kind, unbroken, tmp_path):
     draw = random.Random(kind)
     step = "segkit.training.train_step"
     kills = [KillAt(step, draw.randint(1, 3))]  # before the first checkpoint
@@ -36,7 +36,7 @@ def test_killed_at_any_iteration_and_resumed_it_ends_the_same(kind, unbroken, tm
     assert_same_end(unbroken[kind], folder)
 
 
-def test_killed_while_saving_or_scoring_it_ends_the_same(unbroken, tmp_path):
+def test_run_killed_while_saving_or_validating_ends_bit_equal(unbroken, tmp_path):
     kills = [
         KillAt("os.fsync", 1),  # a checkpoint is written, not yet on the disk, under its temporary name
         KillAt("segkit.checkpoint._link_as", 1),  # iteration_N.pt is there, last.pt is not

@@ -88,15 +88,15 @@ def test_stored_settings_are_checked_and_refer_to_nothing(monkeypatch):
 def test_resumed_command_keeps_its_network_and_lists_changes(tmp_path):
     folder = tmp_path / "a"
     own = ["model.head.width=12", "schedule.iterations=2", "schedule.ema=0.5", "evaluation.every=2"]
-    Run(folder, *own).completes()
+    Run(folder, *own).complete()
     first = checkpoint.read_checkpoint(folder / "last.pt")
     assert first["settings"] == compose_settings("train", [*SMALL, *own, f"run_dir={tmp_path}", "run_name=a"])
     run = Run(folder, "resume=true", small=[])
-    run.completes()
-    assert "changed settings" not in run.said
+    run.complete()
+    assert "changed settings" not in run.output
     run = Run(folder, "resume=auto", "schedule.iterations=3", small=[])
-    run.completes()
-    assert "resuming with changed settings: schedule.iterations=3 (was 2)\n" in run.said
+    run.complete()
+    assert "resuming with changed settings: schedule.iterations=3 (was 2)\n" in run.output
     last = checkpoint.read_checkpoint(folder / "last.pt")
     assert last["iteration"] == 3
     assert {k: v.shape for k, v in last["model"].items()} == {k: v.shape for k, v in first["model"].items()}

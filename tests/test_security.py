@@ -63,9 +63,11 @@ def test_pickle_in_a_cached_image_is_not_run_but_replaced(tmp_path, trap, caplog
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path, trap):
-    torch.save({"format": 1, "settings": Hostile(trap)}, tmp_path / "best.pt")
-    with pytest.raises(ValueError, match="asks to run code"):
-        segkit.load(tmp_path / "best.pt")
+    torch.save({"format": 1, "settings": Hostile(trap)}, tmp_path / "zip.pt")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Hostile(trap)))
+    for name in ("zip.pt", "pickle.pt"):
+        with pytest.raises(ValueError, match=f"{name}: refused, because it is damaged or asks to run code"):
+            segkit.load(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import Run, alive
+from runs import Run, is_alive
 
 SETTINGS = ["schedule.iterations=2000", "loader.workers=2", "schedule.batch_size=2"]
 SETTINGS += ["model.backbone.width=4", "model.head.width=4", "checkpoint.every=100", "evaluation.every=50"]
@@ -55,7 +55,7 @@ class Measure:
 @pytest.mark.slow
 def test_long_run_leaks_no_memory_files_or_processes(tmp_path):
     file = tmp_path / "measured"
-    Run(tmp_path / "run", *SETTINGS, before=Measure(file)).completes(seconds=500)
+    Run(tmp_path / "run", *SETTINGS, before=Measure(file)).complete(seconds=500)
     measured = [json.loads(line) for line in file.read_text().splitlines()]
     sys.stdout.write("".join(f"{m}\n" for m in measured))  # shown by -s
     early, late = ([m for m in measured if m["iteration"] == i][-1] for i in (200, 2000))
@@ -68,4 +68,4 @@ def test_long_run_leaks_no_memory_files_or_processes(tmp_path):
         assert worker["KiB"] < 1.05 * early["workers"][pid]["KiB"]
         assert worker["handles"] <= early["workers"][pid]["handles"] + 2
     assert late["shared"] <= early["shared"]
-    assert not any(alive(int(pid)) for pid in early["workers"])
+    assert not any(is_alive(int(pid)) for pid in early["workers"])

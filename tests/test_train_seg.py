@@ -1,4 +1,4 @@
-"""The training command as its user meets it."""
+"""The command train_seg.py."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_ctrl_c_during_imports_ends_in_one_line(script, tmp_path):
     assert (process.returncode, out, error) == (130, "", "stopped\n")
 
 
-def test_a_run_leaves_weights_images_scores_and_curves(tiny_run):
+def test_run_writes_weights_images_scores_and_curves(tiny_run):
     assert {"best.pt", "last.pt", "samples.png", "result.json", "train.log"} <= {
         p.name for p in tiny_run.iterdir()
     }
@@ -66,16 +66,8 @@ def test_a_run_leaves_weights_images_scores_and_curves(tiny_run):
     assert {"train/loss", "train/lr", "val/loss", "val/pixAcc", "val/mIoU", "val_iou/ground"} <= set(tags)
 
 
-def test_a_run_is_not_overwritten(tiny_run, run_here, capsys):
-    before = (tiny_run / "last.pt").read_bytes()
-    status = run_here("train_seg", "experiment=demo", f"run_dir={tiny_run.parent}", "run_name=tiny")
-    assert status == 2
-    assert "Continue it with resume=true, or choose another run_name" in capsys.readouterr().err
-    assert (tiny_run / "last.pt").read_bytes() == before
-
-
 @pytest.mark.slow
-def test_the_demo_learns(tmp_path):
+def test_demo_learns(tmp_path):
     """A third of `make demo`, which reaches 0.80."""
     found = run_command("train_seg.py", "experiment=demo", f"run_dir={tmp_path}", "schedule.iterations=130",
                         "evaluation.every=130", "data.val_scenes=40")  # fmt: skip

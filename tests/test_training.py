@@ -1,4 +1,4 @@
-"""One training step: what it adds up to, however a batch is divided; and state that comes back whole."""
+"""Training step, schedule, and saved and restored state."""
 
 import copy
 import tracemalloc
@@ -43,7 +43,7 @@ def batch(size=4, *, seed=0):
     return Batch(image, label, [str(i) for i in range(size)])
 
 
-def begin(*, dropout=0.0, num_classes=3, norm=False, samples=8, precision="float32", **schedule):
+def start_run(*, dropout=0.0, num_classes=3, norm=False, samples=8, precision="float32", **schedule):
     torch.manual_seed(0)
     settings = {
         "batch_size": 4,
@@ -67,7 +67,7 @@ def weights(run):
     return torch.cat([p.detach().flatten() for p in run.model.parameters()])
 
 
-def parts_of(whole, count):
+def split_batch(whole, count):
     size = len(whole.names) // count
     return [
         Batch(whole.image[i : i + size], whole.label[i : i + size], whole.names[i : i + size])
@@ -76,17 +76,17 @@ def parts_of(whole, count):
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(parts):
-    whole, divided = begin(), begin(accumulate=parts)
+def test_accumulated_step_equals_the_undivided_step(parts):
+    whole, divided = start_run(), start_run(accumulate=parts)
     for seed in range(3):
         first = training.train_step(whole, [batch(seed=seed)])
-        second = training.train_step(divided, parts_of(batch(seed=seed), parts))
+        second = training.train_step(divided, split_batch(batch(seed=seed), parts))
         torch.testing.assert_close(first.losses, second.losses)
     torch.testing.assert_close(weights(whole), weights(divided))
 
 
-def test_a_step_is_sgd_on_the_mean_over_scored_pixels():
-    run = begin()
+def test_step_is_sgd_on_the_mean_over_scored_pixels():
+    run = start_run()
     model = Tiny()
     model.load_state_dict(run.model.state_dict())
     data = batch()
@@ -100,8 +100,8 @@ def test_a_step_is_sgd_on_the_mean_over_scored_pixels():
         torch.testing.assert_close(after, before - 0.5 * (before.grad + 1e-4 * before))
 
 
-def test_clipping_bounds_the_step_and_reports_the_norm_before():
-    free, clipped = begin(), begin(clip_gradient=0.01)
+def test_clip_gradient_bounds_the_step_and_reports_the_norm():
+    free, clipped = start_run(), start_run(clip_gradient=0.01)
     start = weights(free)
     norm = training.train_step(free, [batch()]).gradient_norm
     assert float(training.train_step(clipped, [batch()]).gradient_norm) == float(norm) > 0.01
@@ -109,14 +109,14 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before():
     assert float(moved) == pytest.approx(0.5 * 0.01, rel=2e-2)  # weight decay adds a little
 
 
-def test_a_restored_run_takes_the_same_steps_to_the_bit(tmp_path):
-    straight = begin(dropout=0.5, ema=0.9)
+def test_restored_run_takes_bit_equal_steps(tmp_path):
+    straight = start_run(dropout=0.5, ema=0.9)
     for i in range(3):
         training.train_step(straight, [batch(seed=i)])
     torch.save(straight.state(), tmp_path / "state.pt")
     training.train_step(straight, [batch(seed=3)])
 
-    resumed = begin(dropout=0.5, ema=0.9)
+    resumed = start_run(dropout=0.5, ema=0.9)
     torch.rand(100)  # the generator's position does not matter
     resumed.restore(torch.load(tmp_path / "state.pt", weights_only=True))
     training.train_step(resumed, [batch(seed=3)])
@@ -127,14 +127,16 @@ def test_a_restored_run_takes_the_same_steps_to_the_bit(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_batch_without_scored_pixels_changes_nothing(optimizer, accumulate, caplog):
-    run = begin(optimizer={"name": optimizer, "weight_decay": 0.1}, accumulate=accumulate, ema=0.5, norm=True)
-    training.train_step(run, parts_of(batch(), accumulate))
+def test_batch_without_scored_pixels_changes_nothing(optimizer, accumulate, caplog):
+    run = start_run(
+        optimizer={"name": optimizer, "weight_decay": 0.1}, accumulate=accumulate, ema=0.5, norm=True
+    )
+    training.train_step(run, split_batch(batch(), accumulate))
     before = copy.deepcopy(run.state())
     data = batch(seed=1)
     data = data._replace(label=torch.full_like(data.label, IGNORE_INDEX))
     for _ in range(2):
-        step = training.train_step(run, parts_of(data, accumulate))
+        step = training.train_step(run, split_batch(data, accumulate))
     assert sum(step.losses.values()) == 0
     assert caplog.text.count("no pixel of the batch is scored") == 1
     after = run.state()
@@ -143,8 +145,8 @@ def test_a_batch_without_scored_pixels_changes_nothing(optimizer, accumulate, ca
         assert_same(after[key], before[key], ignore=("lr",))
 
 
-def resumed(saved, **schedule):
-    run = begin(**schedule)
+def resume_from(saved, **schedule):
+    run = start_run(**schedule)
     run.restore(saved)
     return run
 
@@ -163,25 +165,25 @@ def resumed(saved, **schedule):
         ({"samples": 7}, "data: 7 training images, and the run was trained on 8"),
     ],
 )
-def test_a_run_does_not_resume_at_another_position(now, message):
-    run = begin()
+def test_resume_at_another_position_is_refused(now, message):
+    run = start_run()
     for seed in range(2):
         training.train_step(run, [batch(seed=seed)])
     with pytest.raises(ValueError, match=message):
-        resumed(run.state(), **now)
+        resume_from(run.state(), **now)
 
 
-def test_drop_last_cannot_change_on_resume_where_it_moves_epochs():
-    saved = begin(samples=9).state()
+def test_drop_last_that_changes_epochs_is_refused_on_resume():
+    saved = start_run(samples=9).state()
     with pytest.raises(ValueError, match=r"schedule\.drop_last: an epoch has 8 samples, and had 9"):
-        resumed(saved, samples=9, drop_last=True)
-    assert resumed(begin().state(), drop_last=True).notes == []  # 8 samples are whole batches
+        resume_from(saved, samples=9, drop_last=True)
+    assert resume_from(start_run().state(), drop_last=True).notes == []  # 8 samples are whole batches
 
 
 def test_changed_files_are_reported_on_resume():
-    run = begin()
+    run = start_run()
     run.files, run.val_files, run.best, run.last_validation = "a", "b", 0.5, 0
-    now = begin()
+    now = start_run()
     now.files, now.val_files = "a", "b"
     now.restore(run.state())
     assert (now.notes, now.best) == ([], 0.5)
@@ -189,19 +191,19 @@ def test_changed_files_are_reported_on_resume():
     now.restore(run.state())
     assert "the training files have other names than when the checkpoint was written" in now.notes[0]
     assert "the validation files changed since the checkpoint, so its best mIoU 50.00%" in now.notes[1]
-    now = begin()
+    now = start_run()
     now.val_files = "d"
     now.restore(run.state())
     assert now.best is None
 
 
-def test_a_finished_run_that_was_never_validated_is_validated():
-    run = begin(iterations=2)
+def test_finished_run_without_validation_is_validated():
+    run = start_run(iterations=2)
     for seed in range(2):
         training.train_step(run, [batch(seed=seed)])
-    assert resumed(run.state(), iterations=2).validation_pending
+    assert resume_from(run.state(), iterations=2).validation_pending
     run.last_validation = 2
-    assert not resumed(run.state(), iterations=2).validation_pending
+    assert not resume_from(run.state(), iterations=2).validation_pending
 
 
 @pytest.mark.parametrize(
@@ -220,28 +222,28 @@ def test_a_finished_run_that_was_never_validated_is_validated():
         {"iteration": "4"},
     ],
 )
-def test_a_state_that_is_no_trainings_is_refused(change):
-    run = begin()
+def test_restore_refuses_incomplete_states(change):
+    run = start_run()
     training.train_step(run, [batch()])
     saved = run.state()
     for key in change:
         without = {name: value for name, value in saved.items() if name != key}
         with pytest.raises(ValueError, match="the checkpoint "):
-            resumed(without)
+            resume_from(without)
     if change not in ({"validation_pending": None}, {"val_files": None}):
         with pytest.raises(ValueError, match="the checkpoint "):
-            resumed({**saved, **change})
+            resume_from({**saved, **change})
 
 
-def test_momenta_of_another_shape_are_refused():
-    run = begin()
+def test_restore_refuses_momentum_of_another_shape():
+    run = start_run()
     training.train_step(run, [batch()])
     saved = copy.deepcopy(run.state())
     saved["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(2)
     with pytest.raises(
         ValueError, match=r"another optimizer: momentum_buffer has shape \(2,\) for a weight of"
     ):
-        resumed(saved)
+        resume_from(saved)
 
 
 PRECISIONS = ["float32", "bf16", "fp16"]
@@ -249,37 +251,38 @@ PRECISIONS = ["float32", "bf16", "fp16"]
 
 @pytest.mark.parametrize("before", PRECISIONS)
 @pytest.mark.parametrize("now", PRECISIONS)
-def test_a_run_resumes_in_another_precision(before, now):
-    run = begin(precision=before)
+def test_run_resumes_in_another_precision(before, now):
+    run = start_run(precision=before)
     training.train_step(run, [batch()])
-    after = begin(precision=now)
+    after = start_run(precision=now)
     after.restore(run.state())
     training.train_step(after, [batch(seed=1)])
     assert after.iteration == 2
     assert weights(after).isfinite().all()
 
 
-def test_the_rate_of_a_restored_run_is_that_of_its_last_step():
-    run = begin()
+def test_restored_learning_rate_is_that_of_the_last_step():
+    run = start_run()
     for seed in range(3):
         training.train_step(run, [batch(seed=seed)])
     assert (
-        resumed(run.state()).state()["optimizer"]["param_groups"] == run.state()["optimizer"]["param_groups"]
+        resume_from(run.state()).state()["optimizer"]["param_groups"]
+        == run.state()["optimizer"]["param_groups"]
     )
 
 
-def test_the_distance_of_the_average_is_a_fraction_of_the_weights_norm():
-    run = begin(ema=0.9)
+def test_ema_distance_is_relative_to_the_norm_of_the_weights():
+    run = start_run(ema=0.9)
     assert run.ema_model is not None
     assert run.ema_distance() == 0
     with torch.no_grad():
         for weight in run.ema_model.parameters():
             weight.mul_(1.25)
     assert float(run.ema_distance()) == pytest.approx(0.25)
-    assert begin().ema_distance() is None
+    assert start_run().ema_distance() is None
 
 
-def test_length_and_dues_by_epochs_and_by_iterations():
+def test_schedule_length_and_due_iterations():
     by_epochs = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, epochs=2.5)
     assert by_epochs.length(10) == 7  # ceil(25 / 4)
     assert [t for t in range(1, 8) if by_epochs.is_due(t, every=1, samples=10)] == [3, 5, 7]
@@ -295,7 +298,7 @@ def test_length_and_dues_by_epochs_and_by_iterations():
         ("cityscapes", "deeplabv3_resnest101", 2975, 89040),
     ],
 )
-def test_a_recipe_has_as_many_steps_as_the_original(data, model, samples, steps):
+def test_recipes_have_the_published_number_of_steps(data, model, samples, steps):
     words = [f"data={data}", "data.root=none", f"model={model}", "evaluation.every=1"]
     settings = compose.compose_settings("train", words)["schedule"]
     schedule = training.Schedule(**settings)
@@ -308,7 +311,7 @@ def test_a_recipe_has_as_many_steps_as_the_original(data, model, samples, steps)
         assert schedule.lr * policy(t) == schedule.lr * pow((1 - 1.0 * t / steps), 0.9)
 
 
-def test_a_set_smaller_than_a_batch_is_not_dropped():
+def test_drop_last_keeps_a_set_smaller_than_a_batch():
     schedule = training.Schedule(batch_size=16, lr=1, optimizer={}, lr_schedule={}, epochs=10, drop_last=True)
     assert schedule.length(5) == 4  # ceil(50 / 16)
     assert schedule.length(16) == schedule.length(31) == 10
@@ -326,14 +329,14 @@ def test_a_set_smaller_than_a_batch_is_not_dropped():
         ({"epochs": 1e300}, r"schedule.epochs=1e\+300: must be at most 100000"),
     ],
 )
-def test_a_schedule_that_cannot_be_meant_is_refused_in_one_line(setting, message):
+def test_schedule_out_of_range_is_refused_in_one_line(setting, message):
     with pytest.raises(ValueError, match=message) as error:
         config.check("schedule", setting)
     lines = [line for line in str(error.value).splitlines() if "is missing" not in line]
     assert len(lines) == 1  # the rest of the section is not given
 
 
-def test_the_longest_training_takes_no_memory_for_its_length():
+def test_memory_does_not_depend_on_the_schedule_length():
     schedule = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, iterations=100_000_000)
     steps = range(schedule.length(7))
     order = loaders.SampleOrder(7, 0, 4)
@@ -348,7 +351,7 @@ def test_the_longest_training_takes_no_memory_for_its_length():
 
 
 @pytest.mark.parametrize("both", [{"epochs": 1, "iterations": 1}, {}])
-def test_a_schedule_has_one_length(both):
+def test_schedule_with_two_lengths_or_none_is_refused(both):
     with pytest.raises(ValueError, match=r"exactly one must be set. Set the other one to null"):
         training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, **both)
 
@@ -365,18 +368,18 @@ def test_a_schedule_has_one_length(both):
     ],
 )
 def test_crops_that_are_mostly_padding_are_reported(crop, base, share):
-    found = list(advice.warn_padding(SCENES, transforms.build(crop_size=crop, base_size=base)))
-    assert len(found) == (share is not None)
-    assert all(f"images cover at most {share} of a crop" in line for line in found)
+    warnings = list(advice.warn_padding(SCENES, transforms.build(crop_size=crop, base_size=base)))
+    assert len(warnings) == (share is not None)
+    assert all(f"images cover at most {share} of a crop" in warning for warning in warnings)
 
 
 def test_one_scored_class_is_refused():
     with pytest.raises(ValueError, match="Make background a class"):
-        begin(num_classes=1)
+        start_run(num_classes=1)
 
 
 @pytest.mark.parametrize(("units", "precision"), [(True, "bf16"), (False, "float32")])
-def test_auto_takes_the_precision_that_the_machine_has_units_for(units, precision, monkeypatch, caplog):
+def test_precision_auto_is_bf16_where_the_device_has_units(units, precision, monkeypatch, caplog):
     monkeypatch.setattr(runtime_precision, "supports_bf16", lambda _: units)
     cpu = torch.device("cpu")
     assert runtime_precision.Runtime(precision="auto").resolve(cpu).precision == precision
@@ -385,26 +388,26 @@ def test_auto_takes_the_precision_that_the_machine_has_units_for(units, precisio
     assert product.dtype == runtime_precision.PRECISION[precision]
     assert not caplog.records
     assert runtime_precision.Runtime(precision="bf16").resolve(cpu).precision == "bf16"
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == (0 if units else 1)
-    assert all("runtime.precision=float32" in line for line in told)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (0 if units else 1)
+    assert all("runtime.precision=float32" in message for message in messages)
 
 
-def test_optimize_cpu_is_on_for_cpus_alone_and_not_compiled(monkeypatch):
+def test_optimize_cpu_auto_means_cpu_without_compile(monkeypatch):
     monkeypatch.setattr(runtime_precision.shutil, "which", lambda name: name)
-    for device, given, expected in (
+    for device, settings, expected in (
         ("cpu", {}, True),
         ("cpu", {"optimize_cpu": False}, False),
         ("cpu", {"compile": True}, False),
         ("mps", {}, False),
         ("mps", {"optimize_cpu": True}, True),
     ):
-        assert runtime_precision.Runtime(**given).resolve(torch.device(device)).optimize_cpu is expected
+        assert runtime_precision.Runtime(**settings).resolve(torch.device(device)).optimize_cpu is expected
     with pytest.raises(ValueError, match=r"runtime.optimize_cpu=true: must be auto or false with .*compile"):
         runtime_precision.Runtime(optimize_cpu=True, compile=True).resolve(torch.device("cpu"))
 
 
-def test_compiling_without_a_compiler_is_refused_at_once(monkeypatch):
+def test_compile_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setattr(runtime_precision.shutil, "which", lambda _: None)
     with pytest.raises(
         ValueError, match=r"runtime.compile=true: needs a C\+\+ compiler.*runtime.compile=false"
@@ -412,11 +415,11 @@ def test_compiling_without_a_compiler_is_refused_at_once(monkeypatch):
         runtime_precision.Runtime(compile=True).resolve(torch.device("cpu"))
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_batch_size_must_be_a_multiple_of_accumulate():
     with pytest.raises(ValueError, match=r"schedule.batch_size=4: must be a multiple of 3"):
         training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, epochs=1, accumulate=3)
 
 
-def test_steps_groups_parts_and_drops_nothing():
+def test_steps_group_batches_and_drop_none():
     groups = [parts for parts, waited in training.steps([1, 2, 3, 4, 5, 6], 2) if waited >= 0]
     assert groups == [[1, 2], [3, 4], [5, 6]]

@@ -1,4 +1,4 @@
-"""Validation within training: its loss is the mean over the scored pixels of the whole split."""
+"""Validation during training: loss, best metric and sample images."""
 
 import os
 from typing import NamedTuple
@@ -32,15 +32,15 @@ class Noise:
 
     table, on_error = Table(), "stop"
 
-    def __init__(self, told=None):
-        self.names, self.told = [str(index) for index in range(len(SIZES))], told
+    def __init__(self, log=None):
+        self.names, self.log = [str(index) for index in range(len(SIZES))], log
 
     def __len__(self):
         return len(SIZES)
 
     def read(self, index):
-        if self.told:
-            with self.told.open("a") as file:
+        if self.log:
+            with self.log.open("a") as file:
                 file.write(f"{os.getpid()}\n")
         draw = np.random.default_rng(index)
         label = draw.integers(0, 3, SIZES[index], dtype=np.uint8)
@@ -70,7 +70,7 @@ def mean_nll(model, log_probabilities):
     return total / count
 
 
-def whole(model, image):
+def log_probabilities_of(model, image):
     with torch.no_grad():
         return model(torch.from_numpy(image).permute(2, 0, 1)[None]).main.log_softmax(1)
 
@@ -83,15 +83,15 @@ def validation_loss(model, protocol):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("piece", [1, 9000, 2**28], ids=["rows", "pieces", "images"])
-def test_the_loss_is_the_mean_over_the_scored_pixels_of_all_images(piece, model, monkeypatch):
+def test_loss_is_the_mean_over_scored_pixels_of_all_images(piece, model, monkeypatch):
     monkeypatch.setattr(validation, "PIECE_BYTES", piece)
     found = validation_loss(model, inference.Protocol())
-    assert found == {"main": pytest.approx(mean_nll(model, whole), rel=1e-4)}
+    assert found == {"main": pytest.approx(mean_nll(model, log_probabilities_of), rel=1e-4)}
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("merge", ["softmax", "exp", "logits"])
-def test_with_several_views_it_is_that_of_the_merged_probabilities(merge, model):
+def test_loss_of_several_views_uses_merged_probabilities(merge, model):
     protocol = inference.Protocol(scales=(0.75, 1.25), flip=True, window=32, stride=20, merge=merge)
 
     def merged(model, image):
@@ -100,7 +100,7 @@ def test_with_several_views_it_is_that_of_the_merged_probabilities(merge, model)
     assert validation_loss(model, protocol)["main"] == pytest.approx(mean_nll(model, merged), rel=1e-4)
 
 
-def begin(model, loss):
+def start_run(model, loss):
     schedule = {
         "batch_size": 1,
         "lr": 0.1,
@@ -125,17 +125,17 @@ class Dice(torch.nn.Module):
 
 
 @pytest.mark.medium
-def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model, tmp_path):
-    run = begin(model, Dice())
-    told, folder = tmp_path / "told", tmp_path / "run"
-    dataset = Noise(told)
+def test_validation_reads_images_in_workers(model, tmp_path):
+    run = start_run(model, Dice())
+    log, folder = tmp_path / "told", tmp_path / "run"
+    dataset = Noise(log)
     keeping = checkpoint.CheckpointConfig()
     book = checkpoint.Checkpoints(folder, keeping, {"settings": {}, "classes": {}})
     table = Table()
     with Monitor(folder, total=1, iterations_per_epoch=1, names=table.names, colors=table.colors) as monitor:
         validation.validate(run, dataset, inference.Protocol(), workers=1, monitor=monitor, checkpoints=book)
         drawn = (folder / "samples.png").stat().st_size
-    readers = told.read_text().split()
+    readers = log.read_text().split()
     assert len(readers) == len(SIZES), "each image is read once, also those that are drawn"
     assert str(os.getpid()) not in readers
     assert drawn > 100
@@ -143,8 +143,8 @@ def test_workers_read_the_images_and_a_loss_may_name_its_parts_as_it_likes(model
 
 
 @pytest.mark.medium
-def test_an_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys, monkeypatch):
-    run, folder = begin(model, cross_entropy.build(3)), tmp_path / "run"
+def test_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys, monkeypatch):
+    run, folder = start_run(model, cross_entropy.build(3)), tmp_path / "run"
     run.metric = "iou/b"
     book = checkpoint.Checkpoints(folder, checkpoint.CheckpointConfig(), {"settings": {}, "classes": {}})
     iou = iter([float("nan"), 0.25, float("nan"), 0.5])
@@ -166,7 +166,7 @@ def test_an_undefined_metric_is_reported_and_never_best(model, tmp_path, capsys,
     assert log.count("checkpoint.metric=iou/b is undefined: no validation image has a pixel of 'b'") == 1
 
 
-def test_large_samples_are_thinned_out_before_they_are_kept():
+def test_drawn_samples_are_subsampled():
     shown = validation.DrawnSamples(["a"])
     image = np.zeros((2000, 3000, 3), np.uint8)
     shown.add(Sample(image, image[..., 0], "a"), image[..., 0])

@@ -55,17 +55,13 @@ class Console:
         if now - self.last_line_time < LINE_SECONDS and iteration != self.total:
             return
         self.last_line_time = now
-        left = self.seconds_per_iteration(iteration) * (self.total - iteration)
+        left = (now - self.start_time) / max(1, iteration - self.start) * (self.total - iteration)
         share = f"{iteration}/{self.total} ({100 * iteration // self.total} %)"
         line = f"{share}: {facts}, {format_clock(left)} left"
         if self.bar.disable:
             LOG.info(line)
         else:
             self.file.handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, line, (), None))
-
-    def seconds_per_iteration(self, iteration: int) -> float:
-        """Return the mean time of an iteration since the start of this process."""
-        return (time.perf_counter() - self.start_time) / max(1, iteration - self.start)
 
     def close(self) -> None:
         """End the progress line and restore the logger."""

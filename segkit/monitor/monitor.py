@@ -24,7 +24,6 @@ from segkit.config.dotted import flat
 from segkit.monitor.console import LOG, Console
 from segkit.monitor.versions import format_environment
 from segkit.runtime import distributed
-from segkit.runtime.text import format_duration
 from segkit.types import Batch, Sample, Writer
 from segkit.visualize import overlays
 from segkit.visualize.tables import (
@@ -43,7 +42,6 @@ except ImportError:  # Windows
     resource = None
 
 MANY_CLASSES = 30  # above, only the worst and best ten are recorded as curves and printed
-FORECAST_ITERATION = 50  # after which the time of the run is printed
 BATCH_IMAGES = 8  # of a batch that are drawn
 CONFUSED_PAIRS = 15  # in the table of confusions
 Scalar = Tensor | float
@@ -125,7 +123,6 @@ class Monitor:
         self.images, self.steps = self.images + images, self.steps + 1
         self.data_seconds += data_seconds
         self.console.advance(iteration)
-        self._log_forecast(iteration)
         is_point = iteration % self.every == 0 or iteration == self.total
         if not is_point and iteration != self.start + 1:
             return
@@ -219,13 +216,9 @@ class Monitor:
             "settings", format_code_block(json.dumps(settings, indent=2, ensure_ascii=False)), self.start
         )
         self.log_text("network", format_code_block(network), self.start)
-        self.log_hparams(flat(settings) | {"schedule.length": self.total})
-        self._restart_clock()
-
-    def log_hparams(self, settings: Mapping[str, Any]) -> None:
-        """Record flat settings for the table of runs, beside the last mIoU and pixAcc."""
         for writer in self.writers.values():
-            writer.add_hparams(settings, ["val/mIoU", "val/pixAcc"])
+            writer.add_hparams(flat(settings) | {"schedule.length": self.total}, ["val/mIoU", "val/pixAcc"])
+        self._restart_clock()
 
     def log_message(self, line: str) -> None:
         """Print a message and append it to the log file."""
@@ -248,13 +241,6 @@ class Monitor:
     def _add_scalars(self, iteration: int, curves: Mapping[str, float]) -> None:
         for writer in self.writers.values():
             writer.add_scalars(iteration, curves)
-
-    def _log_forecast(self, iteration: int) -> None:
-        """Print the time of the whole run once, after ``FORECAST_ITERATION`` iterations."""
-        done, remaining = iteration - self.start, self.total - iteration
-        if done == FORECAST_ITERATION and remaining > 3 * FORECAST_ITERATION:
-            left = format_duration(self.console.seconds_per_iteration(iteration) * remaining)
-            self.log_message(f"at the speed of the first {done} iterations: {left} left, without validations")
 
     def _measure_speed(self) -> dict[str, float]:
         """Return speed and memory since the last point."""

@@ -9,17 +9,6 @@ def format_count(number: float, noun: str) -> str:
     return f"{digits} {noun}" if number == 1 else f"{digits} {noun}s"
 
 
-def format_duration(seconds: float) -> str:
-    """Return seconds in their two largest units: ``3 days 4 h``, ``5 h 12 min``, ``7 min``."""
-    minutes = round(seconds / 60)
-    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
-    if days:
-        return f"{format_count(days, 'day')} {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else "less than a minute"
-
-
 def format_clock(seconds: float) -> str:
     """Return seconds as ``1:02:03``, or ``2:03`` below an hour."""
     minutes, rest = divmod(round(seconds), 60)

@@ -1,8 +1,8 @@
 """Compare runs: ``python -m segkit.tools.compare_runs runs/* [--csv FILE] [--json FILE] [--png FILE]``.
 
-Lists the settings that differ and the scores, read from the TensorBoard events of the runs. Runs that differ
-in their seed alone are one row of a second table: mean, standard deviation, cost, and Welch's t-test
-against the best row, its p times the number of rows compared (Bonferroni).
+Prints the settings that differ and the scores, read from the TensorBoard events of the runs. Runs that differ
+only in their seed form one row of a second table: mean, standard deviation, cost, and the p-value of Welch's
+t-test against the best row, times the number of rows compared (Bonferroni).
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from segkit.config.values import parse_path
 from segkit.runtime import files
 from segkit.visualize import line_charts, overlays
 
-FREE = ("seed", "run_name", "run_dir", "resume")  # settings that may differ within a row of seeds
-LEVEL = 0.05  # of significance
+NOT_COMPARED = ("seed", "run_name", "run_dir", "resume")  # settings that may differ between runs of a group
+PERCENT = ("best mIoU", "pixAcc at best mIoU", "last mIoU")  # columns that are fractions
+SIGNIFICANCE = 0.05
+SMOOTHING = 0.9  # weight of the running mean in charts
 Points = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the events of one run say."""
+    """Settings and curves of one run, from its events."""
 
     name: str
     settings: dict[str, float | str]
@@ -38,38 +40,38 @@ class Run:
     folder: Path = Path()
 
     def scores(self) -> dict[str, float | None]:
-        """Best validation and length of the run; None where it has not come that far.
+        """Return the best and last validation and the length of the run; None for what it has not reached.
 
-        The time is that of training alone, however often the run was interrupted.
+        Hours are training time, without validations and interruptions.
         """
         validations = self.curves.get("val/mIoU", [])
-        best_at, best = max(validations, key=lambda point: point[1], default=(None, None))
+        best_iteration, best = max(validations, key=lambda point: point[1], default=(None, None))
         accuracy = dict(self.curves.get("val/pixAcc", []))
-        losses, seconds = self.curves.get("train/loss", []), self.curves.get("wall/step_seconds", [])
+        losses = self.curves.get("train/loss", [])
+        seconds = [value for _, value in self.curves.get("wall/step_seconds", [])]
         iterations = max((step for step, _ in losses + validations), default=0)
-        mean = sum(second for _, second in seconds) / len(seconds) if seconds else None
         return {
             "best mIoU": best,
-            "pixAcc there": None if best_at is None else accuracy.get(best_at),
-            "best iteration": best_at,
+            "pixAcc at best mIoU": None if best_iteration is None else accuracy.get(best_iteration),
+            "best iteration": best_iteration,
             "last mIoU": validations[-1][1] if validations else None,
             "last loss": losses[-1][1] if losses else None,
             "iterations": iterations,
-            "hours": None if mean is None else mean * iterations / 3600,
+            "hours": sum(seconds) / len(seconds) * iterations / 3600 if seconds else None,
         }
 
 
 def read_run(folder: Path) -> Run:
-    """Return the run in a folder.
+    """Read a run from its folder.
 
     Raises:
-        ValueError: no events are in it.
+        ValueError: there are no events in it.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
 
     if not any(folder.glob("events.out.tfevents.*")):
-        raise ValueError(f"{folder} holds no TensorBoard events; give folders of runs, such as runs/demo")
+        raise ValueError(f"{folder}: no TensorBoard events. Give folders of runs, such as runs/demo.")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1}).Reload()
     settings: dict[str, float | str] = {}
     if metadata.SESSION_START_INFO_TAG in events.summary_metadata:
@@ -82,84 +84,82 @@ def read_run(folder: Path) -> Run:
 
 
 def differing_settings(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that differ between runs, except the run name."""
+    """Return the settings that differ between runs, other than their name."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     return [k for k in keys if k != "run_name" and len({str(run.settings.get(k)) for run in runs}) > 1]
 
 
 def build_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row a run, best first and by name where equal: name, scores as fractions, settings that differ."""
-    order = sorted(runs, key=lambda run: (-(run.scores()["best mIoU"] or 0), run.name))
+    """Return one row per run, best first: name, scores as fractions, settings that differ."""
     keys = differing_settings(runs)
-    return [
-        {"run": run.name, **run.scores(), **{key: run.settings.get(key) for key in keys}} for run in order
-    ]
+    rows = [{"run": run.name, **run.scores(), **{key: run.settings.get(key) for key in keys}} for run in runs]
+    return sorted(rows, key=lambda row: (-(row["best mIoU"] or 0), row["run"]))
 
 
-def format_table(lines: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as an aligned text table, scores in percent."""
-    texts = [{key: _format_value(key, value) for key, value in line.items()} for line in lines]
-    return _align_columns([list(texts[0]), *(list(text.values()) for text in texts)])
+def format_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as text, scores in percent."""
+    cells = [[_format_value(key, value) for key, value in row.items()] for row in rows]
+    return _align_columns([list(rows[0]), *cells])
 
 
 def _format_value(key: str, value: object) -> str:
     if value is None:
         return "-"
-    if key in ("best mIoU", "pixAcc there", "last mIoU"):
+    if key in PERCENT:
         return f"{100 * float(str(value)):.2f}"
     if isinstance(value, float) and value % 1:
         return f"{value:.4g}"
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def _align_columns(cells: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in cells
-    ]
-    return "\n".join(lines) + "\n"
+def _align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows with the first column aligned to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]) + "\n")
+    return "".join(lines)
 
 
 class SeedGroup(NamedTuple):
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
     name: str
-    scores: list[float]  # mIoU of the last validation of each run: the best of many would flatter
+    scores: list[float]  # mIoU of the last validation of each run; the best one would be biased
     parameters: int | None
     macs: float | None  # of one crop
-    seconds: float | None  # of a step, the median over the runs
+    seconds: float | None  # of a step, median over the runs
 
 
 def format_seed_table(runs: Sequence[Run]) -> str:
-    """Return the table of rows of several seeds; an empty text if no settings were run with two."""
-    scored = [run for run in runs if run.curves.get("val/mIoU")]
-    groups = group_by_settings([run.settings for run in scored])
+    """Return the table of groups of runs that differ only in their seed; empty without such groups."""
+    validated = [run for run in runs if run.curves.get("val/mIoU")]
+    groups = group_by_settings([run.settings for run in validated])
     if all(len(group) < 2 for group in groups):
         return ""
-    found = []
-    for group in groups:
-        some = [scored[number] for number in group]
-        seconds = [second for run in some for _, second in run.curves.get("wall/step_seconds", [])]
-        scores = [run.curves["val/mIoU"][-1][1] for run in some]
-        median = statistics.median(seconds) if seconds else None
-        found.append(SeedGroup(remove_seed(some[0].name), scores, *model_cost(some[0].folder), median))
+    rows = format_cells([_summarize_group([validated[number] for number in group]) for group in groups])
     note = (
         "mIoU of the last validation in %, mean and standard deviation over the seeds; MACs of one crop; "
-        "p of Welch's t-test times the rows compared"
+        "p-value of Welch's t-test times the number of rows compared"
     )
-    return f"\n{_align_columns(format_cells(found))}{note}\n"
+    return f"\n{_align_columns(rows)}{note}\n"
 
 
 def group_by_settings(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Return the numbers of runs that have all settings in common but the seed and their name."""
-    found: dict[tuple[Any, ...], list[int]] = {}
-    for number, some in enumerate(settings):
-        key = tuple(sorted((name, str(value)) for name, value in some.items() if name not in FREE))
-        found.setdefault(key, []).append(number)
-    return list(found.values())
+    """Return groups of indices of runs that have all settings in common but the seed and their name."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, values in enumerate(settings):
+        key = tuple(sorted((k, str(value)) for k, value in values.items() if k not in NOT_COMPARED))
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
+
+
+def _summarize_group(runs: Sequence[Run]) -> SeedGroup:
+    scores = [run.curves["val/mIoU"][-1][1] for run in runs]
+    seconds = [second for run in runs for _, second in run.curves.get("wall/step_seconds", [])]
+    median = statistics.median(seconds) if seconds else None
+    return SeedGroup(remove_seed(runs[0].name), scores, *model_cost(runs[0].folder), median)
 
 
 def remove_seed(name: str) -> str:
@@ -168,7 +168,7 @@ def remove_seed(name: str) -> str:
 
 
 def model_cost(folder: Path) -> tuple[int | None, float | None]:
-    """Return a network's parameters and MACs for a crop, without the auxiliary head; None if unknown."""
+    """Return a network's parameters and MACs of a crop, without the auxiliary head; None if unknown."""
     import torch
 
     from segkit import checkpoint
@@ -183,55 +183,56 @@ def model_cost(folder: Path) -> tuple[int | None, float | None]:
             with torch.device("meta"):
                 network = segmenter.build(LabelMap.from_plain(content["classes"]).num_classes, **model)
             crop = content["settings"]["sizes"]["crop"]
-            sides = (crop, crop) if isinstance(crop, int) else tuple(crop)
-            used = [part for part in summary.measure_parts(network, sides) if part.name != "auxiliary"]
+            size = (crop, crop) if isinstance(crop, int) else tuple(crop)
+            parts = [part for part in summary.measure_parts(network, size) if part.name != "auxiliary"]
         except (KeyError, ValueError, TypeError, RuntimeError, NotImplementedError):
-            continue  # of another version, or a foreign part: its score still counts
-        return sum(part.parameters for part in used), sum(part.flops for part in used) / 2
+            continue  # of another version, or with another project's parts
+        return sum(part.parameters for part in parts), sum(part.flops for part in parts) / 2
     return None, None
 
 
 def p_value(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the two-sided p of Welch's t-test that two samples of at least two have one mean."""
-    from scipy import stats  # a second
+    """Return the two-sided p-value of Welch's t-test for equal means; each sample has at least two values."""
+    from scipy import stats  # takes a second
 
-    if len(set(a)) == len(set(b)) == 1:  # without spread the test is undefined
+    if len(set(a)) == len(set(b)) == 1:  # without variance the test is undefined
         return 1.0 if a[0] == b[0] else 0.0
     _, p = stats.ttest_ind(a, b, equal_var=False)
     return float(p)  # pyright: ignore[reportArgumentType]
 
 
-def format_cells(rows: Sequence[SeedGroup]) -> list[list[str]]:
-    """Return the table, best first, with its heads."""
-    rows = sorted(rows, key=lambda row: -statistics.fmean(row.scores))
-    compared = sum(len(row.scores) > 1 for row in rows[1:])
-    heads = ["settings", "runs", "parameters", "MMACs", "mIoU", "s/step", "against the first"]
-    lines = [heads]
-    for row in rows:
-        spread = f" +- {100 * statistics.stdev(row.scores):.2f}" if len(row.scores) > 1 else ""
-        lines.append(
+def format_cells(groups: Sequence[SeedGroup]) -> list[list[str]]:
+    """Return the header and the rows of the table of groups, best first."""
+    groups = sorted(groups, key=lambda group: -statistics.fmean(group.scores))
+    compared = sum(len(group.scores) > 1 for group in groups[1:])
+    rows = [["settings", "runs", "parameters", "MMACs", "mIoU", "s/step", "compared with the first"]]
+    for group in groups:
+        mean = f"{100 * statistics.fmean(group.scores):.2f}"
+        if len(group.scores) > 1:
+            mean += f" +- {100 * statistics.stdev(group.scores):.2f}"
+        rows.append(
             [
-                row.name,
-                str(len(row.scores)),
-                "-" if row.parameters is None else f"{row.parameters:,}",
-                "-" if row.macs is None else f"{row.macs / 1e6:,.1f}",
-                f"{100 * statistics.fmean(row.scores):.2f}{spread}",
-                "-" if row.seconds is None else f"{row.seconds:.3g}",
-                "" if row is rows[0] else _verdict(row, rows[0], compared),
+                group.name,
+                str(len(group.scores)),
+                "-" if group.parameters is None else f"{group.parameters:,}",
+                "-" if group.macs is None else f"{group.macs / 1e6:,.1f}",
+                mean,
+                "-" if group.seconds is None else f"{group.seconds:.3g}",
+                "" if group is groups[0] else _compare_groups(group, groups[0], compared),
             ]
         )
-    return lines
+    return rows
 
 
-def _verdict(row: SeedGroup, first: SeedGroup, compared: int) -> str:
-    if min(len(row.scores), len(first.scores)) < 2:
-        return "one run says nothing of the spread"
-    p = min(p_value(row.scores, first.scores) * compared, 1.0)
-    return f"lower (p {p:.2g})" if p < LEVEL else f"not distinguishable (p {p:.2g})"
+def _compare_groups(group: SeedGroup, first: SeedGroup, compared: int) -> str:
+    if min(len(group.scores), len(first.scores)) < 2:
+        return "only one run"
+    p = min(p_value(group.scores, first.scores) * compared, 1.0)
+    return f"lower (p {p:.2g})" if p < SIGNIFICANCE else f"not distinguishable (p {p:.2g})"
 
 
-def smooth_curve(curve: Points, *, weight: float = 0.9) -> Points:
-    """Return the exponential running mean of a curve."""
+def smooth_curve(curve: Points, *, weight: float = SMOOTHING) -> Points:
+    """Return the running mean, starting at the first value."""
     smooth, mean = [], None
     for step, value in curve:
         mean = value if mean is None else weight * mean + (1 - weight) * value
@@ -241,19 +242,16 @@ def smooth_curve(curve: Points, *, weight: float = 0.9) -> Points:
 
 def draw_charts(runs: Sequence[Run], file: Path) -> None:
     """Draw the curves of validation and training."""
-    panels = {
-        "val/mIoU in %, by iteration": {
-            run.name: [(step, 100 * value) for step, value in run.curves.get("val/mIoU", [])] for run in runs
-        },
-        "train/loss, smoothed, by iteration": {
-            run.name: smooth_curve(run.curves.get("train/loss", [])) for run in runs
-        },
-    }
+    scores, losses = {}, {}
+    for run in runs:
+        scores[run.name] = [(step, 100 * value) for step, value in run.curves.get("val/mIoU", [])]
+        losses[run.name] = smooth_curve(run.curves.get("train/loss", []))
+    panels = {"val/mIoU in %, by iteration": scores, "train/loss, smoothed, by iteration": losses}
     overlays.save_image(file, line_charts.draw_line_charts(panels))
 
 
 def main(arguments: Sequence[str] | None = None) -> str:
-    """Read the runs, write what was asked for, and return the table."""
+    """Read the runs, write the requested files, and return the tables."""
     parser = argparse.ArgumentParser(
         prog="python -m segkit.tools.compare_runs",
         description="compare training runs, or two results of test_seg.py on the same images",
@@ -263,36 +261,33 @@ def main(arguments: Sequence[str] | None = None) -> str:
     )
     for kind in ("csv", "json", "png"):
         parser.add_argument(f"--{kind}", type=parse_path, metavar="FILE")
-    chosen = parser.parse_args(arguments)
-    if len(chosen.runs) == 2 and all((folder / "image_counts.npz").is_file() for folder in chosen.runs):
-        return _compare_results(chosen.runs, chosen.json, chosen.png)
-    found, skipped = [], []
-    for folder in chosen.runs:
-        if not folder.is_dir() and folder.exists():  # a sweep's own multirun.yaml, which runs/* names too
+    options = parser.parse_args(arguments)
+    if len(options.runs) == 2 and all((folder / "image_counts.npz").is_file() for folder in options.runs):
+        return _compare_results(options.runs, options.json, options.png)
+    runs, errors = [], []
+    for folder in options.runs:
+        if folder.exists() and not folder.is_dir():  # runs/* also matches the multirun.yaml of a sweep
             continue
         try:
-            found.append(read_run(folder))
+            runs.append(read_run(folder))
         except ValueError as error:
-            skipped.append(str(error))
-    if not found:
-        parser.error("\n".join(skipped) or "no folder of a run is among them; give such as runs/demo")
-    lines = build_rows(found)
-    if chosen.csv:
+            errors.append(str(error))
+    if not runs:
+        parser.error("\n".join(errors) or "no folders of runs. Give some, such as runs/demo.")
+    rows = build_rows(runs)
+    if options.csv:
         sheet = io.StringIO()
-        writer = csv.DictWriter(sheet, list(lines[0]))
+        writer = csv.DictWriter(sheet, list(rows[0]))
         writer.writeheader()
-        writer.writerows(lines)
-        _write(chosen.csv, sheet.getvalue())
-    if chosen.json:
-        whole = [{"run": r.name, "scores": r.scores(), "settings": r.settings} for r in found]
-        _write(chosen.json, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    if chosen.png:
-        draw_charts(found, chosen.png)
-    return (
-        format_table(lines)
-        + "".join(f"left out: {reason}\n" for reason in skipped)
-        + format_seed_table(found)
-    )
+        writer.writerows(rows)
+        _write_text(options.csv, sheet.getvalue())
+    if options.json:
+        content = [{"run": run.name, "scores": run.scores(), "settings": run.settings} for run in runs]
+        _write_text(options.json, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    if options.png:
+        draw_charts(runs, options.png)
+    skipped = "".join(f"skipped: {error}\n" for error in errors)
+    return format_table(rows) + skipped + format_seed_table(runs)
 
 
 def _compare_results(folders: Sequence[Path], json_file: Path | None, picture: Path | None) -> str:
@@ -301,18 +296,18 @@ def _compare_results(folders: Sequence[Path], json_file: Path | None, picture: P
 
     first, second = folders
     pair = comparison.read_result(first), comparison.read_result(second)
-    found = comparison.compare_results(*pair)
+    comparison_result = comparison.compare_results(*pair)
     if json_file:
-        rows = {"scores": found.scores, "classes": found.classes}
+        rows = {"scores": comparison_result.scores, "classes": comparison_result.classes}
         content = {key: {row.name: row._asdict() for row in value} for key, value in rows.items()}
-        text = json.dumps({**content, "images": dict(found.images)}, indent=1, ensure_ascii=False)
-        _write(json_file, text.replace("NaN", "null") + "\n")
+        text = json.dumps({**content, "images": dict(comparison_result.images)}, indent=1, ensure_ascii=False)
+        _write_text(json_file, text.replace("NaN", "null") + "\n")
     if picture:
-        overlays.save_image(picture, comparison.draw_changed_images(found, *pair))
-    return comparison.format_comparison(found, str(first), str(second)) + "\n"
+        overlays.save_image(picture, comparison.draw_changed_images(comparison_result, *pair))
+    return comparison.format_comparison(comparison_result, str(first), str(second)) + "\n"
 
 
-def _write(file: Path, text: str) -> None:
+def _write_text(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic_write(file) as out:
         out.write(text.encode())

@@ -12,12 +12,6 @@ from segkit.cpu.recompute import no_recompute
 from segkit.models.network import Segmenter
 
 
-def select_stages(model: Segmenter) -> list[str]:
-    """Return the names of the backbone's stages that can be checkpointed."""
-    children = model.backbone.named_children()
-    return [name for name, child in children if name.startswith("layer") and isinstance(child, nn.Sequential)]
-
-
 def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
     """Let the backward pass run the blocks of some stages again, with bit-equal results.
 
@@ -31,9 +25,10 @@ def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
     for stage in stages:
         blocks = getattr(model.backbone, stage, None)
         if not isinstance(blocks, nn.Sequential):
+            names = [name for name, _ in model.backbone.named_children() if name.startswith("layer")]
             raise ValueError(
                 f"runtime.activation_checkpointing={list(stages)}: this backbone has no stage {stage!r}; it"
-                f" has {', '.join(select_stages(model)) or 'none that can be checkpointed'}."
+                f" has {', '.join(names) or 'none that can be checkpointed'}."
             )
         for block in blocks:
             # the class changes, not the method of the instance: a copy of the model runs its own blocks

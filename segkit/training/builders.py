@@ -20,25 +20,12 @@ Settings = Mapping[str, Any]
 
 
 def build_dataset(settings: Settings, split: str = "train") -> Dataset:
-    """Return the data set of ``data=...``, with ``len``, ``read(index) -> Sample`` and ``table``.
-
-    Args:
-        settings: section ``data``.
-        split: ``train`` or ``val``.
-
-    Raises:
-        ValueError: files or folders are missing or wrong.
-    """
+    """Return a split (``train`` or ``val``) of the data set of ``data=...``."""
     return registry.build("data.datasets", settings["data"], split=split)
 
 
 def build_model(settings: Settings, num_classes: int) -> segmenter.Segmenter:
-    """Return the network of ``model=...``, from images (B, 3, H, W), uint8 or normalized, to ``Logits``.
-
-    Raises:
-        ValueError: a setting is refused, or weights do not fit.
-        OSError: weights could not be downloaded.
-    """
+    """Return the network of ``model=...``, from images (B, 3, H, W), uint8 or normalized, to ``Logits``."""
     return segmenter.build(num_classes, **settings["model"])
 
 

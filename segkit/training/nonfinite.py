@@ -38,9 +38,6 @@ class StepRecord(NamedTuple):
         """Return whether every number is finite; a scalar on the device, the same on every process."""
         return torch.stack([*self.losses.values(), self.norm]).isfinite().all()
 
-    def __str__(self) -> str:
-        return self.describe(self.names)
-
     def describe(self, names: Sequence[str]) -> str:
         """Return a description of the step with the given names of samples."""
         numbers = {f"loss_{k}": v for k, v in self.losses.items()} | {"norm of the gradient": self.norm}

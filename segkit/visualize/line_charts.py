@@ -1,4 +1,4 @@
-"""Line charts as images, drawn by matplotlib."""
+"""Line charts, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Curve = Sequence[tuple[float, float]]
 
 
 def draw_line_charts(panels: Mapping[str, Mapping[str, Curve]]) -> np.ndarray:
-    """Draw charts below each other; a curve has the same color in all of them.
+    """Draw charts in a column; a curve has the same color in all of them.
 
     Args:
-        panels: by title, the curves by name, as points (x, y); points that are not finite leave a gap.
+        panels: curves by name, by title of the chart; points (x, y) that are not finite leave a gap.
 
     Returns:
-        An (H, W, 3) uint8 image.
+        An image (H, W, 3) uint8.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))

@@ -19,12 +19,7 @@ BATCH = 100  # most parameters in one call
 class MlflowRun:
     """Records curves as metrics, images, texts and best.pt as artifacts, and settings as parameters.
 
-    Args:
-        folder: of the run; receives ``mlflow.json``, the id that a resumed run continues.
-        start: iterations done before.
-        experiment: MLflow's experiment, created if there is none of this name.
-        uri: of the tracking server or database; None for ``mlflow.db`` beside the run folders.
-        checkpoint: whether best.pt is recorded.
+    Arguments are those of ``build``. ``mlflow.json`` in the folder has the id that a resumed run continues.
     """
 
     def __init__(

@@ -16,11 +16,8 @@ from segkit.monitor.writers import _tracker
 class WandbRun:
     """Records curves, images, class tables, texts as files, settings as config, and best.pt at the end.
 
-    Args:
-        folder: of the run; receives ``wandb/`` and ``wandb.json``, the id that a resumed run continues.
-        start: iterations done before.
-        checkpoint: whether best.pt is recorded.
-        options: of ``wandb.init``.
+    Arguments are those of ``build``; ``options`` of ``wandb.init``. The folder receives ``wandb/`` and
+    ``wandb.json``, the id that a resumed run continues.
     """
 
     def __init__(self, folder: Path, *, start: int, checkpoint: bool, **options: Any) -> None:
