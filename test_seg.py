@@ -3,11 +3,13 @@
   python test_seg.py checkpoint=runs/demo/best.pt
   python test_seg.py checkpoint=runs/NAME/best.pt data.root=DIR evaluation=encoding report=true
   python test_seg.py model=deeplabv3_resnest101 data=ade20k data.root=DIR model.weights=FILE
+  python test_seg.py predictions=DIR data=cityscapes data.root=DIR     masks that any tool predicted
 
 Keys people set most:
   checkpoint=FILE  output=DIR  data.root=DIR  data.val_split=NAME  device=auto|cpu|cuda:1|mps  resume=true
   evaluation=whole|sliding|encoding|mmseg|mmseg_ms|mmseg_slide  evaluation.scales=[1]  evaluation.flip=true
   evaluation.window=480  evaluation.stride=320  evaluation.precision=bf16  evaluation.absent=exclude
+  predictions_format=auto|ids|raw|colors
   save=[ids,colors,overlays]  submission=true  report=true
 --cfg job prints the settings of the command line, without those stored in the checkpoint.
 """
@@ -23,6 +25,11 @@ from segkit.config.cli import command, read_checkpoint_settings
 @command("test", stored=read_checkpoint_settings)
 def main(settings: dict[str, Any]) -> None:
     """Load the network, score every image, and write the results."""
+    if settings["predictions"] is not None:
+        from segkit.evaluation import mask_results
+
+        print(mask_results.score_and_write(settings))
+        return
     from segkit import evaluation, inference
     from segkit.config import registry
     from segkit.data.alignment import align_dataset, as_label_map

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, run_command
+from segkit.config import compose
 from segkit.data.datasets import ade20k, cityscapes, voc
 from segkit.data.label_map import LabelMap, load_builtin_label_map
-from segkit.evaluation import masks, results
+from segkit.evaluation import mask_results, masks, results
 from segkit.evaluation.evaluators import boundary, object_sizes
 from segkit.evaluation.masks import score_masks
+from segkit.inference import predictor
 from segkit.tools import compare_runs
 
 SIZES = [(13, 21), (21, 13), (1, 1), (32, 32), (7, 40)]  # height, width: landscape, portrait, one pixel
@@ -33,6 +35,9 @@ def make_pair(generator, labels, predictions, size, *, agreement=0.6):
     guess = generator.choice(predictions, size).astype(np.uint8)
     is_right = (generator.random(size) < agreement) & np.isin(label, predictions)
     return label, np.where(is_right, label, guess)
+
+
+ONE_SEED = pytest.mark.parametrize("generator", [0], indirect=True)
 
 
 @pytest.fixture(params=range(4))
@@ -98,6 +103,7 @@ def test_instance_scores_equal_cityscapesscripts(city, generator, monkeypatch):
     assert found.scores["iIoU_category"] == pytest.approx(expected["averageScoreInstCategories"], rel=1e-14)
 
 
+@ONE_SEED
 def test_further_evaluators_count_predictions_of_no_class(voc_tree):
     dataset = voc.build("val", root=str(voc_tree))
     file = voc_tree / "out/2007_000004.png"
@@ -210,6 +216,7 @@ def test_scores_equal_the_iou_metric_of_mmsegmentation(voc_tree):
     assert found.scores["mAcc"] == pytest.approx(np.nanmean((areas[0] / areas[2]).numpy()), rel=1e-14)
 
 
+@ONE_SEED
 def test_pixels_predicted_as_no_class_count_as_wrong(voc_tree):
     before = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)))
     file = voc_tree / "out/2007_000000.png"
@@ -223,6 +230,7 @@ def test_pixels_predicted_as_no_class_count_as_wrong(voc_tree):
     assert after.counts[:, :-1].trace() == before.counts[:, :-1].trace() - missed.sum()
 
 
+@ONE_SEED
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -287,6 +295,7 @@ def test_format_is_detected_from_values_and_labels(tmp_path, label, stored, expe
             masks.detect_format({0: tmp_path / "out/a.png"}, dataset)
 
 
+@ONE_SEED
 def test_an_interrupted_call_is_continued(voc_tree, monkeypatch):
     dataset, partial = voc.build("val", root=str(voc_tree)), voc_tree / "partial.npz"
     expected = score_masks(voc_tree / "out", dataset)
@@ -312,6 +321,7 @@ def test_an_interrupted_call_is_continued(voc_tree, monkeypatch):
     assert not partial.exists()
 
 
+@ONE_SEED
 def test_changed_predictions_are_not_continued(voc_tree):
     dataset, partial = voc.build("val", root=str(voc_tree)), voc_tree / "partial.npz"
     store = masks._Store(partial, "another", dataset.table, {})
@@ -331,6 +341,7 @@ def test_more_than_255_classes_are_counted(generator):
     assert (counts == expected).all()
 
 
+@ONE_SEED
 def test_predictions_of_two_tools_are_compared_with_pictures(voc_tree):
     dataset, folders = voc.build("val", root=str(voc_tree)), []
     for file in (voc_tree / "out").glob("*.png"):
@@ -352,3 +363,33 @@ def test_predictions_of_two_tools_are_compared_with_pictures(voc_tree):
     assert differences["person"]["first"] == differences["person"]["second"]
     assert re.search(r"^bird .* -\d", text, re.MULTILINE)
     assert np.array(Image.open(voc_tree / "c.png")).std() > 20
+
+
+@ONE_SEED
+def test_command_scores_masks_without_a_network(voc_tree):
+    arguments = (f"predictions={voc_tree / 'out'}", "data=voc", f"data.root={voc_tree}", "report=true")
+    output = run_command("test_seg.py", *arguments, f"output={voc_tree / 'result'}").stdout
+    expected = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)), absent="zero")
+    result = json.loads((voc_tree / "result/result.json").read_text())
+    assert result["scores"] == pytest.approx(expected.scores)
+    assert f"mIoU {100 * expected.scores['mIoU']:.2f}" in output
+    assert "predictions_format=ids (detected)" in output
+    assert "2007_000003" in (voc_tree / "result/report.html").read_text(encoding="utf-8")
+
+
+@ONE_SEED
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predictions=out", "checkpoint=best.pt"], "predictions= scores masks without a network"),
+        (["predictions=out", "save=[ids]"], "save=.*: needs a network"),
+        (["predictions=elsewhere"], "predictions=elsewhere: there is no such folder"),
+        (["predictions=out", "predictions_format=rgb"], "predictions_format=rgb"),
+    ],
+)
+def test_command_refuses_settings_that_need_a_network(voc_tree, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(voc_tree)
+    reader = predictor.settings_from_checkpoint
+    words = ["data=voc", "data.root=.", *arguments]
+    with pytest.raises(ValueError, match=message):
+        mask_results.score_and_write(compose.compose_settings("test", words, stored=reader))

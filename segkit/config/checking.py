@@ -23,7 +23,9 @@ def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     faults: list[str] = []
     if what in COMMANDS:
-        checked = _check_section(settings, "", COMMANDS[what], faults, optional=OPTIONAL[what])
+        checked = _check_section(
+            settings, "", COMMANDS[what], faults, optional=_optional_keys(what, settings)
+        )
     else:
         checked = _check_section(settings, what, {}, faults)
     if faults:
@@ -34,8 +36,16 @@ def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def find_missing(command: str, settings: Mapping[str, Any]) -> list[str]:
     """Return a message for each required top-level key that is missing."""
     keys = schema.read_section("", {}, COMMANDS[command])
-    missing = [key for key in keys.required if key not in settings and key not in OPTIONAL[command]]
+    missing = [
+        key for key in keys.required if key not in settings and key not in _optional_keys(command, settings)
+    ]
     return [hints.explain_missing(key, keys.accepted[key], COMMANDS[command]) for key in missing]
+
+
+def _optional_keys(command: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    if settings.get("predictions") is not None:  # masks are scored without a network
+        return (*OPTIONAL[command], "model")
+    return OPTIONAL[command]
 
 
 def _check_section(

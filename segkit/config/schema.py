@@ -83,7 +83,13 @@ COMMANDS: dict[str, dict[str, Any]] = {
         ("data", "model", "loss", "augment", "evaluation", "schedule", "checkpoint", "runtime"), dict
     ),
     "test": IMAGES
-    | {"save": list[Literal["ids", "colors", "overlays"]], "report": bool, "loader.workers": Workers},
+    | {
+        "save": list[Literal["ids", "colors", "overlays"]],
+        "report": bool,
+        "loader.workers": Workers,
+        "predictions": PathOrNull,
+        "predictions_format": Literal["auto", "ids", "raw", "colors"],
+    },
     "predict": IMAGES
     | {"input": InputSource, "save": list[Literal["ids", "colors", "overlays", "probabilities"]]},
     "export": TRAINED

@@ -225,7 +225,7 @@ def score_masks(  # noqa: PLR0913 - one keyword for each thing a caller may choo
     decoder = Decoder(table, format)
     late = {"table": table, "absent": absent, "device": "cpu"}
     further = registry.build_enabled("evaluation.evaluators", evaluators, **late)
-    store = _Store(partial, _fingerprint(dataset, matched, format, evaluators), table, further)
+    store = _Store(partial, fingerprint_predictions(dataset, matched, format, evaluators), table, further)
     remaining = [index for index in matched if index not in store.counts]
 
     def count(index: int) -> Result:
@@ -456,7 +456,7 @@ class _Store:
             return  # damaged: everything is counted again
 
 
-def _fingerprint(
+def fingerprint_predictions(
     dataset: Pairs, matched: Mapping[int, Path], format: Format, evaluators: Mapping[str, Any]
 ) -> str:
     """Return a hash of what the counts depend on: labels, predictions, class table, format, evaluators."""

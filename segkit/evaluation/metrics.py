@@ -71,8 +71,12 @@ def _divide(part: Tensor, total: Tensor) -> Tensor:
 
 
 def compute_class_scores(counts: Tensor) -> dict[str, Tensor]:
-    """Return IoU, precision, recall and Dice of each class, (K,) float64 fractions; NaN if undefined."""
-    hit, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    """Return IoU, precision, recall and Dice of each class, (K,) float64 fractions; NaN if undefined.
+
+    Args:
+        counts: (K, K), rows are labels; or (K, K + 1) with pixels predicted as no class in the last column.
+    """
+    hit, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)[: len(counts)]
     return {
         "IoU": _divide(hit, labeled + predicted - hit),
         "precision": _divide(hit, predicted),

@@ -38,6 +38,8 @@ def choose_output_folder(settings: dict[str, Any], name: str) -> Path:
         return Path(settings["output"])
     if settings["checkpoint"] is not None:
         return model_file.output_folder_for(settings["checkpoint"]) / name
+    if settings.get("predictions") is not None:
+        return Path("runs", Path(settings["predictions"]).name, name)
     return Path("runs", Path(settings["model"]["weights"]).stem, name)
 
 
@@ -54,7 +56,8 @@ def name_test_folder(settings: Mapping[str, Any], trained_on: Mapping[str, Any])
     file = Path(checkpoint)
     if file.suffix and file.name not in DEFAULT_FILES and "://" not in checkpoint:
         parts.append(file.name.removesuffix(".pt"))
-    parts.append(presets.protocol_title(settings))
+    is_masks = settings.get("predictions") is not None
+    parts.append("masks" if is_masks else presets.protocol_title(settings))
     if not trained_on or any(data.get(key) != trained_on.get(key) for key in DATA_KEYS):
         parts += [data["name"], str(data.get("val_split", "val"))]
     return re.sub(r"[^\w.=-]+", "-", "-".join(parts))
@@ -170,12 +173,13 @@ def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, metadat
     }
     columns |= evaluation.classes
     columns["labeled pixels"] = evaluation.counts.sum(1).tolist()
-    columns["predicted pixels"] = evaluation.counts.sum(0).tolist()
+    columns["predicted pixels"] = evaluation.counts.sum(0)[: table.num_classes].tolist()
     ids = [entry.id for entry in table.classes]
     rows = zip(range(table.num_classes), ids, table.names, *columns.values(), strict=True)
     _write_csv(folder / "classes.csv", ["class", "id", "name", *columns], rows)
     rows = ([name, *counts] for name, counts in zip(table.names, evaluation.counts.tolist(), strict=True))
-    _write_csv(folder / "confusion.csv", ["label \\ prediction", *table.names], rows)
+    no_class = ["no class"] * (evaluation.counts.shape[1] - table.num_classes)
+    _write_csv(folder / "confusion.csv", ["label \\ prediction", *table.names, *no_class], rows)
 
 
 def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str:

@@ -134,6 +134,10 @@ def settings_from_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
     """
     network, file = given.get("model", {}), given.get("checkpoint")
     has_network = "backbone" in network and "name" in network["backbone"]
+    if given.get("predictions") is not None:
+        if file is not None or has_network:
+            raise ValueError("predictions= scores masks without a network. Leave out checkpoint= and model=")
+        return {}
     if file is None:
         if not has_network or network.get("weights") is None or "data" not in given:
             raise ValueError(
