@@ -70,7 +70,7 @@ def test_chosen_values_are_never_refused(tmp_path, size, more):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 6, 16, 32])
-def test_a_chosen_batch_is_shared_evenly_with_two_images_a_part(parts):
+def test_chosen_batch_divides_evenly_with_two_images_each(parts):
     for images in range(1, 70):
         for published in choosing.BATCHES.values():
             batch, why = choosing.choose_batch_size(published, images=images, parts=parts)
@@ -80,7 +80,7 @@ def test_a_chosen_batch_is_shared_evenly_with_two_images_a_part(parts):
             assert batch <= max(2 * parts, min(published, images))
 
 
-def test_many_images_are_trained_on_for_fifty_epochs_and_no_more_than_any_recipe():
+def test_chosen_length_is_fifty_epochs_within_bounds():
     for count, expected in ((100, 2000), (6400, 20000), (200_000, 80_000)):
         chosen = choosing.ChosenSettings()
         keys = ["schedule.iterations", "evaluation.every"]
@@ -89,7 +89,7 @@ def test_many_images_are_trained_on_for_fifty_epochs_and_no_more_than_any_recipe
         assert chosen["evaluation.every"] == expected // 20
 
 
-def test_what_is_typed_is_never_chosen(tmp_path):
+def test_values_on_the_command_line_are_kept(tmp_path):
     given = images_of(tmp_path, [(300, 200)] * 4)
     typed = ["sizes.crop=100", "sizes.base=222", "schedule.epochs=3", "schedule.batch_size=2"]
     typed += ["evaluation.every=2"]
@@ -99,13 +99,13 @@ def test_what_is_typed_is_never_chosen(tmp_path):
     assert (settings["schedule"]["batch_size"], settings["evaluation"]["every"]) == (2, 2)
 
 
-def test_a_setting_of_the_data_that_is_not_there_is_told_before_the_images_are_looked_at(tmp_path):
+def test_unknown_data_setting_is_refused_before_reading(tmp_path):
     with pytest.raises(ValueError, match=r"data.class=a.csv: .*did you mean data.classes"):
         compose_settings("train", [*images_of(tmp_path, [(300, 200)] * 4), "data.class=a.csv"], **CHOOSING)
 
 
 @pytest.mark.medium
-def test_a_run_that_goes_on_keeps_what_was_chosen_though_the_images_are_others(tmp_path):
+def test_resumed_run_keeps_the_chosen_values(tmp_path):
     given = images_of(tmp_path, [(300, 200)] * 4)
     before = compose_settings("train", given, **CHOOSING)
     images_of(tmp_path, [(900, 800)] * 40)
@@ -123,7 +123,7 @@ def test_a_run_that_goes_on_keeps_what_was_chosen_though_the_images_are_others(t
     assert longer["sizes"] == before["sizes"]
 
 
-def test_other_data_and_scripts_get_the_usual_values():
+def test_other_data_sets_get_default_values():
     assert compose_settings("train", ["data=folder", "run_name=a"])["sizes"]["crop"] == 480
     published = compose_settings("train", ["data=ade20k", "run_name=a"], **CHOOSING)
     assert published["sizes"]["base"] == 520
@@ -142,7 +142,7 @@ def test_other_data_and_scripts_get_the_usual_values():
         (lambda root: shutil.rmtree(root / "masks/val"), "there is no folder masks/val"),
     ],
 )
-def test_bad_folders_are_told_in_one_line_before_anything_is_built(tmp_path, spoil, message):
+def test_invalid_folders_are_refused_in_one_line(tmp_path, spoil, message):
     words = images_of(tmp_path, [(64, 48)] * 3)
     images_of(tmp_path, [(64, 48)], split="val")
     spoil(tmp_path)
@@ -154,7 +154,7 @@ def test_bad_folders_are_told_in_one_line_before_anything_is_built(tmp_path, spo
     assert len(said.stderr.strip().splitlines()) == 1
 
 
-def test_a_network_of_photographs_takes_what_the_images_of_other_bands_say(tmp_path):
+def test_fine_tuning_on_other_bands_uses_their_statistics(tmp_path):
     """Its range of bytes would leave values of 16 bits all white; everything else of it stays."""
     for index in range(3):
         values = np.random.default_rng(index).integers(0, 4000, (48, 64, 3)).astype(np.uint16)

@@ -100,7 +100,7 @@ def test_other_class_names_are_refused_with_both_tables(tmp_path):
         evaluation.evaluate(ByColor(), dataset, Protocol(), progress=False)
 
 
-def test_data_sets_of_plugins_are_aligned_too():
+def test_plugin_data_sets_are_aligned():
     class Own:
         name, names, on_error = "own", ["a"], "stop"
         table = class_table((0, "blue", (0, 0, 9)), (1, "back", (9, 9, 9)), (2, "red", (9, 0, 0)))
@@ -198,7 +198,7 @@ def test_resuming_with_other_classes_is_refused_with_both_tables(change, is_refu
 
 
 @pytest.mark.medium
-def test_results_have_the_ids_of_the_data_that_are_scored(tmp_path, tiny_run, run_here):
+def test_results_have_the_ids_of_the_scored_data(tmp_path, tiny_run, run_here):
     content = checkpoint.read_checkpoint(tiny_run / "best.pt")
     names = [entry[1] for entry in content["classes"]["entries"] if not entry[3]]
     scores = []

@@ -74,7 +74,7 @@ def cut_short(file):
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_each_kind_of_fault_is_found_and_named_and_nothing_else(tmp_path, kind):
+def test_verify_finds_each_kind_of_problem(tmp_path, kind):
     root = camvid_like(tmp_path)
     assert verify.verify_dataset(camvid.build("train", root=str(root))) == []
     FAULTS[kind](root)
@@ -83,7 +83,7 @@ def test_each_kind_of_fault_is_found_and_named_and_nothing_else(tmp_path, kind):
     assert Path(problems[0].file).stem == "a"
 
 
-def test_all_faults_are_reported_at_once_and_the_exit_status_is_one(tmp_path):
+def test_verify_reports_all_problems_with_status_one(tmp_path):
     root = camvid_like(tmp_path)
     assert "6 pairs read" in run("camvid", "verify", "--root", root, status=1)  # not the official number
     cut_short(root / "images/train/a.png")
@@ -96,25 +96,25 @@ def test_all_faults_are_reported_at_once_and_the_exit_status_is_one(tmp_path):
     assert "77 (768 pixels)" in str(found["problems"])
 
 
-def test_a_sound_split_of_another_name_verifies_with_status_zero(tmp_path):
+def test_verify_of_a_valid_split_has_status_zero(tmp_path):
     root = camvid_like(tmp_path, splits=("small",))
     report = run("camvid", "verify", "--root", root, "--split", "train", "data.train_split=small")
     assert "3 pairs read, 0 problems" in report
 
 
-def test_a_wrong_setting_or_option_is_refused(tmp_path):
+def test_wrong_setting_or_option_is_refused(tmp_path):
     assert "rooot" in run("camvid", "verify", "data.rooot=x", status=2)
     assert "unrecognized arguments: nonsense" in run("camvid", "verify", "nonsense", status=2)
     assert "there is no folder images/train" in run("camvid", "verify", "--root", tmp_path, status=2)
 
 
-def test_help_tells_license_source_and_layout():
+def test_help_has_license_source_and_layout():
     for name in ("ade20k", "cityscapes", "camvid", "voc"):
         text = run(name, "--help")
         assert all(word in text for word in ("License:", "Source:", "Layout below --root", "prepare"))
 
 
-def test_statistics_agree_with_a_count_by_hand(tmp_path):
+def test_statistics_match_a_count_by_hand(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "classes.csv").write_text("id,name,ignore\n0,a,\n1,b,\n2,c,\n9,none,yes\n")
     masks = [np.array([[0, 0, 0, 1], [0, 0, 0, 9]]), np.array([[0, 0, 0, 0], [0, 0, 0, 0]])]
@@ -182,7 +182,7 @@ def ade_zip(file, splits=("training", "validation"), extra=()):
     return file
 
 
-def test_ade20k_takes_a_local_zip_and_a_second_call_writes_nothing(tmp_path):
+def test_ade20k_prepare_from_a_local_zip_is_idempotent(tmp_path):
     archive = ade_zip(tmp_path / "ade.zip")
     run("ade20k", "prepare", "--root", tmp_path / "ade", "--zip", archive)
     files = {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*") if f.is_file()}
@@ -191,7 +191,7 @@ def test_ade20k_takes_a_local_zip_and_a_second_call_writes_nothing(tmp_path):
     assert {f: f.stat().st_mtime_ns for f in files} == files
 
 
-def test_a_complete_folder_is_left_alone_without_any_archive(tmp_path, monkeypatch):
+def test_prepare_of_a_complete_folder_needs_no_archive(tmp_path, monkeypatch):
     command.unpack_zip(ade_zip(tmp_path / "ade.zip"), tmp_path / "ade", ade20k_script.map_member)
     monkeypatch.setattr(ade20k_script, "OFFICIAL", {"training": 2, "validation": 2})
     monkeypatch.setattr(ade20k_script.download, "fetch", None)  # would fail if it were called
@@ -200,7 +200,7 @@ def test_a_complete_folder_is_left_alone_without_any_archive(tmp_path, monkeypat
     assert {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*")} == files
 
 
-def test_an_interrupted_unpacking_continues(tmp_path):
+def test_interrupted_unpacking_continues(tmp_path):
     archive, root = ade_zip(tmp_path / "ade.zip"), tmp_path / "ade"
     assert command.unpack_zip(archive, root, ade20k_script.map_member) == 8
     (root / "images/training/x.jpg").unlink()
@@ -212,7 +212,7 @@ def test_an_interrupted_unpacking_continues(tmp_path):
 @pytest.mark.parametrize(
     "name", ["images/../../evil.jpg", "ADEChallengeData2016/images/../../../evil.jpg", "/images/x.jpg"]
 )
-def test_no_member_of_an_archive_may_leave_the_folder(tmp_path, name):
+def test_archive_members_cannot_leave_the_folder(tmp_path, name):
     archive = ade_zip(tmp_path / "ade.zip", extra=[name])
     keep_all = lambda member: member  # noqa: E731
     with pytest.raises(ValueError, match="would leave"):
@@ -221,7 +221,7 @@ def test_no_member_of_an_archive_may_leave_the_folder(tmp_path, name):
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_a_link_in_an_archive_is_refused(tmp_path):
+def test_link_in_an_archive_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         link = zipfile.ZipInfo("images/link")
         link.external_attr = 0o120777 << 16
@@ -230,14 +230,14 @@ def test_a_link_in_an_archive_is_refused(tmp_path):
         command.unpack_zip(tmp_path / "a.zip", tmp_path / "out", lambda member: member)
 
 
-def test_a_damaged_archive_says_what_to_do(tmp_path):
+def test_damaged_archive_is_refused_with_a_fix(tmp_path):
     archive = ade_zip(tmp_path / "ade.zip")
     archive.write_bytes(archive.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"ade.zip: .*fetch it again, then call `prepare` again"):
         command.unpack_zip(archive, tmp_path / "out", ade20k_script.map_member)
 
 
-def test_cityscapes_unpacks_only_what_is_needed_and_explains_where_the_archives_are(tmp_path):
+def test_cityscapes_prepare_unpacks_needed_files_only(tmp_path):
     frames, labels = tmp_path / "leftImg8bit.zip", tmp_path / "gtFine.zip"
     with zipfile.ZipFile(frames, "w") as archive:
         for name in (
@@ -261,7 +261,7 @@ def test_cityscapes_unpacks_only_what_is_needed_and_explains_where_the_archives_
         cityscapes_script.prepare(cityscapes_script.script.parser.parse_args(["prepare"]), root)
 
 
-def test_camvid_is_arranged_from_the_tutorial_layout(tmp_path):
+def test_camvid_prepare_arranges_the_tutorial_layout(tmp_path):
     for split, folder_name in (("train", "train"), ("val", "val")):
         write(tmp_path / f"tutorial/CamVid/{folder_name}/a.png", NOISE)
         write(tmp_path / f"tutorial/CamVid/{split}annot/a.png", (NOISE[..., 0] % 12).astype(np.uint8))
@@ -269,7 +269,7 @@ def test_camvid_is_arranged_from_the_tutorial_layout(tmp_path):
     assert camvid.build("val", root=str(tmp_path / "camvid")).read(0).label.shape == (24, 32)
 
 
-def test_verify_lists_problems_without_advising_itself_and_names_shared_images(tmp_path):
+def test_verify_reports_images_in_both_splits(tmp_path):
     root = camvid_like(tmp_path, names=("a", "b"))
     write(root / "annotations/train/a.png", np.full((24, 32), 77, np.uint8))
     (root / "images/train/alone.png").write_bytes((root / "images/train/b.png").read_bytes())
@@ -288,7 +288,7 @@ def test_verify_lists_problems_without_advising_itself_and_names_shared_images(t
     assert "2 of 2 validation images" in found["warnings"][0]
 
 
-def test_the_help_of_segkit_data_names_import_and_classes(monkeypatch, capsys):
+def test_help_of_segkit_data_has_import_and_classes(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["segkit-data", "--help"])
     with pytest.raises(SystemExit):
         commands.data()

@@ -42,7 +42,7 @@ def make(root, names, *, classes=CLASSES, masks="masks"):
     return str(root)
 
 
-def test_folders_make_splits(tmp_path):
+def test_splits_from_folders(tmp_path):
     root = make(tmp_path, ["train/a", "train/deep er/ü", "val/b"])
     assert folder.build("train", root=root).names == ["a", "deep er/ü"]
     sample = folder.build("val", root=root).read(0)
@@ -62,7 +62,7 @@ def test_folders_make_splits(tmp_path):
         "\ufeffa.bmp\r\nsub/b c.bmp\r\n",
     ],
 )
-def test_lists_make_splits_in_their_order_and_every_usual_form(tmp_path, text):
+def test_splits_from_lists_keep_their_order(tmp_path, text):
     root = make(tmp_path, ["other", "a", "sub/b c"])
     (tmp_path / "list.txt").write_bytes(text.encode())
     dataset = folder.build("train", root=root, train_split="list.txt")
@@ -70,14 +70,14 @@ def test_lists_make_splits_in_their_order_and_every_usual_form(tmp_path, text):
     assert [int(dataset.read(index).image[0, 0, 0]) for index in (0, 1)] == [1, 2]
 
 
-def test_a_list_may_pair_names_that_differ(tmp_path):
+def test_list_may_pair_different_names(tmp_path):
     root = make(tmp_path, ["a", "b"])
     (tmp_path / "odd.csv").write_text("a.bmp,b.png\n")
     pair = folder.build("val", root=root, val_split="odd.csv").pairs[0]
     assert (pair.image.name, pair.label.name) == ("a.bmp", "b.png")
 
 
-def test_shares_split_everything_without_overlap_and_by_seed(tmp_path):
+def test_shares_split_by_seed_without_overlap(tmp_path):
     root = make(tmp_path, [f"{index:02d}" for index in range(20)])
     build = {"root": root, "train_split": "75%", "val_split": "25%"}
     train, val = (set(folder.build(split, **build).names) for split in ("train", "val"))
@@ -87,13 +87,13 @@ def test_shares_split_everything_without_overlap_and_by_seed(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "share"), [("0.8", "80%"), (".25", "25%"), ("0.575", "57.5%")])
-def test_a_share_may_be_written_as_a_number(number, share, tmp_path):
+def test_share_may_be_a_fraction(number, share, tmp_path):
     root = make(tmp_path, [f"{index:02d}" for index in range(20)])
     expected = folder.build("train", root=root, train_split=share).names
     assert folder.build("train", root=root, train_split=number).names == expected
 
 
-def test_several_roots_stand_one_after_another(tmp_path):
+def test_several_roots_are_concatenated(tmp_path):
     roots = [make(tmp_path / name, ["train/a"]) for name in ("one", "two")]
     dataset = folder.build("train", root=roots)
     assert dataset.names == ["one/a", "two/a"]
@@ -101,7 +101,7 @@ def test_several_roots_stand_one_after_another(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["colors", "palette", "16-bit"])
-def test_masks_of_any_coding_give_the_same_classes(tmp_path, form):
+def test_ids_palettes_and_colors_give_equal_classes(tmp_path, form):
     root = make(tmp_path, ["train/a"])
     plain = folder.build("train", root=root).read(0).label
     ids = np.array([[0, 1, 9, 0, 1, 9]] * 4, np.uint8)
@@ -126,19 +126,19 @@ def test_masks_of_any_coding_give_the_same_classes(tmp_path, form):
             {"train_split": "nothing"},
             r"no folder images/nothing .*data.train_split is a folder, a list .* or a share",
         ),
-        ({"train_split": "missing.txt"}, r"there is no list .*missing.txt; it holds one image a line"),
+        ({"train_split": "missing.txt"}, r"missing.txt: no such list. It has one image per line"),
         ({"train_split": "bad.txt"}, r"bad.txt: line 2 names .*gone.bmp, which is not there"),
         ({"classes": "other.csv"}, r"other.csv: no such class table"),
     ],
 )
-def test_what_is_missing_is_named_with_what_is_accepted(tmp_path, change, message):
+def test_missing_folder_or_list_is_refused_with_a_fix(tmp_path, change, message):
     root = make(tmp_path, ["train/a"])
     (tmp_path / "bad.txt").write_text("train/a.bmp\ngone.bmp\n")
     with pytest.raises(ValueError, match=message):
         folder.build("train", **({"root": root} | change))
 
 
-def test_masks_of_another_ending_and_folder_are_taken_by_a_setting(tmp_path):
+def test_other_mask_folder_and_suffix_by_setting(tmp_path):
     root = make(tmp_path, ["train/a", "train/b_c"])
     (tmp_path / "masks/train/a.png").rename(tmp_path / "masks/train/a_mask.png")
     (tmp_path / "masks/train/b_c.png").rename(tmp_path / "masks/train/b_c_mask.png")
@@ -158,12 +158,12 @@ def test_masks_of_another_ending_and_folder_are_taken_by_a_setting(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["masks/*/*", "masks*", "*/masks"])
-def test_a_pattern_that_is_none_is_refused(tmp_path, pattern):
-    with pytest.raises(ValueError, match=r"must be a folder and how the names in it end, such as masks/\*"):
+def test_invalid_pattern_is_refused(tmp_path, pattern):
+    with pytest.raises(ValueError, match=r"must be a folder and the end of its file names, such as masks/\*"):
         folder.build("train", root=make(tmp_path, ["train/a"]), masks=pattern)
 
 
-def test_the_layout_of_pascal_voc_is_recognized_and_the_remedy_reads_it(tmp_path):
+def test_voc_layout_is_recognized_and_the_fix_reads_it(tmp_path):
     root = make(tmp_path, ["2007_1", "2007_2"])
     (tmp_path / "images").rename(tmp_path / "JPEGImages")
     (tmp_path / "masks").rename(tmp_path / "SegmentationClass")
@@ -186,14 +186,14 @@ def test_the_layout_of_pascal_voc_is_recognized_and_the_remedy_reads_it(tmp_path
         ("Caf\u00e9.jpg", "is not used: JPEG changes ids at every edge; save the mask again"),
     ],
 )
-def test_a_mask_that_nearly_fits_is_named_with_the_remedy(tmp_path, mask, message):
+def test_near_match_of_a_mask_name_is_reported_with_a_fix(tmp_path, mask, message):
     root = make(tmp_path, ["train/Caf\u00e9"])
     (tmp_path / "masks/train/Caf\u00e9.png").rename(tmp_path / "masks/train" / mask)
     with pytest.raises(ValueError, match=message):
         folder.build("train", root=root)
 
 
-def test_the_advised_command_names_the_root_and_splits_that_were_used(tmp_path):
+def test_suggested_command_has_the_root_and_splits(tmp_path):
     root = make(tmp_path / "my data", ["a", "b", "c", "d"])
     (tmp_path / "my data/images/e.bmp").write_bytes(b"")
     with pytest.raises(ValueError, match="there is no mask e") as caught:
@@ -215,13 +215,13 @@ def test_the_advised_command_names_the_root_and_splits_that_were_used(tmp_path):
 @pytest.mark.parametrize(
     ("train", "val", "message"),
     [
-        ("80%", "50%", r"come to 130%, .* such as 80% and 20%"),
+        ("80%", "50%", r"add up to 130%, .* such as 80% and 20%"),
         ("120%", "val", r"data.train_split=120%: must be more than 0% and at most 100%"),
         ("0%", "20%", r"data.train_split=0%: must be more"),
         ("1%", "20%", r"data.train_split=1% of 4 images is none"),
     ],
 )
-def test_shares_that_cannot_be_meant_are_refused(tmp_path, train, val, message):
+def test_invalid_shares_are_refused(tmp_path, train, val, message):
     root = make(tmp_path, list("abcd"))
     with pytest.raises(ValueError, match=message):
         folder.build("train", root=root, train_split=train, val_split=val)
@@ -269,7 +269,7 @@ def make_shared(root, how):
 
 
 @pytest.mark.parametrize("how", ["copies", "hard links", "links", "lists", "folders"])
-def test_images_in_both_splits_are_counted_however_they_are_given(tmp_path, caplog, how):
+def test_images_in_both_splits_are_counted(tmp_path, caplog, how):
     settings = {"root": str(tmp_path), **make_shared(tmp_path, how)}
     train, val = (folder.build(split, **settings) for split in ("train", "val"))
     overlap.warn_about_overlap(train, val)
@@ -282,7 +282,7 @@ def test_images_in_both_splits_are_counted_however_they_are_given(tmp_path, capl
     assert not caplog.text
 
 
-def test_different_images_of_equal_size_are_not_taken_for_shared(tmp_path):
+def test_different_images_of_equal_size_are_not_shared(tmp_path):
     root = make(tmp_path, ["train/a", "train/b", "val/c"])
     assert not overlap.describe_overlap(*(folder.build(split, root=root) for split in ("train", "val")))
 
@@ -299,7 +299,7 @@ def test_different_images_of_equal_size_are_not_taken_for_shared(tmp_path):
     ],
     ids=["leading slash", "absolute images", "absolute pairs", "backslashes", "dots", "home"],
 )
-def test_lists_of_paths_from_elsewhere_name_the_same_images(tmp_path, text, monkeypatch):
+def test_lists_with_foreign_paths_find_the_images(tmp_path, text, monkeypatch):
     make(tmp_path, ["other", "a", "sub/b c"])
     (tmp_path / "list.txt").write_text(text.replace("{root}", str(tmp_path)).replace("{name}", tmp_path.name))
     monkeypatch.chdir(tmp_path.parent)
@@ -311,7 +311,7 @@ def test_lists_of_paths_from_elsewhere_name_the_same_images(tmp_path, text, monk
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
-def test_lists_and_class_tables_of_any_encoding_are_read(tmp_path, encoding):
+def test_lists_and_class_tables_in_any_encoding_are_read(tmp_path, encoding):
     root = make(tmp_path, ["Straße", "b"])
     (tmp_path / "list.txt").write_bytes("Straße\r\nb\r\n".encode(encoding))
     (tmp_path / "classes.csv").write_bytes(
@@ -323,7 +323,7 @@ def test_lists_and_class_tables_of_any_encoding_are_read(tmp_path, encoding):
     assert dataset.table.colors.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
-def test_a_listed_name_that_begins_with_a_tilde_is_a_file(tmp_path):
+def test_listed_name_may_begin_with_a_tilde(tmp_path):
     root = make(tmp_path, ["~old", "b"])
     (tmp_path / "list.txt").write_text("~old\nb\n")
     assert folder.build("train", root=root, train_split="list.txt").names == ["~old", "b"]
@@ -338,13 +338,13 @@ def test_names_from_lists_are_unique_and_each_image_is_used_once(tmp_path, caplo
     dataset = folder.build("train", root=root, train_split="list.txt")
     assert dataset.names == ["a.png", "b", "a.bmp", "sub/a"]
     assert [pair.image.name for pair in dataset.pairs] == ["a.png", "b.bmp", "a.bmp", "a.bmp"]
-    assert "list.txt: 1 image is there more than once; each is used once" in caplog.text
+    assert "list.txt: 1 image repeated; each image is used once" in caplog.text
     (tmp_path / "list.txt").write_text("b\nb.bmp,a.png\n")
     with pytest.raises(ValueError, match=r"images/b.bmp has two masks, .*masks/b.png and .*masks/a.png"):
         folder.build("train", root=root, train_split="list.txt")
 
 
-def test_images_outside_the_root_have_names_inside_the_results(tmp_path):
+def test_images_outside_the_root_get_relative_names(tmp_path):
     root = make(tmp_path / "data", ["a"])
     make(tmp_path / "other", ["one/a", "two/a"])
     lines = [f"../other/images/{name}/a.bmp,../other/masks/{name}/a.png" for name in ("one", "two")]
@@ -352,7 +352,7 @@ def test_images_outside_the_root_have_names_inside_the_results(tmp_path):
     assert folder.build("train", root=root, train_split="list.txt").names == ["a", "one/a", "two/a"]
 
 
-def test_roots_of_equal_name_keep_different_names(tmp_path):
+def test_roots_with_equal_names_get_unique_prefixes(tmp_path):
     roots = [make(tmp_path / name / "data", ["train/a"]) for name in ("one", "two")]
     assert folder.build("train", root=roots).names == ["one/data/a", "two/data/a"]
     (tmp_path / "link").symlink_to(roots[0])
@@ -360,7 +360,7 @@ def test_roots_of_equal_name_keep_different_names(tmp_path):
         folder.build("train", root=[roots[0], str(tmp_path / "link")])
 
 
-def test_links_that_lead_back_do_not_repeat_images(tmp_path):
+def test_cyclic_links_do_not_repeat_images(tmp_path):
     root = make(tmp_path, ["a", "sub/b", "sub/deep/c"])
     for kind in ("images", "masks"):
         (tmp_path / kind / "loop").symlink_to(tmp_path / kind)
@@ -377,7 +377,7 @@ def test_links_that_lead_back_do_not_repeat_images(tmp_path):
 @pytest.mark.parametrize(
     ("file", "line"), [("list.txt", "a" * 200_000), ("classes.csv", f"0,{'a' * 200_000}")]
 )
-def test_a_cell_of_200_kilobytes_is_refused_in_one_line(tmp_path, file, line):
+def test_oversized_csv_cell_is_refused_in_one_line(tmp_path, file, line):
     root = make(tmp_path, ["train/a"])
     (tmp_path / "list.txt").write_text("train/a\n")
     (tmp_path / file).write_text(f"id,name\n{line}\n" if file == "classes.csv" else f"{line}\n")
@@ -386,7 +386,7 @@ def test_a_cell_of_200_kilobytes_is_refused_in_one_line(tmp_path, file, line):
     assert len(str(caught.value)) < 400
 
 
-def test_a_home_directory_is_meant_by_its_sign(tmp_path, monkeypatch):
+def test_tilde_is_the_home_directory(tmp_path, monkeypatch):
     make(tmp_path / "pets", ["train/a"])
     monkeypatch.setenv("HOME", str(tmp_path))
     assert folder.build("train", root="~/pets").read(0).name == "a"
@@ -396,7 +396,7 @@ def test_a_home_directory_is_meant_by_its_sign(tmp_path, monkeypatch):
     )
 
 
-def test_several_roots_are_weighted_as_one_and_trained_on(tmp_path, run_here, capsys):
+def test_training_on_several_roots_with_class_weights(tmp_path, run_here, capsys):
     """Class weights of two roots are those of all their pixels together, and the training's loss has them."""
     draw = np.random.default_rng(0)
     masks = {}

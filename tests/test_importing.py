@@ -105,7 +105,7 @@ def area_of(segmentation):
     return sum(areas)
 
 
-def test_masks_of_coco_are_those_of_pycocotools_painted_one_after_another(tmp_path, capsys):
+def test_coco_masks_equal_pycocotools(tmp_path, capsys):
     file, out = coco_like(tmp_path, images=12), tmp_path / "out"
     report = import_labels("coco", [file], images=tmp_path / "photos", root=out)
     capsys.readouterr()
@@ -133,7 +133,7 @@ def test_masks_of_coco_are_those_of_pycocotools_painted_one_after_another(tmp_pa
     assert report.hidden
 
 
-def test_masks_of_more_labels_than_a_byte_holds_have_16_bits(tmp_path):
+def test_masks_of_many_labels_have_16_bits(tmp_path):
     """As LVIS has: every label keeps its class, crowds are not scored."""
     categories = [{"id": 10 + k, "name": f"thing {k}"} for k in range(400)]
     photograph(tmp_path / "photos/a.png")
@@ -165,7 +165,7 @@ def test_masks_of_more_labels_than_a_byte_holds_have_16_bits(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_import_is_trained_on_by_the_command_it_names(tmp_path):
+def test_printed_command_trains_on_the_import(tmp_path):
     """What is typed after the import is what the import says."""
     file, out = coco_like(tmp_path), tmp_path / "out"
     where = ["--images", tmp_path / "photos", "--root", out]
@@ -203,7 +203,7 @@ def close_to(mask, expected, *, share=0.06):
 CIRCLE = shapes.ellipse(40, 30, 15, 15)
 
 
-def test_shapes_of_labelme_are_those_that_pillow_draws(tmp_path):
+def test_labelme_shapes_equal_pillow_drawing(tmp_path):
     outline = np.array([(5.5, 4), (60, 10), (50, 50), (10, 40)])
     stamp = np.random.default_rng(0).random((10, 12)) < 0.5
     buffer = io.BytesIO()
@@ -242,7 +242,7 @@ def test_shapes_of_labelme_are_those_that_pillow_draws(tmp_path):
     assert report.not_labeled == ["unlabeled.jpg"]
 
 
-def test_shapes_of_cvat_overlap_as_their_z_order_says(tmp_path):
+def test_cvat_shapes_overlap_by_z_order(tmp_path):
     photograph(tmp_path / "in/sub/a.png")
     text = """<?xml version="1.0"?><annotations><meta><task><labels>
       <label><name>road</name><color>#ff00ff</color></label><label><name>car</name><color>#0000ff</color></label>
@@ -296,7 +296,7 @@ def via_of(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["project", "version 1", "version 2", "csv"])
-def test_regions_of_via_in_all_its_files(tmp_path, kind):
+def test_via_regions_in_json_and_csv(tmp_path, kind):
     photograph(tmp_path / "in/a.png")
     file = via_of(kind, tmp_path)
     with pytest.raises(ValueError, match="--attribute class or n"):
@@ -309,7 +309,7 @@ def test_regions_of_via_in_all_its_files(tmp_path, kind):
     assert LabelMap.read(tmp_path / "out/classes.csv", "x").names == ["background", "a", "b"]
 
 
-def test_crowds_hidden_pixels_and_shapes_outside_are_counted():
+def test_import_report_counts_crowds_and_hidden_pixels():
     ring = np.ones((9, 9), bool)
     ring[3:5, 3:5] = False
     drawn = [
@@ -336,7 +336,7 @@ def labelme_file(file, image_path):
     return file
 
 
-def test_image_paths_of_labelme_are_relative_to_their_file(tmp_path):
+def test_labelme_image_paths_are_relative_to_the_json(tmp_path):
     files = []
     for folder in ("one", "two"):
         photograph(tmp_path / f"photos/{folder}/a.jpg")
@@ -353,7 +353,7 @@ def test_image_paths_of_labelme_are_relative_to_their_file(tmp_path):
         assert (out / "images/two/a.jpg").read_bytes() == source.read_bytes()
 
 
-def test_a_failed_import_leaves_nothing_behind(tmp_path):
+def test_failed_import_writes_nothing(tmp_path):
     photograph(tmp_path / "in/a.png")
     (tmp_path / "in/b.png").write_text("not an image")
     files = [labelme_file(tmp_path / f"in/{name}.json", f"{name}.png") for name in "ab"]
@@ -383,7 +383,7 @@ FAULTS = {
 
 @pytest.mark.medium
 @pytest.mark.parametrize("name", FAULTS)
-def test_what_cannot_be_imported_is_said_in_one_line(tmp_path, monkeypatch, capsys, name):
+def test_invalid_label_files_are_refused_in_one_line(tmp_path, monkeypatch, capsys, name):
     monkeypatch.syspath_prepend(ROOT / "datasets")
     sys.modules.pop("folder", None)
     import folder as script
@@ -405,7 +405,7 @@ def test_what_cannot_be_imported_is_said_in_one_line(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_proposed_table_reads_the_masks_it_was_proposed_for(tmp_path, seed):
+def test_proposed_table_reads_its_masks(tmp_path, seed):
     draw = random.Random(seed)
     colors = [(draw.randrange(256), draw.randrange(256), draw.randrange(256)) for _ in range(6)]
     pick = np.random.default_rng(seed)
@@ -425,7 +425,7 @@ def test_a_proposed_table_reads_the_masks_it_was_proposed_for(tmp_path, seed):
         assert len(np.unique(read.encode(raw, file))) == len(np.unique(raw.reshape(81, -1), axis=0))
 
 
-def test_what_is_proposed_for_binary_masks_void_and_instances():
+def test_proposals_for_binary_void_and_instance_masks():
     binary = proposals.propose_label_map(proposals.Counter({0: 10, 255: 4}))
     assert [(e.id, e.name, e.ignore) for e in binary.entries] == [
         (0, "background", False),
@@ -441,7 +441,7 @@ def test_what_is_proposed_for_binary_masks_void_and_instances():
     assert proposals.split_instance_ids(instances, 1000).tolist() == [[0, 7, 24, 24], [26, 999, 1, 33]]
 
 
-def test_instance_ids_are_trained_on_after_one_command(tmp_path):
+def test_instance_ids_are_converted_for_training(tmp_path):
     for index in range(2):
         photograph(tmp_path / f"images/{index}.png", (8, 8))
         ids = np.array([[0, 1001, 1002, 2005]] * 8, np.uint16).repeat(2, axis=1)

@@ -31,7 +31,7 @@ def test_classes_are_the_entries_not_ignored_in_table_order(pets):
     assert pets.encode(np.array([[3, 7, 9]], np.uint16), "m").tolist() == [[0, 1, 255]]
 
 
-def test_colors_are_looked_up_in_the_same_table(pets):
+def test_colors_map_to_the_same_class_ids(pets):
     mask = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
     assert pets.encode(mask, "m").tolist() == [[0, 1, 255]]
 
@@ -42,7 +42,7 @@ def test_decoding_undoes_encoding(pets):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32])
-def test_a_value_outside_the_table_is_named_with_file_count_and_line_to_add(pets, dtype):
+def test_unknown_value_is_reported_with_file_count_and_row(pets, dtype):
     with pytest.raises(
         ValueError,
         match=r"dir/m.png: 4 \(2 pixels\), 200 \(1 pixel\) not in .*classes.csv \(ids 3, 7, 9\); "
@@ -73,12 +73,12 @@ def test_a_value_outside_the_table_is_named_with_file_count_and_line_to_add(pets
     ],
     ids=["gap", "void", "binary", "16 bits"],
 )
-def test_the_line_that_is_missing_is_in_the_message(tmp_path, table, mask, message):
+def test_missing_row_is_in_the_message(tmp_path, table, mask, message):
     with pytest.raises(ValueError, match=message):
         table_of(tmp_path, table).encode(np.array([mask], np.uint16 if 65535 in mask else np.uint8), "m.png")
 
 
-def test_the_advised_line_makes_the_mask_readable(tmp_path):
+def test_suggested_row_makes_the_mask_readable(tmp_path):
     mask, text = np.array([[0, 1, 255]], np.uint8), "id,name\n0,a\n1,b\n"
     with pytest.raises(ValueError, match="under the header") as caught:
         table_of(tmp_path, text).encode(mask, "m.png")
@@ -88,13 +88,13 @@ def test_the_advised_line_makes_the_mask_readable(tmp_path):
     assert table.names == ["a", "b"]
 
 
-def test_a_color_outside_the_table_is_named_too(pets):
+def test_unknown_color_is_reported(pets):
     message = r"m.png: #010203 \(1 pixel\) not in .*classes.csv; add .* such as `10,NAME,#010203,`"
     with pytest.raises(ValueError, match=message):
         pets.encode(np.array([[[255, 0, 0], [1, 2, 3]]], np.uint8), "m.png")
 
 
-def test_a_negative_id_may_be_ignored(tmp_path):
+def test_negative_id_may_be_ignored(tmp_path):
     table = table_of(tmp_path, "id,name,ignore\n-1,unlabeled,yes\n0,a,\n1,b,\n")
     for kind in (np.int8, np.int16, np.int32, np.float32):
         assert table.encode(np.array([[-1, 0, 1]], kind), "m").tolist() == [[255, 0, 1]]
@@ -107,7 +107,7 @@ def test_a_negative_id_may_be_ignored(tmp_path):
         table_of(tmp_path, "id,name\n-1,unlabeled\n0,a\n")
 
 
-def test_one_color_for_two_classes_is_refused_only_when_colors_are_read(tmp_path):
+def test_shared_color_is_refused_only_for_color_masks(tmp_path):
     table = table_of(tmp_path, "id,name,color\n0,a,#000001\n1,b,#000001\n")
     assert table.encode(np.array([[1]], np.uint8), "m").tolist() == [[1]]
     with pytest.raises(ValueError, match=r"gives #000001 to both 'a' and 'b'"):
@@ -128,22 +128,22 @@ def test_one_color_for_two_classes_is_refused_only_when_colors_are_read(tmp_path
         ("id,name\n" + "".join(f"{i},c\n" for i in range(32768)), r"32768 classes .* must be 1 to 32767"),
     ],
 )
-def test_a_faulty_class_table_says_which_line_and_what_is_meant(tmp_path, text, message):
+def test_invalid_class_table_is_refused_with_its_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         table_of(tmp_path, text)
 
 
-def test_a_missing_class_table_says_what_it_should_hold(tmp_path):
+def test_missing_class_table_error_lists_the_columns(tmp_path):
     with pytest.raises(ValueError, match=r"no such class table.*columns id,name,color,ignore"):
         LabelMap.read(tmp_path / "classes.csv", "folder")
 
 
-def test_a_table_without_colors_gets_different_ones(tmp_path):
+def test_table_without_colors_gets_distinct_ones(tmp_path):
     table = table_of(tmp_path, "id,name\n" + "".join(f"{i},c{i}\n" for i in range(40)))
     assert len(np.unique(table.colors, axis=0)) == 40
 
 
-def test_a_table_survives_a_checkpoint(pets):
+def test_label_map_survives_a_checkpoint(pets):
     again = LabelMap.from_plain(json.loads(json.dumps(pets.to_plain())))
     assert again == pets
 
@@ -162,7 +162,7 @@ def test_cityscapes_agrees_with_cityscapesscripts():
     assert table.colors.tolist() == [list(label.color) for label in scored]
 
 
-def test_ade20k_counts_from_one_and_its_zero_is_ignored():
+def test_ade20k_ids_start_at_one_and_zero_is_ignored():
     table = load_builtin_label_map("ade20k")
     raw = np.arange(151, dtype=np.uint8)[None]
     assert table.encode(raw, "m")[0].tolist() == [255, *range(150)]
@@ -173,7 +173,7 @@ def test_ade20k_counts_from_one_and_its_zero_is_ignored():
         table.encode(raw + 1, "m")
 
 
-def test_ade20k_names_are_first_synonyms_in_full():
+def test_ade20k_names_are_first_synonyms():
     table = load_builtin_label_map("ade20k")
     full = {  # objectInfo150.txt of the data set, where the first synonym is of several words
         45: "chest of drawers",

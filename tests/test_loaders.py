@@ -61,7 +61,7 @@ def assert_same(parts, expected):
     assert [n for batch in parts for n in batch.names] == [n for batch in expected for n in batch.names]
 
 
-def test_a_batch_is_uint8_with_channels_first(reference):
+def test_batch_is_uint8_with_channels_first(reference):
     assert reference[0].image.shape == (4, 3, 32, 32)
     assert reference[0].label.shape == (4, 32, 32)
     assert reference[0].image.dtype == reference[0].label.dtype == torch.uint8
@@ -74,37 +74,37 @@ def test_a_batch_is_uint8_with_channels_first(reference):
 @pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_any_number_of_workers_gives_the_same_batches(reference, workers):
+def test_batches_are_equal_for_any_number_of_workers(reference, workers):
     assert_same(batches(workers=workers), reference)
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("start", [1, 4, 8])
-def test_a_resumed_stream_goes_on_where_it_stopped_in_the_middle_of_an_epoch(reference, workers, start):
+def test_stream_resumes_in_the_middle_of_an_epoch(reference, workers, start):
     assert_same(batches(workers=workers, iterations=range(start, END)), reference[start:])
 
 
 @pytest.mark.medium
-def test_two_processes_together_see_the_order_of_one(reference):
+def test_two_ranks_together_see_the_order_of_one(reference):
     parts = [batches(share=(rank, 2), workers=1) for rank in (0, 1)]
     assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], reference)
 
 
-def test_accumulated_batches_make_up_the_one_they_replace(reference):
+def test_micro_batches_make_up_the_full_batch(reference):
     assert_same(batches(accumulate=2), reference)
     parts = [batches(share=(rank, 2), accumulate=2) for rank in (0, 1)]
     assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], reference)
 
 
-def test_every_epoch_has_each_sample_once_in_an_order_of_its_own():
+def test_each_epoch_has_each_sample_once_in_a_new_order():
     order = SampleOrder(samples=50, seed=1, batch_size=4)
     epochs = [[order.sample_at(epoch * 50 + place).sample for place in range(50)] for epoch in range(4)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_an_epoch_that_drops_its_last_batch_takes_other_samples_each_time_and_no_sample_twice():
+def test_drop_last_leaves_out_other_samples_in_each_epoch():
     order = SampleOrder(samples=50, seed=1, batch_size=8, drop_last=True)
     whole = SampleOrder(samples=50, seed=1, batch_size=8)
     epochs = [
@@ -119,7 +119,7 @@ def test_an_epoch_that_drops_its_last_batch_takes_other_samples_each_time_and_no
 
 @pytest.mark.medium
 @pytest.mark.parametrize("start", [1, 2, 5])
-def test_a_stream_that_drops_is_resumed_and_shared_out_exactly(start):
+def test_drop_last_stream_is_resumed_and_divided_exactly(start):
     kept = {"drop_last": True, "batch_size": 4}  # one batch of each epoch of 7
     expected = batches(**kept)
     assert_same(batches(iterations=range(start, END), **kept), expected[start:])
@@ -128,7 +128,7 @@ def test_a_stream_that_drops_is_resumed_and_shared_out_exactly(start):
     assert len({name for batch in expected for name in batch.names}) == 7
 
 
-def test_a_set_that_fills_no_batch_still_trains_and_says_so(caplog):
+def test_set_smaller_than_a_batch_trains_with_a_warning(caplog):
     small = batches(batch_size=20, drop_last=True, iterations=range(2))
     assert [len(batch.names) for batch in small] == [20, 20]
     assert set(small[0].names) == set(SCENES.names)
@@ -136,19 +136,19 @@ def test_a_set_that_fills_no_batch_still_trains_and_says_so(caplog):
 
 
 @pytest.mark.medium
-def test_workers_that_are_spawned_give_the_batches_of_workers_that_are_forked(reference):
+def test_spawned_and_forked_workers_give_equal_batches(reference):
     """As on macOS, where data set and transform travel pickled."""
     made = loader(workers=1)
     made.loader.multiprocessing_context = "spawn"
     assert_same(list(made), reference)
 
 
-def test_no_two_draws_of_samples_epochs_or_seeds_are_shared():
+def test_sample_seeds_differ_between_epochs_and_runs():
     draws = [SampleOrder(50, seed, 4).sample_at(position) for seed in (0, 1) for position in range(500)]
     assert len({draw.seed for draw in draws}) == 1000
 
 
-def test_the_draw_of_a_sample_does_not_depend_on_the_batch_it_is_in():
+def test_sample_seed_does_not_depend_on_its_batch():
     positions = range(50, 100)  # the second epoch
     draws = {
         SampleOrder(50, 7, batch_size, rank=1, world_size=2).sample_at(p)
@@ -159,7 +159,7 @@ def test_the_draw_of_a_sample_does_not_depend_on_the_batch_it_is_in():
 
 
 @pytest.mark.parametrize(("share", "accumulate"), [((0, 3), 1), ((0, 2), 4), ((0, 1), 3)])
-def test_a_batch_that_cannot_be_shared_evenly_is_refused(share, accumulate):
+def test_batch_that_cannot_be_divided_evenly_is_refused(share, accumulate):
     with pytest.raises(
         ValueError, match=r"batch_size=4: cannot be divided evenly by . processes .* multiple of"
     ):
@@ -167,14 +167,14 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(share, accumulate):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_sample_that_cannot_be_read_stops_with_file_and_remedy(workers):
+def test_unreadable_sample_stops_with_file_and_fix(workers):
     with pytest.raises(ValueError, match=r"file2.png: not an image; fetch it again \(data.on_error=skip"):
         batches(Broken({2}, "stop"), lambda sample, seed: sample, workers=workers)
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skipping_replaces_counts_and_logs_the_same_way_every_time(workers, caplog):
+def test_skipped_samples_are_replaced_counted_and_logged(workers, caplog):
     broken = loader(
         Broken({2, 3}),
         lambda sample, seed: sample,
@@ -190,6 +190,6 @@ def test_skipping_replaces_counts_and_logs_the_same_way_every_time(workers, capl
     assert sorted(re.findall(r"file\d", caplog.text)) == ["file2", "file3"]  # each is told once
 
 
-def test_a_set_without_one_readable_sample_stops_even_when_skipping():
+def test_set_without_readable_samples_stops_when_skipping():
     with pytest.raises(ValueError, match="not an image"):
         batches(Broken(set(range(6))), lambda sample, seed: sample)

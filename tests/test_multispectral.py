@@ -153,21 +153,21 @@ def placed(folder_, suffix, data):
 
 
 @pytest.mark.parametrize("name", MEANT)
-def test_what_is_meant_is_read_as_stored(tmp_path, name):
+def test_bands_are_read_with_their_stored_values(tmp_path, name):
     (suffix, data), meant, expected = MEANT[name]
     found = read_image(placed(tmp_path, suffix, data), meant)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
 
 
-def test_every_refused_file_has_settings_that_read_it_or_none():
+def test_every_refused_file_is_listed_with_or_without_a_fix():
     read = {name for name in REFUSED for meant in MEANT if meant == name or meant.startswith(f"{name},")}
     assert read | NEVER == REFUSED.keys() - {"bigtiff of two pages"}
     assert not read & NEVER
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED.keys() - NEVER))
-def test_the_refusal_names_a_setting_and_the_setting_reads_it(tmp_path, name):
+def test_setting_named_in_the_error_reads_the_file(tmp_path, name):
     """What is typed after the message is done by the message itself."""
     suffix, data, _ = REFUSED[name]
     file, meant = placed(tmp_path, suffix, data), PHOTOGRAPHS
@@ -191,14 +191,14 @@ def test_the_refusal_names_a_setting_and_the_setting_reads_it(tmp_path, name):
 
 @pytest.mark.parametrize("name", sorted(NEVER))
 @pytest.mark.parametrize("meant", [all_of(1), all_of(3, "percentile"), all_of(4, (0, 1))])
-def test_what_no_setting_reads_stays_refused(tmp_path, name, meant):
+def test_unsupported_files_are_refused_with_any_bands(tmp_path, name, meant):
     suffix, data, _ = REFUSED[name]
     with pytest.raises(DataError):
         read_image(placed(tmp_path, suffix, data), meant)
 
 
 @pytest.mark.parametrize("name", [name for name in READ if "thumbnail" not in name])
-def test_photographs_are_read_alike_with_bands_and_without(tmp_path, name):
+def test_photographs_are_equal_with_and_without_bands(tmp_path, name):
     suffix, data, _ = READ[name]
     file = placed(tmp_path, suffix, data)
     plain = read_image(file)
@@ -211,13 +211,13 @@ def test_photographs_are_read_alike_with_bands_and_without(tmp_path, name):
 
 @pytest.mark.parametrize("name", MEANT)
 @pytest.mark.parametrize("keep", [0.3, 0.8])
-def test_files_of_any_bands_that_are_cut_short_are_refused(tmp_path, name, keep):
+def test_truncated_multispectral_files_are_refused(tmp_path, name, keep):
     (suffix, data), meant, _ = MEANT[name]
     with pytest.raises(DataError, match="is damaged, cut short or not an image"):
         read_image(placed(tmp_path, suffix, data[: int(len(data) * keep)]), meant)
 
 
-def test_a_band_that_is_not_there_and_numbers_that_are_none_are_told(tmp_path):
+def test_missing_bands_and_nan_are_refused(tmp_path):
     file = placed(tmp_path, "tif", tiff(VEILED))
     with pytest.raises(DataError, match=r"has 4 bands, but data.bands includes 8; choose from 1 to 4"):
         read_image(file, Bands((3, 8)))
@@ -231,7 +231,7 @@ def test_a_band_that_is_not_there_and_numbers_that_are_none_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("missing", [(), ("imagecodecs",), ("rasterio",), ("imagecodecs", "rasterio")])
-def test_compressed_tiffs_are_read_by_what_is_installed(tmp_path, missing):
+def test_compressed_tiffs_are_read_by_installed_packages(tmp_path, missing):
     """Without both extras they are refused in one line that names them, unless the file needs neither."""
     colors = np.ascontiguousarray(MANY[..., :3])
     for compression in ("lzw", "zstd", "lerc", "lzma", "webp"):
@@ -271,7 +271,7 @@ for file in sorted(pathlib.Path({str(tmp_path)!r}).glob("*.tif")):
         ({"display": [1, 2]}, r"or three .* data.bands=\[1,2,3\]"),
     ],
 )
-def test_bands_that_contradict_one_another_are_refused(settings, message):
+def test_contradictory_band_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         parse_bands(settings)
 
@@ -294,7 +294,7 @@ def noise(kind, count, size=(40, 56), seed=0):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 13])
 @pytest.mark.parametrize("resize", ["pil_bilinear", "pil_bicubic", "opencv_linear"])
 @pytest.mark.parametrize("rotation", [0, 20])
-def test_each_band_is_augmented_as_if_it_were_alone(kind, count, resize, rotation):
+def test_each_band_is_augmented_independently(kind, count, resize, rotation):
     image, label = noise(kind, count), np.random.default_rng(1).integers(0, 3, (40, 56)).astype(np.uint8)
     meant = Bands(tuple(range(1, count + 1)), KINDS[kind])
     transform = transforms.Augmentation(
@@ -313,7 +313,7 @@ def test_each_band_is_augmented_as_if_it_were_alone(kind, count, resize, rotatio
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("resize", ["pil_bilinear", "opencv_linear"])
-def test_whole_numbers_are_resized_as_the_floats_of_their_values(kind, resize):
+def test_integers_are_resized_like_their_float_values(kind, resize):
     image, label = noise(kind, 2), np.zeros((40, 56), np.uint8)
     transform = transforms.Augmentation(crop_size=(48, 36), base_size=60, scales=(0.6, 1.4), resize=resize)
     for seed in range(10):
@@ -322,7 +322,7 @@ def test_whole_numbers_are_resized_as_the_floats_of_their_values(kind, resize):
         assert np.abs(found - transform(floats, seed).image).max() <= (0 if kind == np.float32 else 1.01)
 
 
-def test_bytes_of_three_bands_are_augmented_as_photographs_are():
+def test_three_uint8_bands_are_augmented_like_photographs():
     image, label = noise(np.uint8, 3), np.zeros((40, 56), np.uint8)
     transform = transforms.Augmentation(crop_size=32, base_size=60, scales=(0.5, 2.0), rotation=15)
     for seed in range(20):
@@ -332,7 +332,7 @@ def test_bytes_of_three_bands_are_augmented_as_photographs_are():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_brightness_and_contrast_move_the_values_linearly_and_alike_in_any_units(kind):
+def test_brightness_and_contrast_are_relative_to_the_range(kind):
     low, high = KINDS[kind]
     image, label = noise(kind, 4), np.zeros((40, 56), np.uint8)
     transform = transforms.Augmentation(crop_size=None, scales=(1.0, 1.0), hflip=0, color_jitter=0.7)
@@ -356,7 +356,7 @@ def test_brightness_and_contrast_move_the_values_linearly_and_alike_in_any_units
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_hold_what_is_stored_and_the_device_normalizes(kind):
+def test_batches_hold_stored_values_and_are_normalized_later(kind):
     low, high = KINDS[kind]
     image, label = noise(kind, 5), np.zeros((40, 56), np.uint8)
     meant = Bands((1, 2, 3, 4, 5), (low, high))
@@ -382,7 +382,7 @@ def test_batches_hold_what_is_stored_and_the_device_normalizes(kind):
     np.testing.assert_allclose(model.normalize(batch.image)[0].permute(1, 2, 0), expected, atol=2e-5)
 
 
-def test_photographs_are_normalized_to_the_bit_as_before():
+def test_photographs_are_normalized_as_in_torchvision():
     image = torch.randint(0, 256, (2, 3, 9, 7), dtype=torch.uint8)
     model = Segmenter(torch.nn.Identity(), torch.nn.Identity(), num_classes=2, value_range=(0, 255))
     mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
@@ -392,7 +392,7 @@ def test_photographs_are_normalized_to_the_bit_as_before():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 3, 4, 7])
-def test_statistics_are_those_of_all_values(tmp_path, kind, count):
+def test_band_statistics_match_numpy_over_all_values(tmp_path, kind, count):
     write_set(tmp_path, kind, count, names=("train/a", "train/b", "train/c"))
     meant = {"bands": tuple(range(1, count + 1)), "range": "percentile"}
     dataset = folder.build("train", root=str(tmp_path), **meant)
@@ -412,7 +412,7 @@ def test_statistics_are_those_of_all_values(tmp_path, kind, count):
     )
 
 
-def test_what_people_see_are_the_chosen_bands_in_their_range():
+def test_display_shows_the_chosen_bands_in_their_range():
     image = noise(np.uint16, 4)
     meant = Bands((3, 2, 1, 8), (0.0, 4095.0))
     shown = overlays.to_display_rgb(image, meant)
@@ -449,7 +449,7 @@ def write_set(root, kind, count, names=("train/a", "train/b", "val/c"), size=(40
 TINY = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/auxiliary=none loader.workers=0"
 
 
-def test_a_run_on_four_deep_bands_trains_scores_and_predicts_with_what_it_chose(tmp_path):
+def test_four_16_bit_bands_train_test_and_predict(tmp_path):
     """The real commands, with nothing said but the bands; the checkpoint alone tells the rest."""
     write_set(tmp_path / "set", np.uint16, 8)
     runs = tmp_path / "runs"
@@ -488,7 +488,7 @@ def test_a_run_on_four_deep_bands_trains_scores_and_predicts_with_what_it_chose(
     assert there.split("in %:")[1].split("\n")[0] == again.split("in %:")[1].split("\n")[0]
 
 
-def test_a_prediction_of_a_geotiff_lies_where_its_image_lies(tmp_path, run_here):
+def test_geotiff_prediction_keeps_the_georeference(tmp_path, run_here):
     write_set(tmp_path / "set", np.uint8, 3, names=("train/a", "val/c"))
     runs, place = tmp_path / "runs", tmp_path / "place.tif"
     given = f"data=folder data.root={tmp_path / 'set'} run_dir={runs} run_name=a schedule.iterations=1"

@@ -10,7 +10,7 @@ COLORS = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
 IDS = np.array([[0, 1, 255]], np.uint8)
 
 
-def test_every_id_gets_its_color_and_ignored_pixels_the_ignored_one():
+def test_colorize_paints_classes_and_ignored_pixels():
     painted = overlays.colorize(IDS, COLORS, ignored=(9, 9, 9))
     assert painted.tolist() == [[[10, 20, 30], [200, 100, 0], [9, 9, 9]]]
     assert painted.dtype == np.uint8
@@ -18,30 +18,30 @@ def test_every_id_gets_its_color_and_ignored_pixels_the_ignored_one():
 
 
 @pytest.mark.parametrize("bad", [2, 254, -1])
-def test_an_id_without_color_is_refused(bad):
+def test_id_without_color_is_refused(bad):
     with pytest.raises(ValueError, match=rf"class id {bad} has no color: the table has 2 \(0..1\)"):
         overlays.colorize(np.array([[0, bad]]), COLORS)
 
 
-def test_255_classes_leave_room_for_the_ignored_one():
+def test_colorize_255_classes_and_ignored_pixels():
     colors = np.arange(255 * 3, dtype=np.int64).reshape(255, 3) % 256
     painted = overlays.colorize(np.array([[254, 255]]), colors)
     assert painted.tolist() == [[(np.arange(762, 765) % 256).tolist(), [0, 0, 0]]]
 
 
-def test_an_overlay_mixes_by_opacity_and_leaves_ignored_pixels_alone():
+def test_overlay_blends_by_opacity_except_ignored_pixels():
     image = np.full((1, 3, 3), 100, np.uint8)
     mixed = overlays.draw_overlay(image, IDS, COLORS, opacity=0.5)
     assert mixed.tolist() == [[[55, 60, 65], [150, 100, 50], [100, 100, 100]]]
 
 
-def test_errors_are_orange_hits_dark_and_ignored_pixels_gray():
+def test_error_map_colors_right_wrong_and_ignored():
     drawn = overlays.draw_error_map(np.array([[0, 1, 255]]), np.array([[0, 0, 0]]))
     assert [tuple(p) for p in drawn[0].tolist()] == [overlays.RIGHT, overlays.WRONG, overlays.IGNORED]
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 60), (11, 300), (150, 1000)])
-def test_a_legend_shows_every_color_and_fits_its_width(count, width):
+def test_legend_has_every_color_and_fits_its_width(count, width):
     colors = np.array([(k, 255 - k, 77) for k in range(count)], np.uint8)
     drawn = overlays.draw_legend([f"class {k}" for k in range(count)], colors, width=width)
     found = {tuple(p) for p in np.unique(drawn.reshape(-1, 3), axis=0).tolist()}
@@ -50,7 +50,7 @@ def test_a_legend_shows_every_color_and_fits_its_width(count, width):
     assert drawn.shape[1] - width < 80
 
 
-def test_a_grid_places_images_of_different_shapes_side_by_side():
+def test_grid_places_images_of_different_shapes():
     red, blue = np.zeros((20, 40, 3), np.uint8), np.zeros((30, 30, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
     drawn = overlays.draw_grid([[red, blue], [blue]], height=60)
@@ -61,7 +61,7 @@ def test_a_grid_places_images_of_different_shapes_side_by_side():
     assert (drawn[64:, 60:] == 255).all()
 
 
-def test_a_grid_has_titles_above_and_the_legend_below():
+def test_grid_has_titles_above_and_a_footer_below():
     cell = np.full((10, 10, 3), 7, np.uint8)
     footer = np.full((5, 300, 3), 9, np.uint8)
     drawn = overlays.draw_grid([[cell]], titles=["image"], height=50, footer=footer)
@@ -70,7 +70,7 @@ def test_a_grid_has_titles_above_and_the_legend_below():
     assert (drawn[-5:] == 9).all()
 
 
-def test_the_row_of_a_sample_is_image_truth_prediction_error():
+def test_sample_row_is_image_truth_prediction_errors():
     image = np.zeros((1, 3, 3), np.uint8)
     row = overlays.sample_row(image, IDS, np.array([[0, 0, 0]]), COLORS)
     assert len(row) == len(overlays.SAMPLE_TITLES) == 4
@@ -78,7 +78,7 @@ def test_the_row_of_a_sample_is_image_truth_prediction_error():
 
 
 @pytest.mark.parametrize("num_classes", [2, 11, 41, 150])
-def test_a_heat_map_shows_the_share_of_each_row(num_classes):
+def test_confusion_matrix_shows_row_percentages(num_classes):
     counts = np.zeros((num_classes, num_classes), np.int64)
     counts[0, 1] = 5  # always taken for class 1
     counts[1, 1] = 10**12  # far beyond what 32 bits hold
@@ -94,7 +94,7 @@ def test_a_heat_map_shows_the_share_of_each_row(num_classes):
 
 
 @pytest.mark.parametrize("num_classes", [41, 150, 300, 400, 719, 1000, 2000])
-def test_numbers_beside_a_heat_map_stand_apart(num_classes):
+def test_confusion_matrix_ids_do_not_overlap(num_classes):
     drawn = overlays.draw_confusion_matrix(
         np.zeros((num_classes, num_classes), np.int64), ["name"] * num_classes
     )
@@ -106,7 +106,7 @@ def test_numbers_beside_a_heat_map_stand_apart(num_classes):
     assert (np.diff(written[1:]) >= overlays.LINE - 2).all()
 
 
-def test_saved_images_read_back_and_nothing_else_is_left(tmp_path):
+def test_saved_images_read_back_without_leftover_files(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     file = overlays.save_image(tmp_path / "deep" / "a.png", image)
     read = cv2.imread(str(file))
@@ -117,14 +117,14 @@ def test_saved_images_read_back_and_nothing_else_is_left(tmp_path):
     assert sorted(f.name for f in file.parent.iterdir()) == ["a.png", "ids.png"]
 
 
-def test_an_unknown_format_is_refused_before_a_folder_is_made(tmp_path):
+def test_unknown_image_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"cannot write images as '\.xyz'; use \.png or \.jpg"):
         overlays.save_image(tmp_path / "new" / "a.xyz", IDS)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("size", [(8, 66000), (66000, 8)])
-def test_thin_images_fit_into_jpeg_files_and_sheets(size):
+def test_thin_images_fit_into_jpeg_files_and_grids(size):
     image = np.full((*size, 3), 200, np.uint8)
     saved = cv2.imdecode(np.frombuffer(overlays.encode_image(image, ".jpg"), np.uint8), cv2.IMREAD_COLOR)
     assert max(saved.shape) == 65500

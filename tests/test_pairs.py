@@ -40,7 +40,7 @@ def test_images_of_any_mode_and_name_are_read_as_rgb(tmp_path, mode, name):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_image_and_mask_alike(tmp_path, orientation):
+def test_exif_orientation_applies_to_image_and_mask(tmp_path, orientation):
     Image.fromarray(SCENE).save(tmp_path / "a.jpg", exif=turned(orientation), quality=95)
     Image.fromarray(LABEL).save(tmp_path / "a.png", exif=turned(orientation))
     image, mask = pairs.read_image(tmp_path / "a.jpg"), pairs.read_mask(tmp_path / "a.png", "ids")
@@ -49,7 +49,7 @@ def test_exif_turns_image_and_mask_alike(tmp_path, orientation):
     np.testing.assert_array_equal(mask, np.array(ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))))
 
 
-def test_a_palette_mask_is_refused_where_ids_are_the_rule_and_read_as_indices_elsewhere(tmp_path):
+def test_palette_mask_is_read_as_indices_or_refused(tmp_path):
     mask = Image.fromarray(LABEL).convert("P")
     mask.putpalette([3, 1, 2] * 256)
     mask.save(tmp_path / "a.png")
@@ -65,7 +65,7 @@ def test_a_palette_mask_is_refused_where_ids_are_the_rule_and_read_as_indices_el
         (LABEL.astype(np.uint16), "16-bit", "holds 16-bit values"),
     ],
 )
-def test_a_mask_of_the_wrong_mode_is_refused(tmp_path, mask, kind, message):
+def test_mask_of_wrong_mode_is_refused(tmp_path, mask, kind, message):
     with pytest.raises(ValueError, match=message) as caught:
         camvid_of(tmp_path, mask=mask).read(0)
     assert caught.value.problem.kind == kind
@@ -73,7 +73,7 @@ def test_a_mask_of_the_wrong_mode_is_refused(tmp_path, mask, kind, message):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
-def test_half_a_file_is_refused_though_decoders_would_fill_it_with_gray(tmp_path, suffix, keep):
+def test_truncated_file_is_refused_in_pairs(tmp_path, suffix, keep):
     file = tmp_path / f"a{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3)).astype(np.uint8)).save(file)
     data = file.read_bytes()
@@ -85,7 +85,7 @@ def test_half_a_file_is_refused_though_decoders_would_fill_it_with_gray(tmp_path
         pairs.read_image(file)
 
 
-def test_empty_and_missing_files_say_so(tmp_path):
+def test_empty_and_missing_files_are_refused(tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(ValueError, match="the file is empty; replace it with an intact copy"):
         pairs.read_image(tmp_path / "a.png")
@@ -93,19 +93,19 @@ def test_empty_and_missing_files_say_so(tmp_path):
         pairs.read_image(tmp_path / "b.png")
 
 
-def test_sizes_that_differ_name_both_files(tmp_path):
+def test_different_sizes_of_image_and_mask_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a.png: the mask is 64x40, its image 64x48 .*camvid.py verify"):
         camvid_of(tmp_path, mask=LABEL[:40]).read(0)
 
 
-def test_a_sample_is_rgb_with_class_ids(tmp_path):
+def test_sample_is_rgb_with_class_ids(tmp_path):
     sample = camvid_of(tmp_path).read(0)
     np.testing.assert_array_equal(sample.image, SCENE)
     np.testing.assert_array_equal(sample.label, np.where(LABEL == 11, 255, LABEL))
     assert sample.name == "a"
 
 
-def test_a_missing_root_says_what_was_looked_for_and_what_prepares_it(tmp_path):
+def test_missing_root_error_names_folders_and_prepare(tmp_path):
     for dataset, folder in (
         (ade20k, "images/training"),
         (camvid, "images/train"),
@@ -116,7 +116,7 @@ def test_a_missing_root_says_what_was_looked_for_and_what_prepares_it(tmp_path):
             dataset.build("train", root=str(tmp_path))
 
 
-def test_a_file_without_partner_stops_or_is_left_out_with_a_warning(tmp_path, caplog):
+def test_file_without_partner_stops_or_is_skipped(tmp_path, caplog):
     camvid_of(tmp_path)
     (tmp_path / "images/train/alone.png").touch()
     with pytest.raises(
@@ -127,21 +127,21 @@ def test_a_file_without_partner_stops_or_is_left_out_with_a_warning(tmp_path, ca
     assert "left out" in caplog.text
 
 
-def test_a_split_without_pairs_is_refused(tmp_path):
+def test_split_without_pairs_is_refused(tmp_path):
     (tmp_path / "images/train").mkdir(parents=True)
     (tmp_path / "annotations/train").mkdir(parents=True)
-    with pytest.raises(ValueError, match="no image of camvid has a mask here"):
+    with pytest.raises(ValueError, match="camvid: no image/mask pairs found"):
         camvid.build("train", root=str(tmp_path))
 
 
-def test_two_images_of_one_stem_are_refused(tmp_path):
+def test_two_images_with_one_stem_are_refused(tmp_path):
     camvid_of(tmp_path)
     (tmp_path / "images/train/a.jpg").touch()
     with pytest.raises(ValueError, match=r"a.jpg: a.png has the same stem|a.png: a.jpg has the same stem"):
         camvid.build("train", root=str(tmp_path))
 
 
-def test_cityscapes_pairs_frames_with_label_ids_and_maps_them(tmp_path):
+def test_cityscapes_label_ids_are_paired_and_mapped(tmp_path):
     for part, end in (
         ("leftImg8bit", "leftImg8bit"),
         ("gtFine", "gtFine_labelIds"),
@@ -154,7 +154,7 @@ def test_cityscapes_pairs_frames_with_label_ids_and_maps_them(tmp_path):
     assert (sample.name, set(sample.label.ravel().tolist())) == ("ulm/ulm_000000_000019", {13})  # 26, 13: car
 
 
-def test_disk_cache_returns_the_same_pixels_and_notices_a_changed_source(tmp_path):
+def test_disk_cache_is_renewed_when_the_source_changes(tmp_path):
     plain, cached = camvid_of(tmp_path), camvid_of(tmp_path, cache="disk")
     for _ in range(2):
         for ours, theirs in zip(cached.read(0), plain.read(0), strict=True):
@@ -168,14 +168,14 @@ def test_disk_cache_returns_the_same_pixels_and_notices_a_changed_source(tmp_pat
     assert camvid.build("train", root=str(tmp_path), cache="disk").names == ["a"]
 
 
-def test_a_cached_sample_can_be_written_to_without_changing_the_copy(tmp_path):
+def test_writing_to_a_cached_sample_keeps_the_cache(tmp_path):
     cached = camvid_of(tmp_path, cache="disk")
     cached.read(0)
     cached.read(0).image[:] = 0
     np.testing.assert_array_equal(cached.read(0).image, SCENE)
 
 
-def test_processes_may_fill_one_cache_at_once(tmp_path):
+def test_processes_can_share_one_cache(tmp_path):
     import multiprocessing
 
     camvid_of(tmp_path)
@@ -191,7 +191,7 @@ def _cached_sum(root):
     return int(camvid.build("train", root=root, cache="disk").read(0).image.sum())
 
 
-def test_the_table_of_a_cached_mask_is_part_of_its_key(tmp_path):
+def test_cache_key_of_masks_includes_the_label_map(tmp_path):
     cached = camvid_of(tmp_path, cache="disk")
     cached.read(0)
     cached.table = load_builtin_label_map("cityscapes")
@@ -199,11 +199,11 @@ def test_the_table_of_a_cached_mask_is_part_of_its_key(tmp_path):
     assert len(list(tmp_path.rglob("*.npy"))) == 3
 
 
-def test_a_cache_that_cannot_be_written_is_left_out_with_one_warning(tmp_path, caplog, monkeypatch):
+def test_unwritable_cache_is_skipped_with_one_warning(tmp_path, caplog, monkeypatch):
     (tmp_path / ".segkit-cache").write_text("a file where the folder would be")
     dataset = camvid_of(tmp_path, cache="disk")
     np.testing.assert_array_equal(dataset.read(0).image, SCENE)
-    assert caplog.text.count("decoded images cannot be kept in") == 1
+    assert caplog.text.count("data.cache=disk: cannot write to") == 1
     (tmp_path / ".segkit-cache").unlink()
     dataset = camvid_of(tmp_path, cache="disk")
 
@@ -213,5 +213,5 @@ def test_a_cache_that_cannot_be_written_is_left_out_with_one_warning(tmp_path, c
     monkeypatch.setattr(pairs.files, "atomic_write", full)
     for _ in range(2):
         np.testing.assert_array_equal(dataset.read(0).image, SCENE)
-    assert caplog.text.count("decoded images cannot be kept in") == 2
+    assert caplog.text.count("data.cache=disk: cannot write to") == 2
     assert "No space left on device" in caplog.text

@@ -59,7 +59,7 @@ def test_pickle_in_a_cached_image_is_not_run_but_replaced(tmp_path, trap, caplog
     ):
         content()
         assert np.array_equal(load_cached(source, tmp_path / "cache", "", lambda: pixels), pixels)
-        assert "a damaged copy of" in caplog.text
+        assert "replacing the damaged copy of" in caplog.text
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path, trap):

@@ -8,21 +8,21 @@ import pytest
 from segkit.data.datasets import shapes
 
 
-def test_a_scene_follows_from_seed_split_and_index_alone():
+def test_scene_depends_on_seed_split_and_index_only():
     first, again = shapes.build("train"), shapes.build("train")
     again.read(9)
     for ours, theirs in zip(first.read(5), again.read(5), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_scenes_of_other_indices_splits_and_seeds_differ():
+def test_scenes_differ_between_indices_splits_and_seeds():
     sets = [shapes.build("train"), shapes.build("val"), shapes.build("train", seed=1)]
     images = [dataset.read(index).image.tobytes() for dataset in sets for index in range(20)]
     assert len(set(images)) == 60
 
 
 @pytest.mark.parametrize("size", [128, [96, 160]])
-def test_every_class_takes_its_share_and_borders_are_thin(size):
+def test_every_class_is_frequent_and_borders_are_thin(size):
     dataset = shapes.build("val", size=size)
     labels = [dataset.read(index).label for index in range(60)]
     share = np.bincount(np.ravel(labels), minlength=256) / np.size(labels)
@@ -34,7 +34,7 @@ def test_every_class_takes_its_share_and_borders_are_thin(size):
 
 
 @pytest.mark.medium
-def test_color_alone_does_not_tell_the_class():
+def test_color_alone_does_not_determine_the_class():
     """The nearest mean color of a class, learned from 80 scenes, is right in less than half of 80 others."""
     dataset = shapes.build("train")
     samples = [dataset.read(index) for index in range(160)]

@@ -10,7 +10,7 @@ from segkit.visualize import tables
 NAN = float("nan")
 
 
-def test_class_scores_match_a_hand_done_example():
+def test_class_scores_match_a_worked_example():
     counts = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
     found = tables.class_scores(counts)
     assert found["IoU"][:2].tolist() == [3 / 6, 4 / 7]
@@ -20,11 +20,11 @@ def test_class_scores_match_a_hand_done_example():
     assert all(math.isnan(found[name][2]) for name in ("IoU", "recall", "precision"))
 
 
-def test_class_scores_of_nothing_are_nan_not_an_error():
+def test_class_scores_without_pixels_are_nan():
     assert np.isnan(tables.class_scores(np.zeros((2, 2)))["IoU"]).all()
 
 
-def test_a_small_table_reads_as_written_here():
+def test_small_class_table_format():
     text = tables.format_class_table(["sky", "a b"], {"IoU": [0.5, NAN], "accuracy": [1.0, 0.123456]})
     assert text.splitlines() == [
         "class    IoU  accuracy",
@@ -35,7 +35,7 @@ def test_a_small_table_reads_as_written_here():
 
 @pytest.mark.parametrize("num_classes", [1, 2, 11, 19, 20, 21, 60, 150])
 @pytest.mark.parametrize("heads", [["IoU"], ["IoU", "recall", "precision", "pixels"]])
-def test_any_table_fits_100_columns_and_holds_every_value_once(num_classes, heads):
+def test_class_table_fits_100_columns(num_classes, heads):
     names = [f"class number {k} with a rather long name;it goes on and on" for k in range(num_classes)]
     columns = {head: [(k * 4 + i) / 10000 for k in range(num_classes)] for i, head in enumerate(heads)}
     text = tables.format_class_table(names, columns)
@@ -46,23 +46,23 @@ def test_any_table_fits_100_columns_and_holds_every_value_once(num_classes, head
             assert f"{100 * value:.2f}" in words
 
 
-def test_two_columns_of_classes_are_read_downwards():
+def test_class_table_columns_run_downwards():
     names = [f"n{k}" for k in range(21)]
     lines = tables.format_class_table(names, {"IoU": [k / 100 for k in range(21)]}).splitlines()
     first = [line.split()[0] for line in lines[1:]]
     assert first == names[: len(first)]
 
 
-def test_markdown_cells_cannot_break_the_table():
+def test_markdown_cells_are_escaped():
     assert tables.format_markdown_table(["a"], [["x|y\nz"]]) == "| a |\n| --- |\n| x\\|y z |"
 
 
-def test_the_worst_and_best_leave_out_nan_and_do_not_overlap():
+def test_worst_and_best_classes_leave_out_nan():
     assert tables.worst_and_best_classes([0.5, NAN, 0.1, 0.9, 0.3], 1) == [2, 3]
     assert tables.worst_and_best_classes([0.5, NAN, 0.1], 2) == [2, 0]
 
 
-def test_the_most_confused_pairs_come_first_and_the_diagonal_never():
+def test_most_confused_pairs_leave_out_the_diagonal():
     counts = np.array([[100, 1, 0], [7, 3, 0], [0, 2, 50]])
     assert tables.most_confused_pairs(counts, 2) == [(1, 0, 7, 0.7), (2, 1, 2, 2 / 52)]
     assert len(tables.most_confused_pairs(counts, 9)) == 3

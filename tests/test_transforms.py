@@ -67,7 +67,7 @@ def distance(a, b):
 
 @pytest.mark.medium
 @pytest.mark.parametrize(("preset", "transform"), [("encoding", ENCODING), ("mmseg", MMSEG)])
-def test_a_preset_draws_as_its_plain_definition_does(preset, transform):
+def test_preset_matches_its_definition_in_distribution(preset, transform):
     draws = 2000
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     ours = [
@@ -128,7 +128,7 @@ def test_crop_of_resize_equals_resize_of_crop(resize, way, mirrored):
     assert differing / count < 0.01
 
 
-def test_a_crop_that_was_shrunk_is_as_sharp_as_the_originals():
+def test_shrunk_crop_is_as_sharp_as_pillow():
     image = photograph(300, 400)
     for scale in (0.5, 0.62, 0.76):
         size = int(300 * scale), int(400 * scale)
@@ -138,7 +138,7 @@ def test_a_crop_that_was_shrunk_is_as_sharp_as_the_originals():
 
 
 @pytest.mark.parametrize("base", [198, 520, 1040])
-def test_photograph_crops_equal_those_of_the_original_training_code(base):
+def test_photograph_crops_equal_the_original_training_code(base):
     label = (np.arange(427 * 640).reshape(427, 640) // 97 % 151).astype(np.uint8)
     for seed, image in enumerate(load_sample_images().images):
         transform = transforms.build(crop_size=480, base_size=base, scales=(1.0, 1.0))
@@ -165,7 +165,7 @@ def placed(transform, image, label, seed):
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_mmsegs_window_is_cut_as_opencv_scales_the_whole_image(mirrored):
+def test_mmseg_crop_equals_opencv_resize_of_the_full_image(mirrored):
     """Scale all of it, crop, mirror: equal to the bit, and the label as OpenCV's nearest has it."""
     rng = np.random.default_rng(2)
     for turn in range(40):
@@ -187,7 +187,7 @@ def test_mmsegs_window_is_cut_as_opencv_scales_the_whole_image(mirrored):
         np.testing.assert_array_equal(crop_label(label, window, "opencv_linear"), whole_label)
 
 
-def test_an_image_smaller_than_the_crop_is_scaled_exactly_and_padded_right_and_below():
+def test_small_image_is_padded_right_and_below():
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     transform = transforms.build(crop_size=(80, 100), base_size=60, scales=(1, 1), hflip=0)
     result = transform(Sample(image, COLUMNS, "a"), 3)
@@ -200,7 +200,7 @@ def test_an_image_smaller_than_the_crop_is_scaled_exactly_and_padded_right_and_b
 
 
 @pytest.mark.parametrize("rotation", [0, 30])
-def test_labels_stay_on_their_pixels_and_none_is_invented(rotation):
+def test_labels_stay_aligned_with_their_pixels(rotation):
     """Black and white where the label is 0 and 4: they must part at the same place after every geometry."""
     cells = np.random.default_rng(0).choice([0, 4], (9, 12)).astype(np.uint8)
     label = cells.repeat(10, 0).repeat(10, 1)
@@ -226,7 +226,7 @@ def test_rotation_turns_about_the_center_and_fills_with_ignored():
     )
 
 
-def test_a_turned_crop_is_averaged_too_when_it_shrinks():
+def test_rotated_crop_is_averaged_when_it_shrinks():
     image = photograph(300, 400)
     window = Crop((120, 160), 10, 20, 90, 120)
     turned = crop_rotated(image, window, 0.001, resize="pil_bilinear", fill=(0, 0, 0))
@@ -234,7 +234,7 @@ def test_a_turned_crop_is_averaged_too_when_it_shrinks():
     assert np.abs(turned.astype(int) - straight).mean() < 1
 
 
-def test_a_crop_full_of_one_class_is_drawn_again():
+def test_crop_of_one_class_is_sampled_again():
     label = np.zeros((HEIGHT, WIDTH), np.uint8)
     label[:, 90:] = 1
     sample = Sample(np.zeros((HEIGHT, WIDTH, 3), np.uint8), label, "")
@@ -248,7 +248,7 @@ def test_a_crop_full_of_one_class_is_drawn_again():
 
 
 @pytest.mark.medium
-def test_color_and_blur_change_the_image_only_and_as_often_as_asked():
+def test_color_and_blur_follow_their_probability():
     image = np.random.default_rng(0).integers(60, 200, (CROP, CROP, 3)).astype(np.uint8)
     sample = Sample(image, COLUMNS[:CROP, :CROP], "")
     transform = transforms.build(crop_size=CROP, scales=(1, 1), hflip=0, blur=0.25)
@@ -261,7 +261,7 @@ def test_color_and_blur_change_the_image_only_and_as_often_as_asked():
     assert abs(changed - (1 - 0.5**4)) < 0.05  # brightness, contrast, saturation, hue
 
 
-def test_the_same_seed_gives_the_same_sample_and_another_seed_another():
+def test_equal_seeds_give_equal_samples():
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     transform = transforms.build(crop_size=CROP, base_size=BASE, color_jitter=0.5, blur=0.5, rotation=5)
     first = [transform(Sample(image, COLUMNS, ""), seed).image for seed in range(20)]
@@ -275,7 +275,7 @@ def test_scales_out_of_order_are_refused():
         transforms.build(crop_size=8, scales=(2.0, 0.5))
 
 
-def test_augmenting_asks_no_network():
+def test_augmentation_does_not_access_the_network():
     code = """
 import socket
 def refuse(*a, **k): raise AssertionError("network")
@@ -306,7 +306,7 @@ class Redraws:
         return place
 
 
-def test_crops_are_drawn_again_exactly_when_mmsegmentation_does():
+def test_crops_are_resampled_like_in_mmsegmentation():
     """One class only, everything ignored, three quarters to the pixel: the window that is kept agrees."""
     rng = np.random.default_rng(3)
     cells = rng.choice([0, 1, 2, 255], (5, 6), p=[0.6, 0.1, 0.1, 0.2]).astype(np.uint8)
@@ -327,7 +327,7 @@ def test_crops_are_drawn_again_exactly_when_mmsegmentation_does():
     assert {0, 1, 10} <= set(kept)  # at once, later, and never fit
 
 
-def test_a_crop_that_is_ignored_everywhere_is_drawn_again():
+def test_fully_ignored_crop_is_sampled_again():
     label = np.full((64, 256), 255, np.uint8)
     label[:, 200::2], label[:, 201::2] = 0, 1
     sample = Sample(np.zeros((64, 256, 3), np.uint8), label, "")
@@ -371,7 +371,7 @@ def photometric_distortion(img, random):
     return contrast(img) if mode == 0 else img
 
 
-def test_colors_are_those_of_mmsegmentation_to_the_pixel():
+def test_color_jitter_equals_mmsegmentation():
     image = photograph(40, 50)
     for seed in range(200):
         expected = photometric_distortion(image[..., ::-1], LikeNumpy(np.random.default_rng(seed)))
@@ -380,7 +380,7 @@ def test_colors_are_those_of_mmsegmentation_to_the_pixel():
 
 
 @pytest.mark.medium
-def test_brightness_contrast_saturation_and_hue_are_distributed_as_mmsegmentations():
+def test_color_jitter_matches_mmsegmentation_in_distribution():
     """Four numbers of each image over 2,000 draws of each side, with numpy's own generator on theirs."""
     draws = 2000
     image = photograph(12, 12)
@@ -401,7 +401,7 @@ def test_brightness_contrast_saturation_and_hue_are_distributed_as_mmsegmentatio
         assert distance(one, other) < 1.95 * np.sqrt(2 / draws)  # 1 in 1000 by chance; seeds are fixed
 
 
-def test_padding_of_the_mean_color_is_zero_for_the_network():
+def test_mean_padding_is_zero_after_normalization():
     sample = Sample(np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8), np.uint8), "")
     settings = {"crop_size": 12, "scales": (1, 1), "hflip": 0}
     outside = transforms.build(**settings, padding="mean")(sample, 0).image[8:].reshape(-1, 3) / 255
@@ -410,7 +410,7 @@ def test_padding_of_the_mean_color_is_zero_for_the_network():
     assert not transforms.build(**settings)(sample, 0).image[8:].any()
 
 
-def test_a_transform_can_be_sent_to_another_process():
+def test_augmentation_can_be_pickled():
     image = photograph(HEIGHT, WIDTH)
     transform = transforms.build(crop_size=CROP, base_size=BASE, color_jitter=0.5, blur=0.5, rotation=5)
     again = pickle.loads(pickle.dumps(transform))
@@ -434,21 +434,21 @@ def test_a_transform_can_be_sent_to_another_process():
         ),
     ],
 )
-def test_sizes_and_scales_that_cannot_be_meant_are_refused_in_one_line(section, message):
+def test_invalid_sizes_and_scales_are_refused_in_one_line(section, message):
     with pytest.raises(ValueError, match=message) as error:
         config.check("augment", section)
     lines = [line for line in str(error.value).splitlines() if "is missing" not in line]
     assert len(lines) == 1  # the rest of the section is not given
 
 
-def test_a_scale_that_opencv_cannot_reach_is_refused_with_the_size_it_gives():
+def test_scale_beyond_the_limit_of_opencv_is_refused():
     with pytest.raises(
         ValueError, match=r"base_size=16384 at augment.scales=.* to 65536 pixels; at most 32767"
     ):
         transforms.build(crop_size=8, base_size=16384, scales=(1.0, 4.0))
 
 
-def test_the_least_that_the_settings_allow_gives_an_image():
+def test_smallest_allowed_sizes_give_an_image():
     sample = Sample(photograph(50, 2), np.zeros((50, 2), np.uint8), "")
     for base_size in (16, (16, 16), None):
         result = transforms.build(crop_size=4, base_size=base_size, scales=(0.01, 0.01))(sample, 0)

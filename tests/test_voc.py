@@ -110,7 +110,7 @@ def test_voc_table_has_official_names_and_colors():
     assert table.encode(np.array([[0, 20, 255]], np.uint8), "m").tolist() == [[0, 20, 255]]
 
 
-def test_voc_lists_choose_images_and_palette_indices_are_labels(root):
+def test_voc_lists_select_images_with_palette_labels(root):
     dataset = voc.build("val", root=str(root))
     assert dataset.names == LISTS["val"]
     for index, seed in enumerate((2, 3)):
@@ -170,7 +170,7 @@ def prepare(root, *arguments):
     voc_script.prepare(parsed, root)
 
 
-def test_voc_prepare_unpacks_what_is_needed_and_continues(root, tmp_path):
+def test_voc_prepare_unpacks_needed_files_and_continues(root, tmp_path):
     (root / "Annotations").mkdir()
     (root / "Annotations/2007_a.xml").write_text("not needed")
     with tarfile.open(tmp_path / "voc.tar", "w") as archive:

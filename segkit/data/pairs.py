@@ -1,4 +1,4 @@
-"""Data sets of image and mask files: finding partners, reading samples, keeping decoded copies."""
+"""Data sets of image and mask files: match names, read samples, cache decoded files."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ log = logging.getLogger("segkit")
 
 
 class Pair(NamedTuple):
-    """An image, its mask, and the name of both."""
+    """Image file, mask file, and their common name."""
 
     image: Path
     label: Path
     name: str
-    table: LabelMap | None = None  # of the mask, where it is not that of the data set
+    table: LabelMap | None = None  # of the mask; None: that of the data set
 
 
 MatchedFiles = tuple[list[Pair], list[Problem]]
 
 
 class Pairs:
-    """A data set of image and mask files.
+    """Data set of image and mask files.
 
     Args:
         name: of the data set, for messages.
-        table: of the classes; applied to the masks of pairs without their own.
-        found: pairs, and files that have no partner, as ``match_files`` returns them.
-        coding: what the masks hold.
-        on_error: ``skip`` leaves files without partner out, with a warning, and lets the loader replace
-            samples that cannot be read; ``stop`` raises.
-        cache: ``None``, or the folder that decoded copies are kept in.
-        bands: which of the images' bands are read, and what their values mean.
-        arguments: of the command line that lets ``verify`` find the same files, for messages.
+        table: label map of pairs without their own.
+        matched: result of ``match_files``: pairs, and problems of files without partner.
+        coding: content of the masks.
+        on_error: ``skip`` leaves out files without partner, with a warning, and lets the loader replace
+            unreadable samples; ``stop`` raises.
+        cache: folder of decoded copies, or None.
+        bands: of the images to read, and their value range.
+        arguments: command-line arguments of ``verify`` for the same files, for messages.
 
     Raises:
         ValueError: there is no pair, or, with ``stop``, a file has no partner.
@@ -63,7 +63,7 @@ class Pairs:
         self,
         name: str,
         table: LabelMap,
-        found: MatchedFiles,
+        matched: MatchedFiles,
         *,
         coding: Coding = "ids",
         on_error: OnError = "stop",
@@ -76,20 +76,20 @@ class Pairs:
         self.coding: Coding = coding
         self.bands = bands
         self.on_error: OnError = on_error
-        self.pairs, self.problems = found
+        self.pairs, self.problems = matched
         self.names = [pair.name for pair in self.pairs]
         if self.problems:
             number = format_count(len(self.problems), "file")
             message = f"{number} of {name} cannot be used, the first: {self.problems[0]}"
             if on_error == "stop":
                 raise ValueError(
-                    f"{message}; run `{self.verify_command}` to list all, or leave them out with "
+                    f"{message}. List all with `{self.verify_command}`, or leave them out with "
                     "data.on_error=skip"
                 )
-            log.warning("left out: %s", message)
+            log.warning("data.on_error=skip: %s", message)
         if not self.pairs:
             raise ValueError(
-                f"no image of {name} has a mask here; `{cli_command('data', name)} --help` shows the layout"
+                f"{name}: no image/mask pairs found. `{cli_command('data', name)} --help` shows the layout"
             )
 
     def __len__(self) -> int:
@@ -154,13 +154,13 @@ def build_pairs(
     """Return a split of a published data set.
 
     Args:
-        name: of the data set and of its table.
-        folders: of images and masks of the split, below the root.
-        split: name of the split, a folder.
+        name: of the data set and of its built-in label map.
+        folders: of the images and of the masks, below the root.
+        split: subfolder of both.
         root: of the data set.
         on_error: as in ``Pairs``.
-        cache: ``disk`` keeps decoded copies.
-        prepare: what ``prepare`` does, for the message where folders are missing.
+        cache: ``disk`` stores decoded copies.
+        prepare: description of the ``prepare`` command, for the message about missing folders.
         ends: of the names of images and masks, before the suffix.
 
     Raises:
@@ -183,7 +183,7 @@ def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str
     pairs = [Pair(left[name], right[name], name) for name in sorted(left.keys() & right.keys())]
     images_alone = {name: file for name, file in left.items() if name not in right}
     masks_alone = {name: file for name, file in right.items() if name not in left}
-    if images_alone:  # what lies in the place of their masks
+    if images_alone:
         lossy, _ = _index_files(masks, mask_end, tuple({*IMAGE_SUFFIXES} - {*MASK_SUFFIXES}))
         wrong = {
             name: filename_hints.wrong_format_hint(lossy[name]) for name in images_alone if name in lossy
@@ -203,61 +203,61 @@ def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str
 
 def _missing_partner(file: Path, partner: str, near: filename_hints.Hint | None) -> Problem:
     text = f"there is no {partner}"
-    return Problem(
-        "missing partner", str(file), *((f"{text}; {near.text}", near.remedy) if near else (text,))
-    )
+    if near is None:
+        return Problem("missing partner", str(file), text)
+    return Problem("missing partner", str(file), f"{text}; {near.text}", near.remedy)
 
 
 def check_folders(root: str, folders: Iterable[str], remedy: str) -> Path:
-    """Return the root as a path if the folders are below it.
+    """Return the root as a path after checking that the folders exist below it.
 
     Raises:
-        ValueError: one is missing; the message says what was looked for and what prepares it.
+        ValueError: with the missing folders and the fix.
     """
     path = Path(root).expanduser()
     missing = [folder for folder in folders if not path.joinpath(folder).is_dir()]
     if missing:
         raise ValueError(
-            f"data.root={root}: there is no folder {' and no '.join(missing)} in {path.absolute()}; {remedy}"
+            f"data.root={root}: there is no folder {' and no '.join(missing)} in {path.absolute()}. {remedy}"
         )
     return path
 
 
 def dataset_cli_args(root: str | list[str], **settings: str) -> list[str]:
-    """Return the arguments of ``segkit-data`` that name the same root and splits."""
+    """Return the arguments of ``segkit-data`` for a root and other data settings."""
     place = ["--root", root] if isinstance(root, str) else [f"data.root=[{','.join(root)}]"]
     return [*place, *(f"data.{key}={value}" for key, value in settings.items())]
 
 
 def size_mismatch_message(image: np.ndarray, label: np.ndarray) -> str:
-    """Return what is wrong with a mask of another size than its image."""
+    """Return the message for a mask whose size differs from its image."""
     (rows, columns), (height, width) = label.shape[:2], image.shape[:2]
-    return f"the mask is {columns}x{rows}, its image {width}x{height} (turned as its EXIF orientation says)"
+    return f"the mask is {columns}x{rows}, its image {width}x{height} (after applying the EXIF orientation)"
 
 
 def cache_folder(cache: Cache, root: Path) -> Path | None:
-    """Return where decoded copies are kept: below ``$SEGKIT_CACHE``, or ``.segkit-cache`` in the root."""
+    """Create and return the folder of decoded copies, in ``$SEGKIT_CACHE`` or the root; None if unused."""
     if cache == "none":
         return None
     folder = Path(expand_home(os.environ.get("SEGKIT_CACHE") or str(root / ".segkit-cache")), "decoded")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # said here once, not by every worker
+    except OSError as error:  # warn once here, not in every worker
         _warn_cache_not_writable(folder, error.strerror or str(error))
         return None
     return folder
 
 
 def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return what ``read`` returns, from a copy in ``folder`` if the source has not changed since.
+    """Return the result of ``read``, from a copy in ``folder`` if the source has not changed since.
 
-    The copy is memory-mapped, so pixels that are never used are never loaded. Any number of processes may
-    fill the folder at once. Where it cannot be written, nothing is kept, and a warning says so once.
+    The copy is memory-mapped, so unused pixels are not loaded. Several processes may write to the folder. If
+    it cannot be written, nothing is stored, with one warning.
     """
     try:
         stat = source.stat()
     except FileNotFoundError:
-        return read()  # says what is missing
+        return read()  # raises the error
     key = hashlib.sha256(f"{source.absolute()}\n{salt}".encode()).hexdigest()[:32]
     copy = folder / key[:2] / f"{key}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
     if not copy.exists():
@@ -265,7 +265,7 @@ def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.nda
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
             for stale in copy.parent.glob(f"{key}-*.npy"):
-                if stale != copy:  # which another process may have put there meanwhile
+                if stale != copy:  # another process may have written it meanwhile
                     stale.unlink(missing_ok=True)
             with files.atomic_write(copy) as file:
                 np.save(file, array)
@@ -275,7 +275,7 @@ def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.nda
     try:
         return np.asarray(np.load(copy, mmap_mode="c"))  # objects, which could run code, are refused
     except (ValueError, EOFError):
-        log.warning("%s: a damaged copy of %s is replaced", copy, source)
+        log.warning("%s: replacing the damaged copy of %s", copy, source)
         copy.unlink()
         return load_cached(source, folder, salt, read)
 
@@ -283,8 +283,8 @@ def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.nda
 @functools.cache
 def _warn_cache_not_writable(folder: Path, error: str) -> None:
     log.warning(
-        "data.cache=disk: decoded images cannot be kept in %s (%s), so files are decoded each time. "
-        "SEGKIT_CACHE=FOLDER names another place",
+        "data.cache=disk: cannot write to %s (%s), so files are decoded each time. Set SEGKIT_CACHE to a "
+        "writable folder",
         folder,
         error,
     )

@@ -1,8 +1,8 @@
-"""Your own images and masks: two trees of files, or lists of them, and a class table.
+"""Your own images and masks: two folders or a list of files, and a class table.
 
-Below the root are ``images/``, ``masks/`` (or folders of other names) and ``classes.csv``. A split is the
-name of a folder in both trees, the name of a list file (``.txt``, ``.csv``), or a share such as ``80%``.
-Masks hold ids (gray or palette PNG) or colors.
+The root contains ``images/``, ``masks/`` (or other folders) and ``classes.csv``. A split is a subfolder of
+both, a list file (``.txt``, ``.csv``), or a share such as ``80%``. Masks hold ids (gray or palette PNG) or
+colors.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from segkit.data.pairs import (
 )
 from segkit.data.reading import parse_bands
 from segkit.runtime import files
+from segkit.runtime.text import format_count
 
 Limits = tuple[float, float]
 DEFAULTS = {"train_split": "train", "val_split": "val", "images": "images/*", "masks": "masks/*"}
@@ -62,24 +63,24 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
 
     Args:
         split: ``train`` or ``val``.
-        root: folder with ``images/`` and ``masks/``; of several, the samples follow one another.
-        images: folder of the images and, after ``*``, which stands for the name, how their names end.
-        masks: the same of the masks: with ``masks/*_mask``, ``a_mask.png`` is the mask of ``a.jpg``.
-        classes: the class table, below the root or a path of its own. Each of several roots may have one;
+        root: folder with ``images/`` and ``masks/``; several are concatenated.
+        images: folder of the images and, after ``*``, the end of their names.
+        masks: the same for masks: with ``masks/*_mask``, ``a_mask.png`` is the mask of ``a.jpg``.
+        classes: the class table, below the root or an absolute path. Each of several roots may have one;
             classes are matched by name, class ids follow the first.
         train_split: folder name, list file, or share (``80%``).
         val_split: the same; a share is taken from the other end, so 80% and 20% hold each image once.
         seed: of the shuffling before a share is taken.
         on_error: as in ``Pairs``.
-        cache: ``disk`` keeps decoded copies.
-        bands: of the images, counted from 1, in the order that the network gets them; None: RGB.
-        range: the values of black and white, of all bands or of each; a word lets the images of training
-            say them; None: 0..255.
-        display: the bands that people see, one or three of them; None: the first.
-        fill: what stands in for NaN.
+        cache: ``disk`` stores decoded copies.
+        bands: of the images, counted from 1, in the order of the network's input; None: RGB.
+        range: values of black and white, for all bands or for each, or how to compute them from the
+            training images; None: 0..255.
+        display: bands shown in figures, one or three; None: the first.
+        fill: replaces NaN.
 
     Raises:
-        ValueError: a folder, list or table is not there, or the list names files that are not.
+        ValueError: a folder, list, table or listed file is missing.
     """
     part = train_split if split == "train" else val_split
     shares = _parse_shares(train_split, val_split)
@@ -97,8 +98,8 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         pairs = _drop_duplicates(pairs, "data.root")
     names = unique_names([pair.name for pair in pairs], [pair.image for pair in pairs])
     pairs = [pair._replace(name=name) for pair, name in zip(pairs, names, strict=True)]
-    typed = {"train_split": train_split, "val_split": val_split, "images": images, "masks": masks}
-    typed = {key: value for key, value in typed.items() if value != DEFAULTS[key]}
+    settings = {"train_split": train_split, "val_split": val_split, "images": images, "masks": masks}
+    settings = {key: value for key, value in settings.items() if value != DEFAULTS[key]}
     return Pairs(
         "folder",
         table,
@@ -107,12 +108,12 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         on_error=on_error,
         cache=cache_folder(cache, roots[0]),
         bands=parse_bands({"bands": bands, "range": range, "display": display, "fill": fill}),
-        arguments=dataset_cli_args(root, **typed),
+        arguments=dataset_cli_args(root, **settings),
     )
 
 
 class Tree(NamedTuple):
-    """Folders of images and masks below a root, and the ends of the names in them."""
+    """Folders of images and masks below a root, and the ends of their file names."""
 
     images: str
     image_end: str
@@ -124,7 +125,7 @@ def _parse_pattern(kind: str, pattern: str) -> tuple[str, str]:
     folder, star, end = pattern.partition("*")
     if "*" in end or "/" in end or (star and folder and not folder.endswith("/")):
         raise ValueError(
-            f"data.{kind}={pattern}: must be a folder and how the names in it end, such as {kind}/* or "
+            f"data.{kind}={pattern}: must be a folder and the end of its file names, such as {kind}/* or "
             f"{kind}/*_end"
         )
     return folder.rstrip("/") or ".", end
@@ -145,9 +146,9 @@ def _parse_shares(train_split: str, val_split: str) -> tuple[Fraction | None, Fr
     train, val = shares
     if train is not None and val is not None and train + val > 1:
         raise ValueError(
-            f"data.train_split={train_split} and data.val_split={val_split} come to "
-            f"{float(100 * (train + val)):g}%, so images would be trained on and scored; together they are "
-            "at most 100%, such as 80% and 20%"
+            f"data.train_split={train_split} and data.val_split={val_split} add up to "
+            f"{float(100 * (train + val)):g}%, so some images would be in both. Use at most 100%, such as "
+            "80% and 20%"
         )
     return shares
 
@@ -159,12 +160,12 @@ def _check_root(place: str, tree: Tree, split: str) -> Path:
         kind for kind, folder in zip(COMMON_FOLDERS, folders, strict=True) if not (path / folder).is_dir()
     ]
     remedy = layout_hint(path, missing, split) if missing else ""
-    usual = "put images into the one, masks of the same names into the other; see docs/own_data.md"
+    usual = "Put images in images/, masks with the same names in masks/; see docs/own_data.md"
     return check_folders(place, folders, remedy or usual)
 
 
 def _read_own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | None:
-    """Return the table of a root in the class order of the first, None where it has no other."""
+    """Return the table of a root in the class order of the first; None if it has no other."""
     file = root / Path(classes).expanduser()
     if str(file) == first.source or not file.is_file():
         return None
@@ -184,7 +185,7 @@ def _find_split(
         boundary = round((1 - share if is_val else share) * len(pairs))
         chosen = order[boundary:] if is_val else order[:boundary]
         if pairs and not len(chosen):
-            raise ValueError(f"data.{split}_split={part} of {len(pairs)} images is none; make it larger")
+            raise ValueError(f"data.{split}_split={part} of {len(pairs)} images selects none. Make it larger")
         return [pairs[index] for index in sorted(chosen)], problems
     if Path(part).suffix.lower() in (".txt", ".csv"):
         return _read_list(root, tree, root / Path(part).expanduser())
@@ -197,9 +198,9 @@ def _find_split(
 
 
 def _read_list(root: Path, tree: Tree, file: Path) -> MatchedFiles:
-    """Return the pairs of a list: an image a line, its mask after a comma, tab or space if names differ."""
+    """Return the pairs of a list: one image per line, with its mask if the names differ."""
     if not file.is_file():
-        raise ValueError(f"there is no list {file}; it holds one image a line, or image and mask")
+        raise ValueError(f"{file}: no such list. It has one image per line, or image and mask")
     pairs, problems = [], []
     for number, line in enumerate(files.read_text(file).splitlines(), start=1):
         if not line.strip() or line.startswith("#") or re.fullmatch(r"image,\s*mask", line.strip(), re.I):
@@ -219,7 +220,7 @@ def _read_list(root: Path, tree: Tree, file: Path) -> MatchedFiles:
 
 
 def _name_images(root: Path, tree: Tree, images: list[Path]) -> list[str]:
-    """Return names of images: below the folder of images, the root, or else what all others share."""
+    """Return names relative to the image folder, the root, or else the common folder of the others."""
     absolute = [Path(os.path.abspath(image)) for image in images]  # noqa: PTH100  (links stay, ``..`` goes)
     places = [Path(os.path.abspath(root / tree.images)), Path(os.path.abspath(root))]  # noqa: PTH100
     outside = [image.parent for image in absolute if not image.is_relative_to(places[1])]
@@ -234,7 +235,7 @@ def _name_images(root: Path, tree: Tree, images: list[Path]) -> list[str]:
 
 
 def _drop_duplicates(pairs: list[Pair], source: str) -> list[Pair]:
-    """Return each image once, with a warning on those that are there several times.
+    """Return each image once, with a warning about repeated ones.
 
     Raises:
         DataError: an image has two masks.
@@ -246,16 +247,15 @@ def _drop_duplicates(pairs: list[Pair], source: str) -> list[Pair]:
             text = f"{pair.image} has two masks, {before.label} and {pair.label}"
             raise DataError("two masks", source, text, "keep one of them")
     if repeated := len(pairs) - len(first):
-        many = "image is" if repeated == 1 else "images are"
-        log.warning("%s: %d %s there more than once; each is used once", source, repeated, many)
+        log.warning("%s: %s repeated; each image is used once", source, format_count(repeated, "image"))
     return list(first.values())
 
 
 def _parse_list_line(root: Path, tree: Tree, line: str) -> tuple[Path, Path]:
-    """Return image and mask of one line, there or not."""
+    """Return image and mask of one line, whether they exist or not."""
     fields = next(csv.reader([line], delimiter="\t" if "\t" in line else ",", skipinitialspace=True))
     image = _resolve_file(root, tree.images, fields[0], tree.image_end, IMAGE_SUFFIXES)
-    if len(fields) == 1 and not image.is_file():  # two names with a space between, and perhaps spaces in them
+    if len(fields) == 1 and not image.is_file():  # two names separated by a space, perhaps with spaces
         words = line.split(" ")
         for cut in range(1, len(words)):
             first = _resolve_file(root, tree.images, " ".join(words[:cut]), tree.image_end, IMAGE_SUFFIXES)
@@ -272,10 +272,9 @@ def _parse_list_line(root: Path, tree: Tree, line: str) -> tuple[Path, Path]:
 
 
 def _resolve_file(root: Path, folder: str, name: str, end: str, suffixes: tuple[str, ...]) -> Path:
-    """Return the file of a name below the root or its folder, with end and suffix where they are missing.
+    """Return the file of a name below the root or the folder, adding a missing end and suffix.
 
-    A name with a leading slash is absolute, or counts from the root as in the lists of Pascal VOC; one with
-    backslashes comes from Windows.
+    A leading slash means an absolute path or the root (as in Pascal VOC); backslashes come from Windows.
     """
     name = os.path.expanduser(name)  # noqa: PTH111 - pathlib raises where there is no such user
     tails = ("", *suffixes, *(end + suffix for suffix in suffixes if end))

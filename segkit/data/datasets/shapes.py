@@ -1,8 +1,8 @@
-"""Procedural scenes, to try everything without a download: 9 kinds of things on textured ground.
+"""Generated scenes, to try segkit without a download: 9 classes of objects on textured ground.
 
-A thing's outline and texture make its class. Its color hints at the outline and never at the texture; size,
-place, turn and light tell nothing. Borders are not scored. Scenes are drawn when they are read, from (seed,
-split, index) alone.
+Outline and texture of an object determine its class. Its color correlates with the outline, not with the
+texture; size, position, rotation and light are independent of the class. Borders are not scored. A scene
+is a function of (seed, split, index).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from segkit.config import NonNegativeInt, PositiveInt, Size
 from segkit.data.label_map import load_builtin_label_map
 from segkit.types import IGNORE_INDEX, Sample
 
-THINGS = [  # outline and texture of the classes from 1 on
+THINGS = [  # outline and texture of classes 1, 2, ...
     ("disc", "plain"),
     ("disc", "dots"),
     ("ring", "plain"),
@@ -29,7 +29,7 @@ THINGS = [  # outline and texture of the classes from 1 on
 ]
 HUE = {"disc": 2, "ring": 24, "triangle": 58, "box": 108, "star": 136, "band": 163}  # of OpenCV's 180
 SHIFT = 4  # fractional bits of the corners given to OpenCV
-HIDDEN = 0.3  # a thing that would lie on others with more of itself is left out: what is seen can be told
+MAX_OVERLAP = 0.3  # an object that would hide others with a larger share of itself is left out
 
 
 class Shapes:
@@ -48,7 +48,7 @@ class Shapes:
         draw = np.random.default_rng((*self.key, index))
         image = _draw_ground(draw, self.size)  # (H, W, 3) float32, 0..255
         label = np.zeros(self.size, np.uint8)
-        crowd = label.size / min(self.size) ** 2  # as many things to the area in scenes that are not square
+        crowd = label.size / min(self.size) ** 2  # objects per area are as in square scenes
         for _ in range(int(crowd * draw.integers(5, 10))):
             _add_thing(draw, image, label)
         image *= _draw_light(draw, self.size)[..., None]
@@ -57,7 +57,7 @@ class Shapes:
 
 
 def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) -> None:
-    """Paint one thing over what is there, in place, unless it would hide too much."""
+    """Draw one random object in place, unless it would hide too much of others."""
     height, width = label.shape
     kind = int(draw.integers(len(THINGS)))
     outline, texture = THINGS[kind]
@@ -77,7 +77,7 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
         contours.append(_to_fixed_point((corners - center) * draw.uniform(0.4, 0.55) + center - (x0, y0)))
     cover = cv2.fillPoly(np.zeros((y1 - y0, x1 - x0), np.uint8), contours, 255, cv2.LINE_AA, SHIFT)
     below = label[y0:y1, x0:x1]
-    if (cover > 127)[below > 0].sum() > HIDDEN * (cover > 127).sum():
+    if (cover > 127)[below > 0].sum() > MAX_OVERLAP * (cover > 127).sum():
         return
     y, x = np.mgrid[y0:y1, x0:x1].astype(np.float32)
     x, y = x - np.float32(center[0]), y - np.float32(center[1])
@@ -86,7 +86,7 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     pattern = _draw_texture(texture, u, v, max(radius * draw.uniform(0.32, 0.42), 5.0))[..., None]
     first, second = _choose_two_colors(draw, HUE[outline])
     paint = first + pattern * (second - first)
-    paint *= 1 + draw.uniform(-0.25, 0.25) * (u / radius)[..., None]  # light on the thing
+    paint *= 1 + draw.uniform(-0.25, 0.25) * (u / radius)[..., None]  # shading
     alpha = cover[..., None].astype(np.float32) / 255
     window = image[y0:y1, x0:x1]
     window += alpha * (paint - window)
@@ -95,25 +95,21 @@ def _add_thing(draw: np.random.Generator, image: np.ndarray, label: np.ndarray) 
 
 
 def _outline_corners(outline: str, radius: float) -> np.ndarray:
-    """(N, 2) corners about the origin."""
+    """Return corners (N, 2) about the origin."""
     if outline == "box":
         return radius * np.array([(-0.9, -0.75), (0.9, -0.75), (0.9, 0.75), (-0.9, 0.75)])
     if outline == "band":
         return radius * np.array([(-3.0, -0.4), (3.0, -0.4), (3.0, 0.4), (-3.0, 0.4)])
     points = {"triangle": 3, "star": 10}.get(outline, 32)
     angles = np.arange(points) * (2 * np.pi / points)
-    length = (
-        np.where(np.arange(points) % 2, 0.45, 1.15)
-        if outline == "star"
-        else 1.2
-        if outline == "triangle"
-        else 1.0
-    )
-    return radius * np.stack([np.cos(angles), np.sin(angles)], 1) * np.reshape(length, (-1, 1))
+    length = np.full(points, 1.2 if outline == "triangle" else 1.0)
+    if outline == "star":
+        length = np.where(np.arange(points) % 2, 0.45, 1.15)
+    return radius * np.stack([np.cos(angles), np.sin(angles)], 1) * length[:, None]
 
 
 def _draw_texture(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
-    """0 where the first color shows, 1 where the second does, along the axes of the thing."""
+    """Return 0 for the first color, 1 for the second, along the axes of the object."""
     if texture == "plain":
         return np.zeros_like(u)
     if texture == "stripes":
@@ -127,7 +123,7 @@ def _draw_texture(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> 
 
 
 def _choose_two_colors(draw: np.random.Generator, hue: int) -> np.ndarray:
-    """(2, 3) RGB, one light and one dark, of about one hue."""
+    """Return a light and a dark color (2, 3), RGB, of nearly one hue."""
     hues, saturation = (hue + draw.integers(-10, 11, 2)) % 180, draw.integers(90, 230, 2)
     value = draw.permutation([draw.integers(190, 256), draw.integers(70, 130)])
     hsv = np.stack([hues, saturation, value], 1).astype(np.uint8)[None]
@@ -135,7 +131,7 @@ def _choose_two_colors(draw: np.random.Generator, hue: int) -> np.ndarray:
 
 
 def _draw_ground(draw: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) float32: clouds of two muted colors, and grain as of sand or cloth."""
+    """Return a background (H, W, 3), float32: clouds of two muted colors with grain."""
     clouds = draw.random((int(draw.integers(3, 9)), int(draw.integers(3, 9))), np.float32)
     clouds = cv2.resize(clouds, size[::-1], interpolation=cv2.INTER_CUBIC)[..., None]
     hsv = np.stack([draw.integers(0, 180, 2), draw.integers(10, 90, 2), draw.integers(80, 200, 2)], 1).astype(
@@ -148,7 +144,7 @@ def _draw_ground(draw: np.random.Generator, size: tuple[int, int]) -> np.ndarray
 
 
 def _draw_light(draw: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) factor about 1: brighter towards one corner."""
+    """Return a factor (H, W) about 1, brighter towards one corner."""
     corners = draw.uniform(0.7, 1.2, (2, 2)).astype(np.float32)
     return cv2.resize(corners, size[::-1], interpolation=cv2.INTER_LINEAR)
 
@@ -165,6 +161,6 @@ def build(
     val_scenes: PositiveInt = 200,
     seed: NonNegativeInt = 0,
 ) -> Shapes:
-    """Scenes of the split; so many training scenes that a demonstration sees each only once."""
+    """Return the scenes of a split; by default so many that a short training sees each once."""
     height, width = size if isinstance(size, Sequence) else (size, size)
     return Shapes(split, train_scenes if split == "train" else val_scenes, (height, width), seed)
