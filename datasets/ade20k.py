@@ -26,17 +26,17 @@ OFFICIAL = {"training": 20210, "validation": 2000}
 
 
 def map_member(member: PurePosixPath) -> PurePosixPath | None:
-    """Images and annotations, without the folder that the archive adds."""
-    inside = (
-        member.relative_to("ADEChallengeData2016")
-        if member.is_relative_to("ADEChallengeData2016")
-        else member
-    )
-    return inside if inside.parts[0] in ("images", "annotations") else None
+    """Return the path of images and annotations without the top folder of the archive."""
+    parts = member.parts
+    if parts[0] == "ADEChallengeData2016":
+        parts = parts[1:]
+    if parts and parts[0] in ("images", "annotations"):
+        return PurePosixPath(*parts)
+    return None
 
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
-    """Fetch the archive, or take a local one, and unpack it."""
+    """Download the archive, or use a local one, and unpack it."""
     if is_complete(
         root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}
     ):
@@ -47,9 +47,9 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
 
 ZIP = (
     "--zip",
-    {"type": parse_path, "metavar": "FILE", "help": "an archive fetched before, instead of downloading it"},
+    {"type": parse_path, "metavar": "FILE", "help": "an archive downloaded before"},
 )
-script = Script("ade20k", __doc__ or "", OFFICIAL).add_prepare(prepare, f"fetch and unpack {URL}", ZIP)
+script = Script("ade20k", __doc__ or "", OFFICIAL).add_prepare(prepare, f"download and unpack {URL}", ZIP)
 
 if __name__ == "__main__":
     script.run()

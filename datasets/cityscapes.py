@@ -41,7 +41,7 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
         if is_complete(root, kinds) and not arguments.test:
             return
         raise ValueError(
-            f"{root} is not complete; fetch {' and '.join(ZIPS)} from https://www.cityscapes-dataset.com, "
+            f"{root} is not complete. Download {' and '.join(ZIPS)} from https://www.cityscapes-dataset.com, "
             f"then `{cli_command('data', 'cityscapes')} prepare --root {root} --zips {' '.join(ZIPS)}`"
         )
     for archive in arguments.zips:
@@ -53,7 +53,7 @@ OPTIONS = (
     ("--test", {"action": "store_true", "help": "unpack the test frames too"}),
 )
 script = Script("cityscapes", __doc__ or "", OFFICIAL).add_prepare(
-    prepare, "unpack what is needed of the two archives", *OPTIONS
+    prepare, "unpack the needed files of the two archives", *OPTIONS
 )
 
 if __name__ == "__main__":

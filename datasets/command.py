@@ -34,12 +34,12 @@ Prepare = Callable[[argparse.Namespace, Path], None]
 
 
 class Script:
-    """``python datasets/NAME.py prepare|verify|stats|show --root DIR``.
+    """Command line ``python datasets/NAME.py prepare|verify|stats|show --root DIR``.
 
     Args:
         name: of the data set.
         about: license, source and layout, for ``--help``.
-        official: images of each split as published, by name of the split.
+        official: number of images of each published split.
     """
 
     def __init__(self, name: str, about: str, official: Mapping[str, int] | None = None):
@@ -66,9 +66,9 @@ class Script:
         show.add_argument(
             "--output", type=parse_path, default=Path(f"{name}.png"), help="default: %(default)s"
         )
-        show.add_argument("--samples", nargs="+", metavar="NAME", help="names of samples; default: drawn")
+        show.add_argument("--samples", nargs="+", metavar="NAME", help="names of samples; default: random")
         show.add_argument("--count", type=int, default=6)
-        show.add_argument("--seed", type=int, default=0, help="of the drawn samples and augmentations")
+        show.add_argument("--seed", type=int, default=0, help="of the random samples and augmentations")
 
     def _command(self, name: str, text: str) -> argparse.ArgumentParser:
         parser = self.commands.add_parser(name, help=text, description=text)
@@ -80,7 +80,7 @@ class Script:
         return parser
 
     def add_prepare(self, prepare: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> Script:
-        """Add ``prepare``, which gets the parsed arguments and the root."""
+        """Add ``prepare``, a function of the parsed arguments and the root."""
         parser = self._command("prepare", text)
         for flag, how in options:
             parser.add_argument(flag, **how)
@@ -88,7 +88,7 @@ class Script:
         return self
 
     def add_command(self, name: str, work: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> None:
-        """Add a command of the data set's own, which gets the parsed arguments and the root."""
+        """Add another command, a function of the parsed arguments and the root."""
         parser = self.commands.add_parser(name, help=text, description=text)
         parser.add_argument("--root", help=f"default: data.root of conf/data/{self.name}.yaml")
         for flag, how in options:
@@ -96,23 +96,23 @@ class Script:
         parser.set_defaults(work=work)
 
     def run(self) -> None:
-        """Run the command that the command line names."""
+        """Run the command on the command line."""
         arguments, arguments.settings = self.parser.parse_known_args()
-        if strange := [word for word in arguments.settings if word.startswith("-") or "=" not in word]:
-            self.parser.error(f"unrecognized arguments: {' '.join(strange)}")
-        work = self._own if "work" in arguments else getattr(self, f"_{arguments.command}")
+        if unknown := [word for word in arguments.settings if word.startswith("-") or "=" not in word]:
+            self.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        work = self._run_added if "work" in arguments else getattr(self, f"_{arguments.command}")
         report_user_errors(lambda: work(arguments))
 
-    def _own(self, arguments: argparse.Namespace) -> None:
+    def _run_added(self, arguments: argparse.Namespace) -> None:
         root = Path(self._settings(arguments)["data"]["root"]).expanduser()
         arguments.work(arguments, root)
 
     def _settings(self, arguments: argparse.Namespace, choose: Reader | None = None) -> dict[str, Any]:
-        given = [f"data={self.name}", "run_name=none", *arguments.settings]
+        overrides = [f"data={self.name}", "run_name=none", *arguments.settings]
         if arguments.root:
             quoted = arguments.root.replace("\\", "\\\\").replace("'", "\\'")
-            given.append(f"data.root='{quoted}'")
-        return compose.compose_settings("train", given, choose=choose)
+            overrides.append(f"data.root='{quoted}'")
+        return compose.compose_settings("train", overrides, choose=choose)
 
     def _dataset(self, settings: Mapping[str, Any], split: str, **change: Any) -> Any:
         return registry.build("data.datasets", settings["data"] | change, split=split)
@@ -121,7 +121,7 @@ class Script:
         root = Path(self._settings(arguments)["data"]["root"]).expanduser()
         arguments.prepare(arguments, root)
         verify = f"{cli_command('data', self.name)} verify --root {root}"
-        print(f"{self.name} is ready in {root}; `{verify}` reads every file")
+        print(f"{self.name} is ready in {root}; check every file with `{verify}`")
 
     def _verify(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments)
@@ -136,13 +136,13 @@ class Script:
         counts = Counter(problem.kind for problem in problems)
         if arguments.json:
             rows = [{"kind": p.kind, "file": p.file, "text": p.text, "remedy": p.remedy} for p in problems]
-            found = {
+            report = {
                 "pairs": total,
                 "counts": counts,
                 "problems": rows,
                 "warnings": [shared] if shared else [],
             }
-            print(json.dumps(found, indent=1))
+            print(json.dumps(report, indent=1))
         else:
             for kind, number in counts.most_common():
                 print(f"{kind}: {number}")
@@ -196,17 +196,17 @@ class Script:
         print(f"{len(chosen)} of {format_count(len(dataset), 'sample')} are in {arguments.output}")
 
 
-def describe_values(plain: Mapping[str, Any], found: statistics.Statistics) -> list[str]:
-    """Mean and deviation; of images that are no photographs the values, and the settings that keep them."""
-    if found.band_settings.photographs:
-        return [f"mean {plain['mean']}, deviation {plain['std']} (RGB, 0..1)"]
+def describe_values(plain: Mapping[str, Any], counts: statistics.Statistics) -> list[str]:
+    """Return lines with mean and standard deviation; for other than photographs, values and settings."""
+    if counts.band_settings.photographs:
+        return [f"mean {plain['mean']}, standard deviation {plain['std']} (RGB, 0..1)"]
     values = plain["values"]
     lists = {"data.range": plain["range"], "model.mean": plain["mean"], "model.std": plain["std"]}
     settings = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in lists.items()]
     return [
         f"values as stored: {values['least']} .. {values['most']}; "
         f"percentiles 0.5 and 99.5: {values['percentile']}",
-        f"to keep them: {' '.join(settings)}",
+        f"as settings: {' '.join(settings)}",
     ]
 
 
@@ -216,35 +216,35 @@ def choose_samples(names: list[str], arguments: argparse.Namespace) -> list[int]
         return np.random.default_rng(arguments.seed).permutation(len(names))[: arguments.count].tolist()
     if missing := set(arguments.samples) - set(names):
         raise ValueError(
-            f"--samples: there is no {', '.join(sorted(missing))}; a name is for example {names[0]}"
+            f"--samples: unknown {', '.join(sorted(missing))}. A name is, for example, {names[0]}"
         )
     return [names.index(name) for name in arguments.samples]
 
 
-def unpack_zip(archive: Path, root: Path, wanted: Callable[[PurePosixPath], PurePosixPath | None]) -> int:
-    """Unpack what is wanted and not there yet.
+def unpack_zip(archive: Path, root: Path, map_member: Callable[[PurePosixPath], PurePosixPath | None]) -> int:
+    """Unpack members of a zip file that do not exist yet.
 
     Args:
         archive: a zip file.
-        root: where it goes.
-        wanted: from the path in the archive to the path below the root; ``None`` leaves a member out.
+        root: target folder.
+        map_member: maps a path in the archive to the path below the root; ``None`` skips the member.
 
     Returns:
-        How many files were written.
+        Number of files written.
 
     Raises:
-        ValueError: this is not a whole zip file, or a member would leave the root; nothing is written then.
+        ValueError: the archive is damaged, or a member would leave the root; nothing is written then.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
             members = []
             for member in opened.infolist():
-                target = None if member.is_dir() else wanted(PurePosixPath(member.filename))
+                target = None if member.is_dir() else map_member(PurePosixPath(member.filename))
                 if target is None:
                     continue
                 if target.is_absolute() or ".." in target.parts or stat.S_ISLNK(member.external_attr >> 16):
                     raise ValueError(
-                        f"{archive}: {member.filename} would leave {root}; the official archive has no such"
+                        f"{archive}: {member.filename} would leave {root}; this is not the official archive"
                     )
                 members.append((member, root / target))
             return sum(
@@ -252,12 +252,12 @@ def unpack_zip(archive: Path, root: Path, wanted: Callable[[PurePosixPath], Pure
             )
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(
-            f"{archive}: {error}; fetch it again, then call `prepare` again to continue"
+            f"{archive}: {error}. Download it again, then run `prepare` again to continue"
         ) from error
 
 
 def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> bool:
-    """Write a member unless it is there; whole (the reader checks its sum) or not at all."""
+    """Write a member atomically (its checksum is verified); return False if it exists already."""
     if target.exists() and target.stat().st_size == member.file_size:
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +269,7 @@ def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> bo
 
 
 def is_complete(root: Path, official: Mapping[str, int]) -> bool:
-    """Whether the folders hold as many files as they should."""
+    """Return whether the folders contain the official numbers of images."""
     return all(
         (root / folder).is_dir()
         and sum(file.is_file() for file in (root / folder).rglob("*.[jp][pn]g")) == count

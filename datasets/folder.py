@@ -28,17 +28,17 @@ from segkit.visualize import overlays
 
 
 def import_labels(arguments: argparse.Namespace, root: Path) -> None:
-    """Masks, images, table and report of what a label tool wrote."""
-    given = [file for path in arguments.files for file in _files(path, arguments.kind)]
+    """Convert the files of a label tool to masks, images and a class table, and print a report."""
+    label_files = [file for path in arguments.files for file in _files(path, arguments.kind)]
     beside = next(path if path.is_dir() else path.parent for path in arguments.files)
     images = arguments.images or (root / "images" if (root / "images").is_dir() else beside)
     if not images.is_dir():
-        raise ValueError(f"--images {images}: there is no such folder; it holds the images that were labeled")
+        raise ValueError(f"--images {images}: no such folder. It must contain the labeled images")
     chosen = [label.strip() for label in arguments.classes.split(",")] if arguments.classes else ()
     empty = arguments.empty or ("background" if arguments.kind == "coco" else "left-out")
     report = tool.import_labels(
         arguments.kind,
-        given,
+        label_files,
         images=images,
         root=root,
         split=arguments.split,
@@ -54,47 +54,47 @@ def import_labels(arguments: argparse.Namespace, root: Path) -> None:
 
 def _files(path: Path, kind: str) -> list[Path]:
     if not path.exists():
-        raise ValueError(f"{path}: there is no such file or folder")
+        raise ValueError(f"{path}: no such file or folder")
     if not path.is_dir():
         return [path]
     suffix = ".xml" if kind == "cvat" else ".json"
-    found = sorted(file for file in path.rglob(f"*{suffix}") if not file.name.startswith("import"))
-    if not found:
-        raise ValueError(f"{path}: no {suffix} is in this folder")
-    return found
+    label_files = sorted(file for file in path.rglob(f"*{suffix}") if not file.name.startswith("import"))
+    if not label_files:
+        raise ValueError(f"{path}: contains no {suffix} file")
+    return label_files
 
 
 def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
-    """Write a class table from the values in the masks; with --divide also class masks."""
+    """Propose a class table for the masks; with --divide, convert instance ids to classes first."""
     folder = root / arguments.masks
     masks = sorted(f for f in folder.rglob("*") if f.suffix.lower() in MASK_SUFFIXES and f.is_file())
     if not masks:
         raise ValueError(
-            f"{folder}: no mask is in this folder ({' '.join(MASK_SUFFIXES)}); choose another with --masks"
+            f"{folder}: contains no masks ({' '.join(MASK_SUFFIXES)}). Choose another folder with --masks"
         )
     output = arguments.output or root / "classes.csv"
     if output.exists():
-        raise ValueError(f"{output} exists already; choose another file with --output")
+        raise ValueError(f"{output} exists already. Choose another file with --output")
     if arguments.divide:
         target = root / f"{arguments.masks}_of_classes"
         masks = [
             _write_class_mask(mask, folder, target, arguments.divide)
             for mask in tqdm(masks, "divide", disable=None)
         ]
-        print(f"masks of classes are in {target}: data.masks='{target.name}/*'")
+        print(f"class masks are in {target}: data.masks='{target.name}/*'")
     values = proposals.count_mask_values(masks)
     table = proposals.propose_label_map(values)
     with files.atomic_write(output) as file:
         file.write(tool.format_csv(table).encode())
     for (_, pixels), entry in zip(sorted(values.items()), table.entries, strict=True):
         print(f"{entry.id:>6} {entry.name:>12} {pixels / values.total():8.3%} of the pixels")
-    print(f"{format_count(len(masks), 'mask')} read; give the classes of {output} their names, then `verify`")
+    print(f"{format_count(len(masks), 'mask')} read. Name the classes in {output}, then run `verify`")
 
 
 def _write_class_mask(mask: Path, folder: Path, target: Path, by: int) -> Path:
     ids = read_mask(mask, "any")
     if ids.ndim != 2:
-        raise ValueError(f"{mask}: holds colors; --divide is for ids")
+        raise ValueError(f"{mask}: contains colors. --divide is for ids")
     return overlays.save_image(
         target / mask.relative_to(folder).with_suffix(".png"), proposals.split_instance_ids(ids, by)
     )

@@ -31,7 +31,7 @@ FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets")
 
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
-    """Fetch and unpack VOC 2012; with ``--sbd`` add the masks of SBD and the list trainaug."""
+    """Download and unpack VOC 2012; with ``--sbd`` add the masks of SBD and the list trainaug."""
     if not is_complete(root, {"SegmentationClass": OFFICIAL["trainval"]}):
         archive = arguments.archive or fetch_archive(root.parent)
         unpack_tar(archive, root)
@@ -121,7 +121,7 @@ def add_sbd(archive: Path, root: Path) -> None:
 OPTIONS = (
     (
         "--archive",
-        {"type": parse_path, "metavar": "FILE", "help": "VOCtrainval_11-May-2012.tar, fetched before"},
+        {"type": parse_path, "metavar": "FILE", "help": "VOCtrainval_11-May-2012.tar, downloaded before"},
     ),
     (
         "--sbd",
@@ -129,7 +129,7 @@ OPTIONS = (
     ),
 )
 script = Script("voc", __doc__ or "", OFFICIAL).add_prepare(
-    prepare, "fetch and unpack VOC 2012, and add the masks of SBD", *OPTIONS
+    prepare, "download and unpack VOC 2012, and add the masks of SBD", *OPTIONS
 )
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def test_show_writes_a_contact_sheet_of_named_samples(tmp_path):
     sheet = tmp_path / "sheet.png"
     run("camvid", "show", "--root", root, "--samples", "b", "c", "--output", sheet, "augment=mmseg")
     assert cv2.imread(str(sheet)).shape[0] > 2 * 200
-    assert "there is no nobody" in run("camvid", "show", "--root", root, "--samples", "nobody", status=2)
+    assert "unknown nobody" in run("camvid", "show", "--root", root, "--samples", "nobody", status=2)
 
 
 @pytest.mark.parametrize("value", [255, 65535])
@@ -233,7 +233,7 @@ def test_link_in_an_archive_is_refused(tmp_path):
 def test_damaged_archive_is_refused_with_a_fix(tmp_path):
     archive = ade_zip(tmp_path / "ade.zip")
     archive.write_bytes(archive.read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"ade.zip: .*fetch it again, then call `prepare` again"):
+    with pytest.raises(ValueError, match=r"ade.zip: .*Download it again, then run `prepare` again"):
         command.unpack_zip(archive, tmp_path / "out", ade20k_script.map_member)
 
 
@@ -257,7 +257,7 @@ def test_cityscapes_prepare_unpacks_needed_files_only(tmp_path):
         "leftImg8bit/train/ulm/ulm_0_leftImg8bit.png",
     ]
     shutil.rmtree(root)
-    with pytest.raises(ValueError, match=r"fetch leftImg8bit_trainvaltest.zip .*prepare --root"):
+    with pytest.raises(ValueError, match=r"Download leftImg8bit_trainvaltest.zip .*prepare --root"):
         cityscapes_script.prepare(cityscapes_script.script.parser.parse_args(["prepare"]), root)
 
 

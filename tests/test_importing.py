@@ -44,7 +44,7 @@ def test_run_lengths_are_decoded_and_broken_ones_refused(seed):
     for counts in (packed, packed.decode(), runs):
         np.testing.assert_array_equal(shapes.decode_runs(counts, *mask.shape), mask)
     for broken in ("~~~", b"\xff0", runs[:-1], [*runs, -1], "0P", packed[:-1], b"", [True, "a"], [-1, 1]):
-        with pytest.raises(ValueError, match="runs that are not a mask of"):
+        with pytest.raises(ValueError, match="the run lengths do not make a mask of"):
             shapes.decode_runs(broken, *mask.shape)
 
 
@@ -299,7 +299,7 @@ def via_of(kind, tmp_path):
 def test_via_regions_in_json_and_csv(tmp_path, kind):
     photograph(tmp_path / "in/a.png")
     file = via_of(kind, tmp_path)
-    with pytest.raises(ValueError, match="--attribute class or n"):
+    with pytest.raises(ValueError, match="Select the class with --attribute class or n"):
         import_labels("via", [file], images=tmp_path / "in", root=tmp_path / "out")
     report = import_labels("via", [file], images=tmp_path / "in", root=tmp_path / "out", attribute="class")
     mask = cv2.imread(str(tmp_path / "out/masks/a.png"), -1)
@@ -370,14 +370,17 @@ def test_failed_import_writes_nothing(tmp_path):
 
 
 FAULTS = {
-    "no file": (["--from", "coco", "nothing.json"], "there is no such file"),
+    "no file": (["--from", "coco", "nothing.json"], "no such file or folder"),
     "no json": (["--from", "coco", "text.json"], "not a JSON file"),
     "no coco": (["--from", "coco", "empty.json"], "not a COCO file: it needs images, categories"),
     "no xml": (["--from", "cvat", "text.json"], "not an XML file"),
     "no labelme": (["--from", "labelme", "empty.json"], "it has no shapes"),
-    "unknown class": (["--from", "coco", "instances.json", "--classes", "cow"], "there are cat, dog, tree"),
-    "no images": (["--from", "coco", "instances.json", "--images", "none"], "there is no such folder"),
-    "escape": (["--from", "coco", "escape.json"], "lies outside the folder of images"),
+    "unknown class": (
+        ["--from", "coco", "instances.json", "--classes", "cow"],
+        "The labels are cat, dog, tree",
+    ),
+    "no images": (["--from", "coco", "instances.json", "--images", "none"], "no such folder"),
+    "escape": (["--from", "coco", "escape.json"], "is outside of --images"),
 }
 
 
@@ -435,7 +438,7 @@ def test_proposals_for_binary_void_and_instance_masks():
     assert [e.ignore for e in void.entries] == [False, False, True]
     white = proposals.propose_label_map(proposals.Counter({(0, 0, 0): 1, (9, 9, 9): 1, (255, 255, 255): 1}))
     assert [e.ignore for e in white.entries] == [False, False, True]
-    with pytest.raises(ValueError, match="300 different values: these are instance ids"):
+    with pytest.raises(ValueError, match=r"300 different values\. If these are instance ids"):
         proposals.propose_label_map(proposals.Counter(range(300)))
     instances = np.array([[0, 7, 24000, 24001], [26005, 999, 1000, 33011]], np.uint16)
     assert proposals.split_instance_ids(instances, 1000).tolist() == [[0, 7, 24, 24], [26, 999, 1, 33]]

@@ -286,8 +286,10 @@ def _decode_opencv(data: bytes, header: Header) -> np.ndarray:
 
 
 def _decode_pillow(data: bytes, header: Header) -> np.ndarray:
-    buffer = io.BytesIO(data)
-    image = np.asarray(Image.open(buffer) if header.format == "TIFF" else _open_pillow(buffer))
+    open_file: Callable[[io.BytesIO], Image.Image] = _open_pillow
+    if header.format == "TIFF":
+        open_file = Image.open
+    image = np.asarray(open_file(io.BytesIO(data)))
     if image.dtype == np.uint8 and header.depth < 8 and header.palette is None:  # spread over 0..255
         image = image // (255 // header.max_value)
     return header.max_value - image if header.inverted else image

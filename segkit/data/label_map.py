@@ -33,7 +33,7 @@ class Problem(NamedTuple):
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
+        return "; ".join(filter(None, (f"{self.file}: {self.text}", self.remedy)))
 
 
 class DataError(ValueError):

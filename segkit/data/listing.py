@@ -25,8 +25,10 @@ def walk_files(folder: Path) -> Iterator[Path]:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    (links if entry.is_symlink() else folders).append(entry.path)
+                if entry.is_dir() and entry.is_symlink():
+                    links.append(entry.path)
+                elif entry.is_dir():
+                    folders.append(entry.path)
                 else:
                     yield Path(entry.path)
 

@@ -181,9 +181,9 @@ def _find_split(
     if (share := shares[is_val]) is not None:
         pairs, problems = match_files(root / tree.images, root / tree.masks, **ends)
         order = np.random.default_rng(seed).permutation(len(pairs))
-        # one boundary, training before and validation after it, so that shares of 100% hold each image once
-        boundary = round((1 - share if is_val else share) * len(pairs))
-        chosen = order[boundary:] if is_val else order[:boundary]
+        chosen = order[: round(share * len(pairs))]
+        if is_val:  # from the other end, so that shares of 100% hold each image once
+            chosen = order[round((1 - share) * len(pairs)) :]
         if pairs and not len(chosen):
             raise ValueError(f"data.{split}_split={part} of {len(pairs)} images selects none. Make it larger")
         return [pairs[index] for index in sorted(chosen)], problems
@@ -253,7 +253,10 @@ def _drop_duplicates(pairs: list[Pair], source: str) -> list[Pair]:
 
 def _parse_list_line(root: Path, tree: Tree, line: str) -> tuple[Path, Path]:
     """Return image and mask of one line, whether they exist or not."""
-    fields = next(csv.reader([line], delimiter="\t" if "\t" in line else ",", skipinitialspace=True))
+    delimiter = ","
+    if "\t" in line:
+        delimiter = "\t"
+    fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
     image = _resolve_file(root, tree.images, fields[0], tree.image_end, IMAGE_SUFFIXES)
     if len(fields) == 1 and not image.is_file():  # two names separated by a space, perhaps with spaces
         words = line.split(" ")

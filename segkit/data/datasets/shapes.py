@@ -102,7 +102,7 @@ def _outline_corners(outline: str, radius: float) -> np.ndarray:
         return radius * np.array([(-3.0, -0.4), (3.0, -0.4), (3.0, 0.4), (-3.0, 0.4)])
     points = {"triangle": 3, "star": 10}.get(outline, 32)
     angles = np.arange(points) * (2 * np.pi / points)
-    length = np.full(points, 1.2 if outline == "triangle" else 1.0)
+    length = np.full(points, {"triangle": 1.2}.get(outline, 1.0))
     if outline == "star":
         length = np.where(np.arange(points) % 2, 0.45, 1.15)
     return radius * np.stack([np.cos(angles), np.sin(angles)], 1) * length[:, None]
@@ -161,6 +161,6 @@ def build(
     val_scenes: PositiveInt = 200,
     seed: NonNegativeInt = 0,
 ) -> Shapes:
-    """Return the scenes of a split; by default so many that a short training sees each once."""
+    """Return the scenes of a split; by default enough for a short training to see each once."""
     height, width = size if isinstance(size, Sequence) else (size, size)
     return Shapes(split, train_scenes if split == "train" else val_scenes, (height, width), seed)

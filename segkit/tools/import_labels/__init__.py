@@ -1,4 +1,4 @@
-"""Files of other label tools as folders to train on; a class table proposed from masks."""
+"""Convert files of label tools to training data, and propose class tables for masks."""
 
 from segkit.tools.import_labels.conversion import Report, format_csv, import_labels
 from segkit.tools.import_labels.readers import READERS

@@ -1,4 +1,4 @@
-"""Labels of other tools become a folder to train on: images, masks, class table and a report."""
+"""Convert the files of a label tool to images, masks, a class table and a report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from segkit.visualize import overlays
 
 @dataclass
 class Report:
-    """Numbers of an import; ``import.json`` holds them."""
+    """Counts of an import, as in ``import.json``."""
 
     labels: list[str]
     images: int = 0
@@ -54,7 +54,7 @@ class Report:
         return json.dumps(vars(self) | {"hidden": hidden}, indent=1, ensure_ascii=False)
 
     def lines(self) -> list[str]:
-        """Return what happened, for people."""
+        """Return the report as lines of text."""
         total = max(1, self.pixels.total())
         lines = [f"{format_count(self.images, 'image')} with masks"]
         for label in self.labels:
@@ -63,9 +63,9 @@ class Report:
                 f"{label:>24}: {format_count(self.objects[label], 'object')}, {share:.3%} of the pixels"
             )
         for (top, below), pixels in self.hidden.most_common(6):
-            lines.append(f"overlap: {top} lies on {below} ({format_count(pixels, 'pixel')})")
+            lines.append(f"overlap: {top} covers {below} ({format_count(pixels, 'pixel')})")
         if self.crowds:
-            lines.append(f"crowds: {self.crowds} are not scored, except where other objects lie on them")
+            lines.append(f"crowds: {self.crowds}, not scored except where other objects cover them")
         lines += [f"skipped: {format_count(number, 'shape')} {kind}" for kind, number in self.skipped.items()]
         for title, names in (
             ("no labels", self.without_labels),
@@ -90,41 +90,40 @@ def import_labels(
     empty: str = "background",
     attribute: str | None = None,
 ) -> Report:
-    """Write images, masks, ``classes.csv`` and ``import.json`` of label files; on an error, nothing.
+    """Write images, masks, ``classes.csv`` and ``import.json`` for label files; on an error, nothing.
 
     Args:
-        kind: of ``READERS``.
+        kind: key of ``READERS``.
         files: of the label tool.
-        images: folder that the names of images are relative to.
-        root: folder to write to.
-        split: folder below images/ and masks/.
-        classes: labels to keep, in this order; none: all.
-        empty: what an image without labels is: ``background``, or ``left-out``.
-        attribute: of VIA regions, the one that is the class.
+        images: folder of the images.
+        root: output folder.
+        split: subfolder of images/ and masks/.
+        classes: labels to keep, in this order; empty: all.
+        empty: treatment of images without labels: ``background``, or ``left-out``.
+        attribute: attribute of VIA regions that holds the class.
 
     Raises:
-        ValueError: a file is not of its kind, a label is not there, or the folder holds other classes.
+        ValueError: a file is invalid, a label does not exist, or the folder has other classes.
     """
     import_pycocotools()
-    found = READERS[kind](files, attribute)
-    if not found.images:
-        raise ValueError(f"{files[0]}: no image is in it")
-    labels = _select_labels(found, classes, files[0])
-    table = make_label_map(labels, found.labels)
+    annotations = READERS[kind](files, attribute)
+    if not annotations.images:
+        raise ValueError(f"{files[0]}: contains no images")
+    labels = _select_labels(annotations, classes, files[0])
+    table = make_label_map(labels, annotations.labels)
     _check_classes(root / "classes.csv", table)
-    sources = _find_image_files(found.images, images)
-    report = Report(labels, missing=[image.name for image in found.images if image.name not in sources])
+    sources = _find_image_files(annotations.images, images)
+    report = Report(labels, missing=[image.name for image in annotations.images if image.name not in sources])
     parent = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=".import-", dir=parent) as temporary:
         target = Path(temporary)
-        for image in found.images:
+        for image in annotations.images:
             if (source := sources.get(image.name)) is not None:
                 _write_image(target, PurePosixPath(split), image, source, report, empty=empty)
         if not report.images:
-            raise ValueError(
-                f"--images {images}: none of the {format_count(len(found.images), 'image')} that {files[0]} "
-                f"names can be used; {' '.join(report.lines()[-1:])}"
-            )
+            count = format_count(len(annotations.images), "image")
+            reason = " ".join(report.lines()[-1:])
+            raise ValueError(f"--images {images}: cannot use any of the {count} in {files[0]}; {reason}")
         used = {os.path.realpath(source) for source in sources.values()}
         files_there = walk_files(images) if images.is_dir() else ()
         there = [
@@ -141,10 +140,12 @@ def import_labels(
     return report
 
 
-def _select_labels(found: Annotations, classes: Sequence[str], file: Path) -> list[str]:
-    labels = list(classes or found.labels)
-    if unknown := [label for label in labels if label not in found.labels]:
-        raise ValueError(f"--classes {','.join(unknown)}: there are {', '.join(found.labels)}")
+def _select_labels(annotations: Annotations, classes: Sequence[str], file: Path) -> list[str]:
+    labels = list(classes or annotations.labels)
+    if unknown := [label for label in labels if label not in annotations.labels]:
+        raise ValueError(
+            f"--classes {','.join(unknown)}: unknown. The labels are {', '.join(annotations.labels)}"
+        )
     if not 1 <= len(labels) < MAX_CLASSES:
         raise ValueError(
             f"{file}: {len(labels)} classes; 1 to {MAX_CLASSES - 1} are possible beside the background: "
@@ -158,16 +159,16 @@ def _check_classes(file: Path, table: LabelMap) -> None:
         before = LabelMap.read(file, "folder")
         if [(e.id, e.name) for e in before.entries] != [(e.id, e.name) for e in table.entries]:
             raise ValueError(
-                f"{file} holds other classes ({', '.join(before.names)}); name the same with --classes, or "
-                "choose another --root"
+                f"{file} has other classes ({', '.join(before.names)}). Use the same ones with --classes, or "
+                "another --root"
             )
 
 
 def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str, Path]:
-    """Return the files of the images that are there, by name; names are put below the folder.
+    """Return the existing image files by name; names are made relative to the folder.
 
     Raises:
-        ValueError: a name leads out of the folder, or two images would have one mask.
+        ValueError: a name leads out of the folder, or two images would share a mask.
     """
     sources: dict[str, Path] = {}
     base = folder.resolve()
@@ -178,17 +179,19 @@ def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str,
         if inside.is_relative_to(base):
             image.name = inside.relative_to(base).as_posix()
         elif image.file is None:
-            raise ValueError(f"the image {image.name} lies outside the folder of images, {folder}")
+            raise ValueError(f"image {image.name} is outside of --images {folder}")
         elif not file.is_file():
             continue
         name = PurePosixPath(image.name).name
-        if not file.is_file() and last[name] == 1:  # whatever folder the annotations name
+        if not file.is_file() and last[name] == 1:  # the annotations may have another folder
             file = base / name
         if file.is_file():
             sources[image.name] = file
     stems = Counter(PurePosixPath(image.name).with_suffix("").as_posix() for image in images)
     if twice := [stem for stem, number in stems.items() if number > 1]:
-        raise ValueError(f"{format_count(len(twice), 'mask')} would have one name, such as {twice[0]}.png")
+        raise ValueError(
+            f"{format_count(len(twice), 'mask')} would have the same name, such as {twice[0]}.png"
+        )
     return sources
 
 
@@ -222,7 +225,7 @@ def _write_image(
 
 
 def link_or_copy(file: Path, target: Path) -> None:
-    """Put a file at another place, as a hard link where that is possible."""
+    """Copy a file, as a hard link if possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file.resolve(), target)
@@ -231,10 +234,10 @@ def link_or_copy(file: Path, target: Path) -> None:
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """Return height and width of an image, turned as its EXIF orientation says, from its header.
+    """Return (height, width) from the header of an image, after applying its EXIF orientation.
 
     Raises:
-        ValueError: it is not an image.
+        ValueError: the file is not an image.
     """
     from PIL import Image
 
@@ -248,7 +251,7 @@ def image_size(file: Path) -> tuple[int, int]:
 
 
 def make_label_map(labels: Sequence[str], colors: dict[str, str]) -> LabelMap:
-    """Return a table of the background, the labels, and the id of what is not scored."""
+    """Return a label map of the background, the labels, and the id of unscored pixels."""
     entries = [Entry(BACKGROUND, "background", (0, 0, 0))]
     for number, label in enumerate(labels, 1):
         try:
@@ -261,7 +264,7 @@ def make_label_map(labels: Sequence[str], colors: dict[str, str]) -> LabelMap:
 
 
 def format_csv(table: LabelMap) -> str:
-    """Return a table as ``LabelMap.read`` reads it."""
+    """Format a label map as ``LabelMap.read`` reads it."""
     text = io.StringIO()
     rows = ([e.id, e.name, hex_color(e.color), "yes" if e.ignore else ""] for e in table.entries)
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])

@@ -1,4 +1,4 @@
-"""What masks hold, as a class table to start from; and instance ids as class ids."""
+"""Propose a class table for masks, and convert instance ids to class ids."""
 
 from __future__ import annotations
 
@@ -12,43 +12,45 @@ from segkit.data.label_map import Entry, LabelMap, automatic_color
 from segkit.data.reading import read_mask
 from segkit.tools.import_labels.shapes import ignore_id
 
-MOST = 256  # different values from which masks are no class masks: instance ids, or a photograph
+COLORS_OR_IDS = {2: "contains ids", 3: "contains colors"}
+MAX_VALUES = 256  # masks with more are instance masks or photographs
 
 
 def count_mask_values(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
-    """Pixels of each id, or of each color, over all masks.
+    """Return the pixels of each id, or of each color, over all masks.
 
     Raises:
-        ValueError: a mask cannot be read, or some hold ids and others colors.
+        ValueError: a mask cannot be read, or ids and colors are mixed.
     """
     counts: Counter[int | tuple[int, ...]] = Counter()
     for file in masks:
         mask = read_mask(file, "any")
         flat = mask.reshape(-1, 3) if mask.ndim == 3 else mask.ravel()
-        found, pixels = np.unique(flat, axis=0, return_counts=True)
-        keys = [tuple(value) if isinstance(value, list) else value for value in found.tolist()]
+        values, pixels = np.unique(flat, axis=0, return_counts=True)
+        keys = [tuple(value) if isinstance(value, list) else value for value in values.tolist()]
         if counts and isinstance(keys[0], tuple) != isinstance(next(iter(counts)), tuple):
-            raise ValueError(
-                f"{file}: holds {'colors' if mask.ndim == 3 else 'ids'}, the masks before it do not"
-            )
+            raise ValueError(f"{file}: {COLORS_OR_IDS[mask.ndim]}, unlike the masks before it")
         counts.update(dict(zip(keys, pixels.tolist(), strict=True)))
     return counts
 
 
 def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
+<<<<<<< HEAD
     """Return a class table for the values in masks, with names to be replaced.
+=======
+    """Return a label map of mask values, with placeholder names.
+>>>>>>> f37fc00 (Rewrite messages and docstrings of label import and data commands)
 
-    0 and another value alone are background and object; 255 beside several others is not scored, where ids go
-    further 65535, as is white beside several other colors.
+    0 and one other value are background and object. With more values, 255 (65535 for 16-bit ids) and white
+    are not scored.
 
     Raises:
-        ValueError: there are too many values for classes.
+        ValueError: there are too many values.
     """
-    if len(values) > MOST:
+    if len(values) > MAX_VALUES:
         raise ValueError(
-            f"the masks hold {len(values)} different values: these are instance ids (--divide 1000 makes "
-            "classes of ids such as class * 1000 + instance), no masks, or classes to be told apart by a "
-            "classes.csv of your own, a line id,name for each"
+            f"the masks contain {len(values)} different values. If these are instance ids such as "
+            "class * 1000 + instance, add --divide 1000; if they are classes, write them all in classes.csv"
         )
     keys = sorted(values)
     void = ignore_id(keys[-1]) if isinstance(keys[-1], int) else (255, 255, 255)
@@ -68,5 +70,5 @@ def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
 
 
 def split_instance_ids(mask: np.ndarray, by: int) -> np.ndarray:
-    """Instance ids (H, W) as class ids: ``class * by + instance`` as class, ids below ``by`` as they are."""
+    """Convert ids (H, W) of ``class * by + instance`` to classes; ids below ``by`` stay."""
     return np.where(mask >= by, mask // by, mask).astype(mask.dtype)

@@ -1,4 +1,4 @@
-"""Readers of label tools: each turns files into labeled images; ``READERS`` lists them by name."""
+"""Read the files of label tools as labeled images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_json(file: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the file is not JSON.
     """
     try:
         return json.loads(read_text(file, most=1 << 32))
@@ -40,7 +40,7 @@ def read_json(file: Path) -> Any:
 
 
 def read_coco(files: Sequence[Path], _: str | None = None) -> Annotations:
-    """Read COCO instances: polygons and run lengths, crowds; small shapes lie on large ones."""
+    """Read COCO instances: polygons, run lengths and crowds; small shapes cover large ones."""
     labels: dict[str, str] = {}
     images: dict[tuple[int, Any], LabeledImage] = {}
     for number, file in enumerate(files):
@@ -87,13 +87,13 @@ def _add_coco(image: LabeledImage, each: Mapping[str, Any], label: str, place: s
 
 
 def read_labelme(files: Sequence[Path], _: str | None = None) -> Annotations:
-    """Read labelme: a JSON for each image, whose ``imagePath`` is relative to the JSON."""
+    """Read labelme: one JSON per image, whose ``imagePath`` is relative to the JSON."""
     images, labels = [], Counter[str]()
     shared = Path(os.path.commonpath([file.absolute().parent for file in files]))
     for file in files:
         content = read_json(file)
         if not isinstance(content, dict) or "shapes" not in content:
-            raise ValueError(f"{file}: not of labelme: it has no shapes")
+            raise ValueError(f"{file}: not a labelme file: it has no shapes")
         path = Path(str(content.get("imagePath") or f"{file.stem}.jpg").replace("\\", "/"))
         height, width = content.get("imageHeight"), content.get("imageWidth")
         size = (int(height), int(width)) if height and width else None
@@ -128,15 +128,15 @@ def _labelme_mask(each: Mapping[str, Any], place: str) -> np.ndarray:
     try:
         stored = np.frombuffer(base64.b64decode(each["mask"]), np.uint8)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{place}: a mask that is not an image in base64") from error
+        raise ValueError(f"{place}: the mask is not an image in base64") from error
     mask = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if stored.size else None
     if mask is None or mask.ndim != 2:
-        raise ValueError(f"{place}: a mask that is not a gray image")
+        raise ValueError(f"{place}: the mask is not a gray image")
     return mask > 0
 
 
 def read_cvat(files: Sequence[Path], _: str | None = None) -> Annotations:
-    """Read CVAT for images 1.1: XML; ``z_order`` says which shape is on top."""
+    """Read CVAT for images 1.1 (XML); shapes with a higher ``z_order`` are on top."""
     labels: dict[str, str] = {}
     images: list[LabeledImage] = []
     for file in files:
@@ -145,7 +145,7 @@ def read_cvat(files: Sequence[Path], _: str | None = None) -> Annotations:
         except (OSError, ElementTree.ParseError) as error:
             raise ValueError(f"{file}: not an XML file ({error})") from error
         if root.tag != "annotations" or root.find("track") is not None:
-            raise ValueError(f"{file}: not 'CVAT for images 1.1': export the task in this format")
+            raise ValueError(f"{file}: not 'CVAT for images 1.1'. Export the task in this format")
         for label in root.iter("label"):
             if name := label.findtext("name"):
                 labels.setdefault(name, label.findtext("color") or "")
@@ -195,11 +195,11 @@ def read_via(files: Sequence[Path], attribute: str | None = None) -> Annotations
     keys = Counter(key for _, _, regions in entries for _, attributes in regions for key in attributes)
     if attribute is None and len(keys) > 1:
         raise ValueError(
-            f"{files[0]}: which attribute of the regions is the class? Add --attribute {' or '.join(keys)}"
+            f"{files[0]}: several region attributes. Select the class with --attribute {' or '.join(keys)}"
         )
     key = attribute or next(iter(keys), "class")
     if keys and key not in keys:
-        raise ValueError(f"--attribute {key}: the regions have {', '.join(keys)}")
+        raise ValueError(f"--attribute {key}: unknown. The regions have {', '.join(keys)}")
     images: dict[str, LabeledImage] = {}
     labels = Counter[str]()
     for file, name, regions in entries:
@@ -233,7 +233,7 @@ def _via_entries(file: Path) -> Iterator[tuple[str, list[Region]]]:
             yield each["filename"], [(r["shape_attributes"], r["region_attributes"]) for r in regions]
     except (OSError, KeyError, TypeError, AttributeError, csv.Error, json.JSONDecodeError) as error:
         text = f"there is no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{file}: not a file of VIA ({text})") from error
+        raise ValueError(f"{file}: not a VIA file ({text})") from error
 
 
 def _via_outline(shape: Mapping[str, Any], place: str) -> np.ndarray | None:
@@ -251,7 +251,7 @@ def _via_outline(shape: Mapping[str, Any], place: str) -> np.ndarray | None:
             turn = np.degrees(float(shape.get("theta", 0)))  # radians
             return ellipse(float(shape["cx"]), float(shape["cy"]), rx, ry, degrees=turn)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{place}: a {shape.get('name')} without its numbers ({error})") from error
+        raise ValueError(f"{place}: invalid {shape.get('name')} ({error})") from error
     return None
 
 

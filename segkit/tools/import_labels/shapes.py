@@ -1,4 +1,4 @@
-"""Labeled shapes of one image, and their mask; pycocotools fills outlines and unpacks run lengths."""
+"""Labeled shapes of an image, and their rasterization by pycocotools."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ BEYOND = 1 << 20  # pixels; no image is as long
 
 @dataclass
 class Shape:
-    """One object: outlines (N, 2) whose union it is, or a mask (h, w) with its corner at ``place``."""
+    """One object: the union of outlines (N, 2), or a mask (h, w) with its corner at ``place``."""
 
     label: str
     outlines: list[np.ndarray] = field(default_factory=list)
     mask: np.ndarray | None = None
     place: tuple[int, int] = (0, 0)  # top, left
     is_crowd: bool = False
-    height: float = 0.0  # of overlapping shapes the highest is on top
+    height: float = 0.0  # the highest of overlapping shapes is on top
 
 
 @dataclass
 class LabeledImage:
-    """The labels that a file has for one image."""
+    """Labeled shapes of one image."""
 
     name: str  # path below the folder of the images
     size: tuple[int, int] | None  # height, width
     shapes: list[Shape] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)  # shapes without an area, by kind
-    file: Path | None = None  # the image, where the annotations say where it is
+    file: Path | None = None  # the image, if the annotations have its path
 
 
 @dataclass
 class Annotations:
-    """Labels in their order, with colors where the tool has them, and the images."""
+    """Labels in order, with optional colors, and images."""
 
     labels: dict[str, str]  # to #rrggbb or ""
     images: list[LabeledImage]
 
 
 def ignore_id(highest: int) -> int:
-    """Return the id of unscored pixels in masks with ids up to ``highest``: the largest of their type."""
+    """Return the id of unscored pixels in masks with ids up to ``highest``: the largest of the type."""
     return int(np.iinfo(np.min_scalar_type(highest)).max)
 
 
@@ -67,14 +67,14 @@ def parse_outline(values: Sequence[Any], place: str) -> np.ndarray:
     """Return (N, 2) x and y, from pairs or from one flat list.
 
     Raises:
-        ValueError: they are not numbers, or lie beyond every image; ``place`` names whose they are.
+        ValueError: they are not numbers, or out of range; ``place`` is for the message.
     """
     try:
         points = np.array(values, np.float64).reshape(-1, 2)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: an outline must be a list of x and y") from error
     if not np.isfinite(points).all() or np.abs(points).max(initial=0) > BEYOND:
-        raise ValueError(f"{place}: an outline with corners beyond every image")
+        raise ValueError(f"{place}: outline coordinates are out of range")
     return points
 
 
@@ -113,15 +113,15 @@ def decode_runs(counts: str | bytes | Sequence[int], height: int, width: int) ->
             ]
         packed = counts.encode() if isinstance(counts, str) else counts
         mask = np.asarray(tools.decode({"size": [height, width], "counts": packed}))
-        if tools.encode(np.asfortranarray(mask))["counts"] != packed:  # fewer pixels leave memory as it was
+        if tools.encode(np.asfortranarray(mask))["counts"] != packed:  # too few pixels
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"runs that are not a mask of {width}x{height}") from error
+        raise ValueError(f"the run lengths do not make a mask of {width}x{height}") from error
     return mask.astype(bool)
 
 
 def rasterize_object(shape: Shape, height: int, width: int) -> np.ndarray:
-    """Return the pixels (H, W) of a shape inside the image."""
+    """Rasterize a shape to (H, W), clipped to the image."""
     area = np.zeros((height, width), bool)
     if shape.mask is not None:
         top, left = shape.place
@@ -142,7 +142,7 @@ def rasterize_object(shape: Shape, height: int, width: int) -> np.ndarray:
 def paint_mask(image: LabeledImage, ids: dict[str, int]) -> tuple[np.ndarray, Counter[tuple[str, str]]]:
     """Return the mask (H, W) of an image, and how many pixels are hidden by (label on top, label below).
 
-    Crowds lie below all else and are not scored; shapes without an id or a pixel are counted as skipped.
+    Crowds are below all other shapes and are not scored; shapes without id or pixels count as skipped.
     """
     assert image.size is not None
     void = ignore_id(len(ids) + 1)
