@@ -35,11 +35,7 @@ def count_mask_values(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
 
 
 def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
-<<<<<<< HEAD
-    """Return a class table for the values in masks, with names to be replaced.
-=======
     """Return a label map of mask values, with placeholder names.
->>>>>>> f37fc00 (Rewrite messages and docstrings of label import and data commands)
 
     0 and one other value are background and object. With more values, 255 (65535 for 16-bit ids) and white
     are not scored.
