@@ -46,7 +46,7 @@ def plain(model, image, scales, base_size, window):
     black = (-model.mean / model.std)[None]
     stride = window * 2 // 3
 
-    def padded(y):
+    def pad_image(y):
         out = black.expand(1, 3, max(window, y.shape[2]), max(window, y.shape[3])).clone()
         out[:, :, : y.shape[2], : y.shape[3]] = y
         return out
@@ -56,14 +56,14 @@ def plain(model, image, scales, base_size, window):
         long = math.ceil(base_size * scale)
         short = int(min(height, width) * long / max(height, width) + 0.5)
         size = (long, short) if height > width else (short, long)
-        y = padded(F.interpolate(x, size, mode="bilinear", align_corners=True))
+        y = pad_image(F.interpolate(x, size, mode="bilinear", align_corners=True))
         ph, pw = y.shape[2:]
         out, count = (torch.zeros(1, many, ph, pw, device=device) for many in (model.num_classes, 1))
         for i in range(math.ceil((ph - window) / stride) + 1):
             for j in range(math.ceil((pw - window) / stride) + 1):
                 top, left = i * stride, j * stride
                 bottom, right = min(top + window, ph), min(left + window, pw)
-                part = padded(y[:, :, top:bottom, left:right])
+                part = pad_image(y[:, :, top:bottom, left:right])
                 answer = (model(part).main + model(part.flip(3)).main.flip(3)).exp()
                 out[:, :, top:bottom, left:right] += answer[:, :, : bottom - top, : right - left]
                 count[:, :, top:bottom, left:right] += 1

@@ -19,7 +19,7 @@ CLEAR = np.dstack([SCENE, np.full_like(GRAY, 255)])
 VEILED = np.dstack([SCENE, GRAY])
 
 
-def saved(array, form, mode=None, **how):
+def encode(array, form, mode=None, **how):
     buffer = io.BytesIO()
     image = array if isinstance(array, Image.Image) else Image.fromarray(array)
     (image.convert(mode) if mode else image).save(buffer, form, **how)
@@ -27,7 +27,7 @@ def saved(array, form, mode=None, **how):
 
 
 def frames(form, **how):
-    return saved(SCENE, form, save_all=True, append_images=[Image.fromarray(255 - SCENE)], **how)
+    return encode(SCENE, form, save_all=True, append_images=[Image.fromarray(255 - SCENE)], **how)
 
 
 def png(array, depth, color, *extra):
@@ -104,13 +104,13 @@ def bmp_of_16_bits():
     return head + DEEP.tobytes()
 
 
-def turned(form, orientation=6, **how):
+def encode_turned(form, orientation=6, **how):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return saved(SCENE, form, exif=exif, **how)
+    return encode(SCENE, form, exif=exif, **how)
 
 
-def in_three(gray):
+def split_in_three(gray):
     return np.dstack([gray] * 3)
 
 
@@ -122,93 +122,97 @@ def as_pillow(data):
 VIDEO = b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\0" * 5000
 ICC = b"\0" * 36 + b"acsp" + b"\0" * 88 + b"\0\0\0\0"
 READ = {  # name: suffix, bytes, pixels (None: as Pillow reads them)
-    "png": ("png", saved(SCENE, "PNG"), SCENE),
-    "png gray": ("png", saved(GRAY, "PNG"), in_three(GRAY)),
-    "png of one bit": ("png", png(IDS % 2, 1, 0), in_three(IDS % 2 * 255)),
-    "png of two bits": ("png", png(IDS, 2, 0), in_three(IDS * 85)),
-    "png of four bits": ("png", png(IDS, 4, 0), in_three(IDS * 17)),
-    "png palette": ("png", saved(SCENE, "PNG", "P"), None),
-    "png opaque": ("png", saved(CLEAR, "PNG"), SCENE),
-    "png gray opaque": ("png", saved(np.dstack([GRAY, 255 | GRAY]), "PNG"), in_three(GRAY)),
-    "png turned": ("png", turned("PNG"), np.rot90(SCENE, -1)),
-    "png with a profile": ("png", saved(SCENE, "PNG", icc_profile=ICC), SCENE),
-    "png in the name of tiff": ("tif", saved(SCENE, "PNG"), SCENE),
-    "jpeg": ("jpg", saved(SCENE, "JPEG", quality=95), None),
-    "jpeg gray": ("jpg", saved(GRAY, "JPEG", quality=95), None),
-    "jpeg progressive": ("jpg", saved(SCENE, "JPEG", quality=95, progressive=True), None),
-    "jpeg turned": ("jpg", turned("JPEG", 8, quality=95), None),
-    "jpeg with a thumbnail": ("jpg", saved(SCENE, "MPO", save_all=True, quality=95), None),
+    "png": ("png", encode(SCENE, "PNG"), SCENE),
+    "png gray": ("png", encode(GRAY, "PNG"), split_in_three(GRAY)),
+    "png of one bit": ("png", png(IDS % 2, 1, 0), split_in_three(IDS % 2 * 255)),
+    "png of two bits": ("png", png(IDS, 2, 0), split_in_three(IDS * 85)),
+    "png of four bits": ("png", png(IDS, 4, 0), split_in_three(IDS * 17)),
+    "png palette": ("png", encode(SCENE, "PNG", "P"), None),
+    "png opaque": ("png", encode(CLEAR, "PNG"), SCENE),
+    "png gray opaque": ("png", encode(np.dstack([GRAY, 255 | GRAY]), "PNG"), split_in_three(GRAY)),
+    "png turned": ("png", encode_turned("PNG"), np.rot90(SCENE, -1)),
+    "png with a profile": ("png", encode(SCENE, "PNG", icc_profile=ICC), SCENE),
+    "png in the name of tiff": ("tif", encode(SCENE, "PNG"), SCENE),
+    "jpeg": ("jpg", encode(SCENE, "JPEG", quality=95), None),
+    "jpeg gray": ("jpg", encode(GRAY, "JPEG", quality=95), None),
+    "jpeg progressive": ("jpg", encode(SCENE, "JPEG", quality=95, progressive=True), None),
+    "jpeg turned": ("jpg", encode_turned("JPEG", 8, quality=95), None),
+    "jpeg with a thumbnail": ("jpg", encode(SCENE, "MPO", save_all=True, quality=95), None),
     "jpeg with a second image": ("jpg", frames("MPO", quality=95), None),
-    "jpeg with a video": ("jpg", saved(SCENE, "JPEG", quality=95) + VIDEO, None),
-    "webp": ("webp", saved(SCENE, "WEBP", lossless=True), SCENE),
-    "webp opaque": ("webp", saved(CLEAR, "WEBP", lossless=True), SCENE),
-    "webp lossy": ("webp", saved(SCENE, "WEBP", quality=90), None),
-    "bmp": ("bmp", saved(SCENE, "BMP"), SCENE),
-    "bmp gray": ("bmp", saved(GRAY, "BMP"), in_three(GRAY)),
-    "bmp palette": ("bmp", saved(SCENE, "BMP", "P"), None),
-    "bmp of one bit": ("bmp", saved(GRAY > 99, "BMP"), in_three((GRAY > 99) * np.uint8(255))),
+    "jpeg with a video": ("jpg", encode(SCENE, "JPEG", quality=95) + VIDEO, None),
+    "webp": ("webp", encode(SCENE, "WEBP", lossless=True), SCENE),
+    "webp opaque": ("webp", encode(CLEAR, "WEBP", lossless=True), SCENE),
+    "webp lossy": ("webp", encode(SCENE, "WEBP", quality=90), None),
+    "bmp": ("bmp", encode(SCENE, "BMP"), SCENE),
+    "bmp gray": ("bmp", encode(GRAY, "BMP"), split_in_three(GRAY)),
+    "bmp palette": ("bmp", encode(SCENE, "BMP", "P"), None),
+    "bmp of one bit": ("bmp", encode(GRAY > 99, "BMP"), split_in_three((GRAY > 99) * np.uint8(255))),
     "bmp of 16 bits": ("bmp", bmp_of_16_bits(), None),
-    "gif": ("gif", saved(SCENE, "GIF"), None),
-    "gif gray": ("gif", saved(GRAY, "GIF"), in_three(GRAY)),
-    "ppm": ("ppm", saved(SCENE, "PPM"), SCENE),
-    "pgm": ("ppm", saved(GRAY, "PPM"), in_three(GRAY)),
+    "gif": ("gif", encode(SCENE, "GIF"), None),
+    "gif gray": ("gif", encode(GRAY, "GIF"), split_in_three(GRAY)),
+    "ppm": ("ppm", encode(SCENE, "PPM"), SCENE),
+    "pgm": ("ppm", encode(GRAY, "PPM"), split_in_three(GRAY)),
     "ppm in words": ("ppm", b"P3 34 21 255 " + b" ".join(b"%d" % v for v in SCENE.ravel()) + b"\n", SCENE),
-    "pbm": ("ppm", saved(GRAY > 99, "PPM"), in_three((GRAY > 99) * np.uint8(255))),
-    "jp2": ("jp2", saved(SCENE, "JPEG2000"), SCENE),
+    "pbm": ("ppm", encode(GRAY > 99, "PPM"), split_in_three((GRAY > 99) * np.uint8(255))),
+    "jp2": ("jp2", encode(SCENE, "JPEG2000"), SCENE),
     "tiff": ("tif", tiff(SCENE), SCENE),
     "tiff big-endian": ("tif", tiff(SCENE, order=">"), SCENE),
     "tiff tiled": ("tif", tiff(SCENE, tile=32), SCENE),
-    "tiff tiled big-endian": ("tif", tiff(GRAY, tile=32, order=">"), in_three(GRAY)),
+    "tiff tiled big-endian": ("tif", tiff(GRAY, tile=32, order=">"), split_in_three(GRAY)),
     "bigtiff": ("tif", tiff(SCENE, big=True), SCENE),
-    "tiff white is zero": ("tif", tiff(GRAY, t262=0), in_three(255 - GRAY)),
+    "tiff white is zero": ("tif", tiff(GRAY, t262=0), split_in_three(255 - GRAY)),
     "tiff with overview": ("tif", tiff(SCENE, SCENE[::2, ::2].copy(), overview=True), SCENE),
     "tiff opaque": ("tif", tiff(CLEAR), SCENE),
     "tiff turned": ("tif", tiff(SCENE, t274=6), np.rot90(SCENE, -1)),
-    "tiff palette": ("tif", saved(SCENE, "TIFF", "P"), None),
-    "tiff of one bit": ("tif", saved(GRAY > 99, "TIFF"), in_three((GRAY > 99) * np.uint8(255))),
-    "tiff lzw": ("tif", saved(SCENE, "TIFF", compression="tiff_lzw"), SCENE),
-    "tiff deflate": ("tif", saved(SCENE, "TIFF", compression="tiff_adobe_deflate"), SCENE),
-    "tiff packbits": ("tif", saved(SCENE, "TIFF", compression="packbits"), SCENE),
+    "tiff palette": ("tif", encode(SCENE, "TIFF", "P"), None),
+    "tiff of one bit": (
+        "tif",
+        encode(GRAY > 99, "TIFF"),
+        split_in_three((GRAY > 99) * np.uint8(255)),
+    ),
+    "tiff lzw": ("tif", encode(SCENE, "TIFF", compression="tiff_lzw"), SCENE),
+    "tiff deflate": ("tif", encode(SCENE, "TIFF", compression="tiff_adobe_deflate"), SCENE),
+    "tiff packbits": ("tif", encode(SCENE, "TIFF", compression="packbits"), SCENE),
     "tiff fax": (
         "tif",
-        saved(GRAY > 99, "TIFF", compression="group4"),
-        in_three((GRAY > 99) * np.uint8(255)),
+        encode(GRAY > 99, "TIFF", compression="group4"),
+        split_in_three((GRAY > 99) * np.uint8(255)),
     ),
-    "tiff jpeg": ("tif", saved(SCENE, "TIFF", compression="jpeg", quality=95), None),
+    "tiff jpeg": ("tif", encode(SCENE, "TIFF", compression="jpeg", quality=95), None),
 }
 HUGE = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
 HUGE += struct.pack(">I", zlib.crc32(HUGE))
 REFUSED = {  # name: suffix, bytes, what is said
     "png of 16 bits": ("png", png(DEEP, 16, 0), "holds 16-bit values"),
-    "png rgb of 16 bits": ("png", png(in_three(DEEP), 16, 2), "holds 16-bit values"),
-    "png veiled": ("png", saved(VEILED, "PNG"), "transparent pixels"),
-    "png gray veiled": ("png", saved(np.dstack([GRAY, GRAY]), "PNG"), "transparent pixels"),
+    "png rgb of 16 bits": ("png", png(split_in_three(DEEP), 16, 2), "holds 16-bit values"),
+    "png veiled": ("png", encode(VEILED, "PNG"), "transparent pixels"),
+    "png gray veiled": ("png", encode(np.dstack([GRAY, GRAY]), "PNG"), "transparent pixels"),
     "png palette veiled": (
         "png",
-        saved(SCENE, "PNG", "P", transparency=bytes(range(256))),
+        encode(SCENE, "PNG", "P", transparency=bytes(range(256))),
         "transparent pixels",
     ),
     "png gray with a key": ("png", png(GRAY, 8, 0, (b"tRNS", b"\0" + GRAY[:1, :1].tobytes())), "transparent"),
     "png animated": ("png", frames("PNG"), "holds 2 animated images"),
     "png of 3.6 billion": (
         "png",
-        saved(SCENE, "PNG").replace(saved(SCENE, "PNG")[12:33], HUGE),
+        encode(SCENE, "PNG").replace(encode(SCENE, "PNG")[12:33], HUGE),
         "60000x60000",
     ),
     "png bomb": ("png", png(np.zeros((9000, 9000), np.uint8), 8, 0), "declares 9000x9000 pixels in"),
-    "jpeg cmyk": ("jpg", saved(SCENE, "JPEG", "CMYK"), "holds CMYK colors"),
+    "jpeg cmyk": ("jpg", encode(SCENE, "JPEG", "CMYK"), "holds CMYK colors"),
     "jpeg of 12 bits": (
         "jpg",
-        saved(SCENE, "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),
+        encode(SCENE, "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),
         "12-bit",
     ),
-    "webp veiled": ("webp", saved(VEILED, "WEBP", lossless=True), "transparent pixels"),
+    "webp veiled": ("webp", encode(VEILED, "WEBP", lossless=True), "transparent pixels"),
     "webp animated": ("webp", frames("WEBP"), "holds 2 animated images"),
     "gif animated": ("gif", frames("GIF"), "holds 2 animated images"),
     "pgm of 16 bits": ("ppm", b"P5 34 21 65535\n" + DEEP.astype(">u2").tobytes(), "holds 16-bit values"),
     "pgm of 0..15": ("ppm", b"P5 34 21 15\n" + IDS.tobytes(), "holds values of 0..15"),
-    "jp2 of 16 bits": ("jp2", saved(Image.fromarray(DEEP), "JPEG2000"), "holds 16-bit values"),
-    "jp2 veiled": ("jp2", saved(VEILED, "JPEG2000"), "holds 4 bands"),
+    "jp2 of 16 bits": ("jp2", encode(Image.fromarray(DEEP), "JPEG2000"), "holds 16-bit values"),
+    "jp2 veiled": ("jp2", encode(VEILED, "JPEG2000"), "holds 4 bands"),
     "tiff of 16 bits": ("tif", tiff(DEEP), "holds 16-bit values"),
     "tiff of 16 bits, big-endian": ("tif", tiff(DEEP, order=">"), "holds 16-bit values"),
     "tiff of 32 bits": ("tif", tiff(DEEP.astype(np.uint32)), "holds 32-bit values"),
@@ -221,8 +225,8 @@ REFUSED = {  # name: suffix, bytes, what is said
     "tiff of three bands": ("tif", tiff(SCENE, t262=1), "three bands that are not declared as red"),
     "tiff of two bands": ("tif", tiff(SCENE[..., :2].copy(), t338=0), "holds 2 bands"),
     "tiff of 13 bands": ("tif", tiff(DRAW.integers(0, 256, (21, 34, 13), np.uint8)), "holds 13 bands"),
-    "tiff cmyk": ("tif", saved(SCENE, "TIFF", "CMYK"), "holds CMYK colors"),
-    "tiff lab": ("tif", saved(SCENE, "TIFF", "LAB"), "holds colors of photometric interpretation 8"),
+    "tiff cmyk": ("tif", encode(SCENE, "TIFF", "CMYK"), "holds CMYK colors"),
+    "tiff lab": ("tif", encode(SCENE, "TIFF", "LAB"), "holds colors of photometric interpretation 8"),
     "tiff of two pages": ("tif", tiff(SCENE, 255 - SCENE), "holds 2 pages"),
     "bigtiff of two pages": ("tif", tiff(SCENE, SCENE, big=True, order=">"), "holds 2 pages"),
     "tiff that ends nowhere": ("tif", tiff(SCENE, t273=1 << 30), "is damaged, cut short or not an image"),

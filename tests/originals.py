@@ -162,7 +162,7 @@ def mmseg_deeplab_head(
     return F.interpolate(x, image.shape[2:], mode="bilinear", align_corners=align_corners)
 
 
-def randomized(module: torch.nn.Module) -> torch.nn.Module:
+def randomize(module: torch.nn.Module) -> torch.nn.Module:
     """In evaluation and double precision, with normalizations that have seen something."""
     torch.manual_seed(0)
     for name, tensor in module.state_dict().items():

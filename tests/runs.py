@@ -106,14 +106,14 @@ class CallBefore:
         owner = pkgutil.resolve_name(owner)
         original, calls = getattr(owner, name), 0
 
-        def counted(*args, **keywords):
+        def count_calls(*args, **keywords):
             nonlocal calls
             calls += 1
             if calls == self.call:
                 self.act()
             return original(*args, **keywords)
 
-        setattr(owner, name, counted)
+        setattr(owner, name, count_calls)
 
 
 def die():

@@ -31,13 +31,13 @@ class LimitImages:
             return
         forward = Segmenter.forward
 
-        def limited(model, image, *args, **keywords):
+        def limit_memory(model, image, *args, **keywords):
             logits = forward(model, image, *args, **keywords)  # statistics of the batch have changed by now
             if model.training and len(image) > self.images:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
             return logits
 
-        Segmenter.forward = limited
+        Segmenter.forward = limit_memory
 
 
 class LimitAndKill(LimitImages):
@@ -52,14 +52,14 @@ def limit(monkeypatch, run, images):
     """Let the model run out of memory with more than so many images, and return the sizes it met."""
     forward, sizes = run.model.forward, []
 
-    def limited(image):
+    def limit_memory(image):
         sizes.append(len(image))
         logits = forward(image)
         if len(image) > images:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return logits
 
-    monkeypatch.setattr(run.model, "forward", limited)
+    monkeypatch.setattr(run.model, "forward", limit_memory)
     return sizes
 
 

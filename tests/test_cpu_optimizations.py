@@ -94,14 +94,14 @@ def stored_bytes(model, image, monkeypatch, *, context):
             kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
-    def packed(self, tensor):
+    def pack_and_note(self, tensor):
         result = pack(self, tensor)
         note(result.tensor if isinstance(result, recompute.StoredTensor) else result)
         return result
 
     pack = Recompute.pack
     with monkeypatch.context() as patched, saved_tensors_hooks(note, lambda tensor: tensor):
-        patched.setattr(Recompute, "pack", packed)
+        patched.setattr(Recompute, "pack", pack_and_note)
         with context(model):
             model(image)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values() if tensor is not None)
@@ -301,7 +301,7 @@ def test_forced_save_is_not_recomputed(changed, monkeypatch):
 def test_chain_of_sums_needs_few_tensors_at_a_time():
     alive, most = set(), 0
 
-    def tracked(tensor):
+    def track_tensor(tensor):
         nonlocal most
         alive.add(id(tensor))
         weakref.finalize(tensor, alive.discard, id(tensor))
@@ -311,7 +311,7 @@ def test_chain_of_sums_needs_few_tensors_at_a_time():
     one = torch.ones(3)
 
     def part(again, *sources):
-        recipe = Recipe(lambda *values: tracked(again(*values)), sources, one)
+        recipe = Recipe(lambda *values: track_tensor(again(*values)), sources, one)
         return RecipeView(recipe, torch.Size([3]), (1,), 0)
 
     row = part(torch.clone, one)

@@ -25,7 +25,7 @@ TINY = {"name": "resnest", "variant": "14", "width": 8}
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def drawn_set(tmp_path_factory):
     return coco.Coco(*coco.draw_set(tmp_path_factory.mktemp("drawn"), 4, side=96))
 
 
@@ -36,18 +36,18 @@ def detector(method, settings=TINY):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("method", detection.METHODS)
-def test_detector_trains_and_evaluates(method, drawn):
+def test_detector_trains_and_evaluates(method, drawn_set):
     model = detector(method).train()
-    images, targets = zip(*(drawn[i] for i in range(2)), strict=True)
+    images, targets = zip(*(drawn_set[i] for i in range(2)), strict=True)
     losses = model(list(images), list(targets))
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
     assert model.backbone.body.conv1[0].weight.grad.abs().sum() > 0
-    found = detection.detect(model, drawn, "cpu")
+    found = detection.detect(model, drawn_set, "cpu")
     assert len(found) == 4
     assert ("masks" in found[0]) == ("mask" in method)
-    assert set(drawn.scores(found)) == ({"bbox", "segm"} if "mask" in method else {"bbox"})
+    assert set(drawn_set.scores(found)) == ({"bbox", "segm"} if "mask" in method else {"bbox"})
 
 
 # ---- the cascade
@@ -70,18 +70,18 @@ def test_cascade_stages_match_by_their_thresholds():
 # ---- COCO's files
 
 
-def test_coco_scores_of_ground_truth(drawn):
+def test_coco_scores_of_ground_truth(drawn_set):
     truth = [
         {**target, "scores": torch.ones(2), "masks": target["masks"][:, None].float()}
-        for _, target in (drawn[i] for i in range(4))
+        for _, target in (drawn_set[i] for i in range(4))
     ]
-    scores = drawn.scores(truth)
+    scores = drawn_set.scores(truth)
     assert scores["bbox"]["AP"] == scores["segm"]["AP"] == pytest.approx(100)
     half = [{name: value[:1] for name, value in each.items()} for each in truth]  # squares alone
-    assert drawn.scores(half)["bbox"]["AP"] == pytest.approx(50)
-    assert drawn.scores([{**each, "scores": torch.zeros(0), "boxes": each["boxes"][:0]} for each in truth])[
-        "bbox"
-    ] == dict.fromkeys(coco.FIGURES, 0.0)
+    assert drawn_set.scores(half)["bbox"]["AP"] == pytest.approx(50)
+    assert drawn_set.scores(
+        [{**each, "scores": torch.zeros(0), "boxes": each["boxes"][:0]} for each in truth]
+    )["bbox"] == dict.fromkeys(coco.FIGURES, 0.0)
 
 
 # ---- learning, by the command

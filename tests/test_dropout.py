@@ -14,7 +14,7 @@ BACKBONE = {"name": "resnest", "variant": "14", "width": 8, "output_stride": 8, 
 HEADS = ["deeplabv3", "deeplabv3_mmseg", "deeplabv3plus", "fcn", "pspnet"]
 
 
-def dropped(module, x):
+def find_dropped(module, x):
     torch.manual_seed(3)
     return module.train()(x) == 0
 
@@ -23,10 +23,10 @@ def dropped(module, x):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_dropout_mask_ignores_layout_and_dtype(kind, dtype):
     x = torch.ones(2, 6, 9, 7)
-    expected = dropped(kind(0.4), x)
+    expected = find_dropped(kind(0.4), x)
     assert 0 < expected.float().mean() < 1
     last = x.to(dtype).contiguous(memory_format=torch.channels_last)
-    assert torch.equal(dropped(kind(0.4), last), expected)
+    assert torch.equal(find_dropped(kind(0.4), last), expected)
     assert kind(0.4).train()(last).is_contiguous(memory_format=torch.channels_last)
 
 

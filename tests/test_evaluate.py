@@ -282,7 +282,7 @@ def test_counts_of_another_evaluation_are_rejected(tmp_path):
         evaluate(model, Noise(), Protocol(), partial=tmp_path, resume=True)
 
 
-def resealed(change):
+def reseal(change):
     """The change, under a checksum that fits it."""
 
     def apply(part):
@@ -300,14 +300,14 @@ def resealed(change):
         lambda part: part["images"].append(5),
         lambda part: part.pop("sha256"),
         lambda part: [part],
-        resealed(lambda part: part["states"]["confusion"].sub_(10**6)),
-        resealed(lambda part: part["states"].update(confusion=torch.zeros(2, 2, dtype=torch.int64))),
-        resealed(lambda part: part["states"].update(confusion=part["states"]["confusion"].float())),
-        resealed(lambda part: part["states"].pop("confusion")),
-        resealed(lambda part: part["images"].append(1)),
-        resealed(lambda part: part["images"].append(99)),
-        resealed(lambda part: part["images"].append("4")),
-        resealed(lambda part: part.update(images=None)),
+        reseal(lambda part: part["states"]["confusion"].sub_(10**6)),
+        reseal(lambda part: part["states"].update(confusion=torch.zeros(2, 2, dtype=torch.int64))),
+        reseal(lambda part: part["states"].update(confusion=part["states"]["confusion"].float())),
+        reseal(lambda part: part["states"].pop("confusion")),
+        reseal(lambda part: part["images"].append(1)),
+        reseal(lambda part: part["images"].append(99)),
+        reseal(lambda part: part["images"].append("4")),
+        reseal(lambda part: part.update(images=None)),
     ],
 )
 def test_damaged_counts_are_counted_again(tmp_path, caplog, change):
@@ -390,7 +390,7 @@ class Shares:
 
 
 @pytest.fixture
-def listed(monkeypatch):
+def register_evaluators(monkeypatch):
     """Evaluators of a test's own, by name."""
 
     def build(package, settings, **late):
@@ -402,7 +402,7 @@ def listed(monkeypatch):
     monkeypatch.setattr(registry, "build", build)
 
 
-def test_enabled_evaluators_count_and_resume(listed, tmp_path):
+def test_enabled_evaluators_count_and_resume(register_evaluators, tmp_path):
     protocol = Protocol(evaluators={"shares": True, "boundary": {}, "double": None})
     found = evaluate(ByColor(), Noise(), protocol)
     predicted = found.counts.sum(0)  # of scored pixels; those of ignored ones are counted here as well
@@ -417,7 +417,7 @@ def test_enabled_evaluators_count_and_resume(listed, tmp_path):
     assert again.classes["share"] == found.classes["share"]
 
 
-def test_evaluators_with_the_same_score_are_rejected(listed):
+def test_evaluators_with_the_same_score_are_rejected(register_evaluators):
     with pytest.raises(ValueError, match=r"evaluation.evaluators.double: another evaluator already has mIoU"):
         evaluate(ByColor(), Noise(2), Protocol(evaluators={"double": True}))
 

@@ -20,7 +20,7 @@ STEP = "segkit.training.train_step"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def complete_run(tmp_path_factory):
     return Run(tmp_path_factory.mktemp("finished") / "run").complete()
 
 
@@ -28,7 +28,7 @@ def quota():
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # bytes of one file
 
 
-def test_full_disk_leaves_the_checkpoint_before_intact(finished, tmp_path):
+def test_full_disk_leaves_the_checkpoint_before_intact(complete_run, tmp_path):
     folder = tmp_path / "run"
     run = Run(
         folder, before=CallBefore("segkit.checkpoint.write_checkpoint", 5, quota)
@@ -46,7 +46,7 @@ def test_full_disk_leaves_the_checkpoint_before_intact(finished, tmp_path):
     file = folder / "iteration_0000006.pt"
     file.write_bytes(file.read_bytes()[:-1000])
     resumed = Run(folder, "resume=true")
-    assert_same_end(finished, resumed.complete())
+    assert_same_end(complete_run, resumed.complete())
     assert "iteration_0000006.pt: damaged" in resumed.output
     assert "trying the checkpoint before it" in resumed.output
 
@@ -170,8 +170,8 @@ def test_broken_validation_image_costs_no_iteration(tmp_path):
         ),
     ],
 )
-def test_resume_with_other_settings_reports_differences(setting, message, finished, tmp_path):
-    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+def test_resume_with_other_settings_reports_differences(setting, message, complete_run, tmp_path):
+    folder = Path(shutil.copytree(complete_run, tmp_path / "run"))
     run = Run(folder, setting, "resume=true")
     assert run.exit_status() == (0 if "iterations" in setting else 2)
     assert message in run.output

@@ -39,7 +39,7 @@ def torchvisions(image, size):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def drawn_images(tmp_path_factory):
     """A folder of four classes, sizes of every kind, gray and transparent ones among them; and weights."""
     root, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for i in range(24):
@@ -58,8 +58,8 @@ def drawn(tmp_path_factory):
 
 @pytest.mark.parametrize(("way", "plain"), [("resnest", authors_crop), ("torchvision", torchvisions)])
 @pytest.mark.parametrize("crop", [64, 75])
-def test_imagenet_images_equal_reference_transforms(drawn, way, plain, crop):
-    folder = EXAMPLE["Folder"](drawn[0], crop, way)
+def test_imagenet_images_equal_reference_transforms(drawn_images, way, plain, crop):
+    folder = EXAMPLE["Folder"](drawn_images[0], crop, way)
     assert len(folder) == 24
     for index, (file, _) in enumerate(folder.files):
         expected = np.asarray(plain(Image.open(file).convert("RGB"), crop))
@@ -67,8 +67,8 @@ def test_imagenet_images_equal_reference_transforms(drawn, way, plain, crop):
 
 
 @pytest.mark.slow
-def test_imagenet_command_equals_plain_loop(drawn):
-    root, network, weights = drawn
+def test_imagenet_command_equals_plain_loop(drawn_images):
+    root, network, weights = drawn_images
     ready = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     hits = images = 0
     for number, folder in enumerate(sorted(root.iterdir())):

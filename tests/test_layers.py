@@ -15,7 +15,7 @@ INITS = sorted(PACKAGE.rglob("__init__.py"))
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def dotted(path):
+def dotted_name(path):
     """Return ``segkit/data/label_map.py`` as ``segkit.data.label_map``, an ``__init__`` as its package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -38,7 +38,7 @@ def test_every_module_has_an_import_layer():
     layers = {name.strip() for layer in contract["layers"] for name in re.split("[|:]", layer)}
     missing = [
         name
-        for name in map(dotted, MODULES)
+        for name in map(dotted_name, MODULES)
         if not any(name == layer or name.startswith(f"{layer}.") for layer in layers)
     ]
     assert not missing
@@ -46,12 +46,12 @@ def test_every_module_has_an_import_layer():
 
 @pytest.mark.medium
 def test_no_import_cycles_even_for_types():
-    known = {dotted(path) for path in [*MODULES, *INITS]}
-    graph = {dotted(path): imports(path, known) for path in [*MODULES, *INITS]}
+    known = {dotted_name(path) for path in [*MODULES, *INITS]}
+    graph = {dotted_name(path): imports(path, known) for path in [*MODULES, *INITS]}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-@pytest.mark.parametrize("init", INITS, ids=dotted)
+@pytest.mark.parametrize("init", INITS, ids=dotted_name)
 def test_package_init_files_contain_no_code(init):
     text = init.read_text(encoding="utf-8")
     allowed = (ast.ImportFrom, ast.Import, ast.Assign, ast.Expr)

@@ -46,7 +46,7 @@ def loader(dataset=SCENES, transform=TRANSFORM, *, iterations=range(END), worker
     return training_loader(dataset, transform, made, iterations=iterations, workers=workers)
 
 
-def joined(parts):
+def join_batches(parts):
     return torch.cat([batch.image for batch in parts]), torch.cat([batch.label for batch in parts])
 
 
@@ -56,7 +56,7 @@ def reference():
 
 
 def assert_same(parts, expected):
-    for ours, theirs in zip(joined(parts), joined(expected), strict=True):
+    for ours, theirs in zip(join_batches(parts), join_batches(expected), strict=True):
         assert torch.equal(ours, theirs)
     assert [n for batch in parts for n in batch.names] == [n for batch in expected for n in batch.names]
 

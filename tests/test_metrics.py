@@ -13,7 +13,7 @@ from segkit.evaluation import metrics
 from segkit.evaluation.metrics import ConfusionMatrix
 
 
-def drawn(num_classes=6, shape=(40, 50), seed=0, ignored=0.1):
+def draw_masks(num_classes=6, shape=(40, 50), seed=0, ignored=0.1):
     generator = np.random.default_rng(seed)
     label, prediction = generator.integers(0, num_classes, (2, *shape), dtype=np.uint8)
     prediction[generator.random(shape) < 0.6] = label[0, 0]
@@ -21,19 +21,19 @@ def drawn(num_classes=6, shape=(40, 50), seed=0, ignored=0.1):
     return label, prediction
 
 
-def counted(label, prediction, num_classes=6):
+def count_pairs(label, prediction, num_classes=6):
     matrix = ConfusionMatrix(num_classes)
     matrix.update(label, prediction)
     return matrix.counts
 
 
 def test_counts_equal_a_loop_over_pixels():
-    label, prediction = drawn()
+    label, prediction = draw_masks()
     expected = torch.zeros(6, 6, dtype=torch.int64)
     for a, b in zip(label.flat, prediction.flat, strict=True):
         if a != 255:
             expected[a, b] += 1
-    counts = counted(label, prediction)
+    counts = count_pairs(label, prediction)
     assert counts.dtype == torch.int64
     assert torch.equal(counts, expected)
 
@@ -47,10 +47,10 @@ def test_counts_are_exact_beyond_float32():
 
 def test_scores_equal_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle: extra `oracles`")
-    label, prediction = drawn()
+    label, prediction = draw_masks()
     seen = label != 255
     truth, guess = label[seen], prediction[seen]
-    counts = counted(label, prediction)
+    counts = count_pairs(label, prediction)
     each, found = metrics.compute_class_scores(counts), metrics.compute_scores(counts)
     assert np.array_equal(counts.numpy(), sklearn.confusion_matrix(truth, guess, labels=range(6)))
     for name, oracle in [
@@ -102,12 +102,12 @@ def test_unknown_class_ids_are_rejected(label, prediction):
     with pytest.raises(
         ValueError, match=f"up to {label} in the label and {prediction} in the prediction.*6 classes"
     ):
-        counted(np.full((2, 2), label, np.uint8), np.full((2, 2), prediction, np.uint8))
+        count_pairs(np.full((2, 2), label, np.uint8), np.full((2, 2), prediction, np.uint8))
 
 
 def test_prediction_of_another_size_is_rejected():
     with pytest.raises(ValueError, match="labels are never resized"):
-        counted(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
+        count_pairs(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
 
 
 def test_perfect_prediction_scores_as_ade20k_script():
@@ -150,9 +150,9 @@ def test_scores_equal_cityscapesscripts():
     labels = pytest.importorskip("cityscapesscripts.helpers.labels", reason="the oracle: extra `oracles`")
     official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
 
-    label, prediction = drawn(19, (60, 70))
+    label, prediction = draw_masks(19, (60, 70))
     label[label == 4], prediction[prediction == 4] = 5, 5  # a class that is nowhere
-    counts = counted(label, prediction, 19)
+    counts = count_pairs(label, prediction, 19)
     args = official.args
     official_counts = official.generateMatrix(args)
     raw = np.array([*CITYSCAPES_IDS, *[0] * 237])
@@ -193,13 +193,13 @@ def test_boundary_iou_equals_erosions_of_the_paper(shape):
 
 
 def test_counts_of_images_add_up():
-    images = [drawn(seed=seed) for seed in range(4)]
+    images = [draw_masks(seed=seed) for seed in range(4)]
     matrix = ConfusionMatrix(6)
     for label, prediction in images:
         matrix.update(label, prediction)
-    together = counted(*(np.stack(x) for x in zip(*images, strict=True)))
+    together = count_pairs(*(np.stack(x) for x in zip(*images, strict=True)))
     assert torch.equal(matrix.counts, together)
     assert all(
-        torch.equal(matrix.counts, sum(counted(*p) for p in order))
+        torch.equal(matrix.counts, sum(count_pairs(*p) for p in order))
         for order in itertools.permutations(images)
     )

@@ -16,7 +16,20 @@ from PIL import Image
 
 import segkit
 from conftest import run_command
-from crafted import DEEP, DRAW, GRAY, IDS, READ, REFUSED, SCENE, VEILED, in_three, png, saved, tiff
+from crafted import (
+    DEEP,
+    DRAW,
+    GRAY,
+    IDS,
+    READ,
+    REFUSED,
+    SCENE,
+    VEILED,
+    encode,
+    png,
+    split_in_three,
+    tiff,
+)
 from segkit.data import loaders, statistics, transforms
 from segkit.data.datasets import folder
 from segkit.data.label_map import DataError
@@ -34,7 +47,7 @@ def all_of(count, limits=None):
     return Bands(tuple(range(1, count + 1)), limits)
 
 
-def by_tifffile(array, **how):
+def encode_tiff(array, **how):
     buffer = io.BytesIO()
     if array.ndim == 3:
         how = {"photometric": "minisblack", "planarconfig": "contig"} | how
@@ -42,7 +55,7 @@ def by_tifffile(array, **how):
     return buffer.getvalue()
 
 
-def refused(name):
+def get_refused(name):
     return REFUSED[name][:2]
 
 
@@ -53,8 +66,8 @@ def pillow_of(name, mode):
 
 KEYED = np.where(GRAY[..., None] == GRAY[0, 0], 0, 255).astype(np.uint8)
 MEANT = {  # name: file, the settings that read it, what then comes
-    "png of 16 bits": (refused("png of 16 bits"), WIDE, in_three(DEEP)),
-    "png of 16 bits, one band": (refused("png of 16 bits"), all_of(1, (0, 4095)), DEEP[..., None]),
+    "png of 16 bits": (get_refused("png of 16 bits"), WIDE, split_in_three(DEEP)),
+    "png of 16 bits, one band": (get_refused("png of 16 bits"), all_of(1, (0, 4095)), DEEP[..., None]),
     "png rgb of 16 bits": (
         ("png", png(np.dstack([DEEP, DEEP + 1, DEEP + 2]), 16, 2)),
         WIDE,
@@ -65,69 +78,69 @@ MEANT = {  # name: file, the settings that read it, what then comes
         all_of(4, (0, 65535)),
         np.dstack([DEEP, DEEP + 1, DEEP + 2, DEEP + 3]),
     ),
-    "png veiled, colors alone": (refused("png veiled"), all_of(3), SCENE),
-    "png veiled, alpha too": (refused("png veiled"), all_of(4), VEILED),
-    "png veiled, turned round": (refused("png veiled"), Bands((4, 1)), VEILED[..., [3, 0]]),
-    "png gray veiled": (refused("png gray veiled"), all_of(2), np.dstack([GRAY, GRAY])),
+    "png veiled, colors alone": (get_refused("png veiled"), all_of(3), SCENE),
+    "png veiled, alpha too": (get_refused("png veiled"), all_of(4), VEILED),
+    "png veiled, turned round": (get_refused("png veiled"), Bands((4, 1)), VEILED[..., [3, 0]]),
+    "png gray veiled": (get_refused("png gray veiled"), all_of(2), np.dstack([GRAY, GRAY])),
     "png palette veiled": (
-        refused("png palette veiled"),
+        get_refused("png palette veiled"),
         all_of(3),
         pillow_of("png palette veiled", "RGBA")[..., :3],
     ),
-    "png gray with a key": (refused("png gray with a key"), all_of(2), np.dstack([GRAY, KEYED])),
+    "png gray with a key": (get_refused("png gray with a key"), all_of(2), np.dstack([GRAY, KEYED])),
     "webp veiled": (
-        ("webp", saved(VEILED, "WEBP", lossless=True, exact=True)),
+        ("webp", encode(VEILED, "WEBP", lossless=True, exact=True)),
         all_of(4),
         VEILED,
     ),
-    "pgm of 16 bits": (refused("pgm of 16 bits"), WIDE, in_three(DEEP)),
-    "jp2 of 16 bits": (refused("jp2 of 16 bits"), all_of(1, (0, 4095)), DEEP[..., None]),
-    "jp2 veiled": (refused("jp2 veiled"), all_of(4), VEILED),
-    "tiff of 16 bits": (refused("tiff of 16 bits"), WIDE, in_three(DEEP)),
-    "tiff of 16 bits, big-endian": (refused("tiff of 16 bits, big-endian"), WIDE, in_three(DEEP)),
-    "tiff of 32 bits": (refused("tiff of 32 bits"), WIDE, in_three(DEEP).astype(np.float32)),
-    "tiff float": (refused("tiff float"), WIDE, in_three(DEEP).astype(np.float32)),
-    "tiff double": (refused("tiff double"), WIDE, in_three(DEEP).astype(np.float32)),
-    "tiff signed": (refused("tiff signed"), WIDE, in_three(DEEP).astype(np.int16)),
+    "pgm of 16 bits": (get_refused("pgm of 16 bits"), WIDE, split_in_three(DEEP)),
+    "jp2 of 16 bits": (get_refused("jp2 of 16 bits"), all_of(1, (0, 4095)), DEEP[..., None]),
+    "jp2 veiled": (get_refused("jp2 veiled"), all_of(4), VEILED),
+    "tiff of 16 bits": (get_refused("tiff of 16 bits"), WIDE, split_in_three(DEEP)),
+    "tiff of 16 bits, big-endian": (get_refused("tiff of 16 bits, big-endian"), WIDE, split_in_three(DEEP)),
+    "tiff of 32 bits": (get_refused("tiff of 32 bits"), WIDE, split_in_three(DEEP).astype(np.float32)),
+    "tiff float": (get_refused("tiff float"), WIDE, split_in_three(DEEP).astype(np.float32)),
+    "tiff double": (get_refused("tiff double"), WIDE, split_in_three(DEEP).astype(np.float32)),
+    "tiff signed": (get_refused("tiff signed"), WIDE, split_in_three(DEEP).astype(np.int16)),
     "tiff signed bytes": (
-        refused("tiff signed bytes"),
+        get_refused("tiff signed bytes"),
         all_of(1, (-128, 127)),
         GRAY.view(np.int8).astype(np.int16)[..., None],
     ),
-    "tiff veiled": (refused("tiff veiled"), all_of(4), VEILED),
-    "tiff of four bands": (refused("tiff of four bands"), all_of(4), VEILED),
+    "tiff veiled": (get_refused("tiff veiled"), all_of(4), VEILED),
+    "tiff of four bands": (get_refused("tiff of four bands"), all_of(4), VEILED),
     "tiff of four bands, infrared first": (
-        refused("tiff of four bands"),
+        get_refused("tiff of four bands"),
         Bands((4, 3, 2)),
         VEILED[..., [3, 2, 1]],
     ),
-    "tiff of three bands": (refused("tiff of three bands"), Bands((3, 2, 1)), SCENE[..., ::-1]),
-    "tiff of two bands": (refused("tiff of two bands"), all_of(2), SCENE[..., :2]),
+    "tiff of three bands": (get_refused("tiff of three bands"), Bands((3, 2, 1)), SCENE[..., ::-1]),
+    "tiff of two bands": (get_refused("tiff of two bands"), all_of(2), SCENE[..., :2]),
     "tiff of 13 bands": (("tif", tiff(MANY)), Bands((3, 2, 1, 13)), MANY[..., [2, 1, 0, 12]]),
-    "tiff cmyk": (refused("tiff cmyk"), all_of(4), pillow_of("tiff cmyk", None)),
-    "tiff lab": (refused("tiff lab"), all_of(3), pillow_of("tiff lab", None)),
-    "tiff of two pages": (refused("tiff of two pages"), all_of(6), np.dstack([SCENE, 255 - SCENE])),
+    "tiff cmyk": (get_refused("tiff cmyk"), all_of(4), pillow_of("tiff cmyk", None)),
+    "tiff lab": (get_refused("tiff lab"), all_of(3), pillow_of("tiff lab", None)),
+    "tiff of two pages": (get_refused("tiff of two pages"), all_of(6), np.dstack([SCENE, 255 - SCENE])),
     "tiff of gray pages": (("tif", tiff(GRAY, IDS)), Bands((2,)), IDS[..., None]),
     "tiff with overview": (("tif", tiff(MANY, MANY[::2, ::2].copy(), overview=True)), all_of(13), MANY),
     "tiff in planes": (
-        ("tif", by_tifffile(np.moveaxis(MANY, -1, 0), planarconfig="separate")),
+        ("tif", encode_tiff(np.moveaxis(MANY, -1, 0), planarconfig="separate")),
         all_of(13),
         MANY,
     ),
     "tiff of floats, tiled, deflate": (
-        ("tif", by_tifffile(LEVELS, tile=(16, 16), compression="deflate", predictor=True)),
+        ("tif", encode_tiff(LEVELS, tile=(16, 16), compression="deflate", predictor=True)),
         all_of(4, (-900.0, 900.0)),
         LEVELS,
     ),
     "tiff lzw of 16 bits": (
-        ("tif", by_tifffile(DEEP, compression="lzw", predictor=True)),
+        ("tif", encode_tiff(DEEP, compression="lzw", predictor=True)),
         all_of(1, (0, 4095)),
         DEEP[..., None],
     ),
     "tiff white is zero": (("tif", tiff(DEEP, t262=0)), all_of(1, (0, 65535)), 65535 - DEEP[..., None]),
     "tiff turned": (("tif", tiff(MANY, t274=6)), all_of(13), np.rot90(MANY, -1)),
     "tiff of 12 bits": (
-        ("tif", by_tifffile(DEEP, bitspersample=12, compression=None)),
+        ("tif", encode_tiff(DEEP, bitspersample=12, compression=None)),
         all_of(1, (0, 4095)),
         DEEP[..., None],
     ),
@@ -146,7 +159,7 @@ NEVER = {  # what no setting reads; each says what to do instead
 }
 
 
-def placed(folder_, suffix, data):
+def write_file(folder_, suffix, data):
     file = folder_ / f"a.{suffix}"
     file.write_bytes(data)
     return file
@@ -155,7 +168,7 @@ def placed(folder_, suffix, data):
 @pytest.mark.parametrize("name", MEANT)
 def test_bands_are_read_with_their_stored_values(tmp_path, name):
     (suffix, data), meant, expected = MEANT[name]
-    found = read_image(placed(tmp_path, suffix, data), meant)
+    found = read_image(write_file(tmp_path, suffix, data), meant)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
 
@@ -170,7 +183,7 @@ def test_every_refused_file_is_listed_with_or_without_a_fix():
 def test_setting_named_in_the_error_reads_the_file(tmp_path, name):
     """What is typed after the message is done by the message itself."""
     suffix, data, _ = REFUSED[name]
-    file, meant = placed(tmp_path, suffix, data), PHOTOGRAPHS
+    file, meant = write_file(tmp_path, suffix, data), PHOTOGRAPHS
     with pytest.raises(DataError):
         read_image(file, meant)
     for _ in range(2):  # a file of 16 bits and four bands needs two settings
@@ -194,13 +207,13 @@ def test_setting_named_in_the_error_reads_the_file(tmp_path, name):
 def test_unsupported_files_are_refused_with_any_bands(tmp_path, name, meant):
     suffix, data, _ = REFUSED[name]
     with pytest.raises(DataError):
-        read_image(placed(tmp_path, suffix, data), meant)
+        read_image(write_file(tmp_path, suffix, data), meant)
 
 
 @pytest.mark.parametrize("name", [name for name in READ if "thumbnail" not in name])
 def test_photographs_are_equal_with_and_without_bands(tmp_path, name):
     suffix, data, _ = READ[name]
-    file = placed(tmp_path, suffix, data)
+    file = write_file(tmp_path, suffix, data)
     plain = read_image(file)
     np.testing.assert_array_equal(read_image(file, Bands(range=(0.0, 255.0))), plain)
     gray = (plain[..., :1] == plain).all()
@@ -214,16 +227,16 @@ def test_photographs_are_equal_with_and_without_bands(tmp_path, name):
 def test_truncated_multispectral_files_are_refused(tmp_path, name, keep):
     (suffix, data), meant, _ = MEANT[name]
     with pytest.raises(DataError, match="is damaged, cut short or not an image"):
-        read_image(placed(tmp_path, suffix, data[: int(len(data) * keep)]), meant)
+        read_image(write_file(tmp_path, suffix, data[: int(len(data) * keep)]), meant)
 
 
 def test_missing_bands_and_nan_are_refused(tmp_path):
-    file = placed(tmp_path, "tif", tiff(VEILED))
+    file = write_file(tmp_path, "tif", tiff(VEILED))
     with pytest.raises(DataError, match=r"has 4 bands, but data.bands includes 8; choose from 1 to 4"):
         read_image(file, Bands((3, 8)))
     holes = LEVELS.copy()
     holes[3, 4, 1] = np.nan
-    file = placed(tmp_path, "tif", by_tifffile(holes))
+    file = write_file(tmp_path, "tif", encode_tiff(holes))
     with pytest.raises(DataError, match=r"holds NaN or infinity in 1 places; data.fill=0"):
         read_image(file, all_of(4, (0, 1)))
     holes[3, 4, 1] = -7
@@ -442,7 +455,7 @@ def write_set(root, kind, count, names=("train/a", "train/b", "val/c"), size=(40
             if suffix == "png":
                 cv2.imwrite(str(file), array)
             else:
-                file.write_bytes(by_tifffile(array[..., 0] if count == 1 else array, **how))
+                file.write_bytes(encode_tiff(array[..., 0] if count == 1 else array, **how))
     (root / "classes.csv").write_text("id,name\n0,dark\n1,bright\n")
 
 

@@ -8,7 +8,7 @@ from segkit import training
 from segkit.training import nonfinite
 
 
-def poisoned(seed=0):
+def poison(seed=0):
     """A batch that makes the loss NaN."""
     return batch(seed=seed)._replace(image=torch.full((4, 3, 6, 7), float("nan")))
 
@@ -23,7 +23,7 @@ def step():
 def test_nonfinite_loss_stops_with_recent_steps(step):
     run = start_run()
     step(run, batch())
-    step(run, poisoned())
+    step(run, poison())
     step(run, batch())  # nothing waits for the device at each step ...
     with pytest.raises(ValueError, match="iteration 2 is not finite: loss_main nan") as stopped:
         run.state()  # ... but such a state is not handed out to be saved
@@ -38,7 +38,7 @@ def test_nonfinite_loss_is_found_at_the_next_log_point(step):
     run = start_run(iterations=40)
     for _ in range(nonfinite.CHECK_EVERY - 2):
         step(run, batch())
-    step(run, poisoned())
+    step(run, poison())
     with pytest.raises(ValueError, match=f"iteration {nonfinite.CHECK_EVERY - 1} is not finite"):
         step(run, batch())
 
@@ -63,7 +63,7 @@ def test_skipped_steps_change_nothing_but_a_count(step, caplog):
     step(run, batch())
     before, average = weights(run).clone(), run.ema_model.head.weight.clone()
     momentum = [s["momentum_buffer"].clone() for s in run.optimizer.state.values()]
-    step(run, poisoned())
+    step(run, poison())
     assert torch.equal(before, weights(run))
     assert torch.equal(average, run.ema_model.head.weight)
     assert all(
@@ -132,7 +132,7 @@ class Quiet:
 
 def test_no_checkpoint_is_saved_while_steps_are_skipped(step):
     run, saves = start_run(nonfinite="skip", iterations=6), Saves()
-    for data in (batch(), poisoned(), poisoned(), batch(), batch(), poisoned()):
+    for data in (batch(), poison(), poison(), batch(), batch(), poison()):
         step(run, data)
         training.checkpoint_and_validate(run, None, None, monitor=Quiet(), checkpoints=saves)
     assert saves.saved == [1, 4, 5, 6]  # and at the end
@@ -140,7 +140,7 @@ def test_no_checkpoint_is_saved_while_steps_are_skipped(step):
 
 def test_too_many_skipped_steps_in_a_row_are_an_error(step):
     run = start_run(nonfinite="skip", nonfinite_in_a_row=2)
-    for data in (poisoned(), poisoned(), batch(), poisoned(), poisoned()):
+    for data in (poison(), poison(), batch(), poison(), poison()):
         step(run, data)
     with pytest.raises(ValueError, match=r"iteration 6 .* number 3 in a row \(schedule.nonfinite_in_a_row\)"):
-        step(run, poisoned())
+        step(run, poison())

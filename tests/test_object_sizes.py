@@ -17,7 +17,7 @@ from segkit.evaluation.evaluators.object_sizes import compute_iou_by_size, count
 from segkit.evaluation.metrics import ConfusionMatrix, compute_class_scores
 
 
-def flooded(mask):
+def flood_fill(mask):
     """Sets of pixels, each a part that a walk in eight directions reaches."""
     left, parts = set(zip(*np.nonzero(mask), strict=True)), []
     while left:
@@ -41,13 +41,13 @@ def naive(label, prediction, num_classes, bounds):
 
     out = np.zeros((3, 3, num_classes), np.int64)
     for k in range(num_classes):
-        objects = flooded(label == k)
+        objects = flood_fill(label == k)
         inside = {p for pixels in objects for p in pixels}
         for pixels in objects:
             out[size(pixels), 0, k] += sum(prediction[p] == k for p in pixels)
             out[size(pixels), 1, k] += len(pixels)
         out[:, 2, k] += out[:, 0, k]
-        for part in flooded(prediction == k):
+        for part in flood_fill(prediction == k):
             met = [sum(len(part & pixels) for pixels in objects if size(pixels) == s) for s in range(3)]
             s = met.index(max(met)) if max(met) else size(part)
             out[s, 2, k] += sum(label[p] != 255 for p in part - inside)

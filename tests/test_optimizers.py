@@ -56,7 +56,7 @@ def test_encoding_warmup_equals_original_scheduler(mode):
         assert factor(600) == pytest.approx(0.536, abs=5e-4)
 
 
-def scheduled(scheduler, steps):
+def list_rates(scheduler, steps):
     """The rates that a scheduler of torch gives an optimizer whose own rate is 1."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     schedule, rates = scheduler(optimizer), []
@@ -70,11 +70,11 @@ def scheduled(scheduler, steps):
 def warm(total, warmup, then):
     """Torch's linear warm-up from 1e-6, then another of its schedulers over the rest."""
 
-    def made(optimizer):
+    def make_scheduler(optimizer):
         rise = schedules.LinearLR(optimizer, 1e-6, total_iters=warmup - 1)
         return schedules.SequentialLR(optimizer, [rise, then(optimizer, total - warmup)], [warmup])
 
-    return made
+    return make_scheduler
 
 
 POLICIES = {
@@ -92,16 +92,16 @@ POLICIES = {
 def test_lr_schedules_equal_torch_schedulers(name):
     settings, theirs = POLICIES[name]
     factor = registry.build("training.lr_schedules", {"name": name, **settings}, total=100)
-    assert [factor(t) for t in range(100)] == pytest.approx(scheduled(lambda o: theirs(o, 100), 100))
+    assert [factor(t) for t in range(100)] == pytest.approx(list_rates(lambda o: theirs(o, 100), 100))
     settings = {"name": name, **settings, "warmup_iterations": 20, "warmup": "mmseg"}
     factor = registry.build("training.lr_schedules", settings, total=100)
-    assert [factor(t) for t in range(100)] == pytest.approx(scheduled(warm(100, 20, theirs), 100))
+    assert [factor(t) for t in range(100)] == pytest.approx(list_rates(warm(100, 20, theirs), 100))
 
 
 @pytest.mark.parametrize(("total", "rise"), [(100, 0.3), (37, 0.25), (10, 0.9)])
 def test_one_cycle_equals_torch(total, rise):
     factor = registry.build("training.lr_schedules", {"name": "one_cycle", "rise": rise}, total=total)
-    theirs = scheduled(lambda o: schedules.OneCycleLR(o, 1.0, total, pct_start=rise), total - 1)
+    theirs = list_rates(lambda o: schedules.OneCycleLR(o, 1.0, total, pct_start=rise), total - 1)
     assert [factor(t) for t in range(total - 1)] == pytest.approx(theirs, abs=1e-12)
     assert factor(total - 1) == pytest.approx(4e-6)
 
@@ -227,7 +227,7 @@ def test_optimizer_resumes_with_another_memory_layout(name):
     weight = torch.randn(3, 5, 3, 2, dtype=torch.float64)
     gradients = torch.randn(4, *weight.shape, dtype=torch.float64)
 
-    def moved(make, layouts):
+    def move_weights(make, layouts):
         state = None
         value = weight
         for place, layout in enumerate(layouts):
@@ -243,8 +243,10 @@ def test_optimizer_resumes_with_another_memory_layout(name):
 
     layouts = (torch.channels_last, torch.contiguous_format)
     chosen = {"name": name, **settings}
-    ours = moved(lambda groups: registry.build("training.optimizers", chosen, groups=groups, lr=0.1), layouts)
-    theirs = moved(lambda groups: kind(groups, lr=0.1, **settings), (torch.contiguous_format,) * 2)
+    ours = move_weights(
+        lambda groups: registry.build("training.optimizers", chosen, groups=groups, lr=0.1), layouts
+    )
+    theirs = move_weights(lambda groups: kind(groups, lr=0.1, **settings), (torch.contiguous_format,) * 2)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 

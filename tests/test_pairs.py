@@ -17,7 +17,7 @@ SCENE = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8).re
 LABEL = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(16, 0).repeat(16, 1)
 
 
-def turned(orientation):
+def make_exif(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
@@ -41,8 +41,8 @@ def test_images_of_any_mode_and_name_are_read_as_rgb(tmp_path, mode, name):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_applies_to_image_and_mask(tmp_path, orientation):
-    Image.fromarray(SCENE).save(tmp_path / "a.jpg", exif=turned(orientation), quality=95)
-    Image.fromarray(LABEL).save(tmp_path / "a.png", exif=turned(orientation))
+    Image.fromarray(SCENE).save(tmp_path / "a.jpg", exif=make_exif(orientation), quality=95)
+    Image.fromarray(LABEL).save(tmp_path / "a.png", exif=make_exif(orientation))
     image, mask = pairs.read_image(tmp_path / "a.jpg"), pairs.read_mask(tmp_path / "a.png", "ids")
     expected = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))
     assert np.abs(image.astype(int) - expected).max() <= 2

@@ -51,7 +51,7 @@ def album(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def predicted(tiny_run, album, tmp_path_factory):
+def prediction_run(tiny_run, album, tmp_path_factory):
     """Output folder of the command with all kinds of outputs, and the finished process."""
     output = tmp_path_factory.mktemp("predicted") / "out"
     kinds = "save=[ids,colors,overlays,probabilities]"
@@ -59,8 +59,8 @@ def predicted(tiny_run, album, tmp_path_factory):
     return output, run_command("predict_seg.py", *words, status=1)
 
 
-def test_outputs_keep_the_input_subfolders(predicted):
-    output, _ = predicted
+def test_outputs_keep_the_input_subfolders(prediction_run):
+    output, _ = prediction_run
     found = sorted(file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file())
     names = ["Größe (1)/b.c", "Größe (1)/straße=ß", "a", "turned"]
     kinds = {"colors": ".png", "ids": ".png", "overlays": ".jpg", "probabilities": ".npz"}
@@ -68,14 +68,14 @@ def test_outputs_keep_the_input_subfolders(predicted):
     assert found == sorted([*outputs, "predictions.json"])
 
 
-def test_unreadable_image_is_skipped_and_listed_at_the_end(predicted, album):
-    done = predicted[1]
+def test_unreadable_image_is_skipped_and_listed_at_the_end(prediction_run, album):
+    done = prediction_run[1]
     assert f"Not predicted:\n{album}/broken.png: is damaged, cut short or not an image" in done.stderr
     assert "images: 4 predicted, 0 skipped, 1 failed" in done.stdout
 
 
-def test_output_kinds_match_each_other_and_python(predicted, album, network):
-    output, _ = predicted
+def test_output_kinds_match_each_other_and_python(prediction_run, album, network):
+    output, _ = prediction_run
     name = "Größe (1)/straße=ß"
     ids = cv2.imdecode(np.fromfile(output / f"ids/{name}.png", np.uint8), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(ids, network.predict(album / f"{name}.png"))  # ids of shapes are those of its masks
@@ -88,12 +88,12 @@ def test_output_kinds_match_each_other_and_python(predicted, album, network):
     assert overlay.shape[0] > ids.shape[0]  # a legend below
 
 
-def test_exif_orientation_is_applied(predicted):
-    assert read_pixels(predicted[0] / "ids/turned.png").shape == (40, 20)
+def test_exif_orientation_is_applied(prediction_run):
+    assert read_pixels(prediction_run[0] / "ids/turned.png").shape == (40, 20)
 
 
-def test_resume_skips_existing_outputs(predicted, album, tiny_run, run_here, capsys):
-    output, _ = predicted
+def test_resume_skips_existing_outputs(prediction_run, album, tiny_run, run_here, capsys):
+    output, _ = prediction_run
     words = (
         f"checkpoint={tiny_run / 'best.pt'}",
         f"input={album / '*.*'}",

@@ -92,7 +92,7 @@ def score_like_encoding(model, image, scales, base_size, crop, flip):
     height, width = image.shape[:2]
     black = (-model.mean / model.std)[None]
 
-    def padded(y, size_h, size_w):
+    def pad_to_size(y, size_h, size_w):
         out = black.expand(1, 3, max(size_h, y.shape[2]), max(size_w, y.shape[3])).clone()
         out[:, :, : y.shape[2], : y.shape[3]] = y
         return out
@@ -112,9 +112,9 @@ def score_like_encoding(model, image, scales, base_size, crop, flip):
             h, w = int(height * long / width + 0.5), long
         y = resize(x, h, w, True)
         if long <= crop:
-            out = run(padded(y, crop, crop))[:, :, :h, :w]
+            out = run(pad_to_size(y, crop, crop))[:, :, :h, :w]
         else:
-            y = padded(y, crop, crop) if min(h, w) < crop else y
+            y = pad_to_size(y, crop, crop) if min(h, w) < crop else y
             stride = int(crop * 2 / 3)
             ph, pw = y.shape[2:]
             out, count = torch.zeros(1, K, ph, pw, dtype=x.dtype), torch.zeros(1, 1, ph, pw, dtype=x.dtype)
@@ -122,7 +122,7 @@ def score_like_encoding(model, image, scales, base_size, crop, flip):
                 for j in range(math.ceil((pw - crop) / stride) + 1):
                     top, left = i * stride, j * stride
                     bottom, right = min(top + crop, ph), min(left + crop, pw)
-                    part = run(padded(y[:, :, top:bottom, left:right], crop, crop))
+                    part = run(pad_to_size(y[:, :, top:bottom, left:right], crop, crop))
                     out[:, :, top:bottom, left:right] += part[:, :, : bottom - top, : right - left]
                     count[:, :, top:bottom, left:right] += 1
             assert count.min() >= 1

@@ -26,14 +26,14 @@ class PrintLosses:
 
         step = training.train_step
 
-        def printed(run, batches):
+        def print_step(run, batches):
             result = step(run, batches)
             statistics = sum(float(b.double().sum()) for b in run.model.buffers())
             numbers = float(sum(result.losses.values())), float(result.gradient_norm), statistics
             sys.stdout.write("step {} {} {}\n".format(*numbers))
             return result
 
-        training.train_step = printed
+        training.train_step = print_step
 
 
 def losses(run):
@@ -74,7 +74,7 @@ class Unscore:
 
         step = training.train_step
 
-        def unscored(run, batches):
+        def ignore_labels(run, batches):
             if os.environ["RANK"] == "1" or run.iteration in (1, 4):
                 ignored = [torch.full_like(batch.label, IGNORE_INDEX) for batch in batches]
                 batches = [b._replace(label=label) for b, label in zip(batches, ignored, strict=True)]
@@ -86,7 +86,7 @@ class Unscore:
             sys.stdout.write(f"moved {run.iteration} {has_moved}\n")
             return result
 
-        training.train_step = unscored
+        training.train_step = ignore_labels
 
 
 def test_step_is_taken_if_any_process_has_a_scored_pixel(tmp_path):
@@ -158,9 +158,9 @@ def test_torchrun_restarts_killed_processes_and_stops_on_signals(tmp_path):
     os.kill(process_of(agent, 1), signal.SIGKILL)
     wait_for(agent, folder, 20)
     agent.terminate()
-    printed = agent.communicate(timeout=120)[0]
+    print_step = agent.communicate(timeout=120)[0]
     assert agent.returncode != 0
-    assert "stopped by SIGTERM; to resume: torchrun ... train_seg.py" in printed
+    assert "stopped by SIGTERM; to resume: torchrun ... train_seg.py" in print_step
     assert newest_iteration(folder) < 60
     for run in ranks(2, folder, *long, "resume=true"):
         run.complete()

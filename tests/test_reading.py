@@ -16,12 +16,12 @@ from crafted import (
     SCENE,
     VEILED,
     as_pillow,
+    encode,
+    encode_turned,
     frames,
-    in_three,
     png,
-    saved,
+    split_in_three,
     tiff,
-    turned,
 )
 from segkit.data import verify
 from segkit.data.datasets import folder
@@ -29,7 +29,7 @@ from segkit.data.label_map import DataError
 from segkit.data.reading import read_image, read_mask
 
 
-def placed(tmp_path, suffix, data):
+def write_file(tmp_path, suffix, data):
     file = tmp_path / f"a.{suffix}"
     file.write_bytes(data)
     return file
@@ -38,7 +38,7 @@ def placed(tmp_path, suffix, data):
 @pytest.mark.parametrize("name", READ)
 def test_images_are_read_with_their_stored_pixels(tmp_path, name):
     suffix, data, pixels = READ[name]
-    read = read_image(placed(tmp_path, suffix, data))
+    read = read_image(write_file(tmp_path, suffix, data))
     exact = pixels is not None or "palette" in name
     expected = as_pillow(data) if pixels is None else pixels
     assert read.shape == expected.shape
@@ -50,7 +50,7 @@ def test_images_are_read_with_their_stored_pixels(tmp_path, name):
 def test_images_that_would_change_are_refused_in_one_line(tmp_path, name):
     suffix, data, message = REFUSED[name]
     with pytest.raises(DataError, match=message) as caught:
-        read_image(placed(tmp_path, suffix, data))
+        read_image(write_file(tmp_path, suffix, data))
     assert "\n" not in str(caught.value)
     assert caught.value.problem.remedy
 
@@ -60,8 +60,8 @@ def test_images_that_would_change_are_refused_in_one_line(tmp_path, name):
 def test_truncated_files_are_refused_or_read_completely(tmp_path, name, keep):
     """What follows the pixels, such as the video of a motion photo, may be missing."""
     suffix, data, _ = READ[name]
-    whole = read_image(placed(tmp_path, suffix, data))
-    file = placed(tmp_path, suffix, data[: int(len(data) * keep)])
+    whole = read_image(write_file(tmp_path, suffix, data))
+    file = write_file(tmp_path, suffix, data[: int(len(data) * keep)])
     complete = {"bmp of one bit": 0.99, "jpeg with a second image": 0.9, "jpeg with a video": 0.2}
     if keep >= complete.get(name, 1):
         np.testing.assert_array_equal(read_image(file), whole)
@@ -87,30 +87,30 @@ EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06" + b"\0" * 7  # orien
 CELLS = np.array([(0, 0, 0), (200, 0, 0), (0, 0, 90)], np.uint8)[IDS]
 UNUSUAL = ("int8", "int16", "int32", "int64", "uint32", "uint64", "float16", "float32", "float64")
 MASKS = {  # name: suffix, bytes, ids or colors
-    "png": ("png", saved(IDS, "PNG"), IDS),
+    "png": ("png", encode(IDS, "PNG"), IDS),
     "png of one bit": ("png", png(IDS % 2, 1, 0), IDS % 2),
     "png of two bits": ("png", png(IDS, 2, 0), IDS),
     "png of four bits": ("png", png(IDS, 4, 0), IDS),
     "png of 16 bits": ("png", png(DEEP, 16, 0), DEEP),
     "png palette": ("png", png(IDS, 8, 3, (b"PLTE", bytes(range(9)))), IDS),
     "png palette of two bits": ("png", png(IDS, 2, 3, (b"PLTE", bytes(range(9)))), IDS),
-    "png colors": ("png", saved(SCENE, "PNG"), SCENE),
-    "png opaque": ("png", saved(CLEAR, "PNG"), SCENE),
-    "png gray opaque": ("png", saved(np.dstack([IDS, 255 | IDS]), "PNG"), IDS),
-    "png turned": ("png", turned("PNG"), np.rot90(SCENE, -1)),
-    "bmp": ("bmp", saved(IDS, "BMP"), IDS),
-    "bmp of one bit": ("bmp", saved(IDS > 1, "BMP"), (IDS > 1).astype(np.uint8)),
-    "pgm": ("pgm", saved(IDS, "PPM"), IDS),
+    "png colors": ("png", encode(SCENE, "PNG"), SCENE),
+    "png opaque": ("png", encode(CLEAR, "PNG"), SCENE),
+    "png gray opaque": ("png", encode(np.dstack([IDS, 255 | IDS]), "PNG"), IDS),
+    "png turned": ("png", encode_turned("PNG"), np.rot90(SCENE, -1)),
+    "bmp": ("bmp", encode(IDS, "BMP"), IDS),
+    "bmp of one bit": ("bmp", encode(IDS > 1, "BMP"), (IDS > 1).astype(np.uint8)),
+    "pgm": ("pgm", encode(IDS, "PPM"), IDS),
     "pgm of 16 bits": ("pgm", b"P5 34 21 65535\n" + DEEP.astype(">u2").tobytes(), DEEP),
-    "webp": ("webp", saved(SCENE, "WEBP", lossless=True, exact=True), SCENE),
+    "webp": ("webp", encode(SCENE, "WEBP", lossless=True, exact=True), SCENE),
     "tiff": ("tif", tiff(IDS), IDS),
     "tiff of 16 bits": ("tif", tiff(DEEP), DEEP),
     "tiff of 16 bits, big-endian": ("tif", tiff(DEEP, order=">", tile=32), DEEP),
     **{f"tiff of {kind} ids": ("tif", tiff(IDS.astype(kind)), IDS.astype(np.int64)) for kind in UNUSUAL},
     "tiff signed, -1": ("tif", tiff(IDS.astype(np.int16) - 1), IDS.astype(np.int64) - 1),
     "tiff float, -1": ("tif", tiff(IDS.astype(np.float32) - 1), IDS.astype(np.int64) - 1),
-    "gif": ("gif", saved(IDS * 50, "GIF"), IDS * 50),
-    "gif colors": ("gif", saved(CELLS, "GIF"), CELLS),
+    "gif": ("gif", encode(IDS * 50, "GIF"), IDS * 50),
+    "gif colors": ("gif", encode(CELLS, "GIF"), CELLS),
     "png palette veiled": (
         "png",
         png(IDS, 8, 3, (b"PLTE", bytes(range(9))), (b"tRNS", b"\0")),
@@ -121,14 +121,14 @@ MASKS = {  # name: suffix, bytes, ids or colors
         png(IDS, 8, 3, (b"eXIf", EXIF), (b"PLTE", bytes(range(9)))),
         np.rot90(IDS, -1),
     ),
-    "tiff palette": ("tif", saved(Image.fromarray(IDS, "P"), "TIFF"), IDS),
-    "tiff of one bit": ("tif", saved(IDS > 1, "TIFF"), (IDS > 1).astype(np.uint8)),
+    "tiff palette": ("tif", encode(Image.fromarray(IDS, "P"), "TIFF"), IDS),
+    "tiff of one bit": ("tif", encode(IDS > 1, "TIFF"), (IDS > 1).astype(np.uint8)),
 }
 REFUSED_MASKS = {
-    "jpeg": ("png", saved(IDS, "JPEG"), r"compressed with loss \(JPEG\)"),
-    "webp lossy": ("webp", saved(SCENE, "WEBP", quality=90), r"compressed with loss \(WEBP\)"),
-    "png veiled": ("png", saved(VEILED, "PNG"), "transparent pixels"),
-    "png colors of 16 bits": ("png", png(in_three(DEEP), 16, 2), "holds 16-bit values"),
+    "jpeg": ("png", encode(IDS, "JPEG"), r"compressed with loss \(JPEG\)"),
+    "webp lossy": ("webp", encode(SCENE, "WEBP", quality=90), r"compressed with loss \(WEBP\)"),
+    "png veiled": ("png", encode(VEILED, "PNG"), "transparent pixels"),
+    "png colors of 16 bits": ("png", png(split_in_three(DEEP), 16, 2), "holds 16-bit values"),
     "tiff of fractions": ("tif", tiff(IDS / np.float32(2)), "holds fractions, NaN or infinity"),
     "tiff of NaN": ("tif", tiff(np.where(IDS, IDS, np.nan)), "holds fractions, NaN or infinity"),
     "tiff of two signed bands": ("tif", tiff(SCENE[..., :2].astype(np.int16), t338=0), "holds signed values"),
@@ -136,15 +136,19 @@ REFUSED_MASKS = {
     "tiff white is zero": ("tif", tiff(IDS, t262=0), "white as zero"),
     "tiff of two bands": ("tif", tiff(SCENE[..., :2].copy(), t338=0), "holds 2 bands"),
     "gif animated": ("gif", frames("GIF"), "holds 2 animated images"),
-    "gif veiled": ("gif", saved(Image.fromarray(CELLS).quantize(), "GIF", transparency=1), "transparent"),
-    "pbm": ("pgm", saved(IDS > 1, "PPM"), "holds 1-bit values"),
+    "gif veiled": (
+        "gif",
+        encode(Image.fromarray(CELLS).quantize(), "GIF", transparency=1),
+        "transparent",
+    ),
+    "pbm": ("pgm", encode(IDS > 1, "PPM"), "holds 1-bit values"),
 }
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_are_read_with_their_stored_values(tmp_path, name):
     suffix, data, ids = MASKS[name]
-    read = read_mask(placed(tmp_path, suffix, data), "any")
+    read = read_mask(write_file(tmp_path, suffix, data), "any")
     assert read.dtype == ids.dtype
     np.testing.assert_array_equal(read, ids)
 
@@ -153,7 +157,7 @@ def test_masks_are_read_with_their_stored_values(tmp_path, name):
 def test_masks_that_would_be_changed_are_refused(tmp_path, name):
     suffix, data, message = REFUSED_MASKS[name]
     with pytest.raises(DataError, match=message):
-        read_mask(placed(tmp_path, suffix, data), "any")
+        read_mask(write_file(tmp_path, suffix, data), "any")
 
 
 @pytest.mark.medium
@@ -171,11 +175,11 @@ def test_images_above_the_pixel_limit_of_pillow_are_read(tmp_path, mode):
 
 @pytest.mark.medium
 def test_large_mask_of_one_class_is_read(tmp_path):
-    file = placed(tmp_path, "png", png(np.zeros((9000, 9000), np.uint8), 8, 0))
+    file = write_file(tmp_path, "png", png(np.zeros((9000, 9000), np.uint8), 8, 0))
     assert read_mask(file, "ids").shape == (9000, 9000)
 
 
 def test_png_mask_is_decoded_once(tmp_path, monkeypatch):
-    file = placed(tmp_path, "png", saved(IDS, "PNG"))
+    file = write_file(tmp_path, "png", encode(IDS, "PNG"))
     monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("Pillow decoded what OpenCV decodes"))
     assert (read_mask(file, "any") == IDS).all()

@@ -119,7 +119,7 @@ def test_classify_without_classifier_is_rejected():
 @pytest.mark.parametrize("variant", TIMM)
 def test_undilated_resnest_equals_timm(variant):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
-    theirs = originals.randomized(timm.create_model(TIMM[variant])).float()
+    theirs = originals.randomize(timm.create_model(TIMM[variant])).float()
     ours = on_meta(variant, 1000, output_stride=32).eval()
     ours.load_state_dict(theirs.state_dict(), assign=True)
     image = torch.randn(1, 3, 70, 57)
@@ -205,7 +205,7 @@ def test_initial_convolutions_have_published_std():
 )
 def test_published_variant_equals_its_explicit_settings(variant, given):
     published, free = (
-        originals.randomized(resnest.build(4, variant=v, width=16, **more))
+        originals.randomize(resnest.build(4, variant=v, width=16, **more))
         for v, more in ((variant, {}), ("50", given))
     )
     image = torch.randn(1, 3, 40, 33, dtype=torch.float64)

@@ -37,7 +37,7 @@ class Measure:
 
         save = checkpoint.Checkpoints.save
 
-        def measured(book, state):
+        def save_and_measure(book, state):
             save(book, state)
             task = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
             shared = len(list(Path("/dev/shm").glob("torch_*")))
@@ -49,16 +49,16 @@ class Measure:
             with self.file.open("a") as file:
                 file.write(json.dumps({"iteration": state["iteration"], **line}) + "\n")
 
-        checkpoint.Checkpoints.save = measured
+        checkpoint.Checkpoints.save = save_and_measure
 
 
 @pytest.mark.slow
 def test_long_run_leaks_no_memory_files_or_processes(tmp_path):
     file = tmp_path / "measured"
     Run(tmp_path / "run", *SETTINGS, before=Measure(file)).complete(seconds=500)
-    measured = [json.loads(line) for line in file.read_text().splitlines()]
-    sys.stdout.write("".join(f"{m}\n" for m in measured))  # shown by -s
-    early, late = ([m for m in measured if m["iteration"] == i][-1] for i in (200, 2000))
+    save_and_measure = [json.loads(line) for line in file.read_text().splitlines()]
+    sys.stdout.write("".join(f"{m}\n" for m in save_and_measure))  # shown by -s
+    early, late = ([m for m in save_and_measure if m["iteration"] == i][-1] for i in (200, 2000))
     assert late["self"]["own KiB"] < 1.03 * early["self"]["own KiB"]
     assert late["self"]["KiB"] < 1.05 * early["self"]["KiB"]
     assert late["self"]["handles"] <= early["self"]["handles"] + 2  # a queue's are counted while it is used

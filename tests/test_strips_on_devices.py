@@ -43,7 +43,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def count_queries(monkeypatch):
     """How often the device is asked whether a window was broken; a device without values cannot say."""
     calls = []
     monkeypatch.setattr(_SlidingWindow, "check_finite", lambda self: calls.append(1))
@@ -51,7 +51,7 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_strips_cause_no_device_synchronization(name, asked, monkeypatch):
+def test_strips_cause_no_device_synchronization(name, count_queries, monkeypatch):
     """On a device that is not the host and holds no values: reading one would raise."""
     monkeypatch.setattr(_SlidingWindow, "strip_rows", lambda self: 7)
     if name == "uint8":  # OpenCV resizes the whole image on the host, before the first strip
@@ -63,7 +63,7 @@ def test_strips_cause_no_device_synchronization(name, asked, monkeypatch):
         model, image, PROTOCOLS[name]
     ):  # taps go to the device with the first image of a size
         pass
-    asked.clear()
+    count_queries.clear()
     found = iterate_strips(model, image, PROTOCOLS[name])
     first = next(found)
     with Waits() as waits:
@@ -71,7 +71,7 @@ def test_strips_cause_no_device_synchronization(name, asked, monkeypatch):
     assert (first.top, rest[-1].bottom) == (0, 90)
     assert len(rest) == 12
     assert not waits.seen
-    assert len(asked) == 2
+    assert len(count_queries) == 2
 
 
 def test_synchronization_is_detected():

@@ -19,7 +19,7 @@ from segkit.visualize import overlays
 
 
 @pytest.fixture(scope="module")
-def tested(tiny_run, tmp_path_factory):
+def scored_run(tiny_run, tmp_path_factory):
     """Folder and output of a test of the last checkpoint, with masks."""
     folder = tmp_path_factory.mktemp("tested")
     done = run_command(
@@ -32,8 +32,8 @@ def tested(tiny_run, tmp_path_factory):
     return folder, done.stdout
 
 
-def test_scores_equal_those_of_the_last_validation(tested, tiny_run):
-    folder, _ = tested
+def test_scores_equal_those_of_the_last_validation(scored_run, tiny_run):
+    folder, _ = scored_run
     result = json.loads((folder / "result.json").read_text())
     in_training = checkpoint.read_checkpoint(tiny_run / "best.pt")
     assert in_training["iteration"] == 4
@@ -50,8 +50,8 @@ def test_best_checkpoint_holds_the_ema_weights(tiny_run):
     assert all(value.equal(last["average"][name]) for name, value in best["model"].items())
 
 
-def test_result_files_agree_with_each_other(tested):
-    folder, output = tested
+def test_result_files_agree_with_each_other(scored_run):
+    folder, output = scored_run
     result = json.loads((folder / "result.json").read_text())
     with (folder / "confusion.csv").open() as file:
         counts = np.array([[int(n) for n in row[1:]] for row in list(csv.reader(file))[1:]])
@@ -66,8 +66,8 @@ def test_result_files_agree_with_each_other(tested):
     assert "whole (scales 1" in output
 
 
-def test_result_contains_weights_versions_and_settings(tested):
-    result = json.loads((tested[0] / "result.json").read_text())
+def test_result_contains_weights_versions_and_settings(scored_run):
+    result = json.loads((scored_run[0] / "result.json").read_text())
     assert len(result["weights_sha256"]) == 64
     assert {"segkit", "torch", "python"} <= set(result["versions"])
     assert result["settings"]["data"]["size"] == 32  # of the checkpoint

@@ -12,7 +12,7 @@ from segkit.models.backbones import resnet
 AUXILIARY = {"name": "fcn", "stage": 3}
 
 
-def randomized(network):
+def randomize(network):
     """Return the network with random weights and running statistics, so that every tensor matters."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def assert_close(logits, expected):
 def test_torchvision_networks_keep_their_logits(name, head, tmp_path):
     variant = name.removeprefix("deeplabv3_").removeprefix("fcn_").removeprefix("resnet")
     network = getattr(reference, name)(weights=None, weights_backbone=None, num_classes=6, aux_loss=True)
-    path = save(randomized(network), tmp_path / "x.pth")
+    path = save(randomize(network), tmp_path / "x.pth")
     model = build(head, variant, auxiliary=AUXILIARY, align_corners=False, weights=path)
     image = torch.randn(1, 3, 65, 97)
     with torch.no_grad():

@@ -143,7 +143,7 @@ def test_photograph_crops_equal_the_original_training_code(base):
     for seed, image in enumerate(load_sample_images().images):
         transform = transforms.build(crop_size=480, base_size=base, scales=(1.0, 1.0))
         ours = transform(Sample(image, label, ""), seed)
-        window = placed(transform, image, label, seed)
+        window = find_crop(transform, image, label, seed)
         theirs = Image.fromarray(image), Image.fromarray(label)
         if window.is_flipped:
             theirs = ImageOps.mirror(theirs[0]), ImageOps.mirror(theirs[1])
@@ -155,7 +155,7 @@ def test_photograph_crops_equal_the_original_training_code(base):
         np.testing.assert_array_equal(ours.label[: window.height, : window.width], expected_label)
 
 
-def placed(transform, image, label, seed):
+def find_crop(transform, image, label, seed):
     """The window that was drawn, read off a call of the transform."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
@@ -320,7 +320,7 @@ def test_crops_are_resampled_like_in_mmsegmentation():
         draw = np.random.default_rng(seed)
         draw.random(), draw.uniform(1, 1)  # the mirror and the scale
         places = [draw.integers((80 - 24 + 1, 96 - 24 + 1)) for _ in range(11)]
-        window = placed(transform, image, label, seed)
+        window = find_crop(transform, image, label, seed)
         theirs = Redraws(places, 24).choose(label, 0.75)
         assert (window.top, window.left) == tuple(theirs)
         kept.append([tuple(place) for place in places].index(tuple(theirs)))

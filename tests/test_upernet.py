@@ -72,7 +72,7 @@ def build_head(align_corners=False, width=7):
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_upernet_head_equals_mmsegmentation(align_corners, training):
-    theirs = originals.randomized(MmsegUPerHead(CHANNELS, 7, 5, align_corners)).train(training)
+    theirs = originals.randomize(MmsegUPerHead(CHANNELS, 7, 5, align_corners)).train(training)
     state = convert_names({f"decode_head.{name}": tensor for name, tensor in theirs.state_dict().items()})
     ours = build_head(align_corners).double()
     ours.load_state_dict({name.removeprefix("head."): tensor for name, tensor in state.items()})
@@ -109,8 +109,8 @@ def build_network(align_corners=False, **settings):
 
 
 def test_mmsegmentation_upernet_checkpoint_keeps_its_logits(tmp_path):
-    network = originals.randomized(build_network()).float().eval()
-    head = originals.randomized(MmsegUPerHead(network.backbone.out_channels, 7, 5, align_corners=False))
+    network = originals.randomize(build_network()).float().eval()
+    head = originals.randomize(MmsegUPerHead(network.backbone.out_channels, 7, 5, align_corners=False))
     stem = {"conv1.": "stem.", "bn1.": "stem.7."}
     state = {f"decode_head.{name}": tensor for name, tensor in head.float().state_dict().items()}
     for name, tensor in network.backbone.state_dict().items():

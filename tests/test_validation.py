@@ -94,10 +94,10 @@ def test_loss_is_the_mean_over_scored_pixels_of_all_images(piece, model, monkeyp
 def test_loss_of_several_views_uses_merged_probabilities(merge, model):
     protocol = inference.Protocol(scales=(0.75, 1.25), flip=True, window=32, stride=20, merge=merge)
 
-    def merged(model, image):
+    def predict_log(model, image):
         return inference.predict_probabilities(model, image, protocol).log()[None]
 
-    assert validation_loss(model, protocol)["main"] == pytest.approx(mean_nll(model, merged), rel=1e-4)
+    assert validation_loss(model, protocol)["main"] == pytest.approx(mean_nll(model, predict_log), rel=1e-4)
 
 
 def start_run(model, loss):

@@ -64,7 +64,7 @@ def image():
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_dilated_resnest_equals_network_in_plain_functions(output_stride, image):
-    network = originals.randomized(resnest.build(variant="26", width=8, output_stride=output_stride))
+    network = originals.randomize(resnest.build(variant="26", width=8, output_stride=output_stride))
     naive = originals.resnest(network.state_dict(), "", image, output_stride=output_stride)
     for ours, theirs in zip(network(image), naive, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -72,7 +72,7 @@ def test_dilated_resnest_equals_network_in_plain_functions(output_stride, image)
 
 @pytest.mark.parametrize("head", ["deeplabv3", "fcn"])
 def test_pytorch_encoding_checkpoints_keep_their_logits(head, image, tmp_path):
-    original = originals.randomized(model(head))
+    original = originals.randomize(model(head))
     state = rename_state(ENCODING_NAMES, original.state_dict())
     assert {name.split(".")[0] for name in state} == {"pretrained", "head", "auxlayer"}
     loaded = model(head, weights=save(state, tmp_path / "x.pth")).double().eval()
@@ -87,7 +87,7 @@ def test_pytorch_encoding_checkpoints_keep_their_logits(head, image, tmp_path):
 def test_mmsegmentation_checkpoints_keep_their_logits(image, tmp_path, monkeypatch):
     monkeypatch.setitem(resnest.VARIANTS, "26_mmseg", resnest.VARIANTS["26"]._replace(pool="strided"))
     settings = {"head": "deeplabv3_mmseg", "variant": "26_mmseg", "align_corners": False}
-    state = originals.randomized(model(**settings)).state_dict()
+    state = originals.randomize(model(**settings)).state_dict()
     state = rename_state(MMSEG_NAMES, state)
     assert {n.split(".")[0] for n in state} == {"backbone", "decode_head", "auxiliary_head"}
     path = save({"meta": {"CLASSES": ["a"]}, "state_dict": state}, tmp_path / "x.pth")
@@ -340,7 +340,7 @@ def mmseg_resnet(**settings):
 
 def mmseg_file(path, config=None, **settings):
     """A file in the published layout, with its settings in it or without, and its tensors."""
-    state = rename_state(MMSEG_NAMES, originals.randomized(mmseg_resnet(**settings)).state_dict())
+    state = rename_state(MMSEG_NAMES, originals.randomize(mmseg_resnet(**settings)).state_dict())
     meta = {"mmseg_version": "0.6.0", "CLASSES": ["road"], **({"config": config} if config else {})}
     return save({"meta": meta, "state_dict": state}, path), state
 
