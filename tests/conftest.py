@@ -1,14 +1,11 @@
-"""What every test stands on; it runs before torch is first imported."""
+"""Fixtures and settings of all tests; this file runs before torch is imported."""
 
 from __future__ import annotations
 
-import functools
 import importlib
-import inspect
 import os
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,36 +21,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared out to the workers
 
 ROOT = Path(__file__).parent.parent
-
-
-COMMANDS = {"run_command", "subprocess", "multiprocessing", "Run", "ranks", "processes"}  # start processes
-WHOLE = {"tiny_run", "run_here"}  # fixtures that run a whole command
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a command or a process as ``medium``, by the names that it and its helpers use."""
-    for item in items:
-        assert isinstance(item, pytest.Function)
-        fixtures = item._fixtureinfo.name2fixturedefs
-        used = {name for makers in fixtures.values() for maker in makers for name in names(maker.func)}
-        if (used | names(item.function)) & COMMANDS or WHOLE & fixtures.keys():
-            item.add_marker("medium")
-
-
-@functools.cache
-def names(function: Callable[..., object]) -> frozenset[str]:
-    """What a function names, and the functions of its module that it calls name."""
-    found, waiting = set[str](), [getattr(function, "__code__", None)]
-    while waiting:
-        if (code := waiting.pop()) is None:
-            continue
-        waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-        for name in set(code.co_names) - found:
-            found.add(name)
-            helper = function.__globals__.get(name)
-            if getattr(helper, "__module__", None) == function.__module__:
-                waiting.append(getattr(inspect.unwrap(helper), "__code__", None))
-    return frozenset(found)
 
 
 def run_command(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:

@@ -113,6 +113,7 @@ def test_fixed_accumulate_and_late_steps_are_not_repeated(case, monkeypatch):
         training.train_step(run, [batch()])
 
 
+@pytest.mark.medium
 def test_resumed_run_keeps_its_micro_batches(tmp_path):
     unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
     run = Run(unbroken, *SETTINGS, before=LimitImages(4))
@@ -126,6 +127,7 @@ def test_resumed_run_keeps_its_micro_batches(tmp_path):
     assert_same_end(unbroken, folder)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_all_processes_divide_if_one_is_out_of_memory(rank, tmp_path):
     settings = ["schedule.batch_size=8", "schedule.freeze_norm=true"]
@@ -142,6 +144,7 @@ def test_all_processes_divide_if_one_is_out_of_memory(rank, tmp_path):
         torch.testing.assert_close(second["model"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.medium
 def test_all_processes_end_if_no_division_fits(tmp_path):
     several = ranks(2, tmp_path / "run", "schedule.batch_size=8", before=LimitImages(0, rank="1"))
     assert [run.exit_status() for run in several] == [2, 2]

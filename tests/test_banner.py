@@ -48,6 +48,7 @@ def test_banner_describes_network_data_schedule_and_machine():
         assert words in text
 
 
+@pytest.mark.medium
 def test_startup_line_needs_no_torch():
     code = "import sys, segkit.monitor.banners; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -74,6 +74,7 @@ class SaveStatistics:
         training.train_step = step_and_save
 
 
+@pytest.mark.medium
 def test_processes_on_a_cpu_warn_and_keep_equal_statistics(tmp_path):
     found = ranks(2, tmp_path / "run", before=SaveStatistics(tmp_path))
     for run in found:

@@ -86,6 +86,7 @@ def test_benchmark_steps_equal_published_code(benchmarks, monkeypatch):
         assert ours(*batch) == pytest.approx(theirs(*batch), rel=1e-3)
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_train_step_benchmark(tmp_path):
     results = tmp_path / "found.jsonl"
@@ -97,6 +98,7 @@ def test_train_step_benchmark(tmp_path):
     assert run_command("benchmarks/train_step.py", "table", "--results", results).stdout.startswith(first)
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_losses_benchmark_skips_complete_trainings(tmp_path):
     small = ["experiment=demo", "data.size=32", "data.val_scenes=2", "model.backbone.width=8"]

@@ -130,6 +130,7 @@ def test_other_data_sets_get_default_values():
     assert published["schedule"]["batch_size"] == 16
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

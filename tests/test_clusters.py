@@ -13,6 +13,8 @@ from torch.distributed.run import parse_args
 from runs import ROOT
 from segkit.config.compose import compose_settings
 
+pytestmark = pytest.mark.medium
+
 FILES = sorted((ROOT / "docs" / "slurm").glob("*.sbatch"))
 OPTIONS = (
     "job-name nodes ntasks-per-node gpus gpus-per-node cpus-per-task time signal requeue open-mode output"

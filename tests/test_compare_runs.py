@@ -63,12 +63,14 @@ def test_best_run_comes_first_with_differing_settings(runs):
     assert not {"seed", "model.name", "run_name"} & set(lines[0])
 
 
+@pytest.mark.medium
 def test_missing_setting_counts_as_different():
     runs = [compare.Run("a", {"x": 1.0}, {}), compare.Run("b", {}, {})]
     assert compare.differing_settings(runs) == ["x"]
     assert compare.build_rows(runs)[1]["x"] is None
 
 
+@pytest.mark.medium
 def test_run_without_validation_has_dashes():
     text = compare.format_table(compare.build_rows([compare.Run("young", {}, {"train/loss": [(10, 0.5)]})]))
     assert "young" in text
@@ -85,6 +87,7 @@ def test_table_is_in_percent_and_aligned(runs):
     assert [(line[0], line[place]) for line in values] == [("good", "75.00"), ("bad", "25.00")]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_table_has_one_row_per_run(count):
     runs = [compare.Run(f"run{k}", {}, {"val/mIoU": [(1, k / 100)]}) for k in range(count)]
@@ -93,6 +96,7 @@ def test_table_has_one_row_per_run(count):
     assert [line.split()[0] for line in lines[1:]] == [f"run{k}" for k in reversed(range(count))]
 
 
+@pytest.mark.medium
 def test_runs_with_equal_scores_are_sorted_by_name():
     runs = [compare.Run(name, {}, {"val/mIoU": [(1, 0.5)]}) for name in "bca"]
     for order in (runs, runs[::-1]):
@@ -134,6 +138,7 @@ def test_no_runs_is_an_error(runs, capsys):
     assert "Give folders of runs, such as runs/demo" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_module_does_not_import_torch(runs):
     code = (
         "import sys; from segkit.tools import compare_runs as compare; text = compare.main(sys.argv[1:]);"
@@ -205,6 +210,7 @@ def test_p_value_is_corrected_for_many_comparisons():
     assert next(line for line in among if line[0] == "b")[-1].startswith("not distinguishable")
 
 
+@pytest.mark.medium
 def test_model_cost_is_that_of_the_checkpoint(tiny_run):
     content = checkpoint.read_checkpoint(tiny_run / "last.pt")
     with torch.device("meta"):

@@ -70,6 +70,7 @@ def run(*words, cwd, script="train_seg.py", **environment):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.medium
 def test_wrong_setting_ends_the_command_before_torch_is_imported(tmp_path):
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "iteration_0000001.pt").touch()
@@ -138,6 +139,7 @@ WRONG = {  # each on the command line, and a part of its message
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_word_ends_in_one_message_and_status_2(wrong, tmp_path, monkeypatch, capsys, run_here):
     monkeypatch.chdir(tmp_path)
@@ -183,16 +185,19 @@ def test_jobs_of_a_sweep_are_named_by_their_own_overrides():
     assert sweep_suffix(job, typed) == ["schedule.lr=0.2", "model=a_b"]
 
 
+@pytest.mark.medium
 def test_flags_are_accepted_between_settings(tmp_path):
     done = run("experiment=ablation", "--multirun", "schedule.lr=-1", "seed=0", cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == "error: schedule.lr=-1: must be greater than 0"
 
 
+@pytest.mark.medium
 def test_help_is_printed_without_arguments(run_here, capsys):
     assert run_here("train_seg") == 0
     assert "Keys people set most" in capsys.readouterr().out
 
 
+@pytest.mark.medium
 def test_help_ends_silently_when_its_pipe_is_closed():
     command = f"{sys.executable} train_seg.py --help | head -1"
     answer = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -200,6 +205,7 @@ def test_help_ends_silently_when_its_pipe_is_closed():
     assert answer.stderr == ""
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["train", "test", "predict"])
 def test_help_lists_the_groups_and_examples_of_its_command(name, run_here, capsys):
     assert run_here(f"{name}_seg", "--help") == 0
@@ -213,11 +219,13 @@ def test_help_lists_the_groups_and_examples_of_its_command(name, run_here, capsy
     assert f"python {name}_seg.py " in output
 
 
+@pytest.mark.medium
 def test_version_is_that_of_segkit(run_here, capsys):
     assert run_here("train_seg", "--version") == 0
     assert capsys.readouterr().out == f"segkit {segkit.__version__}\n"
 
 
+@pytest.mark.medium
 def test_cfg_job_prints_the_settings_of_the_run(run_here, capsys):
     words = ["model=deeplabv3_resnest101", "data=ade20k", "schedule/optimizer=adamw", "seed=7"]
     assert run_here("train_seg", *words, "--cfg", "job") == 0

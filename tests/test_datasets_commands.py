@@ -83,6 +83,7 @@ def test_verify_finds_each_kind_of_problem(tmp_path, kind):
     assert Path(problems[0].file).stem == "a"
 
 
+@pytest.mark.medium
 def test_verify_reports_all_problems_with_status_one(tmp_path):
     root = camvid_like(tmp_path)
     assert "6 pairs read" in run("camvid", "verify", "--root", root, status=1)  # not the official number
@@ -96,18 +97,21 @@ def test_verify_reports_all_problems_with_status_one(tmp_path):
     assert "77 (768 pixels)" in str(found["problems"])
 
 
+@pytest.mark.medium
 def test_verify_of_a_valid_split_has_status_zero(tmp_path):
     root = camvid_like(tmp_path, splits=("small",))
     report = run("camvid", "verify", "--root", root, "--split", "train", "data.train_split=small")
     assert "3 pairs read, 0 problems" in report
 
 
+@pytest.mark.medium
 def test_wrong_setting_or_option_is_refused(tmp_path):
     assert "rooot" in run("camvid", "verify", "data.rooot=x", status=2)
     assert "unrecognized arguments: nonsense" in run("camvid", "verify", "nonsense", status=2)
     assert "there is no folder images/train" in run("camvid", "verify", "--root", tmp_path, status=2)
 
 
+@pytest.mark.medium
 def test_help_has_license_source_and_layout():
     for name in ("ade20k", "cityscapes", "camvid", "voc"):
         text = run(name, "--help")
@@ -134,6 +138,7 @@ def test_statistics_match_a_count_by_hand(tmp_path):
     np.testing.assert_allclose(statistics.effective_number(found, beta=0.5), [0.8, 1.2, 1])
 
 
+@pytest.mark.medium
 def test_stats_writes_weights_that_the_loss_reads(tmp_path):
     root = camvid_like(tmp_path)
     text = run(
@@ -146,6 +151,7 @@ def test_stats_writes_weights_that_the_loss_reads(tmp_path):
     )
 
 
+@pytest.mark.medium
 def test_show_writes_a_contact_sheet_of_named_samples(tmp_path):
     root = camvid_like(tmp_path)
     sheet = tmp_path / "sheet.png"
@@ -154,6 +160,7 @@ def test_show_writes_a_contact_sheet_of_named_samples(tmp_path):
     assert "unknown nobody" in run("camvid", "show", "--root", root, "--samples", "nobody", status=2)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("value", [255, 65535])
 def test_show_draws_samples_without_a_scored_pixel(tmp_path, value):
     root = tmp_path / "data"
@@ -182,6 +189,7 @@ def ade_zip(file, splits=("training", "validation"), extra=()):
     return file
 
 
+@pytest.mark.medium
 def test_ade20k_prepare_from_a_local_zip_is_idempotent(tmp_path):
     archive = ade_zip(tmp_path / "ade.zip")
     run("ade20k", "prepare", "--root", tmp_path / "ade", "--zip", archive)
@@ -237,6 +245,7 @@ def test_damaged_archive_is_refused_with_a_fix(tmp_path):
         command.unpack_zip(archive, tmp_path / "out", ade20k_script.map_member)
 
 
+@pytest.mark.medium
 def test_cityscapes_prepare_unpacks_needed_files_only(tmp_path):
     frames, labels = tmp_path / "leftImg8bit.zip", tmp_path / "gtFine.zip"
     with zipfile.ZipFile(frames, "w") as archive:
@@ -261,6 +270,7 @@ def test_cityscapes_prepare_unpacks_needed_files_only(tmp_path):
         cityscapes_script.prepare(cityscapes_script.script.parser.parse_args(["prepare"]), root)
 
 
+@pytest.mark.medium
 def test_camvid_prepare_arranges_the_tutorial_layout(tmp_path):
     for split, folder_name in (("train", "train"), ("val", "val")):
         write(tmp_path / f"tutorial/CamVid/{folder_name}/a.png", NOISE)
@@ -269,6 +279,7 @@ def test_camvid_prepare_arranges_the_tutorial_layout(tmp_path):
     assert camvid.build("val", root=str(tmp_path / "camvid")).read(0).label.shape == (24, 32)
 
 
+@pytest.mark.medium
 def test_verify_reports_images_in_both_splits(tmp_path):
     root = camvid_like(tmp_path, names=("a", "b"))
     write(root / "annotations/train/a.png", np.full((24, 32), 77, np.uint8))

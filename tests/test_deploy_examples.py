@@ -40,6 +40,7 @@ def files(tiny_run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 @pytest.mark.parametrize(("example", "name"), [("deploy_onnx", "net.onnx"), ("deploy_openvino", "net.xml")])
 def test_deploy_examples_predict_like_segkit_without_torch(example, name, files, tiny_run, tmp_path):
@@ -82,6 +83,7 @@ def service(files):
     assert (files / "serve.log").read_text() == ""  # whatever clients do
 
 
+@pytest.mark.medium
 def test_service_predicts_like_segkit(service, files, tiny_run):
     stored = (files / "photo.png").read_bytes()
     answer = httpx.post(f"{service}/predict", content=stored, timeout=60)
@@ -103,6 +105,7 @@ def png(height, width, *, noisy=False):
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("path", "content", "status", "words"),
     [
@@ -130,6 +133,7 @@ def connect(service):
 HEAD = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\n"
 
 
+@pytest.mark.medium
 def test_client_that_disconnects_is_ignored(service):
     for part in (b"", b"POST /pre", HEAD, HEAD + b"x" * 50):
         with connect(service) as client:
@@ -137,6 +141,7 @@ def test_client_that_disconnects_is_ignored(service):
     assert httpx.get(service).status_code == 200
 
 
+@pytest.mark.medium
 def test_slow_client_times_out(service):
     started = time.monotonic()
     with connect(service) as silent, connect(service) as slow_head, connect(service) as slow_body:
@@ -151,6 +156,7 @@ def test_slow_client_times_out(service):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.medium
 def test_connections_beyond_the_limit_get_503(service):
     clients = [connect(service) for _ in range(25)]
     try:
@@ -221,6 +227,7 @@ def test_images_with_alpha_or_16_bits_are_rejected(client, mode):
     assert "8-bit RGB or gray" in answer.json()["error"]
 
 
+@pytest.mark.medium
 def test_concurrent_requests_are_correct_or_rejected(service, tiny_run):
     net = segkit.load(tiny_run / "best.pt")
     images = [png(40 + 9 * (i % 3), 60, noisy=True) for i in range(12)]
@@ -246,6 +253,7 @@ def test_concurrent_requests_are_correct_or_rejected(service, tiny_run):
     assert all("too many images are waiting" in json.loads(answer.text)["error"] for answer in away)
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_service_rejects_logits_file(tiny_run, tmp_path):
     path = tmp_path / "logits.onnx"

@@ -87,6 +87,7 @@ def test_coco_scores_of_ground_truth(drawn_set):
 # ---- learning, by the command
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_detection_command_learns_boxes_and_masks(method):

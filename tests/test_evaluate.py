@@ -352,6 +352,7 @@ with distributed.init_process_group("cpu"):
 """
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_counts_do_not_depend_on_the_number_of_processes(processes, tmp_path):
     tests = Path(__file__).parent

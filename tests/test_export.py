@@ -153,6 +153,7 @@ def ids_file(tiny_run, tmp_path_factory):
     return path
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "how",
     [
@@ -176,6 +177,7 @@ def test_exported_file_scores_like_its_checkpoint(how, tiny_run, logits_file, ru
     assert results[0]["weights_sha256"] != results[1]["weights_sha256"]
 
 
+@pytest.mark.medium
 def test_exported_file_predicts_like_its_checkpoint(tiny_run, logits_file):
     image = make_image(61, 83)
     net, file = segkit.load(tiny_run / "best.pt"), segkit.load(logits_file)
@@ -185,6 +187,7 @@ def test_exported_file_predicts_like_its_checkpoint(tiny_run, logits_file):
     assert np.array_equal(file.table.colors, net.table.colors)
 
 
+@pytest.mark.medium
 def test_metadata_describe_classes_and_normalization(logits_file, tiny_run):
     stored = {entry.key: json.loads(entry.value) for entry in onnx.load(str(logits_file)).metadata_props}
     table = segkit.load(tiny_run / "best.pt").table
@@ -195,6 +198,7 @@ def test_metadata_describe_classes_and_normalization(logits_file, tiny_run):
     assert stored["protocol"]["name"] == "whole"
 
 
+@pytest.mark.medium
 def test_file_that_disagrees_is_not_written(tiny_run, run_here, monkeypatch, capsys, tmp_path):
     right = onnx_format.Session.__call__
 
@@ -228,6 +232,7 @@ def test_agreement_is_counted_over_pixels(counts):
         )
 
 
+@pytest.mark.medium
 def test_ids_file_predicts_and_rejects_other_uses(ids_file, tiny_run):
     image = make_image(40, 56)
     file = segkit.load(ids_file)
@@ -252,6 +257,7 @@ def test_fixed_size_file_works_with_windows_of_its_size(tmp_path):
     assert (predict(file, image, how) == predict(model, image, how)).double().mean() >= 0.9999
 
 
+@pytest.mark.medium
 def test_unsupported_precision_of_a_runtime_is_rejected(logits_file):
     with pytest.raises(
         ValueError,
@@ -270,6 +276,7 @@ def test_missing_or_damaged_exported_file_is_rejected(suffix, tmp_path):
         export.read_metadata(path)
 
 
+@pytest.mark.medium
 def test_onnx_file_without_metadata_is_rejected(tmp_path, logits_file):
     model = onnx.load(str(logits_file))
     del model.metadata_props[:]
@@ -278,6 +285,7 @@ def test_onnx_file_without_metadata_is_rejected(tmp_path, logits_file):
         export.read_metadata(tmp_path / "foreign.onnx")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -320,6 +328,7 @@ def test_missing_package_names_the_extra(monkeypatch, tmp_path):
         export_model(build_thin_model("resnest", "fcn"), tmp_path / "net.onnx", export.ExportKind())
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_fp16_export_has_half_weights(tiny_run, run_here, tmp_path):
     path = tmp_path / "half.onnx"
@@ -329,6 +338,7 @@ def test_fp16_export_has_half_weights(tiny_run, run_here, tmp_path):
     assert kinds == {onnx.TensorProto.FLOAT16}
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_int8_export_has_integers_and_is_scored(tiny_run, run_here, tmp_path, capsys):
     path = tmp_path / "eight.onnx"
@@ -391,6 +401,7 @@ def store_elsewhere(model, place):
     tensor.external_data.add(key="location", value=place)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("place", ["../../etc/passwd", "/dev/zero", "weights.bin"])
 def test_onnx_with_external_data_is_rejected(logits_file, tmp_path, place):
     path = change_onnx(logits_file, tmp_path / "net.onnx", lambda model: store_elsewhere(model, place))
@@ -398,6 +409,7 @@ def test_onnx_with_external_data_is_rejected(logits_file, tmp_path, place):
         segkit.load(path)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -423,6 +435,7 @@ def test_invalid_metadata_are_rejected(logits_file, tmp_path, key, value):
         segkit.load(change_onnx(logits_file, tmp_path / "net.onnx", change))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("key", "value"), [("interface", '"ids"'), ("mean", "[0, 0]"), ("classes", "")])
 def test_metadata_of_another_network_are_rejected(logits_file, tmp_path, key, value):
     """An ``ids`` file that gives logits, a network of other bands, a table of other classes."""

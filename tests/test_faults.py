@@ -28,6 +28,7 @@ def quota():
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # bytes of one file
 
 
+@pytest.mark.medium
 def test_full_disk_leaves_the_checkpoint_before_intact(complete_run, tmp_path):
     folder = tmp_path / "run"
     run = Run(
@@ -61,6 +62,7 @@ class LimitFileSize:
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, self.limit))
 
 
+@pytest.mark.medium
 def test_failed_write_leaves_no_partial_file(tmp_path):
     run = Run(tmp_path / "run", before=LimitFileSize(100_000))
     assert run.exit_status() == 2, run.output
@@ -122,6 +124,7 @@ class Remove:
         shutil.rmtree(self.folder)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
 def test_deleted_data_end_the_run_with_a_message(workers, tmp_path):
     data = own_data(tmp_path / "data")
@@ -142,6 +145,7 @@ def test_deleted_data_end_the_run_with_a_message(workers, tmp_path):
     checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")
 
 
+@pytest.mark.medium
 def test_broken_validation_image_costs_no_iteration(tmp_path):
     data = own_data(tmp_path / "data")
     broken = tmp_path / "data" / "images" / "val" / "0.png"
@@ -156,6 +160,7 @@ def test_broken_validation_image_costs_no_iteration(tmp_path):
     assert Run(tmp_path / "run", *settings, "resume=true").complete()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -178,11 +183,13 @@ def test_resume_with_other_settings_reports_differences(setting, message, comple
     assert "Traceback" not in run.output
 
 
+@pytest.mark.medium
 def test_deterministic_runs_are_bit_equal(tmp_path):
     both = [Run(tmp_path / name, "runtime.deterministic=true") for name in "ab"]
     assert_same_end(*(run.complete() for run in both))
 
 
+@pytest.mark.medium
 @pytest.mark.gpu
 def test_deterministic_runs_are_bit_equal_on_a_gpu(tmp_path):
     if not torch.cuda.is_available():

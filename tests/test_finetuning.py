@@ -294,6 +294,7 @@ def test_undefined_metric_is_explained(metric):
 STILL = ["schedule.lr=1e-12", "schedule.freeze_norm=true", "schedule.patience=2", "evaluation.every=2"]
 
 
+@pytest.mark.medium
 def test_early_stopping_is_exact_across_resumes(tmp_path):
     """Nothing moves, so the first of the validations at 2, 4, 6, 8 and 10 stays the best."""
     whole = Run(tmp_path / "whole", *STILL)
@@ -336,6 +337,7 @@ def train_arguments(photos, tmp_path, *rest):
     return ["data=folder", *where, *small, *rest]
 
 
+@pytest.mark.medium
 def test_finetuning_takes_the_network_of_the_checkpoint(tiny_run, photos, tmp_path, run_here, capsys):
     rest = ["schedule.epochs=null", "schedule.iterations=2", "schedule.batch_size=2", "schedule.freeze=2"]
     arguments = train_arguments(photos, tmp_path, f"model.weights={tiny_run}/best.pt", *rest)
@@ -426,6 +428,7 @@ def test_count_validations_matches_due_iterations(seed):
     assert schedule.count_validations(every=every, samples=samples) == len(due)
 
 
+@pytest.mark.medium
 def test_finetune_experiment_matches_its_documentation(photos, tmp_path, tiny_run):
     settings = compose.compose_settings(
         "train",
@@ -437,6 +440,7 @@ def test_finetune_experiment_matches_its_documentation(photos, tmp_path, tiny_ru
     assert schedule["patience"] == 10
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "wrong", ["model=null", "model.weights=3", "model.weights={a:1}", "model.weights=/dev/null"]
 )
@@ -445,6 +449,7 @@ def test_invalid_weights_are_refused_in_one_line(wrong, tmp_path, run_here, caps
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.medium
 def test_two_processes_freeze_the_same_stages(tmp_path):
     """From scratch, so that what is frozen still has the values it began with."""
     both = ranks(2, tmp_path / "run", "schedule.freeze=2", "schedule.iterations=3", "evaluation.every=3")

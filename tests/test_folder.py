@@ -396,6 +396,7 @@ def test_tilde_is_the_home_directory(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.medium
 def test_training_on_several_roots_with_class_weights(tmp_path, run_here, capsys):
     """Class weights of two roots are those of all their pixels together, and the training's loss has them."""
     draw = np.random.default_rng(0)
@@ -432,6 +433,7 @@ def test_training_on_several_roots_with_class_weights(tmp_path, run_here, capsys
     torch.testing.assert_close(criterion(Logits(logits), label)["main"], theirs, rtol=1e-4, atol=0)
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_commands_of_the_own_data_page_run(tmp_path):
     for name in ("conf", "segkit", "datasets", "train_seg.py"):

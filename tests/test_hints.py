@@ -106,10 +106,12 @@ def test_setting_the_chosen_loss_lacks_is_refused_in_any_order(order):
         compose_settings("train", [typed[place] for place in order])
 
 
+@pytest.mark.medium
 def test_info_defaults_is_printed():
     assert "Defaults List" in run_command("train_seg.py", "--info", "defaults", "data=ade20k").stdout
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "status"), [([], 0), (["--help"], 0), (["nope"], 2), (["train", "--help"], 0)]
 )

@@ -66,6 +66,7 @@ def test_imagenet_images_equal_reference_transforms(drawn_images, way, plain, cr
         assert np.array_equal(folder[index][0].transpose(1, 2, 0), expected)
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_imagenet_command_equals_plain_loop(drawn_images):
     root, network, weights = drawn_images

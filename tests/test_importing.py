@@ -164,6 +164,7 @@ def test_masks_of_many_labels_have_16_bits(tmp_path):
     assert (ids == 32767).sum() == 2
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_printed_command_trains_on_the_import(tmp_path):
     """What is typed after the import is what the import says."""
@@ -444,6 +445,7 @@ def test_proposals_for_binary_void_and_instance_masks():
     assert proposals.split_instance_ids(instances, 1000).tolist() == [[0, 7, 24, 24], [26, 999, 1, 33]]
 
 
+@pytest.mark.medium
 def test_instance_ids_are_converted_for_training(tmp_path):
     for index in range(2):
         photograph(tmp_path / f"images/{index}.png", (8, 8))

@@ -54,6 +54,7 @@ def test_every_built_in_data_set_has_a_license():
     assert {file.stem for file in tables} == licenses.DATA.keys()
 
 
+@pytest.mark.medium
 def test_checkpoint_carries_its_ledger_and_fine_tuning_continues_it(tiny_run, tmp_path):
     stored = checkpoint.read_checkpoint(tiny_run / "best.pt")["licenses"]
     assert stored["pretrained weights"] == SCRATCH
@@ -69,6 +70,7 @@ def test_checkpoint_carries_its_ledger_and_fine_tuning_continues_it(tiny_run, tm
     assert resumed.about["licenses"] == stored
 
 
+@pytest.mark.medium
 def test_exported_file_carries_the_ledger(tiny_run):
     words = [f"checkpoint={tiny_run}/best.pt"]
     settings = compose_settings("export", words, stored=read_checkpoint_settings)

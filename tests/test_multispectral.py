@@ -243,6 +243,7 @@ def test_missing_bands_and_nan_are_refused(tmp_path):
     np.testing.assert_array_equal(read_image(file, Bands((1, 2, 3, 4), (0, 1), fill=-7.0)), holes)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("missing", [(), ("imagecodecs",), ("rasterio",), ("imagecodecs", "rasterio")])
 def test_compressed_tiffs_are_read_by_installed_packages(tmp_path, missing):
     """Without both extras they are refused in one line that names them, unless the file needs neither."""
@@ -462,6 +463,7 @@ def write_set(root, kind, count, names=("train/a", "train/b", "val/c"), size=(40
 TINY = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/auxiliary=none loader.workers=0"
 
 
+@pytest.mark.medium
 def test_four_16_bit_bands_train_test_and_predict(tmp_path):
     """The real commands, with nothing said but the bands; the checkpoint alone tells the rest."""
     write_set(tmp_path / "set", np.uint16, 8)
@@ -487,7 +489,7 @@ def test_four_16_bit_bands_train_test_and_predict(tmp_path):
     np.testing.assert_array_equal(network.predict(array), ids)
     logits = network.network.eval()(network.network.normalize(torch.from_numpy(array).permute(2, 0, 1)[None]))
     np.testing.assert_array_equal(logits.main[0].argmax(0), ids)
-    with pytest.raises(ValueError, match=r"give one as an .H, W, 4. array"):
+    with pytest.raises(ValueError, match=r"takes .H, W, 4. arrays"):
         network.predict(array[..., :3])
     run_command("predict_seg.py", f"checkpoint={runs}/deep/best.pt", f"input={image}", "save=[ids,overlays]")
     stored = cv2.imread(str(runs / "deep/predict-c/ids/c.png"), cv2.IMREAD_UNCHANGED)
@@ -501,6 +503,7 @@ def test_four_16_bit_bands_train_test_and_predict(tmp_path):
     assert there.split("in %:")[1].split("\n")[0] == again.split("in %:")[1].split("\n")[0]
 
 
+@pytest.mark.medium
 def test_geotiff_prediction_keeps_the_georeference(tmp_path, run_here):
     write_set(tmp_path / "set", np.uint8, 3, names=("train/a", "val/c"))
     runs, place = tmp_path / "runs", tmp_path / "place.tif"

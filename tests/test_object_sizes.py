@@ -122,6 +122,7 @@ def test_missed_small_object_lowers_small_iou_only():
     assert found["large"] == pytest.approx(120 / 130)
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_object_sizes_are_printed_and_reported(tiny_run, tmp_path):
     done = run_command(

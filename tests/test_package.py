@@ -18,6 +18,8 @@ import yaml
 
 import segkit
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SIZES = "data.size=32 data.val_scenes=4 augment.crop_size=32 model.backbone.width=8 model.head.width=16"

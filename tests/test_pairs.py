@@ -175,6 +175,7 @@ def test_writing_to_a_cached_sample_keeps_the_cache(tmp_path):
     np.testing.assert_array_equal(cached.read(0).image, SCENE)
 
 
+@pytest.mark.medium
 def test_processes_can_share_one_cache(tmp_path):
     import multiprocessing
 

@@ -106,6 +106,7 @@ class Camera:
         self.shown.set()
 
 
+@pytest.mark.medium
 def test_camera_video_repeats_dropped_frames(tiny_run, tmp_path, monkeypatch):
     passing = [1, 4, 1, 3]
     camera, times = Camera(passing), iter(passing[1:])

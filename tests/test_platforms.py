@@ -16,6 +16,8 @@ from segkit.config.compose import compose_settings
 from segkit.runtime import precision
 from segkit.types import Batch
 
+pytestmark = pytest.mark.medium
+
 LIKE_MACOS = """
 import builtins, io, multiprocessing, os, signal, sys
 
@@ -87,7 +89,6 @@ print(len(names))
 """
 
 
-@pytest.mark.medium
 def test_every_module_imports_without_posix_modules():
     found = subprocess.run([sys.executable, "-c", LIKE_WINDOWS], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
@@ -104,7 +105,6 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("loss", registry.available("losses"))
 def test_training_step_needs_no_float64(loss, monkeypatch):
     """Apple's GPUs have none; ``widest_float`` is the one place that knows."""

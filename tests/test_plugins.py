@@ -41,6 +41,7 @@ def command(script, *arguments, cwd, status=0):
     return answer
 
 
+@pytest.mark.medium
 def test_example_trains_predicts_and_must_be_named(own, capsys, run_here):
     output = command(
         "train_seg.py", "--config-dir", "conf", "plugins=shiny", "experiment=shiny", cwd=own
@@ -93,6 +94,7 @@ def test_components_of_the_example_pass_their_checks(own):
     assert [factor(t) for t in range(8)] == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
 
 
+@pytest.mark.medium
 def test_help_lists_components_of_plugins(own, run_here, capsys):
     assert run_here("train_seg", "--config-dir=conf", "plugins=shiny", "--help") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -119,6 +121,7 @@ WRONG = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("wrong", WRONG)
 def test_settings_of_plugins_are_checked(own, wrong, run_here, capsys):
     words = ["--config-dir", "conf", "plugins=shiny", "experiment=shiny"]
@@ -130,6 +133,7 @@ def test_settings_of_plugins_are_checked(own, wrong, run_here, capsys):
     assert not [name for name in sys.modules if name.startswith("shiny.")]
 
 
+@pytest.mark.medium
 def test_missing_config_dir_is_refused(run_here, capsys):
     assert run_here("train_seg", "--config-dir", "nowhere", "experiment=demo") == 2
     assert "--config-dir=nowhere: there is no such folder" in capsys.readouterr().err

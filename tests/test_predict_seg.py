@@ -59,6 +59,7 @@ def prediction_run(tiny_run, album, tmp_path_factory):
     return output, run_command("predict_seg.py", *words, status=1)
 
 
+@pytest.mark.medium
 def test_outputs_keep_the_input_subfolders(prediction_run):
     output, _ = prediction_run
     found = sorted(file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file())
@@ -68,12 +69,14 @@ def test_outputs_keep_the_input_subfolders(prediction_run):
     assert found == sorted([*outputs, "predictions.json"])
 
 
+@pytest.mark.medium
 def test_unreadable_image_is_skipped_and_listed_at_the_end(prediction_run, album):
     done = prediction_run[1]
     assert f"Not predicted:\n{album}/broken.png: is damaged, cut short or not an image" in done.stderr
     assert "images: 4 predicted, 0 skipped, 1 failed" in done.stdout
 
 
+@pytest.mark.medium
 def test_output_kinds_match_each_other_and_python(prediction_run, album, network):
     output, _ = prediction_run
     name = "Größe (1)/straße=ß"
@@ -88,10 +91,12 @@ def test_output_kinds_match_each_other_and_python(prediction_run, album, network
     assert overlay.shape[0] > ids.shape[0]  # a legend below
 
 
+@pytest.mark.medium
 def test_exif_orientation_is_applied(prediction_run):
     assert read_pixels(prediction_run[0] / "ids/turned.png").shape == (40, 20)
 
 
+@pytest.mark.medium
 def test_resume_skips_existing_outputs(prediction_run, album, tiny_run, run_here, capsys):
     output, _ = prediction_run
     words = (
@@ -113,6 +118,7 @@ def test_resume_skips_existing_outputs(prediction_run, album, tiny_run, run_here
     assert (output / "ids/turned.png").read_bytes() == turned
 
 
+@pytest.mark.medium
 def test_video_gives_a_video_and_masks_of_every_frame(tiny_run, tmp_path, run_here, network):
     scenes = np.random.default_rng(2).integers(0, 256, (5, 8, 8, 3), np.uint8).repeat(6, 1).repeat(8, 2)
     with VideoFile(tmp_path / "ride.mp4", 12.5) as video:
@@ -156,6 +162,7 @@ def damage_frames(path, numbers):
     path.write_bytes(content)
 
 
+@pytest.mark.medium
 def test_video_with_unreadable_frames_keeps_frame_numbers(tiny_run, tmp_path, run_here, capsys):
     write_video(tmp_path / "ride.avi")
     damage_frames(tmp_path / "ride.avi", {0, 7, 8, 12})
@@ -186,6 +193,7 @@ def test_frames_after_damaged_data_keep_their_numbers(tmp_path, suffix):
     assert list(found) == list(found.values())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("suffix", [".avi", ".mkv"])
 def test_truncated_video_is_reported(tiny_run, tmp_path, run_here, capsys, suffix):
     write_video(tmp_path / f"whole{suffix}")
@@ -199,6 +207,7 @@ def test_truncated_video_is_reported(tiny_run, tmp_path, run_here, capsys, suffi
     assert f"only {count} of 20 frames can be read" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_videos_of_equal_names_get_separate_folders(tiny_run, tmp_path, run_here, capsys):
     checkpoint = f"checkpoint={shutil.copy(tiny_run / 'best.pt', tmp_path)}"
     for folder in ("a", "b"):
@@ -239,6 +248,7 @@ def test_video_legend_has_fixed_height_and_largest_classes():
     assert not (frames[0][90:] == colors[8]).all(2).any()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -270,6 +280,7 @@ def cameras(tiny_run, tmp_path):
     return f"checkpoint={shutil.copy(tiny_run / 'best.pt', tmp_path)}"
 
 
+@pytest.mark.medium
 def test_folders_of_equal_names_get_separate_outputs(cameras, tmp_path, run_here, capsys):
     for day in ("monday", "tuesday", "monday", "tuesday"):
         assert run_here("predict_seg", cameras, f"input={tmp_path}/{day}/cam", "resume=true") == 0
@@ -281,6 +292,7 @@ def test_folders_of_equal_names_get_separate_outputs(cameras, tmp_path, run_here
         assert sorted(file.name for file in (tmp_path / folder / "overlays").iterdir()) == ["0.jpg", "1.jpg"]
 
 
+@pytest.mark.medium
 def test_new_output_kinds_leave_existing_outputs_unchanged(cameras, tmp_path, run_here, capsys):
     words = cameras, f"input={tmp_path}/monday/cam"
     assert run_here("predict_seg", *words, "save=[ids]") == 0
@@ -292,6 +304,7 @@ def test_new_output_kinds_leave_existing_outputs_unchanged(cameras, tmp_path, ru
     assert len(list((tmp_path / "predict-cam/colors").iterdir())) == 2
 
 
+@pytest.mark.medium
 def test_predictions_of_other_weights_are_not_mixed(cameras, tmp_path, tiny_run, run_here, capsys):
     words = f"input={tmp_path}/monday/cam", "resume=true"
     assert run_here("predict_seg", cameras, *words) == 0
@@ -306,6 +319,7 @@ def test_predictions_of_other_weights_are_not_mixed(cameras, tmp_path, tiny_run,
     assert "0: predicted by another network or protocol" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_outputs_inside_the_input_are_not_predicted(cameras, tmp_path, run_here, capsys):
     for place in ("", "/*.*", "/**/*.*"):
         words = cameras, f"input={tmp_path}/monday{place}", f"output={tmp_path}/monday/out", "resume=true"
@@ -314,6 +328,7 @@ def test_outputs_inside_the_input_are_not_predicted(cameras, tmp_path, run_here,
     assert "images: 0 predicted, 2 skipped, 0 failed" in capsys.readouterr().out
 
 
+@pytest.mark.medium
 def test_image_of_unsupported_size_is_listed_as_failure(network, cameras, tmp_path, monkeypatch):
     images = [ImageFile(file, file.stem) for file in sorted((tmp_path / "monday/cam").iterdir())]
     images.append(images[0]._replace(name="2"))
@@ -333,6 +348,7 @@ def test_image_of_unsupported_size_is_listed_as_failure(network, cameras, tmp_pa
     assert sorted(file.stem for file in (tmp_path / "out/ids").iterdir()) == ["0", "2"]
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore")  # of a camera that is not there
 def test_input_can_be_a_numeric_folder_or_a_list(cameras, tmp_path, run_here, monkeypatch, capsys):
     (tmp_path / "monday").rename(tmp_path / "2024_11")
@@ -350,6 +366,7 @@ def test_input_can_be_a_numeric_folder_or_a_list(cameras, tmp_path, run_here, mo
     assert (tmp_path / "both/ids/tuesday/cam/0.png").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -372,6 +389,7 @@ def test_unusable_input_or_output_gives_one_error_line(
     assert len(captured.splitlines()) == 1
 
 
+@pytest.mark.medium
 def test_published_weights_predict_without_data(tiny_run, album, tmp_path, run_here, network):
     words = (
         f"model=deeplabv3_demo model.backbone.width=8 model.head.width=16 model.weights={tiny_run}/best.pt"
@@ -381,6 +399,7 @@ def test_published_weights_predict_without_data(tiny_run, album, tmp_path, run_h
     assert np.array_equal(read_pixels(tmp_path / "ids/a.png"), network.predict(album / "a.png"))
 
 
+@pytest.mark.medium
 def test_predictor_agrees_on_file_and_array(network, album):
     ids = network.predict(album / "a.png")
     assert (ids.shape, ids.dtype) == ((40, 32), np.uint8)
@@ -394,6 +413,7 @@ def test_predictor_agrees_on_file_and_array(network, album):
         network.predict("nowhere.png")
 
 
+@pytest.mark.medium
 def test_predictor_uses_the_given_protocol(tiny_run, album):
     how = inference.Protocol(scales=(0.5, 1.0), flip=True)
     network = segkit.load(str(tiny_run / "last.pt"), device="cpu", protocol=how)
@@ -408,6 +428,7 @@ def test_unknown_attribute_of_the_package_is_an_error():
         segkit.nothing  # noqa: B018
 
 
+@pytest.mark.medium
 def test_predictor_agrees_on_all_image_types(network, album, monkeypatch):
     monkeypatch.setenv("HOME", str(album))
     expected = network.predict(album / "a.png")
@@ -417,6 +438,7 @@ def test_predictor_agrees_on_all_image_types(network, album, monkeypatch):
         assert all(np.array_equal(network.predict(kind), expected) for kind in kinds)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -432,6 +454,7 @@ def test_predictor_rejects_other_types(network, image, message):
         network.predict(image)
 
 
+@pytest.mark.medium
 def test_predictor_network_is_plain_pytorch(network, tiny_run, album):
     plain = network.network
     stored = checkpoint.read_checkpoint(tiny_run / "best.pt")["model"]

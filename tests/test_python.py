@@ -42,6 +42,7 @@ def test_public_names_are_documented_and_typed():
     assert set(segkit.__all__) <= set(dir(segkit))
 
 
+@pytest.mark.medium
 def test_batch_prediction_equals_single_prediction(model, files):
     pixels = [np.array(Image.open(file)) for file in files]
     alone = [model.predict(file) for file in files]
@@ -62,6 +63,7 @@ def test_batch_prediction_equals_single_prediction(model, files):
     assert model.predict([]) == []
 
 
+@pytest.mark.medium
 def test_predictor_equals_predict_command(model, files, tiny_run, tmp_path, run_here):
     words = f"checkpoint={tiny_run}/best.pt input={files[0].parent} output={tmp_path} save=[ids] device=cpu"
     assert run_here("predict_seg", *words.split()) == 0
@@ -75,6 +77,7 @@ def as_bytes(image, **how):
     return held.getvalue()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -108,6 +111,7 @@ class Own:
         return segkit.Sample(sample.image, sample.label, self.names[index])
 
 
+@pytest.mark.medium
 def test_own_data_set_is_scored_as_in_the_run(model, tiny_run):
     settings = torch.load(tiny_run / "best.pt", weights_only=True)["settings"]
     own = Own(segkit.build_dataset(settings, "val"))
@@ -117,6 +121,7 @@ def test_own_data_set_is_scored_as_in_the_run(model, tiny_run):
     assert found.scores["mIoU"] == pytest.approx(written["scores"]["mIoU"], abs=1e-12)
 
 
+@pytest.mark.medium
 def test_own_loop_example_trains_and_saves(tmp_path):
     small = "data.size=32 data.val_scenes=4 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
     length = "schedule.batch_size=4 loader.workers=0"

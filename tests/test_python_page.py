@@ -6,6 +6,7 @@ import re
 import shutil
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from conftest import ROOT
@@ -15,6 +16,7 @@ PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.medium
 def test_python_blocks_of_docs_run(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "demo").mkdir(parents=True)

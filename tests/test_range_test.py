@@ -103,6 +103,7 @@ def test_range_test_ends_when_the_loss_explodes():
     assert len(result.rates) < 100 or result.losses[-1] < 4 * min(result.losses)
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_lr_finder_writes_a_curve_and_no_run(tmp_path, run_here, capsys):
     small = [

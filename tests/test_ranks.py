@@ -13,6 +13,8 @@ import torch
 
 from runs import ROOT, SMALL, CallBefore, KillAt, Run, assert_same_end, newest_iteration, ranks, read_curves
 
+pytestmark = pytest.mark.medium
+
 CALM = ["schedule.batch_size=6", "schedule.lr=0.0005", "schedule.head_lr_multiplier=1"]
 CALM += ["schedule.freeze_norm=true"]  # statistics of batches are synchronized on GPUs alone
 CALM += ["model.backbone.output_stride=8"]  # rounding grows slowly, and crosses no kink of a rectifier

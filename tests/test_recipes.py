@@ -206,6 +206,7 @@ def test_recipe_file_states_each_number_once(model, data):
     } | {"schedule.epochs", "schedule.iterations"}
 
 
+@pytest.mark.medium
 def test_conf_has_100_files_and_main_command_merges_16():
     assert len(list(CONF.rglob("*.yaml"))) <= 100
     answer = run_command("train_seg.py", *HEADLINE, "--info", "defaults")
@@ -340,6 +341,7 @@ TINY = [
 ROWS = [f"model={model} data={data}" for model, data in PUBLISHED]
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 @pytest.mark.parametrize("row", [*ROWS, "experiment=fast_ade20k"])
 def test_every_recipe_takes_two_steps(row, roots, run_here, tmp_path):
@@ -360,6 +362,7 @@ def test_every_recipe_takes_two_steps(row, roots, run_here, tmp_path):
     assert np.isfinite(result["scores"]["mIoU"])
 
 
+@pytest.mark.medium
 def test_summary_downloads_nothing(run_here, monkeypatch, capsys, tmp_path):
     def refuse(*_, **__):
         raise AssertionError("a download was asked for")

@@ -58,6 +58,7 @@ def test_benchmark_prints_help_without_installed_segkit(script, tmp_path):
     assert "usage:" in done.stdout
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("version", ["(3, 10)", "(3, 14)"])
 def test_setup_rejects_unsupported_python_with_one_line(version, tmp_path):
     python = tmp_path / "python"
@@ -73,6 +74,7 @@ def test_setup_rejects_unsupported_python_with_one_line(version, tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.medium
 def test_setup_uses_certificates_of_the_system(tmp_path):
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
@@ -86,6 +88,7 @@ def test_setup_uses_certificates_of_the_system(tmp_path):
     assert called == ["pip true company.pem company.pem", "uv true company.pem company.pem"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
@@ -155,6 +158,7 @@ def test_files_tests_and_settings_named_on_pages_exist(page):
     assert not missing
 
 
+@pytest.mark.medium
 def test_import_segkit_imports_no_torch_and_prints_nothing():
     code = "import sys, segkit; print([m for m in ('torch', 'hydra', 'cv2', 'numpy') if m in sys.modules])"
     answer = subprocess.run(

@@ -7,6 +7,8 @@ import pytest
 
 from runs import KillAt, Run, assert_same_end
 
+pytestmark = pytest.mark.medium
+
 FULL = ["schedule.accumulate=2", "schedule.ema=0.9", "runtime.precision=bf16", "loader.workers=2"]
 FULL += ["model.head.dropout=0.1", "model.head.aspp_dropout=0.5"]
 

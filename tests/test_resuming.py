@@ -85,6 +85,7 @@ def test_stored_settings_are_checked_and_refer_to_nothing(monkeypatch):
         resume(before={**before, "model": 7})
 
 
+@pytest.mark.medium
 def test_resumed_command_keeps_its_network_and_lists_changes(tmp_path):
     folder = tmp_path / "a"
     own = ["model.head.width=12", "schedule.iterations=2", "schedule.ema=0.5", "evaluation.every=2"]

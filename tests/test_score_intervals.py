@@ -66,6 +66,7 @@ def test_intervals_cover_the_true_score():
     assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
 
 
+@pytest.mark.medium
 def test_evaluation_counts_each_image_once(tiny_run, tmp_path):
     stored = []
     for output in ("whole", "repeated"):
@@ -82,6 +83,7 @@ def test_evaluation_counts_each_image_once(tiny_run, tmp_path):
         assert low <= result["scores"][name] <= high
 
 
+@pytest.mark.medium
 def test_evaluators_with_small_states_have_intervals(tiny_run, tmp_path):
     arguments = (
         f"checkpoint={tiny_run}/best.pt",

@@ -365,6 +365,7 @@ def test_predictions_of_two_tools_are_compared_with_pictures(voc_tree):
     assert np.array(Image.open(voc_tree / "c.png")).std() > 20
 
 
+@pytest.mark.medium
 @ONE_SEED
 def test_command_scores_masks_without_a_network(voc_tree):
     arguments = (f"predictions={voc_tree / 'out'}", "data=voc", f"data.root={voc_tree}", "report=true")

@@ -55,6 +55,7 @@ def assert_same_network(one, other):
     assert all(torch.equal(tensors[name], others[name]) for name in tensors)
 
 
+@pytest.mark.medium
 def test_shared_network_predicts_as_the_checkpoint(tiny_run, folder, photo):
     original, shared = segkit.load(tiny_run / "best.pt"), segkit.load(folder)
     np.testing.assert_array_equal(original.predict(photo), shared.predict(photo))
@@ -64,12 +65,14 @@ def test_shared_network_predicts_as_the_checkpoint(tiny_run, folder, photo):
     assert all(torch.equal(stored[name], state[name]) for name in stored)
 
 
+@pytest.mark.medium
 def test_shared_folder_has_only_tensors_json_and_the_card(folder):
     files = {path.name for path in folder.iterdir()}
     assert files == {"model.safetensors", "config.json", "README.md", "preview.png"}
     assert (folder / "preview.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.medium
 def test_header_has_settings_classes_scores_and_licenses(tiny_run, folder):
     best = checkpoint.read_checkpoint(tiny_run / "best.pt")
     with safe_open(folder / "model.safetensors", "pt") as file:
@@ -82,6 +85,7 @@ def test_header_has_settings_classes_scores_and_licenses(tiny_run, folder):
     assert header["settings"]["model"]["head"] == best["settings"]["model"]["head"]
 
 
+@pytest.mark.medium
 def test_shared_files_contain_no_local_path(tiny_run, folder):
     for name in ("model.safetensors", "config.json", "README.md"):
         assert str(tiny_run.parent) not in (folder / name).read_bytes().decode("latin1")
@@ -96,6 +100,7 @@ def test_local_paths_are_removed_from_settings():
     }
 
 
+@pytest.mark.medium
 def test_model_card_has_metadata_scores_use_and_licenses(tiny_run, folder):
     card = ModelCard.load(folder / "README.md")
     score = checkpoint.read_checkpoint(tiny_run / "best.pt")["scores"]["mIoU"]
@@ -113,6 +118,7 @@ def test_model_card_has_metadata_scores_use_and_licenses(tiny_run, folder):
     assert "](preview.png)" in card.text
 
 
+@pytest.mark.medium
 def test_test_results_beside_the_checkpoint_are_on_the_card(tiny_run, tmp_path):
     shutil.copy(tiny_run / "best.pt", tmp_path)
     (tmp_path / "test-encoding").mkdir()
@@ -125,6 +131,7 @@ def test_test_results_beside_the_checkpoint_are_on_the_card(tiny_run, tmp_path):
     assert "preview.png" not in card
 
 
+@pytest.mark.medium
 def test_shared_network_keeps_results_and_license_when_reshared(folder, tmp_path):
     model = share.SharedModel.from_pretrained(folder)
     model.save_pretrained(tmp_path / "copy")
@@ -132,6 +139,7 @@ def test_shared_network_keeps_results_and_license_when_reshared(folder, tmp_path
     assert ModelCard.load(tmp_path / "copy" / "README.md").data.license == "mit"
 
 
+@pytest.mark.medium
 def test_fine_tuning_keeps_the_license_of_shared_weights(folder):
     model = {"weights": "hf://user/tiny", "backbone": {"name": "resnest"}}
     licenses = json.loads((folder / "config.json").read_text(encoding="utf-8"))["licenses"]
@@ -139,6 +147,7 @@ def test_fine_tuning_keeps_the_license_of_shared_weights(folder):
     assert "weights: mit" in ledger["pretrained weights"]
 
 
+@pytest.mark.medium
 def test_push_uploads_the_folder_to_the_hub(tiny_run, tmp_path, monkeypatch):
     calls = []
 
@@ -163,6 +172,7 @@ def test_push_uploads_the_folder_to_the_hub(tiny_run, tmp_path, monkeypatch):
     assert 'segkit.load("hf://user/tiny")' in (tmp_path / "hub" / "README.md").read_text()
 
 
+@pytest.mark.medium
 def test_failed_push_is_one_line_and_leaves_the_folder(tiny_run, tmp_path, monkeypatch, capsys):
     def refuse(token=None):
         raise RuntimeError("401 Unauthorized\nand a page of details")
@@ -175,6 +185,7 @@ def test_failed_push_is_one_line_and_leaves_the_folder(tiny_run, tmp_path, monke
     assert segkit.load(tmp_path / "out").table.num_classes == 10
 
 
+@pytest.mark.medium
 def test_existing_network_and_missing_checkpoint_are_errors(folder, tiny_run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         share.main([str(tiny_run / "best.pt"), str(folder)])
@@ -196,6 +207,7 @@ def test_nonfinite_scores_are_stored_as_null(scores, tmp_path):
     assert metadata["scores"] == {k: v if math.isfinite(v) else None for k, v in scores.items()}
 
 
+@pytest.mark.medium
 def test_damaged_and_foreign_files_are_one_line_errors(folder, tmp_path):
     content = (folder / "model.safetensors").read_bytes()
     for name, damaged in (("cut", content[:5000]), ("empty", b""), ("text", b"hello, world, how are you")):
@@ -209,6 +221,7 @@ def test_damaged_and_foreign_files_are_one_line_errors(folder, tmp_path):
         segkit.load(tmp_path)
 
 
+@pytest.mark.medium
 def test_loading_without_the_hub_extra_names_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setitem(sys.modules, "safetensors", None)
@@ -217,6 +230,7 @@ def test_loading_without_the_hub_extra_names_it(folder, monkeypatch):
             segkit.load(source)
 
 
+@pytest.mark.medium
 def test_sharing_without_the_hub_extra_names_it():
     code = "import runpy, sys; sys.modules['huggingface_hub'] = None; runpy.run_module('segkit.tools.share', "
     command = [sys.executable, "-c", code + "run_name='__main__')"]
@@ -262,6 +276,7 @@ def hub(folder):
     server.server_close()
 
 
+@pytest.mark.medium
 def test_hub_address_predicts_downloading_the_model_file_only(hub, folder, photo, tmp_path):
     endpoint, requests = hub
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")}
@@ -299,6 +314,7 @@ def test_results_of_a_hub_address_are_in_runs():
     assert model_file.output_folder_for("runs/x/best.pt") == Path("runs/x")
 
 
+@pytest.mark.medium
 def test_shared_folder_scores_as_the_checkpoint(tiny_run, folder, run_here, tmp_path):
     for source, out in ((tiny_run / "best.pt", "a"), (folder, "b")):
         words = [f"checkpoint={source}", f"output={tmp_path / out}", "loader.workers=0"]

@@ -53,6 +53,7 @@ def terminate_twice():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.medium
 def test_signal_saves_and_the_resumed_run_ends_bit_equal(unbroken, tmp_path):
     folder = tmp_path / "run"
     stopped = Run(folder, "loader.workers=2", before=CallBefore(STEP, 5, terminate_group))
@@ -73,6 +74,7 @@ def test_signal_saves_and_the_resumed_run_ends_bit_equal(unbroken, tmp_path):
     assert_same_end(unbroken, Run(folder, "resume=true").complete())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_in_the_first_validation_image_saves(number, status, unbroken, tmp_path):
     folder = tmp_path / "run"
@@ -141,12 +143,14 @@ def is_running(pid):
     return False
 
 
+@pytest.mark.medium
 def test_workers_do_not_delay_a_failing_run(tmp_path):
     failing = Run(tmp_path / "run", "loader.workers=2", before=CallBefore(STEP, 3, fail))
     assert failing.exit_status(seconds=50) == 1  # a worker outlives a SIGTERM by 60
     assert "KeyError: 'a bug'" in failing.output
 
 
+@pytest.mark.medium
 def test_second_signal_exits_at_once(tmp_path):
     folder = tmp_path / "run"
     assert Run(folder, before=CallBefore(STEP, 5, terminate_twice)).exit_status() == 143

@@ -52,6 +52,7 @@ class Measure:
         checkpoint.Checkpoints.save = save_and_measure
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_long_run_leaks_no_memory_files_or_processes(tmp_path):
     file = tmp_path / "measured"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segkit.config.compose import accept_any_key
+from segkit.config.command_line import accept_any_key
 from segkit.inference import sources
 
 

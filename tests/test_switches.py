@@ -9,6 +9,8 @@ import torch
 from conftest import run_command
 from segkit import checkpoint
 
+pytestmark = pytest.mark.medium
+
 SIZES = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
 LENGTH = (
     "schedule.iterations=2 schedule.batch_size=2 schedule.lr_schedule.warmup_iterations=0 schedule.ema=null"

@@ -17,6 +17,8 @@ from segkit import checkpoint
 from segkit.data.label_map import load_builtin_label_map
 from segkit.visualize import overlays
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def scored_run(tiny_run, tmp_path_factory):

@@ -278,6 +278,7 @@ TINY += ["model.head.width=8", "schedule.epochs=null", "schedule.batch_size=4", 
 TINY += ["loader.workers=0"]
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_padded_timm_network_exports_for_any_size(run_here, tmp_path, capsys):
     """The command compares the file with PyTorch at sizes that are no multiple of 32 before it keeps it."""
@@ -289,6 +290,7 @@ def test_padded_timm_network_exports_for_any_size(run_here, tmp_path, capsys):
     assert file.is_file()
 
 
+@pytest.mark.medium
 @pytest.mark.slow
 def test_timm_backbone_works_in_every_command(run_here, tmp_path, capsys):
     settings = [*TINY, "model.backbone.variant=mobilenetv3_small_050", f"run_dir={tmp_path}"]

@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import ROOT, run_command
 from segkit import checkpoint
 
+pytestmark = pytest.mark.medium
+
 
 def test_summary_needs_no_data(run_here, capsys, tmp_path):
     status = run_here("train_seg", "model=deeplabv3_resnest14", "data=ade20k", f"data.root={tmp_path}/none",

@@ -275,6 +275,7 @@ def test_scales_out_of_order_are_refused():
         transforms.build(crop_size=8, scales=(2.0, 0.5))
 
 
+@pytest.mark.medium
 def test_augmentation_does_not_access_the_network():
     code = """
 import socket
