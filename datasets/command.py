@@ -198,7 +198,7 @@ class Script:
 
 def describe_values(plain: Mapping[str, Any], counts: statistics.Statistics) -> list[str]:
     """Return lines with mean and standard deviation; for other than photographs, values and settings."""
-    if counts.band_settings.photographs:
+    if counts.band_settings.is_photograph:
         return [f"mean {plain['mean']}, standard deviation {plain['std']} (RGB, 0..1)"]
     values = plain["values"]
     lists = {"data.range": plain["range"], "model.mean": plain["mean"], "model.std": plain["std"]}

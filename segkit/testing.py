@@ -180,7 +180,7 @@ def check_loss(make: Callable[[int], Any], *, num_classes: int = 4) -> None:
     (gradient,) = torch.autograd.grad(total, logits)
     check(torch.isfinite(gradient).all() and gradient.any(), "its gradient is zero or not finite")
     check(not gradient[:, :, :2].any(), "ignored pixels get a gradient")
-    weight = loss.weight(label)
+    weight = loss.compute_weight(label)
     check(
         weight.dtype == torch.float64 and not weight.requires_grad,
         f"its weight is {weight.dtype}, not float64",

@@ -56,8 +56,8 @@ class Bands(NamedTuple):
     fill: float | None = None  # replaces NaN; None refuses it
 
     @property
-    def photographs(self) -> bool:
-        """Whether images are uint8 RGB photographs."""
+    def is_photograph(self) -> bool:
+        """Return whether images are uint8 RGB photographs."""
         return self.chosen is None and self.range is None
 
     def value_ranges(self, count: int) -> list[tuple[float, float]]:
@@ -73,7 +73,7 @@ class Bands(NamedTuple):
             return [self.range or (0.0, 255.0)] * count  # type: ignore[list-item]
         return list(self.range)  # type: ignore[arg-type]
 
-    def displayed(self, count: int) -> list[int]:
+    def choose_display_bands(self, count: int) -> list[int]:
         """Return the positions of the displayed bands, one or three, in an image of ``count`` bands."""
         if self.display is not None:
             numbers = list(self.chosen or range(1, count + 1))
@@ -223,7 +223,7 @@ class Loss(Protocol):
         """Return scalars by name for a label (B, H, W); finite even if all pixels are ignored."""
         ...
 
-    def weight(self, label: Tensor) -> Tensor:
+    def compute_weight(self, label: Tensor) -> Tensor:
         """Return the divisor of the mean: a float64 scalar that depends on the label (B, H, W) alone."""
         ...
 

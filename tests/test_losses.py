@@ -197,9 +197,9 @@ def test_weighted_micro_batches_sum_to_the_batch_loss(name, keywords, naive):
         logits, label, weights = random_case(seed)
         more = {"class_weights": weights} if name in WEIGHTED else {}
         loss = build(name, logits.shape[1], **keywords, **more)
-        whole = loss(Logits(logits), label)["main"] * loss.weight(label)
+        whole = loss(Logits(logits), label)["main"] * loss.compute_weight(label)
         parts = [
-            loss(Logits(logits[i : i + 1]), label[i : i + 1])["main"] * loss.weight(label[i : i + 1])
+            loss(Logits(logits[i : i + 1]), label[i : i + 1])["main"] * loss.compute_weight(label[i : i + 1])
             for i in range(len(label))
         ]
         torch.testing.assert_close(sum(parts), whole, rtol=1e-9, atol=1e-12)

@@ -120,7 +120,7 @@ class Dice(torch.nn.Module):
         right = logits.main.softmax(1).gather(1, label.long().clamp(max=2)[:, None])
         return {"dice": 1 - right.mean()}
 
-    def weight(self, label):
+    def compute_weight(self, label):
         return torch.tensor(float(label.numel()), dtype=torch.float64)
 
 

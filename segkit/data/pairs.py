@@ -112,7 +112,7 @@ class Pairs:
         if self.cache is None:
             image, label = self.read_image(pair), self._read_label(pair)
         else:
-            salt = "" if self.bands.photographs else repr((self.bands.chosen, self.bands.fill))
+            salt = "" if self.bands.is_photograph else repr((self.bands.chosen, self.bands.fill))
             image = load_cached(pair.image, self.cache, salt, lambda: self.read_image(pair))
             salt = repr(pair.table or self.table)
             label = load_cached(pair.label, self.cache, salt, lambda: self._read_label(pair))

@@ -99,7 +99,7 @@ class Augmentation:
         sampler = _CropSampler(scaled, crop_size or scaled, is_flipped)
         crop, label = self._sample_crop(draw, label, sampler, angle)
         image = self._cut(image, crop, angle, padding)
-        if self.color_jitter and bands.photographs:
+        if self.color_jitter and bands.is_photograph:
             image = color.distort(image, draw, self.color_jitter)
         elif self.color_jitter:
             image = color.distort_bands(image, draw, self.color_jitter, bands.value_ranges(image.shape[2]))
@@ -204,7 +204,7 @@ def _pad(array: np.ndarray, size: Sequence[int], values: Sequence[float]) -> np.
 
 def _padding_values(padding: str, bands: Bands, count: int) -> Sequence[float]:
     """Return the value of each band outside the image."""
-    if bands.photographs:
+    if bands.is_photograph:
         return PADDING[padding]
     if padding == "mean":
         raise ValueError(

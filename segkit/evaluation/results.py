@@ -190,13 +190,15 @@ def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str
     scores = []
     for name, value in evaluation.scores.items():
         scores.append(f"{name} {format_percent(value)}{_format_interval(evaluation.intervals.get(name))}")
-    unit = "in %, with 95 % intervals over images" if evaluation.intervals else "in %"
+    note = "see docs/using.md for their definitions"
+    if evaluation.intervals:
+        note += ", docs/scoring.md for the 95 % intervals"
     images = format_count(evaluation.images, "image")
     if evaluation.skipped:
         images += f", {evaluation.skipped} unreadable and skipped"
     return (
         f"{format_class_table(table.names, columns)}\n\n{data}: {images}\n{evaluation.protocol}\n"
-        f"{unit}: {'  '.join(scores)}\n(see docs/using.md for their definitions)"
+        f"in %: {'  '.join(scores)}\n({note})"
     )
 
 

@@ -266,7 +266,7 @@ def _read_image(image: ImageLike, bands: Bands) -> np.ndarray:
         return read_image(Path(expand_home(str(image))), bands)
     if isinstance(image, bytes | bytearray | memoryview):
         return read_image(cast("Path", _InMemoryFile(bytes(image))), bands)
-    if not bands.photographs:
+    if not bands.is_photograph:
         raise ValueError(
             f"image of type {type(image).__name__}: this network reads bands {bands.chosen} in the range "
             f"{bands.range}. Give the path or bytes of a file, or an (H, W, C) array of them"

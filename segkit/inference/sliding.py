@@ -105,7 +105,7 @@ def _image_to_device(model: Segmenter, image: np.ndarray | Tensor) -> Tensor:
     else:
         pixels = image
     bands = getattr(model, "in_channels", 3)
-    takes_photographs = getattr(model, "photographs", True)
+    takes_photographs = getattr(model, "takes_photographs", True)
     has_right_shape = pixels.ndim == 3 and len(pixels) == bands and pixels.numel() > 0
     if not has_right_shape or (takes_photographs and pixels.dtype != torch.uint8):
         dtype = "uint8" if takes_photographs else "the values as stored"

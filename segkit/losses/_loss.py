@@ -31,16 +31,18 @@ class Loss(nn.Module):
             label: (B, H, W), any integer type.
         """
         target = label.long()
-        parts = {"main": self.mean(_match_size(logits.main, logits, target), target)}
+        parts = {"main": self.compute_mean(_match_size(logits.main, logits, target), target)}
         if logits.aux is not None:
-            parts["aux"] = self.aux_weight * self.mean(_match_size(logits.aux, logits, target), target)
+            parts["aux"] = self.aux_weight * self.compute_mean(
+                _match_size(logits.aux, logits, target), target
+            )
         return parts
 
-    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head, (B, K, H, W) logits; 0 with gradient 0 if all pixels are ignored."""
         raise NotImplementedError
 
-    def weight(self, label: Tensor) -> Tensor:
+    def compute_weight(self, label: Tensor) -> Tensor:
         """Return the divisor of the mean, which may depend on the label only; a float64 scalar."""
         raise NotImplementedError
 
@@ -64,20 +66,20 @@ class PixelLoss(Loss):
         label_weights[: len(class_weights)] = class_weights
         self.register_buffer("label_weights", label_weights, persistent=False)
 
-    def weight(self, label: Tensor) -> Tensor:
+    def compute_weight(self, label: Tensor) -> Tensor:
         """Return the sum of the class weights over the scored pixels, in the widest float of the device."""
         device = self.label_weights.device
         return self.label_weights[label.to(device).int()].sum(dtype=precision.widest_float_dtype(device))
 
     def divide(self, total: Tensor, target: Tensor) -> Tensor:
         """Divide a sum over pixels by the weight of their labels; 0 if all are ignored."""
-        return total / self.weight(target).clamp(min=1e-9).to(total.dtype)
+        return total / self.compute_weight(target).clamp(min=1e-9).to(total.dtype)
 
 
 class RegionLoss(Loss):
     """A mean over the images that have a scored pixel."""
 
-    def weight(self, label: Tensor) -> Tensor:
+    def compute_weight(self, label: Tensor) -> Tensor:
         """Return the number of images with a scored pixel, in the widest float of the device."""
         dtype = precision.widest_float_dtype(label.device)
         return (label != self.ignore_index).flatten(1).any(1).sum(dtype=dtype)

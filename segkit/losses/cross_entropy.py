@@ -30,21 +30,21 @@ class CrossEntropy(PixelLoss):
         super().__init__(class_weights, aux_weight=aux_weight)
         self.label_smoothing, self.average = label_smoothing, average
 
-    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head."""
-        return self.divide(chunked_sum(logits, target, self.total).sum(), target)
+        return self.divide(chunked_sum(logits, target, self.sum_loss).sum(), target)
 
-    def total(self, chunk: Chunk) -> Tensor:
+    def sum_loss(self, chunk: Chunk) -> Tensor:
         """Return the sum over a chunk's pixels."""
         weights = self.class_weights.to(chunk.logits.dtype)
         return pixel_cross_entropy(chunk, weight=weights, label_smoothing=self.label_smoothing).sum()
 
-    def weight(self, label: Tensor) -> Tensor:
+    def compute_weight(self, label: Tensor) -> Tensor:
         """Return the sum of the class weights over the scored pixels, or the number of all pixels."""
         if self.average == "all":
             device = self.class_weights.device
             return torch.full((), label.numel(), dtype=precision.widest_float_dtype(device), device=device)
-        return super().weight(label)
+        return super().compute_weight(label)
 
 
 def pixel_cross_entropy(

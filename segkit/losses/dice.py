@@ -29,7 +29,7 @@ class Dice(RegionLoss):
         super().__init__(num_classes, aux_weight=aux_weight)
         self.over, self.smooth = over, smooth
 
-    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head."""
         sums = chunked_sum(logits, target, overlaps)  # (B, 3, K)
         if self.over == "batch":

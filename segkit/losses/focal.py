@@ -21,11 +21,11 @@ class Focal(PixelLoss):
         super().__init__(class_weights, aux_weight=aux_weight)
         self.gamma = gamma
 
-    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head."""
-        return self.divide(chunked_sum(logits, target, self.total).sum(), target)
+        return self.divide(chunked_sum(logits, target, self.sum_loss).sum(), target)
 
-    def total(self, chunk: Chunk) -> Tensor:
+    def sum_loss(self, chunk: Chunk) -> Tensor:
         """Return the sum over a chunk's pixels."""
         negative_log = pixel_cross_entropy(chunk)  # -log p_t
         # 1 - p_t; rounding may leave -log p_t just below 0, and 0^gamma has an infinite slope for gamma < 1

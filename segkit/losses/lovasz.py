@@ -35,7 +35,7 @@ class Lovasz(RegionLoss):
         super().__init__(num_classes, aux_weight=aux_weight)
         self.over = over
 
-    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head."""
         if isinstance(logits, HeadLogits):
             logits = logits.resize(target)  # errors are sorted over all pixels
@@ -52,7 +52,7 @@ class Lovasz(RegionLoss):
         total = chunked_sum(logits, target, errors).sum()
         if self.over == "batch":
             return total
-        return (total / self.weight(target).clamp(min=1).to(logits.device)).to(total.dtype)
+        return (total / self.compute_weight(target).clamp(min=1).to(logits.device)).to(total.dtype)
 
 
 @torch.no_grad()

@@ -36,9 +36,9 @@ class Mixed(nn.Module):
         pairs = list(zip(self.weights, parts, strict=True))
         return {head: torch.stack([weight * part[head] for weight, part in pairs]) for head in parts[0]}
 
-    def weight(self, label: Tensor) -> Tensor:
+    def compute_weight(self, label: Tensor) -> Tensor:
         """Return the weight of the label in each of the losses, (P,) float64."""
-        weights: list[Any] = [loss.weight(label) for loss in self.losses.values()]  # pyright: ignore[reportCallIssue]
+        weights: list[Any] = [loss.compute_weight(label) for loss in self.losses.values()]  # pyright: ignore[reportCallIssue]
         return torch.stack([weight.to(weights[0].device) for weight in weights])
 
 

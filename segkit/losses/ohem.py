@@ -30,10 +30,10 @@ class Ohem(PixelLoss):
         self.cross_entropy = CrossEntropy(class_weights)
         self.threshold, self.min_kept = threshold, min_kept
 
-    def mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head."""
         is_hard = self.find_hard(logits, target)
-        return self.cross_entropy.mean(logits, target.where(is_hard, self.ignore_index))
+        return self.cross_entropy.compute_mean(logits, target.where(is_hard, self.ignore_index))
 
     @torch.no_grad()
     def find_hard(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:

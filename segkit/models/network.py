@@ -22,7 +22,7 @@ class Segmenter(nn.Module):
         align_corners: of every resize.
         mean, std: (C, 1, 1) of the C bands, for stored values divided by 255.
         black: the stored value of black of each band.
-        photographs: images are uint8; otherwise of any type.
+        takes_photographs: images are uint8; otherwise of any type.
         class_names: of the K classes in order, or None if unknown; data are matched with them by name.
     """
 
@@ -52,8 +52,8 @@ class Segmenter(nn.Module):
                 f"{len(limits)}: each needs one for every band"
             )
         self.black = [low for low, _ in limits]
-        self.photographs = set(limits) == {BYTES}
-        if not self.photographs:  # ((x - low) / (high - low) - mean) / std as (x / 255 - mean) / std
+        self.takes_photographs = set(limits) == {BYTES}
+        if not self.takes_photographs:  # ((x - low) / (high - low) - mean) / std as (x / 255 - mean) / std
             mean = [(low + m * (high - low)) / 255 for m, (low, high) in zip(mean, limits, strict=True)]
             std = [s * (high - low) / 255 for s, (low, high) in zip(std, limits, strict=True)]
         self.backbone, self.head, self.auxiliary = backbone, head, auxiliary

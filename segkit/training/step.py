@@ -57,7 +57,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     for group in training.optimizer.param_groups:
         group["lr"] = group["base_lr"] * training.lr_factor(training.iteration)
     batches = [_move_to_device(batch, training) for batch in batches]
-    weights = torch.stack([training.loss.weight(batch.label) for batch in batches])
+    weights = torch.stack([training.loss.compute_weight(batch.label) for batch in batches])
     total_weight = distributed.all_reduce_sum(weights.sum(0))
     if not total_weight.any():
         return _skip_unscored(training)
@@ -89,7 +89,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
 def _move_to_device(batch: Batch, training: Training) -> Batch:
     layout = torch.channels_last if training.runtime.channels_last else torch.contiguous_format
     image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
-    if not batch.bands.photographs:
+    if not batch.bands.is_photograph:
         image = training.model.normalize(image)
     return Batch(image, batch.label.to(training.device, non_blocking=True), batch.names)
 
@@ -112,7 +112,7 @@ def _run_passes(training: Training, mean_weight: Tensor, batches: Sequence[Batch
     losses: dict[str, Tensor] = {}
     for index, batch in enumerate(batches):
         with distributed.no_sync_until_last(training.runner, is_last=index == len(batches) - 1):
-            parts = _backward(training, batch, training.loss.weight(batch.label) / mean_weight)
+            parts = _backward(training, batch, training.loss.compute_weight(batch.label) / mean_weight)
         losses = {name: losses.get(name, 0) + part for name, part in parts.items()}
     return losses
 

@@ -171,7 +171,7 @@ class ValidationLoss:
         logits = torch.cat(self.rows).permute(2, 0, 1)[None]  # (1, K, rows, W)
         self.rows.clear()
         label = torch.from_numpy(sample.label[strip.bottom - rows : strip.bottom])[None].to(logits.device)
-        weight = self.loss.weight(label).cpu().double()
+        weight = self.loss.compute_weight(label).cpu().double()
         for name, part in self.loss(Logits(logits), label).items():
             self.sums[name] = self.sums.get(name, 0) + part.cpu().double() * weight
         self.weight = self.weight + weight

@@ -28,9 +28,9 @@ def to_display_rgb(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
 
     While the range is ``percentile`` or ``minmax``, they are the 2nd and 98th percentile of this image.
     """
-    if bands.photographs and image.shape[2] == 3 and image.dtype == np.uint8:
+    if bands.is_photograph and image.shape[2] == 3 and image.dtype == np.uint8:
         return image
-    places = bands.displayed(image.shape[2])
+    places = bands.choose_display_bands(image.shape[2])
     values = image[..., places].astype(np.float32)
     if isinstance(bands.range, str):
         low, high = np.percentile(values, (2, 98), axis=(0, 1)).astype(np.float32)

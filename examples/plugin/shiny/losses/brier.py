@@ -20,19 +20,19 @@ class Brier(nn.Module):
 
     def forward(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
         """Return named losses whose sum is the loss."""
-        losses = {"main": self.mean(logits.main, label)}
+        losses = {"main": self.compute_mean(logits.main, label)}
         if logits.aux is not None:
-            losses["aux"] = self.aux_weight * self.mean(logits.aux, label)
+            losses["aux"] = self.aux_weight * self.compute_mean(logits.aux, label)
         return losses
 
-    def mean(self, logits: Tensor, label: Tensor) -> Tensor:
+    def compute_mean(self, logits: Tensor, label: Tensor) -> Tensor:
         """Return the mean for the logits (B, K, H, W) of one head."""
         scored = label != self.ignored
         expected = F.one_hot(label.long().where(scored, 0), self.num_classes).movedim(-1, 1)
         distance = (logits.float().softmax(1) - expected).square().sum(1)
         return (distance * scored).sum() / scored.sum().clamp(min=1)
 
-    def weight(self, label: Tensor) -> Tensor:
+    def compute_weight(self, label: Tensor) -> Tensor:
         """Return the number of pixels that are not ignored, float64."""
         return (label != self.ignored).sum(dtype=torch.float64)
 
