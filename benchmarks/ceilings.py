@@ -112,8 +112,8 @@ def gigaflops(variant: str, size: tuple[int, int], *, batch: int = 1, classes: i
 def cpu_flags() -> list[str]:
     """Return the processor's instruction sets that matter here."""
     cpuinfo = Path("/proc/cpuinfo")
-    words = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    return [flag for flag in FLAGS if flag in words]
+    tokens = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return [flag for flag in FLAGS if flag in tokens]
 
 
 def describe_machine(threads: int, device: str = "cpu") -> str:

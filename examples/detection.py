@@ -209,7 +209,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
     parser.add_argument(
         "--train", help="COCO annotations and folder of images (default: drawn scenes)", **pair
     )
-    parser.add_argument("--val", help="likewise, for evaluation", **pair)
+    parser.add_argument("--val", help="the same, for evaluation", **pair)
     parser.add_argument(
         "--size", nargs=2, type=int, default=(128, 128), help="shorter side, maximum of the longer side"
     )

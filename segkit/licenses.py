@@ -43,11 +43,11 @@ def build_ledger(settings: Mapping[str, Any], before: Mapping[str, str] | None =
 def _describe_weights(model: Mapping[str, Any], before: Mapping[str, str] | None) -> str:
     backbone = model["backbone"]
     if model.get("weights"):
-        name = PurePath(model["weights"]).name  # a path would tell about the machine
+        name = PurePath(model["weights"]).name  # a path would reveal the machine
         if before is None:
             return f"{name}: {NOT_STATED}"
         parts = [f"{key}: {before.get(key, NOT_STATED)}" for key in ("pretrained weights", "data")]
-        if "weights" in before:  # a shared network states the license of its own weights
+        if "weights" in before:  # a shared network states the license of its weights
             parts.insert(0, f"weights: {before['weights']}")
         return f"{name}, a network of segkit ({'; '.join(parts)})"
     weights = backbone.get("weights")

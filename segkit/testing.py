@@ -129,8 +129,10 @@ def _check_module(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     module.train()
     module.zero_grad()
     _sum_squares(module(*inputs)).backward()
-    idle = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
-    check(not idle, f"no gradient reaches {', '.join(idle[:5])}; DistributedDataParallel would wait for it")
+    unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    check(
+        not unused, f"no gradient reaches {', '.join(unused[:5])}; DistributedDataParallel would wait for it"
+    )
     module.zero_grad(set_to_none=True)
     module.eval()
     with torch.no_grad():

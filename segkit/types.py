@@ -106,7 +106,7 @@ class Logits(NamedTuple):
     """Output of a segmenter, in training and in evaluation."""
 
     main: Tensor  # (B, K, H, W); for a loss also (B, K, h, w), which it resizes in chunks
-    aux: Tensor | None = None  # likewise; None without an auxiliary head
+    aux: Tensor | None = None  # of the auxiliary head; None without one
     align_corners: bool = True  # how a loss resizes them
 
 

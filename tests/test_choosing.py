@@ -1,4 +1,4 @@
-"""What a training on one's own images leaves open: chosen from them, told, and kept by the run."""
+"""Values chosen from the images of a training, printed and stored by the run."""
 
 from __future__ import annotations
 
@@ -147,12 +147,12 @@ def test_invalid_folders_are_refused_in_one_line(tmp_path, spoil, message):
     words = images_of(tmp_path, [(64, 48)] * 3)
     images_of(tmp_path, [(64, 48)], split="val")
     spoil(tmp_path)
-    said = run_command(
+    output = run_command(
         "train_seg.py", *words[:2], "model=deeplabv3_demo", f"run_dir={tmp_path}/runs", status=2
     )
-    assert message in said.stderr
-    assert "chosen from the images" not in said.stdout  # what was chosen comes after what is refused
-    assert len(said.stderr.strip().splitlines()) == 1
+    assert message in output.stderr
+    assert "chosen from the images" not in output.stdout  # what was chosen comes after what is refused
+    assert len(output.stderr.strip().splitlines()) == 1
 
 
 def test_fine_tuning_on_other_bands_uses_their_statistics(tmp_path):

@@ -139,11 +139,11 @@ def test_fine_tuning_matches_class_weights_by_name(tmp_path):
     source = segmenter.build(3, **MODEL).eval()
     file = write_checkpoint(tmp_path / "best.pt", source, NETWORK)
     other = class_table(*((k, name, (k, k, k)) for k, name in enumerate(("blue", "back", "red"))))
-    model, words = initial_model.build_model({**MODEL, "weights": file}, other)
+    model, parts = initial_model.build_model({**MODEL, "weights": file}, other)
     image = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
     expected = source(image).main[:, [2, 0, 1]]
     torch.testing.assert_close(model.eval()(image).main, expected, rtol=0, atol=1e-6)
-    assert "matched by name" in words[-1]
+    assert "matched by name" in parts[-1]
     assert model.class_names == ["blue", "back", "red"]
 
 
@@ -215,8 +215,8 @@ def test_results_have_the_ids_of_the_scored_data(tmp_path, tiny_run, run_here):
             Image.fromarray(array.astype(np.uint8)).save(root / folder / "val/a.png")
         rows = [f"{identity},{name}" for identity, name in zip(ids, names, strict=True)]
         (root / "classes.csv").write_text("\n".join(["id,name", *(rows if step == 1 else reversed(rows))]))
-        words = [f"checkpoint={tiny_run}/best.pt", "data=folder", f"data.root='{root}'", f"output='{output}'"]
-        assert run_here("test_seg", *words, "save=[ids]", "loader.workers=0", "device=cpu") == 0
+        parts = [f"checkpoint={tiny_run}/best.pt", "data=folder", f"data.root='{root}'", f"output='{output}'"]
+        assert run_here("test_seg", *parts, "save=[ids]", "loader.workers=0", "device=cpu") == 0
         scores.append(json.loads((output / "result.json").read_text())["class_iou"])
         assert list(scores[-1]) == names
         assert set(np.unique(np.array(Image.open(output / "ids/a.png"))).tolist()) <= set(ids)

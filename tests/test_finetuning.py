@@ -195,32 +195,33 @@ def test_other_classes_renew_only_the_classifiers(names, tmp_path):
     torch.manual_seed(7)
     fresh = build_model(len(names)).state_dict()
     torch.manual_seed(7)
-    model, (words,) = initial_model_for(file, *names)
+    model, (messages,) = initial_model_for(file, *names)
     changed = initial_model.find_class_tensors(source, MODEL)
     for name, tensor in model.state_dict().items():
         expected = fresh if name in changed else source.state_dict()
         assert torch.equal(tensor, expected[name]), name
     assert {n.split(".")[0] for n in changed} == {"head", "auxiliary"}
     assert len(changed) == 4
-    assert f"{len(fresh) - 4} tensors loaded" in words
-    assert f"re-initialized for other classes: {', '.join(sorted(changed))}; left out: none" in words
+    assert f"{len(fresh) - 4} tensors loaded" in messages
+    assert f"re-initialized for other classes: {', '.join(sorted(changed))}; left out: none" in messages
 
 
 def test_same_classes_keep_all_weights(tmp_path):
     source = build_model(2)
-    model, (words,) = initial_model_for(save(tmp_path / "best.pt", source, "sky", "sea"), "sky", "sea")
+    model, (messages,) = initial_model_for(save(tmp_path / "best.pt", source, "sky", "sea"), "sky", "sea")
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True))
-    assert "re-initialized for other classes: none" in words
+    assert "re-initialized for other classes: none" in messages
 
 
 def test_weights_without_class_names_are_taken_in_order(tmp_path):
     torch.save(build_model(2).state_dict(), tmp_path / "published.pth")
-    _, words = initial_model_for(tmp_path / "published.pth", "sky", "sea")
+    _, messages = initial_model_for(tmp_path / "published.pth", "sky", "sea")
     assert (
-        "does not name its classes; they are assumed to be the 2 classes of mine, in this order" in words[1]
+        "does not name its classes; they are assumed to be the 2 classes of mine, in this order"
+        in messages[1]
     )
-    _, words = initial_model_for(tmp_path / "published.pth", "sky", "sea", "tree")
-    assert len(words) == 1
+    _, messages = initial_model_for(tmp_path / "published.pth", "sky", "sea", "tree")
+    assert len(messages) == 1
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
@@ -257,8 +258,8 @@ def test_metric_value_of_each_metric():
         ("loss", r"mIoU, pixAcc, mAcc, fwIoU, mDice, val/loss, or iou/CLASS with a class of sky, sea\."),
     ],
 )
-def test_unknown_metric_is_refused_with_suggestions(metric, words):
-    with pytest.raises(ValueError, match=f"checkpoint.metric={metric}: must be one of .*{words}"):
+def test_unknown_metric_is_refused_with_suggestions(metric, messages):
+    with pytest.raises(ValueError, match=f"checkpoint.metric={metric}: must be one of .*{messages}"):
         best_metric.check_metric(metric, ["sky", "sea"])
 
 
@@ -285,10 +286,10 @@ def test_best_and_patience_match_a_naive_search():
 
 @pytest.mark.parametrize("metric", ["iou/sea", "mIoU", "val/loss"])
 def test_undefined_metric_is_explained(metric):
-    words = best_metric.explain_undefined(metric, math.nan)
-    assert words.startswith(f"checkpoint.metric={metric} is ")
-    assert "Choose another checkpoint.metric" in words
-    assert ("no validation image has a pixel of 'sea'" in words) == (metric == "iou/sea")
+    messages = best_metric.explain_undefined(metric, math.nan)
+    assert messages.startswith(f"checkpoint.metric={metric} is ")
+    assert "Choose another checkpoint.metric" in messages
+    assert ("no validation image has a pixel of 'sea'" in messages) == (metric == "iou/sea")
 
 
 STILL = ["schedule.lr=1e-12", "schedule.freeze_norm=true", "schedule.patience=2", "evaluation.every=2"]
@@ -383,10 +384,10 @@ def test_finetuning_takes_the_network_of_the_checkpoint(tiny_run, photos, tmp_pa
         ),
     ],
 )
-def test_settings_known_to_fail_are_warned_about(weights, schedule, words):
+def test_settings_known_to_fail_are_warned_about(weights, schedule, messages):
     run = start_run(build_model(), **schedule)
     (output,) = advice.find_warnings(run, {"weights": weights, "backbone": {"weights": None}})
-    assert re.search(words, output), output
+    assert re.search(messages, output), output
 
 
 def test_patience_beyond_the_last_validation_is_refused():

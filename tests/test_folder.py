@@ -1,4 +1,4 @@
-"""One's own data in all its forms, and the tutorial, run as it stands."""
+"""Data sets in folders, and the tutorial of docs/own_data.md."""
 
 from __future__ import annotations
 

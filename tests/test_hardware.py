@@ -1,4 +1,4 @@
-"""What the machine is said to have, against what the kernel says of it."""
+"""Detected processor features equal those of the kernel."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def test_large_tensors_are_page_aligned_in_training(what, chosen, expected):
         text=True,
         check=True,
     )
-    said, on_a_page = done.stdout.strip().splitlines()
-    assert said == expected
-    assert (int(on_a_page) == 40) == said.endswith("1")
+    reported, on_a_page = done.stdout.strip().splitlines()
+    assert reported == expected
+    assert (int(on_a_page) == 40) == reported.endswith("1")

@@ -170,11 +170,11 @@ def test_printed_command_trains_on_the_import(tmp_path):
     """What is typed after the import is what the import says."""
     file, out = coco_like(tmp_path), tmp_path / "out"
     where = ["--images", tmp_path / "photos", "--root", out]
-    said = run_command("datasets/folder.py", "import", "--from", "coco", file, *where).stdout
-    assert "6 images with masks" in said
-    assert "crowds: " in said
-    assert "missing, skipped: 1 image (lost.png)" in said
-    words = said.strip().splitlines()[-1].split("to train: ")[1].split()
+    output = run_command("datasets/folder.py", "import", "--from", "coco", file, *where).stdout
+    assert "6 images with masks" in output
+    assert "crowds: " in output
+    assert "missing, skipped: 1 image (lost.png)" in output
+    words = output.strip().splitlines()[-1].split("to train: ")[1].split()
     assert words[:3] == ["python", "train_seg.py", "data=folder"]
     tiny = (
         "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/auxiliary=none loader.workers=0"
@@ -403,9 +403,9 @@ def test_invalid_label_files_are_refused_in_one_line(tmp_path, monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["folder.py", "import", "--root", "out", *given, *images])
     with pytest.raises(SystemExit):
         script.script.run()
-    said = capsys.readouterr().err
-    assert message in said
-    assert len(said.strip().splitlines()) == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert len(output.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -452,8 +452,8 @@ def test_instance_ids_are_converted_for_training(tmp_path):
         ids = np.array([[0, 1001, 1002, 2005]] * 8, np.uint16).repeat(2, axis=1)
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(ids).save(tmp_path / f"masks/{index}.png")
-    said = run_command("datasets/folder.py", "classes", "--root", tmp_path, "--divide", 1000).stdout
-    assert "data.masks='masks_of_classes/*'" in said
+    output = run_command("datasets/folder.py", "classes", "--root", tmp_path, "--divide", 1000).stdout
+    assert "data.masks='masks_of_classes/*'" in output
     read = LabelMap.read(tmp_path / "classes.csv", "folder")
     assert [entry.id for entry in read.entries] == [0, 1, 2]
     splits = ["data.train_split=50%", "data.val_split=50%"]

@@ -1,4 +1,4 @@
-"""The license ledger: what it says, and that checkpoints and exported files carry it."""
+"""The license ledger: its content, and that checkpoints and exported files carry it."""
 
 from __future__ import annotations
 

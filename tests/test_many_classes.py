@@ -226,7 +226,7 @@ def test_exports_of_300_classes_keep_the_predictions(format, tmp_path):
 
 
 def write_data_set(root, num_classes, size=(48, 64)):
-    """Vertical bars of six classes an image; class k is painted in a color of its own."""
+    """Vertical bars of six classes per image; class k has its own color."""
     draw = np.random.default_rng(0)
     colors = draw.integers(0, 256, (num_classes, 3), np.uint8)
     for split, count in (("train", 12), ("val", 3)):

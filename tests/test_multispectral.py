@@ -471,10 +471,10 @@ def test_four_16_bit_bands_train_test_and_predict(tmp_path):
     given = f"data=folder data.root={tmp_path / 'set'} data.bands=[3,2,1,8] data.display=[8]"
     given += " data.range=percentile"
     rest = f"schedule.iterations=3 schedule.batch_size=2 run_dir={runs} run_name=deep evaluation.every=3"
-    said = run_command("train_seg.py", *given.split(), *TINY.split(), *rest.split()).stdout
-    assert "data.range=[[" in said
-    assert "percentiles 0.5 and 99.5 of 2 images" in said
-    assert "model.mean=[" in said
+    command_output = run_command("train_seg.py", *given.split(), *TINY.split(), *rest.split()).stdout
+    assert "data.range=[[" in command_output
+    assert "percentiles 0.5 and 99.5 of 2 images" in command_output
+    assert "model.mean=[" in command_output
     content = torch.load(runs / "deep" / "best.pt", weights_only=True)
     dataset = folder.build("train", root=str(tmp_path / "set"), bands=(3, 2, 1, 8), range="percentile")
     limits = statistics.compute_band_statistics(dataset).value_ranges("percentile")

@@ -113,7 +113,7 @@ def test_infinite_momentum_is_not_saved(step):
 
 
 class Saves:
-    """Stands for the checkpoints of a run."""
+    """Replacement of the checkpoints of a run."""
 
     def __init__(self):
         self.saved = []

@@ -339,8 +339,8 @@ def test_thin_networks_of_every_family_train(name, variant, width):
 def test_huge_width_is_rejected_before_building(name):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
         config.check("model", {"backbone": {"name": name, "width": 1_000_000}})
-    told = "model.backbone.width=1000000: must be at most 512"
-    assert told in str(caught.value).splitlines()
+    expected_message = "model.backbone.width=1000000: must be at most 512"
+    assert expected_message in str(caught.value).splitlines()
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,8 @@ def far(wheel, tmp_path_factory):
 
 @pytest.mark.slow
 def test_installed_commands_train_test_and_predict(far):
-    said = far("segkit-train", *SMALL)
-    assert "segkit-test checkpoint=runs/far/best.pt" in said
+    process = far("segkit-train", *SMALL)
+    assert "segkit-test checkpoint=runs/far/best.pt" in process
     assert "mIoU" in far("segkit-test", "checkpoint=runs/far/best.pt", "report=true")
     result = json.loads((far.work / "runs/far/test-whole/result.json").read_text())
     assert result["versions"]["segkit"] == f"{segkit.__version__}, commit unknown"  # not that of the folder

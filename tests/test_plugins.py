@@ -35,8 +35,10 @@ def own(tmp_path, monkeypatch):
 
 def command(script, *arguments, cwd, status=0):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    answer = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    command_line = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    answer = subprocess.run(
+        command_line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert answer.returncode == status, answer.stdout + answer.stderr
     return answer
 
@@ -46,13 +48,13 @@ def test_example_trains_predicts_and_must_be_named(own, capsys, run_here):
     output = command(
         "train_seg.py", "--config-dir", "conf", "plugins=shiny", "experiment=shiny", cwd=own
     ).stdout
-    for words in (
+    for command_line in (
         "sums on patches on stripes",
         "sign 0.003, halves",
         "worst_pixAcc",
         "plugins=[shiny] checkpoint=",
     ):
-        assert words in output
+        assert command_line in output
     best = own / "runs" / "shiny" / "best.pt"
     scores = (best.parent / "scores.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in scores] == ["10", "20"]
@@ -124,9 +126,11 @@ WRONG = {
 @pytest.mark.medium
 @pytest.mark.parametrize("wrong", WRONG)
 def test_settings_of_plugins_are_checked(own, wrong, run_here, capsys):
-    words = ["--config-dir", "conf", "plugins=shiny", "experiment=shiny"]
-    words = [word for word in words if not (wrong.startswith("plugins") and word.startswith("plugins"))]
-    assert run_here("train_seg", *words, wrong) == 2
+    command_line = ["--config-dir", "conf", "plugins=shiny", "experiment=shiny"]
+    command_line = [
+        word for word in command_line if not (wrong.startswith("plugins") and word.startswith("plugins"))
+    ]
+    assert run_here("train_seg", *command_line, wrong) == 2
     output = capsys.readouterr().err
     assert WRONG[wrong] in output
     assert "Traceback" not in output
@@ -161,10 +165,10 @@ def module(folder, text):
         ),
     ],
 )
-def test_broken_plugin_module_is_refused_with_its_fault(own, folder, text, words):
+def test_broken_plugin_module_is_refused_with_its_fault(own, folder, text, command_line):
     module(own / "mine" / folder, text)
     choice = ["loss=dice"] if folder == "losses" else ["model.head.name=dice"]
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=command_line):
         compose_settings("train", ["plugins=[mine]", "run_name=a", *choice])
 
 

@@ -60,7 +60,7 @@ def test_several_processes_have_the_loss_curve_of_one(count, tmp_path):
     )
     for name, tensor in first["model"].items():
         torch.testing.assert_close(second["model"][name], tensor, rtol=1e-4, atol=1e-5)
-    # one set of logs, and the main process alone speaks
+    # one set of logs, and only the main process prints
     assert len(list((tmp_path / "several").glob("events.*"))) == 1
     assert read_curves(tmp_path / "one").keys() == read_curves(tmp_path / "several").keys()
     for run in several[1:]:

@@ -210,8 +210,8 @@ def test_recipe_file_states_each_number_once(model, data):
 def test_conf_has_100_files_and_main_command_merges_16():
     assert len(list(CONF.rglob("*.yaml"))) <= 100
     answer = run_command("train_seg.py", *HEADLINE, "--info", "defaults")
-    words = {line.split("|")[1].strip() for line in answer.stdout.splitlines() if "|" in line}
-    merged = [word for word in words if (CONF / f"{word}.yaml").is_file()]
+    arguments = {line.split("|")[1].strip() for line in answer.stdout.splitlines() if "|" in line}
+    merged = [word for word in arguments if (CONF / f"{word}.yaml").is_file()]
     assert "recipe/base/encoding" in merged
     assert len(merged) <= 16
 
@@ -247,14 +247,14 @@ def test_another_backbone_keeps_all_other_settings(base, typed):
         (["experiment=demo"], False),
     ],
 )
-def test_pair_without_recipe_is_announced(words, expected, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train_seg.py", *words])
+def test_pair_without_recipe_is_announced(arguments, expected, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_seg.py", *arguments])
     seen = []
 
     command("train")(seen.append)()
     assert len(seen) == 1
     note = "no published recipe for {1} + {0}; using the defaults".format(
-        *(w.split("=")[1] for w in (words * 2)[:2])
+        *(w.split("=")[1] for w in (arguments * 2)[:2])
     )
     assert (note in capsys.readouterr().out) is expected
 
@@ -345,7 +345,7 @@ ROWS = [f"model={model} data={data}" for model, data in PUBLISHED]
 @pytest.mark.slow
 @pytest.mark.parametrize("row", [*ROWS, "experiment=fast_ade20k"])
 def test_every_recipe_takes_two_steps(row, roots, run_here, tmp_path):
-    words, settings = row.split(), compose_settings("train", row.split())
+    arguments, settings = row.split(), compose_settings("train", row.split())
     where = [
         f"data.root={roots / settings['data']['name']}",
         f"run_dir={tmp_path}",
@@ -356,7 +356,7 @@ def test_every_recipe_takes_two_steps(row, roots, run_here, tmp_path):
         where += [
             "model.backbone.last_gamma=0"
         ]  # 200 random blocks overflow before batch norm has statistics
-    assert run_here("train_seg", *words, *TINY, *where) == 0
+    assert run_here("train_seg", *arguments, *TINY, *where) == 0
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert result["iteration"] == 2
     assert np.isfinite(result["scores"]["mIoU"])

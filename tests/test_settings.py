@@ -39,9 +39,9 @@ def test_every_literal_choice_can_be_typed_unquoted():
         places += [f"{file}:build" for file in files]
     annotations = [one for place in places for one in schema.read_keywords(place).accepted.values()]
     literals = [literal for annotation in annotations for literal in choices_in(annotation)]
-    words = [(literal, word) for literal in literals for word in typing.get_args(literal)]
-    assert len(words) > 80
-    for literal, word in words:
+    cases = [(literal, word) for literal in literals for word in typing.get_args(literal)]
+    assert len(cases) > 80
+    for literal, word in cases:
         typed = OverridesParser.create().parse_override(f"++key={word}").value()
         assert values.convert(typed, literal) == word
 

@@ -37,7 +37,7 @@ HEAVY = (  # needed by some settings only
     "pycocotools",
     "segmentation_models_pytorch",
 )
-TELL = f"""
+SCRIPT = f"""
 import atexit, sys, runpy
 watched = {WATCHED} + {HEAVY}
 atexit.register(lambda: print("imported:", *(name for name in watched if name in sys.modules)))
@@ -49,7 +49,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def find_imports(*command):
     """Return the watched libraries that a command imports."""
-    words = [sys.executable, "-c", TELL, *map(str, command)]
+    words = [sys.executable, "-c", SCRIPT, *map(str, command)]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     return set(found.stdout.splitlines()[-1].removeprefix("imported:").split())
 

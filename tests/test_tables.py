@@ -40,10 +40,10 @@ def test_class_table_fits_100_columns(num_classes, heads):
     columns = {head: [(k * 4 + i) / 10000 for k in range(num_classes)] for i, head in enumerate(heads)}
     text = tables.format_class_table(names, columns)
     assert max(map(len, text.splitlines())) <= 100
-    words = text.split()
+    cells = text.split()
     for column in columns.values():
         for value in column:
-            assert f"{100 * value:.2f}" in words
+            assert f"{100 * value:.2f}" in cells
 
 
 def test_class_table_columns_run_downwards():

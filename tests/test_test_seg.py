@@ -97,20 +97,20 @@ def scores_in(folder):
 
 
 def test_resumed_test_gives_the_same_scores(tiny_run, photographs, tmp_path, run_here, capsys):
-    words = [
+    arguments = [
         f"checkpoint={tiny_run / 'best.pt'}",
         "data=folder",
         f"data.root={photographs}",
         "loader.workers=0",
     ]
-    assert run_here("test_seg", *words, f"output={tmp_path / 'unbroken'}") == 0
+    assert run_here("test_seg", *arguments, f"output={tmp_path / 'unbroken'}") == 0
     mask = (photographs / "masks/val/2.png").read_bytes()
     (photographs / "masks/val/2.png").write_bytes(mask[:60])
-    assert run_here("test_seg", *words, f"output={tmp_path / 'broken'}") == 2
+    assert run_here("test_seg", *arguments, f"output={tmp_path / 'broken'}") == 2
     assert "masks/val/2.png: is damaged, cut short or not an image" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "broken").iterdir()] == ["partial"]
     (photographs / "masks/val/2.png").write_bytes(mask)
-    assert run_here("test_seg", *words, f"output={tmp_path / 'broken'}", "resume=true") == 0
+    assert run_here("test_seg", *arguments, f"output={tmp_path / 'broken'}", "resume=true") == 0
     assert scores_in(tmp_path / "broken") == scores_in(tmp_path / "unbroken")
     assert not (tmp_path / "broken/partial").exists()
 
@@ -168,17 +168,17 @@ def test_protocol_sizes_come_from_the_checkpoint(tiny_run, tmp_path, run_here, c
         ),
     ],
 )
-def test_invalid_test_settings_are_rejected(tiny_run, tmp_path, run_here, capsys, words, message):
-    words = [word.format(run=tiny_run) for word in words]
-    assert run_here("test_seg", *words, f"output={tmp_path / 'results'}") == 2
+def test_invalid_test_settings_are_rejected(tiny_run, tmp_path, run_here, capsys, arguments, message):
+    arguments = [word.format(run=tiny_run) for word in arguments]
+    assert run_here("test_seg", *arguments, f"output={tmp_path / 'results'}") == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "results").exists()
 
 
 def test_data_of_other_classes_are_rejected(tiny_run, photographs, run_here, capsys):
     (photographs / "classes.csv").write_text("id,name\n0,one\n1,two\n")
-    words = f"checkpoint={tiny_run / 'best.pt'} data=folder data.root={photographs}".split()
-    assert run_here("test_seg", *words) == 2
+    arguments = f"checkpoint={tiny_run / 'best.pt'} data=folder data.root={photographs}".split()
+    assert run_here("test_seg", *arguments) == 2
     assert "classes.csv has [0 one, 1 two]. Classes are matched by name" in capsys.readouterr().err
 
 
@@ -237,15 +237,15 @@ def test_other_data_and_protocol_get_a_separate_folder(tiny_run, photographs, tm
 
 
 def test_result_on_other_data_is_not_overwritten(tiny_run, photographs, tmp_path, run_here, capsys):
-    words = f"checkpoint={tiny_run / 'best.pt'}", f"output={tmp_path / 'out'}", "loader.workers=0"
-    assert run_here("test_seg", *words) == 0
+    arguments = f"checkpoint={tiny_run / 'best.pt'}", f"output={tmp_path / 'out'}", "loader.workers=0"
+    assert run_here("test_seg", *arguments) == 0
     before = (tmp_path / "out/result.json").read_text()
-    assert run_here("test_seg", *words, "data=folder", f"data.root={photographs}") == 2
+    assert run_here("test_seg", *arguments, "data=folder", f"data.root={photographs}") == 2
     assert "has the result of whole on shapes, split val. Choose another output" in capsys.readouterr().err
     for change in ("evaluation.flip=true", "data.val_scenes=3"):
-        assert run_here("test_seg", *words, change) == 2
+        assert run_here("test_seg", *arguments, change) == 2
     assert (tmp_path / "out/result.json").read_text() == before
-    assert run_here("test_seg", *words) == 0  # again the same
+    assert run_here("test_seg", *arguments) == 0  # again the same
 
 
 def test_result_of_other_weights_is_not_overwritten(tiny_run, tmp_path, run_here, capsys):
@@ -261,8 +261,8 @@ def test_result_of_other_weights_is_not_overwritten(tiny_run, tmp_path, run_here
         result = json.loads((tmp_path / folder / "result.json").read_text())
         hashes.append(result["weights_sha256"])
     assert hashes[0] != hashes[1]
-    words = f"checkpoint={tmp_path}/last.pt", "loader.workers=0"
-    assert run_here("test_seg", *words, f"output={tmp_path}/test-whole") == 2
+    arguments = f"checkpoint={tmp_path}/last.pt", "loader.workers=0"
+    assert run_here("test_seg", *arguments, f"output={tmp_path}/test-whole") == 2
     assert "test-whole: has the result of other weights of whole on shapes" in capsys.readouterr().err
     shutil.copy(tmp_path / "last.pt", tmp_path / "best.pt")  # the training went on
     assert run_here("test_seg", f"checkpoint={tmp_path}/best.pt", "loader.workers=0") == 0
@@ -280,9 +280,9 @@ def test_another_root_gets_a_separate_folder(tiny_run, photographs, tmp_path, ru
 
 
 def test_result_with_more_evaluators_is_not_overwritten(tiny_run, tmp_path, run_here, capsys):
-    words = f"checkpoint={tiny_run / 'best.pt'}", f"output={tmp_path}", "loader.workers=0"
-    assert run_here("test_seg", *words) == 0
-    assert run_here("test_seg", *words, "evaluation.evaluators.boundary=true") == 0
-    assert run_here("test_seg", *words) == 2
+    arguments = f"checkpoint={tiny_run / 'best.pt'}", f"output={tmp_path}", "loader.workers=0"
+    assert run_here("test_seg", *arguments) == 0
+    assert run_here("test_seg", *arguments, "evaluation.evaluators.boundary=true") == 0
+    assert run_here("test_seg", *arguments) == 2
     assert "has the result of whole with boundary on shapes" in capsys.readouterr().err
     assert "mIoU_boundary" in scores_in(tmp_path)

@@ -10,7 +10,7 @@ Each source overrides those before it:
 
 Values that are still ``auto`` are then chosen from the images (a training with ``data=folder``), or the
 usual ones.
-Hydra composes 1, 3 and 5; the recipe is in a node of its own and is merged here.
+Hydra composes 1, 3 and 5; the recipe is in a separate node and is merged here.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def compose_settings(
     return resolve_settings(compose_tree(command, overrides), stored=stored, choose=choose)
 
 
-def compose_tree(command: str, words: Sequence[str]) -> ConfigTree:
+def compose_tree(command: str, arguments: Sequence[str]) -> ConfigTree:
     """Return what Hydra composes from the words of a command line.
 
     Raises:
         ValueError: a word that is no setting, or a choice that does not exist.
     """
-    overrides = prepare(command, words)
+    overrides = prepare(command, arguments)
     folders = [f"file://{folder.resolve()}" for folder in schema.extra_folders]
     search = [f"hydra.searchpath={folders}"] if folders else []
     with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
@@ -301,7 +301,7 @@ def _with_references(tree: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     return keys
 
 
-def describe_error(error: Exception, words: Sequence[str]) -> str:
+def describe_error(error: Exception, arguments: Sequence[str]) -> str:
     """Return the message for an error of Hydra, with the command line if it does not name the fault."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2])[:400]
@@ -312,5 +312,5 @@ def describe_error(error: Exception, words: Sequence[str]) -> str:
         return hints.explain_section(clash[1], clash[2])
     if isinstance(error, HydraException) and text:
         return text
-    typed = " ".join(word.removeprefix("++") for word in words)[:400]
+    typed = " ".join(word.removeprefix("++") for word in arguments)[:400]
     return f"the settings cannot be composed ({type(error).__name__} {text}); one of these is wrong: {typed}"

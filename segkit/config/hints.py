@@ -45,7 +45,7 @@ SYNONYMS = {  # what other toolkits call a setting or a group
     "augment.hflip": "hflip horizontal_flip flip_prob",
 }
 ABBREVIATED = {"ce": "cross_entropy", "crossentropy": "cross_entropy", "onecycle": "one_cycle"}
-MEANT = {word: setting for setting, words in SYNONYMS.items() for word in words.split()}
+MEANT = {word: setting for setting, synonyms in SYNONYMS.items() for word in synonyms.split()}
 PROCESSES = "the launcher starts the processes: torchrun --nproc-per-node {number} train_seg.py ..."
 CLASSES = "the class table of the data set has the classes (data=folder: classes.csv in data.root)"
 GPU_COUNTS = ["gpus", "num_gpus", "n_gpu", "n_gpus", "ngpu", "ngpus", "nproc", "nproc_per_node", "world_size"]

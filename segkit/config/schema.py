@@ -190,7 +190,7 @@ def read_section(path: str, section: Mapping[str, Any], declared: Mapping[str, A
     required = tuple(accepted)
     if place is None:
         return Keys(accepted, required)
-    if ":" not in place:  # a package: the component's name says which file
+    if ":" not in place:  # a package: the component's name is the file
         accepted["name"] = str
         place = f"{registry.component_file(place, section.get('name'))}:build"
     own = read_keywords(place)

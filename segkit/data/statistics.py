@@ -42,7 +42,7 @@ class Statistics(NamedTuple):
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation (C,), scaled likewise."""
+        """Standard deviation (C,), scaled in the same way."""
         return np.array(self.bands.normalization(self.value_ranges)[1])
 
     def to_plain(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether the interval of the difference does not contain zero."""
+        """Return whether the interval of the difference does not contain zero."""
         return self.interval.low > 0 or self.interval.high < 0
 
 

@@ -24,7 +24,7 @@ from segkit.types import class_id_dtype, ignore_index
 
 @dataclass(frozen=True)
 class MaskProtocol:
-    """What decides the scores of predicted masks; stands where a checkpoint has its evaluation protocol."""
+    """Settings that decide the scores of predicted masks; takes the place of an evaluation protocol."""
 
     format: masks.Format
     absent: Absent

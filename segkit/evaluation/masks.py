@@ -211,7 +211,7 @@ def score_masks(  # noqa: PLR0913 - one keyword for each thing a caller may choo
 
     Raises:
         ValueError: predictions are missing, match no image, have another size or hold other values; the
-            format cannot be told from the files; or nothing is scored.
+            format cannot be detected; or nothing is scored.
     """
     folder = Path(predictions).expanduser()
     matched, problems = match_predictions(folder, dataset)

@@ -23,7 +23,7 @@ class ExportedModel(nn.Module):
     """A file and its runtime, with the interface of a segmenter that inference uses.
 
     Attributes:
-        sha256: of the file, in place of weights, to tell evaluations apart.
+        sha256: of the file, in place of weights, to distinguish evaluations.
     """
 
     mean: Tensor

@@ -28,10 +28,10 @@ def build_protocol(settings: Mapping[str, Any]) -> Protocol:
 
 def protocol_title(settings: Mapping[str, Any]) -> str:
     """Return the protocol of a command's settings as part of a folder's name: ``encoding-scales=1.0``."""
-    words = [settings["evaluation"]["name"]]
+    parts = [settings["evaluation"]["name"]]
     for key, value in find_changes(settings).items():
-        words.append(f"{key}={'-'.join(map(str, value)) if isinstance(value, list) else value}")
-    return "-".join(re.sub(r"[^\w.=]+", "-", word).strip("-") for word in words)
+        parts.append(f"{key}={'-'.join(map(str, value)) if isinstance(value, list) else value}")
+    return "-".join(re.sub(r"[^\w.=]+", "-", word).strip("-") for word in parts)
 
 
 def find_changes(settings: Mapping[str, Any]) -> dict[str, Any]:

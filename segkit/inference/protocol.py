@@ -39,7 +39,7 @@ class Protocol:
         window: side, or height and width, of the sliding window; null scores the complete image.
         stride: step of the window; null is two thirds of it.
         border: ``shift`` moves the last window of a row back inside the image; ``pad`` fills the part outside
-            with black. Images smaller than the window are cut or padded likewise.
+            with black. Images smaller than the window are cut or padded in the same way.
         merge: what is averaged over scales and mirrored copies: ``softmax`` probabilities or ``logits``. With
             ``exp``, exp(logits of a window + logits of its mirrored copy) is averaged over windows.
         align_corners: for merging scales and for resizing images as ``float``; the network has its own.

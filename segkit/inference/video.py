@@ -19,7 +19,7 @@ DEFAULT_RATE = 25.0  # frames per second, for cameras that report none
 
 
 class Video:
-    """Numbered frames (H, W, 3) uint8 RGB of a file or a camera, rotated as the file's metadata says.
+    """Numbered frames (H, W, 3) uint8 RGB of a file or a camera, rotated by the file's metadata.
 
     Frames that cannot be decoded are skipped; the others keep their numbers.
 

@@ -4,7 +4,7 @@ Strides beyond the output stride become 1, and every convolution and pool after 
 The finer maps then contain the maps of the original network, at every second or fourth cell.
 
 1. ``observe_strides`` runs the network without numbers and records the strides around each convolution and
-   pool, so no family of networks needs rules of its own.
+   pool, so no family of networks needs special rules.
 2. ``replace_strides`` changes these modules.
 3. ``dilate`` does so on a copy first and compares its maps with the original's at the cells both have.
 """
@@ -86,7 +86,7 @@ def dilate(network: nn.Module, output_stride: int, stages: Callable[[Any], list[
         stages: from the output of the network to its maps (B, C, h, w).
 
     Raises:
-        ValueError: the network cannot be dilated; the message says why.
+        ValueError: the network cannot be dilated; the message has the reason.
     """
     strides = observe_strides(network, output_stride)
     trial = _copy_with_random_weights(network)

@@ -60,7 +60,7 @@ def resolve_weights(weights: str) -> Path:
     """Return the local file of a path, an address or a published network; downloads are cached and verified.
 
     Raises:
-        OSError: the download failed; the message says where to put the file by hand.
+        OSError: the download failed; the message names where to put the file by hand.
         ValueError: there is no such file or name, or the hash differs.
     """
     if (file := NETWORKS.get(weights)) is not None:

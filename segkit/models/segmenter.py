@@ -38,8 +38,8 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     Args:
         num_classes: K.
         backbone: ``name`` and settings of a component of ``models.backbones``.
-        head: likewise, of ``models.heads``.
-        auxiliary: likewise, or None.
+        head: component of ``models.heads``.
+        auxiliary: component of ``models.heads``, or None.
         align_corners: of every resize in the model.
         mean: of each band, in 0..1; its length is the number of bands.
         std: of each band, in 0..1.

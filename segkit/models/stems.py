@@ -1,6 +1,6 @@
 """The first convolutions of a network, for images of any number of bands.
 
-Published weights are for RGB. A rule says how they are adapted:
+Published weights are for RGB. A rule names how they are adapted:
 
 * ``mean``: every band gets the mean of the three filters, times 3 / bands, so that equal bands have the
   logits of a gray image in the RGB network;

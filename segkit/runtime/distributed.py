@@ -134,7 +134,7 @@ def decide_on_main(decide: Callable[[], T]) -> T:
 
     Raises:
         ValueError: the main process raised it; every process raises the same, so none waits for the others.
-        OSError: likewise.
+        OSError: the same.
     """
     value, error = None, None
     if is_main():

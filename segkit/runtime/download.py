@@ -37,7 +37,7 @@ def fetch(url: str, target: Path, *, sha256: str | None = None, sha1: str | None
         url: ``http://`` or ``https://``.
         target: the file to write; its folder is created.
         sha256: the digest, or its first digits.
-        sha1: likewise.
+        sha1: expected SHA-1, or its first digits.
 
     Raises:
         OSError: the download failed, or the folder cannot be written.

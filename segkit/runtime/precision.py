@@ -40,7 +40,7 @@ class Runtime:
             if optimize_cpu is True:
                 raise ValueError(
                     "runtime.optimize_cpu=true: must be auto or false with runtime.compile=true. The compiler"
-                    " decides by itself what is recomputed."
+                    " decides what is recomputed."
                 )
         if optimize_cpu == "auto":
             optimize_cpu = device.type == "cpu" and not self.compile

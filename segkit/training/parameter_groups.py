@@ -65,7 +65,7 @@ def optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore the momenta of an optimizer; its settings other than ``lr`` stay as they are.
+    """Restore the momenta of an optimizer; its settings other than ``lr`` are unchanged.
 
     Raises:
         ValueError: the state is of another optimizer or model; the message names the difference.

@@ -76,7 +76,7 @@ class Training:
         return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
 
     def is_due(self, every: float) -> bool:
-        """Return whether something done every so many epochs (or iterations) is due now."""
+        """Return whether something done at an interval of epochs (or iterations) is due now."""
         return self.schedule.is_due(self.iteration, every=every, samples=self.samples)
 
     @property

@@ -63,7 +63,7 @@ def colorize(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0
 def draw_overlay(
     image: np.ndarray, ids: np.ndarray, colors: np.ndarray, *, opacity: float = 0.55
 ) -> np.ndarray:
-    """Blend the colors of the classes over an image; ignored pixels stay as they are."""
+    """Blend the colors of the classes over an image; ignored pixels are unchanged."""
     painted = cv2.addWeighted(colorize(ids, colors), opacity, image, 1 - opacity, 0)
     return np.where((np.asarray(ids) == ignore_index(len(colors)))[..., None], image, painted)
 
