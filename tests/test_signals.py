@@ -78,7 +78,7 @@ def test_signal_saves_and_the_resumed_run_ends_bit_equal(unbroken, tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_in_the_first_validation_image_saves(number, status, unbroken, tmp_path):
     folder = tmp_path / "run"
-    signaled = CallBefore("segkit.evaluation.scoring._Indexed.__getitem__", 1, Send(number))
+    signaled = CallBefore("segkit.evaluation.scoring._SampleOrProblem.__getitem__", 1, Send(number))
     stopped = Run(folder, before=signaled)
     assert stopped.exit_status() == status
     assert "nothing to score" not in stopped.output
