@@ -39,7 +39,10 @@ def main(settings: dict[str, Any]) -> None:
     with distributed.init_process_group(settings["device"]) as device:
         source = distributed.decide_on_main(lambda: sources.find_images(settings["input"]))
         first = source.images[0]
-        video = Video(first.file if first.camera is None else first.camera) if source.is_video else None
+        if source.is_video:
+            video = Video(first.file if first.camera is None else first.camera)
+        else:
+            video = None
         network = predictor.load_model(settings, device)
         if settings["submission"]:
             submissions.find_format(network.table)  # fail before the work if there is no server
@@ -63,7 +66,10 @@ def main(settings: dict[str, Any]) -> None:
             )
         if distributed.is_main():
             unit = "images" if video is None else "frames"
-            busy = f" ({dropped} more were dropped while the network was busy)" if dropped else ""
+            if dropped:
+                busy = f" ({dropped} more were dropped while the network was busy)"
+            else:
+                busy = ""
             print(f"{unit}: {outcome}{busy}. Results: {folder}")
         if outcome.failures:
             if distributed.is_main():

@@ -91,7 +91,10 @@ def run_diagnostic(run: Any, steps: Any, folder: Path, *, profile: bool) -> str:
 def completion_message(settings: dict[str, Any], run: Any, folder: Path) -> str:
     """Return the message printed when training ends: the best score and the next commands."""
     python = signals.python_command()
-    plugins = f" plugins=[{','.join(settings['plugins'])}]" if settings["plugins"] else ""
+    if settings["plugins"]:
+        plugins = f" plugins=[{','.join(settings['plugins'])}]"
+    else:
+        plugins = ""
     calls = {name: cli_command(name, python=python) + plugins for name in ("test", "predict")}
     if run.best is None:
         best, file = f"{run.metric} was undefined in every validation, so there is no best.pt", "last.pt"

@@ -145,7 +145,10 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def _explain_failed_write(path: Path, error: Exception) -> OSError:
-    cause = error if isinstance(error, OSError) else error.__context__ or error
+    if isinstance(error, OSError):
+        cause = error
+    else:
+        cause = error.__context__ or error
     reason = getattr(cause, "strerror", None) or cause
     return OSError(
         f"{path}: could not be written ({reason}). Make room in {path.parent} or repair it, then continue"

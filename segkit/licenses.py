@@ -66,5 +66,8 @@ def _describe_timm(variant: str) -> str:
     except ImportError:
         return f"{variant}: {NOT_STATED}"
     published: Any = timm.get_pretrained_cfg(variant)
-    address = published.hf_hub_id if published and published.hf_hub_id else variant
+    if published and published.hf_hub_id:
+        address = published.hf_hub_id
+    else:
+        address = variant
     return f"{address}: {(published and published.license) or NOT_STATED}"

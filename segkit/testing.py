@@ -158,7 +158,9 @@ def _sum_squares(outputs: Any) -> Tensor:
 
 
 def _cast(inputs: Any) -> Any:
-    return inputs.double() if isinstance(inputs, Tensor) else type(inputs)(_cast(item) for item in inputs)
+    if isinstance(inputs, Tensor):
+        return inputs.double()
+    return type(inputs)(_cast(item) for item in inputs)
 
 
 def check_loss(make: Callable[[int], Any], *, num_classes: int = 4) -> None:

@@ -25,17 +25,23 @@ MAX_CLASSES = 32767
 
 def ignore_index(num_classes: int) -> int:
     """Return the label of pixels that are neither trained on nor scored, for a number of classes."""
-    return IGNORE_INDEX if num_classes <= IGNORE_INDEX else MAX_CLASSES
+    if num_classes <= IGNORE_INDEX:
+        return IGNORE_INDEX
+    return MAX_CLASSES
 
 
 def class_id_dtype(num_classes: int) -> Literal["uint8", "int16"]:
     """Return the dtype of class ids, for a number of classes."""
-    return "uint8" if num_classes <= IGNORE_INDEX else "int16"
+    if num_classes <= IGNORE_INDEX:
+        return "uint8"
+    return "int16"
 
 
 def label_ignore_index(label: np.ndarray | Tensor) -> int:
     """Return the ``ignore_index`` of a label by its dtype."""
-    return MAX_CLASSES if str(label.dtype) in ("int16", "torch.int16") else IGNORE_INDEX
+    if str(label.dtype) in ("int16", "torch.int16"):
+        return MAX_CLASSES
+    return IGNORE_INDEX
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,7 +84,9 @@ class Bands(NamedTuple):
         if self.display is not None:
             numbers = list(self.chosen or range(1, count + 1))
             return [numbers.index(band) for band in self.display]
-        return [0, 1, 2] if count >= 3 else [0]
+        if count >= 3:
+            return [0, 1, 2]
+        return [0]
 
 
 PHOTOGRAPHS = Bands()

@@ -62,4 +62,6 @@ def fill_auto(
 
 
 def _to_lists(value: Any) -> Any:
-    return [_to_lists(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_to_lists(item) for item in value]
+    return value

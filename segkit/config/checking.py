@@ -87,7 +87,10 @@ def _check_keys(
             try:
                 checked[key] = values.convert(value, annotation)
             except ValueError as error:
-                hint = "; did you mean device=cuda?" if (full, value) == ("device", "gpu") else ""
+                if (full, value) == ("device", "gpu"):
+                    hint = "; did you mean device=cuda?"
+                else:
+                    hint = ""
                 faults.append(f"{full}={hints.write_value(value)}: {error}{hint}")
     return checked
 

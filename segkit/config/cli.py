@@ -134,7 +134,10 @@ def _run_hydra(
     def run_job(config: DictConfig) -> None:
         job = HydraConfig.get()
         task, choices = job.overrides.task, job.runtime.choices
-        own = sweep_suffix(task, overrides) if job.mode == RunMode.MULTIRUN else []
+        if job.mode == RunMode.MULTIRUN:
+            own = sweep_suffix(task, overrides)
+        else:
+            own = []
         suffix = "".join(f"-{override}" for override in own)
         try:
             report_user_errors(lambda: start(compose.read_config(name, config, task, choices, suffix)))

@@ -116,7 +116,9 @@ def _suggest_setting(word: str, following: Sequence[str]) -> str:
         if not colon:
             value = next((one for one in following if one != "="), "VALUE")
         meant = hints.suggest(key, "VALUE" if "=" in value else value)
-    return f"; did you mean {' or '.join(meant)}?" if meant else ", see --help"
+    if meant:
+        return f"; did you mean {' or '.join(meant)}?"
+    return ", see --help"
 
 
 def _plugins(words: Sequence[str]) -> list[str]:

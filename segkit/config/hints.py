@@ -60,7 +60,9 @@ def write_value(value: Any) -> str:
         return f"[{','.join(map(write_value, value))}]"
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else f"{value}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value}"
 
 
 def is_path(value: str) -> bool:
@@ -176,10 +178,19 @@ def explain_section(path: str, value: Any) -> str:
     if names := schema.choices(group):
         if value is None:
             return f"{path}=null: one is needed; choose it with {group}=NAME ({', '.join(names)})"
-        known = find_backbone(str(value)) if group == "model/backbone" else None
-        choice = f"{group}={value}" if value in names else f"{group}=NAME ({', '.join(names)})"
+        if group == "model/backbone":
+            known = find_backbone(str(value))
+        else:
+            known = None
+        if value in names:
+            choice = f"{group}={value}"
+        else:
+            choice = f"{group}=NAME ({', '.join(names)})"
         return f"{wrong}; choose a file of it with {known or choice}"
-    own = schema.read_keywords(SECTIONS[path]).accepted if ":" in SECTIONS.get(path, "") else ()
+    if ":" in SECTIONS.get(path, ""):
+        own = schema.read_keywords(SECTIONS[path]).accepted
+    else:
+        own = ()
     if path == "checkpoint" and isinstance(value, str) and not value.startswith("["):
         return f"{wrong}; to start from a file: model.weights={value}; to continue: run_name=NAME resume=true"
     return f"{wrong}; set {path}.KEY=..." + (f" ({', '.join(own)})" if own else "")

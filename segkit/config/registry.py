@@ -128,7 +128,9 @@ def component_path(module: str) -> Path:
     for root, folder in ({"segkit": ROOT} | _plugins | _find_installed()).items():
         if module.startswith(f"{root}."):
             place = folder.joinpath(*module.removeprefix(f"{root}.").split("."))
-            return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            if place.is_dir():
+                return place / "__init__.py"
+            return place.with_suffix(".py")
     raise ValueError(f"{module} is a module neither of segkit nor of a plug-in")
 
 

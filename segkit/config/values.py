@@ -90,7 +90,9 @@ def _adapter(annotation: Any) -> Any:
 def _as_text(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if isinstance(value, int | float) else value
+    if isinstance(value, int | float):
+        return str(value)
+    return value
 
 
 def _describe(error: Any) -> str:
@@ -110,7 +112,9 @@ def _describe(error: Any) -> str:
 def members(annotation: Any) -> tuple[Any, ...]:
     """Return the members of a union; of another annotation, itself."""
     is_union = typing.get_origin(annotation) in (typing.Union, python_types.UnionType)
-    return typing.get_args(annotation) if is_union else (annotation,)
+    if is_union:
+        return typing.get_args(annotation)
+    return (annotation,)
 
 
 def takes_text(annotation: Any, *, only: bool = False) -> bool:

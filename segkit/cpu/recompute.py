@@ -116,7 +116,9 @@ class StoredTensor(NamedTuple):
 
 
 def _depth(value: Any) -> int:
-    return value.recipe.depth if isinstance(value, RecipeView) else 0
+    if isinstance(value, RecipeView):
+        return value.recipe.depth
+    return 0
 
 
 class Recompute(TorchFunctionMode):

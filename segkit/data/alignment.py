@@ -47,4 +47,6 @@ def align_dataset(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
 
 def as_label_map(table: Any) -> LabelMap:
     """Return a class table of any kind as a ``LabelMap``."""
-    return table if isinstance(table, LabelMap) else LabelMap.from_plain(table.to_plain())
+    if isinstance(table, LabelMap):
+        return table
+    return LabelMap.from_plain(table.to_plain())

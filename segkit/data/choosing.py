@@ -185,4 +185,6 @@ def _format_value(value: Any) -> str:
     """Format a value as on the command line, with four digits."""
     if isinstance(value, tuple | list):
         return f"[{','.join(map(_format_value, value))}]"
-    return f"{value:.4g}" if isinstance(value, float) else f"{value}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value}"

@@ -99,12 +99,17 @@ def _resize_band(
 
 def restore_band_axis(image: np.ndarray) -> np.ndarray:
     """Return (H, W, C); OpenCV drops the last axis of images with one band."""
-    return image if image.ndim == 3 else image[..., None]
+    if image.ndim == 3:
+        return image
+    return image[..., None]
 
 
 def crop_label(label: np.ndarray, crop: Crop, resize: str) -> np.ndarray:
     """Return the crop (h, w) of the label (H, W) scaled to the nearest neighbor of the image's library."""
-    indices = _nearest_by_corner if resize == "opencv_linear" else _nearest_by_center
+    if resize == "opencv_linear":
+        indices = _nearest_by_corner
+    else:
+        indices = _nearest_by_center
     rows = indices(crop.top, crop.height, label.shape[0], crop.scaled[0])
     columns = indices(crop.left, crop.width, label.shape[1], crop.scaled[1])
     if crop.is_flipped and resize == "opencv_linear":
@@ -154,7 +159,9 @@ def crop_rotated(
         part = cv2.warpAffine(array, matrix, size, flags=interpolation, borderValue=tuple(fill))
     if crop.is_flipped:
         part = cv2.flip(part, 1)
-    return restore_band_axis(part) if is_image else part
+    if is_image:
+        return restore_band_axis(part)
+    return part
 
 
 def _source_span(

@@ -261,7 +261,9 @@ def _choose_decoders(header: Header) -> list[Callable[[bytes, Header], np.ndarra
     """Return the decoders that read such a file exactly, the fastest first."""
     is_plain = header.palette is None and header.depth >= 8
     if header.format == "JPEG 2000":
-        return [_decode_opencv] if header.bands in (1, 3, 4) else [_decode_rasterio]
+        if header.bands in (1, 3, 4):
+            return [_decode_opencv]
+        return [_decode_rasterio]
     if header.format != "TIFF":
         return [_decode_opencv if is_plain and header.format not in ("GIF", "BMP") else _decode_pillow]
     is_single = header.pages == header.orientation == 1
@@ -282,7 +284,9 @@ def _decode_opencv(data: bytes, header: Header) -> np.ndarray:
         return image
     order = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}[image.shape[2]]
     image = cv2.cvtColor(image, order, dst=image)
-    return image[..., [0, 3]] if header.bands == 2 else image[..., : header.bands]
+    if header.bands == 2:
+        return image[..., [0, 3]]
+    return image[..., : header.bands]
 
 
 def _decode_pillow(data: bytes, header: Header) -> np.ndarray:
@@ -292,7 +296,9 @@ def _decode_pillow(data: bytes, header: Header) -> np.ndarray:
     image = np.asarray(open_file(io.BytesIO(data)))
     if image.dtype == np.uint8 and header.depth < 8 and header.palette is None:  # spread over 0..255
         image = image // (255 // header.max_value)
-    return header.max_value - image if header.inverted else image
+    if header.inverted:
+        return header.max_value - image
+    return image
 
 
 def _decode_tifffile(data: bytes, _: Header) -> np.ndarray:

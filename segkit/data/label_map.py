@@ -303,7 +303,9 @@ def _format_value(value: np.ndarray) -> Any:
     """Return a stored value for a message: a color as text, whole numbers without a fraction."""
     if value.ndim:
         return hex_color(value)
-    return int(value) if np.isfinite(value) and value == np.rint(value) else value.item()
+    if np.isfinite(value) and value == np.rint(value):
+        return int(value)
+    return value.item()
 
 
 def _format_names(names: Sequence[str]) -> str:

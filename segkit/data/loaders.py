@@ -52,7 +52,9 @@ class SampleOrder(NamedTuple):
     def samples_per_epoch(self) -> int:
         """Number of samples in an epoch; all of them if there are fewer than a batch."""
         full_batches = self.samples - self.samples % self.batch_size
-        return full_batches if self.drop_last and full_batches else self.samples
+        if self.drop_last and full_batches:
+            return full_batches
+        return self.samples
 
     def batches(self, iteration: int) -> list[list[SampleSeed]]:
         """Return the micro-batches of one iteration on this rank."""

@@ -112,7 +112,10 @@ class Pairs:
         if self.cache is None:
             image, label = self.read_image(pair), self._read_label(pair)
         else:
-            salt = "" if self.bands.is_photograph else repr((self.bands.chosen, self.bands.fill))
+            if self.bands.is_photograph:
+                salt = ""
+            else:
+                salt = repr((self.bands.chosen, self.bands.fill))
             image = load_cached(pair.image, self.cache, salt, lambda: self.read_image(pair))
             salt = repr(pair.table or self.table)
             label = load_cached(pair.label, self.cache, salt, lambda: self._read_label(pair))
@@ -225,7 +228,10 @@ def check_folders(root: str, folders: Iterable[str], remedy: str) -> Path:
 
 def dataset_cli_args(root: str | list[str], **settings: str) -> list[str]:
     """Return the arguments of ``segkit-data`` for a root and other data settings."""
-    place = ["--root", root] if isinstance(root, str) else [f"data.root=[{','.join(root)}]"]
+    if isinstance(root, str):
+        place = ["--root", root]
+    else:
+        place = [f"data.root=[{','.join(root)}]"]
     return [*place, *(f"data.{key}={value}" for key, value in settings.items())]
 
 

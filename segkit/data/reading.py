@@ -193,11 +193,15 @@ def parse_bands(data: Mapping[str, Any]) -> Bands:
 
 
 def _to_tuples(value: Any) -> Any:
-    return tuple(map(_to_tuples, value)) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return tuple(map(_to_tuples, value))
+    return value
 
 
 def _format_value(value: Any) -> str:
-    return f"[{','.join(map(_format_value, value))}]" if isinstance(value, tuple) else f"{value}"
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_format_value, value))}]"
+    return f"{value}"
 
 
 def _read_bytes(file: Path) -> bytes:

@@ -94,8 +94,14 @@ class Augmentation:
         padding = _padding_values(self.padding, bands, image.shape[2])
         is_flipped = bool(draw.random() < self.hflip)
         scaled = _sample_scaled_size(draw, label.shape, self.base_size, self.scales)
-        angle = draw.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
-        crop_size = (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
+        if self.rotation:
+            angle = draw.uniform(-self.rotation, self.rotation)
+        else:
+            angle = 0.0
+        if isinstance(self.crop_size, int):
+            crop_size = (self.crop_size, self.crop_size)
+        else:
+            crop_size = self.crop_size
         sampler = _CropSampler(scaled, crop_size or scaled, is_flipped)
         crop, label = self._sample_crop(draw, label, sampler, angle)
         image = self._cut(image, crop, angle, padding)

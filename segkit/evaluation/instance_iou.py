@@ -42,7 +42,9 @@ class InstancePixels(NamedTuple):
 def find_instance_file(mask: Path) -> Path | None:
     """Return the file of instance ids beside a file of label ids, or None if there is none."""
     file = mask.with_name(mask.name.replace("labelIds", "instanceIds"))
-    return file if file != mask and file.is_file() else None
+    if file != mask and file.is_file():
+        return file
+    return None
 
 
 def measure_instances(file: Path, prediction: np.ndarray, table: LabelMap) -> list[InstancePixels]:
@@ -103,9 +105,13 @@ def compute_instance_iou(
 def average(values: Sequence[float]) -> float:
     """Return the mean of the values that are not NaN."""
     valid = [value for value in values if value == value]
-    return sum(valid) / len(valid) if valid else float("nan")
+    if valid:
+        return sum(valid) / len(valid)
+    return float("nan")
 
 
 def _divide(hit: float, missed: float, false: int) -> float:
     total = hit + false + missed
-    return hit / total if total else float("nan")
+    if total:
+        return hit / total
+    return float("nan")

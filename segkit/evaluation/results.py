@@ -254,4 +254,6 @@ def _replace_nan(value: Any) -> Any:
         return {key: _replace_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_replace_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value

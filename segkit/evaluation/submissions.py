@@ -88,7 +88,10 @@ def write_archive(target: IO[bytes], masks: Mapping[str, Path], table: LabelMap)
         return
     with tarfile.open(fileobj=target, mode="w:gz") as archive:
         for name, path in masks.items():
-            data = _add_palette(path, table) if archive_format.palette else path.read_bytes()
+            if archive_format.palette:
+                data = _add_palette(path, table)
+            else:
+                data = path.read_bytes()
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))

@@ -174,5 +174,8 @@ def load_exported(
             f"{path}: opening a .pt2 file can run any code in it. If you trust its origin, set "
             "trust_code=true (segkit.load(..., trust_code=True)); .onnx and .xml files need no trust"
         )
-    model_type = ExportedIdsModel if metadata["interface"] == "ids" else ExportedLogitsModel
+    if metadata["interface"] == "ids":
+        model_type = ExportedIdsModel
+    else:
+        model_type = ExportedLogitsModel
     return model_type(path, num_classes, metadata).eval()

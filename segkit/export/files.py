@@ -58,7 +58,10 @@ def choose_export_path(output: str | None, weights: Path, kind: ExportKind) -> P
     path = Path(output).expanduser()
     if path.suffix.lower() != suffix:
         other = find_format(path)
-        fix = f"set format={other}, or change the name" if other else "change the name"
+        if other:
+            fix = f"set format={other}, or change the name"
+        else:
+            fix = "change the name"
         raise ValueError(f"output={output}: a file of format={kind.format} ends in {suffix}; {fix}")
     return path
 
@@ -139,7 +142,9 @@ def _describe_export_error(error: Exception, kind: ExportKind) -> str:
 
 def list_exported_files(path: Path) -> list[Path]:
     """Return the files of an exported network; OpenVINO has its weights in a second one."""
-    return [path.with_suffix(".bin"), path] if path.suffix.lower() == ".xml" else [path]
+    if path.suffix.lower() == ".xml":
+        return [path.with_suffix(".bin"), path]
+    return [path]
 
 
 def hash_files(path: Path) -> bytes:

@@ -64,6 +64,8 @@ def _make_reader(quantization: Any, name: str, images: Sequence[np.ndarray]) -> 
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(self.images, None)
-            return None if image is None else {name: image}
+            if image is None:
+                return None
+            return {name: image}
 
     return Reader()

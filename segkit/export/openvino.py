@@ -37,7 +37,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise ValueError(f"{path}: damaged, or not an OpenVINO file ({error})") from error
     if not path.with_suffix(".bin").is_file():
         raise ValueError(f"{path}: its weights, {path.with_suffix('.bin').name}, are missing in its folder")
-    return {} if entries is None else {entry.tag: entry.get("value", "") for entry in entries}
+    if entries is None:
+        return {}
+    return {entry.tag: entry.get("value", "") for entry in entries}
 
 
 class Session:

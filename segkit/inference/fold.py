@@ -148,7 +148,9 @@ def _fold_node(traced: fx.GraphModule, node: fx.Node, *, onednn: bool) -> None:
 
 def _find_module(traced: fx.GraphModule, node: Any) -> nn.Module | None:
     """Return the module that a node calls, None for other nodes."""
-    return traced.get_submodule(node.target) if node.op == "call_module" else None
+    if node.op == "call_module":
+        return traced.get_submodule(node.target)
+    return None
 
 
 def _is_used_once(traced: fx.GraphModule, node: fx.Node) -> bool:

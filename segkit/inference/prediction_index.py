@@ -173,7 +173,10 @@ def describe_origin(image: ImageFile, network: str) -> Origin:
 def _find_own_folder(folder: Path, source: str, key: str) -> Path:
     """Return the first of ``folder``, ``folder-2``, ... that is free or has this source and network."""
     for number in itertools.count(1):
-        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        if number == 1:
+            candidate = folder
+        else:
+            candidate = folder.with_name(f"{folder.name}-{number}")
         index = read_index(candidate)
         if index is None and not any((candidate / kind).exists() for kind in KINDS):
             return candidate

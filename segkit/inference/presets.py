@@ -61,4 +61,6 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def _to_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    return value

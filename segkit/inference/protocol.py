@@ -147,7 +147,9 @@ def pick_precision(
     """Return the precision itself; for ``auto``, bf16 where the device has units for it."""
     if precision != "auto":
         return precision
-    return "bf16" if supports_bf16(device) else "float32"
+    if supports_bf16(device):
+        return "bf16"
+    return "float32"
 
 
 def as_pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:

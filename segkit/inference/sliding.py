@@ -298,7 +298,9 @@ class _SlidingWindow:
         rows = resizer.resize(logits, 0, view_top - tile.view_top, view_bottom - tile.view_top)
         rows = resample.resize_columns(rows, tile_width, align_corners=self.head_align_corners)
         rows = rows[:, : tile.view_right - tile.view_left]
-        return rows.exp() if self.protocol.merge == "exp" else rows
+        if self.protocol.merge == "exp":
+            return rows.exp()
+        return rows
 
     def axis_resizer(
         self, size: int, resized: int, *, align_corners: bool | None = None

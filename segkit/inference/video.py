@@ -39,7 +39,10 @@ class Video:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self.capture.isOpened():
-            reason = "no such camera" if self.endless else "not a readable video"
+            if self.endless:
+                reason = "no such camera"
+            else:
+                reason = "not a readable video"
             raise ValueError(f"input={source}: {reason}")
         self.rate = self.capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE
         self.times: list[float] = []  # of the frames that the file has data for, in ms
@@ -58,7 +61,9 @@ class Video:
         in_header, tolerance = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         if file.suffix.lower() not in (".mp4", ".m4v", ".mov", ".avi"):
             tolerance = max(1, in_header // 50)
-        return in_header if in_header > len(self.times) + tolerance else len(self.times)
+        if in_header > len(self.times) + tolerance:
+            return in_header
+        return len(self.times)
 
     def _number_frames(self, file: Path) -> list[int]:
         """Return the number of each frame with data; numbers of missing frames are left out."""
@@ -67,11 +72,15 @@ class Video:
             return consecutive
         if file.suffix.lower() == ".avi":  # its packets have no times
             numbers = _read_avi_numbers(file)
-            return numbers if len(numbers) == len(consecutive) else consecutive
+            if len(numbers) == len(consecutive):
+                return numbers
+            return consecutive
         positions = np.array(self.times) * self.rate / 1000
         numbers = np.rint(positions).astype(int)
         has_constant_rate = np.abs(positions - numbers).max(initial=0) < 0.25 and (np.diff(numbers) > 0).all()
-        return numbers.tolist() if has_constant_rate else consecutive
+        if has_constant_rate:
+            return numbers.tolist()
+        return consecutive
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         number, failures = -1, 0
@@ -93,7 +102,9 @@ class Video:
         """Return the number of the frame at a time (ms), 0 if it is unknown."""
         index = bisect.bisect_left(self.times, time - 0.5)
         is_known = index < len(self.times) and len(set(self.times)) == len(self.times)
-        return self.numbers[index] if is_known else 0
+        if is_known:
+            return self.numbers[index]
+        return 0
 
 
 def _packet_times(file: Path) -> list[float]:

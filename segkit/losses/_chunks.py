@@ -100,7 +100,9 @@ def _iterate_rows(
 def _resize_rows(wide: Tensor, weights: Tensor) -> Tensor:
     """Return the logits (K, n) of a chunk; many classes stay side by side in memory, few do not."""
     values = (weights @ wide.flatten(1)).view(-1, wide.shape[2]).T
-    return values.contiguous() if len(values) < FEW_CLASSES else values
+    if len(values) < FEW_CLASSES:
+        return values.contiguous()
+    return values
 
 
 def chunked_sum(logits: Tensor | HeadLogits, target: Tensor, loss: ChunkLoss) -> Tensor:

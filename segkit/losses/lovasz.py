@@ -40,7 +40,10 @@ class Lovasz(RegionLoss):
         if isinstance(logits, HeadLogits):
             logits = logits.resize(target)  # errors are sorted over all pixels
         images = range(len(target))
-        groups = [list(images)] if self.over == "batch" else [[image] for image in images]
+        if self.over == "batch":
+            groups = [list(images)]
+        else:
+            groups = [[image] for image in images]
         image_weights = lovasz_weights(logits, target, groups)
 
         def errors(chunk: Chunk) -> Tensor:

@@ -222,8 +222,14 @@ def parse_mmsegmentation_settings(config: str, name: str) -> dict[str, Any]:
         align_corners = align is not None and align[1] == "True"
         strides = re.search(r"\bstrides" + numbers, config)
         grid = re.search(r"\bmulti_grid" + numbers, config)
-        output_stride = 4 * math.prod(map(int, re.findall(r"\d+", strides[1]))) if strides else None
-        multi_grid = tuple(map(int, re.findall(r"\d+", grid[1]))) if grid else None
+        if strides:
+            output_stride = 4 * math.prod(map(int, re.findall(r"\d+", strides[1])))
+        else:
+            output_stride = None
+        if grid:
+            multi_grid = tuple(map(int, re.findall(r"\d+", grid[1])))
+        else:
+            multi_grid = None
     else:
         align_corners = "769x769" in name
         stride, grid = re.search(r"-d(8|16|32)[-_]", name), re.search(r"-mg(\d+)[-_]", name)
@@ -239,4 +245,6 @@ def _format_override(value: object) -> str:
     """Return a value as it is typed on the command line."""
     if isinstance(value, tuple):
         return f"[{','.join(map(str, value))}]"
-    return "null" if value is None else str(value).lower()
+    if value is None:
+        return "null"
+    return str(value).lower()

@@ -73,7 +73,10 @@ def _measure(model: Segmenter, image: Tensor, *, operations: bool) -> Iterator[S
             flops = count_flops(lambda: outputs.append(module(inputs)))
         else:
             outputs.append(module(inputs))
-        last = outputs[0][-1] if isinstance(outputs[0], list | tuple) else outputs[0]
+        if isinstance(outputs[0], list | tuple):
+            last = outputs[0][-1]
+        else:
+            last = outputs[0]
         shape = tuple(last.shape[1:])
         stride = str(round(height / shape[1])) if shape[1] > 1 else "all"
         return outputs[0], SummaryRow(
@@ -119,7 +122,9 @@ def format_summary(model: Segmenter, crop: int | tuple[int, int], *, operations:
         return f"{count_parameters(model):,} parameters; operations are not counted ({first_line(error)})"
 
     def cost(flops: int) -> str:
-        return f" {flops / 2e9:>8.2f} {flops / 1e9:>8.2f}" if operations else ""
+        if operations:
+            return f" {flops / 2e9:>8.2f} {flops / 1e9:>8.2f}"
+        return ""
 
     lines = [f"one image of {height} x {width}, {model.num_classes} classes"]
     heading = f" {'GMACs':>8} {'GFLOPs':>8}" if operations else ""

@@ -103,7 +103,10 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
     """
     if weights is None:
         return
-    path = imagenet_weights_path(published) if weights == "imagenet" else resolve_source(weights)
+    if weights == "imagenet":
+        path = imagenet_weights_path(published)
+    else:
+        path = resolve_source(weights)
     original = read_weights_file(path).state
     state = _convert_names(original, path)
     if any(name.startswith("backbone.") for name in state):

@@ -67,7 +67,10 @@ def _format_table(averages: list, *, steps: int, has_cuda: bool) -> str:
     lines = [f"{'part of a step':<40}{'ms':>10}{'share':>9}"]
     lines += [f"{part:<40}{ms:>10.2f}{ms / total:>9.1%}" for part, ms in parts.items()]
     lines += [f"{STEP:<40}{total:>10.2f}", "", f"{'costliest operators':<40}{'ms':>10}{'calls':>9}"]
-    attribute = "self_device_time_total" if has_cuda else "self_cpu_time_total"
+    if has_cuda:
+        attribute = "self_device_time_total"
+    else:
+        attribute = "self_cpu_time_total"
     times = {event.key: getattr(event, attribute) for event in averages if event.key not in (*PARTS, STEP)}
     for key in sorted(times, key=times.__getitem__, reverse=True)[:8]:
         calls = events[key].count / steps

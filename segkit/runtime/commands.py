@@ -36,8 +36,12 @@ def cli_command(command: str, dataset: str = "NAME", *, python: str = "python") 
     """
     data = command == "data"
     if INSTALLED or is_installed_script(sys.argv[0]):
-        return f"segkit-{command} {dataset}" if data else f"segkit-{command}"
-    return f"{python} datasets/{dataset}.py" if data else f"{python} {command}_seg.py"
+        if data:
+            return f"segkit-{command} {dataset}"
+        return f"segkit-{command}"
+    if data:
+        return f"{python} datasets/{dataset}.py"
+    return f"{python} {command}_seg.py"
 
 
 def is_installed_script(file: str) -> bool:

@@ -22,12 +22,16 @@ TIMEOUT = timedelta(minutes=30)  # of the process group
 
 def rank() -> int:
     """Return the number of this process, 0 in a single process."""
-    return dist.get_rank() if _is_distributed() else 0
+    if _is_distributed():
+        return dist.get_rank()
+    return 0
 
 
 def world_size() -> int:
     """Return the number of processes."""
-    return dist.get_world_size() if _is_distributed() else 1
+    if _is_distributed():
+        return dist.get_world_size()
+    return 1
 
 
 def is_main() -> bool:
@@ -93,7 +97,10 @@ def pick_device(choice: str = "auto") -> torch.device:
     if not count:
         raise ValueError(f"device={choice}: torch finds no CUDA device. Use device=cpu or device=auto.")
     own = int(os.environ.get("LOCAL_RANK", "0")) % count
-    index = int(choice.removeprefix("cuda:")) if choice.startswith("cuda:") else own
+    if choice.startswith("cuda:"):
+        index = int(choice.removeprefix("cuda:"))
+    else:
+        index = own
     if index >= count:
         raise ValueError(f"device={choice}: the GPUs of this machine are cuda:0 to cuda:{count - 1}.")
     if index != own and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:

@@ -91,7 +91,9 @@ def _detect_encoding(data: bytes) -> str:
     start = data[:4096]
     low, high = start[::2].count(0), start[1::2].count(0)  # zero bytes of Latin letters in UTF-16
     if max(low, high) > len(start) // 4:
-        return "utf-16-le" if high > low else "utf-16-be"
+        if high > low:
+            return "utf-16-le"
+        return "utf-16-be"
     return "utf-8-sig"
 
 
@@ -150,7 +152,10 @@ def check_zip(source: Path | IO[bytes], *, most: int | None = None) -> None:
         Exception: whatever ``zipfile`` and its decompressors raise on damaged files.
     """
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+        if isinstance(source, Path):
+            file = stack.enter_context(source.open("rb"))
+        else:
+            file = source
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         is_zip = file.read(4) == b"PK\x03\x04"
@@ -220,7 +225,9 @@ def _number_kind(value: Any) -> str:
         return "sparse, quantized or empty tensor"
     if value.is_complex():
         return "complex"
-    return "float" if value.is_floating_point() else "integer"
+    if value.is_floating_point():
+        return "float"
+    return "integer"
 
 
 def check_state_matches(own: Mapping[str, Any], stored: Mapping[str, Any], owner: str) -> None:

@@ -56,7 +56,9 @@ def output_folder_for(source: str | Path) -> Path:
     if match := ADDRESS.fullmatch(str(source)):
         return Path("runs", match[1].replace("/", "--"))
     path = Path(expand_home(str(source)))
-    return path if path.is_dir() else path.parent
+    if path.is_dir():
+        return path
+    return path.parent
 
 
 def download(repository: str, **options: Any) -> Path:

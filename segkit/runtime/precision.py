@@ -96,7 +96,9 @@ def _get_onednn_check():
 
 def widest_float_dtype(device: torch.device) -> torch.dtype:
     """Return float64, or float32 on Apple GPUs, which have no wider type."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    if device.type == "mps":
+        return torch.float32
+    return torch.float64
 
 
 def _check_compiler() -> None:

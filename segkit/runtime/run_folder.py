@@ -32,7 +32,9 @@ def find_run_to_resume(settings: Mapping[str, Any]) -> Path | None:
     if settings.get("resume") not in (True, "auto") or not all(isinstance(part, str) for part in parts):
         return None
     folder = get_run_folder(settings)
-    return folder if list_checkpoints(folder) else None
+    if list_checkpoints(folder):
+        return folder
+    return None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -62,7 +64,10 @@ def check_run_folder(folder: Path, *, resume: bool | str) -> None:
         OSError: the folder cannot be read.
     """
     try:
-        names = [file for file in folder.iterdir() if not _is_leftover(file)] if folder.is_dir() else []
+        if folder.is_dir():
+            names = [file for file in folder.iterdir() if not _is_leftover(file)]
+        else:
+            names = []
     except OSError as error:
         raise unwritable_folder_error(folder, error) from error
     if resume is False and any(file.suffix == ".pt" for file in names):

@@ -66,7 +66,9 @@ def ignore_group_signals(_: int = 0) -> None:
 def python_command() -> str:
     """Return how to call this Python from the current folder: its path below it, or its name."""
     path, here = Path(sys.executable), Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+    if path.is_relative_to(here):
+        return str(path.relative_to(here))
+    return path.name
 
 
 def command_to_resume(argv: Sequence[str]) -> str:

@@ -6,14 +6,18 @@ from __future__ import annotations
 def format_count(number: float, noun: str) -> str:
     """Return a number with its noun in the right form: ``1 epoch``, ``2,000 epochs``."""
     digits = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    return f"{digits} {noun}" if number == 1 else f"{digits} {noun}s"
+    if number == 1:
+        return f"{digits} {noun}"
+    return f"{digits} {noun}s"
 
 
 def format_clock(seconds: float) -> str:
     """Return seconds as ``1:02:03``, or ``2:03`` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}"
 
 
 def first_line(error: BaseException) -> str:

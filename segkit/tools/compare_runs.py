@@ -109,7 +109,9 @@ def _format_value(key: str, value: object) -> str:
         return f"{100 * float(str(value)):.2f}"
     if isinstance(value, float) and value % 1:
         return f"{value:.4g}"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return str(value)
 
 
 def _align_columns(rows: Sequence[Sequence[str]]) -> str:
@@ -196,7 +198,9 @@ def p_value(a: Sequence[float], b: Sequence[float]) -> float:
     from scipy import stats  # takes a second
 
     if len(set(a)) == len(set(b)) == 1:  # without variance the test is undefined
-        return 1.0 if a[0] == b[0] else 0.0
+        if a[0] == b[0]:
+            return 1.0
+        return 0.0
     _, p = stats.ttest_ind(a, b, equal_var=False)
     return float(p)  # pyright: ignore[reportArgumentType]
 
@@ -228,7 +232,9 @@ def _compare_groups(group: SeedGroup, first: SeedGroup, compared: int) -> str:
     if min(len(group.scores), len(first.scores)) < 2:
         return "only one run"
     p = min(p_value(group.scores, first.scores) * compared, 1.0)
-    return f"lower (p {p:.2g})" if p < SIGNIFICANCE else f"not distinguishable (p {p:.2g})"
+    if p < SIGNIFICANCE:
+        return f"lower (p {p:.2g})"
+    return f"not distinguishable (p {p:.2g})"
 
 
 def smooth_curve(curve: Points, *, weight: float = SMOOTHING) -> Points:

@@ -45,7 +45,10 @@ def divide_until_it_fits(
     buffers = [(buffer, buffer.clone()) for buffer in training.model.buffers()]
     while True:
         micro_batches, losses, error = split(batches, training.micro_batches), {}, None
-        context = distributed.single_process_forward(training) if several else contextlib.nullcontext()
+        if several:
+            context = distributed.single_process_forward(training)
+        else:
+            context = contextlib.nullcontext()
         try:
             with context:
                 losses = run_passes(micro_batches)

@@ -82,7 +82,10 @@ def _warn_batch_norm(run: Training, *, has_weights: bool) -> Iterator[str]:
     frozen = {id(m) for module in run.frozen_modules for m in module.modules()}
     if all(id(m) in frozen for m in run.model.modules() if isinstance(m, _BatchNorm)):
         return
-    alternative = "schedule.freeze_norm=true, which keeps the learned statistics, or " if has_weights else ""
+    if has_weights:
+        alternative = "schedule.freeze_norm=true, which keeps the learned statistics, or "
+    else:
+        alternative = ""
     micro_batches = run.schedule.loader_batches
     processes = 1 if run.device.type == "cuda" else distributed.world_size()
     images = run.schedule.batch_size // micro_batches // processes

@@ -23,7 +23,10 @@ def check_metric(metric: str, class_names: Sequence[str]) -> None:
         return
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(metric.lower(), by_lower, n=1)
-    hint = f" Did you mean checkpoint.metric={by_lower[close[0]]}?" if close else ""
+    if close:
+        hint = f" Did you mean checkpoint.metric={by_lower[close[0]]}?"
+    else:
+        hint = ""
     more = ", ..." if len(class_names) > 8 else ""
     raise ValueError(
         f"checkpoint.metric={metric}: must be one of {', '.join(known[:6])}, or {IOU}CLASS with a class of"
@@ -55,7 +58,9 @@ def is_better(metric: str, value: float, best: float | None) -> bool:
         return False
     if best is None:
         return True
-    return value < best if metric == LOSS else value > best
+    if metric == LOSS:
+        return value < best
+    return value > best
 
 
 def explain_undefined(metric: str, value: float) -> str:
@@ -74,4 +79,6 @@ def format_metric(metric: str, value: float | None) -> str:
     """Return a metric with its value, scores in percent."""
     if value is None:
         return f"{metric} unknown"
-    return f"{metric} {value:.4f}" if metric == LOSS else f"{metric} {value:.2%}"
+    if metric == LOSS:
+        return f"{metric} {value:.4f}"
+    return f"{metric} {value:.2%}"

@@ -86,7 +86,10 @@ def find_class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) 
         model: built from these settings.
         settings: section ``model``.
     """
-    other_count = model.num_classes + 1 if model.num_classes < MAX_CLASSES else model.num_classes - 1
+    if model.num_classes < MAX_CLASSES:
+        other_count = model.num_classes + 1
+    else:
+        other_count = model.num_classes - 1
     arguments = {
         "in_channels": model.backbone.out_channels,
         "output_stride": model.backbone.output_stride,

@@ -93,7 +93,9 @@ class Training:
     @property
     def eval_model(self) -> Segmenter:
         """Return the model to validate: the moving average if there is one."""
-        return self.model if self.ema_model is None else self.ema_model
+        if self.ema_model is None:
+            return self.model
+        return self.ema_model
 
     @property
     def best_text(self) -> str:
@@ -282,7 +284,10 @@ def _prepare_model(model: Segmenter, runtime: Runtime, device: torch.device) -> 
         optimize_for_cpu(model)
         prepare_process()
     fix_dropout_masks(model)
-    layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    if runtime.channels_last:
+        layout = torch.channels_last
+    else:
+        layout = torch.contiguous_format
     return model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
 
 

@@ -49,7 +49,9 @@ class Schedule:
     @property
     def loader_batches(self) -> int:
         """Batches of the loader per step; with ``accumulate=auto`` one, which is divided later if needed."""
-        return 1 if self.accumulate == "auto" else self.accumulate
+        if self.accumulate == "auto":
+            return 1
+        return self.accumulate
 
     def length(self, samples: int) -> int:
         """Return the optimizer steps of the training on a set of ``samples`` images."""
@@ -60,7 +62,9 @@ class Schedule:
     def samples_per_epoch(self, samples: int) -> int:
         """Return how many images an epoch takes; with ``drop_last`` full batches, if there is one."""
         full = samples - samples % self.batch_size
-        return full if self.drop_last and full else samples
+        if self.drop_last and full:
+            return full
+        return samples
 
     def count_validations(self, *, every: float, samples: int) -> int:
         """Return the number of validations of the training; arguments as for ``is_due``."""
@@ -69,7 +73,9 @@ class Schedule:
 
     def validation_period(self, every: float, samples: int) -> float:
         """Return the iterations from one validation to the next; arguments as for ``is_due``."""
-        return every if self.epochs is None else every * self.samples_per_epoch(samples) / self.batch_size
+        if self.epochs is None:
+            return every
+        return every * self.samples_per_epoch(samples) / self.batch_size
 
     def is_due(self, iteration: int, *, every: float, samples: int) -> bool:
         """Return whether a periodic task is due after an iteration; it always is after the last one.

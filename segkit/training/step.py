@@ -62,7 +62,10 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     if not total_weight.any():
         return _skip_unscored(training)
     mean_weight = total_weight.clamp(min=1e-9) / distributed.world_size()
-    buffers = [(b, b.clone()) for b in training.model.buffers()] if training.guard.skips else []
+    if training.guard.skips:
+        buffers = [(b, b.clone()) for b in training.model.buffers()]
+    else:
+        buffers = []
     run_passes = partial(_run_passes, training, mean_weight)
     if training.schedule.accumulate == "auto":
         losses = accumulation.divide_until_it_fits(training, batches, run_passes)
@@ -87,7 +90,10 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
 
 
 def _move_to_device(batch: Batch, training: Training) -> Batch:
-    layout = torch.channels_last if training.runtime.channels_last else torch.contiguous_format
+    if training.runtime.channels_last:
+        layout = torch.channels_last
+    else:
+        layout = torch.contiguous_format
     image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
     if not batch.bands.is_photograph:
         image = training.model.normalize(image)

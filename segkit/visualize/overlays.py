@@ -37,7 +37,9 @@ def to_display_rgb(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
     else:
         low, high = np.array(bands.value_ranges(image.shape[2]), np.float32)[places].T
     gray = np.rint((values - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
-    return np.repeat(gray, 3, axis=2) if len(places) == 1 else gray
+    if len(places) == 1:
+        return np.repeat(gray, 3, axis=2)
+    return gray
 
 
 def colorize(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0, 0, 0)) -> np.ndarray:
@@ -107,7 +109,9 @@ def draw_grid(
     for y, row in zip(range(top, canvas.shape[0], height + 4), cells, strict=True):
         for x, cell in zip(left, row, strict=False):
             canvas[y : y + height, x : x + cell.shape[1]] = cell
-    return canvas if footer is None else stack_vertically(canvas, footer)
+    if footer is None:
+        return canvas
+    return stack_vertically(canvas, footer)
 
 
 def sample_row(
@@ -213,7 +217,10 @@ def encode_image(image: np.ndarray, suffix: str = ".png") -> bytes:
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     if not cv2.haveImageWriter(f"x{suffix}"):
         raise ValueError(f"cannot write images as {suffix!r}; use .png or .jpg")
-    ordered = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    if image.ndim == 2:
+        ordered = image
+    else:
+        ordered = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(suffix, ordered)[1].tobytes()
 
 

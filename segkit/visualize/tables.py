@@ -48,7 +48,10 @@ def format_class_table(
     for row in range(rows):
         cells = []
         for k in range(row, len(names), rows):
-            name = names[k] if len(names[k]) <= longest else names[k][: longest - 1] + "…"
+            if len(names[k]) <= longest:
+                name = names[k]
+            else:
+                name = names[k][: longest - 1] + "…"
             values = zip(heads, columns.values(), strict=True)
             cells.append(
                 f"{name:<{longest}}" + "".join(f"{format_percent(v[k]):>{len(h)}}" for h, v in values)
@@ -74,7 +77,9 @@ def format_code_block(text: str) -> str:
 def worst_and_best_classes(values: Sequence[float], count: int) -> list[int]:
     """Return the class ids of the ``count`` lowest and highest values, lowest first, without NaN."""
     order = sorted((k for k in range(len(values)) if not math.isnan(values[k])), key=lambda k: values[k])
-    return order if len(order) <= 2 * count else order[:count] + order[-count:]
+    if len(order) <= 2 * count:
+        return order
+    return order[:count] + order[-count:]
 
 
 def most_confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int, float]]:
@@ -89,4 +94,6 @@ def most_confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, 
 
 def format_percent(fraction: float) -> str:
     """Format a fraction in percent with two digits, NaN as a dash."""
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+    if math.isnan(fraction):
+        return "-"
+    return f"{100 * fraction:.2f}"

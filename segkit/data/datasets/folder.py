@@ -135,7 +135,9 @@ def _parse_share(part: str) -> Fraction | None:
     """Return ``80%`` or ``0.8`` as 4/5, None for anything else."""
     if percent := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", part):
         return Fraction(percent[1]) / 100
-    return Fraction(part) if re.fullmatch(r"0?\.\d+", part) else None
+    if re.fullmatch(r"0?\.\d+", part):
+        return Fraction(part)
+    return None
 
 
 def _parse_shares(train_split: str, val_split: str) -> tuple[Fraction | None, Fraction | None]:
@@ -170,7 +172,9 @@ def _read_own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | Non
     if str(file) == first.source or not file.is_file():
         return None
     own = LabelMap.read(file, "folder").reorder(first.names, first.source)
-    return None if own == first else own
+    if own == first:
+        return None
+    return own
 
 
 def _find_split(
@@ -269,7 +273,10 @@ def _parse_list_line(root: Path, tree: Tree, line: str) -> tuple[Path, Path]:
         return image, _resolve_file(root, tree.masks, fields[1], tree.mask_end, MASK_SUFFIXES)
     images = Path(os.path.abspath(root / tree.images))  # noqa: PTH100
     absolute = Path(os.path.abspath(image))  # noqa: PTH100
-    inside = absolute.relative_to(images) if absolute.is_relative_to(images) else Path(absolute.name)
+    if absolute.is_relative_to(images):
+        inside = absolute.relative_to(images)
+    else:
+        inside = Path(absolute.name)
     name = inside.with_suffix("").as_posix().removesuffix(tree.image_end)
     return image, _resolve_file(root, tree.masks, name, tree.mask_end, MASK_SUFFIXES)
 

@@ -32,7 +32,10 @@ def build(
     path = check_folders(root, FOLDERS, f"{prepare} downloads VOC 2012 and unpacks it")
     list_file = path / LISTS / f"{part}.txt"
     if not list_file.is_file():
-        remedy = f"{prepare} with --sbd writes it" if part == "trainaug" else f"choose a list of {LISTS}"
+        if part == "trainaug":
+            remedy = f"{prepare} with --sbd writes it"
+        else:
+            remedy = f"choose a list of {LISTS}"
         raise ValueError(f"data.{split}_split={part}: there is no {list_file}. {remedy}")
     return Pairs(
         "voc",

@@ -157,7 +157,10 @@ def _create_body(timm: Any, variant: str, drop_path: float, *, published: bool) 
 
 def _download_error(config: Any, reason: str) -> str:
     """Return a message with the file to download and the place to put it."""
-    file = f"model.safetensors of {config.hf_hub_id}" if config.hf_hub_id else config.url
+    if config.hf_hub_id:
+        file = f"model.safetensors of {config.hf_hub_id}"
+    else:
+        file = config.url
     return (
         f"model.backbone.weights=imagenet: cannot download {file} ({reason}). Download it elsewhere and"
         " set model.backbone.weights=FILE, or put it into timm's cache ($HF_HOME or $TORCH_HOME)"

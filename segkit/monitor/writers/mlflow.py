@@ -37,7 +37,10 @@ class MlflowRun:
             if existing:
                 number = existing.experiment_id
             else:
-                artifacts = None if uri else (local / "mlflow-artifacts").as_uri()
+                if uri:
+                    artifacts = None
+                else:
+                    artifacts = (local / "mlflow-artifacts").as_uri()
                 number = self.client.create_experiment(experiment, artifacts)
             self.state.run_id = self.client.create_run(number, run_name=folder.name).info.run_id
             self.state.save()

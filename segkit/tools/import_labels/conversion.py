@@ -247,7 +247,9 @@ def image_size(file: Path) -> tuple[int, int]:
             is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file}: not an image ({error})") from error
-    return (width, height) if is_turned else (height, width)
+    if is_turned:
+        return (width, height)
+    return (height, width)
 
 
 def make_label_map(labels: Sequence[str], colors: dict[str, str]) -> LabelMap:

@@ -49,7 +49,10 @@ def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
             "class * 1000 + instance, add --divide 1000; if they are classes, write them all in classes.csv"
         )
     keys = sorted(values)
-    void = ignore_id(keys[-1]) if isinstance(keys[-1], int) else (255, 255, 255)
+    if isinstance(keys[-1], int):
+        void = ignore_id(keys[-1])
+    else:
+        void = (255, 255, 255)
     entries = []
     for number, key in enumerate(keys):
         color = key if isinstance(key, tuple) else automatic_color(key)

@@ -156,7 +156,10 @@ def read_cvat(files: Sequence[Path], _: str | None = None) -> Annotations:
                 for number, shape in enumerate(element):
                     _add_cvat(image, shape, number)
             except (KeyError, ValueError) as error:
-                text = error if isinstance(error, ValueError) else f"something has no {error}"
+                if isinstance(error, ValueError):
+                    text = error
+                else:
+                    text = f"something has no {error}"
                 raise ValueError(f"{file}, image {element.get('name')}: {text}") from error
             images.append(image)
     labels |= {shape.label: "" for image in images for shape in image.shapes if shape.label not in labels}
@@ -232,7 +235,10 @@ def _via_entries(file: Path) -> Iterator[tuple[str, list[Region]]]:
             regions = regions.values() if isinstance(regions, Mapping) else regions  # VIA 1 numbers them
             yield each["filename"], [(r["shape_attributes"], r["region_attributes"]) for r in regions]
     except (OSError, KeyError, TypeError, AttributeError, csv.Error, json.JSONDecodeError) as error:
-        text = f"there is no {error}" if isinstance(error, KeyError) else error
+        if isinstance(error, KeyError):
+            text = f"there is no {error}"
+        else:
+            text = error
         raise ValueError(f"{file}: not a VIA file ({text})") from error
 
 
@@ -242,7 +248,9 @@ def _via_outline(shape: Mapping[str, Any], place: str) -> np.ndarray | None:
         kind = shape["name"]
         if kind in ("polygon", "polyline"):
             points = list(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
-            return parse_outline(points, place) if kind == "polygon" else None
+            if kind == "polygon":
+                return parse_outline(points, place)
+            return None
         if kind == "rect":
             left, top = float(shape["x"]), float(shape["y"])
             return box(left, top, left + float(shape["width"]), top + float(shape["height"]))
