@@ -45,7 +45,7 @@ def main(settings: dict[str, Any]) -> None:
             video = None
         network = predictor.load_model(settings, device)
         if settings["submission"]:
-            submissions.find_format(network.table)  # fail before the work if there is no server
+            submissions.find_archive_format(network.table)  # fail before the work if there is no server
         predictor = predictor.Predictor(network, inference.build_protocol(settings))
         folder, images = distributed.decide_on_main(
             lambda: prediction_index.claim_outputs(

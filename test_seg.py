@@ -44,7 +44,7 @@ def main(settings: dict[str, Any]) -> None:
         val_set = align_dataset(val_set, table.names)
         warn_if_trained_on(trained_on, val_set)
         if settings["submission"]:  # archives have the ids of the model's data set
-            submissions.find_format(table)  # fail before the work if there is no server
+            submissions.find_archive_format(table)  # fail before the work if there is no server
         else:
             table = as_label_map(val_set.table)
         protocol = inference.build_protocol(settings).resolve_precision(device)

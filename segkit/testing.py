@@ -30,7 +30,7 @@ def check(condition: object, message: str) -> None:
 def check_backbone(
     make: Callable[[int], Any], *, output_strides: Iterable[int] = (8, 16, 32), channels: int = 3
 ) -> None:
-    """Check sizes and channels of the four stages at every output stride.
+    """Check the contract of a backbone at every output stride: stages, gradients, pickling, tracing.
 
     Sizes must be rounded up, every parameter must get a gradient, the weights must not depend on the output
     stride, and the backbone must support pickling, copying, casting, tracing and the summary.

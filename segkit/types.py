@@ -24,7 +24,7 @@ MAX_CLASSES = 32767
 
 
 def ignore_index(num_classes: int) -> int:
-    """Return the label of pixels that are neither trained on nor scored, for a number of classes."""
+    """Return the label of ignored pixels: 255, or 32767 for more than 255 classes."""
     if num_classes <= IGNORE_INDEX:
         return IGNORE_INDEX
     return MAX_CLASSES

@@ -19,7 +19,7 @@ from segkit.cpu.blocks import FastSplitAttention, global_mean, weighted_splits
 from segkit.cpu.dilated import DilatedConv2d, is_dilated_3x3, share_inside
 from segkit.cpu.recompute import Recipe, RecipeView, Recompute
 from segkit.models import segmenter
-from segkit.training.activation_checkpointing import checkpoint_stages
+from segkit.training.activation_checkpointing import recompute_stages
 
 VARIANTS = {
     "resnest": {"variant": "14", "output_stride": 8},
@@ -335,7 +335,7 @@ def test_dilated_weight_gradient_has_layout_of_the_weight(layout):
 def test_checkpointed_stages_take_identical_steps(stages):
     image = torch.randint(0, 256, (2, 3, 41, 56), dtype=torch.uint8)
     plain, again = network("resnest_blocks"), network("resnest_blocks")
-    checkpoint_stages(again, stages)
+    recompute_stages(again, stages)
     expected = run_steps(plain, image, context=plain_autograd)
     found = run_steps(again, image, context=with_recompute)
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
@@ -347,14 +347,14 @@ def test_checkpointed_stages_store_less(monkeypatch):
     image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     model = network("resnest_blocks", "fcn", drop_block=0.0, output_stride=8)
     before = stored_bytes(model, image, monkeypatch, context=with_recompute)
-    checkpoint_stages(model, ["layer1", "layer2", "layer3", "layer4"])
+    recompute_stages(model, ["layer1", "layer2", "layer3", "layer4"])
     assert stored_bytes(model, image, monkeypatch, context=with_recompute) < 0.7 * before
 
 
 def test_copy_of_checkpointed_model_is_independent():
     image = torch.randint(0, 256, (2, 3, 41, 56), dtype=torch.uint8)
     model = network().eval()
-    checkpoint_stages(model, ["layer1"])
+    recompute_stages(model, ["layer1"])
     copied = copy.deepcopy(model)
     expected = model(image).main
     for parameter in model.parameters():
@@ -366,7 +366,7 @@ def test_unknown_checkpointed_stage_is_rejected():
     with pytest.raises(
         ValueError, match=r"runtime.activation_checkpointing=\['layer9'\].*it has layer1, layer2"
     ):
-        checkpoint_stages(network(), ["layer9"])
+        recompute_stages(network(), ["layer9"])
 
 
 @pytest.mark.parametrize("size", [(5, 7), (16, 16), (3, 19), (1, 1), (23, 40)])
@@ -427,7 +427,7 @@ def test_optimized_networks_equal_plain_networks(block, seed):
         model = model.to(memory_format=torch.channels_last)
         if optimized:
             if checkpointed and hasattr(model.backbone, "layer3"):
-                checkpoint_stages(model, ["layer3"])
+                recompute_stages(model, ["layer3"])
             optimize_for_cpu(model)
         for module in model.modules() if frozen else ():
             if isinstance(module, nn.BatchNorm2d):

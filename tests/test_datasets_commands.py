@@ -133,7 +133,7 @@ def test_statistics_match_a_count_by_hand(tmp_path):
     np.testing.assert_allclose(found.std, [0.5, 0, 0], atol=1e-6)
     # frequencies 14/15 and 1/7, their median the mean of both; class c never occurs
     median = (14 / 15 + 1 / 7) / 2
-    np.testing.assert_allclose(statistics.median_frequency(found), [median * 15 / 14, median * 7, 1])
+    np.testing.assert_allclose(statistics.median_frequency_weights(found), [median * 15 / 14, median * 7, 1])
     # effective numbers (1 - 0.5^2) / 0.5 and 1; weights 1/1.5 and 1, scaled to mean 1
     np.testing.assert_allclose(statistics.effective_number(found, beta=0.5), [0.8, 1.2, 1])
 

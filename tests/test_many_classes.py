@@ -159,7 +159,7 @@ def test_confusion_matrix_equals_loop_for_many_classes(num_classes):
         one = metrics.ConfusionMatrix(num_classes)
         one.update(label, prediction)
         scores.append((gallery.compute_image_iou(label, prediction), one.counts))
-        sizes = object_sizes.count_objects(label, prediction, num_classes).sum(0)
+        sizes = object_sizes.count_pixels_by_object_size(label, prediction, num_classes).sum(0)
         np.testing.assert_array_equal(sizes[0], one.counts.diagonal())
         np.testing.assert_array_equal(sizes[1], one.counts.sum(1))
         np.testing.assert_array_equal(sizes[2], one.counts.sum(0))

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from conftest import run_command
 from segkit.evaluation.evaluators import object_sizes
-from segkit.evaluation.evaluators.object_sizes import compute_iou_by_size, count_objects
+from segkit.evaluation.evaluators.object_sizes import compute_iou_by_size, count_pixels_by_object_size
 from segkit.evaluation.metrics import ConfusionMatrix, compute_class_scores
 
 
@@ -71,7 +71,7 @@ def test_object_counts_equal_a_flood_fill(pair):
     small = pytest.MonkeyPatch()
     with small.context() as patch:
         patch.setattr(object_sizes, "BOUNDS", [3, 8])  # of pixels: all three sizes fit nine by nine
-        assert np.array_equal(count_objects(*pair, 3), naive(*pair, 3, [3, 8]))
+        assert np.array_equal(count_pixels_by_object_size(*pair, 3), naive(*pair, 3, [3, 8]))
 
 
 def test_sizes_add_up_to_the_confusion_matrix():
@@ -81,7 +81,7 @@ def test_sizes_add_up_to_the_confusion_matrix():
     prediction = np.where(draw.random(label.shape) < 0.8, label % 3, 2).astype(np.uint8)
     matrix = ConfusionMatrix(3)
     matrix.update(label, prediction)
-    both, labeled, predicted = count_objects(label, prediction, 3).sum(0)
+    both, labeled, predicted = count_pixels_by_object_size(label, prediction, 3).sum(0)
     torch.testing.assert_close(
         (both / (labeled + predicted - both)).double(),
         compute_class_scores(matrix.counts)["IoU"],
@@ -97,7 +97,7 @@ def test_object_size_bounds_are_those_of_coco():
     label = np.zeros((128, 400), np.uint8)
     label[:31, :33], label[:32, 50:82] = 1, 1  # 1023 and 1024 pixels
     label[:95, 100:197], label[:96, 250:346] = 1, 1  # 9215 and 9216
-    labeled = count_objects(label, label, 2)[:, 1, 1]
+    labeled = count_pixels_by_object_size(label, label, 2)[:, 1, 1]
     assert labeled.tolist() == [1023, 1024 + 9215, 9216]
 
 
@@ -107,7 +107,8 @@ def test_missed_small_object_lowers_small_iou_only():
     prediction = label.copy()
     prediction[10:20, 10:20] = 0
     found = {
-        size: iou[1].item() for size, iou in compute_iou_by_size(count_objects(label, prediction, 2)).items()
+        size: iou[1].item()
+        for size, iou in compute_iou_by_size(count_pixels_by_object_size(label, prediction, 2)).items()
     }
     assert found["small"] == 0
     assert found["large"] == 1
@@ -116,7 +117,8 @@ def test_missed_small_object_lowers_small_iou_only():
     prediction[:5, 250:255] = 1  # beyond every object: of its own size
     prediction[170:180, 50:170] = 1  # the large one, grown
     found = {
-        size: iou[1].item() for size, iou in compute_iou_by_size(count_objects(label, prediction, 2)).items()
+        size: iou[1].item()
+        for size, iou in compute_iou_by_size(count_pixels_by_object_size(label, prediction, 2)).items()
     }
     assert found["small"] == pytest.approx(100 / 125)
     assert found["large"] == pytest.approx(120 / 130)

@@ -57,7 +57,7 @@ class ConfigTree(NamedTuple):
 def compose_settings(
     command: str, overrides: Sequence[str] = (), *, stored: Reader | None = None, choose: Reader | None = None
 ) -> dict[str, Any]:
-    """Return the checked settings of a command without running it.
+    """Return the checked settings of a command as a plain nested dict, without running it.
 
     Args:
         command: ``train``, ``test``, ``predict`` or ``export``.

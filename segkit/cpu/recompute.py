@@ -104,7 +104,7 @@ class RecipeView(NamedTuple):
     offset: int
 
     def read(self) -> Tensor:
-        """Compute the view."""
+        """Return the view of the recipe's result, which is computed if it is not stored."""
         return self.recipe.result().as_strided(self.size, self.stride, self.offset)
 
 

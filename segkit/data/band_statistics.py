@@ -23,7 +23,7 @@ class BandStatistics(NamedTuple):
     high: np.ndarray  # percentile 99.5
 
     def value_ranges(self, method: Literal["percentile", "minmax"]) -> tuple[tuple[float, float], ...]:
-        """Return ``data.range`` of each band; a constant band gets a range of 1."""
+        """Return ``data.range`` of each band; a constant band gets (low, low + 1)."""
         lows, highs = self.low.tolist(), self.high.tolist()
         if method == "minmax":
             lows, highs = self.least.tolist(), self.most.tolist()

@@ -18,7 +18,7 @@ HUE = 18  # of OpenCV's 180 steps: -18 .. 17
 
 
 def distort(image: np.ndarray, draw: np.random.Generator, probability: float) -> np.ndarray:
-    """Return an image with changed brightness, contrast, saturation and hue.
+    """Return an image with randomly changed brightness, contrast, saturation and hue.
 
     Args:
         image: (H, W, 3) uint8, RGB.

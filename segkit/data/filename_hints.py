@@ -27,7 +27,7 @@ COMMON_FOLDERS = {
 
 
 def find_filename_hints(unmatched: Sequence[str], others: Mapping[str, Path], kind: str) -> dict[str, Hint]:
-    """Return hints for names that have no partner.
+    """Return hints by name, for files whose partner in the other tree is named slightly differently.
 
     Args:
         unmatched: relative paths without suffix.

@@ -66,7 +66,7 @@ class SampleOrder(NamedTuple):
         return batches
 
     def sample_at(self, position: int) -> SampleSeed:
-        """Return the sample at a position of the stream."""
+        """Return index and seed of the sample at a position of the endless stream."""
         epoch, place = divmod(position, self.samples_per_epoch)
         index = int(_epoch_order(self.samples, self.seed, epoch)[place])
         return SampleSeed(index, seed_of(self.seed, epoch, index))

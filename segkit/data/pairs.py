@@ -255,7 +255,7 @@ def cache_folder(cache: Cache, root: Path) -> Path | None:
 
 
 def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return the result of ``read``, from a copy in ``folder`` if the source has not changed since.
+    """Return the result of ``read()``, from a copy in ``folder`` if the source has not changed since.
 
     The copy is memory-mapped, so unused pixels are not loaded. Several processes may write to the folder. If
     it cannot be written, nothing is stored, with one warning.

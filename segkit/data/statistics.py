@@ -117,8 +117,8 @@ def compute_band_statistics(dataset: Pairs) -> BandStatistics:
     return values.statistics()
 
 
-def median_frequency(statistics: Statistics) -> np.ndarray:
-    """Return the median frequency over the frequency of each class (Eigen and Fergus 2015).
+def median_frequency_weights(statistics: Statistics) -> np.ndarray:
+    """Return class weights (K,): the median frequency over each class's own (Eigen and Fergus 2015).
 
     The frequency is counted in the images that contain the class.
 
@@ -147,4 +147,4 @@ def effective_number(statistics: Statistics, *, beta: float = 0.999) -> np.ndarr
     return weights
 
 
-WEIGHTS = {"median_frequency": median_frequency, "effective_number": effective_number}
+WEIGHTS = {"median_frequency": median_frequency_weights, "effective_number": effective_number}

@@ -89,7 +89,7 @@ def read_result(folder: Path) -> StoredResult:
 
 
 def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
-    """Return the differences of two results, second minus first.
+    """Return the differences of two results, second minus first, with their intervals.
 
     Raises:
         ValueError: their images, classes or rules for absent classes differ.

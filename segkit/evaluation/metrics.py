@@ -128,7 +128,7 @@ def compute_scores(counts: Tensor, *, absent: Absent = "zero") -> dict[str, floa
 
 
 def ade20k_score(figures: Mapping[str, float]) -> float:
-    """Return the ranking score of the ADE20K benchmark: the mean of pixAcc and mIoU."""
+    """Return the ranking score of the ADE20K benchmark from pixAcc and mIoU: their mean."""
     return (figures["pixAcc"] + figures["mIoU"]) / 2
 
 

@@ -38,8 +38,8 @@ FORMATS = {
 }
 
 
-def find_format(table: LabelMap) -> ArchiveFormat:
-    """Return the archive format for the classes of a data set.
+def find_archive_format(table: LabelMap) -> ArchiveFormat:
+    """Return the format of the server's archive for the classes of a benchmark.
 
     Raises:
         ValueError: the data set has no server.
@@ -62,7 +62,7 @@ def pack_archive(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
     Raises:
         ValueError: two masks have the same name, or a mask is missing or not as the server requires.
     """
-    archive_format = find_format(table)
+    archive_format = find_archive_format(table)
     mask_names = [f"{Path(name).name.removesuffix(archive_format.drop)}.png" for name in names]
     name, count = Counter(mask_names).most_common(1)[0]
     if count > 1:
@@ -80,7 +80,7 @@ def pack_archive(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
 
 def write_archive(target: IO[bytes], masks: Mapping[str, Path], table: LabelMap) -> None:
     """Write mask files to a zip archive, or as palette files to a tgz archive."""
-    archive_format = find_format(table)
+    archive_format = find_archive_format(table)
     if archive_format.file.endswith(".zip"):
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # PNG is already compressed
             for name, path in masks.items():
@@ -129,7 +129,7 @@ def verify_archive(path: Path, names: Sequence[str], table: LabelMap) -> None:
     Raises:
         ValueError: a mask is missing, unexpected, damaged, of the wrong size, or has other values.
     """
-    archive_format, ids = find_format(table), {entry.id for entry in table.classes}
+    archive_format, ids = find_archive_format(table), {entry.id for entry in table.classes}
     masks = read_archive(path)
     if different := set(masks) ^ {archive_format.folder + name for name in names}:
         raise ValueError(f"the archive has missing or unexpected masks, such as {min(different)}")

@@ -78,7 +78,7 @@ class Predictor:
     @overload
     def probabilities(self, image: ImageLike) -> np.ndarray: ...
     def probabilities(self, image: Any) -> Any:
-        """Return the probability of each class, (K, H, W) float32; takes the same images as ``predict``."""
+        """Return class probabilities, (K, H, W) float32, or a list of them for several images."""
         return _map_images(self._predict_probabilities, image)
 
     def _predict_ids(self, image: ImageLike) -> np.ndarray:

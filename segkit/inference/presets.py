@@ -15,7 +15,7 @@ FREE = {"name", "evaluators", *SPEED_SETTINGS}  # do not change the scores that 
 
 
 def build_protocol(settings: Mapping[str, Any]) -> Protocol:
-    """Return the protocol of a command's settings; the name of a changed one lists what was changed.
+    """Return the protocol of a command's settings; its name lists the values that differ from the preset.
 
     Raises:
         ValueError: as ``Protocol`` does.

@@ -56,7 +56,7 @@ class AxisResizer:
         return int(self.taps.before[start]), int(self.taps.after[stop - 1]) + 1
 
     def resize(self, source: Tensor, dim: int, start: int, stop: int, *, source_start: int = 0) -> Tensor:
-        """Return results ``start..stop`` along ``dim``; ``source`` begins at position ``source_start``."""
+        """Return resized positions ``start..stop`` along ``dim``; ``source`` starts at ``source_start``."""
         if self.is_identity:
             return source.narrow(dim, start - source_start, stop - start)
         before = source.index_select(dim, self.before[start:stop] - source_start)

@@ -118,7 +118,7 @@ def _image_to_device(model: Segmenter, image: np.ndarray | Tensor) -> Tensor:
 
 @torch.inference_mode()
 def iterate_strips(model: Segmenter, image: Tensor, protocol: Protocol) -> Iterator[Strip]:
-    """Yield merged scores of the image (C, H, W) as stored, from top to bottom."""
+    """Yield ``Strip`` after ``Strip`` of merged scores (rows, W, K) of a stored image (C, H, W)."""
     window = _SlidingWindow(model.eval(), image, protocol)
     height = image.shape[1]
     step = window.strip_rows()

@@ -37,7 +37,7 @@ class Ohem(PixelLoss):
 
     @torch.no_grad()
     def find_hard(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
-        """Return the hard pixels, (B, H, W) bool."""
+        """Return which pixels are hard, (B, H, W) bool: those with a low probability of their class."""
         scored = target != self.ignore_index
         chunks = iterate_chunks(logits, target)
         probability = torch.cat([pixel_cross_entropy(chunk).neg().exp() for chunk in chunks])

@@ -114,7 +114,7 @@ MMSEGMENTATION_FORMATS = {  # by a part that only this head has, the most specif
 
 
 def detect_format(names: Iterable[str]) -> CheckpointFormat:
-    """Return the format of a checkpoint whose tensors have these names."""
+    """Return the format of a checkpoint whose tensors have these names; the default if none fits."""
     names = list(names)
 
     def has(*starts: str) -> bool:

@@ -216,7 +216,7 @@ def load_state(
     optional: tuple[str, ...],
     reinitialized: Sequence[str] = (),
 ) -> LoadReport:
-    """Copy all tensors of a state dict into a module, or none.
+    """Copy a state dict into a module, whole or (after an error) not at all; return what was loaded.
 
     Args:
         module: takes them.

@@ -163,7 +163,7 @@ def _read_owner(file: Path) -> str:
 
 
 def unwritable_folder_error(folder: Path, error: OSError) -> OSError:
-    """Return the error for a folder that cannot be used."""
+    """Return the error for a run folder that cannot be written."""
     return OSError(f"{folder}: cannot be written ({error.strerror}). Choose another folder with run_dir=...")
 
 

@@ -12,8 +12,8 @@ from segkit.cpu.recompute import no_recompute
 from segkit.models.network import Segmenter
 
 
-def checkpoint_stages(model: Segmenter, stages: Sequence[str]) -> None:
-    """Let the backward pass run the blocks of some stages again, with bit-equal results.
+def recompute_stages(model: Segmenter, stages: Sequence[str]) -> None:
+    """Turn on activation checkpointing for the named backbone stages; results stay bit-equal.
 
     Args:
         model: changed in place; the names of its parameters stay.

@@ -30,7 +30,7 @@ def build_model(settings: Settings, num_classes: int) -> segmenter.Segmenter:
 
 
 def build_loss(settings: Settings, num_classes: int) -> Loss:
-    """Return the loss of ``loss=...``, from (``Logits``, label (B, H, W)) to named parts, to be summed."""
+    """Return the loss of ``loss=...``: it maps (``Logits``, label (B, H, W)) to parts by name."""
     return registry.build("losses", settings["loss"], num_classes=num_classes)
 
 

@@ -72,7 +72,7 @@ class Training:
     stop_request: StopRequest = field(default_factory=StopRequest)
 
     def learning_rates(self) -> dict[str, float]:
-        """Return the rate of each parameter group in the last step."""
+        """Return the learning rate of each parameter group, by name, in the last step."""
         return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
 
     def is_due(self, every: float) -> bool:
@@ -165,7 +165,7 @@ class Training:
                 ends before it, or it is not the state of a training.
         """
         try:
-            self.notes += compare_positions(self.position, Position(**state["position"]))
+            self.notes += check_position(self.position, Position(**state["position"]))
             self._restore_tensors(state)
             self._restore_progress(state)
         except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
@@ -279,7 +279,7 @@ def setup_training(
 
 def _prepare_model(model: Segmenter, runtime: Runtime, device: torch.device) -> Segmenter:
     """Apply the settings of the runtime to a model and move it to the device."""
-    activation_checkpointing.checkpoint_stages(model, runtime.activation_checkpointing)
+    activation_checkpointing.recompute_stages(model, runtime.activation_checkpointing)
     if runtime.optimize_cpu:
         optimize_for_cpu(model)
         prepare_process()
@@ -296,8 +296,8 @@ def digest_names(names: Iterable[str]) -> str:
     return hashlib.blake2b("\n".join(names).encode(), digest_size=16).hexdigest()
 
 
-def compare_positions(now: Position, saved: Position) -> list[str]:
-    """Return warnings about training data that changed since a checkpoint.
+def check_position(now: Position, saved: Position) -> list[str]:
+    """Check that a run can resume at its saved position; return warnings about renamed files.
 
     Raises:
         ValueError: the run cannot resume at the same position.

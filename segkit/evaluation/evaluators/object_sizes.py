@@ -20,7 +20,7 @@ SIZES = {"small": 32**2, "medium": 96**2, "large": None}  # pixels, upper bound 
 BOUNDS = [bound for bound in SIZES.values() if bound is not None]
 
 
-def count_objects(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Tensor:
+def count_pixels_by_object_size(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Tensor:
     """Count pixels by object size in one image; sum them over a split for ``compute_iou_by_size``.
 
     Args:
@@ -76,7 +76,7 @@ class ObjectSizes:
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Count an image."""
-        self.counts += count_objects(label, prediction.cpu().numpy(), self.num_classes)
+        self.counts += count_pixels_by_object_size(label, prediction.cpu().numpy(), self.num_classes)
 
     def state(self) -> Tensor:
         """Return the counts, (3, 3, K) int64."""

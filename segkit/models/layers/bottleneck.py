@@ -13,7 +13,7 @@ EXPANSION = 4
 
 
 def conv3x3(channels: int, stride: int = 1, dilation: int = 1, *, groups: int = 1) -> nn.Conv2d:
-    """Return a 3x3 convolution, padded so that only the stride changes the size."""
+    """Return a 3x3 convolution without bias that keeps the channels; only the stride changes the size."""
     return nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=groups, bias=False)
 
 

@@ -9,7 +9,7 @@ def round_up(number: int, multiple: int) -> int:
 
 
 def check_divisible(setting: str, groups: int, channels: int) -> None:
-    """Check that a number of groups divides the channels of a network of the published width.
+    """Check that a number of groups divides a number of channels.
 
     Raises:
         ValueError: it does not; the message names the nearest numbers that do.

@@ -15,7 +15,7 @@ def build(
     initial: Fraction = 0.04,
     final: Fraction = 4e-6,
 ) -> Callable[[int], float]:
-    """Return the function from an iteration to its learning-rate factor.
+    """Return the one-cycle schedule: a function from an iteration to its learning-rate factor.
 
     The factor rises from ``initial`` to 1 in the share ``rise`` of the iterations, then falls to ``final``.
     """
