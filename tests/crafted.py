@@ -182,7 +182,7 @@ READ = {  # name: suffix, bytes, pixels (None: as Pillow reads them)
 }
 HUGE = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
 HUGE += struct.pack(">I", zlib.crc32(HUGE))
-REFUSED = {  # name: suffix, bytes, what is said
+REFUSED = {  # name: suffix, bytes, message
     "png of 16 bits": ("png", png(DEEP, 16, 0), "holds 16-bit values"),
     "png rgb of 16 bits": ("png", png(split_in_three(DEEP), 16, 2), "holds 16-bit values"),
     "png veiled": ("png", encode(VEILED, "PNG"), "transparent pixels"),

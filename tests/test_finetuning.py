@@ -70,7 +70,7 @@ class Odd(nn.Module):
 
 
 def stage_by_name(name):
-    """The stage that a name of the ResNet family tells."""
+    """Return the stage of a parameter by its name in the ResNet family."""
     return int(name[5]) if name.startswith("layer") else 1
 
 

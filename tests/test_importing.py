@@ -167,7 +167,7 @@ def test_masks_of_many_labels_have_16_bits(tmp_path):
 @pytest.mark.medium
 @pytest.mark.slow
 def test_printed_command_trains_on_the_import(tmp_path):
-    """What is typed after the import is what the import says."""
+    """Run the training command that the import prints."""
     file, out = coco_like(tmp_path), tmp_path / "out"
     where = ["--images", tmp_path / "photos", "--root", out]
     output = run_command("datasets/folder.py", "import", "--from", "coco", file, *where).stdout

@@ -187,7 +187,7 @@ def test_skipped_samples_are_replaced_counted_and_logged(workers, caplog):
     asked = [SampleOrder(6, 0, 3).sample_at(position).sample for position in range(12)]
     assert names == [str({2: 4, 3: 4}.get(sample, sample)) for sample in asked]
     assert broken.skipped == 6  # in each of two epochs: 2, then 3 in its place, and 3
-    assert sorted(re.findall(r"file\d", caplog.text)) == ["file2", "file3"]  # each is told once
+    assert sorted(re.findall(r"file\d", caplog.text)) == ["file2", "file3"]  # each is reported once
 
 
 def test_set_without_readable_samples_stops_when_skipping():

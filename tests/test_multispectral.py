@@ -146,7 +146,7 @@ MEANT = {  # name: file, the settings that read it, what then comes
     ),
     "bigtiff": (("tif", tiff(LEVELS, big=True, order=">")), all_of(4, (-900.0, 900.0)), LEVELS),
 }
-NEVER = {  # what no setting reads; each says what to do instead
+NEVER = {  # no setting reads these; each message has the fix
     *(
         "png animated",
         "png of 3.6 billion",
@@ -465,7 +465,7 @@ TINY = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/aux
 
 @pytest.mark.medium
 def test_four_16_bit_bands_train_test_and_predict(tmp_path):
-    """The real commands, with nothing said but the bands; the checkpoint alone tells the rest."""
+    """Run the commands with the bands alone; the rest comes from the checkpoint."""
     write_set(tmp_path / "set", np.uint16, 8)
     runs = tmp_path / "runs"
     given = f"data=folder data.root={tmp_path / 'set'} data.bands=[3,2,1,8] data.display=[8]"

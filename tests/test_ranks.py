@@ -116,7 +116,7 @@ def test_signal_to_one_process_stops_all_and_resumes_bit_equal(tmp_path):
     assert newest_iteration(tmp_path / "run") == 5
     killed = ranks(2, tmp_path / "run", *settings, "resume=auto", before=KillAt("os.fsync", 2))
     assert killed[0].exit_status() == -signal.SIGKILL
-    assert killed[1].exit_status() != 0  # gloo tells it that its peer is gone
+    assert killed[1].exit_status() != 0  # gloo reports that its peer has ended
     for run in (*unbroken, *ranks(2, tmp_path / "run", *settings, "resume=auto")):
         run.complete()
     assert_same_end(tmp_path / "unbroken", tmp_path / "run")

@@ -25,7 +25,10 @@ def test_resuming_without_overrides_changes_nothing():
     ("typed", "differences"),
     [
         (["schedule.iterations=20"], ["schedule.iterations=20 (was 10)"]),
-        (["schedule.lr=0.01"], ["schedule.lr=0.01 (was 0.07)"]),  # what the yaml says, and typed all the same
+        (
+            ["schedule.lr=0.01"],
+            ["schedule.lr=0.01 (was 0.07)"],
+        ),  # the value of the yaml, and set all the same
         (["seed=0"], ["seed=0 (was 5)"]),
         (["sizes.base=99"], ["sizes.base=99 (was 128)", "augment.base_size=99 (was 128)"]),
         (["augment.base_size=70"], ["augment.base_size=70 (was 128)"]),

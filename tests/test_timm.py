@@ -82,7 +82,7 @@ def test_dilated_network_keeps_values_on_coarse_grid(variant, monkeypatch):
                 torch.testing.assert_close(
                     after[..., ::step, ::step] / scale, before / scale, rtol=0, atol=1e-9
                 )
-                if step > 1:  # and between those cells it says something else
+                if step > 1:  # and other values between those cells
                     assert (after[..., 1::step, 1::step] - before).abs().max() > 0.01 * scale
 
 

@@ -28,7 +28,7 @@ class Table(NamedTuple):
 
 
 class Noise:
-    """Images of several sizes, with other shares of ignored pixels; tells which process read each."""
+    """Images of several sizes, with other shares of ignored pixels; records which process read each."""
 
     table, on_error = Table(), "stop"
 
@@ -127,7 +127,7 @@ class Dice(torch.nn.Module):
 @pytest.mark.medium
 def test_validation_reads_images_in_workers(model, tmp_path):
     run = start_run(model, Dice())
-    log, folder = tmp_path / "told", tmp_path / "run"
+    log, folder = tmp_path / "log", tmp_path / "run"
     dataset = Noise(log)
     keeping = checkpoint.CheckpointConfig()
     book = checkpoint.Checkpoints(folder, keeping, {"settings": {}, "classes": {}})

@@ -346,7 +346,7 @@ def mmseg_file(path, config=None, **settings):
 
 
 def name_file(how, name, config, tmp_path):
-    """The file's name and settings, where one of the two tells."""
+    """The file's name and settings, where one of the two is enough."""
     return (tmp_path / "x.pth", config) if how == "the settings in the file" else (tmp_path / name, None)
 
 

@@ -120,7 +120,7 @@ def _packet_times(file: Path) -> list[float]:
 
 
 def _read_avi_numbers(file: Path) -> list[int]:
-    """Return the numbers of the frames whose chunks are where the index (idx1) of an AVI file says."""
+    """Return the numbers of the frames whose chunks are where the index (idx1) of an AVI file has them."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
         index, movi = data.rfind(b"idx1"), data.find(b"movi")
         size = int.from_bytes(data[index + 4 : index + 8], "little")

@@ -51,7 +51,7 @@ def ignore_id(highest: int) -> int:
 
 
 def import_pycocotools() -> Any:
-    """Return ``pycocotools.mask``, or raise an error that says how to install it.
+    """Return ``pycocotools.mask``, or raise an error that explains how to install it.
 
     Raises:
         ValueError: it is not installed.
