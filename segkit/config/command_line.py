@@ -100,7 +100,7 @@ def _suggest_without_dashes(word: str, following: Sequence[str]) -> str:
     plain = key.replace("-", "_")
     if elsewhere := hints.explain_elsewhere(plain, value):
         return f"{word}: there is no such setting; {elsewhere}"
-    meant = hints.suggest(key, value) or [f"{plain}={value}"]
+    meant = hints.suggest_settings(key, value) or [f"{plain}={value}"]
     return f"{word}: settings are written key=value without dashes: {meant[0]}"
 
 
@@ -115,7 +115,7 @@ def _suggest_setting(word: str, following: Sequence[str]) -> str:
         key, colon, value = word.partition(":")
         if not colon:
             value = next((one for one in following if one != "="), "VALUE")
-        meant = hints.suggest(key, "VALUE" if "=" in value else value)
+        meant = hints.suggest_settings(key, "VALUE" if "=" in value else value)
     if meant:
         return f"; did you mean {' or '.join(meant)}?"
     return ", see --help"

@@ -89,8 +89,8 @@ def find_similar(word: str, names: Iterable[str]) -> list[str]:
     return [name for name in close if digits == re.findall(r"\d+", name)][:1]
 
 
-def suggest(key: str, value: Any, top: Iterable[str] = ()) -> list[str]:
-    """Return what to type in place of an unknown setting, the likeliest first.
+def suggest_settings(key: str, value: Any, top: Iterable[str] = ()) -> list[str]:
+    """Return corrected settings such as ``schedule.lr=0.1`` for an unknown key; none if nothing fits.
 
     Args:
         key: as typed; of a dotted key the last word counts.
@@ -154,7 +154,7 @@ def explain_unknown(path: str, leaf: str, value: Any, accepted: Iterable[str]) -
     near = [f"{path}.{name}={write_value(value)}".lstrip(".") for name in close]
     meant = near if path else []
     if not meant:
-        meant = suggest(leaf, value, () if path else names)
+        meant = suggest_settings(leaf, value, () if path else names)
         meant = [word for word in meant if not path or not word.startswith(f"{path}.{key}=")] or near
     if meant:
         return f"did you mean {' or '.join(meant)}?"
@@ -163,7 +163,7 @@ def explain_unknown(path: str, leaf: str, value: Any, accepted: Iterable[str]) -
     commands = [f"{name}_seg.py" for name, keys in COMMANDS.items() if not path and leaf in keys]
     if commands:
         return f"it is a setting of {', '.join(commands)}"
-    if not path and (meant := suggest(leaf, value)):
+    if not path and (meant := suggest_settings(leaf, value)):
         return f"train_seg.py takes {meant[0]}"
     return f"{path or 'the top level'} accepts: {', '.join(names)}"
 

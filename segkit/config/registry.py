@@ -111,7 +111,7 @@ def _find_component(package: str, name: object) -> tuple[str, Path]:
 
 
 def component_file(package: str, name: object) -> Path:
-    """Return the file of one component.
+    """Return the source file of a component, by its package (``losses``) and name.
 
     Raises:
         ValueError: there is no such component, or there are two.
@@ -119,7 +119,7 @@ def component_file(package: str, name: object) -> Path:
     return _find_component(package, name)[1]
 
 
-def component_path(module: str) -> Path:
+def module_file(module: str) -> Path:
     """Return the file of a module of segkit or of a plug-in, by its dotted name.
 
     Raises:

@@ -133,7 +133,7 @@ class _Names(dict[str, Any]):
             if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
                 return eval(ast.unparse(node.value), {}, self)
             if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
-                return _read_names(registry.component_path(node.module or ""))[name]
+                return _read_names(registry.module_file(node.module or ""))[name]
         raise KeyError(name)  # a builtin, or unknown
 
 

@@ -20,7 +20,7 @@ from annotated_types import Interval, Predicate
 
 
 def is_cuda_device(text: str) -> bool:
-    """Return whether a text names one CUDA device, such as ``cuda:1``."""
+    """Return whether a text is ``cuda:`` and a number; ``cuda`` alone is not."""
     return re.fullmatch(r"cuda:\d{1,4}", text) is not None
 
 

@@ -22,7 +22,7 @@ _is_holding = False
 
 
 def prepare_process() -> None:
-    """Set up a process that will train; to be called before the optimizer is built.
+    """Configure malloc and optimizers for training on a CPU; to be called before the optimizer is built.
 
     Until ``hold_memory``, each large block gets its own pages. Blocks allocated by then, such as momenta,
     live as long as the training. Between the tensors of a step, which come and go, they would fragment the
@@ -74,7 +74,7 @@ def _find_glibc_function(name: str) -> Any:
 
 
 def skip_compiler_import() -> None:
-    """Let optimizers run without PyTorch's compiler, which their methods import only to mark graph breaks."""
+    """Patch Adam and SGD for the whole process, so that their methods do not import PyTorch's compiler."""
     for optimizer, names in METHODS.items():
         for name in names:
             method = inspect.unwrap(getattr(optimizer, name))

@@ -93,7 +93,7 @@ def clamp_side(side: int, settings: Mapping[str, Any]) -> int:
 
 
 def choose_batch_size(published: int, *, images: int, parts: int) -> tuple[int, str]:
-    """Return a batch size and its reason.
+    """Return a batch size for a data set, from the published one, and the reason as text.
 
     Args:
         published: batch size of the recipe with this crop.

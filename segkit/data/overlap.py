@@ -88,7 +88,7 @@ def warn_about_overlap(train: Any, val: Any) -> None:
 
 
 def warn_if_trained_on(data: Mapping[str, Any], val: Any) -> None:
-    """Warn if an image to be scored is one that a network was trained on.
+    """Warn if an image to be scored is in the training split that a network's settings describe.
 
     Args:
         data: settings of the data of its training; no warning if its files are gone.

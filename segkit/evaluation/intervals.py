@@ -128,7 +128,7 @@ class ImageCounts:
 
 
 def resample_images(counts: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Return the counts of resampled data sets.
+    """Return the counts of bootstrap data sets, each the sum over N images drawn with replacement.
 
     Args:
         counts: (N, 3, M), of each image.

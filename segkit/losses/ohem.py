@@ -31,7 +31,7 @@ class Ohem(PixelLoss):
         self.threshold, self.min_kept = threshold, min_kept
 
     def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
-        """Return the loss of one head."""
+        """Return the mean cross-entropy over the hard pixels of one head."""
         is_hard = self.find_hard(logits, target)
         return self.cross_entropy.compute_mean(logits, target.where(is_hard, self.ignore_index))
 

@@ -45,7 +45,7 @@ class _SilentGuard(NonFiniteGuard):
 
 
 def run_range_test(run: Training, steps: Iterable[tuple[Sequence[Batch], float]]) -> RangeTestResult:
-    """Raise the rate from 1e-6 to 10 over 100 steps (or all of a shorter run), or until the loss explodes.
+    """Train 100 steps (or all of a shorter run) with rates from 1e-6 to 10, or until the loss explodes.
 
     Args:
         run: before its first step; its model and optimizer are restored at the end.

@@ -60,7 +60,7 @@ class Schedule:
         return math.ceil((self.epochs or 0) * self.samples_per_epoch(samples) / self.batch_size)
 
     def samples_per_epoch(self, samples: int) -> int:
-        """Return how many images an epoch takes; with ``drop_last`` full batches, if there is one."""
+        """Return how many images an epoch takes: all, or with ``drop_last`` those in full batches."""
         full = samples - samples % self.batch_size
         if self.drop_last and full:
             return full

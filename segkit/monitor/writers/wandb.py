@@ -42,7 +42,7 @@ class WandbRun:
         self.run.define_metric("*", step_metric="iteration")
 
     def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Record the points that the service does not have yet."""
+        """Record points of several curves, without those that W&B already has."""
         self._log(iteration, values)
 
     def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
