@@ -126,7 +126,8 @@ def _choose_length(
             reason = f"{reason} would be {steps:,} steps; training at most {MAX_STEPS:,}"
         iterations = min(max(steps, MIN_STEPS), MAX_STEPS)
         chosen.add("schedule.iterations", iterations, reason)
-        chosen["schedule.epochs"] = epochs = None
+        epochs = None
+        chosen["schedule.epochs"] = None
     if "evaluation.every" not in unset:
         return
     if epochs not in (None, "auto"):

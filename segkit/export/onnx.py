@@ -57,7 +57,8 @@ def _name_dimensions(model: Any, kind: ExportKind) -> None:
     output_dims = model.graph.output[0].type.tensor_type.shape.dim
     height, width = (1, 2) if kind.interface == "ids" else (2, 3)
     suffix = "" if kind.interface == "ids" else "_of_head"
-    input_dims[0].dim_param = output_dims[0].dim_param = "batch"
+    input_dims[0].dim_param = "batch"
+    output_dims[0].dim_param = "batch"
     for dim, name in ((height, "height"), (width, "width")):
         input_dims[dim].dim_param = name
         output_dims[dim].dim_param = name + suffix

@@ -104,7 +104,7 @@ def predict_video(
     existing = [path for path in video_paths.values() if path.exists()]
     existing += [folder / kind / name for kind in frame_kinds if (folder / kind / name).exists()]
     _check_resume(folder, len(existing), f"output{'s' * (len(existing) > 1)} of {name}", resume=resume)
-    predicted = skipped = dropped = 0
+    predicted, skipped, dropped = 0, 0, 0
     next_number = 0  # of the output videos
     interrupts = [KeyboardInterrupt] if video.endless else []
     with contextlib.ExitStack() as stack, contextlib.suppress(*interrupts):  # files are closed after Ctrl-C

@@ -87,7 +87,8 @@ def pick_device(choice: str = "auto") -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     has_mps = torch.backends.mps.is_available()
     if choice == "auto":
-        choice = "cuda" if count else "mps" if has_mps else "cpu"
+        available = {"cuda": count > 0, "mps": has_mps, "cpu": True}
+        choice = next(name for name, is_available in available.items() if is_available)
     if choice == "cpu":
         return torch.device("cpu")
     if choice == "mps":

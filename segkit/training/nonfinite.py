@@ -57,7 +57,7 @@ class NonFiniteGuard:
 
     def __init__(self, device: torch.device, policy: str, most_in_a_row: int) -> None:
         self.skips, self.most_in_a_row = policy == "skip", most_in_a_row
-        self.skipped = self.in_a_row = 0
+        self.skipped, self.in_a_row = 0, 0
         self.first_iteration = torch.zeros((), dtype=torch.int64, device=device)  # not finite; 0 for none
         self.recent: list[StepRecord] = []
 
