@@ -251,7 +251,7 @@ def test_metric_value_of_each_metric():
 
 
 @pytest.mark.parametrize(
-    ("metric", "words"),
+    ("metric", "messages"),
     [
         ("iou/skyy", r"Did you mean checkpoint\.metric=iou/sky\?"),
         ("miou", r"Did you mean checkpoint\.metric=mIoU\?"),
@@ -357,7 +357,7 @@ def test_finetuning_takes_the_network_of_the_checkpoint(tiny_run, photos, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("weights", "schedule", "words"),
+    ("weights", "schedule", "messages"),
     [
         (
             "a.pt",

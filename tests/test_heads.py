@@ -33,7 +33,7 @@ def test_grid_pooling_equals_adaptive_average_pooling(grid, size):
 
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_pspnet_equals_network_in_plain_functions(align_corners):
-    module = originals.randomized(head("pspnet", align_corners=align_corners))
+    module = originals.randomize(head("pspnet", align_corners=align_corners))
     state, x = module.state_dict(), stages()[-1]
     out = [x]
     for i, grid in enumerate((1, 2, 3, 6), start=1):  # the names of PyTorch-Encoding
@@ -46,7 +46,7 @@ def test_pspnet_equals_network_in_plain_functions(align_corners):
 
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_deeplabv3plus_equals_network_in_plain_functions(align_corners):
-    module = originals.randomized(head("deeplabv3plus", width=8, fine_width=6, align_corners=align_corners))
+    module = originals.randomize(head("deeplabv3plus", width=8, fine_width=6, align_corners=align_corners))
     state, given = module.state_dict(), stages()
     coarse = module.aspp(given[-1])
     coarse = F.interpolate(coarse, SIZES[0], mode="bilinear", align_corners=align_corners)
@@ -61,7 +61,7 @@ def test_deeplabv3plus_equals_network_in_plain_functions(align_corners):
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
 def test_fcn_reads_the_given_stage(stage):
-    module = originals.randomized(head("fcn", stage=stage))
+    module = originals.randomize(head("fcn", stage=stage))
     assert module.conv5[0].out_channels == CHANNELS[stage - 1] // 4
     expected = originals.encoding_fcn_head(module.state_dict(), "conv5", stages()[stage - 1])
     torch.testing.assert_close(module(stages()), expected)

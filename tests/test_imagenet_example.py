@@ -51,7 +51,7 @@ def drawn_images(tmp_path_factory):
         image.convert(("RGB", "L", "RGBA")[i % 3]).save(folder / f"{i}.png")
     (root / "class0" / "notes.txt").write_text("not an image")
     torch.manual_seed(0)
-    network = originals.randomized(registry.build("models.backbones", SETTINGS, num_classes=4)).float()
+    network = originals.randomize(registry.build("models.backbones", SETTINGS, num_classes=4)).float()
     torch.save(network.state_dict(), root.parent / "weights.pth")
     return root, network.eval(), root.parent / "weights.pth"
 

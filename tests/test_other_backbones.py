@@ -82,7 +82,7 @@ def test_stages_and_class_scores_have_expected_shapes(name, variant, output_stri
 
 def agree(ours, theirs, *, names=lambda name: name, **settings):
     """Equal class scores and last stage from equal weights, in float32."""
-    theirs = originals.randomized(theirs).float()
+    theirs = originals.randomize(theirs).float()
     ours = on_meta(*ours, 1000, **settings).eval()
     ours.load_state_dict({names(n): t for n, t in theirs.state_dict().items()}, assign=True)
     image = torch.randn(1, 3, 70, 57)
@@ -221,7 +221,7 @@ def insight(state, block, x):
 def published_state(variant, names):
     """Random weights of our network under published names (pairs of pattern and replacement)."""
     torch.manual_seed(0)
-    network = originals.randomized(
+    network = originals.randomize(
         registry.build("models.backbones", {"name": "resnet", "variant": variant, **THIN}, num_classes=10)
     )
     state = {}
@@ -283,7 +283,7 @@ def test_pytorch_insight_checkpoints_keep_their_scores(variant, names, block, tm
 )
 def test_timm_checkpoints_keep_their_scores(ours, theirs, tmp_path):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
-    original = originals.randomized(timm.create_model(theirs, num_classes=10)).float()
+    original = originals.randomize(timm.create_model(theirs, num_classes=10)).float()
     torch.save(original.state_dict(), tmp_path / "x.pth")
     name, variant = ours
     settings = {"name": name, "variant": variant, "output_stride": 32, "weights": f"{tmp_path}/x.pth"}

@@ -149,7 +149,7 @@ def module(folder, text):
 
 
 @pytest.mark.parametrize(
-    ("folder", "text", "words"),
+    ("folder", "text", "command_line"),
     [
         ("losses", "def build(num_classes): ...", "'dice' is in segkit.losses and mine.losses"),
         ("models/heads", "x = 1", "a component needs a function build, and there is none"),

@@ -239,7 +239,7 @@ def test_another_backbone_keeps_all_other_settings(base, typed):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (["model=deeplabv3_resnest101", "data=ade20k"], False),
         (["model=deeplabv3_resnest14", "data=ade20k"], True),

@@ -142,7 +142,7 @@ def test_protocol_sizes_come_from_the_checkpoint(tiny_run, tmp_path, run_here, c
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], r"Give checkpoint=runs/NAME/best.pt; or, for published weights"),
         (["model=deeplabv3_demo", "data=shapes"], "for published weights, all of"),

@@ -5,6 +5,7 @@ Where the packages are installed, the tests at the end run against MLflow's data
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 import sys
@@ -185,8 +186,10 @@ def test_tracker_failure_does_not_stop_training(services, tmp_path, monkeypatch)
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
 def test_missing_tracker_names_its_extra(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
+    handlers = [*logging.getLogger("segkit").handlers]
     with pytest.raises(ValueError, match=rf"writers.{name}=true: .*pip install 'segkit\[{name}\]'"):
         record(tmp_path / "run", name)
+    assert logging.getLogger("segkit").handlers == handlers
 
 
 def test_mlflow_names_are_ones_it_accepts():
