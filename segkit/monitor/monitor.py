@@ -85,9 +85,13 @@ class Monitor:
         self._restart_clock()
         if self.active:
             folder.mkdir(parents=True, exist_ok=True)
-            arguments = {"folder": folder, "start": start, "validation_pending": validation_pending}
-            self.writers = registry.build_enabled("monitor.writers", writers, **arguments)
             self.console = Console(folder / "train.log", start=start, total=total)
+            arguments = {"folder": folder, "start": start, "validation_pending": validation_pending}
+            try:
+                self.writers = registry.build_enabled("monitor.writers", writers, **arguments)
+            except BaseException:
+                self.console.close()  # otherwise the logger would keep its handlers
+                raise
             self.log_text("environment", format_environment(), start)
 
     def __enter__(self) -> Self:
