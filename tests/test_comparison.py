@@ -32,7 +32,7 @@ def write(folder, counts, *, names=None, classes=CLASSES, absent="exclude"):
 
 
 def improve(counts, share):
-    """The same predictions with a share of the missed pixels of every image corrected."""
+    """Return the counts after a share of the missed pixels of every image is corrected."""
     better = counts.copy()
     correct = np.rint(share * (counts[:, 1] - counts[:, 0]))
     better[:, 0] += correct

@@ -370,6 +370,8 @@ def test_predictions_of_two_tools_are_compared_with_pictures(voc_tree):
 def test_command_scores_masks_without_a_network(voc_tree):
     arguments = (f"predictions={voc_tree / 'out'}", "data=voc", f"data.root={voc_tree}", "report=true")
     output = run_command("test_seg.py", *arguments, f"output={voc_tree / 'result'}").stdout
+    repeated = run_command("test_seg.py", *arguments, f"output={voc_tree / 'result'}").stdout
+    assert repeated == output
     expected = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)), absent="zero")
     result = json.loads((voc_tree / "result/result.json").read_text())
     assert result["scores"] == pytest.approx(expected.scores)

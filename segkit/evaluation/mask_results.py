@@ -51,22 +51,28 @@ def score_and_write(settings: Mapping[str, Any]) -> str:
     dataset: Pairs = registry.build("data.datasets", settings["data"], split="val")
     predictions, absent = Path(settings["predictions"]), settings["evaluation"]["absent"]
     evaluators = settings["evaluation"]["evaluators"]
-    files, _ = masks.match_predictions(predictions, dataset)
-    identity = masks.fingerprint_predictions(dataset, files, settings["predictions_format"], evaluators)
-    protocol: Any = MaskProtocol(settings["predictions_format"], absent, evaluators)
+    on_error = settings["data"].get("on_error", "stop")
+    files, problems = masks.match_predictions(predictions, dataset)
+    if problems and on_error == "stop":  # before a folder is made
+        raise ValueError(masks.list_problems(problems, predictions))
+    format = settings["predictions_format"]
+    if format == "auto":
+        format = masks.detect_format(files, dataset)
+    identity = masks.fingerprint_predictions(dataset, files, format, evaluators)
+    protocol: Any = MaskProtocol(format, absent, evaluators)
     folder = results.make_output_folder(dict(settings), {}, protocol, identity)
     found = masks.score_masks(
         predictions,
         dataset,
-        format=settings["predictions_format"],
+        format=format,
         absent=absent,
         evaluators=evaluators,
-        on_error=settings["data"].get("on_error", "stop"),
+        on_error=on_error,
         partial=folder / "partial.npz",
         progress=True,
     )
     table = as_label_map(dataset.table)
-    evaluation = _as_evaluation(found, MaskProtocol(found.format, absent, evaluators))
+    evaluation = _as_evaluation(found, protocol)
     metadata = {"predictions": str(predictions), "weights_sha256": identity, "settings": settings}
     results.write_results(folder, evaluation, table, metadata)
     index_of = {name: index for index, name in enumerate(dataset.names)}

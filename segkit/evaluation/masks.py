@@ -216,7 +216,7 @@ def score_masks(  # noqa: PLR0913 - one keyword for each thing a caller may choo
     folder = Path(predictions).expanduser()
     matched, problems = match_predictions(folder, dataset)
     if problems and on_error == "stop":
-        raise ValueError(_list_problems(problems, folder))
+        raise ValueError(list_problems(problems, folder))
     if not matched:
         raise ValueError(f"{folder}: no file is named after an image of {dataset.name}")
     table = dataset.table
@@ -252,7 +252,7 @@ def score_masks(  # noqa: PLR0913 - one keyword for each thing a caller may choo
             bar.update()
         bar.close()
     if problems and on_error == "stop":
-        raise ValueError(_list_problems(problems, folder))
+        raise ValueError(list_problems(problems, folder))
     store.remove()
     return _summarize(store, dataset, format, absent)
 
@@ -469,7 +469,8 @@ def fingerprint_predictions(
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _list_problems(problems: Sequence[Problem], folder: Path) -> str:
+def list_problems(problems: Sequence[Problem], folder: Path) -> str:
+    """Return the message for predictions that cannot be used: a count of each kind, and the first ones."""
     lines = [str(problem) for problem in problems[:LISTED]]
     if len(problems) > LISTED:
         lines.append(f"... and {len(problems) - LISTED} more")
@@ -492,7 +493,7 @@ def _summarize(store: _Store, dataset: Pairs, format: Format, absent: metrics.Ab
     if all(table.categories):
         scores["mIoU_category"] = _score_total(total[:, classes:], absent)["mIoU"]
     if table.name == "ade20k":
-        scores["ADE20K"] = (scores["pixAcc"] + scores["mIoU"]) / 2
+        scores["ADE20K"] = metrics.ade20k_score(scores)
     columns: dict[str, list[float]] = {}
     for name, state in store.sum_states().items():
         result = store.evaluators[name].compute(state)
