@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 from segkit.evaluation.metrics import Absent
@@ -193,12 +194,10 @@ def find_intervals(
 
 def find_bounds(values: np.ndarray, images: int, level: float = LEVEL) -> Interval:
     """Return the interval of resampled values (R,) of N images; NaN if all values are, or N is 1."""
-    from scipy.stats import norm, t
-
     values = values[~np.isnan(values)]
     if not len(values) or images < 2:
         return Interval(float("nan"), float("nan"))
-    tail = norm.cdf(math.sqrt(images / (images - 1)) * t.ppf((1 - level) / 2, images - 1))
+    tail = special.ndtr(math.sqrt(images / (images - 1)) * special.stdtrit(images - 1, (1 - level) / 2))
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
