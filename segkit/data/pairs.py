@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import logging
@@ -9,7 +10,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -55,6 +56,9 @@ class Pairs:
         bands: of the images to read, and their value range.
         arguments: command-line arguments of ``verify`` for the same files, for messages.
 
+    Attributes:
+        excluded: names of the samples that ``exclude_listed`` left out.
+
     Raises:
         ValueError: there is no pair, or, with ``stop``, a file has no partner.
     """
@@ -78,6 +82,7 @@ class Pairs:
         self.on_error: OnError = on_error
         self.pairs, self.problems = matched
         self.names = [pair.name for pair in self.pairs]
+        self.excluded: list[str] = []
         if self.problems:
             number = format_count(len(self.problems), "file")
             message = f"{number} of {name} cannot be used, the first: {self.problems[0]}"
@@ -94,6 +99,22 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def exclude_listed(self, file: str | None) -> Self:
+        """Leave out the samples that a file lists, and return the data set; None leaves out nothing.
+
+        Raises:
+            ValueError: as ``read_exclude_list``, or all samples are listed.
+        """
+        if file is None:
+            return self
+        self.excluded = read_exclude_list(file, self.names)
+        listed = set(self.excluded)
+        self.pairs = [pair for pair in self.pairs if pair.name not in listed]
+        self.names = [pair.name for pair in self.pairs]
+        if not self.pairs:
+            raise ValueError(f"data.exclude={file}: leaves out all {len(listed)} training images")
+        return self
 
     def read(self, index: int) -> Sample:
         """Return a sample as stored, its label in class ids.
@@ -177,6 +198,33 @@ def build_pairs(
     return Pairs(
         name, load_builtin_label_map(name), found, on_error=on_error, cache=folder, arguments=arguments
     )
+
+
+def read_exclude_list(file: str, names: Sequence[str]) -> list[str]:
+    """Return the names that a file lists, one per line; empty lines and lines that start with # are skipped.
+
+    Args:
+        file: the list, ``data.exclude``.
+        names: of all training samples.
+
+    Raises:
+        ValueError: the file cannot be read, or a line is not one of the names.
+    """
+    path = Path(expand_home(file))
+    if not path.is_file():
+        raise ValueError(f"data.exclude={file}: there is no such file. It lists names of training images")
+    known, listed = set(names), {}
+    for number, line in enumerate(files.read_text(path).splitlines(), start=1):
+        name = line.strip()
+        if not name or name.startswith("#"):
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, names, n=1) or names[:1]
+            raise ValueError(
+                f"{path}, line {number}: {name} is not a training image. A name is, for example, {near[0]}"
+            )
+        listed[name] = number
+    return list(listed)
 
 
 def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> MatchedFiles:

@@ -25,9 +25,10 @@ def verify_dataset(dataset: Pairs, *, expected: int | None = None) -> list[Probl
         expected: number of images in the official split.
     """
     problems = list(dataset.problems)
-    if expected is not None and len(dataset) != expected:
+    count = len(dataset) + len(dataset.excluded)
+    if expected is not None and count != expected:
         folder = os.path.commonpath([str(pair.image.parent) for pair in dataset.pairs])
-        text = f"{len(dataset)} pairs where the official split has {expected}"
+        text = f"{count} pairs where the official split has {expected}"
         problems.append(Problem("wrong number of files", folder, text))
     for pair_problems in map_pairs(lambda pair: _check_pair(dataset, pair), dataset.pairs, "verify"):
         problems += pair_problems

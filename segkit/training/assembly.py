@@ -61,6 +61,9 @@ def build_training(
     warnings = advice.find_warnings(run, settings["model"])
     if distributed.is_main():
         warnings += advice.warn_padding(train_set, transforms.build(**settings["augment"]))
+    if excluded := getattr(train_set, "excluded", ()):
+        count = f"{len(excluded):,} of {len(excluded) + len(train_set):,} training images"
+        notes = [*notes, f"data.exclude={settings['data']['exclude']}: {count} are left out"]
     run.notes = [*notes, *(f"careful: {warning}" for warning in warnings)]
     return run
 

@@ -19,6 +19,7 @@ def build(
     val_split: str = "val",
     on_error: Literal["stop", "skip"] = "stop",
     cache: Literal["none", "disk"] = "none",
+    exclude: PathStr | None = None,
 ) -> Pairs:
     """Read ``images/<split>/*.jpg`` and ``annotations/<split>/*.png`` below the root."""
     return build_pairs(
@@ -29,4 +30,4 @@ def build(
         on_error=on_error,
         cache=cache,
         prepare="makes them from the SegNet tutorial",
-    )
+    ).exclude_listed(exclude if split == "train" else None)

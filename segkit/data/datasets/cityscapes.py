@@ -20,6 +20,7 @@ def build(
     val_split: str = "val",
     on_error: Literal["stop", "skip"] = "stop",
     cache: Literal["none", "disk"] = "none",
+    exclude: PathStr | None = None,
 ) -> Pairs:
     """Read the official layout: ``leftImg8bit/<split>/<city>/`` and ``gtFine/...`` below the root."""
     return build_pairs(
@@ -31,4 +32,4 @@ def build(
         cache=cache,
         prepare="unpacks the official zip files",
         ends=("_leftImg8bit", "_gtFine_labelIds"),
-    )
+    ).exclude_listed(exclude if split == "train" else None)

@@ -54,6 +54,7 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     seed: NonNegativeInt = 0,
     on_error: Literal["stop", "skip"] = "stop",
     cache: Literal["none", "disk"] = "none",
+    exclude: PathStr | None = None,
     bands: tuple[PositiveInt, ...] | None = None,
     range: Limits | tuple[Limits, ...] | Literal["percentile", "minmax"] | None = None,
     display: tuple[PositiveInt, ...] | None = None,
@@ -73,6 +74,7 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         seed: of the shuffling before a share is taken.
         on_error: as in ``Pairs``.
         cache: ``disk`` stores decoded copies.
+        exclude: list of training images to leave out, as for ``Pairs.exclude_listed``.
         bands: of the images, counted from 1, in the order of the network's input; None: RGB.
         range: values of black and white, for all bands or for each, or how to compute them from the
             training images; None: 0..255.
@@ -109,7 +111,7 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         cache=cache_folder(cache, roots[0]),
         bands=parse_bands({"bands": bands, "range": range, "display": display, "fill": fill}),
         arguments=dataset_cli_args(root, **settings),
-    )
+    ).exclude_listed(exclude if split == "train" else None)
 
 
 class Tree(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from segkit.config import PathStr
 from segkit.data.label_map import Problem, load_builtin_label_map
 from segkit.data.pairs import MatchedFiles, Pair, Pairs, cache_folder, check_folders, dataset_cli_args
 from segkit.runtime.commands import cli_command
@@ -25,6 +26,7 @@ def build(
     val_split: str = "val",
     on_error: Literal["stop", "skip"] = "stop",
     cache: Literal["none", "disk"] = "none",
+    exclude: PathStr | None = None,
 ) -> Pairs:
     """Build the split that ``ImageSets/Segmentation/<split>.txt`` lists, in the official layout."""
     part = train_split if split == "train" else val_split
@@ -45,7 +47,7 @@ def build(
         on_error=on_error,
         cache=cache_folder(cache, path),
         arguments=dataset_cli_args(root, train_split=train_split, val_split=val_split),
-    )
+    ).exclude_listed(exclude if split == "train" else None)
 
 
 def find_pairs(root: Path, list_file: Path) -> MatchedFiles:
