@@ -95,7 +95,7 @@ def test_wrong_setting_ends_the_command_before_torch_is_imported(tmp_path):
 
 WRONG = {  # each on the command line, and a part of its message
     # faults that Hydra or OmegaConf find
-    "augment=${oc.env:NOPE,null}": "the settings cannot be composed",
+    "augment=${oc.env:NOPE,null}": "${oc.env:NOPE,null}",
     "+evaluation=[1,[2]]": "the settings cannot be composed",
     f"hydra/launcher={'x' * 300}": "Could not find 'hydra/launcher/xxx",
     "seed=${nope}": "seed: Interpolation key 'nope' not found",

@@ -307,7 +307,8 @@ def describe_error(error: Exception, arguments: Sequence[str]) -> str:
     text = " ".join(lines[:2])[:400]
     if known := re.match(r"Error resolving interpolation '.*?', possible interpolation keys: (.*)", text):
         missing = [group for group in ("data", "model") if group not in known[1].split(", ")]
-        return "\n".join(hints.explain_missing(group, dict, ()) for group in missing)
+        if missing:
+            return "\n".join(hints.explain_missing(group, dict, ()) for group in missing)
     if clash := re.match(r"Error merging override \++([\w.]+)=(.*)", text):
         return hints.explain_section(clash[1], clash[2])
     if isinstance(error, HydraException) and text:
