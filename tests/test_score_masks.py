@@ -216,6 +216,39 @@ def test_scores_equal_the_iou_metric_of_mmsegmentation(voc_tree):
     assert found.scores["mAcc"] == pytest.approx(np.nanmean((areas[0] / areas[2]).numpy()), rel=1e-14)
 
 
+@pytest.mark.parametrize("absent", ["exclude", "zero"])
+def test_scores_equal_the_jaccard_index_of_torchmetrics(voc_tree, absent):
+    jaccard_index = pytest.importorskip("torchmetrics.functional").jaccard_index
+    label, prediction = (torch.from_numpy(x.astype(int)) for x in read_flat("out", voc_tree))
+    iou = jaccard_index(prediction, label, "multiclass", num_classes=21, average="none")
+    mean = iou.mean()  # of all classes
+    if absent == "exclude":
+        mean = jaccard_index(prediction, label, "multiclass", num_classes=21, average="macro")
+    found = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)), absent=absent)
+    torch.testing.assert_close(torch.tensor(found.class_iou).nan_to_num().float(), iou, rtol=0, atol=1e-7)
+    assert found.scores["mIoU"] == pytest.approx(mean.item(), abs=1e-6)  # it computes in float32
+
+
+def test_scores_equal_the_development_kit_of_voc(voc_tree):
+    """A translation of its ``VOCevalseg``: a confusion matrix over all images, labels of 255 left out."""
+    counts = np.zeros((21, 21))
+    for file in sorted((voc_tree / "SegmentationClass").glob("*.png")):
+        label, prediction = (
+            np.array(Image.open(x)).astype(int) for x in (file, voc_tree / "out" / file.name)
+        )
+        is_scored = label < 255
+        joint = 1 + label + prediction * 21
+        counts += np.histogram(joint[is_scored], np.arange(1, 21 * 21 + 2))[0].reshape(21, 21).T
+    accuracies = np.zeros(21)
+    for j in range(21):
+        labeled, predicted, right = counts[j].sum(), counts[:, j].sum(), counts[j, j]
+        accuracies[j] = right / max(1, labeled + predicted - right)
+    found = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)), absent="zero")
+    np.testing.assert_array_equal(np.nan_to_num(found.class_iou), accuracies)
+    assert found.scores["mIoU"] == pytest.approx(accuracies.mean(), rel=1e-14)
+    assert found.scores["pixAcc"] == counts.trace() / counts.sum()
+
+
 @ONE_SEED
 def test_pixels_predicted_as_no_class_count_as_wrong(voc_tree):
     before = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)))
