@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_score_intervals import simulate
 
-from segkit.evaluation import comparison, intervals
+from segkit.evaluation import comparison, intervals, metrics
 from segkit.evaluation.comparison import compare_results, format_comparison, read_result
 
 CLASSES = [f"c{n}" for n in range(12)]
@@ -75,7 +75,7 @@ def test_images_are_matched_by_name_and_sorted_by_change(tmp_path):
 def test_intervals_of_differences_cover_the_true_difference(tmp_path):
     population = simulate(np.random.default_rng(0), 100_000)
     truth = [
-        float(intervals.score_counts(c.sum(0), absent="exclude")["mIoU"])
+        float(metrics.score_pixels(c.sum(0), absent="exclude")["mIoU"])
         for c in (population, improve(population, 0.1))
     ]
     covered = []

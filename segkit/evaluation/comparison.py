@@ -18,7 +18,7 @@ import numpy as np
 from segkit.config import registry
 from segkit.data.label_map import LabelMap
 from segkit.data.reading import read_mask
-from segkit.evaluation import intervals
+from segkit.evaluation import intervals, metrics
 from segkit.evaluation.intervals import Interval
 from segkit.evaluation.masks import Decoder, Format
 from segkit.evaluation.metrics import Absent
@@ -33,7 +33,7 @@ class StoredResult(NamedTuple):
 
     folder: Path
     names: list[str]  # N, of the images
-    counts: np.ndarray  # (N, 3, K + C), ``intervals.count_pixels`` of each image
+    counts: np.ndarray  # (N, 3, K + C), ``metrics.count_pixels`` of each image
     classes: list[str]  # K
     absent: Absent
     data: Mapping[str, Any] = MappingProxyType({})  # settings of the data set
@@ -113,8 +113,8 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
     classes, images = len(first.classes), len(first.names)
     totals = [counts.sum(0)[:, :classes] for counts in pair]
     resampled = [intervals.resample_images(counts)[..., :classes] for counts in pair]
-    values = [intervals.score_counts(total, absent=first.absent) for total in totals]
-    samples = [intervals.score_counts(total, absent=first.absent) for total in resampled]
+    values = [metrics.score_pixels(total, absent=first.absent) for total in totals]
+    samples = [metrics.score_pixels(total, absent=first.absent) for total in resampled]
     scores = [
         Difference(
             name,
@@ -124,8 +124,8 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
         )
         for name in values[0]
     ]
-    iou = [intervals.class_iou(total) for total in totals]
-    iou_samples = [intervals.class_iou(total) for total in resampled]
+    iou = [metrics.compute_class_scores(total)["IoU"] for total in totals]
+    iou_samples = [metrics.compute_class_scores(total)["IoU"] for total in resampled]
     each = [
         Difference(
             name,
@@ -135,7 +135,7 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
         )
         for index, name in enumerate(first.classes)
     ]
-    per_image = [intervals.score_counts(c[..., :classes], absent="labels")["mIoU"] for c in pair]
+    per_image = [metrics.score_pixels(c[..., :classes], absent="labels")["mIoU"] for c in pair]
     changes = np.nan_to_num(per_image[1] - per_image[0])
     largest = np.argsort(-np.abs(changes), kind="stable")
     return Comparison(scores, each, [(first.names[index], float(changes[index])) for index in largest])

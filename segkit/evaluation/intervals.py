@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit.evaluation.metrics import Absent
+from segkit.evaluation.metrics import Absent, compute_class_scores, count_pixels, score_pixels
 from segkit.types import Evaluator, EvaluatorResult
 
 RESAMPLES = 1000
 LEVEL = 0.95
 LARGEST_STATE = 4096  # elements; of evaluators whose scores get an interval
-HIT, LABELED, PREDICTED = range(3)
 
 
 class Interval(NamedTuple):
@@ -33,27 +32,6 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-
-
-def count_pixels(confusion: np.ndarray, categories: Sequence[str] = ()) -> np.ndarray:
-    """Return hit, labeled and predicted pixels of each class, and of each category behind them.
-
-    Args:
-        confusion: (K, K) or, with a last column for no class, (K, K + 1); rows are labels.
-        categories: K names, or none; the order of the categories is that of their first appearance.
-
-    Returns:
-        (3, K + C) integers.
-    """
-    classes = len(confusion)
-    inside = confusion[:, :classes]
-    counts = np.stack([inside.diagonal(), confusion.sum(1), inside.sum(0)])
-    if not categories or not all(categories):
-        return counts
-    names = list(dict.fromkeys(categories))
-    member = np.array([[category == name for name in names] for category in categories], np.int64)
-    hit = (member.T @ inside @ member).diagonal()
-    return np.concatenate([counts, np.stack([hit, *(counts[1:] @ member)])], axis=1)
 
 
 class ImageCounts:
@@ -100,7 +78,7 @@ class ImageCounts:
         return EvaluatorResult({})
 
     def get_pixels(self, state: Tensor) -> np.ndarray:
-        """Return the ``count_pixels`` (N, 3, K + C) of each image, int64."""
+        """Return the ``metrics.count_pixels`` (N, 3, K + C) of each image, int64."""
         categories = len(set(self.categories)) if all(self.categories) else 0
         columns = len(self.confusion.state()) + categories
         return state[:, : 3 * columns].numpy().astype(np.int64).reshape(-1, 3, columns)
@@ -146,33 +124,13 @@ def resample_images(counts: np.ndarray, *, resamples: int = RESAMPLES, seed: int
     return totals.reshape(resamples, *counts.shape[1:])
 
 
-def score_counts(counts: np.ndarray, *, absent: Absent) -> dict[str, np.ndarray]:
-    """Return the scores of counts (..., 3, K), each (...), as in ``metrics.compute_scores``."""
-    hit, labeled, predicted = counts[..., HIT, :], counts[..., LABELED, :], counts[..., PREDICTED, :]
-    iou = _divide(hit, labeled + predicted - hit)
-    total = labeled.sum(-1)
-    return {
-        "pixAcc": _divide(hit.sum(-1), total),
-        "mIoU": _average(iou, labeled, absent),
-        "mAcc": _average(_divide(hit, labeled), labeled, absent),
-        "fwIoU": _divide((labeled * np.nan_to_num(iou)).sum(-1), total),
-        "mDice": _average(_divide(2 * hit, labeled + predicted), labeled, absent),
-    }
-
-
-def class_iou(counts: np.ndarray) -> np.ndarray:
-    """Return the IoU (..., K) of counts (..., 3, K); NaN where a class has nothing to count."""
-    hit, labeled, predicted = counts[..., HIT, :], counts[..., LABELED, :], counts[..., PREDICTED, :]
-    return _divide(hit, labeled + predicted - hit)
-
-
 def find_intervals(
     counts: np.ndarray, classes: int, *, absent: Absent, level: float = LEVEL, seed: int = 0
 ) -> tuple[dict[str, Interval], list[Interval]]:
     """Return the interval of each score, and of the IoU of each class and category.
 
     Args:
-        counts: (N, 3, K + C), ``count_pixels`` of each image.
+        counts: (N, 3, K + C), ``metrics.count_pixels`` of each image.
         classes: K.
         absent: what a class without pixels counts in a mean.
         level: of confidence.
@@ -180,10 +138,10 @@ def find_intervals(
     """
     images = len(counts)
     totals = resample_images(counts, seed=seed)
-    scores = score_counts(totals[..., :classes], absent=absent)
-    iou = class_iou(totals)
+    scores = score_pixels(totals[..., :classes], absent=absent)
+    iou = compute_class_scores(totals)["IoU"]
     if counts.shape[2] > classes:
-        scores["mIoU_category"] = score_counts(totals[..., classes:], absent=absent)["mIoU"]
+        scores["mIoU_category"] = score_pixels(totals[..., classes:], absent=absent)["mIoU"]
     scores["ADE20K"] = (scores["pixAcc"] + scores["mIoU"]) / 2
     return (
         {name: find_bounds(values, images, level) for name, values in scores.items()},
@@ -201,19 +159,3 @@ def find_bounds(values: np.ndarray, images: int, level: float = LEVEL) -> Interv
     tail = special.ndtr(math.sqrt(images / (images - 1)) * special.stdtrit(images - 1, (1 - level) / 2))
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
-
-
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return the quotient; NaN where the divisor is zero."""
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
-
-
-def _average(values: np.ndarray, labeled: np.ndarray, absent: Absent) -> np.ndarray:
-    """Return the mean over classes, the last axis; see ``metrics.mean_over_classes``."""
-    if absent == "zero":
-        return np.nan_to_num(values).mean(-1)
-    is_counted = ~np.isnan(values)
-    if absent == "labels":
-        is_counted &= labeled > 0
-    total = np.where(is_counted, values, 0).sum(-1)
-    return _divide(total, is_counted.sum(-1))

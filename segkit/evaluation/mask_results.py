@@ -15,9 +15,8 @@ from segkit.data.alignment import as_label_map
 from segkit.data.pairs import Pairs
 from segkit.data.reading import read_mask
 from segkit.evaluation import masks, report, results
-from segkit.evaluation.intervals import class_iou
 from segkit.evaluation.masks import MaskScores
-from segkit.evaluation.metrics import Absent
+from segkit.evaluation.metrics import Absent, compute_class_scores
 from segkit.evaluation.scoring import Evaluation
 from segkit.types import class_id_dtype, ignore_index
 
@@ -128,7 +127,7 @@ def _find_extremes(found: MaskScores, index_of: Mapping[str, int], *, worst: int
     """Return the data set indices of the images with the lowest and highest mean IoU."""
     classes = len(found.class_iou)
     counts = found.image_counts[..., :classes]
-    iou = np.where(counts[:, 1] > 0, class_iou(counts), np.nan)
+    iou = np.where(counts[:, 1] > 0, compute_class_scores(counts)["IoU"], np.nan)
     is_scored = (counts[:, 1] > 0).any(1)
     score = np.nanmean(iou[is_scored], axis=1)
     order = np.flatnonzero(is_scored)[np.argsort(score, kind="stable")]

@@ -67,7 +67,7 @@ class MaskScores(NamedTuple):
     counts: (
         np.ndarray
     )  # (K, K + 1) int64, rows are labels; the last column counts pixels predicted as no class
-    image_counts: np.ndarray  # (N, 3, K + C) int64, ``intervals.count_pixels`` of each image
+    image_counts: np.ndarray  # (N, 3, K + C) int64, ``metrics.count_pixels`` of each image
     names: list[str]  # N, of the images
     format: Format
     skipped: int  # images without a usable prediction, with ``on_error="skip"``
@@ -421,7 +421,7 @@ class _Store:
     def add(self, index: int, image: Counted) -> None:
         """Add the counts of an image."""
         self.total += image.counts
-        self.counts[index] = intervals.count_pixels(image.counts, self.categories)
+        self.counts[index] = metrics.count_pixels(image.counts, self.categories)
         for item in image.instances:
             self.has_instances = True
             self.instances[:, item.class_id] += item[1:]
@@ -497,7 +497,7 @@ def list_problems(problems: Sequence[Problem], folder: Path) -> str:
 
 
 def _score_total(counts: np.ndarray, absent: metrics.Absent) -> dict[str, float]:
-    return {name: float(value) for name, value in intervals.score_counts(counts, absent=absent).items()}
+    return {name: float(value) for name, value in metrics.score_pixels(counts, absent=absent).items()}
 
 
 def _summarize(store: _Store, dataset: Pairs, format: Format, absent: metrics.Absent) -> MaskScores:
@@ -521,7 +521,7 @@ def _summarize(store: _Store, dataset: Pairs, format: Format, absent: metrics.Ab
         scores["iIoU"] = average(columns["iIoU"])
         scores["iIoU_category"] = average(list(instance_categories.values()))
     bounds, iou_bounds = intervals.find_intervals(counts, classes, absent=absent)
-    iou = intervals.class_iou(total).tolist()
+    iou = metrics.compute_class_scores(total)["IoU"].tolist()
     groups = list(dict.fromkeys(table.categories)) if all(table.categories) else []
     return MaskScores(
         scores=scores,

@@ -18,6 +18,7 @@ from torch import Tensor
 from segkit.types import ignore_index
 
 Absent = Literal["zero", "exclude", "labels"]
+HIT, LABELED, PREDICTED = range(3)  # rows of ``count_pixels``
 
 BOUNDARY_RATIO = 0.02  # boundary width / image diagonal, Cheng et al. 2021 (arXiv 2103.16562)
 
@@ -65,18 +66,39 @@ class ConfusionMatrix:
         self.counts += counts
 
 
-def _divide(part: Tensor, total: Tensor) -> Tensor:
-    """Return the ratio in float64, NaN for 0 / 0."""
-    return part.double() / total.double()
-
-
-def compute_class_scores(counts: Tensor) -> dict[str, Tensor]:
-    """Return IoU, precision, recall and Dice of each class, (K,) float64 fractions; NaN if undefined.
+def count_pixels(confusion: np.ndarray | Tensor, categories: Sequence[str] = ()) -> np.ndarray:
+    """Return hit, labeled and predicted pixels of each class, and of each category behind them.
 
     Args:
-        counts: (K, K), rows are labels; or (K, K + 1) with pixels predicted as no class in the last column.
+        confusion: (K, K) or, with a last column for no class, (K, K + 1); rows are labels.
+        categories: K names, or none; the order of the categories is that of their first appearance.
+
+    Returns:
+        (3, K + C) integers.
     """
-    hit, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)[: len(counts)]
+    confusion = np.asarray(confusion)
+    inside = confusion[:, : len(confusion)]
+    counts = np.stack([inside.diagonal(), confusion.sum(1), inside.sum(0)])
+    if not categories or not all(categories):
+        return counts
+    names = list(dict.fromkeys(categories))
+    member = np.array([[category == name for name in names] for category in categories], np.int64)
+    hit = (member.T @ inside @ member).diagonal()
+    return np.concatenate([counts, np.stack([hit, *(counts[1:] @ member)])], axis=1)
+
+
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return the quotient, NaN where the divisor is zero."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
+
+
+def compute_class_scores(pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return IoU, precision, recall and Dice of each class, (..., K) fractions; NaN if undefined.
+
+    Args:
+        pixels: (..., 3, K), from ``count_pixels`` or sums of them.
+    """
+    hit, labeled, predicted = pixels[..., HIT, :], pixels[..., LABELED, :], pixels[..., PREDICTED, :]
     return {
         "IoU": _divide(hit, labeled + predicted - hit),
         "precision": _divide(hit, predicted),
@@ -85,63 +107,57 @@ def compute_class_scores(counts: Tensor) -> dict[str, Tensor]:
     }
 
 
-def mean_over_classes(values: Tensor, counts: Tensor, *, absent: Absent) -> float:
-    """Return the mean of a score (K,), in which NaN marks classes without pixels."""
-    if absent == "zero":
-        return float(values.nan_to_num(0.0).mean())
-    if absent == "labels":
-        values = values[counts.sum(1) > 0]
-    return float(values.nanmean())
-
-
-def compute_scores(counts: Tensor, *, absent: Absent = "zero") -> dict[str, float]:
-    """Return the scores of a split, fractions of 1.
+def mean_over_classes(values: np.ndarray, labeled: np.ndarray, *, absent: Absent) -> np.ndarray:
+    """Return the mean of a score (..., K), in which NaN marks classes without pixels.
 
     Args:
-        counts: (K, K) integers, rows are labels.
+        values: the score.
+        labeled: (..., K), pixels labeled as each class.
         absent: rule for classes that nobody labeled or predicted.
+    """
+    if absent == "zero":
+        return np.nan_to_num(values).mean(-1)
+    is_counted = ~np.isnan(values)
+    if absent == "labels":
+        is_counted &= labeled > 0
+    return _divide(np.where(is_counted, values, 0).sum(-1), is_counted.sum(-1))
 
-    Returns:
-        pixAcc, mIoU, mAcc (mean recall), fwIoU (IoU weighted by labeled pixels) and mDice; see docs/using.md.
+
+def score_pixels(pixels: np.ndarray, *, absent: Absent) -> dict[str, np.ndarray]:
+    """Return the scores of pixel counts (..., 3, K), fractions of 1, each (...).
+
+    They are pixAcc, mIoU, mAcc (mean recall), fwIoU (IoU weighted by labeled pixels) and mDice; see
+    docs/using.md.
+    """
+    labeled, total = pixels[..., LABELED, :], pixels[..., LABELED, :].sum(-1)
+    each = compute_class_scores(pixels)
+    return {
+        "pixAcc": _divide(pixels[..., HIT, :].sum(-1), total),
+        "mIoU": mean_over_classes(each["IoU"], labeled, absent=absent),
+        "mAcc": mean_over_classes(each["recall"], labeled, absent=absent),
+        "fwIoU": _divide((labeled * np.nan_to_num(each["IoU"])).sum(-1), total),
+        "mDice": mean_over_classes(each["Dice"], labeled, absent=absent),
+    }
+
+
+def compute_scores(confusion: np.ndarray | Tensor, *, absent: Absent = "zero") -> dict[str, float]:
+    """Return the ``score_pixels`` of a confusion matrix (K, K) or (K, K + 1) of a split; rows are labels.
 
     Raises:
         ValueError: no pixel was counted.
     """
-    counts = counts.cpu()
-    total = int(counts.sum())
-    if total == 0:
+    pixels = count_pixels(confusion)
+    if not pixels[LABELED].any():
         raise ValueError(
             "nothing to score: there are no images, or all their pixels are ignored. Check data.val_split "
             "and the class table"
         )
-    each = compute_class_scores(counts)
-    accuracy = int(counts.diagonal().sum()) / total
-    mean_iou = mean_over_classes(each["IoU"], counts, absent=absent)
-    frequency = counts.sum(1).double() / total
-    return {
-        "pixAcc": accuracy,
-        "mIoU": mean_iou,
-        "mAcc": mean_over_classes(each["recall"], counts, absent=absent),
-        "fwIoU": float((frequency * each["IoU"].nan_to_num(0.0)).sum()),
-        "mDice": mean_over_classes(each["Dice"], counts, absent=absent),
-    }
+    return {name: float(value) for name, value in score_pixels(pixels, absent=absent).items()}
 
 
 def ade20k_score(figures: Mapping[str, float]) -> float:
     """Return the ranking score of the ADE20K benchmark from pixAcc and mIoU: their mean."""
     return (figures["pixAcc"] + figures["mIoU"]) / 2
-
-
-def merge_classes(counts: Tensor, groups: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Merge counts of classes into counts of categories; ``groups[k]`` names the category of class k.
-
-    Returns:
-        The C names in order of appearance, and their (C, C) counts; their IoU is Cityscapes' category IoU.
-    """
-    names = list(dict.fromkeys(groups))
-    member = torch.tensor([names.index(group) for group in groups], device=counts.device)
-    rows = counts.new_zeros(len(names), counts.shape[1]).index_add_(0, member, counts)
-    return names, counts.new_zeros(len(names), len(names)).index_add_(1, member, rows)
 
 
 def _boundary_band(ids: np.ndarray, width: int) -> np.ndarray:
@@ -168,7 +184,7 @@ def count_boundary_pixels(label: np.ndarray, prediction: np.ndarray, num_classes
 
     Returns:
         (3, K) int64: pixels in both bands with the same class, in the label's band, in the prediction's band.
-        Sum them over a split for ``compute_boundary_iou``.
+        Their sums over a split are ``pixels`` of ``compute_class_scores``.
     """
     prediction = np.where(label == ignore_index(num_classes), label, prediction)
     width = max(1, round(BOUNDARY_RATIO * float(np.hypot(*label.shape))))
@@ -177,9 +193,3 @@ def count_boundary_pixels(label: np.ndarray, prediction: np.ndarray, num_classes
     selected = label[both], label[near_label], prediction[near_prediction]
     counts = [np.bincount(ids, minlength=num_classes)[:num_classes] for ids in selected]
     return torch.from_numpy(np.stack(counts).astype(np.int64))
-
-
-def compute_boundary_iou(counts: Tensor) -> Tensor:
-    """Return Boundary IoU of each class, (K,) float64, from ``count_boundary_pixels``; NaN if absent."""
-    both, labeled, predicted = counts
-    return _divide(both, labeled + predicted - both)

@@ -169,7 +169,8 @@ def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, metadat
     }
     _write_text(folder / "result.json", json.dumps(_replace_nan(result), indent=1, ensure_ascii=False))
     columns = {
-        name: values.tolist() for name, values in metrics.compute_class_scores(evaluation.counts).items()
+        name: values.tolist()
+        for name, values in metrics.compute_class_scores(metrics.count_pixels(evaluation.counts)).items()
     }
     columns |= evaluation.classes
     columns["labeled pixels"] = evaluation.counts.sum(1).tolist()
@@ -184,7 +185,7 @@ def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, metadat
 
 def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str:
     """Return a table of classes and the scores as text, in percent."""
-    class_scores = metrics.compute_class_scores(evaluation.counts)
+    class_scores = metrics.compute_class_scores(metrics.count_pixels(evaluation.counts))
     columns = {name: class_scores[name].tolist() for name in ("IoU", "recall", "precision")}
     columns |= {name: column for name, column in evaluation.classes.items() if name not in columns}
     scores = []
@@ -221,7 +222,7 @@ def write_image_counts(
     Args:
         folder: of the result.
         names: N, of the images.
-        counts: (N, 3, K + C), ``intervals.count_pixels`` of each image.
+        counts: (N, 3, K + C), ``metrics.count_pixels`` of each image.
         predictions: N files of predicted masks; none if they are in ``ids/`` of the folder, or nowhere.
         predictions_format: of these files, as of ``masks.score_masks``.
     """

@@ -51,7 +51,7 @@ class Evaluation(NamedTuple):
     skipped: int = 0  # unreadable, with ``data.on_error=skip``
     intervals: Mapping[str, Interval] = MappingProxyType({})  # 95 % bootstrap intervals of the scores
     class_intervals: Sequence[Interval] = ()  # of the IoU of each class, then of each category
-    image_counts: np.ndarray | None = None  # (N, 3, K + C), ``intervals.count_pixels`` of each image
+    image_counts: np.ndarray | None = None  # (N, 3, K + C), ``metrics.count_pixels`` of each image
 
     @property
     def class_iou(self) -> list[float]:

@@ -30,9 +30,10 @@ class BoundaryIoU:
 
     def compute(self, state: Tensor) -> EvaluatorResult:
         """Return mIoU_boundary, over the classes near a boundary in labels or predictions."""
-        iou = metrics.compute_boundary_iou(state)
-        score = metrics.mean_over_classes(iou, torch.diag(state[1]), absent=self.absent)
-        return EvaluatorResult({"mIoU_boundary": score}, {"boundary IoU": iou.tolist()})
+        pixels = state.numpy()
+        iou = metrics.compute_class_scores(pixels)["IoU"]
+        score = metrics.mean_over_classes(iou, pixels[metrics.LABELED], absent=self.absent)
+        return EvaluatorResult({"mIoU_boundary": float(score)}, {"boundary IoU": iou.tolist()})
 
 
 def build(table: ClassTable, absent: Any) -> BoundaryIoU:

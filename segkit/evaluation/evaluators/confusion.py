@@ -30,15 +30,19 @@ class ConfusionScores:
 
     def compute(self, state: Tensor) -> EvaluatorResult:
         """Return the scores; also the ADE20K score on ADE20K, and mIoU_category if there are categories."""
-        scores = metrics.compute_scores(state, absent=self.absent)
+        scores = metrics.compute_scores(state.cpu(), absent=self.absent)
         if self.table.name == "ade20k":
             scores["ADE20K"] = metrics.ade20k_score(scores)
-        groups: dict[str, float] = {}
-        if all(self.table.categories):
-            names, merged = metrics.merge_classes(state, self.table.categories)
-            groups = dict(zip(names, metrics.compute_class_scores(merged)["IoU"].tolist(), strict=True))
-            scores["mIoU_category"] = metrics.compute_scores(merged, absent=self.absent)["mIoU"]
-        return EvaluatorResult(scores, {"IoU": metrics.compute_class_scores(state)["IoU"].tolist()}, groups)
+        pixels = metrics.count_pixels(state.cpu(), self.table.categories)
+        iou = metrics.compute_class_scores(pixels)["IoU"].tolist()
+        classes = self.table.num_classes
+        categories = list(dict.fromkeys(self.table.categories)) if len(iou) > classes else []
+        if categories:
+            merged = metrics.score_pixels(pixels[:, classes:], absent=self.absent)
+            scores["mIoU_category"] = float(merged["mIoU"])
+        return EvaluatorResult(
+            scores, {"IoU": iou[:classes]}, dict(zip(categories, iou[classes:], strict=True))
+        )
 
 
 def build(table: ClassTable, absent: Any, device: torch.device | str) -> ConfusionScores:

@@ -61,10 +61,9 @@ def _count_sizes(sizes: np.ndarray) -> np.ndarray:
     return np.bincount(sizes, minlength=len(SIZES))
 
 
-def compute_iou_by_size(counts: Tensor) -> dict[str, Tensor]:
+def compute_iou_by_size(counts: Tensor) -> dict[str, np.ndarray]:
     """Return the IoU of each class, (K,) float64, by size; NaN for a class without that size."""
-    both, labeled, predicted = counts.double().unbind(1)
-    return dict(zip(SIZES, both / (labeled + predicted - both), strict=True))
+    return dict(zip(SIZES, metrics.compute_class_scores(counts.numpy())["IoU"], strict=True))
 
 
 class ObjectSizes:
@@ -87,12 +86,12 @@ class ObjectSizes:
 
         Other classes are left out, whatever the absent rule: the sky has no small objects.
         """
-        iou_by_size, labeled = compute_iou_by_size(state), state[:, 1]
+        iou_by_size, labeled = compute_iou_by_size(state), state[:, metrics.LABELED].numpy()
         means = {}
         for index, (size, iou) in enumerate(iou_by_size.items()):
             if labeled[index].any():
-                counts = torch.diag(labeled[index])
-                means[f"mIoU_{size}"] = metrics.mean_over_classes(iou, counts, absent="labels")
+                mean = metrics.mean_over_classes(iou, labeled[index], absent="labels")
+                means[f"mIoU_{size}"] = float(mean)
         return EvaluatorResult(means, {f"IoU {size}": iou.tolist() for size, iou in iou_by_size.items()})
 
 
