@@ -28,13 +28,14 @@ from segkit.data import choosing, overlap, statistics, transforms, verify
 from segkit.runtime.commands import cli_command
 from segkit.runtime.errors import report_user_errors
 from segkit.runtime.text import format_count
+from segkit.tools import doctor
 from segkit.visualize import overlays
 
 Prepare = Callable[[argparse.Namespace, Path], None]
 
 
 class Script:
-    """Command line ``python datasets/NAME.py prepare|verify|stats|show --root DIR``.
+    """Command line ``python datasets/NAME.py prepare|verify|doctor|stats|show --root DIR``.
 
     Args:
         name: of the data set.
@@ -60,6 +61,18 @@ class Script:
             "--weights", type=parse_path, metavar="FILE", help="write class weights for loss.class_weights"
         )
         counts.add_argument("--method", choices=sorted(statistics.WEIGHTS), default="median_frequency")
+        examine = self._command(
+            "doctor",
+            "find copies, leaks, masks that do not fit, hopeless classes and wrong labels; "
+            "exit status 1 if something serious was found",
+        )
+        examine.add_argument(
+            "--output",
+            type=parse_path,
+            default=Path(f"doctor-{name}"),
+            metavar="DIR",
+            help="folder of doctor.html, doctor.json and exclude.txt; default: %(default)s",
+        )
         show = self._command(
             "show", "write a contact sheet: image and overlay, before and after augmentation"
         )
@@ -75,7 +88,9 @@ class Script:
         parser.add_argument("--root", help=f"default: data.root of conf/data/{self.name}.yaml")
         if name != "prepare":
             parser.add_argument(
-                "--split", choices=("train", "val"), help="default: both" if name == "verify" else ""
+                "--split",
+                choices=("train", "val"),
+                help="default: both" if name in ("verify", "doctor") else "",
             )
         return parser
 
@@ -151,6 +166,14 @@ class Script:
                 print(f"warning: {shared}")
             print(f"{format_count(total, 'pair')} read, {format_count(len(problems), 'problem')}")
         sys.exit(bool(problems))
+
+    def _doctor(self, arguments: argparse.Namespace) -> None:
+        settings = self._settings(arguments)
+        splits = [arguments.split] if arguments.split else ["train", "val"]
+        datasets = {split: self._dataset(settings, split, on_error="skip", cache="none") for split in splits}
+        found = doctor.examine_dataset(datasets, folder=arguments.output)
+        print(*found.lines(), sep="\n")
+        sys.exit(found.is_serious)
 
     def _stats(self, arguments: argparse.Namespace) -> None:
         dataset = self._dataset(self._settings(arguments), arguments.split or "train")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import glob
 import json
 import math
@@ -19,7 +18,7 @@ from segkit.data.label_map import LabelMap
 from segkit.evaluation.gallery import Gallery, ScoredImage
 from segkit.runtime import files
 from segkit.runtime.text import format_count
-from segkit.visualize import overlays, tables
+from segkit.visualize import html, overlays, tables
 
 __all__ = ["Gallery", "ScoredImage", "write_report"]
 
@@ -62,17 +61,21 @@ def write_report(
     other_files = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
     links = " · ".join(_link(file, folder, file.name) for file in other_files)
     page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
+        style=html.read_style(),
+        script=html.read_script(),
         title=escape(_format_title(settings, images)),
         protocol=escape(str(protocol)),
         cards="".join(_render_card(name, value) for name, value in scores.items()),
         definitions="".join(f"<dt>{n}<dd>{escape(DEFINITIONS[n])}" for n in scores if n in DEFINITIONS),
         files=f"Result files: {links}" if links else "",
         classes=_render_class_table(names, colors, counts),
-        matrix=_render_image(overlays.draw_confusion_matrix(counts, names), "confusion matrix", kind="heat"),
+        matrix=html.render_image(
+            overlays.draw_confusion_matrix(counts, names), "confusion matrix", kind="heat"
+        ),
         pairs=_render_confused_pairs(names, colors, counts),
         hide_samples="" if samples else "hidden",
         samples="".join(_render_sample(sample, colors, folder) for sample in samples),
-        legend="".join(f"<div>{_render_class(k, names, colors)}</div>" for k in present),
+        legend="".join(f"<div>{html.render_class(k, names, colors)}</div>" for k in present),
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False, default=str)),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,17 +102,12 @@ def _render_card(name: str, value: float) -> str:
     return f'<div class="card" title="{definition}">{head}<b>{tables.format_percent(value)}</b></div>'
 
 
-def _render_class(k: int, names: Sequence[str], colors: np.ndarray) -> str:
-    red, green, blue = (int(c) for c in colors[k])
-    return f'<span class="swatch" style="background:rgb({red},{green},{blue})"></span>{escape(names[k])}'
-
-
 def _render_class_table(names: Sequence[str], colors: np.ndarray, counts: np.ndarray) -> str:
     columns = tables.class_scores(counts)
     headers = "".join(f'<th scope="col"><button type="button">{h}</button></th>' for h in ("class", *columns))
     rows = []
     for k, name in enumerate(names):
-        cells = f'<td data-value="{escape(name)}">{_render_class(k, names, colors)}</td>'
+        cells = f'<td data-value="{escape(name)}">{html.render_class(k, names, colors)}</td>'
         for header, column in columns.items():
             cells += _render_number(column[k], has_bar=header == "IoU")
         rows.append(f"<tr>{cells}</tr>")
@@ -130,8 +128,8 @@ def _render_confused_pairs(names: Sequence[str], colors: np.ndarray, counts: np.
     if not pairs:
         return "No pixels were confused."
     rows = [
-        f"<tr><td>{_render_class(label, names, colors)}</td>"
-        f"<td class=text>{_render_class(prediction, names, colors)}</td>"
+        f"<tr><td>{html.render_class(label, names, colors)}</td>"
+        f"<td class=text>{html.render_class(prediction, names, colors)}</td>"
         f"<td>{pixels:,}</td><td>{tables.format_percent(fraction)}</td></tr>"
         for label, prediction, pixels, fraction in pairs
     ]
@@ -146,9 +144,9 @@ def _render_sample(sample: ScoredImage, colors: np.ndarray, folder: Path) -> str
         "prediction": overlays.colorize(prediction, colors),
         "error": overlays.draw_error_map(label, prediction),
     }
-    images = _render_image(sample.image, f"{sample.name}: image", kind="image", suffix=".jpg")
+    images = html.render_image(sample.image, f"{sample.name}: image", kind="image", suffix=".jpg")
     for layer, pixels in layers.items():
-        images += _render_image(pixels, f"{sample.name}: {layer}", kind=layer)
+        images += html.render_image(pixels, f"{sample.name}: {layer}", kind=layer)
     buttons = "".join(f'<button type="button" data-layer="{layer}">{layer}</button>' for layer in LAYERS)
     caption = f"<span>{escape(sample.name)}</span><b>{tables.format_percent(sample.score)}</b>"
     outputs = sorted(folder.glob(f"*/{glob.escape(sample.name)}.*"))  # saved predictions of this image
@@ -161,9 +159,3 @@ def _render_sample(sample: ScoredImage, colors: np.ndarray, folder: Path) -> str
 
 def _link(file: Path, folder: Path, text: str) -> str:
     return f'<a href="{quote(file.relative_to(folder).as_posix())}">{escape(text)}</a>'
-
-
-def _render_image(image: np.ndarray, alternative: str, *, kind: str, suffix: str = ".png") -> str:
-    data = base64.b64encode(overlays.encode_image(image, suffix)).decode()
-    mime = "jpeg" if suffix == ".jpg" else "png"
-    return f'<img class="{kind}" alt="{escape(alternative)}" src="data:image/{mime};base64,{data}">'

@@ -1,0 +1,200 @@
+"""Mistakes planted in a data set that the doctor finds, and the time it takes.
+
+    python benchmarks/doctor.py copies --root data/camvid [--quick]
+    python benchmarks/doctor.py masks --root data/camvid [--quick]
+    python benchmarks/doctor.py speed --root data/camvid [--images 1000]
+
+``copies``: recompressed, resized and mirrored copies of every image, against the false pairs among the
+images. ``masks``: every mask shifted, mirrored, and exchanged with that of another image. ``speed``: seconds
+and peak memory of the examination of a folder of brightened and moved copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from segkit.config import registry
+from segkit.tools.doctor import agreement, copies
+from segkit.tools.doctor.findings import Key
+from segkit.tools.doctor.scan import Record, examine_pair, to_gray
+
+SHIFT = 15  # pixels
+
+
+def recompress(image: np.ndarray, quality: int) -> np.ndarray:
+    """Return an image after JPEG."""
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+
+
+def resize(image: np.ndarray, factor: float) -> np.ndarray:
+    """Return an image of another size."""
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=method)
+
+
+def mirror(image: np.ndarray) -> np.ndarray:
+    """Return the mirrored image."""
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+COPIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "JPEG quality 30": lambda image: recompress(image, 30),
+    "JPEG quality 75": lambda image: recompress(image, 75),
+    "quarter of the size": lambda image: resize(image, 0.25),
+    "0.6 of the size": lambda image: resize(image, 0.6),
+    "1.7 of the size": lambda image: resize(image, 1.7),
+    "mirrored": mirror,
+    "mirrored, half the size, JPEG quality 50": lambda image: recompress(resize(mirror(image), 0.5), 50),
+}
+
+
+def build_datasets(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return both splits of the data set."""
+    settings = {"name": arguments.data, "root": arguments.root}
+    return {split: registry.build("data.datasets", settings, split=split) for split in ("train", "val")}
+
+
+def read_records(datasets: dict[str, object], step: int) -> tuple[list[Record], list[Key]]:
+    """Return the records of every ``step``-th image."""
+    keys = [Key(split, place) for split, data in datasets.items() for place in range(0, len(data), step)]
+    return [examine_pair(datasets[key.split], key)[0] for key in keys], keys
+
+
+def measure_copies(arguments: argparse.Namespace) -> None:
+    """Print the share of found copies of each kind, and the false pairs among the images."""
+    datasets = build_datasets(arguments)
+    records, keys = read_records(datasets, 8 if arguments.quick else 1)
+    count = len(records)
+
+    @functools.cache
+    def read(key: Key) -> np.ndarray:
+        if key.split == "planted":
+            return cv2.cvtColor(planted(key.position), cv2.COLOR_RGB2GRAY)
+        dataset = datasets[key.split]
+        return to_gray(dataset.read_image(dataset.pairs[key.position]), dataset)[0]
+
+    alone = copies.find_matches(np.stack([record.descriptor for record in records]))
+    false = copies.confirm_copies(alone, records, read)
+    print(f"{count} images: {len(alone)} nearly equal pairs, {len(false)} called copies")
+    for title, change in COPIES.items():
+        read.cache_clear()
+
+        def planted(place: int, change: Callable[[np.ndarray], np.ndarray] = change) -> np.ndarray:
+            return change(datasets[keys[place].split].read(keys[place].position).image)
+
+        added = [
+            record._replace(
+                key=Key("planted", place),
+                image_digest=b"",
+                descriptor=copies.describe_image(read(Key("planted", place))),
+            )
+            for place, record in enumerate(records)
+        ]
+        both = records + added
+        matches = copies.find_matches(np.stack([record.descriptor for record in both]))
+        pairs = {match[:2] for match in copies.confirm_copies(matches, both, read)}
+        found = sum((place, count + place) in pairs for place in range(count))
+        print(f"{title:>45}: {found} of {count} found ({found / count:.1%})")
+
+
+def measure_masks(arguments: argparse.Namespace) -> None:
+    """Print the share of found misfits of each kind, and the share of sound masks that are reported."""
+    datasets = build_datasets(arguments)
+    records, keys = read_records(datasets, 8 if arguments.quick else 1)
+    samples = [datasets[key.split].read(key.position) for key in keys]
+    draw = np.random.default_rng(0)
+
+    def shift(place: int) -> np.ndarray:
+        y, x = [(0, SHIFT), (0, -SHIFT), (SHIFT, 0), (-SHIFT, 0)][draw.integers(4)]
+        move = np.array([[1, 0, x], [0, 1, y]], np.float32)
+        size = samples[place].label.shape[::-1]
+        return cv2.warpAffine(samples[place].label, move, size, flags=cv2.INTER_NEAREST, borderValue=255)
+
+    def exchange(place: int) -> np.ndarray:
+        other = samples[(place + len(samples) // 2) % len(samples)].label
+        return cv2.resize(other, samples[place].label.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+    def report(title: str, changed: list[Record], chosen: set[Key]) -> None:
+        findings = agreement.find_misfits(changed)
+        named = {case.images[0] for finding in findings for case in finding.cases}
+        kinds = ", ".join(f"{finding.kind} {len(finding.cases)}" for finding in findings)
+        print(f"{title:>12}: {len(named & chosen)} of {len(chosen)} found ({kinds or 'nothing'})")
+
+    changes: dict[str, Callable[[int], np.ndarray]] = {
+        "shifted": shift,
+        "mirrored": lambda place: mirror(samples[place].label),
+        "exchanged": exchange,
+    }
+    report("unchanged", records, set(keys))
+    chosen = list(range(0, len(records), 5))  # the others stay as they are
+    for title, change in changes.items():
+        changed = list(records)
+        for place in chosen:
+            gray = to_gray(samples[place].image, datasets[keys[place].split])[0]
+            fit = agreement.measure_agreement(gray, change(place))
+            changed[place] = records[place]._replace(agreement=fit)
+        report(title, changed, {keys[place] for place in chosen})
+
+
+def measure_speed(arguments: argparse.Namespace) -> None:
+    """Print seconds and peak memory of the command on a folder of many images."""
+    dataset = build_datasets(arguments)["train"]
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for split in ("train", "val"):
+            for kind in ("images", "annotations"):
+                (root / kind / split).mkdir(parents=True)
+        for number in range(arguments.images):
+            pair = dataset.pairs[number % len(dataset)]
+            image, mask = cv2.imread(str(pair.image)), cv2.imread(str(pair.label), cv2.IMREAD_UNCHANGED)
+            move = np.array([[1, 0, draw.integers(-60, 60)], [0, 1, draw.integers(-40, 40)]], np.float32)
+            size = image.shape[1::-1]
+            split = "train" if number % 5 else "val"
+            image = cv2.convertScaleAbs(image, alpha=draw.uniform(0.8, 1.2))
+            image = cv2.warpAffine(image, move, size, borderMode=cv2.BORDER_REFLECT)
+            mask = cv2.warpAffine(mask, move, size, flags=0, borderMode=cv2.BORDER_REFLECT)
+            cv2.imwrite(str(root / f"images/{split}/{number:06d}.jpg"), image)
+            cv2.imwrite(str(root / f"annotations/{split}/{number:06d}.png"), mask)
+        script = Path(__file__).resolve().parent.parent / "datasets" / f"{arguments.data}.py"
+        command = [sys.executable, str(script), "doctor", "--root", temporary, "--output", f"{temporary}/out"]
+        start = time.perf_counter()
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        seconds = time.perf_counter() - start
+    if result.returncode not in (0, 1) or "examined" not in result.stdout:
+        raise SystemExit(result.stderr)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(result.stdout)
+    print(f"{arguments.images} images: {seconds:.1f} s, {peak:.0f} MiB at most")
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    measures = {"copies": measure_copies, "masks": measure_masks, "speed": measure_speed}
+    parser.add_argument("measure", choices=measures)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--data", default="camvid", help="name of the data set")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--quick", action="store_true", help="every eighth image")
+    arguments = parser.parse_args()
+    measures[arguments.measure](arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Examine a data set, and write the page, the JSON file and the list of images to leave out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segkit.data.pairs import Pairs
+from segkit.runtime import files
+from segkit.runtime.text import format_count
+from segkit.tools.doctor import agreement, classes, copies, page, values
+from segkit.tools.doctor.findings import Case, Finding, Key, sort_findings
+from segkit.tools.doctor.scan import Scan, scan_datasets, to_gray
+
+UNUSED = ("copies in both splits", "copies in one split", "images without labels", "plain images")
+
+
+@dataclass
+class Examination:
+    """The findings on a data set, and the folder with their files."""
+
+    folder: Path
+    findings: list[Finding]
+    images: int
+
+    @property
+    def is_serious(self) -> bool:
+        """Return whether any finding is serious."""
+        return any(finding.severity == "serious" for finding in self.findings)
+
+    def lines(self) -> list[str]:
+        """Return the findings as lines of text."""
+        lines = [f"{finding.severity:>8}: {finding.text}" for finding in self.findings]
+        return [*lines, f"{format_count(self.images, 'image')} examined; see {self.folder / 'doctor.html'}"]
+
+
+def examine_dataset(datasets: Mapping[str, Pairs], *, folder: Path) -> Examination:
+    """Examine the splits of a data set and write ``doctor.html``, ``doctor.json`` and ``exclude.txt``.
+
+    Args:
+        datasets: built with ``on_error="skip"``, by split: ``train``, ``val`` or both.
+        folder: of the files; it is created.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    scan = scan_datasets(datasets)
+
+    def read_gray(key: Key) -> np.ndarray:
+        dataset = datasets[key.split]
+        return to_gray(dataset.read_image(dataset.pairs[key.position]), dataset)[0]
+
+    table = next(iter(datasets.values())).table
+    findings = sort_findings(
+        [
+            *_describe_unreadable(scan),
+            *copies.find_copies(scan.records, read_gray),
+            *agreement.find_misfits(scan.records),
+            *values.find_unusual_values(scan),
+            *classes.find_class_problems(scan),
+            *classes.find_similar_classes(table),
+        ]
+    )
+    name = next(iter(datasets.values())).name
+    text = page.render_page(
+        scan,
+        findings,
+        title=f"Examination of {name}",
+        read=lambda key: datasets[key.split].read(key.position),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "name": name,
+        "images": {split: len(dataset) for split, dataset in datasets.items()},
+        "findings": [finding.to_plain(scan.names) for finding in findings],
+    }
+    for file_name, written in (
+        ("doctor.html", text),
+        ("doctor.json", json.dumps(content, indent=1, ensure_ascii=False)),
+        ("exclude.txt", format_exclude_list(scan, findings)),
+    ):
+        with files.atomic_write(folder / file_name) as file:
+            file.write(written.encode())
+    return Examination(folder, findings, sum(map(len, datasets.values())))
+
+
+def _describe_unreadable(scan: Scan) -> list[Finding]:
+    if not scan.problems:
+        return []
+    kinds = Counter(problem.kind for problem in scan.problems)
+    text = f"{format_count(len(scan.problems), 'file')} cannot be used: {', '.join(kinds)}."
+    cases = [Case((), str(problem)) for problem in scan.problems]
+    return [Finding("unusable files", "serious", text, "Repair or remove them", cases)]
+
+
+def format_exclude_list(scan: Scan, findings: list[Finding]) -> str:
+    """Return the text of ``exclude.txt``: training images that are copies, or have nothing to learn from."""
+    chosen: dict[int, str] = {}
+    for finding in findings:
+        if finding.kind not in UNUSED:
+            continue
+        for case in finding.cases:
+            training = [key.position for key in case.images if key.split == "train"]
+            if finding.kind == "copies in one split":  # one is kept
+                training = training[1:]
+            for index in training:
+                chosen.setdefault(index, finding.kind)
+    lines = ["# for data.exclude=FILE: training images to leave out, one name per line"]
+    for kind in dict.fromkeys(chosen.values()):
+        lines.append(f"# {kind}")
+        lines += [scan.names["train"][index] for index, reason in chosen.items() if reason == kind]
+    return "\n".join([*lines, ""])

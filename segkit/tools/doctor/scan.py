@@ -1,0 +1,137 @@
+"""Read every image and mask once and keep a few numbers of each (about 2 KB)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from segkit.data.label_map import DataError, Problem
+from segkit.data.pairs import Pair, Pairs, size_mismatch_message
+from segkit.data.verify import map_pairs
+from segkit.tools.doctor import agreement, copies
+from segkit.tools.doctor.findings import Key
+from segkit.types import ignore_index
+from segkit.visualize.overlays import to_display_rgb
+
+GRAY_TOLERANCE = 2.0  # mean difference between the bands of a gray image, of 255; JPEG adds some
+
+
+class Record(NamedTuple):
+    """Numbers of one image and its mask."""
+
+    key: Key
+    name: str
+    size: tuple[int, int]  # height, width
+    dtype: str
+    values: tuple[float, float, float, float]  # least, most, mean, standard deviation over all bands
+    is_gray: bool
+    descriptor: np.ndarray  # of ``copies.describe_image``
+    image_digest: bytes  # of the pixels
+    mask_digest: bytes  # of the class ids
+    classes: int  # that occur in the mask
+    labeled: float  # fraction of the pixels that are not ignored
+    agreement: agreement.Agreement | None  # None: too few borders
+
+
+@dataclass
+class Scan:
+    """Result of reading the splits of a data set; K classes."""
+
+    datasets: dict[str, Pairs]
+    records: list[Record] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)  # of files that cannot be read
+    pixels: dict[str, np.ndarray] = field(default_factory=dict)  # (K,) of each class, by split
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # (K,) images that contain the class
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """Names of the images by split."""
+        return {split: dataset.names for split, dataset in self.datasets.items()}
+
+
+def scan_datasets(datasets: Mapping[str, Pairs]) -> Scan:
+    """Read all splits with a progress bar; files that cannot be read become problems.
+
+    Args:
+        datasets: built with ``on_error="skip"``, by split.
+    """
+    scan = Scan(dict(datasets))
+    for split, dataset in datasets.items():
+        num_classes = dataset.table.num_classes
+        scan.pixels[split], scan.images[split] = np.zeros((2, num_classes), np.int64)
+        scan.problems += dataset.problems
+        positions = {pair: index for index, pair in enumerate(dataset.pairs)}
+
+        def examine(
+            pair: Pair,
+            split: str = split,
+            dataset: Pairs = dataset,
+            positions: dict[Pair, int] = positions,
+        ) -> tuple[Record, np.ndarray] | Problem:
+            try:
+                return examine_pair(dataset, Key(split, positions[pair]))
+            except DataError as error:
+                return error.problem
+
+        for result in map_pairs(examine, dataset.pairs, f"read {split}"):
+            if isinstance(result, Problem):
+                scan.problems.append(result)
+                continue
+            record, pixels = result
+            scan.records.append(record)
+            scan.pixels[split] += pixels
+            scan.images[split] += pixels > 0
+    return scan
+
+
+def examine_pair(dataset: Pairs, key: Key) -> tuple[Record, np.ndarray]:
+    """Return the record of an image and the pixels of each class, (K,).
+
+    Raises:
+        DataError: the image or its mask cannot be read, or their sizes differ.
+    """
+    pair, num_classes = dataset.pairs[key.position], dataset.table.num_classes
+    image, label = dataset.read_image(pair), dataset.read_label(key.position)
+    if image.shape[:2] != label.shape:
+        raise DataError("sizes differ", pair.label, size_mismatch_message(image, label), "")
+    ignored = ignore_index(num_classes)
+    pixels = np.bincount(label.ravel(), minlength=ignored + 1)[:num_classes]
+    gray, is_gray = to_gray(image, dataset)
+    low, high, mean, std = image.min(), image.max(), image.mean(dtype=np.float64), gray.std()
+    descriptor = copies.describe_image(gray)
+    fit = None
+    if descriptor.any():  # not a plain image
+        fit = agreement.measure_agreement(gray, label)
+    record = Record(
+        key,
+        pair.name,
+        size=label.shape,
+        dtype=str(image.dtype),
+        values=(float(low), float(high), float(mean), float(std)),
+        is_gray=is_gray,
+        descriptor=descriptor,
+        image_digest=_digest(image),
+        mask_digest=_digest(label),
+        classes=int((pixels > 0).sum()),
+        labeled=float(pixels.sum() / label.size),
+        agreement=fit,
+    )
+    return record, pixels
+
+
+def to_gray(image: np.ndarray, dataset: Pairs) -> tuple[np.ndarray, bool]:
+    """Return the displayed bands as gray (H, W) uint8, and whether they are equal."""
+    rgb = to_display_rgb(image, dataset.bands)
+    small = cv2.resize(rgb, (32, 32), interpolation=cv2.INTER_AREA).astype(np.int16)
+    is_gray = bool(np.ptp(small, axis=2).mean() < GRAY_TOLERANCE)
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), is_gray
+
+
+def _digest(array: np.ndarray) -> bytes:
+    head = f"{array.shape} {array.dtype}".encode()
+    return hashlib.blake2b(head + np.ascontiguousarray(array).tobytes(), digest_size=12).digest()
