@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-fast test-oldest test-next bench check lock clean
+.PHONY: help demo docs test test-all test-fast test-oldest test-next bench check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ test-oldest: .venv-oldest/complete ## run the tests with the oldest supported pa
 test-next: .venv-next/complete ## run the tests with Hydra 1.4, a pre-release (.venv-next); PYTHON=python3.14 uses Python 3.14
 	@.venv-next/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
+docs: .venv/complete ## build the documentation site (build/docs/index.html)
+	@$(PY) -m sphinx -q -E -a -W --keep-going -b html docs build/docs && echo build/docs/index.html
+
 bench: .venv/complete ## compare the main benchmarks with benchmarks/expected.csv (under five minutes)
 	@$(PY) benchmarks/bench.py
 
@@ -41,7 +44,7 @@ lock: ## update the lock files from pyproject.toml
 	@sh requirements/lock.sh
 
 clean: ## remove environments and caches, but no runs
-	rm -rf .venv .venv-oldest .venv-next .pytest_cache .ruff_cache .hypothesis
+	rm -rf build .venv .venv-oldest .venv-next .pytest_cache .ruff_cache .hypothesis
 
 # The stamp of an environment is a copy of its lock file. An environment without it, or with another, is updated.
 .venv/runtime: requirements/lock.txt requirements/setup.sh

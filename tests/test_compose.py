@@ -270,3 +270,9 @@ def test_keys_that_a_chosen_component_has_stay(caplog):
     settings = compose_settings("train", ["experiment=demo", "evaluation=sliding", "run_name=a"])
     assert settings["evaluation"]["every"] == 100
     assert not caplog.text
+
+
+def test_composed_settings_have_a_default_run_name():
+    settings = compose_settings("train", ["model=deeplabv3_resnest14", "data=shapes"])
+    assert settings["run_name"] == "deeplabv3_resnest14-shapes"
+    assert compose_settings("train", ["experiment=demo"])["run_name"] == "demo"

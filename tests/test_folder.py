@@ -1,12 +1,9 @@
-"""Data sets in folders, and the tutorial of docs/own_data.md."""
+"""Data sets in folders."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +20,6 @@ from segkit.data.pairs import Pair
 from segkit.types import Logits
 
 ROOT = Path(__file__).parent.parent
-TUTORIAL = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
 CLASSES = "id,name,color,ignore\n0,ground,#000000,\n1,cat,#ff0000,\n9,unsure,#00ff00,yes\n"
 
 
@@ -431,26 +427,3 @@ def test_training_on_several_roots_with_class_weights(tmp_path, run_here, capsys
         logits, label.long(), weight=torch.tensor(expected, dtype=torch.float32)
     )
     torch.testing.assert_close(criterion(Logits(logits), label)["main"], theirs, rtol=1e-4, atol=0)
-
-
-@pytest.mark.medium
-@pytest.mark.slow
-def test_commands_of_the_own_data_page_run(tmp_path):
-    for name in ("conf", "segkit", "datasets", "train_seg.py"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    blocks = re.findall(r"```(python|sh)\n(.*?)```", TUTORIAL, re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["python", *["sh"] * 5]
-    outputs = []
-    for kind, text in blocks:
-        command = [sys.executable, "-c", text] if kind == "python" else ["sh", "-ec", text]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-        result = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
-        outputs.append(result.stdout + result.stderr)
-    assert "12 pairs read, 0 problems" in outputs[1]
-    assert (tmp_path / "my_data.png").stat().st_size > 10_000
-    assert len((tmp_path / "my_data/weights.txt").read_text().split()) == 2
-    assert (tmp_path / "runs/my_data/best.pt").exists()

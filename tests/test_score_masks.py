@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import ROOT, run_command
+from conftest import run_command
 from segkit.config import compose
 from segkit.data.datasets import ade20k, cityscapes, voc
 from segkit.data.label_map import LabelMap, load_builtin_label_map
@@ -119,13 +119,6 @@ def test_further_evaluators_count_predictions_of_no_class(voc_tree):
     for evaluator in expected:
         for name, value in evaluator.compute(evaluator.state()).scores.items():
             assert found.scores[name] == value
-
-
-def test_example_of_the_docs_prints_what_it_says(capsys):
-    page = (ROOT / "docs/scoring.md").read_text(encoding="utf-8")
-    _, code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(compile(code, "docs/scoring.md", "exec"), {})
-    assert f"```\n{capsys.readouterr().out}```" in page
 
 
 def test_raw_ids_class_ids_and_colors_score_alike(city):

@@ -28,6 +28,12 @@ FLAGS = [
     "--hide-scrollbars",
 ]
 
+AXE = """
+const done = arguments[0], rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"];
+axe.run({runOnly: {type: "tag", values: rules}}).then(found => done(found.violations.map(
+  rule => `${rule.id}: ${rule.nodes.map(node => `${node.target} ${node.failureSummary}`).join("; ")}`)));
+"""
+
 needs_chromium = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")),
     reason="needs chromium and chromedriver (Debian: apt install chromium chromium-driver)",
@@ -77,6 +83,12 @@ class Browser:
         """Return the console errors since the last call."""
         entries = self.send("/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+
+    def find_violations(self) -> list[str]:
+        """Return the violations of WCAG 2.1 A and AA in the open page, found by axe-core."""
+        axe_core = pytest.importorskip("axe_core_python", reason="needs axe-core-python, of the extra docs")
+        self.run((Path(axe_core.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+        return self.send("/execute/async", {"script": AXE, "args": []})
 
     def wait(self, script: str, *arguments: object, seconds: float = 30) -> Any:
         """Repeat a script until it returns a true value."""

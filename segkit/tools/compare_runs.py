@@ -13,7 +13,6 @@ import io
 import json
 import re
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from segkit.config.values import parse_path
 from segkit.runtime import files
+from segkit.runtime.errors import report_user_errors
 from segkit.visualize import line_charts, overlays
 
 NOT_COMPARED = ("seed", "run_name", "run_dir", "resume")  # settings that may differ between runs of a group
@@ -320,4 +320,4 @@ def _write_text(file: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main())
+    report_user_errors(lambda: print(main(), end=""))  # noqa: T201

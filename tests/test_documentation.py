@@ -1,0 +1,426 @@
+"""Every code block, command and link of README and docs.
+
+A block runs, page by page from top to bottom, unless the comment ``<!-- needs: ... -->`` before it names what
+it needs. Such a block, and every command in a sentence or table, is parsed: settings are composed,
+arguments are read by the program's own parser, Python is compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import importlib.util
+import io
+import itertools
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed.run
+import yaml
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from PIL import Image
+
+from conftest import ROOT
+from segkit import checkpoint
+from segkit.config import command_line, registry, schema
+from segkit.config.compose import compose_settings
+from segkit.inference import Protocol
+from segkit.models import segmenter
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+LANGUAGES = {"sh", "python", "yaml", "toml", "text", "csv"}
+DIRECTIVES = {"{toctree}", "{include}", "{eval-rst}"}  # checked by Sphinx
+COMMAND = re.compile(r"(?:python|torchrun|sbatch|make|pip|pytest|segkit-\w+|\w+_seg\.py|datasets/\w+\.py) \S")
+ARGUMENTS = {  # for placeholders in sentences
+    "NAME.py": "ade20k.py",
+    "tools.NAME": "tools.share",
+    "speed|agreement": "speed --image a.jpg",
+    "ROW": "model=deeplabv3_resnest50 data=ade20k",
+    "PROTOCOL": "evaluation=mmseg",
+}
+
+
+class Block(NamedTuple):
+    """A code block of a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    needs: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+@functools.cache
+def tokens(page: Path) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    needs = ""
+    for token in tokens(page):
+        if token.type == "html_block":
+            found = re.fullmatch(r"<!-- needs: (.+) -->", token.content.strip())
+            needs = found[1] if found else ""
+            continue
+        if token.type in ("fence", "code_block"):
+            language = token.info.split(" ")[0] if token.type == "fence" else "indented"
+            yield Block(name(page), token.map[0] + 1, language, token.content, needs)
+        needs = ""
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the words of each command of a shell block; ``&&`` and lines separate commands."""
+    for placeholder, argument in ARGUMENTS.items():
+        text = text.replace(placeholder, argument)
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    parts = [part for line in lines for part in re.split(r"\s&&\s", line)]
+    return [words for part in parts if (words := shlex.split(part, comments=True))]
+
+
+def inline_commands(page: Path) -> list[str]:
+    children = [child for token in tokens(page) for child in token.children or ()]
+    codes = [child.content for child in children if child.type == "code_inline"]
+    return [code for code in codes if COMMAND.match(code)]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+INLINE = sorted({(name(page), code) for page in PAGES for code in inline_commands(page)})
+
+
+class ParsedError(Exception):
+    """Ends a program after it has parsed its arguments."""
+
+
+def parse(words: list[str]) -> None:
+    """Check a command: its program, its settings, its arguments."""
+    program, *rest = [word for word in words if word != "..."]
+    if program in ("python", ".venv/bin/python"):
+        parse(rest)
+    elif program in PARSERS:
+        PARSERS[program](rest)
+    elif found := re.fullmatch(r"(?:.*/)?(?:segkit-)?(train|test|predict|export)(?:_seg\.py)?", program):
+        parse_settings(found[1], rest)
+    elif program.endswith(".py"):
+        parse_arguments([program, *rest])
+    else:
+        raise AssertionError(f"{program}: unknown program")
+
+
+def parse_module(words: list[str]) -> None:
+    if words[0] == "pytest":
+        parse(words)
+    elif words[1:] and words[0].startswith("segkit."):
+        parse_arguments([find_module(words[0]), *words[1:]])
+    else:
+        find_module(words[0])
+
+
+def find_module(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None, f"{name}: no such module"
+    return str(spec.origin)
+
+
+def parse_torchrun(words: list[str]) -> None:
+    launched = torch.distributed.run.parse_args([{"N": "8"}.get(word, word) for word in words])
+    parse([launched.training_script, *launched.training_script_args])
+
+
+def parse_sbatch(words: list[str]) -> None:
+    (script,) = [word for word in words if word.endswith(".sbatch")]
+    check_files([script])
+    if script.endswith("train.sbatch"):
+        parse_settings("train", words[words.index(script) + 1 :])
+
+
+def parse_pip(words: list[str]) -> None:
+    extras = re.findall(r"segkit\[([\w,]+)\]", " ".join(words))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {e for names in extras for e in names.split(",")} <= set(project["optional-dependencies"])
+
+
+def parse_make(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = [word for word in words if "=" not in word]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), targets
+
+
+def check_files(words: list[str]) -> None:
+    missing = [word for word in words if re.match(r"(tests|docs)/", word) and not (ROOT / word).exists()]
+    assert not missing
+
+
+PARSERS = {
+    "-m": parse_module,
+    "torchrun": parse_torchrun,
+    "sbatch": parse_sbatch,
+    "pip": parse_pip,
+    "make": parse_make,
+}
+PARSERS |= dict.fromkeys(("cd", "export", "git", "mlflow", "pre-commit", "wandb", "pytest"), check_files)
+
+
+def parse_settings(command: str, words: list[str]) -> None:
+    flags, settings = command_line.split_flags(words)
+    if "--multirun" in dict(flags):  # the first job
+        settings = [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in settings]
+    settings = [word for word in settings if not word.startswith("hydra")]
+    folders = [word for flag in flags if flag[0] == "--config-dir" for word in flag]
+    groups = [] if command == "train" else ["model=deeplabv3_resnest50", "data=folder"]  # as of a checkpoint
+    groups = [group for group in groups if not any(w.startswith(group.split("=")[0] + "=") for w in settings)]
+    compose_settings(command, [*folders, *groups, *settings])
+
+
+def parse_arguments(words: list[str]) -> None:
+    """Run a program until its parser has read the arguments; a file without a parser has only to exist."""
+    file = ROOT / words[0]
+    if "argparse" not in file.read_text(encoding="utf-8"):
+        return
+    depth = 0
+
+    def stop_after(method: Any) -> Any:
+        def parse_and_stop(*given: Any, **named: Any) -> Any:
+            nonlocal depth
+            depth += 1  # subparsers parse within the parser
+            found = method(*given, **named)
+            depth -= 1
+            if depth == 0:
+                raise ParsedError
+            return found
+
+        return parse_and_stop
+
+    printed, status = io.StringIO(), None
+    with pytest.MonkeyPatch.context() as patch:
+        for method in ("parse_args", "parse_known_args"):
+            patch.setattr(
+                argparse.ArgumentParser, method, stop_after(getattr(argparse.ArgumentParser, method))
+            )
+        patch.setattr(sys, "argv", words)
+        patch.setattr(sys, "path", [str(file.parent), *sys.path])
+        try:
+            with redirect_stderr(printed), redirect_stdout(printed):
+                runpy.run_path(str(file), run_name="__main__")
+        except ParsedError:
+            return
+        except SystemExit as end:
+            status = end.code
+    assert not status, f"{shlex.join(words)}: {printed.getvalue()}"
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_have_a_language_and_parse(page, monkeypatch):
+    monkeypatch.setattr(registry, "_plugins", {})
+    monkeypatch.setattr(schema, "extra_folders", [])
+    monkeypatch.chdir(ROOT / "examples" / "plugin")  # for its plug-in
+    for block in blocks(page):
+        if block.language in DIRECTIVES and page.parent.name == "docs":
+            continue
+        assert block.language in LANGUAGES, f"{block}: mark the language of the block"
+        try:
+            parse_block(block)
+        except Exception as error:
+            raise AssertionError(f"{block}: {error}") from error
+
+
+def parse_block(block: Block) -> None:
+    if block.language == "python":
+        ast.parse(block.text)
+    elif block.language == "toml":
+        tomllib.loads(block.text)
+    elif block.language == "yaml":
+        parse_yaml(block.text)
+    elif block.language == "sh":
+        for words in commands(block.text):
+            parse(words)
+
+
+def parse_yaml(text: str) -> None:
+    """Check settings of a loss, or a copy of a file of ``conf/`` that the first line names."""
+    content = yaml.safe_load(text)
+    if file := re.match(r"# (conf/.*)", text):
+        assert content == yaml.safe_load((ROOT / file[1]).read_text())
+    else:
+        assert not schema.unknown_keys("loss", content)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("page", "code"), INLINE, ids=lambda value: value)
+def test_commands_in_sentences_parse(page, code, monkeypatch):
+    for words in commands(code):
+        parse(words)
+
+
+# Pages with blocks that run. Blocks of a page share one folder, one namespace of Python, and run in order.
+
+
+@pytest.fixture
+def folder(tiny_run, tmp_path, monkeypatch):
+    """A folder like a checkout, with two runs and images."""
+    monkeypatch.chdir(tmp_path)
+    for item in ("conf", "segkit", "datasets", "examples", "docs", *ROOT.glob("*_seg.py")):
+        (tmp_path / Path(item).name).symlink_to(ROOT / item)
+    for run in ("demo", "a", "b", "NAME"):
+        shutil.copytree(tiny_run, tmp_path / "runs" / run)
+    other = checkpoint.read_checkpoint(tmp_path / "runs/b/best.pt")
+    other["model"]["head.block.4.bias"] += torch.arange(10)  # predicts other classes
+    checkpoint.write_checkpoint(tmp_path / "runs/b/best.pt", other)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    for file in ("photo.jpg", "a.jpg", "photos/a.jpg", "photos/b.jpg"):
+        Image.fromarray(pixels).save(tmp_path / file)
+    return tmp_path
+
+
+def run_page(
+    page: str, run_here: Any, capfd: Any, names: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Run the blocks of a page that need nothing; return the names they define and what each prints."""
+    names, outputs = names or {}, []
+    runnable = [block for block in BLOCKS if block.page == page and not block.needs]
+    capfd.readouterr()
+    for block in runnable:
+        if block.language == "python":
+            exec(compile(block.text, str(block), "exec"), names)
+        elif block.language == "sh":
+            for words in commands(block.text):
+                run(words, run_here)
+        outputs.append("".join(capfd.readouterr()))
+    return names, outputs
+
+
+def run(words: list[str], run_here: Any) -> None:
+    assert words[0] == "python", words
+    if found := re.fullmatch(r"(\w+_seg)\.py", words[1]):
+        assert run_here(found[1], *words[2:]) == 0, words
+        return
+    arguments = [path for word in words[1:] for path in sorted(map(str, Path().glob(word))) or [word]]
+    done = subprocess.run(
+        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 0, words
+
+
+@pytest.mark.medium
+def test_quick_start_and_readme_run(folder, run_here, capfd):
+    for page in ("README.md", "docs/quickstart.md"):
+        names, _ = run_page(page, run_here, capfd)
+        assert names["ids"].ndim == 2
+    assert (folder / "runs/demo/test-whole/report.html").exists()
+
+
+@pytest.mark.medium
+def test_own_data_page_runs(folder, run_here, capfd):
+    _, outputs = run_page("docs/own_data.md", run_here, capfd)
+    assert any("12 pairs read, 0 problems" in output for output in outputs)
+    assert (folder / "my_data.png").stat().st_size > 10_000
+    assert len((folder / "my_data/weights.txt").read_text().split()) == 2
+    assert (folder / "runs/my_data/best.pt").exists()
+
+
+@pytest.mark.medium
+def test_python_page_runs(folder, run_here, capfd):
+    pixels = np.array(Image.open("photo.jpg"))
+    names = {"array": pixels, "image": pixels, "pil_image": Image.fromarray(pixels)}
+    names["label"] = np.zeros((40, 48), np.uint8)
+    names, _ = run_page("docs/python.md", run_here, capfd, names)
+    assert names["ids"].shape == (40, 48)
+    assert names["found"].counts.sum() == 2 * 40 * 48
+
+
+@pytest.mark.medium
+def test_scoring_page_runs_and_prints_what_it_says(folder, run_here, capfd):
+    _, outputs = run_page("docs/scoring.md", run_here, capfd)
+    page = (ROOT / "docs/scoring.md").read_text(encoding="utf-8")
+    assert any(output and f"```text\n{output}```" in page for output in outputs)
+    assert (folder / "changed.png").exists()
+
+
+@pytest.mark.medium
+def test_using_page_runs(folder, run_here, capfd):
+    run_page("docs/using.md", run_here, capfd)
+    assert (folder / "runs/NAME/test-whole/result.json").exists()
+
+
+@pytest.mark.slow
+def test_export_page_runs(folder, run_here, capfd):
+    run_page("docs/export.md", run_here, capfd)
+    assert (folder / "runs/NAME/best.xml").exists()
+
+
+@pytest.mark.medium
+def test_report_example_of_the_monitoring_page_runs(folder, run_here, capfd):
+    shapes = {"name": "shapes", "size": 32, "val_scenes": 2}
+    network = {"backbone": {"name": "resnest", "variant": "14", "width": 8}, "head": {"name": "fcn"}}
+    names = {
+        "folder": folder,
+        "model": segmenter.build(10, **network),
+        "dataset": registry.build("data.datasets", shapes, split="val"),
+        "protocol": Protocol(),
+        "settings": {"data": shapes},
+    }
+    run_page("docs/monitoring.md", run_here, capfd, names)
+    assert "disc" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_block_runs_or_is_marked():
+    tested = set(re.findall(r'"((?:docs/)?\w+\.md)"', Path(__file__).read_text(encoding="utf-8")))
+    unmarked = [
+        str(b) for b in BLOCKS if b.language in ("sh", "python") and not b.needs and b.page not in tested
+    ]
+    assert not unmarked, "no test runs these blocks; add one, or <!-- needs: ... --> before the block"
+
+
+# Links
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    found: set[str] = set()
+    stream = tokens(page)
+    for opening, inline in itertools.pairwise(stream):
+        if opening.type == "heading_open":
+            text = "".join(child.content for child in inline.children or ())
+            slug = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
+            number = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other) is not None for other in found)
+            found.add(f"{slug}-{number}" if number else slug)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_and_anchors_exist(page):
+    children = [child for token in tokens(page) for child in token.children or ()]
+    targets = [child.attrs["href"] for child in children if child.type == "link_open"]
+    targets += [child.attrs["src"] for child in children if child.type == "image"]
+    missing = []
+    for target in map(str, targets):
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        if not linked.exists() or (anchor and anchor not in anchors(linked)):
+            missing.append(target)
+    assert not missing
