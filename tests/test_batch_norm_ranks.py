@@ -76,7 +76,8 @@ class SaveStatistics:
 
 @pytest.mark.medium
 def test_processes_on_a_cpu_warn_and_keep_equal_statistics(tmp_path):
-    found = ranks(2, tmp_path / "run", before=SaveStatistics(tmp_path))
+    # statistics of two images are mostly noise: at a learning rate of 0.05 some processors' rounding diverges
+    found = ranks(2, tmp_path / "run", "schedule.lr=0.001", before=SaveStatistics(tmp_path))
     for run in found:
         run.complete()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

@@ -49,6 +49,9 @@ def test_ctrl_c_during_imports_ends_in_one_line(script, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background jobs ignore it
     )
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
