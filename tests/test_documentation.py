@@ -352,6 +352,12 @@ def test_python_page_runs(folder, run_here, capfd):
 
 
 @pytest.mark.medium
+def test_page_for_users_of_smp_runs(folder, run_here, capfd):
+    names, _ = run_page("docs/from_smp.md", run_here, capfd)
+    assert names["model"].eval()(torch.zeros(1, 3, 33, 40)).main.shape[1] == 2
+
+
+@pytest.mark.medium
 def test_scoring_page_runs_and_prints_what_it_says(folder, run_here, capfd):
     _, outputs = run_page("docs/scoring.md", run_here, capfd)
     page = (ROOT / "docs/scoring.md").read_text(encoding="utf-8")
