@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -41,6 +42,10 @@ from segkit.config import command_line, registry, schema
 from segkit.config.compose import compose_settings
 from segkit.inference import Protocol
 from segkit.models import segmenter
+
+sys.path.insert(0, str(ROOT / "docs"))
+import figures
+import record_demo
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 LANGUAGES = {"sh", "python", "yaml", "toml", "text", "csv"}
@@ -400,6 +405,16 @@ def test_every_block_runs_or_is_marked():
     assert not unmarked, "no test runs these blocks; add one, or <!-- needs: ... --> before the block"
 
 
+def test_figures_show_the_shapes_of_the_published_block():
+    shapes = figures.record_shapes(64, 56)
+    assert shapes["conv"] == (128, 56, 56)  # radix 2
+    assert shapes["fc1"] == (32, 1, 1)  # 64 * 2 / 4
+    assert shapes["fc2"] == (128, 1, 1)
+    assert shapes["output"] == (64, 56, 56)
+    for figure in (figures.draw_split_attention(), figures.draw_dilation()):
+        figure.savefig(io.BytesIO())
+
+
 # Links
 
 
@@ -430,3 +445,14 @@ def test_links_and_anchors_exist(page):
         if not linked.exists() or (anchor and anchor not in anchors(linked)):
             missing.append(target)
     assert not missing
+
+
+def test_recorded_terminal_shows_every_line_in_order():
+    lines = [(float(second), f"<line {second}>") for second in range(40)]
+    picture = ElementTree.fromstring(record_demo.render(lines))
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == [line for _, line in lines]
+    style = next(picture.iter("{http://www.w3.org/2000/svg}style")).text or ""
+    shown = [float(share) for share in re.findall(r"@keyframes l\d+\{0%,([\d.]+)%", style)]
+    assert shown == sorted(shown)
+    assert f"translateY({-(40 - record_demo.ROWS) * record_demo.LINE}px)" in style
