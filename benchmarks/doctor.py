@@ -2,17 +2,21 @@
 
     python benchmarks/doctor.py copies --root data/camvid [--quick]
     python benchmarks/doctor.py masks --root data/camvid [--quick]
+    python benchmarks/doctor.py labels --root data/camvid --checkpoint best.pt [--quick]
     python benchmarks/doctor.py speed --root data/camvid [--images 1000]
 
 ``copies``: recompressed, resized and mirrored copies of every image, against the false pairs among the
-images. ``masks``: every mask shifted, mirrored, and exchanged with that of another image. ``speed``: seconds
-and peak memory of the examination of a folder of brightened and moved copies.
+images. ``masks``: every fifth mask shifted, mirrored, or exchanged with that of another image. ``labels``:
+errors in 5 % of the validation labels (two classes exchanged, a mask shifted by 15 pixels, a region
+relabeled), their share in the first 10 % of the ranking, and in that of cleanlab from the same predictions,
+if it is installed. ``speed``: seconds and peak memory for a folder of brightened and moved copies.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import resource
 import subprocess
 import sys
@@ -20,16 +24,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import segkit
 from segkit.config import registry
-from segkit.tools.doctor import agreement, copies
+from segkit.data.alignment import align_dataset
+from segkit.tools.doctor import agreement, copies, labels
 from segkit.tools.doctor.findings import Key
 from segkit.tools.doctor.scan import Record, examine_pair, to_gray
+from segkit.types import ignore_index
 
 SHIFT = 15  # pixels
 
@@ -61,13 +69,13 @@ COPIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def build_datasets(arguments: argparse.Namespace) -> dict[str, object]:
+def build_datasets(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return both splits of the data set."""
     settings = {"name": arguments.data, "root": arguments.root}
     return {split: registry.build("data.datasets", settings, split=split) for split in ("train", "val")}
 
 
-def read_records(datasets: dict[str, object], step: int) -> tuple[list[Record], list[Key]]:
+def read_records(datasets: dict[str, Any], step: int) -> tuple[list[Record], list[Key]]:
     """Return the records of every ``step``-th image."""
     keys = [Key(split, place) for split, data in datasets.items() for place in range(0, len(data), step)]
     return [examine_pair(datasets[key.split], key)[0] for key in keys], keys
@@ -115,13 +123,7 @@ def measure_masks(arguments: argparse.Namespace) -> None:
     datasets = build_datasets(arguments)
     records, keys = read_records(datasets, 8 if arguments.quick else 1)
     samples = [datasets[key.split].read(key.position) for key in keys]
-    draw = np.random.default_rng(0)
-
-    def shift(place: int) -> np.ndarray:
-        y, x = [(0, SHIFT), (0, -SHIFT), (SHIFT, 0), (-SHIFT, 0)][draw.integers(4)]
-        move = np.array([[1, 0, x], [0, 1, y]], np.float32)
-        size = samples[place].label.shape[::-1]
-        return cv2.warpAffine(samples[place].label, move, size, flags=cv2.INTER_NEAREST, borderValue=255)
+    draw, num_classes = np.random.default_rng(0), datasets["train"].table.num_classes
 
     def exchange(place: int) -> np.ndarray:
         other = samples[(place + len(samples) // 2) % len(samples)].label
@@ -134,7 +136,7 @@ def measure_masks(arguments: argparse.Namespace) -> None:
         print(f"{title:>12}: {len(named & chosen)} of {len(chosen)} found ({kinds or 'nothing'})")
 
     changes: dict[str, Callable[[int], np.ndarray]] = {
-        "shifted": shift,
+        "shifted": lambda place: shift_label(samples[place].label, draw, num_classes),
         "mirrored": lambda place: mirror(samples[place].label),
         "exchanged": exchange,
     }
@@ -147,6 +149,95 @@ def measure_masks(arguments: argparse.Namespace) -> None:
             fit = agreement.measure_agreement(gray, change(place))
             changed[place] = records[place]._replace(agreement=fit)
         report(title, changed, {keys[place] for place in chosen})
+
+
+def exchange_classes(label: np.ndarray, draw: np.random.Generator, num_classes: int) -> np.ndarray | None:
+    """Return a label with two classes exchanged that cover at least 1 % each; None without two."""
+    large = [k for k in range(num_classes) if (label == k).mean() >= 0.01]
+    if len(large) < 2:
+        return None
+    one, other = draw.choice(large, 2, replace=False)
+    changed = label.copy()
+    changed[label == one], changed[label == other] = other, one
+    return changed
+
+
+def shift_label(label: np.ndarray, draw: np.random.Generator, num_classes: int) -> np.ndarray:
+    """Return a label moved by ``SHIFT`` pixels in a random direction."""
+    y, x = [(0, SHIFT), (0, -SHIFT), (SHIFT, 0), (-SHIFT, 0)][draw.integers(4)]
+    move = np.array([[1, 0, x], [0, 1, y]], np.float32)
+    fill = ignore_index(num_classes)
+    return cv2.warpAffine(label, move, label.shape[::-1], flags=cv2.INTER_NEAREST, borderValue=fill)
+
+
+def relabel_region(label: np.ndarray, draw: np.random.Generator, num_classes: int) -> np.ndarray | None:
+    """Return a label with one region of at least 0.5 % of the pixels in a random other class."""
+    regions = []
+    for k in range(num_classes):
+        number, components, boxes, _ = cv2.connectedComponentsWithStats(np.uint8(label == k), connectivity=4)
+        areas = boxes[:, cv2.CC_STAT_AREA]
+        regions += [(k, components == i) for i in range(1, number) if areas[i] >= 0.005 * label.size]
+    if not regions:
+        return None
+    own, region = regions[draw.integers(len(regions))]
+    changed = label.copy()
+    changed[region] = draw.choice([k for k in range(num_classes) if k != own])
+    return changed
+
+
+ERRORS = {"exchanged": exchange_classes, "shifted": shift_label, "relabeled": relabel_region}
+
+
+def score_with_cleanlab(probabilities: np.ndarray, label: np.ndarray) -> float:
+    """Return cleanlab's quality score of a label, lower is worse; ignored pixels count as right."""
+    from cleanlab.segmentation.rank import get_label_quality_scores
+
+    is_ignored = label == ignore_index(len(probabilities))
+    probabilities = probabilities / probabilities.sum(0)
+    probabilities[:, is_ignored] = 0
+    probabilities[0][is_ignored] = 1
+    known = np.where(is_ignored, 0, label).astype(np.int64)
+    return float(get_label_quality_scores(known[None], probabilities[None], verbose=False)[0][0])
+
+
+def measure_labels(arguments: argparse.Namespace) -> None:
+    """Print the share of planted errors in the first tenth of the rankings."""
+    dataset = build_datasets(arguments)["val"]
+    with_cleanlab = importlib.util.find_spec("cleanlab") is not None
+    trained = segkit.load(arguments.checkpoint)
+    dataset = align_dataset(dataset, trained.table.names)
+    samples = [dataset.read(place) for place in range(0, len(dataset), 4 if arguments.quick else 1)]
+    predicted = [trained.probabilities(sample.image).astype(np.float16) for sample in samples]
+    count, num_classes = len(samples), trained.table.num_classes
+
+    def judge(place: int, label: np.ndarray) -> tuple[labels.ImageEvidence, float]:
+        probabilities = predicted[place].astype(np.float32)
+        compared = labels.compare_label(probabilities, label)
+        evidence = labels.ImageEvidence(Key("val", place), samples[place].name, False, *compared[:4])
+        return evidence, score_with_cleanlab(probabilities, label) if with_cleanlab else 0.0
+
+    sound = [judge(place, sample.label) for place, sample in enumerate(samples)]
+    found: dict[str, list[tuple[bool, bool]]] = {kind: [] for kind in ERRORS}
+    for draw_number in range(3 if arguments.quick else 60):
+        draw, judged, planted = np.random.default_rng(draw_number), list(sound), {}
+        for number, place in enumerate(
+            draw.choice(count, max(1, round(0.05 * count)), replace=False).tolist()
+        ):
+            kind = list(ERRORS)[(number + draw_number) % len(ERRORS)]
+            changed = ERRORS[kind](samples[place].label, draw, num_classes)
+            if changed is not None:
+                planted[place] = kind
+                judged[place] = judge(place, changed)
+        tenth = count // 10
+        ours = {s.evidence.key.position for s in labels.rank_images([e for e, _ in judged])[:tenth]}
+        theirs = set(np.argsort([score for _, score in judged], kind="stable")[:tenth].tolist())
+        for place, kind in planted.items():
+            found[kind].append((place in ours, place in theirs))
+    everything = [each for rows in found.values() for each in rows]
+    for kind, rows in {**found, "all": everything}.items():
+        shares = np.mean(rows, axis=0) if rows else (np.nan, np.nan)
+        theirs = f", cleanlab {shares[1]:.1%}" if with_cleanlab else ""
+        print(f"{kind:>12}: {shares[0]:.1%} of {len(rows)} in the first 10 %{theirs}")
 
 
 def measure_speed(arguments: argparse.Namespace) -> None:
@@ -186,12 +277,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    measures = {"copies": measure_copies, "masks": measure_masks, "speed": measure_speed}
+    measures = {
+        "copies": measure_copies,
+        "masks": measure_masks,
+        "labels": measure_labels,
+        "speed": measure_speed,
+    }
     parser.add_argument("measure", choices=measures)
     parser.add_argument("--root", required=True)
     parser.add_argument("--data", default="camvid", help="name of the data set")
+    parser.add_argument("--checkpoint", help="of the model for labels")
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--quick", action="store_true", help="every eighth image")
+    parser.add_argument("--quick", action="store_true", help="a part of the images")
     arguments = parser.parse_args()
     measures[arguments.measure](arguments)
 

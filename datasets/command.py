@@ -73,6 +73,11 @@ class Script:
             metavar="DIR",
             help="folder of doctor.html, doctor.json and exclude.txt; default: %(default)s",
         )
+        examine.add_argument(
+            "--checkpoint",
+            metavar="FILE",
+            help="of a trained model, which ranks the images by how likely their labels are wrong",
+        )
         show = self._command(
             "show", "write a contact sheet: image and overlay, before and after augmentation"
         )
@@ -171,7 +176,12 @@ class Script:
         settings = self._settings(arguments)
         splits = [arguments.split] if arguments.split else ["train", "val"]
         datasets = {split: self._dataset(settings, split, on_error="skip", cache="none") for split in splits}
-        found = doctor.examine_dataset(datasets, folder=arguments.output)
+        found = doctor.examine_dataset(
+            datasets,
+            folder=arguments.output,
+            checkpoint=arguments.checkpoint,
+            plugins=settings["plugins"],
+        )
         print(*found.lines(), sep="\n")
         sys.exit(found.is_serious)
 

@@ -125,7 +125,7 @@ def find_misfits(records: Sequence[Record]) -> list[Finding]:
             text = f"{record.name}: fits {fit.mirrored:.2f} when mirrored, {fit.near:.2f} as it is"
             mirrored.append((fit.mirrored - fit.near, Case(images, text)))
         elif fit.best - fit.near >= MIN_GAIN and fit.best - fit.middle >= max(MIN_CONTRAST, usual / 2):
-            moved = f"{fit.best:.2f} when moved by {_format_offset(fit.offset)}"
+            moved = f"{fit.best:.2f} when moved by {format_offset(fit.offset)}"
             text = f"{record.name}: fits {moved}, {fit.near:.2f} as it is"
             shifted.append((fit.best - fit.near, Case(images, text)))
         elif fit.near - fit.middle < LOW_CONTRAST * usual:
@@ -163,7 +163,7 @@ def find_misfits(records: Sequence[Record]) -> list[Finding]:
     return findings
 
 
-def _format_offset(offset: tuple[int, int]) -> str:
+def format_offset(offset: tuple[int, int]) -> str:
     """Return an offset (y, x) in words."""
     parts = []
     for value, negative, positive in ((offset[1], "left", "right"), (offset[0], "up", "down")):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segkit.data.pairs import Pairs
 from segkit.runtime import files
 from segkit.runtime.text import format_count
-from segkit.tools.doctor import agreement, classes, copies, page, values
+from segkit.tools.doctor import agreement, classes, copies, model, page, ranking_page, values
 from segkit.tools.doctor.findings import Case, Finding, Key, sort_findings
+from segkit.tools.doctor.labels import Suspect
 from segkit.tools.doctor.scan import Scan, scan_datasets, to_gray
 
 UNUSED = ("copies in both splits", "copies in one split", "images without labels", "plain images")
@@ -39,16 +41,30 @@ class Examination:
         return [*lines, f"{format_count(self.images, 'image')} examined; see {self.folder / 'doctor.html'}"]
 
 
-def examine_dataset(datasets: Mapping[str, Pairs], *, folder: Path) -> Examination:
+def examine_dataset(
+    datasets: Mapping[str, Pairs],
+    *,
+    folder: Path,
+    checkpoint: str | None = None,
+    plugins: Sequence[str] = (),
+    pictures: int = 24,
+) -> Examination:
     """Examine the splits of a data set and write ``doctor.html``, ``doctor.json`` and ``exclude.txt``.
 
     Args:
         datasets: built with ``on_error="skip"``, by split: ``train``, ``val`` or both.
         folder: of the files; it is created.
+        checkpoint: of a model that ranks the images by how likely their labels are wrong; None: no ranking.
+        plugins: packages that hold components of the model.
+        pictures: of the ranking.
 
     Raises:
+        ValueError: the checkpoint cannot be used for these data.
         OSError: the files cannot be written.
     """
+    second_opinion = None
+    if checkpoint is not None:  # before the scan, so that a wrong checkpoint is reported at once
+        second_opinion = model.Model(checkpoint, datasets, plugins=plugins)
     scan = scan_datasets(datasets)
 
     def read_gray(key: Key) -> np.ndarray:
@@ -56,6 +72,11 @@ def examine_dataset(datasets: Mapping[str, Pairs], *, folder: Path) -> Examinati
         return to_gray(dataset.read_image(dataset.pairs[key.position]), dataset)[0]
 
     table = next(iter(datasets.values())).table
+    ranking: list[Suspect] = []
+    about_labels: list[Finding] = []
+    if second_opinion is not None:
+        ranking = second_opinion.rank()
+        about_labels = model.find_label_problems(ranking, second_opinion.table.names)
     findings = sort_findings(
         [
             *_describe_unreadable(scan),
@@ -64,21 +85,29 @@ def examine_dataset(datasets: Mapping[str, Pairs], *, folder: Path) -> Examinati
             *values.find_unusual_values(scan),
             *classes.find_class_problems(scan),
             *classes.find_similar_classes(table),
+            *about_labels,
         ]
     )
     name = next(iter(datasets.values())).name
+    section = ""
+    if second_opinion is not None:
+        section = ranking_page.render_ranking(ranking, second_opinion, count=pictures)
     text = page.render_page(
         scan,
         findings,
         title=f"Examination of {name}",
         read=lambda key: datasets[key.split].read(key.position),
+        ranking=section,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    content = {
+    content: dict[str, Any] = {
         "name": name,
         "images": {split: len(dataset) for split, dataset in datasets.items()},
         "findings": [finding.to_plain(scan.names) for finding in findings],
     }
+    if second_opinion is not None:
+        content["model"] = model.describe_training(ranking)
+        content["ranking"] = model.ranking_to_plain(ranking, second_opinion.table.names)
     for file_name, written in (
         ("doctor.html", text),
         ("doctor.json", json.dumps(content, indent=1, ensure_ascii=False)),

@@ -1,0 +1,53 @@
+"""Data sets of generated scenes for the tests of the doctor."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+
+from segkit.data.datasets import folder, shapes
+from segkit.tools import doctor
+
+NAMES = ["ground", "disc", "spotted", "ring", "triangle", "striped", "box", "checked", "star", "band"]
+COLORS = ["404040", "ff0000", "00ff00", "0000ff", "ffff00", "ff00ff", "00ffff", "ff8000", "8000ff", "ffffff"]
+CLASSES = "id,name,color,ignore\n" + "".join(f"{k},{NAMES[k]},#{COLORS[k]},\n" for k in range(10))
+SCENES = {"train": shapes.build("train", size=[120, 160]), "val": shapes.build("val", size=[120, 160])}
+
+
+def write_pair(root, split, name, image, label, suffix=".png"):
+    for kind, array, end in (("images", image[..., ::-1], suffix), ("masks", label, ".png")):
+        file = root / kind / split / f"{name}{end}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(file), array)
+
+
+def make(root, train=16, val=8):
+    """Write a sound data set of scenes; every class is in enough of them."""
+    for split, count in (("train", train), ("val", val)):
+        for index in range(count):
+            sample = SCENES[split].read(index)
+            write_pair(root, split, f"{split}{index}x", sample.image, sample.label)
+    (root / "classes.csv").write_text(CLASSES + "255,unsure,#000000,yes\n")
+    return root
+
+
+def examine(root, **settings):
+    datasets = {
+        split: folder.build(split, root=str(root), on_error="skip", **settings) for split in ("train", "val")
+    }
+    return doctor.examine_dataset(datasets, folder=root / "out")
+
+
+def find(examination, kind):
+    """Return the one finding of a kind, and the names of the images of each of its cases."""
+    finding = next((f for f in examination.findings if f.kind == kind), None)
+    if finding is None:
+        return None, []
+    content = json.loads((examination.folder / "doctor.json").read_text())
+    plain = next(f for f in content["findings"] if f["kind"] == kind)
+    return finding, [{image["name"] for image in case["images"]} for case in plain["cases"]]
+
+
+def kinds(examination):
+    return {finding.kind for finding in examination.findings}

@@ -1,0 +1,238 @@
+"""The doctor with a model: labels that the model contradicts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import segkit
+from planted import SCENES, find, kinds, make, write_pair
+from segkit.data.datasets import folder
+from segkit.tools import doctor
+from segkit.tools.doctor import labels, model, ranking_page
+from segkit.tools.doctor.findings import Key
+
+ROOT = Path(__file__).parent.parent
+
+
+def soften(label, *, sure=0.9, classes=10, seed=0):
+    """Return probabilities (K, H, W) of a model that is mostly right about a label without ignored pixels."""
+    known = np.where(label == 255, 0, label)
+    spread = np.random.default_rng(seed).dirichlet(np.ones(classes), label.shape).transpose(2, 0, 1)
+    truth = (np.arange(classes)[:, None, None] == known).astype(np.float32)
+    return (sure * truth + (1 - sure) * spread).astype(np.float32)
+
+
+def halves():
+    """Return a label of sky (0) above road (1) with a car (2)."""
+    label = np.zeros((120, 160), np.uint8)
+    label[60:] = 1
+    label[70:100, 40:80] = 2
+    return label
+
+
+def test_relabeled_region_is_found_with_its_classes_and_box():
+    truth = halves()
+    label = truth.copy()
+    label[70:100, 40:80] = 7
+    compared = labels.compare_label(soften(truth), label)
+    region = compared.regions[0]
+    assert (region.label, region.prediction, region.box) == (7, 2, (40, 70, 40, 30))
+    assert region.share == pytest.approx(40 * 30 / truth.size)
+    assert compared.outlines[85, 60] == 1
+    assert (compared.outlines == 1).sum() == 40 * 30
+    assert compared.shift == 0
+    probabilities = np.maximum(soften(truth), labels.LEAST)
+    gain = np.log(probabilities.max(0) / probabilities[7])[70:100, 40:80].sum() / truth.size
+    assert region.evidence == pytest.approx(gain, rel=1e-4)
+
+
+def test_right_label_has_no_evidence():
+    compared = labels.compare_label(soften(halves()), halves())
+    assert (compared.regions, compared.shift, compared.exchange) == ((), 0, None)
+
+
+def test_exchanged_classes_are_found():
+    truth = halves()
+    label = np.choose(truth, [1, 0, 2]).astype(np.uint8)
+    one, other, gain = labels.compare_label(soften(truth), label).exchange
+    assert {one, other} == {0, 1}
+    assert gain > model.EXCHANGE
+
+
+@pytest.mark.parametrize("offset", [(0, 12), (-9, 0), (8, -8)])
+def test_offset_of_moved_label_is_found(offset):
+    move = np.float32([[1, 0, offset[1]], [0, 1, offset[0]]])
+    label = cv2.warpAffine(halves(), move, (160, 120), flags=cv2.INTER_NEAREST, borderValue=255)
+    compared = labels.compare_label(soften(halves()), label)
+    assert compared.shift > model.SHIFT
+    assert np.abs(np.add(compared.offset, offset)).max() <= 2
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 900), (700, 1300)])
+def test_any_size_and_only_ignored_pixels_are_compared(shape):
+    label = np.full(shape, 255, np.uint8)
+    compared = labels.compare_label(soften(label), label)
+    assert (compared.regions, compared.shift, compared.exchange) == ((), 0, None)
+    label[:] = 3
+    assert labels.compare_label(soften(label), label).regions == ()
+
+
+def evidence(place, *regions, shift=0.0, is_trained_on=False):
+    made = tuple(labels.Region(a, b, value, 0.1, (0, 0, 5, 5)) for a, b, value in regions)
+    return labels.ImageEvidence(Key("val", place), f"i{place}", is_trained_on, made, shift, (0, 0), None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_are_relative_to_the_same_confusion_in_the_other_images(seed):
+    draw = np.random.default_rng(seed)
+    images = [
+        evidence(
+            place,
+            *((*draw.integers(0, 3, 2).tolist(), float(draw.random())) for _ in range(draw.integers(0, 6))),
+            shift=float(draw.choice([0.0, 0.02])),
+            is_trained_on=bool(draw.integers(2)),
+        )
+        for place in range(int(draw.integers(5, 60)))
+    ]
+
+    def expected(image):
+        group = [other for other in images if other.is_trained_on == image.is_trained_on]
+        scores = [image.shift / labels.SHIFT_UNIT]
+        for region in image.regions:
+            pair = region[:2]
+            others = sorted(
+                max((r.evidence for r in other.regions if r[:2] == pair), default=0.0)
+                for other in group
+                if other is not image
+            )[::-1]
+            rank = int(len(group) * 0.05)
+            usual = others[rank] if rank < len(others) else 0.0
+            scores.append(region.evidence / (labels.USUAL_EVIDENCE + usual))
+        return max(scores)
+
+    ranking = labels.rank_images(images)
+    assert [s.score for s in ranking] == pytest.approx(sorted(map(expected, images), reverse=True))
+    for suspect in ranking:
+        assert suspect.score == pytest.approx(expected(suspect.evidence))
+
+
+class Oracle:
+    """A model that knows the true labels of scenes by the pixels of the image, and is sometimes unsure."""
+
+    def __init__(self, dataset):
+        self.table, self.bands, self.truth = dataset.table, dataset.bands, {}
+        for index in range(len(dataset)):
+            sample = dataset.read(index)
+            self.truth[sample.image.tobytes()] = sample.label
+
+    def probabilities(self, image):
+        return soften(self.truth[image.tobytes()])
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """Return a data set of scenes, and a function that examines it with a model that knows the truth."""
+    root = make(tmp_path / "data", train=20, val=4)
+    whole = folder.build("train", root=str(root), train_split=".")
+    oracle = Oracle(whole)
+    oracle.truth = {image: np.where(label == 255, 0, label) for image, label in oracle.truth.items()}
+    monkeypatch.setattr(model.predictor, "load", lambda file, plugins: oracle)
+    trained = {model._identify_file(pair.image) for pair in folder.build("val", root=str(root)).pairs}
+    monkeypatch.setattr(model, "find_training_files", lambda file: trained)
+
+    def examine():
+        datasets = {split: folder.build(split, root=str(root), on_error="skip") for split in ("train", "val")}
+        return doctor.examine_dataset(datasets, folder=tmp_path / "out", checkpoint="x.pt")
+
+    return root, examine
+
+
+def test_planted_errors_are_first_in_the_ranking_and_reported(opened):
+    root, examine = opened
+    samples = [SCENES["train"].read(index) for index in range(3)]
+    present = np.unique(samples[0].label)
+    ground, thing = 0, int(present[(present > 0) & (present < 255)][0])
+    exchanged = samples[0].label.copy()
+    exchanged[samples[0].label == ground], exchanged[samples[0].label == thing] = thing, ground
+    write_pair(root, "train", "train0x", samples[0].image, exchanged)
+    moved = np.full_like(samples[1].label, 255)
+    moved[10:] = samples[1].label[:-10]
+    write_pair(root, "train", "train1x", samples[1].image, moved)
+    relabeled = samples[2].label.copy()
+    third = int(np.unique(relabeled)[1])
+    relabeled[relabeled == third] = (third + 4) % 10
+    write_pair(root, "train", "train2x", samples[2].image, relabeled)
+    found = examine()
+    content = json.loads((found.folder / "doctor.json").read_text())
+    assert {row["name"] for row in content["ranking"][:3]} == {"train0x", "train1x", "train2x"}
+    assert len(content["ranking"]) == 24
+    assert [row["trained_on"] for row in content["ranking"] if row["split"] == "val"] == [True] * 4
+    assert not any(row["trained_on"] for row in content["ranking"] if row["split"] == "train")
+    assert "trained on 4 of these 24 images" in content["model"]
+    assert "train0x" in find(found, "exchanged classes")[1][0]
+    assert "train1x" in find(found, "moved labels")[1][0]
+    assert "train2x" in find(found, "suspicious regions")[1][0]
+    assert found.is_serious
+    page = (found.folder / "doctor.html").read_text()
+    assert "Images by how likely their labels are wrong" in page
+    assert page.count('<figure data-show="image">') == 24
+
+
+def test_sound_labels_are_not_reported(opened):
+    _, examine = opened
+    found = examine()
+    assert not {"exchanged classes", "moved labels", "suspicious regions"} & kinds(found)
+
+
+def test_outlines_of_regions_are_drawn_on_pictures_of_other_sizes():
+    numbers = np.zeros((30, 40), np.int32)
+    numbers[10:20, 10:30] = 2
+    drawn = ranking_page.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [2])
+    assert (drawn[20, 40] == ranking_page.OUTLINE).all()
+    assert not drawn[30, 40].any()
+    assert not ranking_page.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [1]).any()
+
+
+@pytest.mark.medium
+def test_command_ranks_images_with_a_checkpoint(tmp_path):
+    root = make(tmp_path / "data", train=6, val=3)
+    settings = segkit.compose_settings(
+        "train",
+        ["data=folder", f"data.root={root}", "model=deeplabv3_demo", "sizes.base=160", "sizes.crop=64"],
+    )
+    dataset = segkit.build_dataset(settings)
+    torch.manual_seed(0)
+    network = segkit.build_model(settings, dataset.table.num_classes)
+    segkit.save(network, tmp_path / "model.pt", settings=settings, table=dataset.table)
+
+    def run(file):
+        command = [sys.executable, str(ROOT / "datasets/folder.py"), "doctor", "--root", str(root)]
+        return subprocess.run(
+            [*command, "--checkpoint", str(file), "--output", str(tmp_path / "out")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    result = run(tmp_path / "model.pt")
+    assert result.returncode in (0, 1), result.stderr
+    content = json.loads((tmp_path / "out/doctor.json").read_text())
+    assert len(content["ranking"]) == 9
+    assert content["model"].startswith("The model was trained on 6 of these 9 images.")
+    assert {row["trained_on"] for row in content["ranking"] if row["split"] == "val"} == {False}
+    missing = run(tmp_path / "none.pt")
+    assert missing.returncode == 2
+    assert re.search(r"none\.pt", missing.stderr)
+    (root / "classes.csv").write_text((root / "classes.csv").read_text().replace("disc", "disk"))
+    other = run(tmp_path / "model.pt")
+    assert other.returncode == 2
+    assert "the network has the classes" in other.stderr
