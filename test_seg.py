@@ -76,16 +76,7 @@ def main(settings: dict[str, Any]) -> None:
             if settings["submission"]:
                 submissions.pack_archive(folder, val_set.names, table)
             if settings["report"]:
-                report.write_report(
-                    folder,
-                    scores=result.scores,
-                    protocol=protocol,
-                    table=table,
-                    counts=result.counts.numpy(),
-                    samples=samples,
-                    images=len(val_set),
-                    settings=settings,
-                )
+                report.write_report(folder, result, table, samples=samples, settings=settings)
             print(results.format_summary(result, table, data=results.describe_data(settings)))
             print(f"Results: {folder}")
 

@@ -9,10 +9,13 @@ import re
 import cv2
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import jaccard_score
 
 from segkit.data.label_map import Entry, LabelMap, load_builtin_label_map
 from segkit.evaluation import gallery, report
+from segkit.evaluation.intervals import Interval
+from segkit.evaluation.scoring import Evaluation
 from segkit.types import Sample
 from webdriver import browser, needs_chromium
 
@@ -38,12 +41,16 @@ def write(folder, **changed):
         image = sample(seed)
         prediction = np.where(np.arange(80) < 10 * seed, image.label, 1).astype(np.uint8)
         shown.add(image._replace(name=EVIL if seed == 0 else image.name), np.minimum(prediction, 3))
+    evaluation = Evaluation(
+        counts=torch.from_numpy(changed.pop("counts", COUNTS)),
+        scores=changed.pop("scores", SCORES),
+        protocol="whole (scales 1)",
+        seconds=1.0,
+        images=changed.pop("images", 1234),
+        intervals={"mIoU": Interval(0.6512, 0.7201)},
+    )
     content = {
-        "scores": SCORES,
-        "protocol": "whole (scales 1)",
         "table": TABLE,
-        "images": 1234,
-        "counts": COUNTS,
         "samples": shown.gather_images(),
         "settings": {
             "model": {"name": EVIL},
@@ -51,7 +58,7 @@ def write(folder, **changed):
             "data": {"name": "town", "val_split": "val"},
         },
     }
-    return report.write_report(folder, **(content | changed))
+    return report.write_report(folder, evaluation, **(content | changed))
 
 
 class Reader(html.parser.HTMLParser):
@@ -110,7 +117,7 @@ def test_names_are_escaped_in_the_report(page):
 
 def test_report_shows_scores_and_protocol(page):
     words = Reader(page.read_text()).words
-    assert {"pixAcc", "91.50", "mIoU", "68.75"} <= set(words)
+    assert {"pixAcc", "91.50", "mIoU", "68.75", "65.12 to 72.01"} <= set(words)
     assert any("whole (scales 1)" in text for text in words)
 
 
@@ -149,6 +156,12 @@ def test_report_without_images_or_errors(tmp_path):
     assert "No pixels were confused." in text
     assert "<section hidden>" in text
     assert "$" not in re.sub(r"data:[^\"]*|<script>.*</script>", "", text, flags=re.DOTALL)
+
+
+def test_pixels_predicted_as_no_class_lower_the_recall(tmp_path):
+    counts = np.column_stack([np.diag([6, 2, 3, 4, 5]), [2, 0, 0, 0, 0]])
+    rows = Reader(write(tmp_path, samples=[], counts=counts).read_text()).all("td")
+    assert [row["data-value"] for row in rows][1:4] == ["0.75", "0.75", "1"]  # IoU, recall, precision
 
 
 def test_image_iou_equals_scikit_learn():

@@ -90,16 +90,7 @@ def score_and_write(settings: Mapping[str, Any]) -> str:
             classes = table.num_classes
             shown = np.where(ids == classes, ignore_index(classes), ids).astype(class_id_dtype(classes))
             gallery.add(dataset.read(index), shown)
-        report.write_report(
-            folder,
-            scores=found.scores,
-            protocol=evaluation.protocol,
-            table=table,
-            counts=found.counts[:, :-1],
-            samples=gallery.gather_images(),
-            images=len(found.names),
-            settings=settings,
-        )
+        report.write_report(folder, evaluation, table, samples=gallery.gather_images(), settings=settings)
     lines = [results.format_summary(evaluation, table, data=results.describe_data(settings))]
     if settings["predictions_format"] == "auto":
         lines.append(f"predictions_format={found.format} (detected): {masks.FORMATS[found.format]}")

@@ -16,6 +16,8 @@ import numpy as np
 
 from segkit.data.label_map import LabelMap
 from segkit.evaluation.gallery import Gallery, ScoredImage
+from segkit.evaluation.intervals import Interval
+from segkit.evaluation.scoring import Evaluation
 from segkit.runtime import files
 from segkit.runtime.text import format_count
 from segkit.visualize import html, overlays, tables
@@ -35,38 +37,37 @@ LAYERS = ("image", "label", "prediction", "error")
 
 def write_report(
     folder: Path,
-    *,
-    scores: Mapping[str, float],
-    protocol: object,
+    evaluation: Evaluation,
     table: LabelMap,
-    counts: np.ndarray,
+    *,
     samples: Sequence[ScoredImage] = (),
-    images: int,
     settings: Mapping[str, Any],
 ) -> Path:
     """Write ``report.html``, with links to the other result files in its folder.
 
     Args:
         folder: of the results.
-        scores: fractions by name, in display order.
-        protocol: shown as its ``str``.
+        evaluation: the scores, with their 95 % intervals, and the confusion matrix.
         table: of the K classes.
-        counts: (K, K) confusion matrix, rows are labels.
         samples: images to show, from ``Gallery.gather_images``.
-        images: number of scored images.
         settings: nested, of plain values.
     """
-    counts, names, colors = np.asarray(counts), table.names, table.colors
+    counts, names, colors = np.asarray(evaluation.counts), table.names, table.colors
     present = overlays.present_classes([ids for s in samples for ids in (s.label, s.prediction)])
     other_files = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
     links = " · ".join(_link(file, folder, file.name) for file in other_files)
     page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
         style=html.read_style(),
         script=html.read_script(),
-        title=escape(_format_title(settings, images)),
-        protocol=escape(str(protocol)),
-        cards="".join(_render_card(name, value) for name, value in scores.items()),
-        definitions="".join(f"<dt>{n}<dd>{escape(DEFINITIONS[n])}" for n in scores if n in DEFINITIONS),
+        title=escape(_format_title(settings, evaluation.images)),
+        protocol=escape(str(evaluation.protocol)),
+        cards="".join(
+            _render_card(name, value, evaluation.intervals.get(name))
+            for name, value in evaluation.scores.items()
+        ),
+        definitions="".join(
+            f"<dt>{n}<dd>{escape(DEFINITIONS[n])}" for n in evaluation.scores if n in DEFINITIONS
+        ),
         files=f"Result files: {links}" if links else "",
         classes=_render_class_table(names, colors, counts),
         matrix=html.render_image(
@@ -96,10 +97,14 @@ def _format_title(settings: Mapping[str, Any], images: int) -> str:
     return f"{title}: {format_count(images, 'image')}"
 
 
-def _render_card(name: str, value: float) -> str:
+def _render_card(name: str, value: float, interval: Interval | None) -> str:
     definition = escape(DEFINITIONS.get(name, ""))
     head = f'<span class="soft">{escape(name)}</span>'
-    return f'<div class="card" title="{definition}">{head}<b>{tables.format_percent(value)}</b></div>'
+    bounds = ""
+    if interval is not None and not math.isnan(interval.low):
+        low, high = tables.format_percent(interval.low), tables.format_percent(interval.high)
+        bounds = f'<span class="soft" title="95 % bootstrap interval over images">{low} to {high}</span>'
+    return f'<div class="card" title="{definition}">{head}<b>{tables.format_percent(value)}</b>{bounds}</div>'
 
 
 def _render_class_table(names: Sequence[str], colors: np.ndarray, counts: np.ndarray) -> str:

@@ -164,12 +164,13 @@ def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int
     """Draw a confusion matrix: rows are true classes, columns predicted ones, cells percentages of the row.
 
     Args:
-        counts: (K, K), true class first; a class without pixels has an empty row.
+        counts: (K, K), or (K, K + 1) with pixels predicted as no class, true class first; a class without
+            pixels has an empty row.
         names: of the K classes.
         size: approximate side of the matrix in pixels. Above 40 classes, ids replace names, as many as fit.
     """
     counts = np.asarray(counts, dtype=np.float64)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1))[:, : len(names)]
     cell = min(48, max(1, size // len(names)))
     step, labels = 1, [f"{k} {name}" for k, name in enumerate(names)]
     if len(names) > 40:

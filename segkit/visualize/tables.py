@@ -12,13 +12,13 @@ def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Return IoU, recall, precision and share of the scored pixels of each class.
 
     Args:
-        counts: (K, K), true class first.
+        counts: (K, K), rows are labels; or (K, K + 1) with pixels predicted as no class in the last column.
 
     Returns:
         Fractions (K,); NaN for a zero denominator, such as the IoU of a class without pixels.
     """
     counts = np.asarray(counts, dtype=np.float64)
-    hits, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    hits, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)[: len(counts)]
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "IoU": hits / (labeled + predicted - hits),
@@ -83,9 +83,14 @@ def worst_and_best_classes(values: Sequence[float], count: int) -> list[int]:
 
 
 def most_confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int, float]]:
-    """Return the most frequent errors: (true class, predicted class, pixels, share of the true class)."""
+    """Return the most frequent errors: (true class, predicted class, pixels, share of the true class).
+
+    Args:
+        counts: as in ``class_scores``.
+        count: number of errors.
+    """
     counts = np.asarray(counts, dtype=np.int64)
-    wrong = counts - np.diag(counts.diagonal())
+    wrong = counts[:, : len(counts)] - np.diag(counts.diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     rows, columns = np.unravel_index(order, wrong.shape)
     pairs = [(int(t), int(p), int(wrong[t, p])) for t, p in zip(rows, columns, strict=True) if wrong[t, p]]
