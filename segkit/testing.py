@@ -7,6 +7,7 @@ with what is wrong. segkit's own components pass them in tests/test_contracts.py
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import pickle
 from collections.abc import Callable, Iterable, Sequence
@@ -106,14 +107,17 @@ def check_head(make: Callable[..., Any], *, num_classes: int = 5, align_corners:
     """Check that a head returns logits of K classes for the stages of any backbone.
 
     Args:
-        make: returns a ``Head`` for the keywords ``in_channels``, ``num_classes``, ``output_stride`` and
-            ``align_corners``.
+        make: returns a ``Head`` for those of the keywords ``in_channels``, ``num_classes``, ``output_stride``
+            and ``align_corners`` that it accepts, such as the ``build`` of the module.
         num_classes: K.
         align_corners: as used for resizing.
     """
     for in_channels, strides in (((8, 16, 24, 32), (4, 8, 8, 8)), ((6, 12, 12, 20), (4, 8, 16, 32))):
         supplied = {"in_channels": list(in_channels), "num_classes": num_classes}
-        head = make(**supplied, output_stride=strides[-1], align_corners=align_corners)
+        supplied |= {"output_stride": strides[-1], "align_corners": align_corners}
+        parameters = inspect.signature(make).parameters
+        accepts_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        head = make(**{key: value for key, value in supplied.items() if accepts_all or key in parameters})
         sizes = [(math.ceil(65 / stride), math.ceil(97 / stride)) for stride in strides]
         stages = [torch.rand(2, c, *size) for c, size in zip(in_channels, sizes, strict=True)]
         logits = head.train()(stages)

@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +57,9 @@ ARGUMENTS = {  # for placeholders in sentences
     "speed|agreement": "speed --image a.jpg",
     "ROW": "model=deeplabv3_resnest50 data=ade20k",
     "PROTOCOL": "evaluation=mmseg",
+    "plugins=my_package": "plugins=shiny",
+    "my_conf": "conf",
+    "head=pooled": "head=sums",
 }
 
 
@@ -95,9 +98,9 @@ def blocks(page: Path) -> Iterator[Block]:
         needs = ""
 
 
-def commands(text: str) -> list[list[str]]:
+def commands(text: str, arguments: Mapping[str, str] = ARGUMENTS) -> list[list[str]]:
     """Return the words of each command of a shell block; ``&&`` and lines separate commands."""
-    for placeholder, argument in ARGUMENTS.items():
+    for placeholder, argument in arguments.items():
         text = text.replace(placeholder, argument)
     lines = re.sub(r"\\\n", " ", text).splitlines()
     parts = [part for line in lines for part in re.split(r"\s&&\s", line)]
@@ -264,11 +267,11 @@ def parse_block(block: Block) -> None:
 
 
 def parse_yaml(text: str) -> None:
-    """Check settings of a loss, or a copy of a file of ``conf/`` that the first line names."""
+    """Check settings of a loss, a copy of a file of ``conf/`` that line 1 names, or only the syntax."""
     content = yaml.safe_load(text)
     if file := re.match(r"# (conf/.*)", text):
         assert content == yaml.safe_load((ROOT / file[1]).read_text())
-    else:
+    elif content["name"] in registry.available("losses"):
         assert not schema.unknown_keys("loss", content)
 
 
@@ -344,6 +347,29 @@ def test_own_data_page_runs(folder, run_here, capfd):
     assert (folder / "my_data.png").stat().st_size > 10_000
     assert len((folder / "my_data/weights.txt").read_text().split()) == 2
     assert (folder / "runs/my_data/best.pt").exists()
+
+
+@pytest.mark.medium
+def test_head_of_the_plugins_page_passes_the_checks_and_is_composed(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_plugins", {})
+    monkeypatch.setattr(schema, "extra_folders", [])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    page = [block for block in BLOCKS if block.page == "docs/plugins.md"]
+    (module,) = [block.text for block in page if "def build" in block.text]
+    (settings,) = [block.text for block in page if block.language == "yaml"]
+    (check,) = [block.text for block in page if "check_head" in block.text]
+    for file, text in {
+        "my_package/__init__.py": "",
+        "my_package/models/heads/pooled.py": module,
+        "my_conf/model/head/pooled.yaml": settings,
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    exec(check, {"build": importlib.import_module("my_package.models.heads.pooled").build})
+    (train,) = [block for block in page if "my_conf" in block.text and block.language == "sh"]
+    for words in commands(train.text, {}):
+        parse(words)
 
 
 @pytest.mark.medium

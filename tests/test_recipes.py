@@ -245,6 +245,7 @@ def test_another_backbone_keeps_all_other_settings(base, typed):
         (["model=deeplabv3_resnest14", "data=ade20k"], True),
         (["model=deeplabv3_resnest101", "data=camvid"], True),
         (["experiment=demo"], False),
+        (["model=deeplabv3_resnest101", "data=camvid", "resume=true"], False),  # the run has its own settings
     ],
 )
 def test_pair_without_recipe_is_announced(arguments, expected, monkeypatch, capsys):

@@ -145,7 +145,7 @@ def test_files_tests_and_settings_named_on_pages_exist(page):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     missing |= set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) - {*targets}
     for group, name in re.findall(rf"(?<![\w./])({'|'.join(GROUPS)})=([a-z]\w+)\b", text):
-        is_example = name in ("sums", "null", "none")
+        is_example = name in ("sums", "pooled", "null", "none")
         if not is_example and not (ROOT / f"conf/{group}/{name}.yaml").exists():
             missing.add(f"{group}={name}")
     assert not missing

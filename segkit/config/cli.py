@@ -88,7 +88,8 @@ def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: M
             return
         settings = resolve(config)
         note = compose.recipe_note(config.choices)
-        if name == "train" and note and run_folder.is_main() and not settings["summary"]:
+        is_new = name == "train" and settings["resume"] is not True  # a resumed run has its own settings
+        if note and is_new and run_folder.is_main() and not settings["summary"]:
             print(note, flush=True)  # noqa: T201
         function(settings)
 
