@@ -9,12 +9,14 @@ core alone, and on one core while the others do the same. On a GPU 8192 x 8192 i
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +99,20 @@ def format_ceilings(ceilings: dict[str, dict[str, float]]) -> str:
 
 def gigaflops(variant: str, size: tuple[int, int], *, batch: int = 1, classes: int = 150) -> float:
     """Return the GFLOP of a forward pass of DeepLabV3 on a ResNeSt at output stride 8."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     from segkit.models import segmenter
 
     backbone = {"name": "resnest", "variant": variant, "output_stride": 8}
+    build = functools.partial(segmenter.build, classes, backbone=backbone, head={"name": "deeplabv3"})
+    return count_gigaflops(build, size, batch=batch)
+
+
+def count_gigaflops(build: Callable[[], Any], size: tuple[int, int], *, batch: int = 1) -> float:
+    """Return the GFLOP of a forward pass of a network."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model = segmenter.build(classes, backbone=backbone, head={"name": "deeplabv3"}).eval()
-        model(torch.zeros(batch, 3, *size))
+        build().eval()(torch.zeros(batch, 3, *size))
     return counter.get_total_flops() / 1e9
 
 

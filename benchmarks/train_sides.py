@@ -1,6 +1,7 @@
 """Training steps of segkit, of segmentation_models.pytorch and of PyTorch-Encoding.
 
-All train DeepLabV3 on the same ResNeSt at output stride 8 with SGD and the same loss. smp runs in its default
+All train DeepLabV3 on the same ResNeSt at output stride 8 with SGD and the same loss; for the variants in
+``TIMM`` segkit and smp train another head on a backbone of timm. smp runs in its default
 layout and in channels-last. ``published`` is the step of PyTorch-Encoding around segkit's network: full-size
 logits in float32 and everything stored for the backward pass. The mode ``gpu`` is ``runtime=gpu``, compiled
 in bf16, for segkit, and plain bf16 for the others.
@@ -19,12 +20,16 @@ SIDES = {  # side: modes it has
     "published": ("float32",),
 }
 HALF = ("bf16", "gpu")  # modes in bf16
+TIMM: dict[str, tuple[dict[str, Any], int]] = {  # head, output stride
+    "tf_efficientnet_lite0": ({"name": "deeplabv3"}, 16),
+    "convnext_tiny": ({"name": "upernet", "width": 256}, 32),
+}
 Step = Callable[[Any, Any], float]  # from images (B, 3, H, W) and labels (B, H, W), uint8, to the loss
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the network and its batch."""
-    parser.add_argument("--variant", default="50", choices=["14", "26", "50", "101"])
+    parser.add_argument("--variant", default="50", choices=["14", "26", "50", "101", *TIMM])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--classes", type=int, default=150)
@@ -48,18 +53,29 @@ def make_batch(given: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def build_network(given: argparse.Namespace) -> Any:
-    """Build DeepLabV3 on a ResNeSt with seeded weights; blocks start as in timm."""
+    """Build DeepLabV3 on a ResNeSt with seeded weights, whose blocks start as in timm, or one of ``TIMM``."""
     import torch
 
     from segkit.models import segmenter
 
     torch.manual_seed(given.seed)
+    if given.variant in TIMM:
+        head, stride = TIMM[given.variant]
+        backbone = {"name": "timm", "variant": given.variant, "output_stride": stride}
+        return segmenter.build(given.classes, backbone=backbone, head=head)
     return segmenter.build(
         given.classes,
         backbone={"name": "resnest", "variant": given.variant, "output_stride": 8, "last_gamma": 0.0},
         head={"name": "deeplabv3"},
         auxiliary={"name": "fcn", "stage": 3} if given.auxiliary else None,
     )
+
+
+def describe_network(variant: str) -> str:
+    """Return the names of head and backbone."""
+    if variant in TIMM:
+        return f"{TIMM[variant][0]['name']} on {variant}"
+    return f"DeepLabV3-ResNeSt-{variant}"
 
 
 def segkit_step(given: argparse.Namespace, mode: str) -> Step:
@@ -138,13 +154,21 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
 
 
 def smp_network(given: argparse.Namespace) -> Any:
-    """Build DeepLabV3 of segmentation_models.pytorch on timm's ResNeSt."""
+    """Build DeepLabV3 of segmentation_models.pytorch on timm's ResNeSt, or one of ``TIMM``."""
     import segmentation_models_pytorch as smp
     import torch
 
     torch.manual_seed(given.seed)
+    how: dict[str, Any] = {"encoder_weights": None, "classes": given.classes}
+    if given.variant in TIMM:
+        head, stride = TIMM[given.variant]
+        if head["name"] == "upernet":
+            return smp.UPerNet(f"tu-{given.variant}", decoder_channels=head["width"], **how)
+        rates = 6, 12, 18
+        how |= {"encoder_output_stride": stride, "decoder_atrous_rates": rates}
+        return smp.DeepLabV3(f"tu-{given.variant}", **how)
     name = f"tu-resnest{given.variant}{'e' if given.variant == '101' else 'd'}"
-    return smp.DeepLabV3(name, encoder_weights=None, classes=given.classes, encoder_output_stride=8)
+    return smp.DeepLabV3(name, encoder_output_stride=8, **how)
 
 
 def published_network(given: argparse.Namespace) -> Any:

@@ -18,6 +18,7 @@ whether the sides differ by more than seeds do.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
 from pathlib import Path
@@ -80,7 +81,8 @@ def learn(given: argparse.Namespace) -> None:
 def measure(given: argparse.Namespace) -> None:
     """Measure and print one table per mode."""
     ceiling = ceilings.measure(given.threads, given.clock, given.device)
-    gflop = 3 * ceilings.gigaflops(given.variant, (given.crop, given.crop), batch=given.batch)
+    build = functools.partial(train_sides.build_network, given)
+    gflop = 3 * ceilings.count_gigaflops(build, (given.crop, given.crop), batch=given.batch)
     for mode in given.modes:
         sides = [side for side in given.sides if mode in train_sides.SIDES[side]]
         commands = {
@@ -107,7 +109,8 @@ def measure(given: argparse.Namespace) -> None:
 def step_table(part: dict[str, Any]) -> str:
     """Return the table of one mode in Markdown."""
     rows, kind = part["rows"], "bf16" if part["mode"] in train_sides.HALF else "float32"
-    what = f"DeepLabV3-ResNeSt-{part['variant']}, batch {part['batch']}, crop {part['crop']}, {part['mode']}"
+    network = train_sides.describe_network(part["variant"])
+    what = f"{network}, batch {part['batch']}, crop {part['crop']}, {part['mode']}"
     lines = [f"\n{what}; {part['gflop']:.0f} GFLOP per step, {part['clock']} time; {part['machine']}"]
     lines += [ceilings.format_ceilings(part["ceilings"]), ""]
     lines.append("| side | s per step (fastest to slowest) | images/s | of the ceiling | peak MiB | rounds |")
@@ -158,7 +161,8 @@ def losses(given: argparse.Namespace) -> None:
 
 def loss_table(part: dict[str, Any]) -> str:
     """Return a table in Markdown: mean loss of each side, and its distance from the first side."""
-    what = f"DeepLabV3-ResNeSt-{part['variant']}, {part['batch']} drawn scenes of {part['crop']} pixels"
+    network = train_sides.describe_network(part["variant"])
+    what = f"{network}, {part['batch']} drawn scenes of {part['crop']} pixels"
     lines = [f"\n{what} per step, mean of losses {part['steps'] - LAST + 1} to {part['steps']}\n"]
     lines += [
         "| side | mean of the seeds | standard deviation | distance from the first, in standard deviations |",

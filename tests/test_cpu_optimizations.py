@@ -14,10 +14,11 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from segkit.cpu import optimize_for_cpu, recompute
+from segkit.cpu import dilated, optimize_for_cpu, recompute
 from segkit.cpu.blocks import FastSplitAttention, global_mean, weighted_splits
 from segkit.cpu.dilated import DilatedConv2d, is_dilated_3x3, share_inside
 from segkit.cpu.recompute import Recipe, RecipeView, Recompute
+from segkit.inference import prepare
 from segkit.models import segmenter
 from segkit.training.activation_checkpointing import recompute_stages
 
@@ -387,6 +388,72 @@ def test_dilated_gradients_equal_plain_convolution(size, reach):
         torch.testing.assert_close(a, b)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    dilation=st.integers(2, 40),
+    rows=st.sampled_from([1, 3, 100]),
+    bias=st.booleans(),
+    layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
+)
+def test_products_equal_convolution(batch, size, dilation, rows, bias, layout):
+    generator = torch.Generator().manual_seed(dilation)
+    x = torch.randn(batch, 3, *size, dtype=torch.double, generator=generator).contiguous(memory_format=layout)
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.double, generator=generator)
+    shift = torch.randn(4, dtype=torch.double, generator=generator) if bias else None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(dilated, "BUFFER", rows * batch * size[1] * 27 * 8)
+        found = dilated.convolve(x, weight, shift, dilation)
+    torch.testing.assert_close(found, nn.functional.conv2d(x, weight, shift, 1, dilation, dilation))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def relative_errors(found, exact):
+    """Return the largest error of each tensor relative to the largest exact value."""
+    return [float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, exact, strict=True)]
+
+
+def run_convolution(conv, image, *, bf16):
+    """Return the result of a convolution and its gradients, in float64."""
+    x = image.detach().clone().to(conv.weight.dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out = conv(x)
+    generator = torch.Generator().manual_seed(2)
+    out.backward(torch.randn(out.shape, generator=generator).bfloat16().to(out.dtype))
+    return [tensor.double() for tensor in (out.detach(), x.grad, *(p.grad for p in conv.parameters()))]
+
+
+@pytest.mark.parametrize("dilation", [3, 12, 24])
+def test_bf16_products_are_as_exact_as_convolution(dilation, monkeypatch):
+    monkeypatch.setattr(dilated, "has_amx", lambda: True)
+    torch.manual_seed(0)
+    conv = DilatedConv2d(1536, 16, 3, padding=dilation, dilation=dilation)
+    plain = nn.Conv2d(1536, 16, 3, padding=dilation, dilation=dilation)
+    exact = nn.Conv2d(1536, 16, 3, padding=dilation, dilation=dilation).double()
+    for module in (plain, exact):
+        module.load_state_dict({name: v.bfloat16().float() for name, v in conv.state_dict().items()})
+    conv.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 1536, 20, 27).relu().bfloat16().float()
+    expected = run_convolution(exact, image, bf16=False)
+    ours = relative_errors(run_convolution(conv, image, bf16=True), expected)
+    theirs = relative_errors(run_convolution(plain, image, bf16=True), expected)
+    assert all(found <= 1.2 * peer for found, peer in zip(ours, theirs, strict=True)), (ours, theirs)
+
+
+def test_bf16_inference_uses_products_with_amx(monkeypatch):
+    calls = []
+    convolve = dilated.convolve
+    monkeypatch.setattr(dilated, "has_amx", lambda: True)
+    monkeypatch.setattr(dilated, "convolve", lambda *args: calls.append(args[3]) or convolve(*args))
+    model = network(backbone="resnest", variant="14", width=8).eval()
+    image = torch.randint(0, 256, (1, 3, 65, 90), dtype=torch.uint8)
+    expected = model(image).main
+    found = prepare(model, precision="bf16")(model.normalize(image).bfloat16()).main
+    assert calls == [24, 36]
+    assert (found.float() - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
 @pytest.mark.parametrize("size", [(5, 7), (16, 16), (1, 3)])
 @pytest.mark.parametrize("reach", [1, 4, 12])
 def test_share_inside_counts_products_without_padding(size, reach):
@@ -457,7 +524,6 @@ def test_optimize_for_cpu_keeps_parameter_names():
         {"dilation": 1, "padding": 1},
         {"stride": 2},
         {"groups": 2},
-        {"bias": True},
         {"padding": 1},
         {"padding_mode": "reflect"},
     ],

@@ -19,7 +19,13 @@ optimization                       time of a step           memory
 =================================  =======================  ===============================================
 """
 
-from segkit.cpu.optimize import optimize_for_cpu
+from segkit.cpu.optimize import optimize_for_cpu, replace_slow_convolutions
 from segkit.cpu.process import hold_memory, prepare_process, release_memory
 
-__all__ = ["hold_memory", "optimize_for_cpu", "prepare_process", "release_memory"]
+__all__ = [
+    "hold_memory",
+    "optimize_for_cpu",
+    "prepare_process",
+    "release_memory",
+    "replace_slow_convolutions",
+]

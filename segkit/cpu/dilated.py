@@ -1,4 +1,4 @@
-"""Dilated 3x3 convolutions whose weight gradient skips the padding.
+"""Dilated 3x3 convolutions as matrix products over the cells where their taps meet the map.
 
 At rate 36, the outer taps of a 3x3 meet padding on 60 % of the rows and columns of a map of 60 cells. oneDNN
 skips it in the forward pass and in the gradient of the input, but not in the gradient of the weight, which
@@ -6,13 +6,20 @@ takes up to 12 times as long as the forward pass. Here it is one matrix product 
 the cells where the tap meets the map:
 
     dW[:, :, i, j] = sum over n, y, x of g[n, :, y, x] * input[n, :, y + d_i, x + d_j]^T
+
+With AMX, oneDNN also has no fast bf16 forward pass for many channels or a large dilation. Here it is one
+matrix product for each part of the map in which the same taps meet the map.
+
+The choice depends on the processor and the shape, not on a measurement at run time: rounding differs, and a
+resumed run must repeat it.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -20,27 +27,31 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 MAX_SHARE_INSIDE = 0.7  # share of products inside the map above which oneDNN's own gradient is as fast
+MIN_DILATION = 3  # of a slow forward pass with AMX (oneDNN 3.13), if one of the next two is reached
+LARGE_DILATION, MANY_CHANNELS = 18, 1536
+BUFFER = 2**24  # bytes of input gathered for one matrix product
 
 
 class DilatedConv2d(nn.Conv2d):
     """Replaces an ``nn.Conv2d`` for which ``is_dilated_3x3`` is true; results differ in rounding only."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(B, C, h, w) to (B, O, h, w)."""
         dilation = self.dilation[0]
-        needs_gradient = self.training and self.weight.requires_grad
-        is_worthwhile = share_inside(input.shape[2:], dilation) <= MAX_SHARE_INSIDE
-        is_supported = input.device.type == "cpu" and not torch.compiler.is_compiling()
-        if not (needs_gradient and is_worthwhile and is_supported):
-            return super().forward(input)
+        if torch.compiler.is_compiling() or input.device.type != "cpu":
+            return super()._conv_forward(input, weight, bias)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
-        return _DilatedConvolution.apply(input, self.weight, dilation)  # pyright: ignore[reportReturnType]
+        needs_gradient = self.training and weight.requires_grad
+        has_slow_gradient = needs_gradient and share_inside(input.shape[2:], dilation) <= MAX_SHARE_INSIDE
+        if has_slow_gradient or is_slow_forward(input.shape[1], dilation, input.dtype):
+            return _DilatedConvolution.apply(input, weight, bias, dilation)  # pyright: ignore[reportReturnType]
+        return super()._conv_forward(input, weight, bias)
 
 
-def is_dilated_3x3(module: nn.Module) -> bool:
-    """Return whether this is a dilated 3x3 convolution of one group without bias that keeps the size."""
-    if type(module) is not nn.Conv2d or module.bias is not None or module.padding_mode != "zeros":
+def is_dilated_3x3(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Return whether this is a dilated 3x3 convolution of one group that keeps the size."""
+    if type(module) is not nn.Conv2d or module.padding_mode != "zeros":
         return False
     dilation = module.dilation[0]
     shape = module.kernel_size, module.stride, module.padding, module.dilation, module.groups
@@ -52,26 +63,98 @@ def share_inside(size: torch.Size, dilation: int) -> float:
     return math.prod((1 + 2 * max(0, side - dilation) / side) / 3 for side in size)
 
 
+def is_slow_forward(channels: int, dilation: int, dtype: torch.dtype) -> bool:
+    """Return whether oneDNN's forward pass of a dilated 3x3 is several times slower than matrix products."""
+    if dtype != torch.bfloat16 or dilation < MIN_DILATION or not has_amx():
+        return False
+    return dilation >= LARGE_DILATION or channels >= MANY_CHANNELS
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Return whether the processor has AMX."""
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private: absent in some versions
+    return check is not None and check()
+
+
 class _DilatedConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.dilation = dilation
-        return F.conv2d(input, weight.to(input.dtype), padding=dilation, dilation=dilation)
+        rounded = weight.to(input.dtype)
+        if bias is not None:
+            bias = bias.to(input.dtype)
+        if is_slow_forward(input.shape[1], dilation, input.dtype):
+            return convolve(input, rounded, bias, dilation)
+        return F.conv2d(input, rounded, bias, padding=dilation, dilation=dilation)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor, None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         input, weight = ctx.saved_tensors
         (grad,) = grad_outputs
-        grad_input = None
+        grad_input, grad_weight, grad_bias = None, None, None
         if ctx.needs_input_grad[0]:
             dilation, rounded = [ctx.dilation] * 2, weight.to(input.dtype)
             shape = [1, 1], dilation, dilation, False, [0, 0], 1, [True, False, False]
             grad_input = torch.ops.aten.convolution_backward(grad, input, rounded, None, *shape)[0]
-        return grad_input, weight_gradient(input, grad, ctx.dilation).to(weight.dtype), None
+        if ctx.needs_input_grad[1]:
+            grad_weight = weight_gradient(input, grad, ctx.dilation).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum((0, 2, 3), dtype=weight.dtype)
+        return grad_input, grad_weight, grad_bias, None
+
+
+def convolve(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """Return a 3x3 convolution of stride 1, padded by its dilation.
+
+    Each sum is one matrix product over all taps and channels, so it is rounded once, like that of
+    ``F.conv2d``.
+
+    Args:
+        input: (B, C, h, w), channels last for speed.
+        weight: (O, C, 3, 3), likewise.
+        bias: (O,).
+        dilation: cells between two taps.
+
+    Returns:
+        (B, O, h, w), channels last.
+    """
+    cells, taps = input.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
+    batch, height, width, channels = cells.shape
+    of_batch, of_row, of_column, of_channel = cells.stride()
+    shape = batch, weight.shape[0], height, width
+    # No view, as a ReLU may change it in place.
+    result = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
+    result_cells = result.permute(0, 2, 3, 1)
+    for (top, bottom, down), (left, right, across) in itertools.product(
+        _split_side(height, dilation), _split_side(width, dilation)
+    ):
+        columns, matrix = right - left, taps[:, down[0] : down[-1] + 1, across[0] : across[-1] + 1].flatten(1)
+        rows = max(1, BUFFER // (matrix.shape[1] * batch * columns * input.element_size()))
+        for y in range(top, bottom, rows):
+            end = min(y + rows, bottom)
+            first = cells[:, y + (down[0] - 1) * dilation :, left + (across[0] - 1) * dilation :]
+            gathered = first.as_strided(
+                (batch, end - y, columns, len(down), len(across), channels),
+                (of_batch, of_row, of_column, of_row * dilation, of_column * dilation, of_channel),
+            ).reshape(-1, matrix.shape[1])
+            sums = F.linear(gathered, matrix, bias)
+            result_cells[:, y:end, left:right] = sums.view(batch, end - y, columns, -1)
+    return result
+
+
+def _split_side(size: int, dilation: int) -> list[tuple[int, int, list[int]]]:
+    """Return the spans (start, end, taps) of a side; all cells of a span meet the map with the same taps."""
+    cuts = sorted({0, min(dilation, size), max(0, size - dilation), size})
+    spans = []
+    for start, end in itertools.pairwise(cuts):
+        shifts = [(tap, (tap - 1) * dilation) for tap in range(3)]
+        spans.append((start, end, [tap for tap, by in shifts if start + by >= 0 and end + by <= size]))
+    return spans
 
 
 def weight_gradient(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
@@ -98,7 +181,10 @@ def weight_gradient(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
         for number, (image, grad_image) in enumerate(images):
             cells = _shift(image, down, across).flatten(0, 1)  # (n, C)
             grad_cells = _shift(grad_image, -down, -across).flatten(0, 1)  # (n, O)
-            product = grad_cells.T @ cells
+            matrix = grad_cells.T
+            if grad.dtype == torch.bfloat16 and has_amx():
+                matrix = matrix.contiguous()  # a transposed product takes a third longer there
+            product = matrix @ cells
             if number == 0:
                 total[:, i, j].copy_(product)
             else:

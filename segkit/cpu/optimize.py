@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from segkit.cpu.blocks import FastImagePooling, FastSplitAttention
-from segkit.cpu.dilated import DilatedConv2d, is_dilated_3x3
+from segkit.cpu.dilated import DilatedConv2d, is_dilated_3x3, is_slow_forward
 from segkit.cpu.recompute import recompute_context
 from segkit.models.layers.aspp import ImagePooling
 from segkit.models.layers.split_attention import SplitAttention
@@ -39,3 +40,10 @@ def optimize_for_cpu(model: nn.Module) -> None:
     if not isinstance(model, _WithRecompute):
         base = type(model)
         model.__class__ = type(base.__name__, (_WithRecompute, base), {})
+
+
+def replace_slow_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
+    """Replace the dilated convolutions that are slow in this precision, in place; for inference."""
+    for module in model.modules():
+        if is_dilated_3x3(module) and is_slow_forward(module.in_channels, module.dilation[0], dtype):
+            module.__class__ = DilatedConv2d

@@ -29,6 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from segkit.cpu import depthwise
+
 MAX_DEPTH = 8  # recipes that build on each other before a result is stored: about eight blocks of a stage
 CHEAP = {  # the result is a new tensor
     *(torch.relu, Tensor.relu, F.silu, torch.add, Tensor.add, Tensor.__add__, torch.mul, Tensor.mul),
@@ -150,6 +152,8 @@ class Recompute(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.conv2d:
+            func = depthwise.conv2d
         if self.paused or not torch.is_grad_enabled() or "out" in kwargs:
             return self._run_unknown(func, args, kwargs)
         if func in ACTIVATIONS and args:

@@ -21,7 +21,7 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class OneDNNConvolution(nn.Module):
-    """A float32 CPU convolution with an activation in the same pass: ``none`` or ``relu``."""
+    """A CPU convolution in float32 or bf16 with an activation in the same pass: ``none`` or ``relu``."""
 
     def __init__(self, conv: nn.Conv2d, activation: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def fold_batch_norms(module: nn.Module, example: Any, *, onednn: bool) -> nn.Mod
     Args:
         module: takes one argument; float32 or float64.
         example: an argument for it.
-        onednn: use ``OneDNNConvolution``; only for float32 on a CPU.
+        onednn: use ``OneDNNConvolution``; only on a CPU, for float32 that may become bf16 later.
 
     Returns:
         The traced module, or ``module`` itself if it cannot be traced.
@@ -161,5 +161,6 @@ def _is_used_once(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 def _is_ordinary(conv: nn.Conv2d) -> bool:
     """Return whether a convolution has the forward pass of ``nn.Conv2d`` and numeric zero padding."""
-    has_own_forward = type(conv).forward is not nn.Conv2d.forward
+    kind = type(conv)
+    has_own_forward = (kind.forward, kind._conv_forward) != (nn.Conv2d.forward, nn.Conv2d._conv_forward)
     return not has_own_forward and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)

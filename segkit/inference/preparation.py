@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from segkit.cpu import replace_slow_convolutions
 from segkit.inference.fold import fold_batch_norms, has_onednn_convolution
 from segkit.inference.protocol import pick_precision
 from segkit.runtime.precision import supports_bf16
@@ -37,8 +38,10 @@ def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] =
         _warn_slow_bf16(device.type)
     fast = copy.deepcopy(model).eval()
     fast.auxiliary = None
+    if device.type == "cpu" and precision == "bf16":
+        replace_slow_convolutions(fast, torch.bfloat16)
     if hasattr(fast, "backbone"):
-        is_float32 = precision == "float32" and next(fast.parameters()).dtype == torch.float32
+        is_float32 = next(fast.parameters()).dtype == torch.float32
         fast = _fold(fast, onednn=is_float32 and device.type == "cpu" and has_onednn_convolution())
     if precision == "bf16":
         mean, std = fast.mean, fast.std

@@ -80,7 +80,8 @@ def resize_columns(rows: Tensor, width: int, *, align_corners: bool) -> Tensor:
     if rows.shape[1] == width:
         return rows
     size = (rows.shape[0], width)
-    wide = F.interpolate(rows.permute(2, 0, 1)[None], size, mode="bilinear", align_corners=align_corners)
+    image = rows[None].permute(0, 3, 1, 2)  # in this order, PyTorch sees that it is channels last
+    wide = F.interpolate(image, size, mode="bilinear", align_corners=align_corners)
     return wide[0].permute(1, 2, 0)
 
 

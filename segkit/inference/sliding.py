@@ -70,7 +70,7 @@ def predict(
     for strip in iterate_strips(model, pixels, protocol):
         if on_strip:
             on_strip(strip)
-        ids[strip.top : strip.bottom] = strip.scores.argmax(2)
+        ids[strip.top : strip.bottom] = strip.scores.max(2).indices  # faster than argmax
     return ids
 
 
