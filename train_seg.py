@@ -121,6 +121,7 @@ def train(settings: dict[str, Any], folder: Path) -> None:
 
     with distributed.init_process_group(settings["device"]) as device:
         run = training.build_training(settings, train_set, device, val_set=val_set)
+        settings = training.with_normalization(settings, run.model)
         protocol = inference.build_protocol(settings)
         checkpoints = checkpoint.Checkpoints.from_settings(settings, folder, train_set.table)
         state = checkpoints.load_newest()

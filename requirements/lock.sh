@@ -2,7 +2,7 @@
 set -eu
 compile="${UV:-.venv/bin/python -m uv} pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header"
 $compile pyproject.toml -o requirements/lock.txt "$@"
-extras=$(printf -- '--extra %s ' dev docs oracles peers timm export serve hub bands geo detection)
+extras=$(printf -- '--extra %s ' dev docs oracles peers timm lite export serve hub bands geo detection)
 # shellcheck disable=SC2086
 $compile pyproject.toml $extras --constraint requirements/lock.txt -o requirements/lock-dev.txt "$@"
 # for test-oldest: the oldest direct dependencies that pyproject.toml allows, with the newest indirect ones

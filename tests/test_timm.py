@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import http.server
+import os
 import re
+import subprocess
 import sys
+import threading
 
 import pytest
 import timm
@@ -222,18 +225,61 @@ def test_failed_timm_download_names_file_and_place(monkeypatch):
 
 
 @pytest.mark.medium
-def test_timm_weights_warn_about_other_mean_and_std(monkeypatch, caplog):
+def test_normalization_is_that_of_the_variant_unless_it_is_set():
+    assert build_segmenter().mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    variant = "tf_mobilenetv3_small_minimal_100"
+    assert timm.get_pretrained_cfg(variant).mean == (0.5, 0.5, 0.5)
+    model = build_segmenter(variant)
+    assert model.mean.flatten().tolist() == model.std.flatten().tolist() == [0.5, 0.5, 0.5]
+    model = build_segmenter(variant, mean=(0.1, 0.2, 0.3))
+    assert model.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert model.std.flatten().tolist() == [0.5, 0.5, 0.5]
+    settings = segmenter.with_normalization({"mean": None, "std": (1.0,) * 3}, model.backbone)
+    assert settings == {"mean": (0.5, 0.5, 0.5), "std": (1.0, 1.0, 1.0)}
+
+
+@pytest.mark.medium
+def test_timm_weights_are_downloaded_into_its_cache_once(tmp_path):
+    """Stand-in: a server with the addresses of the Hugging Face Hub."""
+    torch.manual_seed(1)
     state = timm.create_model("mobilenetv3_small_050").state_dict()
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
-    caplog.set_level(logging.WARNING, "segkit")
-    body = build_backbone("mobilenetv3_small_050", 16, weights="imagenet").body
-    assert torch.equal(body.conv_stem.weight, state["conv_stem.weight"])
-    assert not caplog.messages
-    state = timm.create_model("tf_mobilenetv3_small_minimal_100").state_dict()
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
-    build_backbone("tf_mobilenetv3_small_minimal_100", weights="imagenet")
-    (caught,) = caplog.messages
-    assert caught.endswith("trained with model.mean=[0.5,0.5,0.5] model.std=[0.5,0.5,0.5]; set both")
+    save_file(state, tmp_path / "model.safetensors")
+    content, requests = (tmp_path / "model.safetensors").read_bytes(), []
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append((self.command, self.path))
+            self.send_response(200 if self.path.endswith("/resolve/main/model.safetensors") else 404)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", '"1"')
+            self.send_header("X-Repo-Commit", "a" * 40)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
+
+        def log_message(self, *_):
+            pass
+
+    code = """
+from segkit.models.backbones import timm
+for _ in range(2):
+    body = timm.build(variant="mobilenetv3_small_050", weights="imagenet").body
+    print(float(body.conv_stem.weight.double().sum()))
+"""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        server.shutdown()
+    assert found.stdout.split() == [str(float(state["conv_stem.weight"].double().sum()))] * 2
+    address = "/timm/mobilenetv3_small_050.lamb_in1k/resolve/main/model.safetensors"
+    assert requests.count(("GET", address)) == 1
+    assert list((tmp_path / "home").rglob("model.safetensors"))
 
 
 # ---- under our heads

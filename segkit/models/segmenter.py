@@ -20,6 +20,32 @@ def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def with_normalization(settings: Mapping[str, Any], backbone: Any) -> dict[str, Any]:
+    """Return the ``model`` section with the mean and standard deviation in use in place of None."""
+    mean, std = _choose_normalization(backbone, settings.get("mean"), settings.get("std"))
+    return {**settings, "mean": mean, "std": std}
+
+
+def _choose_normalization(
+    backbone: Any, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the given mean and standard deviation; for None those that the backbone expects.
+
+    Raises:
+        ValueError: their lengths differ.
+    """
+    expected: tuple[tuple[float, ...], ...] = getattr(
+        backbone, "normalization", (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    mean = expected[0] if mean is None else mean
+    std = expected[1] if std is None else std
+    if not mean or len(mean) != len(std):
+        raise ValueError(
+            f"model.mean has {len(mean)} values, model.std has {len(std)}: both need one for each band"
+        )
+    return mean, std
+
+
 def build(  # noqa: PLR0913 - one keyword for each part and rule
     num_classes: int,
     *,
@@ -27,8 +53,8 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     head: dict,
     auxiliary: dict | None = None,
     align_corners: bool = True,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[PositiveFloat, ...] = IMAGENET_STD,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[PositiveFloat, ...] | None = None,
     value_range: tuple[float, float] | tuple[tuple[float, float], ...] = BYTES,
     weights: PathStr | None = None,
     stem_weights: Rule = "mean",
@@ -41,8 +67,9 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
         head: component of ``models.heads``.
         auxiliary: component of ``models.heads``, or None.
         align_corners: of every resize in the model.
-        mean: of each band, in 0..1; its length is the number of bands.
-        std: of each band, in 0..1.
+        mean: of each band, in 0..1; its length is the number of bands. None: of RGB, as the published weights
+            of the backbone expect.
+        std: of each band, in 0..1. None: as for ``mean``.
         value_range: the stored values that map to 0 and 1, of all bands or of each (``data.range``).
         weights: path, ``file://`` or ``http(s)://`` of weights for the whole model, or the name of a
             published network; the backbone's own weights are then not read.
@@ -53,15 +80,12 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     """
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes={num_classes}: must be in 1..{MAX_CLASSES}")
-    if not mean or len(mean) != len(std):
-        raise ValueError(
-            f"model.mean has {len(mean)} values, model.std has {len(std)}: both need one for each band"
-        )
     if weights is not None:
         backbone = without_weights(backbone)
     trunk = registry.build("models.backbones", backbone)
-    if len(mean) != 3:
-        set_input_bands(trunk, len(mean), stem_weights if backbone.get("weights") else "fresh")
+    band_mean, band_std = _choose_normalization(trunk, mean, std)
+    if len(band_mean) != 3:
+        set_input_bands(trunk, len(band_mean), stem_weights if backbone.get("weights") else "fresh")
     head_inputs = {
         "in_channels": trunk.out_channels,
         "num_classes": num_classes,
@@ -78,8 +102,8 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
         auxiliary_head,
         num_classes=num_classes,
         align_corners=align_corners,
-        mean=mean,
-        std=std,
+        mean=band_mean,
+        std=band_std,
         value_range=value_range,
     )
     if weights is not None:

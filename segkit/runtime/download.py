@@ -56,7 +56,7 @@ def fetch(url: str, target: Path, *, sha256: str | None = None, sha1: str | None
                     _download(url, target, expected)
         except (OSError, HTTPException) as error:  # urllib's errors are OSErrors
             raise OSError(_describe_failure(url, target, expected, error)) from error
-    _verify(target, expected, f"{target}: delete the file and try again; it")
+    verify_digest(target, expected, f"{target}: delete the file and try again; it")
     return target
 
 
@@ -91,11 +91,17 @@ def _download(url: str, target: Path, expected: Digest | None) -> None:
         if total is not None and file.tell() != total:
             raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
         file.flush()
-        _verify(Path(file.name), expected, f"{url}: try again, or put another copy at {target}; the file")
+        verify_digest(
+            Path(file.name), expected, f"{url}: try again, or put another copy at {target}; the file"
+        )
 
 
-def _verify(path: Path, expected: Digest | None, message: str) -> None:
-    """Raise ValueError, which starts with the message, if a file has another digest."""
+def verify_digest(path: Path, expected: Digest | None, message: str) -> None:
+    """Check the digest of a file; None accepts any.
+
+    Raises:
+        ValueError: it has another digest; the text starts with ``message``.
+    """
     if expected is None:
         return
     algorithm, digits = expected

@@ -1,7 +1,13 @@
 """Training: the state of a run, one step of it, its schedule and its validation."""
 
 from segkit.runtime.precision import Runtime
-from segkit.training.assembly import build_training, log_step, open_monitor, remaining_steps
+from segkit.training.assembly import (
+    build_training,
+    log_step,
+    open_monitor,
+    remaining_steps,
+    with_normalization,
+)
 from segkit.training.run import Training, setup_training
 from segkit.training.schedule import Schedule
 from segkit.training.step import Step, steps, train_step
@@ -21,4 +27,5 @@ __all__ = [
     "steps",
     "train_step",
     "validate",
+    "with_normalization",
 ]

@@ -12,7 +12,7 @@ import torch
 
 from segkit.config import registry
 from segkit.data import loaders, transforms
-from segkit.models import summary
+from segkit.models import segmenter, summary
 from segkit.monitor.banners import format_banner
 from segkit.monitor.monitor import Monitor
 from segkit.runtime import distributed
@@ -66,6 +66,11 @@ def build_training(
         notes = [*notes, f"data.exclude={settings['data']['exclude']}: {count} are left out"]
     run.notes = [*notes, *(f"careful: {warning}" for warning in warnings)]
     return run
+
+
+def with_normalization(settings: Settings, model: segmenter.Segmenter) -> dict[str, Any]:
+    """Return the settings with the mean and standard deviation of the model in place of null."""
+    return {**settings, "model": segmenter.with_normalization(settings["model"], model.backbone)}
 
 
 def remaining_steps(

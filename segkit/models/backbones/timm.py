@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.config import Fraction, PathStr
+from segkit.models import packaged_weights
+from segkit.models.checkpoint_formats import State
 from segkit.models.dilate import dilate
 from segkit.models.stems import match_weight_bands
 from segkit.models.weights import load_state, read_weights_file
 from segkit.runtime.download import resolve_source
 from segkit.runtime.text import first_line
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD
-
-LOG = logging.getLogger("segkit")
 
 STRIDES = (4, 8, 16, 32)
 EVEN_SIZE = (96, 160)  # multiples of 32
@@ -38,6 +39,7 @@ class TimmBackbone(nn.Module):
     Attributes:
         body: the module of timm, with the names of ``features_only``.
         out_channels, output_stride: as in every backbone.
+        normalization: mean and standard deviation of RGB in 0..1 that the published weights expect.
         padded: pad images to multiples of 32, as the network does not round sizes up.
     """
 
@@ -48,6 +50,7 @@ class TimmBackbone(nn.Module):
         self.stage_indices = [max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES]
         self.out_channels = [body.feature_info.channels()[i] for i in self.stage_indices]
         self.channels_last = getattr(getattr(body, "output_fmt", None), "value", "NCHW") == "NHWC"
+        self.normalization = IMAGENET_MEAN, IMAGENET_STD
         self.padded = False
 
     def stages(self, maps: list[Tensor]) -> list[Tensor]:
@@ -70,6 +73,23 @@ class TimmBackbone(nn.Module):
         return [m[:, :, :h, :w] for m, (h, w) in zip(maps, sizes, strict=True)]
 
 
+class SameConv(nn.Conv2d):
+    """Timm's ``Conv2dSame`` for sides that are multiples of its stride: padded as TensorFlow pads those.
+
+    Its padding does not depend on the size, so it can be exported for any size.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pad below and right by at most one pixel more than above and left, and convolve."""
+        pads: list[int] = []
+        for size, dilation, stride in zip(self.kernel_size, self.dilation, self.stride, strict=True):
+            total = max(0, dilation * (size - 1) + 1 - stride)
+            pads = [total // 2, total - total // 2, *pads]  # the last axis first
+        return F.conv2d(
+            F.pad(input, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
+
+
 def build(
     *,
     variant: str,
@@ -83,8 +103,9 @@ def build(
         variant: timm's name of a model, optionally with the tag of its weights: ``resnet50.a1_in1k``.
         output_stride: pixels per cell of the last stage; below 32 the network is dilated and checked.
         drop_path: share of the samples for which the last block is skipped in training; less in earlier ones.
-        weights: "imagenet" for those that timm publishes (in timm's own cache), a path, ``file://`` or
-            ``http(s)://`` of a state dict with timm's names; None starts from scratch.
+        weights: "imagenet" for those that timm publishes (in timm's own cache) or that a package contains
+            (``segkit.models.packaged_weights``); a path, ``file://`` or ``http(s)://`` of a state dict with
+            timm's names; None starts from scratch.
 
     Raises:
         ValueError: timm is missing, or the variant is unknown or has other stages or cannot be dilated, or
@@ -96,9 +117,12 @@ def build(
         close = difflib.get_close_matches(variant, timm.list_models(), n=3)
         hint = f". Did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"model.backbone.variant={variant}: timm {timm.__version__} has no such model{hint}")
-    body = _create_body(timm, variant, drop_path, published=weights == "imagenet")
+    is_packaged = weights == "imagenet" and variant in packaged_weights.SHA256
+    body = _create_body(timm, variant, drop_path, published=weights == "imagenet" and not is_packaged)
     _check_strides(body, variant)
     network = TimmBackbone(body, output_stride)
+    if (config := timm.get_pretrained_cfg(variant)) is not None:
+        network.normalization = tuple(config.mean), tuple(config.std)
     network.padded = not _check_sizes(network, variant)
     if output_stride < 32:
         try:
@@ -108,7 +132,12 @@ def build(
                 f"model.backbone.output_stride={output_stride}: {variant} of timm cannot be dilated: {error}."
                 " Set model.backbone.output_stride=32, which works with every head"
             ) from error
-    if weights is not None and weights != "imagenet":
+    for module in body.modules():
+        if network.padded and type(module).__name__ == "Conv2dSame":
+            module.__class__ = SameConv
+    if is_packaged:
+        _load_packaged(timm, body, variant)
+    elif weights not in (None, "imagenet"):
         _load_file(timm, body, variant, weights)
     return network
 
@@ -149,9 +178,6 @@ def _create_body(timm: Any, variant: str, drop_path: float, *, published: bool) 
         raise ValueError(
             f"model.backbone.variant={variant}: timm returns no maps of its stages ({reason})"
         ) from error
-    if published and (tuple(config.mean), tuple(config.std)) != (IMAGENET_MEAN, IMAGENET_STD):
-        mean, std = (",".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
-        LOG.warning("%s was trained with model.mean=[%s] model.std=[%s]; set both", variant, mean, std)
     return body
 
 
@@ -176,6 +202,14 @@ def _check_strides(body: Any, variant: str) -> None:
         )
 
 
+def _load_packaged(timm: Any, body: nn.Module, variant: str) -> None:
+    """Load the ImageNet weights of an installed package."""
+    path = packaged_weights.packaged_weights_path(variant)
+    names = timm.create_model(variant).state_dict()
+    state = dict(zip(names, read_weights_file(path).state.values(), strict=True))
+    _load_classifier(timm, body, variant, state, path)
+
+
 def _load_file(timm: Any, body: nn.Module, variant: str, weights: str) -> None:
     """Load weights with the names of timm's classifier, or of a segmenter on this backbone."""
     path = resolve_source(weights)
@@ -183,6 +217,11 @@ def _load_file(timm: Any, body: nn.Module, variant: str, weights: str) -> None:
     prefix = "backbone.body."
     if any(name.startswith(prefix) for name in state):
         state = {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
+    _load_classifier(timm, body, variant, state, path)
+
+
+def _load_classifier(timm: Any, body: nn.Module, variant: str, state: State, path: Path) -> None:
+    """Load a state dict with the names of timm's classifier; its layers after the last stage are left out."""
     own = {_normalize_name(name): name for name in body.state_dict()}
     state = {own.get(_normalize_name(name), name): tensor for name, tensor in state.items()}
     classifier = timm.create_model(variant).state_dict()
