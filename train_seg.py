@@ -8,6 +8,7 @@ Keys people set most:
   run_name=NAME  resume=true|auto  seed=0  device=auto|cpu|cuda|cuda:1|mps  summary=true  profile=true
   data.root=DIR  model.weights=FILE  model.backbone.weights=imagenet  model.backbone.output_stride=8|16|32
   schedule.epochs=N  schedule.batch_size=N  schedule.lr=0.01  schedule.accumulate=N  loader.workers=N
+  loader.sampling=uniform|repeat_factor  augment.class_uniform_crop=0.5  (rare classes)
   evaluation.every=N  runtime.precision=bf16  runtime.compile=true  checkpoint.every=ITERATIONS
 --cfg job prints the composed settings; --multirun runs every value of a list (schedule.lr=0.01,0.02).
 """

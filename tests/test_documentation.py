@@ -347,6 +347,7 @@ def test_own_data_page_runs(folder, run_here, capfd):
     assert (folder / "my_data.png").stat().st_size > 10_000
     assert len((folder / "my_data/weights.txt").read_text().split()) == 2
     assert (folder / "runs/my_data/best.pt").exists()
+    assert (folder / "runs/my_data_rare/best.pt").exists()
 
 
 @pytest.mark.medium

@@ -10,7 +10,8 @@ from runs import KillAt, Run, assert_same_end
 pytestmark = pytest.mark.medium
 
 FULL = ["schedule.accumulate=2", "schedule.ema=0.9", "runtime.precision=bf16", "loader.workers=2"]
-FULL += ["model.head.dropout=0.1", "model.head.aspp_dropout=0.5"]
+FULL += ["model.head.dropout=0.1", "model.head.aspp_dropout=0.5", "augment.class_uniform_crop=0.5"]
+FULL += ["loader.sampling=repeat_factor", "loader.repeat_threshold=0.5"]
 
 
 @pytest.fixture(scope="module")

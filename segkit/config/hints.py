@@ -22,6 +22,8 @@ SYNONYMS = {  # what other toolkits call a setting or a group
     "schedule.optimizer.weight_decay": "wd",
     "sizes.crop": "crop_size img_size image_size imgsz input_size resolution size patch_size",
     "loader.workers": "num_workers n_workers nworkers workers_per_gpu",
+    "loader.sampling": "sampler data_sampler class_balanced oversample repeat_factor_sampling",
+    "loader.repeat_threshold": "oversample_thr repeat_thresh repeat_factor_threshold",
     "runtime.precision": "amp mixed_precision use_amp fp16 bf16 half dtype",
     "data.root": "data_root data_dir data_path dataset_root dataset_dir root_dir path",
     "data": "dataset",

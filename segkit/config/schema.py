@@ -76,6 +76,8 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "profile": bool,
         "lr_finder": bool,
         "loader.workers": Workers,
+        "loader.sampling": Literal["uniform", "repeat_factor"],
+        "loader.repeat_threshold": Annotated[float, Interval(gt=0, le=1)],
         "writers": dict[str, dict | bool | None],
         "evaluation.every": Annotated[float, Interval(ge=1e-4)],
     }

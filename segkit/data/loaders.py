@@ -1,7 +1,8 @@
 """Endless stream of training batches that does not depend on workers, ranks or interruptions.
 
 Position p of the stream is place ``p % n`` of epoch ``p // n``, where an epoch has n samples. The order of an
-epoch follows from (seed, epoch), the augmentation of a sample from (seed, epoch, sample).
+epoch follows from (seed, epoch), the augmentation of a sample from (seed, epoch, sample), and if an epoch has
+the sample several times, from the number of the repetition.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from segkit.data.label_map import DataError
+from segkit.data.sampling import RepeatFactors
 from segkit.data.transforms import Transform
 from segkit.runtime import signals
 from segkit.runtime.seeds import seed_of
@@ -47,6 +49,7 @@ class SampleOrder(NamedTuple):
     rank: int = 0
     world_size: int = 1
     drop_last: bool = False  # leave out the samples that fill no batch; others in each epoch
+    repeat_factors: RepeatFactors | None = None  # how often an epoch has each sample; None: once
 
     @property
     def samples_per_epoch(self) -> int:
@@ -68,13 +71,26 @@ class SampleOrder(NamedTuple):
     def sample_at(self, position: int) -> SampleSeed:
         """Return index and seed of the sample at a position of the endless stream."""
         epoch, place = divmod(position, self.samples_per_epoch)
-        index = int(_epoch_order(self.samples, self.seed, epoch)[place])
+        samples, repetitions = _epoch_order(self.samples, self.seed, epoch, self.repeat_factors)
+        index, repetition = int(samples[place]), int(repetitions[place])
+        if repetition:
+            return SampleSeed(index, seed_of(self.seed, epoch, index, repetition))
         return SampleSeed(index, seed_of(self.seed, epoch, index))
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs
-def _epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng(seed_of(seed, epoch)).permutation(samples)
+def _epoch_order(
+    samples: int, seed: int, epoch: int, factors: RepeatFactors | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the samples of an epoch in order, and for each how often the epoch has it in rows before."""
+    random = np.random.default_rng(seed_of(seed, epoch))
+    if factors is None:
+        return random.permutation(samples), np.zeros(samples, np.int64)
+    counts = factors.draw_counts(random)
+    rows = np.repeat(np.arange(samples), counts)
+    repetitions = np.arange(samples) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = random.permutation(samples)
+    return rows[order], repetitions[order]
 
 
 class _BatchSampler:

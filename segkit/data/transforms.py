@@ -6,6 +6,7 @@ The crop is chosen in the coordinates of the scaled image, and only the source p
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ class Augmentation:
         rotation: largest angle in degrees, in either direction, about the center of the crop.
         max_class_ratio: a crop is sampled again, up to ten times, while one class has at least this share
             of its scored pixels, or it has fewer than two classes; 1: never.
+        class_uniform_crop: probability that a crop contains a pixel of a class drawn uniformly from those of
+            the image, so that rare classes are in more crops (class uniform sampling, arXiv 1812.01593).
+            Rotation may move the pixel out of the crop.
         color_jitter: probability of each of brightness, contrast, saturation and hue (mmsegmentation).
             Images other than photographs get brightness and contrast only, relative to their value range.
         blur: probability of a Gaussian blur with a standard deviation of up to 1 pixel. PIL's, which GluonCV
@@ -66,6 +70,7 @@ class Augmentation:
     hflip: Fraction = 0.5
     rotation: Annotated[float, Interval(ge=0, le=180)] = 0.0
     max_class_ratio: Fraction = 1.0
+    class_uniform_crop: Fraction = 0.0
     color_jitter: Fraction = 0.0
     blur: Fraction = 0.0
     albumentations: list[dict] = field(default_factory=list)
@@ -103,6 +108,11 @@ class Augmentation:
         else:
             crop_size = self.crop_size
         sampler = _CropSampler(scaled, crop_size or scaled, is_flipped)
+        if self.class_uniform_crop:
+            pixels = _ClassPixels(label)
+            if is_flipped and self.resize != "opencv_linear" and not angle:  # flipped before it is cropped
+                pixels = _ClassPixels(label[:, ::-1])
+            sampler = dataclasses.replace(sampler, pixels=pixels, probability=self.class_uniform_crop)
         crop, label = self._sample_crop(draw, label, sampler, angle)
         image = self._cut(image, crop, angle, padding)
         if self.color_jitter and bands.is_photograph:
@@ -147,16 +157,45 @@ build = Augmentation  # the name that components are built by
 
 @dataclass(frozen=True)
 class _CropSampler:
-    """Uniform crops of the scaled image; all of a side that is not longer than the crop."""
+    """Uniform crops of the scaled image; all of a side that is not longer than the crop.
+
+    With a probability the crop is uniform among those that contain a pixel of a random class.
+    """
 
     scaled: tuple[int, int]
     crop_size: Sequence[int]
     is_flipped: bool
+    pixels: _ClassPixels | None = None
+    probability: float = 0.0
 
     def sample(self, draw: np.random.Generator) -> Crop:
-        height, width = (min(pair) for pair in zip(self.crop_size, self.scaled, strict=True))
-        top, left = draw.integers((self.scaled[0] - height + 1, self.scaled[1] - width + 1))
-        return Crop(self.scaled, int(top), int(left), height, width, self.is_flipped)
+        sides: np.ndarray = np.minimum(self.crop_size, self.scaled)
+        lowest: np.ndarray = np.zeros(2, np.int64)
+        highest: np.ndarray = self.scaled - sides
+        if self.pixels is not None and draw.random() < self.probability:
+            pixel = self.pixels.draw(draw, self.scaled)
+            lowest = np.maximum(lowest, pixel - sides + 1)
+            highest = np.minimum(highest, pixel)
+        top, left = draw.integers(lowest, highest + 1)
+        return Crop(self.scaled, int(top), int(left), int(sides[0]), int(sides[1]), self.is_flipped)
+
+
+class _ClassPixels:
+    """Random pixels of a label: first a class, uniformly, then one of its pixels."""
+
+    def __init__(self, label: np.ndarray) -> None:
+        self.label = label
+        counts = np.bincount(label.ravel())
+        counts[label_ignore_index(label) :] = 0
+        self.classes = np.flatnonzero(counts)
+
+    def draw(self, draw: np.random.Generator, scaled: Sequence[int]) -> np.ndarray:
+        """Return (row, column) of a pixel in the image scaled to (height, width); any if none is labeled."""
+        if not len(self.classes):
+            return draw.integers(scaled)
+        positions = np.flatnonzero(self.label == draw.choice(self.classes))
+        place = np.unravel_index(positions[draw.integers(len(positions))], self.label.shape)
+        return ((np.array(place) + 0.5) * scaled / self.label.shape).astype(np.int64)
 
 
 def _sample_scaled_size(

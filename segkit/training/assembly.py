@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from segkit.config import registry
-from segkit.data import loaders, transforms
+from segkit.data import loaders, sampling, transforms
 from segkit.models import segmenter, summary
 from segkit.monitor.banners import format_banner
 from segkit.monitor.monitor import Monitor
@@ -81,7 +81,10 @@ def remaining_steps(
     Raises:
         ValueError: the batch does not divide evenly; while iterating, a sample cannot be read.
     """
-    schedule = run.schedule
+    schedule, loader = run.schedule, settings["loader"]
+    factors = sampling.build_repeat_factors(train_set, loader["sampling"], loader["repeat_threshold"])
+    if factors is not None:
+        run.notes.append(factors.note)
     order = loaders.SampleOrder(
         len(train_set),
         settings["seed"],
@@ -90,13 +93,14 @@ def remaining_steps(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         drop_last=schedule.drop_last,
+        repeat_factors=factors,
     )
     batches = loaders.training_loader(
         train_set,
         transforms.build(**settings["augment"]),
         order,
         iterations=run.remaining_iterations,
-        workers=settings["loader"]["workers"],
+        workers=loader["workers"],
     )
     return itertools.takewhile(lambda _: not run.is_out_of_patience, steps(batches, schedule.loader_batches))
 

@@ -12,7 +12,7 @@ from typing import Any
 from segkit import checkpoint
 from segkit.config import registry
 from segkit.config.values import expand_home
-from segkit.data import loaders, transforms
+from segkit.data import loaders, sampling, transforms
 from segkit.models import segmenter
 from segkit.types import ClassTable, Dataset, Loss
 
@@ -45,9 +45,13 @@ def training_batches(settings: Settings, dataset: Dataset, *, iterations: range)
     Raises:
         ValueError: while iterating, a sample cannot be read.
     """
-    order = loaders.SampleOrder(len(dataset), settings["seed"], settings["schedule"]["batch_size"])
-    transform, workers = transforms.build(**settings["augment"]), settings["loader"]["workers"]
-    return loaders.training_loader(dataset, transform, order, iterations=iterations, workers=workers)
+    loader, batch_size = settings["loader"], settings["schedule"]["batch_size"]
+    factors = sampling.build_repeat_factors(dataset, loader["sampling"], loader["repeat_threshold"])
+    order = loaders.SampleOrder(len(dataset), settings["seed"], batch_size, repeat_factors=factors)
+    transform = transforms.build(**settings["augment"])
+    return loaders.training_loader(
+        dataset, transform, order, iterations=iterations, workers=loader["workers"]
+    )
 
 
 def save(model: segmenter.Segmenter, file: str | Path, *, settings: Settings, table: ClassTable) -> None:
