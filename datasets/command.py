@@ -29,6 +29,7 @@ from segkit.runtime.commands import cli_command
 from segkit.runtime.errors import report_user_errors
 from segkit.runtime.text import format_count
 from segkit.tools import doctor
+from segkit.tools.doctor import export
 from segkit.visualize import overlays
 
 Prepare = Callable[[argparse.Namespace, Path], None]
@@ -76,7 +77,18 @@ class Script:
         examine.add_argument(
             "--checkpoint",
             metavar="FILE",
-            help="of a trained model, which ranks the images by how likely their labels are wrong",
+            help="file of a trained model, which ranks the images by how likely their labels are wrong",
+        )
+        examine.add_argument(
+            "--export",
+            nargs="+",
+            choices=sorted(export.TOOLS),
+            default=[],
+            metavar="TOOL",
+            help=f"write the first images of the ranking for label tools: {', '.join(sorted(export.TOOLS))}",
+        )
+        examine.add_argument(
+            "--count", type=int, default=24, help="images to show and export; default: %(default)s"
         )
         show = self._command(
             "show", "write a contact sheet: image and overlay, before and after augmentation"
@@ -181,6 +193,8 @@ class Script:
             folder=arguments.output,
             checkpoint=arguments.checkpoint,
             plugins=settings["plugins"],
+            count=arguments.count,
+            tools=arguments.export,
         )
         print(*found.lines(), sep="\n")
         sys.exit(found.is_serious)

@@ -17,6 +17,7 @@ from command import Script
 from tqdm import tqdm
 
 from segkit.config.values import parse_path
+from segkit.data.label_map import LabelMap
 from segkit.data.pairs import MASK_SUFFIXES
 from segkit.data.reading import read_mask
 from segkit.runtime import files
@@ -45,6 +46,7 @@ def import_labels(arguments: argparse.Namespace, root: Path) -> None:
         classes=chosen,
         empty=empty,
         attribute=arguments.attribute,
+        table=LabelMap.read(arguments.table, "folder") if arguments.table else None,
     )
     print(*report.lines(), sep="\n")
     splits = "" if arguments.split else " data.train_split=80% data.val_split=20%"
@@ -121,6 +123,15 @@ script.add_command(
     ),
     ("--split", {"default": "", "metavar": "NAME", "help": "write to images/NAME and masks/NAME"}),
     ("--classes", {"metavar": "A,B", "help": "labels to keep, in this order; default: all"}),
+    (
+        "--table",
+        {
+            "type": parse_path,
+            "metavar": "FILE",
+            "help": "class table with the ids of the labels, such as classes.csv of an export of the doctor; "
+            "pixels without a shape are not scored",
+        },
+    ),
     ("--empty", {"choices": ("background", "left-out"), "help": "images without labels; COCO: background"}),
     ("--attribute", {"metavar": "NAME", "help": "VIA region attribute that holds the class"}),
 )

@@ -323,7 +323,7 @@ def test_import_report_counts_crowds_and_hidden_pixels():
         shapes.Shape("c", [shapes.box(0, 0, 9, 9)]),
     ]
     image = shapes.LabeledImage("x", (HEIGHT, WIDTH), drawn)
-    mask, hidden = shapes.paint_mask(image, {"a": 1, "b": 2})
+    mask, hidden = shapes.paint_mask(image, shapes.number_labels(["a", "b"]))
     assert image.skipped == {"without a pixel in the image": 3, "of c": 1}
     assert hidden == {("a", "a crowd"): 9 * 7 - 4, ("b", "a crowd"): 100}
     assert (mask == 255).sum() == 60 * 80 - 59 - 100

@@ -28,6 +28,7 @@ MIN_GAIN = (
     0.04  # of the best offset over none; CamVid's own masks gain at most 0.03, shifted ones at least 0.05
 )
 MIN_CONTRAST = 0.06  # of the best offset over the median of all offsets
+KINDS = ("shifted masks", "mirrored masks", "masks that do not fit")
 LOW_CONTRAST = 0.4  # of the median over the images: masks of other images are below
 
 
@@ -147,7 +148,7 @@ def find_misfits(records: Sequence[Record]) -> list[Finding]:
             "Mirror the masks back",
         ),
         (
-            "masks that do not fit",
+            KINDS[2],
             "warning",
             foreign,
             "may belong to other images: their borders do not follow edges",

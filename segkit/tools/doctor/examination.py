@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segkit.data.alignment import as_label_map
+from segkit.data.label_map import LabelMap
 from segkit.data.pairs import Pairs
 from segkit.runtime import files
+from segkit.runtime.commands import cli_command
 from segkit.runtime.text import format_count
-from segkit.tools.doctor import agreement, classes, copies, model, page, ranking_page, values
+from segkit.tools.doctor import agreement, classes, copies, export, model, page, ranking_page, values
 from segkit.tools.doctor.findings import Case, Finding, Key, sort_findings
 from segkit.tools.doctor.labels import Suspect
 from segkit.tools.doctor.scan import Scan, scan_datasets, to_gray
@@ -29,6 +32,7 @@ class Examination:
     folder: Path
     findings: list[Finding]
     images: int
+    notes: list[str] = field(default_factory=list)
 
     @property
     def is_serious(self) -> bool:
@@ -38,7 +42,8 @@ class Examination:
     def lines(self) -> list[str]:
         """Return the findings as lines of text."""
         lines = [f"{finding.severity:>8}: {finding.text}" for finding in self.findings]
-        return [*lines, f"{format_count(self.images, 'image')} examined; see {self.folder / 'doctor.html'}"]
+        lines.append(f"{format_count(self.images, 'image')} examined; see {self.folder / 'doctor.html'}")
+        return lines + self.notes
 
 
 def examine_dataset(
@@ -47,7 +52,8 @@ def examine_dataset(
     folder: Path,
     checkpoint: str | None = None,
     plugins: Sequence[str] = (),
-    pictures: int = 24,
+    count: int = 24,
+    tools: Sequence[str] = (),
 ) -> Examination:
     """Examine the splits of a data set and write ``doctor.html``, ``doctor.json`` and ``exclude.txt``.
 
@@ -56,7 +62,9 @@ def examine_dataset(
         folder: of the files; it is created.
         checkpoint: of a model that ranks the images by how likely their labels are wrong; None: no ranking.
         plugins: packages that hold components of the model.
-        pictures: of the ranking.
+        count: images of the ranking that are shown and exported.
+        tools: label tools to export for, keys of ``export.TOOLS``: the first images of the ranking; without a
+            checkpoint the images whose masks do not fit.
 
     Raises:
         ValueError: the checkpoint cannot be used for these data.
@@ -91,7 +99,7 @@ def examine_dataset(
     name = next(iter(datasets.values())).name
     section = ""
     if second_opinion is not None:
-        section = ranking_page.render_ranking(ranking, second_opinion, count=pictures)
+        section = ranking_page.render_ranking(ranking, second_opinion, count=count)
     text = page.render_page(
         scan,
         findings,
@@ -115,7 +123,63 @@ def examine_dataset(
     ):
         with files.atomic_write(folder / file_name) as file:
             file.write(written.encode())
-    return Examination(folder, findings, sum(map(len, datasets.values())))
+    examination = Examination(folder, findings, sum(map(len, datasets.values())))
+    if tools:
+        if second_opinion is not None:
+            images, table = _trace_suspects(ranking[:count], second_opinion)
+        else:
+            images = _trace_misfits(findings, datasets, count=count)
+        base = export.common_folder(pair.image for dataset in datasets.values() for pair in dataset.pairs)
+        examination.notes += _export(images, table, base, folder / "export", tools)
+    return examination
+
+
+def _trace_suspects(
+    ranking: Sequence[Suspect], second_opinion: model.Model
+) -> tuple[list[export.ExportedImage], LabelMap]:
+    """Return the images of the ranking with outlines, and the class table in the order of the model."""
+    images = []
+    for suspect in ranking:
+        key = suspect.evidence.key
+        opinion = second_opinion.compare(key)
+        file = second_opinion.pairs[key.split].pairs[key.position].image
+        note = model.describe_suspect(suspect, second_opinion.table.names)
+        images.append(export.trace_image(file, opinion.sample.label, opinion.prediction, note=note))
+    return images, as_label_map(next(iter(second_opinion.datasets.values())).table)
+
+
+def _trace_misfits(
+    findings: Sequence[Finding], datasets: Mapping[str, Pairs], *, count: int
+) -> list[export.ExportedImage]:
+    """Return the first images whose masks do not fit, with outlines."""
+    notes = {
+        case.images[0]: case.text
+        for finding in findings
+        if finding.kind in agreement.KINDS
+        for case in finding.cases
+    }
+    return [
+        export.trace_image(
+            datasets[key.split].pairs[key.position].image,
+            datasets[key.split].read_label(key.position),
+            note=note,
+        )
+        for key, note in list(notes.items())[:count]
+    ]
+
+
+def _export(
+    images: Sequence[export.ExportedImage], table: LabelMap, base: Path, folder: Path, tools: Sequence[str]
+) -> list[str]:
+    """Write the files of the label tools, and return lines on how they come back."""
+    if not images:
+        return ["nothing to export"]
+    export.export_images(images, table=table, base=base, folder=folder, tools=tools)
+    command = f"{cli_command('data', 'folder')} import --table {folder / 'classes.csv'} --images {base}"
+    return [
+        f"{format_count(len(images), 'image')} exported to {folder}; corrected files come back with",
+        f"  {command} --root CORRECTED --from {tools[0]} FILES",
+    ]
 
 
 def _describe_unreadable(scan: Scan) -> list[Finding]:

@@ -149,7 +149,9 @@ def find_label_problems(ranking: Sequence[Suspect], names: Sequence[str]) -> lis
         text = (
             f"{len(doubtful):,} of {len(ranking):,} labels have regions that the model contradicts strongly."
         )
-        remedy = "Look at them, and correct them if the model is right: --export writes them for label tools"
+        remedy = (
+            "Look at them, and correct them where the model is right; --export writes them for label tools"
+        )
         findings.append(Finding("suspicious regions", "warning", text, remedy, doubtful))
     if mixed := count_mixed_classes(ranking):
         cases = []

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,8 +24,10 @@ from segkit.tools.import_labels.shapes import (
     BACKGROUND,
     Annotations,
     LabeledImage,
+    MaskIds,
     ignore_id,
     import_pycocotools,
+    number_labels,
     paint_mask,
 )
 from segkit.types import MAX_CLASSES
@@ -79,7 +81,7 @@ class Report:
         return lines
 
 
-def import_labels(
+def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
     kind: str,
     files: Sequence[Path],
     *,
@@ -89,6 +91,7 @@ def import_labels(
     classes: Sequence[str] = (),
     empty: str = "background",
     attribute: str | None = None,
+    table: LabelMap | None = None,
 ) -> Report:
     """Write images, masks, ``classes.csv`` and ``import.json`` for label files; on an error, nothing.
 
@@ -101,6 +104,8 @@ def import_labels(
         classes: labels to keep, in this order; empty: all.
         empty: treatment of images without labels: ``background``, or ``left-out``.
         attribute: attribute of VIA regions that holds the class.
+        table: class table with the ids of the labels; pixels without a shape are then not scored. None
+            numbers the labels from 1 on, and the background is 0.
 
     Raises:
         ValueError: a file is invalid, a label does not exist, or the folder has other classes.
@@ -110,7 +115,11 @@ def import_labels(
     if not annotations.images:
         raise ValueError(f"{files[0]}: contains no images")
     labels = _select_labels(annotations, classes, files[0])
-    table = make_label_map(labels, annotations.labels)
+    if table is None:
+        ids, table = number_labels(labels), make_label_map(labels, annotations.labels)
+    else:
+        table = _with_ignored_entry(table)
+        ids = _ids_from_table(labels, table, files[0])
     _check_classes(root / "classes.csv", table)
     sources = _find_image_files(annotations.images, images)
     report = Report(labels, missing=[image.name for image in annotations.images if image.name not in sources])
@@ -119,7 +128,7 @@ def import_labels(
         target = Path(temporary)
         for image in annotations.images:
             if (source := sources.get(image.name)) is not None:
-                _write_image(target, PurePosixPath(split), image, source, report, empty=empty)
+                _write_image(target, PurePosixPath(split), image, source, report, empty=empty, ids=ids)
         if not report.images:
             count = format_count(len(annotations.images), "image")
             reason = " ".join(report.lines()[-1:])
@@ -152,6 +161,30 @@ def _select_labels(annotations: Annotations, classes: Sequence[str], file: Path)
             "choose with --classes NAME,NAME"
         )
     return labels
+
+
+def _with_ignored_entry(table: LabelMap) -> LabelMap:
+    """Return a table with an ignored entry, which a mask needs for pixels without a shape."""
+    if any(entry.ignore and entry.id >= 0 for entry in table.entries):
+        return table
+    void = ignore_id(max(entry.id for entry in table.entries) + 1)
+    return replace(table, entries=(*table.entries, Entry(void, "not scored", (255, 255, 255), ignore=True)))
+
+
+def _ids_from_table(labels: Sequence[str], table: LabelMap, file: Path) -> MaskIds:
+    """Return the ids of the labels in a table; the first ignored entry is for pixels without a shape.
+
+    Raises:
+        ValueError: the table does not have a label.
+    """
+    ids = {entry.name: entry.id for entry in reversed(table.entries) if entry.id >= 0}
+    ids |= {name: entry.id for name, entry in zip(table.names, table.classes, strict=True)}
+    if unknown := [label for label in labels if label not in ids]:
+        raise ValueError(
+            f"{file}: --table has no {', '.join(unknown)}. It has {', '.join(ids)}; choose with --classes"
+        )
+    void = next(entry.id for entry in table.entries if entry.ignore and entry.id >= 0)
+    return MaskIds({label: ids[label] for label in labels}, void, void)
 
 
 def _check_classes(file: Path, table: LabelMap) -> None:
@@ -196,7 +229,14 @@ def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str,
 
 
 def _write_image(
-    target: Path, split: PurePosixPath, image: LabeledImage, source: Path, report: Report, *, empty: str
+    target: Path,
+    split: PurePosixPath,
+    image: LabeledImage,
+    source: Path,
+    report: Report,
+    *,
+    empty: str,
+    ids: MaskIds,
 ) -> None:
     stored = image_size(source)
     if image.size not in (None, stored):
@@ -208,17 +248,17 @@ def _write_image(
         if empty != "background":
             report.skipped += image.skipped
             return
-    ids = {label: 1 + number for number, label in enumerate(report.labels)}
     mask, hidden = paint_mask(image, ids)
     below = split / image.name
     overlays.save_image(target / "masks" / below.with_suffix(".png"), mask)
     link_or_copy(source, target / "images" / below)
-    void = ignore_id(len(ids) + 1)
-    counts = np.bincount(mask.ravel(), minlength=void + 1)
-    report.pixels.update({"background": int(counts[BACKGROUND]), "not scored": int(counts[void])})
-    report.pixels.update({label: int(counts[number]) for label, number in ids.items()})
-    report.objects.update(s.label for s in image.shapes if s.label in ids and not s.is_crowd)
-    report.crowds += sum(shape.is_crowd for shape in image.shapes if shape.label in ids)
+    counts = np.bincount(mask.ravel(), minlength=1 + max(ids.void, *ids.labels.values()))
+    report.pixels.update({"background": int(counts[ids.background])})
+    if ids.void != ids.background:
+        report.pixels.update({"not scored": int(counts[ids.void])})
+    report.pixels.update({label: int(counts[number]) for label, number in ids.labels.items()})
+    report.objects.update(s.label for s in image.shapes if s.label in ids.labels and not s.is_crowd)
+    report.crowds += sum(shape.is_crowd for shape in image.shapes if shape.label in ids.labels)
     report.images += 1
     report.hidden += hidden
     report.skipped += image.skipped

@@ -6,10 +6,12 @@ import base64
 import csv
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
 import cv2
@@ -24,6 +26,7 @@ from segkit.tools.import_labels.shapes import (
     decode_runs,
     ellipse,
     parse_outline,
+    rotate_points,
 )
 
 
@@ -189,6 +192,68 @@ def _add_cvat(image: LabeledImage, element: ElementTree.Element, number: int) ->
     image.shapes.append(shape)
 
 
+def read_label_studio(files: Sequence[Path], _: str | None = None) -> Annotations:
+    """Read the JSON of Label Studio: polygons, rectangles, ellipses of the last annotation of each task."""
+    images, labels = [], Counter[str]()
+    for file in files:
+        content = read_json(file)
+        if not isinstance(content, list):
+            raise ValueError(f"{file}: not a Label Studio file: it must be a list of tasks. Export as JSON")
+        for number, task in enumerate(content, start=1):
+            place = f"{file}, task {number}"
+            try:
+                done = [each for each in task["annotations"] if not each.get("was_cancelled")]
+                image = LabeledImage(_label_studio_name(task["data"], place), None)
+                for position, region in enumerate(done[-1]["result"] if done else ()):
+                    _add_label_studio(image, region, f"{place}, region {position + 1}", position)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{place}: not a Label Studio task ({type(error).__name__} {error})"
+                ) from error
+            labels.update(shape.label for shape in image.shapes)
+            images.append(image)
+    return Annotations(dict.fromkeys(sorted(labels), ""), images)
+
+
+def _label_studio_name(data: Mapping[str, Any], place: str) -> str:
+    """Return the path of an image below the served folder; uploads lose the random start of their names."""
+    values = [data["image"]] if "image" in data else [v for v in data.values() if isinstance(v, str)]
+    if not values:
+        raise ValueError(f"{place}: data has no image")
+    address = urlsplit(values[0])
+    if served := parse_qs(address.query).get("d"):
+        return served[0]
+    name = unquote(address.path)
+    if "/data/upload/" in name:
+        return re.sub(r"^[0-9a-f]{8}-", "", name.rpartition("/")[2])
+    return name.lstrip("/")
+
+
+def _add_label_studio(image: LabeledImage, region: Mapping[str, Any], place: str, number: int) -> None:
+    kind, value = region["type"], region.get("value", {})
+    if kind not in ("polygonlabels", "rectanglelabels", "ellipselabels") or not value.get(kind):
+        image.skipped[kind] += 1
+        return
+    width, height = region["original_width"], region["original_height"]
+    size = int(height), int(width)
+    if image.size not in (None, size):
+        raise ValueError(f"{place}: of another image size than the regions before")
+    image.size = size
+    scale = np.array([width, height]) / 100  # values are percentages
+    degrees = float(value.get("rotation") or 0)
+    if kind == "polygonlabels":
+        outline = parse_outline(value["points"], place) * scale
+    else:
+        x, y = (float(each) for each in scale * (value["x"], value["y"]))
+        if kind == "ellipselabels":
+            rx, ry = (float(each) for each in scale * (value["radiusX"], value["radiusY"]))
+            outline = ellipse(x, y, rx, ry, degrees=degrees)
+        else:
+            w, h = (float(each) for each in scale * (value["width"], value["height"]))
+            outline = rotate_points(box(x, y, x + w, y + h), degrees, about=(x, y))
+    image.shapes.append(Shape(str(value[kind][0]), [outline], height=number))
+
+
 Region = tuple[Mapping[str, Any], Mapping[str, Any]]  # shape, attributes
 
 
@@ -267,5 +332,6 @@ READERS: dict[str, Callable[[Sequence[Path], str | None], Annotations]] = {
     "coco": read_coco,
     "labelme": read_labelme,
     "cvat": read_cvat,
+    "label_studio": read_label_studio,
     "via": read_via,
 }

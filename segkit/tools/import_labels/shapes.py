@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,16 +81,19 @@ def parse_outline(values: Sequence[Any], place: str) -> np.ndarray:
 def ellipse(x: float, y: float, rx: float, ry: float, *, degrees: float = 0.0) -> np.ndarray:
     """Return (180, 2) corners of an ellipse about (x, y), turned clockwise."""
     angles = np.arange(180) * (2 * np.pi / 180)
-    return _rotate(np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1), degrees, about=(x, y))
+    return rotate_points(
+        np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1), degrees, about=(x, y)
+    )
 
 
 def box(left: float, top: float, right: float, bottom: float, *, degrees: float = 0.0) -> np.ndarray:
     """Return (4, 2) corners of a rectangle, turned clockwise about its center."""
     corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
-    return _rotate(corners, degrees, about=((left + right) / 2, (top + bottom) / 2))
+    return rotate_points(corners, degrees, about=((left + right) / 2, (top + bottom) / 2))
 
 
-def _rotate(points: np.ndarray, degrees: float, *, about: tuple[float, float]) -> np.ndarray:
+def rotate_points(points: np.ndarray, degrees: float, *, about: tuple[float, float]) -> np.ndarray:
+    """Return points (N, 2), turned clockwise about a center."""
     if not degrees:
         return points
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))  # y points down
@@ -139,24 +142,41 @@ def rasterize_object(shape: Shape, height: int, width: int) -> np.ndarray:
     return area
 
 
-def paint_mask(image: LabeledImage, ids: dict[str, int]) -> tuple[np.ndarray, Counter[tuple[str, str]]]:
+class MaskIds(NamedTuple):
+    """Ids in masks: of each label, of pixels without a shape, and of pixels that are not scored."""
+
+    labels: dict[str, int]
+    background: int
+    void: int
+
+
+def number_labels(labels: Sequence[str]) -> MaskIds:
+    """Return ids for labels from 1 on, with background 0."""
+    ids = {label: number for number, label in enumerate(labels, start=1)}
+    return MaskIds(ids, BACKGROUND, ignore_id(len(ids) + 1))
+
+
+def paint_mask(image: LabeledImage, ids: MaskIds) -> tuple[np.ndarray, Counter[tuple[str, str]]]:
     """Return the mask (H, W) of an image, and how many pixels are hidden by (label on top, label below).
 
     Crowds are below all other shapes and are not scored; shapes without id or pixels count as skipped.
     """
     assert image.size is not None
-    void = ignore_id(len(ids) + 1)
-    mask = np.full(image.size, BACKGROUND, np.min_scalar_type(void))
-    names, hidden = {identity: label for label, identity in ids.items()}, Counter[tuple[str, str]]()
+    kind = np.min_scalar_type(max(ids.void, ids.background, *ids.labels.values()))
+    mask = np.full(image.size, ids.background, kind)
+    names, hidden = {identity: label for label, identity in ids.labels.items()}, Counter[tuple[str, str]]()
     for shape in sorted(image.shapes, key=lambda shape: (not shape.is_crowd, shape.height)):
-        if shape.label not in ids:
+        if shape.label not in ids.labels:
             image.skipped[f"of {shape.label}"] += 1
             continue
-        value, area = void if shape.is_crowd else ids[shape.label], rasterize_object(shape, *image.size)
+        value, area = (
+            ids.void if shape.is_crowd else ids.labels[shape.label],
+            rasterize_object(shape, *image.size),
+        )
         image.skipped["without a pixel in the image"] += not area.any()
         below, counts = np.unique(mask[area], return_counts=True)
         for under, pixels in zip(below.tolist(), counts.tolist(), strict=True):
-            if under not in (BACKGROUND, value):
+            if under not in (ids.background, value):
                 hidden[shape.label, names.get(under, "a crowd")] += pixels
         mask[area] = value
     image.skipped = +image.skipped
