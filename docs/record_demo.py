@@ -1,6 +1,7 @@
-"""Record the demo as an animated terminal, docs/images/demo.svg: ``python docs/record_demo.py``; minutes.
+"""Record the demo: ``python docs/record_demo.py`` writes docs/images/demo.svg and demo.jpg in minutes.
 
-The picture is SVG with CSS animations: text, no script. The recording is shown ten times as fast.
+demo.jpg is the picture of validation images that the demo writes; demo.svg is its terminal session, as
+text with CSS animations, in half a minute.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
-IMAGE = ROOT / "docs" / "images" / "demo.svg"
+IMAGES = ROOT / "docs" / "images"
 ROWS, COLUMNS = 22, 100  # visible lines, characters of a line
 LINE, WIDTH = 18, 7.8  # height of a line and width of a character, in pixels
-FASTER, HOLD = 10, 4  # factor; seconds that the last picture stays
+PLAY, HOLD = 25, 5  # seconds that the recording is shown in, and that its last picture stays
 
 Recording = Sequence[tuple[float, str]]
 
@@ -37,14 +40,14 @@ def record(command: Sequence[str]) -> Recording:
 
 def render(lines: Recording) -> str:
     """Return an animated SVG in which the lines appear and scroll as they were printed."""
-    length = lines[-1][0] / FASTER + HOLD
-    shares = [100 * seconds / FASTER / length for seconds, _ in lines]
+    length = PLAY + HOLD
+    shares = [100 * seconds / lines[-1][0] * PLAY / length for seconds, _ in lines]
     styles, texts = [], []
     for number, (share, (_, line)) in enumerate(zip(shares, lines, strict=True)):
         styles.append(
             f"@keyframes l{number}{{0%,{share:.2f}%{{opacity:0}}{share + 0.01:.2f}%,100%{{opacity:1}}}}"
         )
-        styles.append(f"#l{number}{{animation:l{number} {length:.1f}s infinite}}")
+        styles.append(f"#l{number}{{animation:l{number} {length}s infinite}}")
         texts.append(f'<text id="l{number}" y="{(number + 1) * LINE}">{escape(line[:COLUMNS])}</text>')
     steps = ["0%{transform:translateY(0)}"]
     for number in range(ROWS, len(lines)):
@@ -53,7 +56,7 @@ def render(lines: Recording) -> str:
         steps.append(f"{shares[number] + 0.01:.2f}%{{transform:translateY({after}px)}}")
     last = -max(0, len(lines) - ROWS) * LINE
     steps.append(f"100%{{transform:translateY({last}px)}}")
-    styles.append(f"@keyframes scroll{{{''.join(steps)}}}#all{{animation:scroll {length:.1f}s infinite}}")
+    styles.append(f"@keyframes scroll{{{''.join(steps)}}}#all{{animation:scroll {length}s infinite}}")
     still = f"text{{animation:none!important}}#all{{animation:none!important;transform:translateY({last}px)}}"
     styles.append(f"@media(prefers-reduced-motion){{{still}}}")
     width, height = round(COLUMNS * WIDTH + 32), ROWS * LINE + 32
@@ -74,7 +77,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-u", "train_seg.py", "experiment=demo", f"run_dir={folder}"]
         lines = [(seconds, line.replace(folder, "runs")) for seconds, line in record(command)]
-    IMAGE.write_text(render([(0.0, "$ make demo"), *lines]), encoding="utf-8")
+        Image.open(Path(folder, "demo", "samples.png")).convert("RGB").save(IMAGES / "demo.jpg", quality=88)
+    (IMAGES / "demo.svg").write_text(render([(0.0, "$ make demo"), *lines]), encoding="utf-8")
 
 
 if __name__ == "__main__":
