@@ -109,9 +109,8 @@ class Augmentation:
             crop_size = self.crop_size
         sampler = _CropSampler(scaled, crop_size or scaled, is_flipped)
         if self.class_uniform_crop:
-            pixels = _ClassPixels(label)
-            if is_flipped and self.resize != "opencv_linear" and not angle:  # flipped before it is cropped
-                pixels = _ClassPixels(label[:, ::-1])
+            is_flipped_first = is_flipped and self.resize != "opencv_linear" and not angle
+            pixels = _ClassPixels(label[:, ::-1] if is_flipped_first else label)
             sampler = dataclasses.replace(sampler, pixels=pixels, probability=self.class_uniform_crop)
         crop, label = self._sample_crop(draw, label, sampler, angle)
         image = self._cut(image, crop, angle, padding)
