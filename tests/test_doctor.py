@@ -233,3 +233,11 @@ def test_command_writes_page_and_json_and_exits_with_1_if_serious(tmp_path):
     assert evil not in page
     assert "&lt;img src=x onerror=alert(1)&gt;&amp;" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+def test_data_commands_do_not_import_torch():
+    code = "import sys; sys.path.insert(0, 'datasets'); import command; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "False"

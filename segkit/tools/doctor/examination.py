@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.alignment import as_label_map
 from segkit.data.label_map import LabelMap
 from segkit.data.pairs import Pairs
 from segkit.runtime import files
 from segkit.runtime.commands import cli_command
 from segkit.runtime.text import format_count
-from segkit.tools.doctor import agreement, classes, copies, export, model, page, ranking_page, values
+from segkit.tools.doctor import agreement, classes, copies, export, page, values
 from segkit.tools.doctor.findings import Case, Finding, Key, sort_findings
-from segkit.tools.doctor.labels import Suspect
 from segkit.tools.doctor.scan import Scan, scan_datasets, to_gray
 
 UNUSED = ("copies in both splits", "copies in one split", "images without labels", "plain images")
@@ -72,7 +70,9 @@ def examine_dataset(
     """
     second_opinion = None
     if checkpoint is not None:  # before the scan, so that a wrong checkpoint is reported at once
-        second_opinion = model.Model(checkpoint, datasets, plugins=plugins)
+        from segkit.tools.doctor.second_opinion import SecondOpinion
+
+        second_opinion = SecondOpinion(checkpoint, datasets, plugins=plugins)
     scan = scan_datasets(datasets)
 
     def read_gray(key: Key) -> np.ndarray:
@@ -80,11 +80,9 @@ def examine_dataset(
         return to_gray(dataset.read_image(dataset.pairs[key.position]), dataset)[0]
 
     table = next(iter(datasets.values())).table
-    ranking: list[Suspect] = []
     about_labels: list[Finding] = []
     if second_opinion is not None:
-        ranking = second_opinion.rank()
-        about_labels = model.find_label_problems(ranking, second_opinion.table.names)
+        about_labels = second_opinion.find_problems()
     findings = sort_findings(
         [
             *_describe_unreadable(scan),
@@ -99,7 +97,7 @@ def examine_dataset(
     name = next(iter(datasets.values())).name
     section = ""
     if second_opinion is not None:
-        section = ranking_page.render_ranking(ranking, second_opinion, count=count)
+        section = second_opinion.render(count)
     text = page.render_page(
         scan,
         findings,
@@ -114,8 +112,7 @@ def examine_dataset(
         "findings": [finding.to_plain(scan.names) for finding in findings],
     }
     if second_opinion is not None:
-        content["model"] = model.describe_training(ranking)
-        content["ranking"] = model.ranking_to_plain(ranking, second_opinion.table.names)
+        content |= second_opinion.to_plain()
     for file_name, written in (
         ("doctor.html", text),
         ("doctor.json", json.dumps(content, indent=1, ensure_ascii=False)),
@@ -126,26 +123,12 @@ def examine_dataset(
     examination = Examination(folder, findings, sum(map(len, datasets.values())))
     if tools:
         if second_opinion is not None:
-            images, table = _trace_suspects(ranking[:count], second_opinion)
+            images, table = second_opinion.trace(count)
         else:
             images = _trace_misfits(findings, datasets, count=count)
         base = export.common_folder(pair.image for dataset in datasets.values() for pair in dataset.pairs)
         examination.notes += _export(images, table, base, folder / "export", tools)
     return examination
-
-
-def _trace_suspects(
-    ranking: Sequence[Suspect], second_opinion: model.Model
-) -> tuple[list[export.ExportedImage], LabelMap]:
-    """Return the images of the ranking with outlines, and the class table in the order of the model."""
-    images = []
-    for suspect in ranking:
-        key = suspect.evidence.key
-        opinion = second_opinion.compare(key)
-        file = second_opinion.pairs[key.split].pairs[key.position].image
-        note = model.describe_suspect(suspect, second_opinion.table.names)
-        images.append(export.trace_image(file, opinion.sample.label, opinion.prediction, note=note))
-    return images, as_label_map(next(iter(second_opinion.datasets.values())).table)
 
 
 def _trace_misfits(

@@ -122,6 +122,8 @@ def describe_training(ranking: Sequence[Suspect]) -> str:
         return (
             f"The training data of the model were not found, so what it was trained on is unknown. {memory}."
         )
+    if not any(flags):
+        return f"The model was trained on none of these {len(flags):,} images."
     trained = f"The model was trained on {sum(map(bool, flags)):,} of these {len(flags):,} images."
     return f"{trained} {memory}; they are compared among themselves."
 
