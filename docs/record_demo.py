@@ -1,7 +1,6 @@
-"""Record the demo: ``python docs/record_demo.py`` writes docs/images/demo.svg and demo.jpg in minutes.
+"""Record the demo as an animated terminal, docs/images/demo.svg: ``python docs/record_demo.py``; minutes.
 
-demo.jpg is the picture of validation images that the demo writes; demo.svg is its terminal session, as
-text with CSS animations, in half a minute.
+The picture is text in SVG with CSS animations, shown in half a minute.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ import time
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -77,7 +74,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-u", "train_seg.py", "experiment=demo", f"run_dir={folder}"]
         lines = [(seconds, line.replace(folder, "runs")) for seconds, line in record(command)]
-        Image.open(Path(folder, "demo", "samples.png")).convert("RGB").save(IMAGES / "demo.jpg", quality=88)
     (IMAGES / "demo.svg").write_text(render([(0.0, "$ make demo"), *lines]), encoding="utf-8")
 
 

@@ -482,4 +482,5 @@ def test_recorded_terminal_shows_every_line_in_order():
     style = next(picture.iter("{http://www.w3.org/2000/svg}style")).text or ""
     shown = [float(share) for share in re.findall(r"@keyframes l\d+\{0%,([\d.]+)%", style)]
     assert shown == sorted(shown)
+    assert (record_demo.IMAGES / "demo.svg").stat().st_size < 300_000
     assert f"translateY({-(40 - record_demo.ROWS) * record_demo.LINE}px)" in style
