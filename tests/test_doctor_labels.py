@@ -19,6 +19,7 @@ from segkit.data.datasets import folder
 from segkit.tools import doctor
 from segkit.tools.doctor import labels, model, ranking_page
 from segkit.tools.doctor.findings import Key
+from webdriver import browser, needs_chromium
 
 ROOT = Path(__file__).parent.parent
 
@@ -191,6 +192,30 @@ def test_sound_labels_are_not_reported(opened):
     _, examine = opened
     found = examine()
     assert not {"exchanged classes", "moved labels", "suspicious regions"} & kinds(found)
+
+
+@needs_chromium
+@pytest.mark.medium
+def test_page_works_in_a_browser_on_a_phone_and_in_the_dark(opened, tmp_path):
+    root, examine = opened
+    sample = SCENES["train"].read(2)
+    write_pair(root, "train", "train2x", sample.image, np.where(sample.label == 0, 5, sample.label))
+    page = (examine().folder / "doctor.html").as_uri()
+    shown = """return [...document.querySelectorAll('figure:has(.layers)')].map(f =>
+        ['label', 'prediction'].filter(k => getComputedStyle(f.querySelector('.' + k)).opacity > 0))"""
+    click = "document.querySelectorAll(arguments[0])[arguments[1]].click()"
+    with browser(tmp_path) as tab:
+        for width, is_dark in ((1280, False), (360, True)):
+            tab.resize(width, 800)
+            tab.dark(on=is_dark)
+            tab.open(page)
+            assert tab.errors() == []
+            assert tab.run("return document.documentElement.scrollWidth") <= width
+            assert tab.run(shown) == [[]] * 24
+            tab.run(click, "figure .choice button", 1)
+            assert tab.run(shown) == [["label"], *[[]] * 23]
+            tab.run(click, "#everywhere button", 2)
+            assert tab.run(shown) == [["prediction"]] * 24
 
 
 def test_outlines_of_regions_are_drawn_on_pictures_of_other_sizes():
