@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from segkit import export
+from segkit.data.label_map import Entry, LabelMap
 from segkit.export import verification
 from segkit.inference import Protocol, predict, prepare
 from segkit.models import segmenter
@@ -100,6 +101,12 @@ def exported_file(name: str, variant: str, folder: Path) -> tuple[export.ExportK
     return export.ExportKind(*kind), folder / f"{variant}-{kind[3]}{export.FORMATS[kind[0]]}"
 
 
+def make_classes() -> dict[str, Any]:
+    """Return a class table for the metadata of an exported file."""
+    rows = [Entry(number, f"class {number}", (number, 0, 0)) for number in range(CLASSES)]
+    return LabelMap("numbers", tuple(rows)).to_plain()
+
+
 def write_file(name: str, variant: str, folder: Path) -> None:
     """Export the file of a side, if it does not exist."""
     kind, path = exported_file(name, variant, folder)
@@ -109,7 +116,7 @@ def write_file(name: str, variant: str, folder: Path) -> None:
     model = build_network(variant)
     about = {"interface": kind.interface, "image_size": kind.image_size, "precision": kind.precision}
     about |= {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
-    about |= {"align_corners": model.align_corners, "classes": {}, "settings": {}}
+    about |= {"align_corners": model.align_corners, "classes": make_classes(), "settings": {}}
     smaller = [verification.prepare_input(model, make_image((side, side)), kind) for side in (193, 257)]
     with export.export_atomically(
         export.make_export_network(model, kind), path, kind, metadata=about, calibration=smaller
