@@ -24,7 +24,7 @@ test-fast: .venv/complete ## run the tests that start no command and take no sec
 test-oldest: .venv-oldest/complete ## run the tests with the oldest supported packages (.venv-oldest)
 	@.venv-oldest/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
-test-next: .venv-next/complete ## run the tests with Hydra 1.4, a pre-release (.venv-next); PYTHON=python3.14 uses Python 3.14
+test-next: .venv-next/complete ## run the tests with Hydra 1.4, a pre-release (.venv-next)
 	@.venv-next/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
 docs: .venv/complete ## build the documentation site (build/docs/index.html)
@@ -57,4 +57,4 @@ clean: ## remove environments and caches, but no runs
 	@sh requirements/setup.sh "$(PYTHON)" requirements/lock-oldest.txt .venv-oldest/complete .venv-oldest
 
 .venv-next/complete: requirements/lock-next.txt requirements/setup.sh
-	@NEWEST=14 sh requirements/setup.sh "$(PYTHON)" requirements/lock-next.txt .venv-next/complete .venv-next
+	@sh requirements/setup.sh "$(PYTHON)" requirements/lock-next.txt .venv-next/complete .venv-next

@@ -1,18 +1,16 @@
 # sh requirements/setup.sh PYTHON LOCK STAMP [VENV]: create or update VENV (.venv) from a hash-locked file. Safe to
-# interrupt. NEWEST=14 allows Python 3.14.
+# interrupt.
 set -eu
 python=$1 lock=$2 stamp=$3 venv=${4:-.venv}
-export NEWEST="${NEWEST:-13}"
 
 "$python" - <<'PY' || exit 1
-import os, sys
-newest = int(os.environ["NEWEST"])
-if not (3, 11) <= sys.version_info[:2] <= (3, newest):
-    sys.exit("segkit needs Python 3.11 to 3.%d, this is %d.%d. Choose one: make PYTHON=python3.12"
-             % (newest, *sys.version_info[:2]))
+import sys
+if not (3, 11) <= sys.version_info[:2] <= (3, 14):
+    sys.exit("segkit needs Python 3.11 to 3.14, this is %d.%d. Choose one: make PYTHON=python3.12"
+             % sys.version_info[:2])
 PY
 
-if ! "$venv/bin/python" -c "import pip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $NEWEST))" 2>/dev/null; then
+if ! "$venv/bin/python" -c "import pip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" 2>/dev/null; then
   rm -rf "$venv"
   echo "creating $venv (about 6 GB with PyTorch) ..."
   "$python" -m venv "$venv" || {

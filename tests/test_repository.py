@@ -59,7 +59,7 @@ def test_benchmark_prints_help_without_installed_segkit(script, tmp_path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("version", ["(3, 10)", "(3, 14)"])
+@pytest.mark.parametrize("version", ["(3, 10)", "(3, 15)"])
 def test_setup_rejects_unsupported_python_with_one_line(version, tmp_path):
     python = tmp_path / "python"
     pretend = f"import sys; sys.version_info = {version}; exec(sys.stdin.read())"
@@ -69,7 +69,7 @@ def test_setup_rejects_unsupported_python_with_one_line(version, tmp_path):
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 1
     assert len(answer.stderr.splitlines()) == 1
-    assert "needs Python 3.11 to 3.13" in answer.stderr
+    assert "needs Python 3.11 to 3.14" in answer.stderr
     assert "make PYTHON=python3.12" in answer.stderr
     assert not (tmp_path / ".venv").exists()
 
