@@ -270,6 +270,8 @@ for file in sorted(pathlib.Path({str(tmp_path)!r}).glob("*.tif")):
     for file in tmp_path.glob("*.npy"):
         np.testing.assert_array_equal(np.load(file), colors)
     refused_files = ["lerc", "webp", "zstd"] if len(missing) == 2 else []
+    if sys.version_info >= (3, 14) and refused_files:
+        refused_files.remove("zstd")  # the standard library reads it
     assert [line.split(".tif: ")[0].split("/")[-1] for line in printed.splitlines()] == refused_files
     assert printed.count("pip install 'segkit[bands,geo]'") == len(refused_files)
 

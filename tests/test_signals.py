@@ -105,7 +105,8 @@ class Numbers:
         part.rename(sys.argv[1])
         return index
 
-batches = iter(DataLoader(Numbers(), num_workers=1, worker_init_fn=signals.ignore_group_signals))
+settings = {"num_workers": 1, "multiprocessing_context": "fork"}
+batches = iter(DataLoader(Numbers(), worker_init_fn=signals.ignore_group_signals, **settings))
 time.sleep(100)
 """
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from segkit.config import registry
 from segkit.data.alignment import align_dataset
 from segkit.data.label_map import DataError, Problem
+from segkit.data.loaders import choose_start_method
 from segkit.evaluation.intervals import ImageCounts, Interval
 from segkit.evaluation.partial import EvaluatorCounts, evaluation_fingerprint
 from segkit.inference.preparation import prepare
@@ -204,6 +205,7 @@ def _read_samples(
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=_init_worker,
+        multiprocessing_context=choose_start_method(workers),
     )
     for index, item in loader:
         if not isinstance(item, Problem):

@@ -115,6 +115,7 @@ def _describe_failure(url: str, target: Path, expected: Digest | None, error: Ex
     reason, fix = str(error) or type(error).__name__, "try again"
     if isinstance(error, urllib.error.HTTPError):
         reason = f"the server answers {error.code} {error.reason}"
+        error.close()
     elif isinstance(error, urllib.error.URLError):
         reason = str(error.reason)
     elif isinstance(error, OSError) and error.filename:  # of the folder, not of the network

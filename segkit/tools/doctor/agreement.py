@@ -9,16 +9,13 @@ images of any contrast comparable.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
 from segkit.tools.doctor.findings import Case, Finding, Severity
+from segkit.tools.doctor.records import Agreement, Record
 from segkit.types import label_ignore_index
-
-if TYPE_CHECKING:
-    from segkit.tools.doctor.scan import Record
 
 SIDE = 240  # pixels of the longer side at which borders and edges are compared
 REACH = 20  # pixels at that size: the largest offset
@@ -30,16 +27,6 @@ MIN_GAIN = (
 MIN_CONTRAST = 0.06  # of the best offset over the median of all offsets
 KINDS = ("shifted masks", "mirrored masks", "masks that do not fit")
 LOW_CONTRAST = 0.4  # of the median over the images: masks of other images are below
-
-
-class Agreement(NamedTuple):
-    """Agreement of one mask with its image."""
-
-    near: float  # at offset zero, and one pixel around it
-    best: float  # highest over all offsets
-    offset: tuple[int, int]  # of the highest, (y, x) in pixels of the image: where the borders should be
-    mirrored: float  # of the mirrored mask, near offset zero
-    middle: float  # median over all offsets
 
 
 def measure_agreement(gray: np.ndarray, label: np.ndarray) -> Agreement | None:

@@ -13,7 +13,7 @@ import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,9 +23,7 @@ from scipy.spatial import KDTree
 
 from segkit.runtime.text import format_count
 from segkit.tools.doctor.findings import Case, Finding, Key, Severity, count_with_verb
-
-if TYPE_CHECKING:
-    from segkit.tools.doctor.scan import Record
+from segkit.tools.doctor.records import Record
 
 SIDE, FREQUENCIES = 32, 16  # of the described image, and of each axis of its transform
 TREE_FREQUENCIES = 7  # u + v below this are searched in the tree

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,27 +14,11 @@ from segkit.data.pairs import Pair, Pairs, size_mismatch_message
 from segkit.data.verify import map_pairs
 from segkit.tools.doctor import agreement, copies
 from segkit.tools.doctor.findings import Key
+from segkit.tools.doctor.records import Record
 from segkit.types import ignore_index
 from segkit.visualize.overlays import to_display_rgb
 
 GRAY_TOLERANCE = 2.0  # mean difference between the bands of a gray image, of 255; JPEG adds some
-
-
-class Record(NamedTuple):
-    """Numbers of one image and its mask."""
-
-    key: Key
-    name: str
-    size: tuple[int, int]  # height, width
-    dtype: str
-    values: tuple[float, float, float, float]  # least, most, mean, standard deviation over all bands
-    is_gray: bool
-    descriptor: np.ndarray  # of ``copies.describe_image``
-    image_digest: bytes  # of the pixels
-    mask_digest: bytes  # of the class ids
-    classes: int  # that occur in the mask
-    labeled: float  # fraction of the pixels that are not ignored
-    agreement: agreement.Agreement | None  # None: too few borders
 
 
 @dataclass

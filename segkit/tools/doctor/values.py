@@ -9,7 +9,8 @@ import numpy as np
 
 from segkit.runtime.text import format_count
 from segkit.tools.doctor.findings import Case, Finding, Severity
-from segkit.tools.doctor.scan import Record, Scan
+from segkit.tools.doctor.records import Record
+from segkit.tools.doctor.scan import Scan
 
 COMMON = 0.9  # share of the images that makes a size or type the usual one
 OUTLIER = 5.0  # robust standard deviations from the median
