@@ -141,7 +141,7 @@ def measure_masks(arguments: argparse.Namespace) -> None:
         "exchanged": exchange,
     }
     report("unchanged", records, set(keys))
-    chosen = list(range(0, len(records), 5))  # the others stay as they are
+    chosen = list(range(0, len(records), 5))  # the others are unchanged
     for title, change in changes.items():
         changed = list(records)
         for place in chosen:

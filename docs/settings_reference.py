@@ -66,7 +66,7 @@ class Setting(NamedTuple):
 
 
 def describe_type(annotation: Any) -> str:
-    """Return type and range of an annotation in words."""
+    """Format type and range of an annotation."""
     for named, words in NAMED_TYPES:
         if annotation == named:
             return words
@@ -97,7 +97,7 @@ def _describe_annotated(arguments: tuple[Any, ...]) -> str:
 
 
 def _describe_limits(limits: Interval | None) -> str:
-    """Return a range in words; upper bounds of a million and more only catch mistakes and are left out."""
+    """Format a range; upper bounds of a million and more only catch mistakes and are left out."""
     if limits is None:
         return ""
     low = ""

@@ -116,7 +116,7 @@ def convolve(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) 
 
     Args:
         input: (B, C, h, w), channels last for speed.
-        weight: (O, C, 3, 3), likewise.
+        weight: (O, C, 3, 3), also channels last.
         bias: (O,).
         dilation: cells between two taps.
 

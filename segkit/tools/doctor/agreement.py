@@ -152,7 +152,7 @@ def find_misfits(records: Sequence[Record]) -> list[Finding]:
 
 
 def format_offset(offset: tuple[int, int]) -> str:
-    """Return an offset (y, x) in words."""
+    """Format an offset (y, x)."""
     parts = []
     for value, negative, positive in ((offset[1], "left", "right"), (offset[0], "up", "down")):
         if value:
