@@ -90,7 +90,7 @@ def measure_copies(arguments: argparse.Namespace) -> None:
     @functools.cache
     def read(key: Key) -> np.ndarray:
         if key.split == "planted":
-            return cv2.cvtColor(planted(key.position), cv2.COLOR_RGB2GRAY)
+            return cv2.cvtColor(make_copy(key.position), cv2.COLOR_RGB2GRAY)
         dataset = datasets[key.split]
         return to_gray(dataset.read_image(dataset.pairs[key.position]), dataset)[0]
 
@@ -100,7 +100,7 @@ def measure_copies(arguments: argparse.Namespace) -> None:
     for title, change in COPIES.items():
         read.cache_clear()
 
-        def planted(place: int, change: Callable[[np.ndarray], np.ndarray] = change) -> np.ndarray:
+        def make_copy(place: int, change: Callable[[np.ndarray], np.ndarray] = change) -> np.ndarray:
             return change(datasets[keys[place].split].read(keys[place].position).image)
 
         added = [

@@ -77,3 +77,8 @@ def test_format_clock_rounds_to_seconds(seconds, text):
 )
 def test_format_count_uses_the_plural(number, text):
     assert format_count(number, "epoch") == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes")])
+def test_format_count_uses_the_plural_of_nouns_in_s(number, text):
+    assert format_count(number, "class") == text

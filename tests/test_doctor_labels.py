@@ -105,7 +105,7 @@ def test_scores_are_relative_to_the_same_confusion_in_the_other_images(seed):
         for place in range(int(draw.integers(5, 60)))
     ]
 
-    def expected(image):
+    def compute_score(image):
         group = [other for other in images if other.is_trained_on == image.is_trained_on]
         scores = [image.shift / labels.SHIFT_UNIT]
         for region in image.regions:
@@ -121,9 +121,9 @@ def test_scores_are_relative_to_the_same_confusion_in_the_other_images(seed):
         return max(scores)
 
     ranking = labels.rank_images(images)
-    assert [s.score for s in ranking] == pytest.approx(sorted(map(expected, images), reverse=True))
+    assert [s.score for s in ranking] == pytest.approx(sorted(map(compute_score, images), reverse=True))
     for suspect in ranking:
-        assert suspect.score == pytest.approx(expected(suspect.evidence))
+        assert suspect.score == pytest.approx(compute_score(suspect.evidence))
 
 
 class Oracle:

@@ -38,8 +38,8 @@ def lvis_factors(classes, num_classes, threshold):
 def test_factors_are_those_of_lvis(seed, images, num_classes, threshold):
     draw = np.random.default_rng(seed)
     classes = [np.flatnonzero(draw.random(num_classes) < draw.random()) for _ in range(images)]
-    frequency = sampling.class_frequency(classes, num_classes)
-    found = sampling.repeat_factors(classes, frequency, threshold)
+    frequency = sampling.compute_class_frequency(classes, num_classes)
+    found = sampling.compute_repeat_factors(classes, frequency, threshold)
     np.testing.assert_allclose(found, lvis_factors(classes, num_classes, threshold), rtol=1e-12)
 
 

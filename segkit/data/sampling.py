@@ -27,7 +27,7 @@ NAMED_CLASSES = 5  # in the note
 
 
 class RepeatFactors:
-    """How often an epoch has each sample.
+    """Repeat factors of samples, and the counts of each in an epoch.
 
     Attributes:
         factors: (N,), positive; only their ratios matter.
@@ -62,8 +62,8 @@ def build_repeat_factors(dataset: Dataset, sampling: str, threshold: float) -> R
     if sampling == "uniform":
         return None
     classes = list_classes(dataset)
-    frequency = class_frequency(classes, dataset.table.num_classes)
-    factors = repeat_factors(classes, frequency, threshold)
+    frequency = compute_class_frequency(classes, dataset.table.num_classes)
+    factors = compute_repeat_factors(classes, frequency, threshold)
     found = [index for index in np.argsort(frequency, kind="stable") if frequency[index] > 0]
     rarest = ", ".join(f"{dataset.table.names[c]} {frequency[c]:.1%}" for c in found[:NAMED_CLASSES])
     if factors.max() == factors.min():
@@ -79,7 +79,9 @@ def build_repeat_factors(dataset: Dataset, sampling: str, threshold: float) -> R
     return RepeatFactors(factors, note)
 
 
-def repeat_factors(classes: Sequence[np.ndarray], frequency: np.ndarray, threshold: float) -> np.ndarray:
+def compute_repeat_factors(
+    classes: Sequence[np.ndarray], frequency: np.ndarray, threshold: float
+) -> np.ndarray:
     """Return the repeat factor of each image, (N,); 1 without rare classes.
 
     Args:
@@ -91,7 +93,7 @@ def repeat_factors(classes: Sequence[np.ndarray], frequency: np.ndarray, thresho
     return np.array([of_class[present].max(initial=1.0) for present in classes])
 
 
-def class_frequency(classes: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
+def compute_class_frequency(classes: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
     """Return the fraction of the images with each class, (K,).
 
     Args:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 
 def format_count(number: float, noun: str) -> str:
-    """Return a number with its noun in the right form: ``1 epoch``, ``2,000 epochs``."""
+    """Return a number with its noun in the right form: ``1 epoch``, ``2,000 epochs``, ``2 classes``."""
     digits = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     if number == 1:
         return f"{digits} {noun}"
-    return f"{digits} {noun}s"
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{digits} {noun}{ending}"
 
 
 def format_clock(seconds: float) -> str:

@@ -48,7 +48,7 @@ def render_page(scan: Scan, findings: Sequence[Finding], *, title: str, read: Re
         style=html.read_style(),
         script=html.read_script(),
         title=escape(title),
-        summary=escape(f"{splits}; {format_count(table.num_classes, 'class')[:-1]}es."),
+        summary=escape(f"{splits}; {format_count(table.num_classes, 'class')}."),
         cards=cards,
         findings=sections or "<h2>Nothing was found</h2>",
         ranking=ranking,

@@ -16,6 +16,7 @@ from segkit.visualize import html, overlays
 SIDE = 560  # pixels of the longer side of a picture
 OUTLINE, SHADOW = (255, 214, 10), (20, 20, 20)
 LAYERS = ("image", "label", "prediction")
+BUTTONS = "".join(f'<button type="button" data-layer="{layer}">{layer}</button>' for layer in LAYERS)
 
 
 def render_ranking(ranking: Sequence[Suspect], model: Model, *, count: int) -> str:
@@ -28,7 +29,6 @@ def render_ranking(ranking: Sequence[Suspect], model: Model, *, count: int) -> s
         f"<div>{html.render_class(k, model.table.names, model.table.colors)}</div>"
         for k in range(model.table.num_classes)
     )
-    buttons = "".join(f'<button type="button" data-layer="{layer}">{layer}</button>' for layer in LAYERS)
     note = (
         "Outlined: regions where the model contradicts the label more than usual. A score of 1 is usual in "
         f"this data set; doctor.json lists all {len(ranking):,} images."
@@ -36,7 +36,7 @@ def render_ranking(ranking: Sequence[Suspect], model: Model, *, count: int) -> s
     parts = (
         "<section><h2>Images by how likely their labels are wrong</h2>",
         f"<p>{escape(describe_training(ranking))} <span class=soft>{escape(note)}</span></p>",
-        f'<div class="choice" id="everywhere"><span class="soft">Show in all images:</span>{buttons}</div>',
+        f'<div class="choice" id="everywhere"><span class="soft">Show in all images:</span>{BUTTONS}</div>',
         f'<div class="samples">{"".join(figures)}</div><p></p>',
         f'<div class="panel legend">{legend}</div></section>',
     )
@@ -53,7 +53,6 @@ def _render_suspect(place: int, suspect: Suspect, opinion: Opinion, model: Model
     for layer, ids in (("label", label), ("prediction", prediction)):
         painted = overlays.colorize(ids, model.table.colors)
         pictures += html.render_image(painted, f"{name}: {layer}", kind=layer)
-    buttons = "".join(f'<button type="button" data-layer="{layer}">{layer}</button>' for layer in LAYERS)
     split = suspect.evidence.key.split
     if suspect.evidence.is_trained_on:
         split += ", trained on"
@@ -61,7 +60,7 @@ def _render_suspect(place: int, suspect: Suspect, opinion: Opinion, model: Model
     reason = escape(describe_suspect(suspect, model.table.names))
     return (
         f'<figure data-show="image"><figcaption>{caption}</figcaption><div class="layers">{pictures}</div>'
-        f'<div class="choice">{buttons}</div><p>{reason} <span class=soft>({split})</span></p></figure>'
+        f'<div class="choice">{BUTTONS}</div><p>{reason} <span class=soft>({split})</span></p></figure>'
     )
 
 
