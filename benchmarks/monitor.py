@@ -16,7 +16,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the monitor's thread needs a core
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import hydra
 import torch
 
 from segkit import training
@@ -32,8 +31,7 @@ STEPS, CALLS = 12, 2000
 
 def main() -> None:
     """Measure and print one table."""
-    with hydra.initialize_config_dir(str(compose.CONF), **compose.VERSION_BASE):
-        settings = compose.resolve_settings("train", hydra.compose("train", ["experiment=demo"]))
+    settings = compose.compose_settings("train", ["experiment=demo"])
     train_set = registry.build("data.datasets", settings["data"], split="train")
     table = train_set.table
     schedule = training.Schedule(**settings["schedule"])

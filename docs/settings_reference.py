@@ -21,6 +21,7 @@ from annotated_types import Interval
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone
 
 from segkit.config import cli, registry, schema, values
+from segkit.config.dotted import flat, value_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,6 +42,7 @@ TITLES = {
     "writers": "Writers",
 }
 NAMED_TYPES = [  # annotations with a shorter description than their parts
+    (values.PathStr, "path"),
     (values.Device, "`auto`, `cpu`, `cuda`, `cuda:N`, `mps`"),
     (values.Size, "integer from 1 to 16384, or [height, width]"),
     (values.Size | None, "integer from 1 to 16384, or [height, width], or null"),
@@ -90,8 +92,6 @@ def describe_type(annotation: Any) -> str:
 
 def _describe_annotated(arguments: tuple[Any, ...]) -> str:
     base, *rules = arguments
-    if "path" in rules:
-        return "path"
     limits = next((rule for rule in rules if isinstance(rule, Interval)), None)
     return " ".join(filter(None, (WORDS.get(base, "any value"), _describe_limits(limits))))
 
@@ -243,14 +243,11 @@ def list_command(command: str) -> list[Setting]:
     file = schema.CONF / f"{command}.yaml"
     comments, written = read_comments(file), _read_yaml(file)
     rows = []
-    for key, annotation in schema.COMMANDS[command].items():
+    for key, annotation in flat(schema.COMMANDS[command]).items():
         if annotation is dict or key.startswith("sizes."):
             continue
-        value: Any = written
-        for part in key.split("."):
-            value = value[part]
         meaning = comments.get(key, "")
-        rows.append(Setting(key, describe_type(annotation), _write(value), meaning))
+        rows.append(Setting(key, describe_type(annotation), _write(value_of(written, key)), meaning))
     return rows
 
 
@@ -334,7 +331,7 @@ def _render_sizes() -> str:
     lines.append("|---|---|" + "---|" * (len(names) + 1))
     for key, meaning in meanings.items():
         defaults = " | ".join(f"`{_write(sizes[name][key.removeprefix('sizes.')])}`" for name in names)
-        lines.append(f"| `{key}` | {describe_type(schema.ALL[key])} | {defaults} | {meaning} |")
+        lines.append(f"| `{key}` | {describe_type(value_of(schema.ALL, key))} | {defaults} | {meaning} |")
     return "Defaults depend on the data set, `data=`.\n\n" + "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ def test_every_choice_fits_its_signature(group, name):
 @pytest.mark.parametrize("path", sorted(schema.SECTIONS))
 def test_yaml_files_list_every_key_of_the_signature(path):
     section = value_of(compose_settings("train", ["data=folder"]), path)
-    assert schema.read_section(path, section, {}).accepted.keys() <= section.keys()
+    assert schema.read_section(path, section).accepted.keys() <= section.keys()
 
 
 def base_settings(file, settings):
@@ -118,8 +118,6 @@ WRONG = {  # each on the command line, and a part of its message
     # unknown and missing keys
     "data.sede=1": "data.sede=1: there is no such setting; did you mean data.seed=1?",
     "+bogus=1": "bogus=1: there is no such setting; the top level accepts: ",
-    "~sizes": "sizes is missing; give it with sizes.base=... sizes.crop=... sizes.bounds=...",
-    "~model": "model is missing; choose it with model=NAME (deeplabv3_demo, ",
     "~run_dir": "run_dir is missing; give it with run_dir=...",
     # values out of range
     "model.backbone.output_stride=7": "model.backbone.output_stride=7: must be 8, 16 or 32",
@@ -129,13 +127,12 @@ WRONG = {  # each on the command line, and a part of its message
     "model.mean=[nan,0,0]": "model.mean=[nan,0,0]: must be a finite number",
     "augment.crop_size=30000": "augment.crop_size=30000: must be at most 8192",
     "seed=1e400": "seed=inf: must be a valid integer",
-    f"seed={10**30}": "must fit 64 bits",
+    f"seed={10**30}": "must be at most 9223372036854775807",
     "loader.workers=100000": "loader.workers=100000: must be at most 256",
     "evaluation.every=1e-300": "evaluation.every=1e-300: must be at least 0.0001",
     "checkpoint.keep=0": "checkpoint.keep=0: must be at least 1",
     "run_name=[1,2]": "run_name=[1,2]: must be a valid string",
     "device=cuda:x": "device=cuda:x: must be 'auto', 'cpu', 'cuda' or 'mps'",
-    "device=gpu": "did you mean device=cuda?",
 }
 
 

@@ -151,7 +151,7 @@ def module(folder, text):
 @pytest.mark.parametrize(
     ("folder", "text", "command_line"),
     [
-        ("losses", "def build(num_classes): ...", "'dice' is in segkit.losses and mine.losses"),
+        ("losses", "def build(num_classes): ...", "'dice' is in segkit.losses.dice and mine.losses.dice"),
         ("models/heads", "x = 1", "a component needs a function build, and there is none"),
         (
             "models/heads",

@@ -115,7 +115,6 @@ def test_fitting_values_are_converted_to_their_type(value, annotation, expected)
         ([240, 320, 3], Size),
         (0, Size),
         (7, Literal[8, 16, 32]),
-        (8.0, Literal[8, 16, 32]),
         ("1", PositiveInt),
         ("0.1", PositiveFloat),
         (1.0, PositiveInt),
@@ -127,9 +126,8 @@ def test_fitting_values_are_converted_to_their_type(value, annotation, expected)
         (float("-inf"), float),
         (float("nan"), float),
         (10**400, float),
-        (10**400, int),
-        ([10**30], list[int]),
-        (-(2**63), int),
+        (2**63, PositiveInt),
+        ([10**30], list[PositiveInt]),
         (30000, Size),
         ("cuda:", Device),
         ("cuda:1x", Device),
@@ -155,13 +153,11 @@ def test_only_files_of_the_folder_are_components(name):
     [
         ("seed", r"seed is missing; give it with seed=\.\.\."),
         ("schedule.lr", r"schedule.lr is missing; give it with schedule.lr=\.\.\."),
-        ("loader", r"loader is missing; give it with loader.workers=\.\.\."),
         ("loader.workers", r"loader.workers is missing"),
         ("model.backbone", r"model.backbone is missing; choose it with model/backbone=NAME \(.*resnest"),
         ("model.backbone.name", r"no None in segkit/models/backbones; there are: .*resnest"),
         ("data", r"data is missing; choose it with data=NAME \(ade20k, camvid"),
         ("data.root", r"data.root is missing; give it with data.root=\.\.\."),
-        ("checkpoint", r"checkpoint is missing; give it with checkpoint.every=\.\.\. checkpoint.minutes="),
         ("evaluation.every", r"evaluation.every is missing"),
         ("schedule.optimizer", r"schedule.optimizer is missing; choose it with schedule/optimizer=NAME"),
     ],
@@ -189,7 +185,7 @@ def test_annotation_may_use_aliases_of_other_modules(tmp_path, monkeypatch):
     )
     keys = schema.read_keywords("own.py:build")
     assert keys.accepted == {"on_error": Literal["stop", "skip"], "sides": tuple[PositiveInt, ...] | None}
-    assert keys.required == ("on_error",)
+    assert keys.required == {"on_error"}
 
 
 def test_builder_gets_only_the_supplied_values_it_names():

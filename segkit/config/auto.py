@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from segkit.config.dotted import merge, value_of
+from segkit.config.dotted import merge, set_value, value_of
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 
 USUAL: dict[str, Any] = {
@@ -37,31 +37,12 @@ def find_auto(settings: Mapping[str, Any]) -> list[str]:
     return keys
 
 
-def fill_auto(
-    tree: Mapping[str, Any], values: Mapping[str, Any], keys: Iterable[str] | None = None
-) -> dict[str, Any]:
-    """Return settings with values, by dotted key, in place of ``auto``; given iterations replace epochs.
-
-    Args:
-        tree: the settings.
-        values: what to fill in, as far as it is known.
-        keys: those to fill; None: those of ``find_auto``.
-    """
-    filled = merge(tree, {})
-    keys = find_auto(tree) if keys is None else keys
+def fill_auto(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with values, by dotted key, in place of ``auto``; iterations replace epochs."""
+    filled, keys = merge(tree, {}), find_auto(tree)
     for key in keys:
         if key in values:
-            section, _, name = key.rpartition(".")
-            value_of(filled, section)[name] = _to_lists(values[key])
-    if "schedule.epochs" in keys:
-        schedule = filled["schedule"]
-        schedule["iterations"] = values.get("schedule.iterations", schedule["iterations"])
-        if schedule["iterations"] is not None:
-            schedule["epochs"] = None
+            set_value(filled, key, values[key])
+    if "schedule.epochs" in keys and value_of(filled, "schedule.iterations") is not None:
+        filled["schedule"]["epochs"] = None
     return filled
-
-
-def _to_lists(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_to_lists(item) for item in value]
-    return value

@@ -20,12 +20,13 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import segkit
-from segkit.config import command_line, compose, registry, schema
+from segkit.config import command_line, compose, hints, registry, schema
 from segkit.config.compose import ConfigTree, Reader
 from segkit.config.dotted import value_of
 from segkit.config.schema import COMMANDS, CONF, LISTS
@@ -33,6 +34,7 @@ from segkit.runtime import environment, run_folder
 from segkit.runtime.commands import cli_command
 from segkit.runtime.errors import report_user_errors
 
+BUILT_IN = ("mixed", "confusion")  # components that no list needs to name
 Main = Callable[[dict[str, Any]], None]
 HYDRA_OVERRIDES = (  # no folder and no log of Hydra's; a sweep leaves its multirun.yaml beside the runs
     "hydra/job_logging=none",
@@ -94,7 +96,7 @@ def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: M
         function(settings)
 
     if shows_settings:
-        flags = [pair for pair in flags if pair[0] not in ("--cfg", "-c", "--package", "-p", "--resolve")]
+        flags = [pair for pair in flags if pair[0] not in ("--cfg", "-c", "--package", "-p")]
     is_single = all(flag in command_line.FOLDERS for flag, _ in flags)
     is_single = is_single and not any(word.lstrip("+").startswith("hydra") for word in settings)
     if "--version" in options:
@@ -103,15 +105,15 @@ def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: M
         command_line.prepare(name, words)
         _write(help_text(name, function.__globals__["__doc__"]))
     elif is_single:
-        start(compose.compose_tree(name, [word for pair in flags for word in pair] + settings))
+        start(compose.compose_tree(name, words))
     else:
         _run_hydra(name, flags, settings, start)
 
 
 def _print_settings(config: ConfigTree, section: str | None) -> None:
     """Print composed settings, or one section of them, as YAML."""
-    settings = compose.resolve(config.command, config.tree)
-    _write(yaml.safe_dump(value_of(settings, section) if section else settings, sort_keys=False))
+    settings = compose.resolve(config.tree)
+    _write(yaml.safe_dump(value_of(settings, section or ""), sort_keys=False))
 
 
 def _write(text: str) -> None:
@@ -128,20 +130,19 @@ def _run_hydra(
 ) -> None:
     """Have Hydra start the jobs of a sweep, or print what another flag requests."""
     words = [word for pair in flags for word in pair if word]
+    folders = [word for pair in flags if pair[0] in command_line.FOLDERS for word in pair]
     sweeps = any(flag in ("--multirun", "-m") for flag, _ in flags)
     overrides = command_line.prepare(name, [*words, *settings], sweeps=sweeps)
     failures: list[Exception] = []
 
     def run_job(config: DictConfig) -> None:
         job = HydraConfig.get()
-        task, choices = job.overrides.task, job.runtime.choices
+        task, suffix = list(job.overrides.task), ""
         if job.mode == RunMode.MULTIRUN:
-            own = sweep_suffix(task, overrides)
-        else:
-            own = []
-        suffix = "".join(f"-{override}" for override in own)
+            suffix = "".join(f"-{override}" for override in sweep_suffix(task, overrides))
+        GlobalHydra.instance().clear()  # its overrides are composed anew
         try:
-            report_user_errors(lambda: start(compose.read_config(name, config, task, choices, suffix)))
+            report_user_errors(lambda: start(compose.compose_tree(name, [*folders, *task], suffix)))
         except Exception as error:
             failures.append(error)
             raise
@@ -164,16 +165,14 @@ def help_text(name: str, docstring: str) -> str:
 
 def list_choices(name: str) -> str:
     """Return the groups of a command with their files, and the components that settings list by name."""
-    groups = schema.groups({key.split(".")[0] for key in COMMANDS[name]})
+    groups = schema.groups(COMMANDS[name])
     if name == "train":
         groups["experiment"] = schema.choices("experiment")
     lines = [f"{group}: {', '.join(files)}" for group, files in groups.items()]
     for path, package in LISTS.items():
-        names = [
-            component for component in registry.available(package) if component not in ("mixed", "confusion")
-        ]
+        names = [component for component in registry.available(package) if component not in BUILT_IN]
         if names and path.split(".")[0] in COMMANDS[name]:
-            lines.append(f"{path}.NAME{'.weight=1' if package == 'losses' else '=true'}: {', '.join(names)}")
+            lines.append(f"{hints.write_item(path)}: {', '.join(names)}")
     return "\n".join(lines)
 
 

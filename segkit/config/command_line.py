@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -12,14 +14,11 @@ from hydra.errors import HydraException
 from segkit.config import hints, registry, schema, values
 from segkit.config.schema import CONF
 
-FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
-FLAGS |= {"--shell-completion", "-sc", "--info", "-i"}
+FLAGS = {"--help", "-h", "--version", "--multirun", "-m", "--info", "-i"}
 INFO = ("--info", "-i")
 KINDS_OF_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 FOLDERS = {"--config-dir", "-cd"}  # a folder of choices beside ours
-OTHERS = {"--config-path", "-cp"}  # other configurations than ours
-WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--experimental-rerun"}
-WITH_VALUE |= FOLDERS | OTHERS
+WITH_VALUE = {"--cfg", "-c", "--package", "-p"} | FOLDERS
 
 
 def prepare(command: str, words: Sequence[str], *, sweeps: bool = False) -> list[str]:
@@ -34,15 +33,12 @@ def prepare(command: str, words: Sequence[str], *, sweeps: bool = False) -> list
         ValueError: a word is no ``key=value``, or chooses a file that does not exist; with a suggestion.
     """
     flags, settings = split_flags(words)
-    schema.extra_folders[:] = [Path(value) for name, value in flags if name in FOLDERS]
-    for folder in schema.extra_folders:
+    schema.folders[1:] = [Path(value) for name, value in flags if name in FOLDERS]
+    for folder in schema.folders[1:]:
         if not folder.is_dir():
             raise ValueError(f"--config-dir={folder}: there is no such folder")
-    is_ours = not any(name in OTHERS for name, _ in flags) and not any(
-        "hydra.searchpath" in w for w in settings
-    )
     for place, word in enumerate(settings):
-        _check(word, settings[place + 1 :], is_ours=is_ours)
+        _check(word, settings[place + 1 :])
     registry.use_plugins(_plugins(settings))
     return [accept_any_key(word, command, sweeps=sweeps) for word in settings]
 
@@ -72,7 +68,7 @@ def split_flags(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]
     return flags, settings
 
 
-def _check(word: str, following: Sequence[str], *, is_ours: bool) -> None:
+def _check(word: str, following: Sequence[str]) -> None:
     name, equals, value = word.partition("=")
     if not equals and not word.startswith("~"):
         raise ValueError(f"{word}: settings are written key=value{_suggest_setting(word, following)}")
@@ -81,10 +77,6 @@ def _check(word: str, following: Sequence[str], *, is_ours: bool) -> None:
         folder = path.parent if path.suffix == ".pt" else path
         run = f"run_dir={folder.parent} run_name={folder.name} resume=true"
         raise ValueError(f"{word}: must be true, false or auto. A run is named by its folder: {run}")
-    if not is_ours:
-        return
-    if "." not in name and (elsewhere := hints.explain_elsewhere(name, value)):
-        raise ValueError(f"{word}: there is no such setting; {elsewhere}")
     group = name.lstrip("+")
     is_name = schema.choices(group) and re.fullmatch(r"[\w./~-]+", value)
     if is_name and (fault := hints.explain_choice(group, value)):
@@ -98,7 +90,7 @@ def _suggest_without_dashes(word: str, following: Sequence[str]) -> str:
         if following and "=" not in following[0] and not following[0].startswith("-"):
             value = following[0]
     plain = key.replace("-", "_")
-    if elsewhere := hints.explain_elsewhere(plain, value):
+    if elsewhere := hints.explain_elsewhere(plain):
         return f"{word}: there is no such setting; {elsewhere}"
     meant = hints.suggest_settings(key, value) or [f"{plain}={value}"]
     return f"{word}: settings are written key=value without dashes: {meant[0]}"
@@ -148,21 +140,24 @@ def accept_any_key(word: str, command: str = "train", *, sweeps: bool = False) -
     if not equals or not is_key or key.startswith("hydra") or (CONF / key).is_dir():
         return word
     kinds = schema.find_annotations(command, key)
-    may_be_text = any(values.takes_text(kind) for kind in kinds)
     try:
         parsed = OverridesParser.create().parse_override(f"++{word}")
-        if isinstance(parsed.value(), int | float) and may_be_text:
-            is_text = all(values.takes_text(kind, only=True) for kind in kinds)
-            is_unusual = (
-                f"{parsed.value()}" != value or Path(value).exists()
-            )  # 2024_11, or a folder of that name
-            if is_text or is_unusual:
-                return f"++{key}='{value}'"
-        if parsed.is_sweep_override() and not sweeps and may_be_text:
-            return f"++{key}={_quote(value)}"
+        is_number = isinstance(parsed.value(), int | float)
+        is_list = parsed.is_sweep_override() and not sweeps
     except HydraException:
         return f"++{key}={_quote(value)}"
+    if (is_number and _takes(kinds, value)) or (is_list and (not kinds or _takes(kinds, value))):
+        return f"++{key}={_quote(value)}"
     return f"++{word}"
+
+
+def _takes(kinds: Sequence[Any], text: str) -> bool:
+    """Return whether a text fits one of the annotations of a setting."""
+    for kind in kinds:
+        with contextlib.suppress(ValueError):
+            values.convert(text, kind)
+            return True
+    return False
 
 
 def _quote(value: str) -> str:

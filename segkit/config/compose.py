@@ -24,13 +24,12 @@ from typing import Any, NamedTuple, cast
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config import checking, hints, registry, schema
+from segkit.config import checking, command_line, hints, registry, schema
 from segkit.config.auto import BANDS, PHOTOGRAPHS, USUAL, fill_auto, find_auto
-from segkit.config.command_line import prepare
-from segkit.config.dotted import copy_keys, flat, merge, value_of
+from segkit.config.dotted import flat, merge, merge_below, set_value, value_of
 from segkit.config.schema import CONF
 from segkit.config.values import convert
 
@@ -41,7 +40,6 @@ Reader = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 OF_START = ("plugins", "resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
 """Keys that are never taken from the run to resume."""
-PAIR = ("data", "model", "recipe", "experiment")  # groups that a recipe is chosen by, or is below
 
 
 class ConfigTree(NamedTuple):
@@ -49,7 +47,8 @@ class ConfigTree(NamedTuple):
 
     command: str
     tree: dict[str, Any]  # settings with their ${references}
-    overrides: Sequence[str]
+    typed: list[str]  # dotted keys of the command line
+    experiment: dict[str, Any]  # content of its file
     groups: Mapping[str, str]  # chosen by the command line or the experiment, with their files
     choices: Mapping[str, Any]  # the file of each group
 
@@ -71,56 +70,44 @@ def compose_settings(
     return resolve_settings(compose_tree(command, overrides), stored=stored, choose=choose)
 
 
-def compose_tree(command: str, arguments: Sequence[str]) -> ConfigTree:
-    """Return what Hydra composes from the words of a command line.
+def compose_tree(command: str, words: Sequence[str], suffix: str = "") -> ConfigTree:
+    """Return the settings that the words of a command line give, with the recipe merged and the run named.
+
+    Args:
+        command: its name.
+        words: as typed.
+        suffix: appended to the name of the run.
 
     Raises:
         ValueError: a word that is no setting, or a choice that does not exist.
     """
-    overrides = prepare(command, arguments)
-    folders = [f"file://{folder.resolve()}" for folder in schema.extra_folders]
+    overrides = command_line.prepare(command, words)
+    folders = [f"file://{folder.resolve()}" for folder in schema.folders[1:]]
     search = [f"hydra.searchpath={folders}"] if folders else []
     with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
         try:
             config = hydra.compose(command, [*search, *overrides], return_hydra_config=True)
         except Exception as error:
             raise ValueError(describe_error(error, overrides)) from error
-        choices = _to_plain(config.hydra.runtime.choices)
-    return read_config(command, config, overrides, choices)
-
-
-def read_config(
-    command: str, config: DictConfig, overrides: Sequence[str], choices: Mapping[str, Any], suffix: str = ""
-) -> ConfigTree:
-    """Return what Hydra composed as plain dicts and lists, with the recipe merged and the run named.
-
-    Args:
-        command: its name.
-        config: of Hydra.
-        overrides: of the command line.
-        choices: the file of each group.
-        suffix: appended to the name of a run of a sweep.
-    """
-    tree = _to_plain(config, resolve=False)
-    tree.pop("hydra", None)
+        tree, choices = _to_plain(config, resolve=False), _to_plain(config.hydra.runtime.choices)
+    del tree["hydra"]
     plugins = tree.get("plugins") or []
     tree["plugins"] = plugins if isinstance(plugins, list) else [plugins]
     registry.use_plugins(map(str, tree["plugins"]))
-    keys, groups = _parse_overrides(overrides)
+    typed, groups = _parse_overrides(overrides)
     experiment = _read_choice("experiment", choices.get("experiment"))
-    keys += _leaf_keys(experiment)
     groups = _overridden_groups(experiment) | groups
+    set_later = [*typed, *flat(experiment)]
     variant = _read_choice("model/backbone", groups.get("model/backbone")).get("variant")
     if variant is not None:  # of the chosen family, in place of the model's
-        _merge_below(tree, {"model": {"backbone": {"variant": variant}}}, keys)
-    chosen = [(group, name) for group, name in groups.items() if group not in PAIR]
-    keys += [key for group, name in chosen for key in _keys_of_choice(group, name)]
-    _merge_below(tree, tree.pop("recipe", None) or {}, keys)
+        tree = merge_below(tree, {"model": {"backbone": {"variant": variant}}}, set_later)
+    set_later += _keys_of_groups(group for group in groups if group not in ("data", "model"))
+    tree = merge_below(tree, tree.pop("recipe", None) or {}, set_later)
     if "run_name" in tree:
         default = choices.get("experiment") or f"{choices.get('model')}-{choices.get('data')}"
         with contextlib.suppress(ValueError):  # the check refuses a name that is no text
             tree["run_name"] = convert(tree["run_name"] or str(default), str) + suffix
-    return ConfigTree(command, tree, overrides, groups, choices)
+    return ConfigTree(command, tree, typed, experiment, groups, choices)
 
 
 def resolve_settings(
@@ -129,85 +116,71 @@ def resolve_settings(
     """Return composed settings as checked dicts, lists and tuples.
 
     Args:
-        config: of ``read_config``.
+        config: of ``compose_tree``.
         stored: as of ``compose_settings``.
         choose: as of ``compose_settings``.
 
     Raises:
         ValueError: a key, type or value that the command does not accept.
     """
-    command, tree = config.command, config.tree
-    checking.expand_paths(command, tree)
-    below = dict(stored(_resolve_if_possible(tree)) if stored else {})
-    is_resumed = "run_name" in below
+    tree, below = config.tree, {}
+    if stored:
+        settings = tree
+        with contextlib.suppress(ValueError):  # a checkpoint may have still to supply a section
+            settings = resolve(tree)
+        below = stored(settings)
     if below:
-        _merge_stored(tree, below, config.overrides, is_resumed=is_resumed)
-    if choose and not is_resumed:
-        usual = resolve(command, fill_auto(tree, USUAL))
-        drop_inapplicable_keys(usual, config)
-        checking.check(command, usual)  # errors come before the images are looked at
-        tree = fill_auto(tree, choose(resolve(command, tree)))
-    settings = resolve(command, fill_auto(tree, USUAL))
-    for line in drop_inapplicable_keys(settings, config):
+        tree = _merge_stored(config, below)
+    settings, left_out = _check(config, fill_auto(tree, USUAL))  # errors come before the images are looked at
+    if choose and "run_name" not in below and (values := choose(resolve(tree))):
+        settings, left_out = _check(config, fill_auto(fill_auto(tree, values), USUAL))
+    for line in left_out:
         LOG.warning("%s", line)
-    return checking.check(command, settings)
+    return settings
 
 
-def resolve(command: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with their references resolved and ``~`` expanded.
+def resolve(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with their references resolved.
 
     Raises:
         ValueError: a reference to a key that does not exist.
     """
     try:
-        settings = _to_plain(OmegaConf.create(dict(tree)))
+        return _to_plain(OmegaConf.create(dict(tree)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "settings"
-        missing = checking.find_missing(command, tree)
-        raise ValueError("\n".join(missing) or f"{key}: {str(error).splitlines()[0]}") from error
-    checking.expand_paths(command, settings)
-    return settings
-
-
-def _resolve_if_possible(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with resolved references; unresolved if a checkpoint has still to supply a section."""
-    try:
-        return _to_plain(OmegaConf.create(tree))
-    except OmegaConfBaseException:
-        return tree
+        raise ValueError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
 def _to_plain(config: Any, *, resolve: bool = True) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=resolve))
 
 
-def _merge_below(tree: dict[str, Any], layer: Mapping[str, Any], keys: Iterable[str]) -> None:
-    """Merge a layer into settings, except for the dotted keys that a later source sets; in place."""
-    merged = merge(tree, layer)
-    copy_keys(tree, merged, keys)
-    tree.clear()
-    tree.update(merged)
+def _check(config: ConfigTree, tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return checked settings, and a line for each setting of an experiment that was left out."""
+    settings = resolve(tree)
+    left_out = drop_inapplicable_keys(settings, config)
+    return checking.check(config.command, settings), left_out
 
 
-def _merge_stored(
-    tree: dict[str, Any], stored: dict[str, Any], overrides: Sequence[str], *, is_resumed: bool
-) -> None:
-    """Merge stored settings below the command line, and into its keys that are ``auto`` or lack bands."""
-    for key, value in flat(stored).items():
+def _merge_stored(config: ConfigTree, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with stored ones below the command line, and in its keys that are ``auto`` or bands."""
+    values = flat(stored)
+    for key, value in values.items():
         if isinstance(value, str) and "${" in value:
             raise ValueError(f"{key}={value}: stored settings must not refer to others")
     registry.check_plugins_are_named(stored.get("plugins", ()), "the run to resume")
-    keys, groups = _parse_overrides(overrides)
-    keys += [key for group, name in groups.items() for key in _keys_of_choice(group, name)]
-    keys = [*_with_references(tree, keys), *OF_START]
-    if not is_resumed and value_of(stored, "data") is None:  # the bands of new images decide
-        keys += [key for key in PHOTOGRAPHS if key in find_auto(merge(tree, stored))]
-    _merge_below(tree, stored, keys)
-    keys = [key for key in find_auto(tree) if key not in PHOTOGRAPHS]
-    keys += [key for key in BANDS if key in flat(tree) and value_of(tree, key) is None]
-    known = {key: value_of(stored, key) for key in (*keys, "schedule.iterations")}
-    known = {key: value for key, value in known.items() if value not in (None, "auto")}
-    tree.update(fill_auto(tree, known, keys))
+    keys = [*config.typed, *flat(config.experiment), *_keys_of_groups(config.groups)]
+    keys = [*_with_references(config.tree, keys), *OF_START]
+    if "run_name" not in stored and "data" not in stored:  # the bands of new images decide
+        keys += [key for key in PHOTOGRAPHS if key in find_auto(merge(config.tree, stored))]
+    tree = merge_below(config.tree, stored, keys)
+    known = {key: value for key, value in values.items() if value not in (None, "auto")}
+    tree = fill_auto(tree, {key: value for key, value in known.items() if key not in PHOTOGRAPHS})
+    for key in BANDS:
+        if key in known and key in flat(tree) and value_of(tree, key) is None:
+            set_value(tree, key, known[key])
+    return tree
 
 
 def drop_inapplicable_keys(settings: dict[str, Any], config: ConfigTree) -> list[str]:
@@ -215,19 +188,20 @@ def drop_inapplicable_keys(settings: dict[str, Any], config: ConfigTree) -> list
 
     Keys of the command line stay, for the check to refuse.
     """
-    keys, _ = _parse_overrides(config.overrides)
     lines: list[str] = []
     for path, place in schema.SECTIONS.items():
         group, section = path.replace(".", "/"), value_of(settings, path)
         is_chosen = any(f"{group}/".startswith(f"{chosen}/") for chosen in config.groups)
-        if ":" in place or not is_chosen or not isinstance(section, dict) or "name" not in section:
+        if ":" in place or not is_chosen or not isinstance(section, dict):
             continue
-        for key in schema.unknown_keys(path, section):
-            if any(f"{word}.".startswith(f"{path}.{key}.") for word in keys):
-                continue
-            value = section.pop(key)
-            if value is not None:
-                lines.append(f"{path}.{key}={value} is left out: {section['name']} has no such setting")
+        with contextlib.suppress(ValueError):  # the check refuses an unknown component
+            accepted = schema.read_section(path, section).accepted
+            for key in [key for key in section if key not in accepted]:
+                if any(f"{word}.".startswith(f"{path}.{key}.") for word in config.typed):
+                    continue
+                value = section.pop(key)
+                if value is not None:
+                    lines.append(f"{path}.{key}={value} is left out: {section['name']} has no such setting")
     return lines
 
 
@@ -239,21 +213,22 @@ def recipe_note(choices: Mapping[str, Any]) -> str | None:
     return f"no published recipe for {data} + {model}; using the defaults (docs/recipes.md)"
 
 
-def _is_group(key: str) -> bool:
-    """Return whether a key names a group of files."""
-    return any((folder / key).is_dir() for folder in schema.config_folders())
-
-
 def _parse_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return the dotted keys that the command line sets, and the groups that it chooses with their files."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    groups = {one.key_or_group: str(one.value()) for one in parsed if _is_group(one.key_or_group)}
-    return [one.key_or_group for one in parsed if not _is_group(one.key_or_group)], groups
+    typed: list[str] = []
+    groups: dict[str, str] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if any((folder / key).is_dir() for folder in schema.folders):
+            groups[key] = str(override.value())
+        else:
+            typed.append(key)
+    return typed, groups
 
 
 def _read_choice(group: str, name: object) -> dict[str, Any]:
     """Return the content of a file of a group, an empty dict if there is no such file."""
-    for folder in schema.config_folders():
+    for folder in schema.folders:
         file = folder / group / f"{name}.yaml"
         if file.is_file():
             return _to_plain(OmegaConf.load(file), resolve=False)
@@ -267,28 +242,15 @@ def _overridden_groups(content: Mapping[str, Any]) -> dict[str, str]:
     return {key.removeprefix("override ").lstrip("/"): str(name) for key, name in pairs}
 
 
-def _keys_of_choice(group: str, name: str) -> list[str]:
-    """Return the dotted keys that a file of a group sets, those of the groups it overrides included."""
-    if group == "evaluation":  # evaluation.every belongs to the schedule
-        return [f"evaluation.{key}" for key in schema.read_keywords(schema.SECTIONS[group]).accepted]
-    if group == "schedule":
-        return ["schedule", "evaluation.every"]
-    if group not in ("data", "experiment"):
-        return [group.replace("/", ".")]
-    content = _read_choice(group, name)
-    inner = [_keys_of_choice(*pair) for pair in _overridden_groups(content).items()]
-    return [key for keys in inner for key in keys] + _leaf_keys(content)
-
-
-def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys that a file sets; a component, which has a ``name``, is one."""
-    keys: list[str] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and "name" not in value:
-            keys += _leaf_keys(value, f"{prefix}{key}.")
-        elif key != "defaults":
-            keys.append(f"{prefix}{key}")
-    return keys
+def _keys_of_groups(groups: Iterable[str]) -> list[str]:
+    """Return the dotted keys that the files of groups set."""
+    keys = {
+        "data": ["data", "sizes"],
+        "evaluation": [f"evaluation.{key}" for key in schema.read_section("evaluation", {}).accepted],
+        "schedule": ["schedule", "evaluation.every"],
+        "experiment": [],  # those in its file
+    }
+    return [key for group in groups for key in keys.get(group, [group.replace("/", ".")])]
 
 
 def _with_references(tree: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
@@ -301,17 +263,13 @@ def _with_references(tree: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     return keys
 
 
-def describe_error(error: Exception, arguments: Sequence[str]) -> str:
+def describe_error(error: Exception, overrides: Sequence[str]) -> str:
     """Return the message for an error of Hydra, with the command line if it does not name the fault."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2])[:400]
-    if known := re.match(r"Error resolving interpolation '.*?', possible interpolation keys: (.*)", text):
-        missing = [group for group in ("data", "model") if group not in known[1].split(", ")]
-        if missing:
-            return "\n".join(hints.explain_missing(group, dict, ()) for group in missing)
     if clash := re.match(r"Error merging override \++([\w.]+)=(.*)", text):
         return hints.explain_section(clash[1], clash[2])
     if isinstance(error, HydraException) and text:
         return text
-    typed = " ".join(word.removeprefix("++") for word in arguments)[:400]
+    typed = " ".join(word.removeprefix("++") for word in overrides)[:400]
     return f"the settings cannot be composed ({type(error).__name__} {text}); one of these is wrong: {typed}"

@@ -8,20 +8,31 @@ from typing import Any
 
 
 def value_of(settings: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key, None if there is no such key."""
+    """Return the value of a dotted key, None if there is no such key; "" is the settings themselves."""
     value: Any = settings
-    for part in key.split("."):
+    for part in key.split(".") if key else ():
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
+
+
+def set_value(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in place; sections that do not exist are made."""
+    *sections, name = key.split(".")
+    for section in sections:
+        if not isinstance(settings.get(section), dict):
+            settings[section] = {}
+        settings = settings[section]
+    settings[name] = copy.deepcopy(value)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one level with dotted keys."""
     flattened: dict[str, Any] = {}
     for key, value in settings.items():
-        flattened |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        )
+        if isinstance(value, Mapping):
+            flattened |= flat(value, f"{prefix}{key}.")
+        else:
+            flattened[f"{prefix}{key}"] = value
     return flattened
 
 
@@ -30,31 +41,25 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     merged = copy.deepcopy(dict(lower))
     for key, value in upper.items():
         section = merged.get(key)
-        if not isinstance(section, dict) or not isinstance(value, Mapping):
-            merged[key] = copy.deepcopy(value)
-        elif value.get("name", section.get("name")) == section.get("name"):
+        if (
+            isinstance(section, dict)
+            and isinstance(value, Mapping)
+            and value.get("name", section.get("name")) == section.get("name")
+        ):
             merged[key] = merge(section, value)
         else:
-            merged[key] = copy.deepcopy(dict(value))
+            merged[key] = copy.deepcopy(value)
     return merged
 
 
-def copy_keys(source: Mapping[str, Any], target: dict[str, Any], keys: Iterable[str]) -> None:
-    """Copy dotted keys between settings; a key that the source lacks is removed from the target."""
-    for path in keys:
-        section, _, key = path.rpartition(".")
-        values = value_of(source, section) if section else source
-        if isinstance(values, Mapping) and key in values:
-            _make_section(target, section)[key] = copy.deepcopy(values[key])
-        else:
-            inner = value_of(target, section) if section else target
-            if isinstance(inner, dict):
-                inner.pop(key, None)
-
-
-def _make_section(settings: dict[str, Any], path: str) -> dict[str, Any]:
-    for key in path.split(".") if path else ():
-        if not isinstance(settings.get(key), dict):
-            settings[key] = {}
-        settings = settings[key]
-    return settings
+def merge_below(settings: Mapping[str, Any], layer: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return settings with those of a layer, except for dotted keys that a later source sets or removes."""
+    merged = merge(settings, layer)
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        values, replaced = value_of(settings, section), value_of(merged, section)
+        if isinstance(values, Mapping) and name in values:
+            set_value(merged, key, values[name])
+        elif isinstance(replaced, dict):
+            replaced.pop(name, None)
+    return merged

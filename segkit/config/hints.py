@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from segkit.config import registry, schema
-from segkit.config.schema import COMMANDS, CONF, LISTS, SECTIONS
+from segkit.config.schema import COMMANDS, CONF, LISTS
 
 SYNONYMS = {  # what other toolkits call a setting or a group
     "schedule.lr": "learning_rate base_lr lr0 init_lr",
@@ -46,14 +46,17 @@ SYNONYMS = {  # what other toolkits call a setting or a group
     "loss": "criterion loss_fn loss_function",
     "augment.hflip": "hflip horizontal_flip flip_prob",
 }
+ELSEWHERE = {  # how to do what no setting does
+    "the class table of the data set has the classes (data=folder: classes.csv in data.root)": (
+        "num_classes num_class n_classes n_class nclass nclasses nc classes nb_classes"
+    ),
+    "the launcher starts the processes: torchrun --nproc-per-node N train_seg.py ...": (
+        "gpus num_gpus n_gpu n_gpus ngpu ngpus nproc nproc_per_node world_size"
+    ),
+    "choose a GPU with device=cuda:N": "gpu gpu_id gpu_ids cuda devices cuda_visible_devices",
+    "continue a run with run_name=NAME resume=true": "resume_from auto_resume",
+}
 ABBREVIATED = {"ce": "cross_entropy", "crossentropy": "cross_entropy", "onecycle": "one_cycle"}
-MEANT = {word: setting for setting, synonyms in SYNONYMS.items() for word in synonyms.split()}
-PROCESSES = "the launcher starts the processes: torchrun --nproc-per-node {number} train_seg.py ..."
-CLASSES = "the class table of the data set has the classes (data=folder: classes.csv in data.root)"
-GPU_COUNTS = ["gpus", "num_gpus", "n_gpu", "n_gpus", "ngpu", "ngpus", "nproc", "nproc_per_node", "world_size"]
-GPU_NAMES = ["gpu", "gpu_id", "gpu_ids", "cuda", "devices", "cuda_visible_devices"]
-CLASS_COUNTS = ["num_classes", "num_class", "n_classes", "n_class", "nclass", "nclasses", "nc"]
-CLASS_COUNTS += ["classes", "nb_classes"]
 
 
 def write_value(value: Any) -> str:
@@ -73,22 +76,32 @@ def is_path(value: str) -> bool:
 
 
 def find_similar(word: str, names: Iterable[str]) -> list[str]:
-    """Return the names that are spelled like a word or contain it, at most three."""
+    """Return the names that contain a word, are contained in it, or are spelled like it, at most three."""
     listed = list(names)
-    word = ABBREVIATED.get(word, word)
+    word = ABBREVIATED.get(word, word).lower().replace("-", "_")
     if word in listed:
         return [word]
-    plain = word.lower().replace("-", "_")
-    forms = {plain, plain.replace("_", "")}
-    if len(plain) > 1:
-        parts = {name: {name, *name.split("_"), name[: len(plain)], name[-len(plain) :]} for name in listed}
-        if containing := [name for name in listed if forms & parts[name]]:
-            return containing[:3]
-    if contained := [name for name in listed if name in plain.split("_")]:  # dice in dice_loss
-        return contained[:3]
-    digits = re.findall(r"\d+", plain)  # resnet18 is not resnet101
-    close = difflib.get_close_matches(plain, listed, n=3)
-    return [name for name in close if digits == re.findall(r"\d+", name)][:1]
+    containing = [name for name in listed if word in name or word.replace("_", "") in name]
+    contained = [name for name in listed if name in word.split("_")]  # dice in dice_loss
+    digits = re.findall(r"\d+", word)  # resnet18 is not resnet101
+    close = difflib.get_close_matches(word, listed, n=1)
+    close = [name for name in close if digits == re.findall(r"\d+", name)]
+    return (containing or contained or close)[:3]
+
+
+def _find_meaning(answers: Mapping[str, str], key: str) -> str | None:
+    """Return the answer that has the last word of a key among its words."""
+    word = _last_word(key)
+    return next((answer for answer, words in answers.items() if word in words.split()), None)
+
+
+def _last_word(key: str) -> str:
+    return re.split(r"[./]", key)[-1].lower().replace("-", "_")
+
+
+def explain_elsewhere(key: str) -> str | None:
+    """Return how to do what no setting does, such as choosing GPUs; None for other keys."""
+    return _find_meaning(ELSEWHERE, key)
 
 
 def suggest_settings(key: str, value: Any, top: Iterable[str] = ()) -> list[str]:
@@ -99,47 +112,26 @@ def suggest_settings(key: str, value: Any, top: Iterable[str] = ()) -> list[str]
         value: its value.
         top: the top-level keys to choose from; none: those of all commands.
     """
-    word = re.split(r"[./]", key)[-1].lower().replace("-", "_")
-    written = write_value(value)
+    word, written = _last_word(key), write_value(value)
     keys = schema.known_keys(top)
-    groups = schema.groups(keys[""])
-    places = [f"{path}.{word}".lstrip(".") for path, names in keys.items() if word in names]
-    named = [group for group in groups if group.split("/")[-1] == word]
-    if meant := MEANT.get(word):
-        section, _, name = meant.rpartition(".")
-        if meant in groups:
-            named = [meant]
-        elif name in keys.get(section, ()):
-            places = [meant]
-    if named:
-        if named[0] == "model/backbone" and (variant := find_backbone(written)):
-            return [variant]
-        near = find_similar(written, groups[named[0]])
-        return [f"{named[0]}={near[0]}" if near else f"{named[0]}=NAME ({', '.join(groups[named[0]])})"]
+    groups = schema.groups({name for name in keys if "." not in name})
+    places = [name for name in keys if name.split(".")[-1] == word]
+    group = next((name for name in groups if name.split("/")[-1] == word), None)
+    meant = _find_meaning(SYNONYMS, word)
+    if meant in groups:
+        group = meant
+    elif meant in keys:
+        places = [meant]
+    if group == "model/backbone" and (variant := find_backbone(written)):
+        return [variant]
+    if group is not None:
+        names = find_similar(written, groups[group])[:1] or [f"NAME ({', '.join(groups[group])})"]
+        return [f"{group}={names[0]}"]
     if places == ["model.backbone.weights"] and value is True:
         written = "imagenet"
     if places == ["runtime.precision"] and written not in ("fp16", "bf16", "float32", "auto"):
-        written = "fp16" if word in ("fp16", "half") else "bf16"
+        written = "bf16"
     return [f"{place}={written}" for place in places]
-
-
-def explain_elsewhere(key: str, value: Any) -> str | None:
-    """Return how to do what no setting does, such as choosing GPUs; None for other keys."""
-    word = re.split(r"[./]", key)[-1].lower().replace("-", "_")
-    if word in CLASS_COUNTS:
-        return CLASSES
-    if word in ("resume_from", "auto_resume"):
-        return "continue a run with run_name=NAME resume=true"
-    listed = re.findall(r"[^][,\s]+", write_value(value))
-    if word in GPU_COUNTS:
-        number = listed[0] if len(listed) == 1 else len(listed) or "N"
-        return PROCESSES.format(number=number)
-    if word in GPU_NAMES:
-        if len(listed) > 1:
-            return PROCESSES.format(number=len(listed))
-        number = f":{listed[0]}" if listed and listed[0].isdigit() else ""
-        return f"did you mean device=cuda{number}?"
-    return None
 
 
 def explain_unknown(path: str, leaf: str, value: Any, accepted: Iterable[str]) -> str:
@@ -151,17 +143,18 @@ def explain_unknown(path: str, leaf: str, value: Any, accepted: Iterable[str]) -
         value: its value.
         accepted: the keys of the section.
     """
+    if elsewhere := explain_elsewhere(leaf):
+        return elsewhere
     names, key = sorted(accepted), leaf.split(".")[0]
     close = difflib.get_close_matches(key, names, n=1)
     near = [f"{path}.{name}={write_value(value)}".lstrip(".") for name in close]
-    meant = near if path else []
-    if not meant:
-        meant = suggest_settings(leaf, value, () if path else names)
-        meant = [word for word in meant if not path or not word.startswith(f"{path}.{key}=")] or near
+    if path:
+        refused = f"{path}.{key}="
+        meant = near or [one for one in suggest_settings(leaf, value) if not one.startswith(refused)]
+    else:
+        meant = suggest_settings(leaf, value, names) or near
     if meant:
         return f"did you mean {' or '.join(meant)}?"
-    if elsewhere := explain_elsewhere(leaf, value):
-        return elsewhere
     commands = [f"{name}_seg.py" for name, keys in COMMANDS.items() if not path and leaf in keys]
     if commands:
         return f"it is a setting of {', '.join(commands)}"
@@ -174,47 +167,32 @@ def explain_section(path: str, value: Any) -> str:
     """Return the message for a value in place of a section."""
     group, wrong = path.replace(".", "/"), f"{path}={write_value(value)}: this is a section"
     if path in LISTS:
-        item = f"{path}.NAME{'.weight=1' if LISTS[path] == 'losses' else '=true'}"
         names = ", ".join(registry.available(LISTS[path]))
-        return f"{wrong}; set each by its name, {item}; there are: {names or 'none yet'}"
+        return f"{wrong}; set each by its name, {write_item(path)}; there are: {names or 'none yet'}"
     if names := schema.choices(group):
-        if value is None:
-            return f"{path}=null: one is needed; choose it with {group}=NAME ({', '.join(names)})"
-        if group == "model/backbone":
-            known = find_backbone(str(value))
-        else:
-            known = None
+        choice = f"{group}=NAME ({', '.join(names)})"
         if value in names:
             choice = f"{group}={value}"
-        else:
-            choice = f"{group}=NAME ({', '.join(names)})"
-        return f"{wrong}; choose a file of it with {known or choice}"
-    if ":" in SECTIONS.get(path, ""):
-        own = schema.read_keywords(SECTIONS[path]).accepted
-    else:
-        own = ()
+        elif group == "model/backbone":
+            choice = find_backbone(str(value)) or choice
+        return f"{wrong}; choose a file of it with {choice}"
     if path == "checkpoint" and isinstance(value, str) and not value.startswith("["):
         return f"{wrong}; to start from a file: model.weights={value}; to continue: run_name=NAME resume=true"
-    return f"{wrong}; set {path}.KEY=..." + (f" ({', '.join(own)})" if own else "")
+    keys = ", ".join(schema.read_section(path, {}).accepted)
+    return f"{wrong}; set {path}.KEY=... ({keys})" if keys else f"{wrong}; set {path}.KEY=..."
 
 
-def explain_missing(path: str, annotation: Any, declared: Iterable[str]) -> str:
-    """Return the message for a missing key.
+def write_item(path: str) -> str:
+    """Return how a component of a list is set, such as ``writers.NAME=true``."""
+    return f"{path}.NAME.weight=1" if path == "loss.parts" else f"{path}.NAME=true"
 
-    Args:
-        path: dotted.
-        annotation: its type; ``dict`` for a section.
-        declared: keys of the command, relative to the section around it.
-    """
-    if annotation is not dict:
-        return f"{path} is missing; give it with {path}=..."
+
+def explain_missing(path: str) -> str:
+    """Return the message for a missing key."""
     group = path.replace(".", "/")
     if names := schema.choices(group):
         return f"{path} is missing; choose it with {group}=NAME ({', '.join(names)})"
-    keys = [key for key in declared if key.startswith(f"{path}.")]
-    if path in SECTIONS:
-        keys += [f"{path}.{key}" for key in schema.read_keywords(SECTIONS[path]).accepted]
-    return f"{path} is missing; give it with {' '.join(f'{key}=...' for key in keys)}"
+    return f"{path} is missing; give it with {path}=..."
 
 
 def explain_choice(group: str, name: str) -> str | None:
@@ -240,14 +218,12 @@ def explain_choice(group: str, name: str) -> str | None:
 def find_backbone(name: str) -> str | None:
     """Return the settings of a backbone by its common name, such as ``se_resnet50``."""
     for file in sorted((CONF / "model" / "backbone").glob("*.yaml")):
-        family, text = file.stem, file.read_text(encoding="utf-8")
-        if not (default := re.search(r'^variant: "(\D*)\d', text, re.MULTILINE)):
+        default = re.search(r'^variant: "(\D*)\d', file.read_text(encoding="utf-8"), re.MULTILINE)
+        family, depth = file.stem, name.replace("resnext", "resnet").removeprefix(file.stem)
+        if default is None or depth == name:
             continue
-        depth = name.removeprefix(family)
-        if family == "resnet" and name.startswith("resnext"):
-            depth = name.removeprefix("resnext")
         component = "resnest" if family == "resnest" else "resnet"
-        annotation = schema.read_keywords(f"models/backbones/{component}.py:build").accepted["variant"]
-        if depth != name and f"{default[1]}{depth}" in typing.get_args(annotation):
+        variants = schema.read_component("models.backbones", component).accepted["variant"]
+        if f"{default[1]}{depth}" in typing.get_args(variants):
             return f"model/backbone={family} model.backbone.variant={default[1]}{depth}"
     return None

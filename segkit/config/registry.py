@@ -1,9 +1,8 @@
 """Components are modules in folders: ``build("losses", {"name": "cross_entropy", ...}, num_classes=19)``.
 
-A component is one module with a function ``build``. Its positional parameters (``num_classes``, ...) are
-supplied by the program; its keyword-only parameters are the settings. Components are found in segkit,
-in the packages named by ``plugins=``, and in installed packages with the entry point
-``segkit.components``, always in folders of the same names.
+A component is a module with a function ``build``, in segkit, in a package that ``plugins=`` names, or in an
+installed package with the entry point ``segkit.components``. The program supplies the positional parameters
+of ``build``; its keyword-only parameters are the settings.
 """
 
 from __future__ import annotations
@@ -25,10 +24,7 @@ _plugins: dict[str, Path] = {}  # folders of the packages that plugins= names
 
 
 def use_plugins(names: Iterable[str]) -> None:
-    """Make the components of packages available; nothing is imported before one of them is built.
-
-    Args:
-        names: packages, installed or in the current folder.
+    """Make the components of packages available, installed or in the current folder; imports nothing.
 
     Raises:
         ValueError: there is no such package.
@@ -40,7 +36,7 @@ def use_plugins(names: Iterable[str]) -> None:
 
 def plugins() -> list[str]:
     """Return the packages with components besides segkit."""
-    return list(_plugins | _find_installed())
+    return [name for name in _find_packages() if name != "segkit"]
 
 
 def check_plugins_are_named(names: Iterable[str], file: object) -> None:
@@ -80,34 +76,35 @@ def _find_installed() -> dict[str, Path]:
     return {entry.value: _find_package(entry.value) for entry in found}
 
 
-def _folders(package: str, *, installed: bool) -> list[tuple[str, Path]]:
-    """Return dotted name and folder of a package of components in segkit and every plug-in."""
-    roots = {"segkit": ROOT} | _plugins
-    if installed:
-        roots |= _find_installed()
-    return [(f"{root}.{package}", folder.joinpath(*package.split("."))) for root, folder in roots.items()]
+def _find_packages() -> dict[str, Path]:
+    """Return segkit and every plug-in, each with its folder."""
+    return {"segkit": ROOT} | _plugins | _find_installed()
 
 
-def _names_in(folder: Path) -> list[str]:
-    return [file.stem for file in folder.glob("*.py") if not file.stem.startswith("_")]
+def _find_files(package: str) -> dict[str, Path]:
+    """Return the file of each component of a package, by its dotted name."""
+    files: dict[str, Path] = {}
+    for root, folder in _find_packages().items():
+        for file in folder.joinpath(*package.split(".")).glob("[!_]*.py"):
+            files[f"{root}.{package}.{file.stem}"] = file
+    return files
 
 
 def available(package: str) -> list[str]:
     """Return the sorted names of the components of a package such as ``"models.backbones"``."""
-    return sorted({name for _, folder in _folders(package, installed=True) for name in _names_in(folder)})
+    return sorted({file.stem for file in _find_files(package).values()})
 
 
 def _find_component(package: str, name: object) -> tuple[str, Path]:
     """Return dotted name and file of one component."""
-    for installed in (False, True):  # listing installed packages takes a while
-        places = [place for place in _folders(package, installed=installed) if name in _names_in(place[1])]
-        if len(places) > 1:
-            both = " and ".join(place for place, _ in places)
-            raise ValueError(f"{name!r} is in {both}; rename one of them")
-        if places:
-            return f"{places[0][0]}.{name}", places[0][1] / f"{name}.py"
-    folders = " or ".join(f"{root}/{package.replace('.', '/')}" for root in ("segkit", *plugins()))
-    raise ValueError(f"no {name!r} in {folders}; there are: {', '.join(available(package))}")
+    found = [(module, file) for module, file in _find_files(package).items() if file.stem == name]
+    if not found:
+        folders = " or ".join(f"{root}/{package.replace('.', '/')}" for root in _find_packages())
+        raise ValueError(f"no {name!r} in {folders}; there are: {', '.join(available(package))}")
+    if len(found) > 1:
+        both = " and ".join(module for module, _ in found)
+        raise ValueError(f"{name!r} is in {both}; rename one of them")
+    return found[0]
 
 
 def component_file(package: str, name: object) -> Path:
@@ -125,7 +122,7 @@ def module_file(module: str) -> Path:
     Raises:
         ValueError: it belongs to neither.
     """
-    for root, folder in ({"segkit": ROOT} | _plugins | _find_installed()).items():
+    for root, folder in _find_packages().items():
         if module.startswith(f"{root}."):
             place = folder.joinpath(*module.removeprefix(f"{root}.").split("."))
             if place.is_dir():
@@ -140,7 +137,7 @@ def build(package: str, settings: Mapping[str, Any], **supplied: Any) -> Any:
     Args:
         package: dotted folder below ``segkit`` and each plug-in, such as ``"models.heads"``.
         settings: ``name`` and the component's keyword arguments.
-        supplied: values that the program knows; the component gets those its ``build`` has parameters for.
+        supplied: values for the positional parameters; those that ``build`` lacks are left out.
 
     Raises:
         ValueError: no component has that name, or it needs a value that is not supplied.
@@ -157,10 +154,9 @@ def build_enabled(package: str, listed: Mapping[str, Any], **supplied: Any) -> d
     Raises:
         ValueError: as ``build`` does.
     """
-    enabled = {
-        name: {} if value is True else value for name, value in listed.items() if value not in (None, False)
-    }
-    return {name: build(package, {**value, "name": name}, **supplied) for name, value in enabled.items()}
+    enabled = {name: value for name, value in listed.items() if value not in (None, False)}
+    settings = {name: {} if value is True else value for name, value in enabled.items()}
+    return {name: build(package, {**own, "name": name}, **supplied) for name, own in settings.items()}
 
 
 def _select_supplied(builder: Callable[..., Any], supplied: Mapping[str, Any], name: str) -> dict[str, Any]:

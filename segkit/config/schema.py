@@ -15,22 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from segkit.config import registry, values
-from segkit.config.values import (
-    Device,
-    InputSource,
-    Interval,
-    NonNegativeInt,
-    PathOrNull,
-    PathStr,
-    PositiveInt,
-    Side,
-    Size,
-)
+from segkit.config.dotted import flat, value_of
 
 CONF = next(folder / "conf" for folder in (registry.ROOT, registry.ROOT.parent) if (folder / "conf").is_dir())
 """Folder of the yaml files: inside an installed segkit, next to it in a checkout."""
-extra_folders: list[Path] = []
-"""Folders that ``--config-dir`` names."""
+folders = [CONF]
+"""Where files of groups are searched: in ours, then in those that ``--config-dir`` names."""
 SECTIONS = {
     "data": "data.datasets",
     "model": "models/segmenter.py:build",
@@ -54,64 +44,64 @@ LISTS = {
     "writers": "monitor.writers",
 }
 """Settings that list components of a package by name, each with its own settings."""
-Workers = Annotated[int, Interval(ge=0, le=256)]
-ALL = {"plugins": list[str], "sizes.base": Side, "sizes.crop": Size, "sizes.bounds": Size}
+Workers = Annotated[int, values.Interval(ge=0, le=256)]
+ALL = {"plugins": list[str], "sizes": {"base": values.Side, "crop": values.Size, "bounds": values.Size}}
 TRAINED = ALL | {
-    "checkpoint": PathOrNull,
-    "output": PathOrNull,
+    "checkpoint": values.PathOrNull,
+    "output": values.PathOrNull,
     "data": dict,
     "model": dict,
     "evaluation": dict,
 }
-IMAGES = TRAINED | {"device": Device, "resume": bool, "submission": bool, "trust_code": bool}
+IMAGES = TRAINED | {"device": values.Device, "resume": bool, "submission": bool, "trust_code": bool}
 COMMANDS: dict[str, dict[str, Any]] = {
     "train": ALL
     | {
         "run_name": str,
-        "run_dir": PathStr,
-        "seed": NonNegativeInt,
-        "device": Device,
+        "run_dir": values.PathStr,
+        "seed": values.NonNegativeInt,
+        "device": values.Device,
         "resume": bool | Literal["auto"],
         "summary": bool,
         "profile": bool,
         "lr_finder": bool,
-        "loader.workers": Workers,
-        "loader.sampling": Literal["uniform", "repeat_factor"],
-        "loader.repeat_threshold": Annotated[float, Interval(gt=0, le=1)],
+        "loader": {
+            "workers": Workers,
+            "sampling": Literal["uniform", "repeat_factor"],
+            "repeat_threshold": Annotated[float, values.Interval(gt=0, le=1)],
+        },
         "writers": dict[str, dict | bool | None],
-        "evaluation.every": Annotated[float, Interval(ge=1e-4)],
+        "evaluation": {"every": Annotated[float, values.Interval(ge=1e-4)]},
     }
-    | dict.fromkeys(
-        ("data", "model", "loss", "augment", "evaluation", "schedule", "checkpoint", "runtime"), dict
-    ),
+    | dict.fromkeys(("data", "model", "loss", "augment", "schedule", "checkpoint", "runtime"), dict),
     "test": IMAGES
     | {
         "save": list[Literal["ids", "colors", "overlays"]],
         "report": bool,
-        "loader.workers": Workers,
-        "predictions": PathOrNull,
+        "loader": {"workers": Workers},
+        "predictions": values.PathOrNull,
         "predictions_format": Literal["auto", "ids", "raw", "colors"],
     },
     "predict": IMAGES
-    | {"input": InputSource, "save": list[Literal["ids", "colors", "overlays", "probabilities"]]},
+    | {"input": values.InputSource, "save": list[Literal["ids", "colors", "overlays", "probabilities"]]},
     "export": TRAINED
     | {
         "format": Literal["onnx", "openvino", "torch_export"],
         "interface": Literal["ids", "logits"],
-        "image_size": Size | None,
+        "image_size": values.Size | None,
         "precision": Literal["fp32", "fp16", "int8"],
-        "input": PathOrNull,
-        "images": PositiveInt,
-        "calibration": PathOrNull,
-        "calibration_images": PositiveInt,
+        "input": values.PathOrNull,
+        "images": values.PositiveInt,
+        "calibration": values.PathOrNull,
+        "calibration_images": values.PositiveInt,
     },
 }
-"""What each command accepts besides the keys of ``SECTIONS``; ``dict`` marks a section."""
+"""What each command accepts; ``dict`` is a section of ``SECTIONS``, and a dict has keys besides those."""
 OPTIONAL = {
-    "train": ("plugins",),
-    "test": ("plugins", "sizes"),
-    "predict": ("plugins", "sizes", "data"),
-    "export": ("plugins", "sizes", "data"),
+    "train": {"plugins"},
+    "test": {"plugins", "sizes", "model"},  # predictions=DIR has no model
+    "predict": {"plugins", "sizes", "data"},
+    "export": {"plugins", "sizes", "data"},
 }
 """Top-level keys that a command does not require."""
 
@@ -120,14 +110,14 @@ class Keys(NamedTuple):
     """The keys of a section with their annotations, and those that are required."""
 
     accepted: dict[str, Any]
-    required: tuple[str, ...] = ()
+    required: set[str]
 
 
 class _Names(dict[str, Any]):
     """The names that annotations of a module may use: those of ``values``, and imported aliases."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__({**vars(typing), **vars(values)})
+        super().__init__(vars(typing) | vars(values))
         self.file, self.tree = file, ast.parse(file.read_text(encoding="utf-8"))
 
     def __missing__(self, name: str) -> Any:
@@ -173,86 +163,75 @@ def read_keywords(place: str) -> Keys:
             f"{names.file}: {error} in the annotation of a setting. Use Python's types, typing,"
             " segkit.config, or an alias in a module of segkit or the plug-in"
         ) from error
-    return Keys(accepted, tuple(key for key, _, default in declared if default is None))
+    return Keys(accepted, {key for key, _, default in declared if default is None})
 
 
-def read_section(path: str, section: Mapping[str, Any], declared: Mapping[str, Any]) -> Keys:
-    """Return the keys of a section with the component that it names.
+def read_component(package: str, name: object) -> Keys:
+    """Return the settings of a component, or raise a ValueError if there is none of that name."""
+    return read_keywords(f"{registry.component_file(package, name)}:build")
+
+
+def read_section(path: str, section: Mapping[str, Any]) -> Keys:
+    """Return the keys of a section, of the component that it names, or of one in a list.
 
     Args:
-        path: dotted; "" is the top level.
-        section: its settings.
-        declared: keys that the command adds, relative to the section.
+        path: dotted, such as ``model.head`` or ``writers.jsonl``.
+        section: its settings; ``name`` is read.
 
     Raises:
         ValueError: there is no such component.
     """
+    parent, _, name = path.rpartition(".")
     place = SECTIONS.get(path)
-    accepted = {key.split(".")[0]: dict if "." in key else kind for key, kind in declared.items()}
-    required = tuple(accepted)
+    if parent == "loss.parts":  # a part has a weight; the weight of the auxiliary head belongs to the sum
+        accepted = {"weight": values.NonNegativeFloat} | read_component(LISTS[parent], name).accepted
+        return Keys({key: kind for key, kind in accepted.items() if key != "aux_weight"}, set())
+    if parent in LISTS:
+        return read_component(LISTS[parent], name)
     if place is None:
-        return Keys(accepted, required)
-    if ":" not in place:  # a package: the component's name is the file
-        accepted["name"] = str
-        place = f"{registry.component_file(place, section.get('name'))}:build"
-    own = read_keywords(place)
-    return Keys(accepted | own.accepted, required + own.required)
+        return Keys({}, set())
+    if ":" in place:
+        return read_keywords(place)
+    accepted, required = read_component(place, section.get("name"))
+    return Keys({"name": str} | accepted, required)
 
 
-def unknown_keys(path: str, section: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a section that its component lacks; none if there is no such component."""
-    try:
-        accepted = read_section(path, section, {}).accepted
-    except ValueError:
-        return []
-    return [key for key in section if key not in accepted]
-
-
-def _signatures(path: str) -> list[Mapping[str, Any]]:
+def _signatures(path: str) -> list[dict[str, Any]]:
     """Return the keys of a section for each of its components."""
     place = SECTIONS.get(path)
     if place is None:
         return []
     if ":" in place:
         return [read_keywords(place).accepted]
-    files = [registry.component_file(place, name) for name in registry.available(place)]
-    return [read_keywords(f"{file}:build").accepted for file in files]
+    return [read_component(place, name).accepted for name in registry.available(place)]
 
 
-def find_annotations(command: str, path: str) -> list[Any]:
+def find_annotations(command: str, key: str) -> list[Any]:
     """Return what a dotted key may take, for each component that has it."""
-    section, _, key = path.rpartition(".")
-    if not section:
-        return [COMMANDS[command].get(key, dict)]
-    return [accepted[key] for accepted in _signatures(section) if key in accepted]
+    section, _, name = key.rpartition(".")
+    places = [value_of(COMMANDS[command], section), *_signatures(section)]
+    return [keys[name] for keys in places if isinstance(keys, Mapping) and name in keys]
 
 
-def known_keys(top: Iterable[str] = ()) -> dict[str, set[str]]:
-    """Return the keys of every section, of all its components together; "" is the top level.
+def known_keys(top: Iterable[str] = ()) -> list[str]:
+    """Return the dotted keys of all sections, of all components together.
 
     Args:
         top: the top-level keys to include; none: those of all commands.
     """
-    declared = {key for keys in COMMANDS.values() for key in keys}
-    included = {*top} or {key.split(".")[0] for key in declared}
-    keys: dict[str, set[str]] = {"": included}
+    known = dict.fromkeys([*top] or [key for keys in COMMANDS.values() for key in keys])
+    included = set(known)
     for path in SECTIONS:
         if path.split(".")[0] in included:
-            keys[path] = {key for accepted in _signatures(path) for key in accepted}
-    for section, _, key in (dotted.rpartition(".") for dotted in declared if "." in dotted):
-        if section in included:
-            keys.setdefault(section, set()).add(key)
-    return keys
-
-
-def config_folders() -> list[Path]:
-    """Return the folders of yaml files; the first that has a file is used."""
-    return [CONF, *extra_folders]
+            known |= {f"{path}.{key}": None for accepted in _signatures(path) for key in accepted}
+    for keys in COMMANDS.values():
+        known |= dict.fromkeys(key for key in flat(keys) if key.split(".")[0] in included)
+    return list(known)
 
 
 def choices(group: str) -> list[str]:
     """Return the files of a group such as ``model/backbone``; none if it is not a group."""
-    return sorted({file.stem for folder in config_folders() for file in (folder / group).glob("*.yaml")})
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
 def groups(top: Iterable[str]) -> dict[str, list[str]]:

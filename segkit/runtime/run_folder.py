@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from segkit.config.values import expand_home
 from segkit.runtime import files
 
 LOG = logging.getLogger("segkit")
@@ -31,7 +32,7 @@ def find_run_to_resume(settings: Mapping[str, Any]) -> Path | None:
     parts = settings.get("run_dir"), settings.get("run_name")
     if settings.get("resume") not in (True, "auto") or not all(isinstance(part, str) for part in parts):
         return None
-    folder = get_run_folder(settings)
+    folder = Path(expand_home(str(get_run_folder(settings))))
     if list_checkpoints(folder):
         return folder
     return None
