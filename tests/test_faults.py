@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from runs import CallBefore, KillAt, Run, assert_same_end, newest_iteration
 from segkit import checkpoint
@@ -181,24 +180,3 @@ def test_resume_with_other_settings_reports_differences(setting, message, comple
     assert run.exit_status() == (0 if "iterations" in setting else 2)
     assert message in run.output
     assert "Traceback" not in run.output
-
-
-@pytest.mark.medium
-def test_deterministic_runs_are_bit_equal(tmp_path):
-    both = [Run(tmp_path / name, "runtime.deterministic=true") for name in "ab"]
-    assert_same_end(*(run.complete() for run in both))
-
-
-@pytest.mark.medium
-@pytest.mark.gpu
-def test_deterministic_runs_are_bit_equal_on_a_gpu(tmp_path):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    settings = [
-        "runtime.deterministic=true",
-        "device=cuda",
-        "runtime.precision=bf16",
-        "model.backbone.width=32",
-    ]
-    both = [Run(tmp_path / name, *settings) for name in "ab"]
-    assert_same_end(*(run.complete() for run in both))

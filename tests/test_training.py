@@ -43,7 +43,17 @@ def batch(size=4, *, seed=0):
     return Batch(image, label, [str(i) for i in range(size)])
 
 
-def start_run(*, dropout=0.0, num_classes=3, norm=False, samples=8, precision="float32", **schedule):
+def start_run(
+    *,
+    dropout=0.0,
+    num_classes=3,
+    norm=False,
+    samples=8,
+    device="cpu",
+    runtime=None,
+    precision="float32",
+    **schedule,
+):
     torch.manual_seed(0)
     settings = {
         "batch_size": 4,
@@ -57,8 +67,8 @@ def start_run(*, dropout=0.0, num_classes=3, norm=False, samples=8, precision="f
         cross_entropy.build(3),
         samples=samples,
         schedule=training.Schedule(**{**settings, **schedule}),
-        runtime=training.Runtime(precision=precision),
-        device=torch.device("cpu"),
+        runtime=training.Runtime(precision=precision, **(runtime or {})),
+        device=torch.device(device),
         seed=1,
     )
 
