@@ -16,6 +16,8 @@ from test_training import batch, split_batch, start_run, weights
 
 from runs import KillAt, Run, assert_same_end, ranks
 from segkit import training
+from segkit.inference import prepare
+from segkit.models import segmenter
 from segkit.runtime import distributed
 from segkit.types import Batch
 
@@ -65,7 +67,7 @@ def test_losses_in_half_precision_are_close_to_float32(device, precision):
 
 def test_overflow_in_fp16_skips_steps_until_the_scale_fits(device):
     run = start_run(device=device, precision="fp16")
-    run.scaler = torch.amp.GradScaler(device, init_scale=2.0**22)
+    run.scaler = torch.amp.GradScaler(device, init_scale=2.0**24)
     moved = []
     for seed in range(9):
         before, scale = weights(run).clone(), run.scaler.get_scale()
@@ -124,6 +126,17 @@ def test_channels_last_is_kept_by_the_network_and_changes_only_rounding(device):
         )
     torch.testing.assert_close(*(take_steps(run) for run in runs), rtol=1e-4, atol=0)
     assert kept == [False] * 3 + [True] * 3
+
+
+def test_prepared_network_is_folded_although_tf32_is_allowed(device, monkeypatch, caplog):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.manual_seed(0)
+    backbone = {"name": "resnest", "variant": "14", "width": 8}
+    model = segmenter.build(5, backbone=backbone, head={"name": "deeplabv3", "width": 8}).eval().to(device)
+    fast = prepare(model)
+    assert not caplog.messages
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
+    assert torch.backends.cudnn.allow_tf32
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -66,6 +68,17 @@ def _warn_slow_bf16(device: str) -> None:
 
 
 @torch.no_grad()
+@contextlib.contextmanager
+def _full_float32() -> Iterator[None]:
+    """Keep cuDNN from rounding to TF32, which is as coarse as ``TOLERANCE``."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def _fold(model: Segmenter, *, onednn: bool) -> Segmenter:
     """Return the model with batch norms folded, or the model itself if its logits would change."""
     weight = next(model.parameters())
@@ -77,7 +90,8 @@ def _fold(model: Segmenter, *, onednn: bool) -> Segmenter:
     fast.backbone = fold_batch_norms(fast.backbone, images[0], onednn=onednn)
     fast.head = fold_batch_norms(fast.head, fast.backbone(images[0]), onednn=onednn)
     for image in images:
-        expected, logits = model(image).main, fast(image).main
+        with _full_float32():
+            expected, logits = model(image).main, fast(image).main
         if not expected.isfinite().all():
             return model  # a ReLU inside a convolution would hide NaN of broken weights
         if not (logits - expected).abs().max() <= TOLERANCE * expected.abs().max():
