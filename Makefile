@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-all test-fast test-oldest test-next bench check lock clean
+.PHONY: help demo docs test test-all test-fast test-oldest test-next bench gpu check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ docs: .venv/complete ## build the documentation site (build/docs/index.html)
 
 bench: .venv/complete ## compare the main benchmarks with benchmarks/expected.csv (under five minutes)
 	@$(PY) benchmarks/bench.py
+
+gpu: ## test and measure on one GPU in at most eight minutes (runs/gpu); uses PYTHON if there is no .venv
+	@if [ -x $(PY) ]; then exec $(PY) benchmarks/gpu.py; else exec "$(PYTHON)" benchmarks/gpu.py; fi
 
 check: .venv/complete ## check format, lint, types, import layers, spelling
 	@.venv/bin/python -m ruff format --check .

@@ -14,8 +14,10 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -72,17 +74,25 @@ def plain(model, image, scales, base_size, window):
     return scores[0].argmax(0)
 
 
-def speed(
-    photograph: Path, variant: str, rounds: int, scales: tuple[float, ...], device: str = "cpu"
-) -> None:
-    """Seconds for one photograph under the protocol ``encoding``, interleaved, and their ratios."""
-    model, image = network(variant).to(device), read_image(photograph)
+def build_ways(
+    model: segmenter.Segmenter, image: np.ndarray, scales: tuple[float, ...]
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return functions that predict class ids: the published loop, and segkit in float32 and bf16."""
     settings = {**ADE20K, "scales": scales}
     ways = {"plain": lambda: plain(model, image, *settings.values())}
     for precision in ("float32", "bf16"):
         fast = prepare(model, precision=precision)
         how = Protocol(**ENCODING, **settings, precision=precision)
         ways[precision] = lambda fast=fast, how=how: predict(fast, image, how)
+    return ways
+
+
+def speed(
+    photograph: Path, variant: str, rounds: int, scales: tuple[float, ...], device: str = "cpu"
+) -> None:
+    """Seconds for one photograph under the protocol ``encoding``, interleaved, and their ratios."""
+    model, image = network(variant).to(device), read_image(photograph)
+    ways = build_ways(model, image, scales)
     seconds, processor = ({name: [] for name in ways} for _ in range(2))
     for _ in range(rounds):
         for name, way in ways.items():  # interleaved: what else the machine does meets all of them

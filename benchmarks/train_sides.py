@@ -4,7 +4,8 @@ All train DeepLabV3 on the same ResNeSt at output stride 8 with SGD and the same
 ``TIMM`` segkit and smp train another head on a backbone of timm. smp runs in its default
 layout and in channels-last. ``published`` is the step of PyTorch-Encoding around segkit's network: full-size
 logits in float32 and everything stored for the backward pass. The mode ``gpu`` is ``runtime=gpu``, compiled
-in bf16, for segkit, and plain bf16 for the others.
+in bf16, for segkit, and plain bf16 for the others; in ``bf16_compiled`` all are compiled. cuDNN tries its
+algorithms for all sides.
 """
 
 from __future__ import annotations
@@ -14,17 +15,23 @@ from collections.abc import Callable
 from typing import Any
 
 SIDES = {  # side: modes it has
-    "segkit": ("float32", "bf16", "gpu", "compiled", "checkpoint", "not_optimized", "accumulate"),
-    "smp": ("float32", "bf16", "gpu", "compiled"),
-    "smp_channels_last": ("float32", "bf16", "gpu", "compiled"),
+    "segkit": (
+        *("float32", "bf16", "gpu", "compiled", "bf16_compiled"),
+        *("checkpoint", "not_optimized", "accumulate"),
+    ),
+    "smp": ("float32", "bf16", "gpu", "compiled", "bf16_compiled"),
+    "smp_channels_last": ("float32", "bf16", "gpu", "compiled", "bf16_compiled"),
     "published": ("float32",),
 }
-HALF = ("bf16", "gpu")  # modes in bf16
+HALF = ("bf16", "gpu", "bf16_compiled")  # modes in bf16
+COMPILED = ("compiled", "bf16_compiled")
 TIMM: dict[str, tuple[dict[str, Any], int]] = {  # head, output stride
     "tf_efficientnet_lite0": ({"name": "deeplabv3"}, 16),
     "convnext_tiny": ({"name": "upernet", "width": 256}, 32),
 }
-Step = Callable[[Any, Any], float]  # from images (B, 3, H, W) and labels (B, H, W), uint8, to the loss
+Step = Callable[
+    [Any, Any], Any
+]  # from images (B, 3, H, W) and labels (B, H, W), uint8, to the loss, a tensor
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +56,10 @@ def make_batch(given: argparse.Namespace) -> tuple[Any, Any]:
     image = torch.randint(0, 256, (size, 3, crop, crop), dtype=torch.uint8, generator=generator)
     cells = torch.randint(0, given.classes, (size, crop // 16 + 1, crop // 16 + 1), generator=generator)
     label = cells.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :crop, :crop]
-    return image, label.to(getattr(torch, class_id_dtype(given.classes))).contiguous()
+    label = label.to(getattr(torch, class_id_dtype(given.classes))).contiguous()
+    if given.device == "cuda":  # as the loader does
+        return image.pin_memory(), label.pin_memory()
+    return image, label
 
 
 def build_network(given: argparse.Namespace) -> Any:
@@ -101,7 +111,7 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
         ),
         runtime=training.Runtime(
             precision="bf16" if mode in HALF else "float32",
-            compile=mode in ("compiled", "gpu"),
+            compile=mode in (*COMPILED, "gpu"),
             activation_checkpointing=("layer3",) if mode == "checkpoint" else (),
             optimize_cpu=False if mode == "not_optimized" else "auto",
         ),
@@ -110,10 +120,10 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
     )
     each = given.batch // parts
 
-    def step(image: Any, label: Any) -> float:
+    def step(image: Any, label: Any) -> Any:
         places = range(0, given.batch, each)
         batches = [Batch(image[i : i + each], label[i : i + each], [""] * each) for i in places]
-        return float(sum(training.train_step(run, batches).losses.values()))
+        return sum(training.train_step(run, batches).losses.values())
 
     return step
 
@@ -125,6 +135,7 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
 
     from segkit.types import ignore_index
 
+    torch.backends.cudnn.benchmark = True  # as segkit's training
     layout = torch.channels_last if channels_last else torch.contiguous_format
     ignored = ignore_index(given.classes)
     model = model.to(given.device, memory_format=layout).train()
@@ -133,10 +144,10 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
         torch.tensor(three, device=given.device)[:, None, None]
         for three in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     )
-    runner = torch.compile(model) if mode == "compiled" else model
+    runner = torch.compile(model) if mode in COMPILED else model
 
-    def step(image: Any, label: Any) -> float:
-        image, label = image.to(given.device), label.to(given.device)
+    def step(image: Any, label: Any) -> Any:
+        image, label = (each.to(given.device, non_blocking=True) for each in (image, label))
         x = (image.float() / 255 - mean) / std
         x = x.contiguous(memory_format=layout)
         optimizer.zero_grad()
@@ -148,7 +159,7 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
             loss = losses[0] + sum(0.2 * other for other in losses[1:])
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step
 

@@ -36,7 +36,7 @@ LAST = 10  # losses whose mean counts
 
 
 def work(given: argparse.Namespace) -> None:
-    """One side: a step for each line that comes in."""
+    """Serve as a side: each line is a number of steps, one if it is empty."""
     side, mode = given.worker
 
     def build() -> Any:
@@ -45,7 +45,12 @@ def work(given: argparse.Namespace) -> None:
         torch.set_num_threads(given.threads)
         batch = train_sides.make_batch(given)
         step = train_sides.make_step(given, side, mode)
-        return lambda _: {"loss": step(*batch)}
+
+        def take(line: str) -> dict[str, Any]:
+            losses = [step(*batch) for _ in range(int(line or 1))]
+            return {"loss": float(losses[-1])}
+
+        return take
 
     turns.serve(build, clock=given.clock, device=given.device)
 
@@ -71,7 +76,7 @@ def learn(given: argparse.Namespace) -> None:
             step = train_sides.make_step(given, side, mode)
             order = torch.Generator().manual_seed(given.seed)
             batches = [torch.randperm(SCENES, generator=order)[: given.batch] for _ in range(int(steps))]
-            return {"losses": [step(images[batch], labels[batch]) for batch in batches]}
+            return {"losses": [float(step(images[batch], labels[batch])) for batch in batches]}
 
         return train
 

@@ -47,11 +47,15 @@ class Side:
 
     def request(self, line: str = "") -> Answer | None:
         """Send a line and return the answer, or None if the process has ended."""
+        self.send(line)
+        return self.read_answer()
+
+    def send(self, line: str = "") -> None:
+        """Send a line; ``read_answer`` waits for the answer."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(f"{line}\n")
             self.process.stdin.flush()
-        return self.read_answer()
 
     def read_answer(self) -> Answer | None:
         """Return the next line of output, or None if the process has ended."""
@@ -239,8 +243,10 @@ class DeviceMemory:
         return self.cuda.memory_allocated() / 2**20
 
     def peak(self) -> float:
-        """Return the peak since ``reset``."""
-        return self.cuda.max_memory_allocated() / 2**20
+        """Return the peak since the last call, which leaves out the trials of the first steps."""
+        peak = self.cuda.max_memory_allocated() / 2**20
+        self.cuda.reset_peak_memory_stats()
+        return peak
 
 
 def read_mebibytes(field: str) -> float:

@@ -45,6 +45,17 @@ def test_oldest_lock_pins_the_lowest_supported_versions():
         assert any(re.fullmatch(rf"{name}=={re.escape(lowest)}[.\d]*", pin) for pin in pinned), requirement
 
 
+def test_gpu_requirements_list_the_dependencies_but_torch():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "requirements/gpu.in").read_text().splitlines()
+    listed = [line for line in lines if not line.startswith("#")]
+    needed = {requirement.split(";")[0].strip() for requirement in project["dependencies"]}
+    images = {requirement for requirement in needed if requirement.startswith("torch")}
+    later = {requirement for requirement in needed if "rc" in requirement}  # of Python 3.14
+    assert needed - images - later <= {*listed}
+    assert {*project["optional-dependencies"]["peers"]} <= {*listed}
+
+
 BENCHMARKS = [file for file in sorted(ROOT.glob("benchmarks/*.py")) if "parse_args" in file.read_text()]
 
 

@@ -1,0 +1,136 @@
+"""``make gpu`` on a CPU: figures, interruption, parts that fail or cannot run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+
+import pytest
+from test_benchmarks import benchmarks  # noqa: F401 - a fixture
+from test_signals import is_running
+
+from conftest import ROOT, run_command
+
+QUICK = ["benchmarks/gpu.py", "--device", "cpu", "--quick"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def read_parts(folder):
+    return json.loads((folder / "results.json").read_text())["parts"]
+
+
+def figures_of(part):
+    return {figure["figure"]: figure for figure in part["figures"]}
+
+
+@pytest.mark.slow
+def test_all_parts(tmp_path):
+    pytest.importorskip("segmentation_models_pytorch")
+    printed = run_command(*QUICK, "--output", tmp_path).stdout
+    parts = read_parts(tmp_path)
+    assert [*parts] == ["ceiling", "evaluation", "training", "tests", "step_50", "step_101"]
+    assert {part["status"] for part in parts.values()} == {"complete"}
+    for name in ("step_50", "step_101"):
+        found = figures_of(parts[name])
+        for mode in ("bf16", "bf16_compiled"):
+            ours = found[f"segkit, {mode}: images/s"]
+            best = found[f"{ours['peer']}, {mode}: images/s"]
+            assert ours["ratio"] == pytest.approx(ours["value"] / best["value"], rel=0.01)
+            assert 0 < ours["share"] < 1
+            assert found[f"segkit, {mode}: step"]["value"] > 0
+        assert found["segkit compiled to smp eager"]["value"] > 0
+    assert figures_of(parts["tests"])  # each test is a figure
+    assert {figure["value"] for figure in parts["tests"]["figures"]} == {"passed"}
+    assert figures_of(parts["training"])["experiment=demo: images/s, median"]["value"] > 0
+    table = (tmp_path / "results.md").read_text()
+    for name, part in parts.items():
+        for figure in part["figures"]:
+            assert f"{name}: {figure['figure']}  " in printed
+            assert f"| {name} | {figure['figure']} | " in table
+
+
+@pytest.mark.medium
+def test_interrupted_call_is_continued(tmp_path):
+    command = [*QUICK, "--output", str(tmp_path), "--parts", "ceiling", "evaluation"]
+    script = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    lines = iter(script.stdout)
+    assert next(lines).startswith("ceiling: device")
+    assert any(line.startswith("evaluation: plain") for line in lines)
+    (child,) = children_of(script.pid)
+    os.kill(script.pid, signal.SIGKILL)
+    script.communicate()
+    stopped = read_parts(tmp_path)
+    assert [part["status"] for part in stopped.values()] == ["complete", "interrupted"]
+    assert "plain: one image" in figures_of(stopped["evaluation"])
+    until = time.monotonic() + 10
+    while is_running(child):  # the part ends with the script
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+    printed = run_command(*command).stdout
+    assert printed.startswith("ceiling: complete since an earlier call\nevaluation: plain")
+    parts = read_parts(tmp_path)
+    assert parts["ceiling"] == stopped["ceiling"]
+    assert parts["evaluation"]["status"] == "complete"
+    found = figures_of(parts["evaluation"])
+    assert found["float32: one image"]["peer"] == "plain"
+    assert found["float32: pixels that agree with the loop"]["value"] > 99
+
+
+def children_of(pid):
+    tasks = (ROOT / f"/proc/{pid}/task").glob("*/children")  # each is started by a thread
+    return [int(child) for file in tasks for child in file.read_text().split()]
+
+
+@pytest.mark.medium
+def test_failed_part_is_reported_and_run_again(tmp_path):
+    (tmp_path / "training").write_text("in the way")
+    command = [*QUICK, "--output", tmp_path, "--parts", "training", "ceiling"]
+    printed = run_command(*command, status=1).stdout
+    assert "training: failed: NotADirectoryError" in printed
+    parts = read_parts(tmp_path)
+    assert [*parts] == ["training", "ceiling"]
+    assert parts["ceiling"]["status"] == "complete"
+    assert "* training: failed: NotADirectoryError" in (tmp_path / "results.md").read_text()
+    (tmp_path / "training").unlink()
+    assert "training: experiment=demo: mIoU" in run_command(*command).stdout
+    assert read_parts(tmp_path)["training"]["status"] == "complete"
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_missing_packages_skip_a_part_and_a_slow_part_is_stopped(monkeypatch, tmp_path, capsys):
+    import gpu
+
+    given = Namespace(device="cpu", quick=True, output=tmp_path, parts=["tests", "ceiling"])
+    monkeypatch.setitem(gpu.PARTS, "tests", (9, ["pytest", "no_package", "no_other"]))
+    monkeypatch.setitem(gpu.PARTS, "ceiling", (0.2, []))
+    results = {"setup": {}, "parts": {}}
+    gpu.run_parts(given, results)
+    assert capsys.readouterr().out.splitlines() == [
+        "tests: skipped: no_package, no_other are not installed",
+        "ceiling: failed: stopped after its limit of 0 s",
+    ]
+    assert read_parts(tmp_path) == results["parts"]
+
+
+def test_time_limits_sum_to_less_than_eight_minutes(benchmarks):  # noqa: F811
+    import gpu
+
+    assert sum(limit for limit, _ in gpu.PARTS.values()) < 470
+
+
+@pytest.mark.medium
+def test_machine_without_gpu_is_refused(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    refused = run_command("benchmarks/gpu.py", "--output", tmp_path, status=1)
+    assert "torch finds no CUDA device. --device cpu --quick runs the same code" in refused.stderr
