@@ -128,7 +128,7 @@ def test_installed_commands_train_test_and_predict(far):
     assert result["versions"]["segkit"] == f"{segkit.__version__}, commit unknown"  # not that of the folder
     image = far.work / "photo.png"
     image.write_bytes((ROOT / "docs/images/demo.jpg").read_bytes())
-    assert "1 of 1" in far("segkit-predict", "checkpoint=runs/far/best.pt", f"input={image.name}")
+    assert "1 predicted" in far("segkit-predict", "checkpoint=runs/far/best.pt", f"input={image.name}")
     made = {path.relative_to(far.work).as_posix() for path in far.work.rglob("*") if path.is_file()}
     assert {"runs/far/best.pt", "runs/far/test-whole/report.html"} <= made
     assert any(name.startswith("runs/far/predict-photo/overlays/") for name in made)
