@@ -9,6 +9,8 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
@@ -126,6 +128,22 @@ def test_crop_of_resize_equals_resize_of_crop(resize, way, mirrored):
         differing, count = differing + np.count_nonzero(apart), count + apart.size
         np.testing.assert_array_equal(crop_label(label, window, resize), whole_label[here])
     assert differing / count < 0.01
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.77, 1.3, 1.9])
+def test_resized_crop_is_as_exact_as_pillow(scale):
+    """Compare with float64. Both round twice, so each is off by up to 1 gray level."""
+    image = load_sample_images().images[0].copy()
+    size = round(image.shape[0] * scale), round(image.shape[1] * scale)
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None].double()
+    exact = F.interpolate(planes, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    pillow = np.asarray(resize_by_columns_then_rows(Image.fromarray(image), size[::-1], BILINEAR))
+    height, width = size[0] // 2, size[1] // 4
+    for top, left in ((0, 0), (size[0] // 3, size[1] // 5), (size[0] - height, size[1] - width)):
+        here = np.s_[top : top + height, left : left + width]
+        errors = np.abs(crop_image(image, Crop(size, top, left, height, width), "pil_bilinear") - exact[here])
+        assert errors.max() < 1.01
+        assert errors.mean() <= np.abs(pillow[here] - exact[here]).mean() + 0.001
 
 
 def test_shrunk_crop_is_as_sharp_as_pillow():
