@@ -51,10 +51,8 @@ def test_every_literal_choice_can_be_typed_unquoted():
     [
         ({"epochs": "abc"}, r"schedule.epochs=abc: must be a valid number"),
         ({"lr": -1}, r"schedule.lr=-1: must be greater than 0"),
-        ({"lr": float("nan")}, r"schedule.lr=nan: must be a finite number"),
         ({"lr": None}, r"schedule.lr=null: must be a valid number"),
         ({"batch_size": 2.5}, r"schedule.batch_size=2.5: must be a valid integer"),
-        ({"batch_size": True}, r"schedule.batch_size=true: must be a valid integer"),
         ({"decay_norm_and_bias": "no"}, r"schedule.decay_norm_and_bias=no: must be a valid boolean"),
         ({"batchsize": 2}, r"schedule.batchsize=2: there is no such .*mean schedule.batch_size=2\?"),
         (
@@ -242,7 +240,6 @@ def test_input_whose_name_is_a_number_is_text(typed):
         ("+a.b=1", "+a.b=1"),
         ("~loss", "~loss"),
         ("hydra.run.dir=x", "hydra.run.dir=x"),
-        ("run_name=2026_11", "++run_name='2026_11'"),
         ("seed=2026_11", "++seed=2026_11"),
     ],
 )

@@ -102,7 +102,7 @@ def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: M
     if "--version" in options:
         print(f"segkit {segkit.__version__}")  # noqa: T201
     elif not words or {"--help", "-h"} & options.keys():
-        command_line.prepare(name, words)
+        command_line.prepare(words)
         _write(help_text(name, function.__globals__["__doc__"]))
     elif is_single:
         start(compose.compose_tree(name, words))
@@ -132,7 +132,7 @@ def _run_hydra(
     words = [word for pair in flags for word in pair if word]
     folders = [word for pair in flags if pair[0] in command_line.FOLDERS for word in pair]
     sweeps = any(flag in ("--multirun", "-m") for flag, _ in flags)
-    overrides = command_line.prepare(name, [*words, *settings], sweeps=sweeps)
+    overrides = command_line.prepare([*words, *settings], sweeps=sweeps)
     failures: list[Exception] = []
 
     def run_job(config: DictConfig) -> None:

@@ -21,11 +21,10 @@ FOLDERS = {"--config-dir", "-cd"}  # a folder of choices beside ours
 WITH_VALUE = {"--cfg", "-c", "--package", "-p"} | FOLDERS
 
 
-def prepare(command: str, words: Sequence[str], *, sweeps: bool = False) -> list[str]:
+def prepare(words: Sequence[str], *, sweeps: bool = False) -> list[str]:
     """Check a command line, register its plug-ins and folders, and return its overrides for Hydra.
 
     Args:
-        command: its name.
         words: as typed, flags included.
         sweeps: whether a comma separates the values of a sweep.
 
@@ -40,7 +39,7 @@ def prepare(command: str, words: Sequence[str], *, sweeps: bool = False) -> list
     for place, word in enumerate(settings):
         _check(word, settings[place + 1 :])
     registry.use_plugins(_plugins(settings))
-    return [accept_any_key(word, command, sweeps=sweeps) for word in settings]
+    return [accept_any_key(word, sweeps=sweeps) for word in settings]
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -123,7 +122,7 @@ def _plugins(words: Sequence[str]) -> list[str]:
     return [str(name) for value in named for name in (value if isinstance(value, list) else [value])]
 
 
-def accept_any_key(word: str, command: str = "train", *, sweeps: bool = False) -> str:
+def accept_any_key(word: str, *, sweeps: bool = False) -> str:
     """Return ``a.b=1`` as ``++a.b=1``, so that an unknown key reaches our check, which suggests another.
 
     Choices of a file (``model=...``) and Hydra's own keys are unchanged. A value that Hydra cannot read is
@@ -132,14 +131,14 @@ def accept_any_key(word: str, command: str = "train", *, sweeps: bool = False) -
 
     Args:
         word: as typed.
-        command: its name.
         sweeps: whether a comma separates the values of a sweep.
     """
     key, equals, value = word.partition("=")
     is_key = re.fullmatch(r"[A-Za-z_][\w./]*", key)
     if not equals or not is_key or key.startswith("hydra") or (CONF / key).is_dir():
         return word
-    kinds = schema.find_annotations(command, key)
+    section, _, name = key.rpartition(".")
+    kinds = schema.read_keys(section).get(name, [])
     try:
         parsed = OverridesParser.create().parse_override(f"++{word}")
         is_number = isinstance(parsed.value(), int | float)

@@ -81,7 +81,7 @@ def compose_tree(command: str, words: Sequence[str], suffix: str = "") -> Config
     Raises:
         ValueError: a word that is no setting, or a choice that does not exist.
     """
-    overrides = command_line.prepare(command, words)
+    overrides = command_line.prepare(words)
     folders = [f"file://{folder.resolve()}" for folder in schema.folders[1:]]
     search = [f"hydra.searchpath={folders}"] if folders else []
     with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
@@ -131,11 +131,11 @@ def resolve_settings(
         below = stored(settings)
     if below:
         tree = _merge_stored(config, below)
-    settings, left_out = _check(config, fill_auto(tree, USUAL))  # errors come before the images are looked at
+    _drop_inapplicable_keys(tree, config)
+    settings = checking.check(config.command, resolve(fill_auto(tree, USUAL)))  # before images are looked at
     if choose and "run_name" not in below and (values := choose(resolve(tree))):
-        settings, left_out = _check(config, fill_auto(fill_auto(tree, values), USUAL))
-    for line in left_out:
-        LOG.warning("%s", line)
+        tree = fill_auto(fill_auto(tree, values), USUAL)
+        settings = checking.check(config.command, resolve(tree))
     return settings
 
 
@@ -154,13 +154,6 @@ def resolve(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _to_plain(config: Any, *, resolve: bool = True) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=resolve))
-
-
-def _check(config: ConfigTree, tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return checked settings, and a line for each setting of an experiment that was left out."""
-    settings = resolve(tree)
-    left_out = drop_inapplicable_keys(settings, config)
-    return checking.check(config.command, settings), left_out
 
 
 def _merge_stored(config: ConfigTree, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,26 +176,25 @@ def _merge_stored(config: ConfigTree, stored: Mapping[str, Any]) -> dict[str, An
     return tree
 
 
-def drop_inapplicable_keys(settings: dict[str, Any], config: ConfigTree) -> list[str]:
-    """Drop keys that an experiment sets for a component that was replaced; return a line for each.
+def _drop_inapplicable_keys(tree: dict[str, Any], config: ConfigTree) -> None:
+    """Drop keys that an experiment sets for a component that was replaced, with a warning; in place.
 
     Keys of the command line stay, for the check to refuse.
     """
-    lines: list[str] = []
     for path, place in schema.SECTIONS.items():
-        group, section = path.replace(".", "/"), value_of(settings, path)
+        group, section = path.replace(".", "/"), value_of(tree, path)
         is_chosen = any(f"{group}/".startswith(f"{chosen}/") for chosen in config.groups)
         if ":" in place or not is_chosen or not isinstance(section, dict):
             continue
         with contextlib.suppress(ValueError):  # the check refuses an unknown component
-            accepted = schema.read_section(path, section).accepted
-            for key in [key for key in section if key not in accepted]:
+            unknown = section.keys() - schema.read_section(path, section).accepted
+            for key in [key for key in section if key in unknown]:
                 if any(f"{word}.".startswith(f"{path}.{key}.") for word in config.typed):
                     continue
                 value = section.pop(key)
                 if value is not None:
-                    lines.append(f"{path}.{key}={value} is left out: {section['name']} has no such setting")
-    return lines
+                    name = section["name"]
+                    LOG.warning("%s.%s=%s is left out: %s has no such setting", path, key, value, name)
 
 
 def recipe_note(choices: Mapping[str, Any]) -> str | None:

@@ -113,7 +113,7 @@ def suggest_settings(key: str, value: Any, top: Iterable[str] = ()) -> list[str]
         top: the top-level keys to choose from; none: those of all commands.
     """
     word, written = _last_word(key), write_value(value)
-    keys = schema.known_keys(top)
+    keys = schema.known_keys(top or schema.read_keys(""))
     groups = schema.groups({name for name in keys if "." not in name})
     places = [name for name in keys if name.split(".")[-1] == word]
     group = next((name for name in groups if name.split("/")[-1] == word), None)

@@ -7,6 +7,7 @@ of ``build``; its keyword-only parameters are the settings.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -57,10 +58,8 @@ def _find_package(name: str) -> Path:
         sys.path.append(str(Path.cwd()))  # last, so that nothing here hides an installed package
     spec = None
     if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name) and name.split(".")[0] != "segkit":
-        try:
+        with contextlib.suppress(ImportError):  # of the package around it
             spec = importlib.util.find_spec(name)
-        except ImportError:  # of the package around it
-            spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"plugins=[{name}]: there is no package of this name, installed or in {Path.cwd()}."

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from segkit.config import registry, values
-from segkit.config.dotted import flat, value_of
+from segkit.config.dotted import value_of
 
 CONF = next(folder / "conf" for folder in (registry.ROOT, registry.ROOT.parent) if (folder / "conf").is_dir())
 """Folder of the yaml files: inside an installed segkit, next to it in a checkout."""
@@ -196,37 +196,27 @@ def read_section(path: str, section: Mapping[str, Any]) -> Keys:
     return Keys({"name": str} | accepted, required)
 
 
-def _signatures(path: str) -> list[dict[str, Any]]:
-    """Return the keys of a section for each of its components."""
-    place = SECTIONS.get(path)
-    if place is None:
-        return []
+def read_keys(path: str) -> dict[str, list[Any]]:
+    """Return the keys of a section ("" is the top level) with the types that they take anywhere."""
+    declared = [value_of(keys, path) for keys in COMMANDS.values()]
+    signatures = [keys for keys in declared if isinstance(keys, dict)]
+    place = SECTIONS.get(path, "")
     if ":" in place:
-        return [read_keywords(place).accepted]
-    return [read_component(place, name).accepted for name in registry.available(place)]
+        signatures.append(read_keywords(place).accepted)
+    elif place:
+        signatures += [read_component(place, name).accepted for name in registry.available(place)]
+    found: dict[str, list[Any]] = {}
+    for accepted in signatures:
+        for key, kind in accepted.items():
+            found.setdefault(key, []).append(kind)
+    return found
 
 
-def find_annotations(command: str, key: str) -> list[Any]:
-    """Return what a dotted key may take, for each component that has it."""
-    section, _, name = key.rpartition(".")
-    places = [value_of(COMMANDS[command], section), *_signatures(section)]
-    return [keys[name] for keys in places if isinstance(keys, Mapping) and name in keys]
-
-
-def known_keys(top: Iterable[str] = ()) -> list[str]:
-    """Return the dotted keys of all sections, of all components together.
-
-    Args:
-        top: the top-level keys to include; none: those of all commands.
-    """
-    known = dict.fromkeys([*top] or [key for keys in COMMANDS.values() for key in keys])
-    included = set(known)
-    for path in SECTIONS:
-        if path.split(".")[0] in included:
-            known |= {f"{path}.{key}": None for accepted in _signatures(path) for key in accepted}
-    for keys in COMMANDS.values():
-        known |= dict.fromkeys(key for key in flat(keys) if key.split(".")[0] in included)
-    return list(known)
+def known_keys(top: Iterable[str]) -> list[str]:
+    """Return the dotted keys of all sections under top-level keys, of all components together."""
+    top = dict.fromkeys(top)
+    paths = [path for path in (top | SECTIONS) if path.split(".")[0] in top]
+    return [*top, *(f"{path}.{key}" for path in paths for key in read_keys(path))]
 
 
 def choices(group: str) -> list[str]:
