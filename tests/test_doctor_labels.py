@@ -140,7 +140,7 @@ class Oracle:
 
 
 @pytest.fixture
-def opened(tmp_path, monkeypatch):
+def examined_scenes(tmp_path, monkeypatch):
     """Return a data set of scenes, and a function that examines it with a model that knows the truth."""
     root = make(tmp_path / "data", train=20, val=4)
     whole = folder.build("train", root=str(root), train_split=".")
@@ -157,8 +157,8 @@ def opened(tmp_path, monkeypatch):
     return root, examine
 
 
-def test_planted_errors_are_first_in_the_ranking_and_reported(opened):
-    root, examine = opened
+def test_planted_errors_are_first_in_the_ranking_and_reported(examined_scenes):
+    root, examine = examined_scenes
     samples = [SCENES["train"].read(index) for index in range(3)]
     present = np.unique(samples[0].label)
     ground, thing = 0, int(present[(present > 0) & (present < 255)][0])
@@ -188,16 +188,16 @@ def test_planted_errors_are_first_in_the_ranking_and_reported(opened):
     assert page.count('<figure data-show="image">') == 24
 
 
-def test_sound_labels_are_not_reported(opened):
-    _, examine = opened
+def test_sound_labels_are_not_reported(examined_scenes):
+    _, examine = examined_scenes
     found = examine()
     assert not {"exchanged classes", "moved labels", "suspicious regions"} & kinds(found)
 
 
 @needs_chromium
 @pytest.mark.medium
-def test_page_works_in_a_browser_on_a_phone_and_in_the_dark(opened, tmp_path):
-    root, examine = opened
+def test_page_works_in_a_browser_on_a_phone_and_in_the_dark(examined_scenes, tmp_path):
+    root, examine = examined_scenes
     sample = SCENES["train"].read(2)
     write_pair(root, "train", "train2x", sample.image, np.where(sample.label == 0, 5, sample.label))
     page = (examine().folder / "doctor.html").as_uri()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from segkit.tools.doctor.findings import Case, Finding, Severity
+from segkit.tools.doctor.findings import Case, Finding, findings_with_cases
 from segkit.tools.doctor.records import Agreement, Record
 from segkit.types import label_ignore_index
 
@@ -119,36 +119,35 @@ def find_misfits(records: Sequence[Record]) -> list[Finding]:
         elif fit.near - fit.middle < LOW_CONTRAST * usual:
             text = f"{record.name}: fits {fit.near:.2f}, and {fit.middle:.2f} elsewhere"
             foreign.append((fit.middle - fit.near, Case(images, text)))
-    kinds: tuple[tuple[str, Severity, list[tuple[float, Case]], str, str], ...] = (
-        (
-            "shifted masks",
+    masks = f"of {len(records):,} masks"
+    return findings_with_cases(
+        Finding(
+            KINDS[0],
             "serious",
-            shifted,
-            "fit their images better when moved",
+            f"{len(shifted):,} {masks} fit their images better when moved.",
             "Move the masks by that offset",
+            _sort_cases(shifted),
         ),
-        (
-            "mirrored masks",
+        Finding(
+            KINDS[1],
             "serious",
-            mirrored,
-            "fit their images better when mirrored",
+            f"{len(mirrored):,} {masks} fit their images better when mirrored.",
             "Mirror the masks back",
+            _sort_cases(mirrored),
         ),
-        (
+        Finding(
             KINDS[2],
             "warning",
-            foreign,
-            "may belong to other images: their borders do not follow edges",
+            f"{len(foreign):,} {masks} may belong to other images: their borders do not follow edges.",
             "Compare image and mask; check that the file names match",
+            _sort_cases(foreign),
         ),
     )
-    findings = []
-    for kind, severity, found, what, remedy in kinds:
-        if found:
-            cases = [case for _, case in sorted(found, key=lambda pair: -pair[0])]
-            text = f"{len(cases):,} of {len(records):,} masks {what}."
-            findings.append(Finding(kind, severity, text, remedy, cases))
-    return findings
+
+
+def _sort_cases(found: list[tuple[float, Case]]) -> list[Case]:
+    """Return cases by their clearness, the clearest first."""
+    return [case for _, case in sorted(found, key=lambda pair: -pair[0])]
 
 
 def format_offset(offset: tuple[int, int]) -> str:

@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from segkit.runtime.text import format_count
-from segkit.tools.doctor.findings import Case, Finding, Key, Severity, count_with_verb
+from segkit.tools.doctor.findings import Case, Finding, Key, count_with_verb, findings_with_cases
 from segkit.tools.doctor.records import Record
 
 SIDE, FREQUENCIES = 32, 16  # of the described image, and of each axis of its transform
@@ -169,35 +169,30 @@ def _describe_copies(copies: Sequence[Match], records: Sequence[Record]) -> list
             equal[records[place].image_digest].add(records[place].mask_digest)
         if any(len(masks) > 1 for masks in equal.values()):
             conflicting.append(case)
-    kinds: tuple[tuple[str, Severity, list[Case], str, str], ...] = (
-        (
+    return findings_with_cases(
+        Finding(
             "copies in both splits",
             "serious",
-            across,
-            "in training and in validation: scores are too high",
+            f"{format_count(len(across), 'group')} of images in training and in validation:"
+            " scores are too high.",
             "Leave the training images out: data.exclude=exclude.txt, which is written beside this page",
+            across,
         ),
-        (
+        Finding(
             "copies with different masks",
             "serious",
-            conflicting,
-            "with equal pixels and different masks",
+            f"{format_count(len(conflicting), 'group')} of images with equal pixels and different masks.",
             "Keep the mask that is right",
+            conflicting,
         ),
-        (
+        Finding(
             "copies in one split",
             "warning",
-            within,
-            "that are repeated in their split",
+            f"{format_count(len(within), 'group')} of images that are repeated in their split.",
             "Keep one of each; exclude.txt lists the others of the training split",
+            within,
         ),
     )
-    findings = []
-    for kind, severity, cases, what, remedy in kinds:
-        if cases:
-            text = f"{format_count(len(cases), 'group')} of images {what}."
-            findings.append(Finding(kind, severity, text, remedy, cases))
-    return findings
 
 
 def split_name(name: str) -> tuple[str, int | None]:

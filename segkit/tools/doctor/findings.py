@@ -69,6 +69,11 @@ def count_with_verb(number: int, noun: str, *, singular: str = "is", plural: str
     return f"{format_count(number, noun)} {singular if number == 1 else plural}"
 
 
+def findings_with_cases(*findings: Finding) -> list[Finding]:
+    """Return the findings that have a case."""
+    return [finding for finding in findings if finding.cases]
+
+
 def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings with serious ones first, otherwise in their order."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
