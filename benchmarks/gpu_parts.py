@@ -33,9 +33,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 
 ANSWERS = sys.stdout  # of the figures; ``main`` leaves it to them alone
-TINY = ["experiment=demo", "data.size=32", "data.val_scenes=2", "augment.crop_size=32"]
-TINY += ["model.backbone.width=8", "model.head.width=8", "schedule.iterations=12", "evaluation.every=12"]
-TINY += ["schedule.batch_size=2", "schedule.lr_schedule.warmup_iterations=0"]
 CAMVID = ["experiment=camvid_gpu", "data.root=data/camvid", "runtime.compile=false", "evaluation.every=300"]
 CAMVID += ["schedule.iterations=300", "schedule.lr_schedule.warmup_iterations=50"]
 RESULT = re.compile(r"(PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b(?: \((.*?)\))?")
@@ -205,13 +202,14 @@ def run_evaluation(given: argparse.Namespace) -> None:
 
 def run_training(given: argparse.Namespace) -> None:
     """Train on CamVid if it is in data/camvid, else on generated scenes, and report speed and score."""
+    import startup
+
     settings = ["experiment=demo", "runtime.precision=auto"]
-    if given.quick:
-        settings = [*TINY, "loader.workers=0"]
-    elif (ROOT / "data/camvid").is_dir():
+    if (ROOT / "data/camvid").is_dir():
         settings = CAMVID
-    if not given.quick:
-        settings = [*settings, f"loader.workers={min(8, os.cpu_count() or 1)}"]
+    settings = [*settings, f"loader.workers={min(8, os.cpu_count() or 1)}"]
+    if given.quick:
+        settings = [*startup.TINY, "schedule.iterations=12", "evaluation.every=12"]
     folder = given.output.resolve() / "training"
     if folder.exists():
         shutil.rmtree(folder)
