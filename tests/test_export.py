@@ -8,6 +8,7 @@ import json
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,8 +18,8 @@ from torch import nn
 import segkit
 from conftest import run_command
 from segkit import export
+from segkit.export import int8, verification
 from segkit.export import onnx as onnx_format
-from segkit.export import verification
 from segkit.inference import predict
 from segkit.inference.protocol import Protocol
 from segkit.models import segmenter
@@ -353,6 +354,37 @@ def test_int8_export_has_integers_and_is_scored(tiny_run, run_here, tmp_path, ca
         return
     weights = {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer if len(tensor.dims) == 4}
     assert onnx.TensorProto.INT8 in weights
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Clip"])
+def test_int8_range_is_that_of_the_activation(activation, tmp_path):
+    """The convolution's negative results, which the activation drops, are a hundred times as large."""
+    rng = np.random.default_rng(0)
+    weight = rng.uniform(0, 1, (4, 402, 1, 1)).astype(np.float32)
+    weight[:, 2:] = -0.5
+    helper, values = onnx.helper, {"weight": weight, "bias": np.zeros(4, np.float32)}
+    values |= {"low": np.float32(0), "high": np.float32(6), "weight2": weight[:2, :1].repeat(4, 1)}
+    inputs = ["b"] if activation == "Relu" else ["b", "low", "high"]
+    nodes = [
+        helper.make_node("Conv", ["a", "weight", "bias"], ["b"]),
+        helper.make_node(activation, inputs, ["c"]),
+        helper.make_node("Conv", ["c", "weight2"], ["d"]),
+    ]
+    shapes = [
+        helper.make_tensor_value_info(name, 1, [1, size, 8, 8]) for name, size in (("a", 402), ("d", 2))
+    ]
+    constants = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "net", shapes[:1], shapes[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    image = rng.uniform(0, 1, (1, 402, 8, 8)).astype(np.float32)
+    image[:, 2:] = np.arange(8) % 2
+    int8.quantize(tmp_path / "net.onnx", tmp_path / "int8.onnx", [image])
+    runs = [
+        onnxruntime.InferenceSession(tmp_path / name).run(None, {"a": image})[0]
+        for name in ("net.onnx", "int8.onnx")
+    ]
+    assert np.abs(runs[0] - runs[1]).max() < 0.03 * runs[0].max()
 
 
 @pytest.mark.parametrize(

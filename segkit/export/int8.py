@@ -15,8 +15,11 @@ import numpy as np
 from segkit.export.interfaces import import_optional
 from segkit.export.onnx import suppress_exporter_output
 
-QUANTIZED = ("Conv", "Add", "Mul", "Concat", "AveragePool", "MaxPool")
-"""Operators run on integers; attention weights, resizing and argmax stay float."""
+QUANTIZED = ("Conv", "Relu", "Clip", "Add", "Mul", "Concat", "AveragePool", "MaxPool")
+"""Operators run on integers; attention weights, resizing and argmax stay float.
+
+Without ``Relu`` and ``Clip`` (ReLU6) a convolution is quantized before its activation, whose range is wider.
+"""
 
 
 def quantize(source: Path, path: Path, images: Sequence[np.ndarray]) -> None:
