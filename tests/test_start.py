@@ -55,8 +55,8 @@ def find_imports(*command):
 
 
 @pytest.mark.parametrize("command", ["train_seg.py", "test_seg.py", "predict_seg.py", "export_seg.py"])
-def test_help_imports_only_hydra(command):
-    assert find_imports(command, "--help") == {"hydra"}
+def test_help_imports_only_hydra_and_pydantic(command):
+    assert find_imports(command, "--help") == {"hydra", "pydantic"}
 
 
 def test_refused_setting_imports_only_hydra_and_pydantic():

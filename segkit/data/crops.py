@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image  # comes with torchvision
 
 FILTERS = {  # PIL's filter, torch's, and the radius in source pixels (in target pixels when it shrinks)
-    "pil_bilinear": (Image.Resampling.BILINEAR, torch.ops.aten._upsample_bilinear2d_aa, 1.0),
-    "pil_bicubic": (Image.Resampling.BICUBIC, torch.ops.aten._upsample_bicubic2d_aa, 2.0),
+    "pil_bilinear": (Image.Resampling.BILINEAR, "_upsample_bilinear2d_aa", 1.0),
+    "pil_bicubic": (Image.Resampling.BICUBIC, "_upsample_bicubic2d_aa", 2.0),
 }
 
 
@@ -82,8 +81,7 @@ def _resize_columns(image: np.ndarray, crop: Crop, resize: str) -> np.ndarray:
     source = _select_columns(image, slice(0, columns.stop), is_flipped=crop.is_flipped)
     zoom = scaled / full
     size = [image.shape[0], _output_length(columns.stop, crop.left + crop.width, zoom)]
-    resized = torch_filter(_to_tensor(source), size, align_corners=False, scales_h=1.0, scales_w=zoom)
-    return _to_array(resized)[:, crop.left : crop.left + crop.width]
+    return _resize_with_torch(source, size, torch_filter, (1.0, zoom))[:, crop.left : crop.left + crop.width]
 
 
 def _resize_rows(image: np.ndarray, crop: Crop, resize: str, rows: slice, full: int) -> np.ndarray:
@@ -97,8 +95,8 @@ def _resize_rows(image: np.ndarray, crop: Crop, resize: str, rows: slice, full: 
     source[rows] = image
     zoom = crop.scaled[0] / full
     size = [_output_length(rows.stop, crop.top + crop.height, zoom), crop.width]
-    resized = torch_filter(_to_tensor(source), size, align_corners=False, scales_h=zoom, scales_w=1.0)
-    return np.ascontiguousarray(_to_array(resized)[crop.top : crop.top + crop.height])
+    resized = _resize_with_torch(source, size, torch_filter, (zoom, 1.0))
+    return np.ascontiguousarray(resized[crop.top : crop.top + crop.height])
 
 
 def _output_length(source: int, needed: int, zoom: float) -> int:
@@ -120,15 +118,17 @@ def _is_better_with_pillow(image: np.ndarray, start: int, length: int) -> bool:
     return start > 2 * length and image.dtype == np.uint8 and image.shape[2] == 3
 
 
-def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Return an image (h, w, C) as (1, C, h, w), with strides that torch recognizes as channels-last."""
+def _resize_with_torch(
+    image: np.ndarray, size: Sequence[int], filter: str, zoom: tuple[float, float]
+) -> np.ndarray:
+    """Return the first ``size`` (height, width) pixels of an image (h, w, C) scaled by ``zoom``."""
+    import torch
+
     height, width, bands = image.shape
-    strides = (height * width * bands, 1, width * bands, bands)
-    return torch.from_numpy(image).as_strided((1, bands, height, width), strides)
-
-
-def _to_array(images: torch.Tensor) -> np.ndarray:
-    return images[0].permute(1, 2, 0).numpy()
+    strides = (height * width * bands, 1, width * bands, bands)  # torch recognizes these as channels-last
+    planes = torch.from_numpy(image).as_strided((1, bands, height, width), strides)
+    resize = getattr(torch.ops.aten, filter)
+    return resize(planes, size, False, *zoom)[0].permute(1, 2, 0).numpy()  # noqa: FBT003
 
 
 def restore_band_axis(image: np.ndarray) -> np.ndarray:
