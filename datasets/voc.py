@@ -18,7 +18,9 @@ Layout below --root (the folder VOCdevkit/VOC2012):
 from __future__ import annotations
 
 import argparse
+import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from command import Script, is_complete
@@ -59,32 +61,46 @@ def fetch_archive(folder: Path) -> Path:
 def unpack_tar(archive: Path, root: Path) -> None:
     """Unpack images, class masks and lists to the root; files outside it and links are refused."""
 
-    def select(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
+    def select(member: tarfile.TarInfo) -> str | None:
         parts = PurePosixPath(member.name).parts
-        if "VOC2012" not in parts or not member.isfile():
+        if "VOC2012" not in parts:
             return None
         inside = parts[parts.index("VOC2012") + 1 :]
         file = root.joinpath(*inside)
         if inside[0] not in FOLDERS or (file.is_file() and file.stat().st_size == member.size):
             return None
-        return tarfile.data_filter(member.replace(name="/".join(inside), deep=False), target)
+        return "/".join(inside)
 
     extract(archive, root, select)
 
 
-def extract(archive: Path, folder: Path, select) -> None:
-    """Extract the members of a tar file that ``select``, a filter of ``tarfile``, returns.
+def extract(archive: Path, folder: Path, select: Callable[[tarfile.TarInfo], str | None]) -> None:
+    """Extract regular files of a tar file to the paths below the folder that ``select`` returns.
+
+    The filters of ``tarfile`` are not used: Python 3.11.2, which Debian 12 has, does not know them.
 
     Raises:
-        ValueError: the archive is damaged, or a member would leave the folder.
+        ValueError: the archive is damaged, or a path would leave the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(archive) as opened:
-            opened.extractall(folder, filter=select)
+            for member in opened:
+                if member.isfile() and (name := select(member)):
+                    _extract_file(opened, member, folder, name)
     except (tarfile.TarError, EOFError, OSError) as error:
         reason = str(error).partition(":\n")[0]
         raise ValueError(f"{archive}: {reason}. Fetch it again, then call `prepare` again") from error
+
+
+def _extract_file(opened: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, name: str) -> None:
+    path = folder / name
+    source = opened.extractfile(member)
+    if source is None or not path.resolve().is_relative_to(folder.resolve()):
+        raise tarfile.TarError(f"{member.name} is outside the destination")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with source, path.open("wb") as target:
+        shutil.copyfileobj(source, target)
 
 
 def add_sbd(archive: Path, root: Path) -> None:
@@ -100,7 +116,7 @@ def add_sbd(archive: Path, root: Path) -> None:
 
     if not archive.is_dir():
         unpacked = root.parent / "SBD"
-        extract(archive, unpacked, tarfile.data_filter)
+        extract(archive, unpacked, lambda member: member.name)
         archive = unpacked
     files = {file.stem: file for file in archive.rglob("cls/*.mat")}
     if not files:

@@ -481,7 +481,7 @@ def test_mixed_loss_cannot_be_nested():
         ("loss.parts.dice.smoth=1", r"loss.parts.dice.smoth=1: .*did you mean loss.parts.dice.smooth"),
         ("loss.parts.dice.aux_weight=1", r"loss.parts.dice.aux_weight=1: there is no such setting"),
         ("loss.parts.dyce.weight=1", r"loss.parts.dyce=.*: no 'dyce' in segkit/losses; there are: .*dice"),
-        ("loss.parts.dice=2", r"loss.parts.dice=2: this is a section; set loss.parts.dice.weight=2"),
+        ("loss.parts.dice=2", r"loss.parts.dice=2: this is a section; set loss.parts.dice.KEY=... \(weight"),
         ("loss.parts=dice", r"loss.parts=dice: this is a section; set each by its name, .*NAME.weight=1"),
     ],
 )
@@ -493,7 +493,7 @@ def test_settings_of_mixed_losses_are_validated(override, message):
 def test_mixed_losses_are_set_removed_and_added_by_name():
     given = ["loss.parts.dice=null", "loss.parts.focal.gamma=3", "loss.parts.cross_entropy.weight=2"]
     chosen = compose_settings("train", ["run_name=x", "loss=ce_dice", *given])["loss"]
-    assert chosen["parts"] == {"cross_entropy": {"weight": 2.0}, "focal": {"gamma": 3.0}}
+    assert chosen["parts"] == {"cross_entropy": {"weight": 2.0}, "dice": None, "focal": {"gamma": 3.0}}
     loss = registry.build("losses", chosen, num_classes=3)
     assert list(loss.losses) == ["cross_entropy", "focal"]
     assert loss.weights == [2.0, 1.0]
