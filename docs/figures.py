@@ -1,7 +1,8 @@
-"""Draw the figures of split_attention.md and dilation.md into docs/images: ``python docs/figures.py``."""
+"""Draw the figures of split_attention.md, dilation.md and results.md: ``python docs/figures.py``."""
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,35 @@ def draw_dilation() -> Figure:
     return figure
 
 
+def draw_camvid_curves() -> Figure:
+    """Draw the validation mIoU of ``experiment=camvid_imagenet`` for three seeds (docs/camvid.csv)."""
+    with (Path(__file__).parent / "camvid.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        points = [(int(row["iteration"]), float(row["mIoU"])) for row in rows if row["seed"] == seed]
+        axes.plot(*zip(*points, strict=True), color=BLUE, marker="o", ms=4, lw=1.2, alpha=0.8)
+    axes.axhline(57.35, color=ORANGE, ls="--", lw=1.2)
+    axes.text(1600, 57.7, "from scratch, 1,100 iterations", color=ORANGE, ha="right", fontsize=8.5)
+    axes.text(1600, 74.2, "from ImageNet weights, three seeds", color=BLUE, ha="right", fontsize=8.5)
+    axes.set(xlabel="iteration", ylabel="validation mIoU, %", xlim=(350, 1650), ylim=(55, 76))
+    axes.grid(color=PALE)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+FIGURES = {
+    "split_attention": draw_split_attention,
+    "dilation": draw_dilation,
+    "camvid_curves": draw_camvid_curves,
+}
+
+
 def main() -> None:
-    """Write both figures."""
+    """Write all figures."""
     with mpl.rc_context({"svg.hashsalt": "segkit", "svg.fonttype": "path"}):
-        for name, draw in (("split_attention", draw_split_attention), ("dilation", draw_dilation)):
+        for name, draw in FIGURES.items():
             draw().savefig(IMAGES / f"{name}.svg", facecolor="white", metadata={"Date": None})
 
 

@@ -16,7 +16,7 @@ from segkit.training.run import Training
 from segkit.types import Dataset
 
 FEW_IMAGES = 4  # batch statistics of fewer are mostly noise (Wu and He 2018, figure 1)
-HIGHEST_LR = {"adamw": 5e-4, "sgd": 0.02 / 16}  # pretrained weights are lost above; of SGD per image
+HIGHEST_LR = {"adamw": 2e-3, "sgd": 0.02 / 16}  # pretrained weights may be lost above; of SGD per image
 
 
 def check_patience(run: Training, *, every: float) -> None:
