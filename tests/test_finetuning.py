@@ -369,7 +369,7 @@ def test_finetuning_takes_the_network_of_the_checkpoint(tiny_run, photos, tmp_pa
         (
             "a.pt",
             {"size": 8, "optimizer": "adamw"},
-            r"lr=0.01 with adamw is high .* from a.pt, .* schedule.lr=0.0001",
+            r"lr=0.01 with adamw is high .* from a.pt, .* schedule.lr=0.0004",
         ),
         ("imagenet", {"size": 8, "lr": 0.011}, r"lr=0.011 with sgd is high .* schedule.lr=0.002"),
         (
