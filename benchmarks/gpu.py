@@ -56,7 +56,7 @@ Figure = dict[str, Any]  # figure, value, unit; perhaps ratio and peer, share, s
 
 
 def start_part(name: str, given: argparse.Namespace, limit: float) -> Iterator[Figure]:
-    """Run a part in a process of its own, and yield its figures.
+    """Run a part in a separate process, and yield its figures.
 
     Raises:
         RuntimeError: the part has failed, or took longer than ``limit`` seconds.

@@ -1,4 +1,4 @@
-"""The parts of ``make gpu``. Each runs in a process of its own, which ``benchmarks/gpu.py`` starts.
+"""The parts of ``make gpu``. Each runs in a separate process, which ``benchmarks/gpu.py`` starts.
 
     python benchmarks/gpu_parts.py NAME --output FOLDER [--device cpu] [--quick]
 
@@ -83,8 +83,10 @@ def run_tests(given: argparse.Namespace) -> None:
             name, found = line.partition(" ")[0].partition("::")[2], RESULT.search(line)
             if not name or found is None:
                 continue
-            passed += found[1] == "PASSED"
-            failed += [name] * (found[1] in ("FAILED", "ERROR"))
+            if found[1] == "PASSED":
+                passed += 1
+            elif found[1] in ("FAILED", "ERROR"):
+                failed.append(name)
             emit(name, found[1].lower(), found[2] or "")
     if failed or tests.returncode or not passed:
         raise SystemExit(f"pytest ended with {tests.returncode}; failed: {', '.join(failed) or 'none'}")

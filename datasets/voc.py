@@ -86,7 +86,10 @@ def extract(archive: Path, folder: Path, select: Callable[[tarfile.TarInfo], str
     try:
         with tarfile.open(archive) as opened:
             for member in opened:
-                if member.isfile() and (name := select(member)):
+                if not member.isfile():
+                    continue
+                name = select(member)
+                if name is not None:
                     _extract_file(opened, member, folder, name)
     except (tarfile.TarError, EOFError, OSError) as error:
         reason = str(error).partition(":\n")[0]
