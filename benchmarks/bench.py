@@ -3,9 +3,10 @@
     python benchmarks/bench.py                       (make bench; under five minutes on two unused cores)
     python benchmarks/bench.py --write --repeat 3    writes the ratios of this machine
 
-Ratios are of median CPU time of one thread; larger is better. The exit status is 1 if a ratio is off by more
-than its tolerance in either direction. A tolerance is twice the largest distance of a repetition from the
-median when the file was written, and at least 10 %.
+Ratios are of median CPU time of one thread; larger is better. They depend on the processor, so the file has
+ratios for each set of instruction sets, and those of this processor are compared. The exit status is 1 if a
+ratio is off by more than its tolerance in either direction. A tolerance is twice the largest distance of a
+repetition from the median when the file was written, and at least 10 %.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SETS = (
     ["loader.py", "--cases", "1", "--rounds", "3"],
 )
 MIN_TOLERANCE = 0.1
-COLUMNS = ("ratio", "expected", "tolerance", "runs", "machine")
+COLUMNS = ("ratio", "expected", "tolerance", "runs", "instructions", "machine")
 
 
 def compute_ratios(parts: list[dict[str, Any]]) -> dict[str, float]:
@@ -98,15 +99,24 @@ def compare(measured: dict[str, float], expected: list[dict[str, str]]) -> tuple
     return "\n".join(lines), failures
 
 
+def read_expected(file: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Return the rows of processors like this one, and those of others."""
+    rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    instructions = " ".join(ceilings.cpu_flags())
+    same = [row for row in rows if row["instructions"] == instructions]
+    return same, [row for row in rows if row["instructions"] != instructions]
+
+
 def expected_rows(repeated: list[dict[str, float]], machine: str) -> list[dict[str, str]]:
-    """Return the rows of the file: medians over repetitions, and tolerances."""
+    """Return the rows of this processor: medians over repetitions, and tolerances."""
     rows = []
     for name in repeated[0]:
         values = [run[name] for run in repeated if name in run]
         middle = statistics.median(values)
         tolerance = max(MIN_TOLERANCE, 2 * max(abs(value / middle - 1) for value in values))
-        numbers = (name, f"{middle:.3f}", f"{tolerance:.3f}", str(len(values)), machine)
-        rows.append(dict(zip(COLUMNS, numbers, strict=True)))
+        numbers = name, f"{middle:.3f}", f"{tolerance:.3f}", str(len(values))
+        row = (*numbers, " ".join(ceilings.cpu_flags()), machine)
+        rows.append(dict(zip(COLUMNS, row, strict=True)))
     return rows
 
 
@@ -120,6 +130,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="of --write: runs that define the tolerance")
     given = parser.parse_args()
     machine = ceilings.describe_machine(1)
+    same, others = read_expected(given.expected) if given.expected.is_file() else ([], [])
     if given.write:
         if given.repeat < 2:
             parser.error(f"--repeat={given.repeat}: must be at least 2")
@@ -127,14 +138,15 @@ def main() -> None:
         with given.expected.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows([*others, *rows])
         turns.log_message(f"{given.expected} has {len(rows)} ratios of {given.repeat} runs each")
         return
-    if not given.expected.is_file():
-        parser.error(f"--expected={given.expected}: no such file. Create it with --write")
-    expected = list(csv.DictReader(given.expected.read_text(encoding="utf-8").splitlines()))
-    table, failures = compare(measure_ratios(), expected)
-    print(f"{machine}; expected ratios are from {expected[0]['machine']}\n\n{table}")
+    if not same:
+        parser.error(
+            f"--expected={given.expected}: no ratios of a processor like this one. Add them with --write"
+        )
+    table, failures = compare(measure_ratios(), same)
+    print(f"{machine}; expected ratios are from {same[0]['machine']}\n\n{table}")
     if failures:
         raise SystemExit(
             "\n".join(["", *failures, "Find the cause, or write the ratios of this machine with --write"])

@@ -27,10 +27,11 @@ def benchmarks(monkeypatch):
             del sys.modules[name]
 
 
-def test_bench_fails_for_ratios_outside_their_tolerance(benchmarks, monkeypatch, tmp_path):
+def test_bench_fails_for_ratios_outside_their_tolerance(benchmarks, monkeypatch, tmp_path, capsys):
     import bench
 
     monkeypatch.setattr(bench.ceilings, "describe_machine", lambda threads: "a machine")
+    monkeypatch.setattr(bench.ceilings, "cpu_flags", lambda: ["avx2", "avx512f"])
     file = tmp_path / "expected.csv"
 
     def run(found, *words):
@@ -50,6 +51,16 @@ def test_bench_fails_for_ratios_outside_their_tolerance(benchmarks, monkeypatch,
     ):
         with pytest.raises(SystemExit, match=reason):
             run([found])
+    monkeypatch.setattr(bench.ceilings, "cpu_flags", lambda: ["avx2"])
+    with pytest.raises(SystemExit):
+        run([{"a": 2.0, "b": 1.0}])
+    assert "no ratios of a processor like this one" in capsys.readouterr().err
+    run([{"a": 1.0}, {"a": 1.0}], "--write", "--repeat", "2")
+    assert [row["expected"] for row in csv.DictReader(file.read_text().splitlines())] == [
+        "2.100",
+        "1.000",
+        "1.000",
+    ]
 
 
 @pytest.mark.medium
