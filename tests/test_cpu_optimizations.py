@@ -14,9 +14,9 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from segkit.cpu import dilated, optimize_for_cpu, recompute
+from segkit.cpu import conv3x3, optimize_for_cpu, recompute
 from segkit.cpu.blocks import FastSplitAttention, global_mean, weighted_splits
-from segkit.cpu.dilated import DilatedConv2d, is_dilated_3x3, share_inside
+from segkit.cpu.conv3x3 import FastConv3x3, is_replaceable, share_inside
 from segkit.cpu.recompute import Recipe, RecipeView, Recompute
 from segkit.inference import prepare
 from segkit.models import segmenter
@@ -324,7 +324,7 @@ def test_chain_of_sums_needs_few_tensors_at_a_time():
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_dilated_weight_gradient_has_layout_of_the_weight(layout):
-    conv = DilatedConv2d(4, 6, 3, padding=24, dilation=24, bias=False).to(memory_format=layout)
+    conv = FastConv3x3(4, 6, 3, padding=24, dilation=24, bias=False).to(memory_format=layout)
     made = []
     conv.weight.register_hook(lambda gradient: made.append(gradient.data_ptr()))
     conv(torch.randn(2, 4, 30, 31)).square().sum().backward()
@@ -374,7 +374,7 @@ def test_unknown_checkpointed_stage_is_rejected():
 @pytest.mark.parametrize("reach", [2, 6, 12, 24, 36])
 def test_dilated_gradients_equal_plain_convolution(size, reach):
     torch.manual_seed(0)
-    ours = DilatedConv2d(3, 4, 3, padding=reach, dilation=reach, bias=False).double()
+    ours = FastConv3x3(3, 4, 3, padding=reach, dilation=reach, bias=False).double()
     plain = nn.Conv2d(3, 4, 3, padding=reach, dilation=reach, bias=False).double()
     plain.load_state_dict(ours.state_dict())
     results = []
@@ -386,6 +386,49 @@ def test_dilated_gradients_equal_plain_convolution(size, reach):
         results.append((out.detach(), image.grad, conv.weight.grad))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.integers(4, 9),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    dilation=st.integers(1, 4),
+    layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
+)
+def test_gradients_of_wide_convolutions_equal_plain_ones(batch, channels, size, dilation, layout):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(conv3x3, "has_amx", lambda: True)
+        patched.setattr(conv3x3, "WIDE_INPUT", 3)
+        patched.setattr(conv3x3, "CHANNELS_AT_ONCE", 4)
+        torch.manual_seed(channels)
+        plain = nn.Conv2d(channels, 5, 3, padding=dilation, dilation=dilation).double()
+        ours = copy.deepcopy(plain)
+        assert is_replaceable(ours)
+        ours.__class__ = FastConv3x3
+        image = torch.randn(batch, channels, *size).double().contiguous(memory_format=layout)
+        results = [run_convolution(conv, image, bf16=False) for conv in (ours, plain)]
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_wide_convolutions_are_replaced_with_amx_only(monkeypatch):
+    wide = nn.Conv2d(768, 4, 3, padding=1)
+    for amx in (False, True):
+        monkeypatch.setattr(conv3x3, "has_amx", lambda amx=amx: amx)
+        assert is_replaceable(wide) == amx
+    assert not is_replaceable(nn.Conv2d(512, 4, 3, padding=1))
+
+
+def test_split_weight_gradient_is_bit_identical_in_bf16():
+    torch.manual_seed(0)
+    layout = {"memory_format": torch.channels_last}
+    image = torch.randn(2, 700, 9, 11).bfloat16().contiguous(**layout)
+    grad = torch.randn(2, 24, 9, 11).bfloat16().contiguous(**layout)
+    weight = torch.randn(24, 700, 3, 3).bfloat16()
+    shape = [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
+    expected = torch.ops.aten.convolution_backward(grad, image, weight, None, *shape)[1]
+    assert torch.equal(conv3x3.split_weight_gradient(image, grad, weight, 1), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -403,8 +446,8 @@ def test_products_equal_convolution(batch, size, dilation, rows, bias, layout):
     weight = torch.randn(4, 3, 3, 3, dtype=torch.double, generator=generator)
     shift = torch.randn(4, dtype=torch.double, generator=generator) if bias else None
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(dilated, "BUFFER", rows * batch * size[1] * 27 * 8)
-        found = dilated.convolve(x, weight, shift, dilation)
+        patched.setattr(conv3x3, "BUFFER", rows * batch * size[1] * 27 * 8)
+        found = conv3x3.convolve(x, weight, shift, dilation)
     torch.testing.assert_close(found, nn.functional.conv2d(x, weight, shift, 1, dilation, dilation))
     assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -426,9 +469,9 @@ def run_convolution(conv, image, *, bf16):
 
 @pytest.mark.parametrize("dilation", [3, 12, 24])
 def test_bf16_products_are_as_exact_as_convolution(dilation, monkeypatch):
-    monkeypatch.setattr(dilated, "has_amx", lambda: True)
+    monkeypatch.setattr(conv3x3, "has_amx", lambda: True)
     torch.manual_seed(0)
-    conv = DilatedConv2d(1536, 16, 3, padding=dilation, dilation=dilation)
+    conv = FastConv3x3(1536, 16, 3, padding=dilation, dilation=dilation)
     plain = nn.Conv2d(1536, 16, 3, padding=dilation, dilation=dilation)
     exact = nn.Conv2d(1536, 16, 3, padding=dilation, dilation=dilation).double()
     for module in (plain, exact):
@@ -443,9 +486,9 @@ def test_bf16_products_are_as_exact_as_convolution(dilation, monkeypatch):
 
 def test_bf16_inference_uses_products_with_amx(monkeypatch):
     calls = []
-    convolve = dilated.convolve
-    monkeypatch.setattr(dilated, "has_amx", lambda: True)
-    monkeypatch.setattr(dilated, "convolve", lambda *args: calls.append(args[3]) or convolve(*args))
+    convolve = conv3x3.convolve
+    monkeypatch.setattr(conv3x3, "has_amx", lambda: True)
+    monkeypatch.setattr(conv3x3, "convolve", lambda *args: calls.append(args[3]) or convolve(*args))
     model = network(backbone="resnest", variant="14", width=8).eval()
     image = torch.randint(0, 256, (1, 3, 65, 90), dtype=torch.uint8)
     expected = model(image).main
@@ -511,7 +554,7 @@ def test_optimize_for_cpu_keeps_parameter_names():
     optimize_for_cpu(model)
     assert isinstance(model, segmenter.Segmenter)
     assert [*model.state_dict()] == names
-    assert type(model.head.aspp.b1[0]) is DilatedConv2d
+    assert type(model.head.aspp.b1[0]) is FastConv3x3
     assert type(model.backbone.layer1[0].conv2) is FastSplitAttention
     assert type(copied.head.aspp.b1[0]) is nn.Conv2d
     image = torch.randint(0, 256, (2, 3, 41, 56), dtype=torch.uint8)
@@ -529,8 +572,8 @@ def test_optimize_for_cpu_keeps_parameter_names():
     ],
 )
 def test_other_convolutions_are_not_replaced(changed):
-    assert is_dilated_3x3(nn.Conv2d(4, 4, 3, dilation=2, padding=2, bias=False))
-    assert not is_dilated_3x3(nn.Conv2d(4, 4, 3, **{"dilation": 2, "padding": 2, "bias": False, **changed}))
+    assert is_replaceable(nn.Conv2d(4, 4, 3, dilation=2, padding=2, bias=False))
+    assert not is_replaceable(nn.Conv2d(4, 4, 3, **{"dilation": 2, "padding": 2, "bias": False, **changed}))
 
 
 LAYOUTS = {"last": torch.channels_last, "first": torch.contiguous_format}

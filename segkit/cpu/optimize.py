@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from segkit.cpu.blocks import FastImagePooling, FastSplitAttention
-from segkit.cpu.dilated import DilatedConv2d, is_dilated_3x3, is_slow_forward
+from segkit.cpu.conv3x3 import FastConv3x3, is_replaceable, is_slow_forward
 from segkit.cpu.recompute import recompute_context
 from segkit.models.layers.aspp import ImagePooling
 from segkit.models.layers.split_attention import SplitAttention
@@ -31,8 +31,8 @@ def optimize_for_cpu(model: nn.Module) -> None:
     Parameters and their names stay. See ``segkit.cpu`` for what is done and what it gains.
     """
     for module in model.modules():
-        if is_dilated_3x3(module):
-            module.__class__ = DilatedConv2d
+        if is_replaceable(module):
+            module.__class__ = FastConv3x3
         elif type(module) is SplitAttention:
             module.__class__ = FastSplitAttention
         elif type(module) is ImagePooling:
@@ -43,7 +43,7 @@ def optimize_for_cpu(model: nn.Module) -> None:
 
 
 def replace_slow_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace the dilated convolutions that are slow in this precision, in place; for inference."""
+    """Replace the 3x3 convolutions that are slow in this precision, in place; for inference."""
     for module in model.modules():
-        if is_dilated_3x3(module) and is_slow_forward(module.in_channels, module.dilation[0], dtype):
-            module.__class__ = DilatedConv2d
+        if is_replaceable(module) and is_slow_forward(module.in_channels, module.dilation[0], dtype):
+            module.__class__ = FastConv3x3

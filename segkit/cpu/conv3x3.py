@@ -1,4 +1,4 @@
-"""Dilated 3x3 convolutions as matrix products over the cells where their taps meet the map.
+"""3x3 convolutions that are slow in oneDNN: dilated ones, and with AMX those of many input channels.
 
 At rate 36, the outer taps of a 3x3 meet padding on 60 % of the rows and columns of a map of 60 cells. oneDNN
 skips it in the forward pass and in the gradient of the input, but not in the gradient of the weight, which
@@ -7,8 +7,10 @@ the cells where the tap meets the map:
 
     dW[:, :, i, j] = sum over n, y, x of g[n, :, y, x] * input[n, :, y + d_i, x + d_j]^T
 
-With AMX, oneDNN also has no fast bf16 forward pass for many channels or a large dilation. Here it is one
-matrix product for each part of the map in which the same taps meet the map.
+With AMX, two more passes are slow. oneDNN has no fast bf16 forward pass for many channels or a large
+dilation: here it is one matrix product for each part of the map in which the same taps meet the map. And its
+gradient of the weight falls to a quarter of its speed with the number of input channels: here it is computed
+for 256 of them at a time, with bit-identical results.
 
 The choice depends on the processor and the shape, not on a measurement at run time: rounding differs, and a
 resumed run must repeat it.
@@ -29,11 +31,13 @@ from torch.autograd.function import once_differentiable
 MAX_SHARE_INSIDE = 0.7  # share of products inside the map above which oneDNN's own gradient is as fast
 MIN_DILATION = 3  # of a slow forward pass with AMX (oneDNN 3.13), if one of the next two is reached
 LARGE_DILATION, MANY_CHANNELS = 18, 1536
+WIDE_INPUT = 512  # channels above which the gradient of the weight is slow with AMX
+CHANNELS_AT_ONCE = 256
 BUFFER = 2**24  # bytes of input gathered for one matrix product
 
 
-class DilatedConv2d(nn.Conv2d):
-    """Replaces an ``nn.Conv2d`` for which ``is_dilated_3x3`` is true; results differ in rounding only."""
+class FastConv3x3(nn.Conv2d):
+    """Replaces an ``nn.Conv2d`` for which ``is_replaceable`` is true; results differ in rounding only."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(B, C, h, w) to (B, O, h, w)."""
@@ -43,19 +47,31 @@ class DilatedConv2d(nn.Conv2d):
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
         needs_gradient = self.training and weight.requires_grad
-        has_slow_gradient = needs_gradient and share_inside(input.shape[2:], dilation) <= MAX_SHARE_INSIDE
-        if has_slow_gradient or is_slow_forward(input.shape[1], dilation, input.dtype):
-            return _DilatedConvolution.apply(input, weight, bias, dilation)  # pyright: ignore[reportReturnType]
+        has_slow_gradient = has_much_padding(input.shape[2:], dilation) or is_wide(input.shape[1])
+        if (needs_gradient and has_slow_gradient) or is_slow_forward(input.shape[1], dilation, input.dtype):
+            return _Convolution3x3.apply(input, weight, bias, dilation)  # pyright: ignore[reportReturnType]
         return super()._conv_forward(input, weight, bias)
 
 
-def is_dilated_3x3(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Return whether this is a dilated 3x3 convolution of one group that keeps the size."""
+def is_replaceable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Return whether this is a 3x3 convolution of one group that keeps the size, and is dilated or wide."""
     if type(module) is not nn.Conv2d or module.padding_mode != "zeros":
         return False
     dilation = module.dilation[0]
     shape = module.kernel_size, module.stride, module.padding, module.dilation, module.groups
-    return dilation > 1 and shape == ((3, 3), (1, 1), (dilation, dilation), (dilation, dilation), 1)
+    if shape != ((3, 3), (1, 1), (dilation, dilation), (dilation, dilation), 1):
+        return False
+    return dilation > 1 or is_wide(module.in_channels)
+
+
+def is_wide(channels: int) -> bool:
+    """Return whether oneDNN's gradient of the weight is slow for so many input channels."""
+    return channels > WIDE_INPUT and has_amx()
+
+
+def has_much_padding(size: torch.Size, dilation: int) -> bool:
+    """Return whether matrix products for each tap are the faster gradient of the weight."""
+    return share_inside(size, dilation) <= MAX_SHARE_INSIDE
 
 
 def share_inside(size: torch.Size, dilation: int) -> float:
@@ -77,7 +93,7 @@ def has_amx() -> bool:
     return check is not None and check()
 
 
-class _DilatedConvolution(torch.autograd.Function):
+class _Convolution3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
         ctx.save_for_backward(input, weight)
@@ -102,7 +118,11 @@ class _DilatedConvolution(torch.autograd.Function):
             shape = [1, 1], dilation, dilation, False, [0, 0], 1, [True, False, False]
             grad_input = torch.ops.aten.convolution_backward(grad, input, rounded, None, *shape)[0]
         if ctx.needs_input_grad[1]:
-            grad_weight = weight_gradient(input, grad, ctx.dilation).to(weight.dtype)
+            if has_much_padding(input.shape[2:], ctx.dilation):
+                grad_weight = multiply_taps(input, grad, ctx.dilation)
+            else:
+                grad_weight = split_weight_gradient(input, grad, weight, ctx.dilation)
+            grad_weight = grad_weight.to(weight.dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 2, 3), dtype=weight.dtype)
         return grad_input, grad_weight, grad_bias, None
@@ -157,7 +177,29 @@ def _split_side(size: int, dilation: int) -> list[tuple[int, int, list[int]]]:
     return spans
 
 
-def weight_gradient(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
+def split_weight_gradient(input: Tensor, grad: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Return the weight gradient of oneDNN's 3x3 convolution, computed for some input channels at a time.
+
+    Args:
+        input: (B, C, h, w).
+        grad: of the output, (B, O, h, w).
+        weight: (O, C, 3, 3); only its shape matters.
+        dilation: cells between two taps.
+
+    Returns:
+        (O, C, 3, 3) in the type of the input.
+    """
+    shape = [1, 1], [dilation] * 2, [dilation] * 2, False, [0, 0], 1, [False, True, False]
+    parts = []
+    for channels in input.split(CHANNELS_AT_ONCE, 1):
+        channels = channels.contiguous(memory_format=torch.channels_last)
+        size = weight.shape[0], channels.shape[1], 3, 3
+        like = torch.empty(size, dtype=input.dtype, memory_format=torch.channels_last)
+        parts.append(torch.ops.aten.convolution_backward(grad, channels, like, None, *shape)[1])
+    return torch.cat(parts, 1)
+
+
+def multiply_taps(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
     """Return the weight gradient of a 3x3 convolution of stride 1, padded by its dilation.
 
     Args:
