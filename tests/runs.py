@@ -6,6 +6,7 @@ The processes are forked from one that has imported everything, so that a run st
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pkgutil
@@ -28,8 +29,9 @@ SMALL = [
 ]
 IMPORTED = ["train_seg", "segkit.monitor", "segkit.training.validation", "segkit.data.transforms"]
 IMPORTED += ["segkit.data.loaders", "segkit.losses.cross_entropy", "segkit.models.heads.deeplabv3"]
-IMPORTED += ["segkit.models.backbones.resnest", "segkit.data.datasets.shapes", "torch._dynamo"]
-IMPORTED += ["torch.utils.tensorboard", "segkit.training.lr_schedules.poly", "segkit.training.optimizers.sgd"]
+IMPORTED += ["segkit.models.backbones.resnest", "segkit.data.datasets.shapes", "torch.utils.tensorboard"]
+IMPORTED += ["segkit.training.lr_schedules.poly", "segkit.training.optimizers.sgd", "tests.warm_parser"]
+IMPORTED += [EventAccumulator.__module__]
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(IMPORTED)
@@ -68,6 +70,7 @@ class Run:
 
 
 def _train(argv, output, before, environment):
+    gc.freeze()  # a collection then looks at new objects only
     os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as usual
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
