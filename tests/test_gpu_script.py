@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 
 import pytest
+import torch
 from test_benchmarks import benchmarks  # noqa: F401 - a fixture
 from test_signals import is_running, wait_until
 
@@ -58,8 +59,12 @@ def test_all_parts(tmp_path):
 
 
 @pytest.mark.medium
-def test_interrupted_call_is_continued_and_failed_parts_run_again(tmp_path):
+@pytest.mark.usefixtures("benchmarks")
+def test_interrupted_call_is_continued_and_failed_parts_run_again(tmp_path, monkeypatch, capsys):
+    import gpu
+
     command = [*QUICK, "--output", str(tmp_path), "--parts", "ceiling", "training"]
+    monkeypatch.setattr(sys, "argv", command)
     with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as script:
         wait_until(lambda: is_complete(tmp_path, "ceiling") and children_of(script.pid), seconds=120)
         (part,) = children_of(script.pid)  # it imports torch now
@@ -70,13 +75,17 @@ def test_interrupted_call_is_continued_and_failed_parts_run_again(tmp_path):
 
     shutil.rmtree(tmp_path / "training", ignore_errors=True)
     (tmp_path / "training").write_text("in the way of the run folder")
-    printed = run_command(*command, status=1).stdout
+    with pytest.raises(SystemExit) as end:
+        gpu.main()
+    assert end.value.code == 1
+    printed = capsys.readouterr().out
     assert printed.startswith("ceiling: complete since an earlier call\ntraining: failed: NotADirectoryError")
     assert read_parts(tmp_path)["ceiling"] == ceiling
     assert "* training: failed: NotADirectoryError" in (tmp_path / "results.md").read_text()
 
     (tmp_path / "training").unlink()
-    assert "training: experiment=demo: mIoU" in run_command(*command).stdout
+    gpu.main()
+    assert "training: experiment=demo: mIoU" in capsys.readouterr().out
     assert is_complete(tmp_path, "training")
 
 
@@ -111,11 +120,14 @@ def test_time_limits_sum_to_less_than_eight_minutes(benchmarks):  # noqa: F811
     assert sum(limit for limit, _ in gpu.PARTS.values()) < 470
 
 
-@pytest.mark.medium
-def test_machine_without_gpu_is_refused(tmp_path):
-    import torch
+@pytest.mark.usefixtures("benchmarks")
+def test_machine_without_gpu_is_refused(tmp_path, monkeypatch):
+    import gpu
 
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    refused = run_command("benchmarks/gpu.py", "--output", tmp_path, status=1)
-    assert "torch finds no CUDA device. --device cpu --quick runs the same code" in refused.stderr
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--output", str(tmp_path)])
+    with pytest.raises(
+        SystemExit, match=r"torch finds no CUDA device\. --device cpu --quick runs the same code"
+    ):
+        gpu.main()

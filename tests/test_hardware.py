@@ -7,11 +7,11 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
-from conftest import ROOT
 from segkit.runtime import environment, precision
 
 CPU = torch.device("cpu")
@@ -54,43 +54,31 @@ def test_other_devices_have_no_bf16():
     assert not precision.supports_bf16(torch.device("mps"))
 
 
-SETTLED = """
-import os, sys
-from segkit.runtime import environment
-environment.set_thread_env(training=sys.argv[1] == "train")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "ACTIVE", "THP_MEM_ALLOC_ENABLE": "0"}])
+def test_thread_settings_of_the_user_are_kept(training, chosen):
+    with mock.patch.dict(os.environ):
+        for name in environment.THREADS | environment.PAGES:
+            os.environ.pop(name, None)
+        os.environ.update(chosen)
+        environment.set_thread_env(training=training)
+        found = os.environ["OMP_WAIT_POLICY"], os.environ.get("THP_MEM_ALLOC_ENABLE")
+    assert found == (("ACTIVE", "0") if chosen else ("PASSIVE", "1" if training else None))
+
+
+ALLOCATE = """
 import torch
-print(os.environ["OMP_WAIT_POLICY"], os.environ.get("THP_MEM_ALLOC_ENABLE"))
 held = [torch.empty(2**21 + 64 * index, dtype=torch.uint8) for index in range(40)]
 print(sum(each.data_ptr() % 4096 == 0 for each in held))
 """
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(
-    ("what", "chosen", "expected"),
-    [
-        ("train", {}, "PASSIVE 1"),
-        ("train", {"OMP_WAIT_POLICY": "ACTIVE", "THP_MEM_ALLOC_ENABLE": "0"}, "ACTIVE 0"),
-        ("predict", {}, "PASSIVE None"),
-        ("predict", {"OMP_WAIT_POLICY": "ACTIVE", "THP_MEM_ALLOC_ENABLE": "1"}, "ACTIVE 1"),
-    ],
-)
+@pytest.mark.parametrize("pages", [environment.PAGES, {}], ids=["training", "prediction"])
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
-def test_large_tensors_are_page_aligned_in_training(what, chosen, expected):
+def test_large_tensors_are_page_aligned_in_training(pages):
     """That PyTorch still knows the name: an unknown one would be passed over in silence."""
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in (environment.THREADS | environment.PAGES)
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SETTLED, what],
-        env=clean | chosen,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    reported, on_a_page = done.stdout.strip().splitlines()
-    assert reported == expected
-    assert (int(on_a_page) == 40) == reported.endswith("1")
+    clean = {key: value for key, value in os.environ.items() if key not in environment.PAGES}
+    command = [sys.executable, "-c", ALLOCATE]
+    done = subprocess.run(command, env=clean | pages, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) == 40) == bool(pages)

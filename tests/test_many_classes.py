@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 
 import cv2
 import numpy as np
@@ -240,21 +239,20 @@ def write_data_set(root, num_classes, size=(48, 64)):
 
 
 @pytest.mark.medium
-def test_300_classes_work_in_every_command(tmp_path):
-    """What a user types, with masks of 16 bits."""
+def test_300_classes_work_in_every_command(tmp_path, run_here):
+    """Masks have 16 bits."""
     root, runs = tmp_path / "set", tmp_path / "runs"
     write_data_set(root, 300)
-    stats = run_command("datasets/folder.py", "stats", "--root", root).stdout
-    assert "thing 299" in stats
+    assert "thing 299" in run_command("datasets/folder.py", "stats", "--root", root).stdout
     small = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 schedule.iterations=6"
     more = "schedule.batch_size=4 loader.workers=0 evaluation.evaluators={boundary:true,object_sizes:true}"
     where = f"data=folder data.root={root} run_dir={runs} run_name=a"
-    run_command("train_seg.py", *small.split(), *where.split(), *more.split())
-    run_command("test_seg.py", f"checkpoint={runs / 'a/best.pt'}", f"output={tmp_path / 'scores'}")
-    found = json.loads((tmp_path / "scores/result.json").read_text())
-    assert "thing 299" in json.dumps(found)
+    assert run_here("train_seg", *small.split(), *where.split(), *more.split()) == 0
+    best = f"checkpoint={runs / 'a/best.pt'}"
+    assert run_here("test_seg", best, f"output={tmp_path / 'scores'}", "loader.workers=0") == 0
+    assert "thing 299" in (tmp_path / "scores/result.json").read_text()
     out = [f"input={root / 'images/val'}", f"output={tmp_path / 'out'}", "save=[ids,colors,probabilities]"]
-    run_command("predict_seg.py", f"checkpoint={runs / 'a/best.pt'}", *out)
+    assert run_here("predict_seg", best, *out) == 0
     ids = cv2.imread(str(tmp_path / "out/ids/0.png"), cv2.IMREAD_UNCHANGED)
     scores = np.load(tmp_path / "out/probabilities/0.npz")["probabilities"]
     np.testing.assert_array_equal(np.take_along_axis(scores, ids[None].astype(int), 0)[0], scores.max(0))

@@ -10,7 +10,7 @@ import albumentations
 import numpy as np
 import pytest
 
-from conftest import run_command
+from runs import Run
 from segkit.data import pixel_transforms, transforms
 from segkit.data.loaders import SampleOrder, training_loader
 from segkit.data.pixel_transforms import PixelTransforms
@@ -145,11 +145,6 @@ def test_albumentationsx_is_named_with_its_license(monkeypatch, caplog):
 
 
 @pytest.mark.medium
-def test_training_command_runs_with_clahe(tmp_path):
-    settings = (
-        "data=shapes data.train_scenes=8 data.val_scenes=2 model=deeplabv3_demo model.backbone.width=8"
-        " model.head.width=8 model/auxiliary=none schedule.iterations=2 schedule.epochs=null"
-        f" schedule.batch_size=2 loader.workers=1 run_name=clahe run_dir={tmp_path}"
-    )
-    output = run_command("train_seg.py", *settings.split(), "augment.albumentations=[{name: CLAHE, p: 0.5}]")
-    assert (tmp_path / "clahe/best.pt").is_file(), output
+def test_training_runs_with_clahe(tmp_path):
+    settings = ["schedule.iterations=2", "evaluation.every=2", "loader.workers=1"]
+    Run(tmp_path / "run", *settings, "augment.albumentations=[{name: CLAHE, p: 0.5}]").complete()

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from conftest import run_command
 from segkit.evaluation import intervals, metrics
 
 
@@ -57,8 +56,9 @@ def simulate(generator, images, classes=12, pixels=20_000):
     return np.stack([hit, labeled, hit + np.rint(wrong)], axis=1)
 
 
+@pytest.mark.medium
 def test_intervals_cover_the_true_score():
-    truth = metrics.score_pixels(simulate(np.random.default_rng(0), 200_000).sum(0), absent="exclude")
+    truth = metrics.score_pixels(simulate(np.random.default_rng(0), 50_000).sum(0), absent="exclude")
     is_covered = []
     for seed in range(500):
         counts = simulate(np.random.default_rng([2, seed]), 200)
@@ -69,10 +69,11 @@ def test_intervals_cover_the_true_score():
 
 
 @pytest.mark.medium
-def test_evaluation_counts_each_image_once(tiny_run, tmp_path):
+def test_evaluation_counts_each_image_once(tiny_run, tmp_path, run_here, capsys):
     stored = []
     for output in ("whole", "repeated"):
-        run_command("test_seg.py", f"checkpoint={tiny_run}/best.pt", f"output={tmp_path / output}")
+        words = f"checkpoint={tiny_run}/best.pt", f"output={tmp_path / output}", "loader.workers=0"
+        assert run_here("test_seg", *words, "evaluation.evaluators.boundary=true") == 0
         stored.append(np.load(tmp_path / output / "image_counts.npz")["counts"])
     confusion = np.loadtxt(tmp_path / "whole/confusion.csv", delimiter=",", skiprows=1, usecols=range(1, 11))
     assert (stored[0].sum(0) == metrics.count_pixels(confusion)).all()
@@ -80,18 +81,8 @@ def test_evaluation_counts_each_image_once(tiny_run, tmp_path):
     assert stored[0].shape == (6, 3, 10)
     result = json.loads((tmp_path / "whole/result.json").read_text())
     scores, _ = intervals.find_intervals(stored[0], 10, absent=result["protocol"]["absent"])
+    low, high = result["intervals"].pop("mIoU_boundary")  # of an evaluator with small states
+    assert f"({100 * low:.2f} to {100 * high:.2f})" in capsys.readouterr().out
     for name, (low, high) in result["intervals"].items():
         assert (low, high) == pytest.approx(scores[name], rel=1e-12)
         assert low <= result["scores"][name] <= high
-
-
-@pytest.mark.medium
-def test_evaluators_with_small_states_have_intervals(tiny_run, tmp_path):
-    arguments = (
-        f"checkpoint={tiny_run}/best.pt",
-        f"output={tmp_path}",
-        "evaluation.evaluators.boundary=true",
-    )
-    output = run_command("test_seg.py", *arguments).stdout
-    low, high = json.loads((tmp_path / "result.json").read_text())["intervals"]["mIoU_boundary"]
-    assert f"({100 * low:.2f} to {100 * high:.2f})" in output

@@ -85,29 +85,28 @@ if "skip" in sys.argv:
     skip_compiler_import()
 torch.manual_seed(0)
 network = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.Linear(7, 2))
-groups = [{"params": network[0].parameters(), "lr": 0.3}, {"params": network[1:].parameters()}]
-optimizer = getattr(torch.optim, sys.argv[1])(groups, lr=0.1, weight_decay=0.01)
-for _ in range(3):
-    optimizer.zero_grad()
-    network(torch.randn(4, 5)).square().sum().backward()
-    optimizer.step()
-state = optimizer.state_dict()
-optimizer.load_state_dict(state)
-optimizer.step(lambda: network(torch.ones(4, 5)).sum())
-values = [*network.state_dict().values(), *(t for s in state["state"].values() for t in s.values())]
-print([None if v is None else v.tolist() for v in values])
+groups = [{"params": [*network[0].parameters()], "lr": 0.3}, {"params": [*network[1:].parameters()]}]
+for kind in (torch.optim.SGD, torch.optim.AdamW):
+    optimizer = kind(groups, lr=0.1, weight_decay=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(torch.randn(4, 5)).square().sum().backward()
+        optimizer.step()
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state)
+    optimizer.step(lambda: network(torch.ones(4, 5)).sum())
+    values = [*network.state_dict().values(), *(t for s in state["state"].values() for t in s.values())]
+    print([None if v is None else v.tolist() for v in values])
 print("torch._dynamo" in sys.modules)
 """
 
 
-@pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_optimizer_without_compiler_import_takes_the_same_steps(name):
-    def run(*words):
-        command = [sys.executable, "-c", STEPS, name, *words]
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-
-    plain, skipped = run(), run("skip")
-    assert skipped[0] == plain[0]
-    assert skipped[1] == "False"
+def test_optimizers_without_compiler_import_take_the_same_steps(capsys):
+    exec(STEPS, {})
+    plain = capsys.readouterr().out.splitlines()
+    command = [sys.executable, "-c", STEPS, "skip"]
+    skipped = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert skipped[:2] == plain[:2]
+    assert skipped[2] == "False"
