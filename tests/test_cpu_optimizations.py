@@ -533,7 +533,7 @@ def test_optimized_networks_equal_plain_networks(block, seed):
     for optimized in (False, True):
         torch.manual_seed(seed)
         backbone = {**BLOCKS[block], "output_stride": stride}
-        model = segmenter.build(5, backbone=backbone, head={"name": head}).double()
+        model = segmenter.build(5, backbone=backbone, head={"name": head, "width": 16}).double()
         model = model.to(memory_format=torch.channels_last)
         if optimized:
             if checkpointed and hasattr(model.backbone, "layer3"):

@@ -51,27 +51,6 @@ def test_full_disk_leaves_the_checkpoint_before_intact(complete_run, tmp_path):
     assert "trying the checkpoint before it" in resumed.output
 
 
-class LimitFileSize:
-    """Make writing beyond this many bytes fail halfway, as on a full disk."""
-
-    def __init__(self, limit):
-        self.limit = limit
-
-    def __call__(self):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, self.limit))
-
-
-@pytest.mark.medium
-def test_failed_write_leaves_no_partial_file(tmp_path):
-    run = Run(tmp_path / "run", before=LimitFileSize(100_000))
-    assert run.exit_status() == 2, run.output
-    assert "File too large" in run.output
-    assert "Traceback" not in run.output
-    assert not list(tmp_path.glob("run/*.part"))
-    for file in tmp_path.glob("run/*.pt"):
-        checkpoint.read_checkpoint(file)
-
-
 @pytest.fixture
 def read_only():
     """A folder that this process may look at and not change; root becomes somebody else for it."""
@@ -168,15 +147,11 @@ def test_broken_validation_image_costs_no_iteration(tmp_path):
             "of another shape: head.aspp.b0.0.weight (8, 256, 1, 1) for (12, 256, 1, 1)",
         ),
         ("schedule/optimizer=adamw", "the checkpoint is of another optimizer"),
-        (
-            "schedule.iterations=11",
-            "resuming with changed settings: schedule.iterations=11 (was 10)",
-        ),
     ],
 )
-def test_resume_with_other_settings_reports_differences(setting, message, complete_run, tmp_path):
+def test_resume_with_settings_that_do_not_fit_is_refused(setting, message, complete_run, tmp_path):
     folder = Path(shutil.copytree(complete_run, tmp_path / "run"))
     run = Run(folder, setting, "resume=true")
-    assert run.exit_status() == (0 if "iterations" in setting else 2)
+    assert run.exit_status() == 2
     assert message in run.output
     assert "Traceback" not in run.output

@@ -23,6 +23,7 @@ from segkit.types import Batch
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch warns about some devices
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+SLOW_CPU = pytest.param("cpu", marks=pytest.mark.slow)  # test_resume.py and test_ranks.py test a CPU
 STEP = "segkit.training.train_step"
 STATE = ["schedule.ema=0.9", "schedule.accumulate=2", "model.head.dropout=0.1", "loader.workers=2"]
 
@@ -50,6 +51,7 @@ def test_deterministic_runs_are_bit_equal(device, tmp_path):
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("device", [SLOW_CPU, CUDA], indirect=True)
 def test_killed_run_ends_bit_equal(device, tmp_path):
     settings = [f"device={device}", "runtime.deterministic=true", "runtime.precision=fp16", *STATE]
     unbroken = Run(tmp_path / "unbroken", *settings)
@@ -92,6 +94,7 @@ class PrintSharedLosses(PrintLosses):
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("device", [SLOW_CPU, CUDA], indirect=True)
 def test_synchronized_statistics_are_those_of_the_undivided_batch(device, tmp_path):
     settings = [f"device={device}", *CALM]
     if device == "cuda":  # a CPU does not synchronize
@@ -105,7 +108,7 @@ def test_synchronized_statistics_are_those_of_the_undivided_batch(device, tmp_pa
         np.testing.assert_allclose(losses(run), losses(one), rtol=1e-3)
 
 
-@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), CUDA], indirect=True)
+@pytest.mark.parametrize("device", [SLOW_CPU, CUDA], indirect=True)
 def test_compiled_steps_equal_eager_steps(device):
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("needs a C++ compiler")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT, run_command
+from conftest import ROOT
 from segkit.config.compose import compose_settings
 
 ANSWERS = {
@@ -102,11 +102,6 @@ def test_setting_the_chosen_loss_lacks_is_refused_in_any_order(order):
     typed = ["loss=dice", "loss.parts.dice.weight=1"]
     with pytest.raises(ValueError, match=r"loss.parts.dice.weight=1: there is no such setting"):
         compose_settings("train", [typed[place] for place in order])
-
-
-@pytest.mark.medium
-def test_info_defaults_is_printed():
-    assert "Defaults List" in run_command("train_seg.py", "--info", "defaults", "data=ade20k").stdout
 
 
 @pytest.mark.medium

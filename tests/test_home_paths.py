@@ -42,10 +42,15 @@ def value_at(settings, key):
 @pytest.mark.parametrize(("command", "words", "key"), PATHS)
 def test_home_is_expanded_in_every_path(command, words, key, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    for typed, expected in (("~/a b", "/home/me/a b"), ("~", "/home/me"), ("./~", "./~"), ("a~", "a~")):
-        assert value_at(compose_settings(command, [*words, f"{key}={typed}"]), key) == expected
-    with pytest.raises(ValueError, match=f"{key}=~nobody-here/a: there is no user nobody-here"):
-        compose_settings(command, [*words, f"{key}=~nobody-here/a"])
+    assert value_at(compose_settings(command, [*words, f"{key}=~/a b"]), key) == "/home/me/a b"
+
+
+def test_only_a_leading_tilde_of_a_known_user_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for typed, expected in (("~", "/home/me"), ("./~", "./~"), ("a~", "a~")):
+        assert compose_settings("train", [f"run_dir={typed}"])["run_dir"] == expected
+    with pytest.raises(ValueError, match="run_dir=~nobody-here/a: there is no user nobody-here"):
+        compose_settings("train", ["run_dir=~nobody-here/a"])
 
 
 def test_home_is_expanded_in_a_list_of_roots(monkeypatch):

@@ -124,8 +124,8 @@ def test_prepared_network_classifies_photographs(variant, precision):
     assert count_correct(prepare(build_classifier(variant), precision=precision), variant) >= CORRECT - 1
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize("variant", FIRST_OR_ALL)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", LITE)
 def test_exported_network_has_equal_logits(variant, tmp_path):
     model = build_classifier(variant)
     file = export_model(model, tmp_path / "x.onnx", export.ExportKind("onnx", "logits"))

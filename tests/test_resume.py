@@ -14,14 +14,6 @@ FULL += ["model.head.dropout=0.1", "model.head.aspp_dropout=0.5", "augment.class
 FULL += ["loader.sampling=repeat_factor", "loader.repeat_threshold=0.5"]
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    """Without and with everything that has state; two processes."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    plain, full = Run(folder / "plain"), Run(folder / "full", *FULL)
-    return {"plain": plain.complete(), "full": full.complete()}
-
-
 def until_complete(folder, settings, kills):
     """Kill a run at one point after the other, resuming it each time; then let it finish."""
     for kill in kills:
@@ -29,21 +21,21 @@ def until_complete(folder, settings, kills):
     return Run(folder, *settings, "resume=auto").complete()
 
 
-@pytest.mark.parametrize("kind", ["plain", "full"])
-def test_run_killed_at_any_iteration_ends_bit_equal(kind, unbroken, tmp_path):
-    draw = random.Random(kind)
+def test_run_killed_at_any_iteration_ends_bit_equal(tmp_path):
+    unbroken = Run(tmp_path / "unbroken", *FULL)  # everything that has state
+    draw = random.Random("full")
     step = "segkit.training.train_step"
     kills = [KillAt(step, draw.randint(1, 3))]  # before the first checkpoint
     kills += [KillAt(step, draw.randint(4, 6)), KillAt(step, draw.randint(4, 5))]
-    folder = until_complete(tmp_path / "run", FULL if kind == "full" else [], kills)
-    assert_same_end(unbroken[kind], folder)
+    assert_same_end(unbroken.complete(), until_complete(tmp_path / "run", FULL, kills))
 
 
-def test_run_killed_while_saving_or_validating_ends_bit_equal(unbroken, tmp_path):
+def test_run_killed_while_saving_or_validating_ends_bit_equal(tmp_path):
+    unbroken = Run(tmp_path / "unbroken")
     kills = [
         KillAt("os.fsync", 1),  # a checkpoint is written, not yet on the disk, under its temporary name
         KillAt("segkit.checkpoint._link_as", 1),  # iteration_N.pt is there, last.pt is not
         KillAt("segkit.evaluation.evaluate", 1),
         KillAt("segkit.checkpoint.Checkpoints.save", 1),
     ]
-    assert_same_end(unbroken["plain"], until_complete(tmp_path / "run", [], kills))
+    assert_same_end(unbroken.complete(), until_complete(tmp_path / "run", [], kills))

@@ -85,15 +85,6 @@ def test_tiny_images_have_logits_of_their_size(size, output_stride):
     assert out.isfinite().all()
 
 
-def test_sync_batchnorm_replaces_every_norm():
-    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(tiny(auxiliary=AUXILIARY))
-    norms = [
-        module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-    ]
-    assert norms
-    assert {type(module) for module in norms} == {torch.nn.SyncBatchNorm}
-
-
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (0, 3, 8, 8), (1, 3, 0, 8)])
 def test_wrong_image_shapes_are_rejected(shape):
     with pytest.raises(ValueError, match=r"must be \(B, 3, H, W\) with at least one pixel"):

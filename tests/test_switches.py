@@ -51,13 +51,6 @@ def test_profile_lists_operations_and_saves_nothing(train, tmp_path):
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_summary_writes_no_files(train, tmp_path):
-    output = train("summary=true")
-    assert re.search(r"^stage 4 ", output, re.MULTILINE)
-    assert "operations of convolutions" in output
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.slow
 def test_jobs_of_a_sweep_are_separate_runs(tmp_path):
     two = ["--multirun", "seed=1,2", f"run_dir={tmp_path}", "run_name=m"]

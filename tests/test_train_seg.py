@@ -18,19 +18,24 @@ from segkit import checkpoint
 pytestmark = pytest.mark.medium
 
 
-def test_summary_needs_no_data(run_here, capsys, tmp_path):
-    status = run_here("train_seg", "model=deeplabv3_resnest14", "data=ade20k", f"data.root={tmp_path}/none",
-                      "summary=true", f"run_dir={tmp_path}/runs")  # fmt: skip
+def test_summary_needs_no_data_and_downloads_nothing(run_here, monkeypatch, capsys, tmp_path):
+    def refuse(*_, **__):
+        raise AssertionError("a download was asked for")
+
+    monkeypatch.setattr("segkit.models.weights.fetch", refuse)
+    status = run_here("train_seg", "model=deeplabv3_resnest50", "model.backbone.width=8", "data=ade20k",
+                      f"data.root={tmp_path}/none", "summary=true", "sizes.crop=64",
+                      f"run_dir={tmp_path}/runs")  # fmt: skip
     assert status == 0
     out = capsys.readouterr().out
-    assert "stage 4" in out
-    assert "GMACs" in out
-    assert not (tmp_path / "runs").exists()
+    for words in ("\nstage 4 ", "GMACs", "operations of convolutions"):
+        assert words in out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("key", ["model.weights", "model.backbone.weights"])
 def test_summary_refuses_weights_that_do_not_exist(key, run_here, capsys, tmp_path):
-    arguments = ["model=deeplabv3_resnest14", "data=shapes", "summary=true", f"run_dir={tmp_path}"]
+    arguments = ["model=deeplabv3_demo", "data=shapes", "summary=true", f"run_dir={tmp_path}"]
     assert run_here("train_seg", *arguments, f"{key}={tmp_path}/no.pth") == 2
     assert f"{key}={tmp_path}/no.pth: there is no such file" in capsys.readouterr().err
     assert run_here("train_seg", *arguments, f"{key}=https://example.org/x.pth") == 0  # not downloaded
