@@ -71,8 +71,6 @@ def main(settings: dict[str, Any]) -> None:
                 "settings": settings,
             }
             results.write_results(folder, result, table, metadata)
-            if result.image_counts is not None:
-                results.write_image_counts(folder, val_set.names, result.image_counts)
             if settings["submission"]:
                 submissions.pack_archive(folder, val_set.names, table)
             if settings["report"]:

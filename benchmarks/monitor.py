@@ -80,7 +80,9 @@ def main() -> None:
         matrix.update(sample.label, torch.from_numpy(sample.label).clamp(max=table.num_classes - 1))
         begin = time.process_time()
         monitor.log_samples(CALLS, [sample] * 6, [sample.label.clip(max=table.num_classes - 1)] * 6)
-        monitor.log_scores(CALLS, {"mIoU": 0.5}, [0.5] * table.num_classes, counts=matrix.counts.numpy())
+        monitor.log_scores(
+            CALLS, {"mIoU": 0.5}, {"IoU": [0.5] * table.num_classes}, counts=matrix.counts.numpy()
+        )
         per_validation = time.process_time() - begin
         monitor.close()
 

@@ -39,7 +39,7 @@ def runs(tmp_path_factory):
                 monitor.log_step(t, {"main": 8 / t}, {"all": 0.1}, images=1, data_seconds=0.0)
                 if t % 10 == 0:
                     score = scores[t // 10 - 1]
-                    monitor.log_scores(t, {"pixAcc": score / 2 + 0.5, "mIoU": score}, [score])
+                    monitor.log_scores(t, {"pixAcc": score / 2 + 0.5, "mIoU": score}, {"IoU": [score]})
     (folder / "notes").mkdir()
     return folder
 
@@ -246,5 +246,5 @@ def runs_of_seeds(tmp_path):
             with Monitor(tmp_path / name, total=10, iterations_per_epoch=10, names=["a"], colors=colors) as m:
                 m.log_settings({"model.name": model, "seed": seed, "run_name": name}, network="")
                 m.log_step(10, {"main": 1.0}, {"all": 0.1}, images=1, data_seconds=0.0)
-                m.log_scores(10, {"pixAcc": score, "mIoU": score}, [score])
+                m.log_scores(10, {"pixAcc": score, "mIoU": score}, {"IoU": [score]})
     return tmp_path

@@ -53,7 +53,7 @@ def test_small_differences_show_in_pairs_but_not_alone(tmp_path):
     found = compare_results(write(tmp_path / "a", counts), write(tmp_path / "b", better))
     accuracy = next(difference for difference in found.scores if difference.name == "pixAcc")
     assert accuracy.is_distinguishable
-    alone = [intervals.find_intervals(c, 12, absent="exclude")[0]["pixAcc"] for c in (counts, better)]
+    alone = [intervals.find_intervals(c, 12, absent="exclude")["pixAcc"] for c in (counts, better)]
     assert alone[0].high > alone[1].low  # the intervals of the two scores overlap
 
 

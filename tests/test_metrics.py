@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from segkit.evaluation import metrics
+from segkit.evaluation import Evaluation, metrics
 from segkit.evaluation.metrics import ConfusionMatrix
+from segkit.inference import Protocol
+from segkit.types import class_id_dtype, ignore_index
 
 
 def draw_masks(num_classes=6, shape=(40, 50), seed=0, ignored=0.1):
@@ -36,6 +38,19 @@ def test_counts_equal_a_loop_over_pixels():
     counts = count_pairs(label, prediction)
     assert counts.dtype == torch.int64
     assert torch.equal(counts, expected)
+
+
+@pytest.mark.parametrize("num_classes", [6, 255, 300])
+def test_predictions_of_no_class_have_their_own_column(num_classes):
+    generator = np.random.default_rng(0)
+    ignored = ignore_index(num_classes)
+    values = np.array([*range(num_classes), ignored], class_id_dtype(num_classes))
+    label, prediction = generator.choice(values, (2, 40, 50))
+    expected = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    np.add.at(expected, tuple(np.minimum(ids, num_classes).ravel() for ids in (label, prediction)), 1)
+    matrix = ConfusionMatrix(num_classes, allow_no_class=True)
+    matrix.update(label, prediction)
+    assert (matrix.counts.numpy() == expected[:num_classes]).all()
 
 
 def test_counts_are_exact_beyond_float32():
@@ -91,6 +106,16 @@ PREDICTED_ONLY = TOY + torch.tensor(
 )
 def test_absent_rule_for_unlabeled_classes(counts, absent, expected):
     assert metrics.compute_scores(counts, absent=absent)["mIoU"] == pytest.approx(expected, abs=1e-15)
+
+
+def test_class_table_matches_a_worked_example():
+    counts = torch.tensor([[3, 1, 0, 1], [2, 4, 0, 0], [0, 0, 0, 0]])  # the last column is no class
+    found = Evaluation(counts, {}, Protocol(), 0.0).class_table()
+    assert found["IoU"][:2] == [3 / 7, 4 / 7]
+    assert found["recall"][:2] == [3 / 5, 4 / 6]
+    assert found["precision"][:2] == [3 / 5, 4 / 5]
+    assert found["pixels"] == [5 / 11, 6 / 11, 0.0]
+    assert all(np.isnan(found[name][2]) for name in ("IoU", "recall", "precision"))
 
 
 def test_scores_of_no_pixels_are_rejected():

@@ -29,6 +29,7 @@ from segkit.visualize import overlays
 
 NAMES = ["sky", "traffic light", "road | path"]
 COLORS = np.array([[0, 0, 255], [255, 0, 0], [90, 90, 90]], np.uint8)
+NAN = float("nan")
 COUNTS = np.array([[5, 1, 0], [2, 2, 0], [0, 0, 10**10]])
 
 
@@ -55,9 +56,15 @@ def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40, eve
                 ema_distance=lambda t=t: torch.tensor(t / 64),
             )
             if t % 20 == 0:
-                iou = [t / 100, 0.5, float("nan")]
+                classes = {
+                    "IoU": [t / 100, 0.5, NAN],
+                    "recall": [0.8, 0.25, NAN],
+                    "precision": [0.7, 0.6, NAN],
+                }
                 scores = {"pixAcc": 0.75, "mIoU": t / 100}
-                monitor.log_scores(t, scores, iou, losses={"main": 1.0 / t, "dice": 0.5 / t}, counts=COUNTS)
+                monitor.log_scores(
+                    t, scores, classes, losses={"main": 1.0 / t, "dice": 0.5 / t}, counts=COUNTS
+                )
     return folder
 
 
@@ -117,7 +124,7 @@ def test_many_classes_record_the_worst_and_best_ten(tmp_path):
     names, iou = [f"c{k}" for k in range(40)], [k / 100 for k in range(40)]
     colors = np.zeros((40, 3), np.uint8)
     with Monitor(tmp_path, total=1, iterations_per_epoch=1, names=names, colors=colors) as monitor:
-        monitor.log_scores(1, {"mIoU": 0.2}, iou)
+        monitor.log_scores(1, {"mIoU": 0.2}, {"IoU": iou})
     drawn = {tag for tag in read(tmp_path).Tags()["scalars"] if tag.startswith("val_iou/")}
     assert drawn == {f"val_iou/c{k}" for k in [*range(10), *range(30, 40)]}
     assert all(f"| c{k} |" in text(tmp_path, "val/classes")[0] for k in range(40))
@@ -159,7 +166,7 @@ def test_repeated_validation_replaces_the_interrupted_one(run, tmp_path):
     broken = record(tmp_path / "broken", stop=20)
     again = {"start": 20, "validation_pending": True, "total": 40, "iterations_per_epoch": 8.0}
     with Monitor(broken, names=NAMES, colors=COLORS, **again) as monitor:
-        monitor.log_scores(20, {"mIoU": 0.2}, [0.2, 0.5, float("nan")])
+        monitor.log_scores(20, {"mIoU": 0.2}, {"IoU": [0.2, 0.5, NAN]})
     assert curve(broken, "val/mIoU") == [(20, 0.2)]
     for tag in ("train/loss", "train/lr_head"):
         assert curve(broken, tag) == curve(run, tag)[:2]
@@ -193,7 +200,7 @@ def test_settings_and_network_are_code_blocks(run):
 
 def test_texts_have_environment_and_classes(run):
     assert torch.__version__.split("+")[0] in text(run, "environment")[0]
-    assert "| traffic light | 50.00 | 50.00 | 66.67 |" in text(run, "val/classes")[0]
+    assert "| traffic light | 50.00 | 25.00 | 60.00 |" in text(run, "val/classes")[0]
     assert "road \\| path" in text(run, "val/classes")[0]
     assert "| traffic light | sky | 2 | 50.00 |" in text(run, "val/confusions")[0]
 

@@ -41,9 +41,10 @@ def test_resamples_equal_a_loop():
 def test_a_class_without_pixels_has_no_interval():
     counts = np.zeros((5, 3, 2), int)
     counts[:, :, 0] = 4
-    scores, classes = intervals.find_intervals(counts, 2, absent="exclude")
-    assert scores["mIoU"] == classes[0] == (1, 1)
-    assert np.isnan(classes[1]).all()
+    assert intervals.find_intervals(counts, 2, absent="exclude")["mIoU"] == (1, 1)
+    iou = metrics.compute_class_scores(intervals.resample_images(counts))["IoU"]
+    assert intervals.find_bounds(iou[:, 0], 5) == (1, 1)
+    assert np.isnan(intervals.find_bounds(iou[:, 1], 5)).all()
 
 
 def simulate(generator, images, classes=12, pixels=20_000):
@@ -62,7 +63,7 @@ def test_intervals_cover_the_true_score():
     is_covered = []
     for seed in range(500):
         counts = simulate(np.random.default_rng([2, seed]), 200)
-        bounds, _ = intervals.find_intervals(counts, 12, absent="exclude", seed=seed)
+        bounds = intervals.find_intervals(counts, 12, absent="exclude", seed=seed)
         is_covered.append([bounds[name].low <= truth[name] <= bounds[name].high for name in truth])
     coverage = dict(zip(truth, np.mean(is_covered, 0), strict=True))
     assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
@@ -80,7 +81,7 @@ def test_evaluation_counts_each_image_once(tiny_run, tmp_path, run_here, capsys)
     assert (stored[0] == stored[1]).all()
     assert stored[0].shape == (6, 3, 10)
     result = json.loads((tmp_path / "whole/result.json").read_text())
-    scores, _ = intervals.find_intervals(stored[0], 10, absent=result["protocol"]["absent"])
+    scores = intervals.find_intervals(stored[0], 10, absent=result["protocol"]["absent"])
     low, high = result["intervals"].pop("mIoU_boundary")  # of an evaluator with small states
     assert f"({100 * low:.2f} to {100 * high:.2f})" in capsys.readouterr().out
     for name, (low, high) in result["intervals"].items():

@@ -97,7 +97,7 @@ def test_instance_scores_equal_cityscapesscripts(city, generator, monkeypatch):
     pairs = [(str(city / f"out/{pair.name}.png"), str(pair.label)) for pair in dataset.pairs]
     expected = official.evaluateImgLists(*map(list, zip(*pairs, strict=True)), official.args)
     found = score_masks(city / "out", dataset, format="raw")
-    for name, value in zip(dataset.table.names, found.columns["iIoU"], strict=True):
+    for name, value in zip(dataset.table.names, found.classes["iIoU"], strict=True):
         np.testing.assert_equal(value, expected["classInstScores"][name])
     assert found.scores["iIoU"] == pytest.approx(expected["averageScoreInstClasses"], rel=1e-14)
     assert found.scores["iIoU_category"] == pytest.approx(expected["averageScoreInstCategories"], rel=1e-14)
@@ -132,7 +132,7 @@ def test_raw_ids_class_ids_and_colors_score_alike(city):
         results.append(score_masks(city / name, dataset, format=name))
     for other in results[1:]:
         assert (other.counts == results[0].counts).all()
-        np.testing.assert_equal(other.intervals, results[0].intervals)
+        np.testing.assert_equal(dict(other.intervals), dict(results[0].intervals))
 
 
 def test_scores_equal_the_ade20k_development_kit(tmp_path, generator):
@@ -154,7 +154,7 @@ def test_scores_equal_the_ade20k_development_kit(tmp_path, generator):
     iou = intersection / (np.spacing(1) + union)
     dataset = ade20k.build("val", root=str(tmp_path))
     found = score_masks(tmp_path / "out", dataset, absent="zero")
-    assert found.format == "raw"
+    assert found.protocol.format == "raw"
     assert found.scores["mIoU"] == pytest.approx(iou.mean(), rel=1e-13)
     assert found.scores["pixAcc"] == right / labeled
     assert found.scores["ADE20K"] == pytest.approx((iou.mean() + right / labeled) / 2, rel=1e-13)
@@ -323,10 +323,9 @@ def test_format_is_detected_from_values_and_labels(tmp_path, label, stored, expe
 
 @ONE_SEED
 def test_an_interrupted_call_is_continued(voc_tree, monkeypatch):
-    dataset, partial = voc.build("val", root=str(voc_tree)), voc_tree / "partial.npz"
+    dataset, partial = voc.build("val", root=str(voc_tree)), voc_tree / "partial"
     expected = score_masks(voc_tree / "out", dataset)
     read = masks.read_mask
-    monkeypatch.setattr(masks, "SAVE_EVERY", 1)
 
     def fail(file, coding):
         if file.stem == "2007_000003":
@@ -336,7 +335,7 @@ def test_an_interrupted_call_is_continued(voc_tree, monkeypatch):
     monkeypatch.setattr(masks, "read_mask", fail)
     with pytest.raises(KeyboardInterrupt):
         score_masks(voc_tree / "out", dataset, format="ids", partial=partial)
-    assert partial.is_file()
+    assert partial.is_dir()
     opened = []
     monkeypatch.setattr(
         masks, "read_mask", lambda file, coding: (opened.append(file.stem), read(file, coding))[1]
@@ -349,22 +348,26 @@ def test_an_interrupted_call_is_continued(voc_tree, monkeypatch):
 
 @ONE_SEED
 def test_changed_predictions_are_not_continued(voc_tree):
-    dataset, partial = voc.build("val", root=str(voc_tree)), voc_tree / "partial.npz"
-    store = masks._Store(partial, "another", dataset.table, {})
-    store.add(0, masks.Counted(np.ones((21, 22), np.int64)))
-    store.save()
+    dataset, partial = voc.build("val", root=str(voc_tree)), voc_tree / "partial"
+    save(np.full((9, 9), 7, np.uint8), voc_tree / "out/2007_000004.png")
+    with pytest.raises(ValueError, match="1 x size"):
+        score_masks(voc_tree / "out", dataset, format="ids", partial=partial)
+    assert len(list(partial.rglob("*.pt"))) == 1
+    for name in ("2007_000000", "2007_000004"):
+        label = np.array(Image.open(voc_tree / f"SegmentationClass/{name}.png"))
+        save(np.where(label == 255, 0, label).astype(np.uint8), voc_tree / f"out/{name}.png")
     expected = score_masks(voc_tree / "out", dataset)
     assert (score_masks(voc_tree / "out", dataset, partial=partial).counts == expected.counts).all()
 
 
-def test_more_than_255_classes_are_counted(generator):
-    label, ids = generator.integers(0, 300, (2, 40, 50)).astype(np.int16)
+@ONE_SEED
+def test_more_than_255_classes_are_decoded(generator):
+    ids = generator.integers(0, 300, (40, 50)).astype(np.int16)
     rows = [[n, str(n), [n % 256, n // 256, 0], False, ""] for n in range(300)]
     table = LabelMap.from_plain({"name": "x", "entries": rows})
-    counts = masks.Decoder(table, "ids").count(label, ids.astype(np.uint16), "a.png")
-    expected = np.zeros((300, 301), np.int64)
-    np.add.at(expected, (label.ravel(), ids.ravel()), 1)
-    assert (counts == expected).all()
+    found = masks.Decoder(table, "ids").decode(ids.astype(np.uint16), "a.png")
+    assert found.dtype == np.int16
+    assert (found == ids).all()
 
 
 @ONE_SEED
@@ -375,13 +378,11 @@ def test_predictions_of_two_tools_are_compared_with_pictures(voc_tree):
         save(np.where(prediction == 3, 4, prediction).astype(np.uint8), voc_tree / "other" / file.name)
     for name in ("out", "other"):
         found, folder = score_masks(voc_tree / name, dataset), voc_tree / f"result_{name}"
-        folder.mkdir()
-        content = {"class_iou": dict.fromkeys(dataset.table.names), "protocol": {"absent": "exclude"}}
-        content["settings"] = {"data": {"name": "voc", "root": str(voc_tree)}}
-        (folder / "result.json").write_text(json.dumps(content))
+        content = {"settings": {"data": {"name": "voc", "root": str(voc_tree)}}}
         files = [voc_tree / name / f"{image}.png" for image in found.names]
-        arrays = {"predictions": files, "predictions_format": found.format}
-        results.write_image_counts(folder, found.names, found.image_counts, **arrays)
+        results.write_results(
+            folder, found, dataset.table, content, predictions=files, predictions_format="ids"
+        )
         folders.append(str(folder))
     text = compare_runs.main([*folders, "--json", f"{voc_tree}/c.json", "--png", f"{voc_tree}/c.png"])
     differences = json.loads((voc_tree / "c.json").read_text())["classes"]

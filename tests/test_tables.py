@@ -1,27 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from segkit.visualize import tables
 
 NAN = float("nan")
-
-
-def test_class_scores_match_a_worked_example():
-    counts = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
-    found = tables.class_scores(counts)
-    assert found["IoU"][:2].tolist() == [3 / 6, 4 / 7]
-    assert found["recall"][:2].tolist() == [3 / 4, 4 / 6]
-    assert found["precision"][:2].tolist() == [3 / 5, 4 / 5]
-    assert found["pixels"].tolist() == [0.4, 0.6, 0.0]
-    assert all(math.isnan(found[name][2]) for name in ("IoU", "recall", "precision"))
-
-
-def test_class_scores_without_pixels_are_nan():
-    assert np.isnan(tables.class_scores(np.zeros((2, 2)))["IoU"]).all()
 
 
 def test_small_class_table_format():

@@ -116,7 +116,7 @@ def record(folder, writer, *, start=0, stop=40, lr=0.01):
         for t in range(start + 1, stop + 1):
             monitor.log_step(t, {"main": 1 / t}, {"all": 0.1}, images=4, data_seconds=0.0)
             if t % 20 == 0:
-                monitor.log_scores(t, {"mIoU": t / 100}, [0.5, t / 100], counts=COUNTS)
+                monitor.log_scores(t, {"mIoU": t / 100}, {"IoU": [0.5, t / 100]}, counts=COUNTS)
                 monitor.log_image("val/samples", t, np.zeros((4, 6, 3), np.uint8))
         (folder / "best.pt").write_bytes(b"weights")
         if stop < 40:

@@ -22,7 +22,6 @@ from segkit.evaluation import intervals, metrics
 from segkit.evaluation.intervals import Interval
 from segkit.evaluation.masks import Decoder, Format
 from segkit.evaluation.metrics import Absent
-from segkit.types import class_id_dtype, ignore_index
 from segkit.visualize import overlays
 
 FILE = "image_counts.npz"
@@ -142,14 +141,7 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
 
 
 def format_comparison(comparison: Comparison, first: str, second: str, *, images: int = 10) -> str:
-    """Return a comparison as text, in percent.
-
-    Args:
-        comparison: of ``compare_results``.
-        first: title of the first result.
-        second: title of the second.
-        images: number of images to list.
-    """
+    """Return a comparison as text, in percent."""
     rows = [("", first, second, "difference", "95 % interval", "")]
     for difference in (*comparison.scores, *comparison.classes):
         if math.isnan(difference.first) and math.isnan(difference.second):
@@ -211,6 +203,4 @@ def _read_prediction(result: StoredResult, name: str, table: LabelMap) -> np.nda
         file = Path(result.predictions[result.names.index(name)])
     if not file.is_file():
         raise ValueError(f"{file}: there is no such prediction. Score again with save=[ids] to draw pictures")
-    ids = Decoder(table, result.format).decode(read_mask(file, "any"), file)
-    classes = table.num_classes
-    return np.where(ids == classes, ignore_index(classes), ids).astype(class_id_dtype(classes))
+    return Decoder(table, result.format).decode(read_mask(file, "any"), file)

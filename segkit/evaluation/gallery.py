@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segkit.evaluation import metrics
 from segkit.runtime import distributed
 from segkit.types import Sample, label_ignore_index
 from segkit.visualize.overlays import to_display_rgb
@@ -26,12 +27,7 @@ class ScoredImage(NamedTuple):
 
 
 class Gallery:
-    """Keeps the images with the lowest and highest scores: ``evaluate(..., on_image=gallery.add)``.
-
-    Args:
-        worst: number of images with the lowest scores.
-        best: number of images with the highest scores.
-    """
+    """Keeps the images with the lowest and highest scores: ``evaluate(..., on_image=gallery.add)``."""
 
     def __init__(self, *, worst: int = 9, best: int = 3) -> None:
         self.limits = {-1: worst, 1: best}
@@ -70,13 +66,9 @@ def compute_image_iou(label: np.ndarray, prediction: np.ndarray) -> float:
     scored = label != label_ignore_index(label)
     if not scored.any():
         return float("nan")
-    label, prediction = label[scored], prediction[scored]
-    num_classes = 1 + max(int(label.max()), int(prediction.max()))
-    labeled = np.bincount(label, minlength=num_classes)
-    predicted = np.bincount(prediction, minlength=num_classes)
-    correct = np.bincount(label[label == prediction], minlength=num_classes)
-    present = labeled > 0
-    return float(np.mean(correct[present] / (labeled + predicted - correct)[present]))
+    matrix = metrics.ConfusionMatrix(int(label[scored].max()) + 1, allow_no_class=True)
+    matrix.update(label[scored], prediction[scored])
+    return metrics.compute_scores(matrix.counts, absent="labels")["mIoU"]
 
 
 def shrink(sample: Sample, prediction: np.ndarray, score: float) -> ScoredImage:

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from segkit.data.label_map import LabelMap
 from segkit.data.reading import read_mask
+from segkit.evaluation.scoring import Evaluation
+from segkit.types import EvaluatorResult
 
 AVERAGE_SIZE = {  # pixels, of cityscapesScripts
     "bicycle": 4672.3249222261,
@@ -52,11 +56,12 @@ def measure_instances(file: Path, prediction: np.ndarray, table: LabelMap) -> li
 
     Args:
         file: 16-bit PNG of instance ids, 1,000 times the label id plus a number.
-        prediction: (H, W) class ids, K where it is no class.
+        prediction: (H, W) class ids, ``ignore_index`` where it is no class.
         table: of Cityscapes.
     """
     instances = read_mask(file, "any")
     classes = table.num_classes
+    prediction = np.minimum(prediction, classes)
     owner_of = np.full(1 << 16, classes + 1, np.int32)  # class id of each instance id
     for index, entry in enumerate(table.classes):
         if entry.name in AVERAGE_SIZE:
@@ -78,31 +83,49 @@ def measure_instances(file: Path, prediction: np.ndarray, table: LabelMap) -> li
     return found
 
 
-def compute_instance_iou(
-    sums: np.ndarray, confusion: np.ndarray, table: LabelMap
-) -> tuple[list[float], dict[str, float]]:
-    """Return iIoU of each class (NaN for classes without instances) and of each category that has one.
+class InstanceSums:
+    """An evaluator of the weighted pixels of each class; ``add_instance_iou`` computes the scores.
 
-    Args:
-        sums: (4, K), sums of hit, missed, category_hit and category_missed by class.
-        confusion: (K, K + 1), rows are labels.
-        table: of Cityscapes.
+    Attributes:
+        objects: of the image that comes next; set them before ``update``.
     """
-    inside = confusion[:, : len(confusion)]
+
+    def __init__(self, classes: int) -> None:
+        self.objects: Sequence[InstancePixels] = ()
+        self.sums = torch.zeros(4, classes, dtype=torch.float64)
+
+    def update(self, label: np.ndarray, prediction: Tensor) -> None:
+        """Add the objects of an image."""
+        for pixels in self.objects:
+            self.sums[:, pixels.class_id] += torch.tensor(pixels[1:], dtype=torch.float64)
+
+    def state(self) -> Tensor:
+        """Return the sums (4, K) of hit, missed, category_hit and category_missed."""
+        return self.sums
+
+    def compute(self, state: Tensor) -> EvaluatorResult:
+        """Return no scores: they depend on the confusion matrix, too."""
+        return EvaluatorResult({})
+
+
+def add_instance_iou(result: Evaluation, sums: np.ndarray, table: LabelMap) -> Evaluation:
+    """Return the result with iIoU, NaN for classes without instances, and iIoU_category; ``sums`` (4, K)."""
+    confusion = result.counts[:, : table.num_classes].numpy()
     by_class = [float("nan")] * table.num_classes
     for index, entry in enumerate(table.classes):
         if entry.name in AVERAGE_SIZE:
-            false = int(inside[:, index].sum() - inside[index, index])
+            false = int(confusion[:, index].sum() - confusion[index, index])
             by_class[index] = _divide(sums[0, index], sums[1, index], false)
-    by_category = {}
+    by_category = []
     for group in GROUPS:
         member = np.array([category == group for category in table.categories])
-        false = int(inside[~member][:, member].sum())
-        by_category[group] = _divide(sums[2, member].sum(), sums[3, member].sum(), false)
-    return by_class, by_category
+        false = int(confusion[~member][:, member].sum())
+        by_category.append(_divide(sums[2, member].sum(), sums[3, member].sum(), false))
+    scores = {"iIoU": _average(by_class), "iIoU_category": _average(by_category)}
+    return result._replace(scores=result.scores | scores, classes={**result.classes, "iIoU": by_class})
 
 
-def average(values: Sequence[float]) -> float:
+def _average(values: Sequence[float]) -> float:
     """Return the mean of the values that are not NaN."""
     valid = [value for value in values if value == value]
     if valid:
@@ -113,5 +136,5 @@ def average(values: Sequence[float]) -> float:
 def _divide(hit: float, missed: float, false: int) -> float:
     total = hit + false + missed
     if total:
-        return hit / total
+        return float(hit / total)
     return float("nan")

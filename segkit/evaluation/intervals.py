@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit.evaluation.metrics import Absent, compute_class_scores, count_pixels, score_pixels
+from segkit.evaluation.metrics import Absent, count_pixels, score_pixels
 from segkit.types import Evaluator, EvaluatorResult
 
 RESAMPLES = 1000
@@ -42,8 +42,6 @@ class ImageCounts:
 
     Args:
         evaluators: by name, with ``confusion`` among them; those with large states have no intervals.
-        images: N.
-        categories: K names of the classes' categories, or none.
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator], images: int, categories: Sequence[str]) -> None:
@@ -83,17 +81,11 @@ class ImageCounts:
         columns = len(self.confusion.state()) + categories
         return state[:, : 3 * columns].numpy().astype(np.int64).reshape(-1, 3, columns)
 
-    def find_intervals(self, state: Tensor, *, absent: Absent) -> tuple[dict[str, Interval], list[Interval]]:
-        """Return the interval of each score, and of the IoU of each class and category.
-
-        Args:
-            state: (N, M), of all processes.
-            absent: what a class without pixels counts in a mean.
-        """
-        counts = state[state.any(1)]  # other images were not counted
-        pixels = self.get_pixels(counts)
-        scores, each = find_intervals(pixels, len(self.confusion.state()), absent=absent)
-        totals = resample_images(counts.numpy()[:, pixels[0].size :])
+    def find_intervals(self, state: Tensor, *, absent: Absent) -> dict[str, Interval]:
+        """Return the interval of each score; ``state`` (N, M) of the counted images of all processes."""
+        pixels = self.get_pixels(state)
+        scores = find_intervals(pixels, len(self.confusion.state()), absent=absent)
+        totals = resample_images(state.numpy()[:, pixels[0].size :])
         for evaluator in self.others.values():
             own = evaluator.state().cpu()
             states, totals = np.split(totals, [own.numel()], axis=1)
@@ -101,8 +93,8 @@ class ImageCounts:
             resampled = [evaluator.compute(each_sum).scores for each_sum in sums]
             for score in resampled[0]:
                 values = np.array([result.get(score, float("nan")) for result in resampled])
-                scores[score] = find_bounds(values, len(counts))
-        return scores, each
+                scores[score] = find_bounds(values, len(state))
+        return scores
 
 
 def resample_images(counts: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -124,38 +116,30 @@ def resample_images(counts: np.ndarray, *, resamples: int = RESAMPLES, seed: int
     return totals.reshape(resamples, *counts.shape[1:])
 
 
-def find_intervals(
-    counts: np.ndarray, classes: int, *, absent: Absent, level: float = LEVEL, seed: int = 0
-) -> tuple[dict[str, Interval], list[Interval]]:
-    """Return the interval of each score, and of the IoU of each class and category.
+def find_intervals(counts: np.ndarray, classes: int, *, absent: Absent, seed: int = 0) -> dict[str, Interval]:
+    """Return the interval of each score.
 
     Args:
         counts: (N, 3, K + C), ``metrics.count_pixels`` of each image.
         classes: K.
         absent: what a class without pixels counts in a mean.
-        level: of confidence.
         seed: of the resampling.
     """
-    images = len(counts)
     totals = resample_images(counts, seed=seed)
     scores = score_pixels(totals[..., :classes], absent=absent)
-    iou = compute_class_scores(totals)["IoU"]
     if counts.shape[2] > classes:
         scores["mIoU_category"] = score_pixels(totals[..., classes:], absent=absent)["mIoU"]
     scores["ADE20K"] = (scores["pixAcc"] + scores["mIoU"]) / 2
-    return (
-        {name: find_bounds(values, images, level) for name, values in scores.items()},
-        [find_bounds(column, images, level) for column in iou.T],
-    )
+    return {name: find_bounds(values, len(counts)) for name, values in scores.items()}
 
 
-def find_bounds(values: np.ndarray, images: int, level: float = LEVEL) -> Interval:
+def find_bounds(values: np.ndarray, images: int) -> Interval:
     """Return the interval of resampled values (R,) of N images; NaN if all values are, or N is 1."""
     from scipy import special  # a quarter of a second, which a training does not need
 
     values = values[~np.isnan(values)]
     if not len(values) or images < 2:
         return Interval(float("nan"), float("nan"))
-    tail = special.ndtr(math.sqrt(images / (images - 1)) * special.stdtrit(images - 1, (1 - level) / 2))
+    tail = special.ndtr(math.sqrt(images / (images - 1)) * special.stdtrit(images - 1, (1 - LEVEL) / 2))
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))

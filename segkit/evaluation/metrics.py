@@ -27,12 +27,18 @@ class ConfusionMatrix:
     """Counts of (label, prediction) pairs, on the device of the predictions.
 
     Attributes:
-        counts: (K, K) int64; float32 would stop counting at 2^24 pixels of a class.
+        counts: (K, K) int64, or (K, K + 1) with pixels predicted as no class in the last column. float32
+            would stop counting at 2^24 pixels of a class.
+
+    Args:
+        allow_no_class: whether predictions may hold ids that are no class.
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
-        self.num_classes = num_classes
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    def __init__(
+        self, num_classes: int, device: torch.device | str = "cpu", *, allow_no_class: bool = False
+    ) -> None:
+        self.num_classes, self.columns = num_classes, num_classes + allow_no_class
+        self.counts = torch.zeros(num_classes, self.columns, dtype=torch.int64, device=device)
 
     def update(self, label: Tensor | np.ndarray, prediction: Tensor | np.ndarray) -> None:
         """Count one image or batch; ignored pixels are not counted.
@@ -48,15 +54,21 @@ class ConfusionMatrix:
                 "predict at the size of the label, labels are never resized"
             )
         classes, ignored = self.num_classes, ignore_index(self.num_classes)
-        # one bin for every pair: classes, then "not a class", then "ignored"
-        bins = classes + 2
-        row = torch.where((label >= 0) & (label < classes), label.int(), classes)
-        row = row.masked_fill_(label == ignored, classes + 1)
-        column = torch.where((prediction >= 0) & (prediction < classes), prediction.int(), classes)
-        pairs = torch.bincount((row * bins + column).flatten(), minlength=bins**2).view(bins, bins)
-        scored_pairs = pairs[:-1]
-        counts = scored_pairs[:classes, :classes]
-        if int(scored_pairs.sum()) != int(counts.sum()):
+        if label.device.type == "cpu" and label.dtype == prediction.dtype == torch.uint8:
+            pairs = torch.from_numpy(_count_pairs(label.numpy(), prediction.numpy()))
+            pairs[ignored] = 0
+        else:
+            # one bin for every pair: classes, then "not a class", then "ignored"
+            bins = classes + 2
+            row = torch.where((label >= 0) & (label < classes), label.int(), classes)
+            row = row.masked_fill_(label == ignored, classes + 1)
+            column = torch.where((prediction >= 0) & (prediction < classes), prediction.int(), classes)
+            pairs = torch.bincount((row * bins + column).flatten(), minlength=bins**2).view(bins, bins)
+            pairs = pairs[:-1]
+        counts = pairs[:classes, : self.columns].clone()
+        if self.columns > classes:
+            counts[:, classes] = pairs[:classes, classes:].sum(1)
+        if int(pairs.sum()) != int(counts.sum()):
             scored = label != ignored
             raise ValueError(
                 f"ids up to {int(label[scored].max())} in the label and {int(prediction[scored].max())} in "
@@ -64,6 +76,23 @@ class ConfusionMatrix:
                 "ignored): model and data do not match"
             )
         self.counts += counts
+
+
+def _count_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return how often each pair of values (256, 256) occurs in two uint8 arrays of one shape.
+
+    Neighbors are mostly equal, and adding to the same bin again waits for the last addition. So 16 parts of
+    the arrays are interleaved.
+    """
+    pixels = [np.ascontiguousarray(array).ravel() for array in (first, second)]
+    total = np.zeros((256, 256), np.int64)
+    whole = first.size // 16 * 16
+    np.add.at(total, (pixels[0][whole:], pixels[1][whole:]), 1)
+    for start in range(0, whole, 1 << 24):  # OpenCV counts in float32, exact up to 2^24
+        stop = min(start + (1 << 24), whole)
+        part = [cv2.transpose(array[start:stop].reshape(16, -1)) for array in pixels]
+        total += cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    return total
 
 
 def count_pixels(confusion: np.ndarray | Tensor, categories: Sequence[str] = ()) -> np.ndarray:

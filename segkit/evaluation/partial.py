@@ -50,10 +50,7 @@ class EvaluatorCounts:
     A context manager; leaving it saves the states, also after an error.
 
     Args:
-        evaluators: by name.
         folder: for the states of an unfinished evaluation; None saves nothing.
-        fingerprint: of ``evaluation_fingerprint``.
-        num_images: in the data set.
         resume: continue from the states in the folder; otherwise it is emptied.
 
     Attributes:

@@ -43,15 +43,7 @@ def write_report(
     samples: Sequence[ScoredImage] = (),
     settings: Mapping[str, Any],
 ) -> Path:
-    """Write ``report.html``, with links to the other result files in its folder.
-
-    Args:
-        folder: of the results.
-        evaluation: the scores, with their 95 % intervals, and the confusion matrix.
-        table: of the K classes.
-        samples: images to show, from ``Gallery.gather_images``.
-        settings: nested, of plain values.
-    """
+    """Write ``report.html``, with links to the other result files in its folder."""
     counts, names, colors = np.asarray(evaluation.counts), table.names, table.colors
     present = overlays.present_classes([ids for s in samples for ids in (s.label, s.prediction)])
     other_files = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
@@ -69,7 +61,7 @@ def write_report(
             f"<dt>{n}<dd>{escape(DEFINITIONS[n])}" for n in evaluation.scores if n in DEFINITIONS
         ),
         files=f"Result files: {links}" if links else "",
-        classes=_render_class_table(names, colors, counts),
+        classes=_render_class_table(names, colors, evaluation.class_table()),
         matrix=html.render_image(
             overlays.draw_confusion_matrix(counts, names), "confusion matrix", kind="heat"
         ),
@@ -107,8 +99,9 @@ def _render_card(name: str, value: float, interval: Interval | None) -> str:
     return f'<div class="card" title="{definition}">{head}<b>{tables.format_percent(value)}</b>{bounds}</div>'
 
 
-def _render_class_table(names: Sequence[str], colors: np.ndarray, counts: np.ndarray) -> str:
-    columns = tables.class_scores(counts)
+def _render_class_table(
+    names: Sequence[str], colors: np.ndarray, columns: Mapping[str, Sequence[float]]
+) -> str:
     headers = "".join(f'<th scope="col"><button type="button">{h}</button></th>' for h in ("class", *columns))
     rows = []
     for k, name in enumerate(names):

@@ -44,12 +44,7 @@ def choose_output_folder(settings: dict[str, Any], name: str) -> Path:
 
 
 def name_test_folder(settings: Mapping[str, Any], trained_on: Mapping[str, Any]) -> str:
-    """Return the name of a result folder: checkpoint, protocol, data and split, as far as not the default.
-
-    Args:
-        settings: of the command.
-        trained_on: settings of the training data.
-    """
+    """Return the name of a result folder: checkpoint, protocol, data and split, as far as not the default."""
     data = settings["data"]
     parts = ["test"]
     checkpoint = str(settings["checkpoint"] or "best.pt")
@@ -69,12 +64,6 @@ def make_output_folder(
     """Make a folder that has no result of other weights, data or protocol.
 
     Without ``output=``, this is the first such folder of ``NAME``, ``NAME-2``, ...
-
-    Args:
-        settings: of the command.
-        trained_on: settings of the training data.
-        protocol: of the evaluation.
-        weights_sha256: of ``partial.hash_weights``.
 
     Raises:
         ValueError: ``output=`` has another result, which would be overwritten.
@@ -145,14 +134,24 @@ def make_image_callback(
     return save_image
 
 
-def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, metadata: dict[str, Any]) -> None:
-    """Write ``result.json``, ``classes.csv`` and ``confusion.csv``.
+def write_results(
+    folder: Path,
+    evaluation: Evaluation,
+    table: LabelMap,
+    metadata: dict[str, Any],
+    *,
+    predictions: Sequence[Path] = (),
+    predictions_format: str = "raw",
+) -> None:
+    """Write ``result.json``, ``classes.csv``, ``confusion.csv`` and ``image_counts.npz``.
 
     Args:
         folder: created if missing.
         evaluation: the result.
         table: of the classes.
         metadata: further entries of ``result.json``: weights and settings.
+        predictions: N files of predicted masks; none if they are in ``ids/`` of the folder, or nowhere.
+        predictions_format: of these files, as of ``masks.score_masks``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     result = {
@@ -168,10 +167,8 @@ def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, metadat
         "versions": describe_environment(),
     }
     _write_text(folder / "result.json", json.dumps(_replace_nan(result), indent=1, ensure_ascii=False))
-    columns = {
-        name: values.tolist()
-        for name, values in metrics.compute_class_scores(metrics.count_pixels(evaluation.counts)).items()
-    }
+    class_scores = metrics.compute_class_scores(metrics.count_pixels(evaluation.counts))
+    columns = {name: values.tolist() for name, values in class_scores.items()}
     columns |= evaluation.classes
     columns["labeled pixels"] = evaluation.counts.sum(1).tolist()
     columns["predicted pixels"] = evaluation.counts.sum(0)[: table.num_classes].tolist()
@@ -181,12 +178,21 @@ def write_results(folder: Path, evaluation: Evaluation, table: LabelMap, metadat
     rows = ([name, *counts] for name, counts in zip(table.names, evaluation.counts.tolist(), strict=True))
     no_class = ["no class"] * (evaluation.counts.shape[1] - table.num_classes)
     _write_csv(folder / "confusion.csv", ["label \\ prediction", *table.names, *no_class], rows)
+    if evaluation.image_counts is None:
+        return
+    with files.atomic_write(folder / "image_counts.npz") as file:  # to compare results on the same images
+        np.savez_compressed(
+            file,
+            names=np.array(list(evaluation.names)),
+            counts=evaluation.image_counts,
+            predictions=np.array([str(path.absolute()) for path in predictions]),
+            format=np.array(predictions_format),
+        )
 
 
 def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str:
     """Return a table of classes and the scores as text, in percent."""
-    class_scores = metrics.compute_class_scores(metrics.count_pixels(evaluation.counts))
-    columns = {name: class_scores[name].tolist() for name in ("IoU", "recall", "precision")}
+    columns = {name: column for name, column in evaluation.class_table().items() if name != "pixels"}
     columns |= {name: column for name, column in evaluation.classes.items() if name not in columns}
     scores = []
     for name, value in evaluation.scores.items():
@@ -207,33 +213,6 @@ def _format_interval(interval: Interval | None) -> str:
     if interval is None or math.isnan(interval.low):
         return ""
     return f" ({format_percent(interval.low)} to {format_percent(interval.high)})"
-
-
-def write_image_counts(
-    folder: Path,
-    names: Sequence[str],
-    counts: np.ndarray,
-    *,
-    predictions: Sequence[Path] = (),
-    predictions_format: str = "raw",
-) -> None:
-    """Write ``image_counts.npz``, from which results on the same images can be compared.
-
-    Args:
-        folder: of the result.
-        names: N, of the images.
-        counts: (N, 3, K + C), ``metrics.count_pixels`` of each image.
-        predictions: N files of predicted masks; none if they are in ``ids/`` of the folder, or nowhere.
-        predictions_format: of these files, as of ``masks.score_masks``.
-    """
-    with files.atomic_write(folder / "image_counts.npz") as file:
-        np.savez_compressed(
-            file,
-            names=np.array(list(names)),
-            counts=counts,
-            predictions=np.array([str(path.absolute()) for path in predictions]),
-            format=np.array(predictions_format),
-        )
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

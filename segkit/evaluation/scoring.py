@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from segkit.config import registry
 from segkit.data.alignment import align_dataset
 from segkit.data.label_map import DataError, Problem
 from segkit.data.loaders import choose_start_method
+from segkit.evaluation import metrics
 from segkit.evaluation.intervals import ImageCounts, Interval
 from segkit.evaluation.partial import EvaluatorCounts, evaluation_fingerprint
 from segkit.inference.preparation import prepare
@@ -42,22 +43,33 @@ class StopEvaluation(Exception):  # noqa: N818 - named like StopIteration
 class Evaluation(NamedTuple):
     """Result of an evaluation, equal on all ranks."""
 
-    counts: Tensor  # (K, K) int64 on the CPU, rows are labels
+    counts: Tensor  # (K, K), or (K, K + 1) with a column for no class; int64 on the CPU, rows are labels
     scores: dict[str, float]  # fractions of 1; empty if stopped before the first counted pixel
     protocol: Protocol
     seconds: float
     classes: Mapping[str, list[float]] = MappingProxyType({})  # columns of K values; NaN if undefined
     category_iou: Mapping[str, float] = MappingProxyType({})  # empty if the classes have no categories
-    images: int = 0  # counted
-    skipped: int = 0  # unreadable, with ``data.on_error=skip``
+    names: Sequence[str] = ()  # N, of the counted images
+    skipped: int = 0  # unreadable images, with ``data.on_error=skip``
     intervals: Mapping[str, Interval] = MappingProxyType({})  # 95 % bootstrap intervals of the scores
-    class_intervals: Sequence[Interval] = ()  # of the IoU of each class, then of each category
-    image_counts: np.ndarray | None = None  # (N, 3, K + C), ``metrics.count_pixels`` of each image
+    image_counts: np.ndarray | None = None  # (N, 3, K + C), ``metrics.count_pixels`` of each counted image
+
+    @property
+    def images(self) -> int:
+        """Number of counted images."""
+        return len(self.names)
 
     @property
     def class_iou(self) -> list[float]:
         """IoU of each class; NaN for a class in neither labels nor predictions."""
         return self.classes.get("IoU", [float("nan")] * len(self.counts))
+
+    def class_table(self) -> dict[str, list[float]]:
+        """Return IoU, recall, precision and share of the pixels of each class; NaN if undefined."""
+        pixels = metrics.count_pixels(self.counts)
+        scores, labeled = metrics.compute_class_scores(pixels), pixels[metrics.LABELED]
+        columns = {name: scores[name].tolist() for name in ("IoU", "recall", "precision")}
+        return columns | {"pixels": (labeled / max(1, labeled.sum())).tolist()}
 
 
 def evaluate(  # noqa: PLR0913 - one keyword for each hook
@@ -110,12 +122,12 @@ def evaluate(  # noqa: PLR0913 - one keyword for each hook
         pending = [index for index in range(len(dataset)) if index not in counts.done]
         indices = pending[distributed.rank() :: distributed.world_size()]
         is_disabled = None if progress and distributed.is_main() else True  # None: without a terminal
-        samples = _move_to_device(_read_samples(dataset, indices, workers, problems), device)
+        samples = _read_samples(dataset, indices, workers, problems)
         bar = tqdm(samples, "scoring", len(indices), leave=False, unit="image", disable=is_disabled)
-        for index, sample, image in bar:
-            strip_callback = functools.partial(on_strip, sample) if on_strip else None
+        for index, sample in bar:
             try:
-                prediction = predict(fast, image, protocol, on_strip=strip_callback)
+                strip_callback = functools.partial(on_strip, sample) if on_strip else None
+                prediction = predict(fast, sample.image, protocol, on_strip=strip_callback)
                 if on_image:
                     on_image(sample, prediction.cpu().numpy())
             except StopEvaluation:
@@ -123,19 +135,26 @@ def evaluate(  # noqa: PLR0913 - one keyword for each hook
                 break
             image_counts.index = index
             counts.add(index, sample.label, prediction)
-    ranks = distributed.gather((len(counts.images), len(problems), is_stopped))
-    images = len(counts.done) + sum(counted for counted, _, _ in ranks)
+    ranks = distributed.gather((counts.images, len(problems), is_stopped))
+    counted: list[int] = sorted(counts.done.union(*(images for images, _, _ in ranks)))
     skipped = sum(unreadable for _, unreadable, _ in ranks)
     states = counts.sum_states()
-    if not images and skipped:
+    if not counted and skipped:
         problem = next(line for lines in distributed.gather(problems[-1:]) for line in lines)
         raise ValueError(f"nothing to score: none of the {skipped} images can be read. The last: {problem}")
-    result = Evaluation(states["confusion"], {}, protocol, 0.0, images=images, skipped=skipped)
+    result = Evaluation(
+        counts=states["confusion"],
+        scores={},
+        protocol=protocol,
+        seconds=0.0,
+        names=[dataset.names[index] for index in counted],
+        skipped=skipped,
+    )
     if not result.counts.any() and any(stopped for _, _, stopped in ranks):
         return result
-    result = _add_scores(result, states, evaluators)
+    result = add_scores(result, states, evaluators)
     if with_intervals:
-        result = _add_intervals(result, image_counts, states["image_counts"])
+        result = add_intervals(result, image_counts, states["image_counts"][counted])
     return result._replace(seconds=time.perf_counter() - started)
 
 
@@ -159,7 +178,7 @@ def _build_evaluators(dataset: Dataset, protocol: Protocol, device: torch.device
     return registry.build_enabled("evaluation.evaluators", enabled, **options)
 
 
-def _add_scores(
+def add_scores(
     result: Evaluation, states: Mapping[str, Tensor], evaluators: Mapping[str, Evaluator]
 ) -> Evaluation:
     """Return the result with the scores of all evaluators.
@@ -182,12 +201,11 @@ def _add_scores(
     return result._replace(scores=scores, classes=classes, category_iou=groups)
 
 
-def _add_intervals(result: Evaluation, image_counts: ImageCounts, state: Tensor) -> Evaluation:
-    """Return the result with the bootstrap intervals of its scores."""
-    intervals, class_intervals = image_counts.find_intervals(state, absent=result.protocol.absent)
+def add_intervals(result: Evaluation, image_counts: ImageCounts, state: Tensor) -> Evaluation:
+    """Return the result with the bootstrap intervals of its scores; ``state`` (N, M) of counted images."""
+    intervals = image_counts.find_intervals(state, absent=result.protocol.absent)
     return result._replace(
         intervals={name: intervals[name] for name in result.scores if name in intervals},
-        class_intervals=class_intervals,
         image_counts=image_counts.get_pixels(state),
     )
 
@@ -223,9 +241,6 @@ class _SampleOrProblem:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, index: int) -> tuple[int, Sample | Problem]:
         try:
             return index, self.dataset.read(index)
@@ -241,34 +256,3 @@ def _return_item(item: Any) -> Any:
 def _init_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads
     signals.ignore_group_signals()
-
-
-def _move_to_device(
-    samples: Iterable[tuple[int, Sample]], device: torch.device
-) -> Iterator[tuple[int, Sample, Tensor]]:
-    """Yield samples with their image (C, H, W) on the device.
-
-    Copies to a GPU run one image ahead in a separate stream, beside the computation.
-    """
-    if device.type != "cuda":
-        for index, sample in samples:
-            yield index, sample, torch.from_numpy(sample.image).permute(2, 0, 1)
-        return
-    stream = torch.cuda.Stream(device)
-    ahead = None
-    for index, sample in samples:
-        with torch.cuda.stream(stream):
-            image = torch.from_numpy(sample.image).pin_memory().to(device, non_blocking=True)
-            copied = stream.record_event()
-        if ahead is not None:
-            yield _wait_for_copy(*ahead)
-        ahead = index, sample, image, copied
-    if ahead is not None:
-        yield _wait_for_copy(*ahead)
-
-
-def _wait_for_copy(index: int, sample: Sample, image: Tensor, copied: Any) -> tuple[int, Sample, Tensor]:
-    stream = torch.cuda.current_stream(image.device)
-    stream.wait_event(copied)
-    image.record_stream(stream)
-    return index, sample, image.permute(2, 0, 1)

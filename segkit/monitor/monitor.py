@@ -27,7 +27,6 @@ from segkit.runtime import distributed
 from segkit.types import Batch, Sample, Writer
 from segkit.visualize import overlays
 from segkit.visualize.tables import (
-    class_scores,
     format_class_table,
     format_code_block,
     format_markdown_table,
@@ -54,9 +53,7 @@ class Monitor:
         folder: of the run; receives ``train.log`` and the files of the writers.
         start: iterations done before, by the run that is resumed.
         validation_pending: whether the validation of that iteration is still to come.
-        total: iterations of the run.
         iterations_per_epoch: to convert iterations to epochs.
-        names: of the classes.
         colors: of the classes, (K, 3) uint8.
         every: iterations between two points of the training curves.
         writers: settings of the components of ``monitor.writers``, by name.
@@ -149,15 +146,23 @@ class Monitor:
         self,
         iteration: int,
         scores: Mapping[str, float],
-        class_iou: Sequence[float] | np.ndarray,
+        classes: Mapping[str, Sequence[float]],
         *,
         losses: Mapping[str, float] | None = None,
         counts: np.ndarray | None = None,
     ) -> None:
-        """Record a validation: scores, classes, parts of the loss, and the confusion matrix (K, K)."""
+        """Record a validation.
+
+        Args:
+            iteration: steps done.
+            scores: by name.
+            classes: columns of K values by name, with ``IoU`` among them; NaN if undefined.
+            losses: parts of the loss.
+            counts: confusion matrix (K, K).
+        """
         if not self.active:
             return
-        iou = [float(value) for value in class_iou]
+        iou = classes["IoU"]
         shown = [k for k in range(len(iou)) if not math.isnan(iou[k])]
         if len(iou) > MANY_CLASSES:
             shown = worst_and_best_classes(iou, 10)
@@ -166,19 +171,16 @@ class Monitor:
             curves["val/loss"] = math.fsum(losses.values())
             curves |= {f"val/loss_{name}": value for name, value in losses.items()}
         self._add_scalars(iteration, curves | {f"val_iou/{self.names[k]}": iou[k] for k in shown})
-        columns = {"IoU": iou}
         if counts is not None:
-            counts = np.asarray(counts)
-            columns = {name: column.tolist() for name, column in class_scores(counts).items()} | columns
             self.log_image("val/confusion", iteration, overlays.draw_confusion_matrix(counts, self.names))
             self.log_text("val/confusions", self._format_confusions(counts), iteration)
-        rows = [[self.names[k], *(format_percent(c[k]) for c in columns.values())] for k in range(len(iou))]
-        self.log_text("val/classes", format_markdown_table(["class", *columns], rows), iteration)
+        rows = [[self.names[k], *(format_percent(c[k]) for c in classes.values())] for k in range(len(iou))]
+        self.log_text("val/classes", format_markdown_table(["class", *classes], rows), iteration)
         self.last_miou = scores.get("mIoU")
         values = "  ".join(f"{name} {format_percent(value)}" for name, value in scores.items())
         epoch = iteration / self.iterations_per_epoch
         self.log_message(f"validation at {iteration} (epoch {epoch:.2f}), in %: {values}")
-        shown_columns = {name: [column[k] for k in shown] for name, column in columns.items()}
+        shown_columns = {name: [column[k] for k in shown] for name, column in classes.items()}
         self.log_message(format_class_table([self.names[k] for k in shown], shown_columns))
         self.flush()
         self._restart_clock()

@@ -40,15 +40,7 @@ def validate(
     """Score the weights, record the result, and save the weights as ``best.pt`` if they are the best so far.
 
     Returns None if a signal asked the run to stop; ``run.validation_pending`` then stays True, and the
-    resumed run validates first.
-
-    Args:
-        run: its ``eval_model`` is scored.
-        dataset: the validation split.
-        protocol: of the settings.
-        workers: processes that read the images.
-        monitor: of the run.
-        checkpoints: of the run; ``result.json`` and ``samples.png`` are written to its folder, too.
+    resumed run validates first. ``result.json`` and ``samples.png`` are written to the run folder.
     """
     run.guard.check()
     run.validation_pending = True
@@ -75,7 +67,7 @@ def validate(
     run.validation_pending, run.last_validation = False, run.iteration
     losses = loss.mean()
     monitor.log_scores(
-        run.iteration, result.scores, result.class_iou, losses=losses, counts=result.counts.numpy()
+        run.iteration, result.scores, result.class_table(), losses=losses, counts=result.counts.numpy()
     )
     monitor.log_samples(run.iteration, *drawn.gather())
     if distributed.is_main():
@@ -147,10 +139,6 @@ class ValidationLoss:
     The logits are those that the protocol merges from its views: with one view the network's own, else the
     logarithm of the merged probabilities. Images are weighted as in training, by the loss's ``weight`` of
     their labels. An image whose logits exceed ``PIECE_BYTES`` is computed in pieces of full rows.
-
-    Args:
-        loss: of ``segkit.losses``.
-        protocol: of the evaluation.
     """
 
     def __init__(self, loss: Any, protocol: Protocol) -> None:

@@ -1,4 +1,4 @@
-"""Compute per-class scores from a confusion matrix, and format tables."""
+"""Tables of classes as text and Markdown."""
 
 from __future__ import annotations
 
@@ -6,26 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-
-def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return IoU, recall, precision and share of the scored pixels of each class.
-
-    Args:
-        counts: (K, K), rows are labels; or (K, K + 1) with pixels predicted as no class in the last column.
-
-    Returns:
-        Fractions (K,); NaN for a zero denominator, such as the IoU of a class without pixels.
-    """
-    counts = np.asarray(counts, dtype=np.float64)
-    hits, labeled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)[: len(counts)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "IoU": hits / (labeled + predicted - hits),
-            "recall": hits / labeled,
-            "precision": hits / predicted,
-            "pixels": labeled / counts.sum(),
-        }
 
 
 def format_class_table(
@@ -86,7 +66,7 @@ def most_confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, 
     """Return the most frequent errors: (true class, predicted class, pixels, share of the true class).
 
     Args:
-        counts: as in ``class_scores``.
+        counts: (K, K), rows are labels; or (K, K + 1) with pixels predicted as no class in the last column.
         count: number of errors.
     """
     counts = np.asarray(counts, dtype=np.int64)

@@ -37,10 +37,5 @@ class BoundaryIoU:
 
 
 def build(table: ClassTable, absent: Any) -> BoundaryIoU:
-    """Build Boundary IoU with bands of 2 % of the image diagonal.
-
-    Args:
-        table: of the data set.
-        absent: rule for classes that nobody labeled or predicted.
-    """
+    """Build Boundary IoU with bands of 2 % of the image diagonal."""
     return BoundaryIoU(table, absent)

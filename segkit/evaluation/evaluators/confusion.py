@@ -13,19 +13,26 @@ from segkit.types import ClassTable, EvaluatorResult
 
 
 class ConfusionScores:
-    """Counts of (label, prediction) pairs, on the device of the network."""
+    """Counts of (label, prediction) pairs, on the device of the network; see ``metrics.ConfusionMatrix``."""
 
-    def __init__(self, table: ClassTable, absent: metrics.Absent, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        table: ClassTable,
+        absent: metrics.Absent,
+        device: torch.device | str,
+        *,
+        allow_no_class: bool = False,
+    ) -> None:
         self.table = table
         self.absent: metrics.Absent = absent
-        self.matrix = metrics.ConfusionMatrix(table.num_classes, device)
+        self.matrix = metrics.ConfusionMatrix(table.num_classes, device, allow_no_class=allow_no_class)
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Count an image."""
         self.matrix.update(label, prediction)
 
     def state(self) -> Tensor:
-        """Return the counts, (K, K) int64, rows are labels."""
+        """Return the counts, (K, K) or (K, K + 1) int64, rows are labels."""
         return self.matrix.counts
 
     def compute(self, state: Tensor) -> EvaluatorResult:
@@ -46,11 +53,5 @@ class ConfusionScores:
 
 
 def build(table: ClassTable, absent: Any, device: torch.device | str) -> ConfusionScores:
-    """Build the evaluator of the standard scores.
-
-    Args:
-        table: of the data set.
-        absent: rule for classes that nobody labeled or predicted.
-        device: for the counts.
-    """
+    """Build the evaluator of the standard scores."""
     return ConfusionScores(table, absent, device)
