@@ -37,12 +37,7 @@ def import_format(format: str) -> Any:
 
 
 def choose_export_path(output: str | None, weights: Path, kind: ExportKind) -> Path:
-    """Return the path of the exported file.
-
-    Args:
-        output: from the settings; None is a name beside the weights.
-        weights: file of the weights.
-        kind: format, interface, size and precision.
+    """Return the path of the exported file; without ``output`` it is beside the weights.
 
     Raises:
         ValueError: the suffix belongs to another format, or the format does not have the precision.
@@ -77,12 +72,7 @@ def export_atomically(
 ) -> Iterator[Path]:
     """Write the network to a temporary file, which gets its name when the context is left without an error.
 
-    Args:
-        network: from ``make_export_network``.
-        path: of the exported file.
-        kind: format, interface, size and precision.
-        metadata: plain values.
-        calibration: images as the file takes them, for ``int8``.
+    ``calibration`` holds images as the file takes them, for ``int8``.
 
     Yields:
         The temporary file, to be verified.

@@ -23,13 +23,7 @@ Without ``Relu`` and ``Clip`` (ReLU6) a convolution is quantized before its acti
 
 
 def quantize(source: Path, path: Path, images: Sequence[np.ndarray]) -> None:
-    """Write the float32 ONNX file ``source`` in int8 to ``path``, with its metadata.
-
-    Args:
-        source: in float32.
-        path: of the new file.
-        images: for calibration, as the file takes them.
-    """
+    """Write the float32 ONNX file ``source`` in int8 to ``path``, with its metadata."""
     onnx = import_optional("onnx")
     quantization: Any = import_optional("onnxruntime.quantization")
     prepared = path.with_name(f"{path.stem}.prepared.onnx")

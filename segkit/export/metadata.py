@@ -19,16 +19,12 @@ REQUIRED = ("interface", "image_size", "classes", "settings", "mean", "std", "al
 
 
 def build_metadata(
-    trained: Any, kind: ExportKind, settings: Mapping[str, Any], protocol: Protocol
+    trained: Any,  # a LoadedModel, whose module imports this one
+    kind: ExportKind,
+    settings: Mapping[str, Any],
+    protocol: Protocol,
 ) -> dict[str, Any]:
-    """Return interface, classes, normalization, protocol, settings and licenses as plain values.
-
-    Args:
-        trained: a ``LoadedModel``, whose module imports this one.
-        kind: how the network is exported.
-        settings: of the command.
-        protocol: of the predictions.
-    """
+    """Return interface, classes, normalization, protocol, settings and licenses as plain values."""
     model, table = trained.model, trained.table
     stored = {key: copy.deepcopy(settings[key]) for key in ("model", "data", "sizes") if key in settings}
     stored["model"].pop("weights", None)  # they are in the file

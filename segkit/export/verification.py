@@ -103,13 +103,7 @@ def prepare_input(model: Segmenter, image: np.ndarray, kind: ExportKind) -> np.n
 def compare_outputs(
     model: Segmenter, file: ExportedModel, images: Sequence[np.ndarray]
 ) -> Iterator[Comparison]:
-    """Yield the agreement of PyTorch in float32 and of the file's runtime, for each image at each size.
-
-    Args:
-        model: the trained network, not prepared for inference.
-        file: as written.
-        images: (H, W, 3) uint8 RGB.
-    """
+    """Yield the agreement of PyTorch in float32 and of the file's runtime, for each image at each size."""
     protocol = Protocol()
     segmenter: Any = file
     for image in images:
@@ -171,12 +165,7 @@ def _format_percent(fraction: float) -> str:
 
 
 def check_int8_drop(before: float, after: float, path: Path) -> None:
-    """Check that int8 lowers mIoU by at most ``MAX_INT8_DROP``.
-
-    Args:
-        before: mIoU of the network, a fraction.
-        after: mIoU of the file.
-        path: of the file.
+    """Check that int8 lowers mIoU, a fraction, by at most ``MAX_INT8_DROP``.
 
     Raises:
         ValueError: mIoU drops by more, or is NaN.

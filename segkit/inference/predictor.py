@@ -124,10 +124,7 @@ def load(
 
 
 def settings_from_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
-    """Return data, network and sizes stored in a checkpoint, as defaults below the command line.
-
-    Args:
-        given: settings of the command line only.
+    """Return data, network and sizes stored in a checkpoint, as defaults below ``given``, the command line.
 
     Raises:
         ValueError: both a checkpoint and a network are given, or neither.
@@ -173,11 +170,7 @@ def _check_plugins(settings: Mapping[str, Any], file: object) -> None:
 
 
 def load_model(settings: dict[str, Any], device: torch.device) -> LoadedModel:
-    """Return the network that the settings of a command name.
-
-    Args:
-        settings: with a ``checkpoint``, or with ``model.weights`` for a network on the classes of ``data``.
-        device: for the network.
+    """Return the network of ``checkpoint``, or of ``model.weights`` for the classes of ``data``.
 
     Raises:
         ValueError: the weights do not fit the network, or the classes are unknown.

@@ -24,17 +24,7 @@ def format_banner(
     done: int,
     machine: str,
 ) -> str:
-    """Return a description of a training in a few lines.
-
-    Args:
-        settings: of the command ``train``.
-        parameters: of the network.
-        train_images: number of images.
-        val_images: number of images.
-        iterations: of the whole run.
-        done: iterations done before, if the run is resumed.
-        machine: device and precision.
-    """
+    """Return a description of a training in a few lines."""
     schedule, model = settings["schedule"], settings["model"]
     weights = model.get("weights") or model["backbone"].get("weights")
     start = f"weights {weights}" if weights else "from scratch"

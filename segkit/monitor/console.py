@@ -16,13 +16,7 @@ LINE_SECONDS = 20  # between plain progress lines
 
 
 class Console:
-    """Prints progress and the log of ``segkit``, and appends both to a file.
-
-    Args:
-        file: the log file.
-        start: iterations done before.
-        total: iterations in all.
-    """
+    """Prints progress and the log of ``segkit``, and appends both to a file."""
 
     def __init__(self, file: Path, *, start: int, total: int) -> None:
         self.start, self.total = start, total

@@ -15,10 +15,6 @@ from segkit.models.network import Segmenter
 def recompute_stages(model: Segmenter, stages: Sequence[str]) -> None:
     """Turn on activation checkpointing for the named backbone stages; results stay bit-equal.
 
-    Args:
-        model: changed in place; the names of its parameters stay.
-        stages: of the backbone, such as ``["layer3"]``.
-
     Raises:
         ValueError: the backbone has no stage of that name.
     """

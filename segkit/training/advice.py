@@ -22,10 +22,6 @@ HIGHEST_LR = {"adamw": 2e-3, "sgd": 0.02 / 16}  # pretrained weights may be lost
 def check_patience(run: Training, *, every: float) -> None:
     """Check that a run has more validations than ``schedule.patience``.
 
-    Args:
-        run: before its first step.
-        every: ``evaluation.every``.
-
     Raises:
         ValueError: the run ends before its patience can.
     """
@@ -40,12 +36,7 @@ def check_patience(run: Training, *, every: float) -> None:
 
 
 def find_warnings(run: Training, model: Mapping[str, Any]) -> list[str]:
-    """Return warnings about what is likely to go wrong.
-
-    Args:
-        run: before its first step.
-        model: section ``model`` of the settings.
-    """
+    """Return warnings about what is likely to go wrong."""
     weights = model.get("weights") or model["backbone"].get("weights")
     warnings = list(_warn_batch_norm(run, has_weights=bool(weights)))
     schedule = run.schedule

@@ -29,13 +29,7 @@ Settings = Mapping[str, Any]
 def build_training(
     settings: Settings, train_set: Dataset, device: torch.device, *, val_set: Dataset | None = None
 ) -> Training:
-    """Build a run before its first step.
-
-    Args:
-        settings: of the command ``train``.
-        train_set: its classes and length determine the model and the schedule.
-        device: of this process.
-        val_set: its file names are stored, so that a resumed run notices other ones.
+    """Build a run before its first step; it stores the file names of both sets, to notice other ones.
 
     Raises:
         ValueError: a setting is refused.
@@ -109,14 +103,7 @@ def remaining_steps(
 def open_monitor(
     run: Training, settings: Settings, splits: Sequence[Dataset], folder: Path
 ) -> Iterator[Monitor]:
-    """Open the monitor of a run, after it was restored, and record what is trained.
-
-    Args:
-        run: restored, if it is resumed.
-        settings: of the command ``train``.
-        splits: training and validation.
-        folder: of the run.
-    """
+    """Open the monitor of a run, after it was restored, and record what is trained."""
     train_set, val_set = splits
     banner = format_banner(
         settings,

@@ -37,14 +37,7 @@ def check_metric(metric: str, class_names: Sequence[str]) -> None:
 def metric_value(
     metric: str, result: Evaluation, losses: Mapping[str, float], class_names: Sequence[str]
 ) -> float:
-    """Return a metric of a validation; NaN for a class with neither labels nor predictions.
-
-    Args:
-        metric: checked by ``check_metric``.
-        result: of the validation.
-        losses: parts of the validation loss.
-        class_names: in the order of their ids.
-    """
+    """Return a metric of a validation; NaN for a class with neither labels nor predictions."""
     if metric == LOSS:
         return math.fsum(losses.values())
     if metric.startswith(IOU):

@@ -62,9 +62,7 @@ def freeze(model: Segmenter, *, stages: int, norms: bool) -> None:
 def frozen_modules(model: nn.Module, *, norms: bool) -> list[nn.Module]:
     """Return the largest modules that are entirely frozen; they stay in evaluation mode.
 
-    Args:
-        model: frozen, and wrapped for several processes, which may replace modules.
-        norms: as for ``freeze``.
+    Call it after the model was wrapped for several processes, which may replace modules.
     """
     parameters = list(model.parameters())
     is_frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

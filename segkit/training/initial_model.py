@@ -22,10 +22,6 @@ from segkit.types import MAX_CLASSES, ClassTable
 def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.Segmenter, list[str]]:
     """Build a segmenter and return it with messages about the weights it starts from.
 
-    Args:
-        settings: section ``model``.
-        table: classes of the data.
-
     Raises:
         ValueError: the weights do not fit; keys that differ for other reasons than the classes are named.
         OSError: the download failed.
@@ -61,11 +57,7 @@ def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segment
 
 
 def read_model_settings(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the section ``model`` stored in the segkit checkpoint ``model.weights``, None for other files.
-
-    Args:
-        settings: composed, not yet checked.
-    """
+    """Return the section ``model`` of the segkit checkpoint ``model.weights``, None for other files."""
     source = settings["model"]["weights"]
     with contextlib.suppress(ValueError, KeyError, TypeError):  # errors are reported when the model is built
         path = Path(str(source).removeprefix("file://")).expanduser()
@@ -81,10 +73,6 @@ def find_class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) 
     """Return the tensors whose shape depends on the number of classes, each with those dimensions.
 
     Builds the heads once more for another number of classes, on the meta device.
-
-    Args:
-        model: built from these settings.
-        settings: section ``model``.
     """
     if model.num_classes < MAX_CLASSES:
         other_count = model.num_classes + 1

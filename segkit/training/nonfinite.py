@@ -50,7 +50,6 @@ class NonFiniteGuard:
     """Detects steps of a run that are not finite.
 
     Args:
-        device: of the run.
         policy: "stop" raises an error; "skip" skips such steps, which waits for the device at every step.
         most_in_a_row: more skipped steps in a row than this are an error.
     """

@@ -45,12 +45,7 @@ class _SilentGuard(NonFiniteGuard):
 
 
 def run_range_test(run: Training, steps: Iterable[tuple[Sequence[Batch], float]]) -> RangeTestResult:
-    """Train 100 steps (or all of a shorter run) with rates from 1e-6 to 10, or until the loss explodes.
-
-    Args:
-        run: before its first step; its model and optimizer are restored at the end.
-        steps: from ``training.steps``.
-    """
+    """Train 100 steps (or all of a shorter run) with rates from 1e-6 to 10, or until the loss explodes."""
     rates = np.geomspace(LOWEST, HIGHEST, min(STEPS, len(run.remaining_iterations)))
     model, optimizer = copy.deepcopy(run.model.state_dict()), copy.deepcopy(run.optimizer.state_dict())
     trial = dataclasses.replace(

@@ -224,16 +224,6 @@ def setup_training(
 ) -> Training:
     """Prepare a model for training on a device, and build its optimizer, schedule and guard.
 
-    Args:
-        model: with its initial weights.
-        loss: of ``segkit.losses``.
-        samples: of the training set; they determine the length of ``schedule.epochs``.
-        schedule: settings ``schedule``.
-        runtime: settings ``runtime``.
-        device: of this process.
-        seed: of the run.
-        metric: selects the best weights, see ``segkit.training.best_metric``.
-
     Raises:
         ValueError: there is one class only, or ``runtime.compile`` finds no compiler.
     """

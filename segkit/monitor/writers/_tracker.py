@@ -19,11 +19,6 @@ class TrackerState:
 
     Services do not remove points. Those beyond the last checkpoint of an interrupted run stay and are not
     recorded again.
-
-    Args:
-        file: in the run folder, JSON.
-        start: iterations done before.
-        service: its name, for messages.
     """
 
     def __init__(self, file: Path, *, start: int, service: str) -> None:

@@ -61,11 +61,5 @@ def _precedes(line: str, start: int, *, validation_pending: bool) -> bool:
 
 
 def build(folder: Path, start: int, validation_pending: bool) -> JsonLines:  # noqa: FBT001
-    """Build the writer of ``curves.jsonl``.
-
-    Args:
-        folder: of the run.
-        start: iterations done before; later lines are removed.
-        validation_pending: whether the validation of that iteration is still to come.
-    """
+    """Build the writer of ``curves.jsonl``."""
     return JsonLines(folder / "curves.jsonl", start=start, validation_pending=validation_pending)

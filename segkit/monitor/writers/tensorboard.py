@@ -115,11 +115,5 @@ def _training_points(folder: Path, iteration: int) -> dict[str, float]:
 
 
 def build(folder: Path, start: int, validation_pending: bool) -> Events:  # noqa: FBT001
-    """Build the writer of TensorBoard events.
-
-    Args:
-        folder: of the run.
-        start: iterations done before.
-        validation_pending: whether the validation of that iteration is still to come.
-    """
+    """Build the writer of TensorBoard events."""
     return Events(folder, start=start, validation_pending=validation_pending)
