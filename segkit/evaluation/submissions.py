@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -52,12 +53,7 @@ def find_archive_format(table: LabelMap) -> ArchiveFormat:
 
 
 def pack_archive(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
-    """Pack the id masks of these images into an archive for the server, and verify it.
-
-    Args:
-        folder: of the results, with the masks written as ``ids``.
-        names: of all images of the benchmark.
-        table: of the classes.
+    """Pack the id masks of these images, saved in ``folder``, into an archive for the server.
 
     Raises:
         ValueError: two masks have the same name, or a mask is missing or not as the server requires.
@@ -67,90 +63,58 @@ def pack_archive(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
     name, count = Counter(mask_names).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{count} images are called {Path(name).stem}: the server needs unique file names")
-    masks = {}
-    for mask_name, name in zip(mask_names, names, strict=True):
-        masks[archive_format.folder + mask_name] = outputs.output_path(folder, "ids", name)
     target = folder / archive_format.file
-    with files.atomic_write(target) as file:
-        write_archive(file, masks, table)
-        file.flush()
-        verify_archive(Path(file.name), mask_names, table)
+    with files.atomic_write(target) as file, _open_archive(file, archive_format) as add:
+        for mask_name, name in zip(mask_names, names, strict=True):
+            data = _check_mask(outputs.output_path(folder, "ids", name), mask_name, table)
+            add(archive_format.folder + mask_name, data)
     return target
 
 
-def write_archive(target: IO[bytes], masks: Mapping[str, Path], table: LabelMap) -> None:
-    """Write mask files to a zip archive, or as palette files to a tgz archive."""
-    archive_format = find_archive_format(table)
+@contextlib.contextmanager
+def _open_archive(file: IO[bytes], archive_format: ArchiveFormat) -> Iterator[Callable[[str, bytes], object]]:
+    """Open a zip or tgz archive and yield the function that adds a file to it."""
     if archive_format.file.endswith(".zip"):
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # PNG is already compressed
-            for name, path in masks.items():
-                archive.write(path, name)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as zip_archive:  # PNG is already compressed
+            yield zip_archive.writestr
         return
-    with tarfile.open(fileobj=target, mode="w:gz") as archive:
-        for name, path in masks.items():
-            if archive_format.palette:
-                data = _add_palette(path, table)
-            else:
-                data = path.read_bytes()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar_archive:
+
+        def add(name: str, data: bytes) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+            tar_archive.addfile(member, io.BytesIO(data))
+
+        yield add
 
 
-def _add_palette(path: Path, table: LabelMap) -> bytes:
-    palette = np.zeros((256, 3), np.uint8)
-    palette[[entry.id for entry in table.entries]] = [entry.color for entry in table.entries]
-    buffer = io.BytesIO()
-    with Image.open(path) as mask:
-        if mask.mode == "L":  # verify_archive rejects other modes
-            mask.putpalette(palette.tobytes())
-        mask.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def read_archive(path: Path) -> dict[str, bytes]:
-    """Return the files of a zip or tgz archive by name."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
-    with tarfile.open(path) as archive:
-        members = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
-        return {name: file.read() for name, file in members.items() if file}
-
-
-def verify_archive(path: Path, names: Sequence[str], table: LabelMap) -> None:
-    """Check an archive as the server would.
-
-    Args:
-        path: of the archive.
-        names: of its masks; there must be no others.
-        table: of the classes; masks hold their dataset ids.
+def _check_mask(path: Path, name: str, table: LabelMap) -> bytes:
+    """Return the bytes of a mask for the server, as a palette image if it requires one.
 
     Raises:
-        ValueError: a mask is missing, unexpected, damaged, of the wrong size, or has other values.
+        ValueError: the mask is missing, damaged, of the wrong size, or has other values.
     """
     archive_format, ids = find_archive_format(table), {entry.id for entry in table.classes}
-    masks = read_archive(path)
-    if different := set(masks) ^ {archive_format.folder + name for name in names}:
-        raise ValueError(f"the archive has missing or unexpected masks, such as {min(different)}")
-    for name, data in masks.items():
-        mask = _read_mask(data, name, "P" if archive_format.palette else "L")
-        size = archive_format.size
-        if size and mask.shape != size:
-            raise ValueError(
-                f"{name} is {mask.shape[1]}x{mask.shape[0]}; the server of {table.name} requires "
-                f"{size[1]}x{size[0]}: predict the original images"
-            )
-        if unknown := sorted(set(np.unique(mask).tolist()) - ids):
-            raise ValueError(f"{name} contains {unknown[:8]}, which are not classes of {table.name}")
-
-
-def _read_mask(data: bytes, name: str, mode: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as mask:
-            if mask.mode == mode:
-                return np.array(mask)
-    except (OSError, SyntaxError, ValueError):
-        pass
-    kind = "a palette" if mode == "P" else "a gray 8-bit"
-    raise ValueError(f"{name} is not {kind} PNG")
+    if not path.is_file():
+        raise ValueError(f"{name} is missing: there is no {path}")
+    image = None
+    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path) as opened:
+        image = opened.copy()
+    if image is None or image.mode != "L":
+        raise ValueError(f"{name} is not a gray 8-bit PNG")
+    size = archive_format.size
+    if size and image.size != size[::-1]:
+        raise ValueError(
+            f"{name} is {image.width}x{image.height}; the server of {table.name} requires "
+            f"{size[1]}x{size[0]}: predict the original images"
+        )
+    if unknown := sorted(set(np.unique(np.array(image)).tolist()) - ids):
+        raise ValueError(f"{name} contains {unknown[:8]}, which are not classes of {table.name}")
+    if not archive_format.palette:
+        return path.read_bytes()
+    palette = np.zeros((256, 3), np.uint8)
+    palette[[entry.id for entry in table.entries]] = [entry.color for entry in table.entries]
+    image.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
