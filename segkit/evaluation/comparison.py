@@ -25,6 +25,7 @@ from segkit.evaluation.metrics import Absent
 from segkit.visualize import overlays
 
 FILE = "image_counts.npz"
+LISTED, DRAWN = 10, 6  # images that changed most
 
 
 class StoredResult(NamedTuple):
@@ -140,7 +141,7 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
     return Comparison(scores, each, [(first.names[index], float(changes[index])) for index in largest])
 
 
-def format_comparison(comparison: Comparison, first: str, second: str, *, images: int = 10) -> str:
+def format_comparison(comparison: Comparison, first: str, second: str) -> str:
     """Return a comparison as text, in percent."""
     rows = [("", first, second, "difference", "95 % interval", "")]
     for difference in (*comparison.scores, *comparison.classes):
@@ -162,15 +163,13 @@ def format_comparison(comparison: Comparison, first: str, second: str, *, images
     for name, *cells in rows:
         right = "  ".join(cell.rjust(width) for cell, width in zip(cells[:-1], widths[1:-1], strict=True))
         lines.append(f"{name.ljust(widths[0])}  {right}  {cells[-1]}".rstrip())
-    changed = [f"  {100 * change:+7.2f}  {name}" for name, change in comparison.images[:images] if change]
+    changed = [f"  {100 * change:+7.2f}  {name}" for name, change in comparison.images[:LISTED] if change]
     if changed:
         lines += ["", "images whose mean IoU changed most, in points:", *changed]
     return "\n".join(lines)
 
 
-def draw_changed_images(
-    comparison: Comparison, first: StoredResult, second: StoredResult, *, images: int = 6
-) -> np.ndarray:
+def draw_changed_images(comparison: Comparison, first: StoredResult, second: StoredResult) -> np.ndarray:
     """Return a picture (H, W, 3) of the images that changed most: image, label and both predictions.
 
     Raises:
@@ -179,7 +178,7 @@ def draw_changed_images(
     dataset = registry.build("data.datasets", second.data, split="val")
     index_of = {name: index for index, name in enumerate(dataset.names)}
     rows, shown = [], []
-    for name, change in comparison.images[:images]:
+    for name, change in comparison.images[:DRAWN]:
         if not change:
             break
         sample = dataset.read(index_of[name])

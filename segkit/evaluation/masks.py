@@ -122,7 +122,7 @@ class Decoder:
         raise DataError("values out of range", file, text, f"set predictions_format={others}, or correct it")
 
 
-def score_masks(  # noqa: PLR0913 - one keyword for each thing a caller may choose
+def score_masks(
     predictions: str | Path,
     dataset: Pairs,
     *,
@@ -130,9 +130,7 @@ def score_masks(  # noqa: PLR0913 - one keyword for each thing a caller may choo
     absent: Absent = "exclude",
     evaluators: Mapping[str, Any] = MappingProxyType({}),
     on_error: Literal["stop", "skip"] = "stop",
-    workers: int | None = None,
     partial: Path | None = None,
-    progress: bool = False,
 ) -> Evaluation:
     """Score a folder of predicted masks.
 
@@ -146,9 +144,7 @@ def score_masks(  # noqa: PLR0913 - one keyword for each thing a caller may choo
         evaluators: further ones, as in ``evaluation.evaluators``, such as ``{"boundary": True}``.
         on_error: ``stop`` refuses missing, unknown and unusable predictions; ``skip`` leaves their images
             out and counts them in ``skipped``.
-        workers: threads; None takes one per core.
         partial: folder for the counts of an interrupted call, which the next call continues.
-        progress: show a bar.
 
     Raises:
         ValueError: predictions are missing, match no image, have another size or hold other values; the
@@ -156,9 +152,7 @@ def score_masks(  # noqa: PLR0913 - one keyword for each thing a caller may choo
     """
     found = find_predictions(Path(predictions).expanduser(), dataset, format=format, on_error=on_error)
     protocol = MaskProtocol(found.format, absent, dict(evaluators))
-    return score_predictions(
-        found, dataset, protocol, on_error=on_error, workers=workers, partial=partial, progress=progress
-    )
+    return score_predictions(found, dataset, protocol, on_error=on_error, partial=partial)
 
 
 def find_predictions(
@@ -181,7 +175,6 @@ def score_predictions(
     protocol: MaskProtocol,
     *,
     on_error: Literal["stop", "skip"] = "stop",
-    workers: int | None = None,
     partial: Path | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -200,7 +193,7 @@ def score_predictions(
     pending = [index for index in predictions.files if index not in counts.done]
     read = functools.partial(_read_pair, predictions, dataset, Decoder(table, predictions.format))
     is_disabled = None if progress else True  # None: without a terminal
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, counts:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, counts:
         results = zip(pending, _map_bounded(pool, read, pending), strict=True)
         for index, result in tqdm(results, "scoring", len(pending), unit="image", disable=is_disabled):
             if isinstance(result, Problem):

@@ -20,6 +20,8 @@ RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark aga
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 LONGEST_JPEG = 65500  # pixels of a side
 WIDEST = 8  # times its height: a thin image is shown smaller
+SHEET_HEIGHT = 160  # pixels of a sample in a sheet
+MATRIX_SIDE = 720  # pixels of a confusion matrix, about
 LINE = 18  # pixels from one line of text to the next
 
 
@@ -130,7 +132,6 @@ def draw_sheet(
     colors: np.ndarray,
     *,
     predictions: Sequence[np.ndarray] | None = None,
-    height: int = 160,
 ) -> np.ndarray:
     """Draw samples above a legend: one per row with its prediction, or two per row with their labels."""
     if predictions is not None:
@@ -146,7 +147,7 @@ def draw_sheet(
         ]
         rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         titles = ("image", "label") * min(2, len(samples))
-    drawn = draw_grid(rows, titles=titles, height=height)
+    drawn = draw_grid(rows, titles=titles, height=SHEET_HEIGHT)
     present = present_classes([*(sample.label for sample in samples), *(predictions or [])])
     if not present:
         return drawn
@@ -160,18 +161,19 @@ def present_classes(ids: Sequence[np.ndarray]) -> list[int]:
     return sorted({int(k) for one in ids for k in np.unique(one) if k != label_ignore_index(one)})
 
 
-def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int = 720) -> np.ndarray:
+def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Draw a confusion matrix: rows are true classes, columns predicted ones, cells percentages of the row.
+
+    Above 40 classes, ids replace names, as many as fit.
 
     Args:
         counts: (K, K), or (K, K + 1) with pixels predicted as no class, true class first; a class without
             pixels has an empty row.
         names: of the K classes.
-        size: approximate side of the matrix in pixels. Above 40 classes, ids replace names, as many as fit.
     """
     counts = np.asarray(counts, dtype=np.float64)
     shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1))[:, : len(names)]
-    cell = min(48, max(1, size // len(names)))
+    cell = min(48, max(1, MATRIX_SIDE // len(names)))
     step, labels = 1, [f"{k} {name}" for k, name in enumerate(names)]
     if len(names) > 40:
         step, labels = 10 * math.ceil(LINE / (10 * cell)), [str(k) for k in range(len(names))]

@@ -7,22 +7,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+WIDTH = 100  # longest line of a table
 
-def format_class_table(
-    names: Sequence[str], columns: Mapping[str, Sequence[float]], *, width: int = 100
-) -> str:
+
+def format_class_table(names: Sequence[str], columns: Mapping[str, Sequence[float]]) -> str:
     """Format the scores of the classes in percent; above 20 classes in several columns.
 
     Args:
         names: of the K classes.
         columns: heading -> K fractions; NaN is shown as a dash.
-        width: no line is longer.
     """
     heads = [f"{head:>{max(7, len(head) + 2)}}" for head in columns]
-    room = width - sum(map(len, heads)) if len(names) <= 20 else 24
+    room = WIDTH - sum(map(len, heads)) if len(names) <= 20 else 24
     longest = min(max(map(len, [*names, "class"])), room)
     block = longest + sum(map(len, heads))
-    abreast = 1 if len(names) <= 20 else max(1, (width + 3) // (block + 3))
+    abreast = 1 if len(names) <= 20 else max(1, (WIDTH + 3) // (block + 3))
     rows = -(-len(names) // abreast)
     lines = ["   ".join([f"{'class':<{longest}}" + "".join(heads)] * min(abreast, -(-len(names) // rows)))]
     for row in range(rows):
