@@ -39,12 +39,7 @@ def predict_images(
 ) -> Outcome:
     """Predict images, distributed over the ranks, and write the missing outputs.
 
-    Args:
-        predictor: of the trained network.
-        images: with the names from ``prediction_index.claim_outputs``.
-        folder: receives a folder for each kind.
-        kinds: of ``outputs.KINDS``.
-        resume: skip existing outputs.
+    ``images`` have the names from ``prediction_index.claim_outputs``; ``kinds`` are of ``outputs.KINDS``.
 
     Raises:
         ValueError: outputs exist and ``resume`` is false, or the first image cannot be predicted, as with
@@ -169,9 +164,4 @@ def _add_frame(
         frame = colorize(ids, table.colors)
     else:
         frame = add_legend_strip(image, ids, table.names, table.colors)
-    for _ in range(repeats):
-        if file.last is None:
-            file.add(frame)
-        else:
-            file.repeat()
-    file.add(frame)
+    file.add(frame, repeats=repeats)

@@ -36,16 +36,15 @@ def protocol_title(settings: Mapping[str, Any]) -> str:
 
 def find_changes(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the evaluation settings that change scores and differ from the protocol's yaml file."""
-    evaluation = settings["evaluation"]
-    published = read_preset(evaluation["name"])
+    preset = read_preset(settings["evaluation"]["name"])
     changes = {}
-    for key in published.keys() & evaluation.keys() - FREE:
-        expected, value = published[key], _to_list(evaluation[key])
+    for key, given in settings["evaluation"].items():
+        value, expected = _to_list(given), preset.get(key)
         if isinstance(expected, str) and expected.startswith("${sizes."):
             expected = _to_list(settings["sizes"].get(expected[8:-1]))
-        if value != expected:
+        if key in preset.keys() - FREE and value != expected:
             changes[key] = value
-    return {key: changes[key] for key in evaluation if key in changes}
+    return changes
 
 
 def read_preset(name: str) -> dict[str, Any]:

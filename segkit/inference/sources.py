@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,12 +13,12 @@ import cv2
 import numpy as np
 
 from segkit.config.values import expand_home
+from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGE_SUFFIXES, read_image
 from segkit.inference.prediction_index import ImageFile, drop_outputs
 from segkit.runtime import files
 from segkit.types import PHOTOGRAPHS, Bands
 
-LOG = logging.getLogger("segkit")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 ACCEPTED = "an image, a folder, a pattern such as photos/*.jpg, a list (.txt), a video or a camera's number"
 
@@ -55,7 +54,8 @@ def find_images(source: str | Sequence[str] | None) -> Source:
         camera = f"camera{int(source)}"
         return Source(camera, camera, [ImageFile(path, camera, int(source))], is_video=True)
     if path.is_dir():
-        images = drop_outputs(_list_images(path), path)
+        files_below = sorted(file for file in walk_files(path) if file.suffix.lower() in IMAGE_SUFFIXES)
+        images = drop_outputs(files_below, path)
         if not images:
             raise ValueError(f"input={source}: no image is in this folder ({' '.join(IMAGE_SUFFIXES)})")
         return Source(str(path), path.name or "images", _name_images(images, path))
@@ -95,27 +95,6 @@ def _find_several(inputs: Sequence[str]) -> Source:
 
 def _make_absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - keeps symbolic links
-
-
-def _list_images(folder: Path, parents: frozenset[str] = frozenset()) -> list[Path]:
-    """Return the images in a folder and its subfolders; symbolic links are followed, except in circles."""
-    real_path = os.path.realpath(folder)
-    if real_path in parents:
-        return []
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        LOG.warning("%s: skipped, it cannot be listed (%s)", folder, error.strerror)
-        return []
-    images: list[Path] = []
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            images += _list_images(entry, parents | {real_path})
-        elif entry.suffix.lower() in IMAGE_SUFFIXES:
-            images.append(entry)
-    return sorted(images)
 
 
 def _read_list(file: Path) -> list[Path]:

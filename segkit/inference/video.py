@@ -137,12 +137,7 @@ def _read_avi_numbers(file: Path) -> list[int]:
 
 
 class VideoFile:
-    """Writer of a video; a context manager. The file exists only after leaving without an error.
-
-    Args:
-        path: ``.mp4``.
-        rate: frames per second.
-    """
+    """Writer of a video; a context manager. The file exists only after leaving without an error."""
 
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate, self.writer = path, rate, None
@@ -152,8 +147,11 @@ class VideoFile:
     def __enter__(self) -> Self:
         return self
 
-    def add(self, image: np.ndarray) -> None:
-        """Append a frame (H, W, 3) uint8 RGB of the same size as the first; odd sides lose a line."""
+    def add(self, image: np.ndarray, *, repeats: int = 0) -> None:
+        """Append a frame after ``repeats`` copies of the last one, or of itself at the start.
+
+        Frames (H, W, 3) uint8 RGB have the size of the first; odd sides lose a line.
+        """
         height, width = (side - side % 2 for side in image.shape[:2])  # the codec needs even sides
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,13 +159,11 @@ class VideoFile:
             self.writer = cv2.VideoWriter(str(self.temporary), codec, self.rate, (width, height))
             if not self.writer.isOpened():
                 raise OSError(f"{self.temporary}: cannot be written as a video")
-        self.last = cv2.cvtColor(image[:height, :width], cv2.COLOR_RGB2BGR)
-        self.writer.write(self.last)
-
-    def repeat(self) -> None:
-        """Append the last frame again, if there is one."""
-        if self.writer is not None and self.last is not None:
-            self.writer.write(self.last)
+        frame = cv2.cvtColor(image[:height, :width], cv2.COLOR_RGB2BGR)
+        for _ in range(repeats):
+            self.writer.write(frame if self.last is None else self.last)
+        self.writer.write(frame)
+        self.last = frame
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if self.writer is None:
