@@ -20,7 +20,7 @@ K = 4
 TINY = 1e-9
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Two threads only wait for each other on tensors this small."""
     threads = torch.get_num_threads()
@@ -208,34 +208,6 @@ def test_model_without_backbone_gives_equal_scores(merge):
     torch.testing.assert_close(
         score_image(FullSize(model), image, how), score_image(model, image, how), rtol=TINY, atol=TINY
     )
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
-@pytest.mark.parametrize("border", ["shift", "pad"])
-def test_scores_do_not_depend_on_batch_or_strip_size(merge, border):
-    model, image = TinySegmenter().double().eval(), random_image(71, 53)
-    settings = {
-        "scales": [0.6, 1.0, 1.7],
-        "flip": True,
-        "window": 30,
-        "stride": 19,
-        "merge": merge,
-        "border": border,
-    }
-    at_once = score_image(model, image, Protocol(**settings, batch_pixels=10**9, memory=8))
-    one_by_one = score_image(model, image, Protocol(**settings, batch_pixels=1, memory=1e-6))
-    assert (
-        len(
-            list(
-                iterate_strips(
-                    model, torch.from_numpy(image).permute(2, 0, 1), Protocol(**settings, memory=1e-6)
-                )
-            )
-        )
-        == 71
-    )
-    torch.testing.assert_close(one_by_one, at_once, rtol=1e-12, atol=1e-12)
 
 
 def test_tall_image_keeps_only_tiles_of_one_strip():

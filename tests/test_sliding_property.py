@@ -15,6 +15,7 @@ from test_protocols import (
     TinySegmenter,
     inference,
     normalize_image,
+    one_thread,
     random_image,
     resize,
     score_image,
@@ -23,14 +24,7 @@ from test_protocols import (
 from segkit.inference import Protocol, predict_probabilities
 from segkit.inference.sliding import iterate_strips
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Two threads only wait for each other on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+__all__ = ["one_thread"]  # a fixture
 
 
 def size_at(how, height, width, scale):
@@ -160,6 +154,8 @@ def test_scores_do_not_depend_on_strip_size_or_memory(merge, monkeypatch):
     for memory in (1e-6, 1e-4, 1e-3, 1.0):
         how = Protocol(**PORTRAIT, merge=merge, memory=memory, batch_pixels=10**6)
         torch.testing.assert_close(score_image(model, image, how), at_once, rtol=1e-5, atol=1e-5)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    assert len(list(iterate_strips(model, pixels, Protocol(**PORTRAIT, merge=merge, memory=1e-6)))) == 170
     for room in (1, 30_000, 100_000, 10**9):
         monkeypatch.setitem(inference.STRIP_BYTES, "cpu", room)
         assert torch.equal(score_image(model, image, Protocol(**PORTRAIT, merge=merge)), at_once)
