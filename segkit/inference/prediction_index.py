@@ -6,11 +6,12 @@ overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,30 +78,16 @@ def find_outputs(folder: Path, name: str) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def drop_outputs(paths: Iterable[Path], base: Path) -> list[Path]:
+def drop_outputs(paths: Sequence[Path], base: Path) -> list[Path]:
     """Return the paths that no index at or below ``base`` lists as an output."""
-    names_by_folder: dict[Path, set[str]] = {}
-
-    def read_names(folder: Path) -> set[str]:
-        if folder not in names_by_folder:
-            try:
-                index = read_index(folder)
-            except ValueError:
-                index = None
-            names_by_folder[folder] = set(index.origins) if index else set()
-        return names_by_folder[folder]
-
-    def is_output(path: Path) -> bool:
-        for folder in path.parents:
-            kind, *parts = path.relative_to(folder).with_suffix("").parts
-            candidates = {"/".join(parts), "/".join(parts[:-1])}  # an image, or a frame of a video
-            if kind in KINDS and candidates & read_names(folder):
-                return True
-            if folder == base:
-                break
-        return False
-
-    return [path for path in paths if not is_output(path)]
+    folders = {folder for path in paths for folder in path.parents if folder.is_relative_to(base)}
+    listed = set[Path]()  # outputs without suffix, and folders of frames
+    for folder in folders:
+        with contextlib.suppress(ValueError):  # not an index of predictions
+            index = read_index(folder)
+            names = index.origins if index else ()
+            listed |= {folder / kind / name for kind in KINDS for name in names}
+    return [path for path in paths if path.with_suffix("") not in listed and path.parent not in listed]
 
 
 def claim_outputs(
