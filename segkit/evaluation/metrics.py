@@ -137,13 +137,7 @@ def compute_class_scores(pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def mean_over_classes(values: np.ndarray, labeled: np.ndarray, *, absent: Absent) -> np.ndarray:
-    """Return the mean of a score (..., K), in which NaN marks classes without pixels.
-
-    Args:
-        values: the score.
-        labeled: (..., K), pixels labeled as each class.
-        absent: rule for classes that nobody labeled or predicted.
-    """
+    """Return the mean of a score (..., K), NaN for classes without pixels, of which (..., K) are labeled."""
     if absent == "zero":
         return np.nan_to_num(values).mean(-1)
     is_counted = ~np.isnan(values)

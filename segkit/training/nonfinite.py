@@ -63,9 +63,7 @@ class NonFiniteGuard:
     def must_skip(self, record: StepRecord, *, scaled: bool) -> bool:
         """Return whether to skip a step; called before the weights are changed.
 
-        Args:
-            record: of the step.
-            scaled: whether its gradient was scaled (fp16): its overflows are normal, and always skipped.
+        Overflows of scaled gradients (fp16) are normal, and always skipped.
 
         Raises:
             ValueError: this step, or one before it, is not finite and must not be skipped.

@@ -99,13 +99,8 @@ def make_ema(model: Model) -> Model:
 def update_ema(average: nn.Module, model: nn.Module, *, decay: float, iteration: int) -> None:
     """Update the EMA: a <- d a + (1 - d) w, batch statistics included.
 
-    Early on, ``d`` is (1 + t) / (10 + t), so that the average forgets the random start.
-
-    Args:
-        average: made by ``make_ema``.
-        model: the model after its step.
-        decay: the final ``d``.
-        iteration: t, from 0.
+    Early on, at iterations t from 0, ``d`` is (1 + t) / (10 + t) instead of ``decay``, so that the average
+    forgets the random start.
     """
     share = 1 - min(decay, (1 + iteration) / (10 + iteration))
     pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)

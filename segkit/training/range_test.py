@@ -79,11 +79,8 @@ def smooth_losses(losses: Sequence[float]) -> list[float]:
 def analyze_losses(rates: Sequence[float], losses: Sequence[float]) -> RangeTestResult:
     """Suggest the rate at which the smoothed loss falls fastest over the logarithm of the rate.
 
-    The suggestion is at most a tenth of the rate with the lowest loss, where the loss no longer falls.
-
-    Args:
-        rates: rising.
-        losses: measured at each; the first one that is not finite ends the curve.
+    The suggestion is at most a tenth of the rate with the lowest loss, where the loss no longer falls. The
+    rates rise; the first loss that is not finite ends the curve.
     """
     finite = [loss for loss in losses if math.isfinite(loss)]
     smooth = smooth_losses(finite)
