@@ -13,12 +13,10 @@ import functools
 import importlib.util
 import io
 import itertools
-import os
 import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -326,10 +324,18 @@ def run(words: list[str], run_here: Any) -> None:
         assert run_here(found[1], *words[2:]) == 0, words
         return
     arguments = [path for word in words[1:] for path in sorted(map(str, Path().glob(word))) or [word]]
-    done = subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
-    )
-    assert done.returncode == 0, words
+    is_module = arguments[0] == "-m"
+    program = arguments[is_module]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments[is_module:])
+        patch.setattr(sys, "path", [str(Path(program).parent), *sys.path])
+        run_program = runpy.run_module if is_module else runpy.run_path
+        status = None
+        try:
+            run_program(program, run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+    assert not status, words
 
 
 @pytest.mark.medium
