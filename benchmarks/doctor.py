@@ -35,8 +35,8 @@ import segkit
 from segkit.config import registry
 from segkit.data.alignment import align_dataset
 from segkit.tools.doctor import agreement, copies, labels
-from segkit.tools.doctor.findings import Key
-from segkit.tools.doctor.scan import Record, examine_pair, to_gray
+from segkit.tools.doctor.findings import Key, Record
+from segkit.tools.doctor.scan import examine_pair, to_gray
 from segkit.types import ignore_index
 
 SHIFT = 15  # pixels
@@ -92,7 +92,7 @@ def measure_copies(arguments: argparse.Namespace) -> None:
         if key.split == "planted":
             return cv2.cvtColor(make_copy(key.position), cv2.COLOR_RGB2GRAY)
         dataset = datasets[key.split]
-        return to_gray(dataset.read_image(dataset.pairs[key.position]), dataset)[0]
+        return to_gray(dataset.read_image(key.position), dataset)[0]
 
     alone = copies.find_matches(np.stack([record.descriptor for record in records]))
     false = copies.confirm_copies(alone, records, read)
@@ -130,7 +130,7 @@ def measure_masks(arguments: argparse.Namespace) -> None:
         return cv2.resize(other, samples[place].label.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
     def report(title: str, changed: list[Record], chosen: set[Key]) -> None:
-        findings = agreement.find_misfits(changed)
+        findings = [finding for finding in agreement.find_misfits(changed) if finding.cases]
         named = {case.images[0] for finding in findings for case in finding.cases}
         kinds = ", ".join(f"{finding.kind} {len(finding.cases)}" for finding in findings)
         print(f"{title:>12}: {len(named & chosen)} of {len(chosen)} found ({kinds or 'nothing'})")
@@ -210,11 +210,11 @@ def measure_labels(arguments: argparse.Namespace) -> None:
     predicted = [trained.probabilities(sample.image).astype(np.float16) for sample in samples]
     count, num_classes = len(samples), trained.table.num_classes
 
-    def judge(place: int, label: np.ndarray) -> tuple[labels.ImageEvidence, float]:
+    def judge(place: int, label: np.ndarray) -> tuple[labels.Suspect, float]:
         probabilities = predicted[place].astype(np.float32)
-        compared = labels.compare_label(probabilities, label)
-        evidence = labels.ImageEvidence(Key("val", place), samples[place].name, False, *compared[:4])
-        return evidence, score_with_cleanlab(probabilities, label) if with_cleanlab else 0.0
+        compared, _ = labels.compare_label(probabilities, label)
+        image = labels.Suspect(Key("val", place), samples[place].name, False, compared)
+        return image, score_with_cleanlab(probabilities, label) if with_cleanlab else 0.0
 
     sound = [judge(place, sample.label) for place, sample in enumerate(samples)]
     found: dict[str, list[tuple[bool, bool]]] = {kind: [] for kind in ERRORS}
@@ -229,7 +229,7 @@ def measure_labels(arguments: argparse.Namespace) -> None:
                 planted[place] = kind
                 judged[place] = judge(place, changed)
         tenth = count // 10
-        ours = {s.evidence.key.position for s in labels.rank_images([e for e, _ in judged])[:tenth]}
+        ours = {s.key.position for s in labels.rank_images([e for e, _ in judged])[:tenth]}
         theirs = set(np.argsort([score for _, score in judged], kind="stable")[:tenth].tolist())
         for place, kind in planted.items():
             found[kind].append((place in ours, place in theirs))

@@ -17,7 +17,7 @@ import segkit
 from planted import SCENES, find, kinds, make, write_pair
 from segkit.data.datasets import folder
 from segkit.tools import doctor
-from segkit.tools.doctor import labels, model, ranking_page
+from segkit.tools.doctor import labels, model, ranking
 from segkit.tools.doctor.findings import Key
 from webdriver import browser, needs_chromium
 
@@ -44,12 +44,12 @@ def test_relabeled_region_is_found_with_its_classes_and_box():
     truth = halves()
     label = truth.copy()
     label[70:100, 40:80] = 7
-    compared = labels.compare_label(soften(truth), label)
+    compared, numbers = labels.compare_label(soften(truth), label)
     region = compared.regions[0]
     assert (region.label, region.prediction, region.box) == (7, 2, (40, 70, 40, 30))
     assert region.share == pytest.approx(40 * 30 / truth.size)
-    assert compared.outlines[85, 60] == 1
-    assert (compared.outlines == 1).sum() == 40 * 30
+    assert numbers[85, 60] == 1
+    assert (numbers == 1).sum() == 40 * 30
     assert compared.shift == 0
     probabilities = np.maximum(soften(truth), labels.LEAST)
     gain = np.log(probabilities.max(0) / probabilities[7])[70:100, 40:80].sum() / truth.size
@@ -57,39 +57,40 @@ def test_relabeled_region_is_found_with_its_classes_and_box():
 
 
 def test_right_label_has_no_evidence():
-    compared = labels.compare_label(soften(halves()), halves())
+    compared, _ = labels.compare_label(soften(halves()), halves())
     assert (compared.regions, compared.shift, compared.exchange) == ((), 0, None)
 
 
 def test_exchanged_classes_are_found():
     truth = halves()
     label = np.choose(truth, [1, 0, 2]).astype(np.uint8)
-    one, other, gain = labels.compare_label(soften(truth), label).exchange
+    one, other, gain = labels.compare_label(soften(truth), label)[0].exchange
     assert {one, other} == {0, 1}
-    assert gain > model.EXCHANGE
+    assert gain > ranking.EXCHANGE
 
 
 @pytest.mark.parametrize("offset", [(0, 12), (-9, 0), (8, -8)])
 def test_offset_of_moved_label_is_found(offset):
     move = np.float32([[1, 0, offset[1]], [0, 1, offset[0]]])
     label = cv2.warpAffine(halves(), move, (160, 120), flags=cv2.INTER_NEAREST, borderValue=255)
-    compared = labels.compare_label(soften(halves()), label)
-    assert compared.shift > model.SHIFT
+    compared, _ = labels.compare_label(soften(halves()), label)
+    assert compared.shift > ranking.SHIFT
     assert np.abs(np.add(compared.offset, offset)).max() <= 2
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (1, 900), (700, 1300)])
 def test_any_size_and_only_ignored_pixels_are_compared(shape):
     label = np.full(shape, 255, np.uint8)
-    compared = labels.compare_label(soften(label), label)
+    compared, _ = labels.compare_label(soften(label), label)
     assert (compared.regions, compared.shift, compared.exchange) == ((), 0, None)
     label[:] = 3
-    assert labels.compare_label(soften(label), label).regions == ()
+    assert labels.compare_label(soften(label), label)[0].regions == ()
 
 
 def evidence(place, *regions, shift=0.0, is_trained_on=False):
     made = tuple(labels.Region(a, b, value, 0.1, (0, 0, 5, 5)) for a, b, value in regions)
-    return labels.ImageEvidence(Key("val", place), f"i{place}", is_trained_on, made, shift, (0, 0), None)
+    compared = labels.Comparison(made, shift, (0, 0), None)
+    return labels.Suspect(Key("val", place), f"i{place}", is_trained_on, compared)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -107,11 +108,11 @@ def test_scores_are_relative_to_the_same_confusion_in_the_other_images(seed):
 
     def compute_score(image):
         group = [other for other in images if other.is_trained_on == image.is_trained_on]
-        scores = [image.shift / labels.SHIFT_UNIT]
-        for region in image.regions:
+        scores = [image.comparison.shift / labels.SHIFT_UNIT]
+        for region in image.comparison.regions:
             pair = region[:2]
             others = sorted(
-                max((r.evidence for r in other.regions if r[:2] == pair), default=0.0)
+                max((r.evidence for r in other.comparison.regions if r[:2] == pair), default=0.0)
                 for other in group
                 if other is not image
             )[::-1]
@@ -120,10 +121,10 @@ def test_scores_are_relative_to_the_same_confusion_in_the_other_images(seed):
             scores.append(region.evidence / (labels.USUAL_EVIDENCE + usual))
         return max(scores)
 
-    ranking = labels.rank_images(images)
-    assert [s.score for s in ranking] == pytest.approx(sorted(map(compute_score, images), reverse=True))
-    for suspect in ranking:
-        assert suspect.score == pytest.approx(compute_score(suspect.evidence))
+    suspects = labels.rank_images(images)
+    assert [s.score for s in suspects] == pytest.approx(sorted(map(compute_score, images), reverse=True))
+    for suspect in suspects:
+        assert suspect.score == pytest.approx(compute_score(images[suspect.key.position]))
 
 
 class Oracle:
@@ -221,10 +222,10 @@ def test_page_works_in_a_browser_on_a_phone_and_in_the_dark(examined_scenes, tmp
 def test_outlines_of_regions_are_drawn_on_pictures_of_other_sizes():
     numbers = np.zeros((30, 40), np.int32)
     numbers[10:20, 10:30] = 2
-    drawn = ranking_page.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [2])
-    assert (drawn[20, 40] == ranking_page.OUTLINE).all()
+    drawn = ranking.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [2])
+    assert (drawn[20, 40] == ranking.OUTLINE).all()
     assert not drawn[30, 40].any()
-    assert not ranking_page.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [1]).any()
+    assert not ranking.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [1]).any()
 
 
 @pytest.mark.medium

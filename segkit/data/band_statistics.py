@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,8 +22,8 @@ class BandStatistics(NamedTuple):
     low: np.ndarray  # percentile 0.5
     high: np.ndarray  # percentile 99.5
 
-    def value_ranges(self, method: Literal["percentile", "minmax"]) -> tuple[tuple[float, float], ...]:
-        """Return ``data.range`` of each band; a constant band gets (low, low + 1)."""
+    def value_ranges(self, method: str) -> tuple[tuple[float, float], ...]:
+        """Return ``data.range`` of each band by ``percentile`` or ``minmax``; (low, low + 1) if constant."""
         lows, highs = self.low.tolist(), self.high.tolist()
         if method == "minmax":
             lows, highs = self.least.tolist(), self.most.tolist()
@@ -35,36 +35,31 @@ class BandStatistics(NamedTuple):
         return (self.mean - low) / (high - low), self.std / (high - low)
 
 
-class BandAccumulator:
-    """Collects the values of ``count`` images, in any order."""
+class BandSample(NamedTuple):
+    """Values of one image."""
 
-    def __init__(self, count: int) -> None:
-        self.pixels_per_image = max(256, PERCENTILE_PIXELS // max(1, count))
-        self.parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by image: moments, sampled pixels
-
-    def add(self, index: int, image: np.ndarray) -> None:
-        """Add one image (H, W, C); thread-safe for different indices."""
-        pixels = image.reshape(-1, image.shape[2])
-        step = -(-len(pixels) // self.pixels_per_image)
-        self.parts[index] = _band_moments(image), pixels[::step].copy()
-
-    def statistics(self) -> BandStatistics:
-        """Return the statistics of the images that were added."""
-        order = sorted(self.parts)  # the same order gives the same rounding
-        moments = np.stack([self.parts[index][0] for index in order])  # (N, 5, C)
-        count, total, squares = moments[:, :3].sum(0)
-        mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-        samples = np.concatenate([self.parts[index][1] for index in order])
-        low, high = np.percentile(samples, PERCENTILES, axis=0)
-        return BandStatistics(mean, std, moments[:, 3].min(0), moments[:, 4].max(0), low, high)
+    moments: np.ndarray  # (5, C): number of pixels, sum, sum of squares, minimum and maximum of each band
+    pixels: np.ndarray  # (P, C), evenly spaced
 
 
-def _band_moments(image: np.ndarray) -> np.ndarray:
-    """Return (5, C): number of pixels, sum, sum of squares, minimum and maximum of each band."""
+def sample_bands(image: np.ndarray, *, images: int) -> BandSample:
+    """Return the moments of an image (H, W, C) and its share of the pixels sampled from ``images`` images."""
     groups = [np.ascontiguousarray(image[..., at : at + 4]) for at in range(0, image.shape[2], 4)]
     moments = [cv2.meanStdDev(group) for group in groups]  # at most four bands each; fast for uint8
     mean, std = (np.concatenate([part[which] for part in moments])[:, 0] for which in (0, 1))
     count = np.full(image.shape[2], image.size / image.shape[2])
     extremes = image.min((0, 1)), image.max((0, 1))
-    return np.stack([count, mean * count, (std**2 + mean**2) * count, *extremes], dtype=np.float64)
+    rows = np.stack([count, mean * count, (std**2 + mean**2) * count, *extremes], dtype=np.float64)
+    pixels = image.reshape(-1, image.shape[2])
+    step = -(-len(pixels) // max(256, PERCENTILE_PIXELS // max(1, images)))
+    return BandSample(rows, pixels[::step].copy())
+
+
+def combine_samples(samples: Sequence[BandSample]) -> BandStatistics:
+    """Return the statistics of all images."""
+    moments = np.stack([sample.moments for sample in samples])  # (N, 5, C)
+    count, total, squares = moments[:, :3].sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    low, high = np.percentile(np.concatenate([sample.pixels for sample in samples]), PERCENTILES, axis=0)
+    return BandStatistics(mean, std, moments[:, 3].min(0), moments[:, 4].max(0), low, high)

@@ -149,10 +149,8 @@ def _choose_bands(chosen: ChosenSettings, unset: list[str], dataset: Pairs) -> N
         return
     bands, count = statistics.compute_band_statistics(dataset), len(dataset)
     if isinstance(value_range, str):
-        method, reason = "percentile", "percentiles 0.5 and 99.5"
-        if value_range == "minmax":
-            method, reason = "minmax", "minimum and maximum"
-        ranges = bands.value_ranges(method)
+        reason = {"percentile": "percentiles 0.5 and 99.5", "minmax": "minimum and maximum"}[value_range]
+        ranges = bands.value_ranges(value_range)
         values = f"{bands.least.tolist()} .. {bands.most.tolist()}"
         chosen.add("data.range", ranges, f"{reason} of {count} images; values are {values}")
     else:

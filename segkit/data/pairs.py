@@ -131,13 +131,13 @@ class Pairs:
 
     def _read(self, pair: Pair) -> Sample:
         if self.cache is None:
-            image, label = self.read_image(pair), self._read_label(pair)
+            image, label = read_image(pair.image, self.bands), self._read_label(pair)
         else:
             if self.bands.is_photograph:
                 salt = ""
             else:
                 salt = repr((self.bands.chosen, self.bands.fill))
-            image = load_cached(pair.image, self.cache, salt, lambda: self.read_image(pair))
+            image = load_cached(pair.image, self.cache, salt, lambda: read_image(pair.image, self.bands))
             salt = repr(pair.table or self.table)
             label = load_cached(pair.label, self.cache, salt, lambda: self._read_label(pair))
         if image.shape[:2] != label.shape:
@@ -152,9 +152,9 @@ class Pairs:
         """
         return self._read_label(self.pairs[index])
 
-    def read_image(self, pair: Pair) -> np.ndarray:
-        """Return the image of a pair, (H, W, C), as ``reading.read_image`` does."""
-        return read_image(pair.image, self.bands)
+    def read_image(self, index: int) -> np.ndarray:
+        """Return an image (H, W, C) without its mask, as ``reading.read_image`` does."""
+        return read_image(self.pairs[index].image, self.bands)
 
     def encode(self, raw: np.ndarray, pair: Pair) -> np.ndarray:
         """Return the class ids (H, W) of the mask of a pair as stored."""

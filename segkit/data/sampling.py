@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from segkit.data.label_map import DataError
-from segkit.data.pairs import Pair, Pairs
-from segkit.data.verify import map_pairs
+from segkit.data.pairs import Pairs
+from segkit.data.verify import map_indices
 from segkit.runtime import files
 from segkit.runtime.download import cache_folder
 from segkit.types import Dataset, label_ignore_index
@@ -118,17 +118,16 @@ def list_classes(dataset: Dataset) -> list[np.ndarray]:
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*unreadable), np.load(path) as stored:
         return np.split(stored["classes"], stored["ends"][:-1])
-    indices_of_pairs = {pair: index for index, pair in enumerate(dataset.pairs)}
 
-    def read_classes(pair: Pair) -> np.ndarray:
+    def read_classes(index: int) -> np.ndarray:
         try:
-            return _find_classes(dataset.read_label(indices_of_pairs[pair]))
+            return _find_classes(dataset.read_label(index))
         except DataError:
             if dataset.on_error == "stop":
                 raise
             return np.empty(0, np.int64)
 
-    classes = list(map_pairs(read_classes, dataset.pairs, "classes of masks"))
+    classes = list(map_indices(read_classes, dataset, "classes of masks"))
     with contextlib.suppress(OSError):  # without a cache the masks are read again next time
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_write(path) as file:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segkit.data.band_statistics import BandAccumulator, BandStatistics
+from segkit.data.band_statistics import BandSample, BandStatistics, combine_samples, sample_bands
 from segkit.data.label_map import LabelMap
-from segkit.data.pairs import Pair, Pairs
-from segkit.data.verify import map_pairs
+from segkit.data.pairs import Pairs
+from segkit.data.verify import map_indices
 from segkit.types import Bands, ignore_index
 
 
@@ -29,10 +29,8 @@ class Statistics(NamedTuple):
     @property
     def value_ranges(self) -> list[tuple[float, float]]:
         """Black and white of each band, from the settings or from the images."""
-        if self.band_settings.range == "minmax":
-            return list(self.bands.value_ranges("minmax"))
-        if self.band_settings.range == "percentile":
-            return list(self.bands.value_ranges("percentile"))
+        if isinstance(self.band_settings.range, str):
+            return list(self.bands.value_ranges(self.band_settings.range))
         return self.band_settings.value_ranges(len(self.bands.mean))
 
     @property
@@ -75,19 +73,15 @@ def compute_statistics(dataset: Pairs) -> Statistics:
     """
     num_classes = dataset.table.num_classes
     ignored = ignore_index(num_classes)
-    counts = np.zeros((len(dataset), num_classes + 1), np.int64)  # pixels of each class, and ignored ones
-    values = BandAccumulator(len(dataset))
-    indices = {pair: index for index, pair in enumerate(dataset.pairs)}
 
-    def count_pixels(pair: Pair) -> tuple[int, int]:
-        index = indices[pair]
+    def count_pixels(index: int) -> tuple[tuple[int, int], np.ndarray, BandSample]:
         image, label = dataset.read(index)[:2]
         pixels = np.bincount(label.ravel(), minlength=ignored + 1)
-        counts[index] = *pixels[:num_classes], pixels[ignored]
-        values.add(index, image)
-        return label.shape[1], label.shape[0]
+        counts = np.append(pixels[:num_classes], pixels[ignored])
+        return label.shape[::-1], counts, sample_bands(image, images=len(dataset))
 
-    sizes = Counter(map_pairs(count_pixels, dataset.pairs, "stats"))
+    results = list(map_indices(count_pixels, dataset, "stats"))
+    counts = np.stack([pixels for _, pixels, _ in results])  # (N, K + 1), ignored ones last
     class_counts = counts[:, :num_classes]
     is_present = class_counts > 0
     return Statistics(
@@ -96,8 +90,8 @@ def compute_statistics(dataset: Pairs) -> Statistics:
         ignored=int(counts[:, -1].sum()),
         images=is_present.sum(0),
         pixels_of_images=(is_present * class_counts.sum(1, keepdims=True)).sum(0),
-        sizes=sizes,
-        bands=values.statistics(),
+        sizes=Counter(size for size, _, _ in results),
+        bands=combine_samples([bands for _, _, bands in results]),
         band_settings=dataset.bands,
     )
 
@@ -108,22 +102,17 @@ def compute_band_statistics(dataset: Pairs) -> BandStatistics:
     Raises:
         DataError: an image cannot be read.
     """
-    values = BandAccumulator(len(dataset))
-    indices = {pair: index for index, pair in enumerate(dataset.pairs)}
-    for _ in map_pairs(
-        lambda pair: values.add(indices[pair], dataset.read_image(pair)), dataset.pairs, "image values"
-    ):
-        pass
-    return values.statistics()
+
+    def read_bands(index: int) -> BandSample:
+        return sample_bands(dataset.read_image(index), images=len(dataset))
+
+    return combine_samples(list(map_indices(read_bands, dataset, "image values")))
 
 
 def median_frequency_weights(statistics: Statistics) -> np.ndarray:
     """Return class weights (K,): the median frequency over each class's own (Eigen and Fergus 2015).
 
-    The frequency is counted in the images that contain the class.
-
-    Returns:
-        (K,); 1 for a class that never occurs.
+    The frequency is counted in the images that contain the class. Classes that never occur have weight 1.
     """
     is_present = statistics.pixels > 0
     frequency = statistics.pixels[is_present] / statistics.pixels_of_images[is_present]
@@ -135,10 +124,8 @@ def median_frequency_weights(statistics: Statistics) -> np.ndarray:
 def effective_number(statistics: Statistics, *, beta: float = 0.999) -> np.ndarray:
     """Return the inverse of the effective number of images of each class (Cui et al. 2019), with mean 1.
 
-    Images are counted, not pixels, since neighboring pixels are nearly equal.
-
-    Returns:
-        (K,); 1 for a class that never occurs.
+    Images are counted, not pixels, since neighboring pixels are nearly equal. Classes that never occur have
+    weight 1.
     """
     is_present = statistics.images > 0
     weights = np.ones(len(is_present))

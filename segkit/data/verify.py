@@ -11,7 +11,7 @@ import cv2
 from tqdm import tqdm
 
 from segkit.data.label_map import DataError, Problem
-from segkit.data.pairs import Pair, Pairs, read_mask, size_mismatch_message
+from segkit.data.pairs import Pairs, read_mask, size_mismatch_message
 from segkit.types import ignore_index
 
 Result = TypeVar("Result")
@@ -30,22 +30,25 @@ def verify_dataset(dataset: Pairs, *, expected: int | None = None) -> list[Probl
         folder = os.path.commonpath([str(pair.image.parent) for pair in dataset.pairs])
         text = f"{count} pairs where the official split has {expected}"
         problems.append(Problem("wrong number of files", folder, text))
-    for pair_problems in map_pairs(lambda pair: _check_pair(dataset, pair), dataset.pairs, "verify"):
+    for pair_problems in map_indices(lambda index: _check_pair(dataset, index), dataset, "verify"):
         problems += pair_problems
     return problems
 
 
-def map_pairs(work: Callable[[Pair], Result], pairs: list[Pair], title: str) -> Iterator[Result]:
-    """Yield the result of each pair in order, computed in threads, with a progress bar."""
+def map_indices(work: Callable[[int], Result], dataset: Pairs, title: str) -> Iterator[Result]:
+    """Yield the result of each index of a data set in order, computed in threads, with a progress bar."""
     cv2.setNumThreads(0)
+    count = len(dataset)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        yield from tqdm(threads.map(work, pairs), title, len(pairs), unit="pair", smoothing=0, disable=None)
+        results = threads.map(work, range(count))
+        yield from tqdm(results, title, count, unit="pair", smoothing=0, disable=None)
 
 
-def _check_pair(dataset: Pairs, pair: Pair) -> list[Problem]:
+def _check_pair(dataset: Pairs, index: int) -> list[Problem]:
+    pair = dataset.pairs[index]
     problems, arrays = [], []
     try:
-        arrays.append(dataset.read_image(pair))
+        arrays.append(dataset.read_image(index))
     except DataError as error:
         problems.append(error.problem)
     try:

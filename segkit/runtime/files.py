@@ -43,6 +43,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 atomically, and create its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
 def make_output_folder(folder: Path) -> None:
     """Create a folder for ``output=``; called before the work whose result goes there.
 

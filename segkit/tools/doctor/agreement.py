@@ -13,20 +13,25 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from segkit.tools.doctor.findings import Case, Finding, findings_with_cases
-from segkit.tools.doctor.records import Agreement, Record
+from segkit.tools.doctor.findings import Agreement, Case, Finding, Record, Severity
 from segkit.types import label_ignore_index
 
 SIDE = 240  # pixels of the longer side at which borders and edges are compared
 REACH = 20  # pixels at that size: the largest offset
 GAP = 4  # pixels at that size: ignored pixels up to this far from others belong to a border
 MIN_BORDER = 30  # pixels at that size
-MIN_GAIN = (
-    0.04  # of the best offset over none; CamVid's own masks gain at most 0.03, shifted ones at least 0.05
-)
+MIN_GAIN = 0.04  # of the best offset over none: CamVid's masks gain up to 0.03, shifted ones from 0.05
 MIN_CONTRAST = 0.06  # of the best offset over the median of all offsets
-KINDS = ("shifted masks", "mirrored masks", "masks that do not fit")
 LOW_CONTRAST = 0.4  # of the median over the images: masks of other images are below
+KINDS: dict[str, tuple[Severity, str, str]] = {  # severity, text and remedy
+    "shifted masks": ("serious", "fit their images better when moved.", "Move the masks by that offset"),
+    "mirrored masks": ("serious", "fit their images better when mirrored.", "Mirror the masks back"),
+    "masks that do not fit": (
+        "warning",
+        "may belong to other images: their borders do not follow edges.",
+        "Compare image and mask; check that the file names match",
+    ),
+}
 
 
 def measure_agreement(gray: np.ndarray, label: np.ndarray) -> Agreement | None:
@@ -43,15 +48,26 @@ def measure_agreement(gray: np.ndarray, label: np.ndarray) -> Agreement | None:
     mirrored = _agreement_map(_rank_edges(small), np.ascontiguousarray(borders[:, ::-1]))
     if scores is None or mirrored is None:
         return None
-    around = slice(REACH - 1, REACH + 2)
-    y, x = np.unravel_index(scores.argmax(), scores.shape)
     return Agreement(
-        near=float(scores[around, around].max()),
+        near=score_near_zero(scores),
         best=float(scores.max()),
-        offset=(round((int(y) - REACH) / scale), round((int(x) - REACH) / scale)),
-        mirrored=float(mirrored[around, around].max()),
+        offset=find_best_offset(scores, scale),
+        mirrored=score_near_zero(mirrored),
         middle=float(np.median(scores)),
     )
+
+
+def score_near_zero(scores: np.ndarray) -> float:
+    """Return the highest of the scores (2R + 1, 2R + 1) at offset zero and one pixel around it."""
+    reach = len(scores) // 2
+    return float(scores[reach - 1 : reach + 2, reach - 1 : reach + 2].max())
+
+
+def find_best_offset(scores: np.ndarray, scale: float) -> tuple[int, int]:
+    """Return the offset (y, x) of the highest score, in pixels of an image that was scaled by ``scale``."""
+    y, x = np.unravel_index(scores.argmax(), scores.shape)
+    reach = len(scores) // 2
+    return round((int(y) - reach) / scale), round((int(x) - reach) / scale)
 
 
 def fill_gaps(label: np.ndarray) -> np.ndarray:
@@ -98,56 +114,33 @@ def _agreement_map(ranks: np.ndarray, borders: np.ndarray) -> np.ndarray | None:
 
 def find_misfits(records: Sequence[Record]) -> list[Finding]:
     """Return findings on masks that are shifted, mirrored, or do not belong to their image."""
-    shifted: list[tuple[float, Case]] = []
-    mirrored: list[tuple[float, Case]] = []
-    foreign: list[tuple[float, Case]] = []
     measured = [(record, record.agreement) for record in records if record.agreement is not None]
     if not measured:
         return []
     usual = float(np.median([max(a.best, a.mirrored) - a.middle for _, a in measured]))
     if usual < MIN_CONTRAST:  # borders do not follow edges in this data set
         return []
+    found: dict[str, list[tuple[float, Case]]] = {kind: [] for kind in KINDS}
     for record, fit in measured:
-        images = (record.key,)
+        as_it_is = f"{fit.near:.2f} as it is"
         if fit.mirrored - max(fit.near, fit.best) >= MIN_GAIN and fit.mirrored - fit.middle >= MIN_CONTRAST:
-            text = f"{record.name}: fits {fit.mirrored:.2f} when mirrored, {fit.near:.2f} as it is"
-            mirrored.append((fit.mirrored - fit.near, Case(images, text)))
+            kind, gain = "mirrored masks", fit.mirrored - fit.near
+            text = f"fits {fit.mirrored:.2f} when mirrored, {as_it_is}"
         elif fit.best - fit.near >= MIN_GAIN and fit.best - fit.middle >= max(MIN_CONTRAST, usual / 2):
-            moved = f"{fit.best:.2f} when moved by {format_offset(fit.offset)}"
-            text = f"{record.name}: fits {moved}, {fit.near:.2f} as it is"
-            shifted.append((fit.best - fit.near, Case(images, text)))
+            kind, gain = "shifted masks", fit.best - fit.near
+            text = f"fits {fit.best:.2f} when moved by {format_offset(fit.offset)}, {as_it_is}"
         elif fit.near - fit.middle < LOW_CONTRAST * usual:
-            text = f"{record.name}: fits {fit.near:.2f}, and {fit.middle:.2f} elsewhere"
-            foreign.append((fit.middle - fit.near, Case(images, text)))
-    masks = f"of {len(records):,} masks"
-    return findings_with_cases(
-        Finding(
-            KINDS[0],
-            "serious",
-            f"{len(shifted):,} {masks} fit their images better when moved.",
-            "Move the masks by that offset",
-            _sort_cases(shifted),
-        ),
-        Finding(
-            KINDS[1],
-            "serious",
-            f"{len(mirrored):,} {masks} fit their images better when mirrored.",
-            "Mirror the masks back",
-            _sort_cases(mirrored),
-        ),
-        Finding(
-            KINDS[2],
-            "warning",
-            f"{len(foreign):,} {masks} may belong to other images: their borders do not follow edges.",
-            "Compare image and mask; check that the file names match",
-            _sort_cases(foreign),
-        ),
-    )
-
-
-def _sort_cases(found: list[tuple[float, Case]]) -> list[Case]:
-    """Return cases by their clearness, the clearest first."""
-    return [case for _, case in sorted(found, key=lambda pair: -pair[0])]
+            kind, gain = "masks that do not fit", fit.middle - fit.near
+            text = f"fits {fit.near:.2f}, and {fit.middle:.2f} elsewhere"
+        else:
+            continue
+        found[kind].append((gain, Case((record.key,), f"{record.name}: {text}")))
+    findings = []
+    for kind, (severity, text, remedy) in KINDS.items():
+        cases = [case for _, case in sorted(found[kind], key=lambda pair: -pair[0])]
+        count = f"{len(cases):,} of {len(records):,} masks"
+        findings.append(Finding(kind, severity, f"{count} {text}", remedy, cases))
+    return findings
 
 
 def format_offset(offset: tuple[int, int]) -> str:

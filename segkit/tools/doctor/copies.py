@@ -22,8 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from segkit.runtime.text import format_count
-from segkit.tools.doctor.findings import Case, Finding, Key, count_with_verb, findings_with_cases
-from segkit.tools.doctor.records import Record
+from segkit.tools.doctor.findings import Case, Finding, Key, Record, count_with_verb
 
 SIDE, FREQUENCIES = 32, 16  # of the described image, and of each axis of its transform
 TREE_FREQUENCIES = 7  # u + v below this are searched in the tree
@@ -102,8 +101,7 @@ def confirm_copies(matches: Sequence[Match], records: Sequence[Record], read_gra
     read = functools.lru_cache(64)(lambda place: read_gray(records[place].key))
     copies = []
     for match in sorted(matches):
-        same_pixels = records[match.one].image_digest == records[match.other].image_digest
-        if not same_pixels:
+        if records[match.one].image_digest != records[match.other].image_digest:
             if match.similarity < CANDIDATE:
                 continue
             other = read(match.other)
@@ -115,26 +113,13 @@ def confirm_copies(matches: Sequence[Match], records: Sequence[Record], read_gra
     return copies
 
 
-def _group(matches: Sequence[Match], count: int) -> list[list[int]]:
-    """Return the connected groups of matched images."""
-    ones, others = [m.one for m in matches], [m.other for m in matches]
-    edges = coo_array((np.ones(len(matches)), (ones, others)), shape=(count, count))
-    labels = connected_components(edges, directed=False)[1]
-    groups = defaultdict(list)
-    for place in sorted({*ones, *others}):
-        groups[labels[place]].append(place)
-    return sorted(groups.values(), key=len, reverse=True)
-
-
 def _match_equal_files(records: Sequence[Record]) -> list[Match]:
     """Return pairs that link all images with equal pixels."""
     first: dict[bytes, int] = {}
     matches = []
     for place, record in enumerate(records):
-        if not record.descriptor.any():  # a plain image
-            continue
         before = first.setdefault(record.image_digest, place)
-        if before != place:
+        if before != place and record.descriptor.any():  # not of plain images
             matches.append(Match(before, place, 1.0, is_mirrored=False))
     return matches
 
@@ -143,33 +128,32 @@ def find_copies(records: Sequence[Record], read_gray: ReadGray) -> list[Finding]
     """Return findings on copies within and between splits, and on videos that both splits share."""
     if not records:
         return []
-    descriptors = np.stack([record.descriptor for record in records])
-    matches = find_matches(descriptors)
+    matches = find_matches(np.stack([record.descriptor for record in records]))
     copies = _match_equal_files(records) + confirm_copies(matches, records, read_gray)
-    findings = _describe_copies(copies, records)
-    taken = {frozenset(match[:2]) for match in copies}
-    frames = [match for match in matches if frozenset(match[:2]) not in taken and not match.is_mirrored]
-    return findings + _describe_sequences(frames, records, descriptors)
+    taken = {match[:2] for match in copies}
+    frames = [match for match in matches if match[:2] not in taken and not match.is_mirrored]
+    return _describe_copies(copies, records) + _describe_sequences(frames, records)
 
 
 def _describe_copies(copies: Sequence[Match], records: Sequence[Record]) -> list[Finding]:
     across, within, conflicting = [], [], []
     mirrored = {place for match in copies for place in match[:2] if match.is_mirrored}
-    for group in _group(copies, len(records)):
-        splits = Counter(records[place].key.split for place in group)
-        text = ", ".join(f"{records[p].key.split}: {records[p].name}" for p in group[:4])
+    for group in _group_matches(copies, len(records)):
+        members = [records[place] for place in group]
+        text = ", ".join(f"{record.key.split}: {record.name}" for record in members[:4])
         if len(group) > 4:
             text += f" and {len(group) - 4} more"
         if mirrored.intersection(group):
             text += " (mirrored)"
-        case = Case(tuple(records[place].key for place in group), text)
-        (across if len(splits) > 1 else within).append(case)
-        equal = defaultdict(set)
-        for place in group:
-            equal[records[place].image_digest].add(records[place].mask_digest)
-        if any(len(masks) > 1 for masks in equal.values()):
+        case = Case(tuple(record.key for record in members), text)
+        if len({record.key.split for record in members}) > 1:
+            across.append(case)
+        else:
+            within.append(case)
+        images = {record.image_digest for record in members}
+        if len({(record.image_digest, record.mask_digest) for record in members}) > len(images):
             conflicting.append(case)
-    return findings_with_cases(
+    return [
         Finding(
             "copies in both splits",
             "serious",
@@ -192,83 +176,89 @@ def _describe_copies(copies: Sequence[Match], records: Sequence[Record]) -> list
             "Keep one of each; exclude.txt lists the others of the training split",
             within,
         ),
-    )
+    ]
 
 
-def split_name(name: str) -> tuple[str, int | None]:
-    """Return the sequence of a file name and the number of the frame: its last number; None without one."""
+def _group_matches(matches: Sequence[Match], count: int) -> list[list[int]]:
+    """Return the connected groups of matched images, the largest first."""
+    ones, others = [m.one for m in matches], [m.other for m in matches]
+    edges = coo_array((np.ones(len(matches)), (ones, others)), shape=(count, count))
+    labels = connected_components(edges, directed=False)[1]
+    groups = defaultdict(list)
+    for place in sorted({*ones, *others}):
+        groups[labels[place]].append(place)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def split_name(name: str) -> tuple[str, int]:
+    """Return the sequence of a file name and the number of the frame: its last number; -1 without one."""
     found = re.fullmatch(r"(.*?)(\d+)(\D*)", name, re.DOTALL)
     if found is None:
-        return name, None
+        return name, -1
     return found[1] + found[3], int(found[2])
 
 
-def _describe_sequences(
-    frames: Sequence[Match], records: Sequence[Record], descriptors: np.ndarray
-) -> list[Finding]:
+def _describe_sequences(frames: Sequence[Match], records: Sequence[Record]) -> list[Finding]:
     """Return findings on videos in both splits: nearly equal frames, or neighbors by their numbers."""
-    sequences = [split_name(record.name)[0] for record in records]
-    members = defaultdict(list)
-    for place, sequence in enumerate(sequences):
-        members[sequence].append(place)
-    leaks: dict[tuple[str, str], list[Match]] = defaultdict(list)
+    leaks: dict[tuple[str, ...], list[Match]] = defaultdict(list)
     for match in frames:
-        if records[match.one].key.split != records[match.other].key.split:
-            first, second = sorted((sequences[match.one], sequences[match.other]))
-            leaks[first, second].append(match)
-    findings, cases, concerned = [], [], set()
-    for pair, found in sorted(leaks.items(), key=lambda item: -len(item[1])):
+        pair = records[match.one], records[match.other]
+        if pair[0].key.split != pair[1].key.split:
+            leaks[tuple(sorted(split_name(record.name)[0] for record in pair))].append(match)
+    leaked, shared, concerned = [], [], set()
+    for names, found in sorted(leaks.items(), key=lambda item: -len(item[1])):
         best = max(found, key=lambda match: match.similarity)
-        frames_found = {place for match in found for place in match[:2]}
-        concerned |= {place for place in frames_found if records[place].key.split == "val"}
-        title = " and ".join(dict.fromkeys(_format_sequence(name) for name in pair))
-        counts = Counter(records[place].key.split for place in frames_found)
-        numbers = " and ".join(f"{number} of {split}" for split, number in sorted(counts.items()))
+        images = [records[place] for place in {place for match in found for place in match[:2]}]
+        concerned |= {record.key for record in images if record.key.split == "val"}
+        title = " and ".join(_format_sequence(name) for name in dict.fromkeys(names))
+        numbers = " and ".join(_count_splits(images))
         text = f"{title}: {numbers} are nearly equal, correlation up to {best.similarity:.3f}"
-        cases.append(Case((records[best.one].key, records[best.other].key), text))
-    if cases:
-        text = f"{count_with_verb(len(concerned), 'validation image')} nearly equal to training images."
-        remedy = "Split by video or scene, not by image; scores are too high otherwise"
-        findings.append(Finding("sequences in both splits", "serious", text, remedy, cases))
-    shared = [
-        _describe_shared(sequence, places, records)
-        for sequence, places in sorted(members.items())
-        if len({records[place].key.split for place in places}) > 1
-        and (sequence, sequence) not in leaks
-        and _is_video(places, records, descriptors)
+        leaked.append(Case((records[best.one].key, records[best.other].key), text))
+    sequences: dict[str, list[tuple[int, Record]]] = defaultdict(list)
+    for record in records:
+        sequence, number = split_name(record.name)
+        sequences[sequence].append((number, record))
+    for sequence, members in sorted(sequences.items()):
+        ordered = sorted(members, key=lambda member: member[0])
+        numbers = _count_splits([record for _, record in ordered])
+        if (sequence, sequence) in leaks or len(numbers) < 2 or not _is_video(ordered):
+            continue
+        gaps = [pair for pair in itertools.pairwise(ordered) if pair[0][1].key.split != pair[1][1].key.split]
+        (one, first), (other, second) = min(gaps, key=lambda pair: pair[1][0] - pair[0][0])
+        distance = f"the closest are {other - one} apart by their numbers"
+        text = f"{_format_sequence(sequence)}: {', '.join(numbers)}; {distance}"
+        shared.append(Case((first.key, second.key), text))
+    return [
+        Finding(
+            "sequences in both splits",
+            "serious",
+            f"{count_with_verb(len(concerned), 'validation image')} nearly equal to training images.",
+            "Split by video or scene, not by image; scores are too high otherwise",
+            leaked,
+        ),
+        Finding(
+            "videos in both splits",
+            "warning",
+            f"{format_count(len(shared), 'video')} with images in both splits, by file names and similarity.",
+            "Prefer other videos for validation: this one shares places, weather and light with training",
+            shared,
+        ),
     ]
-    if shared:
-        text = (
-            f"{format_count(len(shared), 'video')} with images in both splits, by file names and similarity."
-        )
-        remedy = "Prefer other videos for validation: this one shares places, weather and light with training"
-        findings.append(Finding("videos in both splits", "warning", text, remedy, shared))
-    return findings
+
+
+def _count_splits(records: Sequence[Record]) -> list[str]:
+    """Return the number of images of each split as text, such as ``["8 of train", "2 of val"]``."""
+    counts = Counter(record.key.split for record in records)
+    return [f"{number} of {split}" for split, number in sorted(counts.items())]
 
 
 def _format_sequence(name: str) -> str:
     return f"sequence {name}" if name else "images named by numbers"
 
 
-def _is_video(places: Sequence[int], records: Sequence[Record], descriptors: np.ndarray) -> bool:
-    """Return whether consecutive images, by the number in their names, are similar."""
-    ordered = sorted(places, key=lambda place: split_name(records[place].name)[1] or 0)
-    if split_name(records[ordered[0]].name)[1] is None or len(ordered) < 3:
+def _is_video(ordered: Sequence[tuple[int, Record]]) -> bool:
+    """Return whether consecutive images, sorted by the number in their names, are similar."""
+    if ordered[0][0] < 0 or len(ordered) < 3:
         return False
-    following = (descriptors[ordered[:-1]] * descriptors[ordered[1:]]).sum(1)
-    return float(np.median(following)) >= VIDEO
-
-
-def _describe_shared(sequence: str, places: Sequence[int], records: Sequence[Record]) -> Case:
-    """Return the two frames of different splits with the closest numbers."""
-    ordered = sorted(places, key=lambda place: split_name(records[place].name)[1] or 0)
-    gaps = []
-    for one, other in itertools.pairwise(ordered):
-        if records[one].key.split != records[other].key.split:
-            distance = (split_name(records[other].name)[1] or 0) - (split_name(records[one].name)[1] or 0)
-            gaps.append((distance, one, other))
-    distance, one, other = min(gaps)
-    counts = Counter(records[place].key.split for place in places)
-    numbers = ", ".join(f"{number} of {split}" for split, number in sorted(counts.items()))
-    text = f"{_format_sequence(sequence)}: {numbers}; the closest are {distance} apart by their numbers"
-    return Case((records[one].key, records[other].key), text)
+    descriptors = np.stack([record.descriptor for _, record in ordered])
+    return float(np.median((descriptors[:-1] * descriptors[1:]).sum(1))) >= VIDEO

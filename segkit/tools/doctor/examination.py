@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +14,8 @@ from segkit.data.pairs import Pairs
 from segkit.runtime import files
 from segkit.runtime.commands import cli_command
 from segkit.runtime.text import format_count
-from segkit.tools.doctor import agreement, classes, copies, export, page, values
-from segkit.tools.doctor.findings import Case, Finding, Key, sort_findings
+from segkit.tools.doctor import agreement, classes, copies, export, page, ranking, values
+from segkit.tools.doctor.findings import Case, Finding, Key, select_findings
 from segkit.tools.doctor.scan import Scan, scan_datasets, to_gray
 
 UNUSED = ("copies in both splits", "copies in one split", "images without labels", "plain images")
@@ -58,74 +56,66 @@ def examine_dataset(
     Args:
         datasets: built with ``on_error="skip"``, by split: ``train``, ``val`` or both.
         folder: of the files; it is created.
-        checkpoint: of a model that ranks the images by how likely their labels are wrong; None: no ranking.
+        checkpoint: of a model that ranks the images by how likely their labels are wrong.
         plugins: packages that hold components of the model.
         count: images of the ranking that are shown and exported.
-        tools: label tools to export for, keys of ``export.TOOLS``: the first images of the ranking; without a
+        tools: keys of ``export.TOOLS``: label tools that get the first images of the ranking; without a
             checkpoint the images whose masks do not fit.
 
     Raises:
         ValueError: the checkpoint cannot be used for these data.
         OSError: the files cannot be written.
     """
-    second_opinion = None
+    model = None
     if checkpoint is not None:  # before the scan, so that a wrong checkpoint is reported at once
-        from segkit.tools.doctor.second_opinion import SecondOpinion
+        from segkit.tools.doctor.model import Model  # imports torch, which takes seconds
 
-        second_opinion = SecondOpinion(checkpoint, datasets, plugins=plugins)
+        model = Model(checkpoint, datasets, plugins=plugins)
     scan = scan_datasets(datasets)
 
     def read_gray(key: Key) -> np.ndarray:
         dataset = datasets[key.split]
-        return to_gray(dataset.read_image(dataset.pairs[key.position]), dataset)[0]
+        return to_gray(dataset.read_image(key.position), dataset)[0]
 
-    table = next(iter(datasets.values())).table
-    about_labels: list[Finding] = []
-    if second_opinion is not None:
-        about_labels = second_opinion.find_problems()
-    findings = sort_findings(
-        [
-            *_describe_unreadable(scan),
-            *copies.find_copies(scan.records, read_gray),
-            *agreement.find_misfits(scan.records),
-            *values.find_unusual_values(scan),
-            *classes.find_class_problems(scan),
-            *classes.find_similar_classes(table),
-            *about_labels,
-        ]
-    )
-    name = next(iter(datasets.values())).name
-    section = ""
-    if second_opinion is not None:
-        section = second_opinion.render(count)
+    first = next(iter(datasets.values()))
+    found = [
+        _describe_unreadable(scan),
+        *copies.find_copies(scan.records, read_gray),
+        *agreement.find_misfits(scan.records),
+        *values.find_unusual_values(scan.records),
+        *classes.find_class_problems(scan),
+        *classes.find_similar_classes(first.table),
+    ]
+    section, content = "", {}
+    if model is not None:
+        suspects, names = model.ranking, model.table.names
+        found += ranking.find_label_problems(suspects, names)
+        section = ranking.render_ranking(suspects, model.table, model.compare, count=count)
+        content["model"] = ranking.describe_training(suspects)
+        content["ranking"] = ranking.ranking_to_plain(suspects, names)
+    findings = select_findings(found)
     text = page.render_page(
         scan,
         findings,
-        title=f"Examination of {name}",
+        title=f"Examination of {first.name}",
         read=lambda key: datasets[key.split].read(key.position),
         ranking=section,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {
-        "name": name,
+    content = {
+        "name": first.name,
         "images": {split: len(dataset) for split, dataset in datasets.items()},
         "findings": [finding.to_plain(scan.names) for finding in findings],
+        **content,
     }
-    if second_opinion is not None:
-        content |= second_opinion.to_plain()
-    for file_name, written in (
-        ("doctor.html", text),
-        ("doctor.json", json.dumps(content, indent=1, ensure_ascii=False)),
-        ("exclude.txt", format_exclude_list(scan, findings)),
-    ):
-        with files.atomic_write(folder / file_name) as file:
-            file.write(written.encode())
+    files.write_text(folder / "doctor.html", text)
+    files.write_text(folder / "doctor.json", json.dumps(content, indent=1, ensure_ascii=False))
+    files.write_text(folder / "exclude.txt", format_exclude_list(scan, findings))
     examination = Examination(folder, findings, sum(map(len, datasets.values())))
     if tools:
-        if second_opinion is not None:
-            images, table = second_opinion.trace(count)
+        if model is not None:
+            images, table = model.trace(count)
         else:
-            images = _trace_misfits(findings, datasets, count=count)
+            images, table = _trace_misfits(findings, datasets, count=count), first.table
         base = export.common_folder(pair.image for dataset in datasets.values() for pair in dataset.pairs)
         examination.notes += _export(images, table, base, folder / "export", tools)
     return examination
@@ -135,20 +125,13 @@ def _trace_misfits(
     findings: Sequence[Finding], datasets: Mapping[str, Pairs], *, count: int
 ) -> list[export.ExportedImage]:
     """Return the first images whose masks do not fit, with outlines."""
-    notes = {
-        case.images[0]: case.text
-        for finding in findings
-        if finding.kind in agreement.KINDS
-        for case in finding.cases
-    }
-    return [
-        export.trace_image(
-            datasets[key.split].pairs[key.position].image,
-            datasets[key.split].read_label(key.position),
-            note=note,
-        )
-        for key, note in list(notes.items())[:count]
-    ]
+    cases = [case for finding in findings if finding.kind in agreement.KINDS for case in finding.cases]
+    images = []
+    for case in cases[:count]:
+        split, position = case.images[0]
+        label = datasets[split].read_label(position)
+        images.append(export.trace_image(datasets[split].pairs[position].image, label, note=case.text))
+    return images
 
 
 def _export(
@@ -165,13 +148,11 @@ def _export(
     ]
 
 
-def _describe_unreadable(scan: Scan) -> list[Finding]:
-    if not scan.problems:
-        return []
-    kinds = Counter(problem.kind for problem in scan.problems)
-    text = f"{format_count(len(scan.problems), 'file')} cannot be used: {', '.join(kinds)}."
+def _describe_unreadable(scan: Scan) -> Finding:
+    kinds = ", ".join(dict.fromkeys(problem.kind for problem in scan.problems))
+    text = f"{format_count(len(scan.problems), 'file')} cannot be used: {kinds}."
     cases = [Case((), str(problem)) for problem in scan.problems]
-    return [Finding("unusable files", "serious", text, "Repair or remove them", cases)]
+    return Finding("unusable files", "serious", text, "Repair or remove them", cases)
 
 
 def format_exclude_list(scan: Scan, findings: list[Finding]) -> str:

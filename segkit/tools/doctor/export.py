@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -25,8 +24,7 @@ MIN_AREA = 16  # pixels of a region of a prediction
 SERVED = "/data/local-files/?d="  # Label Studio's address of a file below its document root
 
 
-@dataclass
-class ExportedImage:
+class ExportedImage(NamedTuple):
     """An image with the outlines of its mask and of the prediction; empty without a model."""
 
     file: Path
@@ -34,6 +32,27 @@ class ExportedImage:
     labels: list[Outline]
     predictions: list[Outline]
     note: str
+
+
+KINDS = ("labels", "predictions")  # outlines of an ``ExportedImage``
+
+
+class Export(NamedTuple):
+    """Images to write for a label tool."""
+
+    images: Sequence[ExportedImage]
+    names: Sequence[str]  # of the classes; the last is that of ignored pixels
+    colors: dict[str, str]  # by name, #rrggbb
+    base: Path  # of the images, absolute
+    folder: Path  # of the files
+
+    def path_of(self, image: ExportedImage) -> Path:
+        """Return the path of an image below the base."""
+        return image.file.absolute().relative_to(self.base)
+
+    def name_of(self, outline: Outline) -> str:
+        """Return the name of a class."""
+        return self.names[min(outline.class_id, len(self.names) - 1)]
 
 
 def trace_image(
@@ -59,10 +78,12 @@ def export_images(
     Raises:
         OSError: a file cannot be written.
     """
-    names = _class_names(table)
-    _write(folder / "classes.csv", format_csv(table))
+    files.write_text(folder / "classes.csv", format_csv(table))
+    ignored = {entry.name: hex_color(entry.color) for entry in table.entries if entry.ignore}
+    names = [*table.names, next(iter(ignored), "not scored")]
+    colors = {name: hex_color(color) for name, color in zip(table.names, table.colors, strict=True)} | ignored
     for tool in tools:
-        TOOLS[tool](images, names, table, folder / tool, base.absolute())
+        TOOLS[tool](Export(images, names, colors, base.absolute(), folder / tool))
 
 
 def common_folder(files: Iterable[Path]) -> Path:
@@ -70,133 +91,94 @@ def common_folder(files: Iterable[Path]) -> Path:
     return Path(os.path.commonpath([file.absolute().parent for file in files]))
 
 
-def _class_names(table: LabelMap) -> Callable[[int], str]:
-    """Return a function from class ids to names; ignored pixels have the name of the ignored entry."""
-    ignored = [entry.name for entry in table.entries if entry.ignore] or ["not scored"]
-
-    def name_of(class_id: int) -> str:
-        if class_id < table.num_classes:
-            return table.names[class_id]
-        return ignored[0]
-
-    return name_of
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with files.atomic_write(file) as opened:
-        opened.write(text.encode())
-
-
-def _write_json(file: Path, content: Any) -> None:
-    _write(file, json.dumps(content, ensure_ascii=False))
-
-
-def _colors(table: LabelMap) -> dict[str, str]:
-    colors = {name: hex_color(color) for name, color in zip(table.names, table.colors, strict=True)}
-    return colors | {entry.name: hex_color(entry.color) for entry in table.entries if entry.ignore}
-
-
-def write_cvat(
-    images: Sequence[ExportedImage], names: Callable[[int], str], table: LabelMap, folder: Path, base: Path
-) -> None:
+def write_cvat(export: Export) -> None:
     """Write ``labels.xml`` and ``predictions.xml``, as CVAT for images 1.1."""
-    for kind in ("labels", "predictions"):
+    for kind in KINDS:
+        if not any(getattr(image, kind) for image in export.images):
+            continue
         root = ElementTree.Element("annotations")
         ElementTree.SubElement(root, "version").text = "1.1"
-        listed = ElementTree.SubElement(
-            ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels"
-        )
-        for name, color in _colors(table).items():
+        task = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
+        listed = ElementTree.SubElement(task, "labels")
+        for name, color in export.colors.items():
             label = ElementTree.SubElement(listed, "label")
             ElementTree.SubElement(label, "name").text = name
             ElementTree.SubElement(label, "color").text = color
-        for number, image in enumerate(images):
-            attributes = {"id": number, "name": image.file.absolute().relative_to(base).as_posix()}
-            attributes |= {"width": image.size[1], "height": image.size[0]}
-            element = ElementTree.SubElement(root, "image", {k: str(v) for k, v in attributes.items()})
+        for number, image in enumerate(export.images):
+            height, width = map(str, image.size)
+            path = export.path_of(image).as_posix()
+            attributes = {"id": str(number), "name": path, "width": width, "height": height}
+            element = ElementTree.SubElement(root, "image", attributes)
             for order, outline in enumerate(getattr(image, kind)):
                 points = ";".join(f"{x},{y}" for x, y in outline.points.tolist())
-                described = {"label": names(outline.class_id), "source": "manual", "occluded": "0"}
-                ElementTree.SubElement(
-                    element, "polygon", {**described, "points": points, "z_order": str(order)}
-                )
-        if any(getattr(image, kind) for image in images):
-            _write(folder / f"{kind}.xml", ElementTree.tostring(root, encoding="unicode"))
+                attributes = {"label": export.name_of(outline), "source": "manual", "occluded": "0"}
+                attributes |= {"points": points, "z_order": str(order)}
+                ElementTree.SubElement(element, "polygon", attributes)
+        files.write_text(export.folder / f"{kind}.xml", ElementTree.tostring(root, encoding="unicode"))
 
 
-def write_labelme(
-    images: Sequence[ExportedImage], names: Callable[[int], str], table: LabelMap, folder: Path, base: Path
-) -> None:
+def write_labelme(export: Export) -> None:
     """Write one JSON file for each image to ``labels/`` and ``predictions/``."""
-    for kind in ("labels", "predictions"):
-        for image in images:
-            outlines = getattr(image, kind)
-            if not outlines:
-                continue
-            file = folder / kind / image.file.absolute().relative_to(base).with_suffix(".json")
+    for kind in KINDS:
+        for image in export.images:
             shapes = [
                 {
-                    "label": names(outline.class_id),
+                    "label": export.name_of(outline),
                     "points": outline.points.tolist(),
                     "group_id": None,
                     "shape_type": "polygon",
                     "flags": {},
                 }
-                for outline in outlines
+                for outline in getattr(image, kind)
             ]
-            path = os.path.relpath(image.file.absolute(), file.parent.absolute())
+            if not shapes:
+                continue
+            file = export.folder / kind / export.path_of(image).with_suffix(".json")
             content = {
                 "version": "5.0.0",
                 "flags": {},
                 "shapes": shapes,
-                "imagePath": path,
+                "imagePath": os.path.relpath(image.file.absolute(), file.parent.absolute()),
                 "imageData": None,
+                "imageHeight": image.size[0],
+                "imageWidth": image.size[1],
             }
-            _write_json(file, content | {"imageHeight": image.size[0], "imageWidth": image.size[1]})
+            files.write_text(file, json.dumps(content, ensure_ascii=False))
 
 
-def write_label_studio(
-    images: Sequence[ExportedImage], names: Callable[[int], str], table: LabelMap, folder: Path, base: Path
-) -> None:
+def write_label_studio(export: Export) -> None:
     """Write ``tasks.json``, with masks as annotations, and ``config.xml`` for the labeling interface."""
-
-    def regions(image: ExportedImage, outlines: Sequence[Outline]) -> list[dict[str, Any]]:
-        height, width = image.size
-        size = {"original_width": width, "original_height": height, "image_rotation": 0}
-        scaled = [(outline, outline.points * 100 / (width, height)) for outline in outlines]
-        return [
-            {
-                "id": f"r{number}",
-                "type": "polygonlabels",
-                "from_name": "label",
-                "to_name": "image",
-                **size,
-                "value": {
-                    "points": points.tolist(),
-                    "closed": True,
-                    "polygonlabels": [names(outline.class_id)],
-                },
-            }
-            for number, (outline, points) in enumerate(scaled)
-        ]
-
     tasks = []
-    for image in images:
-        address = SERVED + quote(image.file.absolute().relative_to(base).as_posix())
+    for image in export.images:
+        address = SERVED + quote(export.path_of(image).as_posix())
         task: dict[str, Any] = {"data": {"image": address, "note": image.note}}
-        task["annotations"] = [{"result": regions(image, image.labels)}]
+        task["annotations"] = [{"result": _label_studio_regions(export, image, image.labels)}]
         if image.predictions:
-            task["predictions"] = [{"model_version": "segkit", "result": regions(image, image.predictions)}]
+            regions = _label_studio_regions(export, image, image.predictions)
+            task["predictions"] = [{"model_version": "segkit", "result": regions}]
         tasks.append(task)
-    _write_json(folder / "tasks.json", tasks)
+    files.write_text(export.folder / "tasks.json", json.dumps(tasks, ensure_ascii=False))
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Text", {"name": "note", "value": "$note"})
     ElementTree.SubElement(view, "Image", {"name": "image", "value": "$image"})
     listed = ElementTree.SubElement(view, "PolygonLabels", {"name": "label", "toName": "image"})
-    for name, color in _colors(table).items():
+    for name, color in export.colors.items():
         ElementTree.SubElement(listed, "Label", {"value": name, "background": color})
-    _write(folder / "config.xml", ElementTree.tostring(view, encoding="unicode"))
+    files.write_text(export.folder / "config.xml", ElementTree.tostring(view, encoding="unicode"))
+
+
+def _label_studio_regions(
+    export: Export, image: ExportedImage, outlines: Sequence[Outline]
+) -> list[dict[str, Any]]:
+    height, width = image.size
+    regions = []
+    for number, outline in enumerate(outlines):
+        points = (outline.points * 100 / (width, height)).tolist()  # percentages
+        region = {"id": f"r{number}", "type": "polygonlabels", "from_name": "label", "to_name": "image"}
+        region |= {"original_width": width, "original_height": height, "image_rotation": 0}
+        value = {"points": points, "closed": True, "polygonlabels": [export.name_of(outline)]}
+        regions.append({**region, "value": value})
+    return regions
 
 
 TOOLS = {"cvat": write_cvat, "label_studio": write_label_studio, "labelme": write_labelme}

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segkit.tools.doctor.agreement import find_best_offset, score_near_zero
 from segkit.tools.doctor.findings import Key
-from segkit.types import label_ignore_index
+from segkit.types import Sample, label_ignore_index
 
 SIDE = 512  # pixels of the longer side at which regions are compared
 SHIFT_SIDE, REACH = 120, 8  # pixels of the longer side for moved masks, and the largest offset
@@ -52,45 +53,46 @@ class Comparison(NamedTuple):
     shift: float  # nats per pixel gained by moving the mask
     offset: tuple[int, int]  # y, x in pixels of the image: where the mask fits best
     exchange: tuple[int, int, float] | None  # two classes, and the nats per pixel gained by exchanging them
-    outlines: np.ndarray  # (h, w) numbers of the regions from 1, at most ``SIDE`` pixels long
 
 
-class ImageEvidence(NamedTuple):
-    """Evidence of an image that is kept for the ranking."""
+class Suspect(NamedTuple):
+    """An image with the evidence against its label, and its scores in the ranking."""
 
     key: Key
     name: str
     is_trained_on: bool | None  # None: unknown
-    regions: tuple[Region, ...]
-    shift: float
-    offset: tuple[int, int]
-    exchange: tuple[int, int, float] | None
+    comparison: Comparison
+    score: float = 0.0  # 1 is usual in this data set
+    region_scores: tuple[float, ...] = ()
 
 
-class Suspect(NamedTuple):
-    """An image in the ranking."""
+class Opinion(NamedTuple):
+    """A sample with the comparison of its label and the prediction of the model."""
 
-    evidence: ImageEvidence
-    score: float  # 1 is usual in this data set
-    region_scores: tuple[float, ...]
+    sample: Sample
+    comparison: Comparison
+    numbers: np.ndarray  # of the regions, as in ``compare_label``
+    prediction: np.ndarray  # (H, W) class ids
 
 
-def compare_label(probabilities: np.ndarray, label: np.ndarray) -> Comparison:
-    """Compare the label (H, W) of an image with the probabilities (K, H, W) of a model."""
+def compare_label(probabilities: np.ndarray, label: np.ndarray) -> tuple[Comparison, np.ndarray]:
+    """Compare the label (H, W) of an image with the probabilities (K, H, W) of a model.
+
+    Returns:
+        The comparison, and the numbers of its regions from 1 on, (h, w), at most ``SIDE`` pixels long.
+    """
     scale = min(1.0, SIDE / max(label.shape))
     size = tuple(max(1, round(side * scale)) for side in label.shape[::-1])
     small = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
     resized = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in probabilities.astype(np.float32)]
     likelihood = np.log(np.maximum(np.stack(resized), LEAST))  # (K, h, w)
     is_labeled = small != label_ignore_index(label)
-    count = max(1, int(is_labeled.sum()))
     known = np.where(is_labeled, small, 0)
     own = np.take_along_axis(likelihood, known[None].astype(np.int64), 0)[0]
-    regions, outlines = _find_regions(likelihood, own, known, is_labeled, scale)
+    regions, numbers = _find_regions(likelihood, own, known, is_labeled, scale)
     shift, offset = _measure_shift(likelihood, small)
-    return Comparison(
-        regions, shift, offset, _find_exchange(likelihood, own, known, is_labeled, count), outlines
-    )
+    exchange = _find_exchange(likelihood, own, known, is_labeled)
+    return Comparison(regions, shift, offset, exchange), numbers
 
 
 def _find_regions(
@@ -141,14 +143,11 @@ def _measure_shift(likelihood: np.ndarray, label: np.ndarray) -> tuple[float, tu
         channel = cv2.resize(likelihood[k], size, interpolation=cv2.INTER_AREA)
         scores += cv2.matchTemplate(channel, (small == k).astype(np.float32), cv2.TM_CCORR)
     scores /= max(1, is_labeled.sum())
-    around = slice(REACH - 1, REACH + 2)
-    y, x = np.unravel_index(scores.argmax(), scores.shape)
-    offset = round((int(y) - REACH) / scale), round((int(x) - REACH) / scale)
-    return float(scores.max() - scores[around, around].max()), offset
+    return float(scores.max()) - score_near_zero(scores), find_best_offset(scores, scale)
 
 
 def _find_exchange(
-    likelihood: np.ndarray, own: np.ndarray, label: np.ndarray, is_labeled: np.ndarray, count: int
+    likelihood: np.ndarray, own: np.ndarray, label: np.ndarray, is_labeled: np.ndarray
 ) -> tuple[int, int, float] | None:
     """Return the two classes that the model prefers exchanged, both of them; None without such a pair."""
     num_classes, ids = len(likelihood), label[is_labeled]
@@ -160,26 +159,26 @@ def _find_exchange(
     one, other = (int(k) for k in np.unravel_index(both.argmax(), both.shape))
     if both[one, other] == 0:
         return None
-    return one, other, float(both[one, other] / count)
+    return one, other, float(both[one, other] / len(ids))
 
 
-def rank_images(evidence: Sequence[ImageEvidence]) -> list[Suspect]:
-    """Return the images by how likely their labels are wrong, the most likely first.
+def rank_images(images: Sequence[Suspect]) -> list[Suspect]:
+    """Return the images with their scores, by how likely their labels are wrong, the most likely first.
 
     The evidence of a region is compared with that of the same confusion in the other images; images that the
     model was trained on are compared among themselves.
     """
     groups = defaultdict(list)
-    for image in evidence:
+    for image in images:
         groups[image.is_trained_on].append(image)
-    suspects = [suspect for group in groups.values() for suspect in _score_group(group)]
-    return sorted(suspects, key=lambda suspect: -suspect.score)
+    ranking = [suspect for group in groups.values() for suspect in _score_group(group)]
+    return sorted(ranking, key=lambda suspect: -suspect.score)
 
 
-def _score_group(images: Sequence[ImageEvidence]) -> list[Suspect]:
+def _score_group(images: Sequence[Suspect]) -> list[Suspect]:
     strongest: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)
     for place, image in enumerate(images):
-        for region in image.regions:
+        for region in image.comparison.regions:
             of_pair = strongest[region.label, region.prediction]
             of_pair[place] = max(of_pair.get(place, 0.0), region.evidence)
     rank = int(len(images) * (100 - USUAL_PERCENTILE) / 100)
@@ -187,12 +186,12 @@ def _score_group(images: Sequence[ImageEvidence]) -> list[Suspect]:
     suspects = []
     for place, image in enumerate(images):
         scores = []
-        for region in image.regions:
+        for region in image.comparison.regions:
             pair = region.label, region.prediction
             own, values = strongest[pair][place], usual[pair]
             at = rank + (own >= values[min(rank, len(values) - 1)])  # without the image itself
             others = values[at] if at < len(values) else 0.0
             scores.append(region.evidence / (USUAL_EVIDENCE + others))
-        score = max([image.shift / SHIFT_UNIT, *scores])
-        suspects.append(Suspect(image, score, tuple(scores)))
+        score = max([image.comparison.shift / SHIFT_UNIT, *scores])
+        suspects.append(image._replace(score=score, region_scores=tuple(scores)))
     return suspects

@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 
 from segkit.data.label_map import DataError, Problem
-from segkit.data.pairs import Pair, Pairs, size_mismatch_message
-from segkit.data.verify import map_pairs
+from segkit.data.pairs import Pairs, size_mismatch_message
+from segkit.data.verify import map_indices
 from segkit.tools.doctor import agreement, copies
-from segkit.tools.doctor.findings import Key
-from segkit.tools.doctor.records import Record
+from segkit.tools.doctor.findings import Key, Record
 from segkit.types import ignore_index
 from segkit.visualize.overlays import to_display_rgb
 
@@ -45,31 +44,29 @@ def scan_datasets(datasets: Mapping[str, Pairs]) -> Scan:
     """
     scan = Scan(dict(datasets))
     for split, dataset in datasets.items():
-        num_classes = dataset.table.num_classes
-        scan.pixels[split], scan.images[split] = np.zeros((2, num_classes), np.int64)
-        scan.problems += dataset.problems
-        positions = {pair: index for index, pair in enumerate(dataset.pairs)}
-
-        def examine(
-            pair: Pair,
-            split: str = split,
-            dataset: Pairs = dataset,
-            positions: dict[Pair, int] = positions,
-        ) -> tuple[Record, np.ndarray] | Problem:
-            try:
-                return examine_pair(dataset, Key(split, positions[pair]))
-            except DataError as error:
-                return error.problem
-
-        for result in map_pairs(examine, dataset.pairs, f"read {split}"):
-            if isinstance(result, Problem):
-                scan.problems.append(result)
-                continue
-            record, pixels = result
-            scan.records.append(record)
-            scan.pixels[split] += pixels
-            scan.images[split] += pixels > 0
+        _scan_split(scan, split, dataset)
     return scan
+
+
+def _scan_split(scan: Scan, split: str, dataset: Pairs) -> None:
+    pixels, images = np.zeros((2, dataset.table.num_classes), np.int64)
+    scan.pixels[split], scan.images[split] = pixels, images
+    scan.problems += dataset.problems
+
+    def examine(index: int) -> tuple[Record, np.ndarray] | Problem:
+        try:
+            return examine_pair(dataset, Key(split, index))
+        except DataError as error:
+            return error.problem
+
+    for result in map_indices(examine, dataset, f"read {split}"):
+        if isinstance(result, Problem):
+            scan.problems.append(result)
+        else:
+            record, counts = result
+            scan.records.append(record)
+            pixels += counts
+            images += counts > 0
 
 
 def examine_pair(dataset: Pairs, key: Key) -> tuple[Record, np.ndarray]:
@@ -79,7 +76,7 @@ def examine_pair(dataset: Pairs, key: Key) -> tuple[Record, np.ndarray]:
         DataError: the image or its mask cannot be read, or their sizes differ.
     """
     pair, num_classes = dataset.pairs[key.position], dataset.table.num_classes
-    image, label = dataset.read_image(pair), dataset.read_label(key.position)
+    image, label = dataset.read_image(key.position), dataset.read_label(key.position)
     if image.shape[:2] != label.shape:
         raise DataError("sizes differ", pair.label, size_mismatch_message(image, label), "")
     ignored = ignore_index(num_classes)
