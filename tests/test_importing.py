@@ -359,12 +359,12 @@ def test_failed_import_writes_nothing(tmp_path):
     (tmp_path / "in/b.png").write_text("not an image")
     files = [labelme_file(tmp_path / f"in/{name}.json", f"{name}.png") for name in "ab"]
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=r"b.png: not an image"):
+    with pytest.raises(ValueError, match=r"b.png: is damaged, cut short or not an image"):
         import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "deep/out")
     assert sorted(tmp_path.rglob("*")) == before
     import_labels("labelme", files[:1], images=tmp_path / "in", root=tmp_path / "deep/out")
     before = {file: file.read_bytes() for file in (tmp_path / "deep").rglob("*") if file.is_file()}
-    with pytest.raises(ValueError, match=r"b.png: not an image"):
+    with pytest.raises(ValueError, match=r"b.png: is damaged, cut short or not an image"):
         import_labels("labelme", files, images=tmp_path / "in", root=tmp_path / "deep/out")
     assert {file: file.read_bytes() for file in (tmp_path / "deep").rglob("*") if file.is_file()} == before
     assert not list(tmp_path.rglob(".import*"))

@@ -6,6 +6,7 @@ photographs, take one pass over all images.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from segkit.config import check, registry
 from segkit.config.auto import find_auto
 from segkit.config.dotted import value_of
 from segkit.data import statistics
+from segkit.data.label_map import DataError
 from segkit.data.pairs import Pairs
 from segkit.data.reading import read_size
 from segkit.data.transforms import MAX_SIDE
@@ -169,8 +171,11 @@ def median_image_size(dataset: Pairs) -> tuple[int, int, int]:
         ValueError: none of the sampled images has a readable header.
     """
     places = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLED_IMAGES, len(dataset))).astype(int))
-    headers = [read_size(dataset.pairs[place].image) for place in places]
-    sizes = [(max(size), min(size)) for size in headers if size is not None]
+    sizes = []
+    for place in places:
+        with contextlib.suppress(DataError):  # ``verify`` reports it
+            size = read_size(dataset.pairs[place].image)
+            sizes.append((max(size), min(size)))
     if not sizes:
         raise ValueError(
             f"{dataset.pairs[0].image}: not an image, nor are the others that were sampled. "

@@ -147,19 +147,16 @@ def _convert_to_ids(mask: np.ndarray, file: Path) -> np.ndarray:
     return values.clip(-(1 << 53), 1 << 53).astype(np.int64)
 
 
-def read_size(file: Path) -> tuple[int, int] | None:
-    """Return the width and height in the header of an image; None if the header is damaged.
+def read_size(file: Path) -> tuple[int, int]:
+    """Return the height and width of an image in its EXIF orientation, from its header.
 
     Raises:
-        DataError: the file is missing.
+        DataError: the file is missing or damaged.
     """
-    try:
-        header = _read_header(_read_bytes(file), file, "image")
-    except DataError as error:
-        if error.problem.kind == "unreadable":
-            raise
-        return None
-    return header.width, header.height
+    header = _read_header(_read_bytes(file), file, "image")
+    if header.orientation in (5, 6, 7, 8):
+        return header.width, header.height
+    return header.height, header.width
 
 
 def parse_bands(data: Mapping[str, Any]) -> Bands:

@@ -17,7 +17,7 @@ import numpy as np
 
 from segkit.data.label_map import COLUMNS, Entry, LabelMap, automatic_color, hex_color
 from segkit.data.listing import walk_files
-from segkit.data.reading import IMAGE_SUFFIXES
+from segkit.data.reading import IMAGE_SUFFIXES, read_size
 from segkit.runtime.text import format_count
 from segkit.tools.import_labels.readers import READERS
 from segkit.tools.import_labels.shapes import (
@@ -60,21 +60,20 @@ class Report:
         total = max(1, self.pixels.total())
         lines = [f"{format_count(self.images, 'image')} with masks"]
         for label in self.labels:
-            share = self.pixels[label] / total
-            lines.append(
-                f"{label:>24}: {format_count(self.objects[label], 'object')}, {share:.3%} of the pixels"
-            )
+            count, share = format_count(self.objects[label], "object"), self.pixels[label] / total
+            lines.append(f"{label:>24}: {count}, {share:.3%} of the pixels")
         for (top, below), pixels in self.hidden.most_common(6):
             lines.append(f"overlap: {top} covers {below} ({format_count(pixels, 'pixel')})")
         if self.crowds:
             lines.append(f"crowds: {self.crowds}, not scored except where other objects cover them")
         lines += [f"skipped: {format_count(number, 'shape')} {kind}" for kind, number in self.skipped.items()]
-        for title, names in (
-            ("no labels", self.without_labels),
-            ("missing, skipped", self.missing),
-            ("size differs from that in the annotations, skipped", self.other_size),
-            ("in the folder but not in the annotations", self.not_labeled),
-        ):
+        lists = {
+            "no labels": self.without_labels,
+            "missing, skipped": self.missing,
+            "size differs from that in the annotations, skipped": self.other_size,
+            "in the folder but not in the annotations": self.not_labeled,
+        }
+        for title, names in lists.items():
             if names:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
                 lines.append(f"{title}: {format_count(len(names), 'image')} ({', '.join(names[:3])}{more})")
@@ -128,17 +127,15 @@ def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
         target = Path(temporary)
         for image in annotations.images:
             if (source := sources.get(image.name)) is not None:
-                _write_image(target, PurePosixPath(split), image, source, report, empty=empty, ids=ids)
+                _write_image(target, Path(split, image.name), image, source, report, empty=empty, ids=ids)
         if not report.images:
             count = format_count(len(annotations.images), "image")
             reason = " ".join(report.lines()[-1:])
             raise ValueError(f"--images {images}: cannot use any of the {count} in {files[0]}; {reason}")
         used = {os.path.realpath(source) for source in sources.values()}
-        files_there = walk_files(images) if images.is_dir() else ()
-        there = [
-            f for f in files_there if f.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(f) not in used
-        ]
-        report.not_labeled = [file.relative_to(images).as_posix() for file in there]
+        for file in walk_files(images):
+            if file.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(file) not in used:
+                report.not_labeled.append(file.relative_to(images).as_posix())
         (target / f"import{'-' * bool(split)}{split}.json").write_text(report.to_json(), encoding="utf-8")
         if not (root / "classes.csv").exists():
             (target / "classes.csv").write_text(format_csv(table), encoding="utf-8")
@@ -213,8 +210,6 @@ def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str,
             image.name = inside.relative_to(base).as_posix()
         elif image.file is None:
             raise ValueError(f"image {image.name} is outside of --images {folder}")
-        elif not file.is_file():
-            continue
         name = PurePosixPath(image.name).name
         if not file.is_file() and last[name] == 1:  # the annotations may have another folder
             file = base / name
@@ -229,16 +224,10 @@ def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str,
 
 
 def _write_image(
-    target: Path,
-    split: PurePosixPath,
-    image: LabeledImage,
-    source: Path,
-    report: Report,
-    *,
-    empty: str,
-    ids: MaskIds,
+    target: Path, below: Path, image: LabeledImage, source: Path, report: Report, *, empty: str, ids: MaskIds
 ) -> None:
-    stored = image_size(source)
+    """Write the image and mask of a file, and count them."""
+    stored = read_size(source)
     if image.size not in (None, stored):
         report.other_size.append(image.name)
         return
@@ -249,13 +238,12 @@ def _write_image(
             report.skipped += image.skipped
             return
     mask, hidden = paint_mask(image, ids)
-    below = split / image.name
     overlays.save_image(target / "masks" / below.with_suffix(".png"), mask)
-    link_or_copy(source, target / "images" / below)
+    _link_or_copy(source, target / "images" / below)
     counts = np.bincount(mask.ravel(), minlength=1 + max(ids.void, *ids.labels.values()))
-    report.pixels.update({"background": int(counts[ids.background])})
+    report.pixels["background"] += int(counts[ids.background])
     if ids.void != ids.background:
-        report.pixels.update({"not scored": int(counts[ids.void])})
+        report.pixels["not scored"] += int(counts[ids.void])
     report.pixels.update({label: int(counts[number]) for label, number in ids.labels.items()})
     report.objects.update(s.label for s in image.shapes if s.label in ids.labels and not s.is_crowd)
     report.crowds += sum(shape.is_crowd for shape in image.shapes if shape.label in ids.labels)
@@ -264,32 +252,12 @@ def _write_image(
     report.skipped += image.skipped
 
 
-def link_or_copy(file: Path, target: Path) -> None:
-    """Copy a file, as a hard link if possible."""
+def _link_or_copy(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file.resolve(), target)
     except OSError:
         shutil.copyfile(file, target)
-
-
-def image_size(file: Path) -> tuple[int, int]:
-    """Return (height, width) from the header of an image, after applying its EXIF orientation.
-
-    Raises:
-        ValueError: the file is not an image.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-            is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file}: not an image ({error})") from error
-    if is_turned:
-        return (width, height)
-    return (height, width)
 
 
 def make_label_map(labels: Sequence[str], colors: dict[str, str]) -> LabelMap:

@@ -49,21 +49,21 @@ def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
             "class * 1000 + instance, add --divide 1000; if they are classes, write them all in classes.csv"
         )
     keys = sorted(values)
+    is_binary = len(keys) == 2 and keys[0] in (0, (0, 0, 0))
+    void: int | tuple[int, ...] = (255, 255, 255)
     if isinstance(keys[-1], int):
         void = ignore_id(keys[-1])
-    else:
-        void = (255, 255, 255)
     entries = []
     for number, key in enumerate(keys):
-        color = key if isinstance(key, tuple) else automatic_color(key)
-        identity = number if isinstance(key, tuple) else key
+        identity, (red, green, blue) = (
+            (number, key) if isinstance(key, tuple) else (key, automatic_color(key))
+        )
         ignore = len(keys) > 2 and key == void
-        name = "not scored" if ignore else f"class {identity}"
-        if len(keys) == 2 and key in (0, (0, 0, 0)):
-            name = "background"
-        elif len(keys) == 2 and keys[0] in (0, (0, 0, 0)):
-            name = "object"
-        red, green, blue = color
+        name = f"class {identity}"
+        if ignore:
+            name = "not scored"
+        elif is_binary:
+            name = ("background", "object")[number]
         entries.append(Entry(identity, name, (red, green, blue), ignore))
     return LabelMap("folder", tuple(entries))
 

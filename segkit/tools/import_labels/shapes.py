@@ -23,7 +23,7 @@ class Shape:
     mask: np.ndarray | None = None
     place: tuple[int, int] = (0, 0)  # top, left
     is_crowd: bool = False
-    height: float = 0.0  # the highest of overlapping shapes is on top
+    height: float = 0.0  # the highest of overlapping shapes is on top; of equal ones, the last
 
 
 @dataclass
@@ -51,11 +51,7 @@ def ignore_id(highest: int) -> int:
 
 
 def import_pycocotools() -> Any:
-    """Return ``pycocotools.mask``, or raise an error that explains how to install it.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+    """Return ``pycocotools.mask``; a ``ValueError`` explains how to install it."""
     try:
         from pycocotools import mask
     except ImportError as error:
@@ -63,18 +59,18 @@ def import_pycocotools() -> Any:
     return mask
 
 
-def parse_outline(values: Sequence[Any], place: str) -> np.ndarray:
+def parse_outline(values: Sequence[Any]) -> np.ndarray:
     """Return (N, 2) x and y, from pairs or from one flat list.
 
     Raises:
-        ValueError: they are not numbers, or out of range; ``place`` is for the message.
+        ValueError: they are not numbers, or out of range.
     """
     try:
         points = np.array(values, np.float64).reshape(-1, 2)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{place}: an outline must be a list of x and y") from error
+        raise ValueError("an outline must be a list of x and y") from error
     if not np.isfinite(points).all() or np.abs(points).max(initial=0) > BEYOND:
-        raise ValueError(f"{place}: outline coordinates are out of range")
+        raise ValueError("outline coordinates are out of range")
     return points
 
 
@@ -111,9 +107,8 @@ def decode_runs(counts: str | bytes | Sequence[int], height: int, width: int) ->
         if not isinstance(counts, str | bytes):
             if sum(counts) != height * width:
                 raise ValueError
-            counts = tools.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)[
-                "counts"
-            ]
+            runs = {"size": [height, width], "counts": list(counts)}
+            counts = tools.frPyObjects(runs, height, width)["counts"]
         packed = counts.encode() if isinstance(counts, str) else counts
         mask = np.asarray(tools.decode({"size": [height, width], "counts": packed}))
         if tools.encode(np.asfortranarray(mask))["counts"] != packed:  # too few pixels
@@ -131,11 +126,8 @@ def rasterize_object(shape: Shape, height: int, width: int) -> np.ndarray:
         inside = shape.mask[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
         y, x = max(0, top), max(0, left)
         area[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    polygons = [
-        np.nan_to_num(outline).clip(-BEYOND, BEYOND).ravel().tolist()
-        for outline in shape.outlines
-        if len(outline) > 2
-    ]
+    corners = [np.nan_to_num(outline).clip(-BEYOND, BEYOND) for outline in shape.outlines]
+    polygons = [outline.ravel().tolist() for outline in corners if len(outline) > 2]
     if polygons:
         tools = import_pycocotools()
         area |= tools.decode(tools.merge(tools.frPyObjects(polygons, height, width))).astype(bool)
@@ -169,10 +161,8 @@ def paint_mask(image: LabeledImage, ids: MaskIds) -> tuple[np.ndarray, Counter[t
         if shape.label not in ids.labels:
             image.skipped[f"of {shape.label}"] += 1
             continue
-        value, area = (
-            ids.void if shape.is_crowd else ids.labels[shape.label],
-            rasterize_object(shape, *image.size),
-        )
+        value = ids.void if shape.is_crowd else ids.labels[shape.label]
+        area = rasterize_object(shape, *image.size)
         image.skipped["without a pixel in the image"] += not area.any()
         below, counts = np.unique(mask[area], return_counts=True)
         for under, pixels in zip(below.tolist(), counts.tolist(), strict=True):
