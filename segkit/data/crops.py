@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image  # comes with torchvision
 
-FILTERS = {  # PIL's filter, torch's, and the radius in source pixels (in target pixels when it shrinks)
-    "pil_bilinear": (Image.Resampling.BILINEAR, "_upsample_bilinear2d_aa", 1.0),
-    "pil_bicubic": (Image.Resampling.BICUBIC, "_upsample_bicubic2d_aa", 2.0),
+FILTERS = {  # of torch, and the radius in source pixels (in target pixels when it shrinks)
+    "pil_bilinear": ("_upsample_bilinear2d_aa", 1.0),
+    "pil_bicubic": ("_upsample_bicubic2d_aa", 2.0),
 }
 
 
@@ -47,8 +46,8 @@ def crop_image(image: np.ndarray, crop: Crop, resize: str) -> np.ndarray:
             resizes all of it, since OpenCV cannot start between two pixels.
 
     Pillow resizes first columns, then rows, and rounds to integers in between (Pillow 13 chooses the order by
-    cost). So does this function, mostly with torch, whose kernels for bytes are faster; a few pixels in a
-    thousand differ from Pillow's, by one level, seldom two.
+    cost). So does this function with torch, whose kernels for bytes are 3 to 5 times as fast; a few pixels in
+    a thousand differ from Pillow's, by one level, seldom two.
     """
     if resize == "opencv_linear":
         if crop.scaled != image.shape[:2]:
@@ -60,43 +59,33 @@ def crop_image(image: np.ndarray, crop: Crop, resize: str) -> np.ndarray:
     dtype = image.dtype
     if dtype not in (np.uint8, np.float32):
         image = image.astype(np.float32)  # holds 16-bit integers
-    rows = _source_span(crop.top, crop.height, image.shape[0], crop.scaled[0], FILTERS[resize][2])[0]
-    wide = _resize_columns(image[rows], crop, resize)
-    part = _resize_rows(wide, crop, resize, rows, image.shape[0])
+    filter, radius = FILTERS[resize]
+    full_height, full_width, bands = image.shape
+    first, rows = _source_span(crop.top, crop.height, full_height, crop.scaled[0], radius)
+    _, columns = _source_span(crop.left, crop.width, full_width, crop.scaled[1], radius)
+    if crop.is_flipped:
+        source = restore_band_axis(cv2.flip(image[first:rows, full_width - columns :], 1))
+    else:
+        source = image[first:rows, :columns].copy()  # writable, as torch requires
+    zoom_y, zoom_x = crop.scaled[0] / full_height, crop.scaled[1] / full_width
+    width = _output_length(columns, crop.left + crop.width, zoom_x)
+    wide = _resize_with_torch(source, (rows - first, width), filter, (1.0, zoom_x))
+    source = np.zeros((rows, crop.width, bands), image.dtype)  # no row of the crop depends on the zeros
+    source[first:] = wide[:, crop.left : crop.left + crop.width]
+    height = _output_length(rows, crop.top + crop.height, zoom_y)
+    resized = _resize_with_torch(source, (height, crop.width), filter, (zoom_y, 1.0))
+    part = np.ascontiguousarray(resized[crop.top : crop.top + crop.height])
     if part.dtype != dtype:
         limits = np.iinfo(dtype)  # bicubic overshoots
         return np.rint(part).clip(limits.min, limits.max).astype(dtype)
     return part
 
 
-def _resize_columns(image: np.ndarray, crop: Crop, resize: str) -> np.ndarray:
-    """Return the columns of the crop (H, w, C) of an image (H, W, C), which is flipped first if needed."""
-    pil_filter, torch_filter, radius = FILTERS[resize]
-    full, scaled = image.shape[1], crop.scaled[1]
-    columns, left, right = _source_span(crop.left, crop.width, full, scaled, radius)
-    if _is_better_with_pillow(image, crop.left, crop.width):
-        source = Image.fromarray(_select_columns(image, columns, is_flipped=crop.is_flipped))
-        size = (crop.width, source.height)
-        return np.asarray(source.resize(size, pil_filter, (left, 0, right, source.height)))
-    source = _select_columns(image, slice(0, columns.stop), is_flipped=crop.is_flipped)
-    zoom = scaled / full
-    size = [image.shape[0], _output_length(columns.stop, crop.left + crop.width, zoom)]
-    return _resize_with_torch(source, size, torch_filter, (1.0, zoom))[:, crop.left : crop.left + crop.width]
-
-
-def _resize_rows(image: np.ndarray, crop: Crop, resize: str, rows: slice, full: int) -> np.ndarray:
-    """Return the rows of the crop (h, w, C), of the rows ``rows`` of an image with ``full`` rows."""
-    pil_filter, torch_filter, radius = FILTERS[resize]
-    if _is_better_with_pillow(image, crop.top, crop.height):
-        _, top, bottom = _source_span(crop.top, crop.height, full, crop.scaled[0], radius)
-        size = (crop.width, crop.height)
-        return np.array(Image.fromarray(image).resize(size, pil_filter, (0, top, crop.width, bottom)))
-    source = np.zeros((rows.stop, *image.shape[1:]), image.dtype)  # no row of the crop depends on the zeros
-    source[rows] = image
-    zoom = crop.scaled[0] / full
-    size = [_output_length(rows.stop, crop.top + crop.height, zoom), crop.width]
-    resized = _resize_with_torch(source, size, torch_filter, (zoom, 1.0))
-    return np.ascontiguousarray(resized[crop.top : crop.top + crop.height])
+def _source_span(start: int, length: int, full: int, scaled: int, radius: float) -> tuple[int, int]:
+    """Return the first source pixel that a part of a scaled side depends on, and the end of them."""
+    margin = radius * max(1.0, full / scaled) + 1
+    begin, end = start * full / scaled - margin, (start + length) * full / scaled + margin
+    return max(0, math.floor(begin)), min(full, math.ceil(end))
 
 
 def _output_length(source: int, needed: int, zoom: float) -> int:
@@ -109,17 +98,8 @@ def _output_length(source: int, needed: int, zoom: float) -> int:
     return needed
 
 
-def _is_better_with_pillow(image: np.ndarray, start: int, length: int) -> bool:
-    """Return whether Pillow is faster for a part of a resized side.
-
-    Per pixel torch is 3 to 5 times as fast, but resizes from the edge of the image on. Pillow starts
-    anywhere; it resizes bytes of 1 or 3 bands only.
-    """
-    return start > 2 * length and image.dtype == np.uint8 and image.shape[2] == 3
-
-
 def _resize_with_torch(
-    image: np.ndarray, size: Sequence[int], filter: str, zoom: tuple[float, float]
+    image: np.ndarray, size: tuple[int, int], filter: str, zoom: tuple[float, float]
 ) -> np.ndarray:
     """Return the first ``size`` (height, width) pixels of an image (h, w, C) scaled by ``zoom``."""
     import torch
@@ -128,7 +108,7 @@ def _resize_with_torch(
     strides = (height * width * bands, 1, width * bands, bands)  # torch recognizes these as channels-last
     planes = torch.from_numpy(image).as_strided((1, bands, height, width), strides)
     resize = getattr(torch.ops.aten, filter)
-    return resize(planes, size, False, *zoom)[0].permute(1, 2, 0).numpy()  # noqa: FBT003
+    return resize(planes, list(size), False, *zoom)[0].permute(1, 2, 0).numpy()  # noqa: FBT003
 
 
 def restore_band_axis(image: np.ndarray) -> np.ndarray:
@@ -157,10 +137,10 @@ def crop_label(label: np.ndarray, crop: Crop, resize: str) -> np.ndarray:
 def crop_rotated(
     array: np.ndarray, crop: Crop, angle: float, *, resize: str, fill: Sequence[float]
 ) -> np.ndarray:
-    """Return the crop rotated about its center; labels with nearest neighbor, images linearly.
+    """Return the crop rotated about its center by ``angle`` degrees.
 
     Args:
-        array: (H, W), a label, or (H, W, C), an image.
+        array: (H, W), a label, for which the nearest neighbor is taken, or (H, W, C), an image.
         crop: in coordinates of the scaled image.
         angle: in degrees.
         resize: of the image.
@@ -170,50 +150,25 @@ def crop_rotated(
     if is_image and resize in FILTERS and crop.scaled[0] < array.shape[0]:  # warpAffine would skip pixels
         array = crop_image(array, Crop(crop.scaled, 0, 0, *crop.scaled), resize)
     zoom_y, zoom_x = crop.scaled[0] / array.shape[0], crop.scaled[1] / array.shape[1]
-    to_crop = np.array(
-        [
-            [zoom_x, 0, (zoom_x - 1) / 2 - crop.left],
-            [0, zoom_y, (zoom_y - 1) / 2 - crop.top],
-            [0, 0, 1],
-        ]
-    )
+    to_crop = np.array([[zoom_x, 0, (zoom_x - 1) / 2], [0, zoom_y, (zoom_y - 1) / 2], [0, 0, 1]])
+    to_crop[:2, 2] -= crop.left, crop.top
     center = ((crop.width - 1) / 2, (crop.height - 1) / 2)
     matrix = cv2.getRotationMatrix2D(center, angle, 1.0) @ to_crop
-    size, interpolation = (crop.width, crop.height), cv2.INTER_NEAREST
-    if is_image:
-        interpolation = cv2.INTER_LINEAR
+    planes = [array]
     if is_image and array.shape[2] != 3:  # OpenCV warps at most four bands
         planes = [np.ascontiguousarray(array[..., band]) for band in range(array.shape[2])]
-        warped = [
-            cv2.warpAffine(plane, matrix, size, flags=interpolation, borderValue=value)
-            for plane, value in zip(planes, fill, strict=True)
-        ]
-        part = np.dstack(warped)
-    else:
-        part = cv2.warpAffine(array, matrix, size, flags=interpolation, borderValue=tuple(fill))
+    values = np.array(fill).reshape(len(planes), -1).tolist()
+    method, size = cv2.INTER_LINEAR if is_image else cv2.INTER_NEAREST, (crop.width, crop.height)
+    warped = [
+        cv2.warpAffine(plane, matrix, size, flags=method, borderValue=value)
+        for plane, value in zip(planes, values, strict=True)
+    ]
+    part = warped[0] if len(warped) == 1 else np.dstack(warped)
     if crop.is_flipped:
         part = cv2.flip(part, 1)
     if is_image:
         return restore_band_axis(part)
     return part
-
-
-def _source_span(
-    start: int, length: int, full: int, scaled: int, radius: float
-) -> tuple[slice, float, float]:
-    """Return the source pixels that a part of a scaled side depends on, and the part's ends among them."""
-    first, last = start * full / scaled, (start + length) * full / scaled
-    margin = radius * max(1.0, full / scaled) + 1
-    begin, end = max(0, math.floor(first - margin)), min(full, math.ceil(last + margin))
-    return slice(begin, end), first - begin, min(last, full) - begin
-
-
-def _select_columns(rows: np.ndarray, columns: slice, *, is_flipped: bool) -> np.ndarray:
-    """Return columns of an image; of a flipped one, counted from the right and in reverse."""
-    if not is_flipped:
-        return rows[:, columns].copy()  # writable, as torch requires
-    width = rows.shape[1]
-    return restore_band_axis(cv2.flip(rows[:, width - columns.stop : width - columns.start], 1))
 
 
 def _nearest_by_center(start: int, length: int, full: int, scaled: int) -> np.ndarray:
