@@ -93,10 +93,6 @@ def photograph(height, width, seed=0):
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def sharpness(image):
-    return cv2.Laplacian(image.astype(np.float32), cv2.CV_32F).std()
-
-
 def resize_by_columns_then_rows(image, size, way):
     """As every Pillow before 13 did."""
     return image.resize((size[0], image.height), way).resize(size, way)
@@ -144,15 +140,6 @@ def test_resized_crop_is_as_exact_as_pillow(scale):
         errors = np.abs(crop_image(image, Crop(size, top, left, height, width), "pil_bilinear") - exact[here])
         assert errors.max() < 1.01
         assert errors.mean() <= np.abs(pillow[here] - exact[here]).mean() + 0.001
-
-
-def test_shrunk_crop_is_as_sharp_as_pillow():
-    image = photograph(300, 400)
-    for scale in (0.5, 0.62, 0.76):
-        size = int(300 * scale), int(400 * scale)
-        whole = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-        ours = crop_image(image, Crop(size, 10, 20, 90, 120), "pil_bilinear")
-        assert sharpness(ours) == pytest.approx(sharpness(whole[10:100, 20:140]), rel=0.01)
 
 
 @pytest.mark.parametrize("base", [198, 520, 1040])
@@ -252,19 +239,6 @@ def test_rotated_crop_is_averaged_when_it_shrinks():
     assert np.abs(turned.astype(int) - straight).mean() < 1
 
 
-def test_crop_of_one_class_is_sampled_again():
-    label = np.zeros((HEIGHT, WIDTH), np.uint8)
-    label[:, 90:] = 1
-    sample = Sample(np.zeros((HEIGHT, WIDTH, 3), np.uint8), label, "")
-    share = {}
-    for most in (1.0, 0.75):
-        transform = transforms.build(crop_size=CROP, scales=(1, 1), max_class_ratio=most)
-        results = [transform(sample, seed).label for seed in range(200)]
-        share[most] = np.mean([max((r == 0).mean(), (r == 1).mean()) <= 0.75 for r in results])
-    assert share[1.0] < 0.5
-    assert share[0.75] > 0.95
-
-
 @pytest.mark.medium
 def test_color_and_blur_follow_their_probability():
     image = np.random.default_rng(0).integers(60, 200, (CROP, CROP, 3)).astype(np.uint8)
@@ -277,20 +251,6 @@ def test_color_and_blur_follow_their_probability():
     jitter = transforms.build(crop_size=CROP, scales=(1, 1), hflip=0, color_jitter=0.5)
     changed = np.mean([(jitter(sample, seed).image != image).any() for seed in range(400)])
     assert abs(changed - (1 - 0.5**4)) < 0.05  # brightness, contrast, saturation, hue
-
-
-def test_equal_seeds_give_equal_samples():
-    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    transform = transforms.build(crop_size=CROP, base_size=BASE, color_jitter=0.5, blur=0.5, rotation=5)
-    first = [transform(Sample(image, COLUMNS, ""), seed).image for seed in range(20)]
-    again = [transform(Sample(image, COLUMNS, ""), seed).image for seed in reversed(range(20))][::-1]
-    np.testing.assert_array_equal(first, again)
-    assert len({drawn_image.tobytes() for drawn_image in first}) == 20
-
-
-def test_scales_out_of_order_are_refused():
-    with pytest.raises(ValueError, match=r"augment.scales=\[2.0, 0.5\]: must be \[lowest, highest\]"):
-        transforms.build(crop_size=8, scales=(2.0, 0.5))
 
 
 @pytest.mark.medium
@@ -346,15 +306,6 @@ def test_crops_are_resampled_like_in_mmsegmentation():
     assert {0, 1, 10} <= set(kept)  # at once, later, and never fit
 
 
-def test_fully_ignored_crop_is_sampled_again():
-    label = np.full((64, 256), 255, np.uint8)
-    label[:, 200::2], label[:, 201::2] = 0, 1
-    sample = Sample(np.zeros((64, 256, 3), np.uint8), label, "")
-    transform = transforms.build(crop_size=64, scales=(1, 1), max_class_ratio=0.75)
-    empty = np.mean([(transform(sample, seed).label == 255).all() for seed in range(200)])
-    assert empty < 0.1  # of single draws: 0.7
-
-
 class LikeNumpy:
     """``numpy.random`` as the published code calls it, drawn from a generator."""
 
@@ -398,28 +349,6 @@ def test_color_jitter_equals_mmsegmentation():
         np.testing.assert_array_equal(ours, expected[..., ::-1])
 
 
-@pytest.mark.medium
-def test_color_jitter_matches_mmsegmentation_in_distribution():
-    """Four numbers of each image over 2,000 draws of each side, with numpy's own generator on theirs."""
-    draws = 2000
-    image = photograph(12, 12)
-    random = np.random.RandomState(5)
-
-    def measures(rgb):
-        hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV).astype(float)
-        turn = np.exp(1j * np.pi * hsv[..., 0] / 90)
-        return rgb.mean(), rgb.std(), hsv[..., 1].mean(), np.angle((turn * hsv[..., 1]).sum())
-
-    sample = Sample(image, np.zeros(image.shape[:2], np.uint8), "")
-    transform = transforms.build(crop_size=12, scales=(1, 1), hflip=0, color_jitter=0.5)
-    ours = [measures(transform(sample, seed).image) for seed in range(draws)]
-    theirs = [
-        measures(photometric_distortion(image[..., ::-1], random)[..., ::-1].copy()) for _ in range(draws)
-    ]
-    for one, other in zip(np.transpose(ours), np.transpose(theirs), strict=True):
-        assert distance(one, other) < 1.95 * np.sqrt(2 / draws)  # 1 in 1000 by chance; seeds are fixed
-
-
 def test_mean_padding_is_zero_after_normalization():
     sample = Sample(np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8), np.uint8), "")
     settings = {"crop_size": 12, "scales": (1, 1), "hflip": 0}
@@ -427,16 +356,6 @@ def test_mean_padding_is_zero_after_normalization():
     normalized = (outside - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     assert np.abs(normalized).max() < 0.5 / 255 / 0.224
     assert not transforms.build(**settings)(sample, 0).image[8:].any()
-
-
-def test_augmentation_can_be_pickled():
-    image = photograph(HEIGHT, WIDTH)
-    transform = transforms.build(crop_size=CROP, base_size=BASE, color_jitter=0.5, blur=0.5, rotation=5)
-    again = pickle.loads(pickle.dumps(transform))
-    for seed in range(10):
-        one, other = (t(Sample(image, COLUMNS, ""), seed) for t in (transform, again))
-        np.testing.assert_array_equal(one.image, other.image)
-        np.testing.assert_array_equal(one.label, other.label)
 
 
 @pytest.mark.parametrize(
@@ -460,15 +379,35 @@ def test_invalid_sizes_and_scales_are_refused_in_one_line(section, message):
     assert len(lines) == 1  # the rest of the section is not given
 
 
-def test_scale_beyond_the_limit_of_opencv_is_refused():
-    with pytest.raises(
-        ValueError, match=r"base_size=16384 at augment.scales=.* to 65536 pixels; at most 32767"
-    ):
-        transforms.build(crop_size=8, base_size=16384, scales=(1.0, 4.0))
-
-
 def test_smallest_allowed_sizes_give_an_image():
     sample = Sample(photograph(50, 2), np.zeros((50, 2), np.uint8), "")
     for base_size in (16, (16, 16), None):
         result = transforms.build(crop_size=4, base_size=base_size, scales=(0.01, 0.01))(sample, 0)
         assert result.image.shape == (4, 4, 3)
+
+
+def test_equal_seeds_give_equal_samples_in_any_order_and_once_pickled():
+    image = photograph(HEIGHT, WIDTH)
+    transform = transforms.build(crop_size=CROP, base_size=BASE, color_jitter=0.5, blur=0.5, rotation=5)
+    first = [transform(Sample(image, COLUMNS, ""), seed) for seed in range(20)]
+    pickled = pickle.loads(pickle.dumps(transform))
+    again = [pickled(Sample(image, COLUMNS, ""), seed) for seed in reversed(range(20))][::-1]
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.label, other.label)
+    assert len({sample.image.tobytes() for sample in first}) == 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scales": (2.0, 0.5)}, r"augment.scales=\[2.0, 0.5\]: must be \[lowest, highest\]"),
+        (
+            {"base_size": 16384, "scales": (1.0, 4.0)},
+            r"base_size=16384 at augment.scales=.* to 65536 pixels; at most 32767",
+        ),
+    ],
+)
+def test_contradictory_scales_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        transforms.build(crop_size=8, **settings)

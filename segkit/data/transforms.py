@@ -6,7 +6,6 @@ The crop is chosen in the coordinates of the scaled image, and only the source p
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from segkit.types import Bands, Sample, label_ignore_index
 Transform = Callable[[Sample, int], Sample]  # (sample as read, seed) -> sample as trained on
 
 PADDING = {"black": (0, 0, 0), "mean": (124, 116, 104)}  # ImageNet's mean, zero once it is normalized
+MAX_RETRIES = 10  # for a crop that one class fills
 MAX_SIDE = 32767  # pixels of a side that OpenCV can resize to
 CropSize = Annotated[int, Interval(ge=1, le=8192)]
 BaseSize = Annotated[int, Interval(ge=16, le=16384)]
@@ -99,20 +99,24 @@ class Augmentation:
         padding = _padding_values(self.padding, bands, image.shape[2])
         is_flipped = bool(draw.random() < self.hflip)
         scaled = _sample_scaled_size(draw, label.shape, self.base_size, self.scales)
-        if self.rotation:
-            angle = draw.uniform(-self.rotation, self.rotation)
-        else:
-            angle = 0.0
-        if isinstance(self.crop_size, int):
-            crop_size = (self.crop_size, self.crop_size)
-        else:
-            crop_size = self.crop_size
-        sampler = _CropSampler(scaled, crop_size or scaled, is_flipped)
+        angle = draw.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
+        crop_size = self.crop_size
+        if isinstance(crop_size, int):
+            crop_size = (crop_size, crop_size)
+        pixels = None
         if self.class_uniform_crop:
             is_flipped_first = is_flipped and self.resize != "opencv_linear" and not angle
             pixels = _ClassPixels(label[:, ::-1] if is_flipped_first else label)
-            sampler = dataclasses.replace(sampler, pixels=pixels, probability=self.class_uniform_crop)
-        crop, label = self._sample_crop(draw, label, sampler, angle)
+        outside, original = (label_ignore_index(label),), label
+        tries = 0
+        while True:
+            crop = self._sample_crop(draw, scaled, crop_size or scaled, pixels)._replace(
+                is_flipped=is_flipped
+            )
+            label = self._cut(original, crop, angle, outside)
+            tries += 1
+            if tries > MAX_RETRIES or self.max_class_ratio == 1 or _is_mixed(label, self.max_class_ratio):
+                break
         image = self._cut(image, crop, angle, padding)
         if self.color_jitter and bands.is_photograph:
             image = color.distort(image, draw, self.color_jitter)
@@ -125,23 +129,29 @@ class Augmentation:
             image, label, name, _ = transform(Sample(image, label, name, bands), draw)
         if crop_size is not None:
             image = _pad(image, crop_size, padding)
-            label = _pad(label, crop_size, (label_ignore_index(label),))
+            label = _pad(label, crop_size, outside)
         return Sample(image, label, name, bands)
 
     def _sample_crop(
-        self, draw: np.random.Generator, label: np.ndarray, sampler: _CropSampler, angle: float
-    ) -> tuple[Crop, np.ndarray]:
-        """Return a crop and the label under it; sampled again while one class fills it."""
-        outside = (label_ignore_index(label),)
-        crop = sampler.sample(draw)
-        part = self._cut(label, crop, angle, outside)
-        tries = 10 if self.max_class_ratio < 1 else 0
-        for _ in range(tries):
-            if _is_mixed(part, self.max_class_ratio):
-                break
-            crop = sampler.sample(draw)
-            part = self._cut(label, crop, angle, outside)
-        return crop, part
+        self,
+        draw: np.random.Generator,
+        scaled: tuple[int, int],
+        crop_size: Sequence[int],
+        pixels: _ClassPixels | None,
+    ) -> Crop:
+        """Return a uniform crop; it has all of a side that is not longer than the crop.
+
+        With a probability the crop is uniform among those that contain a pixel of a random class.
+        """
+        sides: np.ndarray = np.minimum(crop_size, scaled)
+        lowest: np.ndarray = np.zeros(2, np.int64)
+        highest: np.ndarray = scaled - sides
+        if pixels is not None and draw.random() < self.class_uniform_crop:
+            pixel = pixels.draw(draw, scaled)
+            lowest = np.maximum(lowest, pixel - sides + 1)
+            highest = np.minimum(highest, pixel)
+        top, left = draw.integers(lowest, highest + 1).tolist()
+        return Crop(scaled, top, left, *sides.tolist())
 
     def _cut(self, array: np.ndarray, crop: Crop, angle: float, padding: Sequence[float]) -> np.ndarray:
         if angle:
@@ -152,31 +162,6 @@ class Augmentation:
 
 
 build = Augmentation  # the name that components are built by
-
-
-@dataclass(frozen=True)
-class _CropSampler:
-    """Uniform crops of the scaled image; all of a side that is not longer than the crop.
-
-    With a probability the crop is uniform among those that contain a pixel of a random class.
-    """
-
-    scaled: tuple[int, int]
-    crop_size: Sequence[int]
-    is_flipped: bool
-    pixels: _ClassPixels | None = None
-    probability: float = 0.0
-
-    def sample(self, draw: np.random.Generator) -> Crop:
-        sides: np.ndarray = np.minimum(self.crop_size, self.scaled)
-        lowest: np.ndarray = np.zeros(2, np.int64)
-        highest: np.ndarray = self.scaled - sides
-        if self.pixels is not None and draw.random() < self.probability:
-            pixel = self.pixels.draw(draw, self.scaled)
-            lowest = np.maximum(lowest, pixel - sides + 1)
-            highest = np.minimum(highest, pixel)
-        top, left = draw.integers(lowest, highest + 1)
-        return Crop(self.scaled, int(top), int(left), int(sides[0]), int(sides[1]), self.is_flipped)
 
 
 class _ClassPixels:
