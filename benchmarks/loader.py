@@ -101,7 +101,7 @@ def segkit_batches(data: Pairs, case: Case, workers: int, resize: str) -> Iterat
     transform = transforms.build(crop_size=case.crop, base_size=case.base, **how)
     batches = range(case.samples // BATCH)
     return iter(
-        loaders.training_loader(
+        loaders.TrainingLoader(
             data, transform, loaders.SampleOrder(len(data), 0, BATCH), iterations=batches, workers=workers
         )
     )

@@ -44,7 +44,7 @@ def main() -> None:
         device=torch.device("cpu"),
         seed=0,
     )
-    batches = loaders.training_loader(
+    batches = loaders.TrainingLoader(
         train_set,
         transforms.build(**settings["augment"]),
         loaders.SampleOrder(len(train_set), 0, schedule.batch_size, schedule.loader_batches),

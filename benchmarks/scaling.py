@@ -85,7 +85,7 @@ def measure_loader(given: argparse.Namespace) -> dict[str, Any]:
             transforms.build(crop_size=224, base_size=256),
         )
         batches = iter(
-            loaders.training_loader(scenes, transform, order, iterations=range(24), workers=workers)
+            loaders.TrainingLoader(scenes, transform, order, iterations=range(24), workers=workers)
         )
         next(batches)  # by then workers have started
         start = time.perf_counter()

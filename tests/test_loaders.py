@@ -11,7 +11,7 @@ import torch
 from segkit.data import transforms
 from segkit.data.datasets import shapes
 from segkit.data.label_map import DataError
-from segkit.data.loaders import SampleOrder, training_loader
+from segkit.data.loaders import SampleOrder, TrainingLoader
 from segkit.types import Sample
 
 SCENES = shapes.build("train", size=40, train_scenes=7)
@@ -43,7 +43,7 @@ def batches(dataset=SCENES, transform=TRANSFORM, **change):
 def loader(dataset=SCENES, transform=TRANSFORM, *, iterations=range(END), workers=0, share=(0, 1), **order):
     settings = {"seed": 3, "batch_size": 4, "rank": share[0], "world_size": share[1]} | order
     made = SampleOrder(len(dataset), **settings)
-    return training_loader(dataset, transform, made, iterations=iterations, workers=workers)
+    return TrainingLoader(dataset, transform, made, iterations=iterations, workers=workers)
 
 
 def join_batches(parts):

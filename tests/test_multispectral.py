@@ -387,7 +387,7 @@ def test_batches_hold_stored_values_and_are_normalized_later(kind):
             return Sample(image, label, "a", meant)
 
     transform = transforms.Augmentation(crop_size=None, scales=(1.0, 1.0), hflip=0)
-    (batch,) = loaders.training_loader(One(), transform, loaders.SampleOrder(1, 0, 1), iterations=range(1))
+    (batch,) = loaders.TrainingLoader(One(), transform, loaders.SampleOrder(1, 0, 1), iterations=range(1))
     np.testing.assert_array_equal(batch.image.numpy(), np.moveaxis(image, -1, 0)[None])
     assert (batch.image.numpy().dtype, batch.bands) == (image.dtype, meant)
     mean, std = np.linspace(0.1, 0.9, 5), np.linspace(0.2, 0.6, 5)

@@ -12,7 +12,7 @@ import pytest
 
 from runs import Run
 from segkit.data import pixel_transforms, transforms
-from segkit.data.loaders import SampleOrder, training_loader
+from segkit.data.loaders import SampleOrder, TrainingLoader
 from segkit.data.pixel_transforms import PixelTransforms
 from segkit.types import PHOTOGRAPHS, Bands, Sample
 
@@ -38,7 +38,7 @@ def read_batches(workers=0, iterations=range(6)):
     order = SampleOrder(samples=6, seed=1, batch_size=4)
     return [
         batch.image
-        for batch in training_loader(Scenes(), transform, order, iterations=iterations, workers=workers)
+        for batch in TrainingLoader(Scenes(), transform, order, iterations=iterations, workers=workers)
     ]
 
 

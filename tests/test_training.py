@@ -350,7 +350,7 @@ def test_memory_does_not_depend_on_the_schedule_length():
     schedule = training.Schedule(batch_size=4, lr=1, optimizer={}, lr_schedule={}, iterations=100_000_000)
     steps = range(schedule.length(7))
     order = loaders.SampleOrder(7, 0, 4)
-    batches = loaders.training_loader(SCENES, lambda sample, seed: sample, order, iterations=steps)
+    batches = loaders.TrainingLoader(SCENES, lambda sample, seed: sample, order, iterations=steps)
     tracemalloc.start()
     assert len(batches) == 100_000_000
     next(iter(batches))

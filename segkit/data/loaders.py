@@ -131,12 +131,30 @@ class _SampleReader:
 
 
 class TrainingLoader:
-    """Batches of this rank for a range of iterations; ``skipped`` counts samples that were replaced."""
+    """Augmented training batches of one rank; ``skipped`` counts samples that were replaced.
+
+    Args:
+        dataset: the samples.
+        transform: called with each sample and its seed; pickled for workers that are spawned.
+        order: of the samples, and their division into batches.
+        iterations: of the optimizer, ``range(start, end)``; each has ``order.accumulate`` micro-batches.
+        workers: processes that read; 0 reads in this one.
+
+    Raises:
+        ValueError: the batch cannot be divided evenly; while iterating, a sample cannot be read.
+    """
 
     def __init__(
-        self, dataset: Dataset, transform: Transform, order: SampleOrder, iterations: range, workers: int
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        order: SampleOrder,
+        *,
+        iterations: range,
+        workers: int = 0,
     ):
-        self.dataset, self.skipped = dataset, 0
+        _check_batch_size(order)
+        self.skipped = 0
         self.logged: set[str] = set()  # each error is logged once
         self.loader = DataLoader(
             _SampleReader(dataset, transform),  # type: ignore[arg-type]
@@ -173,21 +191,7 @@ def choose_start_method(workers: int) -> str | None:
     return None
 
 
-def training_loader(
-    dataset: Dataset, transform: Transform, order: SampleOrder, *, iterations: range, workers: int = 0
-) -> TrainingLoader:
-    """Return a loader of augmented training batches.
-
-    Args:
-        dataset: the samples.
-        transform: called with each sample and its seed; pickled for workers that are spawned.
-        order: of the samples, and their division into batches.
-        iterations: of the optimizer, ``range(start, end)``; each has ``order.accumulate`` micro-batches.
-        workers: processes that read; 0 reads in this one.
-
-    Raises:
-        ValueError: the batch cannot be divided evenly; while iterating, a sample cannot be read.
-    """
+def _check_batch_size(order: SampleOrder) -> None:
     parts = order.accumulate * order.world_size
     if order.batch_size % parts:
         raise ValueError(
@@ -200,7 +204,6 @@ def training_loader(
             "at most %d to have each at most once",
             *(order.batch_size, order.samples, order.batch_size / order.samples, order.samples),
         )
-    return TrainingLoader(dataset, transform, order, iterations, workers)
 
 
 def _collate(items: Sequence[tuple[Sample | None, list[str]]]) -> tuple[Batch | None, list[str]]:

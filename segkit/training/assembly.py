@@ -89,7 +89,7 @@ def remaining_steps(
         drop_last=schedule.drop_last,
         repeat_factors=factors,
     )
-    batches = loaders.training_loader(
+    batches = loaders.TrainingLoader(
         train_set,
         transforms.build(**settings["augment"]),
         order,

@@ -49,9 +49,7 @@ def training_batches(settings: Settings, dataset: Dataset, *, iterations: range)
     factors = sampling.build_repeat_factors(dataset, loader["sampling"], loader["repeat_threshold"])
     order = loaders.SampleOrder(len(dataset), settings["seed"], batch_size, repeat_factors=factors)
     transform = transforms.build(**settings["augment"])
-    return loaders.training_loader(
-        dataset, transform, order, iterations=iterations, workers=loader["workers"]
-    )
+    return loaders.TrainingLoader(dataset, transform, order, iterations=iterations, workers=loader["workers"])
 
 
 def save(model: segmenter.Segmenter, file: str | Path, *, settings: Settings, table: ClassTable) -> None:
