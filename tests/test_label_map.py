@@ -27,18 +27,12 @@ def table_of(tmp_path, text):
 def test_classes_are_the_entries_not_ignored_in_table_order(pets):
     assert pets.names == ["cat", "dog"]
     assert pets.colors.tolist() == [[255, 0, 0], [0, 255, 0]]
-    assert pets.encode(np.array([[3, 7, 9]], np.uint8), "m").tolist() == [[0, 1, 255]]
-    assert pets.encode(np.array([[3, 7, 9]], np.uint16), "m").tolist() == [[0, 1, 255]]
-
-
-def test_colors_map_to_the_same_class_ids(pets):
-    mask = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
-    assert pets.encode(mask, "m").tolist() == [[0, 1, 255]]
-
-
-def test_decoding_undoes_encoding(pets):
-    raw = np.random.default_rng(0).choice([3, 7, 9], (20, 30)).astype(np.uint8)
-    np.testing.assert_array_equal(pets.decode(pets.encode(raw, "m")), raw)
+    assert LabelMap.from_plain(json.loads(json.dumps(pets.to_plain()))) == pets
+    for kind in (np.uint8, np.uint16, np.int64, np.uint64, np.float32):
+        assert pets.encode(np.array([[3, 7, 9]], kind), "m").tolist() == [[0, 1, 255]]
+    colors = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    assert pets.encode(colors, "m").tolist() == [[0, 1, 255]]
+    assert pets.decode(np.array([[0, 1, 255]], np.uint8)).tolist() == [[3, 7, 9]]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32])
@@ -57,17 +51,17 @@ def test_unknown_value_is_reported_with_file_count_and_row(pets, dtype):
         (
             "id,name\n0,a\n1,b\n3,c\n4,d\n",
             [0, 2],
-            r"2 \(1 pixel\) not in .* \(ids 0..1, 3..4\); add `2,NAME`",
+            r"2 \(1 pixel\) not in .* \(ids 0..1, 3..4\); add `2,NAME,,` \(under the header id,name,color,",
         ),
         (
             "id,name,ignore\n0,a\n1,b\n",
             [0, 1, 255],
-            r"add the row `255,void,yes` if these pixels are not labeled, or `255,NAME,` if they",
+            r"add the row `255,void,,yes` if these pixels are not labeled, or `255,NAME,,` if they",
         ),
         (
             "name,id\na,0\nb,1\n",
             [0, 255],
-            r"`255,void,,yes` \(under the header id,name,color,ignore\) .* or `NAME,255` if masks are 0 a",
+            r"`255,void,,yes` .* or `255,NAME,,` if masks are 0 and 255 and .* \(under the header",
         ),
         ("id,name\n0,a\n1,b\n", [0, 65535], r"add the row `65535,void"),
     ],
@@ -82,14 +76,14 @@ def test_suggested_row_makes_the_mask_readable(tmp_path):
     mask, text = np.array([[0, 1, 255]], np.uint8), "id,name\n0,a\n1,b\n"
     with pytest.raises(ValueError, match="under the header") as caught:
         table_of(tmp_path, text).encode(mask, "m.png")
-    line, header = re.search(r"`(.*?)` \(under the header (.*?)\)", str(caught.value)).groups()
+    line, header = re.search(r"`(.*?)`.* \(under the header (.*?)\)", str(caught.value)).groups()
     table = table_of(tmp_path, text.replace("id,name", header) + line)
     assert table.encode(mask, "m.png").tolist() == [[0, 1, 255]]
     assert table.names == ["a", "b"]
 
 
 def test_unknown_color_is_reported(pets):
-    message = r"m.png: #010203 \(1 pixel\) not in .*classes.csv; add .* such as `10,NAME,#010203,`"
+    message = r"m.png: #010203 \(1 pixel\) not in .*classes.csv; add .* such as `10,NAME,#010203,` \(under"
     with pytest.raises(ValueError, match=message):
         pets.encode(np.array([[[255, 0, 0], [1, 2, 3]]], np.uint8), "m.png")
 
@@ -100,7 +94,7 @@ def test_negative_id_may_be_ignored(tmp_path):
         assert table.encode(np.array([[-1, 0, 1]], kind), "m").tolist() == [[255, 0, 1]]
     assert table.decode(np.array([[0, 1, 255]], np.uint8)).tolist() == [[0, 1, 255]]
     assert LabelMap.from_plain(table.to_plain()) == table
-    for values in ([-2], [np.nan], [0.5], [1 << 17]):
+    for values in ([-2], [np.nan], [np.inf], [0.5], [1 << 17], np.array([1 << 63], np.uint64)):
         with pytest.raises(ValueError, match="1 pixel"):
             table.encode(np.array([values]), "m")
     with pytest.raises(ValueError, match="line 2: id -1 must be ignored; ids of classes are 0"):
@@ -141,11 +135,6 @@ def test_missing_class_table_error_lists_the_columns(tmp_path):
 def test_table_without_colors_gets_distinct_ones(tmp_path):
     table = table_of(tmp_path, "id,name\n" + "".join(f"{i},c{i}\n" for i in range(40)))
     assert len(np.unique(table.colors, axis=0)) == 40
-
-
-def test_label_map_survives_a_checkpoint(pets):
-    again = LabelMap.from_plain(json.loads(json.dumps(pets.to_plain())))
-    assert again == pets
 
 
 def test_cityscapes_agrees_with_cityscapesscripts():

@@ -64,7 +64,6 @@ class LabelMap:
     name: str  # of the data set
     entries: tuple[Entry, ...]
     source: str = field(default="", compare=False, repr=False)  # the CSV file, for messages
-    columns: tuple[str, ...] = field(default=COLUMNS, compare=False, repr=False)  # of that file
 
     @cached_property
     def classes(self) -> tuple[Entry, ...]:
@@ -118,36 +117,29 @@ class LabelMap:
         return [(entry, class_ids.get(entry.id, ignored)) for entry in self.entries]
 
     def encode(self, raw: np.ndarray, file: object) -> np.ndarray:
-        """Return the class ids of a mask as stored.
+        """Return the class ids (H, W) of a mask as stored, ``ignore_index(K)`` where the entry is ignored.
 
         Args:
             raw: (H, W) ids of any numeric type, or (H, W, 3) uint8 RGB colors.
             file: for the error message.
 
-        Returns:
-            (H, W) class ids, ``ignore_index(K)`` where the entry is ignored.
-
         Raises:
             DataError: a value is not in the table; the message suggests the missing rows.
         """
         kind = class_id_dtype(self.num_classes)
-        if raw.ndim == 3:
-            ids = self._from_color.take(_pack_colors(raw))
-            if (unknown := ids == 0).any():
-                raise self._unknown_values_error(raw, unknown, file)
-            return (ids - 1).astype(kind)
-        if raw.dtype == np.uint8:
+        if raw.dtype == np.uint8 and raw.ndim == 2:
             known = self._from_id[:256]
             if cv2.LUT(raw, (known < 0).astype(np.uint8)).any():
                 raise self._unknown_values_error(raw, known[raw] < 0, file)
             return cv2.LUT(raw, known.astype(kind))
-        if raw.dtype.kind == "f":
-            if (unknown := ~np.isfinite(raw) | (raw != np.rint(raw))).any():
-                raise self._unknown_values_error(raw, unknown, file)
-            raw = raw.clip(-(1 << 20), 1 << 20).astype(np.int32)
-        if raw.dtype != np.uint16 and (outside := (raw < -(1 << 15)) | (raw >= 1 << 16)).any():
-            raise self._unknown_values_error(raw, outside, file)
-        ids = self._from_id.take(raw)
+        if raw.ndim == 3:
+            ids = self._from_color.take(_pack_colors(raw)).astype(np.int32) - 1
+        elif raw.dtype == np.uint16:
+            ids = self._from_id.take(raw)
+        else:
+            is_id = (raw >= -(1 << 15)) & (raw < 1 << 16)
+            stored = np.where(is_id, raw, 0).astype(np.int32)
+            ids = np.where(is_id & (stored == raw), self._from_id.take(stored), -1)
         if (unknown := ids < 0).any():
             raise self._unknown_values_error(raw, unknown, file)
         return ids.astype(kind)
@@ -179,26 +171,19 @@ class LabelMap:
         """Return the rows of the class table that would make these values known."""
         if self._is_built_in:
             return f"masks of {self.name} have no other values; check that this is one of its original files"
+        header = f"(under the header {','.join(COLUMNS)})"
         if raw.ndim == 3:
             new = max(entry.id for entry in self.entries) + 1
-            return f"add a row for each, such as {self._format_row(new, 'NAME', color=values[0])}"
+            return f"add a row for each, such as `{new},NAME,{values[0]},` {header}"
         if values in ([255], [65535]):
-            row = self._format_row(values[0], "void", ignore="yes")
-            void = f"add the row {row} if these pixels are not labeled"
-            as_class = f"{self._format_row(values[0], 'NAME')} if they are a class"
+            as_class = f"`{values[0]},NAME,,` if they are a class"
             if np.isin(raw, (0, values[0])).all():
                 as_class = as_class.replace(" if ", f" if masks are 0 and {values[0]} and ")
-            return f"{void}, or {as_class}"
-        rows = [self._format_row(value, "NAME") for value in values[:3]] + ["so on"] * (len(values) > 3)
-        return f"add {' and '.join(rows)}, or repair the mask"
-
-    def _format_row(self, identity: int, name: str, *, color: str = "", ignore: str = "") -> str:
-        """Format a row of the CSV file, with the header it needs if the file lacks a column."""
-        cells = {"id": str(identity), "name": name, "color": color, "ignore": ignore}
-        columns = [key.replace("colour", "color") for key in self.columns]
-        if {key for key, cell in cells.items() if cell} <= set(columns):
-            return f"`{','.join(cells.get(key, '') for key in columns)}`"
-        return f"`{','.join(cells[key] for key in COLUMNS)}` (under the header {','.join(COLUMNS)})"
+            return (
+                f"add the row `{values[0]},void,,yes` if these pixels are not labeled, or {as_class} {header}"
+            )
+        rows = [f"`{value},NAME,,`" for value in values[:3]] + ["so on"] * (len(values) > 3)
+        return f"add {' and '.join(rows)} {header}, or repair the mask"
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """Return the ids of the data set's masks; ignored pixels get the first ignored id."""
@@ -215,11 +200,7 @@ class LabelMap:
         return f"[{' | '.join(lines)}{' | ...' * (self.num_classes > 40)}]"
 
     def reorder(self, names: Sequence[str], owner: str) -> LabelMap:
-        """Return this table with its classes in another order.
-
-        Args:
-            names: of the classes, in the new order.
-            owner: of that order, for the error message.
+        """Return this table with its classes in the order of ``names``, which are those of ``owner``.
 
         Raises:
             ValueError: the names differ; the message lists both.
@@ -245,11 +226,7 @@ class LabelMap:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> LabelMap:
-        """Return the table from the output of ``to_plain``.
-
-        Raises:
-            ValueError: ``plain`` is not such output.
-        """
+        """Return the table from the output of ``to_plain``; a ``ValueError`` refuses anything else."""
         try:
             name, rows = plain["name"], [_entry_from_plain(*row) for row in plain["entries"]]
             table = cls(name, tuple(rows))
@@ -278,8 +255,8 @@ class LabelMap:
         delimiter = max(",;\t", key=header.count)
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=delimiter)
         try:
-            columns = tuple((key or "").strip().lower() for key in reader.fieldnames or ())
-            reader.fieldnames = list(columns)
+            columns = [(key or "").strip().lower() for key in reader.fieldnames or ()]
+            reader.fieldnames = columns
             if not {"id", "name"} <= set(columns):
                 raise ValueError(
                     f"{file}: the first line must name the columns {','.join(COLUMNS)}; it names "
@@ -291,7 +268,7 @@ class LabelMap:
         ids = [entry.id for entry in entries]
         if repeated := sorted(i for i, count in Counter(ids).items() if count > 1):
             raise ValueError(f"{file}: ids {repeated} are repeated; each id must have one row")
-        table = cls(name, entries, str(file), columns if delimiter == "," else COLUMNS)
+        table = cls(name, entries, str(file))
         if not 1 <= table.num_classes <= MAX_CLASSES:
             raise ValueError(
                 f"{file}: {table.num_classes} classes are not ignored; must be 1 to {MAX_CLASSES}"
@@ -327,10 +304,9 @@ def format_ranges(numbers: Iterable[int]) -> str:
 
 def _entry_from_plain(identity: int, name: str, color: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
     red, green, blue = color
-    numbers = ((value, int) for value in (identity, red, green, blue))
-    for value, kind in (*numbers, (name, str), (category, str), (ignore, bool)):
-        if type(value) is not kind:
-            raise TypeError(value)
+    types = [type(value) for value in (identity, name, red, green, blue, ignore, category)]
+    if types != [int, str, int, int, int, bool, str]:
+        raise TypeError(types)
     least = -(1 << 15) if ignore else 0
     if not least <= identity < 1 << 16 or not all(0 <= value <= 255 for value in color):
         raise ValueError(f"id {identity}, color {color}")
