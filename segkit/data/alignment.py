@@ -31,11 +31,7 @@ class AlignedDataset:
 
 
 def align_dataset(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
-    """Return a data set with its classes in the order of a network.
-
-    Args:
-        dataset: any.
-        names: classes of the network in order; None if unknown.
+    """Return a data set with its classes in the order of a network's, ``names``; None: they are unknown.
 
     Raises:
         ValueError: network and data set have different class names.

@@ -47,11 +47,7 @@ class ChosenSettings(dict[str, Any]):
 
 
 def choose_settings(settings: Mapping[str, Any]) -> ChosenSettings:
-    """Return values for the unset keys of the settings of a training.
-
-    Raises:
-        ValueError: the images cannot be found or read.
-    """
+    """Return values for the unset keys of a training; ``ValueError`` if the images cannot be read."""
     chosen, unset = ChosenSettings(), find_auto(settings)
     if not unset or value_of(settings, "data.name") != "folder":
         return chosen
@@ -165,11 +161,7 @@ def _choose_bands(chosen: ChosenSettings, unset: list[str], dataset: Pairs) -> N
 
 
 def median_image_size(dataset: Pairs) -> tuple[int, int, int]:
-    """Return the median long side, the median short side, and the number of images sampled for them.
-
-    Raises:
-        ValueError: none of the sampled images has a readable header.
-    """
+    """Return the median long and short side, and the number of images whose headers were read."""
     places = np.unique(np.linspace(0, len(dataset) - 1, min(SAMPLED_IMAGES, len(dataset))).astype(int))
     sizes = []
     for place in places:

@@ -18,12 +18,9 @@ HUE = 18  # of OpenCV's 180 steps: -18 .. 17
 
 
 def distort(image: np.ndarray, draw: np.random.Generator, probability: float) -> np.ndarray:
-    """Return an image with randomly changed brightness, contrast, saturation and hue.
+    """Return an image (H, W, 3), uint8 RGB, with changed brightness, contrast, saturation and hue.
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        draw: random generator.
-        probability: of each of the four changes.
+    Each of the four is changed with the probability.
     """
     if draw.random() < probability:
         image = cv2.LUT(image, _linear_table(1.0, draw.uniform(-BRIGHTNESS, BRIGHTNESS)))
@@ -43,13 +40,9 @@ def distort(image: np.ndarray, draw: np.random.Generator, probability: float) ->
 def distort_bands(
     image: np.ndarray, draw: np.random.Generator, probability: float, ranges: Sequence[tuple[float, float]]
 ) -> np.ndarray:
-    """Return an image of any bands with changed brightness and contrast.
+    """Return an image of any bands (H, W, C), of which ``ranges`` has black and white, with changed values.
 
-    Args:
-        image: (H, W, C).
-        draw: random generator.
-        probability: of each of the two changes.
-        ranges: black and white of each band; the changes relative to them are those of ``distort``.
+    Brightness and contrast are each changed with the probability, relative to the range as by ``distort``.
     """
     low, high = np.array(ranges, np.float32).T
     factor, shift = 1.0, 0.0

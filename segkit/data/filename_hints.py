@@ -29,10 +29,7 @@ COMMON_FOLDERS = {
 def find_filename_hints(unmatched: Sequence[str], others: Mapping[str, Path], kind: str) -> dict[str, Hint]:
     """Return hints by name, for files whose partner in the other tree is named slightly differently.
 
-    Args:
-        unmatched: relative paths without suffix.
-        others: unmatched files of the other tree, by name.
-        kind: of the other tree, ``mask`` or ``image``.
+    ``others`` has the unmatched files of that tree by name; ``kind`` is ``mask`` or ``image``.
     """
     plain = {_normalize_name(name): name for name in others}
     order, hints = sorted(others), {}

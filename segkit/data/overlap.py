@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from segkit.config import registry
 from segkit.runtime import run_folder
+from segkit.runtime.text import format_count
 
 MOST_COMPARED = 5_000  # files of equal size that are looked into; each costs one small read
 SAMPLE = 4096  # bytes from the middle of a file, where two photographs of equal size differ
@@ -25,24 +28,28 @@ def find_shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
     too many files of equal size. Data sets without files have none.
     """
     sources, images = (_stat_images(split) for split in (train, val))
-    by_file = {(status.st_dev, status.st_ino): file for file, status in sources.items()}
-    by_size: dict[int, list[Path]] = {}
-    for file, status in sources.items():
-        by_size.setdefault(status.st_size, []).append(file)
-    shared, alike = [], {}
+    by_inode = {(status.st_dev, status.st_ino): file for file, status in sources.items()}
+    shared, others = [], []
     for file, status in images.items():
-        if (same := by_file.get((status.st_dev, status.st_ino))) is not None:
+        if same := by_inode.get((status.st_dev, status.st_ino)):
             shared.append((same, file))
-        elif status.st_size in by_size:
-            alike[file] = by_size[status.st_size]
-    if len(alike) + len({other for others in alike.values() for other in others}) > MOST_COMPARED:
+        else:
+            others.append(file)
+    sizes = {images[file].st_size for file in others} & {status.st_size for status in sources.values()}
+    others = [file for file in others if images[file].st_size in sizes]
+    sources = {file: status for file, status in sources.items() if status.st_size in sizes}
+    if len(others) + len(sources) > MOST_COMPARED:
         return shared
-    samples: dict[Path, bytes] = {}
-    for file, others in alike.items():
-        for other in others:
-            if _same_content(file, other, images[file].st_size, samples):
-                shared.append((other, file))
-                break
+    by_sample: dict[tuple[int, bytes], list[Path]] = defaultdict(list)
+    for file, status in sources.items():
+        with contextlib.suppress(OSError):  # reading the sample reports it
+            by_sample[_read_sample(file, status.st_size)].append(file)
+    for file in others:
+        with contextlib.suppress(OSError):
+            for other in by_sample.get(_read_sample(file, images[file].st_size), []):
+                if filecmp.cmp(other, file, shallow=False):
+                    shared.append((other, file))
+                    break
     return shared
 
 
@@ -55,16 +62,10 @@ def _stat_images(dataset: Any) -> dict[Path, os.stat_result]:
     return {file: file.stat() for file in _image_files(dataset) if file.exists()}
 
 
-def _same_content(one: Path, other: Path, size: int, samples: dict[Path, bytes]) -> bool:
-    try:
-        for file in (one, other):
-            if file not in samples:
-                with file.open("rb") as opened:
-                    opened.seek(max(0, size // 2 - SAMPLE // 2))
-                    samples[file] = opened.read(SAMPLE)
-        return samples[one] == samples[other] and filecmp.cmp(one, other, shallow=False)
-    except OSError:
-        return False  # reading the sample reports it
+def _read_sample(file: Path, size: int) -> tuple[int, bytes]:
+    with file.open("rb") as opened:
+        opened.seek(max(0, size // 2 - SAMPLE // 2))
+        return size, opened.read(SAMPLE)
 
 
 def describe_overlap(train: Any, val: Any) -> str:
@@ -73,10 +74,10 @@ def describe_overlap(train: Any, val: Any) -> str:
         return ""
     source, image = shared[0]
     same = "" if source == image else f" (the training file {source})"
-    noun = "image" if len(val) == 1 else "images"
     verb = "is" if len(shared) == 1 else "are"
+    count = f"{len(shared)} of {format_count(len(val), 'validation image')} {verb}"
     return (
-        f"{len(shared)} of {len(val)} validation {noun} {verb} also trained on, such as {image}{same}: "
+        f"{count} also trained on, such as {image}{same}: "
         "scores will be too high. Check data.train_split and data.val_split"
     )
 
@@ -88,11 +89,9 @@ def warn_about_overlap(train: Any, val: Any) -> None:
 
 
 def warn_if_trained_on(data: Mapping[str, Any], val: Any) -> None:
-    """Warn if an image to be scored is in the training split that a network's settings describe.
+    """Warn if an image to be scored is in the training split of a network, described by its data settings.
 
-    Args:
-        data: settings of the data of its training; no warning if its files are gone.
-        val: the data set that is scored.
+    There is no warning if the files of that split are gone.
     """
     if not run_folder.is_main() or not data or not _image_files(val):
         return

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -52,12 +52,9 @@ class Pairs:
         coding: content of the masks.
         on_error: ``skip`` leaves out files without partner, with a warning, and lets the loader replace
             unreadable samples; ``stop`` raises.
-        cache: folder of decoded copies, or None.
+        cache: folder of decoded copies.
         bands: of the images to read, and their value range.
-        arguments: command-line arguments of ``verify`` for the same files, for messages.
-
-    Attributes:
-        excluded: names of the samples that ``exclude_listed`` left out.
+        arguments: of ``verify`` on the command line for the same files, for messages.
 
     Raises:
         ValueError: there is no pair, or, with ``stop``, a file has no partner.
@@ -82,7 +79,7 @@ class Pairs:
         self.on_error: OnError = on_error
         self.pairs, self.problems = matched
         self.names = [pair.name for pair in self.pairs]
-        self.excluded: list[str] = []
+        self.excluded: list[str] = []  # names that ``exclude_listed`` left out
         if self.problems:
             number = format_count(len(self.problems), "file")
             message = f"{number} of {name} cannot be used, the first: {self.problems[0]}"
@@ -101,11 +98,7 @@ class Pairs:
         return len(self.pairs)
 
     def exclude_listed(self, file: str | None) -> Self:
-        """Leave out the samples that a file lists, and return the data set; None leaves out nothing.
-
-        Raises:
-            ValueError: as ``read_exclude_list``, or all samples are listed.
-        """
+        """Leave out the samples that ``data.exclude`` lists, if it is set, and return the data set."""
         if file is None:
             return self
         self.excluded = read_exclude_list(file, self.names)
@@ -133,10 +126,7 @@ class Pairs:
         if self.cache is None:
             image, label = read_image(pair.image, self.bands), self._read_label(pair)
         else:
-            if self.bands.is_photograph:
-                salt = ""
-            else:
-                salt = repr((self.bands.chosen, self.bands.fill))
+            salt = repr((self.bands.chosen, self.bands.fill, self.bands.is_photograph))
             image = load_cached(pair.image, self.cache, salt, lambda: read_image(pair.image, self.bands))
             salt = repr(pair.table or self.table)
             label = load_cached(pair.label, self.cache, salt, lambda: self._read_label(pair))
@@ -145,11 +135,7 @@ class Pairs:
         return Sample(image, label, pair.name, self.bands)
 
     def read_label(self, index: int) -> np.ndarray:
-        """Return the class ids (H, W) of a mask, without its image.
-
-        Raises:
-            DataError: as in ``read``.
-        """
+        """Return the class ids (H, W) of a mask, without its image; raise as ``read``."""
         return self._read_label(self.pairs[index])
 
     def read_image(self, index: int) -> np.ndarray:
@@ -175,20 +161,17 @@ def build_pairs(
     prepare: str,
     ends: tuple[str, str] = ("", ""),
 ) -> Pairs:
-    """Return a split of a published data set.
+    """Return a split of a published data set, whose label map is built in.
 
     Args:
-        name: of the data set and of its built-in label map.
+        name: of the data set.
         folders: of the images and of the masks, below the root.
         split: subfolder of both.
         root: of the data set.
         on_error: as in ``Pairs``.
         cache: ``disk`` stores decoded copies.
-        prepare: description of the ``prepare`` command, for the message about missing folders.
+        prepare: what the command of that name does, for the message about missing folders.
         ends: of the names of images and masks, before the suffix.
-
-    Raises:
-        ValueError: a folder is missing.
     """
     images, masks = (f"{folder}/{split}" for folder in folders)
     path = check_folders(root, (images, masks), f"`{cli_command('data', name)} prepare` {prepare}")
@@ -201,19 +184,11 @@ def build_pairs(
 
 
 def read_exclude_list(file: str, names: Sequence[str]) -> list[str]:
-    """Return the names that a file lists, one per line; empty lines and lines that start with # are skipped.
-
-    Args:
-        file: the list, ``data.exclude``.
-        names: of all training samples.
-
-    Raises:
-        ValueError: the file cannot be read, or a line is not one of the names.
-    """
+    """Return the names that ``data.exclude`` lists, one per line; lines that start with # are skipped."""
     path = Path(expand_home(file))
     if not path.is_file():
         raise ValueError(f"data.exclude={file}: there is no such file. It lists names of training images")
-    known, listed = set(names), {}
+    known, listed = set(names), []
     for number, line in enumerate(files.read_text(path).splitlines(), start=1):
         name = line.strip()
         if not name or name.startswith("#"):
@@ -223,8 +198,8 @@ def read_exclude_list(file: str, names: Sequence[str]) -> list[str]:
             raise ValueError(
                 f"{path}, line {number}: {name} is not a training image. A name is, for example, {near[0]}"
             )
-        listed[name] = number
-    return list(listed)
+        listed.append(name)
+    return list(dict.fromkeys(listed))
 
 
 def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> MatchedFiles:
@@ -234,37 +209,31 @@ def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str
     pairs = [Pair(left[name], right[name], name) for name in sorted(left.keys() & right.keys())]
     images_alone = {name: file for name, file in left.items() if name not in right}
     masks_alone = {name: file for name, file in right.items() if name not in left}
+    hints = filename_hints.find_filename_hints(list(images_alone), masks_alone, "mask")
     if images_alone:
         lossy, _ = _index_files(masks, mask_end, tuple({*IMAGE_SUFFIXES} - {*MASK_SUFFIXES}))
-        wrong = {
-            name: filename_hints.wrong_format_hint(lossy[name]) for name in images_alone if name in lossy
-        }
-        near = wrong | filename_hints.find_filename_hints(list(images_alone), masks_alone, "mask")
-        problems += [
-            _missing_partner(images_alone[name], f"mask {name}{mask_end}", near.get(name))
-            for name in sorted(images_alone)
-        ]
-    near = filename_hints.find_filename_hints(list(masks_alone), images_alone, "image")
-    problems += [
-        _missing_partner(masks_alone[name], f"image {name}{image_end}", near.get(name))
-        for name in sorted(masks_alone)
-    ]
+        wrong = {name: filename_hints.wrong_format_hint(file) for name, file in lossy.items()}
+        hints = wrong | hints
+    problems += _missing_partners(images_alone, "mask", mask_end, hints)
+    hints = filename_hints.find_filename_hints(list(masks_alone), images_alone, "image")
+    problems += _missing_partners(masks_alone, "image", image_end, hints)
     return pairs, problems + more
 
 
-def _missing_partner(file: Path, partner: str, near: filename_hints.Hint | None) -> Problem:
-    text = f"there is no {partner}"
-    if near is None:
-        return Problem("missing partner", str(file), text)
-    return Problem("missing partner", str(file), f"{text}; {near.text}", near.remedy)
+def _missing_partners(
+    alone: Mapping[str, Path], partner: str, end: str, hints: Mapping[str, filename_hints.Hint]
+) -> list[Problem]:
+    problems = []
+    for name, file in sorted(alone.items()):
+        text, remedy = f"there is no {partner} {name}{end}", ""
+        if name in hints:
+            text, remedy = f"{text}; {hints[name].text}", hints[name].remedy
+        problems.append(Problem("missing partner", str(file), text, remedy))
+    return problems
 
 
 def check_folders(root: str, folders: Iterable[str], remedy: str) -> Path:
-    """Return the root as a path after checking that the folders exist below it.
-
-    Raises:
-        ValueError: with the missing folders and the fix.
-    """
+    """Return the root as a path; if a folder below it is missing, a ``ValueError`` has the remedy."""
     path = Path(root).expanduser()
     missing = [folder for folder in folders if not path.joinpath(folder).is_dir()]
     if missing:

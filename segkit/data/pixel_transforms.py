@@ -48,49 +48,38 @@ class PixelTransforms:
             ValueError: the values are not 8-bit, or a transform does not take this number of bands.
         """
         for transform in self.transforms:
-            _check_values(transform, image, bands)
+            name = type(transform).__name__
+            if image.dtype != np.uint8 and not (image.dtype == np.float32 and _is_unit_range(image, bands)):
+                raise ValueError(
+                    f"{KEY}: {name} takes 8-bit images, or floating-point images with data.range=[0,1]; "
+                    f"these are {image.dtype}. Remove it, or convert the images"
+                )
             transform.set_random_seed(int(draw.integers(1 << 32)))
             try:
                 changed = restore_band_axis(transform(image=image)["image"])
+                if (changed.shape, changed.dtype) != (image.shape, image.dtype):
+                    raise TypeError(f"it returned {changed.shape} {changed.dtype}")
             except Exception as error:  # whatever OpenCV or numpy raise on bands they do not expect
-                raise ValueError(_bands_message(transform, image)) from error
-            if (changed.shape, changed.dtype) != (image.shape, image.dtype):
-                raise ValueError(_bands_message(transform, image))
+                raise ValueError(
+                    f"{KEY}: {name} cannot be applied to images of {image.shape[2]} bands ({image.dtype}). "
+                    "Remove it, or choose other bands with data.bands"
+                ) from error
             image = changed
         return image
 
 
-def _check_values(transform: Any, image: np.ndarray, bands: Bands) -> None:
-    if image.dtype == np.uint8:
-        return
-    is_unit_range = not isinstance(bands.range, str) and set(bands.value_ranges(image.shape[2])) == {(0, 1)}
-    if image.dtype == np.float32 and is_unit_range:
-        return
-    raise ValueError(
-        f"{KEY}: {_name(transform)} takes 8-bit images, or floating-point images with data.range=[0,1]; "
-        f"these are {image.dtype}. Remove it, or convert the images"
-    )
-
-
-def _bands_message(transform: Any, image: np.ndarray) -> str:
-    return (
-        f"{KEY}: {_name(transform)} cannot be applied to images of {image.shape[2]} bands ({image.dtype}). "
-        "Remove it, or choose other bands with data.bands"
-    )
-
-
-def _name(transform: Any) -> str:
-    return type(transform).__name__
+def _is_unit_range(image: np.ndarray, bands: Bands) -> bool:
+    return not isinstance(bands.range, str) and set(bands.value_ranges(image.shape[2])) == {(0, 1)}
 
 
 def _build_transform(entry: Mapping[str, Any]) -> Any:
     """Return the transform of ``{"name": NAME, argument: value, ...}``, tried on an RGB image."""
-    name, accepted = entry.get("name"), _pixel_transforms()
+    arguments, accepted = dict(entry), _pixel_transforms()
+    name = arguments.pop("name", None)
     if not isinstance(name, str):
         raise ValueError(f"{KEY}={dict(entry)}: an entry needs a name, such as {{name: CLAHE, p: 0.2}}")
     if name not in accepted:
         raise ValueError(f"{KEY}: {_explain_refusal(name)}")
-    arguments = {key: value for key, value in entry.items() if key != "name"}
     parameters = list(inspect.signature(accepted[name]).parameters)
     if unknown := [key for key in arguments if key not in parameters]:
         raise ValueError(

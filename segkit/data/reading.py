@@ -61,11 +61,7 @@ def read_image(file: Path, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
 
 
 def _select_rgb(image: np.ndarray, header: Header, file: Path) -> np.ndarray:
-    """Return (H, W, 3); gray is repeated, opaque alpha dropped.
-
-    Raises:
-        DataError: some pixels are transparent.
-    """
+    """Return (H, W, 3); gray is repeated, opaque alpha dropped, transparency refused."""
     if header.hidden or (header.alpha and _has_transparency(image, max(8, header.depth))):
         if header.alpha:
             colors = header.bands - (header.key is None)
@@ -109,11 +105,7 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
 
 
 def _check_mask(header: Header, file: Path, coding: Coding, *, is_colored: bool) -> None:
-    """Refuse masks that do not hold one id or color for each pixel.
-
-    Raises:
-        DataError: with the reason.
-    """
+    """Refuse masks that do not hold one id or color for each pixel."""
     needs_8_bits = header.bands > 1 or coding == "ids"
     faults = (
         (header.pages > 1, f"{header.pages} pages"),
@@ -136,11 +128,7 @@ def _check_mask(header: Header, file: Path, coding: Coding, *, is_colored: bool)
 
 
 def _convert_to_ids(mask: np.ndarray, file: Path) -> np.ndarray:
-    """Return whole numbers of any type as int64.
-
-    Raises:
-        DataError: some are fractions, NaN or infinite.
-    """
+    """Return whole numbers of any type as int64; refuse others."""
     values = mask.astype(np.float64)
     if not (values == np.rint(values)).all() or np.isinf(values).any():
         raise DataError("fractions", file, "holds fractions, NaN or infinity, not one id per pixel", TO_IDS)
@@ -148,11 +136,7 @@ def _convert_to_ids(mask: np.ndarray, file: Path) -> np.ndarray:
 
 
 def read_size(file: Path) -> tuple[int, int]:
-    """Return the height and width of an image in its EXIF orientation, from its header.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
+    """Return the height and width of an image in its EXIF orientation, from its header."""
     header = _read_header(_read_bytes(file), file, "image")
     if header.orientation in (5, 6, 7, 8):
         return header.width, header.height
@@ -168,11 +152,9 @@ def parse_bands(data: Mapping[str, Any]) -> Bands:
     chosen, limits, display, fill = (_to_tuples(data.get(key)) for key in BAND_KEYS)
     if chosen is not None and (not chosen or len(set(chosen)) < len(chosen)):
         raise ValueError(f"data.bands={_format_value(chosen)}: must list at least one band, and each once.")
-    pairs = limits
-    if limits is None or isinstance(limits, str):
-        pairs = ()
-    elif not isinstance(limits[0], tuple):
-        pairs = (limits,)
+    pairs: tuple[tuple[float, float], ...] = ()
+    if isinstance(limits, tuple):
+        pairs = limits if isinstance(limits[0], tuple) else (limits,)
     value = f"data.range={_format_value(limits)}"
     if any(low >= high for low, high in pairs):
         raise ValueError(f"{value}: black must be less than white. An example is [0,4095].")
@@ -212,11 +194,7 @@ def _read_bytes(file: Path) -> bytes:
 
 
 def _read_header(data: bytes, file: Path, use: Use) -> Header:
-    """Return the header of an image file.
-
-    Raises:
-        DataError: it is damaged, declares more pixels than the file can hold, or the content is unsupported.
-    """
+    """Return the header of a file; refuse damage, unsupported content, and sizes it cannot hold."""
     try:
         header = parse_header(data)
     except MemoryError:
@@ -254,11 +232,7 @@ def _damage_error(file: Path, reason: Exception, *, is_tiff: bool = False) -> Da
 
 
 def _check_bands(header: Header, file: Path, bands: Bands) -> None:
-    """Refuse images that ``bands`` does not read as stored.
-
-    Raises:
-        DataError: with the setting that reads them.
-    """
+    """Refuse images that ``bands`` does not read as stored, with the setting that reads them."""
     listed = f"data.bands=[{_band_numbers(header.bands)}]"
     if bands.range is None and (header.kind or header.depth > 8):
         kind, limits = f"{header.depth}-bit", f"[0,{header.max_value}]"

@@ -49,31 +49,22 @@ class RepeatFactors:
 
 
 def build_repeat_factors(dataset: Dataset, sampling: str, threshold: float) -> RepeatFactors | None:
-    """Return the repeat factors of a training set, None for uniform sampling.
+    """Return the repeat factors of a training set, whose masks are read once; None for uniform sampling.
 
-    Args:
-        dataset: training set; all of its masks are read, once.
-        sampling: ``uniform`` or ``repeat_factor``.
-        threshold: classes in a smaller fraction of the images are rare.
-
-    Raises:
-        DataError: a mask cannot be read, and the data set stops at errors.
+    Classes in a smaller fraction of the images than ``threshold`` are rare.
     """
     if sampling == "uniform":
         return None
-    classes = list_classes(dataset)
+    classes, names = list_classes(dataset), dataset.table.names
     frequency = compute_class_frequency(classes, dataset.table.num_classes)
     factors = compute_repeat_factors(classes, frequency, threshold)
     found = [index for index in np.argsort(frequency, kind="stable") if frequency[index] > 0]
-    rarest = ", ".join(f"{dataset.table.names[c]} {frequency[c]:.1%}" for c in found[:NAMED_CLASSES])
-    if factors.max() == factors.min():
+    rarest = ", ".join(f"{names[index]} {frequency[index]:.1%}" for index in found[:NAMED_CLASSES])
+    repeated, most = (factors > factors.min()).mean(), factors.max() / factors.min()
+    effect = f"{repeated:.1%} of the images are drawn more often, up to {most:.3g} times as often as others"
+    if not repeated:
         effect = (
             f"sampling is uniform: loader.repeat_threshold={threshold:g} gives all images the same factor"
-        )
-    else:
-        repeated, most = (factors > factors.min()).mean(), factors.max() / factors.min()
-        effect = (
-            f"{repeated:.1%} of the images are drawn more often, up to {most:.3g} times as often as others"
         )
     note = f"loader.sampling=repeat_factor: rarest classes, by their share of the images: {rarest}; {effect}"
     return RepeatFactors(factors, note)
@@ -94,12 +85,7 @@ def compute_repeat_factors(
 
 
 def compute_class_frequency(classes: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
-    """Return the fraction of the images with each class, (K,).
-
-    Args:
-        classes: the class ids in each image.
-        num_classes: K.
-    """
+    """Return the fraction of the images with each class, (K,), from the class ids in each image."""
     return np.bincount(np.concatenate(classes), minlength=num_classes) / len(classes)
 
 

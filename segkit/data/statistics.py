@@ -66,11 +66,7 @@ class Statistics(NamedTuple):
 
 
 def compute_statistics(dataset: Pairs) -> Statistics:
-    """Read every image and mask once.
-
-    Raises:
-        DataError: a file cannot be read; ``verify`` lists all of them.
-    """
+    """Read every image and mask once; the first that cannot be read is an error."""
     num_classes = dataset.table.num_classes
     ignored = ignore_index(num_classes)
 
@@ -97,11 +93,7 @@ def compute_statistics(dataset: Pairs) -> Statistics:
 
 
 def compute_band_statistics(dataset: Pairs) -> BandStatistics:
-    """Read every image once.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
+    """Read every image once; the first that cannot be read is an error."""
 
     def read_bands(index: int) -> BandSample:
         return sample_bands(dataset.read_image(index), images=len(dataset))

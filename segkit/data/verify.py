@@ -18,11 +18,9 @@ Result = TypeVar("Result")
 
 
 def verify_dataset(dataset: Pairs, *, expected: int | None = None) -> list[Problem]:
-    """Return all problems of the files of a data set.
+    """Return all problems of the files of one split, built with ``on_error="skip"``.
 
-    Args:
-        dataset: one split, built with ``on_error="skip"``.
-        expected: number of images in the official split.
+    ``expected`` is the number of images in the official split.
     """
     problems = list(dataset.problems)
     count = len(dataset) + len(dataset.excluded)

@@ -27,6 +27,10 @@ NOT_COMPARED = ("seed", "run_name", "run_dir", "resume")  # settings that may di
 PERCENT = ("best mIoU", "pixAcc at best mIoU", "last mIoU")  # columns that are fractions
 SIGNIFICANCE = 0.05
 SMOOTHING = 0.9  # weight of the running mean in charts
+SEED_NOTE = (
+    "mIoU of the last validation in %, mean and standard deviation over the seeds; MACs of one crop; "
+    "p-value of Welch's t-test times the number of rows compared"
+)
 Points = list[tuple[int, float]]
 
 
@@ -62,11 +66,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run from its folder.
-
-    Raises:
-        ValueError: there are no events in it.
-    """
+    """Read a run from its folder; a ``ValueError`` says that there are no events in it."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
 
@@ -141,11 +141,7 @@ def format_seed_table(runs: Sequence[Run]) -> str:
     if all(len(group) < 2 for group in groups):
         return ""
     rows = format_cells([_summarize_group([validated[number] for number in group]) for group in groups])
-    note = (
-        "mIoU of the last validation in %, mean and standard deviation over the seeds; MACs of one crop; "
-        "p-value of Welch's t-test times the number of rows compared"
-    )
-    return f"\n{_align_columns(rows)}{note}\n"
+    return f"\n{_align_columns(rows)}{SEED_NOTE}\n"
 
 
 def group_by_settings(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -262,9 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         prog="python -m segkit.tools.compare_runs",
         description="compare training runs, or two results of test_seg.py on the same images",
     )
-    parser.add_argument(
-        "runs", nargs="+", type=parse_path, help="folders of runs, such as runs/*, or of two results"
-    )
+    parser.add_argument("runs", nargs="+", type=parse_path, help="folders of runs, or of two results")
     for kind in ("csv", "json", "png"):
         parser.add_argument(f"--{kind}", type=parse_path, metavar="FILE")
     options = parser.parse_args(arguments)
@@ -286,10 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> str:
         writer = csv.DictWriter(sheet, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-        _write_text(options.csv, sheet.getvalue())
+        files.write_text(options.csv, sheet.getvalue())
     if options.json:
         content = [{"run": run.name, "scores": run.scores(), "settings": run.settings} for run in runs]
-        _write_text(options.json, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        files.write_text(options.json, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     if options.png:
         draw_charts(runs, options.png)
     skipped = "".join(f"skipped: {error}\n" for error in errors)
@@ -307,16 +301,10 @@ def _compare_results(folders: Sequence[Path], json_file: Path | None, picture: P
         rows = {"scores": comparison_result.scores, "classes": comparison_result.classes}
         content = {key: {row.name: row._asdict() for row in value} for key, value in rows.items()}
         text = json.dumps({**content, "images": dict(comparison_result.images)}, indent=1, ensure_ascii=False)
-        _write_text(json_file, text.replace("NaN", "null") + "\n")
+        files.write_text(json_file, text.replace("NaN", "null") + "\n")
     if picture:
         overlays.save_image(picture, comparison.draw_changed_images(comparison_result, *pair))
     return comparison.format_comparison(comparison_result, str(first), str(second)) + "\n"
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with files.atomic_write(file) as out:
-        out.write(text.encode())
 
 
 if __name__ == "__main__":

@@ -84,12 +84,9 @@ class SharedModel(ModelHubMixin):
 
     Args:
         checkpoint_file: checkpoint of a run, or a shared network; EMA weights are used if it has them.
-        license: license of these weights, such as ``mit`` or ``cc-by-4.0``.
+        license: license of these weights, such as ``mit``; None keeps what the checkpoint states.
         data_license: license of the training data; None keeps what the checkpoint states.
         preview: image to show with its prediction on the model card.
-
-    Raises:
-        ValueError: the file is not a checkpoint of segkit.
     """
 
     def __init__(
@@ -111,9 +108,8 @@ class SharedModel(ModelHubMixin):
             "data": data_license or stored.get("data", NOT_STATED),
         }
         self.weights = content.get("average") or content["model"]
-        keys = ("format", "iteration", "classes", "scores")
-        self.metadata: dict[str, Any] = {key: content.get(key) for key in keys}
-        self.metadata |= {"settings": settings, "licenses": self.licenses}
+        kept = {key: content.get(key) for key in ("format", "iteration", "classes", "scores")}
+        self.metadata: dict[str, Any] = kept | {"settings": settings, "licenses": self.licenses}
         self.results = list(_read_results(content, model_file.output_folder_for(checkpoint_file)))
         self.preview = preview
 
@@ -133,14 +129,12 @@ class SharedModel(ModelHubMixin):
     def generate_model_card(self, *, source: str = "hf://USER/NAME", **_: Any) -> ModelCard:
         """Return the model card: use, scores with their protocols, classes and licenses.
 
-        Args:
-            source: address of the network in the commands of the card.
+        ``source`` is the address of the network in the commands of the card.
         """
-        model = self.metadata["settings"]["model"]
+        model, table = self.metadata["settings"]["model"], LabelMap.from_plain(self.metadata["classes"])
         backbone = " ".join(str(model["backbone"].get(key, "")) for key in ("name", "variant"))
         network = f"{model['head']['name']} on {backbone}".rstrip()
-        table = LabelMap.from_plain(self.metadata["classes"])
-        title = f"{network}, {self.metadata['classes']['name']}"
+        title = f"{network}, {table.name}"
         data = ModelCardData(
             license=self.licenses["weights"],
             library_name="segkit",
@@ -156,7 +150,7 @@ class SharedModel(ModelHubMixin):
             title=title,
             network=network,
             millions=sum(sizes) / 1e6,
-            dataset=self.metadata["classes"]["name"],
+            dataset=table.name,
             iteration=self.metadata["iteration"],
             preview=PREVIEW if self.preview is not None else None,
             source=source,
@@ -177,7 +171,7 @@ def strip_local_paths(settings: Any) -> Any:
 
 def _has_local_path(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return any(_has_local_path(item) for item in value)
+        return any(map(_has_local_path, value))
     return isinstance(value, str) and LOCAL_PATH.match(value) is not None
 
 

@@ -241,11 +241,7 @@ def _name_images(root: Path, tree: Tree, images: list[Path]) -> list[str]:
 
 
 def _drop_duplicates(pairs: list[Pair], source: str) -> list[Pair]:
-    """Return each image once, with a warning about repeated ones.
-
-    Raises:
-        DataError: an image has two masks.
-    """
+    """Return each image once, with a warning about repeated ones; an image with two masks is refused."""
     first: dict[str, Pair] = {}
     for pair in pairs:
         before = first.setdefault(os.path.realpath(pair.image), pair)

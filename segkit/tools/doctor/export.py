@@ -66,17 +66,9 @@ def trace_image(
 def export_images(
     images: Sequence[ExportedImage], *, table: LabelMap, base: Path, folder: Path, tools: Iterable[str]
 ) -> None:
-    """Write images for label tools below a folder, with ``classes.csv``.
+    """Write images for label tools, keys of ``TOOLS``, below a folder, with ``classes.csv``.
 
-    Args:
-        images: to be looked at.
-        table: classes of the outlines.
-        base: folder of the images; they are named by their paths below it.
-        folder: of the files.
-        tools: keys of ``TOOLS``.
-
-    Raises:
-        OSError: a file cannot be written.
+    The images are named by their paths below ``base``.
     """
     files.write_text(folder / "classes.csv", format_csv(table))
     ignored = {entry.name: hex_color(entry.color) for entry in table.entries if entry.ignore}

@@ -55,11 +55,7 @@ class Model:
         self.training_files = find_training_files(file)
 
     def compare(self, key: Key) -> Opinion:
-        """Return the opinion on an image.
-
-        Raises:
-            DataError: the image or its mask cannot be read.
-        """
+        """Return the opinion on an image; raise ``DataError`` if it or its mask cannot be read."""
         sample = self.datasets[key.split].read(key.position)
         probabilities = self.predictor.probabilities(sample.image)
         prediction = probabilities.argmax(0).astype(sample.label.dtype)

@@ -26,14 +26,9 @@ Read = Callable[[Key], Sample]
 
 
 def render_page(scan: Scan, findings: Sequence[Finding], *, title: str, read: Read, ranking: str = "") -> str:
-    """Return the page.
+    """Return the page: a summary, the findings in order, and ``ranking``, the section on a model's view.
 
-    Args:
-        scan: of the data set.
-        findings: in the order of the page.
-        title: of the page.
-        read: returns a sample; pictures are read again, so that none are kept in memory.
-        ranking: the section on a model's view, as HTML.
+    Pictures are read again by ``read``, so that none are kept in memory.
     """
     counts = {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES}
     cards = "".join(

@@ -37,11 +37,7 @@ class Scan:
 
 
 def scan_datasets(datasets: Mapping[str, Pairs]) -> Scan:
-    """Read all splits with a progress bar; files that cannot be read become problems.
-
-    Args:
-        datasets: built with ``on_error="skip"``, by split.
-    """
+    """Read all splits, built with ``on_error="skip"``; files that cannot be read become problems."""
     scan = Scan(dict(datasets))
     for split, dataset in datasets.items():
         _scan_split(scan, split, dataset)
@@ -70,11 +66,7 @@ def _scan_split(scan: Scan, split: str, dataset: Pairs) -> None:
 
 
 def examine_pair(dataset: Pairs, key: Key) -> tuple[Record, np.ndarray]:
-    """Return the record of an image and the pixels of each class, (K,).
-
-    Raises:
-        DataError: the image or its mask cannot be read, or their sizes differ.
-    """
+    """Return the record of an image and the pixels of each class, (K,); raise as ``Pairs.read``."""
     pair, num_classes = dataset.pairs[key.position], dataset.table.num_classes
     image, label = dataset.read_image(key.position), dataset.read_label(key.position)
     if image.shape[:2] != label.shape:

@@ -169,11 +169,7 @@ def _with_ignored_entry(table: LabelMap) -> LabelMap:
 
 
 def _ids_from_table(labels: Sequence[str], table: LabelMap, file: Path) -> MaskIds:
-    """Return the ids of the labels in a table; the first ignored entry is for pixels without a shape.
-
-    Raises:
-        ValueError: the table does not have a label.
-    """
+    """Return the ids of the labels in a table; the first ignored entry is for pixels without a shape."""
     ids = {entry.name: entry.id for entry in reversed(table.entries) if entry.id >= 0}
     ids |= {name: entry.id for name, entry in zip(table.names, table.classes, strict=True)}
     if unknown := [label for label in labels if label not in ids]:
@@ -197,8 +193,7 @@ def _check_classes(file: Path, table: LabelMap) -> None:
 def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str, Path]:
     """Return the existing image files by name; names are made relative to the folder.
 
-    Raises:
-        ValueError: a name leads out of the folder, or two images would share a mask.
+    A name that leads out of the folder is refused, and two images that would share a mask.
     """
     sources: dict[str, Path] = {}
     base = folder.resolve()

@@ -17,11 +17,7 @@ MAX_VALUES = 256  # masks with more are instance masks or photographs
 
 
 def count_mask_values(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
-    """Return the pixels of each id, or of each color, over all masks.
-
-    Raises:
-        ValueError: a mask cannot be read, or ids and colors are mixed.
-    """
+    """Return the pixels of each id, or of each color, over all masks; mixed ids and colors are refused."""
     counts: Counter[int | tuple[int, ...]] = Counter()
     for file in masks:
         mask = read_mask(file, "any")
@@ -35,13 +31,10 @@ def count_mask_values(masks: Sequence[Path]) -> Counter[int | tuple[int, ...]]:
 
 
 def propose_label_map(values: Counter[int | tuple[int, ...]]) -> LabelMap:
-    """Return a label map of mask values, with placeholder names.
+    """Return a label map of mask values, at most ``MAX_VALUES``, with placeholder names.
 
     0 and one other value are background and object. With more values, 255 (65535 for 16-bit ids) and white
     are not scored.
-
-    Raises:
-        ValueError: there are too many values.
     """
     if len(values) > MAX_VALUES:
         raise ValueError(

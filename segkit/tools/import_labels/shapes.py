@@ -60,11 +60,7 @@ def import_pycocotools() -> Any:
 
 
 def parse_outline(values: Sequence[Any]) -> np.ndarray:
-    """Return (N, 2) x and y, from pairs or from one flat list.
-
-    Raises:
-        ValueError: they are not numbers, or out of range.
-    """
+    """Return (N, 2) x and y, from pairs or from one flat list; refuse others."""
     try:
         points = np.array(values, np.float64).reshape(-1, 2)
     except (TypeError, ValueError) as error:
@@ -97,11 +93,7 @@ def rotate_points(points: np.ndarray, degrees: float, *, about: tuple[float, flo
 
 
 def decode_runs(counts: str | bytes | Sequence[int], height: int, width: int) -> np.ndarray:
-    """Return the mask (H, W) of COCO's run lengths, as a list or packed into text.
-
-    Raises:
-        ValueError: the runs do not make a mask of this size.
-    """
+    """Return the mask (H, W) of COCO's run lengths, a list or packed into text; refuse others."""
     tools = import_pycocotools()
     try:
         if not isinstance(counts, str | bytes):
