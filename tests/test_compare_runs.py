@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from conftest import run_command
 from segkit import checkpoint
 from segkit.models import segmenter, summary
 from segkit.monitor.monitor import Monitor
@@ -136,14 +134,7 @@ def test_module_does_not_import_torch(runs):
         "assert 'torch' not in sys.modules; sys.stdout.write(text)"
     )
     for command in (["-c", code], ["-m", "segkit.tools.compare_runs"]):
-        done = subprocess.run(
-            [sys.executable, *command, str(runs / "good")],
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert "75.00" in done.stdout
+        assert "75.00" in run_command(*command, runs / "good").stdout
 
 
 def test_chart_accepts_nan_empty_and_single_points():

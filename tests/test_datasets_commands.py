@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -14,16 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import ROOT, run_command
 from segkit.data import statistics, verify
 from segkit.data.datasets import camvid, folder
 from segkit.losses.cross_entropy import read_class_weights
 from segkit.runtime import commands
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "datasets"))
-import ade20k as ade20k_script  # noqa: E402
-import cityscapes as cityscapes_script  # noqa: E402
-import command  # noqa: E402
+import ade20k as ade20k_script
+import cityscapes as cityscapes_script
+import command
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
 
@@ -42,14 +41,7 @@ def camvid_like(root, names=("a", "b", "c"), splits=("train", "val")):
 
 
 def run(script, *arguments, status=0):
-    result = subprocess.run(
-        [sys.executable, f"datasets/{script}.py", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == status, result.stdout + result.stderr
+    result = run_command(f"datasets/{script}.py", *arguments, status=status)
     return result.stdout + result.stderr
 
 

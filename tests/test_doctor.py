@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from conftest import run_command
 from planted import CLASSES, SCENES, examine, find, kinds, make, write_pair
 from segkit.data.datasets import folder
 from segkit.data.label_map import Entry, LabelMap
 from segkit.tools.doctor import agreement, classes, copies
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_sound_data_set_has_only_findings_about_its_size(tmp_path):
@@ -203,29 +199,22 @@ def test_matches_are_those_of_a_complete_search(seed):
     assert {match[:2] for match in copies.find_matches(vectors)} == expected
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "datasets/folder.py"), "doctor", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(*arguments, status):
+    return run_command("datasets/folder.py", "doctor", *arguments, status=status).stdout
 
 
 @pytest.mark.medium
 def test_command_writes_page_and_json_and_exits_with_1_if_serious(tmp_path):
     root = make(tmp_path / "data")
-    sound = run("--root", root, "--output", tmp_path / "sound")
-    assert sound.returncode == 0, sound.stderr
-    assert "24 images examined; see" in sound.stdout
+    sound = run("--root", root, "--output", tmp_path / "sound", status=0)
+    assert "24 images examined; see" in sound
     evil = "<img src=x onerror=alert(1)>&"
     sample = SCENES["train"].read(0)
     write_pair(root, "val", evil, sample.image, sample.label)
     (root / "images/train/train1x.png").write_bytes(b"")
-    bad = run("--root", root, "--output", tmp_path / "bad")
-    assert bad.returncode == 1, bad.stderr
-    assert re.search(r"serious: 1 file cannot be used: zero bytes", bad.stdout)
-    assert "serious: 1 group of images in training and in validation" in bad.stdout
+    bad = run("--root", root, "--output", tmp_path / "bad", status=1)
+    assert "serious: 1 file cannot be used: zero bytes" in bad
+    assert "serious: 1 group of images in training and in validation" in bad
     content = json.loads((tmp_path / "bad/doctor.json").read_text())
     assert content["images"] == {"train": 16, "val": 9}
     leaked = next(f for f in content["findings"] if f["kind"] == "copies in both splits")
@@ -238,7 +227,4 @@ def test_command_writes_page_and_json_and_exits_with_1_if_serious(tmp_path):
 
 def test_data_commands_do_not_import_torch():
     code = "import sys; sys.path.insert(0, 'datasets'); import command; print('torch' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "False"
+    assert run_command("-c", code).stdout.strip() == "False"

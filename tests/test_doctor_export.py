@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from conftest import run_command
 from planted import SCENES, make, write_pair
 from segkit.data.datasets import folder
 from segkit.data.label_map import LabelMap, load_builtin_label_map
@@ -21,7 +19,6 @@ from segkit.data.pairs import read_mask
 from segkit.tools import import_labels as importer
 from segkit.tools.doctor import export, outlines
 
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 SUFFIXES = {"cvat": "*.xml", "labelme": "*.json", "label_studio": "tasks.json"}
 
@@ -153,6 +150,11 @@ def test_label_that_the_table_lacks_is_refused(tmp_path):
     assert not (tmp_path / "back").exists()
 
 
+def studio_region(kind, **value):
+    value = {kind: ["disc" if kind == "ellipselabels" else "car"], **value} if value else {}
+    return {"type": kind, "original_width": 40, "original_height": 20, "value": value}
+
+
 TASKS = [
     {
         "data": {"image": "/data/upload/3/0123abcd-my%20photo.png"},
@@ -160,32 +162,10 @@ TASKS = [
             {"was_cancelled": True, "result": [{"type": "brushlabels"}]},
             {
                 "result": [
-                    {
-                        "type": "rectanglelabels",
-                        "original_width": 40,
-                        "original_height": 20,
-                        "value": {"x": 25, "y": 50, "width": 50, "height": 25, "rectanglelabels": ["car"]},
-                    },
-                    {
-                        "type": "ellipselabels",
-                        "original_width": 40,
-                        "original_height": 20,
-                        "value": {"x": 10, "y": 20, "radiusX": 5, "radiusY": 10, "ellipselabels": ["disc"]},
-                    },
-                    {"type": "brushlabels", "original_width": 40, "original_height": 20, "value": {}},
-                    {
-                        "type": "rectanglelabels",
-                        "original_width": 40,
-                        "original_height": 20,
-                        "value": {
-                            "x": 80,
-                            "y": 10,
-                            "width": 10,
-                            "height": 10,
-                            "rotation": 90,
-                            "rectanglelabels": ["car"],
-                        },
-                    },
+                    studio_region("rectanglelabels", x=25, y=50, width=50, height=25),
+                    studio_region("ellipselabels", x=10, y=20, radiusX=5, radiusY=10),
+                    studio_region("brushlabels"),
+                    studio_region("rectanglelabels", x=80, y=10, width=10, height=10, rotation=90),
                 ]
             },
         ],
@@ -234,26 +214,16 @@ def test_commands_export_misfits_and_import_them(tmp_path):
     moved[:, 14:] = sample.label[:, :-14]
     write_pair(root, "train", "train1x", sample.image, moved)
 
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, str(ROOT / "datasets/folder.py"), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
     out = tmp_path / "out"
-    result = run("doctor", "--root", root, "--output", out, "--export", "cvat", "label_studio")
-    assert result.returncode == 1, result.stderr
-    assert re.search(r"\d+ images? exported to .*export; corrected files come back with", result.stdout)
+    words = ("--root", root, "--output", out, "--export", "cvat", "label_studio")
+    output = run_command("datasets/folder.py", "doctor", *words, status=1).stdout
+    assert re.search(r"\d+ images? exported to .*export; corrected files come back with", output)
     names = [
         each["data"]["image"] for each in json.loads((out / "export/label_studio/tasks.json").read_text())
     ]
     assert any(name.endswith("train1x.png") for name in names)
-    back = run(
-        *("import", "--root", tmp_path / "back", "--table", out / "export/classes.csv", "--from", "cvat"),
-        *("--images", root / "images", out / "export/cvat/labels.xml"),
-    )
-    assert back.returncode == 0, back.stderr
+    words = ("--root", tmp_path / "back", "--table", out / "export/classes.csv", "--from", "cvat")
+    files = ("--images", root / "images", out / "export/cvat/labels.xml")
+    run_command("datasets/folder.py", "import", *words, *files)
     masks = sorted((tmp_path / "back/masks").rglob("train1x.png"))
     np.testing.assert_array_equal(read_mask(masks[0], "ids"), moved)

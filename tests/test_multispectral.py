@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 
 import cv2
@@ -264,9 +263,7 @@ for file in sorted(pathlib.Path({str(tmp_path)!r}).glob("*.tif")):
     except ValueError as error:
         print(error)
 """
-    printed = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout
+    printed = run_command("-c", script).stdout
     for file in tmp_path.glob("*.npy"):
         np.testing.assert_array_equal(np.load(file), colors)
     refused_files = ["lerc", "webp", "zstd"] if len(missing) == 2 else []

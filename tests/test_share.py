@@ -5,9 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import math
-import os
 import shutil
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -23,13 +21,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import segkit
+from conftest import run_command
 from segkit import checkpoint
 from segkit.licenses import build_ledger
 from segkit.runtime import model_file
 from segkit.tools import share
 from segkit.visualize import overlays
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -233,9 +230,7 @@ def test_loading_without_the_hub_extra_names_it(folder, monkeypatch):
 @pytest.mark.medium
 def test_sharing_without_the_hub_extra_names_it():
     code = "import runpy, sys; sys.modules['huggingface_hub'] = None; runpy.run_module('segkit.tools.share', "
-    command = [sys.executable, "-c", code + "run_name='__main__')"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 1
+    done = run_command("-c", code + "run_name='__main__')", status=1)
     assert done.stderr == "segkit.tools.share: huggingface_hub is not installed. pip install 'segkit[hub]'\n"
 
 
@@ -277,15 +272,12 @@ def hub(folder):
 
 
 @pytest.mark.medium
-def test_hub_address_predicts_downloading_the_model_file_only(hub, folder, photo, tmp_path):
+def test_hub_address_predicts_downloading_the_model_file_only(hub, folder, photo, tmp_path, monkeypatch):
     endpoint, requests = hub
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")}
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     words = ["predict_seg.py", "checkpoint=hf://user/tiny", f"input={photo}", "save=[ids]"]
-    done = subprocess.run(
-        [sys.executable, *words, f"output={tmp_path / 'out'}"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_command(*words, f"output={tmp_path / 'out'}")
     (ids,) = (tmp_path / "out").rglob("*.png")
     np.testing.assert_array_equal(
         cv2.imread(str(ids), cv2.IMREAD_UNCHANGED), segkit.load(folder).predict(photo)
@@ -300,10 +292,7 @@ print(SharedModel.from_pretrained('user/tiny', revision='v1').licenses['weights'
 try: segkit.load('hf://user/other')
 except OSError as error: print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    classes, license, error = done.stdout.splitlines()
+    classes, license, error = run_command("-c", code).stdout.splitlines()
     assert (classes, license) == ("10", "mit")
     assert error.startswith("cannot download model.safetensors of user/other (")
     assert error.endswith("give its folder: checkpoint=FOLDER")

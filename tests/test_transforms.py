@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
+from conftest import run_command
 from segkit import config
 from segkit.data import color, transforms
 from segkit.data.crops import Crop, crop_image, crop_label, crop_rotated
@@ -263,8 +262,7 @@ from segkit.data import transforms
 transforms.build(crop_size=8, color_jitter=0.5, blur=0.5)
 print("built")
 """
-    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
-    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "built\n"
+    assert run_command("-W", "error::UserWarning", "-c", code).stdout == "built\n"
 
 
 class Redraws:
