@@ -34,7 +34,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
 
 def root_prefixes(roots: Sequence[Path]) -> list[str]:
-    """Return a unique prefix for the names below each root: its last folders, as few as possible.
+    """Return a unique prefix for the names below each root: its path below the folder of all roots.
 
     Raises:
         ValueError: a root is listed twice.
@@ -44,12 +44,9 @@ def root_prefixes(roots: Sequence[Path]) -> list[str]:
         raise ValueError(f"data.root={','.join(twice)}: lists the same folder twice. Remove one")
     if len(roots) == 1:
         return [""]
-    parts = [Path(os.path.abspath(root)).parts[1:] for root in roots]  # noqa: PTH100  (links stay)
-    for length in range(1, max(map(len, parts)) + 1):
-        prefixes = ["/".join(part[-length:]) + "/" for part in parts]
-        if len(set(prefixes)) == len(prefixes):
-            return prefixes
-    return [f"{number}/" for number in range(len(roots))]
+    paths = [Path(os.path.abspath(root)) for root in roots]  # noqa: PTH100  (links stay)
+    common = os.path.commonpath([path.parent for path in paths])
+    return [f"{path.relative_to(common).as_posix()}/" for path in paths]
 
 
 def unique_names(names: Sequence[str], files: Sequence[Path]) -> list[str]:

@@ -91,7 +91,7 @@ def warn_about_overlap(train: Any, val: Any) -> None:
 def warn_if_trained_on(data: Mapping[str, Any], val: Any) -> None:
     """Warn if an image to be scored is in the training split of a network, described by its data settings.
 
-    There is no warning if the files of that split are gone.
+    There is no warning if the files of that split are missing.
     """
     if not run_folder.is_main() or not data or not _image_files(val):
         return

@@ -30,7 +30,7 @@ BaseSize = Annotated[int, Interval(ge=16, le=16384)]
 Scale = Annotated[float, Interval(ge=0.01, le=16)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Augmentation:
     """Transform of one sample. It can be pickled, so workers may be forked or spawned.
 
@@ -78,8 +78,8 @@ class Augmentation:
     extra: dict[str, dict | bool | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_extra", registry.build_enabled("data.augmentations", self.extra))
-        object.__setattr__(self, "_pixel_transforms", PixelTransforms(self.albumentations))
+        self._extra = registry.build_enabled("data.augmentations", self.extra)
+        self._pixel_transforms = PixelTransforms(self.albumentations)
         scales = list(self.scales)
         if scales[0] > scales[1]:
             raise ValueError(f"augment.scales={scales}: must be [lowest, highest]. Swap the two numbers")
@@ -124,8 +124,8 @@ class Augmentation:
             image = color.distort_bands(image, draw, self.color_jitter, bands.value_ranges(image.shape[2]))
         if self.blur:
             image = _blur(image, draw, self.blur)
-        image = vars(self)["_pixel_transforms"](image, draw, bands)
-        for transform in vars(self)["_extra"].values():
+        image = self._pixel_transforms(image, draw, bands)
+        for transform in self._extra.values():
             image, label, name, _ = transform(Sample(image, label, name, bands), draw)
         if crop_size is not None:
             image = _pad(image, crop_size, padding)

@@ -66,7 +66,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run from its folder; a ``ValueError`` says that there are no events in it."""
+    """Read a run from its folder; raise ``ValueError`` if there are no events in it."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
 

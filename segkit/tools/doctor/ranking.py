@@ -1,4 +1,4 @@
-"""What a ranking of images by how likely their labels are wrong says: findings, JSON, section of the page."""
+"""Findings, JSON and a section of the page, from a ranking of images by how likely their labels are wrong."""
 
 from __future__ import annotations
 
