@@ -90,6 +90,7 @@ def test_setting_with_spaces_suggests_what_to_type(typed):
         compose_settings("train", typed)
 
 
+@pytest.mark.medium
 def test_suggestions_are_accepted():
     for answer in ANSWERS.values():
         words = answer.removeprefix("did you mean ").rstrip("?").split(" or ")[0]

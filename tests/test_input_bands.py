@@ -32,7 +32,7 @@ def save(network, path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("bands", [1, 2, 4, 13])
+@pytest.mark.parametrize("bands", [1, 13])
 @pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
 def test_network_of_any_bands_trains_and_predicts(backbone, bands):
     model = build_model(backbone, bands).train()
@@ -50,7 +50,7 @@ def test_network_of_any_bands_trains_and_predicts(backbone, bands):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("bands", [1, 2, 4, 7])
+@pytest.mark.parametrize("bands", [1, 4])
 @pytest.mark.parametrize("backbone", THIN, ids=lambda b: b["variant"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_mean_rule_equals_rgb_network_on_gray_images(backbone, bands, whole, tmp_path, caplog):

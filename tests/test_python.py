@@ -2,9 +2,8 @@
 
 import io
 import json
-import os
 import re
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -122,33 +121,19 @@ def test_own_data_set_is_scored_as_in_the_run(model, tiny_run):
 
 
 @pytest.mark.medium
-def test_own_loop_example_trains_and_saves(tmp_path):
+def test_own_loop_example_trains_and_saves(tmp_path, monkeypatch, capsys):
     small = "data.size=32 data.val_scenes=4 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
-    length = "schedule.batch_size=4 loader.workers=0"
-    words = [
-        sys.executable,
-        "-W",
-        "error",
-        str(ROOT / "examples/own_loop.py"),
-        str(tmp_path / "new/mine.pt"),
-        "21",
-    ]
-    found = subprocess.run(
-        [*words, *small.split(), *length.split()],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert found.returncode == 0, found.stderr
-    losses = [float(number) for number in re.findall(r"loss ([\d.]+)", found.stdout)]
+    words = f"{tmp_path}/new/mine.pt 21 {small} schedule.batch_size=4 loader.workers=0"
+    monkeypatch.setattr(sys, "argv", ["own_loop.py", *words.split()])
+    runpy.run_path(str(ROOT / "examples/own_loop.py"), run_name="__main__")
+    output = capsys.readouterr().out
+    losses = [float(number) for number in re.findall(r"loss ([\d.]+)", output)]
     assert losses[-1] < losses[0]
     mine = segkit.load(tmp_path / "new/mine.pt", device="cpu")
     settings = torch.load(tmp_path / "new/mine.pt", weights_only=True)["settings"]
     val_set = segkit.build_dataset(settings, "val")
     again = segkit.evaluate(mine.network, val_set, segkit.Protocol(), progress=False)
-    assert f"mIoU {again.scores['mIoU']:.2%} of 4 images" in found.stdout
+    assert f"mIoU {again.scores['mIoU']:.2%} of 4 images" in output
 
 
 def test_own_loop_example_uses_public_names_only():
