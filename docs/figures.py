@@ -125,7 +125,7 @@ def draw_camvid_curves() -> Figure:
         label, color = labels[weights]
         axes.plot(*zip(*points, strict=True), color=color, marker="o", ms=4, lw=1.2, alpha=0.8)
         if seed == "0":
-            axes.text(1600, points[-1][1] - 4, label, color=color, ha="right", fontsize=8.5)
+            axes.text(1600, points[-1][1] - 6, label, color=color, ha="right", fontsize=8.5)
     axes.set(xlabel="iteration", ylabel="validation mIoU, %", xlim=(350, 1650))
     axes.grid(color=PALE)
     axes.spines[["top", "right"]].set_visible(False)
