@@ -86,15 +86,14 @@ def test_stream_resumes_in_the_middle_of_an_epoch(reference, workers, start):
 
 
 @pytest.mark.medium
-def test_two_ranks_together_see_the_order_of_one(reference):
-    parts = [batches(share=(rank, 2), workers=1) for rank in (0, 1)]
-    assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], reference)
-
-
-def test_micro_batches_make_up_the_full_batch(reference):
-    assert_same(batches(accumulate=2), reference)
-    parts = [batches(share=(rank, 2), accumulate=2) for rank in (0, 1)]
-    assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], reference)
+@pytest.mark.parametrize("change", [{"workers": 1}, {"accumulate": 2}, {"drop_last": True}])
+def test_ranks_and_micro_batches_together_see_the_order_of_one(reference, change):
+    expected = batches(drop_last=True) if "drop_last" in change else reference  # one batch of each epoch of 7
+    assert len({name for batch in expected for name in batch.names}) == 7
+    assert_same(batches(**change), expected)
+    parts = [batches(share=(rank, 2), **change) for rank in (0, 1)]
+    assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], expected)
+    assert_same(batches(iterations=range(2, END), **change), expected[2:])
 
 
 def test_each_epoch_has_each_sample_once_in_a_new_order():
@@ -115,17 +114,6 @@ def test_drop_last_leaves_out_other_samples_in_each_epoch():
     assert len({tuple(sorted(two)) for two in left_out}) > 4
     for number, epoch in enumerate(epochs):  # the epoch's own order, as it is without dropping
         assert epoch == [whole.sample_at(50 * number + place) for place in range(48)]
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("start", [1, 2, 5])
-def test_drop_last_stream_is_resumed_and_divided_exactly(start):
-    kept = {"drop_last": True, "batch_size": 4}  # one batch of each epoch of 7
-    expected = batches(**kept)
-    assert_same(batches(iterations=range(start, END), **kept), expected[start:])
-    parts = [batches(share=(rank, 2), **kept) for rank in (0, 1)]
-    assert_same([batch for pair in zip(*parts, strict=True) for batch in pair], expected)
-    assert len({name for batch in expected for name in batch.names}) == 7
 
 
 def test_set_smaller_than_a_batch_trains_with_a_warning(caplog):

@@ -63,13 +63,6 @@ def test_shared_network_predicts_as_the_checkpoint(tiny_run, folder, photo):
 
 
 @pytest.mark.medium
-def test_shared_folder_has_only_tensors_json_and_the_card(folder):
-    files = {path.name for path in folder.iterdir()}
-    assert files == {"model.safetensors", "config.json", "README.md", "preview.png"}
-    assert (folder / "preview.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.medium
 def test_header_has_settings_classes_scores_and_licenses(tiny_run, folder):
     best = checkpoint.read_checkpoint(tiny_run / "best.pt")
     with safe_open(folder / "model.safetensors", "pt") as file:
@@ -83,7 +76,10 @@ def test_header_has_settings_classes_scores_and_licenses(tiny_run, folder):
 
 
 @pytest.mark.medium
-def test_shared_files_contain_no_local_path(tiny_run, folder):
+def test_shared_folder_has_only_tensors_json_and_the_card_without_local_paths(tiny_run, folder):
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"model.safetensors", "config.json", "README.md", "preview.png"}
+    assert (folder / "preview.png").read_bytes().startswith(b"\x89PNG")
     for name in ("model.safetensors", "config.json", "README.md"):
         assert str(tiny_run.parent) not in (folder / name).read_bytes().decode("latin1")
 
