@@ -189,12 +189,20 @@ def test_gallery_keeps_worst_and_best_images():
         ("70", 0.7),
         ("90", 0.9),
     ]
-    few = report.Gallery(worst=3, best=3)
-    few.add(Sample(image, label, "only"), label)
-    assert [s.name for s in few.gather_images()] == ["only"]
-    none = report.Gallery(worst=0, best=1)
-    none.add(Sample(image, label, "only"), label)
-    assert [s.name for s in none.gather_images()] == ["only"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_gallery_equals_a_sorted_list(seed):
+    draw = np.random.default_rng(seed)
+    worst, best, count = draw.integers(0, [5, 5, 13]).tolist()
+    kept, label = report.Gallery(worst=worst, best=best), np.zeros((1, 10), np.uint8)
+    hits = draw.integers(1, 6, count)
+    for number in hits:
+        prediction = (np.arange(10) >= number).astype(np.uint8)[None]
+        kept.add(Sample(np.zeros((1, 10, 3), np.uint8), label, "a"), prediction)
+    scores = sorted(number / 10 for number in hits.tolist())
+    expected = scores if count <= worst + best else scores[:worst] + scores[count - best :]
+    assert [image.score for image in kept.gather_images()] == expected
 
 
 def test_gallery_images_are_scaled_down():

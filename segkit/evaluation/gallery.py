@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+import bisect
 from typing import NamedTuple
 
 import cv2
@@ -30,35 +30,30 @@ class Gallery:
     """Keeps the images with the lowest and highest scores: ``evaluate(..., on_image=gallery.add)``."""
 
     def __init__(self, *, worst: int = 9, best: int = 3) -> None:
-        self.limits = {-1: worst, 1: best}
-        self.heaps: dict[int, list[tuple[float, int, ScoredImage]]] = {-1: [], 1: []}
-        self.count = 0
+        self.worst, self.best = worst, best
+        self.images: list[ScoredImage] = []  # by score; at most ``worst + best``
 
     def add(self, sample: Sample, prediction: np.ndarray) -> None:
         """Keep an image if it is among the worst or best so far; images without scored pixels are skipped."""
         score = compute_image_iou(sample.label, prediction)
         if np.isnan(score):
             return
-        self.count += 1
-        for sign, heap in self.heaps.items():
-            is_full = len(heap) >= self.limits[sign]
-            if is_full and (not heap or sign * score <= heap[0][0]):
-                continue
-            entry = (sign * score, -self.count, shrink(sample, prediction, score))
-            if is_full:
-                heapq.heappushpop(heap, entry)
-            else:
-                heapq.heappush(heap, entry)
+        scores = [image.score for image in self.images]
+        first, last = bisect.bisect_left(scores, score), bisect.bisect_right(scores, score)
+        is_full = len(scores) == self.worst + self.best
+        if is_full and first <= self.worst <= last:  # between the worst and the best, or equal to one
+            return
+        self.images.insert(last, shrink(sample, prediction, score))
+        if is_full:
+            del self.images[self.worst]
 
     def gather_images(self) -> list[ScoredImage]:
         """Return the worst and best images of all ranks, worst first; must be called on every rank."""
-        kept: dict[tuple[int, int], ScoredImage] = {}
-        for sign, heap in self.heaps.items():
-            parts = enumerate(distributed.gather(heap))
-            entries = [(value, order, rank, scored) for rank, part in parts for value, order, scored in part]
-            chosen = heapq.nlargest(self.limits[sign], entries, key=lambda entry: entry[:2])
-            kept |= {(order, rank): scored for _, order, rank, scored in chosen}
-        return sorted(kept.values(), key=lambda scored: scored.score)
+        images = [image for part in distributed.gather(self.images) for image in part]
+        images.sort(key=lambda image: image.score)
+        if len(images) <= self.worst + self.best:
+            return images
+        return images[: self.worst] + images[len(images) - self.best :]
 
 
 def compute_image_iou(label: np.ndarray, prediction: np.ndarray) -> float:
