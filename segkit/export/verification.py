@@ -16,7 +16,7 @@ from segkit.export.exported_model import ExportedModel
 from segkit.export.interfaces import ExportKind
 from segkit.inference import sources
 from segkit.inference.protocol import Protocol
-from segkit.inference.sliding import Strip, predict
+from segkit.inference.sliding import iterate_strips, predict
 from segkit.models.network import Segmenter
 
 MIN_EQUAL = {  # required fraction of equal pixels
@@ -106,21 +106,19 @@ def compare_outputs(
     """Yield the agreement of PyTorch in float32 and of the file's runtime, for each image at each size."""
     protocol = Protocol()
     segmenter: Any = file
+    device = next(model.parameters()).device
     for image in images:
         for height, width in _list_sizes(image, file.image_size):
-            resized = resize_image(image, (height, width))
-            ids = predict(segmenter, resized, protocol)
-            differences = []
-
-            def measure(
-                strip: Strip, ids: torch.Tensor = ids, differences: list[float] = differences
-            ) -> None:
-                file_logits = strip.scores.gather(2, ids[strip.top : strip.bottom, :, None].long())[..., 0]
-                differences.append(float((strip.scores.amax(2) - file_logits).max()))
-
-            expected = predict(model, resized, protocol, on_strip=measure)
-            equal = int((ids == expected).sum())
-            yield Comparison(height, width, ids.numel(), equal, max(differences))
+            resized = torch.from_numpy(resize_image(image, (height, width))).permute(2, 0, 1)
+            ids = predict(segmenter, resized, protocol).long()
+            equal, difference = 0, 0.0
+            for strip in iterate_strips(model, resized.to(device), protocol):
+                rows = ids[strip.top : strip.bottom]
+                largest, expected = strip.scores.max(2)
+                file_scores = strip.scores.gather(2, rows[..., None])[..., 0]
+                equal += int((rows == expected).sum())
+                difference = max(difference, float((largest - file_scores).max()))
+            yield Comparison(height, width, ids.numel(), equal, difference)
 
 
 def _list_sizes(image: np.ndarray, fixed: Sequence[int] | None) -> list[tuple[int, int]]:
