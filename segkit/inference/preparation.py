@@ -67,7 +67,6 @@ def _warn_slow_bf16(device: str) -> None:
     )
 
 
-@torch.no_grad()
 @contextlib.contextmanager
 def _full_float32() -> Iterator[None]:
     """Keep cuDNN from rounding to TF32, which is as coarse as ``TOLERANCE``."""
@@ -79,6 +78,7 @@ def _full_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
+@torch.no_grad()
 def _fold(model: Segmenter, *, onednn: bool) -> Segmenter:
     """Return the model with batch norms folded, or the model itself if its logits would change."""
     weight = next(model.parameters())
