@@ -31,7 +31,7 @@ IMPORTED = ["train_seg", "segkit.monitor", "segkit.training.validation", "segkit
 IMPORTED += ["segkit.data.loaders", "segkit.losses.cross_entropy", "segkit.models.heads.deeplabv3"]
 IMPORTED += ["segkit.models.backbones.resnest", "segkit.data.datasets.shapes", "torch.utils.tensorboard"]
 IMPORTED += ["segkit.training.lr_schedules.poly", "segkit.training.optimizers.sgd", "tests.warm_parser"]
-IMPORTED += [EventAccumulator.__module__]
+IMPORTED += [EventAccumulator.__module__, "torch._dynamo"]  # the latter by each of several processes
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(IMPORTED)

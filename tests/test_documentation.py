@@ -328,6 +328,7 @@ def run(words: list[str], run_here: Any) -> None:
     program = arguments[is_module]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments[is_module:])
+        patch.delitem(sys.modules, program, raising=False)  # or runpy warns
         patch.setattr(sys, "path", [str(Path(program).parent), *sys.path])
         run_program = runpy.run_module if is_module else runpy.run_path
         status = None
