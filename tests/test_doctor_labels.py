@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 import torch
 
 import segkit
-from conftest import run_command
 from planted import SCENES, find, kinds, make, write_pair
 from segkit.data.datasets import folder
+from segkit.runtime import commands
 from segkit.tools import doctor
 from segkit.tools.doctor import labels, model, ranking
 from segkit.tools.doctor.findings import Key
@@ -224,7 +225,7 @@ def test_outlines_of_regions_are_drawn_on_pictures_of_other_sizes():
 
 
 @pytest.mark.medium
-def test_command_ranks_images_with_a_checkpoint(tmp_path):
+def test_command_ranks_images_with_a_checkpoint(tmp_path, monkeypatch, capsys):
     root = make(tmp_path / "data", train=6, val=3)
     settings = segkit.compose_settings(
         "train",
@@ -237,7 +238,15 @@ def test_command_ranks_images_with_a_checkpoint(tmp_path):
 
     def run(file, status):
         words = ("--root", root, "--checkpoint", file, "--output", tmp_path / "out")
-        return run_command("datasets/folder.py", "doctor", *words, status=status).stderr
+        monkeypatch.setattr(sys, "argv", ["segkit-data", "folder", "doctor", *map(str, words)])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        ended = 0
+        try:
+            commands.data()
+        except SystemExit as end:
+            ended = end.code
+        assert ended == status
+        return capsys.readouterr().err
 
     run(tmp_path / "model.pt", 0)
     content = json.loads((tmp_path / "out/doctor.json").read_text())

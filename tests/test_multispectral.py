@@ -463,14 +463,15 @@ TINY = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/aux
 
 
 @pytest.mark.medium
-def test_four_16_bit_bands_train_test_and_predict(tmp_path):
+def test_four_16_bit_bands_train_test_and_predict(tmp_path, run_here, capsys):
     """Run the commands with the bands alone; the rest comes from the checkpoint."""
     write_set(tmp_path / "set", np.uint16, 8)
     runs = tmp_path / "runs"
     given = f"data=folder data.root={tmp_path / 'set'} data.bands=[3,2,1,8] data.display=[8]"
     given += " data.range=percentile"
     rest = f"schedule.iterations=3 schedule.batch_size=2 run_dir={runs} run_name=deep evaluation.every=3"
-    command_output = run_command("train_seg.py", *given.split(), *TINY.split(), *rest.split()).stdout
+    assert run_here("train_seg", *given.split(), *TINY.split(), *rest.split()) == 0
+    command_output = capsys.readouterr().out
     assert "data.range=[[" in command_output
     assert "percentiles 0.5 and 99.5 of 2 images" in command_output
     assert "model.mean=[" in command_output
@@ -490,15 +491,19 @@ def test_four_16_bit_bands_train_test_and_predict(tmp_path):
     np.testing.assert_array_equal(logits.main[0].argmax(0), ids)
     with pytest.raises(ValueError, match=r"takes .H, W, 4. arrays"):
         network.predict(array[..., :3])
-    run_command("predict_seg.py", f"checkpoint={runs}/deep/best.pt", f"input={image}", "save=[ids,overlays]")
+    words = [f"checkpoint={runs}/deep/best.pt", f"input={image}", "save=[ids,overlays]"]
+    assert run_here("predict_seg", *words) == 0
     stored = cv2.imread(str(runs / "deep/predict-c/ids/c.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(stored, ids)
     shown = cv2.imread(str(runs / "deep/predict-c/overlays/c.jpg"))
     assert shown.shape[1] >= 56
     more = [f"checkpoint={runs}/deep/best.pt", "report=true", "loader.workers=0", "save=[overlays]"]
-    there = run_command("test_seg.py", *more).stdout
+    capsys.readouterr()
+    assert run_here("test_seg", *more) == 0
+    there = capsys.readouterr().out
     other = ["data=folder", f"data.root={tmp_path / 'set'}", f"output={tmp_path / 'other'}"]
-    again = run_command("test_seg.py", *more, *other).stdout
+    assert run_here("test_seg", *more, *other) == 0
+    again = capsys.readouterr().out
     assert there.split("in %:")[1].split("\n")[0] == again.split("in %:")[1].split("\n")[0]
 
 

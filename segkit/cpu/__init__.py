@@ -11,7 +11,7 @@ float32; CPU time of one thread and peak memory of the process. ``docs/speed.md`
 optimization                       time of a step           memory
 =================================  =======================  ===============================================
 ``recompute``                      6 % more                 11 % less (1,642 of 1,846 MiB); half at 4 x 480
-``dilated``                        11 % less                same
+``conv3x3``                        11 % less                same
 ``blocks.FastSplitAttention``      5 % less                 2 % less
 ``blocks.FastImagePooling`` (bf16) 12 % of ASPP's less      same
 ``skip_compiler_import``           1.5 s less at the start  154 MiB less, 10 %
@@ -23,9 +23,10 @@ On an Intel Xeon with AMX, bf16, CPU time of one thread on a busy machine:
 =================================  =========================================================================
 optimization                       time
 =================================  =========================================================================
-``dilated``                        DeepLabV3-ResNeSt-50 at 512x683: 1.04 s, smp 5.05 s
+``conv3x3``                        DeepLabV3-ResNeSt-50 at 512x683: 1.04 s, smp 5.05 s
 ``depthwise``                      a step at batch 4, crop 288: 50 % less (DeepLabV3 on EfficientNet-Lite0),
-                                   37 % less (FCN on ConvNeXt-Tiny), 25 % less (UPerNet on it)
+                                   48 % less (FCN on ConvNeXt-Tiny), 42 % less (UPerNet on it)
+``conv3x3`` (wide)                 the step of UPerNet on ConvNeXt-Tiny: another 8 % less
 =================================  =========================================================================
 """
 

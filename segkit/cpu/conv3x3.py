@@ -65,7 +65,7 @@ def is_replaceable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def is_wide(channels: int) -> bool:
-    """Return whether oneDNN's gradient of the weight is slow for so many input channels."""
+    """Return whether oneDNN's gradient of the weight is slow for this number of input channels."""
     return channels > WIDE_INPUT and has_amx()
 
 
