@@ -35,7 +35,7 @@ SETS = (
     ["loader.py", "--cases", "1", "--rounds", "3"],
 )
 MIN_TOLERANCE = 0.1
-COLUMNS = ("ratio", "expected", "tolerance", "runs", "instructions", "machine")
+COLUMNS = ("ratio", "expected", "tolerance", "runs", "machine")
 
 
 def compute_ratios(parts: list[dict[str, Any]]) -> dict[str, float]:
@@ -102,9 +102,9 @@ def compare(measured: dict[str, float], expected: list[dict[str, str]]) -> tuple
 def read_expected(file: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Return the rows of processors like this one, and those of others."""
     rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-    instructions = " ".join(ceilings.cpu_flags())
-    same = [row for row in rows if row["instructions"] == instructions]
-    return same, [row for row in rows if row["instructions"] != instructions]
+    instructions = f"({', '.join(ceilings.cpu_flags())})"  # in the description of a machine
+    same = [row for row in rows if instructions in row["machine"]]
+    return same, [row for row in rows if row not in same]
 
 
 def expected_rows(repeated: list[dict[str, float]], machine: str) -> list[dict[str, str]]:
@@ -114,9 +114,8 @@ def expected_rows(repeated: list[dict[str, float]], machine: str) -> list[dict[s
         values = [run[name] for run in repeated if name in run]
         middle = statistics.median(values)
         tolerance = max(MIN_TOLERANCE, 2 * max(abs(value / middle - 1) for value in values))
-        numbers = name, f"{middle:.3f}", f"{tolerance:.3f}", str(len(values))
-        row = (*numbers, " ".join(ceilings.cpu_flags()), machine)
-        rows.append(dict(zip(COLUMNS, row, strict=True)))
+        numbers = (name, f"{middle:.3f}", f"{tolerance:.3f}", str(len(values)), machine)
+        rows.append(dict(zip(COLUMNS, numbers, strict=True)))
     return rows
 
 

@@ -70,7 +70,7 @@ class Run:
 
 
 def _train(argv, output, before, environment):
-    gc.freeze()  # a collection then looks at new objects only
+    gc.freeze()  # garbage collections then skip all that was imported
     os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as usual
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
