@@ -4,6 +4,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
+# Compiled bytecode saves each of the many processes that import torch several seconds.
+export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help demo docs test test-all test-fast test-oldest test-next bench gpu check lock clean
 
 help: ## list the targets

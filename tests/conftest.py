@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
@@ -29,10 +30,7 @@ def pytest_collection_finish() -> None:
     """Let garbage collections look only at objects that tests create."""
     gc.freeze()
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)  # packages report leaks otherwise
 
 
 def run_command(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:

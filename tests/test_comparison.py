@@ -72,6 +72,7 @@ def test_images_are_matched_by_name_and_sorted_by_change(tmp_path):
     assert lines[-1].endswith("image7")
 
 
+@pytest.mark.medium
 def test_intervals_of_differences_cover_the_true_difference(tmp_path):
     population = simulate(np.random.default_rng(0), 100_000)
     truth = [

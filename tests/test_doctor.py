@@ -225,6 +225,7 @@ def test_command_writes_page_and_json_and_exits_with_1_if_serious(tmp_path):
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
+@pytest.mark.medium
 def test_data_commands_do_not_import_torch():
     code = "import sys; sys.path.insert(0, 'datasets'); import command; print('torch' in sys.modules)"
     assert run_command("-c", code).stdout.strip() == "False"

@@ -43,7 +43,7 @@ def server():
         server.requests = []
         server.files = dict.fromkeys(("/good.bin", "/truncated.bin"), BODY)
         server.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
         server.shutdown()

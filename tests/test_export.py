@@ -111,6 +111,7 @@ def test_exported_formats_match_pytorch_at_every_size(format, interface, family,
     )
 
 
+@pytest.mark.medium
 def test_program_with_size_guards_gives_a_clear_error(tmp_path, monkeypatch):
     """PyTorch before 2.13 leaves guards in every program; later ones where a network branches by the size."""
     model = build_thin_model("resnest", "fcn")

@@ -56,6 +56,7 @@ def test_lock_of_a_killed_process_is_free(owner, tmp_path):
         assert f"process {os.getpid()} on" in (tmp_path / "run" / run_folder.OWNER).read_text()
 
 
+@pytest.mark.medium
 def test_other_ranks_do_not_lock(owner, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     with run_folder.lock_run_folder(tmp_path / "run", resume="auto"):

@@ -204,6 +204,7 @@ def test_augmentation_treats_int16_labels_like_uint8(resize, seed):
     assert (back == found[0].label).mean() >= (0.998 if seed % 2 else 1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch_export"])
 def test_exports_of_300_classes_keep_the_predictions(format, tmp_path):
     from segkit import export

@@ -52,7 +52,7 @@ def store(tmp_path, monkeypatch):
 
     handler = functools.partial(Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     monkeypatch.setattr(published, "ENCODING", f"http://127.0.0.1:{server.server_port}/")
     file = published._encoding("deeplab_resnest50_ade", digits, "model=deeplabv3_resnest50")
     monkeypatch.setitem(published.NETWORKS, "deeplab_resnest50_ade", file)

@@ -50,6 +50,7 @@ def count_queries(monkeypatch):
     return calls
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_strips_cause_no_device_synchronization(name, count_queries, monkeypatch):
     """On a device that is not the host and holds no values: reading one would raise."""
