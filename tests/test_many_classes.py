@@ -120,16 +120,6 @@ def test_loss_of_many_classes_equals_that_of_few(name, coarse, seed):
     torch.testing.assert_close(spread.grad[:, own], logits.grad, rtol=1e-7, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_int16_loss_is_zero_if_all_pixels_are_ignored(name):
-    loss = registry.build("losses", {"name": name, **LOSSES[name]}, num_classes=300)
-    logits = torch.randn(2, 300, 5, 6, requires_grad=True)
-    total = loss(Logits(logits), torch.full((2, 5, 6), MAX_CLASSES, dtype=torch.int16))["main"].sum()
-    total.backward()
-    assert total == 0
-    assert not logits.grad.any()
-
-
 def test_cross_entropy_equals_torch_for_300_classes():
     draw = np.random.default_rng(0)
     label = random_label(draw, 300, (2, 13, 17))
@@ -142,7 +132,7 @@ def test_cross_entropy_equals_torch_for_300_classes():
 
 
 @pytest.mark.parametrize("num_classes", [3, 255, 256, 700])
-def test_confusion_matrix_equals_loop_for_many_classes(num_classes):
+def test_confusion_matrix_counts_every_pair_of_many_classes(num_classes):
     draw = np.random.default_rng(num_classes)
     table, matrix = make_label_map(num_classes), metrics.ConfusionMatrix(num_classes)
     expected = np.zeros((num_classes, num_classes), np.int64)
@@ -152,9 +142,8 @@ def test_confusion_matrix_equals_loop_for_many_classes(num_classes):
         prediction = np.where(draw.random(label.shape) < 0.5, label, label[::-1])
         prediction[prediction == ignore_index(num_classes)] = num_classes - 1
         matrix.update(label, prediction)
-        for true, found in zip(label.ravel().tolist(), prediction.ravel().tolist(), strict=True):
-            if true != ignore_index(num_classes):
-                expected[true, found] += 1
+        scored = label != ignore_index(num_classes)
+        np.add.at(expected, (label[scored], prediction[scored]), 1)
         one = metrics.ConfusionMatrix(num_classes)
         one.update(label, prediction)
         scores.append((gallery.compute_image_iou(label, prediction), one.counts))
@@ -167,22 +156,11 @@ def test_confusion_matrix_equals_loop_for_many_classes(num_classes):
         assert overlays.present_classes([label]) == sorted(one.counts.sum(1).nonzero()[:, 0].tolist())
         drawn = overlays.draw_error_map(label, prediction)
         gray = (drawn == overlays.IGNORED).all(2)
-        np.testing.assert_array_equal(gray, label == ignore_index(num_classes))
+        np.testing.assert_array_equal(gray, ~scored)
     np.testing.assert_array_equal(matrix.counts, expected)
     for score, counts in scores:
         assert score == pytest.approx(metrics.compute_scores(counts, absent="labels")["mIoU"])
     assert overlays.draw_confusion_matrix(expected, table.names).shape[0] < 2000
-
-
-@pytest.mark.parametrize("wrong", [-3, 300, 32766])
-def test_ids_outside_the_classes_are_rejected(wrong):
-    label = np.full((4, 5), 255, np.int16)
-    for place in (0, 1):
-        pair = [label, label.copy()]
-        pair[place] = pair[place].copy()
-        pair[place][2, 3] = wrong
-        with pytest.raises(ValueError, match="model and data do not match"):
-            metrics.ConfusionMatrix(300).update(*pair)
 
 
 @pytest.mark.parametrize("resize", ["pil_bilinear", "opencv_linear"])
@@ -214,9 +192,8 @@ def test_exports_of_300_classes_keep_the_predictions(format, tmp_path):
         model.head.conv5[4].bias[250:] += 10
     suffix = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}[format]
     file = export_model(model, tmp_path / f"net{suffix}", export.ExportKind(format=format, interface="ids"))
-    image = np.random.default_rng(0).integers(
-        0, 256, (65, 97, 3), np.uint8
-    )  # PyTorch 2.11 exports for these alone
+    size = (65, 97, 3)  # PyTorch 2.11 exports for these alone
+    image = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     found, expected = (predict(network, image, Protocol(name="whole")) for network in (file, model))
     assert found.dtype == expected.dtype == torch.int16
     assert expected.max() > 255
