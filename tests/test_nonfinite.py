@@ -13,14 +13,11 @@ def poison(seed=0):
     return batch(seed=seed)._replace(image=torch.full((4, 3, 6, 7), float("nan")))
 
 
-@pytest.fixture
-def step():
-    from segkit import training
-
-    return lambda run, data: training.train_step(run, [data])
+def step(run, data):
+    training.train_step(run, [data])
 
 
-def test_nonfinite_loss_stops_with_recent_steps(step):
+def test_nonfinite_loss_stops_with_recent_steps():
     run = start_run()
     step(run, batch())
     step(run, poison())
@@ -34,7 +31,7 @@ def test_nonfinite_loss_stops_with_recent_steps(step):
     assert "resume=true" in message
 
 
-def test_nonfinite_loss_is_found_at_the_next_log_point(step):
+def test_nonfinite_loss_is_found_at_the_next_log_point():
     run = start_run(iterations=40)
     for _ in range(nonfinite.CHECK_EVERY - 2):
         step(run, batch())
@@ -43,7 +40,7 @@ def test_nonfinite_loss_is_found_at_the_next_log_point(step):
         step(run, batch())
 
 
-def test_infinite_gradient_is_an_error(step):
+def test_infinite_gradient_is_an_error():
     run = start_run()
     handle = run.model.head.weight.register_hook(lambda gradient: gradient / 0)
     step(run, batch())
@@ -52,7 +49,7 @@ def test_infinite_gradient_is_an_error(step):
         run.guard.check()
 
 
-def test_skipped_steps_change_nothing_but_a_count(step, caplog):
+def test_skipped_steps_change_nothing_but_a_count(caplog):
     run = start_run(nonfinite="skip", ema=0.9)
     run.model.register_buffer("statistics", torch.zeros(1), persistent=False)
 
@@ -66,10 +63,8 @@ def test_skipped_steps_change_nothing_but_a_count(step, caplog):
     step(run, poison())
     assert torch.equal(before, weights(run))
     assert torch.equal(average, run.ema_model.head.weight)
-    assert all(
-        torch.equal(a, s["momentum_buffer"])
-        for a, s in zip(momentum, run.optimizer.state.values(), strict=True)
-    )
+    for a, s in zip(momentum, run.optimizer.state.values(), strict=True):
+        assert torch.equal(a, s["momentum_buffer"])
     assert run.model.statistics == 1
     assert run.iteration == 2
     assert "iteration 2 is not finite: loss_main nan" in caplog.text
@@ -86,7 +81,7 @@ def overflow(run):
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 @pytest.mark.parametrize("ema", [None, 0.9])
-def test_overflowed_weights_are_not_saved(policy, ema, step):
+def test_overflowed_weights_are_not_saved(policy, ema):
     run = start_run(nonfinite=policy, ema=ema)
     overflow(run)
     step(run, batch())
@@ -97,14 +92,14 @@ def test_overflowed_weights_are_not_saved(policy, ema, step):
     assert "resume=true starts from the last checkpoint" in str(stopped.value)
 
 
-def test_large_weights_whose_sum_overflows_are_saved(step):
+def test_large_weights_whose_sum_overflows_are_saved():
     run = start_run()
     with torch.no_grad():
         run.model.head.weight.fill_(1e38)
     assert run.state()["model"]["head.weight"].max() == 1e38
 
 
-def test_infinite_momentum_is_not_saved(step):
+def test_infinite_momentum_is_not_saved():
     run = start_run()
     step(run, batch())
     next(iter(run.optimizer.state.values()))["momentum_buffer"][0] = float("inf")
@@ -130,7 +125,7 @@ class Quiet:
         pass
 
 
-def test_no_checkpoint_is_saved_while_steps_are_skipped(step):
+def test_no_checkpoint_is_saved_while_steps_are_skipped():
     run, saves = start_run(nonfinite="skip", iterations=6), Saves()
     for data in (batch(), poison(), poison(), batch(), batch(), poison()):
         step(run, data)
@@ -138,7 +133,7 @@ def test_no_checkpoint_is_saved_while_steps_are_skipped(step):
     assert saves.saved == [1, 4, 5, 6]  # and at the end
 
 
-def test_too_many_skipped_steps_in_a_row_are_an_error(step):
+def test_too_many_skipped_steps_in_a_row_are_an_error():
     run = start_run(nonfinite="skip", nonfinite_in_a_row=2)
     for data in (poison(), poison(), batch(), poison(), poison()):
         step(run, data)

@@ -6,15 +6,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from conftest import run_command
 from segkit.evaluation.evaluators import object_sizes
 from segkit.evaluation.evaluators.object_sizes import compute_iou_by_size, count_pixels_by_object_size
-from segkit.evaluation.metrics import ConfusionMatrix, compute_class_scores, count_pixels
 
 
 def flood_fill(mask):
@@ -74,20 +71,6 @@ def test_object_counts_equal_a_flood_fill(pair):
         assert np.array_equal(count_pixels_by_object_size(*pair, 3), naive(*pair, 3, [3, 8]))
 
 
-def test_sizes_add_up_to_the_confusion_matrix():
-    draw = np.random.default_rng(0)
-    label = np.kron(draw.integers(0, 4, (12, 15)), np.ones((20, 20), int)).astype(np.uint8)
-    label[label == 3] = 255
-    prediction = np.where(draw.random(label.shape) < 0.8, label % 3, 2).astype(np.uint8)
-    matrix = ConfusionMatrix(3)
-    matrix.update(label, prediction)
-    both, labeled, predicted = count_pixels_by_object_size(label, prediction, 3).sum(0)
-    iou = compute_class_scores(count_pixels(matrix.counts))["IoU"]
-    np.testing.assert_allclose(both / (labeled + predicted - both), iou, rtol=1e-6)
-    assert torch.equal(labeled, matrix.counts.sum(1))
-    assert torch.equal(predicted, matrix.counts.sum(0))
-
-
 def test_object_size_bounds_are_those_of_coco():
     label = np.zeros((128, 400), np.uint8)
     label[:31, :33], label[:32, 50:82] = 1, 1  # 1023 and 1024 pixels
@@ -96,45 +79,38 @@ def test_object_size_bounds_are_those_of_coco():
     assert labeled.tolist() == [1023, 1024 + 9215, 9216]
 
 
+def iou_of_class_1(label, prediction):
+    counts = count_pixels_by_object_size(label, prediction, 2)
+    return {size: iou[1].item() for size, iou in compute_iou_by_size(counts).items()}
+
+
 def test_missed_small_object_lowers_small_iou_only():
     label = np.zeros((200, 300), np.uint8)
     label[10:20, 10:20], label[50:170, 50:170] = 1, 1
     prediction = label.copy()
     prediction[10:20, 10:20] = 0
-    found = {
-        size: iou[1].item()
-        for size, iou in compute_iou_by_size(count_pixels_by_object_size(label, prediction, 2)).items()
-    }
+    found = iou_of_class_1(label, prediction)
     assert found["small"] == 0
     assert found["large"] == 1
     assert np.isnan(found["medium"])
     prediction = label.copy()
     prediction[:5, 250:255] = 1  # beyond every object: of its own size
     prediction[170:180, 50:170] = 1  # the large one, grown
-    found = {
-        size: iou[1].item()
-        for size, iou in compute_iou_by_size(count_pixels_by_object_size(label, prediction, 2)).items()
-    }
+    found = iou_of_class_1(label, prediction)
     assert found["small"] == pytest.approx(100 / 125)
     assert found["large"] == pytest.approx(120 / 130)
 
 
 @pytest.mark.medium
-@pytest.mark.slow
-def test_object_sizes_are_printed_and_reported(tiny_run, tmp_path):
-    done = run_command(
-        "test_seg.py",
-        f"checkpoint={tiny_run / 'last.pt'}",
-        f"output={tmp_path}",
-        "evaluation.evaluators.object_sizes=true",
-        "report=true",
-        "loader.workers=0",
-    )
+def test_object_sizes_are_printed_and_reported(tiny_run, tmp_path, run_here, capsys):
+    words = f"checkpoint={tiny_run}/last.pt output={tmp_path} report=true loader.workers=0"
+    assert run_here("test_seg", *words.split(), "evaluation.evaluators.object_sizes=true") == 0
+    output = capsys.readouterr().out
     scores = json.loads((tmp_path / "result.json").read_text())["scores"]
     names = [name for name in scores if name in ("mIoU_small", "mIoU_medium", "mIoU_large")]
     assert "mIoU_small" in names
     pages = [page.read_text() for page in tmp_path.rglob("*.html")]
     for name in names:
-        assert f"{name} {100 * scores[name]:.2f}" in done.stdout
+        assert f"{name} {100 * scores[name]:.2f}" in output
         assert any(name in page for page in pages)
     assert "IoU small" in (tmp_path / "classes.csv").read_text().splitlines()[0]
