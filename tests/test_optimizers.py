@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedules
 
-from segkit.config import check, registry
+from segkit.config import registry
 from segkit.models import segmenter
 from segkit.training import freezing, parameter_groups
 
@@ -181,10 +181,7 @@ def test_ema_matches_recurrence():
     ("settings", "message"),
     [
         ({"name": "sgd", "nesterov": True, "momentum": 0.0}, r"nesterov=true with .*momentum=0"),
-        (
-            {"name": "adamw", "betas": [0.9, 1.0]},
-            r"schedule.optimizer.betas=\[0.9, 1.0\]: both must be below 1",
-        ),
+        ({"name": "adamw", "betas": [0.9, 1.0]}, r"optimizer.betas=\[0.9, 1.0\]: both must be below 1"),
     ],
 )
 def test_invalid_optimizer_settings_are_rejected(settings, message):
@@ -248,8 +245,3 @@ def test_optimizer_resumes_with_another_memory_layout(name):
     )
     theirs = move_weights(lambda groups: kind(groups, lr=0.1, **settings), (torch.contiguous_format,) * 2)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-
-
-def test_huge_weight_decay_is_rejected():
-    with pytest.raises(ValueError, match=r"schedule.optimizer.weight_decay=1e\+38: must be at most 10"):
-        check("schedule.optimizer", {"name": "sgd", "weight_decay": 1e38})

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from conftest import ROOT, run_command
+from conftest import ROOT
 from segkit.config.cli import command
 from segkit.config.compose import CONF, compose_settings
 
@@ -207,10 +207,11 @@ def test_recipe_file_states_each_number_once(model, data):
 
 
 @pytest.mark.medium
-def test_conf_has_100_files_and_main_command_merges_16():
+def test_conf_has_100_files_and_main_command_merges_16(run_here, capsys):
     assert len(list(CONF.rglob("*.yaml"))) <= 100
-    answer = run_command("train_seg.py", *HEADLINE, "--info", "defaults")
-    arguments = {line.split("|")[1].strip() for line in answer.stdout.splitlines() if "|" in line}
+    assert run_here("train_seg", *HEADLINE, "--info", "defaults") == 0
+    output = capsys.readouterr().out
+    arguments = {line.split("|")[1].strip() for line in output.splitlines() if "|" in line}
     merged = [word for word in arguments if (CONF / f"{word}.yaml").is_file()]
     assert "recipe/base/encoding" in merged
     assert len(merged) <= 16
@@ -254,13 +255,13 @@ def test_pair_without_recipe_is_announced(arguments, expected, monkeypatch, caps
 
     command("train")(seen.append)()
     assert len(seen) == 1
-    note = "no published recipe for {1} + {0}; using the defaults".format(
-        *(w.split("=")[1] for w in (arguments * 2)[:2])
-    )
+    chosen = dict(word.split("=") for word in arguments)
+    note = f"no published recipe for {chosen.get('data')} + {chosen.get('model')}; using the defaults"
     assert (note in capsys.readouterr().out) is expected
 
 
-OWN_CHOICES = [
+OF_MMSEG = "model=deeplabv3_resnest101_mmseg"
+OVERRIDES = [
     ("schedule=default", {"schedule.epochs": 50, "model.backbone.weights": "imagenet"}),
     ("recipe=cityscapes/deeplabv3_resnest101", {"schedule.epochs": 240, "schedule.batch_size": 8}),
     ("recipe=none", {"schedule.epochs": 50, "loss.aux_weight": 0.2}),
@@ -268,38 +269,26 @@ OWN_CHOICES = [
     ("schedule/optimizer=adamw", {"schedule.optimizer.name": "adamw", "schedule.epochs": 180}),
     ("schedule/lr_schedule=cosine", {"schedule.lr_schedule.name": "cosine", "schedule.epochs": 180}),
     ("augment=none", {"augment.hflip": 0.0, "augment.base_size": None, "schedule.epochs": 180}),
-    (
-        "augment=mmseg",
-        {"augment.color_jitter": 0.5, "augment.base_size": [2048, 512], "schedule.epochs": 180},
-    ),
+    ("augment=mmseg", {"augment.color_jitter": 0.5, "augment.base_size": [2048, 512]}),
     ("sizes.crop=512", {"augment.crop_size": 512}),
     ("loss.aux_weight=0.3", {"loss.aux_weight": 0.3}),
     ("model.backbone.weights=null", {"model.backbone.weights": None, "schedule.epochs": 180}),
     ("model.backbone.variant=50", {"model.backbone.weights": "imagenet", "schedule.epochs": 180}),
     ("evaluation=sliding", {"evaluation.name": "sliding", "evaluation.every": 1}),
     ("evaluation.every=5", {"evaluation.every": 5}),
+    (f"{OF_MMSEG} loss=cross_entropy", {"loss.aux_weight": 0.2}),
+    (f"{OF_MMSEG} augment=encoding", {"augment.color_jitter": 0.0, "augment.crop_size": 512}),
+    (
+        f"{OF_MMSEG} schedule=default",
+        {"schedule.epochs": 50, "schedule.iterations": None, "evaluation.every": 1},
+    ),
 ]
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(("typed", "expected"), OWN_CHOICES, ids=[typed for typed, _ in OWN_CHOICES])
+@pytest.mark.parametrize(("typed", "expected"), OVERRIDES, ids=[typed for typed, _ in OVERRIDES])
 def test_overrides_win_over_the_recipe(typed, expected):
-    assert_settings(compose(*HEADLINE, typed), expected)
-
-
-@pytest.mark.parametrize(
-    ("typed", "expected"),
-    [
-        ("loss=cross_entropy", {"loss.aux_weight": 0.2}),
-        ("augment=encoding", {"augment.color_jitter": 0.0, "augment.crop_size": 512}),
-        (
-            "schedule=default",
-            {"schedule.epochs": 50, "schedule.iterations": None, "evaluation.every": 1},
-        ),
-    ],
-)
-def test_overrides_win_over_the_recipe_of_mmsegmentation(typed, expected):
-    assert_settings(compose("model=deeplabv3_resnest101_mmseg", "data=ade20k", typed), expected)
+    assert_settings(compose(*HEADLINE, *typed.split()), expected)
 
 
 @pytest.mark.parametrize("data", ["ade20k", "cityscapes"])
@@ -347,16 +336,10 @@ ROWS = [f"model={model} data={data}" for model, data in PUBLISHED]
 @pytest.mark.parametrize("row", [*ROWS, "experiment=fast_ade20k"])
 def test_every_recipe_takes_two_steps(row, roots, run_here, tmp_path):
     arguments, settings = row.split(), compose_settings("train", row.split())
-    where = [
-        f"data.root={roots / settings['data']['name']}",
-        f"run_dir={tmp_path}",
-        "run_name=two",
-        "device=cpu",
-    ]
-    if settings["model"]["backbone"]["name"] == "resnest":
-        where += [
-            "model.backbone.last_gamma=0"
-        ]  # 200 random blocks overflow before batch norm has statistics
+    where = [f"data.root={roots / settings['data']['name']}", f"run_dir={tmp_path}", "run_name=two"]
+    where += ["device=cpu"]
+    if settings["model"]["backbone"]["name"] == "resnest":  # 200 random blocks overflow at the start
+        where += ["model.backbone.last_gamma=0"]
     assert run_here("train_seg", *arguments, *TINY, *where) == 0
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert result["iteration"] == 2

@@ -99,17 +99,23 @@ def test_setup_rejects_unsupported_python_with_one_line(version, tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
+def run_setup(folder, script, **variables):
+    """Run setup.sh with a script in place of Python; return the last two lines that it wrote to ``calls``."""
+    python = folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    (folder / "lock.txt").touch()
+    command = ["sh", str(ROOT / "requirements" / "setup.sh"), sys.executable, "lock.txt", "stamp"]
+    kept = {key: value for key, value in os.environ.items() if "INDEX" not in key and "CERT" not in key}
+    subprocess.run(command, cwd=folder, env=kept | variables, timeout=60, check=True)
+    return [line.strip() for line in (folder / "calls").read_text().splitlines()[-2:]]
+
+
 @pytest.mark.medium
 def test_setup_uses_certificates_of_the_system(tmp_path):
-    python = tmp_path / ".venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "$2 ${UV_SYSTEM_CERTS-} ${PIP_CERT-} ${SSL_CERT_FILE-}" >> calls\n')
-    python.chmod(0o755)
-    (tmp_path / "lock.txt").touch()
-    command = ["sh", str(ROOT / "requirements" / "setup.sh"), sys.executable, "lock.txt", "stamp"]
-    kept = {key: value for key, value in os.environ.items() if key not in ("PIP_CERT", "UV_SYSTEM_CERTS")}
-    subprocess.run(command, cwd=tmp_path, env=kept | {"SSL_CERT_FILE": "company.pem"}, timeout=60, check=True)
-    called = (tmp_path / "calls").read_text().splitlines()[-2:]
+    script = 'echo "$2 ${UV_SYSTEM_CERTS-} ${PIP_CERT-} ${SSL_CERT_FILE-}" >> calls'
+    called = run_setup(tmp_path, script, SSL_CERT_FILE="company.pem")
     assert called == ["pip true company.pem company.pem", "uv true company.pem company.pem"]
 
 
@@ -127,18 +133,9 @@ def test_setup_uses_certificates_of_the_system(tmp_path):
     ids=str,
 )
 def test_setup_passes_a_custom_index_to_pip_and_uv(variables, expected, tmp_path):
-    python = tmp_path / ".venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text(
-        '#!/bin/sh\n[ "$3" = config ] && { echo "${CONFIGURED-}"; exit; }\n'
-        'echo ${PIP_INDEX_URL-} "${UV_DEFAULT_INDEX-}" ${UV_INDEX_URL-} >> calls\n'
-    )
-    python.chmod(0o755)
-    (tmp_path / "lock.txt").touch()
-    command = ["sh", str(ROOT / "requirements" / "setup.sh"), sys.executable, "lock.txt", "stamp"]
-    kept = {key: value for key, value in os.environ.items() if "INDEX" not in key}
-    subprocess.run(command, cwd=tmp_path, env=kept | variables, timeout=60, check=True)
-    assert [line.strip() for line in (tmp_path / "calls").read_text().splitlines()[-2:]] == [expected] * 2
+    script = '[ "$3" = config ] && { echo "${CONFIGURED-}"; exit; }\n'
+    script += 'echo ${PIP_INDEX_URL-} "${UV_DEFAULT_INDEX-}" ${UV_INDEX_URL-} >> calls'
+    assert run_setup(tmp_path, script, **variables) == [expected] * 2
 
 
 def test_ci_runs_the_test_command_of_the_readme():

@@ -1,4 +1,4 @@
-"""ResNeSt against the published counts, names, and its dilation block by block."""
+"""ResNeSt against the published counts and names, and timm; its dilation is in test_weights.py."""
 
 from __future__ import annotations
 
@@ -29,11 +29,7 @@ BLOCKS = {  # variant: blocks, parameters with 1000 classes
     "50_mmseg": ((3, 4, 6, 3), 27_483_240),
     "101_mmseg": ((3, 4, 23, 3), 48_275_016),
 }
-TIMM = {
-    "14": "resnest14d",
-    "50_fast_4s2x40d": "resnest50d_4s2x40d",
-    "101": "resnest101e",
-}
+TIMM = {"14": "resnest14d", "50_fast_4s2x40d": "resnest50d_4s2x40d", "101": "resnest101e"}
 
 
 def on_meta(variant: str, num_classes: int | None = None, **settings):
@@ -64,47 +60,6 @@ def test_resnest_has_published_parameter_names():
     assert set(on_meta("14", 10).state_dict()) == expected | {"fc.weight", "fc.bias"}
 
 
-# output stride -> for each stage: stride and dilation of its first block, dilation of the others
-DILATION = {
-    32: [(1, 1, 1), (2, 1, 1), (2, 1, 1), (2, 1, 1)],
-    16: [(1, 1, 1), (2, 1, 1), (2, 1, 1), (1, 1, 2)],
-    8: [(1, 1, 1), (2, 1, 1), (1, 1, 2), (1, 2, 4)],
-}
-
-
-@pytest.mark.parametrize("output_stride", DILATION)
-def test_resnest_blocks_have_published_dilation_and_pool(output_stride):
-    network = on_meta("50", output_stride=output_stride)
-    for s, (stride, first, rest) in enumerate(DILATION[output_stride], start=1):
-        for i, block in enumerate(getattr(network, f"layer{s}")):
-            conv = block.conv2.conv
-            dilation = first if i == 0 else rest
-            assert (conv.stride, conv.dilation, conv.padding) == (
-                (1, 1),
-                (dilation, dilation),
-                (dilation, dilation),
-            )
-            if i == 0 and s > 1:  # the pool stays where dilation replaced the stride
-                assert (block.pool.kernel_size, block.pool.stride, block.pool.padding) == (3, stride, 1)
-                assert not block.pool_first
-            else:
-                assert block.pool is None
-            assert (block.downsample is not None) == (i == 0)
-            if i == 0:
-                pool = block.downsample[0]
-                assert (getattr(pool, "kernel_size", 1), getattr(pool, "stride", 1)) == (stride, stride)
-                assert block.downsample[1].stride == (1, 1)
-
-
-@pytest.mark.parametrize(("side", "cells"), [(480, 60), (512, 64), (513, 65), (769, 97)])
-def test_resnest_feature_sizes_at_output_stride_8(side, cells):
-    stages = on_meta("14").eval()(torch.empty(1, 3, side, side, device="meta"))
-    quarter = -(-side // 4)
-    assert [tuple(s.shape) for s in stages] == [
-        (1, 256, quarter, quarter), (1, 512, cells, cells), (1, 1024, cells, cells), (1, 2048, cells, cells)
-    ]  # fmt: skip
-
-
 def test_unknown_output_stride_is_rejected():
     with pytest.raises(ValueError, match="output_stride=7: must be one of 8, 16, 32"):
         resnest.build(variant="14", output_stride=7)
@@ -127,12 +82,6 @@ def test_undilated_resnest_equals_timm(variant):
         pairs = [(ours.classify(image), theirs(image)), (ours(image)[-1], theirs.forward_features(image))]
     for found, expected in pairs:
         assert (found - expected).norm() < 1e-5 * expected.norm()
-
-
-def test_fast_variant_pools_before_the_convolution():
-    block = on_meta("50_fast_1s4x24d").layer3[0]
-    assert block.pool_first
-    assert (block.conv2.radix, block.conv2.cardinality, block.conv2.conv.groups) == (1, 4, 4)
 
 
 @pytest.mark.parametrize(("output_stride", "pooled"), [(8, [2]), (16, [2, 3]), (32, [2, 3, 4])])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import math
+import runpy
 import shutil
 import sys
 import threading
@@ -223,11 +224,12 @@ def test_loading_without_the_hub_extra_names_it(folder, monkeypatch):
             segkit.load(source)
 
 
-@pytest.mark.medium
-def test_sharing_without_the_hub_extra_names_it():
-    code = "import runpy, sys; sys.modules['huggingface_hub'] = None; runpy.run_module('segkit.tools.share', "
-    done = run_command("-c", code + "run_name='__main__')", status=1)
-    assert done.stderr == "segkit.tools.share: huggingface_hub is not installed. pip install 'segkit[hub]'\n"
+def test_sharing_without_the_hub_extra_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "segkit.tools.share")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("segkit.tools.share", run_name="__main__")
+    assert end.value.code == "segkit.tools.share: huggingface_hub is not installed. pip install 'segkit[hub]'"
 
 
 @pytest.mark.parametrize("address", ["hf://user", "hf:user/name", "hf://a/b/c", "hf://a/b@"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from segkit.config.command_line import accept_any_key
 from segkit.inference import sources
 
 
@@ -93,20 +92,6 @@ def test_source_title_comes_from_the_input(here, source, title):
     (here / "photos.v2").mkdir()
     (here / "photos.v2/a.png").write_bytes(b"")
     assert sources.find_images(source).title == title
-
-
-@pytest.mark.parametrize(
-    ("given", "understood"),
-    [
-        ("input=photos/*.jpg", "++input=photos/*.jpg"),
-        ("input=Größe (1)/a=b.jpg", "++input='Größe (1)/a=b.jpg'"),
-        ("input=it's.jpg", "++input='it\\'s.jpg'"),
-        ("data.root=[a,b]", "++data.root=[a,b]"),
-        ("evaluation=encoding", "evaluation=encoding"),
-    ],
-)
-def test_any_path_can_be_given_on_the_command_line(given, understood):
-    assert accept_any_key(given) == understood
 
 
 def test_tilde_is_the_home_folder(here, monkeypatch):

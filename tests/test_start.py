@@ -9,25 +9,9 @@ import pytest
 pytestmark = pytest.mark.medium
 
 ROOT = Path(__file__).parent.parent
-WATCHED = (
-    "torch",
-    "torchvision",
-    "albumentations",
-    "scipy",
-    "sympy",
-    "onnx",
-    "pandas",
-    "timm",
-    "cv2",
-    "hydra",
-    "pydantic",
-)
-HEAVY = (  # needed by some settings only
-    "torch._dynamo",
-    "torch._inductor",
-    "tensorboard",
-    "sklearn",
-    "matplotlib",
+WATCHED = ["torch", "torchvision", "albumentations", "scipy", "sympy", "onnx", "pandas", "timm", "cv2"]
+WATCHED += ["hydra", "pydantic", "torch._dynamo", "torch._inductor", "tensorboard", "sklearn", "matplotlib"]
+WATCHED += [
     "onnxruntime",
     "openvino",
     "safetensors",
@@ -35,11 +19,11 @@ HEAVY = (  # needed by some settings only
     "rasterio",
     "tifffile",
     "pycocotools",
-    "segmentation_models_pytorch",
-)
+]
+WATCHED += ["segmentation_models_pytorch"]
 SCRIPT = f"""
 import atexit, sys, runpy
-watched = {WATCHED} + {HEAVY}
+watched = {WATCHED}
 atexit.register(lambda: print("imported:", *(name for name in watched if name in sys.modules)))
 sys.argv = sys.argv[1:]
 sys.path.insert(0, ".")

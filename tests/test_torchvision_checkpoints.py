@@ -6,25 +6,11 @@ import pytest
 import torch
 import torchvision.models.segmentation as reference
 
+import originals
 from segkit.models import segmenter
 from segkit.models.backbones import resnet
 
 AUXILIARY = {"name": "fcn", "stage": 3}
-
-
-def randomize(network):
-    """Return the network with random weights and running statistics, so that every tensor matters."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            if "num_batches" in name:
-                continue
-            if tensor.ndim > 1:
-                fan = tensor.numel() / tensor.shape[0]
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * (2 / fan) ** 0.5)
-            else:
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.5)
-    return network.eval()
 
 
 def save(network, path):
@@ -59,7 +45,8 @@ def assert_close(logits, expected):
 def test_torchvision_networks_keep_their_logits(name, head, tmp_path):
     variant = name.removeprefix("deeplabv3_").removeprefix("fcn_").removeprefix("resnet")
     network = getattr(reference, name)(weights=None, weights_backbone=None, num_classes=6, aux_loss=True)
-    path = save(randomize(network), tmp_path / "x.pth")
+    network = originals.randomize(network).float()
+    path = save(network, tmp_path / "x.pth")
     model = build(head, variant, auxiliary=AUXILIARY, align_corners=False, weights=path)
     image = torch.randn(1, 3, 65, 97)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Pascal VOC: the official layout, the augmented list, the score of the development kit, and `prepare`."""
+"""Pascal VOC: the official layout, the augmented list, submissions and `prepare`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-import torch
 from PIL import Image
 
 from segkit.data.datasets import voc
 from segkit.data.label_map import load_builtin_label_map
 from segkit.evaluation import submissions
-from segkit.evaluation.evaluators import confusion
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "datasets"))
 import voc as voc_script
@@ -82,21 +80,6 @@ def sbd(tmp_path):
     return tmp_path / "benchmark_RELEASE"
 
 
-def score_as_vocevalseg(truths, results, classes=21):
-    """Translate VOCcode/VOCevalseg.m: per class true positives over the union, in percent, and their mean."""
-    counts = np.zeros((classes, classes))
-    for truth, result in zip(truths, results, strict=True):
-        for row in range(truth.shape[0]):
-            for column in range(truth.shape[1]):
-                if truth[row, column] < 255:
-                    counts[truth[row, column], result[row, column]] += 1
-    accuracies = []
-    for label in range(classes):
-        union = counts[label].sum() + counts[:, label].sum() - counts[label, label]
-        accuracies.append(100 * counts[label, label] / union)
-    return accuracies, np.mean(accuracies)
-
-
 def test_voc_table_has_official_names_and_colors():
     table = load_builtin_label_map("voc")
     assert (table.num_classes, table.names[0], table.names[15], table.names[20]) == (
@@ -116,24 +99,6 @@ def test_voc_lists_select_images_with_palette_labels(root):
     for index, seed in enumerate((2, 3)):
         assert (dataset.read(index).label == draw_mask(seed)).all()
     assert len(voc.build("train", root=str(root), train_split="trainval")) == 4
-
-
-def test_voc_score_equals_development_kit(root):
-    dataset = voc.build("val", root=str(root), val_split="trainval")
-    evaluator = confusion.build(dataset.table, "exclude", "cpu")
-    truths, results = [], []
-    for index, name in enumerate(dataset.names):
-        label = dataset.read(index).label
-        noise = np.random.default_rng(index).integers(0, 21, label.shape).astype(np.uint8)
-        result = np.where((label == 255) | (noise < 6), noise, label)
-        evaluator.update(label, torch.from_numpy(result))
-        with Image.open(root / f"SegmentationClass/{name}.png") as mask:
-            truths.append(np.array(mask))
-        results.append(result)
-    figures = evaluator.compute(evaluator.state())
-    accuracies, mean = score_as_vocevalseg(truths, results)
-    np.testing.assert_allclose(100 * np.array(figures.classes["IoU"]), accuracies, rtol=1e-12)
-    np.testing.assert_allclose(100 * figures.scores["mIoU"], mean, rtol=1e-12)
 
 
 def test_voc_trainaug_prefers_official_masks(root, sbd):
