@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image
 
 from segkit.runtime import environment
 
@@ -31,6 +33,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
     atexit.register(gc.unfreeze)  # packages report leaks otherwise
+
+
+def write_image(file: Path, array: np.ndarray) -> None:
+    """Write an array as an image, below folders that are made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(file)
 
 
 def run_command(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:

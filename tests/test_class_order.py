@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import segkit
+from conftest import write_image
 from segkit import checkpoint, evaluation
 from segkit.config import registry
 from segkit.data.alignment import align_dataset
@@ -20,10 +21,7 @@ from segkit.training import initial_model
 from segkit.types import Sample
 
 COLORS = {"back": (128, 128, 128), "red": (230, 30, 30), "blue": (30, 30, 230)}
-MODEL = {
-    "backbone": {"name": "resnest", "variant": "14", "width": 8},
-    "head": {"name": "fcn"},
-}
+MODEL = {"backbone": {"name": "resnest", "variant": "14", "width": 8}, "head": {"name": "fcn"}}
 
 
 def class_table(*rows):
@@ -59,10 +57,8 @@ def make_folder(root, rows, seed=0):
         names = draw.choice(list(COLORS), (12, 16))
         image = np.array([COLORS[name] for name in names.ravel()], np.uint8).reshape(12, 16, 3)
         mask = np.vectorize(lambda name: ids.get(name, 0))(names).astype(np.uint8)
-        for folder, array in (("images", image), ("masks", mask)):
-            place = root / folder / "val" / f"{index}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(place)
+        write_image(root / f"images/val/{index}.png", image)
+        write_image(root / f"masks/val/{index}.png", mask)
     lines = [f"{identity},{name}" for identity, name in rows]
     (root / "classes.csv").write_text("\n".join(["id,name", *lines, ""]))
     return str(root)
@@ -206,13 +202,8 @@ def test_results_have_the_ids_of_the_scored_data(tmp_path, tiny_run, run_here):
         root, output = tmp_path / f"data {step}", tmp_path / f"results {step}"
         ids = [(3 + step * k) % 23 for k in range(len(names))]
         draw = np.random.default_rng(0)
-        for folder, values in (
-            ("images", draw.integers(0, 256, (40, 48, 3))),
-            ("masks", draw.choice(10, (40, 48))),
-        ):
-            array = np.array(ids)[values] if folder == "masks" else values
-            (root / folder / "val").mkdir(parents=True)
-            Image.fromarray(array.astype(np.uint8)).save(root / folder / "val/a.png")
+        write_image(root / "images/val/a.png", draw.integers(0, 256, (40, 48, 3), np.uint8))
+        write_image(root / "masks/val/a.png", np.array(ids, np.uint8)[draw.choice(10, (40, 48))])
         rows = [f"{identity},{name}" for identity, name in zip(ids, names, strict=True)]
         (root / "classes.csv").write_text("\n".join(["id,name", *(rows if step == 1 else reversed(rows))]))
         parts = [f"checkpoint={tiny_run}/best.pt", "data=folder", f"data.root='{root}'", f"output='{output}'"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, run_command
+from conftest import ROOT, run_command, write_image
 from segkit.data import statistics, verify
 from segkit.data.datasets import camvid, folder
 from segkit.losses.cross_entropy import read_class_weights
@@ -27,16 +27,11 @@ import command
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
 
 
-def write(file, array):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(file)
-
-
 def camvid_like(root, names=("a", "b", "c"), splits=("train", "val")):
     for split in splits:
         for name in names:
-            write(root / f"images/{split}/{name}.png", NOISE)
-            write(root / f"annotations/{split}/{name}.png", (NOISE[..., 0] % 12).astype(np.uint8))
+            write_image(root / f"images/{split}/{name}.png", NOISE)
+            write_image(root / f"annotations/{split}/{name}.png", (NOISE[..., 0] % 12).astype(np.uint8))
     return root
 
 
@@ -49,15 +44,17 @@ FAULTS = {
     "missing partner": lambda root: (root / "annotations/train/a.png").unlink(),
     "unreadable or truncated": lambda root: cut_short(root / "images/train/a.png"),
     "zero bytes": lambda root: (root / "annotations/train/a.png").write_bytes(b""),
-    "sizes differ": lambda root: write(root / "annotations/train/a.png", np.zeros((5, 5), np.uint8)),
-    "values outside the table": lambda root: write(
+    "sizes differ": lambda root: write_image(root / "annotations/train/a.png", np.zeros((5, 5), np.uint8)),
+    "values outside the table": lambda root: write_image(
         root / "annotations/train/a.png", np.full((24, 32), 77, np.uint8)
     ),
-    "three color channels": lambda root: write(root / "annotations/train/a.png", NOISE),
-    "16-bit": lambda root: write(root / "annotations/train/a.png", np.zeros((24, 32), np.uint16)),
+    "three color channels": lambda root: write_image(root / "annotations/train/a.png", NOISE),
+    "16-bit": lambda root: write_image(root / "annotations/train/a.png", np.zeros((24, 32), np.uint16)),
     "a palette PNG": lambda root: Image.fromarray(NOISE).convert("P").save(root / "annotations/train/a.png"),
-    "all ignored": lambda root: write(root / "annotations/train/a.png", np.full((24, 32), 11, np.uint8)),
-    "duplicate stems": lambda root: write(root / "images/train/a.bmp", NOISE),
+    "all ignored": lambda root: write_image(
+        root / "annotations/train/a.png", np.full((24, 32), 11, np.uint8)
+    ),
+    "duplicate stems": lambda root: write_image(root / "images/train/a.bmp", NOISE),
 }
 
 
@@ -79,7 +76,7 @@ def test_verify_finds_each_kind_of_problem(tmp_path, kind):
 def test_verify_reports_all_problems_with_status_one(tmp_path):
     root = camvid_like(tmp_path, names=("a", "b"))
     cut_short(root / "images/train/a.png")
-    write(root / "annotations/val/b.png", np.full((24, 32), 77, np.uint8))
+    write_image(root / "annotations/val/b.png", np.full((24, 32), 77, np.uint8))
     text = run("camvid", "verify", "--root", root, status=1)
     assert "77 (768 pixels) not in the class table of camvid" in text
     assert "camvid.py verify" not in text
@@ -119,8 +116,8 @@ def test_statistics_match_a_count_by_hand(tmp_path):
     (tmp_path / "classes.csv").write_text("id,name,ignore\n0,a,\n1,b,\n2,c,\n9,none,yes\n")
     masks = [np.array([[0, 0, 0, 1], [0, 0, 0, 9]]), np.array([[0, 0, 0, 0], [0, 0, 0, 0]])]
     for index, mask in enumerate(masks):
-        write(tmp_path / f"images/{index}.png", np.full((2, 4, 3), (255 * index, 0, 102), np.uint8))
-        write(tmp_path / f"masks/{index}.png", mask.astype(np.uint8))
+        write_image(tmp_path / f"images/{index}.png", np.full((2, 4, 3), (255 * index, 0, 102), np.uint8))
+        write_image(tmp_path / f"masks/{index}.png", mask.astype(np.uint8))
     found = statistics.compute_statistics(folder.build("train", root=str(tmp_path), train_split="100%"))
     assert found.pixels.tolist() == [14, 1, 0]
     assert found.images.tolist() == [2, 1, 0]
@@ -160,10 +157,8 @@ def test_show_writes_a_contact_sheet_of_named_samples(tmp_path):
 @pytest.mark.parametrize("value", [255, 65535])
 def test_show_draws_samples_without_a_scored_pixel(tmp_path, value):
     root = tmp_path / "data"
-    for kind in ("images", "masks"):
-        (root / kind).mkdir(parents=True)
-    cv2.imwrite(str(root / "images" / "a.png"), np.zeros((16, 16, 3), np.uint8))
-    cv2.imwrite(str(root / "masks" / "a.png"), np.full((16, 16), value, np.uint16))
+    write_image(root / "images/a.png", np.zeros((16, 16, 3), np.uint8))
+    write_image(root / "masks/a.png", np.full((16, 16), value, np.uint16))
     rows = [f"{k},class {k},," for k in range(255 if value == 255 else 300)]
     table = "\n".join(["id,name,color,ignore", *rows, f"{value},void,,yes"])
     (root / "classes.csv").write_text(table)
@@ -269,8 +264,8 @@ def test_cityscapes_prepare_unpacks_needed_files_only(tmp_path):
 @pytest.mark.medium
 def test_camvid_prepare_arranges_the_tutorial_layout(tmp_path):
     for split, folder_name in (("train", "train"), ("val", "val")):
-        write(tmp_path / f"tutorial/CamVid/{folder_name}/a.png", NOISE)
-        write(tmp_path / f"tutorial/CamVid/{split}annot/a.png", (NOISE[..., 0] % 12).astype(np.uint8))
+        write_image(tmp_path / f"tutorial/CamVid/{folder_name}/a.png", NOISE)
+        write_image(tmp_path / f"tutorial/CamVid/{split}annot/a.png", (NOISE[..., 0] % 12).astype(np.uint8))
     run("camvid", "prepare", "--root", tmp_path / "camvid", "--source", tmp_path / "tutorial")
     assert camvid.build("val", root=str(tmp_path / "camvid")).read(0).label.shape == (24, 32)
 

@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from conftest import write_image
 from runs import SMALL, Run
 from segkit.config import registry
 from segkit.data import verify
@@ -35,9 +35,7 @@ def make(root, kind, train="abcd", val="ef"):
         for name in names:
             arrays = draw.integers(0, 256, (48, 48, 3)).astype(np.uint8), mask
             for place, array in zip(LAYOUTS[kind], arrays, strict=True):
-                file = root / place.format(split, name)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(file)
+                write_image(root / place.format(split, name), array)
         (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names))
     (root / "classes.csv").write_text(CLASSES)

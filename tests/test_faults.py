@@ -7,10 +7,10 @@ import signal
 import tempfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
+from conftest import write_image
 from runs import CallBefore, KillAt, Run, assert_same_end, newest_iteration
 from segkit import checkpoint
 from segkit.runtime import files, run_folder
@@ -83,13 +83,9 @@ def test_unwritable_output_folder_is_named(read_only):
 def own_data(root):
     draw = np.random.default_rng(0)
     for split in ("train", "val"):
-        for kind in ("images", "masks"):
-            (root / kind / split).mkdir(parents=True)
         for i in range(4):
-            cv2.imwrite(
-                str(root / "images" / split / f"{i}.png"), draw.integers(0, 256, (32, 32, 3), np.uint8)
-            )
-            cv2.imwrite(str(root / "masks" / split / f"{i}.png"), draw.integers(0, 2, (32, 32), np.uint8))
+            write_image(root / f"images/{split}/{i}.png", draw.integers(0, 256, (32, 32, 3), np.uint8))
+            write_image(root / f"masks/{split}/{i}.png", draw.integers(0, 2, (32, 32), np.uint8))
     (root / "classes.csv").write_text("id,name\n0,a\n1,b\n")
     return ["data=folder", f"data.root={root}", "~data.size", "~data.train_scenes", "~data.val_scenes"]
 
@@ -142,10 +138,7 @@ def test_broken_validation_image_costs_no_iteration(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        (
-            "model.head.width=12",
-            "of another shape: head.aspp.b0.0.weight (8, 256, 1, 1) for (12, 256, 1, 1)",
-        ),
+        ("model.head.width=12", "of another shape: head.aspp.b0.0.weight (8, 256, 1, 1) for (12, 256, 1, 1)"),
         ("schedule/optimizer=adamw", "the checkpoint is of another optimizer"),
     ],
 )

@@ -6,12 +6,12 @@ import random
 import re
 import signal
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from conftest import write_image
 from runs import KillAt, Run, assert_same_end, ranks
 from segkit import checkpoint, training
 from segkit.config import compose
@@ -320,14 +320,12 @@ def photos(tmp_path_factory):
     root = tmp_path_factory.mktemp("photos")
     (root / "classes.csv").write_text("id,name,color\n0,grass,#00ff00\n1,stone,#808080\n")
     draw = np.random.default_rng(0)
-    for kind in ("images", "masks"):
-        (root / kind).mkdir()
     for index in range(6):
         mask = np.zeros((40, 48), np.uint8)
         mask[:, draw.integers(10, 40) :] = 1
-        cv2.imwrite(str(root / "masks" / f"{index}.png"), mask)
+        write_image(root / f"masks/{index}.png", mask)
         noise = draw.integers(0, 40, (40, 48, 3)) + 120 * mask[..., None]
-        cv2.imwrite(str(root / "images" / f"{index}.png"), noise.astype(np.uint8))
+        write_image(root / f"images/{index}.png", noise.astype(np.uint8))
     return root
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import run_command
+from conftest import ROOT, run_command, write_image
 from segkit import checkpoint
 from segkit.config import registry
 from segkit.data import label_map, overlap
@@ -19,7 +19,6 @@ from segkit.data.datasets import folder
 from segkit.data.pairs import Pair
 from segkit.types import Logits
 
-ROOT = Path(__file__).parent.parent
 CLASSES = "id,name,color,ignore\n0,ground,#000000,\n1,cat,#ff0000,\n9,unsure,#00ff00,yes\n"
 
 
@@ -29,12 +28,8 @@ def make(root, names, *, classes=CLASSES, masks="masks"):
     (root / "masks").mkdir(exist_ok=True)
     (root / "classes.csv").write_text(classes)
     for index, name in enumerate(names):
-        for file, array in (
-            (root / "images" / f"{name}.bmp", np.full((4, 6, 3), index, np.uint8)),
-            (root / masks / f"{name}.png", np.array([[0, 1, 9, 0, 1, 9]] * 4, np.uint8)),
-        ):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(file)
+        write_image(root / "images" / f"{name}.bmp", np.full((4, 6, 3), index, np.uint8))
+        write_image(root / masks / f"{name}.png", np.array([[0, 1, 9, 0, 1, 9]] * 4, np.uint8))
     return str(root)
 
 
@@ -147,10 +142,7 @@ def test_voc_layout_is_recognized_and_the_fix_reads_it(tmp_path):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (
-            "Cafe\u0301.png",
-            r"differs only in Unicode encoding .*NFC and NFD.*; rename one of them",
-        ),
+        ("Cafe\u0301.png", r"differs only in Unicode encoding .*NFC and NFD.*; rename one of them"),
         ("CAF\u00e9.png", "differs only in capitalization; rename one of them"),
         ("Caf\u00e9.jpg", "is not used: JPEG changes ids at every edge; save the mask again"),
     ],
@@ -312,8 +304,8 @@ def test_listed_name_may_begin_with_a_tilde(tmp_path):
 def test_names_from_lists_are_unique_and_each_image_is_used_once(tmp_path, caplog):
     root = make(tmp_path, ["a", "b", "sub/a"])
     (tmp_path / "images/a.bmp").rename(tmp_path / "images/sub/x.bmp")
-    Image.fromarray(np.full((4, 6, 3), 7, np.uint8)).save(tmp_path / "images/a.png")
-    Image.fromarray(np.full((4, 6, 3), 8, np.uint8)).save(tmp_path / "images/a.bmp")
+    for suffix in ("png", "bmp"):
+        write_image(tmp_path / f"images/a.{suffix}", np.zeros((4, 6, 3), np.uint8))
     (tmp_path / "list.txt").write_text("a.png,a.png\nb\na.bmp,b.png\nimages/b.bmp\nsub/a\n")
     dataset = folder.build("train", root=root, train_split="list.txt")
     assert dataset.names == ["a.png", "b", "a.bmp", "sub/a"]
@@ -386,13 +378,10 @@ def test_training_on_several_roots_with_class_weights(tmp_path, run_here, capsys
     masks = {}
     for root, share in (("a", 0.2), ("b", 0.7)):
         for index in range(4):
-            place = tmp_path / root / "masks" / "train" / f"{index}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
             masks[root, index] = (draw.random((24, 32)) < share).astype(np.uint8)
-            Image.fromarray(masks[root, index]).save(place)
-            image = place.parents[2] / "images" / "train" / place.name
-            image.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(draw.integers(0, 256, (24, 32, 3), np.uint8)).save(image)
+            write_image(tmp_path / root / f"masks/train/{index}.png", masks[root, index])
+            image = draw.integers(0, 256, (24, 32, 3), np.uint8)
+            write_image(tmp_path / root / f"images/train/{index}.png", image)
         (tmp_path / root / "classes.csv").write_text("id,name\n0,ground\n1,cat\n")
     roots = f"data.root=[{tmp_path}/a,{tmp_path}/b]"
     run_command(ROOT / "datasets/folder.py", "stats", "--weights", tmp_path / "weights.txt", roots)

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 
-from conftest import ROOT, run_command
+from conftest import ROOT, run_command, write_image
 from segkit.data.label_map import LabelMap
 from segkit.tools.import_labels import format_csv, import_labels, proposals, shapes
 
@@ -39,8 +39,7 @@ def test_run_lengths_are_decoded_and_broken_ones_refused(seed):
     draw = np.random.default_rng(seed)
     mask = draw.random((int(draw.integers(2, 70)), int(draw.integers(2, 70)))) < draw.random()
     packed = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    runs = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.T.ravel(), 2]))).tolist()
-    runs = [0, *runs] if mask[0, 0] else runs
+    runs = count_runs(mask)
     for counts in (packed, packed.decode(), runs):
         np.testing.assert_array_equal(shapes.decode_runs(counts, *mask.shape), mask)
     for broken in ("~~~", b"\xff0", runs[:-1], [*runs, -1], "0P", packed[:-1], b"", [True, "a"], [-1, 1]):
@@ -48,10 +47,14 @@ def test_run_lengths_are_decoded_and_broken_ones_refused(seed):
             shapes.decode_runs(broken, *mask.shape)
 
 
+def count_runs(mask):
+    """Return the run lengths of a mask by columns, the first of zeros."""
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.T.ravel(), 2]))).tolist()
+    return [0, *runs] if mask[0, 0] else runs
+
+
 def photograph(file, size=(HEIGHT, WIDTH), seed=0):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
-    Image.fromarray(pixels).save(file)
+    write_image(file, np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8))
 
 
 def coco_like(root, images=6, seed=0):
@@ -68,9 +71,7 @@ def coco_like(root, images=6, seed=0):
             if kind == 1:
                 shape = {"size": [HEIGHT, WIDTH], "counts": packed["counts"].decode()}
             elif kind == 2:
-                counts = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.T.ravel(), 2]))).tolist()
-                counts = counts if not mask[0, 0] else [0, *counts]
-                shape = {"size": [HEIGHT, WIDTH], "counts": counts}
+                shape = {"size": [HEIGHT, WIDTH], "counts": count_runs(mask)}
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -450,8 +451,7 @@ def test_instance_ids_are_converted_for_training(tmp_path):
     for index in range(2):
         photograph(tmp_path / f"images/{index}.png", (8, 8))
         ids = np.array([[0, 1001, 1002, 2005]] * 8, np.uint16).repeat(2, axis=1)
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        Image.fromarray(ids).save(tmp_path / f"masks/{index}.png")
+        write_image(tmp_path / f"masks/{index}.png", ids)
     output = run_command("datasets/folder.py", "classes", "--root", tmp_path, "--divide", 1000).stdout
     assert "data.masks='masks_of_classes/*'" in output
     read = LabelMap.read(tmp_path / "classes.csv", "folder")

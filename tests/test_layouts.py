@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
+from conftest import write_image
 from segkit.config.compose import compose_settings
 from segkit.data.datasets import folder
 
@@ -48,16 +46,6 @@ TREES = {  # name: files below its folder, a yaml of at most ten lines, names of
         "images: img_dir\nmasks: ann_dir\ntrain_split: 80%\nval_split: 20%",
         None,
     ),
-    "pseudo_lip_dataset": (
-        [
-            "train_images/684_2150041.jpg",
-            "train_segmentations/684_2150041.png",
-            "val_images/86_185913.jpg",
-            "val_segmentations/86_185913.png",
-        ],
-        "images: train_images\nmasks: train_segmentations\ntrain_split: .\nval_split: .",
-        ["684_2150041"],
-    ),
     "pseudo_mapillary_dataset": (
         ["images/__CRyFzoDOXn6unQ6a3DnQ.jpg"]
         + [f"{version}/__CRyFzoDOXn6unQ6a3DnQ.png" for version in ("v1.2", "v2.0")],
@@ -82,37 +70,6 @@ TREES = {  # name: files below its folder, a yaml of at most ten lines, names of
         "masks: annotations/*_34LabelTrainIds\ntrain_split: .\nval_split: .",
         ["20180807145028_camera_frontcenter_000000091"],
     ),
-    "dsdl_seg": (
-        [f"JPEGImages/2007_0000{n}.jpg" for n in (32, 39, 63)]
-        + [
-            f"{kind}/2007_0000{n}.png"
-            for kind in ("SegmentationClass", "SegmentationObject")
-            for n in (32, 39, 63)
-        ]
-        + [("set-train/train_samples.json", json.dumps({"samples": []}))],
-        "images: JPEGImages\nmasks: SegmentationClass\ntrain_split: .\nval_split: .",
-        ["2007_000032", "2007_000039", "2007_000063"],
-    ),
-    "pascal_context": (
-        [
-            "JPEGImages/2008_000008.jpg",
-            "SegmentationClassContext/2008_000008.png",
-            ("ImageSets/SegmentationContext/train.txt", "2008_000008\n"),
-        ],
-        "images: JPEGImages\nmasks: SegmentationClassContext\n"
-        "train_split: ImageSets/SegmentationContext/train.txt\nval_split: .",
-        ["2008_000008"],
-    ),
-    "coco_stuff": (
-        [
-            "images/train2017/000000000009.jpg",
-            "images/val2017/000000000139.jpg",
-            "annotations/train2017/000000000009_labelTrainIds.png",
-            "annotations/val2017/000000000139_labelTrainIds.png",
-        ],
-        "masks: annotations/*_labelTrainIds\ntrain_split: train2017\nval_split: val2017",
-        ["000000000009"],
-    ),
 }
 
 
@@ -121,13 +78,13 @@ def write_tree(root, files):
     for number, file in enumerate(files):
         name, text = (file, None) if isinstance(file, str) else file
         path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         if text is not None or not path.suffix:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text or "no image")
-        elif name.startswith(("imgs", "img_dir", "images", "leftImg8bit", "JPEGImages")) or "_images" in name:
-            Image.fromarray(np.full((6, 8, 3), number, np.uint8)).save(path)
+        elif name.startswith(("imgs", "img_dir", "images", "leftImg8bit")):
+            write_image(path, np.full((6, 8, 3), number, np.uint8))
         else:
-            Image.fromarray(np.array([[0, 1, 2, 3, 255, 0, 1, 2]] * 6, np.uint8)).save(path)
+            write_image(path, np.array([[0, 1, 2, 3, 255, 0, 1, 2]] * 6, np.uint8))
     (root / "classes.csv").write_text("id,name,ignore\n0,a,\n1,b,\n2,c,\n3,d,\n255,void,yes\n")
 
 
