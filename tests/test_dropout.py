@@ -95,6 +95,7 @@ def train(head, **runtime):
     return [*losses, *run.model.parameters()]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("head", [*HEADS, "plugin"])
 def test_channels_last_changes_only_rounding(head):
     found = zip(train(head, channels_last=True), train(head, channels_last=False), strict=True)

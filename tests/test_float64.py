@@ -51,6 +51,7 @@ class Narrow(TorchDispatchMode):
         return out
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("backbone", "head"),
     [*((name, "deeplabv3") for name in BACKBONES), *(("resnest", head) for head in HEADS)],

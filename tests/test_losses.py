@@ -399,6 +399,7 @@ HEAD_SIZES = ((3, 5), (1, 1), (4, 1), (7, 9))
 LABEL_SIZES = ((17, 23), (24, 40), (7, 9), (5, 3))  # larger, equal and smaller
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", HEAD_LOSSES)
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_loss_of_head_logits_equals_that_of_resized_logits(name, align_corners, monkeypatch):
@@ -430,10 +431,7 @@ def test_loss_of_head_logits_equals_that_of_resized_logits(name, align_corners, 
         ([1.0, -2.0, 1.0], r"the weight of class 1 is -2; give each a number of at least 0"),
         ([1.0, math.nan, 1.0], r"the weight of class 1 is nan; give each a number of at least 0"),
         ([0.0, 0.0, 0.0], r"loss.class_weights=\[0, 0, 0\]: the weights sum to 0; give at least one above 0"),
-        (
-            "/dev/zero",
-            r"loss.class_weights=/dev/zero: .* is a folder, a device or a pipe.*`python datasets",
-        ),
+        ("/dev/zero", r"loss.class_weights=/dev/zero: .* is a folder, a device or a pipe.*`python datasets"),
         ("nowhere.txt", r"loss.class_weights=nowhere.txt: No such file or directory; `python"),
     ],
 )
