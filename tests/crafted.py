@@ -165,11 +165,7 @@ READ = {  # name: suffix, bytes, pixels (None: as Pillow reads them)
     "tiff opaque": ("tif", tiff(CLEAR), SCENE),
     "tiff turned": ("tif", tiff(SCENE, t274=6), np.rot90(SCENE, -1)),
     "tiff palette": ("tif", encode(SCENE, "TIFF", "P"), None),
-    "tiff of one bit": (
-        "tif",
-        encode(GRAY > 99, "TIFF"),
-        split_in_three((GRAY > 99) * np.uint8(255)),
-    ),
+    "tiff of one bit": ("tif", encode(GRAY > 99, "TIFF"), split_in_three((GRAY > 99) * np.uint8(255))),
     "tiff lzw": ("tif", encode(SCENE, "TIFF", compression="tiff_lzw"), SCENE),
     "tiff deflate": ("tif", encode(SCENE, "TIFF", compression="tiff_adobe_deflate"), SCENE),
     "tiff packbits": ("tif", encode(SCENE, "TIFF", compression="packbits"), SCENE),

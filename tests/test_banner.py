@@ -10,10 +10,7 @@ from segkit.runtime.text import format_clock, format_count
 
 SETTINGS = {
     "data": {"name": "ade20k"},
-    "model": {
-        "backbone": {"name": "resnet", "variant": "50", "weights": "a.pth"},
-        "head": {"name": "fcn"},
-    },
+    "model": {"backbone": {"name": "resnet", "variant": "50", "weights": "a.pth"}, "head": {"name": "fcn"}},
     "schedule": {
         "epochs": 180,
         "iterations": None,
@@ -71,14 +68,12 @@ def test_format_clock_rounds_to_seconds(seconds, text):
     assert format_clock(seconds) == text
 
 
+EPOCHS = [(1, "1 epoch"), (2, "2 epochs"), (0, "0 epochs"), (0.5, "0.5 epochs"), (2000, "2,000 epochs")]
+CLASSES = [(0, "0 classes"), (1, "1 class"), (2, "2 classes")]
+
+
 @pytest.mark.parametrize(
-    ("number", "text"),
-    [(1, "1 epoch"), (2, "2 epochs"), (0, "0 epochs"), (0.5, "0.5 epochs"), (2000, "2,000 epochs")],
+    ("noun", "number", "text"), [*(("epoch", *row) for row in EPOCHS), *(("class", *row) for row in CLASSES)]
 )
-def test_format_count_uses_the_plural(number, text):
-    assert format_count(number, "epoch") == text
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes")])
-def test_format_count_uses_the_plural_of_nouns_in_s(number, text):
-    assert format_count(number, "class") == text
+def test_format_count_uses_the_plural(noun, number, text):
+    assert format_count(number, noun) == text

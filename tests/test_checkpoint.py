@@ -125,16 +125,6 @@ def test_resume_with_another_seed_is_refused(tmp_path):
         other.load_newest()
 
 
-def test_files_that_are_no_checkpoints_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no such file"):
-        checkpoint.read_checkpoint(tmp_path / "none.pt")
-    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(
-        ValueError, match=r"not a checkpoint of segkit; weights of other projects load with model.weights"
-    ):
-        checkpoint.read_checkpoint(tmp_path / "other.pt")
-
-
 def test_read_settings_uses_the_newest_readable_checkpoint(tmp_path):
     assert checkpoint.read_settings(tmp_path) is None
     table = {"settings": {"seed": 1}, "classes": {}}

@@ -92,13 +92,17 @@ def test_runs_with_equal_scores_are_sorted_by_name():
         assert [line["run"] for line in compare.build_rows(order)] == ["a", "b", "c"]
 
 
-def test_multirun_yaml_of_a_sweep_is_ignored(runs, tmp_path, capsys):
+def test_multirun_yaml_is_ignored_and_no_runs_are_an_error(runs, tmp_path, capsys):
     (tmp_path / "multirun.yaml").write_text("hydra: {}")
     text = compare.main([str(tmp_path / "multirun.yaml"), str(runs / "good")])
     assert "skipped" not in text
-    with pytest.raises(SystemExit):
-        compare.main([str(tmp_path / "multirun.yaml")])
-    assert "no folders of runs" in capsys.readouterr().err
+    for path, message in (
+        (tmp_path / "multirun.yaml", "no folders of runs"),
+        (runs / "notes", "Give folders"),
+    ):
+        with pytest.raises(SystemExit):
+            compare.main([str(path)])
+        assert message in capsys.readouterr().err
 
 
 def test_csv_json_and_png_contain_the_same_runs(runs, tmp_path):
@@ -119,12 +123,6 @@ def test_folders_without_events_are_skipped_and_named(runs):
     text = compare.main([str(runs / "good"), str(runs / "notes")])
     assert "skipped" in text
     assert f"{runs / 'notes'}: no TensorBoard events. Give folders of runs, such as runs/demo" in text
-
-
-def test_no_runs_is_an_error(runs, capsys):
-    with pytest.raises(SystemExit):
-        compare.main([str(runs / "notes")])
-    assert "Give folders of runs, such as runs/demo" in capsys.readouterr().err
 
 
 @pytest.mark.medium

@@ -107,10 +107,7 @@ def test_empty_data_set_is_rejected():
     [
         ({"window": 32, "stride": 33}, "evaluation.stride=33: must be at most evaluation.window=32"),
         ({"window": [32, 64], "stride": 48}, "evaluation.stride=48: must be at most evaluation.window="),
-        (
-            {"scales": [1.0, 0.0]},
-            "evaluation.scales=.1.0, 0.0.: give at least one scale, all above 0",
-        ),
+        ({"scales": [1.0, 0.0]}, "evaluation.scales=.1.0, 0.0.: give at least one scale, all above 0"),
         ({"scales": []}, "give at least one scale"),
         ({"resize": "long_side"}, "needs evaluation.base_size"),
         ({"stride": 8}, "needs evaluation.window"),
@@ -242,21 +239,24 @@ class Interrupted(Noise):
         return super().read(index)
 
 
-def test_interrupted_evaluation_resumes(tmp_path):
-    model, parts = ByColor(), tmp_path / "parts"
-    unbroken = evaluate(model, Noise(), Protocol(evaluators={"boundary": True}))
+def interrupt_evaluation(model, parts, protocol=Protocol()):  # noqa: B008 - is not changed
+    """Evaluate four of seven images, and return the file with their counts."""
     with pytest.raises(KeyboardInterrupt):
-        evaluate(model, Interrupted(), Protocol(evaluators={"boundary": True}), partial=parts)
-    assert len(list(parts.glob("*.pt"))) == 1
+        evaluate(model, Interrupted(), protocol, partial=parts)
+    (file,) = parts.glob("*.pt")
+    return file
+
+
+def test_interrupted_evaluation_resumes(tmp_path):
+    model, parts, protocol = ByColor(), tmp_path / "parts", Protocol(evaluators={"boundary": True})
+    unbroken = evaluate(model, Noise(), protocol)
+    interrupt_evaluation(model, parts, protocol)
     seen = []
-    found = evaluate(
-        model,
-        Noise(),
-        Protocol(evaluators={"boundary": True}),
-        on_image=lambda sample, _: seen.append(sample.name),
-        partial=parts,
-        resume=True,
-    )
+
+    def note(sample, _):
+        seen.append(sample.name)
+
+    found = evaluate(model, Noise(), protocol, on_image=note, partial=parts, resume=True)
     assert torch.equal(found.counts, unbroken.counts)
     assert found.classes["boundary IoU"] == unbroken.classes["boundary IoU"]
     assert seen == ["4", "5", "6"]
@@ -265,16 +265,14 @@ def test_interrupted_evaluation_resumes(tmp_path):
 
 def test_without_resume_evaluation_starts_again(tmp_path):
     model = ByColor()
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, Interrupted(), Protocol(), partial=tmp_path / "parts")
+    interrupt_evaluation(model, tmp_path / "parts")
     found = evaluate(model, Noise(), Protocol(), partial=tmp_path / "parts")
     assert torch.equal(found.counts, evaluate(model, Noise(), Protocol()).counts)
 
 
 def test_counts_of_another_evaluation_are_rejected(tmp_path):
     model = ByColor()
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, Interrupted(), Protocol(), partial=tmp_path)
+    interrupt_evaluation(model, tmp_path)
     with pytest.raises(ValueError, match="counts of an evaluation with other weights, images or protocol"):
         evaluate(model, Noise(), Protocol(scales=(0.5,)), partial=tmp_path, resume=True)
     model.body[3].bias.data += 0.1
@@ -312,9 +310,7 @@ def reseal(change):
 )
 def test_damaged_counts_are_counted_again(tmp_path, caplog, change):
     model, parts = ByColor(), tmp_path / "parts"
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, Interrupted(), Protocol(), partial=parts)
-    (file,) = parts.glob("*.pt")
+    file = interrupt_evaluation(model, parts)
     content = torch.load(file, weights_only=True)
     changed = change(content)
     torch.save(changed if isinstance(changed, dict | list) else content, file)
@@ -326,9 +322,7 @@ def test_damaged_counts_are_counted_again(tmp_path, caplog, change):
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", None])
 def test_unreadable_or_repeated_counts_are_counted_again(tmp_path, caplog, content):
     model, parts = ByColor(), tmp_path / "parts"
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, Interrupted(), Protocol(), partial=parts)
-    (file,) = parts.glob("*.pt")
+    file = interrupt_evaluation(model, parts)
     (parts / "00000009.pt").write_bytes(file.read_bytes() if content is None else content)
     found = evaluate(model, Noise(), Protocol(), partial=parts, resume=True)
     assert torch.equal(found.counts, evaluate(model, Noise(), Protocol()).counts)
@@ -411,8 +405,7 @@ def test_enabled_evaluators_count_and_resume(register_evaluators, tmp_path):
     assert len(found.classes["share"]) == K == len(predicted)
     assert sum(found.classes["share"]) == pytest.approx(1)
     assert list(found.classes) == ["IoU", "share", "boundary IoU"]
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(ByColor(), Interrupted(), protocol, partial=tmp_path / "parts")
+    interrupt_evaluation(ByColor(), tmp_path / "parts", protocol)
     again = evaluate(ByColor(), Noise(), protocol, partial=tmp_path / "parts", resume=True)
     assert again.scores == found.scores
     assert again.classes["share"] == found.classes["share"]

@@ -50,8 +50,7 @@ user_errors_only = contextlib.suppress(ValueError, OSError)
 WORDS = ["name", "resnest", "os", "..", "../../setup", "id", "lr", "", "é", "null", "a.b"]
 NAMES = st.sampled_from(WORDS)
 SCALARS = st.one_of(
-    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), NAMES),
-    st.integers(-2, 300),
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), NAMES), st.integers(-2, 300)
 )
 TREES = st.recursive(
     SCALARS, lambda s: st.lists(s, max_size=4) | st.dictionaries(NAMES, s, max_size=4), max_leaves=8

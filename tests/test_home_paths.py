@@ -49,6 +49,7 @@ def test_only_a_leading_tilde_of_a_known_user_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     for typed, expected in (("~", "/home/me"), ("./~", "./~"), ("a~", "a~")):
         assert compose_settings("train", [f"run_dir={typed}"])["run_dir"] == expected
+    assert compose_settings("train", ["run_name='~x'"])["run_name"] == "~x"  # no path
     with pytest.raises(ValueError, match="run_dir=~nobody-here/a: there is no user nobody-here"):
         compose_settings("train", ["run_dir=~nobody-here/a"])
 
@@ -56,10 +57,6 @@ def test_only_a_leading_tilde_of_a_known_user_is_expanded(monkeypatch):
 def test_home_is_expanded_in_a_list_of_roots(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert compose_settings("train", [*TRAIN, "data.root=[~/a,/b]"])["data"]["root"] == ["/home/me/a", "/b"]
-
-
-def test_text_that_is_no_path_keeps_its_tilde():
-    assert compose_settings("train", ["run_name='~x'"])["run_name"] == "~x"
 
 
 def test_home_is_expanded_in_arguments_of_tools(monkeypatch, capsys):

@@ -79,16 +79,8 @@ def test_imagenet_command_equals_plain_loop(drawn_images):
                 hits += int(network.classify(image[None]).argmax() == number)
             images += 1
     command = [sys.executable, str(FILE), "--root", str(root), "--crop", "64", "--workers", "0"]
-    command += [
-        "--device",
-        "cpu",
-        "--batch-size",
-        "7",
-        "model/backbone=resnest",
-        "model.backbone.variant=14",
-        "model.backbone.width=8",
-    ]
-    command += [f"model.backbone.weights={weights}"]
+    command += ["--device", "cpu", "--batch-size", "7", f"model.backbone.weights={weights}"]
+    command += ["model/backbone=resnest", "model.backbone.variant=14", "model.backbone.width=8"]
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         command, capture_output=True, text=True, env=kept, cwd=root, timeout=300, check=True

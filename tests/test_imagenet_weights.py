@@ -175,13 +175,8 @@ def test_training_starts_from_packaged_weights_without_network(run_here, tmp_pat
         raise AssertionError("connects to the internet")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    words = [
-        "data=shapes",
-        "data.size=32",
-        "data.train_scenes=4",
-        "data.val_scenes=2",
-        "augment.crop_size=32",
-    ]
+    words = ["data=shapes", "data.size=32", "data.train_scenes=4", "data.val_scenes=2"]
+    words += ["augment.crop_size=32"]
     words += ["model=deeplabv3_demo", "model/backbone=timm", f"model.backbone.variant={LITE[0]}"]
     words += ["model.backbone.weights=imagenet", "model.head.width=8", "schedule.epochs=null"]
     words += ["schedule.iterations=1", "schedule.batch_size=4", "schedule.lr=1e-9", "loader.workers=0"]

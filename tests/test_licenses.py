@@ -34,11 +34,7 @@ def model(weights=None, name="resnest", variant="50", whole=None):
 )
 def test_ledger_names_pretrained_weights_without_paths(settings, weights):
     ledger = licenses.build_ledger({"model": settings, "data": {"name": "shapes"}})
-    assert ledger == {
-        "code": "segkit, MIT",
-        "pretrained weights": weights,
-        "data": "drawn by segkit, MIT",
-    }
+    assert ledger == {"code": "segkit, MIT", "pretrained weights": weights, "data": "drawn by segkit, MIT"}
 
 
 def test_ledger_takes_license_of_timm_weights():
