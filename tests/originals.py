@@ -108,24 +108,23 @@ def encoding_fcn(state: State, image: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, image.shape[2:], mode="bilinear", align_corners=True)
 
 
-def mmseg_deeplab(state: State, image: torch.Tensor, *, align_corners: bool = False) -> torch.Tensor:
-    """DeepLabV3 of mmsegmentation on its ResNeSt at output stride 8: the pool goes where dilation comes."""
-    x = image
+def mmseg_stem(state: State, x: torch.Tensor) -> torch.Tensor:
     for i, stride in ((0, 2), (3, 1), (6, 1)):
         stem = "backbone.stem"
         x = conv_norm_relu(state, f"{stem}.{i}", f"{stem}.{i + 1}", x, stride=stride, padding=1)
-    x = F.max_pool2d(x, 3, 2, 1)
+    return F.max_pool2d(x, 3, 2, 1)
+
+
+def mmseg_deeplab(state: State, image: torch.Tensor, *, align_corners: bool = False) -> torch.Tensor:
+    """DeepLabV3 of mmsegmentation on its ResNeSt at output stride 8: the pool goes where dilation comes."""
+    x = mmseg_stem(state, image)
     x = resnest_stages(state, "backbone.", x, output_stride=8, pool_where_dilated=False)[-1]
     return mmseg_deeplab_head(state, x, image, rates=(12, 24, 36), align_corners=align_corners)
 
 
 def mmseg_resnet(state: State, image: torch.Tensor, *, dilations: dict[int, list[int]]) -> torch.Tensor:
     """Last stage of mmsegmentation's ResNetV1c; dilation of each block of a layer, or 1."""
-    x = image
-    for i, stride in ((0, 2), (3, 1), (6, 1)):
-        stem = "backbone.stem"
-        x = conv_norm_relu(state, f"{stem}.{i}", f"{stem}.{i + 1}", x, stride=stride, padding=1)
-    x = F.max_pool2d(x, 3, 2, 1)
+    x = mmseg_stem(state, image)
     for layer in (1, 2, 3, 4):
         block = 0
         while f"backbone.layer{layer}.{block}.conv1.weight" in state:

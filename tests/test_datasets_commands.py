@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import shutil
 import sys
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import cv2
@@ -17,12 +20,15 @@ from conftest import ROOT, run_command, write_image
 from segkit.data import statistics, verify
 from segkit.data.datasets import camvid, folder
 from segkit.losses.cross_entropy import read_class_weights
-from segkit.runtime import commands
 
 sys.path.insert(0, str(ROOT / "datasets"))
 import ade20k as ade20k_script
 import cityscapes as cityscapes_script
 import command
+
+SCRIPTS = {
+    name: importlib.import_module(name).script for name in ("ade20k", "cityscapes", "camvid", "voc", "folder")
+}
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
 
@@ -36,8 +42,16 @@ def camvid_like(root, names=("a", "b", "c"), splits=("train", "val")):
 
 
 def run(script, *arguments, status=0):
-    result = run_command(f"datasets/{script}.py", *arguments, status=status)
-    return result.stdout + result.stderr
+    """Run a script in this process and return what it prints."""
+    printed, ended = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
+        patch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        try:
+            SCRIPTS[script].run()
+        except SystemExit as end:
+            ended = end.code or 0
+    assert ended == status, printed.getvalue()
+    return printed.getvalue()
 
 
 FAULTS = {
@@ -77,7 +91,7 @@ def test_verify_reports_all_problems_with_status_one(tmp_path):
     root = camvid_like(tmp_path, names=("a", "b"))
     cut_short(root / "images/train/a.png")
     write_image(root / "annotations/val/b.png", np.full((24, 32), 77, np.uint8))
-    text = run("camvid", "verify", "--root", root, status=1)
+    text = run_command("datasets/camvid.py", "verify", "--root", root, status=1).stdout
     assert "77 (768 pixels) not in the class table of camvid" in text
     assert "camvid.py verify" not in text
     assert "warning: 2 of 2 validation images are also trained on" in text
@@ -106,7 +120,7 @@ def test_wrong_setting_or_option_is_refused(tmp_path):
 
 @pytest.mark.medium
 def test_help_has_license_source_and_layout():
-    for name in ("ade20k", "cityscapes", "camvid", "voc"):
+    for name in SCRIPTS.keys() - {"folder"}:
         text = run(name, "--help")
         assert all(word in text for word in ("License:", "Source:", "Layout below --root", "prepare"))
 
@@ -268,10 +282,3 @@ def test_camvid_prepare_arranges_the_tutorial_layout(tmp_path):
         write_image(tmp_path / f"tutorial/CamVid/{split}annot/a.png", (NOISE[..., 0] % 12).astype(np.uint8))
     run("camvid", "prepare", "--root", tmp_path / "camvid", "--source", tmp_path / "tutorial")
     assert camvid.build("val", root=str(tmp_path / "camvid")).read(0).label.shape == (24, 32)
-
-
-def test_help_of_segkit_data_has_import_and_classes(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["segkit-data", "--help"])
-    with pytest.raises(SystemExit):
-        commands.data()
-    assert "segkit-data folder import|classes" in capsys.readouterr().out

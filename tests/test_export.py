@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import segkit
-from conftest import run_command
+from conftest import run_command, run_main
 from segkit import export
 from segkit.export import int8, verification
 from segkit.export import onnx as onnx_format
@@ -151,7 +151,7 @@ def ids_file(tiny_run, tmp_path_factory):
     """A file of a fixed size with everything inside, by its metadata and the checkpoint's network."""
     path = tmp_path_factory.mktemp("export") / "fixed.onnx"
     words = f"checkpoint={tiny_run / 'best.pt'} image_size=[40,56] output={path} images=1".split()
-    run_command("export_seg.py", *words)
+    assert run_main("export_seg", *words) == 0
     return path
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import segkit
 from segkit.config.compose import compose_settings
+from segkit.config.dotted import value_of
 from segkit.config.values import parse_path
 from segkit.data.pairs import cache_folder
 from segkit.runtime import download
@@ -33,16 +34,10 @@ PATHS = [
 ]
 
 
-def value_at(settings, key):
-    for part in key.split("."):
-        settings = settings[part]
-    return settings
-
-
 @pytest.mark.parametrize(("command", "words", "key"), PATHS)
 def test_home_is_expanded_in_every_path(command, words, key, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert value_at(compose_settings(command, [*words, f"{key}=~/a b"]), key) == "/home/me/a b"
+    assert value_of(compose_settings(command, [*words, f"{key}=~/a b"]), key) == "/home/me/a b"
 
 
 def test_only_a_leading_tilde_of_a_known_user_is_expanded(monkeypatch):
