@@ -6,7 +6,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.config import registry
 from segkit.models import segmenter
-from segkit.models.heads.pspnet import pool_to_grid
 from segkit.types import Logits
 
 THIN = {"width": 8, "output_stride": 8}
@@ -87,16 +86,3 @@ def test_mixed_loss_weights_are_exact_in_float64():
     ]
     expected = torch.stack([0.3 * alone[0], 0.7 * alone[1]])
     torch.testing.assert_close(loss(Logits(logits), label)["main"], expected, rtol=1e-13, atol=0)
-
-
-def test_grid_means_are_exact_in_float64():
-    x = torch.ones(1, 1, 7, 11, dtype=torch.float64) / 3
-    expected = torch.full((1, 1, 3, 3), 1 / 3, dtype=torch.float64)
-    torch.testing.assert_close(pool_to_grid(x, 3), expected, rtol=1e-14, atol=0)
-
-
-def test_images_are_normalized_in_float64():
-    model = segmenter.build(5, backbone=BACKBONES["resnest"], head={"name": "fcn"}).double()
-    image = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
-    expected = (image.double() / 255 - model.mean) / model.std
-    torch.testing.assert_close(model.normalize(image), expected, rtol=1e-15, atol=0)
