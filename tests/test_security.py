@@ -4,6 +4,7 @@ Weights, archives, downloads, exported files and the report have their tests wit
 A ``.pt2`` file is the exception: it can run code, and is opened only if trusted (tests/test_export.py).
 """
 
+import copy
 import io
 import pickle
 import tracemalloc
@@ -63,13 +64,19 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, trap):
             segkit.load(tmp_path / name)
 
 
-@pytest.fixture
-def content():
+@pytest.fixture(scope="module")
+def stored():
     """A checkpoint of a small network."""
     network = compose_settings("train", [*SMALL, "run_name=a"])["model"]
     table = {"name": "two", "entries": [[i, str(i), [0, 0, i], False, ""] for i in range(2)]}
     state = segmenter.build(2, **network).state_dict()
     return {"format": 1, "iteration": 1, "settings": {"model": network}, "classes": table, "model": state}
+
+
+@pytest.fixture
+def content(stored):
+    """A copy of the checkpoint that a test may change."""
+    return copy.deepcopy(stored)
 
 
 @pytest.mark.parametrize(
