@@ -41,13 +41,6 @@ def test_splits_from_folders(tmp_path):
     assert sample.label[0].tolist() == [0, 1, 255, 0, 1, 255]
 
 
-def test_list_may_pair_different_names(tmp_path):
-    root = make(tmp_path, ["a", "b"])
-    (tmp_path / "odd.csv").write_text("a.bmp,b.png\n")
-    pair = folder.build("val", root=root, val_split="odd.csv").pairs[0]
-    assert (pair.image.name, pair.label.name) == ("a.bmp", "b.png")
-
-
 def test_shares_split_by_seed_without_overlap(tmp_path):
     root = make(tmp_path, [f"{index:02d}" for index in range(20)])
     build = {"root": root, "train_split": "75%", "val_split": "25%"}
@@ -301,7 +294,7 @@ def test_listed_name_may_begin_with_a_tilde(tmp_path):
     assert folder.build("train", root=root, train_split="list.txt").names == ["~old", "b"]
 
 
-def test_names_from_lists_are_unique_and_each_image_is_used_once(tmp_path, caplog):
+def test_lists_give_unique_names_any_masks_and_each_image_once(tmp_path, caplog):
     root = make(tmp_path, ["a", "b", "sub/a"])
     (tmp_path / "images/a.bmp").rename(tmp_path / "images/sub/x.bmp")
     for suffix in ("png", "bmp"):
@@ -310,6 +303,7 @@ def test_names_from_lists_are_unique_and_each_image_is_used_once(tmp_path, caplo
     dataset = folder.build("train", root=root, train_split="list.txt")
     assert dataset.names == ["a.png", "b", "a.bmp", "sub/a"]
     assert [pair.image.name for pair in dataset.pairs] == ["a.png", "b.bmp", "a.bmp", "a.bmp"]
+    assert [pair.label.name for pair in dataset.pairs] == ["a.png", "b.png", "b.png", "a.png"]
     assert "list.txt: 1 image repeated; each image is used once" in caplog.text
     (tmp_path / "list.txt").write_text("b\nb.bmp,a.png\n")
     with pytest.raises(ValueError, match=r"images/b.bmp has two masks, .*masks/b.png and .*masks/a.png"):
