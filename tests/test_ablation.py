@@ -12,11 +12,17 @@ from segkit.config.compose import compose_settings
 from segkit.models import segmenter
 
 FILE = Path(__file__).parent.parent / "conf" / "experiment" / "ablation.yaml"
-BACKBONES = yaml.safe_load(FILE.read_text())["hydra"]["sweeper"]["params"]["model/backbone"].split(",")
+SWEPT = yaml.safe_load(FILE.read_text())["hydra"]["sweeper"]["params"]
+BACKBONES = SWEPT["model/backbone"].split(",")
 
 
 def settings_of(backbone, *more):
     return compose_settings("train", ["experiment=ablation", f"model/backbone={backbone}", *more])
+
+
+def test_ablation_compares_seven_blocks_and_three_seeds():
+    assert len(BACKBONES) == 7
+    assert SWEPT["++seed"] == "0,1,2"  # as the command line writes seed=3, which then takes its place
 
 
 @pytest.mark.medium
