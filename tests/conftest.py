@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,20 @@ def run_main(command: str, *arguments: object) -> int:
         except SystemExit as end:
             return int(end.code or 0)
     return 0
+
+
+def run_script(name: str, *arguments: object, status: int = 0) -> str:
+    """Run a script of ``datasets/`` in this process and return what it prints."""
+    printed, ended = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
+        patch.syspath_prepend(ROOT / "datasets")
+        patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        try:
+            importlib.import_module(name).script.run()
+        except SystemExit as end:
+            ended = int(end.code or 0)
+    assert ended == status, printed.getvalue()
+    return printed.getvalue()
 
 
 @pytest.fixture

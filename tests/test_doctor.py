@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import run_command
+from conftest import run_command, run_script
 from planted import CLASSES, SCENES, examine, find, kinds, make, write_pair
 from segkit.data.datasets import folder
 from segkit.data.label_map import Entry, LabelMap
@@ -199,20 +199,17 @@ def test_matches_are_those_of_a_complete_search(seed):
     assert {match[:2] for match in copies.find_matches(vectors)} == expected
 
 
-def run(*arguments, status):
-    return run_command("datasets/folder.py", "doctor", *arguments, status=status).stdout
-
-
 @pytest.mark.medium
 def test_command_writes_page_and_json_and_exits_with_1_if_serious(tmp_path):
     root = make(tmp_path / "data")
-    sound = run("--root", root, "--output", tmp_path / "sound", status=0)
+    words = ("doctor", "--root", root, "--output")
+    sound = run_command("datasets/folder.py", *words, tmp_path / "sound").stdout
     assert "24 images examined; see" in sound
     evil = "<img src=x onerror=alert(1)>&"
     sample = SCENES["train"].read(0)
     write_pair(root, "val", evil, sample.image, sample.label)
     (root / "images/train/train1x.png").write_bytes(b"")
-    bad = run("--root", root, "--output", tmp_path / "bad", status=1)
+    bad = run_script("folder", *words, tmp_path / "bad", status=1)
     assert "serious: 1 file cannot be used: zero bytes" in bad
     assert "serious: 1 group of images in training and in validation" in bad
     content = json.loads((tmp_path / "bad/doctor.json").read_text())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from conftest import run_command
+from conftest import run_script
 from planted import SCENES, make, write_pair
 from segkit.data.datasets import folder
 from segkit.data.label_map import LabelMap, load_builtin_label_map
@@ -216,7 +216,7 @@ def test_commands_export_misfits_and_import_them(tmp_path):
 
     out = tmp_path / "out"
     words = ("--root", root, "--output", out, "--export", "cvat", "label_studio")
-    output = run_command("datasets/folder.py", "doctor", *words, status=1).stdout
+    output = run_script("folder", "doctor", *words, status=1)
     assert re.search(r"\d+ images? exported to .*export; corrected files come back with", output)
     names = [
         each["data"]["image"] for each in json.loads((out / "export/label_studio/tasks.json").read_text())
@@ -224,6 +224,6 @@ def test_commands_export_misfits_and_import_them(tmp_path):
     assert any(name.endswith("train1x.png") for name in names)
     words = ("--root", tmp_path / "back", "--table", out / "export/classes.csv", "--from", "cvat")
     files = ("--images", root / "images", out / "export/cvat/labels.xml")
-    run_command("datasets/folder.py", "import", *words, *files)
+    run_script("folder", "import", *words, *files)
     masks = sorted((tmp_path / "back/masks").rglob("train1x.png"))
     np.testing.assert_array_equal(read_mask(masks[0], "ids"), moved)

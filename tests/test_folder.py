@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import ROOT, run_command, write_image
+from conftest import run_script, write_image
 from segkit import checkpoint
 from segkit.config import registry
 from segkit.data import label_map, overlap
@@ -378,7 +378,7 @@ def test_training_on_several_roots_with_class_weights(tmp_path, run_here, capsys
             write_image(tmp_path / root / f"images/train/{index}.png", image)
         (tmp_path / root / "classes.csv").write_text("id,name\n0,ground\n1,cat\n")
     roots = f"data.root=[{tmp_path}/a,{tmp_path}/b]"
-    run_command(ROOT / "datasets/folder.py", "stats", "--weights", tmp_path / "weights.txt", roots)
+    run_script("folder", "stats", "--weights", tmp_path / "weights.txt", roots)
     count = np.bincount(np.stack([*masks.values()]).ravel())
     frequency = count / count.sum()  # each class is in every image
     expected = np.median(frequency) / frequency

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import random
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 
-from conftest import ROOT, run_command, write_image
+from conftest import run_command, run_script, write_image
 from segkit.data.label_map import LabelMap
 from segkit.tools.import_labels import format_csv, import_labels, proposals, shapes
 
@@ -388,11 +387,7 @@ FAULTS = {
 
 @pytest.mark.medium
 @pytest.mark.parametrize("name", FAULTS)
-def test_invalid_label_files_are_refused_in_one_line(tmp_path, monkeypatch, capsys, name):
-    monkeypatch.syspath_prepend(ROOT / "datasets")
-    sys.modules.pop("folder", None)
-    import folder as script
-
+def test_invalid_label_files_are_refused_in_one_line(tmp_path, monkeypatch, name):
     coco_like(tmp_path, images=1)
     (tmp_path / "text.json").write_text("no json")
     (tmp_path / "empty.json").write_text("{}")
@@ -401,10 +396,7 @@ def test_invalid_label_files_are_refused_in_one_line(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     given, message = FAULTS[name]
     images = [] if "--images" in given else ["--images", "photos"]
-    monkeypatch.setattr(sys, "argv", ["folder.py", "import", "--root", "out", *given, *images])
-    with pytest.raises(SystemExit):
-        script.script.run()
-    output = capsys.readouterr().err
+    output = run_script("folder", "import", "--root", "out", *given, *images, status=2)
     assert message in output
     assert len(output.strip().splitlines()) == 1
 
@@ -452,10 +444,10 @@ def test_instance_ids_are_converted_for_training(tmp_path):
         photograph(tmp_path / f"images/{index}.png", (8, 8))
         ids = np.array([[0, 1001, 1002, 2005]] * 8, np.uint16).repeat(2, axis=1)
         write_image(tmp_path / f"masks/{index}.png", ids)
-    output = run_command("datasets/folder.py", "classes", "--root", tmp_path, "--divide", 1000).stdout
+    output = run_script("folder", "classes", "--root", tmp_path, "--divide", 1000)
     assert "data.masks='masks_of_classes/*'" in output
     read = LabelMap.read(tmp_path / "classes.csv", "folder")
     assert [entry.id for entry in read.entries] == [0, 1, 2]
     splits = ["data.train_split=50%", "data.val_split=50%"]
-    run_command("datasets/folder.py", "verify", "--root", tmp_path, "data.masks=masks_of_classes/*", *splits)
+    run_script("folder", "verify", "--root", tmp_path, "data.masks=masks_of_classes/*", *splits)
     assert Path(tmp_path / "masks_of_classes/0.png").is_file()

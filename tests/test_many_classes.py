@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_export import build_thin_model, export_model
 
-from conftest import run_command
+from conftest import run_script
 from segkit.config import registry
 from segkit.data import transforms
 from segkit.data.label_map import Entry, LabelMap
@@ -221,7 +221,7 @@ def test_300_classes_work_in_every_command(tmp_path, run_here):
     """Masks have 16 bits."""
     root, runs = tmp_path / "set", tmp_path / "runs"
     write_data_set(root, 300)
-    assert "thing 299" in run_command("datasets/folder.py", "stats", "--root", root).stdout
+    assert "thing 299" in run_script("folder", "stats", "--root", root)
     small = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 schedule.iterations=6"
     more = "schedule.batch_size=4 loader.workers=0 evaluation.evaluators={boundary:true,object_sizes:true}"
     where = f"data=folder data.root={root} run_dir={runs} run_name=a"
