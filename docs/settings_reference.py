@@ -212,7 +212,7 @@ def list_settings(section: str, component: str = "") -> list[Setting]:
         if section == "checkpoint":
             prefix = "checkpoint."
     else:
-        name, file = "build", registry.component_file(place, component)
+        name, file = "build", registry.find_component(place, component)[1]
         files = _files_of(section, component)
         prefix = "data." if section == "data" else ""
     comments: dict[str, str] = {}

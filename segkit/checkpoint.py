@@ -18,6 +18,7 @@ import torch
 
 from segkit.config import PositiveFloat, PositiveInt
 from segkit.config.dotted import flat
+from segkit.config.schema import START_KEYS
 from segkit.data.label_map import LabelMap
 from segkit.licenses import build_ledger
 from segkit.models.published import resolve_weights
@@ -26,7 +27,6 @@ from segkit.types import ClassTable
 
 FORMAT = 1
 LOG = logging.getLogger("segkit")
-MAY_CHANGE = ("resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,20 @@ class Checkpoints:
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
     """Return the settings stored in the newest readable checkpoint of a run, None without one."""
-    for file in run_folder.list_checkpoints(folder):
-        with contextlib.suppress(ValueError):  # damaged ones are reported when the run is opened
-            return read_checkpoint(file, mapped=True)["settings"]
-    return None
+    return _read_newest(folder).get("settings")
 
 
 def read_ledger(settings: dict[str, Any], folder: Path) -> dict[str, str]:
     """Return the stored license ledger of a run, or a new one."""
+    return _read_newest(folder).get("licenses") or start_ledger(settings)
+
+
+def _read_newest(folder: Path) -> dict[str, Any]:
+    """Return the newest readable checkpoint of a run with its tensors on disk, or an empty one."""
     for file in run_folder.list_checkpoints(folder):
-        with contextlib.suppress(ValueError):
-            if stored := read_checkpoint(file, mapped=True).get("licenses"):
-                return stored
-    return start_ledger(settings)
+        with contextlib.suppress(ValueError):  # damaged ones are reported when the run is opened
+            return read_checkpoint(file, mapped=True)
+    return {}
 
 
 def start_ledger(settings: dict[str, Any]) -> dict[str, str]:
@@ -267,5 +268,5 @@ def read_class_names(source: str) -> list[str] | None:
 def list_changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return the settings that changed on resume, such as ``schedule.lr=0.1 (was 0.01)``."""
     old, new = flat(before), flat(now)
-    changed = [key for key in new if key not in MAY_CHANGE and new[key] != old.get(key)]
+    changed = [key for key in new if key not in START_KEYS and new[key] != old.get(key)]
     return [f"{key}={new[key]} (was {old.get(key)})" for key in changed]

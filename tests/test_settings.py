@@ -1,5 +1,6 @@
 """Settings are checked against signatures; messages say what is accepted."""
 
+import sys
 import typing
 from typing import Literal
 
@@ -35,7 +36,7 @@ def test_every_literal_choice_can_be_typed_unquoted():
     places = [place for place in schema.SECTIONS.values() if ":" in place]
     packages = {place for place in (*schema.SECTIONS.values(), *schema.LISTS.values()) if ":" not in place}
     for package in packages:
-        files = [registry.component_file(package, name) for name in registry.available(package)]
+        files = [registry.find_component(package, name)[1] for name in registry.available(package)]
         places += [f"{file}:build" for file in files]
     annotations = [one for place in places for one in schema.read_keywords(place).accepted.values()]
     literals = [literal for annotation in annotations for literal in choices_in(annotation)]
@@ -210,14 +211,11 @@ def test_checked_settings_pass_the_check_unchanged():
     assert config.check("train", COMPLETE) == COMPLETE
 
 
-def test_annotation_may_use_aliases_of_other_modules(tmp_path, monkeypatch):
+def test_annotation_may_use_aliases_of_its_module(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "ROOT", tmp_path)
-    (tmp_path / "shared").mkdir()
-    alias = "from typing import Literal\nOnError = Literal['stop', 'skip']\n"
-    (tmp_path / "shared" / "words.py").write_text(alias)
     (tmp_path / "own.py").write_text(
-        "from segkit.shared.words import OnError\nfrom segkit.config import PositiveInt\n"
-        "Some = tuple[PositiveInt, ...] | None\n"
+        "from typing import Literal\nfrom segkit.config import PositiveInt\n"
+        "OnError = Literal['stop', 'skip']\nSome = tuple[PositiveInt, ...] | None\n"
         "def build(total, *, on_error: OnError, sides: Some = None): ...\n"
     )
     keys = schema.read_keywords("own.py:build")
@@ -225,16 +223,23 @@ def test_annotation_may_use_aliases_of_other_modules(tmp_path, monkeypatch):
     assert keys.required == {"on_error"}
 
 
-def test_builder_gets_only_the_supplied_values_it_names():
-    def head(in_channels, num_classes=3, *, width=1):
-        return in_channels, num_classes, width
-
-    supplied = {"in_channels": [1, 2], "output_stride": 8}
-    assert registry._select_supplied(head, supplied, "a") == {"in_channels": [1, 2]}
-    assert registry._select_supplied(lambda *, lr=1: lr, supplied, "a") == {}
-    message = "models.heads.a: its build has the parameters depth, but the program"
-    with pytest.raises(ValueError, match=message):
-        registry._select_supplied(lambda in_channels, depth: depth, supplied, "models.heads.a")
+def test_builder_gets_only_the_supplied_values_it_names(tmp_path, monkeypatch):
+    folder = tmp_path / "supplied_plugin" / "models" / "heads"
+    folder.mkdir(parents=True)
+    signatures = {"some": "in_channels, num_classes=3, *, width=1", "none": "*, width=1", "other": "depth"}
+    for name, signature in signatures.items():
+        (folder / f"{name}.py").write_text(f"def build({signature}):\n    return locals()\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(registry, "_plugins", {})
+    registry.use_plugins(["supplied_plugin"])
+    supplied = {"in_channels": [1], "output_stride": 8}
+    some = registry.build("models.heads", {"name": "some", "width": 2}, **supplied)
+    assert some == {"in_channels": [1], "num_classes": 3, "width": 2}
+    assert registry.build("models.heads", {"name": "none"}, **supplied) == {"width": 1}
+    with pytest.raises(
+        ValueError, match=r"other.py: build has the parameters depth, but the program supplies"
+    ):
+        registry.build("models.heads", {"name": "other"}, **supplied)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,7 @@ def find_auto(settings: Mapping[str, Any]) -> list[str]:
     has_bands = any(value_of(settings, key) is not None for key in ("data.bands", "data.range"))
     if has_bands and "model" in settings:  # statistics of photographs do not apply
         for key, usual in PHOTOGRAPHS.items():
-            value = value_of(settings, key)
-            if value is None or (isinstance(value, list | tuple) and tuple(value) == usual):
+            if value_of(settings, key) in (None, usual, list(usual)):
                 keys.append(key)
     return keys
 

@@ -15,7 +15,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -89,7 +89,7 @@ def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: M
             _print_settings(config, options.get("--package", options.get("-p")))
             return
         settings = resolve(config)
-        note = compose.recipe_note(config.choices)
+        note = recipe_note(config.choices)
         is_new = name == "train" and settings["resume"] is not True  # a resumed run has its own settings
         if note and is_new and run_folder.is_main() and not settings["summary"]:
             print(note, flush=True)  # noqa: T201
@@ -108,6 +108,14 @@ def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: M
         start(compose.compose_tree(name, words))
     else:
         _run_hydra(name, flags, settings, start)
+
+
+def recipe_note(choices: Mapping[str, Any]) -> str | None:
+    """Return a line for a pair of data set and model without a published recipe, None if there is one."""
+    data, model = choices.get("data"), choices.get("model")
+    if choices.get("experiment") or (CONF / "recipe" / f"{data}" / f"{model}.yaml").is_file():
+        return None
+    return f"no published recipe for {data} + {model}; using the defaults (docs/recipes.md)"
 
 
 def _print_settings(config: ConfigTree, section: str | None) -> None:
@@ -153,7 +161,7 @@ def _run_hydra(
     except Exception as error:
         if error in failures:
             raise
-        raise ValueError(compose.describe_error(error, overrides)) from error
+        raise ValueError(command_line.describe_error(error, overrides)) from error
 
 
 def help_text(name: str, docstring: str) -> str:
@@ -165,7 +173,7 @@ def help_text(name: str, docstring: str) -> str:
 
 def list_choices(name: str) -> str:
     """Return the groups of a command with their files, and the components that settings list by name."""
-    groups = schema.groups(COMMANDS[name])
+    groups = hints.list_groups(COMMANDS[name])
     if name == "train":
         groups["experiment"] = schema.choices("experiment")
     lines = [f"{group}: {', '.join(files)}" for group, files in groups.items()]

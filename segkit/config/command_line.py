@@ -77,9 +77,10 @@ def _check(word: str, following: Sequence[str]) -> None:
         run = f"run_dir={folder.parent} run_name={folder.name} resume=true"
         raise ValueError(f"{word}: must be true, false or auto. A run is named by its folder: {run}")
     group = name.lstrip("+")
-    is_name = schema.choices(group) and re.fullmatch(r"[\w./~-]+", value)
-    if is_name and (fault := hints.explain_choice(group, value)):
-        raise ValueError(fault)
+    if schema.choices(group) and re.fullmatch(r"[\w./~-]+", value):
+        fault = hints.explain_choice(group, value)
+        if fault:
+            raise ValueError(fault)
 
 
 def _suggest_without_dashes(word: str, following: Sequence[str]) -> str:
@@ -89,7 +90,8 @@ def _suggest_without_dashes(word: str, following: Sequence[str]) -> str:
         if following and "=" not in following[0] and not following[0].startswith("-"):
             value = following[0]
     plain = key.replace("-", "_")
-    if elsewhere := hints.explain_elsewhere(plain):
+    elsewhere = hints.explain_elsewhere(plain)
+    if elsewhere:
         return f"{word}: there is no such setting; {elsewhere}"
     meant = hints.suggest_settings(key, value) or [f"{plain}={value}"]
     return f"{word}: settings are written key=value without dashes: {meant[0]}"
@@ -138,7 +140,7 @@ def accept_any_key(word: str, *, sweeps: bool = False) -> str:
     if not equals or not is_key or key.startswith("hydra") or (CONF / key).is_dir():
         return word
     section, _, name = key.rpartition(".")
-    kinds = schema.read_keys(section).get(name, [])
+    kinds = hints.read_keys(section).get(name, [])
     try:
         parsed = OverridesParser.create().parse_override(f"++{word}")
         is_number = isinstance(parsed.value(), int | float)
@@ -153,6 +155,8 @@ def accept_any_key(word: str, *, sweeps: bool = False) -> str:
 def _takes(kinds: Sequence[Any], text: str) -> bool:
     """Return whether a text fits one of the annotations of a setting."""
     for kind in kinds:
+        if isinstance(kind, dict):  # a section
+            continue
         with contextlib.suppress(ValueError):
             values.convert(text, kind)
             return True
@@ -161,8 +165,34 @@ def _takes(kinds: Sequence[Any], text: str) -> bool:
 
 def _quote(value: str) -> str:
     """Put text, or each text of a list, in quotes, so that Hydra reads it literally."""
-    if items := re.fullmatch(r"\[([^\[\]]+)\]", value):
+    items = re.fullmatch(r"\[([^\[\]]+)\]", value)
+    if items:
         return f"[{','.join(_quote(item.strip()) for item in items[1].split(','))}]"
     quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a backslash escapes where a quote follows
     quoted = re.sub(r"(\\+)\Z", r"\1\1", quoted)
     return f"'{quoted}'"
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the dotted keys that the command line sets, and the groups that it chooses with their files."""
+    typed, groups = [], {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if any((folder / key).is_dir() for folder in schema.folders):
+            groups[key] = str(override.value())
+        else:
+            typed.append(key)
+    return typed, groups
+
+
+def describe_error(error: Exception, overrides: Sequence[str]) -> str:
+    """Return the message for an error of Hydra, with the command line if it does not name the fault."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2])[:400]
+    clash = re.match(r"Error merging override \++([\w.]+)=(.*)", text)
+    if clash:
+        return hints.explain_section(clash[1], clash[2])
+    if isinstance(error, HydraException) and text:
+        return text
+    typed = " ".join(word.removeprefix("++") for word in overrides)[:400]
+    return f"the settings cannot be composed ({type(error).__name__} {text}); one of these is wrong: {typed}"

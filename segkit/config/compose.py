@@ -22,15 +22,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.config import checking, command_line, hints, registry, schema
+from segkit.config import checking, command_line, registry, schema
 from segkit.config.auto import BANDS, PHOTOGRAPHS, USUAL, fill_auto, find_auto
 from segkit.config.dotted import flat, merge, merge_below, set_value, value_of
-from segkit.config.schema import CONF
+from segkit.config.schema import CONF, START_KEYS
 from segkit.config.values import convert
 
 # Hydra 1.4 deprecates what 1.3 needs
@@ -38,18 +36,13 @@ VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.star
 LOG = logging.getLogger("segkit")
 Reader = Callable[[dict[str, Any]], Mapping[str, Any]]
 
-OF_START = ("plugins", "resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
-"""Keys that are never taken from the run to resume."""
-
 
 class ConfigTree(NamedTuple):
     """Composed settings before stored and chosen values are merged and references resolved."""
 
     command: str
     tree: dict[str, Any]  # settings with their ${references}
-    typed: list[str]  # dotted keys of the command line
-    experiment: dict[str, Any]  # content of its file
-    groups: Mapping[str, str]  # chosen by the command line or the experiment, with their files
+    fixed: list[str]  # dotted keys that the command line or a chosen experiment sets, also by its groups
     choices: Mapping[str, Any]  # the file of each group
 
 
@@ -71,16 +64,7 @@ def compose_settings(
 
 
 def compose_tree(command: str, words: Sequence[str], suffix: str = "") -> ConfigTree:
-    """Return the settings that the words of a command line give, with the recipe merged and the run named.
-
-    Args:
-        command: its name.
-        words: as typed.
-        suffix: appended to the name of the run.
-
-    Raises:
-        ValueError: a word that is no setting, or a choice that does not exist.
-    """
+    """Return the settings of a command line, with the recipe merged and the run named, plus a suffix."""
     overrides = command_line.prepare(words)
     folders = [f"file://{folder.resolve()}" for folder in schema.folders[1:]]
     search = [f"hydra.searchpath={folders}"] if folders else []
@@ -88,41 +72,35 @@ def compose_tree(command: str, words: Sequence[str], suffix: str = "") -> Config
         try:
             config = hydra.compose(command, [*search, *overrides], return_hydra_config=True)
         except Exception as error:
-            raise ValueError(describe_error(error, overrides)) from error
+            raise ValueError(command_line.describe_error(error, overrides)) from error
         tree, choices = _to_plain(config, resolve=False), _to_plain(config.hydra.runtime.choices)
     del tree["hydra"]
     plugins = tree.get("plugins") or []
     tree["plugins"] = plugins if isinstance(plugins, list) else [plugins]
     registry.use_plugins(map(str, tree["plugins"]))
-    typed, groups = _parse_overrides(overrides)
+
     experiment = _read_choice("experiment", choices.get("experiment"))
-    groups = _overridden_groups(experiment) | groups
-    set_later = [*typed, *flat(experiment)]
-    variant = _read_choice("model/backbone", groups.get("model/backbone")).get("variant")
+    typed, chosen = command_line.split_overrides(overrides)
+    chosen = _overridden_groups(experiment) | chosen
+    fixed = [*typed, *flat(experiment)]
+    variant = _read_choice("model/backbone", chosen.get("model/backbone")).get("variant")
     if variant is not None:  # of the chosen family, in place of the model's
-        tree = merge_below(tree, {"model": {"backbone": {"variant": variant}}}, set_later)
-    set_later += _keys_of_groups(group for group in groups if group not in ("data", "model"))
-    tree = merge_below(tree, tree.pop("recipe", None) or {}, set_later)
+        tree = merge_below(tree, {"model": {"backbone": {"variant": variant}}}, fixed)
+    fixed += _keys_of_groups(group for group in chosen if group not in ("data", "model"))
+    tree = merge_below(tree, tree.pop("recipe", None) or {}, fixed)
+    fixed += _keys_of_groups(chosen)
+    _drop_inapplicable_keys(tree, chosen, typed)
     if "run_name" in tree:
         default = choices.get("experiment") or f"{choices.get('model')}-{choices.get('data')}"
         with contextlib.suppress(ValueError):  # the check refuses a name that is no text
             tree["run_name"] = convert(tree["run_name"] or str(default), str) + suffix
-    return ConfigTree(command, tree, typed, experiment, groups, choices)
+    return ConfigTree(command, tree, fixed, choices)
 
 
 def resolve_settings(
     config: ConfigTree, *, stored: Reader | None = None, choose: Reader | None = None
 ) -> dict[str, Any]:
-    """Return composed settings as checked dicts, lists and tuples.
-
-    Args:
-        config: of ``compose_tree``.
-        stored: as of ``compose_settings``.
-        choose: as of ``compose_settings``.
-
-    Raises:
-        ValueError: a key, type or value that the command does not accept.
-    """
+    """Return the checked settings of a ``ConfigTree``; the rest is as of ``compose_settings``."""
     tree, below = config.tree, {}
     if stored:
         settings = tree
@@ -131,20 +109,17 @@ def resolve_settings(
         below = stored(settings)
     if below:
         tree = _merge_stored(config, below)
-    _drop_inapplicable_keys(tree, config)
     settings = checking.check(config.command, resolve(fill_auto(tree, USUAL)))  # before images are looked at
-    if choose and "run_name" not in below and (values := choose(resolve(tree))):
-        tree = fill_auto(fill_auto(tree, values), USUAL)
-        settings = checking.check(config.command, resolve(tree))
+    if choose and "run_name" not in below:
+        values = choose(resolve(tree))
+        if values:
+            tree = fill_auto(fill_auto(tree, values), USUAL)
+            settings = checking.check(config.command, resolve(tree))
     return settings
 
 
 def resolve(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with their references resolved.
-
-    Raises:
-        ValueError: a reference to a key that does not exist.
-    """
+    """Return settings with their references resolved; a ValueError names one that cannot be."""
     try:
         return _to_plain(OmegaConf.create(dict(tree)))
     except OmegaConfBaseException as error:
@@ -163,8 +138,11 @@ def _merge_stored(config: ConfigTree, stored: Mapping[str, Any]) -> dict[str, An
         if isinstance(value, str) and "${" in value:
             raise ValueError(f"{key}={value}: stored settings must not refer to others")
     registry.check_plugins_are_named(stored.get("plugins", ()), "the run to resume")
-    keys = [*config.typed, *flat(config.experiment), *_keys_of_groups(config.groups)]
-    keys = [*_with_references(config.tree, keys), *OF_START]
+    keys = [*config.fixed, *START_KEYS]
+    for key, value in flat(config.tree).items():  # values that refer to them, as ${sizes.crop} does
+        references = re.findall(r"\$\{([\w.]+)\}", str(value))
+        if any(f"{reference}.".startswith(f"{fixed}.") for reference in references for fixed in keys):
+            keys.append(key)
     if "run_name" not in stored and "data" not in stored:  # the bands of new images decide
         keys += [key for key in PHOTOGRAPHS if key in find_auto(merge(config.tree, stored))]
     tree = merge_below(config.tree, stored, keys)
@@ -176,46 +154,25 @@ def _merge_stored(config: ConfigTree, stored: Mapping[str, Any]) -> dict[str, An
     return tree
 
 
-def _drop_inapplicable_keys(tree: dict[str, Any], config: ConfigTree) -> None:
-    """Drop keys that an experiment sets for a component that was replaced, with a warning; in place.
+def _drop_inapplicable_keys(tree: dict[str, Any], chosen: Iterable[str], typed: Iterable[str]) -> None:
+    """Drop keys that a file sets for a component that was replaced, with a warning; in place.
 
     Keys of the command line stay, for the check to refuse.
     """
     for path, place in schema.SECTIONS.items():
         group, section = path.replace(".", "/"), value_of(tree, path)
-        is_chosen = any(f"{group}/".startswith(f"{chosen}/") for chosen in config.groups)
+        is_chosen = any(f"{group}/".startswith(f"{one}/") for one in chosen)
         if ":" in place or not is_chosen or not isinstance(section, dict):
             continue
         with contextlib.suppress(ValueError):  # the check refuses an unknown component
-            unknown = section.keys() - schema.read_section(path, section).accepted
-            for key in [key for key in section if key in unknown]:
-                if any(f"{word}.".startswith(f"{path}.{key}.") for word in config.typed):
+            accepted = schema.read_section(path, section).accepted
+            for key in [key for key in section if key not in accepted]:
+                full = f"{path}.{key}"
+                if any(f"{word}.".startswith(f"{full}.") for word in typed):
                     continue
                 value = section.pop(key)
                 if value is not None:
-                    name = section["name"]
-                    LOG.warning("%s.%s=%s is left out: %s has no such setting", path, key, value, name)
-
-
-def recipe_note(choices: Mapping[str, Any]) -> str | None:
-    """Return a line for a pair of data set and model without a published recipe, None if there is one."""
-    data, model = choices.get("data"), choices.get("model")
-    if choices.get("experiment") or (CONF / "recipe" / f"{data}" / f"{model}.yaml").is_file():
-        return None
-    return f"no published recipe for {data} + {model}; using the defaults (docs/recipes.md)"
-
-
-def _parse_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the dotted keys that the command line sets, and the groups that it chooses with their files."""
-    typed: list[str] = []
-    groups: dict[str, str] = {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.key_or_group
-        if any((folder / key).is_dir() for folder in schema.folders):
-            groups[key] = str(override.value())
-        else:
-            typed.append(key)
-    return typed, groups
+                    LOG.warning("%s=%s is left out: %s has no such setting", full, value, section["name"])
 
 
 def _read_choice(group: str, name: object) -> dict[str, Any]:
@@ -243,25 +200,3 @@ def _keys_of_groups(groups: Iterable[str]) -> list[str]:
         "experiment": [],  # those in its file
     }
     return [key for group in groups for key in keys.get(group, [group.replace("/", ".")])]
-
-
-def _with_references(tree: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    """Return dotted keys, and the keys whose values refer to them, as ``${sizes.crop}`` does."""
-    keys = list(keys)
-    for path, value in flat(tree).items():
-        for reference in re.findall(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else ():
-            if any(f"{reference}.".startswith(f"{key}.") for key in keys):
-                keys.append(path)
-    return keys
-
-
-def describe_error(error: Exception, overrides: Sequence[str]) -> str:
-    """Return the message for an error of Hydra, with the command line if it does not name the fault."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines[:2])[:400]
-    if clash := re.match(r"Error merging override \++([\w.]+)=(.*)", text):
-        return hints.explain_section(clash[1], clash[2])
-    if isinstance(error, HydraException) and text:
-        return text
-    typed = " ".join(word.removeprefix("++") for word in overrides)[:400]
-    return f"the settings cannot be composed ({type(error).__name__} {text}); one of these is wrong: {typed}"

@@ -41,14 +41,11 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     merged = copy.deepcopy(dict(lower))
     for key, value in upper.items():
         section = merged.get(key)
-        if (
-            isinstance(section, dict)
-            and isinstance(value, Mapping)
-            and value.get("name", section.get("name")) == section.get("name")
-        ):
-            merged[key] = merge(section, value)
-        else:
-            merged[key] = copy.deepcopy(value)
+        if isinstance(section, dict) and isinstance(value, Mapping):
+            name = section.get("name")
+            if value.get("name", name) == name:
+                value = merge(section, value)
+        merged[key] = copy.deepcopy(value)
     return merged
 
 

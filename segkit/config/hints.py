@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from segkit.config import registry, schema
-from segkit.config.schema import COMMANDS, CONF, LISTS
+from segkit.config.dotted import value_of
+from segkit.config.schema import COMMANDS, CONF, LISTS, SECTIONS
 
 SYNONYMS = {  # what other toolkits call a setting or a group
     "schedule.lr": "learning_rate base_lr lr0 init_lr",
@@ -75,6 +76,30 @@ def is_path(value: str) -> bool:
     return "/" in value or value.startswith("~") or Path(value).exists()
 
 
+def read_keys(path: str) -> dict[str, list[Any]]:
+    """Return the keys of a section ("" is the top level) with the types that they take anywhere."""
+    signatures = [value_of(keys, path) for keys in COMMANDS.values()]
+    place = SECTIONS.get(path, "")
+    if ":" in place:
+        signatures.append(schema.read_keywords(place).accepted)
+    elif place:
+        components = registry.available(place)
+        signatures += [schema.read_component(place, name).accepted for name in components]
+    found: dict[str, list[Any]] = {}
+    for accepted in signatures:
+        if isinstance(accepted, dict):
+            for key, kind in accepted.items():
+                found.setdefault(key, []).append(kind)
+    return found
+
+
+def list_groups(top: Iterable[str]) -> dict[str, list[str]]:
+    """Return the groups under top-level keys, such as ``model/backbone``, with their files."""
+    groups = [path.replace(".", "/") for path in SECTIONS if path.split(".")[0] in top]
+    found = {group: schema.choices(group) for group in groups}
+    return {group: files for group, files in found.items() if files}
+
+
 def find_similar(word: str, names: Iterable[str]) -> list[str]:
     """Return the names that contain a word, are contained in it, or are spelled like it, at most three."""
     listed = list(names)
@@ -91,8 +116,8 @@ def find_similar(word: str, names: Iterable[str]) -> list[str]:
 
 def _find_meaning(answers: Mapping[str, str], key: str) -> str | None:
     """Return the answer that has the last word of a key among its words."""
-    word = _last_word(key)
-    return next((answer for answer, words in answers.items() if word in words.split()), None)
+    meanings = {word: answer for answer, words in answers.items() for word in words.split()}
+    return meanings.get(_last_word(key))
 
 
 def _last_word(key: str) -> str:
@@ -112,21 +137,22 @@ def suggest_settings(key: str, value: Any, top: Iterable[str] = ()) -> list[str]
         value: its value.
         top: the top-level keys to choose from; none: those of all commands.
     """
-    word, written = _last_word(key), write_value(value)
-    keys = schema.known_keys(top or schema.read_keys(""))
-    groups = schema.groups({name for name in keys if "." not in name})
+    word, written, top = _last_word(key), write_value(value), list(top or read_keys(""))
+    sections = [path for path in dict.fromkeys([*top, *SECTIONS]) if path.split(".")[0] in top]
+    keys = [*top, *(f"{path}.{name}" for path in sections for name in read_keys(path))]
+    groups = list_groups(top)
     places = [name for name in keys if name.split(".")[-1] == word]
-    group = next((name for name in groups if name.split("/")[-1] == word), None)
+    named = [group for group in groups if group.split("/")[-1] == word]
     meant = _find_meaning(SYNONYMS, word)
     if meant in groups:
-        group = meant
+        named = [meant]
     elif meant in keys:
         places = [meant]
-    if group == "model/backbone" and (variant := find_backbone(written)):
-        return [variant]
-    if group is not None:
+    if named:
+        group = named[0]
+        backbone = find_backbone(written) if group == "model/backbone" else None
         names = find_similar(written, groups[group])[:1] or [f"NAME ({', '.join(groups[group])})"]
-        return [f"{group}={names[0]}"]
+        return [backbone or f"{group}={names[0]}"]
     if places == ["model.backbone.weights"] and value is True:
         written = "imagenet"
     if places == ["runtime.precision"] and written not in ("fp16", "bf16", "float32", "auto"):
@@ -143,14 +169,15 @@ def explain_unknown(path: str, leaf: str, value: Any, accepted: Iterable[str]) -
         value: its value.
         accepted: the keys of the section.
     """
-    if elsewhere := explain_elsewhere(leaf):
+    elsewhere = explain_elsewhere(leaf)
+    if elsewhere:
         return elsewhere
-    names, key = sorted(accepted), leaf.split(".")[0]
-    close = difflib.get_close_matches(key, names, n=1)
+    names, (key, dot, rest) = sorted(accepted), leaf.partition(".")
+    close = [f"{name}{dot}{rest}" for name in difflib.get_close_matches(key, names, n=1)]
     near = [f"{path}.{name}={write_value(value)}".lstrip(".") for name in close]
     if path:
-        refused = f"{path}.{key}="
-        meant = near or [one for one in suggest_settings(leaf, value) if not one.startswith(refused)]
+        suggested = suggest_settings(leaf, value)
+        meant = near or [one for one in suggested if not one.startswith(f"{path}.{key}=")]
     else:
         meant = suggest_settings(leaf, value, names) or near
     if meant:
@@ -158,18 +185,22 @@ def explain_unknown(path: str, leaf: str, value: Any, accepted: Iterable[str]) -
     commands = [f"{name}_seg.py" for name, keys in COMMANDS.items() if not path and leaf in keys]
     if commands:
         return f"it is a setting of {', '.join(commands)}"
-    if not path and (meant := suggest_settings(leaf, value)):
-        return f"train_seg.py takes {meant[0]}"
-    return f"{path or 'the top level'} accepts: {', '.join(names)}"
+    suggested = suggest_settings(leaf, value) if not path else []
+    if suggested:
+        return f"train_seg.py takes {suggested[0]}"
+    return f"{path or 'the top level'} accepts: {', '.join(names) or 'nothing yet'}"
 
 
 def explain_section(path: str, value: Any) -> str:
     """Return the message for a value in place of a section."""
     group, wrong = path.replace(".", "/"), f"{path}={write_value(value)}: this is a section"
+    names = schema.choices(group)
     if path in LISTS:
-        names = ", ".join(registry.available(LISTS[path]))
-        return f"{wrong}; set each by its name, {write_item(path)}; there are: {names or 'none yet'}"
-    if names := schema.choices(group):
+        names = registry.available(LISTS[path])
+        return (
+            f"{wrong}; set each by its name, {write_item(path)}; there are: {', '.join(names) or 'none yet'}"
+        )
+    if names:
         choice = f"{group}=NAME ({', '.join(names)})"
         if value in names:
             choice = f"{group}={value}"
@@ -190,7 +221,8 @@ def write_item(path: str) -> str:
 def explain_missing(path: str) -> str:
     """Return the message for a missing key."""
     group = path.replace(".", "/")
-    if names := schema.choices(group):
+    names = schema.choices(group)
+    if names:
         return f"{path} is missing; choose it with {group}=NAME ({', '.join(names)})"
     return f"{path} is missing; give it with {path}=..."
 
@@ -206,11 +238,12 @@ def explain_choice(group: str, name: str) -> str | None:
         return (
             f"model={name}: model= chooses a network; did you mean checkpoint={name} or model.weights={name}?"
         )
-    if group == "model/backbone" and (known := find_backbone(name)):
-        return f"{group}={name}: there is no such choice; did you mean {known}?"
     inner = [f"{group}/{folder.name}" for folder in sorted((CONF / group).glob("*/"))]
     meant = [f"{group}={near}" for near in find_similar(name, names)]
     meant += [f"{other}={name}" for other in inner if name in schema.choices(other)]
+    backbone = find_backbone(name) if group == "model/backbone" else None
+    if backbone:
+        return f"{group}={name}: there is no such choice; did you mean {backbone}?"
     hint = f"did you mean {' or '.join(meant)}? " if meant else ""
     return f"{group}={name}: there is no such choice; {hint}there are: {', '.join(names)}"
 

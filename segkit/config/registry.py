@@ -12,9 +12,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,28 +24,14 @@ _plugins: dict[str, Path] = {}  # folders of the packages that plugins= names
 
 
 def use_plugins(names: Iterable[str]) -> None:
-    """Make the components of packages available, installed or in the current folder; imports nothing.
-
-    Raises:
-        ValueError: there is no such package.
-    """
-    for name in names:
-        if name not in _plugins:
-            _plugins[name] = _find_package(name)
-
-
-def plugins() -> list[str]:
-    """Return the packages with components besides segkit."""
-    return [name for name in _find_packages() if name != "segkit"]
+    """Make the components of packages available, installed or in the current folder; imports nothing."""
+    _plugins.update({name: _find_package(name) for name in names})
 
 
 def check_plugins_are_named(names: Iterable[str], file: object) -> None:
-    """Check that the user named the plug-ins a file needs: no code runs because a file asks for it.
-
-    Raises:
-        ValueError: one is not named.
-    """
-    if missing := [name for name in names if name not in plugins()]:
+    """Raise a ValueError if the user did not name a plug-in: no code runs because a file asks for it."""
+    missing = [name for name in names if name not in _find_packages()]
+    if missing:
         raise ValueError(
             f"{file} was made with components of {', '.join(missing)}: their code runs only if you name them,"
             f" plugins=[{','.join(missing)}] (segkit.load(..., plugins={missing}) in Python)"
@@ -57,7 +42,7 @@ def _find_package(name: str) -> Path:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that nothing here hides an installed package
     spec = None
-    if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name) and name.split(".")[0] != "segkit":
+    if name.replace(".", "").isidentifier() and name.split(".")[0] != "segkit":
         with contextlib.suppress(ImportError):  # of the package around it
             spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
@@ -75,11 +60,6 @@ def _find_installed() -> dict[str, Path]:
     return {entry.value: _find_package(entry.value) for entry in found}
 
 
-def _find_packages() -> dict[str, Path]:
-    """Return segkit and every plug-in, each with its folder."""
-    return {"segkit": ROOT} | _plugins | _find_installed()
-
-
 def _find_files(package: str) -> dict[str, Path]:
     """Return the file of each component of a package, by its dotted name."""
     files: dict[str, Path] = {}
@@ -89,13 +69,18 @@ def _find_files(package: str) -> dict[str, Path]:
     return files
 
 
+def _find_packages() -> dict[str, Path]:
+    """Return segkit and every plug-in, each with its folder."""
+    return {"segkit": ROOT} | _plugins | _find_installed()
+
+
 def available(package: str) -> list[str]:
     """Return the sorted names of the components of a package such as ``"models.backbones"``."""
     return sorted({file.stem for file in _find_files(package).values()})
 
 
-def _find_component(package: str, name: object) -> tuple[str, Path]:
-    """Return dotted name and file of one component."""
+def find_component(package: str, name: object) -> tuple[str, Path]:
+    """Return module and source file of the one component of a name in a package, or raise a ValueError."""
     found = [(module, file) for module, file in _find_files(package).items() if file.stem == name]
     if not found:
         folders = " or ".join(f"{root}/{package.replace('.', '/')}" for root in _find_packages())
@@ -104,30 +89,6 @@ def _find_component(package: str, name: object) -> tuple[str, Path]:
         both = " and ".join(module for module, _ in found)
         raise ValueError(f"{name!r} is in {both}; rename one of them")
     return found[0]
-
-
-def component_file(package: str, name: object) -> Path:
-    """Return the source file of a component, by its package (``losses``) and name.
-
-    Raises:
-        ValueError: there is no such component, or there are two.
-    """
-    return _find_component(package, name)[1]
-
-
-def module_file(module: str) -> Path:
-    """Return the file of a module of segkit or of a plug-in, by its dotted name.
-
-    Raises:
-        ValueError: it belongs to neither.
-    """
-    for root, folder in _find_packages().items():
-        if module.startswith(f"{root}."):
-            place = folder.joinpath(*module.removeprefix(f"{root}.").split("."))
-            if place.is_dir():
-                return place / "__init__.py"
-            return place.with_suffix(".py")
-    raise ValueError(f"{module} is a module neither of segkit nor of a plug-in")
 
 
 def build(package: str, settings: Mapping[str, Any], **supplied: Any) -> Any:
@@ -142,28 +103,24 @@ def build(package: str, settings: Mapping[str, Any], **supplied: Any) -> Any:
         ValueError: no component has that name, or it needs a value that is not supplied.
     """
     arguments = dict(settings)
-    module, _ = _find_component(package, arguments.pop("name", None))
+    module, file = find_component(package, arguments.pop("name", None))
     builder = importlib.import_module(module).build
-    return builder(**_select_supplied(builder, supplied, module.removeprefix("segkit.")), **arguments)
+    parameters = inspect.signature(builder).parameters.values()
+    wanted = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    missing = [p.name for p in wanted if p.name not in supplied and p.default is p.empty]
+    if missing:
+        raise ValueError(
+            f"{file}: build has the parameters {', '.join(missing)}, but the program supplies"
+            f" {', '.join(supplied) or 'nothing'}. Parameters that are settings come after a *"
+        )
+    return builder(**{p.name: supplied[p.name] for p in wanted if p.name in supplied}, **arguments)
 
 
 def build_enabled(package: str, listed: Mapping[str, Any], **supplied: Any) -> dict[str, Any]:
-    """Build the components that settings list by name: true takes the defaults, null and false omit one.
-
-    Raises:
-        ValueError: as ``build`` does.
-    """
-    enabled = {name: value for name, value in listed.items() if value not in (None, False)}
-    settings = {name: {} if value is True else value for name, value in enabled.items()}
-    return {name: build(package, {**own, "name": name}, **supplied) for name, own in settings.items()}
-
-
-def _select_supplied(builder: Callable[..., Any], supplied: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the supplied values that are positional parameters of a builder."""
-    wanted = [p for p in inspect.signature(builder).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    if missing := [p.name for p in wanted if p.name not in supplied and p.default is p.empty]:
-        raise ValueError(
-            f"{name}: its build has the parameters {', '.join(missing)}, but the program supplies"
-            f" {', '.join(supplied) or 'nothing'}. Parameters that are settings come after a *"
-        )
-    return {p.name: supplied[p.name] for p in wanted if p.name in supplied}
+    """Build the components that settings list by name: true takes the defaults, null and false omit one."""
+    components = {}
+    for name, value in listed.items():
+        if value not in (None, False):
+            settings = {} if value is True else value
+            components[name] = build(package, {**settings, "name": name}, **supplied)
+    return components

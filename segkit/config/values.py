@@ -19,11 +19,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 
 def expand_home(text: str) -> str:
-    """Replace a leading ``~`` or ``~user`` by the home folder.
-
-    Raises:
-        ValueError: there is no such user.
-    """
+    """Replace a leading ``~`` or ``~user`` by the home folder; a ValueError names an unknown user."""
     expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib would drop the slashes of an address
     if expanded.startswith("~"):
         user = text.split("/")[0][1:]
@@ -70,20 +66,16 @@ def convert(value: Any, annotation: Any) -> Any:
     Raises:
         ValueError: the value does not fit.
     """
+    adapter = _adapter(annotation)
     try:
-        return _validate(value, annotation)
+        return adapter.validate_json(json.dumps(value))  # lists of JSON are tuples as well
     except TypeError as error:
         raise ValueError("must be text, a number, true, false, null or a list") from error
     except ValidationError as error:
-        message = _describe(error)
-    try:  # numbers and words such as true are text where text is expected
-        return _validate(_as_text(value), annotation)
-    except ValidationError:
-        raise ValueError(message) from None
-
-
-def _validate(value: Any, annotation: Any) -> Any:
-    return _adapter(annotation).validate_json(json.dumps(value))  # JSON: its lists are tuples as well
+        try:  # numbers and words such as true are text where text is expected
+            return adapter.validate_json(json.dumps(_as_text(value)))
+        except ValidationError:
+            raise ValueError(_describe(error)) from None
 
 
 @functools.cache
@@ -94,20 +86,17 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 def _as_text(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_as_text(item) for item in value]
-    if isinstance(value, bool):
+    if isinstance(value, bool | int | float):
         return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
     return value
 
 
 def _describe(error: ValidationError) -> str:
     """Return pydantic's messages as one rule: ``must be a valid integer or a valid list``."""
-    errors = error.errors(include_url=False, include_context=False, include_input=False)
     kinds = ("_type", "literal_error", "pattern_mismatch")
-    errors = [one for one in errors if not one["type"].endswith(kinds)] or errors  # rather the limits
-    rules = dict.fromkeys(re.sub(r"^\w+ should ", "", one["msg"]) for one in errors)
-    text = "must " + " or ".join(rules)
+    limits = [one["msg"] for one in error.errors() if not one["type"].endswith(kinds)]
+    messages = limits or [one["msg"] for one in error.errors()]
+    text = "must " + " or ".join(dict.fromkeys(re.sub(r"^\w+ should ", "", one) for one in messages))
     for long, short in SHORTER.items():
         text = text.replace(long, short)
     return text

@@ -42,12 +42,14 @@ class Mixed(nn.Module):
         return torch.stack([weight.to(weights[0].device) for weight in weights])
 
 
-def build(num_classes: int, *, parts: dict[str, dict | None], aux_weight: NonNegativeFloat = 0.2) -> Mixed:
+def build(
+    num_classes: int, *, parts: dict[str, dict | bool | None], aux_weight: NonNegativeFloat = 0.2
+) -> Mixed:
     """Build a weighted sum of the losses in this folder.
 
     Args:
         num_classes: K.
-        parts: settings of each loss by its name, with ``weight`` (default 1); null leaves it out.
+        parts: settings of each loss by its name, with ``weight`` (default 1), or true; null leaves it out.
         aux_weight: of the auxiliary head, for every part.
 
     Raises:
@@ -57,9 +59,11 @@ def build(num_classes: int, *, parts: dict[str, dict | None], aux_weight: NonNeg
         raise ValueError("loss.parts.mixed: a sum cannot contain a sum. List its losses in loss.parts")
     losses, weights = {}, {}
     for name, part in parts.items():
-        settings = {"name": name, "aux_weight": aux_weight} | (part or {})
+        settings = {"name": name, "aux_weight": aux_weight}
+        if isinstance(part, Mapping):
+            settings |= part
         weight = settings.pop("weight", 1.0)
-        if part is not None and weight:
+        if part not in (None, False) and weight:
             losses[name] = registry.build("losses", settings, num_classes=num_classes)
             weights[name] = weight
     if not losses:

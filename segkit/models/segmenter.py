@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from segkit.config import PathStr, PositiveFloat, registry
 from segkit.models.network import BYTES, Segmenter
-from segkit.models.stems import Rule, set_input_bands
+from segkit.models.stems import set_input_bands
 from segkit.models.weights import load_segmenter
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD, MAX_CLASSES
 
@@ -57,7 +57,7 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     std: tuple[PositiveFloat, ...] | None = None,
     value_range: tuple[float, float] | tuple[tuple[float, float], ...] = BYTES,
     weights: PathStr | None = None,
-    stem_weights: Rule = "mean",
+    stem_weights: Literal["mean", "first_three", "fresh"] = "mean",
 ) -> Segmenter:
     """Build a segmenter from settings.
 
