@@ -15,7 +15,6 @@ NAMES = sorted(file.stem for file in (CONF / "evaluation").glob("*.yaml"))
 def test_unchanged_protocol_keeps_its_name(name, data):
     settings = compose_settings("test", ["model=deeplabv3_demo", f"data={data}", f"evaluation={name}"])
     assert build_protocol(settings).name == name
-    assert presets.read_preset(name).keys() == settings["evaluation"].keys()
     assert presets.protocol_title(settings) == name
 
 

@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from segkit.config import CONF
+from segkit.config import compose, schema
 from segkit.inference.protocol import SPEED_SETTINGS, Protocol
 
-FREE = {"name", "evaluators", *SPEED_SETTINGS}  # do not change the scores that a name stands for
+FREE = {"name", "every", "evaluators", *SPEED_SETTINGS}  # do not change the scores that a name stands for
 
 
 def build_protocol(settings: Mapping[str, Any]) -> Protocol:
@@ -21,7 +19,8 @@ def build_protocol(settings: Mapping[str, Any]) -> Protocol:
         ValueError: as ``Protocol`` does.
     """
     evaluation = {key: value for key, value in settings["evaluation"].items() if key != "every"}
-    if changes := find_changes(settings):
+    changes = find_changes(settings)
+    if changes:
         evaluation["name"] += f", changed: {', '.join(changes)}"
     return Protocol(**evaluation)
 
@@ -35,31 +34,12 @@ def protocol_title(settings: Mapping[str, Any]) -> str:
 
 
 def find_changes(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the evaluation settings that change scores and differ from the protocol's yaml file."""
-    preset = read_preset(settings["evaluation"]["name"])
-    changes = {}
-    for key, given in settings["evaluation"].items():
-        value, expected = _to_list(given), preset.get(key)
-        if isinstance(expected, str) and expected.startswith("${sizes."):
-            expected = _to_list(settings["sizes"].get(expected[8:-1]))
-        if key in preset.keys() - FREE and value != expected:
-            changes[key] = value
-    return changes
-
-
-def read_preset(name: str) -> dict[str, Any]:
-    """Return the settings in ``conf/evaluation/NAME.yaml`` and the files it includes; empty without one."""
-    file = CONF / "evaluation" / f"{name}.yaml"
-    if not re.fullmatch(r"\w+", name) or not file.is_file():
+    """Return the evaluation settings that change scores and differ from ``conf/evaluation/NAME.yaml``."""
+    name = settings["evaluation"]["name"]
+    if name not in schema.choices("evaluation"):
         return {}
-    preset = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for base in preset.pop("defaults", ()):
-        if base != "_self_":
-            preset = read_preset(base) | preset
-    return preset
-
-
-def _to_list(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return value
+    folders = [f"--config-dir={folder}" for folder in schema.folders[1:]]
+    preset = compose.compose_tree("test", [*folders, f"evaluation={name}"]).tree["evaluation"]
+    expected = compose.resolve({"sizes": settings.get("sizes"), "evaluation": preset})["evaluation"]
+    given = compose.resolve({"evaluation": settings["evaluation"]})["evaluation"]
+    return {key: value for key, value in given.items() if key not in FREE and value != expected.get(key)}
