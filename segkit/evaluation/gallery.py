@@ -11,7 +11,7 @@ import numpy as np
 from segkit.evaluation import metrics
 from segkit.runtime import distributed
 from segkit.types import Sample, label_ignore_index
-from segkit.visualize.overlays import to_display_rgb
+from segkit.visualize.overlays import shrink_sample
 
 MAX_SIDE = 640  # pixels
 
@@ -68,11 +68,7 @@ def compute_image_iou(label: np.ndarray, prediction: np.ndarray) -> float:
 
 def shrink(sample: Sample, prediction: np.ndarray, score: float) -> ScoredImage:
     """Return an image, its label and its prediction at most ``MAX_SIDE`` pixels long."""
-    height, width = sample.label.shape
-    factor = min(1.0, MAX_SIDE / max(height, width))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    image = cv2.resize(to_display_rgb(sample.image, sample.bands), size, interpolation=cv2.INTER_AREA)
-    label = cv2.resize(sample.label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    image, label = shrink_sample(sample, MAX_SIDE)
     prediction = prediction.astype(sample.label.dtype)
-    prediction = cv2.resize(prediction, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    prediction = cv2.resize(prediction, label.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return ScoredImage(sample.name, image, label, prediction, score)

@@ -48,18 +48,11 @@ def write_report(
     present = overlays.present_classes([ids for s in samples for ids in (s.label, s.prediction)])
     other_files = sorted(f for f in folder.glob("*") if f.is_file() and f.suffix not in (".html", ".part"))
     links = " · ".join(_link(file, folder, file.name) for file in other_files)
-    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
-        style=html.read_style(),
-        script=html.read_script(),
-        title=escape(_format_title(settings, evaluation.images)),
+    scores = evaluation.scores.items()
+    body = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).substitute(
         protocol=escape(str(evaluation.protocol)),
-        cards="".join(
-            _render_card(name, value, evaluation.intervals.get(name))
-            for name, value in evaluation.scores.items()
-        ),
-        definitions="".join(
-            f"<dt>{n}<dd>{escape(DEFINITIONS[n])}" for n in evaluation.scores if n in DEFINITIONS
-        ),
+        cards="".join(_render_card(name, value, evaluation.intervals.get(name)) for name, value in scores),
+        definitions="".join(f"<dt>{n}<dd>{escape(DEFINITIONS[n])}" for n, _ in scores if n in DEFINITIONS),
         files=f"Result files: {links}" if links else "",
         classes=_render_class_table(names, colors, evaluation.class_table()),
         matrix=html.render_image(
@@ -67,13 +60,13 @@ def write_report(
         ),
         pairs=_render_confused_pairs(names, colors, counts),
         hide_samples="" if samples else "hidden",
+        buttons=html.render_buttons(LAYERS),
         samples="".join(_render_sample(sample, colors, folder) for sample in samples),
-        legend="".join(f"<div>{html.render_class(k, names, colors)}</div>" for k in present),
+        legend=html.render_legend(present, names, colors),
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False, default=str)),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.atomic_write(folder / "report.html") as file:
-        file.write(page.encode())
+    page = html.render_page(_format_title(settings, evaluation.images), body)
+    files.write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
@@ -138,20 +131,17 @@ def _render_confused_pairs(names: Sequence[str], colors: np.ndarray, counts: np.
 def _render_sample(sample: ScoredImage, colors: np.ndarray, folder: Path) -> str:
     label, prediction = sample.label, sample.prediction
     layers = {
+        "image": sample.image,
         "label": overlays.colorize(label, colors),
         "prediction": overlays.colorize(prediction, colors),
         "error": overlays.draw_error_map(label, prediction),
     }
-    images = html.render_image(sample.image, f"{sample.name}: image", kind="image", suffix=".jpg")
-    for layer, pixels in layers.items():
-        images += html.render_image(pixels, f"{sample.name}: {layer}", kind=layer)
-    buttons = "".join(f'<button type="button" data-layer="{layer}">{layer}</button>' for layer in LAYERS)
     caption = f"<span>{escape(sample.name)}</span><b>{tables.format_percent(sample.score)}</b>"
     outputs = sorted(folder.glob(f"*/{glob.escape(sample.name)}.*"))  # saved predictions of this image
     links = " ".join(_link(file, folder, file.relative_to(folder).parts[0]) for file in outputs)
     return (
-        f'<figure><figcaption>{caption}</figcaption><div class="layers">{images}</div>'
-        f'<div class="choice">{buttons} {links}</div></figure>'
+        f"<figure><figcaption>{caption}</figcaption>{html.render_layers(layers, sample.name)}"
+        f'<div class="choice">{html.render_buttons(layers)} {links}</div></figure>'
     )
 
 

@@ -227,6 +227,15 @@ def encode_image(image: np.ndarray, suffix: str = ".png") -> bytes:
     return cv2.imencode(suffix, ordered)[1].tobytes()
 
 
+def shrink_sample(sample: Sample, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image (h, w, 3) uint8 and the label (h, w) of a sample, at most ``side`` pixels long."""
+    height, width = sample.label.shape
+    scale = min(1.0, side / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = cv2.resize(to_display_rgb(sample.image, sample.bands), size, interpolation=cv2.INTER_AREA)
+    return image, cv2.resize(sample.label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
 def blank_canvas(height: int, width: int) -> np.ndarray:
     """Return an empty canvas."""
     return np.full((height, width, 3), PAPER, np.uint8)

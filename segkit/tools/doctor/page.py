@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from pathlib import Path
-from string import Template
 
 import cv2
 import numpy as np
@@ -37,17 +35,11 @@ def render_page(scan: Scan, findings: Sequence[Finding], *, title: str, read: Re
     )
     splits = ", ".join(f"{format_count(len(d), 'image')} of {s}" for s, d in scan.datasets.items())
     table = next(iter(scan.datasets.values())).table
-    template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    summary = escape(f"{splits}; {format_count(table.num_classes, 'class')}.")
     sections = "".join(_render_finding(finding, read, table.colors) for finding in findings)
-    return template.substitute(
-        style=html.read_style(),
-        script=html.read_script(),
-        title=escape(title),
-        summary=escape(f"{splits}; {format_count(table.num_classes, 'class')}."),
-        cards=cards,
-        findings=sections or "<h2>Nothing was found</h2>",
-        ranking=ranking,
-    )
+    sections = sections or "<h2>Nothing was found</h2>"
+    body = f'<p class="soft">{summary}</p><div class="cards">{cards}</div>{sections}{ranking}'
+    return html.render_page(title, body)
 
 
 def _render_finding(finding: Finding, read: Read, colors: np.ndarray) -> str:
@@ -76,18 +68,8 @@ def _render_picture(key: Key, read: Read, colors: np.ndarray) -> str:
         sample = read(key)
     except DataError as error:
         return f"<p>{escape(str(error))}</p>"
-    image, label = shrink(sample)
+    image, label = overlays.shrink_sample(sample, SIDE)
     return html.render_image(draw_borders(image, label, colors), sample.name, kind="image", suffix=".jpg")
-
-
-def shrink(sample: Sample, *, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image (h, w, 3) and label (h, w) of a sample, at most ``side`` pixels long."""
-    height, width = sample.label.shape
-    scale = min(1.0, side / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    rgb = overlays.to_display_rgb(sample.image, sample.bands)
-    image = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    return image, cv2.resize(sample.label, size, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def draw_borders(image: np.ndarray, label: np.ndarray, colors: np.ndarray) -> np.ndarray:

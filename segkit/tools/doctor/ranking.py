@@ -14,7 +14,6 @@ from segkit.data.label_map import LabelMap
 from segkit.tools.doctor.agreement import format_offset
 from segkit.tools.doctor.findings import Case, Finding, Key
 from segkit.tools.doctor.labels import Opinion, Suspect
-from segkit.tools.doctor.page import shrink
 from segkit.visualize import html, overlays
 
 EXCHANGE = 0.05  # nats per pixel: sound labels of CamVid have up to 0.014, exchanged ones nearly always more
@@ -23,8 +22,7 @@ SUSPICIOUS = 5.0  # score of a region worth a look; 1 is usual
 MIN_IMAGES = 3  # that two classes are mixed up in
 SIDE = 560  # pixels of the longer side of a picture
 OUTLINE, SHADOW = (255, 214, 10), (20, 20, 20)
-LAYERS = ("image", "label", "prediction")
-BUTTONS = "".join(f'<button type="button" data-layer="{layer}">{layer}</button>' for layer in LAYERS)
+BUTTONS = html.render_buttons(("image", "label", "prediction"))
 
 
 def describe_training(ranking: Sequence[Suspect]) -> str:
@@ -157,9 +155,7 @@ def render_ranking(
         _render_suspect(place, suspect, compare(suspect.key), table)
         for place, suspect in enumerate(ranking[:count], start=1)
     )
-    legend = "".join(
-        f"<div>{html.render_class(k, table.names, table.colors)}</div>" for k in range(table.num_classes)
-    )
+    legend = html.render_legend(range(table.num_classes), table.names, table.colors)
     note = (
         "Outlined: regions where the model contradicts the label more than usual. A score of 1 is usual in "
         f"this data set; doctor.json lists all {len(ranking):,} images."
@@ -168,20 +164,19 @@ def render_ranking(
     return (
         f"<section><h2>Images by how likely their labels are wrong</h2><p>{summary}</p>"
         f'<div class="choice" id="everywhere"><span class="soft">Show in all images:</span>{BUTTONS}</div>'
-        f'<div class="samples">{figures}</div><p></p>'
-        f'<div class="panel legend">{legend}</div></section>'
+        f'<div class="samples">{figures}</div>{legend}</section>'
     )
 
 
 def _render_suspect(place: int, suspect: Suspect, opinion: Opinion, table: LabelMap) -> str:
-    image, label = shrink(opinion.sample, side=SIDE)
+    image, label = overlays.shrink_sample(opinion.sample, SIDE)
     prediction = cv2.resize(opinion.prediction, label.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     shown = [number for number, score in enumerate(suspect.region_scores, start=1) if score >= 1]
-    outlined = draw_outlines(image, opinion.numbers, shown)
-    pictures = html.render_image(outlined, f"{suspect.name}: image", kind="image", suffix=".jpg")
-    for layer, ids in (("label", label), ("prediction", prediction)):
-        painted = overlays.colorize(ids, table.colors)
-        pictures += html.render_image(painted, f"{suspect.name}: {layer}", kind=layer)
+    layers = {
+        "image": draw_outlines(image, opinion.numbers, shown),
+        "label": overlays.colorize(label, table.colors),
+        "prediction": overlays.colorize(prediction, table.colors),
+    }
     split = suspect.key.split
     if suspect.is_trained_on:
         split += ", trained on"
@@ -189,8 +184,9 @@ def _render_suspect(place: int, suspect: Suspect, opinion: Opinion, table: Label
         f'<span><span class="rank">{place}.</span> {escape(suspect.name)}</span><b>{suspect.score:.1f}</b>'
     )
     reason = escape(describe_suspect(suspect, table.names))
+    pictures = html.render_layers(layers, suspect.name)
     return (
-        f'<figure data-show="image"><figcaption>{title}</figcaption><div class="layers">{pictures}</div>'
+        f'<figure data-show="image"><figcaption>{title}</figcaption>{pictures}'
         f'<div class="choice">{BUTTONS}</div><p>{reason} <span class=soft>({split})</span></p></figure>'
     )
 
