@@ -1,8 +1,9 @@
-"""``python -m segkit`` and ``segkit``: list the commands, or run one of them."""
+"""``python -m segkit``, ``segkit``, ``segkit-train`` and so on: list the commands, or run one of them."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from segkit.runtime import commands
 
@@ -21,19 +22,16 @@ segkit: semantic segmentation. The commands, each with --help:
 
 
 def main() -> None:
-    """Run the command that the first word names; print the commands without one."""
-    words = sys.argv[1:]
-    if words and words[0] in NAMES:
-        sys.argv[:] = [sys.argv[0], *words[1:]]
-        getattr(commands, words[0])()
-        return
-    is_help = not words or words[0] in ("-h", "--help")
-    if not is_help:
-        sys.stderr.write(f"error: {words[0]}: there is no such command\n")
-    (sys.stdout if is_help else sys.stderr).write(
-        HELP.format(**{name: commands.cli_command(name) for name in NAMES})
-    )
-    raise SystemExit(0 if is_help else 2)
+    """Run the command of the program's name, or that of the first word; print the commands without one."""
+    program, words = Path(sys.argv[0]).stem, sys.argv[1:]
+    if commands.is_installed_script(program):
+        commands.run(program.removeprefix("segkit-"))
+    elif words and words[0] in NAMES:
+        sys.argv[1:] = words[1:]
+        commands.run(words[0])
+    else:
+        calls = {name: commands.cli_command(name) for name in NAMES}
+        commands.print_usage(HELP.format(**calls), words[:1], "command")
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ def test_command_ranks_images_with_a_checkpoint(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "path", [*sys.path])
         ended = 0
         try:
-            commands.data()
+            commands.run("data")
         except SystemExit as end:
             ended = end.code
         assert ended == status

@@ -1,4 +1,4 @@
-"""Entry points of the installed commands, and how a command is called.
+"""How commands are called and run.
 
 In a checkout the commands are its scripts (``python train_seg.py``); an installed segkit has copies of them
 in ``segkit/commands``, and ``segkit-train`` and its like on the path.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from segkit.config import CONF
 
@@ -49,48 +49,33 @@ def is_installed_script(file: str) -> bool:
     return Path(file).name.startswith("segkit-")
 
 
-def train() -> None:
-    """Run ``segkit-train``."""
-    _import_script("train_seg").main()
+def run(command: str) -> None:
+    """Run a command with the words of ``sys.argv``, from its script."""
+    if command == "data":
+        _run_dataset_script()
+        return
+    sys.path.insert(0, str(SCRIPTS))
+    importlib.import_module(f"{command}_seg").main()
 
 
-def test() -> None:
-    """Run ``segkit-test``."""
-    _import_script("test_seg").main()
-
-
-def predict() -> None:
-    """Run ``segkit-predict``."""
-    _import_script("predict_seg").main()
-
-
-def export() -> None:
-    """Run ``segkit-export``."""
-    _import_script("export_seg").main()
-
-
-def data() -> None:
-    """Run ``segkit-data NAME COMMAND``, the script of a data set; the two words may come in any order."""
+def _run_dataset_script() -> None:
+    """Run ``segkit-data NAME COMMAND``; the two words may come in any order."""
     folder = SCRIPTS / "datasets"
     names = sorted(file.stem for file in folder.glob("*.py") if file.stem != "command")
     words = sys.argv[1:]
     name = next((word for word in words[:2] if word in names), None)
     if name is None:
-        _print_usage(words, names)
+        print_usage(HELP.format(", ".join(names)), words[:2], "data set")
     words.remove(name)
     sys.argv[1:] = words
     sys.path.insert(0, str(folder))
     importlib.import_module(name).script.run()
 
 
-def _import_script(name: str) -> Any:
-    sys.path.insert(0, str(SCRIPTS))
-    return importlib.import_module(name)
-
-
-def _print_usage(words: list[str], names: list[str]) -> NoReturn:
-    is_help = not words or words[0] in ("-h", "--help")
-    if not is_help:
-        sys.stderr.write(f"error: {' '.join(words[:2])}: there is no such data set\n")
-    (sys.stdout if is_help else sys.stderr).write(HELP.format(", ".join(names)))
-    raise SystemExit(0 if is_help else 2)
+def print_usage(text: str, words: list[str], kind: str) -> NoReturn:
+    """Print a help text and exit; with status 2 if ``words`` name no command or data set."""
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(text)
+        raise SystemExit(0)
+    sys.stderr.write(f"error: {' '.join(words)}: there is no such {kind}\n{text}")
+    raise SystemExit(2)
