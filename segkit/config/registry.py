@@ -29,7 +29,7 @@ def use_plugins(names: Iterable[str]) -> None:
 
 
 def check_plugins_are_named(names: Iterable[str], file: object) -> None:
-    """Raise a ValueError if the user did not name a plug-in: no code runs because a file asks for it."""
+    """Raise a ValueError if the user did not name a plug-in: no code runs because a file names it."""
     missing = [name for name in names if name not in _find_packages()]
     if missing:
         raise ValueError(

@@ -161,7 +161,7 @@ class TrainingLoader:
             batch_sampler=_BatchSampler(order, iterations),  # type: ignore[arg-type]
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_init_worker,
+            worker_init_fn=init_worker,
             multiprocessing_context=choose_start_method(workers),
             pin_memory=torch.cuda.is_available(),
         )
@@ -222,6 +222,7 @@ def _collate(items: Sequence[tuple[Sample | None, list[str]]]) -> tuple[Batch | 
     return Batch(torch.from_numpy(image), label, names, first.bands), errors
 
 
-def _init_worker(_: int) -> None:
+def init_worker(_: int) -> None:
+    """Prepare a worker of a loader: one thread, and deaf to the signals of its process group."""
     cv2.setNumThreads(0)  # the workers are the parallelism
     signals.ignore_group_signals()

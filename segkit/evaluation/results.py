@@ -166,7 +166,7 @@ def write_results(
         **metadata,
         "versions": describe_environment(),
     }
-    _write_text(folder / "result.json", json.dumps(_replace_nan(result), indent=1, ensure_ascii=False))
+    files.write_json(folder / "result.json", result)
     class_scores = metrics.compute_class_scores(metrics.count_pixels(evaluation.counts))
     columns = {name: values.tolist() for name, values in class_scores.items()}
     columns |= evaluation.classes
@@ -220,20 +220,4 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([["" if value != value else value for value in row] for row in rows])
-    _write_text(path, text.getvalue())
-
-
-def _write_text(path: Path, text: str) -> None:
-    with files.atomic_write(path) as file:
-        file.write(text.encode())
-
-
-def _replace_nan(value: Any) -> Any:
-    """Replace NaN, which JSON does not have, by null."""
-    if isinstance(value, dict):
-        return {key: _replace_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replace_nan(item) for item in value]
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value
+    files.write_text(path, text.getvalue())

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,14 +19,14 @@ from tqdm import tqdm
 from segkit.config import registry
 from segkit.data.alignment import align_dataset
 from segkit.data.label_map import DataError, Problem
-from segkit.data.loaders import choose_start_method
+from segkit.data.loaders import choose_start_method, init_worker
 from segkit.evaluation import metrics
 from segkit.evaluation.intervals import ImageCounts, Interval
 from segkit.evaluation.partial import EvaluatorCounts, evaluation_fingerprint
 from segkit.inference.preparation import prepare
 from segkit.inference.protocol import Protocol
 from segkit.inference.sliding import Strip, predict
-from segkit.runtime import distributed, signals
+from segkit.runtime import distributed
 from segkit.types import Dataset, Evaluator, Sample
 
 if TYPE_CHECKING:
@@ -222,7 +221,7 @@ def _read_samples(
         sampler=indices,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
         multiprocessing_context=choose_start_method(workers),
     )
     for index, item in loader:
@@ -251,8 +250,3 @@ class _SampleOrProblem:
 def _return_item(item: Any) -> Any:
     """Replace the default collation, which would convert arrays to tensors."""
     return item
-
-
-def _init_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the threads
-    signals.ignore_group_signals()

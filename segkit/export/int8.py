@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from segkit.export.interfaces import import_optional
 from segkit.export.onnx import suppress_exporter_output
+from segkit.runtime.extras import import_extra
 
 QUANTIZED = ("Conv", "Relu", "Clip", "Add", "Mul", "Concat", "AveragePool", "MaxPool")
 """Operators run on integers; attention weights, resizing and argmax stay float.
@@ -24,8 +24,8 @@ Without ``Relu`` and ``Clip`` (ReLU6) a convolution is quantized before its acti
 
 def quantize(source: Path, path: Path, images: Sequence[np.ndarray]) -> None:
     """Write the float32 ONNX file ``source`` in int8 to ``path``, with its metadata."""
-    onnx = import_optional("onnx")
-    quantization: Any = import_optional("onnxruntime.quantization")
+    onnx = import_extra("onnx", extra="export", needed_by="precision=int8")
+    quantization: Any = import_extra("onnxruntime.quantization", extra="export", needed_by="precision=int8")
     prepared = path.with_name(f"{path.stem}.prepared.onnx")
     with suppress_exporter_output():
         quantization.shape_inference.quant_pre_process(

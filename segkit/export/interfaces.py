@@ -9,8 +9,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,17 +74,3 @@ def make_export_network(model: Segmenter, kind: ExportKind) -> LogitsNetwork | I
         network.mean, network.std = mean, std
     network_type = IdsNetwork if kind.interface == "ids" else LogitsNetwork
     return network_type(copy.deepcopy(network)).eval().requires_grad_(requires_grad=False)
-
-
-def import_optional(package: str) -> Any:
-    """Import a package of the extra ``export``.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ValueError(
-            f"package {package} is not installed, but this format needs it: pip install 'segkit[export]'"
-        ) from error

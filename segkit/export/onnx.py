@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from segkit.export import torch_export
-from segkit.export.interfaces import ExportKind, import_optional
+from segkit.export.interfaces import ExportKind
+from segkit.runtime.extras import import_extra
 from segkit.runtime.text import first_line
 
 
 def write(network: nn.Module, path: Path, kind: ExportKind, metadata: Mapping[str, Any]) -> None:
     """Write the network, with each metadata entry as JSON."""
-    onnx = import_optional("onnx")
-    import_optional("onnxscript")
+    onnx = import_extra("onnx", extra="export", needed_by="format=onnx")
+    import_extra("onnxscript", extra="export", needed_by="format=onnx")
     program, example = torch_export.export_program(network, kind)
     with suppress_exporter_output():
         exported = torch.onnx.export(
@@ -45,7 +46,7 @@ def write(network: nn.Module, path: Path, kind: ExportKind, metadata: Mapping[st
 
 def set_metadata(model: Any, metadata: Mapping[str, Any]) -> None:
     """Store metadata entries as JSON in a loaded file."""
-    onnx = import_optional("onnx")
+    onnx = import_extra("onnx", extra="export", needed_by="format=onnx")
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
 
 
@@ -84,7 +85,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         ValueError: it is not an ONNX file, or it refers to other files.
     """
-    onnx = import_optional("onnx")
+    onnx = import_extra("onnx", extra="export", needed_by="format=onnx")
     try:
         model = onnx.load(str(path), load_external_data=False)
         has_external_data = _has_external_data(model, onnx.TensorProto)
@@ -114,7 +115,7 @@ class Session:
     precisions = ("float32",)
 
     def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
-        runtime = import_optional("onnxruntime")
+        runtime = import_extra("onnxruntime", extra="export", needed_by="format=onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only

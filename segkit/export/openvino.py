@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from segkit.export.interfaces import ExportKind, import_optional
+from segkit.export.interfaces import ExportKind
+from segkit.runtime.extras import import_extra
 
 SECTION = "segkit"  # of the file's run-time information
 PRECISIONS = {"float32": "f32", "bf16": "bf16"}
@@ -18,7 +19,7 @@ PRECISIONS = {"float32": "f32", "bf16": "bf16"}
 
 def convert(source: Path, path: Path, kind: ExportKind, metadata: Mapping[str, Any]) -> None:
     """Convert an ONNX file to OpenVINO's two files; ``fp16`` stores weights in half precision."""
-    openvino = import_optional("openvino")
+    openvino = import_extra("openvino", extra="export", needed_by="format=openvino")
     model = openvino.convert_model(str(source))
     for key, value in metadata.items():
         model.set_rt_info(json.dumps(value), [SECTION, key])
@@ -49,7 +50,7 @@ class Session:
     precisions = ("float32", "bf16")
 
     def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
-        openvino = import_optional("openvino")
+        openvino = import_extra("openvino", extra="export", needed_by="format=openvino")
         options = {
             # OpenVINO's default is bf16 if the processor has units for it, with other results
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],

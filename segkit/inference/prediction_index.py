@@ -141,8 +141,7 @@ def claim_outputs(
         )
     content = {"segkit": FORMAT, "source": index.source, "networks": {**index.networks, key: plain}}
     files.make_output_folder(folder)
-    with files.atomic_write(folder / NAME) as file:
-        file.write(json.dumps({**content, "origins": origins}, indent=0, ensure_ascii=False).encode())
+    files.write_json(folder / NAME, {**content, "origins": origins})
     return folder, claimed
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import json
+import math
 import os
 import pickle
 import stat
@@ -48,6 +50,22 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as a JSON file atomically."""
+    write_text(path, json.dumps(to_json_values(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def to_json_values(value: Any) -> Any:
+    """Return values as JSON has them: lists for tuples, null for NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json_values(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def make_output_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ Loading one runs no code. A checkpoint may be given as a file, as a folder with 
 from __future__ import annotations
 
 import json
-import math
 import re
 import zlib
 from collections.abc import Mapping
@@ -16,17 +15,13 @@ from typing import Any
 
 from segkit.config.values import expand_home
 from segkit.runtime import files
+from segkit.runtime.extras import import_extra
 from segkit.runtime.text import first_line
 
 NAME = "model.safetensors"
 KEY = "segkit"  # of the header: JSON with format, settings, classes, scores, licenses, iteration
 CHECKSUM = "segkit_crc32"  # safetensors itself has none
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-
-
-def explain_missing(package: str) -> str:
-    """Return the message for a package of the extra ``hub`` that is not installed."""
-    return f"{package} is not installed. pip install 'segkit[hub]'"
 
 
 def resolve_checkpoint(source: str | Path) -> Path:
@@ -72,12 +67,9 @@ def download(repository: str, **options: Any) -> Path:
         ValueError: huggingface_hub is missing.
         OSError: the download failed.
     """
+    hub = import_extra("huggingface_hub", extra="hub", needed_by=f"hf://{repository}")
     try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ValueError(f"hf://{repository}: {explain_missing('huggingface_hub')}") from error
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, NAME, **options))
+        return Path(hub.hf_hub_download(repository, NAME, **options))
     except Exception as error:  # of the Hub, its HTTP library, or the network
         raise OSError(
             f"cannot download {NAME} of {repository} ({first_line(error)}). "
@@ -91,15 +83,12 @@ def write_model_file(path: Path, tensors: Mapping[str, Any], metadata: Mapping[s
     Raises:
         ValueError: safetensors is missing.
     """
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise ValueError(f"{path}: {explain_missing('safetensors')}") from error
+    safetensors = import_extra("safetensors.torch", extra="hub", needed_by=path)
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps(to_json_values(metadata), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(files.to_json_values(metadata), ensure_ascii=False, allow_nan=False)
     header = {"format": "pt", KEY: text, CHECKSUM: _checksum(copies, text)}
     with files.atomic_write(path) as file:
-        file.write(save(copies, metadata=header))
+        file.write(safetensors.save(copies, metadata=header))
 
 
 def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,12 +97,9 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         ValueError: safetensors is missing, or the file is damaged.
     """
+    safetensors = import_extra("safetensors", extra="hub", needed_by=path)
     try:
-        from safetensors import safe_open
-    except ImportError as error:
-        raise ValueError(f"{path}: {explain_missing('safetensors')}") from error
-    try:
-        with safe_open(path, "pt") as file:
+        with safetensors.safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         text = header.get(KEY, "{}")
@@ -137,14 +123,3 @@ def _checksum(tensors: Mapping[str, Any], text: str) -> str:
         checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
         checksum = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
     return f"{checksum:08x}"
-
-
-def to_json_values(value: Any) -> Any:
-    """Return values as JSON has them: lists for tuples, null for NaN and infinities."""
-    if isinstance(value, Mapping):
-        return {str(key): to_json_values(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json_values(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -147,8 +147,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         ) from None
     try:
         description = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
-        with files.atomic_write(owner) as file:
-            file.write(description.encode())
+        files.write_text(owner, description)
         yield
     finally:
         for file in (owner, folder / LOCK):

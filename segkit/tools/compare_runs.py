@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -283,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         files.write_text(options.csv, sheet.getvalue())
     if options.json:
         content = [{"run": run.name, "scores": run.scores(), "settings": run.settings} for run in runs]
-        files.write_text(options.json, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        files.write_json(options.json, content)
     if options.png:
         draw_charts(runs, options.png)
     skipped = "".join(f"skipped: {error}\n" for error in errors)
@@ -300,8 +299,7 @@ def _compare_results(folders: Sequence[Path], json_file: Path | None, picture: P
     if json_file:
         rows = {"scores": comparison_result.scores, "classes": comparison_result.classes}
         content = {key: {row.name: row._asdict() for row in value} for key, value in rows.items()}
-        text = json.dumps({**content, "images": dict(comparison_result.images)}, indent=1, ensure_ascii=False)
-        files.write_text(json_file, text.replace("NaN", "null") + "\n")
+        files.write_json(json_file, {**content, "images": dict(comparison_result.images)})
     if picture:
         overlays.save_image(picture, comparison.draw_changed_images(comparison_result, *pair))
     return comparison.format_comparison(comparison_result, str(first), str(second)) + "\n"

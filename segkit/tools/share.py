@@ -20,7 +20,7 @@ from segkit.data.label_map import LabelMap
 from segkit.inference import predictor, presets
 from segkit.licenses import NOT_STATED
 from segkit.models.segmenter import without_weights
-from segkit.runtime import model_file
+from segkit.runtime import files, model_file
 from segkit.runtime.text import first_line
 from segkit.visualize import overlays
 
@@ -28,7 +28,9 @@ try:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin
 except ImportError as missing:
     kind = SystemExit if __name__ == "__main__" else ImportError
-    raise kind(f"segkit.tools.share: {model_file.explain_missing('huggingface_hub')}") from missing
+    raise kind(
+        "segkit.tools.share: huggingface_hub is not installed. Run pip install 'segkit[hub]'"
+    ) from missing
 
 PREVIEW = "preview.png"
 LOCAL_PATH = re.compile(r"[/~]|file:|[A-Za-z]:\\|\.\.?/")
@@ -115,8 +117,7 @@ class SharedModel(ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         model_file.write_model_file(save_directory / model_file.NAME, self.weights, self.metadata)
-        config = json.dumps(model_file.to_json_values(self.metadata), indent=2, ensure_ascii=False)
-        (save_directory / "config.json").write_text(config, encoding="utf-8")
+        files.write_json(save_directory / "config.json", self.metadata)
         if self.preview is not None:
             _draw_preview(save_directory, self.preview)
 

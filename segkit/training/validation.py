@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -72,8 +71,7 @@ def validate(
     monitor.log_samples(run.iteration, *drawn.gather())
     if distributed.is_main():
         record = {"iteration": run.iteration, "protocol": protocol.as_dict(), "scores": result.scores}
-        with files.atomic_write(checkpoints.folder / "result.json") as file:
-            file.write(json.dumps(record, indent=2).encode())
+        files.write_json(checkpoints.folder / "result.json", record)
     value = best_metric.metric_value(run.metric, result, losses, monitor.names)
     if not math.isfinite(value) and run.best is None:
         monitor.log_message(f"careful: {best_metric.explain_undefined(run.metric, value)}")

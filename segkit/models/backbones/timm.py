@@ -19,6 +19,7 @@ from segkit.models.dilate import dilate
 from segkit.models.stems import match_weight_bands
 from segkit.models.weights import load_state, read_weights_file
 from segkit.runtime.download import resolve_source
+from segkit.runtime.extras import import_extra
 from segkit.runtime.text import first_line
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -112,7 +113,7 @@ def build(
             the weights do not fit.
         OSError: published weights could not be downloaded.
     """
-    timm = _import_timm()
+    timm = import_extra("timm", extra="timm", needed_by="model/backbone=timm")
     if not timm.is_model(variant):
         close = difflib.get_close_matches(variant, timm.list_models(), n=3)
         hint = f". Did you mean {' or '.join(close)}?" if close else ""
@@ -140,16 +141,6 @@ def build(
     elif weights not in (None, "imagenet"):
         _load_file(timm, body, variant, weights)
     return network
-
-
-def _import_timm() -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise ValueError(
-            f"model/backbone=timm: timm is not installed ({error}). Run pip install 'segkit[timm]'"
-        ) from error
-    return timm
 
 
 def _create_body(timm: Any, variant: str, drop_path: float, *, published: bool) -> Any:

@@ -49,8 +49,7 @@ class TrackerState:
 
     def save(self) -> None:
         """Write the state to the run folder."""
-        with files.atomic_write(self.file) as file:
-            file.write(json.dumps({"run_id": self.run_id, "last": self.last}).encode())
+        files.write_json(self.file, {"run_id": self.run_id, "last": self.last})
 
     def send(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
         """Call the service; a failure is logged once for each kind of error and never stops the training."""
@@ -63,20 +62,6 @@ class TrackerState:
                 LOG.warning("%s does not record this: %s: %s", self.service, kind, error)
             return False
         return True
-
-
-def import_client(name: str, service: str) -> Any:
-    """Import a service's client.
-
-    Raises:
-        ValueError: it is not installed; the message names the extra.
-    """
-    try:
-        return __import__(name)
-    except ImportError as error:
-        raise ValueError(
-            f"writers.{name}=true: {service} is not installed ({error}). pip install 'segkit[{name}]'"
-        ) from error
 
 
 def is_interrupted() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,14 @@ class JsonLines:
 
     def __init__(self, path: Path, *, start: int, validation_pending: bool) -> None:
         if path.exists():
-            kept = [
-                line
-                for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-                if _precedes(line, start, validation_pending=validation_pending)
-            ]
-            with files.atomic_write(path) as file:
-                file.write("".join(kept).encode())
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if _precedes(line, start, validation_pending=validation_pending)]
+            files.write_text(path, "".join(kept))
         self.file = path.open("a", encoding="utf-8")
 
     def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """Write a line."""
-        finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
-        self.file.write(json.dumps({"iteration": iteration, **finite}) + "\n")
+        self.file.write(json.dumps(files.to_json_values({"iteration": iteration, **values})) + "\n")
 
     def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """Do nothing."""

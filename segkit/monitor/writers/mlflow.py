@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segkit.monitor.writers import _tracker
+from segkit.runtime.extras import import_extra
 
 BATCH = 100  # most parameters in one call
 
@@ -26,7 +27,7 @@ class MlflowRun:
         self, folder: Path, *, start: int, experiment: str, uri: str | None, checkpoint: bool
     ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        mlflow = _tracker.import_client("mlflow", "MLflow")
+        mlflow = import_extra("mlflow", extra="mlflow", needed_by="writers.mlflow=true")
         self.entities = mlflow.entities
         local = folder.parent.absolute()
         self.client = mlflow.MlflowClient(tracking_uri=uri or f"sqlite:///{local}/mlflow.db")

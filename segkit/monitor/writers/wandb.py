@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segkit.monitor.writers import _tracker
+from segkit.runtime.extras import import_extra
 
 
 class WandbRun:
@@ -22,7 +23,7 @@ class WandbRun:
 
     def __init__(self, folder: Path, *, start: int, checkpoint: bool, **options: Any) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        self.wandb = _tracker.import_client("wandb", "Weights & Biases")
+        self.wandb = import_extra("wandb", extra="wandb", needed_by="writers.wandb=true")
         self.folder, self.checkpoint = folder, checkpoint
         self.state = _tracker.TrackerState(folder / "wandb.json", start=start, service="Weights & Biases")
         if self.state.run_id is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +107,7 @@ def examine_dataset(
         **content,
     }
     files.write_text(folder / "doctor.html", text)
-    files.write_text(folder / "doctor.json", json.dumps(content, indent=1, ensure_ascii=False))
+    files.write_json(folder / "doctor.json", content)
     files.write_text(folder / "exclude.txt", format_exclude_list(scan, findings))
     examination = Examination(folder, findings, sum(map(len, datasets.values())))
     if tools:

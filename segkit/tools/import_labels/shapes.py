@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from segkit.runtime.extras import import_extra
+
 BACKGROUND = 0
 BEYOND = 1 << 20  # pixels; no image is as long
 
@@ -52,11 +54,7 @@ def ignore_id(highest: int) -> int:
 
 def import_pycocotools() -> Any:
     """Return ``pycocotools.mask``; a ``ValueError`` explains how to install it."""
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ValueError("importing labels needs pycocotools: pip install pycocotools") from error
-    return mask
+    return import_extra("pycocotools.mask", extra="detection", needed_by="importing labels")
 
 
 def parse_outline(values: Sequence[Any]) -> np.ndarray:
