@@ -33,9 +33,9 @@ NAN = float("nan")
 COUNTS = np.array([[5, 1, 0], [2, 2, 0], [0, 0, 10**10]])
 
 
-def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40, every: int = 10) -> Path:
+def record(folder: Path, *, start: int = 0, stop: int = 40, total: int = 40) -> Path:
     """A run whose loss is 1 / iteration; validated every 20 iterations."""
-    arguments = {"start": start, "total": total, "iterations_per_epoch": 8.0, "every": every}
+    arguments = {"start": start, "total": total, "iterations_per_epoch": 8.0}
     with Monitor(folder, names=NAMES, colors=COLORS, **arguments) as monitor:
         if not start:
             settings = {"schedule": {"lr": 0.01}, "model": {"name": "x"}, "data": {"flip": True}}

@@ -39,15 +39,9 @@ def write(network: nn.Module, path: Path, kind: ExportKind, metadata: Mapping[st
     assert exported is not None
     model = exported.model_proto
     _name_dimensions(model, kind)
-    set_metadata(model, metadata)
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
-
-
-def set_metadata(model: Any, metadata: Mapping[str, Any]) -> None:
-    """Store metadata entries as JSON in a loaded file."""
-    onnx = import_extra("onnx", extra="export", needed_by="format=onnx")
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
 
 
 def _name_dimensions(model: Any, kind: ExportKind) -> None:

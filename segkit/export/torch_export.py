@@ -21,18 +21,12 @@ MEMBER = "segkit.json"
 LARGEST_MEMBER = 1 << 26  # bytes
 
 
-def make_example_image(network: Any, kind: ExportKind) -> Tensor:
-    """Return an example input of the exported size, or two images of odd size for any size."""
-    if kind.image_size is not None:
-        return network.make_example(*kind.image_size, batch=1)
-    return network.make_example(*EXAMPLE_SIZE, batch=2)  # exporters make a batch of one constant
-
-
-def export_program(network: nn.Module, kind: ExportKind) -> tuple[Any, Tensor]:
+def export_program(network: Any, kind: ExportKind) -> tuple[Any, Tensor]:
     """Return the network as a program, and the image it was traced with."""
-    image = make_example_image(network, kind)
-    shapes = None
-    if kind.image_size is None:
+    if kind.image_size is not None:
+        image, shapes = network.make_example(*kind.image_size, batch=1), None
+    else:
+        image = network.make_example(*EXAMPLE_SIZE, batch=2)  # exporters make a batch of one constant
         dims = (0, 1, 2) if kind.interface == "ids" else (0, 2, 3)
         shapes = (dict.fromkeys(dims, torch.export.Dim.DYNAMIC),)
     return torch.export.export(network, (image,), dynamic_shapes=shapes), image

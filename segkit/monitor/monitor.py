@@ -41,6 +41,7 @@ except ImportError:  # Windows
     resource = None
 
 MANY_CLASSES = 30  # above, only the worst and best ten are recorded as curves and printed
+POINT_EVERY = 10  # iterations between two points of the training curves
 BATCH_IMAGES = 8  # of a batch that are drawn
 CONFUSED_PAIRS = 15  # in the table of confusions
 Scalar = Tensor | float
@@ -55,11 +56,10 @@ class Monitor:
         validation_pending: whether the validation of that iteration is still to come.
         iterations_per_epoch: to convert iterations to epochs.
         colors: of the classes, (K, 3) uint8.
-        every: iterations between two points of the training curves.
         writers: settings of the components of ``monitor.writers``, by name.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword for each fact about the run
+    def __init__(
         self,
         folder: Path,
         *,
@@ -69,11 +69,10 @@ class Monitor:
         iterations_per_epoch: float,
         names: Sequence[str],
         colors: np.ndarray,
-        every: int = 10,
         writers: Mapping[str, Any] = MappingProxyType({"tensorboard": True}),
     ) -> None:
         self.active, self.folder = distributed.is_main(), folder
-        self.start, self.total, self.every = start, total, every
+        self.start, self.total = start, total
         self.iterations_per_epoch = iterations_per_epoch
         self.names, self.colors = list(names), colors
         self.smooth_loss: float | None = None  # for the console
@@ -124,7 +123,7 @@ class Monitor:
         self.images, self.steps = self.images + images, self.steps + 1
         self.data_seconds += data_seconds
         self.console.advance(iteration)
-        is_point = iteration % self.every == 0 or iteration == self.total
+        is_point = iteration % POINT_EVERY == 0 or iteration == self.total
         if not is_point and iteration != self.start + 1:
             return
         norms = {"norm_gradient": gradient_norm, "norm_ema_distance": ema_distance()}
