@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segkit.losses._chunks import HeadLogits
+from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
 from segkit.runtime import precision
 from segkit.types import Logits, ignore_index
 
@@ -71,9 +71,14 @@ class PixelLoss(Loss):
         device = self.label_weights.device
         return self.label_weights[label.to(device).int()].sum(dtype=precision.widest_float_dtype(device))
 
-    def divide(self, total: Tensor, target: Tensor) -> Tensor:
-        """Divide a sum over pixels by the weight of their labels; 0 if all are ignored."""
+    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+        """Return the loss of one head, the sum of ``sum_loss`` by the weight of the labels."""
+        total = chunked_sum(logits, target, self.sum_loss).sum()
         return total / self.compute_weight(target).clamp(min=1e-9).to(total.dtype)
+
+    def sum_loss(self, chunk: Chunk) -> Tensor:
+        """Return the weighted sum over a chunk's pixels."""
+        raise NotImplementedError
 
 
 class RegionLoss(Loss):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segkit.config import Fraction, NonNegativeFloat, PathStr
-from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
+from segkit.losses._chunks import Chunk
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.runtime import precision
@@ -29,10 +29,6 @@ class CrossEntropy(PixelLoss):
     ) -> None:
         super().__init__(class_weights, aux_weight=aux_weight)
         self.label_smoothing, self.average = label_smoothing, average
-
-    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
-        """Return the loss of one head."""
-        return self.divide(chunked_sum(logits, target, self.sum_loss).sum(), target)
 
     def sum_loss(self, chunk: Chunk) -> Tensor:
         """Return the sum over a chunk's pixels."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from segkit.config import NonNegativeFloat, PathStr
-from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum
+from segkit.losses._chunks import Chunk
 from segkit.losses._class_weights import read_class_weights
 from segkit.losses._loss import PixelLoss
 from segkit.losses.cross_entropy import pixel_cross_entropy
@@ -20,10 +20,6 @@ class Focal(PixelLoss):
     def __init__(self, class_weights: Tensor, *, aux_weight: float, gamma: float) -> None:
         super().__init__(class_weights, aux_weight=aux_weight)
         self.gamma = gamma
-
-    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
-        """Return the loss of one head."""
-        return self.divide(chunked_sum(logits, target, self.sum_loss).sum(), target)
 
     def sum_loss(self, chunk: Chunk) -> Tensor:
         """Return the sum over a chunk's pixels."""
