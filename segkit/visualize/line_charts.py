@@ -30,7 +30,7 @@ def draw_line_charts(panels: Mapping[str, Mapping[str, Curve]]) -> np.ndarray:
             points = curves.get(name, [])
             marker = "o" if len(points) <= 25 else ""
             x, y = [point[0] for point in points], [point[1] for point in points]
-            axes.plot(x, y, marker, linestyle="-", markersize=4, color=f"C{number % 10}", label=name)
+            axes.plot(x, y, "-", marker=marker, markersize=4, color=f"C{number % 10}", label=name)
         axes.set_title(title)
         axes.grid(alpha=0.3)
     figure.legend(handles=grid[0].lines, loc="outside lower center", ncols=2)
