@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from conftest import ROOT
+from runs import SMALL
 from segkit import training
 from segkit.config import registry
 from segkit.config.compose import compose_settings
@@ -53,11 +54,8 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_training_runs_without_linux_specific_functions(tmp_path):
     (tmp_path / "like_macos.py").write_text(LIKE_MACOS)
-    sizes = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
-    length = "schedule.iterations=2 schedule.batch_size=2 evaluation.every=2"
-    length += " schedule.lr_schedule.warmup_iterations=0"
-    rest = "augment.blur=0.5 loader.workers=1 run_name=a device=cpu"  # blur: all there is to pickle
-    words = [sys.executable, "like_macos.py", "experiment=demo", *f"{sizes} {length} {rest}".split()]
+    rest = "schedule.iterations=2 augment.blur=0.5 loader.workers=1 run_name=a device=cpu"  # blur is pickled
+    words = [sys.executable, "like_macos.py", *SMALL, *rest.split()]
     environment = os.environ | {"CHECKOUT": str(ROOT)}
     found = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -111,11 +109,8 @@ def test_training_step_needs_no_float64(loss, monkeypatch):
     assert precision.widest_float_dtype(torch.device("mps")) == torch.float32
     assert precision.widest_float_dtype(torch.device("cpu")) == torch.float64
     monkeypatch.setattr(precision, "widest_float_dtype", lambda _: torch.float32)
-    small = ["data.size=32", "augment.crop_size=32", "model.backbone.width=8", "model.head.width=16"]
     choice = "ce_dice" if loss == "mixed" else loss
-    settings = compose_settings(
-        "train", ["experiment=demo", f"loss={choice}", *small, "schedule.batch_size=2"]
-    )
+    settings = compose_settings("train", [*SMALL, f"loss={choice}", "schedule.batch_size=2"])
     data = registry.build("data.datasets", settings["data"], split="train")
     run = training.build_training(settings, data, torch.device("cpu"))
     label = torch.randint(0, 10, (2, 32, 32), dtype=torch.uint8)

@@ -8,7 +8,6 @@ import random
 import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +15,7 @@ import segkit
 from segkit.data import sampling, transforms
 from segkit.data.datasets import camvid, shapes
 from segkit.data.label_map import DataError
-from segkit.data.loaders import SampleOrder, TrainingLoader
+from segkit.data.loaders import SampleOrder
 from segkit.data.sampling import RepeatFactors
 from segkit.types import IGNORE_INDEX, Sample
 
@@ -97,19 +96,6 @@ def test_stream_is_divided_and_resumed_exactly_for_random_settings(seed):
         ]
         found = [parts[rank][part] for part in range(accumulate) for rank in range(ranks)]
         assert [sample for part in found for sample in part] == expected
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize(("workers", "start"), [(0, 3), (2, 0), (2, 4)])
-def test_batches_are_equal_for_any_workers_and_start(workers, start):
-    transform = transforms.build(crop_size=24, base_size=40, class_uniform_crop=0.5)
-    order = SampleOrder(7, 3, 4, repeat_factors=RepeatFactors(np.array([1, 1, 4, 1, 2, 1, 1.0])))
-    expected = list(TrainingLoader(SCENES, transform, order, iterations=range(8)))
-    found = list(TrainingLoader(SCENES, transform, order, iterations=range(start, 8), workers=workers))
-    for one, other in zip(found, expected[start:], strict=True):
-        assert one.names == other.names
-        assert torch.equal(one.image, other.image)
-        assert torch.equal(one.label, other.label)
 
 
 # ---- classes of the masks

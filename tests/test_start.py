@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from runs import SMALL
+
 pytestmark = pytest.mark.medium
 
 ROOT = Path(__file__).parent.parent
@@ -48,11 +50,9 @@ def test_refused_setting_imports_only_hydra_and_pydantic():
 
 
 def test_training_imports_neither_compiler_nor_albumentations(tmp_path):
-    sizes = "data.size=32 data.val_scenes=2 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
-    length = "schedule.iterations=1 schedule.batch_size=2 schedule.lr_schedule.warmup_iterations=0"
-    rest = f"run_dir={tmp_path} run_name=a evaluation.every=1 loader.workers=0 schedule/optimizer=adamw"
+    words = f"schedule.iterations=1 evaluation.every=1 schedule/optimizer=adamw run_dir={tmp_path} run_name=a"
     needed = {"torch", "cv2", "hydra", "pydantic"}
-    found = find_imports("train_seg.py", "experiment=demo", *f"{sizes} {length} {rest}".split())
+    found = find_imports("train_seg.py", *SMALL, *words.split())
     assert (tmp_path / "a/best.pt").exists()
     assert found - {"tensorboard"} == needed  # tensorboard writes the events
     checkpoint = f"checkpoint={tmp_path}/a/best.pt"

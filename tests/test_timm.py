@@ -328,23 +328,3 @@ def test_padded_timm_network_exports_for_any_size(run_here, tmp_path, capsys):
     assert run_here("export_seg", f"checkpoint={tmp_path}/x/best.pt", f"output={file}") == 0
     assert "97x97: 100.0000% of the pixels are equal" in capsys.readouterr().out
     assert file.is_file()
-
-
-@pytest.mark.medium
-@pytest.mark.slow
-def test_timm_backbone_works_in_every_command(run_here, tmp_path, capsys):
-    settings = [*TINY, "model.backbone.variant=mobilenetv3_small_050", f"run_dir={tmp_path}"]
-    assert run_here("train_seg", *settings, "schedule.iterations=2", "run_name=x") == 0
-    first = torch.load(tmp_path / "x" / "last.pt", weights_only=True)
-    assert first["settings"]["model"]["backbone"]["variant"] == "mobilenetv3_small_050"
-    assert (
-        run_here("train_seg", "run_name=x", f"run_dir={tmp_path}", "resume=true", "schedule.iterations=4")
-        == 0
-    )
-    assert torch.load(tmp_path / "x" / "last.pt", weights_only=True)["iteration"] == 4
-    best = f"checkpoint={tmp_path}/x/best.pt"
-    assert (
-        run_here("test_seg", best, "evaluation=encoding", "evaluation.scales=[0.75,1.25]", "loader.workers=0")
-        == 0
-    )
-    assert "mIoU" in capsys.readouterr().out
