@@ -59,7 +59,7 @@ def test_jobs_of_a_sweep_are_separate_runs(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_low_precision_training_is_close_to_float32(train, tmp_path, precision):
-    train(name="full")
+    train("runtime.precision=float32", name="full")
     train(f"runtime.precision={precision}", name="low")
     full, low = weights(tmp_path / "full"), weights(tmp_path / "low")
     for name, value in full.items():
