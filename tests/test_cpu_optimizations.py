@@ -385,7 +385,7 @@ def test_split_weight_gradient_is_bit_identical_in_bf16():
     assert torch.equal(conv3x3.split_weight_gradient(image, grad, weight, 1), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     batch=st.integers(1, 3),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -393,14 +393,16 @@ def test_split_weight_gradient_is_bit_identical_in_bf16():
     rows=st.sampled_from([1, 3, 100]),
     bias=st.booleans(),
     layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
+    min_side=st.sampled_from([1, 8, 100]),
 )
-def test_products_equal_convolution(batch, size, dilation, rows, bias, layout):
+def test_atrous_forward_equals_convolution(batch, size, dilation, rows, bias, layout, min_side):
     generator = torch.Generator().manual_seed(dilation)
     x = torch.randn(batch, 3, *size, dtype=torch.double, generator=generator).contiguous(memory_format=layout)
     weight = torch.randn(4, 3, 3, 3, dtype=torch.double, generator=generator)
     shift = torch.randn(4, dtype=torch.double, generator=generator) if bias else None
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(conv3x3, "BUFFER", rows * batch * size[1] * 27 * 8)
+        patched.setattr(conv3x3, "MIN_PHASE_SIDE", min_side)
         found = conv3x3.convolve(x, weight, shift, dilation)
     torch.testing.assert_close(found, nn.functional.conv2d(x, weight, shift, 1, dilation, dilation))
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -421,8 +423,10 @@ def run_convolution(conv, image, *, bf16):
     return [tensor.double() for tensor in (out.detach(), x.grad, *(p.grad for p in conv.parameters()))]
 
 
+@pytest.mark.parametrize("min_side", [1, 8])
 @pytest.mark.parametrize("dilation", [3, 12, 24])
-def test_bf16_products_are_as_exact_as_convolution(dilation, monkeypatch):
+def test_bf16_products_are_as_exact_as_convolution(dilation, min_side, monkeypatch):
+    monkeypatch.setattr(conv3x3, "MIN_PHASE_SIDE", min_side)
     monkeypatch.setattr(conv3x3, "has_amx", lambda: True)
     torch.manual_seed(0)
     conv = FastConv3x3(1536, 16, 3, padding=dilation, dilation=dilation)

@@ -10,8 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segkit.cpu import onednn
 from segkit.inference import Protocol, fold, prepare
 from segkit.models import segmenter
+
+needs_onednn = pytest.mark.skipif(
+    not onednn.has_onednn_convolution(), reason="needs the undocumented operators of oneDNN"
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,20 +104,119 @@ class Unpacking(Awkward):
         return super().forward(F.pad(x, (0, width, 0, height)))
 
 
-@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_onednn)])
 @pytest.mark.parametrize("kind", [Awkward, Unpacking])
-def test_only_foldable_batch_norms_are_folded(kind, onednn):
+def test_only_foldable_batch_norms_are_folded(kind, fused):
     torch.manual_seed(1)
     module = kind().eval()
     x = torch.randn(2, 3, 8, 9)
     with torch.no_grad():
         expected = module(x)
-        found = fold.fold_batch_norms(
-            copy.deepcopy(module), torch.randn(1, 3, 5, 6), onednn=onednn and fold.has_onednn_convolution()
-        )
+        found = fold.fold_batch_norms(copy.deepcopy(module), torch.randn(1, 3, 5, 6))
+        if fused:
+            onednn.fuse_operations(found)
         torch.testing.assert_close(found(x), expected, rtol=1e-5, atol=1e-5)
     left = [name for name, part in found.named_modules() if isinstance(part, nn.BatchNorm2d)]
     assert left == ["norm", "other"]
+
+
+def read_view_later(net, x):
+    a = net.a(x)
+    view = a[:, :2]
+    total = net.b(a) + a
+    return total + torch.cat([view, view], 1)
+
+
+def add_in_place(net, x):
+    total = x + 1
+    total += net.a(x)
+    return total * 2
+
+
+def read_twice(net, x):
+    a = net.a(x)
+    b = net.b(a)
+    return net.relu(b + a) + b
+
+
+def read_later(net, x):
+    a = net.a(x)
+    return net.relu(net.b(a) + a) + 2 * a
+
+
+def return_shortcut(net, x):
+    a = net.a(x)
+    return torch.cat([net.relu(net.b(a) + a), a], 1)
+
+
+def share_convolution(net, x):
+    a = net.a(x)
+    return net.relu(net.c(net.relu(net.b(a) + a)) + net.b(a))
+
+
+SUMS = {  # forward pass, convolutions that add a tensor, and how many of them overwrite it
+    "shortcut is the input": (lambda net, x: net.relu(net.a(x) + x), 1, 0),
+    "shortcut is read later": (read_later, 1, 0),
+    "shortcut is an output": (return_shortcut, 1, 0),
+    "view of the shortcut is read later": (read_view_later, 1, 0),
+    "convolution is read twice": (read_twice, 0, 0),
+    "projection": (lambda net, x: net.relu(net.b(net.a(x)) + net.c(x)), 1, 1),
+    "sum in place": (add_in_place, 1, 0),
+    "broadcast": (lambda net, x: net.a(x) + net.b(x).mean((2, 3), keepdim=True), 0, 0),
+    "scaled": (lambda net, x: torch.add(net.a(x), net.b(x), alpha=3), 0, 0),
+    "mean without its dimensions": (lambda net, x: net.a(x) * net.b(x).mean((2, 3))[:, :, None, None], 0, 0),
+    "shared convolution": (share_convolution, 1, 1),
+}
+
+
+class Sums(nn.Module):
+    """Three convolutions with a given forward pass."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+        self.a, self.b, self.c = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", SUMS)
+def test_fused_sums_are_equal_and_keep_what_is_read_later(kind, dtype):
+    torch.manual_seed(0)
+    run, *counts = SUMS[kind]
+    module = Sums(run).eval()
+    fused = fold.fold_batch_norms(copy.deepcopy(module), torch.randn(1, 4, 5, 6))
+    onednn.fuse_operations(fused)
+    x = torch.randn(2, 4, 9, 7).contiguous(memory_format=torch.channels_last)
+    near = x.clone().to(dtype)
+    with torch.inference_mode():
+        found = fused.to(dtype)(near)
+        assert relative(found.float(), module(x)) < (1e-5 if dtype == torch.float32 else 0.03)
+    assert torch.equal(near, x.to(dtype)), "the input was changed"
+    adding = [node for node in fused.graph.nodes if node.op == "call_module" and len(node.args) == 2]
+    overwriting = [node for node in adding if fused.get_submodule(node.target).can_overwrite]
+    assert [len(adding), len(overwriting)] == counts
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "backbone", [{"name": "resnest", "variant": "14"}, {"name": "resnet", "variant": "50"}]
+)
+def test_every_block_of_a_prepared_network_adds_its_shortcut(backbone):
+    backbone = {**backbone, "width": 16, "blocks": [1, 1, 1, 1]}
+    fast = prepare(segmenter.build(3, backbone=backbone, head={"name": "fcn"}), precision="bf16")
+    adding = [node for node in fast.backbone.graph.nodes if node.op == "call_module" and len(node.args) == 2]
+    assert len(adding) == 4
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    before = image.clone()
+    with torch.inference_mode():
+        first, again = (fast(fast.normalize(image).bfloat16()).main for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(image, before)
 
 
 class Deciding(Awkward):
@@ -122,7 +226,7 @@ class Deciding(Awkward):
 
 def test_untraceable_module_is_returned_unchanged():
     module = Deciding().eval()
-    assert fold.fold_batch_norms(module, torch.randn(1, 3, 5, 6), onednn=False) is module
+    assert fold.fold_batch_norms(module, torch.randn(1, 3, 5, 6)) is module
 
 
 def test_folding_that_changes_logits_is_undone(model, monkeypatch, caplog):

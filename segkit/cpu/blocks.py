@@ -41,7 +41,7 @@ class FastImagePooling(ImagePooling):
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, C, h, w) to (B, width, h, w)."""
         if not self.training or torch.compiler.is_compiling():
-            return super().forward(x)
+            return super().forward(x).contiguous(memory_format=torch.channels_last)
         layout = torch.contiguous_format
         if x.is_contiguous(memory_format=torch.channels_last):
             layout = torch.channels_last

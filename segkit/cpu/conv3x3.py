@@ -8,9 +8,11 @@ the cells where the tap meets the map:
     dW[:, :, i, j] = sum over n, y, x of g[n, :, y, x] * input[n, :, y + d_i, x + d_j]^T
 
 With AMX, two more passes are slow. oneDNN has no fast bf16 forward pass for many channels or a large
-dilation: here it is one matrix product for each part of the map in which the same taps meet the map. And its
-gradient of the weight falls to a quarter of its speed with the number of input channels: here it is computed
-for 256 of them at a time, with bit-identical results.
+dilation. On large maps, the cells a dilation apart are gathered as images of their own, which need no
+dilation. On small maps these images would be mostly padding: there it is one matrix product for each part of
+the map in which the same taps meet the map. And oneDNN's gradient of the weight falls to a quarter of its
+speed with the number of input channels: here it is computed for 256 of them at a time, with bit-identical
+results.
 
 The choice depends on the processor and the shape, not on a measurement at run time: rounding differs, and a
 resumed run must repeat it.
@@ -33,6 +35,7 @@ MIN_DILATION = 3  # of a slow forward pass with AMX (oneDNN 3.13), if one of the
 LARGE_DILATION, MANY_CHANNELS = 18, 1536
 WIDE_INPUT = 512  # channels above which the gradient of the weight is slow with AMX
 CHANNELS_AT_ONCE = 256
+MIN_PHASE_SIDE = 8  # cells of each side, for which oneDNN is fast
 BUFFER = 2**24  # bytes of input gathered for one matrix product
 
 
@@ -48,7 +51,7 @@ class FastConv3x3(nn.Conv2d):
             input = input.to(torch.get_autocast_dtype("cpu"))
         needs_gradient = self.training and weight.requires_grad
         has_slow_gradient = has_much_padding(input.shape[2:], dilation) or is_wide(input.shape[1])
-        if (needs_gradient and has_slow_gradient) or is_slow_forward(input.shape[1], dilation, input.dtype):
+        if (needs_gradient and has_slow_gradient) or _is_slow_forward(input, dilation):
             return _Convolution3x3.apply(input, weight, bias, dilation)  # pyright: ignore[reportReturnType]
         return super()._conv_forward(input, weight, bias)
 
@@ -79,11 +82,15 @@ def share_inside(size: torch.Size, dilation: int) -> float:
     return math.prod((1 + 2 * max(0, side - dilation) / side) / 3 for side in size)
 
 
-def is_slow_forward(channels: int, dilation: int, dtype: torch.dtype) -> bool:
+def is_slow_in_bf16(channels: int, dilation: int) -> bool:
     """Return whether oneDNN's forward pass of a dilated 3x3 is several times slower than matrix products."""
-    if dtype != torch.bfloat16 or dilation < MIN_DILATION or not has_amx():
+    if dilation < MIN_DILATION or not has_amx():
         return False
     return dilation >= LARGE_DILATION or channels >= MANY_CHANNELS
+
+
+def _is_slow_forward(input: Tensor, dilation: int) -> bool:
+    return input.dtype == torch.bfloat16 and is_slow_in_bf16(input.shape[1], dilation)
 
 
 @functools.cache
@@ -101,7 +108,7 @@ class _Convolution3x3(torch.autograd.Function):
         rounded = weight.to(input.dtype)
         if bias is not None:
             bias = bias.to(input.dtype)
-        if is_slow_forward(input.shape[1], dilation, input.dtype):
+        if _is_slow_forward(input, dilation):
             return convolve(input, rounded, bias, dilation)
         return F.conv2d(input, rounded, bias, padding=dilation, dilation=dilation)
 
@@ -129,10 +136,7 @@ class _Convolution3x3(torch.autograd.Function):
 
 
 def convolve(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    """Return a 3x3 convolution of stride 1, padded by its dilation.
-
-    Each sum is one matrix product over all taps and channels, so it is rounded once, like that of
-    ``F.conv2d``.
+    """Return a 3x3 convolution of stride 1, padded by its dilation; each sum is rounded once.
 
     Args:
         input: (B, C, h, w), channels last for speed.
@@ -143,12 +147,46 @@ def convolve(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) 
     Returns:
         (B, O, h, w), channels last.
     """
+    phases = dilation if dilation % 2 else dilation // 2  # leaves a dilation of 1 or 2
+    if min(input.shape[2:]) >= MIN_PHASE_SIDE * phases:
+        return _convolve_phases(input, weight, bias, dilation, phases)
+    return _multiply_patches(input, weight, bias, dilation)
+
+
+def _convolve_phases(
+    input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, phases: int
+) -> Tensor:
+    """Convolve, as an image of its own, every set of cells ``phases`` rows and columns apart."""
+    batch, channels, height, width = input.shape
+    rows, columns = math.ceil(height / phases), math.ceil(width / phases)
+    images = input.new_empty(batch, phases, phases, rows, columns, channels)
+    images[:, :, :, -1] = 0  # where the map has no cell
+    images[:, :, :, :, -1] = 0
+    for i, j in itertools.product(range(phases), repeat=2):
+        cells = input.permute(0, 2, 3, 1)[:, i::phases, j::phases]
+        images[:, i, j, : cells.shape[1], : cells.shape[2]] = cells
+    left = dilation // phases
+    sums = F.conv2d(images.flatten(0, 2).permute(0, 3, 1, 2), weight, bias, padding=left, dilation=left)
+    sums = sums.permute(0, 2, 3, 1).unflatten(0, images.shape[:3])
+    result = _new_result(input, weight)
+    for i, j in itertools.product(range(phases), repeat=2):
+        cells = result.permute(0, 2, 3, 1)[:, i::phases, j::phases]
+        cells.copy_(sums[:, i, j, : cells.shape[1], : cells.shape[2]])
+    return result
+
+
+def _new_result(input: Tensor, weight: Tensor) -> Tensor:
+    """Return an empty result, channels last; no view, as a ReLU may change it in place."""
+    shape = len(input), len(weight), *input.shape[2:]
+    return torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
+
+
+def _multiply_patches(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """Multiply the weights by the cells that the taps meet, with all taps and channels in one sum."""
     cells, taps = input.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
     batch, height, width, channels = cells.shape
     of_batch, of_row, of_column, of_channel = cells.stride()
-    shape = batch, weight.shape[0], height, width
-    # No view, as a ReLU may change it in place.
-    result = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
+    result = _new_result(input, weight)
     result_cells = result.permute(0, 2, 3, 1)
     for (top, bottom, down), (left, right, across) in itertools.product(
         _split_side(height, dilation), _split_side(width, dilation)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from segkit.cpu.blocks import FastImagePooling, FastSplitAttention
-from segkit.cpu.conv3x3 import FastConv3x3, is_replaceable, is_slow_forward
+from segkit.cpu.conv3x3 import FastConv3x3, is_replaceable, is_slow_in_bf16
 from segkit.cpu.recompute import recompute_context
 from segkit.models.layers.aspp import ImagePooling
 from segkit.models.layers.split_attention import SplitAttention
@@ -42,8 +41,10 @@ def optimize_for_cpu(model: nn.Module) -> None:
         model.__class__ = type(base.__name__, (_WithRecompute, base), {})
 
 
-def replace_slow_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace the 3x3 convolutions that are slow in this precision, in place; for inference."""
+def replace_slow_modules(model: nn.Module, *, bf16: bool) -> None:
+    """Replace modules of a channels-last model in evaluation mode by faster versions, in place."""
     for module in model.modules():
-        if is_replaceable(module) and is_slow_forward(module.in_channels, module.dilation[0], dtype):
+        if type(module) is ImagePooling:
+            module.__class__ = FastImagePooling
+        elif bf16 and is_replaceable(module) and is_slow_in_bf16(module.in_channels, module.dilation[0]):
             module.__class__ = FastConv3x3

@@ -1,4 +1,4 @@
-"""Folding of batch norms into the convolutions before them, and of ReLUs into oneDNN convolutions.
+"""Folding of batch norms into the convolutions before them.
 
 In evaluation mode, a batch norm that is the only reader of a convolution's output equals a change of that
 convolution's weights. Which batch norm follows which convolution is read from the forward pass, traced with
@@ -12,31 +12,13 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from segkit.cpu.onednn import find_module, is_used_once
 
 INACTIVE = (nn.Identity, nn.Dropout, nn.Dropout2d)  # without effect in evaluation mode
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
-
-
-class OneDNNConvolution(nn.Module):
-    """A CPU convolution in float32 or bf16 with an activation in the same pass: ``none`` or ``relu``."""
-
-    def __init__(self, conv: nn.Conv2d, activation: str) -> None:
-        super().__init__()
-        self.conv, self.activation = conv, activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the activation of the convolution of x."""
-        conv = self.conv
-        settings = conv.padding, conv.stride, conv.dilation, conv.groups, self.activation, [], ""
-        return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *settings)
-
-
-def has_onednn_convolution() -> bool:
-    """Return whether this PyTorch has the (undocumented) operator of ``OneDNNConvolution``."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 class _SizedProxy(fx.Proxy):
@@ -92,19 +74,20 @@ class _Tracer(fx.Tracer):
         else:
             self.values[node] = self.interpreter.run_node(node)
         self.is_running_example = False
+        node.meta["shape"] = getattr(self.values[node], "shape", None)
         return node
 
 
-def fold_batch_norms(module: nn.Module, example: Any, *, onednn: bool) -> nn.Module:
+def fold_batch_norms(module: nn.Module, example: Any) -> nn.Module:
     """Fold the batch norms of a module in evaluation mode; its submodules are reused and changed.
 
     Args:
         module: takes one argument; float32 or float64.
         example: an argument for it.
-        onednn: use ``OneDNNConvolution``; only on a CPU, for float32 that may become bf16 later.
 
     Returns:
-        The traced module, or ``module`` itself if it cannot be traced.
+        The traced module, or ``module`` itself if it cannot be traced. ``meta["shape"]`` of its nodes is the
+        shape of their value for the example.
     """
     tracer = _Tracer(example)
     try:
@@ -115,52 +98,22 @@ def fold_batch_norms(module: nn.Module, example: Any, *, onednn: bool) -> nn.Mod
         return module
     traced = fx.GraphModule(tracer.root, graph)
     for node in list(graph.nodes):
-        _fold_node(traced, node, onednn=onednn)
-    if onednn:
-        for node in graph.nodes:
-            conv = _find_module(traced, node)
-            if isinstance(conv, nn.Conv2d) and _is_ordinary(conv):
-                traced.set_submodule(node.target, OneDNNConvolution(conv, "none"))
+        _fold_node(traced, node)
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
 
 
-def _fold_node(traced: fx.GraphModule, node: fx.Node, *, onednn: bool) -> None:
+def _fold_node(traced: fx.GraphModule, node: fx.Node) -> None:
     """Remove a node if it has no effect, or if the convolution before it can take over its work."""
-    module = _find_module(traced, node)
-    if not isinstance(module, (*INACTIVE, *NORMS, nn.ReLU)):
+    module = find_module(traced, node)
+    if not isinstance(module, (*INACTIVE, *NORMS)):
         return
     source: Any = node.args[0]
-    if not isinstance(module, INACTIVE):
-        conv = _find_module(traced, source)
-        if not isinstance(conv, nn.Conv2d) or not _is_used_once(traced, source):
+    if isinstance(module, NORMS):
+        conv = find_module(traced, source)
+        if not isinstance(conv, nn.Conv2d) or not is_used_once(traced, source):
             return
-        if isinstance(module, NORMS):
-            traced.set_submodule(source.target, fuse_conv_bn_eval(conv, module))
-        elif onednn and _is_ordinary(conv):
-            traced.set_submodule(source.target, OneDNNConvolution(conv, "relu"))
-        else:
-            return
+        traced.set_submodule(source.target, fuse_conv_bn_eval(conv, module))
     node.replace_all_uses_with(source)
     traced.graph.erase_node(node)
-
-
-def _find_module(traced: fx.GraphModule, node: Any) -> nn.Module | None:
-    """Return the module that a node calls, None for other nodes."""
-    if node.op == "call_module":
-        return traced.get_submodule(node.target)
-    return None
-
-
-def _is_used_once(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether a module is called once and its output read once."""
-    calls = [other for other in traced.graph.nodes if other.target == node.target]
-    return len(calls) == 1 and len(node.users) == 1
-
-
-def _is_ordinary(conv: nn.Conv2d) -> bool:
-    """Return whether a convolution has the forward pass of ``nn.Conv2d`` and numeric zero padding."""
-    kind = type(conv)
-    has_own_forward = (kind.forward, kind._conv_forward) != (nn.Conv2d.forward, nn.Conv2d._conv_forward)
-    return not has_own_forward and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)

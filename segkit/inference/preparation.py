@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from segkit.cpu import replace_slow_convolutions
-from segkit.inference.fold import fold_batch_norms, has_onednn_convolution
+from segkit.cpu import hold_memory, onednn, replace_slow_modules
+from segkit.inference.fold import fold_batch_norms
 from segkit.inference.protocol import pick_precision
 from segkit.runtime.precision import supports_bf16
 
@@ -40,11 +40,13 @@ def prepare(model: Segmenter, *, precision: Literal["auto", "float32", "bf16"] =
         _warn_slow_bf16(device.type)
     fast = copy.deepcopy(model).eval()
     fast.auxiliary = None
-    if device.type == "cpu" and precision == "bf16":
-        replace_slow_convolutions(fast, torch.bfloat16)
+    is_cpu = device.type == "cpu"
+    if is_cpu:
+        hold_memory()
+        replace_slow_modules(fast, bf16=precision == "bf16")
     if hasattr(fast, "backbone"):
         is_float32 = next(fast.parameters()).dtype == torch.float32
-        fast = _fold(fast, onednn=is_float32 and device.type == "cpu" and has_onednn_convolution())
+        fast = _fold(fast, use_onednn=is_float32 and is_cpu and onednn.has_onednn_convolution())
     if precision == "bf16":
         mean, std = fast.mean, fast.std
         fast.to(torch.bfloat16)
@@ -56,7 +58,7 @@ def make_portable(model: Segmenter) -> Segmenter:
     """Return a copy for export: on the CPU, batch norms folded, with standard operators only."""
     portable = copy.deepcopy(model).cpu().eval()
     portable.auxiliary = None
-    return _fold(portable, onednn=False)
+    return _fold(portable, use_onednn=False)
 
 
 @functools.cache  # warn once per device
@@ -79,7 +81,7 @@ def _full_float32() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _fold(model: Segmenter, *, onednn: bool) -> Segmenter:
+def _fold(model: Segmenter, *, use_onednn: bool) -> Segmenter:
     """Return the model with batch norms folded, or the model itself if its logits would change."""
     weight = next(model.parameters())
     images = []
@@ -87,8 +89,11 @@ def _fold(model: Segmenter, *, onednn: bool) -> Segmenter:
         generator = torch.Generator().manual_seed(0)
         images.append(torch.rand((batch, model.in_channels, height, width), generator=generator).to(weight))
     fast = copy.deepcopy(model)
-    fast.backbone = fold_batch_norms(fast.backbone, images[0], onednn=onednn)
-    fast.head = fold_batch_norms(fast.head, fast.backbone(images[0]), onednn=onednn)
+    fast.backbone = fold_batch_norms(fast.backbone, images[0])
+    fast.head = fold_batch_norms(fast.head, fast.backbone(images[0]))
+    if use_onednn:
+        for part in (fast.backbone, fast.head):
+            onednn.fuse_operations(part)
     for image in images:
         with _full_float32():
             expected, logits = model(image).main, fast(image).main
