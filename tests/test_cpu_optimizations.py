@@ -408,6 +408,25 @@ def test_atrous_forward_equals_convolution(batch, size, dilation, rows, bias, la
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("size", [(9, 7), (3, 4), (1, 1)])
+def test_joined_resized_maps_have_plain_gradients(size, layout, align_corners):
+    gradients, layouts = [], []
+    for context in (plain_autograd, with_recompute):
+        torch.manual_seed(0)
+        x = torch.randn(2, 4, *size, dtype=torch.double).contiguous(memory_format=layout).requires_grad_()
+        other = torch.randn(2, 3, 9, 7, dtype=torch.double).contiguous(memory_format=layout)
+        with context():
+            wide = nn.functional.interpolate(x, (9, 7), mode="bilinear", align_corners=align_corners)
+            result = torch.cat([other, wide, other], 1)
+        wide.register_hook(lambda grad: layouts.append(grad.is_contiguous(memory_format=torch.channels_last)))
+        (result * torch.randn(result.shape, dtype=torch.double)).sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients)
+    assert layouts[1] or layout == torch.contiguous_format
+
+
 def relative_errors(found, exact):
     """Return the largest error of each tensor relative to the largest exact value."""
     return [float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, exact, strict=True)]

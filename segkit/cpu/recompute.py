@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from segkit.cpu import depthwise
+from segkit.cpu import depthwise, resize
 
 MAX_DEPTH = 8  # recipes that build on each other before a result is stored: about eight blocks of a stage
 CHEAP = {  # the result is a new tensor
@@ -37,6 +37,7 @@ CHEAP = {  # the result is a new tensor
     *(Tensor.__mul__, torch.addcmul, Tensor.addcmul, torch.cat, F.avg_pool2d),
 }
 CHEAP_IN_PLACE = {torch.relu_, Tensor.relu_, Tensor.add_, Tensor.__iadd__, Tensor.mul_, Tensor.__imul__}
+FASTER = {torch.conv2d: depthwise.conv2d, F.interpolate: resize.interpolate}  # run instead
 ACTIVATIONS = {F.relu: torch.relu_, F.silu: torch.ops.aten.silu_}  # with their in-place kernels
 CHANGED_IN_PLACE = (
     "a tensor needed for the backward pass was changed in place. Change a copy of it, or set"
@@ -152,8 +153,7 @@ class Recompute(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.conv2d:
-            func = depthwise.conv2d
+        func = FASTER.get(func, func)
         if self.paused or not torch.is_grad_enabled() or "out" in kwargs:
             return self._run_unknown(func, args, kwargs)
         if func in ACTIVATIONS and args:
