@@ -65,7 +65,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, trap):
 
 
 @pytest.fixture(scope="module")
-def stored():
+def stored_checkpoint():
     """A checkpoint of a small network."""
     network = compose_settings("train", [*SMALL, "run_name=a"])["model"]
     table = {"name": "two", "entries": [[i, str(i), [0, 0, i], False, ""] for i in range(2)]}
@@ -74,9 +74,9 @@ def stored():
 
 
 @pytest.fixture
-def content(stored):
+def content(stored_checkpoint):
     """A copy of the checkpoint that a test may change."""
-    return copy.deepcopy(stored)
+    return copy.deepcopy(stored_checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ the cells where the tap meets the map:
     dW[:, :, i, j] = sum over n, y, x of g[n, :, y, x] * input[n, :, y + d_i, x + d_j]^T
 
 With AMX, two more passes are slow. oneDNN has no fast bf16 forward pass for many channels or a large
-dilation. On large maps, the cells a dilation apart are gathered as images of their own, which need no
+dilation. On large maps, the cells a dilation apart are gathered as separate images, which need no
 dilation. On small maps these images would be mostly padding: there it is one matrix product for each part of
 the map in which the same taps meet the map. And oneDNN's gradient of the weight falls to a quarter of its
 speed with the number of input channels: here it is computed for 256 of them at a time, with bit-identical
@@ -156,7 +156,7 @@ def convolve(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) 
 def _convolve_phases(
     input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, phases: int
 ) -> Tensor:
-    """Convolve, as an image of its own, every set of cells ``phases`` rows and columns apart."""
+    """Convolve each set of cells that are ``phases`` rows and columns apart as a separate image."""
     batch, channels, height, width = input.shape
     rows, columns = math.ceil(height / phases), math.ceil(width / phases)
     images = input.new_empty(batch, phases, phases, rows, columns, channels)

@@ -95,7 +95,8 @@ def _fuse_sum(traced: fx.GraphModule, node: fx.Node) -> None:
             continue
         is_plain = conv.activation == "none" and len(source.args) == 1
         if is_plain and is_used_once(traced, source) and source.meta["shape"] == added.meta["shape"]:
-            conv.can_overwrite = _is_read_last(traced, added, node)
+            is_own_input = added is source.args[0]
+            conv.can_overwrite = not is_own_input and _is_read_last(traced, added, node)
             source.args = (*source.args, added)
             node.prepend(source)  # after ``added`` is computed
             node.replace_all_uses_with(source)
