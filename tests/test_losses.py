@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segkit import config, training
+from segkit import training
 from segkit.config import registry
 from segkit.config.compose import compose_settings
-from segkit.losses import _chunks, cross_entropy
+from segkit.losses import _chunks
 from segkit.types import IGNORE_INDEX, Batch, Logits
 
 CASES = 80
@@ -163,6 +163,14 @@ def test_loss_gradient_matches_finite_differences(name, keywords, naive, monkeyp
         assert torch.autograd.gradcheck(main, (logits,))
 
 
+def value_and_gradient(logits, label, loss):
+    """Value of the main part and its gradient."""
+    leaf = logits.detach().clone().requires_grad_()
+    value = loss(Logits(leaf), label)["main"]
+    (gradient,) = torch.autograd.grad(3.0 * value, leaf)
+    return value.detach(), gradient
+
+
 @every_choice
 def test_ignored_pixels_have_no_effect(name, keywords, naive):
     logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
@@ -171,21 +179,12 @@ def test_ignored_pixels_have_no_effect(name, keywords, naive):
     changed = logits.clone()
     changed[:, :, 0] += torch.randn_like(changed[:, :, 0])
     assert torch.equal(loss(Logits(logits), label)["main"], loss(Logits(changed), label)["main"])
-    changed.requires_grad_()
-    loss(Logits(changed), label)["main"].backward()
-    assert changed.grad is not None
-    assert not changed.grad[:, :, 0].any()
-
-
-@every_choice
-def test_loss_is_zero_if_all_pixels_are_ignored(name, keywords, naive):
-    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
-    label = torch.full((2, 4, 5), IGNORE_INDEX, dtype=torch.uint8)
-    loss = build(name, 3, **keywords)(Logits(logits), label)["main"]
-    loss.backward()
-    assert float(loss.detach()) == 0
-    assert logits.grad is not None
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
+    value, gradient = value_and_gradient(changed, label, loss)
+    assert value > 0
+    assert not gradient[:, :, 0].any()
+    value, gradient = value_and_gradient(changed, torch.full_like(label, IGNORE_INDEX), loss)
+    assert value == 0
+    assert torch.equal(gradient, torch.zeros_like(logits))
 
 
 DIVISIBLE = [c for c in CHOICES if c[0] != "ohem" and c[1].get("over") != "batch"]
@@ -238,9 +237,9 @@ class Pointwise(torch.nn.Module):
         return Logits(self.head(self.backbone(image.float() / 255).relu()))
 
 
-@pytest.mark.parametrize("parts", [2, 4])
 @pytest.mark.parametrize(
-    "chosen", [{"name": "mixed", "parts": MIX}, {"name": "cross_entropy", "average": "all"}]
+    ("chosen", "parts"),
+    [({"name": "mixed", "parts": MIX}, 4), ({"name": "cross_entropy", "average": "all"}, 2)],
 )
 def test_step_does_not_depend_on_micro_batches(chosen, parts):
     generator = torch.Generator().manual_seed(1)
@@ -273,81 +272,41 @@ def test_step_does_not_depend_on_micro_batches(chosen, parts):
     torch.testing.assert_close(after[0], after[1])
 
 
-# -- the divisor of mmsegmentation
-
-
-def published_mean(prediction, label, class_weight=None):
-    """mmsegmentation's cross_entropy with avg_non_ignore=False and no avg_factor, written down step by step:
-    the loss of each pixel, 0 where ignored, then a plain mean over every element."""
-    by_pixel = F.cross_entropy(prediction, label, class_weight, reduction="none", ignore_index=IGNORE_INDEX)
-    return by_pixel.mean()
-
-
-@pytest.mark.parametrize(("ignored", "factor"), [(0.09, 1.10), (0.40, 1.67)])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_average_all_equals_mmsegmentation(ignored, factor, weighted):
-    torch.manual_seed(0)
-    logits, label = torch.randn(2, 5, 10, 10), torch.randint(0, 5, (2, 10, 10))
-    label.view(2, -1)[:, : round(100 * ignored)] = IGNORE_INDEX
-    weights = [0.5, 1.0, 2.0, 0.0, 3.0] if weighted else None
-    tensor = torch.tensor(weights) if weights else None
-    found = build("cross_entropy", 5, average="all", class_weights=weights)(Logits(logits), label)["main"]
-    assert float(found) == pytest.approx(float(published_mean(logits, label, tensor)), rel=1e-6)
-    if not weighted:
-        scored = build("cross_entropy", 5)(Logits(logits), label)["main"]
-        assert float(scored / found) == pytest.approx(factor, abs=0.005)
-
-
 # -- in chunks
 
 
-def value_and_gradient(logits, label, loss):
-    leaf = logits.detach().clone().requires_grad_()
-    value = loss(leaf, label)
-    (3.0 * value).backward()
-    assert leaf.grad is not None
-    return value.detach(), leaf.grad
-
-
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_chunked_cross_entropy_equals_torch(memory_format, smoothing, monkeypatch):
-    monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", 21 * 13 * 5)  # 5 lines; the last chunk of 17 has 2
+def test_chunked_cross_entropy_equals_torch(memory_format, monkeypatch):
+    monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", 21 * 13 * 5)  # 5 rows; the last chunk of 17 has 2
     torch.manual_seed(0)
     logits = torch.randn(3, 21, 17, 13).to(memory_format=memory_format)
     label = torch.randint(0, 21, (3, 17, 13))
     label[1, 2:9] = IGNORE_INDEX
-    ours = build("cross_entropy", 21, label_smoothing=smoothing)
-    found = value_and_gradient(logits, label, lambda x, t: ours(Logits(x), t)["main"])
-    theirs = functools.partial(F.cross_entropy, ignore_index=IGNORE_INDEX, label_smoothing=smoothing)
-    expected = value_and_gradient(logits, label, theirs)
+    ours = build("cross_entropy", 21, label_smoothing=0.1)
+    found = value_and_gradient(logits, label, ours)
+    theirs = functools.partial(F.cross_entropy, ignore_index=IGNORE_INDEX, label_smoothing=0.1)
+    expected = value_and_gradient(logits, label, lambda x, t: {"main": theirs(x.main, t)})
     torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-9)
-    again = value_and_gradient(logits, label, lambda x, t: ours(Logits(x), t)["main"])
-    assert torch.equal(found[1], again[1])
+    assert torch.equal(found[1], value_and_gradient(logits, label, ours)[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["cross_entropy", "focal", "dice", "lovasz", "ohem"])
+@pytest.mark.parametrize("name", ["cross_entropy", "lovasz"])
 def test_half_precision_logits_are_summed_in_float32(name, dtype):
     torch.manual_seed(0)
     logits, label = (3 * torch.randn(2, 7, 40, 50)).to(dtype), torch.randint(0, 7, (2, 40, 50))
     loss = build(name, 7)
-
-    def main(value, target):
-        return loss(Logits(value), target)["main"]
-
-    expected, gradient = value_and_gradient(logits.float(), label, main)
+    expected, gradient = value_and_gradient(logits.float(), label, loss)
     with torch.autocast("cpu", dtype):
-        found, rounded = value_and_gradient(logits, label, main)
+        found, rounded = value_and_gradient(logits, label, loss)
     assert found.dtype == torch.float32
-    assert rounded.dtype == dtype
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(rounded, gradient.to(dtype))
 
 
 class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-    """Remembers how many numbers the largest tensors hold that operations make anew."""
+    """Records the sizes of the tensors that operations allocate."""
 
     def __init__(self):
         super().__init__()
@@ -355,11 +314,8 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
-        known = {
-            a.untyped_storage().data_ptr()
-            for a in torch.utils._pytree.tree_leaves(args)
-            if torch.is_tensor(a)
-        }
+        tensors = [t for t in torch.utils._pytree.tree_leaves(args) if torch.is_tensor(t)]
+        known = {t.untyped_storage().data_ptr() for t in tensors}
         for tensor in torch.utils._pytree.tree_leaves(found):
             if torch.is_tensor(tensor) and tensor.untyped_storage().data_ptr() not in known:
                 self.sizes.append(tensor.numel())
@@ -377,19 +333,14 @@ def test_only_the_gradient_has_full_size(name, monkeypatch):
 
 
 @pytest.mark.medium
-def test_compiled_loss_equals_eager():
+@pytest.mark.parametrize("name", ["cross_entropy", "dice"])
+def test_compiled_loss_equals_eager(name):
     torch.manual_seed(0)
     logits, label = torch.randn(2, 3, 6, 7), torch.randint(0, 3, (2, 6, 7))
-    for name in ("cross_entropy", "dice"):
-        loss = build(name, 3)
-
-        def main(value, target, loss=loss):
-            return loss(Logits(value), target)["main"]
-
-        expected = value_and_gradient(logits, label, main)
-        torch.testing.assert_close(
-            value_and_gradient(logits, label, torch.compile(main, backend="eager")), expected
-        )
+    loss = build(name, 3)
+    compiled = torch.compile(loss, backend="eager")
+    found, expected = (value_and_gradient(logits, label, each) for each in (compiled, loss))
+    torch.testing.assert_close(found, expected)
 
 
 # -- logits at the size of the head
@@ -427,37 +378,28 @@ def test_loss_of_head_logits_equals_that_of_resized_logits(name, align_corners, 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1.0, 2.0], r"loss.class_weights=\[1, 2\]: 2 weights for 3 classes; `python datasets/NAME.py stats"),
-        ([1.0, -2.0, 1.0], r"the weight of class 1 is -2; give each a number of at least 0"),
-        ([1.0, math.nan, 1.0], r"the weight of class 1 is nan; give each a number of at least 0"),
-        ([0.0, 0.0, 0.0], r"loss.class_weights=\[0, 0, 0\]: the weights sum to 0; give at least one above 0"),
-        ("/dev/zero", r"loss.class_weights=/dev/zero: .* is a folder, a device or a pipe.*`python datasets"),
-        ("nowhere.txt", r"loss.class_weights=nowhere.txt: No such file or directory; `python"),
+        ([1.0, 2.0], r"\[1, 2\]: 2 weights for 3 classes; `python datasets/NAME.py stats"),
+        ([1.0, -2.0, 1.0], r"\[1, -2, 1\]: give each class a number of at least 0"),
+        ([1.0, math.nan, 1.0], r"give each class a number of at least 0"),
+        ([0.0, 0.0, 0.0], r"and one above 0"),
+        ("/dev/zero", r"/dev/zero: must have one number per line \(.* is a folder, a device or a pipe"),
+        ("nowhere.txt", r"\(No such file or directory\); `python"),
+        ("words.txt", r"\(could not convert string to float: 'one'\)"),
+        ("long.txt", r"has 1,200,000 bytes"),
     ],
 )
-@pytest.mark.parametrize("name", sorted(WEIGHTED))
-def test_wrong_class_weights_are_rejected(name, weights, message):
-    with pytest.raises(ValueError, match=message) as refused:
-        build(name, 3, class_weights=weights)
-    assert "\n" not in str(refused.value)
+def test_wrong_class_weights_are_rejected(weights, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("one\n")
+    (tmp_path / "long.txt").write_text("1\n" * 600_000)
+    with pytest.raises(ValueError, match=rf"^loss.class_weights=.*{message}"):
+        build("cross_entropy", 3, class_weights=weights)
 
 
 def test_class_weights_are_read_from_a_file(tmp_path):
     file = tmp_path / "weights.txt"
     file.write_text("1.0\n2.5\n")
-    assert cross_entropy.build(2, class_weights=str(file)).class_weights.tolist() == [1.0, 2.5]
-    with pytest.raises(ValueError, match=r"weights.txt: 2 weights for 3 classes"):
-        cross_entropy.build(3, class_weights=str(file))
-    file.write_text("one\n")
-    with pytest.raises(ValueError, match=r"one number per line is expected, but could not convert"):
-        cross_entropy.build(2, class_weights=str(file))
-
-
-def test_too_large_class_weights_file_is_not_read(tmp_path):
-    file = tmp_path / "weights.txt"
-    file.write_text("1\n" * 600_000)
-    with pytest.raises(ValueError, match=r"has 1,200,000 bytes, and at most 1,000,000 are read"):
-        cross_entropy.build(3, class_weights=str(file))
+    assert build("focal", 2, class_weights=str(file)).class_weights.tolist() == [1.0, 2.5]
 
 
 @pytest.mark.parametrize(
@@ -468,12 +410,8 @@ def test_mixed_loss_without_weights_is_rejected(parts):
         build("mixed", 3, parts=parts)
 
 
-def test_true_is_a_part_with_its_defaults():
-    assert build("mixed", 3, parts={"dice": True, "focal": {"weight": 2.0}}).weights == [1.0, 2.0]
-
-
 def test_mixed_loss_cannot_be_nested():
-    with pytest.raises(ValueError, match=r"loss.parts.mixed: a sum cannot contain a sum. List its losses in"):
+    with pytest.raises(ValueError, match="a sum cannot contain a sum"):
         build("mixed", 3, parts={"mixed": {"parts": MIX}})
 
 
@@ -481,12 +419,11 @@ def test_mixed_loss_cannot_be_nested():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("loss.parts.dice.weight=-1", r"loss.parts.dice.weight=-1: must be at least 0"),
-        ("loss.parts.dice.smoth=1", r"loss.parts.dice.smoth=1: .*did you mean loss.parts.dice.smooth"),
-        ("loss.parts.dice.aux_weight=1", r"loss.parts.dice.aux_weight=1: there is no such setting"),
-        ("loss.parts.dyce.weight=1", r"loss.parts.dyce.weight=1: .*mean loss.parts.dice.weight=1\?"),
-        ("loss.parts.dice=2", r"loss.parts.dice=2: this is a section; set loss.parts.dice.KEY=... \(weight"),
-        ("loss.parts=dice", r"loss.parts=dice: this is a section; set each by its name, .*NAME.weight=1"),
+        ("loss.parts.dice.weight=-1", r"dice.weight=-1: must be at least 0"),
+        ("loss.parts.dice.smoth=1", r"did you mean loss.parts.dice.smooth"),
+        ("loss.parts.dyce.weight=1", r"mean loss.parts.dice.weight=1\?"),
+        ("loss.parts.dice=2", r"this is a section; set loss.parts.dice.KEY"),
+        ("loss.parts=dice", r"this is a section; set each by its name"),
     ],
 )
 def test_settings_of_mixed_losses_are_validated(override, message):
@@ -495,17 +432,8 @@ def test_settings_of_mixed_losses_are_validated(override, message):
 
 
 def test_mixed_losses_are_set_removed_and_added_by_name():
-    given = ["loss.parts.dice=null", "loss.parts.focal.gamma=3", "loss.parts.cross_entropy.weight=2"]
+    given = ["loss.parts.dice=null", "loss.parts.focal.gamma=3", "loss.parts.ohem=true"]
     chosen = compose_settings("train", ["run_name=x", "loss=ce_dice", *given])["loss"]
-    assert chosen["parts"] == {"cross_entropy": {"weight": 2.0}, "dice": None, "focal": {"gamma": 3.0}}
     loss = registry.build("losses", chosen, num_classes=3)
-    assert list(loss.losses) == ["cross_entropy", "focal"]
-    assert loss.weights == [2.0, 1.0]
+    assert list(loss.losses) == ["cross_entropy", "focal", "ohem"]
     assert loss.losses["focal"].gamma == 3.0
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("name", [n for n in registry.available("losses") if n != "mixed"])
-def test_every_loss_yaml_lists_all_settings(name):
-    chosen = compose_settings("train", ["run_name=x", f"loss={name}"])["loss"]
-    assert set(chosen) == {"name", *config.read_keywords(f"losses/{name}.py:build").accepted}

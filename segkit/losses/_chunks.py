@@ -21,15 +21,22 @@ FEW_CLASSES = 16  # with fewer, a softmax over classes that lie side by side is 
 
 
 class HeadLogits(NamedTuple):
-    """Logits at the size of a head, to be resized to the size of the label."""
+    """Logits, at the size of the label or smaller ones of a head, which are resized to it."""
 
     logits: Tensor  # (B, K, h, w)
     align_corners: bool
 
-    def resize(self, target: Tensor) -> Tensor:
-        """Return (B, K, H, W) logits of the target's size."""
+    def resize(self, target: Tensor) -> HeadLogits:
+        """Return logits (B, K, H, W) of the target's size."""
+        if self.has_size_of(target):
+            return self
         size = tuple(target.shape[1:])
-        return F.interpolate(self.logits, size, mode="bilinear", align_corners=self.align_corners)
+        resized = F.interpolate(self.logits, size, mode="bilinear", align_corners=self.align_corners)
+        return HeadLogits(resized, self.align_corners)
+
+    def has_size_of(self, target: Tensor) -> bool:
+        """Return whether each logit belongs to one pixel of the target."""
+        return self.logits.shape[2:] == target.shape[1:]
 
 
 class Chunk(NamedTuple):
@@ -44,19 +51,17 @@ class Chunk(NamedTuple):
 ChunkLoss = Callable[[Chunk], Tensor]
 
 
-def iterate_chunks(logits: Tensor | HeadLogits, target: Tensor) -> Iterator[Chunk]:
-    """Yield all pixels of (B, K, H, W) logits and a (B, H, W) target, image after image."""
-    if isinstance(logits, HeadLogits):
-        for image, head_logits in enumerate(logits.logits):
-            wide = _resize_columns(head_logits, target.shape[2], align_corners=logits.align_corners)
-            for rows, source, weights in _iterate_rows(wide, target, align_corners=logits.align_corners):
-                values = _resize_rows(wide[source], weights)
+def iterate_chunks(head: HeadLogits, target: Tensor) -> Iterator[Chunk]:
+    """Yield all pixels of logits and their (B, H, W) target, image after image."""
+    for image, logits in enumerate(head.logits):
+        if head.has_size_of(target):
+            for rows in _row_slices(len(logits), target):
+                values = logits[:, rows].flatten(1).to(_sum_dtype(logits))
                 yield Chunk(values, target[image, rows].flatten(), image, rows)
-        return
-    dtype = _sum_dtype(logits)
-    for image in range(len(logits)):
-        for rows in _row_slices(logits.shape[1], target):
-            values = logits[image, :, rows].flatten(1).to(dtype)
+            continue
+        wide = _resize_columns(logits, target.shape[2], align_corners=head.align_corners)
+        for rows, source, weights in _iterate_rows(wide, target, align_corners=head.align_corners):
+            values = _resize_rows(wide[source], weights)
             yield Chunk(values, target[image, rows].flatten(), image, rows)
 
 
@@ -105,26 +110,22 @@ def _resize_rows(wide: Tensor, weights: Tensor) -> Tensor:
     return values
 
 
-def chunked_sum(logits: Tensor | HeadLogits, target: Tensor, loss: ChunkLoss) -> Tensor:
+def chunked_sum(head: HeadLogits, target: Tensor, loss: ChunkLoss) -> Tensor:
     """Return for each image the sum of a loss over its chunks, (B, ...).
 
     Args:
-        logits: (B, K, H, W), or at the size of the head; gradients flow into them.
+        head: gradients flow into its logits.
         target: (B, H, W) int64.
         loss: of a chunk; differentiable and deterministic.
     """
     if torch.compiler.is_compiling():  # the compiler fuses plain operations and cannot look into the others
-        if isinstance(logits, HeadLogits):
-            logits = logits.resize(target)
-        return _sum_chunks(logits, target, loss)
-    if isinstance(logits, HeadLogits):
-        return _HeadLogitsSum.apply(logits.logits, logits.align_corners, target, loss)  # pyright: ignore[reportReturnType]
-    return _LogitsSum.apply(logits, target, loss)  # pyright: ignore[reportReturnType]
+        return _sum_chunks(head.resize(target), target, loss)
+    return _ChunkedSum.apply(head.logits, head.align_corners, target, loss)  # pyright: ignore[reportReturnType]
 
 
-def _sum_chunks(logits: Tensor | HeadLogits, target: Tensor, loss: ChunkLoss) -> Tensor:
+def _sum_chunks(head: HeadLogits, target: Tensor, loss: ChunkLoss) -> Tensor:
     sums: list[Any] = [0] * len(target)
-    for chunk in iterate_chunks(logits, target):
+    for chunk in iterate_chunks(head, target):
         sums[chunk.image] = sums[chunk.image] + loss(chunk)
     return torch.stack(sums)
 
@@ -138,28 +139,7 @@ def _chunk_gradient(chunk: Chunk, loss: ChunkLoss, grad_sum: Tensor) -> Tensor:
     return torch.autograd.grad(scalar, values)[0]
 
 
-class _LogitsSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, loss: ChunkLoss) -> Tensor:
-        ctx.save_for_backward(logits, target)
-        ctx.loss = loss
-        return _sum_chunks(logits, target, loss)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor, None, None]:
-        logits, target = ctx.saved_tensors
-        gradient = torch.empty_like(logits)
-        for chunk in iterate_chunks(logits, target):
-            view = gradient[chunk.image, :, chunk.rows]
-            grad_chunk = _chunk_gradient(chunk, ctx.loss, grad_outputs[0][chunk.image])
-            view.copy_(grad_chunk.unflatten(1, view.shape[1:]))
-        return gradient, None, None
-
-
-class _HeadLogitsSum(torch.autograd.Function):
+class _ChunkedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, align_corners: bool, target: Tensor, loss: ChunkLoss) -> Tensor:  # noqa: FBT001
         ctx.save_for_backward(logits, target)
@@ -169,23 +149,33 @@ class _HeadLogitsSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Tensor
+        ctx: Any, grad_sums: Tensor
     ) -> tuple[Tensor, None, None, None]:
         logits, target = ctx.saved_tensors
-        align = ctx.align_corners
-        gradient = torch.empty_like(logits)
-        for image in range(len(logits)):
-            with torch.enable_grad():
-                leaf = logits[image].detach().requires_grad_()
-                wide = _resize_columns(leaf, target.shape[2], align_corners=align)
-            values, grad_wide = wide.detach(), torch.zeros_like(wide)
-            for rows, source, weights in _iterate_rows(values, target, align_corners=align):
-                chunk_logits = _resize_rows(values[source], weights)
-                chunk = Chunk(chunk_logits, target[image, rows].flatten(), image, rows)
-                grad_chunk = _chunk_gradient(chunk, ctx.loss, grad_outputs[0][image])
-                grad_rows = grad_chunk.T.reshape(len(weights), -1)  # (rows, W * K)
-                grad_wide[source].view(weights.shape[1], -1).addmm_(weights.T, grad_rows)
-            with torch.enable_grad():
-                scalar = (wide * grad_wide).sum()
-            gradient[image] = torch.autograd.grad(scalar, leaf)[0]
+        head, gradient = HeadLogits(logits, ctx.align_corners), torch.empty_like(logits)
+        if head.has_size_of(target):
+            for chunk in iterate_chunks(head, target):
+                view = gradient[chunk.image, :, chunk.rows]
+                grad_chunk = _chunk_gradient(chunk, ctx.loss, grad_sums[chunk.image])
+                view.copy_(grad_chunk.unflatten(1, view.shape[1:]))
+        else:
+            for image, grad_sum in enumerate(grad_sums):
+                gradient[image] = _resized_gradient(head, target, image, ctx.loss, grad_sum)
         return gradient, None, None, None
+
+
+def _resized_gradient(
+    head: HeadLogits, target: Tensor, image: int, loss: ChunkLoss, grad_sum: Tensor
+) -> Tensor:
+    """Return the gradient (K, h, w) of one image's logits, which are resized."""
+    with torch.enable_grad():
+        leaf = head.logits[image].detach().requires_grad_()
+        wide = _resize_columns(leaf, target.shape[2], align_corners=head.align_corners)
+    values, grad_wide = wide.detach(), torch.zeros_like(wide)
+    for rows, source, weights in _iterate_rows(values, target, align_corners=head.align_corners):
+        chunk = Chunk(_resize_rows(values[source], weights), target[image, rows].flatten(), image, rows)
+        grad_rows = _chunk_gradient(chunk, loss, grad_sum).T.reshape(len(weights), -1)  # (rows, W * K)
+        grad_wide[source].view(weights.shape[1], -1).addmm_(weights.T, grad_rows)
+    with torch.enable_grad():
+        scalar = (wide * grad_wide).sum()
+    return torch.autograd.grad(scalar, leaf)[0]

@@ -25,30 +25,25 @@ def read_class_weights(source: str | Sequence[float] | None, num_classes: int) -
     if source is None:
         return torch.ones(num_classes)
     if isinstance(source, str):
-        values, text = _read(source), source
+        text, values = source, _read(source)
     else:
-        values, text = list(source), f"[{', '.join(f'{value:g}' for value in source)}]"
+        text, values = f"[{', '.join(f'{value:g}' for value in source)}]", list(source)
     if len(values) != num_classes:
         raise ValueError(
             f"loss.class_weights={text}: {len(values)} weights for {num_classes} classes; {HINT}"
         )
-    for index, value in enumerate(values):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(
-                f"loss.class_weights={text}: the weight of class {index} is {value:g};"
-                " give each a number of at least 0"
-            )
-    if not any(values):
-        raise ValueError(f"loss.class_weights={text}: the weights sum to 0; give at least one above 0")
+    if not (all(math.isfinite(value) and value >= 0 for value in values) and any(values)):
+        raise ValueError(
+            f"loss.class_weights={text}: give each class a number of at least 0, and one above 0"
+        )
     return torch.tensor(values, dtype=torch.float32)
 
 
 def _read(source: str) -> list[float]:
     try:
         return [float(line) for line in files.read_text(Path(source), most=MAX_BYTES).split()]
-    except OSError as error:
-        raise ValueError(f"loss.class_weights={source}: {error.strerror}; {HINT}") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)[:200]
         raise ValueError(
-            f"loss.class_weights={source}: one number per line is expected, but {str(error)[:200]}; {HINT}"
+            f"loss.class_weights={source}: must have one number per line ({reason}); {HINT}"
         ) from error

@@ -31,26 +31,19 @@ class Loss(nn.Module):
             label: (B, H, W), any integer type.
         """
         target = label.long()
-        parts = {"main": self.compute_mean(_match_size(logits.main, logits, target), target)}
+        parts = {"main": self.compute_mean(HeadLogits(logits.main, logits.align_corners), target)}
         if logits.aux is not None:
-            parts["aux"] = self.aux_weight * self.compute_mean(
-                _match_size(logits.aux, logits, target), target
-            )
+            aux = self.compute_mean(HeadLogits(logits.aux, logits.align_corners), target)
+            parts["aux"] = self.aux_weight * aux
         return parts
 
-    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
-        """Return the loss of one head, (B, K, H, W) logits; 0 with gradient 0 if all pixels are ignored."""
+    def compute_mean(self, head: HeadLogits, target: Tensor) -> Tensor:
+        """Return the loss of one head; 0 with gradient 0 if all pixels are ignored."""
         raise NotImplementedError
 
     def compute_weight(self, label: Tensor) -> Tensor:
         """Return the divisor of the mean, which may depend on the label only; a float64 scalar."""
         raise NotImplementedError
-
-
-def _match_size(head_logits: Tensor, logits: Logits, target: Tensor) -> Tensor | HeadLogits:
-    if head_logits.shape[2:] == target.shape[1:]:
-        return head_logits
-    return HeadLogits(head_logits, logits.align_corners)
 
 
 class PixelLoss(Loss):
@@ -71,9 +64,9 @@ class PixelLoss(Loss):
         device = self.label_weights.device
         return self.label_weights[label.to(device).int()].sum(dtype=precision.widest_float_dtype(device))
 
-    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, head: HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head, the sum of ``sum_loss`` by the weight of the labels."""
-        total = chunked_sum(logits, target, self.sum_loss).sum()
+        total = chunked_sum(head, target, self.sum_loss).sum()
         return total / self.compute_weight(target).clamp(min=1e-9).to(total.dtype)
 
     def sum_loss(self, chunk: Chunk) -> Tensor:

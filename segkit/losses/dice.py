@@ -29,9 +29,9 @@ class Dice(RegionLoss):
         super().__init__(num_classes, aux_weight=aux_weight)
         self.over, self.smooth = over, smooth
 
-    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, head: HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head."""
-        sums = chunked_sum(logits, target, overlaps)  # (B, 3, K)
+        sums = chunked_sum(head, target, overlaps)  # (B, 3, K)
         if self.over == "batch":
             sums = sums.sum(0, keepdim=True)
         both, predicted, true = sums.unbind(1)  # (B, K) each

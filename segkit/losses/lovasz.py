@@ -35,16 +35,13 @@ class Lovasz(RegionLoss):
         super().__init__(num_classes, aux_weight=aux_weight)
         self.over = over
 
-    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, head: HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head."""
-        if isinstance(logits, HeadLogits):
-            logits = logits.resize(target)  # errors are sorted over all pixels
-        images = range(len(target))
+        head = head.resize(target)  # errors are sorted over all pixels
+        groups = [[image] for image in range(len(target))]
         if self.over == "batch":
-            groups = [list(images)]
-        else:
-            groups = [[image] for image in images]
-        image_weights = lovasz_weights(logits, target, groups)
+            groups = [list(range(len(target)))]
+        image_weights = lovasz_weights(head, target, groups)
 
         def errors(chunk: Chunk) -> Tensor:
             classes, weights = image_weights[chunk.image]
@@ -52,25 +49,25 @@ class Lovasz(RegionLoss):
             error = (true - chunk.logits.softmax(0).index_select(0, classes)).abs()
             return (error * weights[:, chunk.rows].flatten(1)).sum() / max(1, len(classes))
 
-        total = chunked_sum(logits, target, errors).sum()
+        total = chunked_sum(head, target, errors).sum()
         if self.over == "batch":
             return total
-        return (total / self.compute_weight(target).clamp(min=1).to(logits.device)).to(total.dtype)
+        return (total / self.compute_weight(target).clamp(min=1).to(total.device)).to(total.dtype)
 
 
 @torch.no_grad()
-def lovasz_weights(logits: Tensor, target: Tensor, groups: list[list[int]]) -> list[LovaszWeights]:
+def lovasz_weights(head: HeadLogits, target: Tensor, groups: list[list[int]]) -> list[LovaszWeights]:
     """Return the weights of each image's errors; the errors of a group of images are sorted together."""
-    logsumexp = torch.cat([chunk.logits.logsumexp(0) for chunk in iterate_chunks(logits, target)])
+    logsumexp = torch.cat([chunk.logits.logsumexp(0) for chunk in iterate_chunks(head, target)])
     normalizers = logsumexp.view(target.shape)
     collected: list[LovaszWeights] = []
     for group in groups:
         label = target[group]  # (G, H, W)
-        scored = label != ignore_index(logits.shape[1])
+        scored = label != ignore_index(head.logits.shape[1])
         classes = label[scored].unique()
         weights = normalizers.new_zeros(len(classes), *label.shape)
         for weight, number in zip(weights, classes.tolist(), strict=True):
-            probability = (logits[group, number] - normalizers[group]).exp()
+            probability = (head.logits[group, number] - normalizers[group]).exp()
             true = (label == number)[scored]
             error = (true.to(probability.dtype) - probability[scored]).abs()
             weight[scored] = _jaccard_growth(error, true).to(weight.dtype)

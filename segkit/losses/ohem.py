@@ -30,16 +30,16 @@ class Ohem(PixelLoss):
         self.cross_entropy = CrossEntropy(class_weights)
         self.threshold, self.min_kept = threshold, min_kept
 
-    def compute_mean(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def compute_mean(self, head: HeadLogits, target: Tensor) -> Tensor:
         """Return the mean cross-entropy over the hard pixels of one head."""
-        is_hard = self.find_hard(logits, target)
-        return self.cross_entropy.compute_mean(logits, target.where(is_hard, self.ignore_index))
+        is_hard = self.find_hard(head, target)
+        return self.cross_entropy.compute_mean(head, target.where(is_hard, self.ignore_index))
 
     @torch.no_grad()
-    def find_hard(self, logits: Tensor | HeadLogits, target: Tensor) -> Tensor:
+    def find_hard(self, head: HeadLogits, target: Tensor) -> Tensor:
         """Return which pixels are hard, (B, H, W) bool: those with a low probability of their class."""
         scored = target != self.ignore_index
-        chunks = iterate_chunks(logits, target)
+        chunks = iterate_chunks(head, target)
         probability = torch.cat([pixel_cross_entropy(chunk).neg().exp() for chunk in chunks])
         probability = probability.view_as(target).where(scored, torch.inf)  # of the pixel's class
         count = target.numel() // 5
