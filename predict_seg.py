@@ -38,16 +38,12 @@ def main(settings: dict[str, Any]) -> None:
         )
     with distributed.init_process_group(settings["device"]) as device:
         source = distributed.decide_on_main(lambda: sources.find_images(settings["input"]))
-        first = source.images[0]
-        if source.is_video:
-            video = Video(first.file if first.camera is None else first.camera)
-        else:
-            video = None
+        video = Video(source.video) if source.video is not None else None
         network = predictor.load_model(settings, device)
         if settings["submission"]:
             submissions.find_archive_format(network.table)  # fail before the work if there is no server
         predictor = predictor.Predictor(network, inference.build_protocol(settings))
-        folder, images = distributed.decide_on_main(
+        folder = distributed.decide_on_main(
             lambda: prediction_index.claim_outputs(
                 results.choose_output_folder(settings, f"predict-{source.title}"),
                 source.images,
@@ -56,27 +52,20 @@ def main(settings: dict[str, Any]) -> None:
                 is_default=settings["output"] is None,
             )
         )
+        names = [image.name for image in source.images]
         options = {"kinds": kinds, "resume": settings["resume"]}
-        dropped = 0  # frames
         if video is None:
-            outcome = predict_files.predict_images(predictor, images, folder, **options)
+            outcome = predict_files.predict_images(predictor, source.images, folder, **options)
         else:
-            outcome, dropped = predict_files.predict_video(
-                predictor, video, folder, images[0].name, **options
-            )
+            outcome = predict_files.predict_video(predictor, video, folder, names[0], **options)
         if distributed.is_main():
             unit = "images" if video is None else "frames"
-            if dropped:
-                busy = f" ({dropped} more were dropped while the network was busy)"
-            else:
-                busy = ""
-            print(f"{unit}: {outcome}{busy}. Results: {folder}")
+            print(f"{unit}: {outcome}. Results: {folder}")
         if outcome.failures:
             if distributed.is_main():
                 print("\n".join(["Not predicted:", *outcome.failures]), file=sys.stderr)
             raise SystemExit(1)
         if settings["submission"] and distributed.is_main():
-            names = [image.name for image in images]
             print(f"Verified archive: {submissions.pack_archive(folder, names, network.table)}")
 
 

@@ -6,23 +6,23 @@ import pytest
 
 from segkit.inference import sources
 
+FILES = ["a.jpg", "a.png", "sub/b.JPG", "sub/deep/c.webp", "sub/.hidden.png", ".t/d.png", "[x].png", "e.md"]
+EXPECTED = ["[x]", "a.jpg", "a.png", "sub/b", "sub/deep/c"]
+
+
+def write_files(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    for name in (
-        "a.jpg",
-        "a.png",
-        "sub/b.JPG",
-        "sub/deep/c.webp",
-        "sub/.hidden.png",
-        ".thumbs/d.png",
-        "[x].png",
-    ):
-        file = tmp_path / "photos" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"")
-    (tmp_path / "photos/readme.md").write_text("")
+    """The current folder, also the home folder, with FILES in ``photos``."""
+    write_files(tmp_path / "photos", *FILES)
+    write_files(tmp_path, "ride.mp4")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
 
@@ -30,90 +30,58 @@ def names(source):
     return [image.name for image in sources.find_images(source).images]
 
 
-def test_folder_is_searched_recursively(here):
-    assert names("photos") == ["[x]", "a.jpg", "a.png", "sub/b", "sub/deep/c"]
-    assert names(str(here / "photos/sub")) == ["b", "deep/c"]
-
-
-def test_single_image_is_named_by_its_stem(here):
-    assert names("photos/sub/b.JPG") == ["b"]
-    assert names("photos/[x].png") == ["[x]"]  # a file before a pattern
-
-
 @pytest.mark.parametrize(
-    ("pattern", "expected"),
+    ("source", "title", "expected"),
     [
-        ("photos/*.png", ["[x]", "a"]),
-        ("photos/**/*.*p*", ["[x]", "a.jpg", "a.png", "sub/deep/c"]),
-        ("photos/sub/?.JPG", ["b"]),
+        ("photos", "photos", EXPECTED),
+        ("~/photos/sub", "sub", ["b", "deep/c"]),
+        ("photos/sub/b.JPG", "b", ["b"]),
+        ("photos/[x].png", "[x]", ["[x]"]),  # a file before a pattern
+        ("photos/*.png", "photos", ["[x]", "a"]),
+        ("~/photos/**/*.*p*", "photos", ["[x]", "a.jpg", "a.png", "sub/deep/c"]),
+        ("photos/sub/?.JPG", "sub", ["b"]),
+        ("~/ride.mp4", "ride", ["ride"]),
+        ("0", "camera0", ["camera0"]),
+        (["photos/sub", "photos/*.png"], "photos", ["sub/b", "sub/deep/c", "[x]", "a"]),
     ],
 )
-def test_pattern_names_are_relative_to_the_first_wildcard(here, pattern, expected):
-    assert names(pattern) == expected
+def test_inputs_have_a_title_and_names(here, source, title, expected):
+    found = sources.find_images(source)
+    assert found.title == title
+    assert [image.name for image in found.images] == expected
+    assert found.video == {"ride": here / "ride.mp4", "camera0": 0}.get(title)
 
 
 def test_list_paths_are_relative_to_it_or_current_folder(here):
-    lines = ["# chosen", "a.jpg", "", "photos/sub/b.JPG", str(here / "photos/sub/deep/c.webp"), "gone.png"]
-    (here / "photos/chosen.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    absolute = here / "photos/sub/deep/c.webp"
+    lines = f"# chosen\na.jpg\n\nphotos/sub/b.JPG\n{absolute}\ngone.png\n~/photos/e.png\n~e.png\n"
+    (here / "photos/chosen.txt").write_text(lines, encoding="utf-8-sig")
     found = sources.find_images("photos/chosen.txt").images
-    assert [image.name for image in found] == ["a", "sub/b", "sub/deep/c", "gone"]
-    assert [image.file for image in found[1:3]] == [
-        here / "photos/sub/b.JPG",
-        here / "photos/sub/deep/c.webp",
-    ]
-
-
-def test_tilde_in_a_list_is_expanded_for_users_only(here, monkeypatch):
-    monkeypatch.setenv("HOME", str(here / "photos"))
-    (here / "chosen.txt").write_text("~/a.jpg\n~old.png\n")
-    found = sources.find_images("chosen.txt").images
-    assert [image.file for image in found] == [here / "photos/a.jpg", here / "~old.png"]
-
-
-def test_empty_list_is_rejected(here):
-    (here / "none.txt").write_text("# nothing\n")
-    with pytest.raises(ValueError, match=r"none\.txt: the list is empty; write one image per line"):
-        sources.find_images("none.txt")
+    assert [image.name for image in found] == ["a", "sub/b", "sub/deep/c", "gone", "e", "~e"]
+    assert [image.file for image in found[1:3]] == [here / "photos/sub/b.JPG", absolute]
 
 
 @pytest.mark.parametrize(
-    ("source", "title"),
+    ("source", "message"),
     [
-        ("photos", "photos"),
-        ("photos/*.png", "photos"),
-        ("ride.mp4", "ride"),
-        ("0", "camera0"),
-        ("photos.v2", "photos.v2"),
-        ("./photos/a.jpg", "a"),
+        ("none.txt", r"none\.txt: the list is empty; write one image per line"),
+        (["photos", "0"], "input=0: a video or a camera must be the only input"),
     ],
 )
-def test_source_title_comes_from_the_input(here, source, title):
-    (here / "ride.mp4").write_bytes(b"")
-    (here / "photos.v2").mkdir()
-    (here / "photos.v2/a.png").write_bytes(b"")
-    assert sources.find_images(source).title == title
-
-
-def test_tilde_is_the_home_folder(here, monkeypatch):
-    monkeypatch.setenv("HOME", str(here))
-    (here / "ride.mp4").write_bytes(b"")
-    assert names("~/photos/sub") == ["b", "deep/c"]
-    assert names("~/photos/*.png") == ["[x]", "a"]
-    assert sources.find_images("~/photos/*.png").title == "photos"
-    assert sources.find_images("~/ride.mp4").is_video
+def test_unusable_inputs_are_rejected(here, source, message):
+    (here / "none.txt").write_text("# nothing\n")
+    with pytest.raises(ValueError, match=message):
+        sources.find_images(source)
 
 
 def test_image_names_are_unique(tmp_path):
-    for name in ("a.jpg", "a.png", "a.jpg.png", "a.jpg.png.png", "b.tif"):
-        (tmp_path / name).write_bytes(b"")
-    assert names(str(tmp_path)) == ["a.jpg", "a.jpg.png", "a.jpg.png.png", "a.png", "b"]
+    write_files(tmp_path, "a.jpg", "a.png", "a.jpg.png", "b.tif")
+    assert names(str(tmp_path)) == ["a_2", "a.jpg", "a.png", "b"]
 
 
 def test_names_of_listed_files_stay_inside_the_output_folder(tmp_path):
+    write_files(tmp_path, "one/a.png", "two/a.png")
     (tmp_path / "lists").mkdir()
-    for name in ("one/a.png", "two/a.png"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(b"")
     lines = ["../one/a.png", "../lists/../two/a.png", "../one/../one/a.png"]
     (tmp_path / "lists/all.txt").write_text("\n".join(lines))
     assert names(str(tmp_path / "lists/all.txt")) == ["one/a", "two/a"]
@@ -121,18 +89,11 @@ def test_names_of_listed_files_stay_inside_the_output_folder(tmp_path):
 
 def test_circular_symbolic_link_ends(here):
     (here / "photos/sub/loop").symlink_to(here / "photos")
-    assert names("photos") == ["[x]", "a.jpg", "a.png", "sub/b", "sub/deep/c"]
-
-
-def test_several_inputs_are_named_below_common_folder(here):
-    assert names(["photos/sub", "photos/*.png"]) == ["sub/b", "sub/deep/c", "[x]", "a"]
-    with pytest.raises(ValueError, match="input=0: a video or a camera must be the only input"):
-        sources.find_images(["photos", "0"])
+    assert names("photos") == EXPECTED
 
 
 def test_brackets_in_the_current_folder_are_not_wildcards(tmp_path, monkeypatch):
-    (tmp_path / "[2024]").mkdir()
-    (tmp_path / "[2024]/a.png").write_bytes(b"")
+    write_files(tmp_path / "[2024]", "a.png")
     monkeypatch.chdir(tmp_path / "[2024]")
     assert names("*.png") == ["a"]
     assert sources.find_images("*.png").title == "[2024]"

@@ -62,7 +62,7 @@ def load_verification_images(
     """
     if source is not None:
         found = sources.find_images(source)
-        if found.is_video:
+        if found.video is not None:
             raise ValueError(f"input={source}: is a video. Give images")
         images = [read_image(image.file) for image in _pick_evenly(found.images, count)]
         return VerificationImages(source, images)

@@ -32,6 +32,7 @@ def save_prediction(
     *,
     kinds: Collection[str],
     probabilities: np.ndarray | None = None,
+    source: Path | None = None,
 ) -> None:
     """Write the prediction of one image, each file atomically.
 
@@ -43,10 +44,14 @@ def save_prediction(
         table: of the classes.
         kinds: ``ids`` as in the data set's masks, ``colors``, ``overlays`` with a legend, ``probabilities``.
         probabilities: (K, H, W), for ``probabilities``.
+        source: file of the image; if it is a GeoTIFF, the ids are also written as one.
     """
     assert ids.shape == image.shape[:2], (name, ids.shape, image.shape)
     if "ids" in kinds:
-        overlays.save_image(output_path(folder, "ids", name), table.decode(ids))
+        raw = table.decode(ids)
+        overlays.save_image(output_path(folder, "ids", name), raw)
+        if source is not None and source.suffix.lower() in (".tif", ".tiff", ".jp2"):
+            _save_geotiff(output_path(folder, "ids", name).with_suffix(".tif"), raw, source)
     if "colors" in kinds:
         overlays.save_image(output_path(folder, "colors", name), overlays.colorize(ids, table.colors))
     if "overlays" in kinds:
@@ -59,12 +64,9 @@ def save_prediction(
             np.savez_compressed(file, probabilities=probabilities.astype(np.float16), names=table.names)
 
 
-def save_geotiff(folder: Path, name: str, raw: np.ndarray, source: Path) -> None:
-    """Write raw ids (H, W) as a GeoTIFF with the position of the source image, if it has one.
-
-    Does nothing without rasterio.
-    """
-    if source.suffix.lower() not in (".tif", ".tiff", ".jp2") or not importlib.util.find_spec("rasterio"):
+def _save_geotiff(path: Path, raw: np.ndarray, source: Path) -> None:
+    """Write raw ids (H, W) with the position of the source image; nothing if it has none, or no rasterio."""
+    if not importlib.util.find_spec("rasterio"):
         return
     import rasterio
     import rasterio.errors
@@ -73,16 +75,16 @@ def save_geotiff(folder: Path, name: str, raw: np.ndarray, source: Path) -> None
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(source) as file:
             crs, transform, shape = file.crs, file.transform, file.shape
-        has_position = crs is not None or not transform.is_identity
-        if not has_position or shape != raw.shape:
-            return
-        profile = {"height": raw.shape[0], "width": raw.shape[1], "count": 1, "dtype": raw.dtype.name}
-        profile |= {"driver": "GTiff", "crs": crs, "transform": transform, "compress": "deflate"}
-        with rasterio.MemoryFile() as memory:
-            with memory.open(**profile) as file:
-                file.write(raw, 1)
-            with files.atomic_write(output_path(folder, "ids", name).with_suffix(".tif")) as target:
-                target.write(memory.read())
+    has_position = crs is not None or not transform.is_identity
+    if not has_position or shape != raw.shape:
+        return
+    profile = {"height": raw.shape[0], "width": raw.shape[1], "count": 1, "dtype": raw.dtype.name}
+    profile |= {"driver": "GTiff", "crs": crs, "transform": transform, "compress": "deflate"}
+    with rasterio.MemoryFile() as memory:
+        with memory.open(**profile) as file:
+            file.write(raw, 1)
+        with files.atomic_write(path) as target:
+            target.write(memory.read())
 
 
 def add_legend(image: np.ndarray, ids: np.ndarray, table: LabelMap) -> np.ndarray:

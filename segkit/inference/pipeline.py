@@ -5,98 +5,67 @@ Decoding and encoding release Python's lock, so the network hardly waits for eit
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Self, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+END: Any = object()
 
 
-class ReaderThread(Iterator[tuple[T, int]]):
-    """Items read by a thread, each with the number of items dropped just before it.
+def read_ahead(items: Iterable[T], *, most: int = 2) -> Iterator[T]:
+    """Yield items that a thread reads up to ``most`` in advance; its errors are raised in their place."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque(pool.submit(next, iterator, END) for _ in range(most))
+        while (item := pending.popleft().result()) is not END:
+            pending.append(pool.submit(next, iterator, END))
+            yield item
 
-    A context manager: leaving it stops the thread after its current item.
 
-    Args:
-        items: iterated in the thread; its exceptions are raised here, after the items before them.
-        most: size of the queue.
-        drop: when the queue is full, drop the oldest item instead of waiting; for cameras, which do not wait.
+def read_newest(items: Iterable[T]) -> Iterator[T]:
+    """Yield the newest item whenever the caller is free; for cameras, which do not wait.
+
+    A thread reads the items. Of those that arrive in the meantime, all but the last are dropped.
     """
+    newest: queue.Queue[Any] = queue.Queue(1)
 
-    def __init__(self, items: Iterable[T], *, most: int = 2, drop: bool = False) -> None:
-        self.items, self.most, self.drop = items, most, drop
-        if drop:
-            self.most = 1
-        self.queue: deque[T] = deque()
-        self.changed = threading.Condition()
-        self.dropped, self.has_ended, self.is_stopped = 0, False, False
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-
-    def _read(self) -> None:
+    def read() -> None:
         try:
-            for item in self.items:
-                with self.changed:
-                    self.changed.wait_for(lambda: self.is_stopped or self.drop or len(self.queue) < self.most)
-                    if self.is_stopped:
-                        break
-                    if len(self.queue) == self.most:
-                        self.queue.popleft()
-                        self.dropped += 1
-                    self.queue.append(item)
-                    self.changed.notify_all()
-        except BaseException as error:  # raised by __next__
-            self.error = error
-        with self.changed:
-            self.has_ended = True
-            self.changed.notify_all()
+            for item in items:
+                with contextlib.suppress(queue.Empty):
+                    newest.get_nowait()
+                newest.put(item)
+            newest.put(END)
+        except BaseException as error:  # raised by the caller's thread
+            newest.put(error)
 
-    def __next__(self) -> tuple[T, int]:
-        with self.changed:
-            self.changed.wait_for(lambda: self.queue or self.has_ended)
-            if not self.queue:
-                raise self.error or StopIteration
-            item = self.queue.popleft()
-            dropped, self.dropped = self.dropped, 0
-            self.changed.notify_all()
-            return item, dropped
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self.changed:
-            self.is_stopped = True
-            self.changed.notify_all()
-        self.thread.join(5)  # a camera that hangs ends with the process
+    threading.Thread(target=read, daemon=True).start()  # a camera that hangs ends with the process
+    while (item := newest.get()) is not END:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
 
 
-class WriterThread:
-    """A thread that makes calls in order; at most ``most`` are queued.
+@contextlib.contextmanager
+def write_behind(*, most: int = 2) -> Iterator[Callable[..., None]]:
+    """Yield a function ``submit(fn, *args, **kwargs)`` that makes calls in a thread, in order.
 
-    A context manager: leaving it waits for all calls. An exception of a call is raised by the next ``submit``
-    or on leaving.
+    It waits while ``most`` calls are queued. Leaving the context waits for all. An exception of a call is
+    raised by a later ``submit`` or on leaving.
     """
+    with ThreadPoolExecutor(1) as pool:
+        calls = deque[Any]()
 
-    def __init__(self, *, most: int = 2) -> None:
-        self.most = most
-        self.pool = ThreadPoolExecutor(1)
-        self.queue: deque[Future[None]] = deque()
+        def submit(fn: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+            while len(calls) >= most or (calls and calls[0].done()):
+                calls.popleft().result()
+            calls.append(pool.submit(fn, *args, **kwargs))
 
-    def submit(self, fn: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Queue a call; waits while the queue is full."""
-        while len(self.queue) >= self.most or (self.queue and self.queue[0].done()):
-            self.queue.popleft().result()
-        self.queue.append(self.pool.submit(fn, *args, **kwargs))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        self.pool.shutdown()
-        if kind is None:
-            for call in self.queue:
-                call.result()
+        yield submit
+        for call in calls:
+            call.result()

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from segkit.inference import outputs, sources
-from segkit.inference.pipeline import ReaderThread, WriterThread
+from segkit.inference import outputs, pipeline, sources
 from segkit.inference.prediction_index import ImageFile
 from segkit.inference.predictor import Predictor
 from segkit.inference.video import Video, VideoFile, add_legend_strip
@@ -29,17 +28,19 @@ class Outcome(NamedTuple):
     skipped: int
     failed: int
     failures: list[str]
+    dropped: int = 0  # frames of a camera
 
     def __str__(self) -> str:
-        return f"{self.predicted} predicted, {self.skipped} skipped, {self.failed} failed"
+        text = f"{self.predicted} predicted, {self.skipped} skipped, {self.failed} failed"
+        if self.dropped:
+            text += f" ({self.dropped} more were dropped while the network was busy)"
+        return text
 
 
 def predict_images(
     predictor: Predictor, images: Sequence[ImageFile], folder: Path, *, kinds: Collection[str], resume: bool
 ) -> Outcome:
     """Predict images, distributed over the ranks, and write the missing outputs.
-
-    ``images`` have the names from ``prediction_index.claim_outputs``; ``kinds`` are of ``outputs.KINDS``.
 
     Raises:
         ValueError: outputs exist and ``resume`` is false, or the first image cannot be predicted, as with
@@ -53,10 +54,9 @@ def predict_images(
     own_images = pending[distributed.rank() :: distributed.world_size()]
     is_disabled = None if distributed.is_main() else True  # None: disabled without a terminal
     predicted, failures = 0, []
-    images_read = sources.read_images(own_images, predictor.bands)
-    with WriterThread() as writer, ReaderThread(images_read, most=1) as reader:
-        progress = tqdm(reader, "predicting", len(own_images), unit="image", disable=is_disabled)
-        for (image, pixels), _ in progress:
+    reader = pipeline.read_ahead(sources.read_images(own_images, predictor.bands), most=1)
+    with pipeline.write_behind() as submit:
+        for image, pixels in tqdm(reader, "predicting", len(own_images), unit="image", disable=is_disabled):
             if isinstance(pixels, Exception):
                 failures.append(str(pixels))
                 continue
@@ -70,67 +70,58 @@ def predict_images(
                 continue
             predicted += 1
             rgb = to_display_rgb(pixels, predictor.bands)
-            options = {"kinds": needed, "probabilities": probabilities}
-            writer.submit(outputs.save_prediction, folder, image.name, rgb, ids, predictor.table, **options)
-            if "ids" in needed:
-                raw = predictor.table.decode(ids)
-                writer.submit(outputs.save_geotiff, folder, image.name, raw, image.file)
+            options = {"kinds": needed, "probabilities": probabilities, "source": image.file}
+            submit(outputs.save_prediction, folder, image.name, rgb, ids, predictor.table, **options)
     failures = [line for part in distributed.gather(failures) for line in part]
     return Outcome(len(pending) - len(failures), len(images) - len(pending), len(failures), failures)
 
 
 def predict_video(
     predictor: Predictor, video: Video, folder: Path, name: str, *, kinds: Collection[str], resume: bool
-) -> tuple[Outcome, int]:
+) -> Outcome:
     """Predict frame by frame; colors and overlays are written as videos, ids and probabilities per frame.
 
     A camera is read until Ctrl-C. Whenever the network is free it takes the newest frame; others are dropped.
     The output video repeats the last frame in place of dropped and unreadable frames, so it lasts as long as
     its source.
 
-    Returns:
-        The outcome, and the number of dropped frames.
-
     Raises:
         ValueError: outputs exist and ``resume`` is false, or the network's weights are broken.
     """
     video_paths = {kind: folder / kind / f"{name}.mp4" for kind in VIDEO_KINDS if kind in kinds}
     frame_kinds = [kind for kind in kinds if kind not in VIDEO_KINDS]
-    existing = [path for path in video_paths.values() if path.exists()]
-    existing += [folder / kind / name for kind in frame_kinds if (folder / kind / name).exists()]
-    _check_resume(folder, len(existing), f"output{'s' * (len(existing) > 1)} of {name}", resume=resume)
-    predicted, skipped, dropped = 0, 0, 0
+    expected = [*video_paths.values(), *(folder / kind / name for kind in frame_kinds)]
+    _check_resume(folder, sum(path.exists() for path in expected), f"outputs of {name}", resume=resume)
+    predicted, skipped = 0, 0
     next_number = 0  # of the output videos
     interrupts = [KeyboardInterrupt] if video.endless else []
+    reader = pipeline.read_newest(video) if video.endless else pipeline.read_ahead(video)
     with contextlib.ExitStack() as stack, contextlib.suppress(*interrupts):  # files are closed after Ctrl-C
         video_files = {
             kind: stack.enter_context(VideoFile(path, video.rate))
             for kind, path in video_paths.items()
             if not path.exists()
         }
-        writer = stack.enter_context(WriterThread())
-        reader = stack.enter_context(ReaderThread(video, drop=video.endless))
-        frames = tqdm(reader, "predicting", video.length, unit="frame", disable=None)
-        for (number, image), dropped_before in frames:
+        submit = stack.enter_context(pipeline.write_behind())
+        for number, image in tqdm(reader, "predicting", video.length, unit="frame", disable=None):
             frame_name = f"{name}/{number:06d}"
-            dropped += dropped_before
+            repeats, next_number = number - next_number, number + 1
             needed = _missing_kinds(folder, frame_name, frame_kinds)
             if not needed and not video_files:
                 skipped += 1
                 continue
             ids, probabilities = _predict(predictor, image, needed)
             options = {"kinds": needed, "probabilities": probabilities}
-            writer.submit(outputs.save_prediction, folder, frame_name, image, ids, predictor.table, **options)
+            submit(outputs.save_prediction, folder, frame_name, image, ids, predictor.table, **options)
             for kind, file in video_files.items():
-                repeats = number - next_number
-                writer.submit(_add_frame, file, kind, image, ids, predictor, repeats=repeats)
-            next_number = number + 1
+                submit(_add_frame, file, kind, image, ids, predictor, repeats=repeats)
             predicted += 1
-    failed, failures = 0, []
-    if video.length is not None and video.seen < video.length:
-        failed = video.length - video.seen
+    if video.length is None:
+        return Outcome(predicted, skipped, 0, [], dropped=next_number - predicted - skipped)
+    failed, failures = max(video.length - video.seen, 0), []
+    if failed:
         failures = [f"{video.source}: only {video.seen} of {video.length} frames can be read"]
-    return Outcome(predicted, skipped, failed, failures), dropped
+    return Outcome(predicted, skipped, failed, failures)
 
 
 def _missing_kinds(folder: Path, name: str, kinds: Collection[str]) -> list[str]:

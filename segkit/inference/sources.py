@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 
 from segkit.config.values import expand_home
-from segkit.data.listing import walk_files
+from segkit.data.listing import unique_names, walk_files
 from segkit.data.reading import IMAGE_SUFFIXES, read_image
 from segkit.inference.prediction_index import ImageFile, drop_outputs
 from segkit.runtime import files
@@ -30,13 +29,13 @@ class Source(NamedTuple):
         place: absolute path, pattern or list; equal for equal inputs.
         title: short name, for the output folder.
         images: files and the names of their outputs; one entry for a video or a camera.
-        is_video: the input is a video or a camera.
+        video: file of a video, or number of a camera.
     """
 
     place: str
     title: str
     images: list[ImageFile]
-    is_video: bool = False
+    video: Path | int | None = None
 
 
 def find_images(source: str | Sequence[str] | None) -> Source:
@@ -45,52 +44,48 @@ def find_images(source: str | Sequence[str] | None) -> Source:
     Raises:
         ValueError: the input is missing, does not exist or has no images.
     """
-    if source is None or len(source) == 0:
+    if not source:
         raise ValueError(f"input= is missing: give {ACCEPTED}")
-    if not isinstance(source, str):
-        return _find_several(source)
-    path = _make_absolute(Path(expand_home(source)))
+    if isinstance(source, str):
+        return _find_images_of_one(source)
+    found = [_find_images_of_one(one) for one in source]
+    if len(found) == 1:
+        return found[0]
+    for text, one in zip(source, found, strict=True):
+        if one.video is not None:
+            raise ValueError(f"input={text}: a video or a camera must be the only input")
+    paths = [image.file for one in found for image in one.images]
+    base = _common_folder(paths)
+    place = " ".join(one.place for one in found)
+    return Source(place, base.name or "images", _name_images(paths, base))
+
+
+def _find_images_of_one(source: str) -> Source:
+    relative = Path(expand_home(source))
+    path = _make_absolute(relative)
     if source.isdecimal() and not path.exists():
         camera = f"camera{int(source)}"
-        return Source(camera, camera, [ImageFile(path, camera, int(source))], is_video=True)
+        return Source(camera, camera, [ImageFile(path, camera)], int(source))
+    if path.is_file():
+        if path.suffix.lower() in VIDEOS:
+            return Source(str(path), path.stem, [ImageFile(path, path.stem)], path)
+        paths, base = [path], path.parent
+        if path.suffix.lower() == ".txt":
+            paths = _read_list(path)
+            base = _common_folder(paths)
+        return Source(str(path), path.stem, _name_images(paths, base))
     if path.is_dir():
-        files_below = sorted(file for file in walk_files(path) if file.suffix.lower() in IMAGE_SUFFIXES)
-        images = drop_outputs(files_below, path)
-        if not images:
-            raise ValueError(f"input={source}: no image is in this folder ({' '.join(IMAGE_SUFFIXES)})")
-        return Source(str(path), path.name or "images", _name_images(images, path))
-    if not path.is_file():
-        return _match_pattern(source, path)
-    if path.suffix.lower() in VIDEOS:
-        return Source(str(path), path.stem, [ImageFile(path, path.stem)], is_video=True)
-    if path.suffix.lower() == ".txt":
-        images = _read_list(path)
-        return Source(str(path), path.stem, _name_images(images, _common_folder(images)))
-    return Source(str(path), path.stem, _name_images([path], path.parent))
-
-
-def _match_pattern(source: str, path: Path) -> Source:
-    pattern = Path(expand_home(source))  # relative: brackets in the current folder are no wildcards
-    base = _make_absolute(_fixed_part(pattern))
-    matches = [_make_absolute(Path(match)) for match in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
-    images = drop_outputs(sorted(match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES), base)
+        paths, base = list(walk_files(path)), path
+    else:  # relative: brackets in the current folder are no wildcards
+        base = _make_absolute(_fixed_part(relative))
+        paths = [_make_absolute(Path(match)) for match in glob.glob(str(relative), recursive=True)]  # noqa: PTH207
+    images = sorted(file for file in paths if file.suffix.lower() in IMAGE_SUFFIXES)
+    images = drop_outputs(images, base)
+    if not images and path.is_dir():
+        raise ValueError(f"input={source}: no image is in this folder ({' '.join(IMAGE_SUFFIXES)})")
     if not images:
         raise ValueError(f"input={source}: there is no such file, nor does it match one; give {ACCEPTED}")
     return Source(str(path), base.name or "images", _name_images(images, base))
-
-
-def _find_several(inputs: Sequence[str]) -> Source:
-    sources = [find_images(one) for one in inputs]
-    if len(sources) == 1:
-        return sources[0]
-    for text, source in zip(inputs, sources, strict=True):
-        if source.is_video:
-            raise ValueError(f"input={text}: a video or a camera must be the only input")
-    paths = [image.file for source in sources for image in source.images]
-    base = _common_folder(paths)
-    return Source(
-        " ".join(source.place for source in sources), base.name or "images", _name_images(paths, base)
-    )
 
 
 def _make_absolute(path: Path) -> Path:
@@ -118,13 +113,9 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _name_images(paths: Sequence[Path], base: Path) -> list[ImageFile]:
-    """Name images by their path below ``base``, without suffix unless two names would be equal."""
+    """Name images by their unique paths below ``base``."""
     unique = list(dict.fromkeys(paths))
-    full_names = [path.relative_to(base).as_posix() for path in unique]
-    names = [path.relative_to(base).with_suffix("").as_posix() for path in unique]
-    while duplicates := {name for name, count in Counter(names).items() if count > 1}:
-        pairs = zip(full_names, names, strict=True)
-        names = [full if name in duplicates else name for full, name in pairs]
+    names = unique_names([path.relative_to(base).with_suffix("").as_posix() for path in unique], unique)
     return [ImageFile(path, name) for path, name in zip(unique, names, strict=True)]
 
 
