@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,13 @@ def build_datasets(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_records(datasets: dict[str, Any], step: int) -> tuple[list[Record], list[Key]]:
-    """Return the records of every ``step``-th image."""
-    keys = [Key(split, place) for split, data in datasets.items() for place in range(0, len(data), step)]
-    return [examine_pair(datasets[key.split], key)[0] for key in keys], keys
+    """Return the records of every ``step``-th image, and their keys."""
+    records = [
+        examine_pair(data, split, place)
+        for split, data in datasets.items()
+        for place in range(0, len(data), step)
+    ]
+    return records, [record.key for record in records]
 
 
 def measure_copies(arguments: argparse.Namespace) -> None:
@@ -105,9 +110,9 @@ def measure_copies(arguments: argparse.Namespace) -> None:
 
         added = [
             record._replace(
-                key=Key("planted", place),
+                key=Key("planted", place, ""),
                 image_digest=b"",
-                descriptor=copies.describe_image(read(Key("planted", place))),
+                descriptor=copies.describe_image(read(Key("planted", place, ""))),
             )
             for place, record in enumerate(records)
         ]
@@ -130,9 +135,9 @@ def measure_masks(arguments: argparse.Namespace) -> None:
         return cv2.resize(other, samples[place].label.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
     def report(title: str, changed: list[Record], chosen: set[Key]) -> None:
-        findings = [finding for finding in agreement.find_misfits(changed) if finding.cases]
-        named = {case.images[0] for finding in findings for case in finding.cases}
-        kinds = ", ".join(f"{finding.kind} {len(finding.cases)}" for finding in findings)
+        cases = agreement.find_misfits(changed)
+        named = {case.images[0] for case in cases}
+        kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(c.kind for c in cases).items())
         print(f"{title:>12}: {len(named & chosen)} of {len(chosen)} found ({kinds or 'nothing'})")
 
     changes: dict[str, Callable[[int], np.ndarray]] = {
@@ -213,7 +218,7 @@ def measure_labels(arguments: argparse.Namespace) -> None:
     def judge(place: int, label: np.ndarray) -> tuple[labels.Suspect, float]:
         probabilities = predicted[place].astype(np.float32)
         compared, _ = labels.compare_label(probabilities, label)
-        image = labels.Suspect(Key("val", place), samples[place].name, False, compared)
+        image = labels.Suspect(Key("val", place, samples[place].name), False, compared)
         return image, score_with_cleanlab(probabilities, label) if with_cleanlab else 0.0
 
     sound = [judge(place, sample.label) for place, sample in enumerate(samples)]

@@ -32,11 +32,10 @@ def make(root, train=16, val=8):
     return root
 
 
-def examine(root, **settings):
-    datasets = {
-        split: folder.build(split, root=str(root), on_error="skip", **settings) for split in ("train", "val")
-    }
-    return doctor.examine_dataset(datasets, folder=root / "out")
+def examine(root, checkpoint=None, **settings):
+    settings |= {"root": str(root), "on_error": "skip"}
+    datasets = {split: folder.build(split, **settings) for split in ("train", "val")}
+    return doctor.examine_dataset(datasets, folder=root / "out", checkpoint=checkpoint)
 
 
 def find(examination, kind):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,11 +11,10 @@ import pytest
 import torch
 
 import segkit
-from planted import SCENES, find, kinds, make, write_pair
+from conftest import run_script
+from planted import SCENES, examine, find, kinds, make, write_pair
 from segkit.data.datasets import folder
-from segkit.runtime import commands
-from segkit.tools import doctor
-from segkit.tools.doctor import labels, model, ranking
+from segkit.tools.doctor import labels, model, page, ranking
 from segkit.tools.doctor.findings import Key
 from webdriver import browser, needs_chromium
 
@@ -86,7 +85,7 @@ def test_any_size_and_only_ignored_pixels_are_compared(shape):
 def evidence(place, *regions, shift=0.0, is_trained_on=False):
     made = tuple(labels.Region(a, b, value, 0.1, (0, 0, 5, 5)) for a, b, value in regions)
     compared = labels.Comparison(made, shift, (0, 0), None)
-    return labels.Suspect(Key("val", place), f"i{place}", is_trained_on, compared)
+    return labels.Suspect(Key("val", place, f"i{place}"), is_trained_on, compared)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -123,52 +122,34 @@ def test_scores_are_relative_to_the_same_confusion_in_the_other_images(seed):
         assert suspect.score == pytest.approx(compute_score(images[suspect.key.position]))
 
 
-class Oracle:
-    """A model that knows the true labels of scenes by the pixels of the image, and is sometimes unsure."""
-
-    def __init__(self, dataset):
-        self.table, self.bands, self.truth = dataset.table, dataset.bands, {}
-        for index in range(len(dataset)):
-            sample = dataset.read(index)
-            self.truth[sample.image.tobytes()] = sample.label
-
-    def probabilities(self, image):
-        return soften(self.truth[image.tobytes()])
-
-
 @pytest.fixture
 def examined_scenes(tmp_path, monkeypatch):
     """Return a data set of scenes, and a function that examines it with a model that knows the truth."""
     root = make(tmp_path / "data", train=20, val=4)
     whole = folder.build("train", root=str(root), train_split=".")
-    oracle = Oracle(whole)
-    oracle.truth = {image: np.where(label == 255, 0, label) for image, label in oracle.truth.items()}
-    monkeypatch.setattr(model.predictor, "load", lambda file, plugins: oracle)
+    truth = {sample.image.tobytes(): sample.label for sample in map(whole.read, range(len(whole)))}
+    predictor = SimpleNamespace(
+        table=whole.table,
+        bands=whole.bands,
+        probabilities=lambda image: soften(truth[image.tobytes()]),
+    )
+    monkeypatch.setattr(model.predictor, "load", lambda file, plugins: predictor)
     trained = {model._identify_file(pair.image) for pair in folder.build("val", root=str(root)).pairs}
     monkeypatch.setattr(model, "find_training_files", lambda file: trained)
-
-    def examine():
-        datasets = {split: folder.build(split, root=str(root), on_error="skip") for split in ("train", "val")}
-        return doctor.examine_dataset(datasets, folder=tmp_path / "out", checkpoint="x.pt")
-
-    return root, examine
+    return root, lambda: examine(root, checkpoint="x.pt")
 
 
 def test_planted_errors_are_first_in_the_ranking_and_reported(examined_scenes):
     root, examine = examined_scenes
     samples = [SCENES["train"].read(index) for index in range(3)]
-    present = np.unique(samples[0].label)
-    ground, thing = 0, int(present[(present > 0) & (present < 255)][0])
-    exchanged = samples[0].label.copy()
-    exchanged[samples[0].label == ground], exchanged[samples[0].label == thing] = thing, ground
-    write_pair(root, "train", "train0x", samples[0].image, exchanged)
-    moved = np.full_like(samples[1].label, 255)
-    moved[10:] = samples[1].label[:-10]
-    write_pair(root, "train", "train1x", samples[1].image, moved)
-    relabeled = samples[2].label.copy()
-    third = int(np.unique(relabeled)[1])
-    relabeled[relabeled == third] = (third + 4) % 10
-    write_pair(root, "train", "train2x", samples[2].image, relabeled)
+    labels = [sample.label.copy() for sample in samples]
+    thing = int(np.unique(labels[0])[1])
+    labels[0][samples[0].label == 0], labels[0][samples[0].label == thing] = thing, 0
+    labels[1][:10], labels[1][10:] = 255, samples[1].label[:-10]
+    third = int(np.unique(labels[2])[1])
+    labels[2][labels[2] == third] = (third + 4) % 10
+    for index, label in enumerate(labels):
+        write_pair(root, "train", f"train{index}x", samples[index].image, label)
     found = examine()
     content = json.loads((found.folder / "doctor.json").read_text())
     assert {row["name"] for row in content["ranking"][:3]} == {"train0x", "train1x", "train2x"}
@@ -186,9 +167,7 @@ def test_planted_errors_are_first_in_the_ranking_and_reported(examined_scenes):
 
 
 def test_sound_labels_are_not_reported(examined_scenes):
-    _, examine = examined_scenes
-    found = examine()
-    assert not {"exchanged classes", "moved labels", "suspicious regions"} & kinds(found)
+    assert not {"exchanged classes", "moved labels", "suspicious regions"} & kinds(examined_scenes[1]())
 
 
 @needs_chromium
@@ -218,14 +197,14 @@ def test_page_works_in_a_browser_on_a_phone_and_in_the_dark(examined_scenes, tmp
 def test_outlines_of_regions_are_drawn_on_pictures_of_other_sizes():
     numbers = np.zeros((30, 40), np.int32)
     numbers[10:20, 10:30] = 2
-    drawn = ranking.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [2])
-    assert (drawn[20, 40] == ranking.OUTLINE).all()
+    drawn = page.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [2])
+    assert (drawn[20, 40] == page.OUTLINE).all()
     assert not drawn[30, 40].any()
-    assert not ranking.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [1]).any()
+    assert not page.draw_outlines(np.zeros((60, 80, 3), np.uint8), numbers, [1]).any()
 
 
 @pytest.mark.medium
-def test_command_ranks_images_with_a_checkpoint(tmp_path, monkeypatch, capsys):
+def test_command_ranks_images_with_a_checkpoint(tmp_path):
     root = make(tmp_path / "data", train=6, val=3)
     settings = segkit.compose_settings(
         "train",
@@ -238,15 +217,7 @@ def test_command_ranks_images_with_a_checkpoint(tmp_path, monkeypatch, capsys):
 
     def run(file, status):
         words = ("--root", root, "--checkpoint", file, "--output", tmp_path / "out")
-        monkeypatch.setattr(sys, "argv", ["segkit-data", "folder", "doctor", *map(str, words)])
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        ended = 0
-        try:
-            commands.run("data")
-        except SystemExit as end:
-            ended = end.code
-        assert ended == status
-        return capsys.readouterr().err
+        return run_script("folder", "doctor", *words, status=status)
 
     run(tmp_path / "model.pt", 0)
     content = json.loads((tmp_path / "out/doctor.json").read_text())

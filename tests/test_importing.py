@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from conftest import run_command, run_script, write_image
 from segkit.data.label_map import LabelMap
-from segkit.tools.import_labels import format_csv, import_labels, proposals, shapes
+from segkit.tools.import_labels import READERS, format_csv, import_labels, proposals, shapes
 
 HEIGHT, WIDTH = 60, 80
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
@@ -308,6 +308,62 @@ def test_via_regions_in_json_and_csv(tmp_path, kind):
     np.testing.assert_array_equal(np.argwhere(mask == 2)[[0, -1]], [[40, 60], [54, 69]])
     assert report.skipped == {"point": 1, "without class": 1}
     assert LabelMap.read(tmp_path / "out/classes.csv", "x").names == ["background", "a", "b"]
+
+
+def studio_region(kind, **value):
+    value = {kind: ["disc" if kind == "ellipselabels" else "car"], **value} if value else {}
+    return {"type": kind, "original_width": 40, "original_height": 20, "value": value}
+
+
+TASKS = [
+    {
+        "data": {"image": "/data/upload/3/0123abcd-my%20photo.png"},
+        "annotations": [
+            {"was_cancelled": True, "result": [{"type": "brushlabels"}]},
+            {
+                "result": [
+                    studio_region("rectanglelabels", x=25, y=50, width=50, height=25),
+                    studio_region("ellipselabels", x=10, y=20, radiusX=5, radiusY=10),
+                    studio_region("brushlabels"),
+                    studio_region("rectanglelabels", x=80, y=10, width=10, height=10, rotation=90),
+                ]
+            },
+        ],
+    },
+    {"data": {"image": "http://host/data/local-files/?d=sub/b.png"}, "annotations": []},
+]
+
+
+def test_label_studio_shapes_are_percentages(tmp_path):
+    file = tmp_path / "tasks.json"
+    file.write_text(json.dumps(TASKS))
+    annotations = READERS["label_studio"]([file], None)
+    first, second = annotations.images
+    assert (first.name, first.size, second.name, second.shapes) == ("my photo.png", (20, 40), "sub/b.png", [])
+    assert list(annotations.labels) == ["car", "disc"]
+    assert first.skipped == {"brushlabels": 1}
+    rectangle, disc, turned = first.shapes
+    np.testing.assert_allclose(rectangle.outlines[0], [(10, 10), (30, 10), (30, 15), (10, 15)])
+    np.testing.assert_allclose(disc.outlines[0].min(0), (2, 2), atol=0.01)
+    np.testing.assert_allclose(disc.outlines[0].max(0), (6, 6), atol=0.01)
+    np.testing.assert_allclose(turned.outlines[0].min(0), (30, 2), atol=1e-9)  # turned about its top left
+    np.testing.assert_allclose(turned.outlines[0].max(0), (32, 6), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, r"not a Label Studio file: it must be a list of tasks"),
+        ([{"data": {}}], r"task 1: not a Label Studio task \(KeyError 'annotations'\)"),
+        ([{"data": {"n": 3}, "annotations": []}], r"task 1: data has no image"),
+        ([5], r"task 1: not a Label Studio task"),
+    ],
+)
+def test_other_files_are_refused_as_label_studio(tmp_path, content, message):
+    file = tmp_path / "tasks.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        READERS["label_studio"]([file], None)
 
 
 def test_import_report_counts_crowds_and_hidden_pixels():

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from segkit.tools.doctor.findings import Agreement, Case, Finding, Record, Severity
+from segkit.tools.doctor.findings import Agreement, Case, Record
 from segkit.types import label_ignore_index
 
 SIDE = 240  # pixels of the longer side at which borders and edges are compared
@@ -23,15 +23,7 @@ MIN_BORDER = 30  # pixels at that size
 MIN_GAIN = 0.04  # of the best offset over none: CamVid's masks gain up to 0.03, shifted ones from 0.05
 MIN_CONTRAST = 0.06  # of the best offset over the median of all offsets
 LOW_CONTRAST = 0.4  # of the median over the images: masks of other images are below
-KINDS: dict[str, tuple[Severity, str, str]] = {  # severity, text and remedy
-    "shifted masks": ("serious", "fit their images better when moved.", "Move the masks by that offset"),
-    "mirrored masks": ("serious", "fit their images better when mirrored.", "Mirror the masks back"),
-    "masks that do not fit": (
-        "warning",
-        "may belong to other images: their borders do not follow edges.",
-        "Compare image and mask; check that the file names match",
-    ),
-}
+KINDS = ("shifted masks", "mirrored masks", "masks that do not fit")
 
 
 def measure_agreement(gray: np.ndarray, label: np.ndarray) -> Agreement | None:
@@ -112,15 +104,15 @@ def _agreement_map(ranks: np.ndarray, borders: np.ndarray) -> np.ndarray | None:
     return cv2.matchTemplate(ranks, np.ascontiguousarray(inner), cv2.TM_CCORR) / count
 
 
-def find_misfits(records: Sequence[Record]) -> list[Finding]:
-    """Return findings on masks that are shifted, mirrored, or do not belong to their image."""
+def find_misfits(records: Sequence[Record]) -> list[Case]:
+    """Return cases of masks that are shifted, mirrored or of other images, the clearest first."""
     measured = [(record, record.agreement) for record in records if record.agreement is not None]
     if not measured:
         return []
-    usual = float(np.median([max(a.best, a.mirrored) - a.middle for _, a in measured]))
+    usual = float(np.median([max(fit.best, fit.mirrored) - fit.middle for _, fit in measured]))
     if usual < MIN_CONTRAST:  # borders do not follow edges in this data set
         return []
-    found: dict[str, list[tuple[float, Case]]] = {kind: [] for kind in KINDS}
+    found = []
     for record, fit in measured:
         as_it_is = f"{fit.near:.2f} as it is"
         if fit.mirrored - max(fit.near, fit.best) >= MIN_GAIN and fit.mirrored - fit.middle >= MIN_CONTRAST:
@@ -134,13 +126,8 @@ def find_misfits(records: Sequence[Record]) -> list[Finding]:
             text = f"fits {fit.near:.2f}, and {fit.middle:.2f} elsewhere"
         else:
             continue
-        found[kind].append((gain, Case((record.key,), f"{record.name}: {text}")))
-    findings = []
-    for kind, (severity, text, remedy) in KINDS.items():
-        cases = [case for _, case in sorted(found[kind], key=lambda pair: -pair[0])]
-        count = f"{len(cases):,} of {len(records):,} masks"
-        findings.append(Finding(kind, severity, f"{count} {text}", remedy, cases))
-    return findings
+        found.append((gain, Case(kind, (record.key,), f"{record.key.name}: {text}")))
+    return [case for _, case in sorted(found, key=lambda pair: -pair[0])]
 
 
 def format_offset(offset: tuple[int, int]) -> str:

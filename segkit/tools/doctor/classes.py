@@ -5,78 +5,57 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 
 from segkit.data.label_map import LabelMap, hex_color
 from segkit.runtime.text import format_count
-from segkit.tools.doctor.findings import Case, Finding, count_with_verb
-from segkit.tools.doctor.scan import Scan
+from segkit.tools.doctor.findings import Case, Record
 
 MIN_IMAGES = 10  # of the training split that contain a class
 MIN_SHARE = 1e-5  # of its pixels
 NEAR_COLOR = 8.0  # distance in CIELAB; 2.3 is just noticeable
 NEAR_NAME = 0.9  # ratio of matching characters
-MOST_SIMILAR = 20  # names or colors that are listed
 
 
-def find_class_problems(scan: Scan) -> list[Finding]:
-    """Return findings on classes that are absent from a split or rare in training."""
-    names = next(iter(scan.datasets.values())).table.names
-    findings = []
-    if scan.images.keys() == {"train", "val"}:
-        train, val = scan.images["train"], scan.images["val"]
-        remedy = "Move images between the splits"
-        absent = [Case((), names[k]) for k in np.flatnonzero((train == 0) & (val > 0))]
-        text = f"{count_with_verb(len(absent), 'class')} only in validation, not training."
-        findings.append(Finding("classes without training images", "serious", text, remedy, absent))
-        absent = [Case((), names[k]) for k in np.flatnonzero((train > 0) & (val == 0))]
-        text = f"{count_with_verb(len(absent), 'class')} only in training, not validation."
-        findings.append(Finding("classes without validation images", "warning", text, remedy, absent))
-    absent = [Case((), names[k]) for k in np.flatnonzero(sum(scan.images.values()) == 0)]
-    text = f"{count_with_verb(len(absent), 'class')} of {len(names)} without a pixel."
-    findings.append(Finding("classes without pixels", "warning", text, "Remove them or label them", absent))
-    if "train" in scan.images:
-        train, pixels = scan.images["train"], scan.pixels["train"]
-        share = pixels / max(1, pixels.sum())
-        is_rare = (train > 0) & ((train < min(MIN_IMAGES, len(scan.datasets["train"]))) | (share < MIN_SHARE))
-        rare = [
-            Case((), f"{names[k]}: in {format_count(int(train[k]), 'image')}, {share[k]:.4%} of the pixels")
-            for k in np.flatnonzero(is_rare)
-        ]
-        count = count_with_verb(len(rare), "class")
-        text = f"{count} in fewer than {MIN_IMAGES} training images, or in few pixels."
-        remedy = "Label more of them, merge them with others, or use class weights (stats --weights)"
-        findings.append(Finding("rare classes", "warning", text, remedy, rare))
-    return findings
+def find_class_problems(records: Sequence[Record], names: Sequence[str]) -> Iterator[Case]:
+    """Yield cases of classes that are absent from a split or rare in training."""
+    splits = {record.key.split for record in records}
+    counts = {split: np.array([r.pixels for r in records if r.key.split == split]) for split in splits}
+    pixels = {split: of_images.sum(0) for split, of_images in counts.items()}
+    images = {split: (of_images > 0).sum(0) for split, of_images in counts.items()}
+    for k, name in enumerate(names):
+        found = {split for split in splits if images[split][k]}
+        if not found:
+            yield Case("classes without pixels", (), name)
+        elif found == {"val"} != splits:
+            yield Case("classes without training images", (), name)
+        elif found == {"train"} != splits:
+            yield Case("classes without validation images", (), name)
+        if "train" not in found:
+            continue
+        count, share = int(images["train"][k]), pixels["train"][k] / pixels["train"].sum()
+        if count < min(MIN_IMAGES, len(counts["train"])) or share < MIN_SHARE:
+            text = f"{name}: in {format_count(count, 'image')}, {share:.4%} of the pixels"
+            yield Case("rare classes", (), text)
 
 
-def find_similar_classes(table: LabelMap) -> list[Finding]:
-    """Return findings on classes whose names or colors are nearly equal."""
-    pairs = list(itertools.combinations(range(table.num_classes), 2))
-    plain = [_simplify_name(name) for name in table.names]
-    same_names = [(i, j) for i, j in pairs if _is_similar(plain[i], plain[j])]
+def find_similar_classes(table: LabelMap) -> Iterator[Case]:
+    """Yield cases of classes whose names or colors are nearly equal."""
+    names = table.names
+    plain = [_simplify_name(name) for name in names]
     lab = cv2.cvtColor(table.colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
-    near = [(float(np.linalg.norm(lab[i] - lab[j])), i, j) for i, j in pairs]
-    near = sorted(entry for entry in near if entry[0] < NEAR_COLOR)
-    named = [f"{name} {hex_color(color)}" for name, color in zip(table.names, table.colors, strict=True)]
-    return [
-        Finding(
-            "similar class names",
-            "warning",
-            f"{format_count(len(same_names), 'pair')} of nearly equal class names.",
-            "If they mean the same, merge the classes; otherwise rename one",
-            [Case((), f"{table.names[i]} and {table.names[j]}") for i, j in same_names[:MOST_SIMILAR]],
-        ),
-        Finding(
-            "similar class colors",
-            "note",
-            f"{format_count(len(near), 'pair')} of class colors that look alike.",
-            "Choose other colors",
-            [Case((), f"{named[i]} and {named[j]}") for _, i, j in near[:MOST_SIMILAR]],
-        ),
-    ]
+    near = []
+    for i, j in itertools.combinations(range(table.num_classes), 2):
+        if _is_similar(plain[i], plain[j]):
+            yield Case("similar class names", (), f"{names[i]} and {names[j]}")
+        distance = float(np.linalg.norm(lab[i] - lab[j]))
+        if distance < NEAR_COLOR:
+            colors = [f"{names[k]} {hex_color(table.colors[k])}" for k in (i, j)]
+            near.append((distance, Case("similar class colors", (), " and ".join(colors))))
+    yield from (case for _, case in sorted(near))
 
 
 def _simplify_name(name: str) -> str:

@@ -12,7 +12,7 @@ import functools
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -21,8 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from segkit.runtime.text import format_count
-from segkit.tools.doctor.findings import Case, Finding, Key, Record, count_with_verb
+from segkit.tools.doctor.findings import Case, Key, Record, list_images
 
 SIDE, FREQUENCIES = 32, 16  # of the described image, and of each axis of its transform
 TREE_FREQUENCIES = 7  # u + v below this are searched in the tree
@@ -124,59 +123,29 @@ def _match_equal_files(records: Sequence[Record]) -> list[Match]:
     return matches
 
 
-def find_copies(records: Sequence[Record], read_gray: ReadGray) -> list[Finding]:
-    """Return findings on copies within and between splits, and on videos that both splits share."""
+def find_copies(records: Sequence[Record], read_gray: ReadGray) -> Iterator[Case]:
+    """Yield cases of copies within and between splits, and of videos that both splits share."""
     if not records:
-        return []
+        return
     matches = find_matches(np.stack([record.descriptor for record in records]))
     copies = _match_equal_files(records) + confirm_copies(matches, records, read_gray)
-    taken = {match[:2] for match in copies}
-    frames = [match for match in matches if match[:2] not in taken and not match.is_mirrored]
-    return _describe_copies(copies, records) + _describe_sequences(frames, records)
-
-
-def _describe_copies(copies: Sequence[Match], records: Sequence[Record]) -> list[Finding]:
-    across, within, conflicting = [], [], []
     mirrored = {place for match in copies for place in match[:2] if match.is_mirrored}
     for group in _group_matches(copies, len(records)):
         members = [records[place] for place in group]
-        text = ", ".join(f"{record.key.split}: {record.name}" for record in members[:4])
-        if len(group) > 4:
-            text += f" and {len(group) - 4} more"
+        keys = tuple(record.key for record in members)
+        text = list_images(keys)
         if mirrored.intersection(group):
             text += " (mirrored)"
-        case = Case(tuple(record.key for record in members), text)
-        if len({record.key.split for record in members}) > 1:
-            across.append(case)
+        if len({key.split for key in keys}) > 1:
+            yield Case("copies in both splits", keys, text)
         else:
-            within.append(case)
+            yield Case("copies in one split", keys, text)
         images = {record.image_digest for record in members}
         if len({(record.image_digest, record.mask_digest) for record in members}) > len(images):
-            conflicting.append(case)
-    return [
-        Finding(
-            "copies in both splits",
-            "serious",
-            f"{format_count(len(across), 'group')} of images in training and in validation:"
-            " scores are too high.",
-            "Leave the training images out: data.exclude=exclude.txt, which is written beside this page",
-            across,
-        ),
-        Finding(
-            "copies with different masks",
-            "serious",
-            f"{format_count(len(conflicting), 'group')} of images with equal pixels and different masks.",
-            "Keep the mask that is right",
-            conflicting,
-        ),
-        Finding(
-            "copies in one split",
-            "warning",
-            f"{format_count(len(within), 'group')} of images that are repeated in their split.",
-            "Keep one of each; exclude.txt lists the others of the training split",
-            within,
-        ),
-    ]
+            yield Case("copies with different masks", keys, text)
+    known = {match[:2] for match in copies}
+    frames = [match for match in matches if match[:2] not in known and not match.is_mirrored]
+    yield from _find_sequences(frames, records)
 
 
 def _group_matches(matches: Sequence[Match], count: int) -> list[list[int]]:
@@ -198,67 +167,31 @@ def split_name(name: str) -> tuple[str, int]:
     return found[1] + found[3], int(found[2])
 
 
-def _describe_sequences(frames: Sequence[Match], records: Sequence[Record]) -> list[Finding]:
-    """Return findings on videos in both splits: nearly equal frames, or neighbors by their numbers."""
+def _find_sequences(frames: Sequence[Match], records: Sequence[Record]) -> Iterator[Case]:
+    """Yield videos in both splits: with nearly equal frames, or neighbors by their numbers."""
     leaks: dict[tuple[str, ...], list[Match]] = defaultdict(list)
     for match in frames:
-        pair = records[match.one], records[match.other]
-        if pair[0].key.split != pair[1].key.split:
-            leaks[tuple(sorted(split_name(record.name)[0] for record in pair))].append(match)
-    leaked, shared, concerned = [], [], set()
+        pair = records[match.one].key, records[match.other].key
+        if pair[0].split != pair[1].split:
+            leaks[tuple(sorted({split_name(key.name)[0] for key in pair}))].append(match)
     for names, found in sorted(leaks.items(), key=lambda item: -len(item[1])):
         best = max(found, key=lambda match: match.similarity)
-        images = [records[place] for place in {place for match in found for place in match[:2]}]
-        concerned |= {record.key for record in images if record.key.split == "val"}
-        title = " and ".join(_format_sequence(name) for name in dict.fromkeys(names))
-        numbers = " and ".join(_count_splits(images))
-        text = f"{title}: {numbers} are nearly equal, correlation up to {best.similarity:.3f}"
-        leaked.append(Case((records[best.one].key, records[best.other].key), text))
-    sequences: dict[str, list[tuple[int, Record]]] = defaultdict(list)
-    for record in records:
-        sequence, number = split_name(record.name)
-        sequences[sequence].append((number, record))
+        splits = Counter(records[place].key.split for place in {p for match in found for p in match[:2]})
+        counts = " and ".join(f"{number} of {split}" for split, number in sorted(splits.items()))
+        text = f"{' and '.join(names) or 'numbers'}: {counts}, correlation up to {best.similarity:.3f}"
+        yield Case("sequences in both splits", (records[best.one].key, records[best.other].key), text)
+    sequences: dict[str, list[tuple[int, int]]] = defaultdict(list)  # number in the name, place
+    for place, record in enumerate(records):
+        sequence, number = split_name(record.key.name)
+        sequences[sequence].append((number, place))
     for sequence, members in sorted(sequences.items()):
-        ordered = sorted(members, key=lambda member: member[0])
-        numbers = _count_splits([record for _, record in ordered])
-        if (sequence, sequence) in leaks or len(numbers) < 2 or not _is_video(ordered):
-            continue
-        gaps = [pair for pair in itertools.pairwise(ordered) if pair[0][1].key.split != pair[1][1].key.split]
-        (one, first), (other, second) = min(gaps, key=lambda pair: pair[1][0] - pair[0][0])
-        distance = f"the closest are {other - one} apart by their numbers"
-        text = f"{_format_sequence(sequence)}: {', '.join(numbers)}; {distance}"
-        shared.append(Case((first.key, second.key), text))
-    return [
-        Finding(
-            "sequences in both splits",
-            "serious",
-            f"{count_with_verb(len(concerned), 'validation image')} nearly equal to training images.",
-            "Split by video or scene, not by image; scores are too high otherwise",
-            leaked,
-        ),
-        Finding(
-            "videos in both splits",
-            "warning",
-            f"{format_count(len(shared), 'video')} with images in both splits, by file names and similarity.",
-            "Prefer other videos for validation: this one shares places, weather and light with training",
-            shared,
-        ),
-    ]
+        ordered = [records[place] for _, place in sorted(members)]
+        neighbors = [(a.key, b.key) for a, b in itertools.pairwise(ordered) if a.key.split != b.key.split]
+        if neighbors and (sequence,) not in leaks and _is_video(ordered):
+            yield Case("videos in both splits", neighbors[0], list_images(neighbors[0]))
 
 
-def _count_splits(records: Sequence[Record]) -> list[str]:
-    """Return the number of images of each split as text, such as ``["8 of train", "2 of val"]``."""
-    counts = Counter(record.key.split for record in records)
-    return [f"{number} of {split}" for split, number in sorted(counts.items())]
-
-
-def _format_sequence(name: str) -> str:
-    return f"sequence {name}" if name else "images named by numbers"
-
-
-def _is_video(ordered: Sequence[tuple[int, Record]]) -> bool:
-    """Return whether consecutive images, sorted by the number in their names, are similar."""
-    if ordered[0][0] < 0 or len(ordered) < 3:
-        return False
-    descriptors = np.stack([record.descriptor for _, record in ordered])
-    return float(np.median((descriptors[:-1] * descriptors[1:]).sum(1))) >= VIDEO
+def _is_video(ordered: Sequence[Record]) -> bool:
+    """Return whether consecutive images are similar."""
+    descriptors = np.stack([record.descriptor for record in ordered])
+    return len(ordered) > 2 and np.median((descriptors[:-1] * descriptors[1:]).sum(1)) >= VIDEO

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from segkit.data.label_map import LabelMap
 from segkit.data.pairs import Pairs
 from segkit.runtime import files
 from segkit.runtime.commands import cli_command
 from segkit.runtime.text import format_count
 from segkit.tools.doctor import agreement, classes, copies, export, page, ranking, values
-from segkit.tools.doctor.findings import Case, Finding, Key, select_findings
-from segkit.tools.doctor.scan import Scan, scan_datasets, to_gray
+from segkit.tools.doctor.findings import Case, Finding, Key, group_cases
+from segkit.tools.doctor.scan import scan_datasets, to_gray
 
 UNUSED = ("copies in both splits", "copies in one split", "images without labels", "plain images")
 
@@ -36,7 +36,7 @@ class Examination:
 
     def lines(self) -> list[str]:
         """Return the findings as lines of text."""
-        lines = [f"{finding.severity:>8}: {finding.text}" for finding in self.findings]
+        lines = [f"{f.severity:>8}: {f.kind}: {len(f.cases):,}. {f.remedy}." for f in self.findings]
         lines.append(f"{format_count(self.images, 'image')} examined; see {self.folder / 'doctor.html'}")
         return lines + self.notes
 
@@ -70,104 +70,96 @@ def examine_dataset(
         from segkit.tools.doctor.model import Model  # imports torch, which takes seconds
 
         model = Model(checkpoint, datasets, plugins=plugins)
-    scan = scan_datasets(datasets)
+    records, problems = scan_datasets(datasets)
 
     def read_gray(key: Key) -> np.ndarray:
         dataset = datasets[key.split]
         return to_gray(dataset.read_image(key.position), dataset)[0]
 
     first = next(iter(datasets.values()))
-    found = [
-        _describe_unreadable(scan),
-        *copies.find_copies(scan.records, read_gray),
-        *agreement.find_misfits(scan.records),
-        *values.find_unusual_values(scan.records),
-        *classes.find_class_problems(scan),
-        *classes.find_similar_classes(first.table),
+    table = first.table
+    cases = [
+        *(Case("unusable files", (), str(problem)) for problem in problems),
+        *copies.find_copies(records, read_gray),
+        *agreement.find_misfits(records),
+        *values.find_unusual_images(records),
+        *classes.find_class_problems(records, table.names),
+        *classes.find_similar_classes(table),
     ]
     section, content = "", {}
     if model is not None:
-        suspects, names = model.ranking, model.table.names
-        found += ranking.find_label_problems(suspects, names)
-        section = ranking.render_ranking(suspects, model.table, model.compare, count=count)
-        content["model"] = ranking.describe_training(suspects)
-        content["ranking"] = ranking.ranking_to_plain(suspects, names)
-    findings = select_findings(found)
+        cases += ranking.find_label_problems(model.ranking, table.names)
+        section = page.render_ranking(model.ranking, model.table, model.compare, count=count)
+        content["model"] = ranking.describe_training(model.ranking)
+        content["ranking"] = ranking.ranking_to_plain(model.ranking, model.table.names)
+    findings = group_cases(cases)
+    sizes = {split: len(dataset) for split, dataset in datasets.items()}
+    splits = ", ".join(f"{format_count(size, 'image')} of {split}" for split, size in sizes.items())
     text = page.render_page(
-        scan,
+        f"Examination of {first.name}",
+        f"{splits}; {format_count(table.num_classes, 'class')}.",
         findings,
-        title=f"Examination of {first.name}",
+        section,
         read=lambda key: datasets[key.split].read(key.position),
-        ranking=section,
+        colors=table.colors,
     )
-    content = {
-        "name": first.name,
-        "images": {split: len(dataset) for split, dataset in datasets.items()},
-        "findings": [finding.to_plain(scan.names) for finding in findings],
-        **content,
-    }
+    plain = [finding.to_plain() for finding in findings]
     files.write_text(folder / "doctor.html", text)
-    files.write_json(folder / "doctor.json", content)
-    files.write_text(folder / "exclude.txt", format_exclude_list(scan, findings))
-    examination = Examination(folder, findings, sum(map(len, datasets.values())))
+    files.write_json(
+        folder / "doctor.json", {"name": first.name, "images": sizes, "findings": plain, **content}
+    )
+    files.write_text(folder / "exclude.txt", format_exclude_list(findings))
+    examination = Examination(folder, findings, sum(sizes.values()))
     if tools:
+        images = _list_misfits(findings, datasets, count)
         if model is not None:
-            images, table = model.trace(count)
-        else:
-            images, table = _trace_misfits(findings, datasets, count=count), first.table
+            images, table = _list_suspects(model, count), model.table
         base = export.common_folder(pair.image for dataset in datasets.values() for pair in dataset.pairs)
-        examination.notes += _export(images, table, base, folder / "export", tools)
+        target = folder / "export"
+        number = export.export_images(images, table=table, base=base, folder=target, tools=tools)
+        command = f"{cli_command('data', 'folder')} import --table {target / 'classes.csv'} --images {base}"
+        examination.notes += [
+            f"{format_count(number, 'image')} exported to {target}; corrected files come back with",
+            f"  {command} --root CORRECTED --from {tools[0]} FILES",
+        ]
     return examination
 
 
-def _trace_misfits(
-    findings: Sequence[Finding], datasets: Mapping[str, Pairs], *, count: int
-) -> list[export.ExportedImage]:
-    """Return the first images whose masks do not fit, with outlines."""
+def _list_misfits(
+    findings: Sequence[Finding], datasets: Mapping[str, Pairs], count: int
+) -> Iterator[export.ExportedImage]:
+    """Yield the first images whose masks do not fit."""
     cases = [case for finding in findings if finding.kind in agreement.KINDS for case in finding.cases]
-    images = []
     for case in cases[:count]:
-        split, position = case.images[0]
-        label = datasets[split].read_label(position)
-        images.append(export.trace_image(datasets[split].pairs[position].image, label, note=case.text))
-    return images
+        key = case.images[0]
+        dataset = datasets[key.split]
+        label = dataset.read_label(key.position)
+        yield export.ExportedImage(dataset.pairs[key.position].image, label, None, case.text)
 
 
-def _export(
-    images: Sequence[export.ExportedImage], table: LabelMap, base: Path, folder: Path, tools: Sequence[str]
-) -> list[str]:
-    """Write the files of the label tools, and return lines on how they come back."""
-    if not images:
-        return ["nothing to export"]
-    export.export_images(images, table=table, base=base, folder=folder, tools=tools)
-    command = f"{cli_command('data', 'folder')} import --table {folder / 'classes.csv'} --images {base}"
-    return [
-        f"{format_count(len(images), 'image')} exported to {folder}; corrected files come back with",
-        f"  {command} --root CORRECTED --from {tools[0]} FILES",
-    ]
+def _list_suspects(model: Any, count: int) -> Iterator[export.ExportedImage]:
+    """Yield the first images of the ranking with their predictions."""
+    for suspect in model.ranking[:count]:
+        opinion = model.compare(suspect.key)
+        file = model.pairs[suspect.key.split].pairs[suspect.key.position].image
+        note = ranking.explain_suspect(suspect, model.table.names)[1]
+        yield export.ExportedImage(file, opinion.sample.label, opinion.prediction, note)
 
 
-def _describe_unreadable(scan: Scan) -> Finding:
-    kinds = ", ".join(dict.fromkeys(problem.kind for problem in scan.problems))
-    text = f"{format_count(len(scan.problems), 'file')} cannot be used: {kinds}."
-    cases = [Case((), str(problem)) for problem in scan.problems]
-    return Finding("unusable files", "serious", text, "Repair or remove them", cases)
-
-
-def format_exclude_list(scan: Scan, findings: list[Finding]) -> str:
+def format_exclude_list(findings: Sequence[Finding]) -> str:
     """Return the text of ``exclude.txt``: training images that are copies, or have nothing to learn from."""
-    chosen: dict[int, str] = {}
+    chosen: dict[str, str] = {}
     for finding in findings:
         if finding.kind not in UNUSED:
             continue
         for case in finding.cases:
-            training = [key.position for key in case.images if key.split == "train"]
+            training = [key.name for key in case.images if key.split == "train"]
             if finding.kind == "copies in one split":  # one is kept
                 training = training[1:]
-            for index in training:
-                chosen.setdefault(index, finding.kind)
+            for name in training:
+                chosen.setdefault(name, finding.kind)
     lines = ["# for data.exclude=FILE: training images to leave out, one name per line"]
     for kind in dict.fromkeys(chosen.values()):
         lines.append(f"# {kind}")
-        lines += [scan.names["train"][index] for index, reason in chosen.items() if reason == kind]
+        lines += [name for name, reason in chosen.items() if reason == kind]
     return "\n".join([*lines, ""])

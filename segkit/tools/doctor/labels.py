@@ -59,11 +59,15 @@ class Suspect(NamedTuple):
     """An image with the evidence against its label, and its scores in the ranking."""
 
     key: Key
-    name: str
     is_trained_on: bool | None  # None: unknown
     comparison: Comparison
     score: float = 0.0  # 1 is usual in this data set
     region_scores: tuple[float, ...] = ()
+
+    def unusual_regions(self) -> dict[int, tuple[Region, float]]:
+        """Return the regions with scores of at least 1 and these scores, by their numbers from 1 on."""
+        scored = zip(self.comparison.regions, self.region_scores, strict=True)
+        return {number: entry for number, entry in enumerate(scored, start=1) if entry[1] >= 1}
 
 
 class Opinion(NamedTuple):

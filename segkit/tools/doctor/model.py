@@ -15,20 +15,11 @@ from segkit import checkpoint as checkpoints
 from segkit import export as exports
 from segkit.config import registry
 from segkit.data.alignment import align_dataset, as_label_map
-from segkit.data.label_map import DataError, LabelMap
+from segkit.data.label_map import DataError
 from segkit.inference import predictor
-from segkit.tools.doctor import export
 from segkit.tools.doctor.findings import Key
 from segkit.tools.doctor.labels import Opinion, Suspect, compare_label, rank_images
-from segkit.tools.doctor.ranking import describe_suspect
 from segkit.types import Dataset
-
-EXCHANGE = (
-    0.05  # nats per pixel: sound labels of CamVid have at most 0.014, exchanged ones nearly always more
-)
-SHIFT = 0.05  # nats per pixel: sound labels have 0, masks moved by 15 pixels at least 0.1
-SUSPICIOUS = 5.0  # score of a region worth a look; 1 is usual
-MIN_IMAGES = 3  # that two classes are mixed up in
 
 
 class Model:
@@ -48,10 +39,10 @@ class Model:
         self.pairs = datasets
         for dataset in datasets.values():
             dataset.bands = self.predictor.bands
-        self.table = self.predictor.table
         self.datasets: dict[str, Dataset] = {
-            split: align_dataset(dataset, self.table.names) for split, dataset in datasets.items()
+            split: align_dataset(dataset, self.predictor.table.names) for split, dataset in datasets.items()
         }
+        self.table = as_label_map(next(iter(self.datasets.values())).table)
         self.training_files = find_training_files(file)
 
     def compare(self, key: Key) -> Opinion:
@@ -64,7 +55,11 @@ class Model:
     @cached_property
     def ranking(self) -> list[Suspect]:
         """All readable images by how likely their labels are wrong; computed with a progress bar."""
-        keys = [Key(split, i) for split, dataset in self.pairs.items() for i in range(len(dataset))]
+        keys = [
+            Key(split, position, name)
+            for split, dataset in self.datasets.items()
+            for position, name in enumerate(dataset.names)
+        ]
         cv2.setNumThreads(0)
         images = []
         for key in tqdm(keys, "predict", unit="image", smoothing=0, disable=None):
@@ -74,21 +69,10 @@ class Model:
                 continue
             is_trained_on = None
             if self.training_files is not None:
-                is_trained_on = _identify_file(self._image_file(key)) in self.training_files
-            images.append(Suspect(key, opinion.sample.name, is_trained_on, opinion.comparison))
+                file = self.pairs[key.split].pairs[key.position].image
+                is_trained_on = _identify_file(file) in self.training_files
+            images.append(Suspect(key, is_trained_on, opinion.comparison))
         return rank_images(images)
-
-    def _image_file(self, key: Key) -> Path:
-        return self.pairs[key.split].pairs[key.position].image
-
-    def trace(self, count: int) -> tuple[list[export.ExportedImage], LabelMap]:
-        """Return the first ``count`` images with outlines, and the class table in the order of the model."""
-        images = []
-        for suspect in self.ranking[:count]:
-            opinion, note = self.compare(suspect.key), describe_suspect(suspect, self.table.names)
-            file, label = self._image_file(suspect.key), opinion.sample.label
-            images.append(export.trace_image(file, label, opinion.prediction, note=note))
-        return images, as_label_map(next(iter(self.datasets.values())).table)
 
 
 def find_training_files(file: str) -> set[tuple[int, int]] | None:

@@ -2,59 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 import cv2
 import numpy as np
 
-from segkit.data.label_map import DataError
-from segkit.runtime.text import format_count
-from segkit.tools.doctor.findings import SEVERITIES, Case, Finding, Key
-from segkit.tools.doctor.scan import Scan
+from segkit.data.label_map import DataError, LabelMap
+from segkit.tools.doctor.findings import KINDS, Case, Finding, Key
+from segkit.tools.doctor.labels import Opinion, Suspect
+from segkit.tools.doctor.ranking import describe_training, explain_suspect
 from segkit.types import Sample
 from segkit.visualize import html, overlays
 
-SIDE = 400  # pixels of the longer side of a picture
+SIDE, RANKING_SIDE = 400, 560  # pixels of the longer side of a picture
 MOST_PICTURES = 12  # of a finding
 MOST_LINES = 60
 PICTURES_OF_CASE = 2
+OUTLINE, SHADOW = (255, 214, 10), (20, 20, 20)
+BUTTONS = html.render_buttons(("image", "label", "prediction"))
 
 Read = Callable[[Key], Sample]
 
 
-def render_page(scan: Scan, findings: Sequence[Finding], *, title: str, read: Read, ranking: str = "") -> str:
-    """Return the page: a summary, the findings in order, and ``ranking``, the section on a model's view.
+def render_page(
+    title: str, summary: str, findings: Sequence[Finding], ranking: str, *, read: Read, colors: np.ndarray
+) -> str:
+    """Return the page: a summary, the findings in order, and the section of the ranking.
 
     Pictures are read again by ``read``, so that none are kept in memory.
     """
-    counts = {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES}
+    counts = Counter(finding.severity for finding in findings)
     cards = "".join(
-        f'<div class="card"><span class="soft">{severity}</span><b>{number}</b></div>'
-        for severity, number in counts.items()
+        f'<div class="card"><span class="soft">{severity}</span><b>{counts[severity]}</b></div>'
+        for severity in dict.fromkeys(severity for severity, _ in KINDS.values())
     )
-    splits = ", ".join(f"{format_count(len(d), 'image')} of {s}" for s, d in scan.datasets.items())
-    table = next(iter(scan.datasets.values())).table
-    summary = escape(f"{splits}; {format_count(table.num_classes, 'class')}.")
-    sections = "".join(_render_finding(finding, read, table.colors) for finding in findings)
+    sections = "".join(_render_finding(finding, read, colors) for finding in findings)
     sections = sections or "<h2>Nothing was found</h2>"
-    body = f'<p class="soft">{summary}</p><div class="cards">{cards}</div>{sections}{ranking}'
+    body = f'<p class="soft">{escape(summary)}</p><div class="cards">{cards}</div>{sections}{ranking}'
     return html.render_page(title, body)
 
 
 def _render_finding(finding: Finding, read: Read, colors: np.ndarray) -> str:
     badge = f'<span class="count {finding.severity}">{finding.severity}</span>'
     head = f"<h2>{escape(finding.kind.capitalize())}{badge}</h2>"
-    text = f"<p>{escape(finding.text)} <span class=soft>{escape(finding.remedy)}.</span></p>"
-    with_pictures = [case for case in finding.cases if case.images][:MOST_PICTURES]
-    figures = "".join(_render_case(case, read, colors) for case in with_pictures)
-    lines = [case.text for case in finding.cases if case not in with_pictures]
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines[:MOST_LINES])
+    text = f"<p>{len(finding.cases):,}. <span class=soft>{escape(finding.remedy)}.</span></p>"
+    pictured = [case for case in finding.cases if case.images][:MOST_PICTURES]
+    figures = "".join(_render_case(case, read, colors) for case in pictured)
+    lines = [case.text for case in finding.cases if case not in pictured]
     if len(lines) > MOST_LINES:
-        items += f"<li>and {len(lines) - MOST_LINES:,} more, in doctor.json</li>"
-    samples = f'<div class="samples">{figures}</div>' if figures else ""
-    listed = f'<ul class="list">{items}</ul>' if items else ""
-    return f"<section>{head}{text}{samples}{listed}</section>"
+        lines[MOST_LINES:] = [f"and {len(lines) - MOST_LINES:,} more, in doctor.json"]
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<section>{head}{text}<div class="samples">{figures}</div><ul class="list">{items}</ul></section>'
 
 
 def _render_case(case: Case, read: Read, colors: np.ndarray) -> str:
@@ -77,3 +77,56 @@ def draw_borders(image: np.ndarray, label: np.ndarray, colors: np.ndarray) -> np
     eroded = cv2.erode(label, np.ones((3, 3), np.uint8))
     is_border = (cv2.dilate(label, np.ones((3, 3), np.uint8)) != eroded)[..., None]
     return np.where(is_border, overlays.colorize(label, colors, ignored=(128, 128, 128)), image)
+
+
+def render_ranking(
+    ranking: Sequence[Suspect], table: LabelMap, compare: Callable[[Key], Opinion], *, count: int
+) -> str:
+    """Return the section of the page on the first ``count`` images, which are compared again for it."""
+    figures = "".join(
+        _render_suspect(place, suspect, compare(suspect.key), table)
+        for place, suspect in enumerate(ranking[:count], start=1)
+    )
+    legend = html.render_legend(range(table.num_classes), table.names, table.colors)
+    note = (
+        "Outlined: regions where the model contradicts the label more than usual. A score of 1 is usual in "
+        f"this data set; doctor.json lists all {len(ranking):,} images."
+    )
+    summary = f"{escape(describe_training(ranking))} <span class=soft>{escape(note)}</span>"
+    return (
+        f"<section><h2>Images by how likely their labels are wrong</h2><p>{summary}</p>"
+        f'<div class="choice" id="everywhere"><span class="soft">Show in all images:</span>{BUTTONS}</div>'
+        f'<div class="samples">{figures}</div>{legend}</section>'
+    )
+
+
+def _render_suspect(place: int, suspect: Suspect, opinion: Opinion, table: LabelMap) -> str:
+    image, label = overlays.shrink_sample(opinion.sample, RANKING_SIDE)
+    prediction = cv2.resize(opinion.prediction, label.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    layers = {
+        "image": draw_outlines(image, opinion.numbers, suspect.unusual_regions()),
+        "label": overlays.colorize(label, table.colors),
+        "prediction": overlays.colorize(prediction, table.colors),
+    }
+    split, name = suspect.key.split, escape(suspect.key.name)
+    if suspect.is_trained_on:
+        split += ", trained on"
+    title = f'<span><span class="rank">{place}.</span> {name}</span><b>{suspect.score:.1f}</b>'
+    reason = escape(explain_suspect(suspect, table.names)[1])
+    pictures = html.render_layers(layers, suspect.key.name)
+    return (
+        f'<figure data-show="image"><figcaption>{title}</figcaption>{pictures}'
+        f'<div class="choice">{BUTTONS}</div><p>{reason} <span class=soft>({split})</span></p></figure>'
+    )
+
+
+def draw_outlines(image: np.ndarray, numbers: np.ndarray, shown: Iterable[int]) -> np.ndarray:
+    """Draw the outlines of numbered regions (h, w) on an image of any size."""
+    drawn = image.copy()
+    size = image.shape[1::-1]
+    for number in shown:
+        mask = cv2.resize((numbers == number).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+        for color, width in ((SHADOW, 4), (OUTLINE, 2)):
+            cv2.drawContours(drawn, contours, -1, color, width, cv2.LINE_AA)
+    return drawn
