@@ -26,7 +26,7 @@ def main(settings: dict[str, Any]) -> None:
     """Find the images, load the network, and write its predictions."""
     from segkit import inference
     from segkit.evaluation import results, submissions
-    from segkit.evaluation.partial import hash_weights
+    from segkit.evaluation.scoring import hash_weights
     from segkit.inference import predict_files, prediction_index, predictor, sources
     from segkit.inference.video import Video
     from segkit.runtime import distributed

@@ -35,6 +35,7 @@ def main(settings: dict[str, Any]) -> None:
     from segkit.data.alignment import align_dataset, as_label_map
     from segkit.data.overlap import warn_if_trained_on
     from segkit.evaluation import report, results, submissions
+    from segkit.evaluation.gallery import gather_extremes
     from segkit.inference import predictor
     from segkit.runtime import distributed
 
@@ -52,18 +53,16 @@ def main(settings: dict[str, Any]) -> None:
         folder = distributed.decide_on_main(
             lambda: results.make_output_folder(settings, trained_on, protocol, weights_sha256)
         )
-        gallery = report.Gallery() if settings["report"] else None
         kinds = set(settings["save"]) | ({"ids"} if settings["submission"] else set())
         result = evaluation.evaluate(
             model,
             val_set,
             protocol,
             workers=settings["loader"]["workers"],
-            on_image=results.make_image_callback(folder, table, kinds=kinds, gallery=gallery),
+            on_image=results.make_image_callback(folder, table, kinds=kinds),
             partial=folder / "partial",
             resume=settings["resume"],
         )
-        samples = gallery.gather_images() if gallery else []
         if distributed.is_main():
             metadata = {
                 "weights": settings["checkpoint"] or settings["model"]["weights"],
@@ -74,6 +73,12 @@ def main(settings: dict[str, Any]) -> None:
             if settings["submission"]:
                 submissions.pack_archive(folder, val_set.names, table)
             if settings["report"]:
+                fast = inference.prepare(model, precision=protocol.precision)
+                samples = gather_extremes(
+                    result,
+                    val_set,
+                    lambda sample: inference.predict(fast, sample.image, protocol).cpu().numpy(),
+                )
                 report.write_report(folder, result, table, samples=samples, settings=settings)
             print(results.format_summary(result, table, data=results.describe_data(settings)))
             print(f"Results: {folder}")

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from test_score_intervals import simulate
+from test_score_intervals import find_intervals, simulate
 
-from segkit.evaluation import comparison, intervals, metrics
+from segkit.evaluation import comparison, metrics
 from segkit.evaluation.comparison import compare_results, format_comparison, read_result
 
 CLASSES = [f"c{n}" for n in range(12)]
@@ -53,7 +53,7 @@ def test_small_differences_show_in_pairs_but_not_alone(tmp_path):
     found = compare_results(write(tmp_path / "a", counts), write(tmp_path / "b", better))
     accuracy = next(difference for difference in found.scores if difference.name == "pixAcc")
     assert accuracy.is_distinguishable
-    alone = [intervals.find_intervals(c, 12, absent="exclude")["pixAcc"] for c in (counts, better)]
+    alone = [find_intervals(c, "exclude")["pixAcc"] for c in (counts, better)]
     assert alone[0].high > alone[1].low  # the intervals of the two scores overlap
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +17,8 @@ from torch import nn
 
 from segkit.config import registry
 from segkit.data.label_map import DataError
-from segkit.evaluation import StopEvaluation, evaluate, partial
-from segkit.evaluation.metrics import ConfusionMatrix, compute_scores
+from segkit.evaluation import StopEvaluation, evaluate, metrics
+from segkit.evaluation.metrics import ConfusionMatrix
 from segkit.inference import Protocol, predict, prepare
 from segkit.types import EvaluatorResult, Logits, Sample
 
@@ -66,27 +68,27 @@ class Noise:
         )
 
 
-def test_evaluation_counts_every_image_once():
-    model, dataset = ByColor().eval(), Noise()
-    matrix = ConfusionMatrix(K)
-    for index in range(len(dataset)):
-        sample = dataset.read(index)
+def score(dataset=None, protocol=Protocol(), **options):  # noqa: B008 - is not changed
+    return evaluate(ByColor(), Noise() if dataset is None else dataset, protocol, **options)
+
+
+def count_by_hand(indices=range(7)):
+    model, matrix = ByColor().eval(), ConfusionMatrix(K)
+    for index in indices:
+        sample = Noise().read(index)
         matrix.update(sample.label, predict(model, sample.image, Protocol()))
+    return matrix.counts
+
+
+def test_evaluation_counts_every_image_once():
     seen = []
-    found = evaluate(
-        model, dataset, Protocol(), on_image=lambda sample, ids: seen.append((sample.name, ids.shape))
-    )
-    assert torch.equal(found.counts, matrix.counts)
-    assert found.scores.items() >= compute_scores(matrix.counts).items()
-    assert seen == [(str(i), dataset.read(i).label.shape) for i in range(7)]
+    found = score(on_image=lambda sample, ids: seen.append((sample.name, ids.shape)))
+    assert torch.equal(found.counts, count_by_hand())
+    pixels = metrics.count_pixels(found.counts)
+    assert found.scores.items() >= metrics.score_pixels(pixels, absent="zero").items()
+    assert (found.image_counts.sum(0)[:, :K] == pixels).all()
+    assert seen == [(str(i), Noise().read(i).label.shape) for i in range(7)]
     assert found.protocol.name == "whole"
-
-
-def test_loader_workers_do_not_change_counts():
-    model = ByColor()
-    assert torch.equal(
-        evaluate(model, Noise(3), Protocol()).counts, evaluate(model, Noise(3), Protocol(), workers=2).counts
-    )
 
 
 def test_evaluation_does_not_change_the_model():
@@ -99,7 +101,7 @@ def test_evaluation_does_not_change_the_model():
 
 def test_empty_data_set_is_rejected():
     with pytest.raises(ValueError, match=r"the data set is empty: check data\.root"):
-        evaluate(ByColor(), Noise(0), Protocol())
+        score(Noise(0))
 
 
 @pytest.mark.parametrize(
@@ -149,87 +151,66 @@ def test_model_with_another_number_of_classes_is_rejected():
     dataset = Noise()
     dataset.table.num_classes = 9
     with pytest.raises(ValueError, match="the model has 5 classes but noise has 9: score it on data"):
-        evaluate(ByColor(), dataset, Protocol())
+        score(dataset)
 
 
 def test_category_and_boundary_scores():
-    found = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}))
+    found = score(protocol=Protocol(evaluators={"boundary": True}))
     warm = found.counts[:2, :2].sum()
     assert found.category_iou["warm"] == pytest.approx(
         float(warm / (found.counts[:2].sum() + found.counts[:, :2].sum() - warm))
     )
     assert found.scores["mIoU_category"] == pytest.approx(np.mean(list(found.category_iou.values())))
     assert found.scores["mIoU_boundary"] == pytest.approx(np.mean(found.classes["boundary IoU"]))
-    assert "mIoU_boundary" not in evaluate(ByColor(), Noise(), Protocol()).scores
+    assert "mIoU_boundary" not in score().scores
 
 
 @pytest.mark.parametrize("name", ["ade20k", "noise"])
 def test_ade20k_score_is_reported_for_ade20k_only(name):
     dataset = Noise(3)
     dataset.table.name = name
-    found = evaluate(ByColor(), dataset, Protocol()).scores
+    found = score(dataset).scores
     mean = (found["pixAcc"] + found["mIoU"]) / 2
     assert found.get("ADE20K") == (mean if name == "ade20k" else None)
 
 
 class Damaged(Noise):
-    """The images 1 and 4 cannot be read."""
+    """Some images cannot be read."""
 
-    on_error = "skip"
+    def __init__(self, damaged, on_error):
+        super().__init__()
+        self.damaged, self.on_error = damaged, on_error
 
     def read(self, index):
-        if index in (1, 4):
+        if index in self.damaged:
             raise DataError("damaged", f"{index}.png", "not an image", "copy it again")
         return super().read(index)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_images_are_skipped_with_on_error_skip(workers, caplog):
-    model, matrix = ByColor().eval(), ConfusionMatrix(K)
-    for index in (0, 2, 3, 5, 6):
-        sample = Noise().read(index)
-        matrix.update(sample.label, predict(model, sample.image, Protocol()))
-    found = evaluate(model, Damaged(), Protocol(), workers=workers)
-    assert torch.equal(found.counts, matrix.counts)
+def test_unreadable_images_are_skipped_or_stop(workers, caplog):
+    found = score(Damaged((1, 4), "skip"), workers=workers)
+    assert torch.equal(found.counts, count_by_hand((0, 2, 3, 5, 6)))
     assert (found.images, found.skipped) == (5, 2)
-    assert "skipped unreadable image (2 so far): 4.png: not an image; copy it again" in caplog.text
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_image_stops_with_on_error_stop(workers):
-    dataset = Damaged()
-    dataset.on_error = "stop"
+    assert "skipped unreadable image: 4.png: not an image; copy it again" in caplog.text
     with pytest.raises(DataError, match=r"1\.png: not an image; copy it again"):
-        evaluate(ByColor(), dataset, Protocol(), workers=workers)
+        score(Damaged((1, 4), "stop"), workers=workers)
 
 
 def test_no_readable_image_is_rejected():
-    class AllDamaged(Damaged):
-        def read(self, index):
-            return super().read(1)
-
-    with pytest.raises(
-        ValueError, match=r"nothing to score: none of the 7 images can be read. The last: 1\.png: not"
-    ):
-        evaluate(ByColor(), AllDamaged(), Protocol())
+    with pytest.raises(ValueError, match="nothing to score: no image can be used"):
+        score(Damaged(range(7), "skip"))
 
 
-def test_stop_before_the_first_image_gives_no_scores():
-    def leave(*_):
-        raise StopEvaluation
-
-    found = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}), on_image=leave)
-    assert (found.images, found.scores, int(found.counts.sum())) == (0, {}, 0)
-
-
-def test_stopped_evaluation_keeps_its_counts():
+@pytest.mark.parametrize("images", [0, 2])
+def test_stopped_evaluation_keeps_its_counts(images):
     def leave(sample, _):
-        if sample.name == "2":
+        if sample.name == str(images):
             raise StopEvaluation
 
-    found = evaluate(ByColor(), Noise(), Protocol(), on_image=leave)
-    assert found.images == 2
-    assert torch.equal(found.counts, evaluate(ByColor(), Noise(2), Protocol()).counts)
+    found = score(on_image=leave)
+    assert torch.equal(found.counts, count_by_hand(range(images)))
+    assert (found.images, bool(found.scores)) == (images, images > 0)
 
 
 class Interrupted(Noise):
@@ -239,94 +220,68 @@ class Interrupted(Noise):
         return super().read(index)
 
 
-def interrupt_evaluation(model, parts, protocol=Protocol()):  # noqa: B008 - is not changed
-    """Evaluate four of seven images, and return the file with their counts."""
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, Interrupted(), protocol, partial=parts)
-    (file,) = parts.glob("*.pt")
-    return file
+@pytest.fixture
+def interrupt(tmp_path):
+    """Evaluate four of seven images, and return the file with their counts and how to go on."""
+    parts = tmp_path / "parts"
+
+    def run(protocol=Protocol()):  # noqa: B008 - is not changed
+        with pytest.raises(KeyboardInterrupt):
+            score(Interrupted(), protocol, partial=parts)
+        (file,) = parts.glob("*.pt")
+        return file, functools.partial(score, protocol=protocol, partial=parts, resume=True)
+
+    return run
 
 
-def test_interrupted_evaluation_resumes(tmp_path):
-    model, parts, protocol = ByColor(), tmp_path / "parts", Protocol(evaluators={"boundary": True})
-    unbroken = evaluate(model, Noise(), protocol)
-    interrupt_evaluation(model, parts, protocol)
-    seen = []
+def assert_equal(found, expected):
+    assert torch.equal(found.counts, expected.counts)
+    assert (found.image_counts == expected.image_counts).all()
+    assert (found.scores, found.classes) == (expected.scores, expected.classes)
 
-    def note(sample, _):
-        seen.append(sample.name)
 
-    found = evaluate(model, Noise(), protocol, on_image=note, partial=parts, resume=True)
-    assert torch.equal(found.counts, unbroken.counts)
-    assert found.classes["boundary IoU"] == unbroken.classes["boundary IoU"]
+def test_interrupted_evaluation_resumes(interrupt):
+    protocol, seen = Protocol(evaluators={"boundary": True}), []
+    file, resume = interrupt(protocol)
+    found = resume(on_image=lambda sample, _: seen.append(sample.name))
+    assert_equal(found, score(protocol=protocol))
     assert seen == ["4", "5", "6"]
-    assert not parts.exists()
+    assert not file.parent.exists()
 
 
-def test_without_resume_evaluation_starts_again(tmp_path):
-    model = ByColor()
-    interrupt_evaluation(model, tmp_path / "parts")
-    found = evaluate(model, Noise(), Protocol(), partial=tmp_path / "parts")
-    assert torch.equal(found.counts, evaluate(model, Noise(), Protocol()).counts)
+def test_evaluation_starts_again_without_resume_or_with_other_settings(interrupt, caplog):
+    _, resume = interrupt()
+    assert_equal(resume(resume=False), score())
+    interrupt()
+    protocol = Protocol(scales=(0.5,))
+    assert_equal(resume(protocol=protocol), score(protocol=protocol))
+    assert "its images are scored again (of other weights, images or settings)" in caplog.text
 
 
-def test_counts_of_another_evaluation_are_rejected(tmp_path):
-    model = ByColor()
-    interrupt_evaluation(model, tmp_path)
-    with pytest.raises(ValueError, match="counts of an evaluation with other weights, images or protocol"):
-        evaluate(model, Noise(), Protocol(scales=(0.5,)), partial=tmp_path, resume=True)
-    model.body[3].bias.data += 0.1
-    with pytest.raises(ValueError, match="counts of an evaluation with other weights, images or protocol"):
-        evaluate(model, Noise(), Protocol(), partial=tmp_path, resume=True)
-
-
-def reseal(change):
-    """The change, under a checksum that fits it."""
-
-    def apply(part):
-        change(part)
-        part["sha256"] = partial._hash_part(part)
-        return part
-
-    return apply
+def damage(file, change):
+    content = torch.load(file, weights_only=True)
+    change(content)
+    torch.save(content, file)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda part: part["states"]["confusion"].add_(7),
-        lambda part: part["images"].append(5),
-        lambda part: part.pop("sha256"),
-        lambda part: [part],
-        reseal(lambda part: part["states"]["confusion"].sub_(10**6)),
-        reseal(lambda part: part["states"].update(confusion=torch.zeros(2, 2, dtype=torch.int64))),
-        reseal(lambda part: part["states"].update(confusion=part["states"]["confusion"].float())),
-        reseal(lambda part: part["states"].pop("confusion")),
-        reseal(lambda part: part["images"].append(1)),
-        reseal(lambda part: part["images"].append(99)),
-        reseal(lambda part: part["images"].append("4")),
-        reseal(lambda part: part.update(images=None)),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:-9]),
+        lambda file: torch.save([1], file),
+        lambda file: shutil.copy(file, file.with_name("00000009.pt")),
+        lambda file: damage(file, lambda part: part["counts"].pop("state of confusion")),
+        lambda file: damage(file, lambda part: part["counts"].update({"state of confusion": torch.ones(2)})),
+        lambda file: damage(file, lambda part: part["images"].append(99)),
+        lambda file: damage(file, lambda part: part.update(images=None)),
     ],
 )
-def test_damaged_counts_are_counted_again(tmp_path, caplog, change):
-    model, parts = ByColor(), tmp_path / "parts"
-    file = interrupt_evaluation(model, parts)
-    content = torch.load(file, weights_only=True)
-    changed = change(content)
-    torch.save(changed if isinstance(changed, dict | list) else content, file)
-    found = evaluate(model, Noise(), Protocol(), partial=parts, resume=True)
-    assert torch.equal(found.counts, evaluate(model, Noise(), Protocol()).counts)
-    assert f"{file}: damaged, its images are scored again" in caplog.text
-
-
-@pytest.mark.parametrize("content", [b"", b"nothing of the kind", None])
-def test_unreadable_or_repeated_counts_are_counted_again(tmp_path, caplog, content):
-    model, parts = ByColor(), tmp_path / "parts"
-    file = interrupt_evaluation(model, parts)
-    (parts / "00000009.pt").write_bytes(file.read_bytes() if content is None else content)
-    found = evaluate(model, Noise(), Protocol(), partial=parts, resume=True)
-    assert torch.equal(found.counts, evaluate(model, Noise(), Protocol()).counts)
-    assert "00000009.pt: damaged" in caplog.text
+def test_damaged_or_repeated_counts_are_counted_again(interrupt, caplog, change):
+    file, resume = interrupt()
+    change(file)
+    assert_equal(resume(), score())
+    assert "cannot be used, its images are scored again" in caplog.text
 
 
 SHARED_OUT = """
@@ -334,34 +289,32 @@ import sys
 import torch
 sys.path.insert(0, sys.argv[2])
 from segkit.runtime import distributed
-from segkit.config import registry
-from segkit.data.label_map import DataError
-from segkit.evaluation import StopEvaluation, evaluate, partial
 from segkit.inference import Protocol
-from test_evaluate import ByColor, Noise
+from test_evaluate import score
 torch.set_num_threads(1)
 with distributed.init_process_group("cpu"):
-    found = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}))
-    torch.save([found.counts, found.classes["boundary IoU"]], f"{sys.argv[1]}/{distributed.rank()}.pt")
+    found = score(protocol=Protocol(evaluators={"boundary": True}))
+    values = found.counts, torch.from_numpy(found.image_counts), found.scores, dict(found.classes)
+    torch.save(values, f"{sys.argv[1]}/{distributed.rank()}.pt")
 """
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("processes", [1, 3])
-def test_counts_do_not_depend_on_the_number_of_processes(processes, tmp_path):
+def test_counts_do_not_depend_on_the_number_of_processes(tmp_path):
     tests = Path(__file__).parent
     script = tmp_path / "score.py"
     script.write_text(SHARED_OUT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
     alone = {**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [*launch, script, tmp_path, tests], check=True, env=alone, capture_output=True, timeout=300
     )
-    expected = evaluate(ByColor(), Noise(), Protocol(evaluators={"boundary": True}))
-    for rank in range(processes):
-        counts, boundary = torch.load(tmp_path / f"{rank}.pt")
+    expected = score(protocol=Protocol(evaluators={"boundary": True}))
+    for rank in range(3):
+        counts, by_image, scores, classes = torch.load(tmp_path / f"{rank}.pt")
         assert torch.equal(counts, expected.counts)
-        assert boundary == expected.classes["boundary IoU"]
+        assert (by_image.numpy() == expected.image_counts).all()
+        assert (scores, classes) == (expected.scores, expected.classes)
 
 
 class Shares:
@@ -371,8 +324,6 @@ class Shares:
         self.name, self.counts = name, torch.zeros(K, dtype=torch.float64)
 
     def update(self, label, prediction):
-        if len(label) == 0:
-            raise ValueError("an image without rows")
         self.counts += torch.bincount(prediction.flatten().int(), minlength=K)
 
     def state(self):
@@ -390,46 +341,41 @@ def register_evaluators(monkeypatch):
 
     def build(package, settings, **late):
         name = settings["name"]
-        own = {"shares": Shares("most"), "double": Shares("mIoU")}
-        return own.get(name) or original(package, settings, **late)
+        own = {"shares": "most", "double": "mIoU"}
+        return Shares(own[name]) if name in own else original(package, settings, **late)
 
     original = registry.build
     monkeypatch.setattr(registry, "build", build)
 
 
-def test_enabled_evaluators_count_and_resume(register_evaluators, tmp_path):
+def test_enabled_evaluators_count_and_resume(register_evaluators, interrupt):
     protocol = Protocol(evaluators={"shares": True, "boundary": {}, "double": None})
-    found = evaluate(ByColor(), Noise(), protocol)
-    predicted = found.counts.sum(0)  # of scored pixels; those of ignored ones are counted here as well
+    found = score(protocol=protocol)
     assert found.scores["most"] == max(found.classes["share"])
-    assert len(found.classes["share"]) == K == len(predicted)
     assert sum(found.classes["share"]) == pytest.approx(1)
     assert list(found.classes) == ["IoU", "share", "boundary IoU"]
-    interrupt_evaluation(ByColor(), tmp_path / "parts", protocol)
-    again = evaluate(ByColor(), Noise(), protocol, partial=tmp_path / "parts", resume=True)
-    assert again.scores == found.scores
-    assert again.classes["share"] == found.classes["share"]
+    _, resume = interrupt(protocol)
+    assert_equal(resume(), found)
 
 
 def test_evaluators_with_the_same_score_are_rejected(register_evaluators):
     with pytest.raises(ValueError, match=r"evaluation.evaluators.double: another evaluator already has mIoU"):
-        evaluate(ByColor(), Noise(2), Protocol(evaluators={"double": True}))
+        score(protocol=Protocol(evaluators={"double": True}))
 
 
-def test_partly_counted_image_is_not_saved(tmp_path):
-    evaluators = {"a": Shares("a"), "b": Shares("b")}
-    image = np.zeros((2, 2), np.uint8)
-    with partial.EvaluatorCounts(evaluators, tmp_path / "p", "x", num_images=2, resume=False) as tally:
-        tally.add(0, image, torch.from_numpy(image))
-        tally.save()
-    evaluators["b"].update = lambda *_: 1 / 0
-    with (
-        pytest.raises(ZeroDivisionError),
-        partial.EvaluatorCounts(evaluators, tmp_path / "p", "x", num_images=2, resume=True) as tally,
-    ):
-        tally.add(1, image, torch.from_numpy(image))
-    kept = partial.EvaluatorCounts(
-        {"a": Shares("a"), "b": Shares("b")}, tmp_path / "p", "x", num_images=2, resume=True
-    )
-    assert kept.done == {0}
-    assert {name: float(state.sum()) for name, state in kept.sum_states().items()} == {"a": 4, "b": 4}
+def test_partly_counted_image_is_not_saved(register_evaluators, interrupt, monkeypatch):
+    protocol = Protocol(evaluators={"shares": True})
+    file, resume = interrupt(protocol)
+    original, calls = Shares.update, []
+
+    def fail_at_second(self, label, prediction):
+        calls.append(1)
+        if len(calls) == 2:
+            raise ZeroDivisionError
+        original(self, label, prediction)
+
+    monkeypatch.setattr(Shares, "update", fail_at_second)
+    with pytest.raises(ZeroDivisionError):
+        resume()
+    assert [path.name for path in file.parent.glob("*.pt")] == [file.name]
+    assert_equal(resume(), score(protocol=protocol))

@@ -14,7 +14,7 @@ from conftest import run_script
 from segkit.config import registry
 from segkit.data import transforms
 from segkit.data.label_map import Entry, LabelMap
-from segkit.evaluation import gallery, metrics
+from segkit.evaluation import metrics
 from segkit.evaluation.evaluators import object_sizes
 from segkit.inference import predict
 from segkit.inference.protocol import Protocol
@@ -136,7 +136,6 @@ def test_confusion_matrix_counts_every_pair_of_many_classes(num_classes):
     draw = np.random.default_rng(num_classes)
     table, matrix = make_label_map(num_classes), metrics.ConfusionMatrix(num_classes)
     expected = np.zeros((num_classes, num_classes), np.int64)
-    scores = []
     for _ in range(4):
         label = random_label(draw, num_classes, (19, 23))
         prediction = np.where(draw.random(label.shape) < 0.5, label, label[::-1])
@@ -146,7 +145,6 @@ def test_confusion_matrix_counts_every_pair_of_many_classes(num_classes):
         np.add.at(expected, (label[scored], prediction[scored]), 1)
         one = metrics.ConfusionMatrix(num_classes)
         one.update(label, prediction)
-        scores.append((gallery.compute_image_iou(label, prediction), one.counts))
         sizes = object_sizes.count_pixels_by_object_size(label, prediction, num_classes).sum(0)
         np.testing.assert_array_equal(sizes[0], one.counts.diagonal())
         np.testing.assert_array_equal(sizes[1], one.counts.sum(1))
@@ -158,8 +156,6 @@ def test_confusion_matrix_counts_every_pair_of_many_classes(num_classes):
         gray = (drawn == overlays.IGNORED).all(2)
         np.testing.assert_array_equal(gray, ~scored)
     np.testing.assert_array_equal(matrix.counts, expected)
-    for score, counts in scores:
-        assert score == pytest.approx(metrics.compute_scores(counts, absent="labels")["mIoU"])
     assert overlays.draw_confusion_matrix(expected, table.names).shape[0] < 2000
 
 

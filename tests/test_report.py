@@ -13,7 +13,8 @@ import torch
 from sklearn.metrics import jaccard_score
 
 from segkit.data.label_map import Entry, LabelMap, load_builtin_label_map
-from segkit.evaluation import gallery, report
+from segkit.evaluation import metrics, report
+from segkit.evaluation.gallery import gather_extremes
 from segkit.evaluation.intervals import Interval
 from segkit.evaluation.scoring import Evaluation
 from segkit.types import Sample
@@ -35,12 +36,33 @@ def sample(seed: int, height: int = 60, width: int = 80) -> Sample:
     return Sample(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), label, f"street_{seed}")
 
 
+class Street:
+    """Five images, predicted the better the higher their number is."""
+
+    def __init__(self):
+        self.samples = [sample(seed) for seed in range(5)]
+        self.samples[0] = self.samples[0]._replace(name=EVIL)
+        self.names = [each.name for each in self.samples]
+
+    def read(self, index):
+        return self.samples[index]
+
+    def predict(self, image):
+        is_right = np.arange(image.label.shape[1]) < 10 * self.names.index(image.name)
+        return np.minimum(np.where(is_right, image.label, 1), 3)
+
+    def evaluate(self):
+        counts = []
+        for image in self.samples:
+            matrix = metrics.ConfusionMatrix(5)
+            matrix.update(image.label, self.predict(image))
+            counts.append(metrics.count_pixels(matrix.counts))
+        names = self.names
+        return Evaluation(matrix.counts, {}, "whole", 1.0, names=names, image_counts=np.array(counts))
+
+
 def write(folder, **changed):
-    shown = report.Gallery(worst=2, best=1)
-    for seed in range(5):
-        image = sample(seed)
-        prediction = np.where(np.arange(80) < 10 * seed, image.label, 1).astype(np.uint8)
-        shown.add(image._replace(name=EVIL if seed == 0 else image.name), np.minimum(prediction, 3))
+    street = Street()
     evaluation = Evaluation(
         counts=torch.from_numpy(changed.pop("counts", COUNTS)),
         scores=changed.pop("scores", SCORES),
@@ -51,7 +73,7 @@ def write(folder, **changed):
     )
     content = {
         "table": TABLE,
-        "samples": shown.gather_images(),
+        "samples": gather_extremes(street.evaluate(), street, street.predict, worst=2, best=1),
         "settings": {
             "model": {"name": EVIL},
             "checkpoint": "runs/first/best.pt",
@@ -164,38 +186,26 @@ def test_pixels_predicted_as_no_class_lower_the_recall(tmp_path):
     assert [row["data-value"] for row in rows][1:4] == ["0.75", "0.75", "1"]  # IoU, recall, precision
 
 
-def test_image_iou_equals_scikit_learn():
-    image = sample(3)
-    prediction = sample(4).label
-    prediction[prediction == 255] = 0
-    seen = image.label != 255
-    truth, found = image.label[seen], prediction[seen]
-    present = np.unique(truth)
-    expected = jaccard_score(truth, found, labels=present, average="macro")
-    assert gallery.compute_image_iou(image.label, prediction) == pytest.approx(expected, abs=1e-12)
+@pytest.mark.parametrize(("worst", "best", "expected"), [(2, 1, [0, 1, 4]), (4, 3, range(5)), (0, 0, [])])
+def test_gallery_has_the_worst_and_best_images(worst, best, expected):
+    street = Street()
+    found = gather_extremes(street.evaluate(), street, street.predict, worst=worst, best=best)
+    assert [image.name for image in found] == [street.names[index] for index in expected]
+    for image, index in zip(found, expected, strict=True):
+        seen = street.samples[index].label != 255
+        truth, ids = street.samples[index].label[seen], street.predict(street.samples[index])[seen]
+        iou = jaccard_score(truth, ids, labels=np.unique(truth), average="macro")
+        assert image.score == pytest.approx(iou, abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_gallery_equals_a_sorted_list(seed):
-    draw = np.random.default_rng(seed)
-    worst, best, count = draw.integers(0, [5, 5, 13]).tolist()
-    kept, label = report.Gallery(worst=worst, best=best), np.zeros((1, 10), np.uint8)
-    image, hits = np.zeros((1, 10, 3), np.uint8), draw.integers(1, 6, count).tolist()
-    kept.add(Sample(image, np.full_like(label, 255), "all ignored"), label)
-    for number in hits:
-        prediction = (np.arange(10) >= number).astype(np.uint8)[None]
-        kept.add(Sample(image, label, str(number)), prediction)
-    hits.sort()
-    expected = hits if count <= worst + best else hits[:worst] + hits[count - best :]
-    found = [(image.name, image.score) for image in kept.gather_images()]
-    assert found == [(str(number), number / 10) for number in expected]
-
-
-def test_gallery_images_are_scaled_down():
-    kept = report.Gallery(worst=1, best=0)
-    kept.add(sample(0, 1000, 2000), sample(0, 1000, 2000).label % 4)
-    assert kept.gather_images()[0].image.shape == (320, 640, 3)
-    assert kept.gather_images()[0].label.shape == kept.gather_images()[0].prediction.shape == (320, 640)
+def test_gallery_images_are_scaled_down_and_unlabeled_ones_left_out():
+    street = Street()
+    street.samples = [sample(0, 1000, 2000), sample(1)]
+    street.samples[1].label[:] = 255
+    street.names = [each.name for each in street.samples]
+    (found,) = gather_extremes(street.evaluate(), street, lambda image: image.label % 4)
+    assert found.image.shape == (320, 640, 3)
+    assert found.label.shape == found.prediction.shape == (320, 640)
 
 
 @pytest.mark.medium

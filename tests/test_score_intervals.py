@@ -8,17 +8,6 @@ import pytest
 from segkit.evaluation import intervals, metrics
 
 
-@pytest.mark.parametrize("absent", ["zero", "exclude", "labels"])
-def test_scores_of_many_counts_equal_those_of_each(absent):
-    generator = np.random.default_rng(0)
-    confusion = generator.integers(0, 40, (50, 6, 6)) * (generator.random((50, 6, 6)) < 0.4)
-    confusion[:, 0, 0] += 1
-    scores = metrics.score_pixels(np.stack([metrics.count_pixels(one) for one in confusion]), absent=absent)
-    for index, one in enumerate(confusion):
-        found = {name: float(values[index]) for name, values in scores.items()}
-        assert found == pytest.approx(metrics.compute_scores(one, absent=absent), rel=1e-14)
-
-
 def test_categories_equal_merged_labels():
     generator = np.random.default_rng(0)
     label, prediction = generator.integers(0, 5, (2, 1000))
@@ -38,13 +27,16 @@ def test_resamples_equal_a_loop():
     np.testing.assert_array_equal(intervals.resample_images(counts, resamples=20, seed=5), expected)
 
 
-def test_a_class_without_pixels_has_no_interval():
-    counts = np.zeros((5, 3, 2), int)
-    counts[:, :, 0] = 4
-    assert intervals.find_intervals(counts, 2, absent="exclude")["mIoU"] == (1, 1)
-    iou = metrics.compute_class_scores(intervals.resample_images(counts))["IoU"]
-    assert intervals.find_bounds(iou[:, 0], 5) == (1, 1)
-    assert np.isnan(intervals.find_bounds(iou[:, 1], 5)).all()
+def test_an_undefined_score_has_no_interval():
+    assert np.isnan(intervals.find_bounds(np.full(9, np.nan), 5)).all()
+    assert np.isnan(intervals.find_bounds(np.ones(9), 1)).all()
+    assert intervals.find_bounds(np.array([1, 1, np.nan]), 5) == (1, 1)
+
+
+def find_intervals(counts, absent, seed=0):
+    """Return the interval of each score of the counts (N, 3, K) of images."""
+    scores = metrics.score_pixels(intervals.resample_images(counts, seed=seed), absent=absent)
+    return {name: intervals.find_bounds(values, len(counts)) for name, values in scores.items()}
 
 
 def simulate(generator, images, classes=12, pixels=20_000):
@@ -63,7 +55,7 @@ def test_intervals_cover_the_true_score():
     is_covered = []
     for seed in range(500):
         counts = simulate(np.random.default_rng([2, seed]), 200)
-        bounds = intervals.find_intervals(counts, 12, absent="exclude", seed=seed)
+        bounds = find_intervals(counts, "exclude", seed)
         is_covered.append([bounds[name].low <= truth[name] <= bounds[name].high for name in truth])
     coverage = dict(zip(truth, np.mean(is_covered, 0), strict=True))
     assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
@@ -81,7 +73,7 @@ def test_evaluation_counts_each_image_once(tiny_run, tmp_path, run_here, capsys)
     assert (stored[0] == stored[1]).all()
     assert stored[0].shape == (6, 3, 10)
     result = json.loads((tmp_path / "whole/result.json").read_text())
-    scores = intervals.find_intervals(stored[0], 10, absent=result["protocol"]["absent"])
+    scores = find_intervals(stored[0], result["protocol"]["absent"])
     low, high = result["intervals"].pop("mIoU_boundary")  # of an evaluator with small states
     assert f"({100 * low:.2f} to {100 * high:.2f})" in capsys.readouterr().out
     for name, (low, high) in result["intervals"].items():

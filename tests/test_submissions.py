@@ -16,7 +16,7 @@ from segkit.visualize import overlays
 
 
 def keep(folder, data, ids, names):
-    keeper = results.make_image_callback(folder, load_builtin_label_map(data), kinds={"ids"}, gallery=None)
+    keeper = results.make_image_callback(folder, load_builtin_label_map(data), kinds={"ids"})
     for name, mask in zip(names, ids, strict=True):
         keeper(Sample(np.zeros((*mask.shape, 3), np.uint8), mask, name), mask)
 

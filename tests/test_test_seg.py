@@ -188,62 +188,63 @@ def test_published_weights_are_scored_on_several_roots(
 
 def test_other_data_and_protocol_get_a_separate_folder(tiny_run, photographs, tmp_path, run_here, capsys):
     copy = f"checkpoint={shutil.copy(tiny_run / 'best.pt', tmp_path)}"
-    rest = "data=folder", f"data.root={photographs}", "loader.workers=0"
-    assert run_here("test_seg", copy, *rest, "evaluation.scales=[1,0.5]") == 0
-    result = json.loads((tmp_path / "test-whole-scales=1.0-0.5-folder-val/result.json").read_text())
+    shutil.copytree(photographs, tmp_path / "more/photographs")
+    for root in (photographs, tmp_path / "more/photographs", photographs):
+        words = copy, "data=folder", f"data.root={root}", "loader.workers=0"
+        assert run_here("test_seg", *words, "evaluation.scales=[1,0.5]") == 0
+    names = sorted(folder.name for folder in tmp_path.glob("test-*"))
+    assert names == [f"test-whole-scales=1.0-0.5-folder-val{suffix}" for suffix in ("", "-2")]
+    result = json.loads((tmp_path / names[0] / "result.json").read_text())
     assert result["protocol"]["name"] == "whole, changed: scales"
     captured = capsys.readouterr().out
     assert "folder, split val: 4 images" in captured
     assert "whole, changed: scales (scales 1 0.5" in captured
 
 
-def test_result_on_other_data_is_not_overwritten(tiny_run, photographs, tmp_path, run_here, capsys):
-    arguments = f"checkpoint={tiny_run / 'best.pt'}", f"output={tmp_path / 'out'}", "loader.workers=0"
-    assert run_here("test_seg", *arguments) == 0
-    before = (tmp_path / "out/result.json").read_text()
-    assert run_here("test_seg", *arguments, "data=folder", f"data.root={photographs}") == 2
-    assert "has the result of whole on shapes, split val. Choose another output" in capsys.readouterr().err
-    for change in ("evaluation.flip=true", "data.val_scenes=3"):
-        assert run_here("test_seg", *arguments, change) == 2
-    assert (tmp_path / "out/result.json").read_text() == before
-    assert run_here("test_seg", *arguments) == 0  # again the same
-
-
-def test_result_of_other_weights_is_not_overwritten(tiny_run, tmp_path, run_here, capsys):
+def test_other_weights_get_a_separate_folder(tiny_run, tmp_path, run_here):
+    hashes = {}
     for name in ("best.pt", "last.pt"):
-        shutil.copy(tiny_run / name, tmp_path)
-    content = torch.load(tmp_path / "last.pt", weights_only=True)
-    content["average"]["backbone.bn1.weight"] *= 0.5
-    torch.save(content, tmp_path / "last.pt")
-    hashes = []
-    for name in ("best.pt", "last.pt"):
+        shutil.copy(tiny_run / name, tmp_path / name)
         assert run_here("test_seg", f"checkpoint={tmp_path / name}", "loader.workers=0") == 0
-    for folder in ("test-whole", "test-last-whole"):
-        result = json.loads((tmp_path / folder / "result.json").read_text())
-        hashes.append(result["weights_sha256"])
-    assert hashes[0] != hashes[1]
-    arguments = f"checkpoint={tmp_path}/last.pt", "loader.workers=0"
-    assert run_here("test_seg", *arguments, f"output={tmp_path}/test-whole") == 2
-    assert "test-whole: has the result of other weights of whole on shapes" in capsys.readouterr().err
-    shutil.copy(tmp_path / "last.pt", tmp_path / "best.pt")  # the training went on
+    content = torch.load(tmp_path / "best.pt", weights_only=True)
+    content["model"]["backbone.bn1.weight"] *= 0.5
+    torch.save(content, tmp_path / "best.pt")  # the training went on
     assert run_here("test_seg", f"checkpoint={tmp_path}/best.pt", "loader.workers=0") == 0
-    assert (tmp_path / "test-whole-2/result.json").exists()
-    assert json.loads((tmp_path / "test-whole/result.json").read_text())["weights_sha256"] == hashes[0]
+    for folder in tmp_path.glob("test-*"):
+        hashes[folder.name] = json.loads((folder / "result.json").read_text())["weights_sha256"]
+    assert hashes.keys() == {"test-whole", "test-whole-2", "test-last-whole"}
+    assert hashes["test-whole"] != hashes["test-whole-2"]
 
 
-def test_another_root_gets_a_separate_folder(tiny_run, photographs, tmp_path, run_here):
-    copy = f"checkpoint={shutil.copy(tiny_run / 'best.pt', tmp_path)}"
-    shutil.copytree(photographs, tmp_path / "more/photographs")
-    for root in (photographs, tmp_path / "more/photographs", photographs):
-        assert run_here("test_seg", copy, "data=folder", f"data.root={root}", "loader.workers=0") == 0
-    folders = sorted(folder.name for folder in tmp_path.glob("test-*"))
-    assert folders == ["test-whole-folder-val", "test-whole-folder-val-2"]
-
-
-def test_result_with_more_evaluators_is_not_overwritten(tiny_run, tmp_path, run_here, capsys):
-    arguments = f"checkpoint={tiny_run / 'best.pt'}", f"output={tmp_path}", "loader.workers=0"
-    assert run_here("test_seg", *arguments) == 0
-    assert run_here("test_seg", *arguments, "evaluation.evaluators.boundary=true") == 0
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "data.val_scenes=3",
+            "the result of whole on shapes, split val, with different data. Choose another",
+        ),
+        ("evaluation.flip=true", "with different protocol. Choose another output"),
+        ("evaluation.evaluators.boundary=true", "with different protocol. Choose another output"),
+        ("checkpoint=other.pt", "with different weights. Choose another output"),
+        (None, "a result.json that is damaged or was not written by segkit"),
+    ],
+)
+def test_other_result_is_not_overwritten(tiny_run, tmp_path, run_here, capsys, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(tiny_run / "best.pt", weights_only=True)
+    content["model"]["backbone.bn1.weight"] *= 0.5
+    torch.save(content, "other.pt")
+    arguments = [f"checkpoint={tiny_run / 'best.pt'}", "output=out", "loader.workers=0"]
+    for _ in range(2):  # the same again is no other result
+        assert run_here("test_seg", *arguments) == 0
+    result = tmp_path / "out/result.json"
+    if change is None:
+        result.write_text("{}")
+    elif change.startswith("checkpoint"):
+        arguments[0] = change
+    else:
+        arguments.append(change)
+    before = result.read_text()
     assert run_here("test_seg", *arguments) == 2
-    assert "has the result of whole with boundary on shapes" in capsys.readouterr().err
-    assert "mIoU_boundary" in scores_in(tmp_path)
+    assert message in capsys.readouterr().err
+    assert result.read_text() == before

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from segkit.data.label_map import LabelMap
 from segkit.data.reading import read_mask
-from segkit.evaluation.scoring import Evaluation
+from segkit.evaluation import metrics
+from segkit.evaluation.evaluators.confusion import ConfusionScores
 from segkit.types import EvaluatorResult
 
 AVERAGE_SIZE = {  # pixels, of cityscapesScripts
@@ -83,16 +84,21 @@ def measure_instances(file: Path, prediction: np.ndarray, table: LabelMap) -> li
     return found
 
 
-class InstanceSums:
-    """An evaluator of the weighted pixels of each class; ``add_instance_iou`` computes the scores.
+class InstanceIoU:
+    """An evaluator of the weighted pixels of each class.
+
+    Args:
+        table: of Cityscapes.
+        confusion: counts the false positives; is updated before.
 
     Attributes:
         objects: of the image that comes next; set them before ``update``.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, table: LabelMap, confusion: ConfusionScores) -> None:
+        self.table, self.confusion = table, confusion
         self.objects: Sequence[InstancePixels] = ()
-        self.sums = torch.zeros(4, classes, dtype=torch.float64)
+        self.sums = torch.zeros(4, table.num_classes, dtype=torch.float64)
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Add the objects of an image."""
@@ -100,41 +106,23 @@ class InstanceSums:
             self.sums[:, pixels.class_id] += torch.tensor(pixels[1:], dtype=torch.float64)
 
     def state(self) -> Tensor:
-        """Return the sums (4, K) of hit, missed, category_hit and category_missed."""
-        return self.sums
+        """Return float64 (6, K): the sums of ``InstancePixels``, false positives, those of the category."""
+        confusion = self.confusion.state()[:, : self.table.num_classes].numpy()
+        categories = np.array(self.table.categories)
+        is_other = categories[:, None] != categories
+        false = [confusion.sum(0) - confusion.diagonal(), (confusion * is_other).sum(0)]
+        return torch.cat([self.sums, torch.from_numpy(np.stack(false)).double()])
 
     def compute(self, state: Tensor) -> EvaluatorResult:
-        """Return no scores: they depend on the confusion matrix, too."""
-        return EvaluatorResult({})
-
-
-def add_instance_iou(result: Evaluation, sums: np.ndarray, table: LabelMap) -> Evaluation:
-    """Return the result with iIoU, NaN for classes without instances, and iIoU_category; ``sums`` (4, K)."""
-    confusion = result.counts[:, : table.num_classes].numpy()
-    by_class = [float("nan")] * table.num_classes
-    for index, entry in enumerate(table.classes):
-        if entry.name in AVERAGE_SIZE:
-            false = int(confusion[:, index].sum() - confusion[index, index])
-            by_class[index] = _divide(sums[0, index], sums[1, index], false)
-    by_category = []
-    for group in GROUPS:
-        member = np.array([category == group for category in table.categories])
-        false = int(confusion[~member][:, member].sum())
-        by_category.append(_divide(sums[2, member].sum(), sums[3, member].sum(), false))
-    scores = {"iIoU": _average(by_class), "iIoU_category": _average(by_category)}
-    return result._replace(scores=result.scores | scores, classes={**result.classes, "iIoU": by_class})
-
-
-def _average(values: Sequence[float]) -> float:
-    """Return the mean of the values that are not NaN."""
-    valid = [value for value in values if value == value]
-    if valid:
-        return sum(valid) / len(valid)
-    return float("nan")
-
-
-def _divide(hit: float, missed: float, false: int) -> float:
-    total = hit + false + missed
-    if total:
-        return float(hit / total)
-    return float("nan")
+        """Return iIoU, NaN for classes without instances, and iIoU_category."""
+        hit, missed, category_hit, category_missed, false, category_false = state.numpy()
+        has_instances = np.array([entry.name in AVERAGE_SIZE for entry in self.table.classes])
+        by_class = metrics.divide(hit, np.where(has_instances, hit + false + missed, 0))
+        by_category = []
+        for group in GROUPS:
+            member = np.array(self.table.categories) == group
+            total = category_hit[member].sum() + category_false[member].sum() + category_missed[member].sum()
+            by_category.append(metrics.divide(category_hit[member].sum(), total))
+        scores = {"iIoU": by_class, "iIoU_category": np.array(by_category)}
+        means = {name: float(metrics.mean_of_defined(values)) for name, values in scores.items()}
+        return EvaluatorResult(means, {"iIoU": by_class.tolist()})

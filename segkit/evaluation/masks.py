@@ -5,45 +5,40 @@ Predictions are matched to images by name, read exactly and never resized.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
+import contextlib
 import os
-import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from segkit.config import registry
 from segkit.data.label_map import DataError, Entry, LabelMap, Problem
 from segkit.data.listing import walk_files
 from segkit.data.pairs import Pairs
 from segkit.data.reading import MASK_SUFFIXES, read_mask
+from segkit.evaluation import scoring
+from segkit.evaluation.counts import Counts
 from segkit.evaluation.evaluators.confusion import ConfusionScores
 from segkit.evaluation.instance_iou import (
+    InstanceIoU,
     InstancePixels,
-    InstanceSums,
-    add_instance_iou,
     find_instance_file,
     measure_instances,
 )
-from segkit.evaluation.intervals import ImageCounts
 from segkit.evaluation.metrics import Absent
-from segkit.evaluation.partial import EvaluatorCounts
-from segkit.evaluation.scoring import Evaluation, add_intervals, add_scores
-from segkit.types import Evaluator, ignore_index
+from segkit.evaluation.scoring import Evaluation
+from segkit.types import ignore_index
 
 T = TypeVar("T")
 Format = Literal["ids", "raw", "colors"]
-FORMATS = {
+FORMATS: dict[Format, str] = {
     "ids": "class ids 0..K-1, such as Cityscapes' train ids",
     "raw": "ids of the data set's own masks",
     "colors": "colors of the class table",
@@ -72,15 +67,6 @@ class MaskProtocol:
         return f"predicted masks: {FORMATS[self.format]}; classes without pixels: {self.absent}"
 
 
-class Predictions(NamedTuple):
-    """Predictions that belong to images of a data set."""
-
-    folder: Path
-    files: dict[int, Path]  # by index of the image
-    problems: list[Problem]  # files and images without a partner
-    format: Format
-
-
 class Decoder:
     """Class ids of stored predictions."""
 
@@ -95,8 +81,6 @@ class Decoder:
             entries = [entry._replace(id=index) for index, entry in enumerate(table.classes)]
             no_class = Entry(ignore_index(table.num_classes), "no class", (0, 0, 0), ignore=True)
             self.palette = replace(table, entries=(*entries, no_class))
-        self.class_values = {entry.id for entry in self.palette.classes}
-        self.values = {entry.id for entry in self.palette.entries}
 
     def decode(self, stored: np.ndarray, file: Path) -> np.ndarray:
         """Return the class ids (H, W) of a prediction as stored; ``ignore_index`` where it is no class.
@@ -104,22 +88,16 @@ class Decoder:
         Raises:
             DataError: the prediction holds values that the format does not have.
         """
-        if self.format == "colors" and stored.ndim != 3:
-            text = "has one channel, not the colors of the class table"
-            raise DataError("format", file, text, "set predictions_format=ids or raw")
-        if self.format != "colors" and stored.ndim == 3:
-            text = "has three channels, not one id per pixel"
-            raise DataError("format", file, text, "set predictions_format=colors")
+        others = " or ".join(name for name in FORMATS if name != self.format)
+        if (self.format == "colors") != (stored.ndim == 3):
+            text = f"has {stored.ndim} dimensions, and its values are not {FORMATS[self.format]}"
+            raise DataError("format", file, text, f"set predictions_format={others}")
         try:
             return self.palette.encode(stored, file)
-        except DataError:
-            if self.format == "colors":
-                raise
-        unknown = sorted(set(np.unique(stored).tolist()) - self.values)
-        more = " and more" if len(unknown) > 8 else ""
-        text = f"holds {', '.join(map(str, unknown[:8]))}{more}, which {FORMATS[self.format]} do not have"
-        others = " or ".join(name for name in FORMATS if name != self.format)
-        raise DataError("values out of range", file, text, f"set predictions_format={others}, or correct it")
+        except DataError as error:
+            text = f"{error.problem.text}: they are not {FORMATS[self.format]}"
+            remedy = f"set predictions_format={others}, or correct it"
+            raise DataError("values out of range", file, text, remedy) from error
 
 
 def score_masks(
@@ -150,97 +128,109 @@ def score_masks(
         ValueError: predictions are missing, match no image, have another size or hold other values; the
             format cannot be detected; or nothing is scored.
     """
-    found = find_predictions(Path(predictions).expanduser(), dataset, format=format, on_error=on_error)
-    protocol = MaskProtocol(found.format, absent, dict(evaluators))
-    return score_predictions(found, dataset, protocol, on_error=on_error, partial=partial)
+    found = PredictedMasks(Path(predictions).expanduser(), dataset, format=format, on_error=on_error)
+    return found.score(MaskProtocol(found.format, absent, dict(evaluators)), partial=partial)
 
 
-def find_predictions(
-    folder: Path, dataset: Pairs, *, format: Format | Literal["auto"], on_error: Literal["stop", "skip"]
-) -> Predictions:
-    """Return the predictions in a folder; arguments and errors are those of ``score_masks``."""
-    matched, problems = match_predictions(folder, dataset)
-    if problems and on_error == "stop":
-        raise ValueError(list_problems(problems, folder))
-    if not matched:
-        raise ValueError(f"{folder}: no file is named after an image of {dataset.name}")
-    if format == "auto":
-        format = detect_format(matched, dataset)
-    return Predictions(folder, matched, problems, format)
+class PredictedMasks:
+    """Predictions in a folder that belong to images of a data set.
 
+    Arguments and errors are those of ``score_masks``.
 
-def score_predictions(
-    predictions: Predictions,
-    dataset: Pairs,
-    protocol: MaskProtocol,
-    *,
-    on_error: Literal["stop", "skip"] = "stop",
-    partial: Path | None = None,
-    progress: bool = False,
-) -> Evaluation:
-    """Score predictions that were found; arguments and errors are those of ``score_masks``."""
-    table, problems = dataset.table, list(predictions.problems)
-    confusion = ConfusionScores(cast("Any", table), protocol.absent, "cpu", allow_no_class=True)
-    evaluators: dict[str, Evaluator] = {"confusion": confusion}
-    supplied = {"table": table, "absent": protocol.absent, "device": "cpu"}
-    evaluators |= registry.build_enabled("evaluation.evaluators", protocol.evaluators, **supplied)
-    image_counts = ImageCounts(evaluators, len(dataset), table.categories)
-    instances = InstanceSums(table.num_classes)
-    accumulators = evaluators | {"instances": instances, "image_counts": image_counts}
-    fingerprint = fingerprint_predictions(predictions, dataset, protocol.evaluators)
-    folder = partial / fingerprint if partial else None  # counts of changed files are in another one
-    counts = EvaluatorCounts(accumulators, folder, fingerprint, num_images=len(dataset), resume=True)
-    pending = [index for index in predictions.files if index not in counts.done]
-    read = functools.partial(_read_pair, predictions, dataset, Decoder(table, predictions.format))
-    is_disabled = None if progress else True  # None: without a terminal
-    with ThreadPoolExecutor(os.cpu_count()) as pool, counts:
-        results = zip(pending, _map_bounded(pool, read, pending), strict=True)
-        for index, result in tqdm(results, "scoring", len(pending), unit="image", disable=is_disabled):
-            if isinstance(result, Problem):
-                problems.append(result)
-                continue
-            label, ids, instances.objects = result
-            image_counts.index = index
-            counts.add(index, label, torch.from_numpy(ids))
-    if problems and on_error == "stop":
-        raise ValueError(list_problems(problems, predictions.folder))
-    counted = sorted(counts.done.union(counts.images))
-    states = counts.sum_states()
-    if partial:
-        shutil.rmtree(partial, ignore_errors=True)
-    if not states["confusion"].any():
-        raise ValueError("there is nothing to score: no prediction is usable, or every label is ignored")
-    result = Evaluation(
-        counts=states["confusion"],
-        scores={},
-        protocol=cast("Any", protocol),
-        seconds=0.0,
-        names=[dataset.names[index] for index in counted],
-        skipped=len(dataset) - len(counted),
-    )
-    result = add_scores(result, states, evaluators)
-    if states["instances"].any():
-        result = add_instance_iou(result, states["instances"].numpy(), table)
-    return add_intervals(result, image_counts, states["image_counts"][counted])
+    Attributes:
+        files: predictions by index of the image.
+        problems: files and images without a partner, and unusable predictions.
+    """
 
+    def __init__(
+        self,
+        folder: Path,
+        dataset: Pairs,
+        *,
+        format: Format | Literal["auto"],
+        on_error: Literal["stop", "skip"],
+    ) -> None:
+        self.dataset: Any = dataset  # its table is a ``ClassTable``, which the type checker does not see
+        self.folder, self.on_error = folder, on_error
+        self.files, self.problems = match_predictions(folder, dataset)
+        self._refuse_problems()
+        if not self.files:
+            raise ValueError(f"{folder}: no file is named after an image of {dataset.name}")
+        self.format: Format = detect_format(self.files, dataset) if format == "auto" else format
+        self.decoder = Decoder(dataset.table, self.format)
 
-def _read_pair(
-    predictions: Predictions, dataset: Pairs, decoder: Decoder, index: int
-) -> tuple[np.ndarray, np.ndarray, list[InstancePixels]] | Problem:
-    """Return label and prediction (H, W) of an image, and its objects if there is a file of them."""
-    file = predictions.files[index]
-    try:
-        label, stored = dataset.read_label(index), read_mask(file, "any")
-        if stored.shape[:2] != label.shape:
-            (rows, columns), (height, width) = stored.shape[:2], label.shape
-            text = f"is {columns}x{rows} pixels, its label {width}x{height}"
-            raise DataError("size", file, text, "predict at the size of the label; masks are not resized")
-        ids = decoder.decode(stored, file)
-        instance_file = find_instance_file(dataset.pairs[index].label)
-        objects = measure_instances(instance_file, ids, dataset.table) if instance_file else []
-    except DataError as error:
-        return error.problem
-    return label, ids, objects
+    def score(
+        self, protocol: MaskProtocol, *, partial: Path | None = None, progress: bool = False
+    ) -> Evaluation:
+        """Return the scores; arguments and errors are those of ``score_masks``."""
+        table, any_protocol = self.dataset.table, cast("Any", protocol)
+        evaluators = scoring.build_evaluators(table, any_protocol, torch.device("cpu"))
+        confusion = ConfusionScores(table, protocol.absent, "cpu", allow_no_class=True)
+        instances = InstanceIoU(table, confusion)
+        evaluators["confusion"] = confusion
+        if any(find_instance_file(pair.label) for pair in self.dataset.pairs):
+            evaluators["instances"] = instances
+
+        def read_images(indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+            matched = [index for index in indices if index in self.files]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                results = _map_bounded(pool, self._read_pair, matched)
+                for index, result in zip(matched, results, strict=True):
+                    if isinstance(result, Problem):
+                        self.problems.append(result)
+                    else:
+                        label, ids, instances.objects = result
+                        yield index, label, torch.from_numpy(ids)
+            self._refuse_problems()
+
+        counts = Counts(
+            evaluators,
+            table,
+            num_images=len(self.dataset),
+            folder=partial,
+            fingerprint=scoring.hash_values(self.hash_files(), dict(protocol.evaluators)),
+            resume=True,
+        )
+        return scoring.score_predictions(read_images, self.dataset, any_protocol, counts, progress=progress)
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the class ids (H, W) of a prediction."""
+        return self.decoder.decode(read_mask(self.files[index], "any"), self.files[index])
+
+    def hash_files(self) -> str:
+        """Return a hash of what the counts depend on: labels, predictions, class table and format."""
+        stats = [
+            [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+            for index, prediction in self.files.items()
+            for file in (self.dataset.pairs[index].label, prediction)
+        ]
+        return scoring.hash_values(stats, self.dataset.table.to_plain(), self.format)
+
+    def _read_pair(self, index: int) -> tuple[np.ndarray, np.ndarray, list[InstancePixels]] | Problem:
+        """Return label and prediction (H, W) of an image, and its objects if there is a file of them."""
+        try:
+            label, ids = self.dataset.read_label(index), self.read(index)
+            if ids.shape != label.shape:
+                text = f"is {ids.shape[1]}x{ids.shape[0]} pixels, its label {label.shape[1]}x{label.shape[0]}"
+                remedy = "predict at the size of the label; masks are not resized"
+                raise DataError("size", self.files[index], text, remedy)
+            file = find_instance_file(self.dataset.pairs[index].label)
+            objects = measure_instances(file, ids, self.dataset.table) if file else []
+        except DataError as error:
+            return error.problem
+        return label, ids, objects
+
+    def _refuse_problems(self) -> None:
+        """List the problems in an error, unless they are skipped."""
+        if not self.problems or self.on_error == "skip":
+            return
+        kinds = Counter(problem.kind for problem in self.problems)
+        summary = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
+        lines = [f"{self.folder}: {summary}. data.on_error=skip leaves these images out."]
+        lines += map(str, self.problems[:LISTED])
+        if len(self.problems) > LISTED:
+            lines.append(f"... and {len(self.problems) - LISTED} more")
+        raise ValueError("\n".join(lines))
 
 
 def match_predictions(folder: Path, dataset: Pairs) -> tuple[dict[int, Path], list[Problem]]:
@@ -270,73 +260,60 @@ def match_predictions(folder: Path, dataset: Pairs) -> tuple[dict[int, Path], li
         if len(owner) == 1:
             found.setdefault(next(iter(owner)), []).append(file)
         else:
-            text = f"belongs to {len(owner)} images of {dataset.name}" if owner else "belongs to no image"
-            remedy = "keep the folders of the images" if owner else "remove it, or name it after an image"
+            text = f"belongs to {len(owner) or 'no'} images of {dataset.name}"
+            remedy = "name it after one image, with its folder, or remove it"
             problems.append(Problem("extra prediction", str(file), text, remedy))
     for index, pair in enumerate(dataset.pairs):
         several = found.get(index, [])
         if not several:
             text = f"has no prediction: expected {pair.name}.png"
-            problems.append(Problem("missing prediction", str(pair.image), text, ""))
+            problems.append(Problem("missing prediction", str(pair.image), text))
         elif len(several) > 1:
             text = f"has {len(several)} predictions: {', '.join(str(file) for file in several[:3])}"
             problems.append(Problem("several predictions", str(pair.image), text, "keep one"))
     return {index: several[0] for index, several in sorted(found.items()) if len(several) == 1}, problems
 
 
-def detect_format(predictions: Mapping[int, Path], dataset: Pairs) -> Format:
+def detect_format(files: Mapping[int, Path], dataset: Pairs) -> Format:
     """Return the format of predictions, from a sample of them.
 
-    Three channels are colors. Otherwise a format fits if all stored values are ids of classes, or at least
-    known. If both formats fit and differ, the one that agrees with the labels on more than twice as many
-    pixels is taken.
+    Three channels are colors. Of the others, the format that has all stored values is taken; if both have,
+    the one that agrees with the labels on more than twice as many pixels, or any if they mean the same.
 
     Raises:
         ValueError: no format fits, or both do and the labels do not decide.
     """
-    indices = list(predictions)[:: max(1, len(predictions) // SAMPLED)]
-    with ThreadPoolExecutor() as pool:
-        masks = list(pool.map(_read_if_usable, [predictions[index] for index in indices]))
-    sample = {index: stored for index, stored in zip(indices, masks, strict=True) if stored is not None}
-    if any(stored.ndim == 3 for stored in sample.values()):
+    sample: list[tuple[np.ndarray, np.ndarray]] = []  # label, prediction
+    for index in list(files)[:: max(1, len(files) // SAMPLED)]:
+        with contextlib.suppress(DataError):  # reported when it is scored
+            sample.append((dataset.read_label(index), read_mask(files[index], "any")))
+    if any(stored.ndim == 3 for _, stored in sample):
         return "colors"
-    values = {value for stored in sample.values() for value in np.unique(stored).tolist()}
-    decoders = [Decoder(dataset.table, "ids"), Decoder(dataset.table, "raw")]
-    fitting = [decoder for decoder in decoders if values <= decoder.class_values]
-    if not fitting:
-        fitting = [decoder for decoder in decoders if values <= decoder.values]
-    if len(fitting) == 1:
-        return fitting[0].format
-    if fitting:
-        agreement = [_count_agreement(decoder, sample, dataset) for decoder in fitting]
-        distinct = np.array(list(values))
-        first, second = (decoder.palette.encode(distinct, "") for decoder in fitting)
-        if max(agreement) > 2 * min(agreement) or (first == second).all():
-            return fitting[agreement.index(max(agreement))].format
-    shown = ", ".join(map(str, sorted(values)[:12]))
-    what = f"may be {FORMATS['ids']} or" if fitting else f"are neither {FORMATS['ids']} nor"
+    decoded: dict[Format, list[np.ndarray]] = {}
+    agreement: dict[Format, int] = {}  # pixels
+    ignored = ignore_index(dataset.table.num_classes)
+    formats: tuple[Format, ...] = ("ids", "raw")
+    for format in formats:
+        decoder = Decoder(dataset.table, format)
+        with contextlib.suppress(DataError):
+            decoded[format] = [decoder.decode(stored, Path()) for _, stored in sample]
+            agreement[format] = sum(
+                int(((ids == label) & (label != ignored)).sum())
+                for ids, (label, _) in zip(decoded[format], sample, strict=True)
+                if ids.shape == label.shape
+            )
+    if agreement:
+        best = max(agreement, key=agreement.__getitem__)
+        first, *others = decoded.values()
+        are_equal = all((a == b).all() for other in others for a, b in zip(first, other, strict=True))
+        if are_equal or agreement[best] > 2 * min(agreement.values()):
+            return best
+    values = sorted({value for _, stored in sample for value in np.unique(stored).tolist()})
     raise ValueError(
-        f"predictions hold the values {shown}, which {what} {FORMATS['raw']}. "
+        f"predictions hold the values {', '.join(map(str, values[:12]))}: "
+        f"{'two formats fit' if agreement else 'no format fits'} ({FORMATS['ids']}; {FORMATS['raw']}). "
         "Set predictions_format=ids, raw or colors"
     )
-
-
-def _count_agreement(decoder: Decoder, sample: Mapping[int, np.ndarray], dataset: Pairs) -> int:
-    """Return the number of pixels on which predictions agree with labels of their size."""
-    total = 0
-    for index, stored in sample.items():
-        label = dataset.read_label(index)
-        if label.shape == stored.shape:
-            ids = decoder.palette.encode(stored, "")
-            total += int(((ids == label) & (label != ignore_index(dataset.table.num_classes))).sum())
-    return total
-
-
-def _read_if_usable(file: Path) -> np.ndarray | None:
-    try:
-        return read_mask(file, "any")
-    except DataError:
-        return None  # reported when it is scored
 
 
 def _remove_ending(name: str) -> str:
@@ -352,24 +329,3 @@ def _map_bounded(pool: ThreadPoolExecutor, function: Callable[[int], T], items: 
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def fingerprint_predictions(predictions: Predictions, dataset: Pairs, evaluators: Mapping[str, Any]) -> str:
-    """Return a hash of what the counts depend on: labels, predictions, class table, format, evaluators."""
-    stats = [
-        [str(file), file.stat().st_size, file.stat().st_mtime_ns]
-        for index, prediction in predictions.files.items()
-        for file in (dataset.pairs[index].label, prediction)
-    ]
-    content = json.dumps([stats, dataset.table.to_plain(), predictions.format, dict(evaluators)])
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def list_problems(problems: Sequence[Problem], folder: Path) -> str:
-    """Return the message for predictions that cannot be used: a count of each kind, and the first ones."""
-    lines = [str(problem) for problem in problems[:LISTED]]
-    if len(problems) > LISTED:
-        lines.append(f"... and {len(problems) - LISTED} more")
-    kinds = {problem.kind for problem in problems}
-    summary = ", ".join(f"{sum(p.kind == kind for p in problems)} x {kind}" for kind in sorted(kinds))
-    return "\n".join([f"{folder}: {summary}. data.on_error=skip leaves these images out.", *lines])

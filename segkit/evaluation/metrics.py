@@ -7,7 +7,7 @@ classes that occur in the labels are averaged).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit.types import ignore_index
+from segkit.types import ClassTable, ignore_index
 
 Absent = Literal["zero", "exclude", "labels"]
 HIT, LABELED, PREDICTED = range(3)  # rows of ``count_pixels``
@@ -116,7 +116,7 @@ def count_pixels(confusion: np.ndarray | Tensor, categories: Sequence[str] = ())
     return np.concatenate([counts, np.stack([hit, *(counts[1:] @ member)])], axis=1)
 
 
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Return the quotient, NaN where the divisor is zero."""
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
@@ -129,10 +129,10 @@ def compute_class_scores(pixels: np.ndarray) -> dict[str, np.ndarray]:
     """
     hit, labeled, predicted = pixels[..., HIT, :], pixels[..., LABELED, :], pixels[..., PREDICTED, :]
     return {
-        "IoU": _divide(hit, labeled + predicted - hit),
-        "precision": _divide(hit, predicted),
-        "recall": _divide(hit, labeled),
-        "Dice": _divide(2 * hit, labeled + predicted),
+        "IoU": divide(hit, labeled + predicted - hit),
+        "precision": divide(hit, predicted),
+        "recall": divide(hit, labeled),
+        "Dice": divide(2 * hit, labeled + predicted),
     }
 
 
@@ -140,10 +140,14 @@ def mean_over_classes(values: np.ndarray, labeled: np.ndarray, *, absent: Absent
     """Return the mean of a score (..., K), NaN for classes without pixels, of which (..., K) are labeled."""
     if absent == "zero":
         return np.nan_to_num(values).mean(-1)
-    is_counted = ~np.isnan(values)
     if absent == "labels":
-        is_counted &= labeled > 0
-    return _divide(np.where(is_counted, values, 0).sum(-1), is_counted.sum(-1))
+        values = np.where(labeled > 0, values, np.nan)
+    return mean_of_defined(values)
+
+
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Return the mean of the values (..., K) that are not NaN; NaN if all are."""
+    return divide(np.nansum(values, -1), (~np.isnan(values)).sum(-1))
 
 
 def score_pixels(pixels: np.ndarray, *, absent: Absent) -> dict[str, np.ndarray]:
@@ -155,32 +159,29 @@ def score_pixels(pixels: np.ndarray, *, absent: Absent) -> dict[str, np.ndarray]
     labeled, total = pixels[..., LABELED, :], pixels[..., LABELED, :].sum(-1)
     each = compute_class_scores(pixels)
     return {
-        "pixAcc": _divide(pixels[..., HIT, :].sum(-1), total),
+        "pixAcc": divide(pixels[..., HIT, :].sum(-1), total),
         "mIoU": mean_over_classes(each["IoU"], labeled, absent=absent),
         "mAcc": mean_over_classes(each["recall"], labeled, absent=absent),
-        "fwIoU": _divide((labeled * np.nan_to_num(each["IoU"])).sum(-1), total),
+        "fwIoU": divide((labeled * np.nan_to_num(each["IoU"])).sum(-1), total),
         "mDice": mean_over_classes(each["Dice"], labeled, absent=absent),
     }
 
 
-def compute_scores(confusion: np.ndarray | Tensor, *, absent: Absent = "zero") -> dict[str, float]:
-    """Return the ``score_pixels`` of a confusion matrix (K, K) or (K, K + 1) of a split; rows are labels.
+def score_split(pixels: np.ndarray, table: ClassTable, *, absent: Absent) -> dict[str, np.ndarray]:
+    """Return all scores of a split, each (...): ``score_pixels``, and those of ADE20K and of categories.
 
-    Raises:
-        ValueError: no pixel was counted.
+    Args:
+        pixels: (..., 3, K + C), from ``count_pixels`` or sums of them.
+        table: of the K classes.
+        absent: the rule for classes without pixels.
     """
-    pixels = count_pixels(confusion)
-    if not pixels[LABELED].any():
-        raise ValueError(
-            "nothing to score: there are no images, or all their pixels are ignored. Check data.val_split "
-            "and the class table"
-        )
-    return {name: float(value) for name, value in score_pixels(pixels, absent=absent).items()}
-
-
-def ade20k_score(figures: Mapping[str, float]) -> float:
-    """Return the ranking score of the ADE20K benchmark from pixAcc and mIoU: their mean."""
-    return (figures["pixAcc"] + figures["mIoU"]) / 2
+    scores = score_pixels(pixels[..., : table.num_classes], absent=absent)
+    if table.name == "ade20k":
+        scores["ADE20K"] = (scores["pixAcc"] + scores["mIoU"]) / 2
+    categories = pixels[..., table.num_classes :]
+    if categories.shape[-1]:
+        scores["mIoU_category"] = score_pixels(categories, absent=absent)["mIoU"]
+    return scores
 
 
 def _boundary_band(ids: np.ndarray, width: int) -> np.ndarray:

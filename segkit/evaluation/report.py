@@ -15,14 +15,12 @@ from urllib.parse import quote
 import numpy as np
 
 from segkit.data.label_map import LabelMap
-from segkit.evaluation.gallery import Gallery, ScoredImage
+from segkit.evaluation.gallery import ScoredImage
 from segkit.evaluation.intervals import Interval
 from segkit.evaluation.scoring import Evaluation
 from segkit.runtime import files
 from segkit.runtime.text import format_count
 from segkit.visualize import html, overlays, tables
-
-__all__ = ["Gallery", "ScoredImage", "write_report"]
 
 DEFINITIONS = {
     "pixAcc": "pixel accuracy: fraction of labeled pixels with the correct class",

@@ -16,7 +16,6 @@ import numpy as np
 
 from segkit.data.label_map import LabelMap
 from segkit.evaluation import Evaluation, metrics
-from segkit.evaluation.gallery import Gallery
 from segkit.evaluation.intervals import Interval
 from segkit.inference import Protocol, presets
 from segkit.inference.outputs import save_prediction
@@ -71,8 +70,9 @@ def make_output_folder(
     """
     name = name_test_folder(settings, trained_on)
     folder = choose_output_folder(settings, name)
+    identity = (weights_sha256, protocol.as_dict(), dict(settings["data"]))
     for number in itertools.count(2):
-        other_result = _describe_other_result(folder, settings["data"], protocol, weights_sha256)
+        other_result = _describe_other_result(folder, *identity)
         if not other_result:
             files.make_output_folder(folder)
             return folder
@@ -82,36 +82,25 @@ def make_output_folder(
     raise AssertionError
 
 
-def _describe_other_result(folder: Path, data: Any, protocol: Protocol, weights_sha256: str) -> str:
-    """Describe the result in a folder if it is of other weights, data or protocol; empty otherwise."""
+def _describe_other_result(folder: Path, *identity: Any) -> str:
+    """Describe the result in a folder if it is of other weights, protocol or data; empty otherwise."""
     try:
         stored = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        stored_data, stored_protocol = stored["settings"]["data"], dict(stored["protocol"])
-        has_same_weights = stored["weights_sha256"] == weights_sha256
+        found = [stored["weights_sha256"], dict(stored["protocol"]), dict(stored["settings"]["data"])]
+        description = f"the result of {found[1]['name']} on {describe_data({'data': found[2]})}"
     except OSError:
         return ""
     except (ValueError, KeyError, TypeError):
         return "a result.json that is damaged or was not written by segkit"
-    protocol_now, data = json.loads(json.dumps([protocol.as_dict(), dict(data)]))
-    stored_evaluators = dict(stored_protocol.pop("evaluators", None) or {})
-    has_same_protocol = stored_protocol.items() <= protocol_now.items()
-    has_evaluators = all(
-        protocol_now["evaluators"].get(key) == value for key, value in stored_evaluators.items()
-    )
-    data_keys = (data.keys() | stored_data.keys()) - LOADING_KEYS
-    has_same_data = all(data.get(key) == stored_data.get(key) for key in data_keys)
-    if has_same_weights and has_same_protocol and has_evaluators and has_same_data:
+    given = json.loads(json.dumps(files.to_json_values(identity)))
+    for data in (found[2], given[2]):
+        for key in LOADING_KEYS:
+            data.pop(key, None)
+    if given == found:
         return ""
-    description = "the result"
-    if not has_same_weights:
-        description += " of other weights"
-    description += f" of {stored_protocol.get('name')}"
-    if not has_evaluators:
-        description += f" with {', '.join(stored_evaluators)}"
-    description += f" on {describe_data({'data': stored_data})}"
-    if stored_data.get("root"):
-        description += f", root {stored_data['root']}"
-    return description
+    names = ("weights", "protocol", "data")
+    different = [name for name, value, old in zip(names, given, found, strict=True) if value != old]
+    return f"{description}, with different {' and '.join(different)}"
 
 
 def describe_data(settings: Mapping[str, Any]) -> str:
@@ -121,15 +110,13 @@ def describe_data(settings: Mapping[str, Any]) -> str:
 
 
 def make_image_callback(
-    folder: Path, table: LabelMap, *, kinds: Collection[str], gallery: Gallery | None
+    folder: Path, table: LabelMap, *, kinds: Collection[str]
 ) -> Callable[[Sample, np.ndarray], None]:
-    """Return a callback for ``evaluate`` that saves predictions and adds them to the gallery."""
+    """Return a callback for ``evaluate`` that saves predictions."""
 
     def save_image(sample: Sample, ids: np.ndarray) -> None:
         rgb = to_display_rgb(sample.image, sample.bands)
         save_prediction(folder, sample.name, rgb, ids, table, kinds=kinds)
-        if gallery is not None:
-            gallery.add(sample, ids)
 
     return save_image
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -21,13 +23,14 @@ from segkit.data.alignment import align_dataset
 from segkit.data.label_map import DataError, Problem
 from segkit.data.loaders import choose_start_method, init_worker
 from segkit.evaluation import metrics
-from segkit.evaluation.intervals import ImageCounts, Interval
-from segkit.evaluation.partial import EvaluatorCounts, evaluation_fingerprint
+from segkit.evaluation.counts import Counts
+from segkit.evaluation.intervals import Interval, find_bounds, resample_images
+from segkit.evaluation.metrics import Absent
 from segkit.inference.preparation import prepare
 from segkit.inference.protocol import Protocol
 from segkit.inference.sliding import Strip, predict
 from segkit.runtime import distributed
-from segkit.types import Dataset, Evaluator, Sample
+from segkit.types import ClassTable, Dataset, Evaluator, EvaluatorResult, Sample
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
@@ -103,58 +106,116 @@ def evaluate(  # noqa: PLR0913 - one keyword for each hook
         with_intervals: compute the bootstrap intervals of the scores, which takes up to two seconds.
 
     Raises:
-        ValueError: the data set is empty or unreadable, its classes differ from those of the model, or
-            ``partial`` belongs to another evaluation.
+        ValueError: the data set is empty or unreadable, or its classes differ from those of the model.
     """
-    started = time.perf_counter()
     dataset = _align_classes(model, dataset)
     device = next(model.parameters()).device
     protocol = protocol.resolve_precision(device)
-    fingerprint = evaluation_fingerprint(model, dataset.names, protocol) if partial else ""
-    evaluators = _build_evaluators(dataset, protocol, device)
-    image_counts = ImageCounts(evaluators, len(dataset), dataset.table.categories)
-    evaluators["image_counts"] = image_counts
     fast = prepare(model, precision=protocol.precision)
-    problems: list[str] = []
-    is_stopped = False
-    with EvaluatorCounts(evaluators, partial, fingerprint, num_images=len(dataset), resume=resume) as counts:
-        pending = [index for index in range(len(dataset)) if index not in counts.done]
-        indices = pending[distributed.rank() :: distributed.world_size()]
-        is_disabled = None if progress and distributed.is_main() else True  # None: without a terminal
-        samples = _read_samples(dataset, indices, workers, problems)
-        bar = tqdm(samples, "scoring", len(indices), leave=False, unit="image", disable=is_disabled)
-        for index, sample in bar:
-            try:
-                strip_callback = functools.partial(on_strip, sample) if on_strip else None
-                prediction = predict(fast, sample.image, protocol, on_strip=strip_callback)
-                if on_image:
-                    on_image(sample, prediction.cpu().numpy())
-            except StopEvaluation:
-                is_stopped = True
-                break
-            image_counts.index = index
-            counts.add(index, sample.label, prediction)
-    ranks = distributed.gather((counts.images, len(problems), is_stopped))
-    counted: list[int] = sorted(counts.done.union(*(images for images, _, _ in ranks)))
-    skipped = sum(unreadable for _, unreadable, _ in ranks)
-    states = counts.sum_states()
-    if not counted and skipped:
-        problem = next(line for lines in distributed.gather(problems[-1:]) for line in lines)
-        raise ValueError(f"nothing to score: none of the {skipped} images can be read. The last: {problem}")
-    result = Evaluation(
-        counts=states["confusion"],
-        scores={},
-        protocol=protocol,
-        seconds=0.0,
-        names=[dataset.names[index] for index in counted],
-        skipped=skipped,
+
+    def predict_images(indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+        for index, sample in _read_samples(dataset, indices, workers):
+            strip_callback = functools.partial(on_strip, sample) if on_strip else None
+            prediction = predict(fast, sample.image, protocol, on_strip=strip_callback)
+            if on_image:
+                on_image(sample, prediction.cpu().numpy())
+            yield index, sample.label, prediction
+
+    fingerprint = ""
+    if partial:
+        fingerprint = hash_values(hash_weights(model), dataset.names, protocol.as_dict())
+    counts = Counts(
+        build_evaluators(dataset.table, protocol, device),
+        dataset.table,
+        num_images=len(dataset),
+        folder=partial,
+        fingerprint=fingerprint,
+        resume=resume,
     )
-    if not result.counts.any() and any(stopped for _, _, stopped in ranks):
-        return result
-    result = add_scores(result, states, evaluators)
+    return score_predictions(
+        predict_images, dataset, protocol, counts, progress=progress, with_intervals=with_intervals
+    )
+
+
+def score_predictions(
+    predict_images: Callable[[Sequence[int]], Iterator[tuple[int, np.ndarray, Tensor]]],
+    dataset: Dataset,
+    protocol: Protocol,
+    counts: Counts,
+    *,
+    progress: bool,
+    with_intervals: bool = True,
+) -> Evaluation:
+    """Score the predictions for a data set, on all ranks.
+
+    Args:
+        predict_images: yields index, label (H, W) and prediction (H, W) of the images of these indices, or
+            leaves them out.
+        dataset: with the names and the classes.
+        protocol: of the predictions.
+        counts: of the images that are done.
+        progress: show a progress bar.
+        with_intervals: compute the bootstrap intervals of the scores.
+
+    Raises:
+        ValueError: nothing is scored, or two evaluators use the same name for a score or column.
+    """
+    started = time.perf_counter()
+    is_stopped = False
+    pending = [index for index in range(len(dataset)) if index not in counts.done]
+    indices = pending[distributed.rank() :: distributed.world_size()]
+    is_disabled = None if progress and distributed.is_main() else True  # None: without a terminal
+    images = predict_images(indices)
+    bar = tqdm(images, "scoring", len(indices), leave=False, unit="image", disable=is_disabled)
+    with counts:
+        try:
+            for index, label, prediction in bar:
+                counts.add(index, label, prediction)
+        except StopEvaluation:
+            is_stopped = True
+    ranks = distributed.gather((counts.images, is_stopped))
+    counted: list[int] = sorted(counts.done.union(*(images for images, _ in ranks)))
+    is_stopped = any(stopped for _, stopped in ranks)
+    states, by_image = counts.sum()
+    confusion = states["confusion"]
+    if not confusion.any():
+        if is_stopped:
+            return Evaluation(confusion, {}, protocol, time.perf_counter() - started)
+        raise ValueError(
+            "nothing to score: no image can be used, or all their pixels are ignored. Check data.val_split "
+            "and the class table"
+        )
+    result = _compute_scores(states, counts.evaluators)
+    by_image = {name: rows[counted] for name, rows in by_image.items()}
+    intervals = {}
     if with_intervals:
-        result = add_intervals(result, image_counts, states["image_counts"][counted])
-    return result._replace(seconds=time.perf_counter() - started)
+        intervals = _find_intervals(by_image, counts.evaluators, dataset.table, protocol.absent)
+    return Evaluation(
+        confusion,
+        result.scores,
+        protocol,
+        time.perf_counter() - started,
+        classes=result.classes,
+        category_iou=result.groups,
+        names=[dataset.names[index] for index in counted],
+        skipped=0 if is_stopped else len(dataset) - len(counted),
+        intervals=intervals,
+        image_counts=by_image["confusion"].numpy(),
+    )
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Return the SHA-256 of the names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_values(*values: Any) -> str:
+    """Return the SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _align_classes(model: Segmenter, dataset: Dataset) -> Dataset:
@@ -170,21 +231,15 @@ def _align_classes(model: Segmenter, dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _build_evaluators(dataset: Dataset, protocol: Protocol, device: torch.device) -> dict[str, Evaluator]:
+def build_evaluators(table: ClassTable, protocol: Protocol, device: torch.device) -> dict[str, Evaluator]:
     """Return the confusion matrix and the evaluators of the protocol, by name."""
-    options = {"table": dataset.table, "absent": protocol.absent, "device": device}
     enabled = {"confusion": True} | protocol.evaluators
+    options = {"table": table, "absent": protocol.absent, "device": device}
     return registry.build_enabled("evaluation.evaluators", enabled, **options)
 
 
-def add_scores(
-    result: Evaluation, states: Mapping[str, Tensor], evaluators: Mapping[str, Evaluator]
-) -> Evaluation:
-    """Return the result with the scores of all evaluators.
-
-    Raises:
-        ValueError: two evaluators use the same name for a score or column.
-    """
+def _compute_scores(states: Mapping[str, Tensor], evaluators: Mapping[str, Evaluator]) -> EvaluatorResult:
+    """Return the scores of all evaluators."""
     scores, classes, groups = {}, {}, {}
     for name, evaluator in evaluators.items():
         computed = evaluator.compute(states[name])
@@ -197,22 +252,31 @@ def add_scores(
         scores.update(computed.scores)
         classes.update(computed.classes)
         groups.update(computed.groups)
-    return result._replace(scores=scores, classes=classes, category_iou=groups)
+    return EvaluatorResult(scores, classes, groups)
 
 
-def add_intervals(result: Evaluation, image_counts: ImageCounts, state: Tensor) -> Evaluation:
-    """Return the result with the bootstrap intervals of its scores; ``state`` (N, M) of counted images."""
-    intervals = image_counts.find_intervals(state, absent=result.protocol.absent)
-    return result._replace(
-        intervals={name: intervals[name] for name in result.scores if name in intervals},
-        image_counts=image_counts.get_pixels(state),
-    )
+def _find_intervals(
+    by_image: Mapping[str, Tensor], evaluators: Mapping[str, Evaluator], table: ClassTable, absent: Absent
+) -> dict[str, Interval]:
+    """Return the bootstrap intervals of the scores of evaluators whose counts (N, ...) of images are kept."""
+    intervals = {}
+    for name, counts in by_image.items():
+        totals = resample_images(counts.numpy())
+        if name == "confusion":
+            scores = metrics.score_split(totals, table, absent=absent)
+        else:
+            sums = torch.from_numpy(totals).to(counts.dtype)
+            computed = [evaluators[name].compute(each_sum).scores for each_sum in sums]
+            scores = {
+                score: np.array([result.get(score, float("nan")) for result in computed])
+                for score in computed[0]
+            }
+        intervals |= {score: find_bounds(values, len(counts)) for score, values in scores.items()}
+    return intervals
 
 
-def _read_samples(
-    dataset: Dataset, indices: Sequence[int], workers: int, problems: list[str]
-) -> Iterator[tuple[int, Sample]]:
-    """Yield (index, sample); unreadable ones are logged and added to ``problems``, or raise ``DataError``."""
+def _read_samples(dataset: Dataset, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample]]:
+    """Yield (index, sample); unreadable ones are logged, or raise ``DataError``."""
     samples: Any = _SampleOrProblem(dataset)
     collate: Any = _return_item
     loader = DataLoader(
@@ -230,8 +294,7 @@ def _read_samples(
         elif getattr(dataset, "on_error", "stop") == "stop":
             raise DataError(*item)
         else:
-            problems.append(str(item))
-            LOG.warning("skipped unreadable image (%d so far): %s", len(problems), item)
+            LOG.warning("skipped unreadable image: %s", item)
 
 
 class _SampleOrProblem:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from segkit.evaluation import Evaluation
 
-SCORES = ("mIoU", "pixAcc", "mAcc", "fwIoU", "mDice")  # of ``metrics.compute_scores``
+SCORES = ("mIoU", "pixAcc", "mAcc", "fwIoU", "mDice")  # of ``metrics.score_pixels``
 LOSS, IOU = "val/loss", "iou/"
 
 

@@ -36,20 +36,13 @@ class ConfusionScores:
         return self.matrix.counts
 
     def compute(self, state: Tensor) -> EvaluatorResult:
-        """Return the scores; also the ADE20K score on ADE20K, and mIoU_category if there are categories."""
-        scores = metrics.compute_scores(state.cpu(), absent=self.absent)
-        if self.table.name == "ade20k":
-            scores["ADE20K"] = metrics.ade20k_score(scores)
+        """Return the scores, the IoU of each class, and of each category if there are categories."""
         pixels = metrics.count_pixels(state.cpu(), self.table.categories)
-        iou = metrics.compute_class_scores(pixels)["IoU"].tolist()
-        classes = self.table.num_classes
-        categories = list(dict.fromkeys(self.table.categories)) if len(iou) > classes else []
-        if categories:
-            merged = metrics.score_pixels(pixels[:, classes:], absent=self.absent)
-            scores["mIoU_category"] = float(merged["mIoU"])
-        return EvaluatorResult(
-            scores, {"IoU": iou[:classes]}, dict(zip(categories, iou[classes:], strict=True))
-        )
+        scores = metrics.score_split(pixels, self.table, absent=self.absent)
+        iou, classes = metrics.compute_class_scores(pixels)["IoU"].tolist(), self.table.num_classes
+        categories = zip(dict.fromkeys(self.table.categories), iou[classes:], strict=False)
+        columns = {"IoU": iou[:classes]}
+        return EvaluatorResult({name: float(v) for name, v in scores.items()}, columns, dict(categories))
 
 
 def build(table: ClassTable, absent: Any, device: torch.device | str) -> ConfusionScores:
