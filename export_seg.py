@@ -37,19 +37,18 @@ def main(settings: dict[str, Any]) -> None:
     files.make_output_folder(path.parent)
     trained = predictor.load_model({**settings, "device": "cpu"}, torch.device("cpu"))
     model, protocol = trained.model.eval(), inference.build_protocol(settings)
-    images = verification.load_verification_images(
+    images, origin = verification.load_verification_images(
         settings["input"], settings.get("data"), split="val", count=settings["images"]
     )
-    network = export.make_export_network(model, kind)
     metadata = export.build_metadata(trained, kind, settings, protocol)
     calibration = load_calibration_images(model, kind, settings)
     print(f"Exporting to {kind.format}, interface {kind.interface}, {kind.precision} ...", flush=True)
-    with export.export_atomically(network, path, kind, metadata=metadata, calibration=calibration) as file:
-        exported = export.load_exported(file, trained.table.num_classes, trust_code=True)
-        count = format_count(len(images.images), "image")
-        print(f"Comparing with PyTorch in float32 on {count}: {images.origin}", flush=True)
+    with export.export_atomically(model, path, kind, metadata=metadata, calibration=calibration) as file:
+        exported = export.load_exported(file, trust_code=True)
+        count = format_count(len(images), "image")
+        print(f"Comparing with PyTorch in float32 on {count}: {origin}", flush=True)
         comparisons = []
-        for comparison in verification.compare_outputs(model, exported, images.images):
+        for comparison in verification.compare_outputs(model, exported, images):
             comparisons.append(comparison)
             equal = comparison.equal / comparison.pixels
             print(
@@ -94,11 +93,11 @@ def load_calibration_images(model: Any, kind: Any, settings: dict[str, Any]) -> 
         if not data:
             raise ValueError("precision=int8: needs images to calibrate and to score. Give data=...")
         registry.build("data.datasets", data, split="train")  # raises its errors, which are ignored below
-    images = verification.load_verification_images(
+    images, origin = verification.load_verification_images(
         source, data, split="train", count=settings["calibration_images"]
     )
-    print(f"Calibrating with {format_count(len(images.images), 'image')}: {images.origin}", flush=True)
-    return [verification.prepare_input(model, image, kind) for image in images.images]
+    print(f"Calibrating with {format_count(len(images), 'image')}: {origin}", flush=True)
+    return [verification.prepare_input(model, image, kind) for image in images]
 
 
 def check_int8_score(model: Any, exported: Any, settings: dict[str, Any], path: Any) -> None:

@@ -118,9 +118,7 @@ def write_file(name: str, variant: str, folder: Path) -> None:
     about |= {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
     about |= {"align_corners": model.align_corners, "classes": make_classes(), "settings": {}}
     smaller = [verification.prepare_input(model, make_image((side, side)), kind) for side in (193, 257)]
-    with export.export_atomically(
-        export.make_export_network(model, kind), path, kind, metadata=about, calibration=smaller
-    ):
+    with export.export_atomically(model, path, kind, metadata=about, calibration=smaller):
         pass
 
 
@@ -129,7 +127,7 @@ def build_prepared_network(name: str, variant: str, folder: Path) -> Any:
     precision: Any = "bf16" if name.endswith("bf16") else "float32"
     if name in FILES:
         return prepare(
-            export.load_exported(exported_file(name, variant, folder)[1], CLASSES, trust_code=True),
+            export.load_exported(exported_file(name, variant, folder)[1], trust_code=True),
             precision=precision,
         )
     model = build_network(variant)

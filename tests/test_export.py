@@ -18,6 +18,7 @@ from torch import nn
 import segkit
 from conftest import run_command, run_main
 from segkit import export
+from segkit.data.label_map import Entry, LabelMap
 from segkit.export import int8, verification
 from segkit.export import onnx as onnx_format
 from segkit.inference import predict
@@ -52,25 +53,22 @@ def build_thin_model(family, head, *, num_classes=5):
 
 
 def metadata(model, kind):
-    table = segkit.data.label_map.load_builtin_label_map("camvid")
+    rows = [Entry(k, f"class {k}", (k % 256, k // 256, 0)) for k in range(model.num_classes)]
     return {
         "interface": kind.interface,
         "image_size": kind.image_size,
-        "precision": kind.precision,
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "align_corners": model.align_corners,
-        "classes": table.to_plain(),
+        "classes": LabelMap("numbers", tuple(rows)).to_plain(),
         "settings": {},
     }
 
 
 def export_model(model, path, kind):
-    with export.export_atomically(
-        export.make_export_network(model, kind), path, kind, metadata=metadata(model, kind)
-    ):
+    with export.export_atomically(model, path, kind, metadata=metadata(model, kind)):
         pass
-    return export.load_exported(path, model.num_classes, trust_code=True)
+    return export.load_exported(path, trust_code=True)
 
 
 def make_image(height, width):
@@ -119,9 +117,7 @@ def test_program_with_size_guards_gives_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(model.backbone, "forward", lambda x: plain(x if x.shape[2] % 4 == 1 else x + 1))
     file = export_model(model, tmp_path / "net.pt2", export.ExportKind("torch_export", "logits"))
     assert fraction_of_equal_pixels(model, file, sizes=[(129, 97)]) >= 0.9999
-    with pytest.raises(
-        ValueError, match=r"some image sizes only \(Guard failed: .*image_size=\[height,width\]"
-    ):
+    with pytest.raises(ValueError, match=r"images of 64x96 \(Guard failed: .*image_size=\[height,width\]"):
         predict(file, make_image(64, 96), Protocol(name="whole"))
 
 
@@ -155,24 +151,16 @@ def ids_file(tiny_run, tmp_path_factory):
     return path
 
 
+SLIDING = ["sliding", "evaluation.window=24", "evaluation.scales=[0.75,1.5]", "evaluation.flip=true"]
+
+
 @pytest.mark.medium
-@pytest.mark.parametrize(
-    "how",
-    [
-        ["evaluation=whole"],
-        [
-            "evaluation=sliding",
-            "evaluation.window=24",
-            "evaluation.scales=[0.75,1.5]",
-            "evaluation.flip=true",
-        ],
-    ],
-)
+@pytest.mark.parametrize("how", [["whole"], SLIDING])
 def test_exported_file_scores_like_its_checkpoint(how, tiny_run, logits_file, run_here, tmp_path):
     results = []
     for name, file in (("net", tiny_run / "best.pt"), ("file", logits_file)):
-        words = [f"checkpoint={file}", f"output={tmp_path / name}", "loader.workers=0", *how]
-        assert run_here("test_seg", *words) == 0
+        words = [f"checkpoint={file}", f"output={tmp_path / name}", "loader.workers=0"]
+        assert run_here("test_seg", *words, f"evaluation={how[0]}", *how[1:]) == 0
         results.append(json.loads((tmp_path / name / "result.json").read_text()))
     assert results[0]["protocol"] == results[1]["protocol"]
     assert results[0]["scores"] == pytest.approx(results[1]["scores"], abs=1e-4)
@@ -185,8 +173,7 @@ def test_exported_file_predicts_like_its_checkpoint(tiny_run, logits_file):
     net, file = segkit.load(tiny_run / "best.pt"), segkit.load(logits_file)
     assert (net.predict(image) == file.predict(image)).mean() >= 0.9999
     assert np.abs(net.probabilities(image) - file.probabilities(image)).max() < 1e-4
-    assert file.table.names == net.table.names
-    assert np.array_equal(file.table.colors, net.table.colors)
+    assert file.table == net.table
 
 
 @pytest.mark.medium
@@ -239,7 +226,7 @@ def test_ids_file_predicts_and_rejects_other_uses(ids_file, tiny_run):
     image = make_image(40, 56)
     file = segkit.load(ids_file)
     assert (segkit.load(tiny_run / "best.pt").predict(image) == file.predict(image)).mean() >= 0.9999
-    with pytest.raises(ValueError, match=r"takes images of 40x56 only, not 32x32: export"):
+    with pytest.raises(ValueError, match=r"takes images of 40x56 only, not 32x32: export with"):
         file.predict(make_image(32, 32))
     with pytest.raises(ValueError, match=r"returns class ids only: probabilities .* interface=logits"):
         file.probabilities(image)
@@ -252,8 +239,8 @@ def test_fixed_size_file_works_with_windows_of_its_size(tmp_path):
     model = build_thin_model("resnest", "fcn")
     file = export_model(model, tmp_path / "net.pt2", export.ExportKind("torch_export", "logits", (48, 32)))
     image = make_image(61, 83)
-    fix = r"for any image size use evaluation=sliding evaluation.window=\[48,32\] .*evaluation.border=pad"
-    with pytest.raises(ValueError, match=rf"48x32 only, not 61x83: {fix}"):
+    fix = r"evaluation=sliding evaluation.window=\[48,32\] .*evaluation.border=pad"
+    with pytest.raises(ValueError, match=rf"48x32 only, not 61x83: .*{fix}"):
         predict(file, image, Protocol())
     how = Protocol(window=(48, 32), stride=(48, 32), border="pad", scales=(0.5, 1.5), flip=True)
     assert (predict(file, image, how) == predict(model, image, how)).double().mean() >= 0.9999
@@ -261,10 +248,7 @@ def test_fixed_size_file_works_with_windows_of_its_size(tmp_path):
 
 @pytest.mark.medium
 def test_unsupported_precision_of_a_runtime_is_rejected(logits_file):
-    with pytest.raises(
-        ValueError,
-        match=r"evaluation.precision=bf16: onnxruntime computes tiny.onnx in the file's precision.*openvino",
-    ):
+    with pytest.raises(ValueError, match=r"precision=bf16: tiny.onnx is computed in .*format=openvino"):
         segkit.load(logits_file, protocol=Protocol(precision="bf16"))
 
 
@@ -279,21 +263,12 @@ def test_missing_or_damaged_exported_file_is_rejected(suffix, tmp_path):
 
 
 @pytest.mark.medium
-def test_onnx_file_without_metadata_is_rejected(tmp_path, logits_file):
-    model = onnx.load(str(logits_file))
-    del model.metadata_props[:]
-    onnx.save(model, str(tmp_path / "foreign.onnx"))
-    with pytest.raises(ValueError, match=r"not written by export_seg.py"):
-        export.read_metadata(tmp_path / "foreign.onnx")
-
-
-@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (
             ["format=onnx", "output=net.xml"],
-            "output=net.xml: a file of format=onnx ends in .onnx; set format=openvino",
+            "output=net.xml: a file of format=onnx ends in .onnx. Change the name, or set",
         ),
         (["format=torch_export", "precision=int8"], "only format=onnx and format=openvino have it"),
     ],
@@ -427,17 +402,15 @@ def change_onnx(source, path, change):
     return path
 
 
-def store_elsewhere(model, place):
-    tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=place)
-
-
 @pytest.mark.medium
-@pytest.mark.parametrize("place", ["../../etc/passwd", "/dev/zero", "weights.bin"])
-def test_onnx_with_external_data_is_rejected(logits_file, tmp_path, place):
-    path = change_onnx(logits_file, tmp_path / "net.onnx", lambda model: store_elsewhere(model, place))
+def test_onnx_with_external_data_is_rejected(logits_file, tmp_path):
+    def store_elsewhere(model):
+        tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="../../etc/passwd")
+
+    path = change_onnx(logits_file, tmp_path / "net.onnx", store_elsewhere)
     with pytest.raises(ValueError, match=r"net\.onnx: refused, because it reads weights from other files"):
         segkit.load(path)
 
@@ -449,20 +422,20 @@ def test_onnx_with_external_data_is_rejected(logits_file, tmp_path, place):
         ("mean", "[]"),
         ("mean", "[NaN, 0, 0]"),
         ("std", "[0, 1, 1]"),
-        ("std", "3"),
         ("image_size", "[3]"),
-        ("image_size", '["a", 2]'),
-        ("interface", '"other"'),
         ("interface", "[" * 100_000),
-        ("classes", "[]"),
         ("classes", '{"name": 1}'),
         ("settings", "null"),
-        ("align_corners", '"yes"'),
+        ("align_corners", None),
     ],
 )
 def test_invalid_metadata_are_rejected(logits_file, tmp_path, key, value):
     def change(model):
-        next(entry for entry in model.metadata_props if entry.key == key).value = value
+        entry = next(entry for entry in model.metadata_props if entry.key == key)
+        if value is None:
+            model.metadata_props.remove(entry)
+        else:
+            entry.value = value
 
     with pytest.raises(ValueError, match=r"not written by export_seg.py|class table"):
         segkit.load(change_onnx(logits_file, tmp_path / "net.onnx", change))
@@ -481,5 +454,5 @@ def test_metadata_of_another_network_are_rejected(logits_file, tmp_path, key, va
 
     path = change_onnx(logits_file, tmp_path / "net.onnx", change)
     image = make_image(32, 48)[..., : 2 if key == "mean" else 3]
-    with pytest.raises(ValueError, match=r"contradicts its metadata|onnxruntime cannot run it"):
+    with pytest.raises(ValueError, match=r"contradicts its metadata|cannot be run on images"):
         segkit.load(path).predict(image)

@@ -1,7 +1,7 @@
 """Export of networks to files for other runtimes; a file is kept only if it agrees with PyTorch.
 
-Each format is a module with ``Session``, ``read_metadata`` and a writer. ``exported_model`` turns a file back
-into a network.
+Each format is a module with ``PRECISIONS``, ``Session``, ``read_metadata`` and a writer. ``exported_model``
+turns a file back into a network.
 """
 
 from segkit.export.exported_model import load_exported
@@ -12,7 +12,7 @@ from segkit.export.files import (
     is_exported,
     list_exported_files,
 )
-from segkit.export.interfaces import ExportKind, make_export_network
+from segkit.export.interfaces import ExportKind
 from segkit.export.metadata import build_metadata, read_metadata
 
 __all__ = [
@@ -24,6 +24,5 @@ __all__ = [
     "is_exported",
     "list_exported_files",
     "load_exported",
-    "make_export_network",
     "read_metadata",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segkit.config.values import expand_home
 from segkit.data.label_map import LabelMap
-from segkit.export.files import find_format, hash_files, import_format
+from segkit.export.files import MODULES, find_format, hash_files
 from segkit.export.metadata import read_metadata
 from segkit.inference.protocol import Protocol
 from segkit.models.network import Segmenter
@@ -20,9 +20,11 @@ from segkit.types import Logits
 
 
 class ExportedModel(nn.Module):
-    """A file and its runtime, with the interface of a segmenter that inference uses.
+    """A file of ``interface=logits`` and its runtime, with the interface of a segmenter that inference uses.
 
     Attributes:
+        table: of the classes.
+        metadata: from ``read_metadata``.
         sha256: of the file, in place of weights, to distinguish evaluations.
     """
 
@@ -30,17 +32,20 @@ class ExportedModel(nn.Module):
     std: Tensor
     normalize = Segmenter.normalize
 
-    def __init__(
-        self, path: Path, num_classes: int, metadata: dict[str, Any], *, precision: str = "float32"
-    ) -> None:
+    def __init__(self, path: Path, metadata: dict[str, Any], *, precision: str = "float32") -> None:
         super().__init__()
-        self.path, self.num_classes, self.metadata = path, num_classes, metadata
-        self.precision = precision
+        self.path, self.metadata, self.precision = path, metadata, precision
         self.align_corners, self.image_size = metadata["align_corners"], metadata["image_size"]
-        self.class_names = LabelMap.from_plain(metadata["classes"]).names
-        session_type = import_format(find_format(path) or "onnx").Session
-        self.session = session_type(path, threads=torch.get_num_threads(), precision=precision)
+        self.table = LabelMap.from_plain(metadata["classes"])
+        self.class_names, self.num_classes = self.table.names, self.table.num_classes
         self.in_channels = len(metadata["mean"])
+        self.runtime = MODULES[find_format(path) or "onnx"]
+        try:
+            self.session = self.runtime.Session(path, threads=torch.get_num_threads(), precision=precision)
+        except Exception as error:  # damaged files raise anything
+            if isinstance(error, ValueError) and "segkit[export]" in str(error):
+                raise
+            raise ValueError(f"{path}: damaged, or made for another version ({first_line(error)})") from error
         self.device_marker = nn.Parameter(torch.zeros(1), requires_grad=False)  # on the CPU, float32
         self.register_buffer("sha256", torch.frombuffer(bytearray(hash_files(path)), dtype=torch.uint8))
         for name in ("mean", "std"):
@@ -54,66 +59,53 @@ class ExportedModel(nn.Module):
         """
         if precision == self.precision:
             return self
-        if precision not in self.session.precisions:
+        if precision not in self.runtime.PRECISIONS:
             raise ValueError(
-                f"evaluation.precision={precision}: {self.session.runtime} computes {self.path.name} in the "
-                "file's precision. Leave the setting out, or export with format=openvino, which has bf16"
+                f"evaluation.precision={precision}: {self.path.name} is computed in the file's precision. "
+                "Leave the setting out, or export with format=openvino, which has bf16"
             )
-        return type(self)(self.path, self.num_classes, self.metadata, precision=precision)
-
-    def run(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Run images of one size, one by one if the file has a fixed size.
-
-        Raises:
-            ValueError: the file has another fixed size.
-        """
-        if self.image_size is None:
-            return self._run_batch(images)
-        if list(size) != list(self.image_size):
-            raise ValueError(
-                f"{self.path.name} takes images of {self.image_size[0]}x{self.image_size[1]} only, not "
-                f"{size[0]}x{size[1]}: {self._suggest_for_other_sizes()}"
-            )
-        return np.concatenate([self._run_batch(image[None]) for image in images])
-
-    def _suggest_for_other_sizes(self) -> str:
-        raise NotImplementedError
-
-    def _is_valid_output(self, output: np.ndarray, images: np.ndarray) -> bool:
-        raise NotImplementedError
-
-    def _run_batch(self, images: np.ndarray) -> np.ndarray:
-        """Return class ids (B, H, W) or logits (B, K, h, w), checked against the metadata."""
-        try:
-            output = self.session(images)
-        except (ValueError, MemoryError):
-            raise
-        except Exception as error:  # the runtimes' own errors
-            reason = first_line(error)
-            raise ValueError(f"{self.path}: {self.session.runtime} cannot run it ({reason})") from error
-        if not self._is_valid_output(output, images):
-            raise ValueError(
-                f"{self.path}: its output, {output.dtype} of shape {output.shape}, contradicts its metadata"
-            )
-        return output
-
-
-class ExportedLogitsModel(ExportedModel):
-    """A file of ``interface=logits``, for every protocol."""
+        return type(self)(self.path, self.metadata, precision=precision)
 
     def forward(self, image: Tensor) -> Logits:
         """Return logits (B, K, h, w) at the resolution of the head for a normalized image (B, C, H, W)."""
         height, width = image.shape[2:]
         return Logits(torch.from_numpy(self.run(np.ascontiguousarray(image.numpy()), (height, width))))
 
-    def _suggest_for_other_sizes(self) -> str:
-        size = f"[{self.image_size[0]},{self.image_size[1]}]"
-        return (
-            f"for any image size use evaluation=sliding evaluation.window={size} evaluation.stride={size} "
-            "evaluation.border=pad"
-        )
+    def run(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Run images of one size, one by one if the file has a fixed size.
 
-    def _is_valid_output(self, output: np.ndarray, images: np.ndarray) -> bool:
+        Returns:
+            Class ids (B, H, W) or logits (B, K, h, w), checked against the metadata.
+
+        Raises:
+            ValueError: the file has another fixed size, or its runtime cannot run it.
+        """
+        if self.image_size not in (None, size):
+            height, width = self.image_size
+            raise ValueError(
+                f"{self.path.name} takes images of {height}x{width} only, not {size[0]}x{size[1]}: export "
+                "with image_size=null, or with interface=logits and set evaluation=sliding "
+                f"evaluation.window=[{height},{width}] evaluation.stride=[{height},{width}] "
+                "evaluation.border=pad"
+            )
+        batches = [images] if self.image_size is None else np.split(images, len(images))
+        try:
+            output = np.concatenate([self.session(batch) for batch in batches])
+        except MemoryError:
+            raise
+        except Exception as error:  # the runtimes' own errors
+            raise ValueError(
+                f"{self.path}: cannot be run on images of {size[0]}x{size[1]} ({first_line(error)}). Try to "
+                "export for a fixed image_size=[height,width]"
+            ) from error
+        if not self.is_valid(output, images):
+            raise ValueError(
+                f"{self.path}: its output, {output.dtype} of shape {output.shape}, contradicts its metadata"
+            )
+        return output
+
+    def is_valid(self, output: np.ndarray, images: np.ndarray) -> bool:
+        """Return whether an output has the shape and values that the metadata promise."""
         return output.ndim == 4 and output.shape[:2] == (len(images), self.num_classes)
 
 
@@ -144,38 +136,29 @@ class ExportedIdsModel(ExportedModel):
         array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         return torch.from_numpy(self.run(array[None], (height, width))[0])
 
-    def _suggest_for_other_sizes(self) -> str:
-        return "export with interface=logits for windows of that size, or with image_size=null for any size"
-
-    def _is_valid_output(self, output: np.ndarray, images: np.ndarray) -> bool:
+    def is_valid(self, output: np.ndarray, images: np.ndarray) -> bool:
+        """Return whether an output has the shape and values that the metadata promise."""
         if output.shape != images.shape[:3] or output.dtype.kind not in "iu":
             return False
         return output.min() >= 0 and output.max() < self.num_classes
 
 
-def load_exported(
-    file: str | Path, num_classes: int, metadata: dict[str, Any] | None = None, *, trust_code: bool = False
-) -> ExportedModel:
+def load_exported(file: str | Path, *, trust_code: bool = False) -> ExportedModel:
     """Return the network in a file, ready to predict.
 
     Args:
         file: with a suffix of ``FORMATS``.
-        num_classes: K.
-        metadata: from ``read_metadata``, if read already.
         trust_code: open a ``.pt2`` file, which can run any code.
 
     Raises:
         ValueError: the file is damaged, not trusted, not written by segkit, or rejected by its runtime.
     """
     path = Path(expand_home(str(file)))
-    metadata = metadata or read_metadata(file)
+    metadata = read_metadata(file)
     if find_format(path) == "torch_export" and not trust_code:
         raise ValueError(
             f"{path}: opening a .pt2 file can run any code in it. If you trust its origin, set "
             "trust_code=true (segkit.load(..., trust_code=True)); .onnx and .xml files need no trust"
         )
-    if metadata["interface"] == "ids":
-        model_type = ExportedIdsModel
-    else:
-        model_type = ExportedLogitsModel
-    return model_type(path, num_classes, metadata).eval()
+    model_type = ExportedIdsModel if metadata["interface"] == "ids" else ExportedModel
+    return model_type(path, metadata).eval()

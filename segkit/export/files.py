@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from segkit.export import int8, onnx, openvino, torch_export
-from segkit.export.interfaces import ExportKind
+from segkit.export.interfaces import ExportKind, LogitsNetwork, make_export_network
+from segkit.models.network import Segmenter
+from segkit.runtime.text import first_line
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
 """The suffix of each format."""
+MODULES: dict[str, Any] = {"onnx": onnx, "openvino": openvino, "torch_export": torch_export}
 
 
 def find_format(path: Path) -> str | None:
@@ -31,18 +32,13 @@ def is_exported(file: str | Path) -> bool:
     return find_format(Path(file)) is not None
 
 
-def import_format(format: str) -> Any:
-    """Return the module of a format, with ``Session`` and ``read_metadata``."""
-    return importlib.import_module(f"segkit.export.{format}")
-
-
 def choose_export_path(output: str | None, weights: Path, kind: ExportKind) -> Path:
     """Return the path of the exported file; without ``output`` it is beside the weights.
 
     Raises:
-        ValueError: the suffix belongs to another format, or the format does not have the precision.
+        ValueError: the suffix is not that of the format, or the format does not have the precision.
     """
-    if kind.precision == "int8" and kind.format not in ("onnx", "openvino"):
+    if kind.precision == "int8" and kind.format == "torch_export":
         raise ValueError(
             f"precision=int8: only format=onnx and format=openvino have it, not format={kind.format}"
         )
@@ -52,25 +48,23 @@ def choose_export_path(output: str | None, weights: Path, kind: ExportKind) -> P
         return weights.with_name(f"{weights.stem}{precision}{suffix}")
     path = Path(output).expanduser()
     if path.suffix.lower() != suffix:
-        other = find_format(path)
-        if other:
-            fix = f"set format={other}, or change the name"
-        else:
-            fix = "change the name"
-        raise ValueError(f"output={output}: a file of format={kind.format} ends in {suffix}; {fix}")
+        raise ValueError(
+            f"output={output}: a file of format={kind.format} ends in {suffix}. Change the name, or set "
+            "format=onnx (.onnx), openvino (.xml) or torch_export (.pt2)"
+        )
     return path
 
 
 @contextlib.contextmanager
 def export_atomically(
-    network: nn.Module,
+    model: Segmenter,
     path: Path,
     kind: ExportKind,
     *,
     metadata: Mapping[str, Any],
     calibration: Sequence[np.ndarray] = (),
 ) -> Iterator[Path]:
-    """Write the network to a temporary file, which gets its name when the context is left without an error.
+    """Write the model to a temporary file, which gets its name when the context is left without an error.
 
     ``calibration`` holds images as the file takes them, for ``int8``.
 
@@ -80,6 +74,7 @@ def export_atomically(
     Raises:
         ValueError: the exporter does not support an operator or setting.
     """
+    network = make_export_network(model, kind)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", suffix=".part", dir=path.parent) as folder:
         temporary = Path(folder, path.name)
         try:
@@ -94,7 +89,7 @@ def export_atomically(
 
 
 def _write(
-    network: nn.Module,
+    network: LogitsNetwork,
     path: Path,
     kind: ExportKind,
     metadata: Mapping[str, Any],
@@ -124,10 +119,8 @@ def _describe_export_error(error: Exception, kind: ExportKind) -> str:
         texts.append(str(inner))
     operators = re.findall(r"\b(?:aten|torchvision|segkit|quantized|custom)(?:::|\.)\w+", "\n".join(texts))
     operator = f" at the operator {operators[0]}" if operators else ""
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    reason = lines[0][:300] if lines else type(inner).__name__
     fix = "" if kind.image_size else ". Try a fixed image_size=[height,width]"
-    return f"format={kind.format}: the network cannot be exported{operator}: {reason}{fix}"
+    return f"format={kind.format}: the network cannot be exported{operator}: {first_line(inner)[:300]}{fix}"
 
 
 def list_exported_files(path: Path) -> list[Path]:

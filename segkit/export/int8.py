@@ -6,8 +6,9 @@ OpenVINO run with integer arithmetic (AVX-512 VNNI if available).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,11 @@ def quantize(source: Path, path: Path, images: Sequence[np.ndarray]) -> None:
             str(source), str(prepared), skip_symbolic_shape=True, auto_merge=True
         )
         graph = onnx.load(str(prepared)).graph
+        inputs = ({graph.input[0].name: image} for image in images)
         quantization.quantize_static(
             str(prepared),
             str(path),
-            _make_reader(quantization, graph.input[0].name, images),
+            SimpleNamespace(get_next=lambda: next(inputs, None)),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=_list_outer_nodes(graph),
@@ -52,17 +54,3 @@ def _list_outer_nodes(graph: Any) -> list[str]:
     nodes = list(graph.node)
     convolutions = [i for i, node in enumerate(nodes) if node.op_type == "Conv"]
     return [node.name for i, node in enumerate(nodes) if not convolutions[0] <= i <= convolutions[-1]]
-
-
-def _make_reader(quantization: Any, name: str, images: Sequence[np.ndarray]) -> Any:
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.images: Iterator[np.ndarray] = iter(images)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.images, None)
-            if image is None:
-                return None
-            return {name: image}
-
-    return Reader()

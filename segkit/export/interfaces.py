@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Literal, NamedTuple
 
 import torch
@@ -33,7 +32,7 @@ class LogitsNetwork(nn.Module):
 
     def __init__(self, network: Segmenter) -> None:
         super().__init__()
-        self.network, self.num_classes = network, network.num_classes
+        self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K, h, w) float32 of a normalized image (B, 3, H, W) float32."""
@@ -45,27 +44,21 @@ class LogitsNetwork(nn.Module):
         return torch.rand(batch, self.network.in_channels, height, width)
 
 
-class IdsNetwork(nn.Module):
+class IdsNetwork(LogitsNetwork):
     """Normalization, backbone, head, resizing and argmax."""
-
-    def __init__(self, network: Segmenter) -> None:
-        super().__init__()
-        self.logits, self.network = LogitsNetwork(network), network
-        self.num_classes = network.num_classes
-        self.id_dtype = getattr(torch, class_id_dtype(network.num_classes))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return class ids (B, H, W) of an image (B, H, W, 3) uint8 RGB."""
         pixels = image.permute(0, 3, 1, 2)
-        logits = self.network.resize(self.logits(self.network.normalize(pixels)), pixels)
-        return logits.argmax(1).to(self.id_dtype)
+        logits = self.network.resize(super().forward(self.network.normalize(pixels)), pixels)
+        return logits.argmax(1).to(getattr(torch, class_id_dtype(self.network.num_classes)))
 
     def make_example(self, height: int, width: int, *, batch: int) -> Tensor:
         """Return a random input."""
         return torch.randint(0, 256, (batch, height, width, self.network.in_channels), dtype=torch.uint8)
 
 
-def make_export_network(model: Segmenter, kind: ExportKind) -> LogitsNetwork | IdsNetwork:
+def make_export_network(model: Segmenter, kind: ExportKind) -> LogitsNetwork:
     """Return a copy of the model with the interface and precision of an export; int8 is made of float32."""
     network = make_portable(model)
     if kind.precision == "fp16" and kind.format != "openvino":  # OpenVINO converts to fp16 when it saves
@@ -73,4 +66,4 @@ def make_export_network(model: Segmenter, kind: ExportKind) -> LogitsNetwork | I
         network.half()
         network.mean, network.std = mean, std
     network_type = IdsNetwork if kind.interface == "ids" else LogitsNetwork
-    return network_type(copy.deepcopy(network)).eval().requires_grad_(requires_grad=False)
+    return network_type(network).eval().requires_grad_(requires_grad=False)

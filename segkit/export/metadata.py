@@ -5,17 +5,26 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from segkit.config.values import expand_home
-from segkit.export.files import find_format, import_format
+from segkit.config import PositiveFloat, PositiveInt
+from segkit.config.values import convert, expand_home
+from segkit.export.files import MODULES, find_format
 from segkit.export.interfaces import ExportKind
 from segkit.inference.protocol import Protocol
 
 FORMAT = 1
-REQUIRED = ("interface", "image_size", "classes", "settings", "mean", "std", "align_corners", "precision")
+TYPES = {  # of the entries that are read
+    "interface": Literal["ids", "logits"],
+    "image_size": tuple[PositiveInt, PositiveInt] | None,
+    "mean": list[float],
+    "std": list[PositiveFloat],
+    "align_corners": bool,
+    "classes": dict,
+    "settings": dict,
+    "licenses": dict,
+}
 
 
 def build_metadata(
@@ -56,30 +65,11 @@ def read_metadata(file: str | Path) -> dict[str, Any]:
     path = Path(expand_home(str(file)))
     if not path.is_file():
         raise ValueError(f"checkpoint={file}: there is no such file")
-    stored = import_format(find_format(path) or "onnx").read_metadata(path)
+    stored = {"licenses": "{}", **MODULES[find_format(path) or "onnx"].read_metadata(path)}
     try:
-        metadata = {key: json.loads(stored[key]) for key in REQUIRED}
-        metadata["licenses"] = json.loads(stored.get("licenses", "{}"))
-        _check_metadata(metadata)
+        metadata = {key: convert(json.loads(stored[key]), annotation) for key, annotation in TYPES.items()}
+        if not 0 < len(metadata["mean"]) == len(metadata["std"]):
+            raise ValueError("mean and std differ in length")
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not written by export_seg.py ({error!r} in its metadata)") from error
     return metadata
-
-
-def _check_metadata(metadata: Mapping[str, Any]) -> None:
-    mean, std, size = metadata["mean"], metadata["std"], metadata["image_size"]
-    has_size = size is None or (len(size) == 2 and all(type(side) is int and side > 0 for side in size))
-    are_numbers = all(type(value) in (int, float) and isfinite(value) for value in [*mean, *std])
-    is_valid = {
-        "interface": metadata["interface"] in ("ids", "logits"),
-        "image_size": has_size,
-        "mean": 0 < len(mean) == len(std) and are_numbers,
-        "std": min(std) > 0,
-        "align_corners": isinstance(metadata["align_corners"], bool),
-        "classes": isinstance(metadata["classes"], dict),
-        "settings": isinstance(metadata["settings"], dict),
-        "licenses": isinstance(metadata["licenses"], dict),
-    }
-    for key, valid in is_valid.items():
-        if not valid:
-            raise ValueError(f"{key} is not valid")

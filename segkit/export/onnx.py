@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from segkit.export import torch_export
-from segkit.export.interfaces import ExportKind
+from segkit.export.interfaces import ExportKind, LogitsNetwork
 from segkit.runtime.extras import import_extra
 from segkit.runtime.text import first_line
 
+PRECISIONS = ("float32",)
 
-def write(network: nn.Module, path: Path, kind: ExportKind, metadata: Mapping[str, Any]) -> None:
+
+def write(network: LogitsNetwork, path: Path, kind: ExportKind, metadata: Mapping[str, Any]) -> None:
     """Write the network, with each metadata entry as JSON."""
     onnx = import_extra("onnx", extra="export", needed_by="format=onnx")
     import_extra("onnxscript", extra="export", needed_by="format=onnx")
@@ -105,9 +106,6 @@ def _has_external_data(message: Any, tensor_type: Any) -> bool:
 class Session:
     """An ONNX file run by onnxruntime on the CPU, in the file's precision."""
 
-    runtime = "onnxruntime"
-    precisions = ("float32",)
-
     def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
         runtime = import_extra("onnxruntime", extra="export", needed_by="format=onnx")
         options = runtime.SessionOptions()
@@ -115,10 +113,7 @@ class Session:
         options.log_severity_level = 3  # errors only
         # waiting threads would keep the cores busy that read images
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ValueError(f"{path}: onnxruntime cannot load it: {first_line(error)}") from error
+        self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0].name
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -29,13 +29,6 @@ MAX_INT8_DROP = 0.005  # of mIoU
 SMALLER_SIZES = ((0.77, 97), (0.53, 65))  # factor and minimum side in pixels; sides are made odd
 
 
-class VerificationImages(NamedTuple):
-    """Images and a description of their origin."""
-
-    origin: str
-    images: list[np.ndarray]  # (H, W, 3) uint8 RGB
-
-
 class Comparison(NamedTuple):
     """Agreement of file and PyTorch for an image at one size."""
 
@@ -48,8 +41,10 @@ class Comparison(NamedTuple):
 
 def load_verification_images(
     source: str | None, data: Mapping[str, Any] | None, *, split: str, count: int
-) -> VerificationImages:
+) -> tuple[list[np.ndarray], str]:
     """Return images of ``source``, else evenly spaced ones of the data set, else synthetic scenes.
+
+    The second value describes their origin.
 
     Args:
         source: image, folder, pattern or list.
@@ -64,8 +59,7 @@ def load_verification_images(
         found = sources.find_images(source)
         if found.video is not None:
             raise ValueError(f"input={source}: is a video. Give images")
-        images = [read_image(image.file) for image in _pick_evenly(found.images, count)]
-        return VerificationImages(source, images)
+        return [read_image(image.file) for image in _pick_evenly(found.images, count)], source
     origin = "synthetic scenes, because there is no data set. Set input=FOLDER to use photographs"
     dataset = None
     if data:
@@ -77,7 +71,7 @@ def load_verification_images(
     if dataset is None or not len(dataset):
         dataset = registry.build("data.datasets", {"name": "shapes", "size": 256}, split=split)
     indices = _pick_evenly(range(len(dataset)), count)
-    return VerificationImages(origin, [dataset.read(index).image for index in indices])
+    return [dataset.read(index).image for index in indices], origin
 
 
 def _pick_evenly(items: Sequence[Any], count: int) -> list[Any]:

@@ -111,16 +111,8 @@ def load(
         ValueError: the file is missing, damaged, not a checkpoint of segkit, or needs plug-ins.
     """
     registry.use_plugins(plugins)
-    protocol = protocol or inference.Protocol()
-    if export.is_exported(file):
-        return Predictor(_load_exported(file, trust_code=trust_code), protocol)
-    content = checkpoint.read_checkpoint(file)
-    settings = content["settings"]
-    _check_plugins(settings, file)
-    table = LabelMap.from_plain(content["classes"])
-    model = _rebuild_segmenter(content, settings.get("model", {}), table)
-    model = model.to(distributed.pick_device(device))
-    return Predictor(LoadedModel(model, table, settings.get("data", {})), protocol)
+    trained = _load_file(file, distributed.pick_device(device), trust_code=trust_code)
+    return Predictor(trained, protocol or inference.Protocol())
 
 
 def settings_from_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
@@ -176,22 +168,12 @@ def load_model(settings: dict[str, Any], device: torch.device) -> LoadedModel:
         ValueError: the weights do not fit the network, or the classes are unknown.
     """
     file, network = settings["checkpoint"], settings["model"]
-    if file is None:
-        return _load_published(settings, device)
-    if export.is_exported(file):
-        if settings["device"] not in ("auto", "cpu"):
+    if file is not None:
+        if export.is_exported(file) and settings["device"] not in ("auto", "cpu"):
             raise ValueError(
                 f"device={settings['device']}: exported files run on the CPU; leave out device=..."
             )
-        return _load_exported(file, trust_code=settings.get("trust_code", False))
-    content = checkpoint.read_checkpoint(file)
-    table = LabelMap.from_plain(content["classes"])
-    model = _rebuild_segmenter(content, network, table).to(device)
-    return LoadedModel(model, table, content["settings"].get("data", {}), content.get("licenses") or {})
-
-
-def _load_published(settings: dict[str, Any], device: torch.device) -> LoadedModel:
-    network = settings["model"]
+        return _load_file(file, device, network=network, trust_code=settings.get("trust_code", False))
     table = label_map.load_class_table(settings["data"])
     names = checkpoint.read_class_names(network["weights"])
     if names is not None:
@@ -201,19 +183,24 @@ def _load_published(settings: dict[str, Any], device: torch.device) -> LoadedMod
     return LoadedModel(model, table, licenses=build_ledger(settings))
 
 
-def _load_exported(file: str | Path, *, trust_code: bool) -> LoadedModel:
-    metadata = export.read_metadata(file)
-    table = LabelMap.from_plain(metadata["classes"])
-    model: Any = export.load_exported(file, table.num_classes, metadata, trust_code=trust_code)
-    return LoadedModel(model, table, metadata["settings"].get("data", {}), metadata.get("licenses", {}))
+def _load_file(
+    file: str | Path, device: torch.device, *, network: dict[str, Any] | None = None, trust_code: bool
+) -> LoadedModel:
+    """Return the network of a checkpoint, with the EMA weights if it has them, or of an exported file.
 
-
-def _rebuild_segmenter(
-    content: dict[str, Any], network: dict[str, Any], table: LabelMap
-) -> segmenter.Segmenter:
-    """Return the network of a checkpoint, with the EMA weights if the run has them."""
-    settings = segmenter.without_weights(check("model", network))  # not the weights training started from
-    model = segmenter.build(table.num_classes, **settings)
+    ``network`` replaces the stored settings of the network.
+    """
+    if export.is_exported(file):
+        exported: Any = export.load_exported(file, trust_code=trust_code)
+        stored = exported.metadata["settings"].get("data", {})
+        return LoadedModel(exported, exported.table, stored, exported.metadata["licenses"])
+    content = checkpoint.read_checkpoint(file)
+    stored = content["settings"]
+    if network is None:
+        _check_plugins(stored, file)
+    table = LabelMap.from_plain(content["classes"])
+    settings = check("model", network or stored.get("model", {}))
+    model = segmenter.build(table.num_classes, **segmenter.without_weights(settings))
     model.class_names = table.names
     state = content.get("average") or content["model"]
     differing = files.compare_states(model.state_dict(), state)
@@ -221,7 +208,7 @@ def _rebuild_segmenter(
         raise ValueError(f"the weights of the checkpoint do not fit the network of model.*: {differing}")
     weights.check_finite(state, "the checkpoint")
     model.load_state_dict(state)
-    return model
+    return LoadedModel(model.to(device), table, stored.get("data", {}), content.get("licenses") or {})
 
 
 def _map_images(predict_one: Callable[[Any], np.ndarray], image: Any) -> np.ndarray | list[np.ndarray]:
