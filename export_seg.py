@@ -65,20 +65,28 @@ def main(settings: dict[str, Any]) -> None:
 
 
 def choose_kind_and_path(settings: dict[str, Any]) -> tuple[Any, Path]:
-    """Return the kind of file that the settings select, and its path."""
+    """Return the kind of file that the settings select, and its path: ``output``, or beside the weights."""
     from segkit import export
 
     size = settings["image_size"]
     if isinstance(size, int):
         size = size, size
     kind = export.ExportKind(settings["format"], settings["interface"], size, settings["precision"])
-    source = settings["checkpoint"] or settings["model"]["weights"]
+    source, output = settings["checkpoint"] or settings["model"]["weights"], settings["output"]
     if export.is_exported(source):
         raise ValueError(
             f"checkpoint={source}: is an exported file already. Give the checkpoint it came from"
         )
-    weights = Path(source.rsplit("/", 1)[-1] if "://" in source else source).expanduser()
-    return kind, export.choose_export_path(settings["output"], weights, kind)
+    if kind.precision == "int8" and kind.format == "torch_export":
+        raise ValueError("precision=int8: only format=onnx and format=openvino have it, not torch_export")
+    suffix = export.FORMATS[kind.format]
+    if output is None:
+        precision = "" if kind.precision == "fp32" else f"-{kind.precision}"
+        weights = Path(source.rsplit("/", 1)[-1] if "://" in source else source).expanduser()
+        return kind, weights.with_name(f"{weights.stem}{precision}{suffix}")
+    if Path(output).suffix.lower() != suffix:
+        raise ValueError(f"output={output}: a file of format={kind.format} ends in {suffix}")
+    return kind, Path(output)
 
 
 def load_calibration_images(model: Any, kind: Any, settings: dict[str, Any]) -> list[Any]:

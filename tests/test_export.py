@@ -258,7 +258,7 @@ def test_missing_or_damaged_exported_file_is_rejected(suffix, tmp_path):
     with pytest.raises(ValueError, match="there is no such file"):
         export.read_metadata(path)
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(ValueError, match=r"damaged, or not|not written by export_seg"):
+    with pytest.raises(ValueError, match=r"cannot be read|not written by export_seg"):
         export.read_metadata(path)
 
 
@@ -268,7 +268,7 @@ def test_missing_or_damaged_exported_file_is_rejected(suffix, tmp_path):
     [
         (
             ["format=onnx", "output=net.xml"],
-            "output=net.xml: a file of format=onnx ends in .onnx. Change the name, or set",
+            "output=net.xml: a file of format=onnx ends in .onnx",
         ),
         (["format=torch_export", "precision=int8"], "only format=onnx and format=openvino have it"),
     ],
@@ -411,7 +411,7 @@ def test_onnx_with_external_data_is_rejected(logits_file, tmp_path):
         tensor.external_data.add(key="location", value="../../etc/passwd")
 
     path = change_onnx(logits_file, tmp_path / "net.onnx", store_elsewhere)
-    with pytest.raises(ValueError, match=r"net\.onnx: refused, because it reads weights from other files"):
+    with pytest.raises(ValueError, match=r"net\.onnx: cannot be read: it refers to weights in other files"):
         segkit.load(path)
 
 

@@ -1,6 +1,5 @@
 """The Python API: public names, batches of images, own data sets and training loops."""
 
-import io
 import json
 import re
 import runpy
@@ -13,8 +12,6 @@ from PIL import Image
 
 import segkit
 from conftest import ROOT
-
-PHOTO = ROOT / "docs/images/demo.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +39,18 @@ def test_public_names_are_documented_and_typed():
 
 
 @pytest.mark.medium
-def test_batch_prediction_equals_single_prediction(model, files):
+def test_batch_prediction_equals_single_prediction(model, files, monkeypatch):
     pixels = [np.array(Image.open(file)) for file in files]
     alone = [model.predict(file) for file in files]
+    assert alone[0].dtype == np.uint8
+    monkeypatch.setenv("HOME", str(files[0].parent))
     kinds = [
         files,
-        tuple(str(file) for file in files),
+        tuple(f"~/{file.name}" for file in files),
         pixels,
         [Image.fromarray(array) for array in pixels],
-        [file.read_bytes() for file in files],
+        [Image.fromarray(array).convert("RGBA") for array in pixels],
+        [kind(file.read_bytes()) for kind, file in zip((bytes, bytearray, memoryview), files, strict=True)],
     ]
     for images in kinds:
         together = model.predict(images)
@@ -58,14 +58,10 @@ def test_batch_prediction_equals_single_prediction(model, files):
         assert all(map(np.array_equal, together, alone))
     batch = np.stack([pixels[0], pixels[0][::-1]])
     assert all(map(np.array_equal, model.predict(batch), map(model.predict, batch)))
-    assert all(map(np.array_equal, model.probabilities(files), map(model.probabilities, files)))
+    for ids, probabilities in zip(alone, model.probabilities(files), strict=True):
+        assert np.allclose(probabilities.sum(0), 1, atol=1e-5)
+        assert np.array_equal(probabilities.argmax(0), ids)
     assert model.predict([]) == []
-
-
-def as_bytes(image, **how):
-    held = io.BytesIO()
-    image.save(held, **how)
-    return held.getvalue()
 
 
 @pytest.mark.medium
@@ -73,16 +69,11 @@ def as_bytes(image, **how):
     ("image", "message"),
     [
         (b"", "image file of 0 bytes: the file is empty"),
-        (b"GIF89a?", "image file of 7 bytes: "),
+        ([np.zeros((8, 8, 3), np.uint8), b"GIF89a?"], "image file of 7 bytes: "),
         (7, "image of type int: give a path, the bytes of a file, a PIL image"),
-        ([[1]], "image of type list"),
-        (None, "image of type NoneType"),
         ("nowhere.png", r"nowhere\.png"),
-        (as_bytes(Image.new("I;16", (8, 8)), format="PNG"), "image file of .* bytes: .*16-bit"),
         (Image.new("I;16", (8, 8)), r"PIL image of mode I;16.*image.convert\('RGB'\)"),
-        (Image.new("CMYK", (8, 8)), "PIL image of mode CMYK"),
         (Image.new("RGBA", (8, 8), (0, 0, 0, 9)), "PIL image of mode RGBA"),
-        ([np.zeros((8, 8, 3), np.uint8), b"none"], "image 1 of 2: image file of 4 bytes: "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -5,13 +5,7 @@ turns a file back into a network.
 """
 
 from segkit.export.exported_model import load_exported
-from segkit.export.files import (
-    FORMATS,
-    choose_export_path,
-    export_atomically,
-    is_exported,
-    list_exported_files,
-)
+from segkit.export.files import FORMATS, export_atomically, is_exported, list_exported_files
 from segkit.export.interfaces import ExportKind
 from segkit.export.metadata import build_metadata, read_metadata
 
@@ -19,7 +13,6 @@ __all__ = [
     "FORMATS",
     "ExportKind",
     "build_metadata",
-    "choose_export_path",
     "export_atomically",
     "is_exported",
     "list_exported_files",

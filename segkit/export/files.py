@@ -32,29 +32,6 @@ def is_exported(file: str | Path) -> bool:
     return find_format(Path(file)) is not None
 
 
-def choose_export_path(output: str | None, weights: Path, kind: ExportKind) -> Path:
-    """Return the path of the exported file; without ``output`` it is beside the weights.
-
-    Raises:
-        ValueError: the suffix is not that of the format, or the format does not have the precision.
-    """
-    if kind.precision == "int8" and kind.format == "torch_export":
-        raise ValueError(
-            f"precision=int8: only format=onnx and format=openvino have it, not format={kind.format}"
-        )
-    suffix = FORMATS[kind.format]
-    if output is None:
-        precision = "" if kind.precision == "fp32" else f"-{kind.precision}"
-        return weights.with_name(f"{weights.stem}{precision}{suffix}")
-    path = Path(output).expanduser()
-    if path.suffix.lower() != suffix:
-        raise ValueError(
-            f"output={output}: a file of format={kind.format} ends in {suffix}. Change the name, or set "
-            "format=onnx (.onnx), openvino (.xml) or torch_export (.pt2)"
-        )
-    return path
-
-
 @contextlib.contextmanager
 def export_atomically(
     model: Segmenter,

@@ -13,6 +13,7 @@ from segkit.config.values import convert, expand_home
 from segkit.export.files import MODULES, find_format
 from segkit.export.interfaces import ExportKind
 from segkit.inference.protocol import Protocol
+from segkit.runtime.text import first_line
 
 FORMAT = 1
 TYPES = {  # of the entries that are read
@@ -65,7 +66,10 @@ def read_metadata(file: str | Path) -> dict[str, Any]:
     path = Path(expand_home(str(file)))
     if not path.is_file():
         raise ValueError(f"checkpoint={file}: there is no such file")
-    stored = {"licenses": "{}", **MODULES[find_format(path) or "onnx"].read_metadata(path)}
+    try:
+        stored = {"licenses": "{}", **MODULES[find_format(path) or "onnx"].read_metadata(path)}
+    except Exception as error:  # damaged files raise anything
+        raise ValueError(f"{path}: cannot be read: {first_line(error)}") from error
     try:
         metadata = {key: convert(json.loads(stored[key]), annotation) for key, annotation in TYPES.items()}
         if not 0 < len(metadata["mean"]) == len(metadata["std"]):

@@ -17,7 +17,6 @@ import torch
 from segkit.export import torch_export
 from segkit.export.interfaces import ExportKind, LogitsNetwork
 from segkit.runtime.extras import import_extra
-from segkit.runtime.text import first_line
 
 PRECISIONS = ("float32",)
 
@@ -39,26 +38,9 @@ def write(network: LogitsNetwork, path: Path, kind: ExportKind, metadata: Mappin
         )
     assert exported is not None
     model = exported.model_proto
-    _name_dimensions(model, kind)
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
-
-
-def _name_dimensions(model: Any, kind: ExportKind) -> None:
-    """Name dynamic dimensions ``batch``, ``height`` and ``width`` instead of the tracer's symbols."""
-    if kind.image_size is not None:
-        return
-    input_dims = model.graph.input[0].type.tensor_type.shape.dim
-    output_dims = model.graph.output[0].type.tensor_type.shape.dim
-    height, width = (1, 2) if kind.interface == "ids" else (2, 3)
-    suffix = "" if kind.interface == "ids" else "_of_head"
-    input_dims[0].dim_param = "batch"
-    output_dims[0].dim_param = "batch"
-    for dim, name in ((height, "height"), (width, "width")):
-        input_dims[dim].dim_param = name
-        output_dims[dim].dim_param = name + suffix
-    del model.graph.value_info[:]  # refers to the old names; runtimes infer it
 
 
 @contextlib.contextmanager
@@ -75,19 +57,11 @@ def suppress_exporter_output() -> Iterator[None]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a file.
-
-    Raises:
-        ValueError: it is not an ONNX file, or it refers to other files.
-    """
+    """Return the metadata of a file, each value as JSON; a ValueError refuses weights in other files."""
     onnx = import_extra("onnx", extra="export", needed_by="format=onnx")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-        has_external_data = _has_external_data(model, onnx.TensorProto)
-    except Exception as error:  # protobuf's own errors
-        raise ValueError(f"{path}: damaged, or not an ONNX file ({first_line(error)})") from error
-    if has_external_data:
-        raise ValueError(f"{path}: refused, because it reads weights from other files")
+    model = onnx.load(str(path), load_external_data=False)
+    if _has_external_data(model, onnx.TensorProto):
+        raise ValueError("it refers to weights in other files")
     return {entry.key: entry.value for entry in model.metadata_props}
 
 

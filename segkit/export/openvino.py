@@ -27,17 +27,10 @@ def convert(source: Path, path: Path, kind: ExportKind, metadata: Mapping[str, A
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a file.
-
-    Raises:
-        ValueError: it is not an OpenVINO file, or its ``.bin`` file is missing.
-    """
-    try:
-        entries = ElementTree.parse(path).getroot().find(f"rt_info/{SECTION}")
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged, or not an OpenVINO file ({error})") from error
+    """Return the metadata of a file, each value as JSON; a ValueError reports missing weights."""
+    entries = ElementTree.parse(path).getroot().find(f"rt_info/{SECTION}")
     if not path.with_suffix(".bin").is_file():
-        raise ValueError(f"{path}: its weights, {path.with_suffix('.bin').name}, are missing in its folder")
+        raise ValueError(f"its weights, {path.with_suffix('.bin').name}, are not in its folder")
     if entries is None:
         return {}
     return {entry.tag: entry.get("value", "") for entry in entries}

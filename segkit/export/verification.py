@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,16 +61,14 @@ def load_verification_images(
         if found.video is not None:
             raise ValueError(f"input={source}: is a video. Give images")
         return [read_image(image.file) for image in _pick_evenly(found.images, count)], source
-    origin = "synthetic scenes, because there is no data set. Set input=FOLDER to use photographs"
-    dataset = None
-    if data:
-        try:
-            dataset = registry.build("data.datasets", data, split=split)
-            origin = f"the {split} split of {data['name']}"
-        except (ValueError, OSError):
-            dataset = None  # a checkpoint without its data
-    if dataset is None or not len(dataset):
+    dataset: Any = ()
+    with contextlib.suppress(ValueError, OSError):  # a checkpoint without its data
+        dataset = registry.build("data.datasets", data, split=split) if data else ()
+    if data and len(dataset):
+        origin = f"the {split} split of {data['name']}"
+    else:
         dataset = registry.build("data.datasets", {"name": "shapes", "size": 256}, split=split)
+        origin = "synthetic scenes, because there is no data set. Set input=FOLDER to use photographs"
     indices = _pick_evenly(range(len(dataset)), count)
     return [dataset.read(index).image for index in indices], origin
 
@@ -102,7 +101,10 @@ def compare_outputs(
     segmenter: Any = file
     device = next(model.parameters()).device
     for image in images:
-        for height, width in _list_sizes(image, file.image_size):
+        sizes = [image.shape[:2]]
+        for factor, minimum in SMALLER_SIZES:
+            sizes.append(tuple(max(int(side * factor), minimum) | 1 for side in image.shape[:2]))
+        for height, width in sizes if file.image_size is None else [file.image_size]:
             resized = torch.from_numpy(resize_image(image, (height, width))).permute(2, 0, 1)
             ids = predict(segmenter, resized, protocol).long()
             equal, difference = 0, 0.0
@@ -113,17 +115,6 @@ def compare_outputs(
                 equal += int((rows == expected).sum())
                 difference = max(difference, float((largest - file_scores).max()))
             yield Comparison(height, width, ids.numel(), equal, difference)
-
-
-def _list_sizes(image: np.ndarray, fixed: Sequence[int] | None) -> list[tuple[int, int]]:
-    """Return the sizes (height, width) to compare an image at."""
-    if fixed is not None:
-        return [(fixed[0], fixed[1])]
-    height, width = image.shape[:2]
-    sizes = [(height, width)]
-    for factor, minimum in SMALLER_SIZES:
-        sizes.append((max(int(height * factor), minimum) | 1, max(int(width * factor), minimum) | 1))
-    return sizes
 
 
 def check_agreement(comparisons: Sequence[Comparison], kind: ExportKind, path: Path) -> str:

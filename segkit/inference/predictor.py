@@ -5,10 +5,10 @@ In Python: ``segkit.load("runs/demo/best.pt").predict("photo.jpg")``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast, overload
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,9 +24,7 @@ from segkit.models import segmenter, weights
 from segkit.runtime import distributed, files
 from segkit.types import Bands
 
-Images = list[Any] | tuple[Any, ...]
 PIL_MODES = ("1", "L", "P", "RGB")  # convert to RGB without loss
-ImageLike = np.ndarray | str | Path | bytes | bytearray | memoryview | Any  # Any: a PIL image
 
 
 class LoadedModel(NamedTuple):
@@ -55,10 +53,6 @@ class Predictor:
         self.network = trained.model
         self.fast = inference.prepare(trained.model, precision=protocol.precision)
 
-    @overload
-    def predict(self, image: Images) -> list[np.ndarray]: ...  # pyright: ignore[reportOverlappingOverload]
-    @overload
-    def predict(self, image: ImageLike) -> np.ndarray: ...
     def predict(self, image: Any) -> Any:
         """Return the class ids (H, W) of an image, or a list of them for several images.
 
@@ -71,20 +65,14 @@ class Predictor:
         Raises:
             ValueError: the file does not exist or is not an image.
         """
-        return _map_images(self._predict_ids, image)
-
-    @overload
-    def probabilities(self, image: Images) -> list[np.ndarray]: ...  # pyright: ignore[reportOverlappingOverload]
-    @overload
-    def probabilities(self, image: ImageLike) -> np.ndarray: ...
-    def probabilities(self, image: Any) -> Any:
-        """Return class probabilities, (K, H, W) float32, or a list of them for several images."""
-        return _map_images(self._predict_probabilities, image)
-
-    def _predict_ids(self, image: ImageLike) -> np.ndarray:
+        if _is_several(image):
+            return [self.predict(one) for one in image]
         return inference.predict(self.fast, _read_image(image, self.bands), self.protocol).cpu().numpy()
 
-    def _predict_probabilities(self, image: ImageLike) -> np.ndarray:
+    def probabilities(self, image: Any) -> Any:
+        """Return class probabilities, (K, H, W) float32, or a list of them for several images."""
+        if _is_several(image):
+            return [self.probabilities(one) for one in image]
         pixels = _read_image(image, self.bands)
         return inference.predict_probabilities(self.fast, pixels, self.protocol).numpy()
 
@@ -211,18 +199,8 @@ def _load_file(
     return LoadedModel(model.to(device), table, stored.get("data", {}), content.get("licenses") or {})
 
 
-def _map_images(predict_one: Callable[[Any], np.ndarray], image: Any) -> np.ndarray | list[np.ndarray]:
-    """Return the result for one image, or a list of results for several."""
-    is_several = isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4
-    if not is_several:
-        return predict_one(image)
-    results = []
-    for index, one in enumerate(image):
-        try:
-            results.append(predict_one(one))
-        except ValueError as error:
-            raise ValueError(f"image {index} of {len(image)}: {error}") from error
-    return results
+def _is_several(image: Any) -> bool:
+    return isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4
 
 
 class _InMemoryFile:
@@ -238,7 +216,7 @@ class _InMemoryFile:
         return f"image file of {len(self.content)} bytes"
 
 
-def _read_image(image: ImageLike, bands: Bands) -> np.ndarray:
+def _read_image(image: Any, bands: Bands) -> np.ndarray:
     """Return an image of any accepted type as an array (H, W, C)."""
     if isinstance(image, np.ndarray):
         return image

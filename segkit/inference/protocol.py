@@ -83,7 +83,16 @@ class Protocol:
             )
         if self.resize == "bounds" and self.bounds is None:
             raise ValueError("evaluation.resize=bounds needs evaluation.bounds, such as [2048, 512]")
-        window, stride = _check_window(self.window, self.stride)
+        window, stride = as_pair(self.window), as_pair(self.stride)
+        if window is None and stride is not None:
+            raise ValueError(f"evaluation.stride={self.stride}: needs evaluation.window; set both or neither")
+        if window is not None and stride is None:
+            stride = max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3)
+        if window and stride and (stride[0] > window[0] or stride[1] > window[1]):
+            raise ValueError(
+                f"evaluation.stride={self.stride}: must be at most evaluation.window={self.window}, or "
+                "pixels between two windows would not be scored"
+            )
         object.__setattr__(self, "window", window)
         object.__setattr__(self, "stride", stride)
         object.__setattr__(self, "bounds", as_pair(self.bounds))
@@ -115,9 +124,9 @@ class Protocol:
         scales = f"scales {' '.join(f'{scale:g}' for scale in self.scales)}"
         if self.resize == "long_side":
             scales += f" of long side {self.base_size}"
-        bounds = as_pair(self.bounds)
-        if self.resize == "bounds" and bounds:
-            scales += f" of bounds {max(bounds)}x{min(bounds)}"
+        if self.resize == "bounds":
+            long, short = sorted(as_pair(self.bounds) or (), reverse=True)
+            scales += f" of bounds {long}x{short}"
         parts = [scales]
         if self.resize_as == "uint8":
             parts.append("resized as uint8")
@@ -162,23 +171,3 @@ def as_pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 def _format_size(size: int | Sequence[int] | None) -> str:
     return "x".join(map(str, as_pair(size) or ()))
-
-
-def _check_window(
-    window: int | Sequence[int] | None, stride: int | Sequence[int] | None
-) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Return window and stride as pairs, the default stride filled in."""
-    window_pair, stride_pair = as_pair(window), as_pair(stride)
-    if window_pair is None:
-        if stride_pair is not None:
-            raise ValueError(f"evaluation.stride={stride}: needs evaluation.window; set both or neither")
-        return None, None
-    height, width = window_pair
-    if stride_pair is None:
-        return window_pair, (max(1, height * 2 // 3), max(1, width * 2 // 3))
-    if stride_pair[0] > height or stride_pair[1] > width:
-        raise ValueError(
-            f"evaluation.stride={stride}: must be at most evaluation.window={window}, or pixels between two "
-            "windows would not be scored"
-        )
-    return window_pair, stride_pair
