@@ -189,14 +189,18 @@ def test_metadata_describe_classes_and_normalization(logits_file, tiny_run):
 
 @pytest.mark.medium
 def test_file_that_disagrees_is_not_written(tiny_run, run_here, monkeypatch, capsys, tmp_path):
-    right = onnx_format.Session.__call__
+    right = onnx_format.open_session
 
-    def wrong(self, image):
-        ids = right(self, image)
-        ids[:, ::8, ::8] += 1  # one pixel in 64
-        return ids
+    def open_wrong_session(*args, **kwargs):
+        def run(image):
+            ids = session(image)
+            ids[:, ::8, ::8] += 1  # one pixel in 64
+            return ids
 
-    monkeypatch.setattr(onnx_format.Session, "__call__", wrong)
+        session = right(*args, **kwargs)
+        return run
+
+    monkeypatch.setattr(onnx_format, "open_session", open_wrong_session)
     path = tmp_path / "out" / "net.onnx"
     assert run_here("export_seg", f"checkpoint={tiny_run / 'best.pt'}", f"output={path}", "images=1") == 2
     wrong_pixels = 4**2 + 13**2 + 9**2  # of 32x32, 97x97 and 65x65

@@ -28,11 +28,6 @@ TREES = {  # name: files below its folder, a yaml of at most ten lines, names of
         "images: leftImg8bit/*_leftImg8bit\nmasks: gtFine/*_gtFine_labelTrainIds\ntrain_split: val",
         [FRANKFURT],
     ),
-    "pseudo_loveda_dataset": (
-        [f"{kind}/{i}.png" for kind in ("img_dir", "ann_dir") for i in range(3)],
-        "images: img_dir\nmasks: ann_dir\ntrain_split: .\nval_split: .",
-        ["0", "1", "2"],
-    ),
     "pseudo_isaid_dataset": (
         [f"img_dir/P0000_0_896_{part}.png" for part in ("0_896", "1024_1920", "1536_2432")]
         + [f"ann_dir/P0000_0_896_{part}_instance_color_RGB.png" for part in ("0_896", "1536_2432")]
@@ -51,18 +46,6 @@ TREES = {  # name: files below its folder, a yaml of at most ten lines, names of
         + [f"{version}/__CRyFzoDOXn6unQ6a3DnQ.png" for version in ("v1.2", "v2.0")],
         "masks: v1.2\ntrain_split: .\nval_split: .",
         ["__CRyFzoDOXn6unQ6a3DnQ"],
-    ),
-    "pseudo_bdd100k_dataset": (
-        [
-            "images/10k/train/0004a4c0-d4dff0ad.jpg",
-            "images/10k/val/7d128593-0ccfea4c.jpg",
-            "labels/sem_seg/masks/train/0004a4c0-d4dff0ad.png",
-            "labels/sem_seg/masks/val/7d128593-0ccfea4c.png",
-            "labels/sem_seg/colormaps/train/0004a4c0-d4dff0ad.png",
-            "labels/sem_seg/colormaps/.DS_Store",
-        ],
-        "images: images/10k\nmasks: labels/sem_seg/masks",
-        ["0004a4c0-d4dff0ad"],
     ),
     "pseudo_a2d2_dataset": (
         ["images/20180807145028_camera_frontcenter_000000091.png"]

@@ -38,10 +38,9 @@ def album(tmp_path_factory):
     sizes = {"a.png": (40, 32), "Größe (1)/straße=ß.png": (24, 48), "Größe (1)/b.c.png": (32, 32)}
     for name, size in sizes.items():
         overlays.save_image(folder / name, draw.integers(0, 256, (*size, 3), np.uint8))
-    upright = Image.fromarray(draw.integers(0, 256, (20, 40, 3), np.uint8))
     turned = Image.Exif()
     turned[0x0112] = 6  # stored lying on its side
-    upright.save(folder / "turned.jpg", exif=turned)
+    Image.new("RGB", (40, 20)).save(folder / "turned.jpg", exif=turned)
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
     (folder / "notes.txt.bak").write_text("no image")
     return folder
@@ -130,12 +129,11 @@ def test_video_gives_videos_and_masks_of_every_frame(tiny_run, tmp_path, run_her
     assert "frames: 1 predicted, 4 skipped, 0 failed" in capsys.readouterr().out
 
 
-def write_video(path, frames=20, *, seed=0, codec="MJPG"):
-    """Write frames whose brightness is 12 times their number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10.0, (64, 48))
-    noise = np.random.default_rng(seed).integers(0, 9, (48, 64, 3), np.uint8)
-    for number in range(frames):
+def write_video(path):
+    """Write 20 frames whose brightness is 12 times their number."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    noise = np.random.default_rng(0).integers(0, 9, (48, 64, 3), np.uint8)
+    for number in range(20):
         writer.write(noise + np.uint8(12 * number))
     writer.release()
 
@@ -169,32 +167,24 @@ def test_video_with_unreadable_frames_keeps_frame_numbers(tiny_run, tmp_path, ru
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mkv"])
-def test_frames_after_damaged_data_keep_their_numbers(tmp_path, suffix):
-    write_video(tmp_path / f"ride{suffix}")
-    content = bytearray((tmp_path / f"ride{suffix}").read_bytes())
-    start = max(content.find(b"movi"), 0)
-    middle, size = (start + len(content)) // 2, (len(content) - start) // 6
-    content[middle : middle + size] = bytes(size)  # data and headers of several frames
-    (tmp_path / f"ride{suffix}").write_bytes(content)
-    video = Video(tmp_path / f"ride{suffix}")
-    found = {number: round(float(frame.mean()) / 12) for number, frame in video}
-    assert {0, 1, 2, 18, 19} <= set(found)
-    assert len(found) < 20 == video.length
-    assert list(found) == list(found.values())
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
-def test_truncated_video_is_reported(tiny_run, tmp_path, run_here, capsys, suffix):
-    write_video(tmp_path / f"whole{suffix}")
-    content = (tmp_path / f"whole{suffix}").read_bytes()
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_frames_of_damaged_videos_keep_their_numbers(tmp_path, suffix, is_cut):
+    file = tmp_path / f"ride{suffix}"
+    write_video(file)
+    content = bytearray(file.read_bytes())
     start = max(content.find(b"movi"), 0)  # behind the header of an AVI
-    (tmp_path / f"ride{suffix}").write_bytes(content[: (start + len(content)) // 2])
-    words = f"checkpoint={tiny_run / 'best.pt'}", f"input={tmp_path}/ride{suffix}", f"output={tmp_path}/out"
-    assert run_here("predict_seg", *words, "save=[ids]") == 1
-    count = len(list((tmp_path / "out/ids/ride").iterdir()))
-    assert 0 < count < 20
-    assert f"only {count} of 20 frames can be read" in capsys.readouterr().err
+    middle, size = (start + len(content)) // 2, (len(content) - start) // 6
+    if is_cut:
+        del content[middle:]
+    else:
+        content[middle : middle + size] = bytes(size)  # data and headers of several frames
+    file.write_bytes(content)
+    video = Video(file)
+    found = {number: round(float(frame.mean()) / 12) for number, frame in video}
+    assert list(found) == list(found.values())
+    assert {0, 1, 2} <= set(found)
+    assert is_cut or {18, 19} <= set(found)
+    assert len(found) < 20 == video.length
 
 
 def test_unfinished_video_file_is_removed(tmp_path):

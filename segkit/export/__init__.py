@@ -1,7 +1,7 @@
 """Export of networks to files for other runtimes; a file is kept only if it agrees with PyTorch.
 
-Each format is a module with ``PRECISIONS``, ``Session``, ``read_metadata`` and a writer. ``exported_model``
-turns a file back into a network.
+Each format is a module with ``PRECISIONS``, ``open_session``, ``read_metadata`` and a writer.
+``exported_model`` turns a file back into a network.
 """
 
 from segkit.export.exported_model import load_exported

@@ -41,7 +41,8 @@ class ExportedModel(nn.Module):
         self.in_channels = len(metadata["mean"])
         self.runtime = MODULES[find_format(path) or "onnx"]
         try:
-            self.session = self.runtime.Session(path, threads=torch.get_num_threads(), precision=precision)
+            threads = torch.get_num_threads()
+            self.session = self.runtime.open_session(path, threads=threads, precision=precision)
         except Exception as error:  # damaged files raise anything
             if isinstance(error, ValueError) and "segkit[export]" in str(error):
                 raise

@@ -8,14 +8,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segkit.inference.preparation import make_portable
 from segkit.models.network import Segmenter
 from segkit.types import class_id_dtype
+
+Run = Callable[[np.ndarray], np.ndarray]  # a batch to class ids or logits
 
 
 class ExportKind(NamedTuple):

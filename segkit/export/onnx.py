@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from segkit.export import torch_export
-from segkit.export.interfaces import ExportKind, LogitsNetwork
+from segkit.export.interfaces import ExportKind, LogitsNetwork, Run
 from segkit.runtime.extras import import_extra
 
 PRECISIONS = ("float32",)
@@ -77,19 +76,14 @@ def _has_external_data(message: Any, tensor_type: Any) -> bool:
     return False
 
 
-class Session:
-    """An ONNX file run by onnxruntime on the CPU, in the file's precision."""
-
-    def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
-        runtime = import_extra("onnxruntime", extra="export", needed_by="format=onnx")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors only
-        # waiting threads would keep the cores busy that read images
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.input = self.session.get_inputs()[0].name
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Run one batch."""
-        return self.session.run(None, {self.input: image})[0]
+def open_session(path: Path, *, threads: int, precision: str = "float32") -> Run:
+    """Return a function that runs a batch by onnxruntime on the CPU, in the file's precision."""
+    runtime = import_extra("onnxruntime", extra="export", needed_by="format=onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    # waiting threads would keep the cores busy that read images
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit.export.interfaces import ExportKind, LogitsNetwork
+from segkit.export.interfaces import ExportKind, LogitsNetwork, Run
 
 EXAMPLE_SIZE = (129, 97)  # odd and different: exporters merge equal sizes
 PRECISIONS = ("float32",)
@@ -48,15 +48,14 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in metadata.items()}
 
 
-class Session:
-    """A ``.pt2`` file run by PyTorch on the CPU. Opening it can run any code in the file."""
-
-    def __init__(self, path: Path, *, threads: int, precision: str = "float32") -> None:
-        with warnings.catch_warnings():  # PyTorch 2.11 warns about a read-only buffer
-            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-            self.run = torch.export.load(str(path)).module()
+def open_session(path: Path, *, threads: int, precision: str = "float32") -> Run:
+    """Return a function that runs a batch by PyTorch on the CPU; opening a file can run any code in it."""
+    with warnings.catch_warnings():  # PyTorch 2.11 warns about a read-only buffer
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        program = torch.export.load(str(path)).module()
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Run one batch; a guard of the program refuses some image sizes."""
-        return self.run(torch.from_numpy(image)).numpy()
+    def run(images: np.ndarray) -> np.ndarray:
+        return program(torch.from_numpy(images)).numpy()
+
+    return run

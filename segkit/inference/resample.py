@@ -43,8 +43,11 @@ class AxisResizer:
     The taps are on the host, which decides what to cut, and on the device, which interpolates.
     """
 
-    def __init__(self, taps: Taps, device: torch.device, dtype: torch.dtype, *, is_identity: bool) -> None:
-        self.taps, self.is_identity = taps, is_identity
+    def __init__(
+        self, size: int, resized: int, device: torch.device, dtype: torch.dtype, *, align_corners: bool
+    ) -> None:
+        self.is_identity = size == resized
+        self.taps = taps = compute_taps(size, resized, align_corners=align_corners)
         self.before = torch.from_numpy(taps.before).to(device)
         self.after = torch.from_numpy(taps.after).to(device)
         self.weight = torch.from_numpy(taps.weight).to(dtype).to(device)
@@ -66,13 +69,8 @@ class AxisResizer:
         return torch.lerp(before, after, self.weight[start:stop].view(shape))
 
 
-@functools.lru_cache(maxsize=256)
-def make_axis_resizer(
-    size: int, resized: int, device: torch.device, dtype: torch.dtype, *, align_corners: bool
-) -> AxisResizer:
-    """Return the resizer of an axis; cached, because copying taps to a device makes the host wait."""
-    taps = compute_taps(size, resized, align_corners=align_corners)
-    return AxisResizer(taps, device, dtype, is_identity=size == resized)
+make_axis_resizer = functools.lru_cache(maxsize=256)(AxisResizer)
+"""Return the resizer of an axis; cached, because copying taps to a device makes the host wait."""
 
 
 def resize_columns(rows: Tensor, width: int, *, align_corners: bool) -> Tensor:

@@ -12,6 +12,7 @@ Coordinates are named after what they count in: ``image_``, ``view_`` (a resized
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -139,6 +140,7 @@ class _SlidingWindow:
         self.dtype = torch.float64 if self.model_dtype == torch.float64 else torch.float32
         self.is_channels_last = any(map(_is_channels_last, model.parameters()))
         self.head_align_corners = getattr(model, "align_corners", True)
+        self.resizer = functools.partial(resample.make_axis_resizer, device=image.device, dtype=self.dtype)
         self.mirrors_tiles = protocol.flip and protocol.merge == "exp"
         black = torch.tensor(getattr(model, "black", [0.0] * len(image)), device=image.device)
         self.black = model.normalize(black.view(1, -1, 1, 1))[0].to(self.dtype)  # (C, 1, 1)
@@ -248,8 +250,8 @@ class _SlidingWindow:
             resized = self.resized_images[view.height, view.width]
             part = resized[None, :, slice(*view_rows), slice(*view_columns)]
             return self.model.normalize(part)[0].to(self.dtype)
-        rows = self.axis_resizer(self.height, view.height)
-        columns = self.axis_resizer(self.width, view.width)
+        rows = self.resizer(self.height, view.height, align_corners=self.protocol.align_corners)
+        columns = self.resizer(self.width, view.width, align_corners=self.protocol.align_corners)
         image_top, image_bottom = rows.source_range(*view_rows)
         image_left, image_right = columns.source_range(*view_columns)
         part = self.image[None, :, image_top:image_bottom, image_left:image_right]
@@ -260,7 +262,7 @@ class _SlidingWindow:
     def score_view(self, index: int, image_top: int, image_bottom: int) -> Tensor:
         """Return the scores (rows, W, K) that one view gives some image rows."""
         view = self.views[index]
-        resizer = self.axis_resizer(view.height, self.height)
+        resizer = self.resizer(view.height, self.height, align_corners=self.protocol.align_corners)
         view_top, view_bottom = resizer.source_range(image_top, image_bottom)
         rows = self.merge_tiles(index, view_top, view_bottom)
         rows = resizer.resize(rows, 0, image_top, image_bottom, source_start=view_top)
@@ -294,23 +296,13 @@ class _SlidingWindow:
         """Return some rows of a tile's logits (rows, columns inside the view, K), at the size of the view."""
         logits = self.tile_logits[tile]
         tile_height, tile_width = tile.shape
-        resizer = self.axis_resizer(logits.shape[0], tile_height, align_corners=self.head_align_corners)
+        resizer = self.resizer(logits.shape[0], tile_height, align_corners=self.head_align_corners)
         rows = resizer.resize(logits, 0, view_top - tile.view_top, view_bottom - tile.view_top)
         rows = resample.resize_columns(rows, tile_width, align_corners=self.head_align_corners)
         rows = rows[:, : tile.view_right - tile.view_left]
         if self.protocol.merge == "exp":
             return rows.exp()
         return rows
-
-    def axis_resizer(
-        self, size: int, resized: int, *, align_corners: bool | None = None
-    ) -> resample.AxisResizer:
-        """Return the resizer of an axis, by default with the protocol's ``align_corners``."""
-        if align_corners is None:
-            align_corners = self.protocol.align_corners
-        return resample.make_axis_resizer(
-            size, resized, self.image.device, self.dtype, align_corners=align_corners
-        )
 
 
 def _is_channels_last(weight: Tensor) -> bool:

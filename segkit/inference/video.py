@@ -51,7 +51,9 @@ class Video:
         if not isinstance(source, int):
             self.times = _packet_times(source)
             self.length = self._count_frames(source)
-            self.numbers = self._number_frames(source)
+            self.numbers = list(range(len(self.times)))
+            if self.length != len(self.times):
+                self.numbers = self._number_frames(source)
 
     def _count_frames(self, file: Path) -> int:
         """Return the number of frames with data, or the number in the header if that is larger.
@@ -66,21 +68,15 @@ class Video:
         return len(self.times)
 
     def _number_frames(self, file: Path) -> list[int]:
-        """Return the number of each frame with data; numbers of missing frames are left out."""
-        consecutive = list(range(len(self.times)))
-        if self.length == len(consecutive):
-            return consecutive
+        """Return the numbers of the frames with data, consecutive ones if the file does not tell them."""
         if file.suffix.lower() == ".avi":  # its packets have no times
             numbers = _read_avi_numbers(file)
-            if len(numbers) == len(consecutive):
-                return numbers
-            return consecutive
-        positions = np.array(self.times) * self.rate / 1000
-        numbers = np.rint(positions).astype(int)
-        has_constant_rate = np.abs(positions - numbers).max(initial=0) < 0.25 and (np.diff(numbers) > 0).all()
-        if has_constant_rate:
-            return numbers.tolist()
-        return consecutive
+        else:
+            positions = np.array(self.times) * self.rate / 1000
+            numbers = np.rint(positions).astype(int).tolist()
+            if np.abs(positions - numbers).max(initial=0) >= 0.25 or len(set(numbers)) < len(numbers):
+                numbers = []  # no constant rate
+        return numbers if len(numbers) == len(self.times) else self.numbers
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         number, failures = -1, 0
