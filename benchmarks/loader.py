@@ -250,7 +250,8 @@ def main() -> None:
                 "bench",
                 load_builtin_label_map("shapes"),
                 found,
-                cache=folder / "cache" if case.decoded else None,
+                root=place,
+                cache="disk" if case.decoded else "none",
             )
             for index in range(len(data)):
                 data.read(index)
@@ -269,7 +270,8 @@ def main() -> None:
             part = {"what": "loader", "title": case.title, "rates": middle, "compared": COMPARED}
             turns.store_results(arguments, part)
             if case.suffix == ".png" and not case.decoded:
-                cached = Pairs("bench", load_builtin_label_map("shapes"), found, cache=folder / "cache")
+                table = load_builtin_label_map("shapes")
+                cached = Pairs("bench", table, found, root=place, cache="disk")
                 reading = [
                     read_milliseconds(data, arguments.rounds),
                     read_milliseconds(cached, arguments.rounds),

@@ -1,10 +1,10 @@
-"""List the files below a folder, each once, with unique names."""
+"""List the files below a folder, each once."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -31,35 +31,3 @@ def walk_files(folder: Path) -> Iterator[Path]:
                     folders.append(entry.path)
                 else:
                     yield Path(entry.path)
-
-
-def root_prefixes(roots: Sequence[Path]) -> list[str]:
-    """Return a unique prefix for the names below each root: its path below the folder of all roots.
-
-    Raises:
-        ValueError: a root is listed twice.
-    """
-    real = [os.path.realpath(root) for root in roots]
-    if twice := [str(root) for root, place in zip(roots, real, strict=True) if real.count(place) > 1]:
-        raise ValueError(f"data.root={','.join(twice)}: lists the same folder twice. Remove one")
-    if len(roots) == 1:
-        return [""]
-    paths = [Path(os.path.abspath(root)) for root in roots]  # noqa: PTH100  (links stay)
-    common = os.path.commonpath([path.parent for path in paths])
-    return [f"{path.relative_to(common).as_posix()}/" for path in paths]
-
-
-def unique_names(names: Sequence[str], files: Sequence[Path]) -> list[str]:
-    """Return unique names: repeated ones get the suffix of their file, or a number."""
-    counts = Counter(names)
-    taken = {name for name, count in counts.items() if count == 1}
-    result = []
-    for name, file in zip(names, files, strict=True):
-        if counts[name] > 1:
-            candidate, number = f"{name}{file.suffix}", 2
-            while candidate in taken:
-                candidate, number = f"{name}_{number}", number + 1
-            taken.add(candidate)
-            name = candidate
-        result.append(name)
-    return result

@@ -7,15 +7,18 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import shlex
+import unicodedata
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from segkit.config.values import expand_home
-from segkit.data import filename_hints
 from segkit.data.label_map import DataError, LabelMap, Problem, load_builtin_label_map
 from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGE_SUFFIXES, MASK_SUFFIXES, Coding, read_image, read_mask
@@ -49,37 +52,48 @@ class Pairs:
         name: of the data set, for messages.
         table: label map of pairs without their own.
         matched: result of ``match_files``: pairs, and problems of files without partner.
+        root: folder or folders of the files; decoded copies are stored in the first.
         coding: content of the masks.
         on_error: ``skip`` leaves out files without partner, with a warning, and lets the loader replace
             unreadable samples; ``stop`` raises.
-        cache: folder of decoded copies.
+        cache: ``disk`` stores decoded copies.
+        exclude: file that lists samples to leave out, by name; None: none.
         bands: of the images to read, and their value range.
-        arguments: of ``verify`` on the command line for the same files, for messages.
+        settings: other settings of the files, for the suggested command line.
+
+    Attributes:
+        excluded: names that ``exclude`` left out.
 
     Raises:
-        ValueError: there is no pair, or, with ``stop``, a file has no partner.
+        ValueError: there is no pair, names repeat, or, with ``stop``, a file has no partner.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most are settings that the data sets pass on
         self,
         name: str,
         table: LabelMap,
         matched: MatchedFiles,
         *,
+        root: str | list[str],
         coding: Coding = "ids",
         on_error: OnError = "stop",
-        cache: Path | None = None,
+        cache: Cache = "none",
+        exclude: str | None = None,
         bands: Bands = PHOTOGRAPHS,
-        arguments: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
     ):
-        self.verify_command = shlex.join([*cli_command("data", name).split(), "verify", *arguments])
-        self.name, self.table, self.cache = name, table, cache
+        words = [f"data.{key}={value}" for key, value in (settings or {}).items()]
+        if isinstance(root, str):
+            words = ["--root", root, *words]
+        else:
+            words = [f"data.root=[{','.join(root)}]", *words]
+            root = root[0]
+        self.verify_command = shlex.join([*cli_command("data", name).split(), "verify", *words])
+        self.name, self.table, self.bands = name, table, bands
         self.coding: Coding = coding
-        self.bands = bands
         self.on_error: OnError = on_error
+        self.cache = cache_folder(cache, Path(root).expanduser())
         self.pairs, self.problems = matched
-        self.names = [pair.name for pair in self.pairs]
-        self.excluded: list[str] = []  # names that ``exclude_listed`` left out
         if self.problems:
             number = format_count(len(self.problems), "file")
             message = f"{number} of {name} cannot be used, the first: {self.problems[0]}"
@@ -93,21 +107,20 @@ class Pairs:
             raise ValueError(
                 f"{name}: no image/mask pairs found. `{cli_command('data', name)} --help` shows the layout"
             )
+        ((common, count),) = Counter(pair.name for pair in self.pairs).most_common(1)
+        if count > 1:
+            raise ValueError(f"{name}: {count} images have the name {common}. Rename all but one")
+        self.excluded: list[str] = []
+        if exclude is not None:
+            self.excluded = read_exclude_list(exclude, [pair.name for pair in self.pairs])
+            listed = set(self.excluded)
+            self.pairs = [pair for pair in self.pairs if pair.name not in listed]
+            if not self.pairs:
+                raise ValueError(f"data.exclude={exclude}: leaves out all {len(listed)} training images")
+        self.names = [pair.name for pair in self.pairs]
 
     def __len__(self) -> int:
         return len(self.pairs)
-
-    def exclude_listed(self, file: str | None) -> Self:
-        """Leave out the samples that ``data.exclude`` lists, if it is set, and return the data set."""
-        if file is None:
-            return self
-        self.excluded = read_exclude_list(file, self.names)
-        listed = set(self.excluded)
-        self.pairs = [pair for pair in self.pairs if pair.name not in listed]
-        self.names = [pair.name for pair in self.pairs]
-        if not self.pairs:
-            raise ValueError(f"data.exclude={file}: leaves out all {len(listed)} training images")
-        return self
 
     def read(self, index: int) -> Sample:
         """Return a sample as stored, its label in class ids.
@@ -156,10 +169,9 @@ def build_pairs(
     split: str,
     *,
     root: str,
-    on_error: OnError,
-    cache: Cache,
     prepare: str,
     ends: tuple[str, str] = ("", ""),
+    **settings: Any,
 ) -> Pairs:
     """Return a split of a published data set, whose label map is built in.
 
@@ -168,19 +180,14 @@ def build_pairs(
         folders: of the images and of the masks, below the root.
         split: subfolder of both.
         root: of the data set.
-        on_error: as in ``Pairs``.
-        cache: ``disk`` stores decoded copies.
         prepare: what the command of that name does, for the message about missing folders.
         ends: of the names of images and masks, before the suffix.
+        settings: of ``Pairs``.
     """
     images, masks = (f"{folder}/{split}" for folder in folders)
     path = check_folders(root, (images, masks), f"`{cli_command('data', name)} prepare` {prepare}")
     found = match_files(path / images, path / masks, image_end=ends[0], mask_end=ends[1])
-    folder = cache_folder(cache, path)
-    arguments = dataset_cli_args(root)
-    return Pairs(
-        name, load_builtin_label_map(name), found, on_error=on_error, cache=folder, arguments=arguments
-    )
+    return Pairs(name, load_builtin_label_map(name), found, root=root, **settings)
 
 
 def read_exclude_list(file: str, names: Sequence[str]) -> list[str]:
@@ -207,29 +214,51 @@ def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str
     left, problems = _index_files(images, image_end, IMAGE_SUFFIXES)
     right, more = _index_files(masks, mask_end, MASK_SUFFIXES)
     pairs = [Pair(left[name], right[name], name) for name in sorted(left.keys() & right.keys())]
-    images_alone = {name: file for name, file in left.items() if name not in right}
-    masks_alone = {name: file for name, file in right.items() if name not in left}
-    hints = filename_hints.find_filename_hints(list(images_alone), masks_alone, "mask")
-    if images_alone:
-        lossy, _ = _index_files(masks, mask_end, tuple({*IMAGE_SUFFIXES} - {*MASK_SUFFIXES}))
-        wrong = {name: filename_hints.wrong_format_hint(file) for name, file in lossy.items()}
-        hints = wrong | hints
-    problems += _missing_partners(images_alone, "mask", mask_end, hints)
-    hints = filename_hints.find_filename_hints(list(masks_alone), images_alone, "image")
-    problems += _missing_partners(masks_alone, "image", image_end, hints)
+    problems += _list_missing(left, right, masks, "mask", mask_end)
+    problems += _list_missing(right, left, images, "image", image_end)
     return pairs, problems + more
 
 
-def _missing_partners(
-    alone: Mapping[str, Path], partner: str, end: str, hints: Mapping[str, filename_hints.Hint]
+def _list_missing(
+    own: Mapping[str, Path], others: Mapping[str, Path], folder: Path, kind: str, end: str
 ) -> list[Problem]:
+    """Return a problem for each file without a partner in the folder, with a hint if a name is similar."""
+    alone = sorted(own.keys() - others.keys())
+    if not alone:
+        return []
+    paired = {others[name] for name in own.keys() & others.keys()}
+    stems = {file: file.relative_to(folder).with_suffix("").as_posix() for file in walk_files(folder)}
+    unused = sorted((_normalize(stem), stem, file) for file, stem in stems.items() if file not in paired)
     problems = []
-    for name, file in sorted(alone.items()):
-        text, remedy = f"there is no {partner} {name}{end}", ""
-        if name in hints:
-            text, remedy = f"{text}; {hints[name].text}", hints[name].remedy
-        problems.append(Problem("missing partner", str(file), text, remedy))
+    for name in alone:
+        text, remedy = f"there is no {kind} {name}{end}", ""
+        key = _normalize(name)
+        for normal, stem, file in unused[bisect_left(unused, (key,)) :]:
+            if not normal.startswith(key):
+                break
+            if re.fullmatch(r"([ _.-][^/]+)?", normal.removeprefix(key)):
+                suffix = stem[len(name) :] if normal != key else ""
+                more, remedy = _suggest_fix(file, suffix, kind)
+                text = f"{text}; {file} {more}"
+                break
+        problems.append(Problem("missing partner", str(own[name]), text, remedy))
     return problems
+
+
+def _normalize(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _suggest_fix(file: Path, end: str, kind: str) -> tuple[str, str]:
+    """Return why a file of a similar name is not the partner, and the fix."""
+    if kind == "mask" and file.suffix.lower() not in MASK_SUFFIXES:
+        return "is no lossless image", "save the mask again from its source as PNG"
+    if end:
+        return (
+            f"ends in {end}",
+            f"set data.{kind}s='{kind}s/*{end}' (data=folder), or give both the same name",
+        )
+    return "differs only in capitalization or Unicode encoding (NFC and NFD)", "rename one of them"
 
 
 def check_folders(root: str, folders: Iterable[str], remedy: str) -> Path:
@@ -241,15 +270,6 @@ def check_folders(root: str, folders: Iterable[str], remedy: str) -> Path:
             f"data.root={root}: there is no folder {' and no '.join(missing)} in {path.absolute()}. {remedy}"
         )
     return path
-
-
-def dataset_cli_args(root: str | list[str], **settings: str) -> list[str]:
-    """Return the arguments of ``segkit-data`` for a root and other data settings."""
-    if isinstance(root, str):
-        place = ["--root", root]
-    else:
-        place = [f"data.root=[{','.join(root)}]"]
-    return [*place, *(f"data.{key}={value}" for key, value in settings.items())]
 
 
 def size_mismatch_message(image: np.ndarray, label: np.ndarray) -> str:

@@ -29,5 +29,6 @@ def build(
         root=root,
         on_error=on_error,
         cache=cache,
+        exclude=exclude if split == "train" else None,
         prepare="downloads ADEChallengeData2016 and unpacks it",
-    ).exclude_listed(exclude if split == "train" else None)
+    )

@@ -29,5 +29,6 @@ def build(
         root=root,
         on_error=on_error,
         cache=cache,
+        exclude=exclude if split == "train" else None,
         prepare="makes them from the SegNet tutorial",
-    ).exclude_listed(exclude if split == "train" else None)
+    )

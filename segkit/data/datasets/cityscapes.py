@@ -30,6 +30,7 @@ def build(
         root=root,
         on_error=on_error,
         cache=cache,
+        exclude=exclude if split == "train" else None,
         prepare="unpacks the official zip files",
         ends=("_leftImg8bit", "_gtFine_labelIds"),
-    ).exclude_listed(exclude if split == "train" else None)
+    )

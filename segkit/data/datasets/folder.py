@@ -18,18 +18,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from segkit.config import NonNegativeInt, PathStr, PositiveInt
-from segkit.data.filename_hints import COMMON_FOLDERS, layout_hint
 from segkit.data.label_map import DataError, LabelMap, Problem
-from segkit.data.listing import root_prefixes, unique_names
 from segkit.data.pairs import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
     MatchedFiles,
     Pair,
     Pairs,
-    cache_folder,
     check_folders,
-    dataset_cli_args,
     match_files,
 )
 from segkit.data.reading import parse_bands
@@ -37,7 +33,12 @@ from segkit.runtime import files
 from segkit.runtime.text import format_count
 
 Limits = tuple[float, float]
+Share = tuple[Fraction, Fraction]  # start and end in the shuffled images
 DEFAULTS = {"train_split": "train", "val_split": "val", "images": "images/*", "masks": "masks/*"}
+LAYOUT = (
+    "Put images in images/, masks with the same names in masks/, or choose other folders with "
+    "data.images='FOLDER/*' and data.masks='FOLDER/*'; see docs/own_data.md"
+)
 
 log = logging.getLogger("segkit")
 
@@ -74,7 +75,7 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
         seed: of the shuffling before a share is taken.
         on_error: as in ``Pairs``.
         cache: ``disk`` stores decoded copies.
-        exclude: list of training images to leave out, as for ``Pairs.exclude_listed``.
+        exclude: list of training images to leave out, by name.
         bands: of the images, counted from 1, in the order of the network's input; None: RGB.
         range: values of black and white, for all bands or for each, or how to compute them from the
             training images; None: 0..255.
@@ -84,53 +85,70 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     Raises:
         ValueError: a folder, list, table or listed file is missing.
     """
-    part = train_split if split == "train" else val_split
-    shares = _parse_shares(train_split, val_split)
-    tree = Tree(*_parse_pattern("images", images), *_parse_pattern("masks", masks))
-    roots = [_check_root(place, tree, split) for place in ([root] if isinstance(root, str) else root)]
-    table = LabelMap.read(roots[0] / Path(classes).expanduser(), "folder")
+    is_val = split != "train"
+    part, share = (train_split, val_split)[is_val], _parse_shares(train_split, val_split)[is_val]
+    trees = _parse_pattern("images", images, IMAGE_SUFFIXES), _parse_pattern("masks", masks, MASK_SUFFIXES)
+    roots = [root] if isinstance(root, str) else root
+    paths = [check_folders(place, (tree.folder for tree in trees), LAYOUT) for place in roots]
+    common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    table = LabelMap.read(paths[0] / Path(classes).expanduser(), "folder")
     pairs: list[Pair] = []
     problems: list[Problem] = []
-    for place, prefix in zip(roots, root_prefixes(roots), strict=True):
-        found, wrong = _find_split(place, tree, part, shares, split, seed)
-        own = _read_own_table(table, place, classes)
+    for path in paths:
+        found, wrong = _find_split(path, *trees, part, share, f"data.{split}_split", seed)
+        prefix = f"{path.absolute().relative_to(common).as_posix()}/" if len(paths) > 1 else ""
+        own = _read_own_table(table, path, classes)
         pairs += [pair._replace(name=prefix + pair.name, table=own) for pair in found]
         problems += wrong
-    if len(roots) > 1:
-        pairs = _drop_duplicates(pairs, "data.root")
-    names = unique_names([pair.name for pair in pairs], [pair.image for pair in pairs])
-    pairs = [pair._replace(name=name) for pair, name in zip(pairs, names, strict=True)]
     settings = {"train_split": train_split, "val_split": val_split, "images": images, "masks": masks}
-    settings = {key: value for key, value in settings.items() if value != DEFAULTS[key]}
     return Pairs(
         "folder",
         table,
-        (pairs, problems),
+        (_drop_duplicates(pairs, "data.root"), problems),
+        root=root,
         coding="any",
         on_error=on_error,
-        cache=cache_folder(cache, roots[0]),
+        cache=cache,
+        exclude=exclude if split == "train" else None,
         bands=parse_bands({"bands": bands, "range": range, "display": display, "fill": fill}),
-        arguments=dataset_cli_args(root, **settings),
-    ).exclude_listed(exclude if split == "train" else None)
+        settings={key: value for key, value in settings.items() if value != DEFAULTS[key]},
+    )
 
 
 class Tree(NamedTuple):
-    """Folders of images and masks below a root, and the ends of their file names."""
+    """Folder below a root, and the ends of the names of its files."""
 
-    images: str
-    image_end: str
-    masks: str
-    mask_end: str
+    folder: str
+    end: str  # before the suffix
+    suffixes: tuple[str, ...]
 
 
-def _parse_pattern(kind: str, pattern: str) -> tuple[str, str]:
+def _parse_pattern(kind: str, pattern: str, suffixes: tuple[str, ...]) -> Tree:
     folder, star, end = pattern.partition("*")
     if "*" in end or "/" in end or (star and folder and not folder.endswith("/")):
         raise ValueError(
             f"data.{kind}={pattern}: must be a folder and the end of its file names, such as {kind}/* or "
             f"{kind}/*_end"
         )
-    return folder.rstrip("/") or ".", end
+    return Tree(folder.rstrip("/") or ".", end, suffixes)
+
+
+def _parse_shares(train_split: str, val_split: str) -> tuple[Share | None, Share | None]:
+    """Return the parts of the shuffled images; validation is taken from the end, so 80% and 20% are apart."""
+    shares = {"train_split": _parse_share(train_split), "val_split": _parse_share(val_split)}
+    for key, share in shares.items():
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"data.{key}={float(100 * share):g}%: must be more than 0% and at most 100%")
+    train, val = shares.values()
+    if train is not None and val is not None and train + val > 1:
+        raise ValueError(
+            f"data.train_split={train_split} and data.val_split={val_split} add up to "
+            f"{float(100 * (train + val)):g}%, so some images would be in both. Use at most 100%, such as "
+            "80% and 20%"
+        )
+    train_part = None if train is None else (Fraction(0), train)
+    val_part = None if val is None else (1 - val, Fraction(1))
+    return train_part, val_part
 
 
 def _parse_share(part: str) -> Fraction | None:
@@ -140,32 +158,6 @@ def _parse_share(part: str) -> Fraction | None:
     if re.fullmatch(r"0?\.\d+", part):
         return Fraction(part)
     return None
-
-
-def _parse_shares(train_split: str, val_split: str) -> tuple[Fraction | None, Fraction | None]:
-    shares = _parse_share(train_split), _parse_share(val_split)
-    for key, share in zip(("train_split", "val_split"), shares, strict=True):
-        if share is not None and not 0 < share <= 1:
-            raise ValueError(f"data.{key}={share * 100}%: must be more than 0% and at most 100%")
-    train, val = shares
-    if train is not None and val is not None and train + val > 1:
-        raise ValueError(
-            f"data.train_split={train_split} and data.val_split={val_split} add up to "
-            f"{float(100 * (train + val)):g}%, so some images would be in both. Use at most 100%, such as "
-            "80% and 20%"
-        )
-    return shares
-
-
-def _check_root(place: str, tree: Tree, split: str) -> Path:
-    folders = [tree.images, tree.masks]
-    path = Path(place).expanduser()
-    missing = [
-        kind for kind, folder in zip(COMMON_FOLDERS, folders, strict=True) if not (path / folder).is_dir()
-    ]
-    remedy = layout_hint(path, missing, split) if missing else ""
-    usual = "Put images in images/, masks with the same names in masks/; see docs/own_data.md"
-    return check_folders(place, folders, remedy or usual)
 
 
 def _read_own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | None:
@@ -180,30 +172,24 @@ def _read_own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | Non
 
 
 def _find_split(
-    root: Path, tree: Tree, part: str, shares: tuple[Fraction | None, Fraction | None], split: str, seed: int
+    root: Path, images: Tree, masks: Tree, part: str, share: Share | None, key: str, seed: int
 ) -> MatchedFiles:
-    ends = {"image_end": tree.image_end, "mask_end": tree.mask_end}
-    is_val = split != "train"
-    if (share := shares[is_val]) is not None:
-        pairs, problems = match_files(root / tree.images, root / tree.masks, **ends)
+    ends = {"image_end": images.end, "mask_end": masks.end}
+    if share is not None:
+        pairs, problems = match_files(root / images.folder, root / masks.folder, **ends)
         order = np.random.default_rng(seed).permutation(len(pairs))
-        chosen = order[: round(share * len(pairs))]
-        if is_val:  # from the other end, so that shares of 100% hold each image once
-            chosen = order[round((1 - share) * len(pairs)) :]
-        if pairs and not len(chosen):
-            raise ValueError(f"data.{split}_split={part} of {len(pairs)} images selects none. Make it larger")
-        return [pairs[index] for index in sorted(chosen)], problems
+        start, end = (round(bound * len(pairs)) for bound in share)
+        if pairs and start == end:
+            raise ValueError(f"{key}={part} of {len(pairs)} images selects none. Make it larger")
+        return [pairs[index] for index in sorted(order[start:end])], problems
     if Path(part).suffix.lower() in (".txt", ".csv"):
-        return _read_list(root, tree, root / Path(part).expanduser())
-    check_folders(
-        str(root),
-        (f"{tree.images}/{part}", f"{tree.masks}/{part}"),
-        f"data.{split}_split is a folder, a list (.txt, .csv) or a share (80%)",
-    )
-    return match_files(root / tree.images / part, root / tree.masks / part, **ends)
+        return _read_list(root, images, masks, root / Path(part).expanduser())
+    folders = f"{images.folder}/{part}", f"{masks.folder}/{part}"
+    check_folders(str(root), folders, f"{key} is a folder, a list (.txt, .csv) or a share (80%)")
+    return match_files(root / folders[0], root / folders[1], **ends)
 
 
-def _read_list(root: Path, tree: Tree, file: Path) -> MatchedFiles:
+def _read_list(root: Path, images: Tree, masks: Tree, file: Path) -> MatchedFiles:
     """Return the pairs of a list: one image per line, with its mask if the names differ."""
     if not file.is_file():
         raise ValueError(f"{file}: no such list. It has one image per line, or image and mask")
@@ -212,7 +198,7 @@ def _read_list(root: Path, tree: Tree, file: Path) -> MatchedFiles:
         if not line.strip() or line.startswith("#") or re.fullmatch(r"image,\s*mask", line.strip(), re.I):
             continue
         try:
-            image, mask = _parse_list_line(root, tree, line.strip())
+            image, mask = _parse_list_line(root, images, masks, line.strip())
         except (csv.Error, OSError, ValueError) as error:  # names that no file can have
             raise ValueError(f"{file}, line {number}: not an image and its mask ({error})") from error
         if missing := [path for path in (image, mask) if not path.is_file()]:
@@ -220,24 +206,26 @@ def _read_list(root: Path, tree: Tree, file: Path) -> MatchedFiles:
             problems.append(Problem("missing partner", str(file), text))
         else:
             pairs.append(Pair(image, mask, ""))
-    names = _name_images(root, tree, [pair.image for pair in pairs])
-    named = [pair._replace(name=name) for pair, name in zip(pairs, names, strict=True)]
-    return _drop_duplicates(named, str(file)), problems
+    pairs = _drop_duplicates(pairs, str(file))
+    names = _name_images(
+        [_make_absolute(pair.image) for pair in pairs], _make_absolute(root / images.folder), images.end
+    )
+    return [pair._replace(name=name) for pair, name in zip(pairs, names, strict=True)], problems
 
 
-def _name_images(root: Path, tree: Tree, images: list[Path]) -> list[str]:
-    """Return names relative to the image folder, the root, or else the common folder of the others."""
-    absolute = [Path(os.path.abspath(image)) for image in images]  # noqa: PTH100  (links stay, ``..`` goes)
-    places = [Path(os.path.abspath(root / tree.images)), Path(os.path.abspath(root))]  # noqa: PTH100
-    outside = [image.parent for image in absolute if not image.is_relative_to(places[1])]
-    if outside:
-        places.append(Path(os.path.commonpath(outside)))
-    names = []
-    for image in absolute:
-        place = next((place for place in places if image.is_relative_to(place)), image.parent)
-        inside = image.relative_to(place)
-        names.append(inside.with_name(inside.stem.removesuffix(tree.image_end) or inside.stem).as_posix())
+def _name_images(images: list[Path], folder: Path, end: str) -> list[str]:
+    """Return paths below the image folder, or else below the common folder, without suffixes if unique."""
+    if not all(image.is_relative_to(folder) for image in images):
+        folder = Path(os.path.commonpath([image.parent for image in images]))
+    inside = [image.relative_to(folder) for image in images]
+    names = [path.with_name(path.stem.removesuffix(end) or path.stem).as_posix() for path in inside]
+    if len(set(names)) < len(names):
+        return [path.as_posix() for path in inside]
     return names
+
+
+def _make_absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  (links stay, ``..`` goes)
 
 
 def _drop_duplicates(pairs: list[Pair], source: str) -> list[Pair]:
@@ -253,42 +241,32 @@ def _drop_duplicates(pairs: list[Pair], source: str) -> list[Pair]:
     return list(first.values())
 
 
-def _parse_list_line(root: Path, tree: Tree, line: str) -> tuple[Path, Path]:
+def _parse_list_line(root: Path, images: Tree, masks: Tree, line: str) -> tuple[Path, Path]:
     """Return image and mask of one line, whether they exist or not."""
     delimiter = ","
     if "\t" in line:
         delimiter = "\t"
     fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
-    image = _resolve_file(root, tree.images, fields[0], tree.image_end, IMAGE_SUFFIXES)
-    if len(fields) == 1 and not image.is_file():  # two names separated by a space, perhaps with spaces
-        words = line.split(" ")
-        for cut in range(1, len(words)):
-            first = _resolve_file(root, tree.images, " ".join(words[:cut]), tree.image_end, IMAGE_SUFFIXES)
-            second = _resolve_file(root, tree.masks, " ".join(words[cut:]), tree.mask_end, MASK_SUFFIXES)
-            if first.is_file() and second.is_file():
-                return first, second
+    image = _resolve_file(root, images, fields[0])
+    if not image.is_file() and len(line.split()) == 2:
+        fields = line.split()
+        image = _resolve_file(root, images, fields[0])
     if len(fields) > 1:
-        return image, _resolve_file(root, tree.masks, fields[1], tree.mask_end, MASK_SUFFIXES)
-    images = Path(os.path.abspath(root / tree.images))  # noqa: PTH100
-    absolute = Path(os.path.abspath(image))  # noqa: PTH100
-    if absolute.is_relative_to(images):
-        inside = absolute.relative_to(images)
-    else:
-        inside = Path(absolute.name)
-    name = inside.with_suffix("").as_posix().removesuffix(tree.image_end)
-    return image, _resolve_file(root, tree.masks, name, tree.mask_end, MASK_SUFFIXES)
+        return image, _resolve_file(root, masks, fields[1])
+    (name,) = _name_images([_make_absolute(image)], _make_absolute(root / images.folder), images.end)
+    return image, _resolve_file(root, masks, name)
 
 
-def _resolve_file(root: Path, folder: str, name: str, end: str, suffixes: tuple[str, ...]) -> Path:
+def _resolve_file(root: Path, tree: Tree, name: str) -> Path:
     """Return the file of a name below the root or the folder, adding a missing end and suffix.
 
     A leading slash means an absolute path or the root (as in Pascal VOC); backslashes come from Windows.
     """
     name = os.path.expanduser(name)  # noqa: PTH111 - pathlib raises where there is no such user
-    tails = ("", *suffixes, *(end + suffix for suffix in suffixes if end))
+    tails = ("", *tree.suffixes, *(tree.end + suffix for suffix in tree.suffixes))
     for spelled in dict.fromkeys((name, name.lstrip("/"), name.replace("\\", "/").lstrip("/"))):
-        for base in (root, root / folder):
+        for base in (root, root / tree.folder):
             for tail in tails:
                 if (place := base / (spelled + tail)).is_file():
                     return place
-    return root / folder / name
+    return root / tree.folder / name

@@ -11,7 +11,7 @@ from typing import Literal
 
 from segkit.config import PathStr
 from segkit.data.label_map import Problem, load_builtin_label_map
-from segkit.data.pairs import MatchedFiles, Pair, Pairs, cache_folder, check_folders, dataset_cli_args
+from segkit.data.pairs import MatchedFiles, Pair, Pairs, check_folders
 from segkit.runtime.commands import cli_command
 
 FOLDERS = ("JPEGImages", "SegmentationClass")
@@ -34,20 +34,21 @@ def build(
     path = check_folders(root, FOLDERS, f"{prepare} downloads VOC 2012 and unpacks it")
     list_file = path / LISTS / f"{part}.txt"
     if not list_file.is_file():
-        if part == "trainaug":
-            remedy = f"{prepare} with --sbd writes it"
-        else:
-            remedy = f"choose a list of {LISTS}"
-        raise ValueError(f"data.{split}_split={part}: there is no {list_file}. {remedy}")
+        raise ValueError(
+            f"data.{split}_split={part}: there is no {list_file}. Choose another list of {LISTS}; "
+            f"{prepare} with --sbd writes trainaug"
+        )
     return Pairs(
         "voc",
         load_builtin_label_map("voc"),
         find_pairs(path, list_file),
+        root=root,
         coding="any",
         on_error=on_error,
-        cache=cache_folder(cache, path),
-        arguments=dataset_cli_args(root, train_split=train_split, val_split=val_split),
-    ).exclude_listed(exclude if split == "train" else None)
+        cache=cache,
+        exclude=exclude if split == "train" else None,
+        settings={"train_split": train_split, "val_split": val_split},
+    )
 
 
 def find_pairs(root: Path, list_file: Path) -> MatchedFiles:
@@ -56,12 +57,13 @@ def find_pairs(root: Path, list_file: Path) -> MatchedFiles:
     for name in list_file.read_text(encoding="utf-8").split():
         image = root / "JPEGImages" / f"{name}.jpg"
         mask = root / "SegmentationClass" / f"{name}.png"
-        if not mask.is_file():
-            augmented = root / "SegmentationClassAug" / f"{name}.png"
-            mask = augmented if augmented.is_file() else mask
-        missing = [file for file in (image, mask) if not file.is_file()]
-        if missing:
-            problems.append(Problem("missing partner", str(list_file), f"{missing[0]} is missing"))
+        augmented = root / "SegmentationClassAug" / f"{name}.png"
+        if augmented.is_file() and not mask.is_file():
+            mask = augmented
+        for file in (image, mask):
+            if not file.is_file():
+                problems.append(Problem("missing partner", str(list_file), f"{file} is missing"))
+                break
         else:
             pairs.append(Pair(image, mask, name))
     return pairs, problems
