@@ -218,7 +218,7 @@ REFUSED = {  # name: suffix, bytes, message
     "tiff signed bytes": ("tif", tiff(GRAY.view(np.int8)), "holds signed values"),
     "tiff veiled": ("tif", tiff(VEILED), "transparent pixels"),
     "tiff of four bands": ("tif", tiff(VEILED, t338=0), "holds 4 bands"),
-    "tiff of three bands": ("tif", tiff(SCENE, t262=1), "three bands that are not declared as red"),
+    "tiff of three bands": ("tif", tiff(SCENE, t262=1), "bands not declared as red"),
     "tiff of two bands": ("tif", tiff(SCENE[..., :2].copy(), t338=0), "holds 2 bands"),
     "tiff of 13 bands": ("tif", tiff(DRAW.integers(0, 256, (21, 34, 13), np.uint8)), "holds 13 bands"),
     "tiff cmyk": ("tif", encode(SCENE, "TIFF", "CMYK"), "holds CMYK colors"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import cv2
@@ -146,21 +147,15 @@ def test_setting_named_in_the_error_reads_the_file(tmp_path, name):
     """What is typed after the message is done by the message itself."""
     suffix, data, _ = REFUSED[name]
     file, meant = write_file(tmp_path, suffix, data), PHOTOGRAPHS
-    with pytest.raises(DataError):
-        read_image(file, meant)
     for _ in range(2):  # a file of 16 bits and four bands needs two settings
         try:
             read_image(file, meant)
             break
         except DataError as error:
-            remedy = error.problem.remedy
-        key, _, value = remedy.split(" ")[0 if remedy.startswith("data.") else -1].partition("=")
-        if "data.bands=" in remedy:
-            key, value = "data.bands", remedy.split("data.bands=")[1].split("]")[0] + "]"
-        if value == "[LOWEST,HIGHEST]":
-            value = "percentile"
-        numbers = tuple(map(int, value.strip("[]").split(","))) if value[0] == "[" else value
-        meant = meant._replace(**{"chosen" if key == "data.bands" else "range": numbers})
+            key, value = re.match(r"data.(bands|range)=\[(.*?)\]", error.problem.remedy).groups()
+        numbers = tuple(map(int, value.replace("LOWEST,HIGHEST", "0,1").split(",")))
+        meant = meant._replace(**{"chosen" if key == "bands" else "range": numbers})
+    assert meant != PHOTOGRAPHS
     assert read_image(file, meant).ndim == 3
 
 
@@ -242,9 +237,9 @@ for file in sorted(pathlib.Path({str(tmp_path)!r}).glob("*.tif")):
         ({"bands": []}, "must list at least one band"),
         ({"bands": [1, 1]}, "each once"),
         ({"range": [5, 5]}, "black must be less than white"),
-        ({"bands": [1, 2], "range": [[0, 1]] * 3}, "3 ranges for 2 bands"),
+        ({"bands": [1, 2], "range": [[0, 1]] * 3}, "one such pair for each of 2 bands"),
         ({"bands": [3, 2, 1, 8], "display": [4]}, r"data.display=\[4\]: must be one band"),
-        ({"display": [1, 2]}, r"or three .* data.bands=\[1,2,3\]"),
+        ({"display": [1, 2]}, r"or three .* data.bands=\[1, 2, 3\]"),
     ],
 )
 def test_contradictory_band_settings_are_refused(settings, message):

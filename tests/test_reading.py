@@ -118,8 +118,8 @@ MASKS = {  # name: suffix, bytes, ids or colors
     "tiff of one bit": ("tif", encode(IDS > 1, "TIFF"), (IDS > 1).astype(np.uint8)),
 }
 REFUSED_MASKS = {
-    "jpeg": ("png", encode(IDS, "JPEG"), r"compressed with loss \(JPEG\)"),
-    "webp lossy": ("webp", encode(SCENE, "WEBP", quality=90), r"compressed with loss \(WEBP\)"),
+    "jpeg": ("png", encode(IDS, "JPEG"), r"lossy compression \(JPEG\)"),
+    "webp lossy": ("webp", encode(SCENE, "WEBP", quality=90), r"lossy compression \(WEBP\)"),
     "png veiled": ("png", encode(VEILED, "PNG"), "transparent pixels"),
     "png colors of 16 bits": ("png", png(split_in_three(DEEP), 16, 2), "holds 16-bit values"),
     "tiff of fractions": ("tif", tiff(IDS / np.float32(2)), "holds fractions, NaN or infinity"),

@@ -96,10 +96,13 @@ def _parse_with_pillow(data: bytes) -> Header:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         unsupported = f"{frames} animated images"
-    key, palette = image.info.get("transparency"), None
-    has_alpha = "A" in image.mode or key is not None
+    is_lossy = image.format == "JPEG"
+    if image.format == "WEBP":
+        is_lossy = b"VP8 " in re.findall(rb"VP8[ L]", data)[:1]
+    has_alpha = "A" in image.mode or "transparency" in image.info
+    palette = None
     if image.mode == "P":
-        palette, key = _read_palette(image, key), None
+        palette = _read_palette(image)
     return Header(
         image.format,
         *image.size,
@@ -107,9 +110,9 @@ def _parse_with_pillow(data: bytes) -> Header:
         depth=depth,
         alpha=has_alpha,
         palette=palette,
-        key=key,
+        key=image.info.get("transparency"),
         colors="CMYK colors" * (image.mode == "CMYK"),
-        lossy=image.format == "JPEG" or (image.format == "WEBP" and _is_lossy_webp(data)),
+        lossy=is_lossy,
         orientation=_read_exif_orientation(image, data),
         unsupported=unsupported,
     )
@@ -122,23 +125,13 @@ def _open_pillow(buffer: io.BytesIO) -> Image.Image:
     raise ValueError("not an image")
 
 
-def _is_lossy_webp(data: bytes) -> bool:
-    chunk = re.search(rb"VP8[ L]", data)
-    return chunk is not None and chunk.group() == b"VP8 "
-
-
-def _read_palette(image: Image.Image, key: bytes | int | None) -> np.ndarray:
-    """Return the colors (256, 3) of a palette, or (256, 4) with the alpha that ``key`` gives them."""
-    entries = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
-    palette = np.zeros((256, 4), np.uint8)
-    palette[: len(entries), :3] = entries
-    palette[:, 3] = 255
-    if key is None:
-        return palette[:, :3]
-    if isinstance(key, bytes):
-        palette[: len(key), 3] = list(key)
-    else:
-        palette[key, 3] = 0
+def _read_palette(image: Image.Image) -> np.ndarray:
+    """Return the colors (256, 3) of a palette, or (256, 4) with alpha if some entries are transparent."""
+    mode = "RGB" if "transparency" not in image.info else "RGBA"
+    image.apply_transparency()  # moves it from ``info`` to the palette
+    entries = np.array(image.getpalette(mode), np.uint8).reshape(-1, len(mode))
+    palette = np.zeros((256, len(mode)), np.uint8)
+    palette[: len(entries)] = entries
     return palette
 
 
@@ -166,10 +159,8 @@ def _parse_tiff(data: bytes) -> Header:
         raise ValueError(TRUNCATED)
     depths, kinds = np.unique(first.bitspersample), np.unique(first.sampleformat)
     unsupported = ""
-    if len(depths) > 1 or len(kinds) > 1:
-        unsupported = "bands of several types"
-    elif kinds[0] not in TIFF_KINDS:
-        unsupported = "complex values"
+    if len(depths) > 1 or len(kinds) > 1 or kinds[0] not in TIFF_KINDS:
+        unsupported = "complex values or bands of several types"
     elif len({(page.shape, page.dtype, page.photometric) for page in pages}) > 1:
         unsupported = f"{len(pages)} pages that differ"
     bands = first.samplesperpixel
@@ -226,7 +217,7 @@ def _parse_jpeg2000(data: bytes) -> Header:
         max((precision & 127) + 1 for precision in precisions),
         kind="signed" * any(precision & 128 for precision in precisions),
         lossy=True,
-        unsupported="a palette" * (b"pclr" in data[:at]),
+        unsupported="a palette or unusual bands" * (b"pclr" in data[:at] or bands not in (1, 3, 4)),
     )
 
 
@@ -240,8 +231,6 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     for decoder in _choose_decoders(header):
         try:
             image = decoder(data, header)
-        except MemoryError:
-            raise
         except Exception as error:  # decoders raise nearly everything on damaged files
             errors.append(error)
             continue
@@ -260,20 +249,14 @@ def decode(data: bytes, header: Header) -> np.ndarray:
 def _choose_decoders(header: Header) -> list[Callable[[bytes, Header], np.ndarray]]:
     """Return the decoders that read such a file exactly, the fastest first."""
     is_plain = header.palette is None and header.depth >= 8
-    if header.format == "JPEG 2000":
-        if header.bands in (1, 3, 4):
-            return [_decode_opencv]
-        return [_decode_rasterio]
-    if header.format != "TIFF":
-        return [_decode_opencv if is_plain and header.format not in ("GIF", "BMP") else _decode_pillow]
-    is_single = header.pages == header.orientation == 1
-    is_unusual = header.kind or header.colors or header.unnamed or header.inverted
-    decoders = [_decode_tifffile, _decode_rasterio]
-    if not is_plain and is_single:
-        decoders.append(_decode_pillow)
-    if is_plain and is_single and not is_unusual and header.bands in (1, 3) and header.depth in (8, 16):
-        decoders.insert(0, _decode_opencv)
-    return decoders
+    if header.format == "TIFF":
+        is_single = header.pages == header.orientation == 1
+        is_unusual = header.kind or header.colors or header.unnamed or header.inverted
+        decoders = [_decode_tifffile, _decode_rasterio]
+        if is_plain and is_single and not is_unusual and header.bands in (1, 3) and header.depth in (8, 16):
+            decoders.insert(0, _decode_opencv)
+        return decoders
+    return [_decode_opencv if is_plain and header.format not in ("GIF", "BMP") else _decode_pillow]
 
 
 def _decode_opencv(data: bytes, header: Header) -> np.ndarray:
@@ -290,14 +273,9 @@ def _decode_opencv(data: bytes, header: Header) -> np.ndarray:
 
 
 def _decode_pillow(data: bytes, header: Header) -> np.ndarray:
-    open_file: Callable[[io.BytesIO], Image.Image] = _open_pillow
-    if header.format == "TIFF":
-        open_file = Image.open
-    image = np.asarray(open_file(io.BytesIO(data)))
+    image = np.asarray(_open_pillow(io.BytesIO(data)))
     if image.dtype == np.uint8 and header.depth < 8 and header.palette is None:  # spread over 0..255
-        image = image // (255 // header.max_value)
-    if header.inverted:
-        return header.max_value - image
+        return image // (255 // header.max_value)
     return image
 
 

@@ -6,9 +6,11 @@ is checked first, and whatever would be changed is refused with the setting that
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from segkit.data.image_formats import Header, decode, expand_values, parse_header
 from segkit.data.label_map import DataError
+from segkit.runtime.text import first_line, format_count
 from segkit.types import PHOTOGRAPHS, Bands
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".gif")
@@ -28,9 +31,8 @@ Coding = Literal["ids", "any"]  # "any": ids if the file has one channel, colors
 Use = Literal["image", "mask"]
 
 REPLACE = "replace it with an intact copy"
-TO_RGB = "save it as an 8-bit RGB or gray PNG"
+TO_RGB = "save each image as an 8-bit RGB or gray PNG"
 TO_IDS = "save it as a gray 8-bit PNG of ids"
-ONE_FILE_EACH = f"{TO_RGB}, one image per file"
 MIN_CHECKED_PIXELS = 1 << 26  # larger images must have a plausible number of bytes
 MAX_PIXELS, MAX_SIDE = 1 << 30, 1 << 20  # OpenCV's limits
 MAX_PIXELS_PER_BYTE = {"image": 200, "mask": 1100}  # photographs reach 50, DEFLATE 1032
@@ -47,35 +49,40 @@ def read_image(file: Path, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
     """
     data = _read_bytes(file)
     header = _read_header(data, file, "image")
-    _check_bands(header, file, bands)
-    image = expand_values(_decode(data, header, file), header)
+    _check_image(header, file, bands)
+    with _report_damage(file, is_tiff=header.format == "TIFF"):
+        image = expand_values(decode(data, header), header)
+    count = image.shape[2]
     if bands.chosen is None:
-        image = _select_rgb(image, header, file)
-    elif max(bands.chosen) > image.shape[2]:
-        count = image.shape[2]
-        text = f"has {count} band{'s' * (count > 1)}, but data.bands includes {max(bands.chosen)}"
+        if _has_transparency(image, header, max(8, header.depth)):
+            remedy = f"data.bands=[{_list_bands(count)}] reads all bands, the hidden pixels too; or {TO_RGB}"
+            raise DataError("transparent", file, "has transparent pixels, whose colors are undefined", remedy)
+        image = image[..., :3] if count >= 3 else cv2.merge([image[..., 0]] * 3)
+    elif max(bands.chosen) > count:
+        text = f"has {format_count(count, 'band')}, but data.bands includes {max(bands.chosen)}"
         raise DataError("too few bands", file, text, f"choose from 1 to {count}")
     else:
         image = image[..., [number - 1 for number in bands.chosen]]
     return _convert_type(np.ascontiguousarray(image), file, bands)
 
 
-def _select_rgb(image: np.ndarray, header: Header, file: Path) -> np.ndarray:
-    """Return (H, W, 3); gray is repeated, opaque alpha dropped, transparency refused."""
-    if header.hidden or (header.alpha and _has_transparency(image, max(8, header.depth))):
-        if header.alpha:
-            colors = header.bands - (header.key is None)
-            if header.palette is not None:
-                colors = 3
-            without, with_alpha = _band_numbers(colors), _band_numbers(colors + 1)
-            remedy = f"data.bands=[{without}] leaves alpha out and [{with_alpha}] reads it as a band"
-        else:  # the internal mask of a GeoTIFF is no band
-            remedy = f"data.bands=[{_band_numbers(header.bands)}] reads the hidden pixels too"
-        remedy = f"{remedy}; or put it on a background and {TO_RGB}"
-        raise DataError("transparent", file, "has transparent pixels, whose colors are undefined", remedy)
-    if image.shape[2] >= 3:
-        return image[..., :3]
-    return cv2.merge([image[..., 0]] * 3)
+def _check_image(header: Header, file: Path, bands: Bands) -> None:
+    """Refuse images that ``bands`` does not read as stored, with the setting that reads them."""
+    kind, limits = f"{header.depth}-bit", f"[0,{header.max_value}]"
+    if header.kind:
+        kind, limits = header.kind, "[LOWEST,HIGHEST]"
+    to_range = f"data.range={limits} reads them all; data.range=percentile finds the range in the images"
+    to_bands = f"data.bands=[{_list_bands(header.pages * header.bands)}] reads all as stored; or {TO_RGB}"
+    is_rgb, is_tiff = bands.chosen is None, header.format == "TIFF"
+    faults = (
+        (bands.range is None and (header.kind or header.depth > 8), f"{kind} values", to_range),
+        (header.colors and not is_tiff, header.colors, TO_RGB),
+        (header.colors and is_rgb, header.colors, to_bands),
+        (is_rgb and header.pages > 1, f"{header.pages} pages", to_bands),
+        (is_rgb and header.unnamed and header.bands == 3, "bands not declared as red, green, blue", to_bands),
+        (is_rgb and header.bands not in (1, 3) and not header.alpha, f"{header.bands} bands", to_bands),
+    )
+    _raise_first(faults, file)
 
 
 def read_mask(file: Path, coding: Coding) -> np.ndarray:
@@ -90,49 +97,44 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
     data = _read_bytes(file)
     header = _read_header(data, file, "mask")
     is_colored = header.bands - (header.alpha and header.bands in (2, 4)) == 3
-    _check_mask(header, file, coding, is_colored=is_colored)
-    mask = _decode(data, header, file)
+    needs_8_bits = header.bands > 1 or coding == "ids"
+    faults = (
+        (header.pages > 1, f"{header.pages} pages", TO_IDS),
+        (header.colors, header.colors, TO_IDS),
+        (header.kind and needs_8_bits, f"{header.kind} values", TO_IDS),
+        (header.inverted, "white as zero, which would invert the ids", TO_IDS),
+        (header.depth > 8 and needs_8_bits, f"{header.depth}-bit values", TO_IDS),
+        (header.format == "PPM" and header.depth == 1, "1-bit values", TO_IDS),
+        (header.bands > 4 or (header.bands in (2, 4) and not header.alpha), f"{header.bands} bands", TO_IDS),
+        (header.palette is not None and coding == "ids", f"a palette {header.format}", TO_IDS),
+        (is_colored and coding == "ids", "three color channels", TO_IDS),
+        (header.lossy, f"ids changed by lossy compression ({header.format})", "export it again as PNG"),
+    )
+    _raise_first(faults, file)
+    with _report_damage(file, is_tiff=header.format == "TIFF"):
+        mask = decode(data, header)
     if header.palette is not None and header.format == "GIF":  # programs that write GIF reorder palettes
         mask = expand_values(mask, header)
         is_colored = bool((mask[..., :3] != mask[..., :1]).any())
-    if header.hidden or (header.alpha and mask.shape[2] > 1 and _has_transparency(mask, header.depth)):
+    if _has_transparency(mask, header, header.depth):
         raise DataError("transparent", file, "has transparent pixels, whose ids are undefined", TO_IDS)
-    if header.kind or header.depth > 16:
-        return _convert_to_ids(mask[..., 0], file)
     if is_colored:
         return np.ascontiguousarray(mask[..., :3])
-    return np.ascontiguousarray(mask[..., 0])
+    mask = np.ascontiguousarray(mask[..., 0])
+    if header.kind or header.depth > 16:
+        values = mask.astype(np.float64)
+        if not (values == np.rint(values)).all() or np.isinf(values).any():
+            raise DataError("fractions", file, "holds fractions, NaN or infinity, not ids", TO_IDS)
+        return values.clip(-(1 << 53), 1 << 53).astype(np.int64)
+    return mask
 
 
-def _check_mask(header: Header, file: Path, coding: Coding, *, is_colored: bool) -> None:
-    """Refuse masks that do not hold one id or color for each pixel."""
-    needs_8_bits = header.bands > 1 or coding == "ids"
-    faults = (
-        (header.pages > 1, f"{header.pages} pages"),
-        (header.colors, header.colors),
-        (header.kind and needs_8_bits, f"{header.kind} values"),
-        (header.inverted, "white as zero, which would invert the ids"),
-        (header.depth > 8 and needs_8_bits, f"{header.depth}-bit values"),
-        (header.format == "PPM" and header.depth == 1, "1-bit values"),
-        (header.bands > 4 or (header.bands in (2, 4) and not header.alpha), f"{header.bands} bands"),
-        (header.palette is not None and coding == "ids", f"a palette {header.format}"),
-        (is_colored and coding == "ids", "three color channels"),
-    )
-    for is_wrong, text in faults:
+def _raise_first(faults: Iterable[tuple[object, str, str]], file: Path) -> None:
+    """Raise the first fault (is it there, what the file holds, remedy), grouped by its words."""
+    for is_wrong, text, remedy in faults:
         if is_wrong:
             kind = re.sub(r"^\d+ ", "", text).removesuffix(" values")
-            raise DataError(kind, file, f"holds {text}, not one id per pixel", TO_IDS)
-    if header.lossy:
-        text = f"is compressed with loss ({header.format}), which changes ids at every edge"
-        raise DataError("lossy mask", file, text, "export the mask again from its source as PNG")
-
-
-def _convert_to_ids(mask: np.ndarray, file: Path) -> np.ndarray:
-    """Return whole numbers of any type as int64; refuse others."""
-    values = mask.astype(np.float64)
-    if not (values == np.rint(values)).all() or np.isinf(values).any():
-        raise DataError("fractions", file, "holds fractions, NaN or infinity, not one id per pixel", TO_IDS)
-    return values.clip(-(1 << 53), 1 << 53).astype(np.int64)
+            raise DataError(kind, file, f"holds {text}, which would not be read as stored", remedy)
 
 
 def read_size(file: Path) -> tuple[int, int]:
@@ -150,23 +152,21 @@ def parse_bands(data: Mapping[str, Any]) -> Bands:
         ValueError: the settings contradict one another.
     """
     chosen, limits, display, fill = (_to_tuples(data.get(key)) for key in BAND_KEYS)
+    numbers = chosen or (1, 2, 3)
     if chosen is not None and (not chosen or len(set(chosen)) < len(chosen)):
-        raise ValueError(f"data.bands={_format_value(chosen)}: must list at least one band, and each once.")
+        raise ValueError(f"data.bands={json.dumps(chosen)}: must list at least one band, and each once.")
     pairs: tuple[tuple[float, float], ...] = ()
     if isinstance(limits, tuple):
         pairs = limits if isinstance(limits[0], tuple) else (limits,)
-    value = f"data.range={_format_value(limits)}"
-    if any(low >= high for low, high in pairs):
-        raise ValueError(f"{value}: black must be less than white. An example is [0,4095].")
-    numbers = chosen or (1, 2, 3)
-    if len(pairs) not in (0, 1, len(numbers)):
+    if len(pairs) not in (0, 1, len(numbers)) or any(low >= high for low, high in pairs):
         raise ValueError(
-            f"{value}: {len(pairs)} ranges for {len(numbers)} bands. Give one, or one for each band."
+            f"data.range={json.dumps(limits)}: must be [black,white], such as [0,4095], or one such pair for "
+            f"each of {len(numbers)} bands, and black must be less than white."
         )
     if display is not None and (len(display) not in (1, 3) or not set(display) <= set(numbers)):
         raise ValueError(
-            f"data.display={_format_value(display)}: must be one band (gray) or three (red, green, blue) of "
-            f"data.bands={_format_value(numbers)}."
+            f"data.display={json.dumps(display)}: must be one band (gray) or three (red, green, blue) of "
+            f"data.bands={json.dumps(numbers)}."
         )
     return Bands(chosen, limits, display, fill)
 
@@ -175,12 +175,6 @@ def _to_tuples(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_to_tuples, value))
     return value
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{','.join(map(_format_value, value))}]"
-    return f"{value}"
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -195,79 +189,40 @@ def _read_bytes(file: Path) -> bytes:
 
 def _read_header(data: bytes, file: Path, use: Use) -> Header:
     """Return the header of a file; refuse damage, unsupported content, and sizes it cannot hold."""
-    try:
+    with _report_damage(file):
         header = parse_header(data)
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise nearly everything on damaged files
-        raise _damage_error(file, error) from error
     width, height = header.width, header.height
     plausible = min(MAX_PIXELS, max(MIN_CHECKED_PIXELS, MAX_PIXELS_PER_BYTE[use] * len(data)))
     if max(width, height) > MAX_SIDE or width * height > plausible:
         text = f"declares {width}x{height} pixels in {len(data)} bytes"
         raise DataError("implausible size", file, text, f"cut it into parts; if it is damaged, {REPLACE}")
-    if header.unsupported:
-        text = f"holds {header.unsupported}, which would not be read as stored"
-        remedy = {"image": ONE_FILE_EACH, "mask": TO_IDS}[use]
-        raise DataError(header.unsupported.lstrip("0123456789 "), file, text, remedy)
+    _raise_first([(header.unsupported, header.unsupported, {"image": TO_RGB, "mask": TO_IDS}[use])], file)
     return header
 
 
-def _decode(data: bytes, header: Header, file: Path) -> np.ndarray:
+@contextlib.contextmanager
+def _report_damage(file: Path, *, is_tiff: bool = False) -> Iterator[None]:
+    """Raise a ``DataError`` instead of what decoders raise on damaged files, which is nearly everything."""
     try:
-        return decode(data, header)
+        yield
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise nearly everything on damaged files
-        raise _damage_error(file, error, is_tiff=header.format == "TIFF") from error
+    except Exception as error:
+        remedy = REPLACE
+        if is_tiff and not (importlib.util.find_spec("imagecodecs") and importlib.util.find_spec("rasterio")):
+            remedy = f"pip install 'segkit[bands,geo]' reads more kinds of TIFF; if it is damaged, {REPLACE}"
+        text = f"is damaged, cut short or not an image ({first_line(error)[:200]})"
+        raise DataError("unreadable or truncated", file, text, remedy) from error
 
 
-def _damage_error(file: Path, reason: Exception, *, is_tiff: bool = False) -> DataError:
-    first_line = (str(reason) or type(reason).__name__).splitlines()[0][:200]
-    remedy = REPLACE
-    if is_tiff and not (importlib.util.find_spec("imagecodecs") and importlib.util.find_spec("rasterio")):
-        remedy = f"pip install 'segkit[bands,geo]' reads more kinds of TIFF; if it is damaged, {REPLACE}"
-    text = f"is damaged, cut short or not an image ({first_line})"
-    return DataError("unreadable or truncated", file, text, remedy)
-
-
-def _check_bands(header: Header, file: Path, bands: Bands) -> None:
-    """Refuse images that ``bands`` does not read as stored, with the setting that reads them."""
-    listed = f"data.bands=[{_band_numbers(header.bands)}]"
-    if bands.range is None and (header.kind or header.depth > 8):
-        kind, limits = f"{header.depth}-bit", f"[0,{header.max_value}]"
-        if header.kind:
-            kind, limits = header.kind, "[LOWEST,HIGHEST]"
-        text = f"holds {kind} values, which would be truncated to 8 bits"
-        remedy = f"data.range={limits} reads them all; data.range=percentile finds the range in the images"
-        raise DataError(kind, file, text, remedy)
-    if header.colors and (bands.chosen is None or header.format != "TIFF"):
-        remedy = ONE_FILE_EACH
-        if header.format == "TIFF":
-            remedy = f"{listed} reads the bands as stored, or {TO_RGB}"
-        text = f"holds {header.colors}, which would not be read as stored"
-        raise DataError(header.colors, file, text, remedy)
-    if bands.chosen is not None:
-        return
-    if header.pages > 1:
-        remedy = f"data.bands=[{_band_numbers(header.pages * header.bands)}] reads all; or save one per file"
-        raise DataError("pages", file, f"holds {header.pages} pages, of which one would be read", remedy)
-    if header.unnamed and header.bands == 3:
-        text = "holds three bands that are not declared as red, green and blue"
-        raise DataError("no colors", file, text, "choose their order with data.bands=[1,2,3]")
-    if header.bands not in (1, 3) and not header.alpha:
-        count = "one" if header.bands == 2 else "three"
-        text = f"holds {header.bands} bands, of which {count} would be read"
-        raise DataError("too many bands", file, text, f"choose with {listed}")
-
-
-def _band_numbers(count: int) -> str:
+def _list_bands(count: int) -> str:
     return ",".join(map(str, range(1, count + 1)))
 
 
-def _has_transparency(image: np.ndarray, depth: int) -> bool:
-    """Return whether the last band, alpha, is anywhere less than its maximum."""
-    return int(image[..., -1].min()) < (1 << depth) - 1
+def _has_transparency(image: np.ndarray, header: Header, depth: int) -> bool:
+    """Return whether pixels are hidden; alpha is the last band, and opaque at the maximum of this depth."""
+    has_band = header.alpha and image.shape[2] > 1  # not if it is in a palette
+    return header.hidden or (has_band and int(image[..., -1].min()) < (1 << depth) - 1)
 
 
 def _convert_type(image: np.ndarray, file: Path, bands: Bands) -> np.ndarray:
