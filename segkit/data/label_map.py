@@ -10,18 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from segkit.config import registry
+from segkit.config import Interval, registry
+from segkit.config.values import convert
 from segkit.runtime import files
 from segkit.runtime.text import format_count
 from segkit.types import MAX_CLASSES, class_id_dtype, ignore_index
 
 TABLES = Path(__file__).parent / "tables"
 COLUMNS = ("id", "name", "color", "ignore")
+IGNORE = {"": False, "0": False, "no": False, "false": False, "1": True, "yes": True, "true": True}
+Level = Annotated[int, Interval(ge=0, le=255)]
 
 
 class Problem(NamedTuple):
@@ -47,9 +50,9 @@ class DataError(ValueError):
 class Entry(NamedTuple):
     """One row of a class table: a value that masks may contain."""
 
-    id: int
+    id: Annotated[int, Interval(ge=-(1 << 15), lt=1 << 16)]
     name: str
-    color: tuple[int, int, int]
+    color: tuple[Level, Level, Level]
     ignore: bool = False
     category: str = ""
 
@@ -59,11 +62,25 @@ class LabelMap:
     """Map of the ids and colors of mask files to class ids 0..K-1.
 
     Class ids number the entries that are not ignored, in table order.
+
+    Raises:
+        ValueError: ids repeat, a class has a negative id, or there are no or too many classes.
     """
 
     name: str  # of the data set
     entries: tuple[Entry, ...]
     source: str = field(default="", compare=False, repr=False)  # the CSV file, for messages
+
+    def __post_init__(self) -> None:
+        counts = Counter(entry.id for entry in self.entries)
+        if repeated := sorted(identity for identity, count in counts.items() if count > 1):
+            raise ValueError(f"{self._title}: ids {repeated} are repeated; each id must have one row")
+        if any(entry.id < 0 for entry in self.classes):
+            raise ValueError(f"{self._title}: negative ids must be ignored; ids of classes are 0..65535")
+        if not 1 <= self.num_classes <= MAX_CLASSES:
+            raise ValueError(
+                f"{self._title}: {self.num_classes} classes are not ignored; must be 1 to {MAX_CLASSES}"
+            )
 
     @cached_property
     def classes(self) -> tuple[Entry, ...]:
@@ -155,35 +172,25 @@ class LabelMap:
         return Path(self.source).parent == TABLES
 
     def _unknown_values_error(self, raw: np.ndarray, unknown: np.ndarray, file: object) -> DataError:
-        """Return the error for ids (H, W) or colors (H, W, 3) that the table does not have."""
+        """Return the error for ids (H, W) or colors (H, W, 3), with a row that makes them known."""
         distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
         values = [_format_value(value) for value in distinct]
         listed = [f"{v} ({format_count(n, 'pixel')})" for v, n in zip(values, counts.tolist(), strict=True)]
-        text = ", ".join(listed[:8])
-        if len(values) > 8:
-            text += f" and {len(values) - 8} more"
+        text = ", ".join(listed[:8]) + f" and {len(values) - 8} more" * (len(values) > 8)
         text += f" not in {self._title}"
+        row = f"{max(entry.id for entry in self.entries) + 1},NAME,{values[0]},"
         if raw.ndim == 2:
             text += f" (ids {format_ranges(entry.id for entry in self.entries)})"
-        return DataError("values outside the table", file, text, self._suggest_rows(values, raw))
-
-    def _suggest_rows(self, values: list[Any], raw: np.ndarray) -> str:
-        """Return the rows of the class table that would make these values known."""
+            row = f"{values[0]},NAME,,"
+        remedy = (
+            f"add a row for each, such as `{row}` or, if these pixels are not labeled, `{row}yes` (under the "
+            f"header {','.join(COLUMNS)})"
+        )
         if self._is_built_in:
-            return f"masks of {self.name} have no other values; check that this is one of its original files"
-        header = f"(under the header {','.join(COLUMNS)})"
-        if raw.ndim == 3:
-            new = max(entry.id for entry in self.entries) + 1
-            return f"add a row for each, such as `{new},NAME,{values[0]},` {header}"
-        if values in ([255], [65535]):
-            as_class = f"`{values[0]},NAME,,` if they are a class"
-            if np.isin(raw, (0, values[0])).all():
-                as_class = as_class.replace(" if ", f" if masks are 0 and {values[0]} and ")
-            return (
-                f"add the row `{values[0]},void,,yes` if these pixels are not labeled, or {as_class} {header}"
+            remedy = (
+                f"masks of {self.name} have no other values; check that this is one of its original files"
             )
-        rows = [f"`{value},NAME,,`" for value in values[:3]] + ["so on"] * (len(values) > 3)
-        return f"add {' and '.join(rows)} {header}, or repair the mask"
+        return DataError("values outside the table", file, text, remedy)
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """Return the ids of the data set's masks; ignored pixels get the first ignored id."""
@@ -228,15 +235,9 @@ class LabelMap:
     def from_plain(cls, plain: Mapping[str, Any]) -> LabelMap:
         """Return the table from the output of ``to_plain``; a ``ValueError`` refuses anything else."""
         try:
-            name, rows = plain["name"], [_entry_from_plain(*row) for row in plain["entries"]]
-            table = cls(name, tuple(rows))
-            if not isinstance(name, str) or not 1 <= table.num_classes <= MAX_CLASSES:
-                raise ValueError(f"name {name!r}, {table.num_classes} classes")
-            if len({row.id for row in rows}) < len(rows):
-                raise ValueError("repeated ids")
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(convert(plain["name"], str), convert(plain["entries"], tuple[Entry, ...]))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the class table of a checkpoint is damaged: {error!r:.200}") from error
-        return table
 
     @classmethod
     def read(cls, file: Path, name: str) -> LabelMap:
@@ -265,15 +266,7 @@ class LabelMap:
             entries = tuple(_parse_row(row, f"{file}, line {reader.line_num}") for row in reader)
         except csv.Error as error:
             raise ValueError(f"{file}, line {reader.line_num}: not a CSV file ({error})") from error
-        ids = [entry.id for entry in entries]
-        if repeated := sorted(i for i, count in Counter(ids).items() if count > 1):
-            raise ValueError(f"{file}: ids {repeated} are repeated; each id must have one row")
-        table = cls(name, entries, str(file))
-        if not 1 <= table.num_classes <= MAX_CLASSES:
-            raise ValueError(
-                f"{file}: {table.num_classes} classes are not ignored; must be 1 to {MAX_CLASSES}"
-            )
-        return table
+        return cls(name, entries, str(file))
 
 
 def _format_value(value: np.ndarray) -> Any:
@@ -300,17 +293,6 @@ def format_ranges(numbers: Iterable[int]) -> str:
             parts.append(f"{ordered[start]}" if start == place else f"{ordered[start]}..{number}")
             start = place + 1
     return ", ".join(parts)
-
-
-def _entry_from_plain(identity: int, name: str, color: Sequence[int], ignore: bool, category: str) -> Entry:  # noqa: FBT001
-    red, green, blue = color
-    types = [type(value) for value in (identity, name, red, green, blue, ignore, category)]
-    if types != [int, str, int, int, int, bool, str]:
-        raise TypeError(types)
-    least = -(1 << 15) if ignore else 0
-    if not least <= identity < 1 << 16 or not all(0 <= value <= 255 for value in color):
-        raise ValueError(f"id {identity}, color {color}")
-    return Entry(identity, name, (red, green, blue), ignore, category)
 
 
 def load_builtin_label_map(name: str) -> LabelMap:
@@ -341,23 +323,16 @@ def _pack_colors(colors: np.ndarray) -> np.ndarray:
 def _parse_row(row: dict[Any, Any], place: str) -> Entry:
     if row.get(None):
         raise ValueError(f"{place}: more cells than columns in the first line")
-    try:
-        number = float(row["id"])  # pandas writes ids as 1.0 where a cell of the column is empty
-        identity = int(number)
-    except (TypeError, ValueError, OverflowError):
-        number, identity = 0.5, 0
-    if number != identity:
+    cells = {key: (cell or "").strip() for key, cell in row.items()}
+    if not re.fullmatch(r"-?\d{1,9}(\.0*)?", cells["id"]):  # pandas writes 1.0 if the column has empty cells
         raise ValueError(f"{place}: id {row['id']!r} is not a whole number")
-    ignore = (row.get("ignore") or "").strip().lower()
-    if ignore not in ("", "0", "1", "no", "yes", "false", "true"):
-        raise ValueError(f"{place}: ignore={ignore!r}: must be yes, no or empty")
-    is_ignored = ignore in ("1", "yes", "true")
+    identity, ignore = int(float(cells["id"])), cells.get("ignore", "").lower()
     if not -(1 << 15) <= identity < 1 << 16:
         raise ValueError(f"{place}: id {identity} does not fit a mask file; ids go up to 65535")
-    if identity < 0 and not is_ignored:
-        raise ValueError(f"{place}: id {identity} must be ignored; ids of classes are 0..65535")
-    name = (row["name"] or "").strip() or str(identity)
-    return Entry(identity, name, _parse_color(row, identity, place), is_ignored, row.get("category") or "")
+    if ignore not in IGNORE:
+        raise ValueError(f"{place}: ignore={ignore!r}: must be yes, no or empty")
+    color = _parse_color(cells, identity, place)
+    return Entry(identity, cells["name"] or str(identity), color, IGNORE[ignore], cells.get("category", ""))
 
 
 def automatic_color(identity: int) -> tuple[int, int, int]:
