@@ -96,16 +96,12 @@ def test_every_pixel_transform_is_applied_to_rgb_or_refused():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"p": 0.5}, r"an entry needs a name, such as \{name: CLAHE"),
-        ({"name": "Clahe"}, r"no transform Clahe; did you mean CLAHE"),
-        ({"name": "HorizontalFlip"}, "HorizontalFlip is not a pixel-level transform: .* without its mask"),
-        (
-            {"name": "CLAHE", "limit": 3},
-            r"CLAHE has no argument limit; it takes clip_limit, tile_grid_size, p$",
-        ),
-        ({"name": "CLAHE", "p": 3}, r"CLAHE cannot be used: p: Input should be less than or equal to 1$"),
-        ({"name": "Normalize"}, "Normalize changes the type or number of bands"),
-        ({"name": "FDA"}, "FDA cannot be used: .*fda_metadata"),
+        ({"p": 0.5}, r"None is no pixel-level transform.* An entry is, for example, \{name: CLAHE"),
+        ({"name": "Clahe"}, r"Clahe is no pixel-level transform; did you mean CLAHE"),
+        ({"name": "HorizontalFlip"}, "HorizontalFlip is no pixel-level transform.* without its mask"),
+        ({"name": "CLAHE", "limit": 3}, r"CLAHE cannot be used: Argument.*'limit' .* not valid"),
+        ({"name": "CLAHE", "p": 3}, r"CLAHE cannot be used: .* p .*less than or equal to 1"),
+        ({"name": "Normalize"}, "Normalize cannot be used: it changes the type or number of bands"),
     ],
 )
 def test_unusable_entry_is_refused_before_training(entry, message):
@@ -118,8 +114,8 @@ def test_unusable_entry_is_refused_before_training(entry, message):
     ("kind", "count", "value_range", "message"),
     [
         (np.uint8, 4, None, r"CLAHE cannot be applied to images of 4 bands \(uint8\)"),
-        (np.uint16, 3, (0, 4095), "CLAHE takes 8-bit images, .* these are uint16"),
-        (np.float32, 3, (0, 255), "CLAHE takes 8-bit images, .* these are float32"),
+        (np.uint16, 3, (0, 4095), r"\(uint16\): it takes 8-bit images"),
+        (np.float32, 3, (0, 255), r"\(float32\): it takes 8-bit images"),
     ],
 )
 def test_images_a_transform_cannot_take_are_refused(kind, count, value_range, message):
