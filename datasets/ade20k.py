@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path, PurePosixPath
 
-from command import Script, is_complete, unpack_zip
+from command import Script, is_complete, unpack
 
 from segkit.config.values import parse_path
 from segkit.runtime import download
@@ -37,19 +37,15 @@ def map_member(member: PurePosixPath) -> PurePosixPath | None:
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Download the archive, or use a local one, and unpack it."""
-    if is_complete(
-        root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}
-    ):
+    if is_complete(root, ("images", "annotations"), OFFICIAL):
         return
     archive = arguments.zip or download.fetch(URL, root.parent / "ADEChallengeData2016.zip", sha1=SHA1)
-    unpack_zip(archive, root, map_member)
+    unpack(archive, root, map_member)
 
 
-ZIP = (
-    "--zip",
-    {"type": parse_path, "metavar": "FILE", "help": "an archive downloaded before"},
-)
-script = Script("ade20k", __doc__ or "", OFFICIAL).add_prepare(prepare, f"download and unpack {URL}", ZIP)
+script = Script("ade20k", __doc__ or "", OFFICIAL)
+options = script.add_prepare(prepare, f"download and unpack {URL}")
+options.add_argument("--zip", type=parse_path, metavar="FILE", help="an archive downloaded before")
 
 if __name__ == "__main__":
     script.run()

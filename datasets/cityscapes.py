@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path, PurePosixPath
 
-from command import Script, is_complete, unpack_zip
+from command import Script, is_complete, unpack
 
 from segkit.config.values import parse_path
 from segkit.runtime.commands import cli_command
@@ -37,24 +37,20 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
         return member if member.parts[0] == "leftImg8bit" else None
 
     if not arguments.zips:
-        kinds = {f"{kind}/{split}": n for kind in ("leftImg8bit", "gtFine") for split, n in OFFICIAL.items()}
-        if is_complete(root, kinds) and not arguments.test:
+        if is_complete(root, ("leftImg8bit", "gtFine"), OFFICIAL) and not arguments.test:
             return
         raise ValueError(
             f"{root} is not complete. Download {' and '.join(ZIPS)} from https://www.cityscapes-dataset.com, "
             f"then `{cli_command('data', 'cityscapes')} prepare --root {root} --zips {' '.join(ZIPS)}`"
         )
     for archive in arguments.zips:
-        unpack_zip(archive, root, map_member)
+        unpack(archive, root, map_member)
 
 
-OPTIONS = (
-    ("--zips", {"type": parse_path, "nargs": "+", "metavar": "FILE", "help": " and ".join(ZIPS)}),
-    ("--test", {"action": "store_true", "help": "unpack the test frames too"}),
-)
-script = Script("cityscapes", __doc__ or "", OFFICIAL).add_prepare(
-    prepare, "unpack the needed files of the two archives", *OPTIONS
-)
+script = Script("cityscapes", __doc__ or "", OFFICIAL)
+options = script.add_prepare(prepare, "unpack the needed files of the two archives")
+options.add_argument("--zips", type=parse_path, nargs="+", metavar="FILE", help=" and ".join(ZIPS))
+options.add_argument("--test", action="store_true", help="unpack the test frames too")
 
 if __name__ == "__main__":
     script.run()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import stat
 import sys
+import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,12 +28,12 @@ from segkit.config.values import parse_path
 from segkit.data import choosing, overlap, statistics, transforms, verify
 from segkit.runtime.commands import cli_command
 from segkit.runtime.errors import report_user_errors
-from segkit.runtime.text import format_count
+from segkit.runtime.text import first_line, format_count
 from segkit.tools import doctor
 from segkit.tools.doctor import export
 from segkit.visualize import overlays
 
-Prepare = Callable[[argparse.Namespace, Path], None]
+Work = Callable[[argparse.Namespace, Path], None]
 
 
 class Script:
@@ -52,21 +53,28 @@ class Script:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.commands = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        check = self._command(
-            "verify", "check every file and list all problems; exit status 1 if there are any"
+        split = {"choices": ("train", "val"), "help": "default: both"}
+        check = self._add(
+            "verify", self._verify, "check every file and list all problems; exit status 1 if there are any"
         )
+        check.add_argument("--split", **split)
         check.add_argument("--json", action="store_true", help="print the findings as JSON")
-        counts = self._command("stats", "pixels and images per class, sizes, mean and standard deviation")
+        counts = self._add(
+            "stats", self._stats, "pixels and images per class, sizes, mean and standard deviation"
+        )
+        counts.add_argument("--split", choices=split["choices"], default="train")
         counts.add_argument("--json", action="store_true", help="print as JSON")
         counts.add_argument(
             "--weights", type=parse_path, metavar="FILE", help="write class weights for loss.class_weights"
         )
         counts.add_argument("--method", choices=sorted(statistics.WEIGHTS), default="median_frequency")
-        examine = self._command(
+        examine = self._add(
             "doctor",
+            self._doctor,
             "find copies, leaks, masks that do not fit, hopeless classes and wrong labels; "
             "exit status 1 if something serious was found",
         )
+        examine.add_argument("--split", **split)
         examine.add_argument(
             "--output",
             type=parse_path,
@@ -90,9 +98,10 @@ class Script:
         examine.add_argument(
             "--count", type=int, default=24, help="images to show and export; default: %(default)s"
         )
-        show = self._command(
-            "show", "write a contact sheet: image and overlay, before and after augmentation"
+        show = self._add(
+            "show", self._show, "write a contact sheet: image and overlay, before and after augmentation"
         )
+        show.add_argument("--split", choices=split["choices"], default="train")
         show.add_argument(
             "--output", type=parse_path, default=Path(f"{name}.png"), help="default: %(default)s"
         )
@@ -100,44 +109,37 @@ class Script:
         show.add_argument("--count", type=int, default=6)
         show.add_argument("--seed", type=int, default=0, help="of the random samples and augmentations")
 
-    def _command(self, name: str, text: str) -> argparse.ArgumentParser:
+    def _add(
+        self, name: str, work: Callable[[argparse.Namespace], None], text: str
+    ) -> argparse.ArgumentParser:
         parser = self.commands.add_parser(name, help=text, description=text)
         parser.add_argument("--root", help=f"default: data.root of conf/data/{self.name}.yaml")
-        if name != "prepare":
-            parser.add_argument(
-                "--split",
-                choices=("train", "val"),
-                help="default: both" if name in ("verify", "doctor") else "",
-            )
+        parser.set_defaults(work=work)
         return parser
 
-    def add_prepare(self, prepare: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> Script:
-        """Add ``prepare``, a function of the parsed arguments and the root."""
-        parser = self._command("prepare", text)
-        for flag, how in options:
-            parser.add_argument(flag, **how)
-        parser.set_defaults(prepare=prepare)
-        return self
+    def add_command(self, name: str, work: Work, text: str) -> argparse.ArgumentParser:
+        """Add a command, a function of the arguments and the root, and return the parser of its options."""
+        return self._add(name, lambda arguments: work(arguments, self._root(arguments)), text)
 
-    def add_command(self, name: str, work: Prepare, text: str, *options: tuple[str, dict[str, Any]]) -> None:
-        """Add another command, a function of the parsed arguments and the root."""
-        parser = self.commands.add_parser(name, help=text, description=text)
-        parser.add_argument("--root", help=f"default: data.root of conf/data/{self.name}.yaml")
-        for flag, how in options:
-            parser.add_argument(flag, **how)
-        parser.set_defaults(work=work)
+    def add_prepare(self, prepare: Work, text: str) -> argparse.ArgumentParser:
+        """Add the command ``prepare``, which suggests to verify the files."""
+
+        def work(arguments: argparse.Namespace, root: Path) -> None:
+            prepare(arguments, root)
+            verify = f"{cli_command('data', self.name)} verify --root {root}"
+            print(f"{self.name} is ready in {root}; check every file with `{verify}`")
+
+        return self.add_command("prepare", work, text)
 
     def run(self) -> None:
         """Run the command on the command line."""
         arguments, arguments.settings = self.parser.parse_known_args()
         if unknown := [word for word in arguments.settings if word.startswith("-") or "=" not in word]:
             self.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        work = self._run_added if "work" in arguments else getattr(self, f"_{arguments.command}")
-        report_user_errors(lambda: work(arguments))
+        report_user_errors(lambda: arguments.work(arguments))
 
-    def _run_added(self, arguments: argparse.Namespace) -> None:
-        root = Path(self._settings(arguments)["data"]["root"]).expanduser()
-        arguments.work(arguments, root)
+    def _root(self, arguments: argparse.Namespace) -> Path:
+        return Path(self._settings(arguments)["data"]["root"]).expanduser()
 
     def _settings(self, arguments: argparse.Namespace, choose: Reader | None = None) -> dict[str, Any]:
         overrides = [f"data={self.name}", "run_name=none", *arguments.settings]
@@ -148,12 +150,6 @@ class Script:
 
     def _dataset(self, settings: Mapping[str, Any], split: str, **change: Any) -> Any:
         return registry.build("data.datasets", settings["data"] | change, split=split)
-
-    def _prepare(self, arguments: argparse.Namespace) -> None:
-        root = Path(self._settings(arguments)["data"]["root"]).expanduser()
-        arguments.prepare(arguments, root)
-        verify = f"{cli_command('data', self.name)} verify --root {root}"
-        print(f"{self.name} is ready in {root}; check every file with `{verify}`")
 
     def _verify(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments)
@@ -200,7 +196,7 @@ class Script:
         sys.exit(found.is_serious)
 
     def _stats(self, arguments: argparse.Namespace) -> None:
-        dataset = self._dataset(self._settings(arguments), arguments.split or "train")
+        dataset = self._dataset(self._settings(arguments), arguments.split)
         counts = statistics.compute_statistics(dataset)
         plain = counts.to_plain()
         if arguments.json:
@@ -223,7 +219,7 @@ class Script:
 
     def _show(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments, choosing.choose_settings)
-        dataset = self._dataset(settings, arguments.split or "train")
+        dataset = self._dataset(settings, arguments.split)
         transform = transforms.build(**settings["augment"])
         chosen = choose_samples(dataset.names, arguments)
         colors, rows, labels = dataset.table.colors, [], []
@@ -268,57 +264,61 @@ def choose_samples(names: list[str], arguments: argparse.Namespace) -> list[int]
     return [names.index(name) for name in arguments.samples]
 
 
-def unpack_zip(archive: Path, root: Path, map_member: Callable[[PurePosixPath], PurePosixPath | None]) -> int:
-    """Unpack members of a zip file that do not exist yet.
+def unpack(archive: Path, root: Path, map_member: Callable[[PurePosixPath], PurePosixPath | None]) -> int:
+    """Unpack the files of a zip or tar archive that do not exist yet, and return their number.
+
+    The filters of ``tarfile`` are not used: Python 3.11.2, which Debian 12 has, does not know them.
 
     Args:
-        archive: a zip file.
+        archive: the file.
         root: target folder.
         map_member: maps a path in the archive to the path below the root; ``None`` skips the member.
 
-    Returns:
-        Number of files written.
-
     Raises:
-        ValueError: the archive is damaged, or a member would leave the root; nothing is written then.
+        ValueError: the archive is damaged, or a member would leave the root.
     """
+    count = 0
     try:
-        with zipfile.ZipFile(archive) as opened:
-            members = []
-            for member in opened.infolist():
-                target = None if member.is_dir() else map_member(PurePosixPath(member.filename))
-                if target is None:
-                    continue
-                if target.is_absolute() or ".." in target.parts or stat.S_ISLNK(member.external_attr >> 16):
-                    raise ValueError(
-                        f"{archive}: {member.filename} would leave {root}; this is not the official archive"
-                    )
-                members.append((member, root / target))
-            return sum(
-                _write(opened, member, target) for member, target in tqdm(members, "unpack", disable=None)
-            )
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        for name, size, open_member in tqdm(_list_files(archive), "unpack", disable=None):
+            target = map_member(PurePosixPath(name))
+            if target is None:
+                continue
+            if target.is_absolute() or ".." in target.parts:
+                raise ValueError(f"{archive}: {name} would leave {root}; this is not the official archive")
+            path = root / target
+            if path.is_file() and path.stat().st_size == size:
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.part")
+            with open_member() as source, part.open("wb") as file:
+                shutil.copyfileobj(source, file)
+            part.replace(path)
+            count += 1
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(
-            f"{archive}: {error}. Download it again, then run `prepare` again to continue"
+            f"{archive}: {first_line(error)}. Download it again, then run `prepare` again to continue"
         ) from error
+    return count
 
 
-def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> bool:
-    """Write a member atomically (its checksum is verified); return False if it exists already."""
-    if target.exists() and target.stat().st_size == member.file_size:
-        return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    with opened.open(member) as source, part.open("wb") as file:
-        shutil.copyfileobj(source, file)
-    part.replace(target)
-    return True
+def _list_files(archive: Path) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    """Yield path, size and a function that opens each regular file of an archive."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            for member in opened.infolist():
+                if not member.is_dir():
+                    yield member.filename, member.file_size, partial(opened.open, member)
+        return
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            if member.isfile():
+                yield member.name, member.size, partial(opened.extractfile, member)
 
 
-def is_complete(root: Path, official: Mapping[str, int]) -> bool:
-    """Return whether the folders contain the official numbers of images."""
+def is_complete(root: Path, folders: Iterable[str], official: Mapping[str, int]) -> bool:
+    """Return whether the folders have the official number of images in each split."""
     return all(
-        (root / folder).is_dir()
-        and sum(file.is_file() for file in (root / folder).rglob("*.[jp][pn]g")) == count
-        for folder, count in official.items()
+        sum(file.is_file() for file in (root / folder / split).rglob("*.[jp][pn]g")) == count
+        for folder in folders
+        for split, count in official.items()
     )

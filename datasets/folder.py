@@ -102,46 +102,40 @@ def _write_class_mask(mask: Path, folder: Path, target: Path, by: int) -> Path:
 
 
 script = Script("folder", __doc__ or "")
-script.add_command(
+options = script.add_command(
     "import",
     import_labels,
     "make images/, masks/ and classes.csv from the files of a label tool, and print a report",
-    ("--from", {"dest": "kind", "choices": sorted(tool.READERS), "required": True}),
-    (
-        "files",
-        {
-            "type": parse_path,
-            "nargs": "+",
-            "metavar": "FILE",
-            "help": "JSON, XML or CSV; or a folder of them",
-        },
-    ),
-    (
-        "--images",
-        {"type": parse_path, "metavar": "DIR", "help": "default: images/ in the root, else beside FILE"},
-    ),
-    ("--split", {"default": "", "metavar": "NAME", "help": "write to images/NAME and masks/NAME"}),
-    ("--classes", {"metavar": "A,B", "help": "labels to keep, in this order; default: all"}),
-    (
-        "--table",
-        {
-            "type": parse_path,
-            "metavar": "FILE",
-            "help": "class table with the ids of the labels, such as classes.csv of an export of the doctor; "
-            "pixels without a shape are not scored",
-        },
-    ),
-    ("--empty", {"choices": ("background", "left-out"), "help": "images without labels; COCO: background"}),
-    ("--attribute", {"metavar": "NAME", "help": "VIA region attribute that holds the class"}),
 )
-script.add_command(
-    "classes",
-    propose_classes,
-    "propose classes.csv from the ids or colors that the masks hold",
-    ("--masks", {"default": "masks", "metavar": "FOLDER", "help": "below the root; default: %(default)s"}),
-    ("--output", {"type": parse_path, "metavar": "FILE", "help": "default: classes.csv in the root"}),
-    ("--divide", {"type": int, "metavar": "N", "help": "ids are class * N + instance, such as 1000"}),
+options.add_argument("--from", dest="kind", choices=sorted(tool.READERS), required=True)
+options.add_argument(
+    "files", type=parse_path, nargs="+", metavar="FILE", help="JSON, XML or CSV; or a folder of them"
 )
+options.add_argument(
+    "--images", type=parse_path, metavar="DIR", help="default: images/ in the root, else beside FILE"
+)
+options.add_argument("--split", default="", metavar="NAME", help="write to images/NAME and masks/NAME")
+options.add_argument("--classes", metavar="A,B", help="labels to keep, in this order; default: all")
+options.add_argument(
+    "--table",
+    type=parse_path,
+    metavar="FILE",
+    help="class table with the ids of the labels, such as classes.csv of an export of the doctor; pixels "
+    "without a shape are not scored",
+)
+options.add_argument(
+    "--empty", choices=("background", "left-out"), help="images without labels; COCO: background"
+)
+options.add_argument("--attribute", metavar="NAME", help="VIA region attribute that holds the class")
+
+options = script.add_command(
+    "classes", propose_classes, "propose classes.csv from the ids or colors that the masks hold"
+)
+options.add_argument(
+    "--masks", default="masks", metavar="FOLDER", help="below the root; default: %(default)s"
+)
+options.add_argument("--output", type=parse_path, metavar="FILE", help="default: classes.csv in the root")
+options.add_argument("--divide", type=int, metavar="N", help="ids are class * N + instance, such as 1000")
 
 if __name__ == "__main__":
     script.run()

@@ -18,12 +18,9 @@ Layout below --root (the folder VOCdevkit/VOC2012):
 from __future__ import annotations
 
 import argparse
-import shutil
-import tarfile
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from command import Script, is_complete
+from command import Script, is_complete, unpack
 from tqdm import tqdm
 
 from segkit.config.values import parse_path
@@ -34,9 +31,8 @@ FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets")
 
 def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Download and unpack VOC 2012; with ``--sbd`` add the masks of SBD and the list trainaug."""
-    if not is_complete(root, {"SegmentationClass": OFFICIAL["trainval"]}):
-        archive = arguments.archive or fetch_archive(root.parent)
-        unpack_tar(archive, root)
+    if not is_complete(root, ["SegmentationClass"], {"": OFFICIAL["trainval"]}):
+        unpack(arguments.archive or fetch_archive(root.parent), root, map_member)
     if arguments.sbd:
         add_sbd(arguments.sbd, root)
 
@@ -58,52 +54,14 @@ def fetch_archive(folder: Path) -> Path:
     return target
 
 
-def unpack_tar(archive: Path, root: Path) -> None:
-    """Unpack images, class masks and lists to the root; files outside it and links are refused."""
-
-    def select(member: tarfile.TarInfo) -> str | None:
-        parts = PurePosixPath(member.name).parts
-        if "VOC2012" not in parts:
-            return None
+def map_member(member: PurePosixPath) -> PurePosixPath | None:
+    """Return the path of images, class masks and lists below the folder VOC2012 of the archive."""
+    parts = member.parts
+    if "VOC2012" in parts:
         inside = parts[parts.index("VOC2012") + 1 :]
-        file = root.joinpath(*inside)
-        if inside[0] not in FOLDERS or (file.is_file() and file.stat().st_size == member.size):
-            return None
-        return "/".join(inside)
-
-    extract(archive, root, select)
-
-
-def extract(archive: Path, folder: Path, select: Callable[[tarfile.TarInfo], str | None]) -> None:
-    """Extract regular files of a tar file to the paths below the folder that ``select`` returns.
-
-    The filters of ``tarfile`` are not used: Python 3.11.2, which Debian 12 has, does not know them.
-
-    Raises:
-        ValueError: the archive is damaged, or a path would leave the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tarfile.open(archive) as opened:
-            for member in opened:
-                if not member.isfile():
-                    continue
-                name = select(member)
-                if name is not None:
-                    _extract_file(opened, member, folder, name)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        reason = str(error).partition(":\n")[0]
-        raise ValueError(f"{archive}: {reason}. Fetch it again, then call `prepare` again") from error
-
-
-def _extract_file(opened: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, name: str) -> None:
-    path = folder / name
-    source = opened.extractfile(member)
-    if source is None or not path.resolve().is_relative_to(folder.resolve()):
-        raise tarfile.TarError(f"{member.name} is outside the destination")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with source, path.open("wb") as target:
-        shutil.copyfileobj(source, target)
+        if inside[0] in FOLDERS:
+            return PurePosixPath(*inside)
+    return None
 
 
 def add_sbd(archive: Path, root: Path) -> None:
@@ -119,7 +77,7 @@ def add_sbd(archive: Path, root: Path) -> None:
 
     if not archive.is_dir():
         unpacked = root.parent / "SBD"
-        extract(archive, unpacked, lambda member: member.name)
+        unpack(archive, unpacked, lambda member: member)
         archive = unpacked
     files = {file.stem: file for file in archive.rglob("cls/*.mat")}
     if not files:
@@ -137,18 +95,13 @@ def add_sbd(archive: Path, root: Path) -> None:
     (lists / "trainaug.txt").write_text("".join(f"{name}\n" for name in names))
 
 
-OPTIONS = (
-    (
-        "--archive",
-        {"type": parse_path, "metavar": "FILE", "help": "VOCtrainval_11-May-2012.tar, downloaded before"},
-    ),
-    (
-        "--sbd",
-        {"type": parse_path, "metavar": "PATH", "help": "benchmark.tgz of SBD or its folder: adds trainaug"},
-    ),
+script = Script("voc", __doc__ or "", OFFICIAL)
+options = script.add_prepare(prepare, "download and unpack VOC 2012, and add the masks of SBD")
+options.add_argument(
+    "--archive", type=parse_path, metavar="FILE", help="VOCtrainval_11-May-2012.tar, downloaded before"
 )
-script = Script("voc", __doc__ or "", OFFICIAL).add_prepare(
-    prepare, "download and unpack VOC 2012, and add the masks of SBD", *OPTIONS
+options.add_argument(
+    "--sbd", type=parse_path, metavar="PATH", help="benchmark.tgz of SBD or its folder: adds trainaug"
 )
 
 if __name__ == "__main__":

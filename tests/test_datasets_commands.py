@@ -185,7 +185,7 @@ def test_ade20k_prepare_from_a_local_zip_is_idempotent(tmp_path):
 
 
 def test_prepare_of_a_complete_folder_needs_no_archive(tmp_path, monkeypatch):
-    command.unpack_zip(ade_zip(tmp_path / "ade.zip"), tmp_path / "ade", ade20k_script.map_member)
+    command.unpack(ade_zip(tmp_path / "ade.zip"), tmp_path / "ade", ade20k_script.map_member)
     monkeypatch.setattr(ade20k_script, "OFFICIAL", {"training": 2, "validation": 2})
     monkeypatch.setattr(ade20k_script.download, "fetch", None)  # would fail if it were called
     files = {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*")}
@@ -195,10 +195,10 @@ def test_prepare_of_a_complete_folder_needs_no_archive(tmp_path, monkeypatch):
 
 def test_interrupted_unpacking_continues(tmp_path):
     archive, root = ade_zip(tmp_path / "ade.zip"), tmp_path / "ade"
-    assert command.unpack_zip(archive, root, ade20k_script.map_member) == 8
+    assert command.unpack(archive, root, ade20k_script.map_member) == 8
     (root / "images/training/x.jpg").unlink()
     (root / "images/training/y.jpg").write_bytes(b"im")  # cut short
-    assert command.unpack_zip(archive, root, ade20k_script.map_member) == 2
+    assert command.unpack(archive, root, ade20k_script.map_member) == 2
     assert (root / "images/training/y.jpg").read_bytes() == b"image"
 
 
@@ -207,27 +207,26 @@ def test_interrupted_unpacking_continues(tmp_path):
 )
 def test_archive_members_cannot_leave_the_folder(tmp_path, name):
     archive = ade_zip(tmp_path / "ade.zip", extra=[name])
-    keep_all = lambda member: member  # noqa: E731
-    with pytest.raises(ValueError, match="would leave"):
-        command.unpack_zip(archive, tmp_path / "deep/ade", keep_all)
-    assert not (tmp_path / "deep").exists()
+    with pytest.raises(ValueError, match=r"would leave .*; this is not the official archive"):
+        command.unpack(archive, tmp_path / "deep/ade", lambda member: member)
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_link_in_an_archive_is_refused(tmp_path):
+def test_link_in_an_archive_becomes_no_link(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         link = zipfile.ZipInfo("images/link")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
-    with pytest.raises(ValueError, match="would leave"):
-        command.unpack_zip(tmp_path / "a.zip", tmp_path / "out", lambda member: member)
+    command.unpack(tmp_path / "a.zip", tmp_path / "out", lambda member: member)
+    assert not (tmp_path / "out/images/link").is_symlink()
 
 
-def test_damaged_archive_is_refused_with_a_fix(tmp_path):
+@pytest.mark.parametrize("kept", [300, 20])
+def test_damaged_archive_is_refused_with_a_fix(tmp_path, kept):
     archive = ade_zip(tmp_path / "ade.zip")
-    archive.write_bytes(archive.read_bytes()[:300])
+    archive.write_bytes(archive.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"ade.zip: .*Download it again, then run `prepare` again"):
-        command.unpack_zip(archive, tmp_path / "out", ade20k_script.map_member)
+        command.unpack(archive, tmp_path / "out", ade20k_script.map_member)
 
 
 @pytest.mark.medium

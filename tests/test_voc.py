@@ -154,16 +154,13 @@ def test_voc_prepare_unpacks_needed_files_and_continues(root, tmp_path):
     assert kept.stat().st_mtime_ns == touched != time  # not written again
 
 
-def test_voc_prepare_refuses_unsafe_and_damaged_archives(tmp_path):
+def test_voc_prepare_refuses_unsafe_archives(tmp_path):
     with tarfile.open(tmp_path / "evil.tar", "w") as archive:
         member = tarfile.TarInfo("VOCdevkit/VOC2012/JPEGImages/../../../evil.jpg")
         archive.addfile(member, io.BytesIO(b""))
-    with pytest.raises(ValueError, match=r"evil.tar: .*outside the destination.*Fetch it again"):
+    with pytest.raises(ValueError, match=r"evil.tar: .*evil.jpg would leave .*deep/VOC2012"):
         prepare(tmp_path / "deep/VOC2012", "--archive", tmp_path / "evil.tar")
     assert not list(tmp_path.rglob("evil.jpg"))
-    (tmp_path / "half.tar").write_bytes(b"not a tar file")
-    with pytest.raises(ValueError, match=r"half.tar: .*Fetch it again"):
-        prepare(tmp_path / "VOC2012", "--archive", tmp_path / "half.tar")
 
 
 def test_voc_prepare_without_network_says_where_the_file_goes(tmp_path, monkeypatch):
