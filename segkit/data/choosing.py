@@ -103,11 +103,7 @@ def choose_batch_size(published: int, *, images: int, parts: int) -> tuple[int, 
     batch = max(2 * parts, fitting // parts * parts)
     if batch == published:
         return batch, "published with this crop"
-    if batch <= fitting:
-        return batch, f"the data set has {format_count(images, 'image')}"
-    if parts > 1:
-        return batch, f"two images for each of {parts} parts"
-    return batch, "at least two images"
+    return batch, f"at least two for each of {format_count(parts, 'part')}, if possible at most {images}"
 
 
 def _choose_length(
@@ -117,11 +113,7 @@ def _choose_length(
     iterations, epochs = (value_of(settings, f"schedule.{unit}") for unit in ("iterations", "epochs"))
     if "schedule.iterations" in unset:
         steps = -(-EPOCHS * images // batch)
-        reason = f"{EPOCHS} epochs of {images:,} images"
-        if steps < MIN_STEPS:
-            reason = f"{reason} would be only {steps:,} steps; training at least {MIN_STEPS:,}"
-        elif steps > MAX_STEPS:
-            reason = f"{reason} would be {steps:,} steps; training at most {MAX_STEPS:,}"
+        reason = f"{EPOCHS} epochs of {images:,} images, but {MIN_STEPS:,} to {MAX_STEPS:,} steps"
         iterations = min(max(steps, MIN_STEPS), MAX_STEPS)
         chosen.add("schedule.iterations", iterations, reason)
         epochs = None
@@ -142,9 +134,6 @@ def _choose_bands(chosen: ChosenSettings, unset: list[str], dataset: Pairs) -> N
     if not keys:
         return
     value_range = dataset.bands.range
-    if keys == {"model.value_range"} and not isinstance(value_range, str):
-        chosen["model.value_range"] = value_range or (0.0, 255.0)
-        return
     bands, count = statistics.compute_band_statistics(dataset), len(dataset)
     if isinstance(value_range, str):
         reason = {"percentile": "percentiles 0.5 and 99.5", "minmax": "minimum and maximum"}[value_range]

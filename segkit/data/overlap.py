@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import filecmp
 import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +29,20 @@ def find_shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
     """
     sources, images = (_stat_images(split) for split in (train, val))
     by_inode = {(status.st_dev, status.st_ino): file for file, status in sources.items()}
-    shared, others = [], []
-    for file, status in images.items():
-        if same := by_inode.get((status.st_dev, status.st_ino)):
-            shared.append((same, file))
-        else:
-            others.append(file)
-    sizes = {images[file].st_size for file in others} & {status.st_size for status in sources.values()}
-    others = [file for file in others if images[file].st_size in sizes]
-    sources = {file: status for file, status in sources.items() if status.st_size in sizes}
-    if len(others) + len(sources) > MOST_COMPARED:
+    same = {file: by_inode.get((status.st_dev, status.st_ino)) for file, status in images.items()}
+    shared = [(source, file) for file, source in same.items() if source]
+    sizes = {images[file].st_size for file, source in same.items() if source is None}
+    sizes &= {status.st_size for status in sources.values()}
+    others = [file for file, source in same.items() if source is None and images[file].st_size in sizes]
+    candidates = [file for file, status in sources.items() if status.st_size in sizes]
+    if len(others) + len(candidates) > MOST_COMPARED:
         return shared
-    by_sample: dict[tuple[int, bytes], list[Path]] = defaultdict(list)
-    for file, status in sources.items():
-        with contextlib.suppress(OSError):  # reading the sample reports it
-            by_sample[_read_sample(file, status.st_size)].append(file)
+    by_sample: dict[bytes, list[Path]] = defaultdict(list)
+    for file in candidates:
+        by_sample[_read_sample(file)].append(file)
     for file in others:
-        with contextlib.suppress(OSError):
-            for other in by_sample.get(_read_sample(file, images[file].st_size), []):
-                if filecmp.cmp(other, file, shallow=False):
-                    shared.append((other, file))
-                    break
+        equal = (one for one in by_sample[_read_sample(file)] if filecmp.cmp(one, file, shallow=False))
+        shared += [(source, file) for source in islice(equal, 1)]
     return shared
 
 
@@ -59,13 +52,13 @@ def _image_files(dataset: Any) -> list[Path]:
 
 
 def _stat_images(dataset: Any) -> dict[Path, os.stat_result]:
-    return {file: file.stat() for file in _image_files(dataset) if file.exists()}
+    return {file: file.stat() for file in _image_files(dataset) if os.access(file, os.R_OK)}
 
 
-def _read_sample(file: Path, size: int) -> tuple[int, bytes]:
+def _read_sample(file: Path) -> bytes:
     with file.open("rb") as opened:
-        opened.seek(max(0, size // 2 - SAMPLE // 2))
-        return size, opened.read(SAMPLE)
+        opened.seek(max(0, file.stat().st_size // 2 - SAMPLE // 2))
+        return opened.read(SAMPLE)
 
 
 def describe_overlap(train: Any, val: Any) -> str:
@@ -73,12 +66,10 @@ def describe_overlap(train: Any, val: Any) -> str:
     if not (shared := find_shared_images(train, val)):
         return ""
     source, image = shared[0]
-    same = "" if source == image else f" (the training file {source})"
     verb = "is" if len(shared) == 1 else "are"
-    count = f"{len(shared)} of {format_count(len(val), 'validation image')} {verb}"
     return (
-        f"{count} also trained on, such as {image}{same}: "
-        "scores will be too high. Check data.train_split and data.val_split"
+        f"{len(shared)} of {format_count(len(val), 'validation image')} {verb} also trained on, such as "
+        f"{image} (in training {source}): scores will be too high. Check data.train_split and data.val_split"
     )
 
 
