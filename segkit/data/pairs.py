@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import logging
@@ -115,8 +114,6 @@ class Pairs:
             self.excluded = read_exclude_list(exclude, [pair.name for pair in self.pairs])
             listed = set(self.excluded)
             self.pairs = [pair for pair in self.pairs if pair.name not in listed]
-            if not self.pairs:
-                raise ValueError(f"data.exclude={exclude}: leaves out all {len(listed)} training images")
         self.names = [pair.name for pair in self.pairs]
 
     def __len__(self) -> int:
@@ -195,18 +192,16 @@ def read_exclude_list(file: str, names: Sequence[str]) -> list[str]:
     path = Path(expand_home(file))
     if not path.is_file():
         raise ValueError(f"data.exclude={file}: there is no such file. It lists names of training images")
-    known, listed = set(names), []
-    for number, line in enumerate(files.read_text(path).splitlines(), start=1):
-        name = line.strip()
-        if not name or name.startswith("#"):
-            continue
-        if name not in known:
-            near = difflib.get_close_matches(name, names, n=1) or names[:1]
-            raise ValueError(
-                f"{path}, line {number}: {name} is not a training image. A name is, for example, {near[0]}"
-            )
-        listed.append(name)
-    return list(dict.fromkeys(listed))
+    lines = dict.fromkeys(line.strip() for line in files.read_text(path).splitlines())
+    listed = [name for name in lines if name and not name.startswith("#")]
+    known = set(names)
+    if unknown := [name for name in listed if name not in known]:
+        raise ValueError(
+            f"data.exclude={file}: {unknown[0]} is not a training image. A name is, for example, {names[0]}"
+        )
+    if len(listed) == len(names):
+        raise ValueError(f"data.exclude={file}: leaves out all {len(names)} training images")
+    return listed
 
 
 def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> MatchedFiles:
@@ -297,10 +292,9 @@ def load_cached(source: Path, folder: Path, salt: str, read: Callable[[], np.nda
     The copy is memory-mapped, so unused pixels are not loaded. Several processes may write to the folder. If
     it cannot be written, nothing is stored, with one warning.
     """
-    try:
-        stat = source.stat()
-    except FileNotFoundError:
+    if not source.exists():
         return read()  # raises the error
+    stat = source.stat()
     key = hashlib.sha256(f"{source.absolute()}\n{salt}".encode()).hexdigest()[:32]
     copy = folder / key[:2] / f"{key}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
     if not copy.exists():

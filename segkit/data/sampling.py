@@ -7,11 +7,7 @@ has each image in proportion to its factor: the length of a training does not de
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -19,8 +15,6 @@ from tqdm import tqdm
 from segkit.data.label_map import DataError
 from segkit.data.pairs import Pairs
 from segkit.data.verify import map_indices
-from segkit.runtime import files
-from segkit.runtime.download import cache_folder
 from segkit.types import Dataset, label_ignore_index
 
 NAMED_CLASSES = 5  # in the note
@@ -61,12 +55,10 @@ def build_repeat_factors(dataset: Dataset, sampling: str, threshold: float) -> R
     found = [index for index in np.argsort(frequency, kind="stable") if frequency[index] > 0]
     rarest = ", ".join(f"{names[index]} {frequency[index]:.1%}" for index in found[:NAMED_CLASSES])
     repeated, most = (factors > factors.min()).mean(), factors.max() / factors.min()
-    effect = f"{repeated:.1%} of the images are drawn more often, up to {most:.3g} times as often as others"
-    if not repeated:
-        effect = (
-            f"sampling is uniform: loader.repeat_threshold={threshold:g} gives all images the same factor"
-        )
-    note = f"loader.sampling=repeat_factor: rarest classes, by their share of the images: {rarest}; {effect}"
+    note = (
+        f"loader.sampling=repeat_factor: rarest classes, by their share of the images: {rarest}; "
+        f"{repeated:.1%} of the images are drawn more often, up to {most:.3g} times as often as others"
+    )
     return RepeatFactors(factors, note)
 
 
@@ -90,9 +82,7 @@ def compute_class_frequency(classes: Sequence[np.ndarray], num_classes: int) -> 
 
 
 def list_classes(dataset: Dataset) -> list[np.ndarray]:
-    """Return the class ids in the mask of each sample, in ascending order.
-
-    All masks are read, with a progress bar. The result for files is cached until one of them changes.
+    """Return the class ids in the mask of each sample, in ascending order; all masks are read.
 
     Raises:
         DataError: a mask cannot be read, and ``dataset.on_error`` is ``stop``; otherwise it has no classes.
@@ -100,10 +90,6 @@ def list_classes(dataset: Dataset) -> list[np.ndarray]:
     if not isinstance(dataset, Pairs):
         indices = tqdm(range(len(dataset)), "classes of masks", unit="mask", disable=None)
         return [_find_classes(dataset.read(index).label) for index in indices]
-    path = _cache_path(dataset)
-    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), np.load(path) as stored:
-        return np.split(stored["classes"], stored["ends"][:-1])
 
     def read_classes(index: int) -> np.ndarray:
         try:
@@ -113,25 +99,9 @@ def list_classes(dataset: Dataset) -> list[np.ndarray]:
                 raise
             return np.empty(0, np.int64)
 
-    classes = list(map_indices(read_classes, dataset, "classes of masks"))
-    with contextlib.suppress(OSError):  # without a cache the masks are read again next time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic_write(path) as file:
-            np.savez(file, classes=np.concatenate(classes), ends=np.cumsum([len(ids) for ids in classes]))
-    return classes
+    return list(map_indices(read_classes, dataset, "classes of masks"))
 
 
 def _find_classes(label: np.ndarray) -> np.ndarray:
     present = np.flatnonzero(np.bincount(label.ravel()))
     return present[present != label_ignore_index(label)]
-
-
-def _cache_path(dataset: Pairs) -> Path:
-    """Return the file of the classes of a data set; its name depends on the masks and their label maps."""
-    digest = hashlib.sha256(repr((dataset.coding, dataset.table)).encode())
-    for pair in dataset.pairs:
-        with contextlib.suppress(OSError):  # reported when the mask is read
-            stat = pair.label.stat()
-            key = (str(pair.label.absolute()), stat.st_size, stat.st_mtime_ns, pair.table)
-            digest.update(repr(key).encode())
-    return cache_folder() / "classes" / f"{digest.hexdigest()[:32]}.npz"
