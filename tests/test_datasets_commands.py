@@ -85,17 +85,9 @@ def test_verify_reports_all_problems_with_status_one(tmp_path):
 
 
 @pytest.mark.medium
-def test_verify_of_a_valid_split_has_status_zero(tmp_path):
-    root = camvid_like(tmp_path, splits=("small",))
-    report = run_script("camvid", "verify", "--root", root, "--split", "train", "data.train_split=small")
-    assert "3 pairs read, 0 problems" in report
-
-
-@pytest.mark.medium
-def test_wrong_setting_or_option_is_refused(tmp_path):
+def test_wrong_setting_or_option_is_refused():
     assert "rooot" in run_script("camvid", "verify", "data.rooot=x", status=2)
     assert "unrecognized arguments: nonsense" in run_script("camvid", "verify", "nonsense", status=2)
-    assert "there is no folder images/train" in run_script("camvid", "verify", "--root", tmp_path, status=2)
 
 
 @pytest.mark.medium
@@ -148,17 +140,14 @@ def test_show_writes_a_contact_sheet_of_named_samples(tmp_path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("value", [255, 65535])
-def test_show_draws_samples_without_a_scored_pixel(tmp_path, value):
-    root = tmp_path / "data"
-    write_image(root / "images/a.png", np.zeros((16, 16, 3), np.uint8))
-    write_image(root / "masks/a.png", np.full((16, 16), value, np.uint16))
-    rows = [f"{k},class {k},," for k in range(255 if value == 255 else 300)]
-    table = "\n".join(["id,name,color,ignore", *rows, f"{value},void,,yes"])
-    (root / "classes.csv").write_text(table)
+def test_show_draws_samples_without_a_scored_pixel(tmp_path):
+    write_image(tmp_path / "images/a.png", np.zeros((16, 16, 3), np.uint8))
+    write_image(tmp_path / "masks/a.png", np.full((16, 16), 65535, np.uint16))
+    rows = [f"{k},class {k}," for k in range(300)]
+    (tmp_path / "classes.csv").write_text("\n".join(["id,name,ignore", *rows, "65535,void,yes"]))
     sheet = tmp_path / "sheet.png"
     same = ["data.train_split=.", "data.val_split=.", "sizes.base=16", "sizes.crop=16"]
-    run_script("folder", "show", "--root", root, "--output", sheet, "augment=none", *same)
+    run_script("folder", "show", "--root", tmp_path, "--output", sheet, "augment=none", *same)
     assert cv2.imread(str(sheet)).shape[0] > 200
 
 
@@ -174,23 +163,13 @@ def ade_zip(file, splits=("training", "validation"), extra=()):
     return file
 
 
-@pytest.mark.medium
-def test_ade20k_prepare_from_a_local_zip_is_idempotent(tmp_path):
-    archive = ade_zip(tmp_path / "ade.zip")
-    run_script("ade20k", "prepare", "--root", tmp_path / "ade", "--zip", archive)
-    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*") if f.is_file()}
-    assert len(files) == 8
-    run_script("ade20k", "prepare", "--root", tmp_path / "ade", "--zip", archive)
-    assert {f: f.stat().st_mtime_ns for f in files} == files
-
-
 def test_prepare_of_a_complete_folder_needs_no_archive(tmp_path, monkeypatch):
-    command.unpack(ade_zip(tmp_path / "ade.zip"), tmp_path / "ade", ade20k_script.map_member)
     monkeypatch.setattr(ade20k_script, "OFFICIAL", {"training": 2, "validation": 2})
-    monkeypatch.setattr(ade20k_script.download, "fetch", None)  # would fail if it were called
-    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*")}
-    ade20k_script.prepare(ade20k_script.script.parser.parse_args(["prepare"]), tmp_path / "ade")
-    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "ade").rglob("*")} == files
+    for words in (["--zip", str(ade_zip(tmp_path / "ade.zip"))], []):
+        arguments = ade20k_script.script.parser.parse_args(["prepare", *words])
+        ade20k_script.prepare(arguments, tmp_path / "ade")
+        monkeypatch.setattr(ade20k_script.download, "fetch", None)  # would fail if it were called
+    assert len([file for file in (tmp_path / "ade").rglob("*") if file.is_file()]) == 8
 
 
 def test_interrupted_unpacking_continues(tmp_path):

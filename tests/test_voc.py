@@ -101,20 +101,18 @@ def test_voc_lists_select_images_with_palette_labels(root):
     assert len(voc.build("train", root=str(root), train_split="trainval")) == 4
 
 
-def test_voc_trainaug_prefers_official_masks(root, sbd):
+@pytest.mark.parametrize("is_archive", [False, True])
+def test_voc_trainaug_prefers_official_masks(root, sbd, tmp_path, is_archive):
+    if is_archive:
+        with tarfile.open(tmp_path / "benchmark.tgz", "w:gz") as archive:
+            archive.add(sbd, "benchmark_RELEASE")
+        sbd = tmp_path / "benchmark.tgz"
     voc_script.add_sbd(sbd, root)
     dataset = voc.build("train", root=str(root), train_split="trainaug")
     assert dataset.names == ["2007_a", "2007_b", "2011_e"]  # without 2007_c, which is validated on
     assert (dataset.read(0).label == draw_mask(0)).all()
     assert (dataset.read(2).label == 15).all()
     assert [file.name for file in (root / "SegmentationClassAug").iterdir()] == ["2011_e.png"]
-
-
-def test_voc_trainaug_from_archive_of_sbd(root, sbd, tmp_path):
-    with tarfile.open(tmp_path / "benchmark.tgz", "w:gz") as archive:
-        archive.add(sbd, "benchmark_RELEASE")
-    voc_script.add_sbd(tmp_path / "benchmark.tgz", root)
-    assert len(voc.build("train", root=str(root), train_split="trainaug")) == 3
 
 
 def test_voc_missing_list_or_file_is_named(root):
@@ -146,12 +144,11 @@ def test_voc_prepare_unpacks_needed_files_and_continues(root, tmp_path):
     }
     damaged, kept = new / "JPEGImages/2007_a.jpg", new / "JPEGImages/2007_b.jpg"
     damaged.write_bytes(b"cut")
-    time = kept.stat().st_mtime_ns
     kept.touch()
     touched = kept.stat().st_mtime_ns
     prepare(new, "--archive", tmp_path / "voc.tar")
     assert damaged.read_bytes() == (root / "JPEGImages/2007_a.jpg").read_bytes()
-    assert kept.stat().st_mtime_ns == touched != time  # not written again
+    assert kept.stat().st_mtime_ns == touched  # not written again
 
 
 def test_voc_prepare_refuses_unsafe_archives(tmp_path):

@@ -95,8 +95,8 @@ class LabelMap:
     @cached_property
     def names(self) -> list[str]:
         """K unique names; a repeated name gets its id appended."""
-        seen: dict[str, Entry] = {}
-        return [e.name if seen.setdefault(e.name, e) is e else f"{e.name} ({e.id})" for e in self.classes]
+        counts = Counter(entry.name for entry in self.classes)
+        return [e.name if counts[e.name] == 1 else f"{e.name} ({e.id})" for e in self.classes]
 
     @cached_property
     def colors(self) -> np.ndarray:
@@ -118,14 +118,13 @@ class LabelMap:
     @cached_property
     def _from_color(self) -> np.ndarray:
         """Class id + 1 of each color, 0 for unknown: (2^24,) uint16; untouched pages take no memory."""
-        lookup, owner = np.zeros(1 << 24, np.uint16), {}
+        lookup = np.zeros(1 << 24, np.uint16)
         for entry, class_id in self._class_ids():
-            if owner.setdefault(entry.color, (entry, class_id))[1] != class_id:
-                raise ValueError(
-                    f"{self._title} gives {hex_color(entry.color)} to both "
-                    f"{owner[entry.color][0].name!r} and {entry.name!r}; each class needs its own color"
-                )
-            lookup[_pack_colors(np.array(entry.color))] = class_id + 1
+            place = _pack_colors(np.array(entry.color))
+            if lookup[place] not in (0, class_id + 1):
+                color = hex_color(entry.color)
+                raise ValueError(f"{self._title} gives {color} to two classes; each needs its own color")
+            lookup[place] = class_id + 1
         return lookup
 
     def _class_ids(self) -> list[tuple[Entry, int]]:

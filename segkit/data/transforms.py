@@ -103,19 +103,14 @@ class Augmentation:
         crop_size = self.crop_size
         if isinstance(crop_size, int):
             crop_size = (crop_size, crop_size)
-        pixels = None
-        if self.class_uniform_crop:
-            is_flipped_first = is_flipped and self.resize != "opencv_linear" and not angle
-            pixels = _ClassPixels(label[:, ::-1] if is_flipped_first else label)
         outside, original = (label_ignore_index(label),), label
-        tries = 0
-        while True:
-            crop = self._sample_crop(draw, scaled, crop_size or scaled, pixels)._replace(
-                is_flipped=is_flipped
-            )
+        is_flipped_first = is_flipped and self.resize != "opencv_linear" and not angle
+        upright = label[:, ::-1] if is_flipped_first else label
+        for _ in range(MAX_RETRIES + 1):
+            crop = self._sample_crop(draw, scaled, crop_size or scaled, upright)
+            crop = crop._replace(is_flipped=is_flipped)
             label = self._cut(original, crop, angle, outside)
-            tries += 1
-            if tries > MAX_RETRIES or self.max_class_ratio == 1 or _is_mixed(label, self.max_class_ratio):
+            if self.max_class_ratio == 1 or _is_mixed(label, self.max_class_ratio):
                 break
         image = self._cut(image, crop, angle, padding)
         if self.color_jitter and bands.is_photograph:
@@ -133,11 +128,7 @@ class Augmentation:
         return Sample(image, label, name, bands)
 
     def _sample_crop(
-        self,
-        draw: np.random.Generator,
-        scaled: tuple[int, int],
-        crop_size: Sequence[int],
-        pixels: _ClassPixels | None,
+        self, draw: np.random.Generator, scaled: tuple[int, int], crop_size: Sequence[int], label: np.ndarray
     ) -> Crop:
         """Return a uniform crop; it has all of a side that is not longer than the crop.
 
@@ -146,8 +137,8 @@ class Augmentation:
         sides: np.ndarray = np.minimum(crop_size, scaled)
         lowest: np.ndarray = np.zeros(2, np.int64)
         highest: np.ndarray = scaled - sides
-        if pixels is not None and draw.random() < self.class_uniform_crop:
-            pixel = pixels.draw(draw, scaled)
+        if self.class_uniform_crop and draw.random() < self.class_uniform_crop:
+            pixel = _sample_class_pixel(draw, label, scaled)
             lowest = np.maximum(lowest, pixel - sides + 1)
             highest = np.minimum(highest, pixel)
         top, left = draw.integers(lowest, highest + 1).tolist()
@@ -164,22 +155,18 @@ class Augmentation:
 build = Augmentation  # the name that components are built by
 
 
-class _ClassPixels:
-    """Random pixels of a label: first a class, uniformly, then one of its pixels."""
+def _sample_class_pixel(draw: np.random.Generator, label: np.ndarray, scaled: Sequence[int]) -> np.ndarray:
+    """Return (row, column) of a pixel of a random class, in the image scaled to (height, width) ``scaled``.
 
-    def __init__(self, label: np.ndarray) -> None:
-        self.label = label
-        counts = np.bincount(label.ravel())
-        counts[label_ignore_index(label) :] = 0
-        self.classes = np.flatnonzero(counts)
-
-    def draw(self, draw: np.random.Generator, scaled: Sequence[int]) -> np.ndarray:
-        """Return (row, column) of a pixel in the image scaled to (height, width); any if none is labeled."""
-        if not len(self.classes):
-            return draw.integers(scaled)
-        positions = np.flatnonzero(self.label == draw.choice(self.classes))
-        place = np.unravel_index(positions[draw.integers(len(positions))], self.label.shape)
-        return ((np.array(place) + 0.5) * scaled / self.label.shape).astype(np.int64)
+    Any pixel is returned if none is labeled.
+    """
+    counts = np.bincount(label.ravel())
+    counts[label_ignore_index(label) :] = 0
+    if not counts.any():
+        return draw.integers(scaled)
+    positions = np.flatnonzero(label == draw.choice(np.flatnonzero(counts)))
+    place = np.unravel_index(positions[draw.integers(len(positions))], label.shape)
+    return ((np.array(place) + 0.5) * scaled / label.shape).astype(np.int64)
 
 
 def _sample_scaled_size(
