@@ -1,10 +1,10 @@
-"""List the files below a folder, each once."""
+"""List the files below a folder, each once, with unique names."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -31,3 +31,19 @@ def walk_files(folder: Path) -> Iterator[Path]:
                     folders.append(entry.path)
                 else:
                     yield Path(entry.path)
+
+
+def unique_names(names: Sequence[str], files: Sequence[Path]) -> list[str]:
+    """Return unique names: repeated ones get the suffix of their file, or a number."""
+    counts = Counter(names)
+    taken = {name for name, count in counts.items() if count == 1}
+    result = []
+    for name, file in zip(names, files, strict=True):
+        if counts[name] > 1:
+            candidate, number = f"{name}{file.suffix}", 2
+            while candidate in taken:
+                candidate, number = f"{name}_{number}", number + 1
+            taken.add(candidate)
+            name = candidate
+        result.append(name)
+    return result

@@ -106,11 +106,13 @@ class Augmentation:
         outside, original = (label_ignore_index(label),), label
         is_flipped_first = is_flipped and self.resize != "opencv_linear" and not angle
         upright = label[:, ::-1] if is_flipped_first else label
-        for _ in range(MAX_RETRIES + 1):
+        tries = 0
+        while True:
             crop = self._sample_crop(draw, scaled, crop_size or scaled, upright)
             crop = crop._replace(is_flipped=is_flipped)
             label = self._cut(original, crop, angle, outside)
-            if self.max_class_ratio == 1 or _is_mixed(label, self.max_class_ratio):
+            tries += 1
+            if tries > MAX_RETRIES or self.max_class_ratio == 1 or _is_mixed(label, self.max_class_ratio):
                 break
         image = self._cut(image, crop, angle, padding)
         if self.color_jitter and bands.is_photograph:

@@ -19,6 +19,7 @@ import numpy as np
 
 from segkit.config import NonNegativeInt, PathStr, PositiveInt
 from segkit.data.label_map import DataError, LabelMap, Problem
+from segkit.data.listing import unique_names
 from segkit.data.pairs import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -214,14 +215,12 @@ def _read_list(root: Path, images: Tree, masks: Tree, file: Path) -> MatchedFile
 
 
 def _name_images(images: list[Path], folder: Path, end: str) -> list[str]:
-    """Return paths below the image folder, or else below the common folder, without suffixes if unique."""
+    """Return paths below the image folder, or else below the common folder, without suffixes."""
     if not all(image.is_relative_to(folder) for image in images):
         folder = Path(os.path.commonpath([image.parent for image in images]))
     inside = [image.relative_to(folder) for image in images]
     names = [path.with_name(path.stem.removesuffix(end) or path.stem).as_posix() for path in inside]
-    if len(set(names)) < len(names):
-        return [path.as_posix() for path in inside]
-    return names
+    return unique_names(names, images)
 
 
 def _make_absolute(path: Path) -> Path:
