@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import cv2
 import numpy as np
 import pytest
@@ -50,7 +48,6 @@ def test_sizes_are_medians_and_crops_fit(tmp_path, seed):
     [
         ((20_000, 20), []),
         ((20, 20_000), ["augment=mmseg"]),
-        ((9, 5), []),
         ((9, 5), ["augment=mmseg"]),
         ((4000, 3), ["augment.scales=[0.5,16]"]),
         ((64, 48), ["schedule.accumulate=4", "schedule.patience=40"]),
@@ -96,11 +93,6 @@ def test_values_on_the_command_line_are_kept(tmp_path):
     assert (settings["schedule"]["batch_size"], settings["evaluation"]["every"]) == (2, 2)
 
 
-def test_unknown_data_setting_is_refused_before_reading(tmp_path):
-    with pytest.raises(ValueError, match=r"data.class=a.csv: .*did you mean data.classes"):
-        compose_settings("train", [*images_of(tmp_path, [(300, 200)] * 4), "data.class=a.csv"], **CHOOSING)
-
-
 @pytest.mark.medium
 def test_resumed_run_keeps_the_chosen_values(tmp_path):
     given = images_of(tmp_path, [(300, 200)] * 4)
@@ -113,11 +105,6 @@ def test_resumed_run_keeps_the_chosen_values(tmp_path):
     again = compose_settings("train", [*given, "resume=true"], stored=lambda _: before, choose=never)
     changed = {key for key in before if before[key] != again[key]}
     assert changed == {"resume"}
-    longer = compose_settings(
-        "train", [*given, "schedule.iterations=9000"], stored=lambda _: before, choose=never
-    )
-    assert longer["schedule"]["iterations"] == 9000
-    assert longer["sizes"] == before["sizes"]
 
 
 def test_other_data_sets_get_default_values():
@@ -127,26 +114,20 @@ def test_other_data_sets_get_default_values():
     assert published["schedule"]["batch_size"] == 16
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (
-            lambda root: [f.write_bytes(b"x") for f in (root / "images/train").iterdir()],
-            "not an image, nor are the",
-        ),
-        (lambda root: shutil.rmtree(root / "masks/val"), "there is no folder masks/val"),
-    ],
-)
-def test_invalid_folders_are_refused_in_one_line(tmp_path, spoil, message):
+def test_folder_without_readable_images_is_refused(tmp_path):
     words = images_of(tmp_path, [(64, 48)] * 3)
-    images_of(tmp_path, [(64, 48)], split="val")
-    spoil(tmp_path)
-    output = run_command(
-        "train_seg.py", *words[:2], "model=deeplabv3_demo", f"run_dir={tmp_path}/runs", status=2
-    )
-    assert message in output.stderr
-    assert "chosen from the images" not in output.stdout  # what was chosen comes after what is refused
+    for file in (tmp_path / "images/train").iterdir():
+        file.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"000.png: not an image, nor are the .*verify"):
+        compose_settings("train", words, **CHOOSING)
+
+
+@pytest.mark.medium
+def test_missing_validation_folder_is_refused_before_values_are_chosen(tmp_path):
+    words = images_of(tmp_path, [(64, 48)] * 3)
+    output = run_command("train_seg.py", *words[:2], "model=deeplabv3_demo", f"run_dir={tmp_path}", status=2)
+    assert "there is no folder images/val" in output.stderr
+    assert "chosen from the images" not in output.stdout
     assert len(output.stderr.strip().splitlines()) == 1
 
 

@@ -18,7 +18,6 @@ from segkit.data.label_map import Entry, LabelMap
 from segkit.inference import Protocol, predictor
 from segkit.models import segmenter
 from segkit.training import initial_model
-from segkit.types import Sample
 
 COLORS = {"back": (128, 128, 128), "red": (230, 30, 30), "blue": (30, 30, 230)}
 MODEL = {"backbone": {"name": "resnest", "variant": "14", "width": 8}, "head": {"name": "fcn"}}
@@ -94,22 +93,6 @@ def test_other_class_names_are_refused_with_both_tables(tmp_path):
         ValueError, match=r"\[0 back, 1 red, 2 blue\].*classes.csv has \[0 cat, 1 dog, 2 bird\]"
     ):
         evaluation.evaluate(ByColor(), dataset, Protocol(), progress=False)
-
-
-def test_plugin_data_sets_are_aligned():
-    class Own:
-        name, names, on_error = "own", ["a"], "stop"
-        table = class_table((0, "blue", (0, 0, 9)), (1, "back", (9, 9, 9)), (2, "red", (9, 0, 0)))
-
-        def __len__(self):
-            return 1
-
-        def read(self, _):
-            return Sample(np.zeros((1, 4, 3), np.uint8), np.array([[0, 1, 2, 255]], np.uint8), "a")
-
-    aligned = align_dataset(Own(), NETWORK.names)
-    assert aligned.read(0).label.tolist() == [[2, 0, 1, 255]]
-    assert aligned.table.colors.tolist() == [[9, 9, 9], [9, 0, 0], [0, 0, 9]]
 
 
 def test_each_root_is_read_with_its_own_class_table(tmp_path, caplog):

@@ -42,85 +42,56 @@ def encode_tiff(array, **how):
     return buffer.getvalue()
 
 
-def get_refused(name):
-    return REFUSED[name][:2]
-
-
-def pillow_of(name, mode):
+def pillow_of(name, mode=None):
     with Image.open(io.BytesIO(REFUSED[name][1])) as image:
-        return np.array(image.convert(mode) if mode else image)
+        return np.array(image.convert(mode))
 
 
 DEEP_BANDS = np.dstack([DEEP, DEEP + 1, DEEP + 2, DEEP + 3])
 KEYED = np.where(GRAY[..., None] == GRAY[0, 0], 0, 255).astype(np.uint8)
-MEANT = {  # name: file, the settings that read it, what then comes
-    "png of 16 bits": (get_refused("png of 16 bits"), WIDE, split_in_three(DEEP)),
-    "png of 16 bits, one band": (get_refused("png of 16 bits"), all_of(1, (0, 4095)), DEEP[..., None]),
-    "png rgb of 16 bits": (("png", png(DEEP_BANDS[..., :3], 16, 2)), WIDE, DEEP_BANDS[..., :3]),
-    "png rgba of 16 bits": (("png", png(DEEP_BANDS, 16, 6)), all_of(4, (0, 65535)), DEEP_BANDS),
-    "png veiled, colors alone": (get_refused("png veiled"), all_of(3), SCENE),
-    "png veiled, alpha too": (get_refused("png veiled"), all_of(4), VEILED),
-    "png veiled, turned round": (get_refused("png veiled"), Bands((4, 1)), VEILED[..., [3, 0]]),
-    "png gray veiled": (get_refused("png gray veiled"), all_of(2), np.dstack([GRAY, GRAY])),
-    "png palette veiled": (
-        get_refused("png palette veiled"),
-        all_of(3),
-        pillow_of("png palette veiled", "RGBA")[..., :3],
-    ),
-    "png gray with a key": (get_refused("png gray with a key"), all_of(2), np.dstack([GRAY, KEYED])),
-    "webp veiled": (("webp", encode(VEILED, "WEBP", lossless=True, exact=True)), all_of(4), VEILED),
-    "pgm of 16 bits": (get_refused("pgm of 16 bits"), WIDE, split_in_three(DEEP)),
-    "jp2 of 16 bits": (get_refused("jp2 of 16 bits"), all_of(1, (0, 4095)), DEEP[..., None]),
-    "jp2 veiled": (get_refused("jp2 veiled"), all_of(4), VEILED),
-    "tiff of 16 bits": (get_refused("tiff of 16 bits"), WIDE, split_in_three(DEEP)),
-    "tiff of 16 bits, big-endian": (get_refused("tiff of 16 bits, big-endian"), WIDE, split_in_three(DEEP)),
-    "tiff of 32 bits": (get_refused("tiff of 32 bits"), WIDE, split_in_three(DEEP).astype(np.float32)),
-    "tiff float": (get_refused("tiff float"), WIDE, split_in_three(DEEP).astype(np.float32)),
-    "tiff double": (get_refused("tiff double"), WIDE, split_in_three(DEEP).astype(np.float32)),
-    "tiff signed": (get_refused("tiff signed"), WIDE, split_in_three(DEEP).astype(np.int16)),
-    "tiff signed bytes": (
-        get_refused("tiff signed bytes"),
-        all_of(1, (-128, 127)),
-        GRAY.view(np.int8).astype(np.int16)[..., None],
-    ),
-    "tiff veiled": (get_refused("tiff veiled"), all_of(4), VEILED),
-    "tiff of four bands": (get_refused("tiff of four bands"), all_of(4), VEILED),
-    "tiff of four bands, infrared first": (
-        get_refused("tiff of four bands"),
-        Bands((4, 3, 2)),
-        VEILED[..., [3, 2, 1]],
-    ),
-    "tiff of three bands": (get_refused("tiff of three bands"), Bands((3, 2, 1)), SCENE[..., ::-1]),
-    "tiff of two bands": (get_refused("tiff of two bands"), all_of(2), SCENE[..., :2]),
-    "tiff of 13 bands": (("tif", tiff(MANY)), Bands((3, 2, 1, 13)), MANY[..., [2, 1, 0, 12]]),
-    "tiff cmyk": (get_refused("tiff cmyk"), all_of(4), pillow_of("tiff cmyk", None)),
-    "tiff lab": (get_refused("tiff lab"), all_of(3), pillow_of("tiff lab", None)),
-    "tiff of two pages": (get_refused("tiff of two pages"), all_of(6), np.dstack([SCENE, 255 - SCENE])),
-    "tiff of gray pages": (("tif", tiff(GRAY, IDS)), Bands((2,)), IDS[..., None]),
-    "tiff with overview": (("tif", tiff(MANY, MANY[::2, ::2].copy(), overview=True)), all_of(13), MANY),
-    "tiff in planes": (
-        ("tif", encode_tiff(np.moveaxis(MANY, -1, 0), planarconfig="separate")),
-        all_of(13),
-        MANY,
-    ),
-    "tiff of floats, tiled, deflate": (
-        ("tif", encode_tiff(LEVELS, tile=(16, 16), compression="deflate", predictor=True)),
+DEEP_GRAY, SIGNED = DEEP[..., None], GRAY.view(np.int8)[..., None]
+MEANT = {  # name of a refused file, or of another: its bytes; the settings that read it; what then comes
+    "png of 16 bits": (None, WIDE, split_in_three(DEEP)),
+    "png of 16 bits, one band": (None, all_of(1, (0, 4095)), DEEP_GRAY),
+    "png rgb of 16 bits, three bands": (png(DEEP_BANDS[..., :3], 16, 2), WIDE, DEEP_BANDS[..., :3]),
+    "png rgba of 16 bits": (png(DEEP_BANDS, 16, 6), all_of(4, (0, 65535)), DEEP_BANDS),
+    "png veiled, colors alone": (None, all_of(3), SCENE),
+    "png veiled, alpha first": (None, Bands((4, 1)), VEILED[..., [3, 0]]),
+    "png gray veiled": (None, all_of(2), np.dstack([GRAY, GRAY])),
+    "png palette veiled": (None, all_of(3), pillow_of("png palette veiled", "RGBA")[..., :3]),
+    "png gray with a key": (None, all_of(2), np.dstack([GRAY, KEYED])),
+    "webp rgba": (encode(VEILED, "WEBP", lossless=True, exact=True), all_of(4), VEILED),
+    "pgm of 16 bits": (None, WIDE, split_in_three(DEEP)),
+    "jp2 of 16 bits": (None, all_of(1, (0, 4095)), DEEP_GRAY),
+    "jp2 veiled": (None, all_of(4), VEILED),
+    "tiff of 16 bits": (None, WIDE, split_in_three(DEEP)),
+    "tiff of 16 bits, big-endian": (None, WIDE, split_in_three(DEEP)),
+    "tiff of 32 bits": (None, WIDE, split_in_three(DEEP).astype(np.float32)),
+    "tiff float": (None, WIDE, split_in_three(DEEP).astype(np.float32)),
+    "tiff double": (None, WIDE, split_in_three(DEEP).astype(np.float32)),
+    "tiff signed": (None, WIDE, split_in_three(DEEP).astype(np.int16)),
+    "tiff signed bytes": (None, all_of(1, (-128, 127)), SIGNED.astype(np.int16)),
+    "tiff veiled": (None, all_of(4), VEILED),
+    "tiff of four bands": (None, Bands((4, 3, 2)), VEILED[..., [3, 2, 1]]),
+    "tiff of three bands": (None, Bands((3, 2, 1)), SCENE[..., ::-1]),
+    "tiff of two bands": (None, all_of(2), SCENE[..., :2]),
+    "tiff of bands": (tiff(MANY), Bands((3, 2, 1, 13)), MANY[..., [2, 1, 0, 12]]),
+    "tiff cmyk": (None, all_of(4), pillow_of("tiff cmyk")),
+    "tiff lab": (None, all_of(3), pillow_of("tiff lab")),
+    "tiff of two pages": (None, all_of(6), np.dstack([SCENE, 255 - SCENE])),
+    "tiff of gray pages": (tiff(GRAY, IDS), Bands((2,)), IDS[..., None]),
+    "tiff with overview": (tiff(MANY, MANY[::2, ::2].copy(), overview=True), all_of(13), MANY),
+    "tiff in planes": (encode_tiff(np.moveaxis(MANY, -1, 0), planarconfig="separate"), all_of(13), MANY),
+    "tiff of floats": (
+        encode_tiff(LEVELS, tile=(16, 16), compression="deflate", predictor=True),
         all_of(4, (-900.0, 900.0)),
         LEVELS,
     ),
-    "tiff lzw of 16 bits": (
-        ("tif", encode_tiff(DEEP, compression="lzw", predictor=True)),
-        all_of(1, (0, 4095)),
-        DEEP[..., None],
-    ),
-    "tiff white is zero": (("tif", tiff(DEEP, t262=0)), all_of(1, (0, 65535)), 65535 - DEEP[..., None]),
-    "tiff turned": (("tif", tiff(MANY, t274=6)), all_of(13), np.rot90(MANY, -1)),
-    "tiff of 12 bits": (
-        ("tif", encode_tiff(DEEP, bitspersample=12, compression=None)),
-        all_of(1, (0, 4095)),
-        DEEP[..., None],
-    ),
-    "bigtiff": (("tif", tiff(LEVELS, big=True, order=">")), all_of(4, (-900.0, 900.0)), LEVELS),
+    "tiff lzw": (encode_tiff(DEEP, compression="lzw", predictor=True), all_of(1, (0, 4095)), DEEP_GRAY),
+    "tiff white is zero": (tiff(DEEP, t262=0), all_of(1, (0, 65535)), 65535 - DEEP_GRAY),
+    "tiff turned": (tiff(MANY, t274=6), all_of(13), np.rot90(MANY, -1)),
+    "tiff of 12 bits": (encode_tiff(DEEP, bitspersample=12), all_of(1, (0, 4095)), DEEP_GRAY),
+    "bigtiff": (tiff(LEVELS, big=True, order=">"), all_of(4, (-900.0, 900.0)), LEVELS),
 }
 NEVER = {  # no setting reads these; each message has the fix
     *("png animated", "png of 3.6 billion", "png bomb", "jpeg cmyk", "jpeg of 12 bits", "webp animated"),
@@ -134,9 +105,17 @@ def write_file(folder_, suffix, data):
     return file
 
 
+def get_meant(name):
+    data, meant, expected = MEANT[name]
+    suffix = {"png": "png", "webp": "webp", "pgm": "ppm", "jp2": "jp2"}.get(name.split()[0], "tif")
+    if data is None:
+        data = REFUSED.get(name, REFUSED.get(name.partition(",")[0]))[1]
+    return suffix, data, meant, expected
+
+
 @pytest.mark.parametrize("name", MEANT)
 def test_bands_are_read_with_their_stored_values(tmp_path, name):
-    (suffix, data), meant, expected = MEANT[name]
+    suffix, data, meant, expected = get_meant(name)
     found = read_image(write_file(tmp_path, suffix, data), meant)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
@@ -182,7 +161,7 @@ def test_photographs_are_equal_with_and_without_bands(tmp_path, name):
 @pytest.mark.parametrize("name", MEANT)
 @pytest.mark.parametrize("keep", [0.3, 0.8])
 def test_truncated_multispectral_files_are_refused(tmp_path, name, keep):
-    (suffix, data), meant, _ = MEANT[name]
+    suffix, data, meant, _ = get_meant(name)
     with pytest.raises(DataError, match="is damaged, cut short or not an image"):
         read_image(write_file(tmp_path, suffix, data[: int(len(data) * keep)]), meant)
 
@@ -234,12 +213,10 @@ for file in sorted(pathlib.Path({str(tmp_path)!r}).glob("*.tif")):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bands": []}, "must list at least one band"),
-        ({"bands": [1, 1]}, "each once"),
+        ({"bands": [1, 1]}, "must list at least one band, and each once"),
         ({"range": [5, 5]}, "black must be less than white"),
         ({"bands": [1, 2], "range": [[0, 1]] * 3}, "one such pair for each of 2 bands"),
         ({"bands": [3, 2, 1, 8], "display": [4]}, r"data.display=\[4\]: must be one band"),
-        ({"display": [1, 2]}, r"or three .* data.bands=\[1, 2, 3\]"),
     ],
 )
 def test_contradictory_band_settings_are_refused(settings, message):
@@ -262,7 +239,7 @@ def noise(kind, count, size=(40, 56), seed=0):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 13])
+@pytest.mark.parametrize("count", [2, 3, 4, 13])
 @pytest.mark.parametrize("resize", ["pil_bilinear", "pil_bicubic", "opencv_linear"])
 @pytest.mark.parametrize("rotation", [0, 20])
 def test_each_band_is_augmented_independently(kind, count, resize, rotation):
@@ -291,15 +268,6 @@ def test_integers_are_resized_like_their_float_values(kind, resize):
         found = transform(Sample(image, label, "a", Bands((1, 2), KINDS[kind])), seed).image
         floats = Sample(image.astype(np.float32), label, "a", Bands((1, 2), KINDS[kind]))
         assert np.abs(found - transform(floats, seed).image).max() <= (0 if kind == np.float32 else 1.01)
-
-
-def test_three_uint8_bands_are_augmented_like_photographs():
-    image, label = noise(np.uint8, 3), np.zeros((40, 56), np.uint8)
-    transform = transforms.Augmentation(crop_size=32, base_size=60, scales=(0.5, 2.0), rotation=15)
-    for seed in range(20):
-        plain = transform(Sample(image, label, "a"), seed)
-        named = transform(Sample(image, label, "a", Bands((1, 2, 3))), seed)
-        np.testing.assert_array_equal(plain.image, named.image)
 
 
 @pytest.mark.parametrize("kind", KINDS)
