@@ -189,11 +189,11 @@ PARSERS |= dict.fromkeys(("cd", "export", "git", "mlflow", "pre-commit", "wandb"
 
 
 def parse_settings(command: str, words: list[str]) -> None:
-    flags, settings = command_line.split_flags(words)
-    if "--multirun" in dict(flags):  # the first job
+    flags, settings = command_line.parse_flags(words)
+    if flags.multirun:  # the first job
         settings = [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in settings]
     settings = [word for word in settings if not word.startswith("hydra")]
-    folders = [word for flag in flags if flag[0] == "--config-dir" for word in flag]
+    folders = [f"--config-dir={folder}" for folder in flags.config_dir]
     groups = [] if command == "train" else ["model=deeplabv3_resnest50", "data=folder"]  # as of a checkpoint
     groups = [group for group in groups if not any(w.startswith(group.split("=")[0] + "=") for w in settings)]
     compose_settings(command, [*folders, *groups, *settings])

@@ -49,14 +49,14 @@ def test_example_trains_predicts_and_must_be_named(own, capsys, run_here):
     best = own / "runs" / "shiny" / "best.pt"
     scores = (best.parent / "scores.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in scores] == ["10", "20"]
-    refusal = r"best.pt was made with components of shiny: their code runs only if .* plugins=\[shiny\]"
+    refusal = r"best.pt needs plug-ins, which run only if you name them: plugins=\[shiny\]"
     with pytest.raises(ValueError, match=refusal):
         segkit.load(best)
     assert "shiny" not in sys.modules
     assert run_here("predict_seg", f"checkpoint={best}", "input=photo.png") == 2
     assert "plugins=[shiny]" in capsys.readouterr().err
     assert run_here("train_seg", "run_name=shiny", "resume=true") == 2
-    assert "the run to resume was made with components of shiny" in capsys.readouterr().err
+    assert "the run to resume needs plug-ins" in capsys.readouterr().err
     cv2.imwrite("photo.png", np.tile(np.repeat([40, 220], 4).astype(np.uint8)[:, None], (32, 4, 3)))
     ids = segkit.load(best, plugins=["shiny"]).predict("photo.png")
     assert ids.shape == (32, 32)

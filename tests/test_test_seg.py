@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-import zipfile
 
 import numpy as np
 import pytest
@@ -165,15 +164,6 @@ def test_broken_checkpoints_leave_no_result(tiny_run, tmp_path, run_here, capsys
     assert run_here("test_seg", f"checkpoint={tmp_path / 'broken.pt'}", "loader.workers=0") == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("result.json"))
-
-
-def test_zip_archive_around_a_checkpoint_is_named(tiny_run, tmp_path):
-    with zipfile.ZipFile(tmp_path / "best.zip", "w") as archive:
-        archive.write(tiny_run / "best.pt", "run/best.pt")
-    with pytest.raises(
-        ValueError, match=r"best\.zip: an archive with run/best\.pt\. Unpack it and give that file"
-    ):
-        checkpoint.read_checkpoint(tmp_path / "best.zip")
 
 
 def test_published_weights_are_scored_on_several_roots(

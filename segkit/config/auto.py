@@ -8,7 +8,7 @@ from typing import Any
 from segkit.config.dotted import merge, set_value, value_of
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 
-USUAL: dict[str, Any] = {
+USUAL: dict[str, Any] = {  # where no images are looked at
     "sizes.base": 520,
     "sizes.crop": 480,
     "sizes.bounds": [2048, 512],
@@ -16,7 +16,6 @@ USUAL: dict[str, Any] = {
     "schedule.batch_size": 16,
     "evaluation.every": 1,
 }
-"""Values of ``auto`` where no images are looked at."""
 BANDS = ("data.bands", "data.display", "data.fill", "data.range")
 PHOTOGRAPHS = {"model.mean": IMAGENET_MEAN, "model.std": IMAGENET_STD, "model.value_range": (0.0, 255.0)}
 
@@ -30,18 +29,15 @@ def find_auto(settings: Mapping[str, Any]) -> list[str]:
         keys.append("data.range")
     has_bands = any(value_of(settings, key) is not None for key in ("data.bands", "data.range"))
     if has_bands and "model" in settings:  # statistics of photographs do not apply
-        for key, usual in PHOTOGRAPHS.items():
-            if value_of(settings, key) in (None, usual, list(usual)):
-                keys.append(key)
+        keys += [k for k, usual in PHOTOGRAPHS.items() if value_of(settings, k) in (None, usual, list(usual))]
     return keys
 
 
 def fill_auto(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with values, by dotted key, in place of ``auto``; iterations replace epochs."""
     filled, keys = merge(tree, {}), find_auto(tree)
-    for key in keys:
-        if key in values:
-            set_value(filled, key, values[key])
+    for key in values.keys() & keys:
+        set_value(filled, key, values[key])
     if "schedule.epochs" in keys and value_of(filled, "schedule.iterations") is not None:
         filled["schedule"]["epochs"] = None
     return filled

@@ -8,8 +8,7 @@ from typing import Any
 
 from segkit.config import hints, schema, values
 from segkit.config.dotted import flat
-from segkit.config.hints import write_value
-from segkit.config.schema import COMMANDS, LISTS, OPTIONAL, SECTION_KINDS, Keys
+from segkit.config.schema import COMMANDS, LISTS, OPTIONAL, Component, Keys
 
 
 def check(what: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,25 +46,25 @@ def _check_section(section: Any, path: str, annotation: Any, faults: list[str]) 
         return {}
     if isinstance(annotation, dict):  # keys that the command adds
         keys = Keys(keys.accepted | annotation, keys.required | annotation.keys())
-    return _check_keys(section, path, keys, faults)
+    return _check_keys(section, f"{path}.", keys, faults)
 
 
-def _check_keys(section: Mapping[str, Any], path: str, keys: Keys, faults: list[str]) -> dict[str, Any]:
+def _check_keys(section: Mapping[str, Any], prefix: str, keys: Keys, faults: list[str]) -> dict[str, Any]:
+    """Check the keys and values of a section whose dotted keys start with ``prefix``."""
     checked: dict[str, Any] = {}
     for key, value in section.items():
-        full, annotation = f"{path}.{key}".lstrip("."), keys.accepted.get(key)
+        full, annotation = f"{prefix}{key}", keys.accepted.get(key)
         if key not in keys.accepted:
             for leaf, given in flat({key: None if value == {} else value}).items():
-                hint = hints.explain_unknown(path, leaf, given, keys.accepted)
-                name = f"{path}.{leaf}".lstrip(".")
-                faults.append(f"{name}={write_value(given)}: there is no such setting; {hint}")
-        elif full in LISTS or isinstance(annotation, dict) or annotation in SECTION_KINDS:
+                hint = hints.explain_unknown(prefix, leaf, given, keys.accepted)
+                faults.append(f"{prefix}{leaf}={hints.write_value(given)}: there is no such setting; {hint}")
+        elif full in LISTS or isinstance(annotation, dict) or annotation in (dict, dict | None, Component):
             checked[key] = _check_section(value, full, annotation, faults)
         else:
             try:
                 checked[key] = values.convert(value, annotation)
             except ValueError as error:
-                faults.append(f"{full}={write_value(value)}: {error}")
+                faults.append(f"{full}={hints.write_value(value)}: {error}")
     missing = [key for key in keys.accepted if key in keys.required and key not in section]
-    faults += [hints.explain_missing(f"{path}.{key}".lstrip(".")) for key in missing]
+    faults += [hints.explain_missing(f"{prefix}{key}") for key in missing]
     return checked

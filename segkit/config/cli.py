@@ -15,6 +15,7 @@ import functools
 import os
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,34 +81,29 @@ def command(
 def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: Main) -> None:
     """Print what a flag asks for, or call the function with its settings, in a sweep once for each job."""
     words = sys.argv[1:]
-    flags, settings = command_line.split_flags(words)
-    options = dict(flags)
-    shows_settings = options.get("--cfg", options.get("-c")) == "job"
+    flags, settings = command_line.parse_flags(words)
 
     def start(config: ConfigTree) -> None:
-        if shows_settings:
-            _print_settings(config, options.get("--package", options.get("-p")))
+        if flags.cfg == "job":
+            composed = compose.resolve(config.tree)
+            _write(yaml.safe_dump(value_of(composed, flags.package), sort_keys=False))
             return
-        settings = resolve(config)
+        checked = resolve(config)
         note = recipe_note(config.choices)
-        is_new = name == "train" and settings["resume"] is not True  # a resumed run has its own settings
-        if note and is_new and run_folder.is_main() and not settings["summary"]:
+        is_new = name == "train" and checked["resume"] is not True  # a resumed run has its own settings
+        if note and is_new and run_folder.is_main() and not checked["summary"]:
             print(note, flush=True)  # noqa: T201
-        function(settings)
+        function(checked)
 
-    if shows_settings:
-        flags = [pair for pair in flags if pair[0] not in ("--cfg", "-c", "--package", "-p")]
-    is_single = all(flag in command_line.FOLDERS for flag, _ in flags)
-    is_single = is_single and not any(word.lstrip("+").startswith("hydra") for word in settings)
-    if "--version" in options:
+    if flags.version:
         print(f"segkit {segkit.__version__}")  # noqa: T201
-    elif not words or {"--help", "-h"} & options.keys():
+    elif flags.help or not words:
         command_line.prepare(words)
         _write(help_text(name, function.__globals__["__doc__"]))
-    elif is_single:
-        start(compose.compose_tree(name, words))
-    else:
+    elif flags.multirun or flags.info or any(word.lstrip("+").startswith("hydra") for word in settings):
         _run_hydra(name, flags, settings, start)
+    else:
+        start(compose.compose_tree(name, words))
 
 
 def recipe_note(choices: Mapping[str, Any]) -> str | None:
@@ -116,12 +112,6 @@ def recipe_note(choices: Mapping[str, Any]) -> str | None:
     if choices.get("experiment") or (CONF / "recipe" / f"{data}" / f"{model}.yaml").is_file():
         return None
     return f"no published recipe for {data} + {model}; using the defaults (docs/recipes.md)"
-
-
-def _print_settings(config: ConfigTree, section: str | None) -> None:
-    """Print composed settings, or one section of them, as YAML."""
-    settings = compose.resolve(config.tree)
-    _write(yaml.safe_dump(value_of(settings, section or ""), sort_keys=False))
 
 
 def _write(text: str) -> None:
@@ -134,13 +124,16 @@ def _write(text: str) -> None:
 
 
 def _run_hydra(
-    name: str, flags: Sequence[tuple[str, str]], settings: Sequence[str], start: Callable[[ConfigTree], None]
+    name: str, flags: Namespace, settings: Sequence[str], start: Callable[[ConfigTree], None]
 ) -> None:
     """Have Hydra start the jobs of a sweep, or print what another flag requests."""
-    words = [word for pair in flags for word in pair if word]
-    folders = [word for pair in flags if pair[0] in command_line.FOLDERS for word in pair]
-    sweeps = any(flag in ("--multirun", "-m") for flag, _ in flags)
-    overrides = command_line.prepare([*words, *settings], sweeps=sweeps)
+    folders = [f"--config-dir={folder}" for folder in flags.config_dir]
+    overrides = command_line.prepare([*folders, *settings], sweeps=flags.multirun)
+    words = [*folders, *HYDRA_OVERRIDES, *overrides]
+    if flags.multirun:
+        words.append("--multirun")
+    if flags.info:
+        words += ["--info", flags.info]
     failures: list[Exception] = []
 
     def run_job(config: DictConfig) -> None:
@@ -155,7 +148,7 @@ def _run_hydra(
             failures.append(error)
             raise
 
-    sys.argv[1:] = [*words, *HYDRA_OVERRIDES, *overrides]
+    sys.argv[1:] = words
     try:
         hydra.main(**compose.VERSION_BASE, config_path=str(CONF), config_name=name)(run_job)()
     except Exception as error:

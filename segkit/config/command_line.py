@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 from collections.abc import Sequence
@@ -14,11 +15,7 @@ from hydra.errors import HydraException
 from segkit.config import hints, registry, schema, values
 from segkit.config.schema import CONF
 
-FLAGS = {"--help", "-h", "--version", "--multirun", "-m", "--info", "-i"}
-INFO = ("--info", "-i")
-KINDS_OF_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-FOLDERS = {"--config-dir", "-cd"}  # a folder of choices beside ours
-WITH_VALUE = {"--cfg", "-c", "--package", "-p"} | FOLDERS
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 def prepare(words: Sequence[str], *, sweeps: bool = False) -> list[str]:
@@ -31,8 +28,8 @@ def prepare(words: Sequence[str], *, sweeps: bool = False) -> list[str]:
     Raises:
         ValueError: a word is no ``key=value``, or chooses a file that does not exist; with a suggestion.
     """
-    flags, settings = split_flags(words)
-    schema.folders[1:] = [Path(value) for name, value in flags if name in FOLDERS]
+    flags, settings = parse_flags(words)
+    schema.folders[1:] = map(Path, flags.config_dir)
     for folder in schema.folders[1:]:
         if not folder.is_dir():
             raise ValueError(f"--config-dir={folder}: there is no such folder")
@@ -42,76 +39,48 @@ def prepare(words: Sequence[str], *, sweeps: bool = False) -> list[str]:
     return [accept_any_key(word, sweeps=sweeps) for word in settings]
 
 
-def split_flags(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return the flags with their values, and the settings: Hydra reads no settings after a flag.
-
-    Raises:
-        ValueError: there is no such flag.
-    """
-    flags: list[tuple[str, str]] = []
-    settings: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        if name in WITH_VALUE:
-            flags.append((name, value if equals or not rest else rest.pop(0)))
-        elif name in INFO and not equals:
-            flags.append((name, rest.pop(0) if rest and rest[0] in KINDS_OF_INFO else "all"))
-        elif name in FLAGS:
-            flags.append((name, value))
-        elif word.startswith("-"):
-            raise ValueError(_suggest_without_dashes(word, rest))
-        else:
-            settings.append(word)
-    return flags, settings
+def parse_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the flags, and the other words in their order; a ValueError refuses a wrong value of a flag."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for names in (("--help", "-h"), ("--version",), ("--multirun", "-m")):
+        parser.add_argument(*names, action="store_true")
+    parser.add_argument("--info", "-i", nargs="?", const="all", choices=INFO)
+    parser.add_argument("--cfg", "-c", choices=("job",))
+    parser.add_argument("--package", "-p", default="")
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])  # of choices beside ours
+    try:
+        return parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
 
 
 def _check(word: str, following: Sequence[str]) -> None:
     name, equals, value = word.partition("=")
-    if not equals and not word.startswith("~"):
-        raise ValueError(f"{word}: settings are written key=value{_suggest_setting(word, following)}")
-    if name == "resume" and hints.is_path(value):
-        path = Path(value)
-        folder = path.parent if path.suffix == ".pt" else path
-        run = f"run_dir={folder.parent} run_name={folder.name} resume=true"
-        raise ValueError(f"{word}: must be true, false or auto. A run is named by its folder: {run}")
+    if word.startswith("-") or not (equals or word.startswith("~")):
+        raise ValueError(_explain_word(word, following))
+    if name == "resume" and "/" in value:
+        raise ValueError(f"{word}: must be true, false or auto; name the run: run_dir=DIR run_name=NAME")
     group = name.lstrip("+")
-    if schema.choices(group) and re.fullmatch(r"[\w./~-]+", value):
-        fault = hints.explain_choice(group, value)
-        if fault:
-            raise ValueError(fault)
+    files = schema.choices(group)
+    if files and re.fullmatch(r"[\w./~-]+", value) and value not in (*files, "null"):
+        raise ValueError(hints.explain_choice(group, value))
 
 
-def _suggest_without_dashes(word: str, following: Sequence[str]) -> str:
+def _explain_word(word: str, following: Sequence[str]) -> str:
+    """Return the message for a word that is no ``key=value``: a flag, a choice, or ``lr 0.1``."""
     key, equals, value = word.lstrip("-").partition("=")
     if not equals:
+        value = next((one for one in following if one != "="), "VALUE")
+    if not equals and ("=" in value or value.startswith("-")):
         value = "VALUE"
-        if following and "=" not in following[0] and not following[0].startswith("-"):
-            value = following[0]
-    plain = key.replace("-", "_")
-    elsewhere = hints.explain_elsewhere(plain)
-    if elsewhere:
-        return f"{word}: there is no such setting; {elsewhere}"
-    meant = hints.suggest_settings(key, value) or [f"{plain}={value}"]
-    return f"{word}: settings are written key=value without dashes: {meant[0]}"
-
-
-def _suggest_setting(word: str, following: Sequence[str]) -> str:
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-    meant = [f"{group}={word}" for group in groups if word in schema.choices(group)]
-    if Path(word).suffix in (".pt", ".pth"):
-        meant.append(f"checkpoint={word}")
-    elif not meant and Path(word).exists():
-        meant += [f"data.root={word}", f"input={word}"]
-    elif not meant:  # "epochs 10", "lr = 0.1", "epochs:10"
-        key, colon, value = word.partition(":")
-        if not colon:
-            value = next((one for one in following if one != "="), "VALUE")
-        meant = hints.suggest_settings(key, "VALUE" if "=" in value else value)
-    if meant:
-        return f"; did you mean {' or '.join(meant)}?"
-    return ", see --help"
+    meant = [f"{group}={key}" for group in groups if key in schema.choices(group)]
+    if Path(key).suffix in (".pt", ".pth"):
+        meant = [f"checkpoint={key}"]
+    meant = meant or hints.suggest_settings(key, value)
+    if equals and not meant:
+        meant = [f"{key}={value}"]
+    return f"{word}: settings are written key=value, without dashes; {hints.ask(meant) or 'see --help'}"
 
 
 def _plugins(words: Sequence[str]) -> list[str]:
@@ -174,12 +143,12 @@ def _quote(value: str) -> str:
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the dotted keys that the command line sets, and the groups that it chooses with their files."""
+    """Return the dotted keys that the command line sets, and those of its groups with their files."""
     typed, groups = [], {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if any((folder / key).is_dir() for folder in schema.folders):
-            groups[key] = str(override.value())
+            groups[key.replace("/", ".")] = str(override.value())
         else:
             typed.append(key)
     return typed, groups

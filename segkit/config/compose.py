@@ -8,9 +8,8 @@ Each source overrides those before it:
 4. stored settings: of the run to resume, or of the checkpoint to test, predict, export or fine-tune;
 5. command line: groups and keys, and every value that refers to them, as ``${sizes.crop}`` does.
 
-Values that are still ``auto`` are then chosen from the images (a training with ``data=folder``), or the
-usual ones.
-Hydra composes 1, 3 and 5; the recipe is in a separate node and is merged here.
+Values that are still ``auto`` are then chosen from the images of ``data=folder``, or are the usual ones.
+Hydra composes 1, 3 and 5, and the recipe as a separate node.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from segkit.config import checking, command_line, registry, schema
 from segkit.config.auto import BANDS, PHOTOGRAPHS, USUAL, fill_auto, find_auto
 from segkit.config.dotted import flat, merge, merge_below, set_value, value_of
 from segkit.config.schema import CONF, START_KEYS
-from segkit.config.values import convert
 
 # Hydra 1.4 deprecates what 1.3 needs
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
@@ -66,11 +64,10 @@ def compose_settings(
 def compose_tree(command: str, words: Sequence[str], suffix: str = "") -> ConfigTree:
     """Return the settings of a command line, with the recipe merged and the run named, plus a suffix."""
     overrides = command_line.prepare(words)
-    folders = [f"file://{folder.resolve()}" for folder in schema.folders[1:]]
-    search = [f"hydra.searchpath={folders}"] if folders else []
+    search = f"hydra.searchpath={[f'file://{folder.resolve()}' for folder in schema.folders[1:]]}"
     with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
         try:
-            config = hydra.compose(command, [*search, *overrides], return_hydra_config=True)
+            config = hydra.compose(command, [search, *overrides], return_hydra_config=True)
         except Exception as error:
             raise ValueError(command_line.describe_error(error, overrides)) from error
         tree, choices = _to_plain(config, resolve=False), _to_plain(config.hydra.runtime.choices)
@@ -83,17 +80,16 @@ def compose_tree(command: str, words: Sequence[str], suffix: str = "") -> Config
     typed, chosen = command_line.split_overrides(overrides)
     chosen = _overridden_groups(experiment) | chosen
     fixed = [*typed, *flat(experiment)]
-    variant = _read_choice("model/backbone", chosen.get("model/backbone")).get("variant")
+    variant = _read_choice("model/backbone", chosen.get("model.backbone")).get("variant")
     if variant is not None:  # of the chosen family, in place of the model's
         tree = merge_below(tree, {"model": {"backbone": {"variant": variant}}}, fixed)
     fixed += _keys_of_groups(group for group in chosen if group not in ("data", "model"))
     tree = merge_below(tree, tree.pop("recipe", None) or {}, fixed)
     fixed += _keys_of_groups(chosen)
     _drop_inapplicable_keys(tree, chosen, typed)
-    if "run_name" in tree:
+    if not isinstance(tree.get("run_name", []), dict | list):  # the check refuses these
         default = choices.get("experiment") or f"{choices.get('model')}-{choices.get('data')}"
-        with contextlib.suppress(ValueError):  # the check refuses a name that is no text
-            tree["run_name"] = convert(tree["run_name"] or str(default), str) + suffix
+        tree["run_name"] = f"{tree['run_name'] or default}{suffix}"
     return ConfigTree(command, tree, fixed, choices)
 
 
@@ -110,11 +106,8 @@ def resolve_settings(
     if below:
         tree = _merge_stored(config, below)
     settings = checking.check(config.command, resolve(fill_auto(tree, USUAL)))  # before images are looked at
-    if choose and "run_name" not in below:
-        values = choose(resolve(tree))
-        if values:
-            tree = fill_auto(fill_auto(tree, values), USUAL)
-            settings = checking.check(config.command, resolve(tree))
+    if choose and "run_name" not in below and (values := choose(resolve(tree))):
+        settings = checking.check(config.command, resolve(fill_auto(tree, {**USUAL, **values})))
     return settings
 
 
@@ -140,8 +133,7 @@ def _merge_stored(config: ConfigTree, stored: Mapping[str, Any]) -> dict[str, An
     registry.check_plugins_are_named(stored.get("plugins", ()), "the run to resume")
     keys = [*config.fixed, *START_KEYS]
     for key, value in flat(config.tree).items():  # values that refer to them, as ${sizes.crop} does
-        references = re.findall(r"\$\{([\w.]+)\}", str(value))
-        if any(f"{reference}.".startswith(f"{fixed}.") for reference in references for fixed in keys):
+        if any(_is_in(reference, keys) for reference in re.findall(r"\$\{([\w.]+)\}", str(value))):
             keys.append(key)
     if "run_name" not in stored and "data" not in stored:  # the bands of new images decide
         keys += [key for key in PHOTOGRAPHS if key in find_auto(merge(config.tree, stored))]
@@ -160,19 +152,21 @@ def _drop_inapplicable_keys(tree: dict[str, Any], chosen: Iterable[str], typed: 
     Keys of the command line stay, for the check to refuse.
     """
     for path, place in schema.SECTIONS.items():
-        group, section = path.replace(".", "/"), value_of(tree, path)
-        is_chosen = any(f"{group}/".startswith(f"{one}/") for one in chosen)
-        if ":" in place or not is_chosen or not isinstance(section, dict):
+        section = value_of(tree, path)
+        if ":" in place or not _is_in(path, chosen) or not isinstance(section, dict):
             continue
         with contextlib.suppress(ValueError):  # the check refuses an unknown component
             accepted = schema.read_section(path, section).accepted
             for key in [key for key in section if key not in accepted]:
                 full = f"{path}.{key}"
-                if any(f"{word}.".startswith(f"{full}.") for word in typed):
-                    continue
-                value = section.pop(key)
-                if value is not None:
-                    LOG.warning("%s=%s is left out: %s has no such setting", full, value, section["name"])
+                if not any(_is_in(word, [full]) for word in typed):
+                    name = section["name"]
+                    LOG.warning("%s=%s is left out: %s has no such setting", full, section.pop(key), name)
+
+
+def _is_in(key: str, others: Iterable[str]) -> bool:
+    """Return whether a dotted key is one of others, or within one."""
+    return any(f"{key}.".startswith(f"{other}.") for other in others)
 
 
 def _read_choice(group: str, name: object) -> dict[str, Any]:
@@ -185,10 +179,10 @@ def _read_choice(group: str, name: object) -> dict[str, Any]:
 
 
 def _overridden_groups(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the groups that the ``defaults`` of a file override, with their files."""
+    """Return the dotted keys of the groups that the ``defaults`` of a file override, with their files."""
     entries = [entry for entry in content.get("defaults", ()) if isinstance(entry, dict)]
     pairs = [pair for entry in entries for pair in entry.items() if pair[0].startswith("override ")]
-    return {key.removeprefix("override ").lstrip("/"): str(name) for key, name in pairs}
+    return {key.split()[1].lstrip("/").replace("/", "."): str(file) for key, file in pairs}
 
 
 def _keys_of_groups(groups: Iterable[str]) -> list[str]:
@@ -197,6 +191,5 @@ def _keys_of_groups(groups: Iterable[str]) -> list[str]:
         "data": ["data", "sizes"],
         "evaluation": [f"evaluation.{key}" for key in schema.read_section("evaluation", {}).accepted],
         "schedule": ["schedule", "evaluation.every"],
-        "experiment": [],  # those in its file
     }
-    return [key for group in groups for key in keys.get(group, [group.replace("/", ".")])]
+    return [key for group in groups for key in keys.get(group, [group])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ ELSEWHERE = {  # how to do what no setting does
     "choose a GPU with device=cuda:N": "gpu gpu_id gpu_ids cuda devices cuda_visible_devices",
     "continue a run with run_name=NAME resume=true": "resume_from auto_resume",
 }
+MEANINGS = {word: meaning for meaning, words in (SYNONYMS | ELSEWHERE).items() for word in words.split()}
 ABBREVIATED = {"ce": "cross_entropy", "crossentropy": "cross_entropy", "onecycle": "one_cycle"}
+SWITCHED_ON = {"model.backbone.weights": "imagenet", "runtime.precision": "bf16"}  # pretrained=true, amp=true
 
 
 def write_value(value: Any) -> str:
@@ -69,11 +71,6 @@ def write_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value}"
-
-
-def is_path(value: str) -> bool:
-    """Return whether a value in place of a choice names a file or folder."""
-    return "/" in value or value.startswith("~") or Path(value).exists()
 
 
 def read_keys(path: str) -> dict[str, list[Any]]:
@@ -102,115 +99,109 @@ def list_groups(top: Iterable[str]) -> dict[str, list[str]]:
 
 def find_similar(word: str, names: Iterable[str]) -> list[str]:
     """Return the names that contain a word, are contained in it, or are spelled like it, at most three."""
-    listed = list(names)
     word = ABBREVIATED.get(word, word).lower().replace("-", "_")
-    if word in listed:
+    names = list(names)
+    if word in names:
         return [word]
-    containing = [name for name in listed if word in name or word.replace("_", "") in name]
-    contained = [name for name in listed if name in word.split("_")]  # dice in dice_loss
-    digits = re.findall(r"\d+", word)  # resnet18 is not resnet101
-    close = difflib.get_close_matches(word, listed, n=1)
-    close = [name for name in close if digits == re.findall(r"\d+", name)]
-    return (containing or contained or close)[:3]
-
-
-def _find_meaning(answers: Mapping[str, str], key: str) -> str | None:
-    """Return the answer that has the last word of a key among its words."""
-    meanings = {word: answer for answer, words in answers.items() for word in words.split()}
-    return meanings.get(_last_word(key))
-
-
-def _last_word(key: str) -> str:
-    return re.split(r"[./]", key)[-1].lower().replace("-", "_")
-
-
-def explain_elsewhere(key: str) -> str | None:
-    """Return how to do what no setting does, such as choosing GPUs; None for other keys."""
-    return _find_meaning(ELSEWHERE, key)
+    containing = [name for name in names if word in name or word.replace("_", "") in name]
+    contained = [name for name in names if name in word.split("_")]  # dice in dice_loss
+    return (containing or contained or difflib.get_close_matches(word, names, n=1))[:3]
 
 
 def suggest_settings(key: str, value: Any, top: Iterable[str] = ()) -> list[str]:
-    """Return corrected settings such as ``schedule.lr=0.1`` for an unknown key; none if nothing fits.
+    """Return what to type instead of an unknown key, or a sentence of ``ELSEWHERE``; empty if nothing fits.
 
     Args:
-        key: as typed; of a dotted key the last word counts.
+        key: as typed; its last word counts.
         value: its value.
         top: the top-level keys to choose from; none: those of all commands.
     """
-    word, written, top = _last_word(key), write_value(value), list(top or read_keys(""))
+    top = list(top or read_keys(""))
+    word = re.split(r"[./]", key)[-1].lower().replace("-", "_")
     sections = [path for path in dict.fromkeys([*top, *SECTIONS]) if path.split(".")[0] in top]
     keys = [*top, *(f"{path}.{name}" for path in sections for name in read_keys(path))]
     groups = list_groups(top)
-    places = [name for name in keys if name.split(".")[-1] == word]
-    named = [group for group in groups if group.split("/")[-1] == word]
-    meant = _find_meaning(SYNONYMS, word)
-    if meant in groups:
-        named = [meant]
-    elif meant in keys:
-        places = [meant]
-    if named:
-        group = named[0]
-        backbone = find_backbone(written) if group == "model/backbone" else None
-        names = find_similar(written, groups[group])[:1] or [f"NAME ({', '.join(groups[group])})"]
-        return [backbone or f"{group}={names[0]}"]
-    if places == ["model.backbone.weights"] and value is True:
-        written = "imagenet"
-    if places == ["runtime.precision"] and written not in ("fp16", "bf16", "float32", "auto"):
-        written = "bf16"
-    return [f"{place}={written}" for place in places]
+    meaning = MEANINGS.get(word)
+    if meaning in ELSEWHERE:
+        return [meaning]
+    if meaning in keys or meaning in groups:
+        places = [meaning]
+    else:
+        named = [group for group in groups if group.split("/")[-1] == word]
+        places = named[:1] or [name for name in keys if name.split(".")[-1] == word]
+    return [_write_setting(place, value, groups.get(place)) for place in places]
 
 
-def explain_unknown(path: str, leaf: str, value: Any, accepted: Iterable[str]) -> str:
+def _write_setting(place: str, value: Any, files: list[str] | None) -> str:
+    """Return a setting with a value, or the choice of a file of a group that the value may mean."""
+    written = write_value(value)
+    if files is None:
+        return f"{place}={SWITCHED_ON.get(place, written) if value is True else written}"
+    if place == "model/backbone" and (backbone := find_backbone(written)):
+        return backbone
+    names = find_similar(written, files)
+    return f"{place}={names[0]}" if names else f"{place}=NAME ({', '.join(files)})"
+
+
+def ask(suggestions: list[str]) -> str:
+    """Return suggestions as a question; a sentence stays."""
+    if not suggestions or suggestions[0] in ELSEWHERE:
+        return "".join(suggestions)
+    return f"did you mean {' or '.join(suggestions)}?"
+
+
+def explain_unknown(prefix: str, leaf: str, value: Any, accepted: Iterable[str]) -> str:
     """Return what an unknown setting may mean, or which keys its section accepts.
 
     Args:
-        path: the section that lacks the key; "" is the top level.
+        prefix: the section that lacks the key, with a dot; "" is the top level.
         leaf: the key, dotted where it is nested.
         value: its value.
         accepted: the keys of the section.
     """
-    elsewhere = explain_elsewhere(leaf)
-    if elsewhere:
-        return elsewhere
-    names, (key, dot, rest) = sorted(accepted), leaf.partition(".")
-    close = [f"{name}{dot}{rest}" for name in difflib.get_close_matches(key, names, n=1)]
-    near = [f"{path}.{name}={write_value(value)}".lstrip(".") for name in close]
-    if path:
+    key, dot, rest = leaf.partition(".")
+    names = difflib.get_close_matches(key, accepted, n=1)
+    near = [f"{prefix}{name}{dot}{rest}={write_value(value)}" for name in names]
+    if prefix:
         suggested = suggest_settings(leaf, value)
-        meant = near or [one for one in suggested if not one.startswith(f"{path}.{key}=")]
+        meant = near or [one for one in suggested if not one.startswith(f"{prefix}{key}=")]
     else:
-        meant = suggest_settings(leaf, value, names) or near
+        meant = suggest_settings(leaf, value, accepted) or near
     if meant:
-        return f"did you mean {' or '.join(meant)}?"
-    commands = [f"{name}_seg.py" for name, keys in COMMANDS.items() if not path and leaf in keys]
-    if commands:
-        return f"it is a setting of {', '.join(commands)}"
-    suggested = suggest_settings(leaf, value) if not path else []
-    if suggested:
-        return f"train_seg.py takes {suggested[0]}"
-    return f"{path or 'the top level'} accepts: {', '.join(names) or 'nothing yet'}"
+        return ask(meant)
+    for command, keys in COMMANDS.items():
+        if not prefix and (meant := suggest_settings(leaf, value, keys)):
+            return f"{command}_seg.py takes {meant[0]}"
+    section = prefix.rstrip(".") or "the top level"
+    return f"{section} accepts: {', '.join(sorted(accepted)) or 'nothing yet'}"
 
 
 def explain_section(path: str, value: Any) -> str:
     """Return the message for a value in place of a section."""
-    group, wrong = path.replace(".", "/"), f"{path}={write_value(value)}: this is a section"
-    names = schema.choices(group)
-    if path in LISTS:
-        names = registry.available(LISTS[path])
-        return (
-            f"{wrong}; set each by its name, {write_item(path)}; there are: {', '.join(names) or 'none yet'}"
-        )
-    if names:
-        choice = f"{group}=NAME ({', '.join(names)})"
-        if value in names:
-            choice = f"{group}={value}"
-        elif group == "model/backbone":
-            choice = find_backbone(str(value)) or choice
-        return f"{wrong}; choose a file of it with {choice}"
+    wrong = f"{path}={write_value(value)}: this is a section"
     if path == "checkpoint" and isinstance(value, str) and not value.startswith("["):
         return f"{wrong}; to start from a file: model.weights={value}; to continue: run_name=NAME resume=true"
+    return f"{wrong}; {_explain_setting(path, value)}"
+
+
+def explain_missing(path: str) -> str:
+    """Return the message for a missing key."""
+    return f"{path} is missing; {_explain_setting(path, '?')}"
+
+
+def _explain_setting(path: str, value: Any) -> str:
+    """Return how to set a section or key."""
+    group = path.replace(".", "/")
+    if path in LISTS:
+        names = ", ".join(registry.available(LISTS[path]))
+        return f"set each by its name, {write_item(path)}; there are: {names or 'none yet'}"
+    files = schema.choices(group)
+    if files:
+        return f"choose it with {_write_setting(group, value, files)}"
     keys = ", ".join(schema.read_section(path, {}).accepted)
-    return f"{wrong}; set {path}.KEY=... ({keys})" if keys else f"{wrong}; set {path}.KEY=..."
+    if keys:
+        return f"set {path}.KEY=... ({keys})"
+    return f"give it with {path}={'true' if path.rpartition('.')[0] in LISTS else '...'}"
 
 
 def write_item(path: str) -> str:
@@ -218,45 +209,30 @@ def write_item(path: str) -> str:
     return f"{path}.NAME.weight=1" if path == "loss.parts" else f"{path}.NAME=true"
 
 
-def explain_missing(path: str) -> str:
-    """Return the message for a missing key."""
-    group = path.replace(".", "/")
-    names = schema.choices(group)
-    if names:
-        return f"{path} is missing; choose it with {group}=NAME ({', '.join(names)})"
-    return f"{path} is missing; give it with {path}=..."
-
-
-def explain_choice(group: str, name: str) -> str | None:
-    """Return the message for choosing a file that a group does not have, None if it has it."""
-    names = schema.choices(group)
-    if name in (*names, "null", ""):
-        return None
-    if group == "data" and is_path(name):
-        return f"data={name}: data= chooses a kind of data set; did you mean data=folder data.root={name}?"
-    if group == "model" and Path(name).suffix in (".pt", ".pth", ".onnx"):
-        return (
-            f"model={name}: model= chooses a network; did you mean checkpoint={name} or model.weights={name}?"
-        )
-    inner = [f"{group}/{folder.name}" for folder in sorted((CONF / group).glob("*/"))]
-    meant = [f"{group}={near}" for near in find_similar(name, names)]
-    meant += [f"{other}={name}" for other in inner if name in schema.choices(other)]
-    backbone = find_backbone(name) if group == "model/backbone" else None
-    if backbone:
-        return f"{group}={name}: there is no such choice; did you mean {backbone}?"
-    hint = f"did you mean {' or '.join(meant)}? " if meant else ""
-    return f"{group}={name}: there is no such choice; {hint}there are: {', '.join(names)}"
+def explain_choice(group: str, name: str) -> str:
+    """Return the message for choosing a file that a group does not have."""
+    if group == "data" and ("/" in name or Path(name).exists()):
+        meant = [f"data=folder data.root={name}"]
+    elif group == "model" and Path(name).suffix in (".pt", ".pth", ".onnx"):
+        meant = [f"checkpoint={name}", f"model.weights={name}"]
+    elif group == "model/backbone" and (backbone := find_backbone(name)):
+        meant = [backbone]
+    else:
+        meant = [f"{group}={near}" for near in find_similar(name, schema.choices(group))]
+        meant += [f"{other}={name}" for other, files in list_groups(read_keys("")).items() if name in files]
+    hints = [ask(meant), f"there are: {', '.join(schema.choices(group))}"]
+    return f"{group}={name}: there is no such choice; {' '.join(filter(None, hints))}"
 
 
 def find_backbone(name: str) -> str | None:
     """Return the settings of a backbone by its common name, such as ``se_resnet50``."""
     for file in sorted((CONF / "model" / "backbone").glob("*.yaml")):
         default = re.search(r'^variant: "(\D*)\d', file.read_text(encoding="utf-8"), re.MULTILINE)
-        family, depth = file.stem, name.replace("resnext", "resnet").removeprefix(file.stem)
+        depth = name.replace("resnext", "resnet").removeprefix(file.stem)
         if default is None or depth == name:
             continue
-        component = "resnest" if family == "resnest" else "resnet"
+        component = "resnest" if file.stem == "resnest" else "resnet"
         variants = schema.read_component("models.backbones", component).accepted["variant"]
         if f"{default[1]}{depth}" in typing.get_args(variants):
-            return f"model/backbone={family} model.backbone.variant={default[1]}{depth}"
+            return f"model/backbone={file.stem} model.backbone.variant={default[1]}{depth}"
     return None

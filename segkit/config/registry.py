@@ -1,8 +1,7 @@
 """Components are modules in folders: ``build("losses", {"name": "cross_entropy", ...}, num_classes=19)``.
 
-A component is a module with a function ``build``, in segkit, in a package that ``plugins=`` names, or in an
-installed package with the entry point ``segkit.components``. The program supplies the positional parameters
-of ``build``; its keyword-only parameters are the settings.
+A component is a module with a function ``build``, in segkit or in a plug-in. The program supplies the
+positional parameters of ``build``; its keyword-only parameters are the settings.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-ENTRY_POINTS = "segkit.components"
 _plugins: dict[str, Path] = {}  # folders of the packages that plugins= names
 
 
@@ -33,8 +31,7 @@ def check_plugins_are_named(names: Iterable[str], file: object) -> None:
     missing = [name for name in names if name not in _find_packages()]
     if missing:
         raise ValueError(
-            f"{file} was made with components of {', '.join(missing)}: their code runs only if you name them,"
-            f" plugins=[{','.join(missing)}] (segkit.load(..., plugins={missing}) in Python)"
+            f"{file} needs plug-ins, which run only if you name them: plugins=[{','.join(missing)}]"
         )
 
 
@@ -42,31 +39,18 @@ def _find_package(name: str) -> Path:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that nothing here hides an installed package
     spec = None
-    if name.replace(".", "").isidentifier() and name.split(".")[0] != "segkit":
-        with contextlib.suppress(ImportError):  # of the package around it
-            spec = importlib.util.find_spec(name)
+    with contextlib.suppress(ImportError, ValueError):  # of the package around it; no name of a package
+        spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"plugins=[{name}]: there is no package of this name, installed or in {Path.cwd()}."
-            " It is a folder with folders such as losses/ or models/backbones/ in it"
-        )
+        raise ValueError(f"plugins=[{name}]: there is no package of this name, installed or in {Path.cwd()}")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
 @cache
 def _find_installed() -> dict[str, Path]:
     """Return the folders of installed packages that declare the entry point."""
-    found = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    found = importlib.metadata.entry_points(group="segkit.components")
     return {entry.value: _find_package(entry.value) for entry in found}
-
-
-def _find_files(package: str) -> dict[str, Path]:
-    """Return the file of each component of a package, by its dotted name."""
-    files: dict[str, Path] = {}
-    for root, folder in _find_packages().items():
-        for file in folder.joinpath(*package.split(".")).glob("[!_]*.py"):
-            files[f"{root}.{package}.{file.stem}"] = file
-    return files
 
 
 def _find_packages() -> dict[str, Path]:
@@ -74,20 +58,28 @@ def _find_packages() -> dict[str, Path]:
     return {"segkit": ROOT} | _plugins | _find_installed()
 
 
+def _find_files(package: str) -> list[tuple[str, Path]]:
+    """Return the components of a package, each with its dotted name and its file."""
+    return [
+        (f"{root}.{package}.{file.stem}", file)
+        for root, folder in _find_packages().items()
+        for file in folder.joinpath(*package.split(".")).glob("[!_]*.py")
+    ]
+
+
 def available(package: str) -> list[str]:
     """Return the sorted names of the components of a package such as ``"models.backbones"``."""
-    return sorted({file.stem for file in _find_files(package).values()})
+    return sorted({file.stem for _, file in _find_files(package)})
 
 
 def find_component(package: str, name: object) -> tuple[str, Path]:
     """Return module and source file of the one component of a name in a package, or raise a ValueError."""
-    found = [(module, file) for module, file in _find_files(package).items() if file.stem == name]
+    found = [(module, file) for module, file in _find_files(package) if file.stem == name]
     if not found:
-        folders = " or ".join(f"{root}/{package.replace('.', '/')}" for root in _find_packages())
-        raise ValueError(f"no {name!r} in {folders}; there are: {', '.join(available(package))}")
+        folder = f"segkit/{package.replace('.', '/')}"
+        raise ValueError(f"no {name!r} in {folder}; there are: {', '.join(available(package))}")
     if len(found) > 1:
-        both = " and ".join(module for module, _ in found)
-        raise ValueError(f"{name!r} is in {both}; rename one of them")
+        raise ValueError(f"{name!r} is in {' and '.join(module for module, _ in found)}; rename one of them")
     return found[0]
 
 
@@ -100,27 +92,20 @@ def build(package: str, settings: Mapping[str, Any], **supplied: Any) -> Any:
         supplied: values for the positional parameters; those that ``build`` lacks are left out.
 
     Raises:
-        ValueError: no component has that name, or it needs a value that is not supplied.
+        ValueError: no component has that name.
     """
     arguments = dict(settings)
-    module, file = find_component(package, arguments.pop("name", None))
+    module, _ = find_component(package, arguments.pop("name", None))
     builder = importlib.import_module(module).build
     parameters = inspect.signature(builder).parameters.values()
-    wanted = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    missing = [p.name for p in wanted if p.name not in supplied and p.default is p.empty]
-    if missing:
-        raise ValueError(
-            f"{file}: build has the parameters {', '.join(missing)}, but the program supplies"
-            f" {', '.join(supplied) or 'nothing'}. Parameters that are settings come after a *"
-        )
-    return builder(**{p.name: supplied[p.name] for p in wanted if p.name in supplied}, **arguments)
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return builder(**{name: supplied[name] for name in positional if name in supplied}, **arguments)
 
 
 def build_enabled(package: str, listed: Mapping[str, Any], **supplied: Any) -> dict[str, Any]:
     """Build the components that settings list by name: true takes the defaults, null and false omit one."""
-    components = {}
-    for name, value in listed.items():
-        if value not in (None, False):
-            settings = {} if value is True else value
-            components[name] = build(package, {**settings, "name": name}, **supplied)
-    return components
+    enabled = {name: value for name, value in listed.items() if value not in (None, False)}
+    return {
+        name: build(package, {**({} if value is True else value), "name": name}, **supplied)
+        for name, value in enabled.items()
+    }

@@ -1,8 +1,7 @@
 """The schema of all settings: the keys of each command, and the signatures that each section is passed to.
 
-The keyword-only parameters of a component's ``build``, or the fields of a dataclass, with their annotations
-and defaults, say which keys exist, which are required, and what values they take. They are read from the
-source text, so that a wrong setting is refused without importing torch.
+The keyword-only parameters of ``build``, or the fields of a dataclass, are the keys of a section. They are
+read from the source text, so that a wrong setting is refused without importing torch.
 """
 
 from __future__ import annotations
@@ -35,15 +34,13 @@ SECTIONS = {
     "runtime": "runtime/precision.py:Runtime",
 }
 """What each section is passed to: a package of components, or a function or class ``file:name``."""
-LISTS = {
+LISTS = {  # settings that list components of a package by name, each with its own settings
     "loss.parts": "losses",
     "augment.extra": "data.augmentations",
     "evaluation.evaluators": "evaluation.evaluators",
     "writers": "monitor.writers",
 }
-"""Settings that list components of a package by name, each with its own settings."""
 Component = dict | bool | None  # true takes the defaults of a component in a list, null omits it
-SECTION_KINDS = (dict, dict | None, Component)
 Workers = Annotated[int, values.Interval(ge=0, le=256)]
 Pictures = Literal["ids", "colors", "overlays"]
 LOADER = {
@@ -77,13 +74,12 @@ COMMANDS: dict[str, dict[str, Any]] = {
     | {"calibration": values.PathOrNull, "calibration_images": values.PositiveInt},
 }
 """What each command accepts; ``dict`` is a section of ``SECTIONS``, and a dict has keys besides those."""
-OPTIONAL = {
+OPTIONAL = {  # top-level keys that a command does not require
     "train": {"plugins"},
     "test": {"plugins", "sizes", "model"},  # predictions=DIR has no model
     "predict": {"plugins", "sizes", "data"},
     "export": {"plugins", "sizes", "data"},
 }
-"""Top-level keys that a command does not require."""
 START_KEYS = ("plugins", "resume", "run_name", "run_dir", "device", "summary", "profile", "lr_finder")
 """Keys that are never taken from the run to resume."""
 
@@ -118,13 +114,13 @@ def read_keywords(place: str) -> Keys:
     """
     file, _, name = place.rpartition(":")
     module = ast.parse((registry.ROOT / file).read_text(encoding="utf-8"))
-    nodes = [n for n in module.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name]
-    if not nodes:
+    definitions = [n for n in module.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    node = next((n for n in definitions if n.name == name), None)
+    if node is None:
         raise ValueError(f"{file}: a component needs a function {name}, and there is none")
-    node = nodes[0]
     if isinstance(node, ast.ClassDef):
         fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
-        declared = [(ast.unparse(field.target), field.annotation, field.value) for field in fields]
+        declared = [(ast.unparse(n.target), n.annotation, n.value) for n in fields]
     else:
         pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
         declared = [(a.arg, a.annotation, default) for a, default in pairs if a.annotation is not None]
@@ -132,10 +128,7 @@ def read_keywords(place: str) -> Keys:
     try:
         accepted = {key: eval(ast.unparse(annotation), {}, names) for key, annotation, _ in declared}
     except NameError as error:
-        raise ValueError(
-            f"{file}: {error} in the annotation of a setting. Use Python's types, typing, segkit.config, or"
-            " an alias in the same module"
-        ) from error
+        raise ValueError(f"{file}: {error} in the annotation of a setting (docs/plugins.md)") from error
     return Keys(accepted, {key for key, _, default in declared if default is None})
 
 

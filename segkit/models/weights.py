@@ -269,7 +269,7 @@ def _find_hints(differences: files.StateDifferences) -> list[str]:
         hints.append("the file has no auxiliary head: model/auxiliary=none")
     if any(name.startswith("head.classifier.") for name in unknown):
         hints.append("the file is of mmsegmentation: model/head=deeplabv3_mmseg")
-    other_branches = [name for name, _, _ in other_shape if re.search(r"\.paths\.\d\.conv\.weight", name)]
+    other_branches = [name for name in other_shape if re.search(r"\.paths\.\d\.conv\.weight", name)]
     if other_branches or any(".conv1.paths." in name for name in unknown):
         hints.append(
             "the file is of timm's skresnet, in which each branch reads half of the channels; no backbone "

@@ -130,15 +130,21 @@ class Monitor:
         norms = {name: norm for name, norm in norms.items() if norm is not None}
         values = _read_numbers({**losses, **norms})
         loss, rate = math.fsum(values[name] for name in losses), next(iter(learning_rates.values()))
+        seconds = time.perf_counter() - self.clock
         if is_point:
-            curves = {"train/loss": loss, **{f"train/loss_{name}": values[name] for name in losses}}
-            curves["train/lr"] = rate
+            curves = {"loss": loss, "lr": rate, "passed_epochs": iteration / self.iterations_per_epoch}
+            curves |= {f"loss_{name}": values[name] for name in losses} | {
+                name: values[name] for name in norms
+            }
             if len(learning_rates) > 1:
-                curves |= {f"train/lr_{name}": value for name, value in learning_rates.items()}
-            curves |= {f"train/{name}": values[name] for name in norms}
-            curves["train/passed_epochs"] = iteration / self.iterations_per_epoch
-            self._add_scalars(iteration, curves | self._measure_speed())
-        self._show_progress(iteration, loss, rate)
+                curves |= {f"lr_{name}": value for name, value in learning_rates.items()}
+            speeds = {f"wall/{name}": value for name, value in self._measure_speed(seconds).items()}
+            self._add_scalars(iteration, {f"train/{name}": value for name, value in curves.items()} | speeds)
+        self.smooth_loss = loss if self.smooth_loss is None else 0.8 * self.smooth_loss + 0.2 * loss
+        facts = f"loss {self.smooth_loss:.4f}, lr {rate:.1e}, {self.images / seconds:.1f} images/s"
+        if self.last_miou is not None:
+            facts += f", mIoU {format_percent(self.last_miou)}"
+        self.console.progress(iteration, facts)
         self._restart_clock()
 
     def log_scores(
@@ -172,7 +178,12 @@ class Monitor:
         self._add_scalars(iteration, curves | {f"val_iou/{self.names[k]}": iou[k] for k in shown})
         if counts is not None:
             self.log_image("val/confusion", iteration, overlays.draw_confusion_matrix(counts, self.names))
-            self.log_text("val/confusions", self._format_confusions(counts), iteration)
+            rows = [
+                [self.names[label], self.names[prediction], pixels, format_percent(share)]
+                for label, prediction, pixels, share in most_confused_pairs(counts, CONFUSED_PAIRS)
+            ]
+            table = format_markdown_table(["label", "prediction", "pixels", "% of the label"], rows)
+            self.log_text("val/confusions", table, iteration)
         rows = [[self.names[k], *(format_percent(c[k]) for c in classes.values())] for k in range(len(iou))]
         self.log_text("val/classes", format_markdown_table(["class", *classes], rows), iteration)
         self.last_miou = scores.get("mIoU")
@@ -217,9 +228,8 @@ class Monitor:
 
     def log_settings(self, settings: Mapping[str, Any], *, network: str) -> None:
         """Record the settings, as text and as hyperparameters, and a description of the network."""
-        self.log_text(
-            "settings", format_code_block(json.dumps(settings, indent=2, ensure_ascii=False)), self.start
-        )
+        text = json.dumps(settings, indent=2, ensure_ascii=False)
+        self.log_text("settings", format_code_block(text), self.start)
         self.log_text("network", format_code_block(network), self.start)
         for writer in self.writers.values():
             writer.add_hparams(flat(settings) | {"schedule.length": self.total}, ["val/mIoU", "val/pixAcc"])
@@ -247,39 +257,20 @@ class Monitor:
         for writer in self.writers.values():
             writer.add_scalars(iteration, curves)
 
-    def _measure_speed(self) -> dict[str, float]:
-        """Return speed and memory since the last point."""
-        seconds = time.perf_counter() - self.clock
-        speeds = {
-            "wall/images_per_second": self.images / seconds,
-            "wall/step_seconds": seconds / self.steps,
-            "wall/data_share": self.data_seconds / seconds,
-        }
+    def _measure_speed(self, seconds: float) -> dict[str, float]:
+        """Return speed in the last seconds, and the most memory so far."""
+        speeds = {"images_per_second": self.images / seconds, "step_seconds": seconds / self.steps}
+        speeds["data_share"] = self.data_seconds / seconds
         if resource is not None:
             unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
-            speeds["wall/host_GiB_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+            speeds["host_GiB_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         if torch.cuda.is_available():
-            speeds["wall/device_GiB_peak"] = torch.cuda.max_memory_allocated() / 2**30
+            speeds["device_GiB_peak"] = torch.cuda.max_memory_allocated() / 2**30
         return speeds
-
-    def _show_progress(self, iteration: int, loss: float, rate: float) -> None:
-        self.smooth_loss = loss if self.smooth_loss is None else 0.8 * self.smooth_loss + 0.2 * loss
-        speed = self.images / (time.perf_counter() - self.clock)
-        facts = f"loss {self.smooth_loss:.4f}, lr {rate:.1e}, {speed:.1f} images/s"
-        if self.last_miou is not None:
-            facts += f", mIoU {format_percent(self.last_miou)}"
-        self.console.progress(iteration, facts)
 
     def _restart_clock(self) -> None:
         """Restart the measurement of speed, so that validating and drawing do not count as training."""
         self.images, self.data_seconds, self.steps, self.clock = 0, 0.0, 0, time.perf_counter()
-
-    def _format_confusions(self, counts: np.ndarray) -> str:
-        rows = [
-            [self.names[label], self.names[prediction], pixels, format_percent(share)]
-            for label, prediction, pixels, share in most_confused_pairs(counts, CONFUSED_PAIRS)
-        ]
-        return format_markdown_table(["label", "prediction", "pixels", "% of the label"], rows)
 
 
 def _read_numbers(values: Mapping[str, Scalar]) -> dict[str, float]:

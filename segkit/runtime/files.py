@@ -12,7 +12,7 @@ import stat
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -80,12 +80,12 @@ def make_output_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(
-            f"output={folder}: cannot be written ({error.strerror}). Choose another output=..."
+            f"output={folder}: cannot be written ({error.strerror}). Choose another output="
         ) from error
 
 
 def read_text(path: Path, *, most: int = 1 << 26) -> str:
-    """Return the text of a regular file in UTF-8, UTF-16 or, where the bytes are neither, Windows-1252.
+    """Return the text of a regular file in UTF-8, UTF-16 with a mark or, if it is neither, Windows-1252.
 
     Args:
         path: of the file.
@@ -101,25 +101,14 @@ def read_text(path: Path, *, most: int = 1 << 26) -> str:
     if status.st_size > most:
         raise ValueError(f"{path} has {status.st_size:,} bytes, and at most {most:,} are read")
     data = path.read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        text = data.decode(_detect_encoding(data))
+        text = data.decode(encoding)
     except UnicodeDecodeError:
         text = data.decode("cp1252", "replace")
     if "\0" in text:
         raise ValueError(f"{path}: not a text file")
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _detect_encoding(data: bytes) -> str:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    start = data[:4096]
-    low, high = start[::2].count(0), start[1::2].count(0)  # zero bytes of Latin letters in UTF-16
-    if max(low, high) > len(start) // 4:
-        if high > low:
-            return "utf-16-le"
-        return "utf-16-be"
-    return "utf-8-sig"
 
 
 def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: bool = False) -> Any:
@@ -150,19 +139,7 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: 
         except Exception as error:  # a damaged file can raise any
             if "TorchScript" in str(error):  # whose advice is to run the code of the file
                 raise ValueError(f"{path}: a TorchScript file, which holds code. {SAVE_WEIGHTS}") from error
-            if source is None and (name := _find_archived_checkpoint(path)):
-                raise ValueError(f"{path}: an archive with {name}. Unpack it and give that file") from error
             raise ValueError(f"{path}: damaged, or not a PyTorch file ({first_line(error)})") from error
-
-
-def _find_archived_checkpoint(path: Path) -> str | None:
-    """Return the name of a checkpoint in a zip archive, None if there is none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return None
-    return next((name for name in names if name.endswith((".pt", ".pth", ".safetensors"))), None)
 
 
 def check_zip(source: Path | IO[bytes], *, most: int | None = None) -> None:
@@ -176,48 +153,41 @@ def check_zip(source: Path | IO[bytes], *, most: int | None = None) -> None:
         ValueError: an entry is damaged, or the file inflates too much.
         Exception: whatever ``zipfile`` and its decompressors raise on damaged files.
     """
-    with contextlib.ExitStack() as stack:
-        if isinstance(source, Path):
-            file = stack.enter_context(source.open("rb"))
-        else:
-            file = source
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        is_zip = file.read(4) == b"PK\x03\x04"
-        file.seek(0)
-        if not is_zip:
-            return
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            inflated = sum(entry.file_size for entry in entries)
-            if inflated > MAX_INFLATION * size + SMALL_ENTRY:
-                raise ValueError(f"{size:,} bytes inflate to {inflated:,}")
-            for entry in entries:
-                if most is None or entry.file_size <= most:
-                    with archive.open(entry) as content:
-                        while content.read(SMALL_ENTRY):  # raises at the end if the checksum differs
-                            pass
-        file.seek(0)
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            check_zip(file, most=most)
+        return
+    size = source.seek(0, os.SEEK_END)
+    source.seek(0)
+    is_zip = source.read(4) == b"PK\x03\x04"
+    source.seek(0)
+    if not is_zip:
+        return
+    with zipfile.ZipFile(source) as archive:
+        inflated = sum(entry.file_size for entry in archive.infolist())
+        if inflated > MAX_INFLATION * size + SMALL_ENTRY:
+            raise ValueError(f"{size:,} bytes inflate to {inflated:,}")
+        for entry in archive.infolist():
+            if most is None or entry.file_size <= most:
+                with archive.open(entry) as content:
+                    while content.read(SMALL_ENTRY):  # raises at the end if the checksum differs
+                        pass
+    source.seek(0)
 
 
 class StateDifferences(NamedTuple):
-    """Differences between the state dict of a file and that of a model."""
+    """Names that differ between the state dict of a file and that of a model; the last two with how."""
 
     missing: list[str]  # not in the file
     unknown: list[str]  # only in the file
-    other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # name, shape in the file, in the model
-    other_type: list[tuple[str, str, str]]  # name, kind of numbers in the file, in the model
+    other_shape: list[str]
+    other_type: list[str]
 
     def __str__(self) -> str:
         """Return at most three names of each kind, in one line."""
-        names_by_kind = {
-            "missing in the file": self.missing,
-            "not in the model": self.unknown,
-            "of another shape": [f"{name} {file} for {model}" for name, file, model in self.other_shape],
-            "of another type": [f"{name} {file} for {model}" for name, file, model in self.other_type],
-        }
+        kinds = ("missing in the file", "not in the model", "of another shape", "of another type")
         parts = []
-        for kind, names in names_by_kind.items():
+        for kind, names in zip(kinds, self, strict=True):
             if names:
                 more = ", ..." if len(names) > 3 else ""
                 parts.append(f"{len(names)} {kind}: {', '.join(map(str, names[:3]))}{more}")
@@ -226,18 +196,18 @@ class StateDifferences(NamedTuple):
 
 def compare_states(model: Mapping[str, Any], file: Mapping[str, Any]) -> StateDifferences:
     """Compare names, shapes and kinds of numbers; values that are not tensors have shape ()."""
-    differences = StateDifferences([], [name for name in file if name not in model], [], [])
-    for name, tensor in model.items():
-        if name not in file:
-            differences.missing.append(name)
-            continue
-        shape, own_shape = (tuple(getattr(each, "shape", ())) for each in (file[name], tensor))
-        kind, own_kind = _number_kind(file[name]), _number_kind(tensor)
-        if shape != own_shape:
-            differences.other_shape.append((name, shape, own_shape))
-        if kind != own_kind:
-            differences.other_type.append((name, kind, own_kind))
-    return differences
+    shared = [name for name in model if name in file]
+
+    def compare(describe: Callable[[Any], Any]) -> list[str]:
+        pairs = [(name, describe(file[name]), describe(model[name])) for name in shared]
+        return [f"{name} {there} for {here}" for name, there, here in pairs if there != here]
+
+    return StateDifferences(
+        missing=[name for name in model if name not in file],
+        unknown=[name for name in file if name not in model],
+        other_shape=compare(lambda value: tuple(getattr(value, "shape", ()))),
+        other_type=compare(_number_kind),
+    )
 
 
 def _number_kind(value: Any) -> str:
