@@ -5,6 +5,9 @@ stride. Images are RGB; labels hold class ids 0..K-1 or ``ignore_index(K)``, of 
 for up to 255 classes, int16 for more.
 """
 
+# pyright: reportReturnType=false
+# (methods of the protocols have only a docstring)
+
 from __future__ import annotations
 
 from types import MappingProxyType
@@ -55,9 +58,7 @@ class Bands(NamedTuple):
     """
 
     chosen: tuple[int, ...] | None = None  # counted from 1, as by GDAL; None: RGB, gray as three equal bands
-    range: tuple[float, float] | tuple[tuple[float, float], ...] | str | None = (
-        None  # of all bands, or of each
-    )
+    range: tuple[float, float] | tuple[tuple[float, float], ...] | str | None = None  # of all, or of each
     display: tuple[int, ...] | None = None  # numbers as in ``chosen``: one is gray, three are RGB
     fill: float | None = None  # replaces NaN; None refuses it
 
@@ -132,31 +133,25 @@ class ClassTable(Protocol):
     @property
     def name(self) -> str:
         """Name of the data set."""
-        ...
 
     @property
     def num_classes(self) -> int:
         """K, at most ``MAX_CLASSES``."""
-        ...
 
     @property
     def names(self) -> Sequence[str]:
         """K different names."""
-        ...
 
     @property
     def colors(self) -> np.ndarray:
         """RGB colors, (K, 3) uint8."""
-        ...
 
     @property
     def categories(self) -> Sequence[str]:
         """Names of the groups of the K classes; empty strings for none."""
-        ...
 
     def to_plain(self) -> dict[str, Any]:
         """Return the table as strings, numbers and lists, for a checkpoint."""
-        ...
 
 
 class Dataset(Protocol):
@@ -165,26 +160,21 @@ class Dataset(Protocol):
     @property
     def name(self) -> str:
         """Name printed beside scores."""
-        ...
 
     @property
     def table(self) -> ClassTable:
         """Classes of the labels."""
-        ...
 
     @property
     def names(self) -> Sequence[str]:
         """Unique names of the samples, in order."""
-        ...
 
     @property
     def on_error(self) -> str:
         """``stop``, or ``skip``: an unreadable sample is counted, logged and replaced."""
-        ...
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        ...
 
     def read(self, index: int) -> Sample:
         """Return a sample; the same for the same index.
@@ -192,7 +182,6 @@ class Dataset(Protocol):
         Raises:
             DataError: it cannot be read (``segkit.data.label_map.DataError``).
         """
-        ...
 
 
 class Backbone(Protocol):
@@ -205,16 +194,13 @@ class Backbone(Protocol):
     @property
     def out_channels(self) -> Sequence[int]:
         """Channels of each of the four stages."""
-        ...
 
     @property
     def output_stride(self) -> int:
         """Stride of the last stage: 8, 16 or 32."""
-        ...
 
     def __call__(self, image: Tensor) -> Sequence[Tensor]:
         """Map a (B, 3, H, W) float image to four (B, C_i, H/s_i, W/s_i); sizes are rounded up."""
-        ...
 
 
 class Head(Protocol):
@@ -222,7 +208,6 @@ class Head(Protocol):
 
     def __call__(self, stages: Sequence[Tensor]) -> Tensor:
         """Map four (B, C_i, h_i, w_i) to (B, K, h, w) of any size; the segmenter resizes it to the image."""
-        ...
 
 
 class Loss(Protocol):
@@ -233,11 +218,9 @@ class Loss(Protocol):
 
     def __call__(self, logits: Logits, label: Tensor) -> dict[str, Tensor]:
         """Return scalars by name for a label (B, H, W); finite even if all pixels are ignored."""
-        ...
 
     def compute_weight(self, label: Tensor) -> Tensor:
         """Return the divisor of the mean: a float64 scalar that depends on the label (B, H, W) alone."""
-        ...
 
 
 class Evaluator(Protocol):
@@ -245,15 +228,12 @@ class Evaluator(Protocol):
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Count one image: label (H, W) on the CPU, prediction (H, W) on the network's device."""
-        ...
 
     def state(self) -> Tensor:
         """Return the counts so far, zero at first: int64 or float64 of a fixed shape."""
-        ...
 
     def compute(self, state: Tensor) -> EvaluatorResult:
         """Return the scores of a sum of states, on the CPU, from the state alone."""
-        ...
 
 
 class Writer(Protocol):
@@ -261,24 +241,18 @@ class Writer(Protocol):
 
     def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """Write points of several curves, by tags such as ``train/loss`` and ``val/mIoU``."""
-        ...
 
     def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """Write an (H, W, 3) uint8 RGB image."""
-        ...
 
     def add_text(self, tag: str, iteration: int, markdown: str) -> None:
         """Write a text in Markdown."""
-        ...
 
     def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Write the flat settings of the run, once, and the tags of its main scores."""
-        ...
 
     def flush(self) -> None:
         """Flush to disk; called before each checkpoint."""
-        ...
 
     def close(self) -> None:
         """Flush and close."""
-        ...

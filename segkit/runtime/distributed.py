@@ -85,23 +85,16 @@ def pick_device(choice: str = "auto") -> torch.device:
         ValueError: the chosen device does not exist.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    has_mps = torch.backends.mps.is_available()
+    available = {"cuda": count > 0, "mps": torch.backends.mps.is_available(), "cpu": True}
     if choice == "auto":
-        available = {"cuda": count > 0, "mps": has_mps, "cpu": True}
         choice = next(name for name, is_available in available.items() if is_available)
-    if choice == "cpu":
-        return torch.device("cpu")
-    if choice == "mps":
-        if not has_mps:
-            raise ValueError("device=mps: torch finds no Apple GPU. Use device=cpu or device=auto.")
-        return torch.device("mps")
-    if not count:
-        raise ValueError(f"device={choice}: torch finds no CUDA device. Use device=cpu or device=auto.")
+    kind, _, number = choice.partition(":")
+    if not available[kind]:
+        raise ValueError(f"device={choice}: torch finds no such device. Use device=cpu or device=auto.")
+    if kind != "cuda":
+        return torch.device(kind)
     own = int(os.environ.get("LOCAL_RANK", "0")) % count
-    if choice.startswith("cuda:"):
-        index = int(choice.removeprefix("cuda:"))
-    else:
-        index = own
+    index = int(number or own)
     if index >= count:
         raise ValueError(f"device={choice}: the GPUs of this machine are cuda:0 to cuda:{count - 1}.")
     if index != own and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
