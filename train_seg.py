@@ -118,13 +118,17 @@ def train(settings: dict[str, Any], folder: Path) -> None:
 
     # torch takes seconds to import, so wrong data are reported before
     from segkit import checkpoint, inference, training
+    from segkit.models import segmenter
     from segkit.runtime import distributed
 
     with distributed.init_process_group(settings["device"]) as device:
         run = training.build_training(settings, train_set, device, val_set=val_set)
-        settings = training.with_normalization(settings, run.model)
+        network = segmenter.with_normalization(settings["model"], run.model.backbone)
+        settings = {**settings, "model": network}
         protocol = inference.build_protocol(settings)
-        checkpoints = checkpoint.Checkpoints.from_settings(settings, folder, train_set.table)
+        about = checkpoint.describe_training(settings, train_set.table)
+        config = checkpoint.CheckpointConfig(**settings["checkpoint"])
+        checkpoints = checkpoint.Checkpoints(folder, config, about)
         state = checkpoints.load_newest()
         if state is not None:
             run.restore(state)

@@ -66,11 +66,10 @@ def main() -> None:
             names=table.names,
             colors=table.colors,
         )
-        rates = run.learning_rates()
         begin = time.process_time()
         for t in range(1, CALLS + 1):
             monitor.log_step(
-                t, step.losses, rates, images=16, data_seconds=0.0, gradient_norm=step.gradient_norm
+                t, step.losses, step.rates, images=16, data_seconds=0.0, gradient_norm=step.gradient_norm
             )
         monitor.flush()
         per_call = (time.process_time() - begin) / CALLS

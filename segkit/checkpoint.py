@@ -10,6 +10,7 @@ import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,19 +46,12 @@ class Checkpoints:
     Args:
         folder: ``runs/NAME``.
         config: of the settings.
-        about: written to every checkpoint: ``settings``, ``classes`` and the license ledger, ``licenses``.
+        about: written to every checkpoint, as ``describe_training`` returns it.
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig, about: dict[str, Any]) -> None:
         self.folder, self.config, self.about = folder, config, about
         self.saved_at, self.saved_iteration = time.monotonic(), 0
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any], folder: Path, table: ClassTable) -> Checkpoints:
-        """Return the checkpoints of a run with these composed settings and classes."""
-        licenses = read_ledger(settings, folder)
-        about = {"settings": settings, "classes": table.to_plain(), "licenses": licenses}
-        return cls(folder, CheckpointConfig(**settings["checkpoint"]), about)
 
     def load_newest(self) -> dict[str, Any] | None:
         """Return the newest readable checkpoint, chosen by the main process; None for a new run.
@@ -71,6 +65,8 @@ class Checkpoints:
         content = read_checkpoint(path)
         check_saved_settings(content, self.about)
         self.saved_iteration = content["iteration"]
+        if content.get("licenses"):
+            self.about["licenses"] = content["licenses"]
         return content
 
     def is_due(self, iteration: int) -> bool:
@@ -105,31 +101,24 @@ class Checkpoints:
             write_checkpoint(self.folder / "best.pt", {**self.about, **content})
 
 
-def read_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings stored in the newest readable checkpoint of a run, None without one."""
-    return _read_newest(folder).get("settings")
+def describe_training(settings: dict[str, Any], table: ClassTable) -> dict[str, Any]:
+    """Return what each checkpoint stores about its training: composed settings, classes, license ledger.
 
-
-def read_ledger(settings: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Return the stored license ledger of a run, or a new one."""
-    return _read_newest(folder).get("licenses") or start_ledger(settings)
-
-
-def _read_newest(folder: Path) -> dict[str, Any]:
-    """Return the newest readable checkpoint of a run with its tensors on disk, or an empty one."""
-    for file in run_folder.list_checkpoints(folder):
-        with contextlib.suppress(ValueError):  # damaged ones are reported when the run is opened
-            return read_checkpoint(file, mapped=True)
-    return {}
-
-
-def start_ledger(settings: dict[str, Any]) -> dict[str, str]:
-    """Return the license ledger of a new training, which continues that of ``model.weights``."""
+    The ledger continues that of ``model.weights``.
+    """
     before = None
     if weights := settings["model"].get("weights"):
         with contextlib.suppress(ValueError, OSError):  # not a checkpoint of segkit
             before = read_checkpoint(weights, mapped=True).get("licenses")
-    return build_ledger(settings, before)
+    return {"settings": settings, "classes": table.to_plain(), "licenses": build_ledger(settings, before)}
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings stored in the newest readable checkpoint of a run, None without one."""
+    for file in run_folder.list_checkpoints(folder):
+        with contextlib.suppress(ValueError):  # damaged ones are reported when the run is opened
+            return read_checkpoint(file, mapped=True)["settings"]
+    return None
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -138,42 +127,35 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full or not writable; an existing file is unchanged.
     """
-    try:
-        with files.atomic_write(path) as file:
-            torch.save({"format": FORMAT, **content}, file)
-    except (OSError, RuntimeError) as error:  # torch may report a full disk as a RuntimeError
-        raise _explain_failed_write(path, error) from error
-
-
-def _explain_failed_write(path: Path, error: Exception) -> OSError:
-    if isinstance(error, OSError):
-        cause = error
-    else:
-        cause = error.__context__ or error
-    reason = getattr(cause, "strerror", None) or cause
-    return OSError(
-        f"{path}: could not be written ({reason}). Make room in {path.parent} or repair it, then continue"
-        " with resume=true from the checkpoint before, which is intact."
-    )
+    with _explain_failure(path), files.atomic_write(path) as file:
+        torch.save({"format": FORMAT, **content}, file)
 
 
 def _link_as(path: Path, name: Path) -> None:
-    """Give a file a second name atomically; a copy on file systems without hard links.
-
-    Raises:
-        OSError: the disk is full or not writable.
-    """
+    """Give a file a second name atomically; a copy on file systems without hard links."""
     temporary = name.with_name(name.name + ".part")
-    try:
-        temporary.unlink(missing_ok=True)
+    with _explain_failure(name):
         try:
-            temporary.hardlink_to(path)
-        except OSError:
-            shutil.copyfile(path, temporary)
-        temporary.replace(name)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _explain_failed_write(name, error) from error
+            temporary.unlink(missing_ok=True)
+            try:
+                temporary.hardlink_to(path)
+            except OSError:
+                shutil.copyfile(path, temporary)
+            temporary.replace(name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explain_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch may report a full disk as a RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__
+        raise OSError(
+            f"{path}: could not be written ({getattr(cause, 'strerror', None) or error}). Make room in"
+            f" {path.parent}, then continue with resume=true from the checkpoint before, which is intact."
+        ) from error
 
 
 def find_newest(folder: Path) -> Path | None:
@@ -218,12 +200,13 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
         raise ValueError(
             f"{path}: not a checkpoint of segkit; weights of other projects load with model.weights={path}"
         )
-    types = {"iteration": int, "settings": dict, "classes": dict, "model": dict}
-    wrong = [name for name, kind in types.items() if not isinstance(content.get(name), kind)]
-    wrong += [name for name in ("average", "licenses") if not isinstance(content.get(name), dict | None)]
+    kinds = {"iteration": int, "settings": dict, "classes": dict, "model": dict}
+    kinds |= {"average": dict | None, "licenses": dict | None}
+    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
     if not wrong:
-        sections = ((name, content["settings"].get(name, {})) for name in ("data", "model", "sizes"))
-        wrong = [f"settings.{name}" for name, section in sections if not isinstance(section, dict)]
+        stored = content["settings"]
+        names = ("data", "model", "sizes")
+        wrong = [f"settings.{name}" for name in names if not isinstance(stored.get(name, {}), dict)]
     if wrong:
         raise ValueError(f"{path}: a checkpoint with no proper {', '.join(wrong)}; no run has written it")
     return content
@@ -233,29 +216,25 @@ def check_saved_settings(saved: dict[str, Any], about: dict[str, Any]) -> None:
     """Report how the settings differ from those of a checkpoint to resume from.
 
     Raises:
-        ValueError: its classes or its seed are others.
+        ValueError: its classes (but for the ignored ones) or its seed are others.
     """
+    start = "or start a new run_name=... with model.weights=FILE"
     if saved["classes"] != about["classes"]:
-        _check_classes(*(LabelMap.from_plain(each["classes"]) for each in (saved, about)))
-    before, now = saved["settings"], about["settings"]
-    if now.get("seed") != before.get("seed"):
+        before, now = (LabelMap.from_plain(each["classes"]) for each in (saved, about))
+        if [entry[:3] for entry in before.classes] != [entry[:3] for entry in now.classes]:
+            raise ValueError(
+                f"the classes differ: the checkpoint has {before.describe()}, the data have {now.describe()}."
+                f" Resume with the same names, ids, colors and order, {start}, which matches classes by name."
+            )
+    old, new = saved["settings"], about["settings"]
+    if new.get("seed") != old.get("seed"):
         raise ValueError(
-            f"seed={now.get('seed')}: the run uses seed={before.get('seed')} for its random numbers, which"
-            " cannot change on resume. Leave seed out, or start a new run_name=..."
+            f"seed={new.get('seed')}: the run uses seed={old.get('seed')}, which cannot change on resume."
+            f" Leave seed out, {start}."
         )
-    changed = list_changed_settings(before, now)
+    changed = list_changed_settings(old, new)
     if changed and distributed.is_main():
         LOG.warning("resuming with changed settings: %s", ", ".join(changed))
-
-
-def _check_classes(before: LabelMap, now: LabelMap) -> None:
-    """Check that two tables have the same classes; the ignored ones may differ."""
-    if [entry[:3] for entry in before.classes] != [entry[:3] for entry in now.classes]:
-        raise ValueError(
-            f"the classes differ: the checkpoint has {before.describe()}, the data have {now.describe()}."
-            " Resume with the same names, ids, colors and order, or start a new run_name=... with"
-            " model.weights=FILE, which matches classes by name."
-        )
 
 
 def read_class_names(source: str) -> list[str] | None:

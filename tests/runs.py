@@ -1,4 +1,4 @@
-"""Training commands in processes that tests can kill.
+"""Trainings of tests: without data in this process, or as commands in processes that tests can kill.
 
 The processes are forked from one that has imported everything, so that a run starts at once.
 """
@@ -35,6 +35,30 @@ IMPORTED += [EventAccumulator.__module__, "torch._dynamo"]  # the latter by each
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(IMPORTED)
+
+
+def make_schedule(**changed):
+    """Return a schedule of ten iterations."""
+    from segkit import training
+
+    rule = {"optimizer": {"name": "sgd"}, "lr_schedule": {"name": "poly"}, "iterations": 10}
+    return training.Schedule(**{"batch_size": 4, "lr": 0.01, **rule, **changed})
+
+
+def start_run(model, loss=None, *, samples=8, device="cpu", runtime=(), **schedule):
+    """Set up a training of a model with three classes, without data."""
+    from segkit import training
+    from segkit.losses import cross_entropy
+
+    return training.setup_training(
+        model,
+        loss or cross_entropy.build(3),
+        samples=samples,
+        schedule=make_schedule(**schedule),
+        runtime=training.Runtime(**dict(runtime)),
+        device=torch.device(device),
+        seed=1,
+    )
 
 
 class Run:

@@ -63,10 +63,9 @@ def limit(monkeypatch, run, images):
     return sizes
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_step_out_of_memory_is_repeated_in_micro_batches(dropout, monkeypatch, caplog):
+def test_step_out_of_memory_is_repeated_in_micro_batches(monkeypatch, caplog):
     caplog.set_level(logging.WARNING, "segkit")
-    run, same = start_run(norm=True, dropout=dropout), start_run(norm=True, dropout=dropout, accumulate=2)
+    run, same = (start_run(norm=True, dropout=0.5, accumulate=count) for count in ("auto", 2))
     sizes = limit(monkeypatch, run, 2)
     for seed in range(2):
         first = training.train_step(run, [batch(seed=seed)])
@@ -76,10 +75,8 @@ def test_step_out_of_memory_is_repeated_in_micro_batches(dropout, monkeypatch, c
     assert torch.equal(weights(run), weights(same))
     for name, buffer in run.model.named_buffers():
         assert torch.equal(buffer, same.model.get_buffer(name)), name
-    assert (
-        "iteration 1: out of memory; trying again with schedule.accumulate=2 (at most 2 of the 4 images"
-        in caplog.text
-    )
+    message = "iteration 1: out of memory; trying again with schedule.accumulate=2 (at most 2 of the 4 images"
+    assert message in caplog.text
     assert run.state()["micro_batches"] == 2
 
 
@@ -98,10 +95,7 @@ def test_indivisible_batch_ends_with_advice(monkeypatch):
     with pytest.raises(torch.cuda.OutOfMemoryError) as raised:
         training.train_step(run, [batch()])
     assert run.micro_batches == 2
-    assert (
-        "out of memory during a training step: decrease schedule.batch_size"
-        in errors.describe_out_of_memory(raised.value)
-    )
+    assert "decrease schedule.batch_size" in errors.describe_out_of_memory(raised.value)
 
 
 @pytest.mark.parametrize("case", ["fixed", "late"])
@@ -128,10 +122,9 @@ def test_resumed_run_keeps_its_micro_batches(tmp_path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_all_processes_divide_if_one_is_out_of_memory(rank, tmp_path):
+def test_all_processes_divide_if_one_is_out_of_memory(tmp_path):
     settings = ["schedule.batch_size=8", "schedule.freeze_norm=true"]
-    several = ranks(2, tmp_path / "several", *settings, before=LimitImages(1, rank=rank))
+    several = ranks(2, tmp_path / "several", *settings, before=LimitImages(1, rank="0"))
     plain = ranks(2, tmp_path / "plain", *settings)
     for run in (*several, *plain):
         run.complete()
@@ -155,22 +148,14 @@ def test_all_processes_end_if_no_division_fits(tmp_path):
 def test_failed_passes_are_freed_before_retrying(monkeypatch):
     """The traceback of the error would keep the tensors of the failed passes alive."""
     run, failed, alive = start_run(norm=True), [], []
-    forward = run.model.forward
-
-    def forward_or_fail(image):
-        logits = forward(image)
-        if len(image) > 2:
-            failed.append(weakref.ref(logits.main))
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return logits
-
+    run.model.head.register_forward_hook(lambda *call: failed.append(weakref.ref(call[2])))
+    limit(monkeypatch, run, 2)
     collect = gc.collect
 
     def collect_and_record():
         collect()
         alive.extend(ref() is not None for ref in failed)
 
-    monkeypatch.setattr(run.model, "forward", forward_or_fail)
     monkeypatch.setattr(accumulation.gc, "collect", collect_and_record)
     training.train_step(run, [batch()])
     assert alive

@@ -18,17 +18,15 @@ def state(iteration):
 
 def test_newest_checkpoints_are_kept_and_last_is_the_newest(tmp_path):
     saver = checkpoints(tmp_path, keep=2)
-    for iteration in (1, 2, 3):
+    for iteration in (9_999_998, 9_999_999, 10_000_000, 10_000_001):  # sorted by number
         saver.save(state(iteration))
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "iteration_0000002.pt",
-        "iteration_0000003.pt",
-        "last.pt",
-    ]
+    names = ["iteration_10000001.pt", "iteration_10000000.pt"]
+    assert [file.name for file in run_folder.list_checkpoints(tmp_path)] == names
+    assert sorted(file.name for file in tmp_path.iterdir()) == [*sorted(names), "last.pt"]
+    assert checkpoint.find_newest(tmp_path) == tmp_path / names[0]
     last = checkpoint.read_checkpoint(tmp_path / "last.pt")
-    assert last["iteration"] == 3
-    assert last["settings"] == {"seed": 1}
-    assert torch.equal(last["model"]["weight"], torch.arange(4.0) + 3)
+    assert (last["iteration"], last["settings"]) == (10_000_001, {"seed": 1})
+    assert torch.equal(last["model"]["weight"], torch.arange(4.0) + 10_000_001)
 
 
 def test_checkpoint_is_due_by_iterations_and_by_time(tmp_path, monkeypatch):
@@ -47,19 +45,8 @@ def test_failed_copy_to_last_is_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.Path, "hardlink_to", fail)  # as on some network file systems
     monkeypatch.setattr(checkpoint.shutil, "copyfile", fail)
-    with pytest.raises(
-        OSError, match=r"last.pt: could not be written \(No space left on device\)\. Make room"
-    ):
+    with pytest.raises(OSError, match=r"last.pt: could not be written \(No space left on device\)"):
         checkpoints(tmp_path).save(state(1))
-
-
-def test_checkpoints_are_sorted_by_number(tmp_path):
-    saver = checkpoints(tmp_path, keep=2)
-    for iteration in (9_999_998, 9_999_999, 10_000_000, 10_000_001):
-        saver.save(state(iteration))
-    names = [file.name for file in run_folder.list_checkpoints(tmp_path)]
-    assert names == ["iteration_10000001.pt", "iteration_10000000.pt"]
-    assert checkpoint.find_newest(tmp_path) == tmp_path / names[0]
 
 
 def test_damaged_later_checkpoints_are_removed(tmp_path):
@@ -82,35 +69,27 @@ def test_damaged_newest_checkpoint_falls_back_with_a_warning(tmp_path, caplog):
         checkpoint.find_newest(tmp_path)
 
 
-def load_newest_in(folder, resume):
-    with run_folder.lock_run_folder(folder, resume=resume):
-        return checkpoints(folder).load_newest()
-
-
 def test_resume_auto_starts_or_resumes(tmp_path):
+    def load_newest(folder):
+        with run_folder.lock_run_folder(folder, resume="auto"):
+            return checkpoints(folder).load_newest()
+
     folder = tmp_path / "runs" / "a"
-    assert load_newest_in(folder, resume="auto") is None
+    assert load_newest(folder) is None
     assert not folder.parent.exists()  # nothing came of it
     folder.mkdir(parents=True)
     checkpoints(folder).save(state(5))
     (folder / "best.pt.part").touch()
-    assert load_newest_in(folder, resume="auto")["iteration"] == 5
+    assert load_newest(folder)["iteration"] == 5
     assert not (folder / "best.pt.part").exists()
 
 
 def test_state_of_another_model_is_refused_with_differences():
     own = {"a": torch.zeros(2), "b": torch.zeros(150, 8), "c": torch.zeros(1)}
     found = {"b": torch.zeros(19, 8), "c": torch.zeros(1), "d": torch.zeros(1)}
-    with pytest.raises(ValueError, match="the checkpoint is of another model") as refused:
+    words = r"another model: 1 missing in the file: a.* 1 not in the model: d.* b \(19, 8\) for \(150, 8\)"
+    with pytest.raises(ValueError, match=words):
         files.check_state_matches(own, found, "model")
-    message = str(refused.value)
-    for words in (
-        "1 missing in the file: a",
-        "1 not in the model: d",
-        "1 of another shape: b (19, 8) for (150, 8)",
-        "model.weights=FILE",
-    ):
-        assert words in message
     with pytest.raises(ValueError, match=r"100 missing in the file: 0, 1, 2, \.\.\."):
         files.check_state_matches({str(i): own["a"] for i in range(100)}, {}, "model")
 
@@ -119,20 +98,17 @@ def test_resume_with_another_seed_is_refused(tmp_path):
     checkpoints(tmp_path).save(state(1))
     other = checkpoints(tmp_path)
     other.about["settings"] = {"seed": 2}
-    with pytest.raises(
-        ValueError, match=r"seed=2: the run uses seed=1 .* Leave seed out, or start a new run"
-    ):
+    with pytest.raises(ValueError, match=r"seed=2: the run uses seed=1, .* Leave seed out"):
         other.load_newest()
 
 
 def test_read_settings_uses_the_newest_readable_checkpoint(tmp_path):
     assert checkpoint.read_settings(tmp_path) is None
-    table = {"settings": {"seed": 1}, "classes": {}}
-    checkpoint.write_checkpoint(tmp_path / "iteration_0000001.pt", {**table, **state(1)})
-    big = {"iteration": 2, "model": {"weight": torch.zeros(1 << 24)}}  # 64 MiB
-    checkpoint.write_checkpoint(tmp_path / "iteration_0000002.pt", {**table, **big, "settings": {"seed": 2}})
+    saver = checkpoints(tmp_path)
+    saver.save(state(1))
+    saver.about["settings"] = {"seed": 2}
+    saver.save({"iteration": 2, "model": {"weight": torch.zeros(1 << 20)}})
     (tmp_path / "iteration_0000003.pt").write_bytes(b"")
     assert checkpoint.read_settings(tmp_path) == {"seed": 2}
-    assert not checkpoint.read_checkpoint(tmp_path / "iteration_0000002.pt", mapped=True)["model"][
-        "weight"
-    ].any()
+    stored = checkpoint.read_checkpoint(tmp_path / "iteration_0000002.pt", mapped=True)
+    assert not stored["model"]["weight"].any()

@@ -56,13 +56,13 @@ def test_checkpoint_carries_its_ledger_and_fine_tuning_continues_it(tiny_run, tm
     assert stored["pretrained weights"] == SCRATCH
     words = ["data=shapes", "model=deeplabv3_demo", "run_name=x", f"model.weights={tiny_run}/best.pt"]
     settings = compose_settings("train", words)
-    new = checkpoint.Checkpoints.from_settings(settings, tmp_path, load_builtin_label_map("shapes"))
-    assert new.about["licenses"]["pretrained weights"] == (
+    about = checkpoint.describe_training(settings, load_builtin_label_map("shapes"))
+    assert about["licenses"]["pretrained weights"] == (
         "best.pt, a network of segkit (pretrained weights: none, trained from scratch; "
         "data: drawn by segkit, MIT)"
     )
-    settings["model"]["weights"] = "gone.pt"  # a resumed run keeps what it has stored
-    resumed = checkpoint.Checkpoints.from_settings(settings, tiny_run, load_builtin_label_map("shapes"))
+    resumed = checkpoint.Checkpoints(tiny_run, checkpoint.CheckpointConfig(), about)
+    resumed.load_newest()  # a resumed run keeps what it has stored
     assert resumed.about["licenses"] == stored
 
 

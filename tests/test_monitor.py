@@ -18,12 +18,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.profiler import record_function
 
+from segkit import training
 from segkit.monitor.monitor import Monitor
 from segkit.monitor.profiling import profile_steps
 from segkit.monitor.versions import describe_environment
 from segkit.runtime import distributed
-from segkit.training import assembly
-from segkit.training.step import Step
 from segkit.types import Batch, Sample
 from segkit.visualize import overlays
 
@@ -247,12 +246,12 @@ def test_speed_of_the_first_step_excludes_drawing(tmp_path, capsys):
     """What the network sees is drawn with that step, and drawing starts the clock anew."""
     image = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     batch = Batch(image, image[:, 0], ["a"] * 4)
-    run = SimpleNamespace(iteration=1, learning_rates=lambda: {"all": 0.1}, ema_distance=lambda: None)
+    run = SimpleNamespace(iteration=1, ema_distance=lambda: None)
     run.schedule = SimpleNamespace(batch_size=4)
     with Monitor(tmp_path, total=10, iterations_per_epoch=1, names=NAMES, colors=COLORS) as monitor:
         time.sleep(0.4)
-        step = Step({"main": torch.tensor(1.0)}, torch.tensor(1.0))
-        assembly.log_step(monitor, run, step, [batch], waited=0.0)
+        step = training.Step(1, {"main": torch.tensor(1.0)}, torch.tensor(1.0), {"all": 0.1}, ["a"] * 4)
+        training.log_step(monitor, run, step, [batch], waited=0.0)
     speed = re.search(r"1/10 .* ([\d.]+) images/s", capsys.readouterr().out)
     assert float(speed[1]) <= 10
     assert read(tmp_path).Tags()["images"] == ["train/samples"]

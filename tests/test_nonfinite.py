@@ -1,11 +1,12 @@
 """Steps that are not finite stop a run, or are left out without a trace."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from test_training import batch, start_run, weights
 
 from segkit import training
-from segkit.training import nonfinite
 
 
 def poison(seed=0):
@@ -24,19 +25,17 @@ def test_nonfinite_loss_stops_with_recent_steps():
     step(run, batch())  # nothing waits for the device at each step ...
     with pytest.raises(ValueError, match="iteration 2 is not finite: loss_main nan") as stopped:
         run.state()  # ... but such a state is not handed out to be saved
-    message = str(stopped.value)
-    assert "norm of the gradient nan" in message
-    assert "learning rate backbone 0.45" in message  # (1 - 1/10)^0.9 of 0.5
-    assert "samples 0, 1, 2, 3" in message
-    assert "resume=true" in message
+    words = "norm of the gradient nan; learning rate backbone 0.45"  # (1 - 1/10)^0.9 of 0.5
+    for part in (words, "samples 0, 1, 2, 3", "resume=true"):
+        assert part in str(stopped.value)
 
 
-def test_nonfinite_loss_is_found_at_the_next_log_point():
+def test_nonfinite_loss_is_found_within_ten_iterations():
     run = start_run(iterations=40)
-    for _ in range(nonfinite.CHECK_EVERY - 2):
+    for _ in range(8):
         step(run, batch())
     step(run, poison())
-    with pytest.raises(ValueError, match=f"iteration {nonfinite.CHECK_EVERY - 1} is not finite"):
+    with pytest.raises(ValueError, match="iteration 9 is not finite"):
         step(run, batch())
 
 
@@ -72,24 +71,17 @@ def test_skipped_steps_change_nothing_but_a_count(caplog):
     assert run.state()["guard"] == {"skipped": 1, "in_a_row": 1}
 
 
-def overflow(run):
-    """Finite gradients of steps whose updates leave the range of float32."""
+@pytest.mark.parametrize(("policy", "ema"), [("stop", None), ("skip", 0.9)])
+def test_overflowed_weights_are_not_saved(policy, ema):
+    """Gradients are finite, and the updates leave the range of float32."""
+    run = start_run(nonfinite=policy, ema=ema)
     for group in run.optimizer.param_groups:
         group["base_lr"] = 1e38
-    return [p.register_hook(lambda gradient: gradient.sign() * 1e9) for p in run.model.parameters()]
-
-
-@pytest.mark.parametrize("policy", ["stop", "skip"])
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_overflowed_weights_are_not_saved(policy, ema):
-    run = start_run(nonfinite=policy, ema=ema)
-    overflow(run)
+    for parameter in run.model.parameters():
+        parameter.register_hook(lambda gradient: gradient.sign() * 1e9)
     step(run, batch())
-    with pytest.raises(
-        ValueError, match=r"iteration 1: model\.backbone\.weight.* are infinite or NaN"
-    ) as stopped:
+    with pytest.raises(ValueError, match=r"iteration 1: model\.backbone\.weight.* are infinite or NaN"):
         run.state()
-    assert "resume=true starts from the last checkpoint" in str(stopped.value)
 
 
 def test_large_weights_whose_sum_overflows_are_saved():
@@ -107,30 +99,13 @@ def test_infinite_momentum_is_not_saved():
         run.state()
 
 
-class Saves:
-    """Replacement of the checkpoints of a run."""
-
-    def __init__(self):
-        self.saved = []
-
-    def is_due(self, iteration):
-        return True
-
-    def save(self, state):
-        self.saved.append(state["iteration"])
-
-
-class Quiet:
-    def flush(self):
-        pass
-
-
 def test_no_checkpoint_is_saved_while_steps_are_skipped():
-    run, saves = start_run(nonfinite="skip", iterations=6), Saves()
+    run, checkpoints = start_run(nonfinite="skip", iterations=6), Mock()
     for data in (batch(), poison(), poison(), batch(), batch(), poison()):
         step(run, data)
-        training.checkpoint_and_validate(run, None, None, monitor=Quiet(), checkpoints=saves)
-    assert saves.saved == [1, 4, 5, 6]  # and at the end
+        training.checkpoint_and_validate(run, None, None, monitor=Mock(), checkpoints=checkpoints)
+    saved = [call.args[0]["iteration"] for call in checkpoints.save.call_args_list]
+    assert saved == [1, 4, 5, 6]  # and at the end
 
 
 def test_too_many_skipped_steps_in_a_row_are_an_error():

@@ -112,7 +112,7 @@ def test_training_step_needs_no_float64(loss, monkeypatch):
     choice = "ce_dice" if loss == "mixed" else loss
     settings = compose_settings("train", [*SMALL, f"loss={choice}", "schedule.batch_size=2"])
     data = registry.build("data.datasets", settings["data"], split="train")
-    run = training.build_training(settings, data, torch.device("cpu"))
+    run = training.build_training(settings, data, torch.device("cpu"), val_set=data)
     label = torch.randint(0, 10, (2, 32, 32), dtype=torch.uint8)
     batch = Batch(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), label, ["a", "b"])
     with NoFloat64():

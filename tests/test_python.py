@@ -140,7 +140,7 @@ def test_training_batches_equal_those_of_a_run():
         "train", ["experiment=demo", *sizes, "schedule.batch_size=3", "loader.workers=0"]
     )
     data = segkit.build_dataset(settings, "train")
-    run = training.build_training(settings, data, torch.device("cpu"))
+    run = training.build_training(settings, data, torch.device("cpu"), val_set=data)
     steps = training.remaining_steps(run, settings, data)
     theirs = [next(steps)[0][0] for _ in range(4)]
     ours = [*segkit.training_batches(settings, data, iterations=range(2))]

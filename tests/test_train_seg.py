@@ -8,14 +8,14 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.datasets import load_sample_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import ROOT, run_command
+from conftest import ROOT, run_command, write_image
 from segkit import checkpoint
 
 pytestmark = pytest.mark.medium
+COMMANDS = ["train_seg.py", "test_seg.py", "predict_seg.py", "export_seg.py"]
 
 
 def test_summary_needs_no_data_and_downloads_nothing(run_here, monkeypatch, capsys, tmp_path):
@@ -41,10 +41,7 @@ def test_summary_refuses_weights_that_do_not_exist(key, run_here, capsys, tmp_pa
     assert run_here("train_seg", *arguments, f"{key}=https://example.org/x.pth") == 0  # not downloaded
 
 
-SCRIPTS = [f"{name}_seg.py" for name in ("train", "test", "predict", "export")]
-
-
-@pytest.mark.parametrize("script", [*SCRIPTS, "datasets/folder.py"])
+@pytest.mark.parametrize("script", [*COMMANDS, "datasets/folder.py"])
 def test_ctrl_c_during_imports_ends_in_one_line(script, tmp_path):
     (tmp_path / "hydra.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
     process = subprocess.Popen(
@@ -54,9 +51,7 @@ def test_ctrl_c_during_imports_ends_in_one_line(script, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a shell's background jobs ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
     )
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
@@ -95,8 +90,7 @@ def test_training_overfits_photographs_in_the_ade20k_layout(tmp_path):
         label = np.digitize(gray, np.quantile(gray, [0.1, 0.5, 0.8])) + 1  # 1 to 4; 0 is "other"
         for folder, name, array in (("images", "jpg", image), ("annotations", "png", label)):
             file = tmp_path / folder / "validation" / f"ADE_val_{index:08}.{name}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array.astype(np.uint8)).save(file)
+            write_image(file, array.astype(np.uint8))
     where = [f"data.root={tmp_path}", "data.train_split=validation", f"run_dir={tmp_path}", "run_name=a"]
     length = ["sizes.crop=224", "schedule.iterations=50", "loader.workers=0"]
     run_command("train_seg.py", "experiment=overfit", *where, *length)

@@ -154,7 +154,7 @@ class TrainingLoader:
         workers: int = 0,
     ):
         _check_batch_size(order)
-        self.skipped = 0
+        self.order, self.skipped = order, 0
         self.logged: set[str] = set()  # each error is logged once
         self.loader = DataLoader(
             _SampleReader(dataset, transform),  # type: ignore[arg-type]

@@ -66,6 +66,13 @@ class Runtime:
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Return the layout of images and weights."""
+        if self.channels_last:
+            return torch.channels_last
+        return torch.contiguous_format
+
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context in which a network runs."""
         if self.precision == "auto":

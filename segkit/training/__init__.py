@@ -1,16 +1,11 @@
 """Training: the state of a run, one step of it, its schedule and its validation."""
 
 from segkit.runtime.precision import Runtime
-from segkit.training.assembly import (
-    build_training,
-    log_step,
-    open_monitor,
-    remaining_steps,
-    with_normalization,
-)
+from segkit.training.builders import build_training, log_step, open_monitor, remaining_steps
+from segkit.training.nonfinite import Step
 from segkit.training.run import Training, setup_training
 from segkit.training.schedule import Schedule
-from segkit.training.step import Step, steps, train_step
+from segkit.training.step import steps, train_step
 from segkit.training.validation import checkpoint_and_validate, validate
 
 __all__ = [
@@ -27,5 +22,4 @@ __all__ = [
     "steps",
     "train_step",
     "validate",
-    "with_normalization",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,46 +27,35 @@ def check_patience(run: Training, *, every: float) -> None:
         ValueError: the run ends before its patience can.
     """
     patience = run.schedule.patience
-    validations = run.schedule.count_validations(every=every, samples=run.samples)
-    if patience is not None and validations <= patience:
+    if patience is None:
+        return
+    if math.ceil(patience * run.schedule.validation_period(every, run.samples)) >= run.length:
         raise ValueError(
-            f"schedule.patience={patience}: this training has {format_count(validations, 'validation')} in"
-            f" all, so it would never end early. Lower evaluation.every ({every:g}) or set"
-            " schedule.patience=null."
+            f"schedule.patience={patience}: this training has no more validations than that, so it would"
+            f" never end early. Lower evaluation.every ({every:g}) or set schedule.patience=null."
         )
 
 
-def find_warnings(run: Training, model: Mapping[str, Any]) -> list[str]:
-    """Return warnings about what is likely to go wrong."""
+def find_warnings(run: Training, model: Mapping[str, Any]) -> Iterator[str]:
+    """Yield warnings about what is likely to go wrong; ``model`` is the section of the settings."""
     weights = model.get("weights") or model["backbone"].get("weights")
-    warnings = list(_warn_batch_norm(run, has_weights=bool(weights)))
     schedule = run.schedule
+    yield from _warn_batch_norm(run, has_weights=bool(weights))
     name, lr = schedule.optimizer["name"], schedule.lr
-    highest_lr = HIGHEST_LR.get(name, float("inf"))
-    if name == "sgd":
-        highest_lr *= schedule.batch_size
+    highest_lr = HIGHEST_LR.get(name, math.inf) * (schedule.batch_size if name == "sgd" else 1)
     if weights and lr > highest_lr:
-        warnings.append(
-            f"schedule.lr={lr:g} with {name} is high for a network that starts from {weights}, and may"
-            f" destroy what it has learned; try schedule.lr={highest_lr / 5:.1g}, or run lr_finder=true"
+        yield (
+            f"schedule.lr={lr:g} with {name} may destroy what {weights} has learned; try"
+            f" schedule.lr={highest_lr / 5:.1g}, or run lr_finder=true"
         )
-    frozen = [f"schedule.freeze={schedule.freeze}"] if schedule.freeze else []
-    if schedule.freeze_norm:
-        frozen.append("schedule.freeze_norm=true")
-    if frozen and not weights:
-        warnings.append(
-            f"{' and '.join(frozen)}: the network starts from scratch, so the frozen layers stay random; set"
-            " model.weights=FILE or model.backbone.weights=imagenet"
-        )
+    if (schedule.freeze or schedule.freeze_norm) and not weights:
+        yield "the network starts from scratch, so its frozen layers stay random; set model.weights=FILE"
     ema = schedule.ema
     if ema is not None and run.length * (1 - ema) < 3:
-        suggestion = max(0.0, 1 - 10 / run.length)
-        warnings.append(
-            f"schedule.ema={ema:g} averages over {1 / (1 - ema):,.0f} iterations, and the training has"
-            f" {run.length:,}, so the validated weights lag behind; use schedule.ema={suggestion:.3g} or"
-            " less, or null"
+        yield (
+            f"schedule.ema={ema:g} averages over {1 / (1 - ema):,.0f} of {run.length:,} iterations, so the"
+            f" validated weights lag behind; use at most {max(0.0, 1 - 10 / run.length):.3g}, or null"
         )
-    return warnings
 
 
 def _warn_batch_norm(run: Training, *, has_weights: bool) -> Iterator[str]:
@@ -73,24 +63,16 @@ def _warn_batch_norm(run: Training, *, has_weights: bool) -> Iterator[str]:
     frozen = {id(m) for module in run.frozen_modules for m in module.modules()}
     if all(id(m) in frozen for m in run.model.modules() if isinstance(m, _BatchNorm)):
         return
-    if has_weights:
-        alternative = "schedule.freeze_norm=true, which keeps the learned statistics, or "
-    else:
-        alternative = ""
-    micro_batches = run.schedule.loader_batches
     processes = 1 if run.device.type == "cuda" else distributed.world_size()
-    images = run.schedule.batch_size // micro_batches // processes
+    images = run.schedule.batch_size // run.schedule.loader_batches // processes
+    fix = "schedule.freeze_norm=true" if has_weights else "a larger schedule.batch_size"
     if processes > 1:
         yield (
             f"{processes} processes on a CPU: batch normalization sees the images of one process at a time;"
-            f" use {alternative}one process with more threads"
+            f" use {fix}, or one process with more threads"
         )
     if images < FEW_IMAGES:
-        yield (
-            f"batch normalization over {format_count(images, 'image')} at a time is mostly noise; use"
-            f" {alternative}schedule.batch_size={8 * micro_batches * processes} (a smaller sizes.crop makes"
-            " room)"
-        )
+        yield f"batch normalization over {format_count(images, 'image')} at a time is mostly noise; use {fix}"
 
 
 def warn_padding(train_set: Dataset, augment: Augmentation) -> Iterator[str]:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from segkit import checkpoint
-from segkit.config import registry
 from segkit.models import segmenter, weights
-from segkit.types import MAX_CLASSES, ClassTable
+from segkit.types import ClassTable
 
 
 def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segmenter.Segmenter, list[str]]:
@@ -27,13 +26,12 @@ def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segment
         OSError: the download failed.
     """
     source, class_names = settings.get("weights"), list(table.names)
-    if source is None:
-        model = segmenter.build(table.num_classes, **settings)
-        model.class_names = class_names
-        return model, []
-    settings = segmenter.without_weights(settings)
+    if source is not None:
+        settings = segmenter.without_weights(settings)
     model = segmenter.build(table.num_classes, **settings)
     model.class_names = class_names
+    if source is None:
+        return model, []
     stored_names = checkpoint.read_class_names(source)  # None: the file does not name its classes
     has_same_classes = stored_names is not None and sorted(stored_names) == sorted(class_names)
     class_tensors = find_class_tensors(model, settings)
@@ -59,12 +57,12 @@ def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segment
 def read_model_settings(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the section ``model`` of the segkit checkpoint ``model.weights``, None for other files."""
     source = settings["model"]["weights"]
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # errors are reported when the model is built
+    with contextlib.suppress(
+        ValueError, KeyError, AttributeError
+    ):  # errors are reported when the model is built
         path = Path(str(source).removeprefix("file://")).expanduser()
         stored = checkpoint.read_checkpoint(path, mapped=True)["settings"]["model"]
-        backbone = dict(stored["backbone"])
-        if "weights" in backbone:
-            backbone["weights"] = None
+        backbone = {key: None if key == "weights" else value for key, value in stored["backbone"].items()}
         return {**stored, "weights": source, "backbone": backbone}
     return None
 
@@ -72,48 +70,24 @@ def read_model_settings(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 def find_class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return the tensors whose shape depends on the number of classes, each with those dimensions.
 
-    Builds the heads once more for another number of classes, on the meta device.
+    Builds the network, without weights, once more for another number of classes, on the meta device.
     """
-    if model.num_classes < MAX_CLASSES:
-        other_count = model.num_classes + 1
-    else:
-        other_count = model.num_classes - 1
-    arguments = {
-        "in_channels": model.backbone.out_channels,
-        "output_stride": model.backbone.output_stride,
-        "num_classes": other_count,
-        "align_corners": model.align_corners,
-    }
-    state = model.state_dict()
-    class_tensors: dict[str, list[int]] = {}
-    for part in ("head", "auxiliary"):
-        if not settings.get(part):
-            continue
-        with torch.device("meta"):
-            other_head = registry.build("models.heads", settings[part], **arguments)
-        for name, tensor in other_head.state_dict().items():
-            shape = state[f"{part}.{name}"].shape
-            if shape != tensor.shape:
-                dimensions = [d for d, size in enumerate(tensor.shape) if shape[d] != size]
-                class_tensors[f"{part}.{name}"] = dimensions
+    other_count = 1 if model.num_classes > 1 else 2
+    with torch.device("meta"):
+        other = segmenter.build(other_count, **settings).state_dict()
+    class_tensors = {}
+    for name, tensor in model.state_dict().items():
+        dimensions = [d for d, size in enumerate(other[name].shape) if tensor.shape[d] != size]
+        if dimensions:
+            class_tensors[name] = dimensions
     return class_tensors
 
 
 def _reorder_classes(
     model: segmenter.Segmenter, class_tensors: Mapping[str, list[int]], order: list[int]
 ) -> None:
-    """Reorder the classes of a model in place.
-
-    Raises:
-        ValueError: a dimension that depends on the number of classes does not have one entry per class.
-    """
+    """Reorder the classes of a model in place."""
     state, index = model.state_dict(), torch.tensor(order)
     for name, dimensions in class_tensors.items():
         for dimension in dimensions:
-            entries = state[name].shape[dimension]
-            if entries != len(order):
-                raise ValueError(
-                    f"{name}: has {entries} entries for {len(order)} classes, so its classes cannot be"
-                    " reordered. List the classes in the checkpoint's order."
-                )
             state[name].copy_(state[name].index_select(dimension, index))

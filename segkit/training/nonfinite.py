@@ -1,8 +1,8 @@
 """Losses, gradients and weights that are NaN or infinite.
 
-Each step stores one number on the device, the first iteration that was not finite. It is read every ten
-iterations, before a validation and before a checkpoint, so no step waits for the device. Before a checkpoint
-the weights are checked as well: a finite gradient can still move them beyond the largest number.
+Steps are checked together every ten iterations, before a validation and before a checkpoint, so no step waits
+for the device. Before a checkpoint the weights are checked as well: a finite gradient can still move them
+beyond the largest number.
 """
 
 from __future__ import annotations
@@ -25,42 +25,46 @@ ADVICE = (
 )
 
 
-class StepRecord(NamedTuple):
-    """Losses, rates and samples of one step; tensors on the device."""
+class Step(NamedTuple):
+    """Results of one optimizer step; tensors stay on the device, so that nothing waits for it."""
 
-    iteration: int
-    losses: Mapping[str, Tensor]
-    norm: Tensor
-    rates: Mapping[str, float]
+    iteration: int  # from 1
+    losses: Mapping[str, Tensor]  # by name, over all processes; their sum is the loss
+    gradient_norm: Tensor  # before clipping
+    rates: Mapping[str, float]  # learning rate by parameter group
     names: Sequence[str]  # of this process's samples
 
     def is_finite(self) -> Tensor:
         """Return whether every number is finite; a scalar on the device, the same on every process."""
-        return torch.stack([*self.losses.values(), self.norm]).isfinite().all()
+        return torch.stack([*self.losses.values(), self.gradient_norm]).isfinite().all()
 
-    def describe(self, names: Sequence[str]) -> str:
-        """Return a description of the step with the given names of samples."""
-        numbers = {f"loss_{k}": v for k, v in self.losses.items()} | {"norm of the gradient": self.norm}
+    def describe(self) -> str:
+        """Return a description with the samples of all processes; every process must call it."""
+        names = [name for names in distributed.gather(list(self.names)) for name in names]
+        numbers = {f"loss_{name}": part for name, part in self.losses.items()}
+        numbers["norm of the gradient"] = self.gradient_norm
         values = ", ".join(f"{name} {float(value):g}" for name, value in numbers.items())
         rates = ", ".join(f"{name} {rate:g}" for name, rate in self.rates.items())
-        return f"{values}; learning rate {rates}; samples {', '.join(names)}"
+        return (
+            f"iteration {self.iteration} is not finite: {values}; learning rate {rates}; samples"
+            f" {', '.join(names)}"
+        )
 
 
 class NonFiniteGuard:
-    """Detects steps of a run that are not finite.
+    """Detects steps that are not finite.
 
     Args:
         policy: "stop" raises an error; "skip" skips such steps, which waits for the device at every step.
         most_in_a_row: more skipped steps in a row than this are an error.
     """
 
-    def __init__(self, device: torch.device, policy: str, most_in_a_row: int) -> None:
+    def __init__(self, policy: str, most_in_a_row: int) -> None:
         self.skips, self.most_in_a_row = policy == "skip", most_in_a_row
         self.skipped, self.in_a_row = 0, 0
-        self.first_iteration = torch.zeros((), dtype=torch.int64, device=device)  # not finite; 0 for none
-        self.recent: list[StepRecord] = []
+        self.unchecked: list[Step] = []
 
-    def must_skip(self, record: StepRecord, *, scaled: bool) -> bool:
+    def must_skip(self, step: Step, *, scaled: bool) -> bool:
         """Return whether to skip a step; called before the weights are changed.
 
         Overflows of scaled gradients (fp16) are normal, and always skipped.
@@ -69,15 +73,13 @@ class NonFiniteGuard:
             ValueError: this step, or one before it, is not finite and must not be skipped.
         """
         if self.skips or scaled:
-            if record.is_finite():
+            if step.is_finite():
                 self.in_a_row = 0
-            elif self.skips or torch.stack(list(record.losses.values())).isfinite().all():
-                self._count_skipped(record)
+            elif self.skips or torch.stack(list(step.losses.values())).isfinite().all():
+                self._count_skipped(step)
                 return True
-        is_first = (self.first_iteration == 0) & ~record.is_finite()
-        self.first_iteration = torch.where(is_first, record.iteration, self.first_iteration)
-        self.recent.append(record)
-        if record.iteration % CHECK_EVERY == 0:
+        self.unchecked.append(step)
+        if step.iteration % CHECK_EVERY == 0:
             self.check()
         return False
 
@@ -87,23 +89,21 @@ class NonFiniteGuard:
         Raises:
             ValueError: one was not; the message has its iteration, losses, rates and samples.
         """
-        first = int(self.first_iteration)
-        if first:
-            record = next(record for record in self.recent if record.iteration == first)
-            raise ValueError(f"{_describe_on_all(record)}. {ADVICE}")
-        self.recent.clear()
+        for step in self.unchecked:
+            if not step.is_finite():
+                raise ValueError(f"{step.describe()}. {ADVICE}")
+        self.unchecked.clear()
 
-    def _count_skipped(self, record: StepRecord) -> None:
+    def _count_skipped(self, step: Step) -> None:
         self.skipped += 1
         self.in_a_row += 1
-        description = _describe_on_all(record)
         if self.in_a_row > self.most_in_a_row:
             raise ValueError(
-                f"{description}; it is number {self.in_a_row} in a row (schedule.nonfinite_in_a_row)."
+                f"{step.describe()}; it is number {self.in_a_row} in a row (schedule.nonfinite_in_a_row)."
                 f" {ADVICE}"
             )
         if self.skips:
-            LOG.warning("%s; skipped, %d in all", description, self.skipped)
+            LOG.warning("%s; skipped, %d in all", step.describe(), self.skipped)
 
     def state(self) -> dict[str, Any]:
         """Return the counts that a checkpoint stores."""
@@ -120,10 +120,7 @@ def check_state(state: Mapping[str, Any]) -> None:
     Raises:
         ValueError: some are not; the first three tensors are named.
     """
-    tensors = {name: tensor for name, tensor in _iter_tensors(state) if tensor.is_floating_point()}
-    sums = {name: tensor.sum() for name, tensor in tensors.items()}  # one pass over memory
-    suspects = [name for name, total in sums.items() if not total.isfinite()]  # or the sum overflowed
-    names = [name for name in suspects if not tensors[name].isfinite().all()]
+    names = [name for name, tensor in _iter_tensors(state) if not _is_finite(tensor)]
     if not distributed.all_reduce_max(len(names)):
         return
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -141,7 +138,7 @@ def _iter_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _iter_tensors(value, f"{path}.{key}" if path else str(key))
 
 
-def _describe_on_all(record: StepRecord) -> str:
-    """Return a description with the samples of all processes; every process must call it."""
-    names = [name for names in distributed.gather(list(record.names)) for name in names]
-    return f"iteration {record.iteration} is not finite: {record.describe(names)}"
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    return bool(tensor.sum().isfinite() or tensor.isfinite().all())  # a sum is fast, and may overflow

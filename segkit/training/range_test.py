@@ -5,8 +5,6 @@ The run's own network, data, loss and optimizer take the steps; parameter groups
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segkit.runtime import distributed
-from segkit.training.nonfinite import NonFiniteGuard, StepRecord
+from segkit.training.nonfinite import NonFiniteGuard
 from segkit.training.run import Training
 from segkit.training.step import train_step
 from segkit.types import Batch
@@ -36,35 +34,22 @@ class RangeTestResult(NamedTuple):
     reason: str
 
 
-class _SilentGuard(NonFiniteGuard):
-    """Skip steps that are not finite without a warning: a range test expects them."""
-
-    def must_skip(self, record: StepRecord, *, scaled: bool) -> bool:
-        del scaled
-        return not record.is_finite()
-
-
 def run_range_test(run: Training, steps: Iterable[tuple[Sequence[Batch], float]]) -> RangeTestResult:
-    """Train 100 steps (or all of a shorter run) with rates from 1e-6 to 10, or until the loss explodes."""
-    rates = np.geomspace(LOWEST, HIGHEST, min(STEPS, len(run.remaining_iterations)))
-    model, optimizer = copy.deepcopy(run.model.state_dict()), copy.deepcopy(run.optimizer.state_dict())
-    trial = dataclasses.replace(
-        run,
-        lr_factor=lambda step: float(rates[step]) / run.schedule.lr,
-        guard=_SilentGuard(run.device, "stop", 1),
-        ema_model=None,
-        iteration=0,
-    )
+    """Train 100 steps (or all of a shorter run) with rates from 1e-6 to 10, or until the loss explodes.
+
+    The weights are not restored.
+    """
+    first, count = run.iteration, min(STEPS, len(run.remaining_iterations))
+    rates = np.geomspace(LOWEST, HIGHEST, count).tolist()
+    run.lr_factor = lambda iteration: rates[iteration - first] / run.schedule.lr
+    run.guard, run.ema_model = NonFiniteGuard("skip", most_in_a_row=count), None
     losses: list[float] = []
     for (batches, _), _rate in zip(steps, rates, strict=False):
-        losses.append(math.fsum(float(part) for part in train_step(trial, batches).losses.values()))
+        losses.append(math.fsum(float(part) for part in train_step(run, batches).losses.values()))
         smooth = smooth_losses(losses)
         if not math.isfinite(losses[-1]) or smooth[-1] > EXPLOSION * min(smooth):
             break
-    run.model.load_state_dict(model)
-    run.optimizer.load_state_dict(optimizer)
-    run.optimizer.zero_grad(set_to_none=True)
-    return analyze_losses(rates[: len(losses)].tolist(), losses)
+    return analyze_losses(rates[: len(losses)], losses)
 
 
 def smooth_losses(losses: Sequence[float]) -> list[float]:
@@ -84,7 +69,7 @@ def analyze_losses(rates: Sequence[float], losses: Sequence[float]) -> RangeTest
     """
     finite = [loss for loss in losses if math.isfinite(loss)]
     smooth = smooth_losses(finite)
-    rates = list(rates)[: len(smooth)]
+    rates = list(rates[: len(smooth)])
     if len(smooth) < 5:
         reason = "the loss was not finite from the start. Check the data and the loss."
         return RangeTestResult(rates, smooth, None, reason)
@@ -96,10 +81,6 @@ def analyze_losses(rates: Sequence[float], losses: Sequence[float]) -> RangeTest
     steepest = rates[int(np.argmin(slopes))]
     suggestion = min(steepest, rates[lowest] / 10)
     reason = f"the loss falls fastest at {steepest:.1e}, is lowest at {rates[lowest]:.1e}"
-    if len(losses) > len(finite) or smooth[-1] > 2 * smooth[lowest]:
-        reason += f", explodes at {rates[-1]:.1e}"
-    if suggestion < steepest:
-        reason += "; the suggestion is a tenth of the rate with the lowest loss"
     return RangeTestResult(rates, smooth, suggestion, reason)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +18,18 @@ from segkit.runtime import distributed, files
 from segkit.runtime.precision import Runtime
 from segkit.runtime.signals import StopRequest
 from segkit.runtime.text import first_line
-from segkit.training import activation_checkpointing, freezing, nonfinite, parameter_groups
+from segkit.training import activation_checkpointing, nonfinite, parameter_groups
 from segkit.training.best_metric import format_metric, is_better
 from segkit.training.nonfinite import NonFiniteGuard
 from segkit.training.schedule import Schedule
 
-
-class Position(NamedTuple):
-    """Position of a run in its training data.
-
-    An iteration takes the next ``batch_size`` samples of one stream (``segkit.data.loaders.SampleOrder``), so
-    a run resumes at the same position only if the batch size and the length of an epoch are unchanged.
-    """
-
-    samples_seen: int
-    batch_size: int
-    images: int  # of the training set
-    epoch: int  # samples of an epoch
-    files: str  # digest of the names of the training images
+POSITION = {  # what must be unchanged on resume, because an iteration takes the next samples of one stream
+    "batch_size": "schedule.batch_size",
+    "images": "number of training images",
+    "epoch": "samples of an epoch (schedule.drop_last)",
+}
+STORED = ("iteration", "micro_batches", "last_validation", "validation_pending", "val_files", "metric")
+STORED += ("best", "validations_since_best")
 
 
 @dataclass
@@ -71,10 +65,6 @@ class Training:
     notes: list[str] = field(default_factory=list)  # logged before the first step
     stop_request: StopRequest = field(default_factory=StopRequest)
 
-    def learning_rates(self) -> dict[str, float]:
-        """Return the learning rate of each parameter group, by name, in the last step."""
-        return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
-
     def is_due(self, every: float) -> bool:
         """Return whether something done at an interval of epochs (or iterations) is due now."""
         return self.schedule.is_due(self.iteration, every=every, samples=self.samples)
@@ -89,13 +79,6 @@ class Training:
     def remaining_iterations(self) -> range:
         """Return the iterations that are still to come."""
         return range(self.iteration, self.iteration if self.is_out_of_patience else self.length)
-
-    @property
-    def eval_model(self) -> Segmenter:
-        """Return the model to validate: the moving average if there is one."""
-        if self.ema_model is None:
-            return self.model
-        return self.ema_model
 
     @property
     def best_text(self) -> str:
@@ -121,15 +104,14 @@ class Training:
         return (distance / norm).sqrt()
 
     @property
-    def position(self) -> Position:
-        """Return the position in the training data."""
-        return Position(
-            samples_seen=self.iteration * self.schedule.batch_size,
-            batch_size=self.schedule.batch_size,
-            images=self.samples,
-            epoch=self.schedule.samples_per_epoch(self.samples),
-            files=self.files,
-        )
+    def position(self) -> dict[str, Any]:
+        """Return what determines the samples of an iteration (``segkit.data.loaders.SampleOrder``)."""
+        return {
+            "batch_size": self.schedule.batch_size,
+            "images": self.samples,
+            "epoch": self.schedule.samples_per_epoch(self.samples),
+            "files": self.files,
+        }
 
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs, as tensors and plain Python.
@@ -138,16 +120,9 @@ class Training:
             ValueError: a step, a weight or an optimizer state is not finite.
         """
         self.guard.check()
-        state = {
-            "iteration": self.iteration,
-            "micro_batches": self.micro_batches,
-            "position": self.position._asdict(),
-            "val_files": self.val_files,
-            "last_validation": self.last_validation,
-            "best": self.best,
-            "metric": self.metric,
-            "validations_since_best": self.validations_since_best,
-            "validation_pending": self.validation_pending,
+        state = {name: getattr(self, name) for name in STORED}
+        state |= {
+            "position": self.position,
             "model": self.model.state_dict(),
             "average": self.ema_model.state_dict() if self.ema_model is not None else None,
             "optimizer": self.optimizer.state_dict(),
@@ -165,7 +140,7 @@ class Training:
                 ends before it, or it is not the state of a training.
         """
         try:
-            self.notes += check_position(self.position, Position(**state["position"]))
+            self._check_position(state["position"], state["iteration"])
             self._restore_tensors(state)
             self._restore_progress(state)
         except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
@@ -174,12 +149,29 @@ class Training:
                 " new run from its weights with model.weights=FILE."
             ) from error
 
-    def _restore_tensors(self, state: dict[str, Any]) -> None:
-        if state["iteration"] > self.length:
+    def find_stop_signal(self) -> int:
+        """Return the signal that asked any process to stop, 0 for none; the same on all processes."""
+        return distributed.all_reduce_max(self.stop_request.signal)
+
+    def _check_position(self, saved: dict[str, Any], iteration: int) -> None:
+        """Check that the run can resume at the same samples."""
+        position = self.position
+        if iteration > self.length:
             raise ValueError(
-                f"schedule: ends at iteration {self.length:,}, and the run has done {state['iteration']:,}."
-                " Give a longer schedule.epochs or schedule.iterations."
+                f"schedule: ends at iteration {self.length:,}, and the run has done {iteration:,}. Give a"
+                " longer schedule.epochs or schedule.iterations."
             )
+        for key, name in POSITION.items():
+            if position[key] != saved[key]:
+                raise ValueError(
+                    f"{name}={position[key]}: the run was trained with {saved[key]} up to iteration"
+                    f" {iteration:,}. Resume with the same value, or start a new run_name=... from its"
+                    " weights with model.weights=FOLDER/last.pt."
+                )
+        if position["files"] != saved["files"]:
+            self.notes.append("careful: the training files have other names than at the checkpoint")
+
+    def _restore_tensors(self, state: dict[str, Any]) -> None:
         files.check_state_matches(self.model.state_dict(), state["model"], "model")
         self.model.load_state_dict(state["model"])
         if self.ema_model is not None:
@@ -192,23 +184,20 @@ class Training:
 
     def _restore_progress(self, state: dict[str, Any]) -> None:
         self.guard.restore(state["guard"])
-        self.iteration = state["iteration"]
-        self.first_iteration = self.iteration
-        self.micro_batches = state["micro_batches"]
-        if state["val_files"] != self.val_files:
+        metric, val_files = self.metric, self.val_files
+        for name in STORED:
+            setattr(self, name, state[name])
+        if val_files != self.val_files:
             self.notes.append(
                 "careful: the validation files changed since the checkpoint, so its best"
-                f" {format_metric(state['metric'], state['best'])} is not comparable and is discarded"
+                f" {self.best_text} is not comparable and is discarded"
             )
-        elif state["metric"] == self.metric:  # the best value of another metric is unknown
-            self.best, self.validations_since_best = state["best"], state["validations_since_best"]
-        self.last_validation = state["last_validation"]
-        is_last = self.iteration == self.length and self.last_validation != self.iteration
-        self.validation_pending = state["validation_pending"] or is_last
-
-    def stop_signal(self) -> int:
-        """Return the signal that asked any process to stop, 0 for none; the same on all processes."""
-        return distributed.all_reduce_max(self.stop_request.signal)
+        if (metric, val_files) != (self.metric, self.val_files):
+            self.best, self.validations_since_best = None, 0
+            self.metric, self.val_files = metric, val_files
+        self.first_iteration = self.iteration
+        if self.iteration == self.length and self.last_validation != self.iteration:
+            self.validation_pending = True
 
 
 def setup_training(
@@ -234,17 +223,11 @@ def setup_training(
     runtime = runtime.resolve(device)
     runtime.apply()
     model = _prepare_model(model, runtime, device)
-    freezing.freeze(model, stages=schedule.freeze, norms=schedule.freeze_norm)
-    groups = parameter_groups.parameter_groups(
-        model,
-        lr=schedule.lr,
-        head_lr_multiplier=schedule.head_lr_multiplier,
-        decay_norm_and_bias=schedule.decay_norm_and_bias,
-        layer_decay=schedule.layer_decay,
-    )
+    parameter_groups.freeze(model, schedule)
+    groups = parameter_groups.parameter_groups(model, schedule)
     length = schedule.length(samples)
     runner = distributed.wrap_data_parallel(model, device)
-    frozen = freezing.frozen_modules(runner, norms=schedule.freeze_norm)
+    frozen = parameter_groups.frozen_modules(runner, norms=schedule.freeze_norm)
     if runtime.compile:
         runner = torch.compile(runner)
     return Training(
@@ -255,7 +238,7 @@ def setup_training(
         lr_factor=registry.build("training.lr_schedules", schedule.lr_schedule, total=length),
         scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
         ema_model=parameter_groups.make_ema(model) if schedule.ema is not None else None,
-        guard=NonFiniteGuard(device, schedule.nonfinite, schedule.nonfinite_in_a_row),
+        guard=NonFiniteGuard(schedule.nonfinite, schedule.nonfinite_in_a_row),
         schedule=schedule,
         runtime=runtime,
         device=device,
@@ -274,45 +257,9 @@ def _prepare_model(model: Segmenter, runtime: Runtime, device: torch.device) -> 
         optimize_for_cpu(model)
         prepare_process()
     fix_dropout_masks(model)
-    if runtime.channels_last:
-        layout = torch.channels_last
-    else:
-        layout = torch.contiguous_format
-    return model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    return model.to(device, memory_format=runtime.memory_format)  # pyright: ignore[reportCallIssue]
 
 
 def digest_names(names: Iterable[str]) -> str:
     """Return a digest of file names, in their order."""
     return hashlib.blake2b("\n".join(names).encode(), digest_size=16).hexdigest()
-
-
-def check_position(now: Position, saved: Position) -> list[str]:
-    """Check that a run can resume at its saved position; return warnings about renamed files.
-
-    Raises:
-        ValueError: the run cannot resume at the same position.
-    """
-    seen = f"{saved.samples_seen:,} samples ({saved.samples_seen / saved.epoch:.2f} epochs)"
-    restart = "or start a new run_name=... from its weights with model.weights=FOLDER/last.pt"
-    if now.batch_size != saved.batch_size:
-        raise ValueError(
-            f"schedule.batch_size={now.batch_size}: the run was trained with {saved.batch_size} up to {seen},"
-            " and its schedule counts batches. Resume with the same batch size (schedule.accumulate=2 takes"
-            f" less memory), {restart}."
-        )
-    if now.images != saved.images:
-        raise ValueError(
-            f"data: {now.images:,} training images, and the run was trained on {saved.images:,} up to {seen}."
-            f" Resume with the same images, {restart}."
-        )
-    if now.epoch != saved.epoch:
-        raise ValueError(
-            f"schedule.drop_last: an epoch has {now.epoch:,} samples, and had {saved.epoch:,} when the run"
-            f" was saved. Resume with the same value, {restart}."
-        )
-    if now.files != saved.files:
-        return [
-            "careful: the training files have other names than when the checkpoint was written (their number"
-            " is the same); the run continues with the current files"
-        ]
-    return []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from segkit.config import FractionBelowOne, Interval, PositiveFloat, PositiveInt
+from segkit.data.loaders import SampleOrder
 from segkit.runtime import distributed
 
 
@@ -61,21 +62,13 @@ class Schedule:
 
     def samples_per_epoch(self, samples: int) -> int:
         """Return how many images an epoch takes: all, or with ``drop_last`` those in full batches."""
-        full = samples - samples % self.batch_size
-        if self.drop_last and full:
-            return full
-        return samples
-
-    def count_validations(self, *, every: float, samples: int) -> int:
-        """Return the number of validations of the training; arguments as for ``is_due``."""
-        length, period = self.length(samples), max(1, self.validation_period(every, samples))
-        return int((length - 1) / period) + 1
+        return SampleOrder(samples, 0, self.batch_size, drop_last=self.drop_last).samples_per_epoch
 
     def validation_period(self, every: float, samples: int) -> float:
-        """Return the iterations from one validation to the next; arguments as for ``is_due``."""
-        if self.epochs is None:
-            return every
-        return every * self.samples_per_epoch(samples) / self.batch_size
+        """Return the iterations from one validation to the next, at least 1; arguments as for ``is_due``."""
+        if self.epochs is not None:
+            every *= self.samples_per_epoch(samples) / self.batch_size
+        return max(1.0, every)
 
     def is_due(self, iteration: int, *, every: float, samples: int) -> bool:
         """Return whether a periodic task is due after an iteration; it always is after the last one.

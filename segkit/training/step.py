@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +21,11 @@ from segkit.models.network import Segmenter
 from segkit.runtime import distributed
 from segkit.runtime.seeds import seed_of
 from segkit.training import accumulation, parameter_groups
-from segkit.training.nonfinite import StepRecord
+from segkit.training.nonfinite import Step
 from segkit.training.run import Training
 from segkit.types import Batch
 
 LOG = logging.getLogger("segkit")
-
-
-class Step(NamedTuple):
-    """Losses and gradient norm of one step; tensors stay on the device, so that nothing waits for it."""
-
-    losses: dict[str, Tensor]  # by name, over all processes; their sum is the loss
-    gradient_norm: Tensor
 
 
 def steps(batches: Iterable[Batch], accumulate: int) -> Iterator[tuple[list[Batch], float]]:
@@ -60,7 +52,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     weights = torch.stack([training.loss.compute_weight(batch.label) for batch in batches])
     total_weight = distributed.all_reduce_sum(weights.sum(0))
     if not total_weight.any():
-        return _skip_unscored(training)
+        return _skip_unscored(training, batches)
     mean_weight = total_weight.clamp(min=1e-9) / distributed.world_size()
     if training.guard.skips:
         buffers = [(b, b.clone()) for b in training.model.buffers()]
@@ -75,32 +67,38 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     if training.device.type != "cuda":  # GPUs have synchronized the statistics
         distributed.average_statistics(training.model)
     with record_function("optimizer"):
-        norm = _gradient_norm(training)
-        names = [name for batch in batches for name in batch.names]
-        record = StepRecord(training.iteration + 1, losses, norm, training.learning_rates(), names)
-        if training.guard.must_skip(record, scaled=training.scaler.is_enabled()):
+        training.scaler.unscale_(training.optimizer)
+        gradients = [p.grad for p in _trained_parameters(training) if p.grad is not None]
+        step = _make_step(training, batches, losses, nn.utils.get_total_norm(gradients))
+        if training.guard.must_skip(step, scaled=training.scaler.is_enabled()):
             for buffer, before in buffers:  # batch statistics of the step
                 buffer.copy_(before)
         else:
-            _update_weights(training, norm)
+            _update_weights(training, step.gradient_norm)
         training.scaler.update()
         training.optimizer.zero_grad(set_to_none=True)
     training.iteration += 1
-    return Step(losses, norm)
+    return step
 
 
 def _move_to_device(batch: Batch, training: Training) -> Batch:
-    if training.runtime.channels_last:
-        layout = torch.channels_last
-    else:
-        layout = torch.contiguous_format
-    image = batch.image.to(training.device, non_blocking=True).contiguous(memory_format=layout)
+    image = batch.image.to(training.device, non_blocking=True)
+    image = image.contiguous(memory_format=training.runtime.memory_format)
     if not batch.bands.is_photograph:
         image = training.model.normalize(image)
     return Batch(image, batch.label.to(training.device, non_blocking=True), batch.names)
 
 
-def _skip_unscored(training: Training) -> Step:
+def _make_step(
+    training: Training, batches: Sequence[Batch], losses: dict[str, Tensor], gradient_norm: Tensor
+) -> Step:
+    rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
+    names = [name for batch in batches for name in batch.names]
+    return Step(training.iteration + 1, losses, gradient_norm, rates, names)
+
+
+def _skip_unscored(training: Training, batches: Sequence[Batch]) -> Step:
+    step = _make_step(training, batches, {}, torch.zeros((), device=training.device))
     training.iteration += 1
     if not training.has_unscored and distributed.is_main():
         training.has_unscored = True
@@ -109,7 +107,7 @@ def _skip_unscored(training: Training) -> Step:
             " kind are not reported.",
             training.iteration,
         )
-    return Step({}, torch.zeros((), device=training.device))
+    return step
 
 
 def _run_passes(training: Training, mean_weight: Tensor, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -144,18 +142,15 @@ def _backward(training: Training, batch: Batch, share: Tensor) -> dict[str, Tens
     return {name: part.detach() for name, part in parts.items()}
 
 
-def _gradient_norm(training: Training) -> Tensor:
-    training.scaler.unscale_(training.optimizer)
-    parameters = parameter_groups.optimizer_parameters(training.optimizer)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+def _trained_parameters(training: Training) -> list[nn.Parameter]:
+    return [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
 
 
 def _update_weights(training: Training, norm: Tensor) -> None:
     """Clip the gradient, take the optimizer's step and update the moving average."""
     schedule = training.schedule
     if schedule.clip_gradient is not None:
-        parameters = parameter_groups.optimizer_parameters(training.optimizer)
-        nn.utils.clip_grads_with_norm_(parameters, schedule.clip_gradient, norm)
+        nn.utils.clip_grads_with_norm_(_trained_parameters(training), schedule.clip_gradient, norm)
     training.scaler.step(training.optimizer)
     if training.ema_model is not None and schedule.ema is not None:
         parameter_groups.update_ema(

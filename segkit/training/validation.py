@@ -43,6 +43,7 @@ def validate(
     """
     run.guard.check()
     run.validation_pending = True
+    model = run.ema_model or run.model
     loss = ValidationLoss(run.loss, protocol)
     drawn = DrawnSamples(dataset.names)
 
@@ -53,7 +54,7 @@ def validate(
 
     monitor.log_message(f"validating on {format_count(len(dataset), 'image')}")
     result = evaluation.evaluate(
-        run.eval_model,
+        model,
         dataset,
         protocol,
         workers=workers,
@@ -61,7 +62,7 @@ def validate(
         on_strip=add_loss_unless_stopped,
         with_intervals=False,
     )
-    if run.stop_signal():
+    if run.find_stop_signal():
         return None
     run.validation_pending, run.last_validation = False, run.iteration
     losses = loss.mean()
@@ -74,9 +75,12 @@ def validate(
         files.write_json(checkpoints.folder / "result.json", record)
     value = best_metric.metric_value(run.metric, result, losses, monitor.names)
     if not math.isfinite(value) and run.best is None:
-        monitor.log_message(f"careful: {best_metric.explain_undefined(run.metric, value)}")
+        monitor.log_message(
+            f"careful: checkpoint.metric={run.metric} is {value:g} (a class without labels and predictions"
+            " has no IoU), so best.pt is not written. Choose another one, such as mIoU."
+        )
     if run.update_best(value):
-        checkpoints.save_best(run.iteration, run.eval_model.state_dict(), result.scores)
+        checkpoints.save_best(run.iteration, model.state_dict(), result.scores)
     if run.is_out_of_patience and run.iteration < run.length:
         monitor.log_message(
             f"stopping early at {run.iteration:,} of {run.length:,} iterations: the last"
@@ -107,7 +111,7 @@ def checkpoint_and_validate(
         SystemExit: a signal asked the run to stop.
     """
     is_done = run.iteration == run.length
-    stop_signal = run.stop_signal()
+    stop_signal = run.find_stop_signal()
 
     def save() -> None:
         if not run.guard.in_a_row or is_done:
@@ -125,7 +129,7 @@ def checkpoint_and_validate(
         result = validate(run, dataset, protocol, workers=workers, monitor=monitor, checkpoints=checkpoints)
         if result is not None:
             save()
-        stop_signal = run.stop_signal()
+        stop_signal = run.find_stop_signal()
     if stop_signal:
         distributed.barrier()
         signals.exit_after_signal(stop_signal)
@@ -165,21 +169,17 @@ class ValidationLoss:
     def mean(self) -> dict[str, float]:
         """Return the parts of the loss over the images of all processes; every process must call it."""
         results: list[tuple[dict[str, Tensor], Tensor]] = distributed.gather((self.sums, self.weight))
-        weights = torch.broadcast_tensors(*(weight for _, weight in results))
-        weight = torch.stack(weights).sum(0).clamp(min=1e-9)
-        means = {}
-        for name in dict.fromkeys(name for sums, _ in results for name in sums):
-            parts = [sums.get(name, torch.zeros_like(weight)) for sums, _ in results]
-            means[name] = float((torch.stack(parts).sum(0) / weight).sum())
-        return means
+        # a process without images has a scalar weight and no parts
+        weight = sum((weight for _, weight in results), start=torch.zeros(())).clamp(min=1e-9)
+        names = dict.fromkeys(name for sums, _ in results for name in sums)
+        return {
+            name: float((sum(sums[name] for sums, _ in results if name in sums) / weight).sum())
+            for name in names
+        }
 
 
 class DrawnSamples:
-    """A few samples of a validation with their predictions, to be drawn.
-
-    Args:
-        names: of the split's images; the drawn ones are spread evenly over them.
-    """
+    """A few samples of a validation, spread evenly over its images, with their predictions."""
 
     def __init__(self, names: Sequence[str]) -> None:
         chosen = np.linspace(0, len(names) - 1, min(DRAWN_SAMPLES, len(names))).astype(int)
@@ -188,18 +188,15 @@ class DrawnSamples:
 
     def add(self, sample: Sample, prediction: np.ndarray) -> None:
         """Store a sample and its prediction, subsampled to ``DRAWN_SIDE``, if it is one of the drawn ones."""
-        if sample.name not in self.names:
-            return
-        step = max(1, min(sample.label.shape) // DRAWN_SIDE)
-        image, label, small_prediction = (
-            np.ascontiguousarray(a[::step, ::step]) for a in (sample.image, sample.label, prediction)
-        )
-        self.pairs[sample.name] = sample._replace(image=image, label=label), small_prediction
+        if sample.name in self.names:
+            step = max(1, min(sample.label.shape) // DRAWN_SIDE)
+            image, label, prediction = (
+                a[::step, ::step].copy() for a in (sample.image, sample.label, prediction)
+            )
+            self.pairs[sample.name] = sample._replace(image=image, label=label), prediction
 
     def gather(self) -> tuple[list[Sample], list[np.ndarray]]:
         """Return the samples and predictions of all processes in order; every process must call it."""
-        pairs: dict[str, tuple[Sample, np.ndarray]] = {}
-        for part in distributed.gather(self.pairs):
-            pairs |= part
+        pairs = {name: pair for part in distributed.gather(self.pairs) for name, pair in part.items()}
         ordered = [pairs[name] for name in self.names if name in pairs]
         return [sample for sample, _ in ordered], [prediction for _, prediction in ordered]

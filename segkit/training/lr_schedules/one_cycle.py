@@ -24,9 +24,7 @@ def build(
     def factor(iteration: int) -> float:
         if iteration <= top:
             return _interpolate(initial, 1.0, iteration / top if top else 1.0)
-        if top >= total - 1:
-            return final
-        return _interpolate(1.0, final, min(1.0, (iteration - top) / (total - 1 - top)))
+        return _interpolate(1.0, final, (iteration - top) / (total - 1 - top))
 
     return factor
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Literal
 
 from segkit.config import Fraction, NonNegativeInt, PositiveInt
-from segkit.runtime.text import format_count
 from segkit.training.lr_schedules._warmup import with_warmup
 
 
@@ -23,16 +22,7 @@ def build(
 
     Each of the ``milestones``, iterations counted from the start, multiplies it by ``gamma``. See
     ``with_warmup``.
-
-    Raises:
-        ValueError: a milestone lies outside the training.
     """
-    late = [milestone for milestone in milestones if milestone >= total]
-    if late:
-        raise ValueError(
-            f"schedule.lr_schedule.milestones={milestones}: must be before the end of the"
-            f" training, {format_count(total, 'iteration')}"
-        )
     ordered = sorted(milestones)
 
     def decay(iteration: int, length: int) -> float:

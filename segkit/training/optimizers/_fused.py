@@ -26,20 +26,18 @@ def with_equal_layouts(optimizer: Optimizer) -> Optimizer:
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for group in optimizer.param_groups:
-        if not group.get("fused"):
-            continue
-        for parameter in group["params"]:
-            if parameter.grad is not None and _differ(parameter, parameter.grad):
-                parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
-            state = optimizer.state.get(parameter, {})
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape and _differ(parameter, value):
-                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    for parameter in (p for group in optimizer.param_groups if group["fused"] for p in group["params"]):
+        if parameter.grad is not None:
+            parameter.grad = _lay_out_as(parameter, parameter.grad)
+        state = optimizer.state.get(parameter, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = _lay_out_as(parameter, value)
 
 
-def _differ(parameter: Tensor, other: Tensor) -> bool:
-    if parameter.stride() == other.stride():
-        return False
+def _lay_out_as(parameter: Tensor, other: Tensor) -> Tensor:
+    """Return a tensor in the memory layout of a parameter; strides of dimensions of size 1 do not matter."""
     strides = zip(parameter.shape, parameter.stride(), other.stride(), strict=True)
-    return any(own != others for size, own, others in strides if size > 1)
+    if all(own == others or size == 1 for size, own, others in strides):
+        return other
+    return torch.empty_like(parameter, dtype=other.dtype).copy_(other)

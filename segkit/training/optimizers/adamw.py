@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import torch
 
-from segkit.config import Fraction, Interval
+from segkit.config import FractionBelowOne, Interval
 from segkit.training.optimizers._fused import is_fusible, with_equal_layouts
 
 
@@ -14,16 +14,10 @@ def build(
     groups: list[dict[str, Any]],
     lr: float,
     *,
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999),
+    betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.999),
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.01,
 ) -> torch.optim.Optimizer:
-    """Build AdamW; ``weight_decay`` applies to groups without their own.
-
-    Raises:
-        ValueError: a beta is 1.
-    """
-    if 1 in betas:
-        raise ValueError(f"schedule.optimizer.betas={list(betas)}: both must be below 1")
+    """Build AdamW; ``weight_decay`` applies to groups without their own."""
     optimizer = torch.optim.AdamW(
         groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=is_fusible(groups)
     )

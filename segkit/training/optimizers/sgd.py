@@ -23,11 +23,6 @@ def build(
     Raises:
         ValueError: Nesterov's variant without momentum.
     """
-    if nesterov and not momentum:
-        raise ValueError(
-            "schedule.optimizer.nesterov=true with schedule.optimizer.momentum=0: Nesterov's variant needs a"
-            " momentum. Set schedule.optimizer.momentum=0.9"
-        )
     optimizer = torch.optim.SGD(
         groups,
         lr=lr,
