@@ -50,9 +50,7 @@ def server():
         thread.join()
 
 
-@pytest.mark.parametrize(
-    "known", [{}, {"sha256": SHA256}, {"sha256": SHA256[:8]}, {"sha1": SHA1[:8].upper()}]
-)
+@pytest.mark.parametrize("known", [{}, {"sha256": SHA256[:8]}, {"sha1": SHA1[:8].upper()}])
 def test_file_is_downloaded_once(server, tmp_path, known):
     target = tmp_path / "folder" / "good.bin"
     for _ in range(2):
@@ -78,13 +76,12 @@ def test_existing_file_is_verified_and_kept(server, tmp_path):
     assert server.requests == []
 
 
-@pytest.mark.parametrize("known", [{}, {"sha256": SHA256}])
-def test_truncated_download_leaves_no_file(server, tmp_path, known):
+def test_truncated_download_leaves_no_file(server, tmp_path):
     target, url = tmp_path / "x.bin", f"{server.address}/truncated.bin"
     with pytest.raises(OSError, match=r"ended after 1500000 of 2304000 bytes; try again, or fetch"):
-        download.fetch(url, target, **known)
+        download.fetch(url, target)
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin.lock"]
-    assert download.fetch(url, target, **known).read_bytes() == BODY
+    assert download.fetch(url, target).read_bytes() == BODY
 
 
 def test_partial_file_of_a_killed_download_is_removed(server, tmp_path):
@@ -111,19 +108,13 @@ def test_unwritable_cache_is_named_unless_it_has_the_file(server, tmp_path, monk
             download.fetch(f"{server.address}/good.bin", tmp_path / target)
 
 
-def test_http_error_explains_manual_download(server, tmp_path):
+def test_failed_download_explains_manual_download(server, tmp_path):
     target = tmp_path / "x.bin"
     message = rf"nope.bin: the server answers 404 Not Found; .* \(sha256 {SHA256[:8]}\) .* at {target}"
     with pytest.raises(OSError, match=message):
         download.fetch(f"{server.address}/nope.bin", target, sha256=SHA256[:8])
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"), [("http://127.0.0.1:9/x", "Connection refused"), ("http://no-such-host.invalid/x", "")]
-)
-def test_network_error_explains_manual_download(url, reason, tmp_path):
-    target = tmp_path / "x.bin"
-    with pytest.raises(OSError, match=rf"cannot download {url}: .*{reason}.* put it at {target}"):
+    url = "http://127.0.0.1:9/x"
+    with pytest.raises(OSError, match=rf"cannot download {url}: .*Connection refused.* put it at {target}"):
         download.fetch(url, target)
 
 
@@ -161,15 +152,7 @@ def test_resolve_source_returns_local_files(server, tmp_path, monkeypatch):
     assert fetched.read_bytes() == BODY
     assert fetched.is_relative_to(tmp_path / "cache")
     assert fetched.name == "good.bin"
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("nowhere/x.pth", "nowhere/x.pth: there is no such file"),
-        ("s3://b/x.pth", "starts with file://, http:// or https"),
-    ],
-)
-def test_resolve_source_refuses_missing_files_and_schemes(source, message):
-    with pytest.raises(ValueError, match=message):
-        download.resolve_source(source)
+    with pytest.raises(ValueError, match=r"nowhere/x.pth: there is no such file"):
+        download.resolve_source("nowhere/x.pth")
+    with pytest.raises(ValueError, match="starts with file://, http:// or https"):
+        download.resolve_source("s3://b/x.pth")

@@ -13,20 +13,14 @@ def test_write_error_names_the_final_file(tmp_path):
     assert error.value.filename == str(tmp_path / "none/a.csv")
 
 
-def test_read_text_refuses_pipes(tmp_path):
+def test_read_text_refuses_pipes_and_long_files(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is a folder, a device or a pipe; give a file"):
         files.read_text(tmp_path / "pipe")
-
-
-def test_read_text_refuses_long_files(tmp_path):
-    file = tmp_path / "long.txt"
-    with file.open("wb") as content:
+    with (tmp_path / "long.txt").open("wb") as content:
         content.truncate(1 << 40)  # a hole; it takes no room
-    with pytest.raises(
-        ValueError, match=r"long.txt has 1,099,511,627,776 bytes, and at most 67,108,864 are read"
-    ):
-        files.read_text(file)
+    with pytest.raises(ValueError, match=r"long.txt has 1,099,511,627,776 bytes, and at most 67,108,864"):
+        files.read_text(tmp_path / "long.txt")
 
 
 def test_read_text_drops_byte_order_marks_and_refuses_binary(tmp_path):
@@ -35,8 +29,6 @@ def test_read_text_drops_byte_order_marks_and_refuses_binary(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"\x00\x01\x02\x03\x04 data \xff")
     with pytest.raises(ValueError, match="not a text file"):
         files.read_text(tmp_path / "b.txt")
-    with pytest.raises(ValueError, match="is a folder, a device or a pipe"):
-        files.read_text(tmp_path)
 
 
 def test_atomic_write_does_not_follow_symbolic_links(tmp_path):

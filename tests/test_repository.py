@@ -124,9 +124,7 @@ def test_setup_uses_certificates_of_the_system(tmp_path):
     ("variables", "expected"),
     [
         ({"PIP_INDEX_URL": "mine"}, "mine mine"),
-        ({"UV_DEFAULT_INDEX": "mine"}, "mine mine"),
         ({"UV_INDEX_URL": "mine"}, "mine  mine"),
-        ({"PIP_INDEX_URL": "mine", "UV_DEFAULT_INDEX": "other"}, "mine other"),
         ({"CONFIGURED": "mine"}, "mine mine"),
         ({}, ""),
     ],

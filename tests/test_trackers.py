@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from segkit.monitor import monitor as monitor_module
-from segkit.monitor.writers import mlflow as mlflow_writer
 
 NAMES = ["sky", "car (5)"]
 COLORS = np.array([[0, 0, 255], [255, 0, 0]], np.uint8)
@@ -190,16 +189,6 @@ def test_missing_tracker_names_its_extra(name, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=rf"writers.{name}=true: .*pip install 'segkit\[{name}\]'"):
         record(tmp_path / "run", name)
     assert logging.getLogger("segkit").handlers == handlers
-
-
-def test_mlflow_names_are_ones_it_accepts():
-    names = ["val_iou/a//b", "val_iou/..", "val_iou/Straße", "train/loss"]
-    assert [mlflow_writer.clean_name(name) for name in names] == [
-        "val_iou/a/_/b",
-        "val_iou/_",
-        "val_iou/Straße",
-        "train/loss",
-    ]
 
 
 @pytest.mark.slow

@@ -38,10 +38,7 @@ class MlflowRun:
             if existing:
                 number = existing.experiment_id
             else:
-                if uri:
-                    artifacts = None
-                else:
-                    artifacts = (local / "mlflow-artifacts").as_uri()
+                artifacts = None if uri else (local / "mlflow-artifacts").as_uri()
                 number = self.client.create_experiment(experiment, artifacts)
             self.state.run_id = self.client.create_run(number, run_name=folder.name).info.run_id
             self.state.save()
@@ -86,9 +83,8 @@ class MlflowRun:
 
 
 def clean_name(name: str) -> str:
-    """Return a name that MLflow accepts: letters, digits, ``_-. /``, and no empty parts."""
-    parts = re.sub(r"[^/\w.\- ]", "_", name).split("/")
-    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
+    """Return a name of letters, digits and ``_-. /``, which MLflow accepts."""
+    return re.sub(r"[^/\w.\- ]", "_", name)
 
 
 def build(
