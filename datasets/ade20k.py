@@ -21,7 +21,7 @@ from segkit.config.values import parse_path
 from segkit.runtime import download
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
-SHA1 = "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
+DIGEST = "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
 OFFICIAL = {"training": 20210, "validation": 2000}
 
 
@@ -39,7 +39,7 @@ def prepare(arguments: argparse.Namespace, root: Path) -> None:
     """Download the archive, or use a local one, and unpack it."""
     if is_complete(root, ("images", "annotations"), OFFICIAL):
         return
-    archive = arguments.zip or download.fetch(URL, root.parent / "ADEChallengeData2016.zip", sha1=SHA1)
+    archive = arguments.zip or download.fetch(URL, root.parent / "ADEChallengeData2016.zip", digest=DIGEST)
     unpack(archive, root, map_member)
 
 

@@ -6,6 +6,7 @@ The site includes both (docs/conf.py). ``python docs/settings_reference.py`` pri
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import sys
 import textwrap
@@ -76,35 +77,27 @@ def describe_type(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{_write(value)}`" for value in arguments)
     if origin is Annotated:
-        return _describe_annotated(arguments)
+        limits = [_describe_limits(rule) for rule in arguments if isinstance(rule, Interval)]
+        return f"{WORDS.get(arguments[0], 'any value')}{''.join(limits)}"
     if origin in (typing.Union, python_types.UnionType):
-        return _describe_union(arguments)
-    if origin is list:
+        parts = [describe_type(member) for member in arguments if member is not type(None)]
+        return " or ".join(dict.fromkeys([*parts, *(["null"] if type(None) in arguments else [])]))
+    if origin is list or arguments[1:] == (...,):
         return f"list of {_plural(describe_type(arguments[0]))}"
     if origin is tuple:
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return f"list of {_plural(describe_type(arguments[0]))}"
         return f"[{', '.join(describe_type(one) for one in arguments)}]"
     if origin is dict:
         return "components by name"
     return WORDS.get(annotation, "any value")
 
 
-def _describe_annotated(arguments: tuple[Any, ...]) -> str:
-    base, *rules = arguments
-    limits = next((rule for rule in rules if isinstance(rule, Interval)), None)
-    return " ".join(filter(None, (WORDS.get(base, "any value"), _describe_limits(limits))))
-
-
-def _describe_limits(limits: Interval | None) -> str:
+def _describe_limits(limits: Interval) -> str:
     """Format a range; upper bounds of a million and more only catch mistakes and are left out."""
-    if limits is None:
-        return ""
     low = ""
     if limits.ge is not None:
-        low = f"from {limits.ge:g}"
+        low = f" from {limits.ge:g}"
     elif limits.gt is not None:
-        low = f"above {limits.gt:g}"
+        low = f" above {limits.gt:g}"
     if limits.lt is not None:
         return f"{low}, below {limits.lt:g}"
     if limits.le is not None and float(limits.le) < 1e6:  # type: ignore[arg-type]
@@ -112,18 +105,8 @@ def _describe_limits(limits: Interval | None) -> str:
     return low
 
 
-def _describe_union(members: Iterable[Any]) -> str:
-    parts = [describe_type(member) for member in members if member is not type(None)]
-    if type(None) in members:
-        parts.append("null")
-    return " or ".join(dict.fromkeys(parts))
-
-
 def _plural(words: str) -> str:
-    for one, many in (("integer", "integers"), ("number", "numbers"), ("path", "paths"), ("text", "texts")):
-        if words.startswith(one):
-            return many + words.removeprefix(one)
-    return words
+    return re.sub(r"^(integer|number|path|text)", r"\1s", words)
 
 
 def _write(value: Any) -> str:
@@ -150,34 +133,23 @@ def read_comments(file: Path) -> dict[str, str]:
     return comments
 
 
-def read_docstring(file: Path, name: str) -> dict[str, str]:
-    """Return what ``Args:`` or ``Attributes:`` of a function or class say about each name."""
+def read_source(file: Path, name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what the docstring of a function or class says about its settings, and their defaults."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     node = next(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name)
-    found = re.search(
-        r"^(?:Args|Attributes):\n((?:    .*\n?|\n)*)", ast.get_docstring(node) or "", re.MULTILINE
-    )
-    if found is None:
-        return {}
-    entries = re.findall(r"^(\w+): (.*(?:\n .*)*)", textwrap.dedent(found[1]), re.MULTILINE)
-    return {key: " ".join(text.split()).replace("``", "`") for key, text in entries}
-
-
-def read_defaults(file: Path, name: str) -> dict[str, str]:
-    """Return the defaults of keyword-only parameters or fields, as written in the source."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    node = next(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name)
+    text = ast.get_docstring(node) or ""
+    found = re.search(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)*)", text, re.MULTILINE)
+    entries = re.findall(r"^(\w+): (.*(?:\n .*)*)", textwrap.dedent(found[1]), re.MULTILINE) if found else []
+    meanings = {key: " ".join(text.split()).replace("``", "`") for key, text in entries}
     if isinstance(node, ast.ClassDef):
         pairs = [(ast.unparse(n.target), n.value) for n in node.body if isinstance(n, ast.AnnAssign)]
     else:
         pairs = [(a.arg, d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
     defaults = {}
     for key, value in pairs:
-        try:
+        with contextlib.suppress(ValueError):
             defaults[key] = _write(ast.literal_eval(value)) if value is not None else ""
-        except ValueError:
-            defaults[key] = ""
-    return defaults
+    return meanings, defaults
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -221,7 +193,7 @@ def list_settings(section: str, component: str = "") -> list[Setting]:
     written = _read_yaml(files[0]) if files else {}
     if prefix:
         written = written[prefix.removesuffix(".")]
-    docstring, defaults = read_docstring(file, name), read_defaults(file, name)
+    docstring, defaults = read_source(file, name)
     rows = []
     for key, annotation in schema.read_keywords(f"{file}:{name}").accepted.items():
         default = defaults.get(key, "")

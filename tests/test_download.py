@@ -50,11 +50,11 @@ def server():
         thread.join()
 
 
-@pytest.mark.parametrize("known", [{}, {"sha256": SHA256[:8]}, {"sha1": SHA1[:8].upper()}])
+@pytest.mark.parametrize("known", ["", f"sha256:{SHA256[:8]}", f"sha1:{SHA1[:8].upper()}"])
 def test_file_is_downloaded_once(server, tmp_path, known):
     target = tmp_path / "folder" / "good.bin"
     for _ in range(2):
-        assert download.fetch(f"{server.address}/good.bin", target, **known) == target
+        assert download.fetch(f"{server.address}/good.bin", target, digest=known) == target
     assert target.read_bytes() == BODY
     assert len(server.requests) == 1
     assert not list(target.parent.glob("*.part"))
@@ -63,7 +63,7 @@ def test_file_is_downloaded_once(server, tmp_path, known):
 def test_wrong_hash_is_an_error_and_leaves_no_file(server, tmp_path):
     message = rf"good.bin: try again, .* put .* at .*; the file has the sha256 {SHA256[:8]} and not 0{{8}}$"
     with pytest.raises(ValueError, match=message):
-        download.fetch(f"{server.address}/good.bin", tmp_path / "good.bin", sha256="00000000")
+        download.fetch(f"{server.address}/good.bin", tmp_path / "good.bin", digest="sha256:00000000")
     assert [p.name for p in tmp_path.iterdir()] == ["good.bin.lock"]
 
 
@@ -71,7 +71,7 @@ def test_existing_file_is_verified_and_kept(server, tmp_path):
     target = tmp_path / "good.bin"
     target.write_bytes(b"half a file")
     with pytest.raises(ValueError, match=f"good.bin: delete the file and try again; it has .* not {SHA256}"):
-        download.fetch(f"{server.address}/good.bin", target, sha256=SHA256)
+        download.fetch(f"{server.address}/good.bin", target, digest=f"sha256:{SHA256}")
     assert target.read_bytes() == b"half a file"
     assert server.requests == []
 
@@ -99,7 +99,7 @@ def test_unwritable_cache_is_named_unless_it_has_the_file(server, tmp_path, monk
         raise PermissionError(13, "Permission denied", "lock")
 
     monkeypatch.setattr(download.FileLock, "acquire", deny)
-    assert download.fetch(f"{server.address}/good.bin", tmp_path / "good.bin", sha256=SHA256)
+    assert download.fetch(f"{server.address}/good.bin", tmp_path / "good.bin", digest=f"sha256:{SHA256}")
     for target, reason in [("x.bin", "Permission denied"), ("file/x.bin", "Not a directory|File exists")]:
         message = (
             rf"cannot be written \(({reason})\); set SEGKIT_CACHE to another folder, or fetch .* put it at"
@@ -112,7 +112,7 @@ def test_failed_download_explains_manual_download(server, tmp_path):
     target = tmp_path / "x.bin"
     message = rf"nope.bin: the server answers 404 Not Found; .* \(sha256 {SHA256[:8]}\) .* at {target}"
     with pytest.raises(OSError, match=message):
-        download.fetch(f"{server.address}/nope.bin", target, sha256=SHA256[:8])
+        download.fetch(f"{server.address}/nope.bin", target, digest=f"sha256:{SHA256[:8]}")
     url = "http://127.0.0.1:9/x"
     with pytest.raises(OSError, match=rf"cannot download {url}: .*Connection refused.* put it at {target}"):
         download.fetch(url, target)

@@ -15,18 +15,10 @@ from typing import Any
 
 import pytest
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-]
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars"
+)
 
 AXE = """
 const done = arguments[0], rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"];
@@ -44,7 +36,7 @@ class Browser:
     """One session of a browser."""
 
     def __init__(self, driver: str, profile: Path) -> None:
-        options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={profile}"]}
+        options = {"binary": shutil.which("chromium"), "args": [*FLAGS.split(), f"--user-data-dir={profile}"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         self.url = f"{driver}/session"
         self.url += "/" + self.send("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]

@@ -38,5 +38,5 @@ def packaged_weights_path(variant: str) -> Path:
     reinstall = f"install {distribution} again"
     if not path.is_file():
         raise ValueError(f"model.backbone.weights=imagenet: there is no file {path}; {reinstall}")
-    verify_digest(path, ("sha256", sha256), f"{path}: {reinstall}; the file")
+    verify_digest(path, f"sha256:{sha256}", f"{path}: {reinstall}; the file")
     return path

@@ -65,9 +65,7 @@ def resolve_weights(weights: str) -> Path:
     """
     if (file := NETWORKS.get(weights)) is not None:
         target = cache_folder() / "weights" / file.address.rsplit("/", 1)[1]
-        if file.algorithm == "sha1":
-            return fetch(file.address, target, sha1=file.hash)
-        return fetch(file.address, target, sha256=file.hash)
+        return fetch(file.address, target, digest=f"{file.algorithm}:{file.hash}")
     if re.fullmatch(r"[\w-]+", weights) and not Path(weights).exists():
         raise ValueError(
             f"model.weights={weights}: neither a file nor a published network. Published networks: "

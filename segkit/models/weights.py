@@ -130,7 +130,7 @@ def imagenet_weights_path(published: str | None) -> Path:
         )
     name = published.rsplit("/", 1)[1]
     digits = name.rsplit("-", 1)[1].split(".")[0]
-    return fetch(published, cache_folder() / "weights" / name, sha256=digits)
+    return fetch(published, cache_folder() / "weights" / name, digest=f"sha256:{digits}")
 
 
 class LoadReport(NamedTuple):

@@ -22,7 +22,6 @@ from segkit.config.values import expand_home
 from segkit.runtime import files
 
 TIMEOUT = 30  # seconds without a byte
-Digest = tuple[str, str]  # an algorithm, and the first digits of the hexadecimal digest or all of them
 
 
 def cache_folder() -> Path:
@@ -30,33 +29,27 @@ def cache_folder() -> Path:
     return Path(expand_home(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit"))
 
 
-def fetch(url: str, target: Path, *, sha256: str | None = None, sha1: str | None = None) -> Path:
+def fetch(url: str, target: Path, *, digest: str = "") -> Path:
     """Download a URL to ``target`` unless that file exists; several processes download once.
 
     Args:
         url: ``http://`` or ``https://``.
         target: the file to write; its folder is created.
-        sha256: the digest, or its first digits.
-        sha1: expected SHA-1, or its first digits.
+        digest: expected, such as ``sha256:0123abcd``: an algorithm and the first digits, or all of them.
 
     Raises:
         OSError: the download failed, or the folder cannot be written.
         ValueError: the file has another digest.
     """
-    expected = None
-    if sha256:
-        expected = "sha256", sha256.lower()
-    elif sha1:
-        expected = "sha1", sha1.lower()
     if not target.exists():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(target.with_name(target.name + ".lock")):
                 if not target.exists():
-                    _download(url, target, expected)
+                    _download(url, target, digest)
         except (OSError, HTTPException) as error:  # urllib's errors are OSErrors
-            raise OSError(_describe_failure(url, target, expected, error)) from error
-    verify_digest(target, expected, f"{target}: delete the file and try again; it")
+            raise OSError(_describe_failure(url, target, digest, error)) from error
+    verify_digest(target, digest, f"{target}: delete the file and try again; it")
     return target
 
 
@@ -80,7 +73,7 @@ def resolve_source(source: str) -> Path:
     return file
 
 
-def _download(url: str, target: Path, expected: Digest | None) -> None:
+def _download(url: str, target: Path, digest: str) -> None:
     for interrupted in target.parent.glob(f"{glob.escape(target.name)}.*.part"):
         interrupted.unlink()
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response, files.atomic_write(target) as file:
@@ -91,27 +84,25 @@ def _download(url: str, target: Path, expected: Digest | None) -> None:
         if total is not None and file.tell() != total:
             raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
         file.flush()
-        verify_digest(
-            Path(file.name), expected, f"{url}: try again, or put another copy at {target}; the file"
-        )
+        message = f"{url}: try again, or put another copy at {target}; the file"
+        verify_digest(Path(file.name), digest, message)
 
 
-def verify_digest(path: Path, expected: Digest | None, message: str) -> None:
-    """Check the digest of a file; None accepts any.
+def verify_digest(path: Path, digest: str, message: str) -> None:
+    """Check the digest of a file, given as for ``fetch``.
 
     Raises:
         ValueError: it has another digest; the text starts with ``message``.
     """
-    if expected is None:
-        return
-    algorithm, digits = expected
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, algorithm).hexdigest()[: len(digits)]
-    if actual != digits:
-        raise ValueError(f"{message} has the {algorithm} {actual} and not {digits}")
+    if digest:
+        algorithm, _, digits = digest.lower().partition(":")
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, algorithm).hexdigest()[: len(digits)]
+        if actual != digits:
+            raise ValueError(f"{message} has the {algorithm} {actual} and not {digits}")
 
 
-def _describe_failure(url: str, target: Path, expected: Digest | None, error: Exception) -> str:
+def _describe_failure(url: str, target: Path, digest: str, error: Exception) -> str:
     reason, fix = str(error) or type(error).__name__, "try again"
     if isinstance(error, urllib.error.HTTPError):
         reason = f"the server answers {error.code} {error.reason}"
@@ -123,5 +114,5 @@ def _describe_failure(url: str, target: Path, expected: Digest | None, error: Ex
         fix = "choose another folder"
         if target.is_relative_to(cache_folder()):
             fix = "set SEGKIT_CACHE to another folder"
-    digest = f" ({' '.join(expected)})" if expected else ""
-    return f"cannot download {url}: {reason}; {fix}, or fetch the file{digest} and put it at {target}"
+    known = f" ({digest.replace(':', ' ')})" if digest else ""
+    return f"cannot download {url}: {reason}; {fix}, or fetch the file{known} and put it at {target}"

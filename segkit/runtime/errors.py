@@ -59,11 +59,12 @@ def report_user_errors(command: Callable[[], None]) -> None:
     """
     interrupt.restore()
     try:
-        _run_and_clear_frames(command)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        raise SystemExit(130) from None
-    except Exception as error:
+        command()
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # or Python would wait for loaders' workers at exit
+        if isinstance(error, KeyboardInterrupt):
+            sys.stderr.write("stopped\n")
+            raise SystemExit(130) from None
         has_no_memory = is_out_of_memory(error)
         if not has_no_memory and not isinstance(error, ValueError | OSError):
             raise
@@ -76,16 +77,7 @@ def report_user_errors(command: Callable[[], None]) -> None:
         raise SystemExit(2) from None
 
 
-def _run_and_clear_frames(command: Callable[[], None]) -> None:
-    """Run a command; after an error free its variables, or Python would wait for loaders' workers at exit."""
-    try:
-        command()
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)
-        raise
-
-
-def _format_error(error: Exception) -> str:
+def _format_error(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

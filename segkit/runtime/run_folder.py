@@ -65,15 +65,12 @@ def check_run_folder(folder: Path, *, resume: bool | str) -> None:
         OSError: the folder cannot be read.
     """
     try:
-        if folder.is_dir():
-            names = [file for file in folder.iterdir() if not _is_leftover(file)]
-        else:
-            names = []
+        names = [file for file in folder.iterdir() if not _is_leftover(file)] if folder.is_dir() else []
     except OSError as error:
         raise unwritable_folder_error(folder, error) from error
     if resume is False and any(file.suffix == ".pt" for file in names):
         raise ValueError(
-            f"{folder}: has a run already. Continue it with resume=true, or choose another run_name=..."
+            f"{folder}: has a run already. Continue it with resume=true, or choose another run_name"
         )
     if resume is False and names:
         raise ValueError(
@@ -117,10 +114,7 @@ def _create_and_lock(folder: Path, stack: contextlib.ExitStack) -> None:
     stack.callback(_remove_if_empty, new_folders)
     for file in folder.iterdir():
         if file.is_symlink() and file.suffix != ".pt":  # checkpoints are replaced, not written through links
-            raise ValueError(
-                f"{file}: is a symbolic link, which a run does not write through. Remove it, or choose"
-                " another run_name=..."
-            )
+            raise ValueError(f"{file}: is a symbolic link, which a run does not write through. Remove it.")
     stack.enter_context(run_lock(folder))
     for file in folder.glob("*.part"):  # of an interrupted write
         with contextlib.suppress(OSError):
@@ -142,8 +136,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"{folder}: is in use by {_read_owner(owner)}. Wait for it, stop it, or choose another"
-            " run_name=..."
+            f"{folder}: is in use by {_read_owner(owner)}. Wait for it, or choose another run_name=..."
         ) from None
     try:
         description = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
