@@ -23,12 +23,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from segkit.cpu.convolution import Convolution, compute_gradient
 
 MAX_SHARE_INSIDE = 0.7  # share of products inside the map above which oneDNN's own gradient is as fast
 MIN_DILATION = 3  # of a slow forward pass with AMX (oneDNN 3.13), if one of the next two is reached
@@ -49,11 +50,17 @@ class FastConv3x3(nn.Conv2d):
             return super()._conv_forward(input, weight, bias)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
-        needs_gradient = self.training and weight.requires_grad
-        has_slow_gradient = has_much_padding(input.shape[2:], dilation) or is_wide(input.shape[1])
-        if (needs_gradient and has_slow_gradient) or _is_slow_forward(input, dilation):
-            return _Convolution3x3.apply(input, weight, bias, dilation)  # pyright: ignore[reportReturnType]
-        return super()._conv_forward(input, weight, bias)
+        forward = functools.partial(F.conv2d, padding=dilation, dilation=dilation)
+        if input.dtype == torch.bfloat16 and is_slow_in_bf16(input.shape[1], dilation):
+            forward = functools.partial(convolve, dilation=dilation)
+        elif not (
+            self.training
+            and weight.requires_grad
+            and (has_much_padding(input.shape[2:], dilation) or is_wide(input.shape[1]))
+        ):
+            return forward(input, weight, bias)
+        backward = functools.partial(compute_gradients, dilation=dilation)
+        return Convolution.apply(input, weight, bias, forward, backward)  # pyright: ignore[reportReturnType]
 
 
 def is_replaceable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -74,12 +81,8 @@ def is_wide(channels: int) -> bool:
 
 def has_much_padding(size: torch.Size, dilation: int) -> bool:
     """Return whether matrix products for each tap are the faster gradient of the weight."""
-    return share_inside(size, dilation) <= MAX_SHARE_INSIDE
-
-
-def share_inside(size: torch.Size, dilation: int) -> float:
-    """Return the share of a dilated 3x3's products that meet no padding on a map of this size."""
-    return math.prod((1 + 2 * max(0, side - dilation) / side) / 3 for side in size)
+    shares = [(1 + 2 * max(0, side - dilation) / side) / 3 for side in size]
+    return math.prod(shares) <= MAX_SHARE_INSIDE  # of the products, those that meet no padding
 
 
 def is_slow_in_bf16(channels: int, dilation: int) -> bool:
@@ -89,10 +92,6 @@ def is_slow_in_bf16(channels: int, dilation: int) -> bool:
     return dilation >= LARGE_DILATION or channels >= MANY_CHANNELS
 
 
-def _is_slow_forward(input: Tensor, dilation: int) -> bool:
-    return input.dtype == torch.bfloat16 and is_slow_in_bf16(input.shape[1], dilation)
-
-
 @functools.cache
 def has_amx() -> bool:
     """Return whether the processor has AMX."""
@@ -100,39 +99,19 @@ def has_amx() -> bool:
     return check is not None and check()
 
 
-class _Convolution3x3(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        ctx.dilation = dilation
+def compute_gradients(
+    input: Tensor, grad: Tensor, weight: Tensor, needed: tuple[bool, bool], *, dilation: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of input and weight of a 3x3 convolution, None if not needed."""
+    grad_input, grad_weight, both = None, None, (dilation, dilation)
+    if needed[0]:
         rounded = weight.to(input.dtype)
-        if bias is not None:
-            bias = bias.to(input.dtype)
-        if _is_slow_forward(input, dilation):
-            return convolve(input, rounded, bias, dilation)
-        return F.conv2d(input, rounded, bias, padding=dilation, dilation=dilation)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        input, weight = ctx.saved_tensors
-        (grad,) = grad_outputs
-        grad_input, grad_weight, grad_bias = None, None, None
-        if ctx.needs_input_grad[0]:
-            dilation, rounded = [ctx.dilation] * 2, weight.to(input.dtype)
-            shape = [1, 1], dilation, dilation, False, [0, 0], 1, [True, False, False]
-            grad_input = torch.ops.aten.convolution_backward(grad, input, rounded, None, *shape)[0]
-        if ctx.needs_input_grad[1]:
-            if has_much_padding(input.shape[2:], ctx.dilation):
-                grad_weight = multiply_taps(input, grad, ctx.dilation)
-            else:
-                grad_weight = split_weight_gradient(input, grad, weight, ctx.dilation)
-            grad_weight = grad_weight.to(weight.dtype)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.sum((0, 2, 3), dtype=weight.dtype)
-        return grad_input, grad_weight, grad_bias, None
+        grad_input = compute_gradient(input, grad, rounded, of_input=True, padding=both, dilation=both)
+    if needed[1] and has_much_padding(input.shape[2:], dilation):
+        grad_weight = multiply_taps(input, grad, dilation)
+    elif needed[1]:
+        grad_weight = split_weight_gradient(input, grad, dilation)
+    return grad_input, grad_weight
 
 
 def convolve(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
@@ -142,7 +121,7 @@ def convolve(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) 
         input: (B, C, h, w), channels last for speed.
         weight: (O, C, 3, 3), also channels last.
         bias: (O,).
-        dilation: cells between two taps.
+        dilation: rows and columns from one tap to the next.
 
     Returns:
         (B, O, h, w), channels last.
@@ -215,25 +194,14 @@ def _split_side(size: int, dilation: int) -> list[tuple[int, int, list[int]]]:
     return spans
 
 
-def split_weight_gradient(input: Tensor, grad: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """Return the weight gradient of oneDNN's 3x3 convolution, computed for some input channels at a time.
-
-    Args:
-        input: (B, C, h, w).
-        grad: of the output, (B, O, h, w).
-        weight: (O, C, 3, 3); only its shape matters.
-        dilation: cells between two taps.
-
-    Returns:
-        (O, C, 3, 3) in the type of the input.
-    """
-    shape = [1, 1], [dilation] * 2, [dilation] * 2, False, [0, 0], 1, [False, True, False]
-    parts = []
+def split_weight_gradient(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
+    """Return the gradient of ``multiply_taps`` in the input's type, by oneDNN for some channels at a time."""
+    parts, both = [], (dilation, dilation)
     for channels in input.split(CHANNELS_AT_ONCE, 1):
         channels = channels.contiguous(memory_format=torch.channels_last)
-        size = weight.shape[0], channels.shape[1], 3, 3
-        like = torch.empty(size, dtype=input.dtype, memory_format=torch.channels_last)
-        parts.append(torch.ops.aten.convolution_backward(grad, channels, like, None, *shape)[1])
+        like = input.new_empty(grad.shape[1], channels.shape[1], 3, 3)
+        like = like.contiguous(memory_format=torch.channels_last)
+        parts.append(compute_gradient(channels, grad, like, of_input=False, padding=both, dilation=both))
     return torch.cat(parts, 1)
 
 

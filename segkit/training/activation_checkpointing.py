@@ -41,18 +41,19 @@ class _CheckpointedBlock(nn.Module):
         from torch.utils.checkpoint import checkpoint  # takes a second to import
 
         def make_contexts() -> tuple[Any, Any]:
-            return contextlib.nullcontext(), _restore_buffers(self)
+            return contextlib.nullcontext(), _repeat(self, again)
 
-        with no_recompute():
+        with no_recompute() as again:
             return checkpoint(super().forward, *inputs, use_reentrant=False, context_fn=make_contexts)
 
 
 @contextlib.contextmanager
-def _restore_buffers(block: nn.Module) -> Iterator[None]:
-    """Undo changes of buffers: the first pass has already updated the batch statistics."""
+def _repeat(block: nn.Module, again: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+    """Undo changes of buffers in the second pass: the first has already updated the batch statistics."""
     before = [buffer.clone() for buffer in block.buffers()]
     try:
-        yield  # checkpoint leaves by an exception once it has all that the backward pass needs
+        with again:
+            yield  # checkpoint leaves by an exception once it has all that the backward pass needs
     finally:
         for buffer, value in zip(block.buffers(), before, strict=True):
             buffer.copy_(value)
