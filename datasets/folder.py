@@ -109,7 +109,7 @@ options = script.add_command(
 )
 options.add_argument("--from", dest="kind", choices=sorted(tool.READERS), required=True)
 options.add_argument(
-    "files", type=parse_path, nargs="+", metavar="FILE", help="JSON, XML or CSV; or a folder of them"
+    "files", type=parse_path, nargs="+", metavar="FILE", help="JSON or XML; or a folder of them"
 )
 options.add_argument(
     "--images", type=parse_path, metavar="DIR", help="default: images/ in the root, else beside FILE"

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from segkit.data.label_map import DataError, LabelMap
+from segkit.runtime.text import format_count
 from segkit.tools.doctor.findings import KINDS, Case, Finding, Key
 from segkit.tools.doctor.labels import Opinion, Suspect
 from segkit.tools.doctor.ranking import describe_training, explain_suspect
@@ -47,7 +48,8 @@ def render_page(
 def _render_finding(finding: Finding, read: Read, colors: np.ndarray) -> str:
     badge = f'<span class="count {finding.severity}">{finding.severity}</span>'
     head = f"<h2>{escape(finding.kind.capitalize())}{badge}</h2>"
-    text = f"<p>{len(finding.cases):,}. <span class=soft>{escape(finding.remedy)}.</span></p>"
+    count = format_count(len(finding.cases), "case")
+    text = f"<p>{count}. <span class=soft>{escape(finding.remedy)}.</span></p>"
     pictured = [case for case in finding.cases if case.images][:MOST_PICTURES]
     figures = "".join(_render_case(case, read, colors) for case in pictured)
     lines = [case.text for case in finding.cases if case not in pictured]

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -19,18 +19,8 @@ from segkit.data.label_map import COLUMNS, Entry, LabelMap, automatic_color, hex
 from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGE_SUFFIXES, read_size
 from segkit.runtime.text import format_count
-from segkit.tools.import_labels.readers import READERS
-from segkit.tools.import_labels.shapes import (
-    BACKGROUND,
-    Annotations,
-    LabeledImage,
-    MaskIds,
-    ignore_id,
-    import_pycocotools,
-    number_labels,
-    paint_mask,
-)
-from segkit.types import MAX_CLASSES
+from segkit.tools.import_labels.readers import name_errors, read_annotations
+from segkit.tools.import_labels.shapes import LabeledImage, MaskIds, ignore_id, import_pycocotools, paint_mask
 from segkit.visualize import overlays
 
 
@@ -49,6 +39,17 @@ class Report:
     missing: list[str] = field(default_factory=list)
     other_size: list[str] = field(default_factory=list)
     not_labeled: list[str] = field(default_factory=list)
+
+    def count_image(self, image: LabeledImage, mask: np.ndarray, ids: MaskIds) -> None:
+        """Count the objects and pixels of an image."""
+        self.images += 1
+        names = ids.names()
+        for identity, pixels in zip(*np.unique(mask, return_counts=True), strict=True):
+            self.pixels[names[int(identity)]] += int(pixels)
+        for shape in image.shapes:
+            if shape.label in ids.labels:
+                self.crowds += shape.is_crowd
+                self.objects[shape.label] += not shape.is_crowd
 
     def to_json(self) -> str:
         """Return the content of ``import.json``."""
@@ -110,15 +111,15 @@ def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
         ValueError: a file is invalid, a label does not exist, or the folder has other classes.
     """
     import_pycocotools()
-    annotations = READERS[kind](files, attribute)
-    if not annotations.images:
-        raise ValueError(f"{files[0]}: contains no images")
-    labels = _select_labels(annotations, classes, files[0])
-    if table is None:
-        ids, table = number_labels(labels), make_label_map(labels, annotations.labels)
-    else:
-        table = _with_ignored_entry(table)
-        ids = _ids_from_table(labels, table, files[0])
+    annotations = read_annotations(kind, files, attribute)
+    labels = list(classes or annotations.labels)
+    if unknown := [label for label in labels if label not in annotations.labels]:
+        raise ValueError(
+            f"--classes {','.join(unknown)}: unknown. The labels are {', '.join(annotations.labels)}"
+        )
+    if not annotations.images or not labels:
+        raise ValueError(f"{files[0]}: contains no labeled images")
+    ids, table = _choose_ids(labels, table, annotations.labels, files[0])
     _check_classes(root / "classes.csv", table)
     sources = _find_image_files(annotations.images, images)
     report = Report(labels, missing=[image.name for image in annotations.images if image.name not in sources])
@@ -126,12 +127,12 @@ def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
     with tempfile.TemporaryDirectory(prefix=".import-", dir=parent) as temporary:
         target = Path(temporary)
         for image in annotations.images:
-            if (source := sources.get(image.name)) is not None:
-                _write_image(target, Path(split, image.name), image, source, report, empty=empty, ids=ids)
+            if image.name in sources and _prepare_image(image, sources[image.name], report, empty):
+                _write_image(target, Path(split, image.name), image, sources[image.name], report, ids)
+            report.skipped += image.skipped
         if not report.images:
-            count = format_count(len(annotations.images), "image")
             reason = " ".join(report.lines()[-1:])
-            raise ValueError(f"--images {images}: cannot use any of the {count} in {files[0]}; {reason}")
+            raise ValueError(f"--images {images}: cannot use any image of {files[0]}; {reason}")
         used = {os.path.realpath(source) for source in sources.values()}
         for file in walk_files(images):
             if file.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(file) not in used:
@@ -146,38 +147,29 @@ def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
     return report
 
 
-def _select_labels(annotations: Annotations, classes: Sequence[str], file: Path) -> list[str]:
-    labels = list(classes or annotations.labels)
-    if unknown := [label for label in labels if label not in annotations.labels]:
-        raise ValueError(
-            f"--classes {','.join(unknown)}: unknown. The labels are {', '.join(annotations.labels)}"
-        )
-    if not 1 <= len(labels) < MAX_CLASSES:
-        raise ValueError(
-            f"{file}: {len(labels)} classes; 1 to {MAX_CLASSES - 1} are possible beside the background: "
-            "choose with --classes NAME,NAME"
-        )
-    return labels
+def _choose_ids(
+    labels: Sequence[str], table: LabelMap | None, colors: Mapping[str, str], file: Path
+) -> tuple[MaskIds, LabelMap]:
+    """Return the ids of the labels, and the class table that is written: the given one, or one of the labels.
 
-
-def _with_ignored_entry(table: LabelMap) -> LabelMap:
-    """Return a table with an ignored entry, which a mask needs for pixels without a shape."""
-    if any(entry.ignore and entry.id >= 0 for entry in table.entries):
-        return table
-    void = ignore_id(max(entry.id for entry in table.entries) + 1)
-    return replace(table, entries=(*table.entries, Entry(void, "not scored", (255, 255, 255), ignore=True)))
-
-
-def _ids_from_table(labels: Sequence[str], table: LabelMap, file: Path) -> MaskIds:
-    """Return the ids of the labels in a table; the first ignored entry is for pixels without a shape."""
+    A given table gets an ignored entry if it has none: pixels without a shape are not scored.
+    """
+    if table is None:
+        table = make_label_map(labels, colors)
+        numbers = {label: number for number, label in enumerate(labels, start=1)}
+        return MaskIds(numbers, background=0, void=table.entries[-1].id), table
     ids = {entry.name: entry.id for entry in reversed(table.entries) if entry.id >= 0}
     ids |= {name: entry.id for name, entry in zip(table.names, table.classes, strict=True)}
     if unknown := [label for label in labels if label not in ids]:
         raise ValueError(
             f"{file}: --table has no {', '.join(unknown)}. It has {', '.join(ids)}; choose with --classes"
         )
-    void = next(entry.id for entry in table.entries if entry.ignore and entry.id >= 0)
-    return MaskIds({label: ids[label] for label in labels}, void, void)
+    ignored = [entry.id for entry in table.entries if entry.ignore and entry.id >= 0]
+    if not ignored:
+        ignored = [ignore_id(max(ids.values()) + 1)]
+        entry = Entry(ignored[0], "not scored", (255, 255, 255), ignore=True)
+        table = replace(table, entries=(*table.entries, entry))
+    return MaskIds({label: ids[label] for label in labels}, background=ignored[0], void=ignored[0]), table
 
 
 def _check_classes(file: Path, table: LabelMap) -> None:
@@ -218,33 +210,29 @@ def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str,
     return sources
 
 
-def _write_image(
-    target: Path, below: Path, image: LabeledImage, source: Path, report: Report, *, empty: str, ids: MaskIds
-) -> None:
-    """Write the image and mask of a file, and count them."""
+def _prepare_image(image: LabeledImage, source: Path, report: Report, empty: str) -> bool:
+    """Return whether an image is used, and set its size; the others are reported."""
     stored = read_size(source)
     if image.size not in (None, stored):
         report.other_size.append(image.name)
-        return
+        return False
     image.size = stored
-    if not image.shapes:
-        report.without_labels.append(image.name)
-        if empty != "background":
-            report.skipped += image.skipped
-            return
-    mask, hidden = paint_mask(image, ids)
+    if image.shapes:
+        return True
+    report.without_labels.append(image.name)
+    return empty == "background"
+
+
+def _write_image(
+    target: Path, below: Path, image: LabeledImage, source: Path, report: Report, ids: MaskIds
+) -> None:
+    """Write the image and mask of a file, and count them."""
+    with name_errors(image.name, "labeled image"):
+        mask, hidden = paint_mask(image, ids)
     overlays.save_image(target / "masks" / below.with_suffix(".png"), mask)
     _link_or_copy(source, target / "images" / below)
-    counts = np.bincount(mask.ravel(), minlength=1 + max(ids.void, *ids.labels.values()))
-    report.pixels["background"] += int(counts[ids.background])
-    if ids.void != ids.background:
-        report.pixels["not scored"] += int(counts[ids.void])
-    report.pixels.update({label: int(counts[number]) for label, number in ids.labels.items()})
-    report.objects.update(s.label for s in image.shapes if s.label in ids.labels and not s.is_crowd)
-    report.crowds += sum(shape.is_crowd for shape in image.shapes if shape.label in ids.labels)
-    report.images += 1
+    report.count_image(image, mask, ids)
     report.hidden += hidden
-    report.skipped += image.skipped
 
 
 def _link_or_copy(file: Path, target: Path) -> None:
@@ -255,9 +243,9 @@ def _link_or_copy(file: Path, target: Path) -> None:
         shutil.copyfile(file, target)
 
 
-def make_label_map(labels: Sequence[str], colors: dict[str, str]) -> LabelMap:
+def make_label_map(labels: Sequence[str], colors: Mapping[str, str]) -> LabelMap:
     """Return a label map of the background, the labels, and the id of unscored pixels."""
-    entries = [Entry(BACKGROUND, "background", (0, 0, 0))]
+    entries = [Entry(0, "background", (0, 0, 0))]
     for number, label in enumerate(labels, 1):
         try:
             red, green, blue = bytes.fromhex(colors.get(label, "").lstrip("#"))

@@ -12,8 +12,7 @@ import numpy as np
 
 from segkit.runtime.extras import import_extra
 
-BACKGROUND = 0
-BEYOND = 1 << 20  # pixels; no image is as long
+MAX_COORDINATE = 1 << 20  # pixels; no image is as long
 
 
 @dataclass
@@ -41,10 +40,12 @@ class LabeledImage:
 
 @dataclass
 class Annotations:
-    """Labels in order, with optional colors, and images."""
+    """What the files of a label tool contain."""
 
-    labels: dict[str, str]  # to #rrggbb or ""
-    images: list[LabeledImage]
+    folder: Path  # of the files
+    attribute: str | None = None  # of VIA regions, that holds the class
+    labels: dict[str, str] = field(default_factory=dict)  # in order, to #rrggbb or ""
+    images: list[LabeledImage] = field(default_factory=list)
 
 
 def ignore_id(highest: int) -> int:
@@ -57,23 +58,11 @@ def import_pycocotools() -> Any:
     return import_extra("pycocotools.mask", extra="detection", needed_by="importing labels")
 
 
-def parse_outline(values: Sequence[Any]) -> np.ndarray:
-    """Return (N, 2) x and y, from pairs or from one flat list; refuse others."""
-    try:
-        points = np.array(values, np.float64).reshape(-1, 2)
-    except (TypeError, ValueError) as error:
-        raise ValueError("an outline must be a list of x and y") from error
-    if not np.isfinite(points).all() or np.abs(points).max(initial=0) > BEYOND:
-        raise ValueError("outline coordinates are out of range")
-    return points
-
-
 def ellipse(x: float, y: float, rx: float, ry: float, *, degrees: float = 0.0) -> np.ndarray:
     """Return (180, 2) corners of an ellipse about (x, y), turned clockwise."""
     angles = np.arange(180) * (2 * np.pi / 180)
-    return rotate_points(
-        np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1), degrees, about=(x, y)
-    )
+    corners = np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1)
+    return rotate_points(corners, degrees, about=(x, y))
 
 
 def box(left: float, top: float, right: float, bottom: float, *, degrees: float = 0.0) -> np.ndarray:
@@ -108,19 +97,21 @@ def decode_runs(counts: str | bytes | Sequence[int], height: int, width: int) ->
     return mask.astype(bool)
 
 
-def rasterize_object(shape: Shape, height: int, width: int) -> np.ndarray:
-    """Rasterize a shape to (H, W), clipped to the image."""
+def rasterize_shape(shape: Shape, height: int, width: int) -> np.ndarray:
+    """Rasterize a shape to (H, W), clipped to the image; a ``ValueError`` refuses infinite coordinates."""
     area = np.zeros((height, width), bool)
     if shape.mask is not None:
         top, left = shape.place
         inside = shape.mask[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
         y, x = max(0, top), max(0, left)
         area[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    corners = [np.nan_to_num(outline).clip(-BEYOND, BEYOND) for outline in shape.outlines]
-    polygons = [outline.ravel().tolist() for outline in corners if len(outline) > 2]
+    polygons = [outline for outline in shape.outlines if len(outline) > 2]
     if polygons:
+        if not (np.abs(np.concatenate(polygons)) < MAX_COORDINATE).all():
+            raise ValueError(f"coordinates of {shape.label} are out of range")
         tools = import_pycocotools()
-        area |= tools.decode(tools.merge(tools.frPyObjects(polygons, height, width))).astype(bool)
+        runs = tools.frPyObjects([outline.ravel().tolist() for outline in polygons], height, width)
+        area |= tools.decode(tools.merge(runs)).astype(bool)
     return area
 
 
@@ -131,11 +122,10 @@ class MaskIds(NamedTuple):
     background: int
     void: int
 
-
-def number_labels(labels: Sequence[str]) -> MaskIds:
-    """Return ids for labels from 1 on, with background 0."""
-    ids = {label: number for number, label in enumerate(labels, start=1)}
-    return MaskIds(ids, BACKGROUND, ignore_id(len(ids) + 1))
+    def names(self) -> dict[int, str]:
+        """Return the name of each id."""
+        of_labels = {identity: label for label, identity in self.labels.items()}
+        return {self.void: "not scored", self.background: "background", **of_labels}
 
 
 def paint_mask(image: LabeledImage, ids: MaskIds) -> tuple[np.ndarray, Counter[tuple[str, str]]]:
@@ -144,20 +134,19 @@ def paint_mask(image: LabeledImage, ids: MaskIds) -> tuple[np.ndarray, Counter[t
     Crowds are below all other shapes and are not scored; shapes without id or pixels count as skipped.
     """
     assert image.size is not None
-    kind = np.min_scalar_type(max(ids.void, ids.background, *ids.labels.values()))
-    mask = np.full(image.size, ids.background, kind)
-    names, hidden = {identity: label for label, identity in ids.labels.items()}, Counter[tuple[str, str]]()
+    names, hidden = ids.names() | {ids.void: "a crowd"}, Counter[tuple[str, str]]()
+    mask = np.full(image.size, ids.background, np.min_scalar_type(max(names)))
     for shape in sorted(image.shapes, key=lambda shape: (not shape.is_crowd, shape.height)):
         if shape.label not in ids.labels:
             image.skipped[f"of {shape.label}"] += 1
             continue
         value = ids.void if shape.is_crowd else ids.labels[shape.label]
-        area = rasterize_object(shape, *image.size)
+        area = rasterize_shape(shape, *image.size)
         image.skipped["without a pixel in the image"] += not area.any()
         below, counts = np.unique(mask[area], return_counts=True)
         for under, pixels in zip(below.tolist(), counts.tolist(), strict=True):
             if under not in (ids.background, value):
-                hidden[shape.label, names.get(under, "a crowd")] += pixels
+                hidden[shape.label, names[under]] += pixels
         mask[area] = value
     image.skipped = +image.skipped
     return mask, hidden
