@@ -229,13 +229,9 @@ class Script:
             images = [(overlays.to_display_rgb(s.image, s.bands), s.label) for s in (sample, drawn)]
             rows.append([p for i, label in images for p in (i, overlays.draw_overlay(i, label, colors))])
             labels.append(sample.label)
-        shown = overlays.present_classes(labels)
-        names = [dataset.table.names[k] for k in shown]
-        footer = overlays.draw_legend(names, colors[shown], width=900) if shown else None
         titles = ("image", "label", "augmented", "its label")
-        overlays.save_image(
-            arguments.output, overlays.draw_grid(rows, titles=titles, height=200, footer=footer)
-        )
+        grid = overlays.draw_grid(rows, titles=titles, height=200)
+        overlays.save_image(arguments.output, overlays.add_legend(grid, labels, dataset.table.names, colors))
         print(f"{len(chosen)} of {format_count(len(dataset), 'sample')} are in {arguments.output}")
 
 

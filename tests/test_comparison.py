@@ -95,8 +95,8 @@ def test_intervals_of_differences_cover_the_true_difference(tmp_path):
     ("change", "message"),
     [
         ({"names": [f"other{n}" for n in range(9)]}, "not of the same images: 18 are in one alone"),
-        ({"classes": CLASSES[::-1]}, "its classes are not those of"),
-        ({"absent": "zero"}, "evaluation.absent=zero, but exclude in"),
+        ({"classes": CLASSES[::-1]}, "cannot be compared: classes"),
+        ({"absent": "zero"}, "cannot be compared: absent exclude and zero"),
     ],
 )
 def test_results_of_other_data_are_refused(tmp_path, change, message):

@@ -61,20 +61,14 @@ def test_grid_places_images_of_different_shapes():
     assert (drawn[64:, 60:] == 255).all()
 
 
-def test_grid_has_titles_above_and_a_footer_below():
-    cell = np.full((10, 10, 3), 7, np.uint8)
-    footer = np.full((5, 300, 3), 9, np.uint8)
-    drawn = overlays.draw_grid([[cell]], titles=["image"], height=50, footer=footer)
-    assert drawn.shape == (overlays.LINE + 4 + 50 + 5, 300, 3)
+def test_grid_has_titles_above_and_a_legend_below():
+    drawn = overlays.draw_grid([[np.full((10, 10, 3), 7, np.uint8)]], titles=["image"], height=50)
+    assert drawn.shape == (overlays.LINE + 4 + 50, 50, 3)
     assert (drawn[:18] < 128).any(), "the title is written in dark ink"
-    assert (drawn[-5:] == 9).all()
-
-
-def test_sample_row_is_image_truth_prediction_errors():
-    image = np.zeros((1, 3, 3), np.uint8)
-    row = overlays.sample_row(image, IDS, np.array([[0, 0, 0]]), COLORS)
-    assert len(row) == len(overlays.SAMPLE_TITLES) == 4
-    assert row[2].tolist() == [[[10, 20, 30]] * 3]
+    with_legend = overlays.add_legend(drawn, [IDS], ["a", "b"], COLORS)
+    assert (with_legend[: len(drawn), :50] == drawn).all()
+    assert (with_legend[len(drawn) :] == COLORS[1]).all(2).any()
+    assert overlays.add_legend(drawn, [IDS[:, 2:]], ["a", "b"], COLORS) is drawn
 
 
 @pytest.mark.parametrize("num_classes", [2, 11, 41, 150])

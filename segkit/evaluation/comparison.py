@@ -7,7 +7,6 @@ difference whose interval contains zero is not distinguishable from none.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +21,7 @@ from segkit.evaluation import intervals, metrics
 from segkit.evaluation.intervals import Interval
 from segkit.evaluation.masks import Decoder, Format
 from segkit.evaluation.metrics import Absent
-from segkit.visualize import overlays
+from segkit.visualize import overlays, tables
 
 FILE = "image_counts.npz"
 LISTED, DRAWN = 10, 6  # images that changed most
@@ -94,79 +93,60 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
     Raises:
         ValueError: their images, classes or rules for absent classes differ.
     """
-    if first.classes != second.classes:
-        raise ValueError(f"{second.folder}: its classes are not those of {first.folder}")
-    if first.absent != second.absent:
-        raise ValueError(
-            f"{second.folder}: evaluation.absent={second.absent}, but {first.absent} in {first.folder}. "
-            "Evaluate both with one rule"
-        )
-    missing = sorted(set(first.names) ^ set(second.names))
-    if missing:
-        shown = ", ".join(missing[:3])
+    for what in ("classes", "absent"):
+        values = getattr(first, what), getattr(second, what)
+        if values[0] != values[1]:
+            raise ValueError(
+                f"{first.folder} and {second.folder} cannot be compared: {what} {values[0]} and {values[1]}"
+            )
+    unpaired = sorted(set(first.names) ^ set(second.names))
+    if unpaired:
         raise ValueError(
             f"{first.folder} and {second.folder} are not of the same images: "
-            f"{len(missing)} are in one alone, such as {shown}"
+            f"{len(unpaired)} are in one alone, such as {', '.join(unpaired[:3])}"
         )
     order = [second.names.index(name) for name in first.names]
-    pair = first.counts, second.counts[order]
-    classes, images = len(first.classes), len(first.names)
-    totals = [counts.sum(0)[:, :classes] for counts in pair]
-    resampled = [intervals.resample_images(counts)[..., :classes] for counts in pair]
-    values = [metrics.score_pixels(total, absent=first.absent) for total in totals]
-    samples = [metrics.score_pixels(total, absent=first.absent) for total in resampled]
-    scores = [
-        Difference(
-            name,
-            float(values[0][name]),
-            float(values[1][name]),
-            intervals.find_bounds(samples[1][name] - samples[0][name], images),
-        )
-        for name in values[0]
-    ]
-    iou = [metrics.compute_class_scores(total)["IoU"] for total in totals]
-    iou_samples = [metrics.compute_class_scores(total)["IoU"] for total in resampled]
-    each = [
-        Difference(
-            name,
-            float(iou[0][index]),
-            float(iou[1][index]),
-            intervals.find_bounds(iou_samples[1][:, index] - iou_samples[0][:, index], images),
-        )
-        for index, name in enumerate(first.classes)
-    ]
-    per_image = [metrics.score_pixels(c[..., :classes], absent="labels")["mIoU"] for c in pair]
+    pair = [counts[..., : len(first.classes)] for counts in (first.counts, second.counts[order])]
+    values = [_list_scores(counts.sum(0), first) for counts in pair]
+    samples = [_list_scores(intervals.resample_images(counts), first) for counts in pair]
+    differences = []
+    for (name, one), (_, other), (_, one_sample), (_, other_sample) in zip(*values, *samples, strict=True):
+        interval = intervals.find_bounds(other_sample - one_sample, len(order))
+        differences.append(Difference(name, float(one), float(other), interval))
+    per_image = [metrics.score_pixels(counts, absent="labels")["mIoU"] for counts in pair]
     changes = np.nan_to_num(per_image[1] - per_image[0])
     largest = np.argsort(-np.abs(changes), kind="stable")
-    return Comparison(scores, each, [(first.names[index], float(changes[index])) for index in largest])
+    return Comparison(
+        differences[: -len(first.classes)],
+        differences[-len(first.classes) :],
+        [(first.names[index], float(changes[index])) for index in largest],
+    )
+
+
+def _list_scores(pixels: np.ndarray, result: StoredResult) -> list[tuple[str, np.ndarray]]:
+    """Return the scores of counts (..., 3, K), then the IoU of each class, each (...)."""
+    iou = metrics.compute_class_scores(pixels)["IoU"]
+    by_class = [(name, iou[..., index]) for index, name in enumerate(result.classes)]
+    return [*metrics.score_pixels(pixels, absent=result.absent).items(), *by_class]
 
 
 def format_comparison(comparison: Comparison, first: str, second: str) -> str:
     """Return a comparison as text, in percent."""
-    rows = [("", first, second, "difference", "95 % interval", "")]
+    rows: list[Sequence[str]] = [("", first, second, "difference", "95 % interval", "")]
     for difference in (*comparison.scores, *comparison.classes):
-        if math.isnan(difference.first) and math.isnan(difference.second):
+        name, *values = difference[:3]
+        if np.isnan(values).all():
             continue
         low, high = (100 * bound for bound in difference.interval)
-        rows.append(
-            (
-                difference.name,
-                f"{100 * difference.first:.2f}",
-                f"{100 * difference.second:.2f}",
-                f"{100 * (difference.second - difference.first):+.2f}",
-                f"{low:+.2f} to {high:+.2f}",
-                "" if difference.is_distinguishable else "not distinguishable",
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        right = "  ".join(cell.rjust(width) for cell, width in zip(cells[:-1], widths[1:-1], strict=True))
-        lines.append(f"{name.ljust(widths[0])}  {right}  {cells[-1]}".rstrip())
-    changed = [f"  {100 * change:+7.2f}  {name}" for name, change in comparison.images[:LISTED] if change]
+        note = "" if difference.is_distinguishable else "not distinguishable"
+        change = f"{100 * (values[1] - values[0]):+.2f}"
+        shown = [tables.format_percent(value) for value in values]
+        rows.append((name, *shown, change, f"{low:+.2f} to {high:+.2f}", note))
+    text = tables.align_columns(rows)
+    changed = [f"  {100 * change:+7.2f}  {name}\n" for name, change in comparison.images[:LISTED] if change]
     if changed:
-        lines += ["", "images whose mean IoU changed most, in points:", *changed]
-    return "\n".join(lines)
+        text += "\nimages whose mean IoU changed most, in points:\n" + "".join(changed)
+    return text
 
 
 def draw_changed_images(comparison: Comparison, first: StoredResult, second: StoredResult) -> np.ndarray:
@@ -176,23 +156,19 @@ def draw_changed_images(comparison: Comparison, first: StoredResult, second: Sto
         ValueError: the predictions were not saved, or the data set cannot be read.
     """
     dataset = registry.build("data.datasets", second.data, split="val")
+    names, colors = dataset.table.names, dataset.table.colors
     index_of = {name: index for index, name in enumerate(dataset.names)}
     rows, shown = [], []
-    for name, change in comparison.images[:DRAWN]:
-        if not change:
-            break
+    for name in [name for name, change in comparison.images[:DRAWN] if change]:
         sample = dataset.read(index_of[name])
         ids = [sample.label, *(_read_prediction(result, name, dataset.table) for result in (first, second))]
-        painted = [overlays.colorize(each, dataset.table.colors) for each in ids]
-        rows.append([overlays.to_display_rgb(sample.image, sample.bands), *painted])
+        image = overlays.to_display_rgb(sample.image, sample.bands)
+        rows.append([image, *(overlays.colorize(each, colors) for each in ids)])
         shown += ids
     if not rows:
         raise ValueError("no image changed, so there is nothing to draw")
-    present = overlays.present_classes(shown)
-    names = [dataset.table.names[index] for index in present]
     grid = overlays.draw_grid(rows, titles=("image", "label", "first", "second"))
-    legend = overlays.draw_legend(names, dataset.table.colors[present], width=grid.shape[1])
-    return overlays.stack_vertically(grid, legend)
+    return overlays.add_legend(grid, shown, names, colors)
 
 
 def _read_prediction(result: StoredResult, name: str, table: LabelMap) -> np.ndarray:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from segkit.config.values import parse_path
 from segkit.runtime import files
 from segkit.runtime.errors import report_user_errors
-from segkit.visualize import line_charts, overlays
+from segkit.visualize import line_charts, overlays, tables
 
 NOT_COMPARED = ("seed", "run_name", "run_dir", "resume")  # settings that may differ between runs of a group
 PERCENT = ("best mIoU", "pixAcc at best mIoU", "last mIoU")  # columns that are fractions
@@ -98,7 +98,7 @@ def build_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as text, scores in percent."""
     cells = [[_format_value(key, value) for key, value in row.items()] for row in rows]
-    return _align_columns([list(rows[0]), *cells])
+    return tables.align_columns([list(rows[0]), *cells])
 
 
 def _format_value(key: str, value: object) -> str:
@@ -111,16 +111,6 @@ def _format_value(key: str, value: object) -> str:
     if isinstance(value, int | float):
         return f"{value:g}"
     return str(value)
-
-
-def _align_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return the rows with the first column aligned to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]) + "\n")
-    return "".join(lines)
 
 
 class SeedGroup(NamedTuple):
@@ -140,7 +130,7 @@ def format_seed_table(runs: Sequence[Run]) -> str:
     if all(len(group) < 2 for group in groups):
         return ""
     rows = format_cells([_summarize_group([validated[number] for number in group]) for group in groups])
-    return f"\n{_align_columns(rows)}{SEED_NOTE}\n"
+    return f"\n{tables.align_columns(rows)}{SEED_NOTE}\n"
 
 
 def group_by_settings(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -302,7 +292,7 @@ def _compare_results(folders: Sequence[Path], json_file: Path | None, picture: P
         files.write_json(json_file, {**content, "images": dict(comparison_result.images)})
     if picture:
         overlays.save_image(picture, comparison.draw_changed_images(comparison_result, *pair))
-    return comparison.format_comparison(comparison_result, str(first), str(second)) + "\n"
+    return comparison.format_comparison(comparison_result, str(first), str(second))
 
 
 if __name__ == "__main__":

@@ -214,11 +214,9 @@ def _draw_preview(folder: Path, image_file: Path) -> None:
     image = predictor.read_image(image_file, trained.bands)
     ids = trained.predict(image_file)
     colors = trained.table.colors
-    present = overlays.present_classes([ids])
-    legend = overlays.draw_legend([trained.table.names[k] for k in present], colors[present])
     shown = overlays.to_display_rgb(image, trained.bands)
-    overlay = overlays.draw_overlay(shown, ids, colors)
-    overlays.save_image(folder / PREVIEW, overlays.draw_grid([[shown, overlay]], footer=legend))
+    grid = overlays.draw_grid([[shown, overlays.draw_overlay(shown, ids, colors)]])
+    overlays.save_image(folder / PREVIEW, overlays.add_legend(grid, [ids], trained.table.names, colors))
 
 
 def main(arguments: Sequence[str] | None = None) -> str:

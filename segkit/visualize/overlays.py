@@ -5,6 +5,7 @@ Every image is (H, W, 3) uint8 RGB, in and out. Before version 5, OpenCV writes 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,14 +93,21 @@ def draw_legend(names: Sequence[str], colors: np.ndarray, *, width: int = 640) -
     return canvas
 
 
-def draw_grid(
-    rows: Sequence[Sequence[np.ndarray]],
-    *,
-    titles: Sequence[str] = (),
-    height: int = 240,
-    footer: np.ndarray | None = None,
+def add_legend(
+    image: np.ndarray, ids: Sequence[np.ndarray], names: Sequence[str], colors: np.ndarray
 ) -> np.ndarray:
-    """Draw images in rows and columns, each ``height`` pixels tall, with titles above and a footer below."""
+    """Return an image above a legend of the classes that occur in maps of class ids, if any do."""
+    present = present_classes(ids)
+    if not present:
+        return image
+    legend = draw_legend([names[k] for k in present], colors[present], width=image.shape[1])
+    return stack_vertically(image, legend)
+
+
+def draw_grid(
+    rows: Sequence[Sequence[np.ndarray]], *, titles: Sequence[str] = (), height: int = 240
+) -> np.ndarray:
+    """Draw images in rows and columns, each ``height`` pixels tall, with titles above."""
     cells = [[scale_to_height(image, height) for image in row] for row in rows]
     columns = max(len(row) for row in cells)
     widths = [max(row[c].shape[1] for row in cells if c < len(row)) for c in range(columns)]
@@ -111,19 +119,7 @@ def draw_grid(
     for y, row in zip(range(top, canvas.shape[0], height + 4), cells, strict=True):
         for x, cell in zip(left, row, strict=False):
             canvas[y : y + height, x : x + cell.shape[1]] = cell
-    if footer is None:
-        return canvas
-    return stack_vertically(canvas, footer)
-
-
-def sample_row(
-    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, colors: np.ndarray
-) -> list[np.ndarray]:
-    """Return image, truth, prediction and errors of a sample, titled ``SAMPLE_TITLES`` in a grid."""
-    return [image, colorize(label, colors), colorize(prediction, colors), draw_error_map(label, prediction)]
-
-
-SAMPLE_TITLES = ("image", "truth", "prediction", "error (gray: not scored)")
+    return canvas
 
 
 def draw_sheet(
@@ -131,29 +127,19 @@ def draw_sheet(
     names: Sequence[str],
     colors: np.ndarray,
     *,
-    predictions: Sequence[np.ndarray] | None = None,
+    predictions: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
     """Draw samples above a legend: one per row with its prediction, or two per row with their labels."""
-    if predictions is not None:
-        pairs = zip(samples, predictions, strict=True)
-        rows = [
-            sample_row(to_display_rgb(sample.image, sample.bands), sample.label, prediction, colors)
-            for sample, prediction in pairs
-        ]
-        titles = SAMPLE_TITLES
-    else:
-        cells = [
-            image for s in samples for image in (to_display_rgb(s.image, s.bands), colorize(s.label, colors))
-        ]
-        rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
-        titles = ("image", "label") * min(2, len(samples))
-    drawn = draw_grid(rows, titles=titles, height=SHEET_HEIGHT)
-    present = present_classes([*(sample.label for sample in samples), *(predictions or [])])
-    if not present:
-        return drawn
-    return stack_vertically(
-        drawn, draw_legend([names[k] for k in present], colors[present], width=drawn.shape[1])
-    )
+    cells = []
+    for sample, prediction in itertools.zip_longest(samples, predictions):
+        cells += [to_display_rgb(sample.image, sample.bands), colorize(sample.label, colors)]
+        if prediction is not None:
+            cells += [colorize(prediction, colors), draw_error_map(sample.label, prediction)]
+    titles = ("image", "label") * min(2, len(samples))
+    if predictions:
+        titles = ("image", "label", "prediction", "error (gray: not scored)")
+    grid = draw_grid([cells[i : i + 4] for i in range(0, len(cells), 4)], titles=titles, height=SHEET_HEIGHT)
+    return add_legend(grid, [*(sample.label for sample in samples), *predictions], names, colors)
 
 
 def present_classes(ids: Sequence[np.ndarray]) -> list[int]:

@@ -39,6 +39,16 @@ def format_class_table(names: Sequence[str], columns: Mapping[str, Sequence[floa
     return "\n".join(line.rstrip() for line in lines)
 
 
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows with the first column aligned to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip() + "\n")
+    return "".join(lines)
+
+
 def format_markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Format a Markdown table; bars and line breaks in cells are escaped."""
     lines = [heads, ["---"] * len(heads), *rows]
