@@ -28,8 +28,8 @@ def test_ade20k_archive_has_values_1_to_150(tmp_path):
     with zipfile.ZipFile(
         submissions.pack_archive(tmp_path, names, load_builtin_label_map("ade20k"))
     ) as archive:
-        assert archive.namelist() == [f"{name}.png" for name in names]
-        for name, mask in zip(archive.namelist(), ids, strict=True):
+        assert sorted(archive.namelist()) == [f"{name}.png" for name in names]
+        for name, mask in zip(sorted(archive.namelist()), ids, strict=True):
             with Image.open(io.BytesIO(archive.read(name))) as stored:
                 assert stored.mode == "L"
                 assert np.array_equal(np.array(stored), mask + 1)
@@ -60,21 +60,17 @@ def test_cityscapes_archive_is_found_by_its_scripts(tmp_path, monkeypatch):
     [
         ("ade20k", np.zeros((4, 4), np.uint8), r"a\.png contains \[0\], which are not classes of ade20k"),
         ("ade20k", np.full((4, 4), 151, np.uint8), r"a\.png contains \[151\]"),
-        ("ade20k", np.ones((4, 4, 3), np.uint8), "not a gray 8-bit PNG"),
+        ("ade20k", np.ones((4, 4, 3), np.uint8), r"a\.png is not a gray 8-bit PNG"),
+        ("ade20k", None, r"a\.png is missing or damaged"),
         ("cityscapes", np.full((4, 6), 7, np.uint8), "is 6x4; the server of cityscapes requires 2048x1024"),
     ],
 )
 def test_invalid_masks_make_no_archive(tmp_path, data, mask, message):
-    overlays.save_image(tmp_path / "ids/a.png", mask)
+    (tmp_path / "ids").mkdir()
+    if mask is not None:
+        overlays.save_image(tmp_path / "ids/a.png", mask)
     with pytest.raises(ValueError, match=message):
         submissions.pack_archive(tmp_path, ["a"], load_builtin_label_map(data))
-    assert [file.name for file in tmp_path.iterdir()] == ["ids"]
-
-
-def test_missing_mask_makes_no_archive(tmp_path):
-    overlays.save_image(tmp_path / "ids/a.png", np.ones((4, 4), np.uint8))
-    with pytest.raises(ValueError, match=r"b\.png is missing: there is no .*ids/b\.png"):
-        submissions.pack_archive(tmp_path, ["a", "b"], load_builtin_label_map("ade20k"))
     assert [file.name for file in tmp_path.iterdir()] == ["ids"]
 
 

@@ -177,7 +177,7 @@ def test_voc_submission_has_official_layout_and_palette(tmp_path):
     path = submissions.pack_archive(tmp_path, ["2008_000006"], table)
     assert path.name == "submission.tgz"
     with tarfile.open(path) as archive:
-        (name,) = archive.getnames()
+        (name,) = (member.name for member in archive if member.isfile())
         assert name == "results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png"
         with Image.open(archive.extractfile(name)) as mask:
             assert mask.mode == "P"

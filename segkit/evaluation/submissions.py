@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import tarfile
-import zipfile
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from segkit.data.label_map import LabelMap
 from segkit.inference import outputs
-from segkit.runtime import files
 
 
 class ArchiveFormat(NamedTuple):
@@ -26,16 +23,19 @@ class ArchiveFormat(NamedTuple):
     size: tuple[int, int] | None = None  # required height, width
     folder: str = ""  # of the masks in the archive
     palette: bool = False  # masks are palette images with the colors of the classes
+    kind: str = "zip"  # of ``shutil.make_archive``
     file: str = "submission.zip"
 
 
-VOC_FOLDER = (
-    "results/VOC2012/Segmentation/comp6_test_cls/"  # comp6: other training data are allowed (ImageNet)
-)
 FORMATS = {
     "ade20k": ArchiveFormat(),
     "cityscapes": ArchiveFormat("_leftImg8bit", (1024, 2048)),
-    "voc": ArchiveFormat(folder=VOC_FOLDER, palette=True, file="submission.tgz"),
+    "voc": ArchiveFormat(  # comp6: other training data are allowed (ImageNet)
+        folder="results/VOC2012/Segmentation/comp6_test_cls",
+        palette=True,
+        kind="gztar",
+        file="submission.tgz",
+    ),
 }
 
 
@@ -63,58 +63,41 @@ def pack_archive(folder: Path, names: Sequence[str], table: LabelMap) -> Path:
     name, count = Counter(mask_names).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{count} images are called {Path(name).stem}: the server needs unique file names")
-    target = folder / archive_format.file
-    with files.atomic_write(target) as file, _open_archive(file, archive_format) as add:
+    palette = np.zeros((256, 3), np.uint8)
+    palette[[entry.id for entry in table.entries]] = [entry.color for entry in table.entries]
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        masks = Path(work, "masks", archive_format.folder)
+        masks.mkdir(parents=True)
         for mask_name, name in zip(mask_names, names, strict=True):
-            data = _check_mask(outputs.output_path(folder, "ids", name), mask_name, table)
-            add(archive_format.folder + mask_name, data)
-    return target
+            image = Image.fromarray(_read_mask(outputs.output_path(folder, "ids", name), table))
+            if archive_format.palette:
+                image.putpalette(palette.tobytes())
+            image.save(masks / mask_name)
+        top = archive_format.folder.partition("/")[0] or "."
+        archive = shutil.make_archive(f"{work}/archive", archive_format.kind, f"{work}/masks", top)
+        return Path(archive).replace(folder / archive_format.file)
 
 
-@contextlib.contextmanager
-def _open_archive(file: IO[bytes], archive_format: ArchiveFormat) -> Iterator[Callable[[str, bytes], object]]:
-    """Open a zip or tgz archive and yield the function that adds a file to it."""
-    if archive_format.file.endswith(".zip"):
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as zip_archive:  # PNG is already compressed
-            yield zip_archive.writestr
-        return
-    with tarfile.open(fileobj=file, mode="w:gz") as tar_archive:
-
-        def add(name: str, data: bytes) -> None:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar_archive.addfile(member, io.BytesIO(data))
-
-        yield add
-
-
-def _check_mask(path: Path, name: str, table: LabelMap) -> bytes:
-    """Return the bytes of a mask for the server, as a palette image if it requires one.
+def _read_mask(file: Path, table: LabelMap) -> np.ndarray:
+    """Return the dataset ids of a mask (H, W) uint8.
 
     Raises:
         ValueError: the mask is missing, damaged, of the wrong size, or has other values.
     """
-    archive_format, ids = find_archive_format(table), {entry.id for entry in table.classes}
-    if not path.is_file():
-        raise ValueError(f"{name} is missing: there is no {path}")
-    image = None
-    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path) as opened:
-        image = opened.copy()
-    if image is None or image.mode != "L":
-        raise ValueError(f"{name} is not a gray 8-bit PNG")
-    size = archive_format.size
-    if size and image.size != size[::-1]:
+    try:
+        with Image.open(file) as image:
+            ids, mode = np.array(image), image.mode
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{file} is missing or damaged: {error}") from error
+    if mode != "L":
+        raise ValueError(f"{file} is not a gray 8-bit PNG")
+    size = find_archive_format(table).size
+    if size and ids.shape != size:
         raise ValueError(
-            f"{name} is {image.width}x{image.height}; the server of {table.name} requires "
+            f"{file} is {ids.shape[1]}x{ids.shape[0]}; the server of {table.name} requires "
             f"{size[1]}x{size[0]}: predict the original images"
         )
-    if unknown := sorted(set(np.unique(np.array(image)).tolist()) - ids):
-        raise ValueError(f"{name} contains {unknown[:8]}, which are not classes of {table.name}")
-    if not archive_format.palette:
-        return path.read_bytes()
-    palette = np.zeros((256, 3), np.uint8)
-    palette[[entry.id for entry in table.entries]] = [entry.color for entry in table.entries]
-    image.putpalette(palette.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    unknown = sorted(set(np.unique(ids).tolist()) - {entry.id for entry in table.classes})
+    if unknown:
+        raise ValueError(f"{file} contains {unknown[:8]}, which are not classes of {table.name}")
+    return ids
