@@ -22,21 +22,16 @@ from crafted import (
     png,
     split_in_three,
     tiff,
+    write_file,
 )
 from segkit.data.label_map import DataError
 from segkit.data.reading import MIN_CHECKED_PIXELS, read_image, read_mask
 
 
-def write_file(tmp_path, suffix, data):
-    file = tmp_path / f"a.{suffix}"
-    file.write_bytes(data)
-    return file
-
-
 @pytest.mark.parametrize("name", READ)
 def test_images_are_read_with_their_stored_pixels(tmp_path, name):
-    suffix, data, pixels = READ[name]
-    read = read_image(write_file(tmp_path, suffix, data))
+    data, pixels = READ[name]
+    read = read_image(write_file(tmp_path, name, data))
     exact = pixels is not None or "palette" in name
     expected = as_pillow(data) if pixels is None else pixels
     assert read.shape == expected.shape
@@ -46,9 +41,9 @@ def test_images_are_read_with_their_stored_pixels(tmp_path, name):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_images_that_would_change_are_refused_in_one_line(tmp_path, name):
-    suffix, data, message = REFUSED[name]
+    data, message = REFUSED[name]
     with pytest.raises(DataError, match=message) as caught:
-        read_image(write_file(tmp_path, suffix, data))
+        read_image(write_file(tmp_path, name, data))
     assert "\n" not in str(caught.value)
     assert caught.value.problem.remedy
 
@@ -56,11 +51,12 @@ def test_images_that_would_change_are_refused_in_one_line(tmp_path, name):
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9, 0.99])
 def test_truncated_files_are_refused_or_read_completely(tmp_path, name, keep):
-    """What follows the pixels, such as the video of a motion photo, may be missing."""
-    suffix, data, _ = READ[name]
-    whole = read_image(write_file(tmp_path, suffix, data))
-    file = write_file(tmp_path, suffix, data[: int(len(data) * keep)])
+    """What follows the pixels, such as the video of a motion photo or an overview, may be missing."""
+    data, _ = READ[name]
+    whole = read_image(write_file(tmp_path, name, data))
+    file = write_file(tmp_path, name, data[: int(len(data) * keep)])
     complete = {"bmp of one bit": 0.99, "jpeg with a second image": 0.9, "jpeg with a video": 0.2}
+    complete["tiff with overview"] = 0.9
     if keep >= complete.get(name, 1):
         np.testing.assert_array_equal(read_image(file), whole)
         return
@@ -72,66 +68,69 @@ EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06" + b"\0" * 7  # orien
 CELLS = np.array([(0, 0, 0), (200, 0, 0), (0, 0, 90)], np.uint8)[IDS]
 PALETTE = (b"PLTE", bytes(range(9)))
 UNUSUAL = ("int8", "int16", "int32", "int64", "uint32", "uint64", "float16", "float32", "float64")
-MASKS = {  # name: suffix, bytes, ids or colors
-    "png": ("png", encode(IDS, "PNG"), IDS),
-    "png of one bit": ("png", png(IDS % 2, 1, 0), IDS % 2),
-    "png of two bits": ("png", png(IDS, 2, 0), IDS),
-    "png of four bits": ("png", png(IDS, 4, 0), IDS),
-    "png of 16 bits": ("png", png(DEEP, 16, 0), DEEP),
-    "png palette": ("png", png(IDS, 8, 3, PALETTE), IDS),
-    "png palette of two bits": ("png", png(IDS, 2, 3, PALETTE), IDS),
-    "png colors": ("png", encode(SCENE, "PNG"), SCENE),
-    "png opaque": ("png", encode(CLEAR, "PNG"), SCENE),
-    "png gray opaque": ("png", encode(np.dstack([IDS, 255 | IDS]), "PNG"), IDS),
-    "png turned": ("png", encode_turned("PNG"), np.rot90(SCENE, -1)),
-    "bmp": ("bmp", encode(IDS, "BMP"), IDS),
-    "bmp of one bit": ("bmp", encode(IDS > 1, "BMP"), (IDS > 1).astype(np.uint8)),
-    "pgm": ("pgm", encode(IDS, "PPM"), IDS),
-    "pgm of 16 bits": ("pgm", b"P5 34 21 65535\n" + DEEP.astype(">u2").tobytes(), DEEP),
-    "webp": ("webp", encode(SCENE, "WEBP", lossless=True, exact=True), SCENE),
-    "tiff": ("tif", tiff(IDS), IDS),
-    "tiff of 16 bits": ("tif", tiff(DEEP), DEEP),
-    "tiff of 16 bits, big-endian": ("tif", tiff(DEEP, order=">", tile=32), DEEP),
-    **{f"tiff of {kind} ids": ("tif", tiff(IDS.astype(kind)), IDS.astype(np.int64)) for kind in UNUSUAL},
-    "tiff signed, -1": ("tif", tiff(IDS.astype(np.int16) - 1), IDS.astype(np.int64) - 1),
-    "tiff float, -1": ("tif", tiff(IDS.astype(np.float32) - 1), IDS.astype(np.int64) - 1),
-    "gif": ("gif", encode(IDS * 50, "GIF"), IDS * 50),
-    "gif colors": ("gif", encode(CELLS, "GIF"), CELLS),
-    "png palette veiled": ("png", png(IDS, 8, 3, PALETTE, (b"tRNS", b"\0")), IDS),
-    "png palette turned": ("png", png(IDS, 8, 3, (b"eXIf", EXIF), PALETTE), np.rot90(IDS, -1)),
-    "tiff palette": ("tif", encode(Image.fromarray(IDS, "P"), "TIFF"), IDS),
-    "tiff of one bit": ("tif", encode(IDS > 1, "TIFF"), (IDS > 1).astype(np.uint8)),
+MASKS = {  # name: bytes, ids or colors
+    "png": (encode(IDS, "PNG"), IDS),
+    "png of one bit": (png(IDS % 2, 1, 0), IDS % 2),
+    "png of two bits": (png(IDS, 2, 0), IDS),
+    "png of four bits": (png(IDS, 4, 0), IDS),
+    "png of 16 bits": (png(DEEP, 16, 0), DEEP),
+    "png palette": (png(IDS, 8, 3, PALETTE), IDS),
+    "png palette of two bits": (png(IDS, 2, 3, PALETTE), IDS),
+    "png colors": (encode(SCENE, "PNG"), SCENE),
+    "png opaque": (encode(CLEAR, "PNG"), SCENE),
+    "png gray opaque": (encode(np.dstack([IDS, 255 | IDS]), "PNG"), IDS),
+    "png turned": (encode_turned("PNG"), np.rot90(SCENE, -1)),
+    "bmp": (encode(IDS, "BMP"), IDS),
+    "bmp of one bit": (encode(IDS > 1, "BMP"), (IDS > 1).astype(np.uint8)),
+    "pgm": (encode(IDS, "PPM"), IDS),
+    "pgm of 16 bits": (b"P5 34 21 65535\n" + DEEP.astype(">u2").tobytes(), DEEP),
+    "webp": (encode(SCENE, "WEBP", lossless=True, exact=True), SCENE),
+    "tiff": (tiff(IDS), IDS),
+    "tiff of 16 bits": (tiff(DEEP), DEEP),
+    "tiff of 16 bits, big-endian": (tiff(DEEP, byteorder=">", tile=(32, 32)), DEEP),
+    **{f"tiff of {kind} ids": (tiff(IDS.astype(kind)), IDS.astype(np.int64)) for kind in UNUSUAL},
+    "tiff signed, -1": (tiff(IDS.astype(np.int16) - 1), IDS.astype(np.int64) - 1),
+    "tiff float, -1": (tiff(IDS.astype(np.float32) - 1), IDS.astype(np.int64) - 1),
+    "gif": (encode(IDS * 50, "GIF"), IDS * 50),
+    "gif colors": (encode(CELLS, "GIF"), CELLS),
+    "png palette veiled": (png(IDS, 8, 3, PALETTE, (b"tRNS", b"\0")), IDS),
+    "png palette turned": (png(IDS, 8, 3, (b"eXIf", EXIF), PALETTE), np.rot90(IDS, -1)),
+    "tiff palette": (encode(Image.fromarray(IDS, "P"), "TIFF"), IDS),
+    "tiff of one bit": (encode(IDS > 1, "TIFF"), (IDS > 1).astype(np.uint8)),
 }
 REFUSED_MASKS = {
-    "jpeg": ("png", encode(IDS, "JPEG"), r"lossy compression \(JPEG\)"),
-    "webp lossy": ("webp", encode(SCENE, "WEBP", quality=90), r"lossy compression \(WEBP\)"),
-    "png veiled": ("png", encode(VEILED, "PNG"), "transparent pixels"),
-    "png colors of 16 bits": ("png", png(split_in_three(DEEP), 16, 2), "holds 16-bit values"),
-    "tiff of fractions": ("tif", tiff(IDS / np.float32(2)), "holds fractions, NaN or infinity"),
-    "tiff of NaN": ("tif", tiff(np.where(IDS, IDS, np.nan)), "holds fractions, NaN or infinity"),
-    "tiff of two signed bands": ("tif", tiff(SCENE[..., :2].astype(np.int16), t338=0), "holds signed values"),
-    "tiff of two pages": ("tif", tiff(IDS, IDS), "holds 2 pages"),
-    "tiff white is zero": ("tif", tiff(IDS, t262=0), "white as zero"),
-    "tiff of two bands": ("tif", tiff(SCENE[..., :2].copy(), t338=0), "holds 2 bands"),
-    "gif animated": ("gif", frames("GIF"), "holds 2 animated images"),
-    "gif veiled": ("gif", encode(Image.fromarray(CELLS).quantize(), "GIF", transparency=1), "transparent"),
-    "pbm": ("pgm", encode(IDS > 1, "PPM"), "holds 1-bit values"),
+    "png that is a jpeg": (encode(IDS, "JPEG"), r"lossy compression \(JPEG\)"),
+    "webp lossy": (encode(SCENE, "WEBP", quality=90), r"lossy compression \(WEBP\)"),
+    "png veiled": (encode(VEILED, "PNG"), "transparent pixels"),
+    "png colors of 16 bits": (png(split_in_three(DEEP), 16, 2), "holds 16-bit values"),
+    "tiff of fractions": (tiff(IDS / np.float32(2)), "holds fractions, NaN or infinity"),
+    "tiff of NaN": (tiff(np.where(IDS, IDS, np.nan)), "holds fractions, NaN or infinity"),
+    "tiff of two signed bands": (
+        tiff(SCENE[..., :2].astype(np.int16), extrasample="unspecified"),
+        "holds signed values",
+    ),
+    "tiff of two pages": (tiff(IDS, IDS), "holds 2 pages"),
+    "tiff white is zero": (tiff(IDS, photometric="miniswhite"), "white as zero"),
+    "tiff of two bands": (tiff(SCENE[..., :2].copy(), extrasample="unspecified"), "holds 2 bands"),
+    "gif animated": (frames("GIF"), "holds 2 animated images"),
+    "gif veiled": (encode(Image.fromarray(CELLS).quantize(), "GIF", transparency=1), "transparent"),
+    "pbm": (encode(IDS > 1, "PPM"), "holds 1-bit values"),
 }
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_are_read_with_their_stored_values(tmp_path, name):
-    suffix, data, ids = MASKS[name]
-    read = read_mask(write_file(tmp_path, suffix, data), "any")
+    data, ids = MASKS[name]
+    read = read_mask(write_file(tmp_path, name, data), "any")
     assert read.dtype == ids.dtype
     np.testing.assert_array_equal(read, ids)
 
 
 @pytest.mark.parametrize("name", REFUSED_MASKS)
 def test_masks_that_would_be_changed_are_refused(tmp_path, name):
-    suffix, data, message = REFUSED_MASKS[name]
+    data, message = REFUSED_MASKS[name]
     with pytest.raises(DataError, match=message):
-        read_mask(write_file(tmp_path, suffix, data), "any")
+        read_mask(write_file(tmp_path, name, data), "any")
 
 
 @pytest.mark.medium

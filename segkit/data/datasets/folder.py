@@ -178,16 +178,21 @@ def _find_split(
     ends = {"image_end": images.end, "mask_end": masks.end}
     if share is not None:
         pairs, problems = match_files(root / images.folder, root / masks.folder, **ends)
-        order = np.random.default_rng(seed).permutation(len(pairs))
-        start, end = (round(bound * len(pairs)) for bound in share)
-        if pairs and start == end:
+        chosen = _choose_share(len(pairs), share, seed)
+        if pairs and not chosen:
             raise ValueError(f"{key}={part} of {len(pairs)} images selects none. Make it larger")
-        return [pairs[index] for index in sorted(order[start:end])], problems
+        return [pairs[index] for index in chosen], problems
     if Path(part).suffix.lower() in (".txt", ".csv"):
         return _read_list(root, images, masks, root / Path(part).expanduser())
     folders = f"{images.folder}/{part}", f"{masks.folder}/{part}"
     check_folders(str(root), folders, f"{key} is a folder, a list (.txt, .csv) or a share (80%)")
     return match_files(root / folders[0], root / folders[1], **ends)
+
+
+def _choose_share(count: int, share: Share, seed: int) -> list[int]:
+    """Return the indices of a part of ``count`` shuffled images, in ascending order."""
+    start, end = (round(bound * count) for bound in share)
+    return sorted(np.random.default_rng(seed).permutation(count)[start:end].tolist())
 
 
 def _read_list(root: Path, images: Tree, masks: Tree, file: Path) -> MatchedFiles:
