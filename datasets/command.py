@@ -53,16 +53,13 @@ class Script:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.commands = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        split = {"choices": ("train", "val"), "help": "default: both"}
         check = self._add(
             "verify", self._verify, "check every file and list all problems; exit status 1 if there are any"
         )
-        check.add_argument("--split", **split)
         check.add_argument("--json", action="store_true", help="print the findings as JSON")
         counts = self._add(
             "stats", self._stats, "pixels and images per class, sizes, mean and standard deviation"
         )
-        counts.add_argument("--split", choices=split["choices"], default="train")
         counts.add_argument("--json", action="store_true", help="print as JSON")
         counts.add_argument(
             "--weights", type=parse_path, metavar="FILE", help="write class weights for loss.class_weights"
@@ -74,7 +71,6 @@ class Script:
             "find copies, leaks, masks that do not fit, hopeless classes and wrong labels; "
             "exit status 1 if something serious was found",
         )
-        examine.add_argument("--split", **split)
         examine.add_argument(
             "--output",
             type=parse_path,
@@ -92,8 +88,7 @@ class Script:
             nargs="+",
             choices=sorted(export.TOOLS),
             default=[],
-            metavar="TOOL",
-            help=f"write the first images of the ranking for label tools: {', '.join(sorted(export.TOOLS))}",
+            help="write the first images of the ranking for label tools",
         )
         examine.add_argument(
             "--count", type=int, default=24, help="images to show and export; default: %(default)s"
@@ -101,13 +96,15 @@ class Script:
         show = self._add(
             "show", self._show, "write a contact sheet: image and overlay, before and after augmentation"
         )
-        show.add_argument("--split", choices=split["choices"], default="train")
         show.add_argument(
             "--output", type=parse_path, default=Path(f"{name}.png"), help="default: %(default)s"
         )
         show.add_argument("--samples", nargs="+", metavar="NAME", help="names of samples; default: random")
         show.add_argument("--count", type=int, default=6)
         show.add_argument("--seed", type=int, default=0, help="of the random samples and augmentations")
+        for parser in (check, counts, examine, show):
+            text = "default: both" if parser in (check, examine) else "default: train"
+            parser.add_argument("--split", choices=("train", "val"), help=text)
 
     def _add(
         self, name: str, work: Callable[[argparse.Namespace], None], text: str
@@ -148,29 +145,24 @@ class Script:
             overrides.append(f"data.root='{quoted}'")
         return compose.compose_settings("train", overrides, choose=choose)
 
-    def _dataset(self, settings: Mapping[str, Any], split: str, **change: Any) -> Any:
-        return registry.build("data.datasets", settings["data"] | change, split=split)
+    def _splits(self, settings: Mapping[str, Any], split: str | None) -> dict[str, Any]:
+        """Return the data sets to check, by split."""
+        data = settings["data"] | {"on_error": "skip", "cache": "none"}
+        splits = [split] if split else ["train", "val"]
+        return {split: registry.build("data.datasets", data, split=split) for split in splits}
 
     def _verify(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments)
-        problems, datasets = [], []
-        for split in [arguments.split] if arguments.split else ["train", "val"]:
-            datasets.append(self._dataset(settings, split, on_error="skip", cache="none"))
+        datasets, problems = self._splits(settings, arguments.split), []
+        for split, dataset in datasets.items():
             expected = self.official.get(str(settings["data"].get(f"{split}_split")))
-            problems += verify.verify_dataset(datasets[-1], expected=expected)
-        total, shared = sum(map(len, datasets)), ""
-        if len(datasets) == 2:
-            shared = overlap.describe_overlap(*datasets)
+            problems += verify.verify_dataset(dataset, expected=expected)
+        total = sum(map(len, datasets.values()))
+        shared = overlap.describe_overlap(*datasets.values()) if len(datasets) == 2 else ""
         counts = Counter(problem.kind for problem in problems)
         if arguments.json:
-            rows = [{"kind": p.kind, "file": p.file, "text": p.text, "remedy": p.remedy} for p in problems]
-            report = {
-                "pairs": total,
-                "counts": counts,
-                "problems": rows,
-                "warnings": [shared] if shared else [],
-            }
-            print(json.dumps(report, indent=1))
+            report = {"pairs": total, "counts": counts, "problems": [one._asdict() for one in problems]}
+            print(json.dumps(report | {"warnings": [shared] if shared else []}, indent=1))
         else:
             for kind, number in counts.most_common():
                 print(f"{kind}: {number}")
@@ -182,10 +174,8 @@ class Script:
 
     def _doctor(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments)
-        splits = [arguments.split] if arguments.split else ["train", "val"]
-        datasets = {split: self._dataset(settings, split, on_error="skip", cache="none") for split in splits}
         found = doctor.examine_dataset(
-            datasets,
+            self._splits(settings, arguments.split),
             folder=arguments.output,
             checkpoint=arguments.checkpoint,
             plugins=settings["plugins"],
@@ -196,19 +186,19 @@ class Script:
         sys.exit(found.is_serious)
 
     def _stats(self, arguments: argparse.Namespace) -> None:
-        dataset = self._dataset(self._settings(arguments), arguments.split)
-        counts = statistics.compute_statistics(dataset)
+        data = self._settings(arguments)["data"]
+        counts = statistics.compute_statistics(
+            registry.build("data.datasets", data, split=arguments.split or "train")
+        )
         plain = counts.to_plain()
         if arguments.json:
             print(json.dumps(plain, indent=1))
         else:
-            print(
-                f"{format_count(plain['images'], 'image')}; {plain['ignored']:.2%} of the pixels are ignored"
-            )
-            print(*describe_values(plain, counts), sep="\n")
-            print(
-                "sizes:", ", ".join(f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6])
-            )
+            images = format_count(plain["images"], "image")
+            print(f"{images}; {plain['ignored']:.2%} of the pixels are ignored")
+            print(*describe_values(plain, is_photograph=counts.band_settings.is_photograph), sep="\n")
+            sizes = [f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6]]
+            print("sizes:", ", ".join(sizes))
             for name, of_class in plain["classes"].items():
                 images = format_count(of_class["images"], "image")
                 print(f"{name:>24} {of_class['pixels']:8.3%} of pixels, in {images}")
@@ -219,7 +209,7 @@ class Script:
 
     def _show(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments, choosing.choose_settings)
-        dataset = self._dataset(settings, arguments.split)
+        dataset = registry.build("data.datasets", settings["data"], split=arguments.split or "train")
         transform = transforms.build(**settings["augment"])
         chosen = choose_samples(dataset.names, arguments)
         colors, rows, labels = dataset.table.colors, [], []
@@ -235,17 +225,16 @@ class Script:
         print(f"{len(chosen)} of {format_count(len(dataset), 'sample')} are in {arguments.output}")
 
 
-def describe_values(plain: Mapping[str, Any], counts: statistics.Statistics) -> list[str]:
+def describe_values(plain: Mapping[str, Any], *, is_photograph: bool) -> list[str]:
     """Return lines with mean and standard deviation; for other than photographs, values and settings."""
-    if counts.band_settings.is_photograph:
+    if is_photograph:
         return [f"mean {plain['mean']}, standard deviation {plain['std']} (RGB, 0..1)"]
-    values = plain["values"]
-    lists = {"data.range": plain["range"], "model.mean": plain["mean"], "model.std": plain["std"]}
-    settings = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in lists.items()]
+    least, most, percentiles = plain["values"].values()
+    settings = zip(("data.range", "model.mean", "model.std"), ("range", "mean", "std"), strict=True)
+    words = [f"{key}={json.dumps(plain[name], separators=(',', ':'))}" for key, name in settings]
     return [
-        f"values as stored: {values['least']} .. {values['most']}; "
-        f"percentiles 0.5 and 99.5: {values['percentile']}",
-        f"as settings: {' '.join(settings)}",
+        f"values as stored: {least} .. {most}; percentiles 0.5 and 99.5: {percentiles}",
+        f"as settings: {' '.join(words)}",
     ]
 
 

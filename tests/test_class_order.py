@@ -140,29 +140,15 @@ def test_weights_without_a_run_keep_the_class_order_of_their_file(tmp_path):
     assert trained.model.class_names == NETWORK.names
 
 
-def test_a_loaded_checkpoint_scores_data_of_another_order(tmp_path):
-    torch.manual_seed(0)
-    file = write_checkpoint(tmp_path / "best.pt", segmenter.build(3, **MODEL), NETWORK)
-    network = segkit.load(file).network
-    counts = []
-    for name in ("same", "other ids"):
-        root = make_folder(tmp_path / name, ORDERS[name])
-        dataset = registry.build("data.datasets", {"name": "folder", "root": root}, split="val")
-        counts.append(evaluation.evaluate(network, dataset, Protocol(), progress=False).counts)
-    assert torch.equal(*counts)
-
-
 @pytest.mark.parametrize(
     ("change", "is_refused"),
     [
         (lambda rows: rows.reverse(), True),
-        (lambda rows: rows[1].__setitem__(1, "rot"), True),
         (lambda rows: rows[1].__setitem__(0, 9), True),
         (lambda rows: rows[1].__setitem__(2, [1, 2, 3]), True),  # decides what masks of colors mean
-        (list.pop, True),
         (lambda rows: rows.append([255, "void", [0, 0, 0], True, ""]), False),
     ],
-    ids=["order", "name", "id", "color", "length", "one more that is ignored"],
+    ids=["order", "id", "color", "one more that is ignored"],
 )
 def test_resuming_with_other_classes_is_refused_with_both_tables(change, is_refused):
     saved, now = ({"classes": NETWORK.to_plain(), "settings": {}} for _ in range(2))

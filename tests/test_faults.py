@@ -135,16 +135,9 @@ def test_broken_validation_image_costs_no_iteration(tmp_path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("model.head.width=12", "of another shape: head.aspp.b0.0.weight (8, 256, 1, 1) for (12, 256, 1, 1)"),
-        ("schedule/optimizer=adamw", "the checkpoint is of another optimizer"),
-    ],
-)
-def test_resume_with_settings_that_do_not_fit_is_refused(setting, message, complete_run, tmp_path):
+def test_resume_with_settings_that_do_not_fit_is_refused(complete_run, tmp_path):
     folder = Path(shutil.copytree(complete_run, tmp_path / "run"))
-    run = Run(folder, setting, "resume=true")
+    run = Run(folder, "schedule/optimizer=adamw", "resume=true")
     assert run.exit_status() == 2
-    assert message in run.output
+    assert "the checkpoint is of another optimizer" in run.output
     assert "Traceback" not in run.output

@@ -143,9 +143,3 @@ def test_ade20k_names_are_first_synonyms():
     )
     assert ", ".join(f"{entry.id} {entry.name}" for entry in table.entries if " " in entry.name) == full
     assert table.entries[131].name == "screen"
-
-
-def test_camvid_ignores_void():
-    table = load_builtin_label_map("camvid")
-    assert (table.num_classes, table.names[3]) == (11, "road")
-    assert table.encode(np.array([[10, 11]], np.uint8), "m").tolist() == [[10, 255]]

@@ -48,33 +48,13 @@ def test_transform_by_name_equals_albumentations():
     np.testing.assert_array_equal(ours(IMAGE, np.random.default_rng(0), PHOTOGRAPHS), theirs)
 
 
-def test_probability_is_respected_and_mask_is_unchanged():
-    transform = transforms.build(
-        crop_size=48, scales=(1, 1), hflip=0, albumentations=[{"name": "InvertImg", "p": 0.25}]
-    )
-    results = [transform(Sample(IMAGE, LABEL, ""), seed) for seed in range(400)]
-    changed = np.mean([(result.image != IMAGE).any() for result in results])
-    assert abs(changed - 0.25) < 0.06
-    assert all((result.label == LABEL).all() for result in results)
-
-
-def test_same_seed_gives_same_pixels_in_any_order():
-    transform = transforms.build(crop_size=32, albumentations=NOISY)
-    first = [transform(Sample(IMAGE, LABEL, ""), seed).image for seed in range(20)]
-    random.seed(5)  # global generators must not matter
-    again = [transform(Sample(IMAGE, LABEL, ""), seed).image for seed in reversed(range(20))][::-1]
-    np.testing.assert_array_equal(first, again)
-    assert len({image.tobytes() for image in first}) == 20
-
-
 @pytest.mark.medium
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("workers", [1, 3])
-def test_batches_are_equal_for_any_workers_and_after_resuming(workers):
-    expected = read_batches()
-    for ours, theirs in zip(read_batches(workers), expected, strict=True):
-        assert ours.equal(theirs)
-    for ours, theirs in zip(read_batches(workers, range(2, 6)), expected[2:], strict=True):
+@pytest.mark.parametrize(("workers", "start"), [(2, 0), (0, 2)])
+def test_batches_are_equal_for_any_workers_and_after_resuming(workers, start):
+    random.seed(workers)  # global generators do not matter
+    expected = read_batches()[start:]
+    assert len({image.numpy().tobytes() for image in expected}) == len(expected)
+    for ours, theirs in zip(read_batches(workers, range(start, 6)), expected, strict=True):
         assert ours.equal(theirs)
 
 

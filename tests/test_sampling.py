@@ -61,12 +61,6 @@ def test_counts_are_on_average_in_proportion_to_the_factors():
     np.testing.assert_allclose(mean, factors * 0.6, atol=0.03)  # four standard deviations
 
 
-def test_equal_factors_give_each_sample_once_in_each_epoch():
-    order = SampleOrder(50, 1, 4, repeat_factors=RepeatFactors(np.full(50, 2.0)))
-    for epoch in range(3):
-        assert sorted(order.sample_at(50 * epoch + place).sample for place in range(50)) == list(range(50))
-
-
 def test_repeated_samples_have_their_own_seeds():
     order = SampleOrder(20, 5, 4, repeat_factors=RepeatFactors(np.array([10.0, *[1.0] * 19])))
     draws = [order.sample_at(position) for position in range(20 * 30)]

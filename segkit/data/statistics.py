@@ -41,33 +41,32 @@ class BandStatistics(NamedTuple):
         return (self.mean - low) / (high - low), self.std / (high - low)
 
 
-class BandSample(NamedTuple):
-    """Values of one image."""
-
-    moments: np.ndarray  # (5, C): number of pixels, sum, sum of squares, minimum and maximum of each band
-    pixels: np.ndarray  # (P, C), evenly spaced
+BandSample = tuple[np.ndarray, np.ndarray]  # moments (5, C) and pixels (P, C) of one image
 
 
 def sample_bands(image: np.ndarray, *, images: int) -> BandSample:
-    """Return the moments of an image (H, W, C) and its share of the pixels sampled from ``images`` images."""
+    """Return the moments of an image (H, W, C) and its share of the pixels sampled from ``images`` images.
+
+    The moments are the number of pixels, sum, sum of squares, minimum and maximum of each band.
+    """
     groups = [np.ascontiguousarray(image[..., at : at + 4]) for at in range(0, image.shape[2], 4)]
     moments = [cv2.meanStdDev(group) for group in groups]  # at most four bands each; fast for uint8
     mean, std = (np.concatenate([part[which] for part in moments])[:, 0] for which in (0, 1))
-    count = np.full(image.shape[2], image.size / image.shape[2])
+    pixels = image.reshape(-1, image.shape[2])
+    count = np.full(image.shape[2], len(pixels))
     extremes = image.min((0, 1)), image.max((0, 1))
     rows = np.stack([count, mean * count, (std**2 + mean**2) * count, *extremes], dtype=np.float64)
-    pixels = image.reshape(-1, image.shape[2])
     step = -(-len(pixels) // max(256, PERCENTILE_PIXELS // max(1, images)))
-    return BandSample(rows, pixels[::step].copy())
+    return rows, pixels[::step].copy()
 
 
 def combine_samples(samples: Sequence[BandSample]) -> BandStatistics:
     """Return the statistics of all images."""
-    moments = np.stack([sample.moments for sample in samples])  # (N, 5, C)
+    moments = np.stack([rows for rows, _ in samples])  # (N, 5, C)
     count, total, squares = moments[:, :3].sum(0)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    low, high = np.percentile(np.concatenate([sample.pixels for sample in samples]), PERCENTILES, axis=0)
+    low, high = np.percentile(np.concatenate([pixels for _, pixels in samples]), PERCENTILES, axis=0)
     return BandStatistics(mean, std, moments[:, 3].min(0), moments[:, 4].max(0), low, high)
 
 
@@ -90,25 +89,16 @@ class Statistics(NamedTuple):
             return list(self.bands.value_ranges(self.band_settings.range))
         return self.band_settings.value_ranges(len(self.bands.mean))
 
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean (C,) of the bands over all pixels, scaled to 0..1 by their range."""
-        return np.array(self.bands.normalization(self.value_ranges)[0])
-
-    @property
-    def std(self) -> np.ndarray:
-        """Standard deviation (C,), scaled in the same way."""
-        return np.array(self.bands.normalization(self.value_ranges)[1])
-
     def to_plain(self) -> dict[str, Any]:
         """Return the statistics as the content of a JSON file."""
         scored = int(self.pixels.sum())
+        mean, std = self.bands.normalization(self.value_ranges)
         counts = zip(self.table.names, self.pixels.tolist(), self.images.tolist(), strict=True)
         return {
             "images": self.sizes.total(),
             "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()},
-            "mean": self.mean.round(4).tolist(),
-            "std": self.std.round(4).tolist(),
+            "mean": mean.round(4).tolist(),
+            "std": std.round(4).tolist(),
             "range": [list(pair) for pair in self.value_ranges],
             "values": {
                 "least": self.bands.least.tolist(),

@@ -209,12 +209,9 @@ def _is_mixed(label: np.ndarray, share: float) -> bool:
 
 def _pad(array: np.ndarray, size: Sequence[int], values: Sequence[float]) -> np.ndarray:
     """Return an array padded right and below to (height, width) ``size``."""
-    below, right = size[0] - array.shape[0], size[1] - array.shape[1]
-    if not below and not right:
+    if array.shape[:2] == tuple(size):
         return array
-    if array.ndim == 2 or array.shape[2] == 3:
-        return cv2.copyMakeBorder(array, 0, below, 0, right, cv2.BORDER_CONSTANT, value=tuple(values))
-    canvas = np.empty((*size, array.shape[2]), array.dtype)  # OpenCV pads at most four bands
+    canvas = np.empty((*size, *array.shape[2:]), array.dtype)
     canvas[:] = np.asarray(values, array.dtype)
     canvas[: array.shape[0], : array.shape[1]] = array
     return canvas

@@ -91,13 +91,13 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     trees = _parse_pattern("images", images, IMAGE_SUFFIXES), _parse_pattern("masks", masks, MASK_SUFFIXES)
     roots = [root] if isinstance(root, str) else root
     paths = [check_folders(place, (tree.folder for tree in trees), LAYOUT) for place in roots]
-    common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    common = Path(os.path.commonpath([_make_absolute(path).parent for path in paths]))
     table = LabelMap.read(paths[0] / Path(classes).expanduser(), "folder")
     pairs: list[Pair] = []
     problems: list[Problem] = []
     for path in paths:
         found, wrong = _find_split(path, *trees, part, share, f"data.{split}_split", seed)
-        prefix = f"{path.absolute().relative_to(common).as_posix()}/" if len(paths) > 1 else ""
+        prefix = f"{_make_absolute(path).relative_to(common).as_posix()}/" if len(paths) > 1 else ""
         own = _read_own_table(table, path, classes)
         pairs += [pair._replace(name=prefix + pair.name, table=own) for pair in found]
         problems += wrong
