@@ -129,6 +129,8 @@ def parse(words: list[str]) -> None:
         parse(rest)
     elif program in PARSERS:
         PARSERS[program](rest)
+    elif program in OTHERS:
+        return
     elif found := re.fullmatch(r"(?:.*/)?(?:segkit-)?(train|test|predict|export)(?:_seg\.py)?", program):
         parse_settings(found[1], rest)
     elif program.endswith(".py"):
@@ -138,9 +140,7 @@ def parse(words: list[str]) -> None:
 
 
 def parse_module(words: list[str]) -> None:
-    if words[0] == "pytest":
-        parse(words)
-    elif words[1:] and words[0].startswith("segkit."):
+    if words[1:] and words[0].startswith("segkit."):
         parse_arguments([find_module(words[0]), *words[1:]])
     else:
         find_module(words[0])
@@ -159,7 +159,6 @@ def parse_torchrun(words: list[str]) -> None:
 
 def parse_sbatch(words: list[str]) -> None:
     (script,) = [word for word in words if word.endswith(".sbatch")]
-    check_files([script])
     if script.endswith("train.sbatch"):
         parse_settings("train", words[words.index(script) + 1 :])
 
@@ -170,25 +169,17 @@ def parse_pip(words: list[str]) -> None:
     assert {e for names in extras for e in names.split(",")} <= set(project["optional-dependencies"])
 
 
-def parse_make(words: list[str]) -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    targets = [word for word in words if "=" not in word]
-    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), targets
-
-
-def check_files(words: list[str]) -> None:
-    missing = [word for word in words if re.match(r"(tests|docs)/", word) and not (ROOT / word).exists()]
-    assert not missing
-
-
-PARSERS = {
-    "-m": parse_module,
-    "torchrun": parse_torchrun,
-    "sbatch": parse_sbatch,
-    "pip": parse_pip,
-    "make": parse_make,
-}
-PARSERS |= dict.fromkeys(("cd", "export", "git", "mlflow", "pre-commit", "wandb", "pytest"), check_files)
+PARSERS = {"-m": parse_module, "torchrun": parse_torchrun, "sbatch": parse_sbatch, "pip": parse_pip}
+OTHERS = {
+    "cd",
+    "export",
+    "git",
+    "make",
+    "mlflow",
+    "pre-commit",
+    "wandb",
+    "pytest",
+}  # tests/test_repository.py
 
 
 def parse_settings(command: str, words: list[str]) -> None:

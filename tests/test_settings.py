@@ -152,13 +152,6 @@ def test_values_of_another_type_or_range_are_refused(value, annotation):
         values.convert(value, annotation)
 
 
-@pytest.mark.parametrize("name", ["nope", "../poly", "_hidden", None, "poly.py", "__init__"])
-def test_only_files_of_the_folder_are_components(name):
-    message = "in segkit/training/lr_schedules; there are: constant, cosine, one_cycle"
-    with pytest.raises(ValueError, match=message):
-        registry.build("training.lr_schedules", {"name": name}, total=10)
-
-
 @pytest.mark.parametrize(
     ("path", "message"),
     [

@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases: what is recorded, and a resumed run. Small doubles stand in for the services.
+"""MLflow and Weights & Biases: what is recorded, and a resumed run. Mocks stand in for the services.
 
 Where the packages are installed, the tests at the end run against MLflow's database and W&B's offline folder.
 """
@@ -10,7 +10,8 @@ import re
 import struct
 import sys
 from collections import namedtuple
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -24,87 +25,26 @@ Metric = namedtuple("Metric", "key value timestamp step")
 Param = namedtuple("Param", "key value")
 
 
-class MlflowDouble:
-    """The calls of MlflowClient that the writer makes; a run keeps what it is given, under MLflow's rules."""
-
-    servers: dict = {}  # noqa: RUF012
-
-    def __init__(self, tracking_uri):
-        self.runs = self.servers.setdefault(tracking_uri, {})
-
-    def get_experiment_by_name(self, name):
-        return None
-
-    def create_experiment(self, name, artifact_location=None):
-        return "1"
-
-    def create_run(self, experiment, run_name):
-        run_id = f"id{len(self.runs)}"
-        self.runs[run_id] = SimpleNamespace(name=run_name, metrics=[], params={}, files={}, status="RUNNING")
-        return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
-
-    def get_run(self, run_id):
-        return SimpleNamespace(data=self.runs[run_id])
-
-    def update_run(self, run_id, status):
-        self.runs[run_id].status = status
-
-    set_terminated = update_run
-
-    def log_batch(self, run_id, metrics=(), params=()):
-        run = self.runs[run_id]
-        assert len(params) <= 100
-        for key, value in params:
-            assert run.params.setdefault(key, value) == value, "parameters cannot be changed"
-        for metric in metrics:
-            assert re.fullmatch(r"[/\w.\- ]+", metric.key), metric.key
-            run.metrics.append(metric)
-
-    def log_image(self, run_id, image, artifact_file):
-        self.runs[run_id].files[artifact_file] = image.shape
-
-    def log_text(self, run_id, text, artifact_file):
-        self.runs[run_id].files[artifact_file] = text
-
-    def log_artifact(self, run_id, path):
-        with open(path, "rb") as file:  # noqa: PTH123
-            self.runs[run_id].files[path.rpartition("/")[2]] = file.read()
-
-
-class WandbDouble:
-    """The calls of wandb that the writer makes."""
-
-    def __init__(self):
-        self.started, self.rows, self.artifacts, self.exit_codes = [], [], [], []
-        self.Settings = lambda **options: options
-        self.Image = lambda image: ("image", image.shape)
-        self.Table = lambda columns, data: ("table", columns, data)
-        self.Artifact = lambda name, type: SimpleNamespace(name=name, add_file=self.artifacts.append)
-        self.config = {}
-
-    def init(self, **options):
-        self.started.append(options)
-        return SimpleNamespace(
-            dir=options["dir"] + "/wandb",
-            log=self.rows.append,
-            log_artifact=lambda artifact: None,
-            define_metric=lambda name, step_metric: None,
-            config=SimpleNamespace(update=lambda new, allow_val_change: self.config.update(new)),
-            finish=lambda exit_code: self.exit_codes.append(exit_code),
-        )
+@pytest.fixture
+def mlflow(monkeypatch):
+    """A mock of MLflow whose client keeps the parameters."""
+    module = MagicMock(entities=SimpleNamespace(Metric=Metric, Param=Param))
+    client = module.MlflowClient.return_value
+    stored = client.get_run.return_value.data.params = {}
+    client.log_batch.side_effect = lambda run_id, metrics=(), params=(): stored.update(params)
+    client.get_experiment_by_name.return_value = None
+    client.create_run.return_value.info.run_id = "id0"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    return module
 
 
 @pytest.fixture
-def services(monkeypatch):
-    """Install both doubles."""
-    mlflow = ModuleType("mlflow")
-    mlflow.MlflowClient, mlflow.entities = MlflowDouble, SimpleNamespace(Metric=Metric, Param=Param)
-    monkeypatch.setattr(MlflowDouble, "servers", {})
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    wandb = WandbDouble()
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    return wandb
+def wandb(monkeypatch, tmp_path):
+    module = MagicMock()
+    module.init.return_value.dir = str(tmp_path / "run/wandb")
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
 
 
 def record(folder, writer, *, start=0, stop=40, lr=0.01):
@@ -129,57 +69,60 @@ def record_broken(folder, writer):
     record(folder, writer, start=20, lr=0.02)
 
 
-def test_mlflow_resumed_run_has_every_point_once(services, tmp_path):
+def test_mlflow_resumed_run_has_every_point_once(mlflow, tmp_path):
     record_broken(tmp_path / "run", "mlflow")
-    (server,) = MlflowDouble.servers.values()
-    assert list(MlflowDouble.servers) == [f"sqlite:///{tmp_path}/mlflow.db"]
-    (run,) = server.values()
-    points = {m.key: [(o.step, o.value) for o in run.metrics if o.key == m.key] for m in run.metrics}
+    client = mlflow.MlflowClient.return_value
+    assert mlflow.MlflowClient.call_args.kwargs == {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    batches = [call.kwargs for call in client.log_batch.call_args_list]
+    metrics = [metric for batch in batches for metric in batch.get("metrics", ())]
+    assert all(re.fullmatch(r"[/\w.\- ]+", metric.key) for metric in metrics)
+    points = {m.key: [(o.step, o.value) for o in metrics if o.key == m.key] for m in metrics}
     assert points["train/loss"] == [(t, 1 / t) for t in (10, 20, 30, 40)]
     assert points["val_iou/car _5_"] == [(20, 0.2), (40, 0.4)]
-    assert (run.name, run.status) == ("run", "FINISHED")
-    assert run.params["schedule.lr"] == "0.01"  # the first start's: MLflow cannot change it
-    assert run.params["k149"] == "149"
-    assert '"lr": 0.02' in run.files["settings_0000020.md"]
-    assert run.files["val/samples_0000040.png"] == (4, 6, 3)
-    assert "| car (5) |" in run.files["val/classes_0000020.md"]
-    assert run.files["best.pt"] == b"weights"
-    assert (
-        "MLflow cannot remove points: those of iterations 21 to 30 stay"
-        in (tmp_path / "run/train.log").read_text()
-    )
+    assert client.create_run.call_args.kwargs == {"run_name": "run"}
+    assert client.set_terminated.call_args_list[-1].args == ("id0", "FINISHED")
+    params = client.get_run.return_value.data.params
+    assert params["schedule.lr"] == "0.01"  # the first start's: MLflow cannot change it
+    assert params["k149"] == "149"
+    assert max(len(batch.get("params", ())) for batch in batches) <= 100
+    texts = {call.args[2]: call.args[1] for call in client.log_text.call_args_list}
+    assert '"lr": 0.02' in texts["settings_0000020.md"]
+    assert "| car (5) |" in texts["val/classes_0000020.md"]
+    assert client.log_image.call_args.kwargs == {"artifact_file": "val/samples_0000040.png"}
+    assert client.log_artifact.call_args.args == ("id0", str(tmp_path / "run/best.pt"))
+    log = (tmp_path / "run/train.log").read_text()
+    assert "MLflow cannot remove points: those of iterations 21 to 30 stay" in log
 
 
-def test_wandb_resumed_run_has_every_point_once(services, tmp_path):
+def test_wandb_resumed_run_has_every_point_once(wandb, tmp_path):
     record_broken(tmp_path / "run", "wandb")
-    first, second = services.started
+    first, second = [call.kwargs for call in wandb.init.call_args_list]
     assert first["id"] == second["id"]
     assert (first["mode"], first["project"], first["name"]) == ("offline", "segkit", "run")
-    loss = [(row["iteration"], row["train/loss"]) for row in services.rows if "train/loss" in row]
+    run = wandb.init.return_value
+    rows = [call.args[0] for call in run.log.call_args_list]
+    points = {tag: [row["iteration"] for row in rows if tag in row] for row in rows for tag in row}
+    assert points["val/classes"] == points["val/samples"] == [20, 40]
+    loss = [(row["iteration"], row["train/loss"]) for row in rows if "train/loss" in row]
     assert loss == [(t, 1 / t) for t in (10, 20, 30, 40)]
-    tables = [(row["iteration"], row["val/classes"]) for row in services.rows if "val/classes" in row]
-    assert [iteration for iteration, _ in tables] == [20, 40]
-    kind, columns, data = tables[0][1]
-    assert (kind, columns[0], data[1][0]) == ("table", "class", "car (5)")
-    assert len({len(columns), *(len(row) for row in data)}) == 1
-    assert [row["iteration"] for row in services.rows if "val/samples" in row] == [20, 40]
+    table = next(c.kwargs for c in wandb.Table.call_args_list if c.kwargs["columns"][0] == "class")
+    assert table["data"][1][0] == "car (5)"
+    assert {len(row) for row in table["data"]} == {len(table["columns"])}
     assert '"lr": 0.02' in (tmp_path / "run/wandb/settings.md").read_text()
-    assert services.config["schedule.lr"] == 0.02
-    assert services.artifacts == [str(tmp_path / "run/best.pt")] * 2
-    assert services.exit_codes == [1, 0]
+    assert run.config.update.call_args.args[0]["schedule.lr"] == 0.02
+    added = wandb.Artifact.return_value.add_file.call_args_list
+    assert [call.args for call in added] == [(str(tmp_path / "run/best.pt"),)] * 2
+    assert [call.kwargs for call in run.finish.call_args_list] == [{"exit_code": 1}, {"exit_code": 0}]
     assert "iterations 21 to 30 stay" in (tmp_path / "run/train.log").read_text()
 
 
-def test_tracker_failure_does_not_stop_training(services, tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise ConnectionError("no route to host")
-
+def test_tracker_failure_does_not_stop_training(mlflow, tmp_path):
+    client = mlflow.MlflowClient.return_value
     for name in ("log_batch", "log_image", "log_text", "log_artifact", "set_terminated"):
-        monkeypatch.setattr(MlflowDouble, name, refuse)
+        getattr(client, name).side_effect = ConnectionError("no route to host")
     record(tmp_path / "run", "mlflow")
-    assert (tmp_path / "run/train.log").read_text().count(
-        "MLflow does not record this: ConnectionError: no route to host"
-    ) == 1
+    log = (tmp_path / "run/train.log").read_text()
+    assert log.count("MLflow does not record this: ConnectionError: no route to host") == 1
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
