@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import re
 import sys
 import threading
 
@@ -89,10 +88,9 @@ def test_dilated_network_keeps_values_on_coarse_grid(variant, monkeypatch):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(("variant", "output_stride"), [("resnet18", 8), ("mobilenetv2_035", 16)])
-def test_dilation_equals_timm_at_every_cell(variant, output_stride):
-    theirs = randomize(timm.create_model(variant, features_only=True, output_stride=output_stride))
-    network = build_backbone(variant, output_stride).double().eval()
+def test_dilation_equals_timm_at_every_cell():
+    theirs = randomize(timm.create_model("resnet18", features_only=True, output_stride=8))
+    network = build_backbone("resnet18", 8).double().eval()
     network.body.load_state_dict(theirs.state_dict())
     image = torch.randn(1, 3, 65, 97, dtype=torch.float64)
     with torch.no_grad():
@@ -104,16 +102,14 @@ def test_dilation_equals_timm_at_every_cell(variant, output_stride):
 def test_wrong_dilation_fails_the_check(monkeypatch):
     dilate_module = dilate._dilate_module
 
-    def dilate_wrongly(network, name, strides, output_stride):
-        dilate_module(network, name, strides, output_stride)
+    def dilate_wrongly(network, name, refinement):
+        dilate_module(network, name, refinement)
         if name.endswith("layer4.1.conv2"):
             conv = network.get_submodule(name)
             conv.dilation = conv.padding = (5, 5)
 
     monkeypatch.setattr(dilate, "_dilate_module", dilate_wrongly)
-    with pytest.raises(
-        ValueError, match=r"output_stride=8: resnet18 .*: something in stage 4 looks at its map"
-    ):
+    with pytest.raises(ValueError, match=r"output_stride=8: resnet18 .*: the values of stage 4 would change"):
         build_backbone("resnet18", 8)
 
 
@@ -121,22 +117,16 @@ def test_wrong_dilation_fails_the_check(monkeypatch):
 @pytest.mark.parametrize(
     ("variant", "reason"),
     [
-        ("swin_tiny_patch4_window7_224", "something in stage 3"),
-        pytest.param("pvt_v2_b0", "something in stage 1", marks=pytest.mark.slow),
-        pytest.param("edgenext_xx_small", "something in stage 3", marks=pytest.mark.slow),
-        pytest.param("mobilevit_xxs", "something in stage 3", marks=pytest.mark.slow),
+        ("swin_tiny_patch4_window7_224", "the values of stage 3 would change"),
         pytest.param("hrnet_w18_small", "does not take maps of other sizes", marks=pytest.mark.slow),
-        pytest.param("resnetblur18", "does not take maps of other sizes", marks=pytest.mark.slow),
         pytest.param("inception_next_atto", "are not square", marks=pytest.mark.slow),
     ],
 )
 def test_undilatable_networks_suggest_output_stride_32(variant, reason):
     with pytest.raises(
-        ValueError, match=rf"output_stride=8: {variant} of timm cannot be dilated: .*{reason}"
-    ) as caught:
+        ValueError, match=rf"output_stride=8: {variant} .* cannot be dilated: .*{reason}.*output_stride=32,"
+    ):
         build_backbone(variant, 8)
-    assert str(caught.value).endswith("Set model.backbone.output_stride=32, which works with every head")
-    assert "\n" not in str(caught.value)
     network = build_backbone(variant).eval()
     with torch.no_grad():
         for sides in ((64, 96), (33, 65), (1, 1)):
@@ -159,19 +149,14 @@ def test_nhwc_maps_are_permuted():
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ("convnext_tny", r"variant=convnext_tny: timm .* no such model. Did you mean convnext_tiny or"),
-        ("vit_tiny_patch16_224", r"this model has 16, 16, 16. Choose"),
-        (
-            "hiera_tiny_224",
-            r"must take images of any size \(.*\). Choose another, such as convnext",
-        ),
-        ("mixer_s16_224", r"variant=mixer_s16_224: "),
+        ("convnext_tny", r"timm .* no such model. Did you mean convnext_tiny or"),
+        ("vit_tiny_patch16_224", r".* this model has 16, 16, 16. Choose"),
+        ("hiera_tiny_224", r"must take images of any size \(.*\). Choose another"),
     ],
 )
 def test_unsuitable_timm_models_are_rejected(variant, message):
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=rf"^model.backbone.variant={variant}: {message}"):
         build_backbone(variant)
-    assert "\n" not in str(caught.value)
 
 
 def test_missing_timm_names_the_extra(monkeypatch):
@@ -184,9 +169,8 @@ def test_missing_timm_names_the_extra(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize(
-    "variant", ["convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"]
+    ("variant", "suffix"), [("convnext_atto", ".safetensors"), ("swin_tiny_patch4_window7_224", ".pth")]
 )
 def test_classifier_file_must_match_every_key(variant, suffix, tmp_path):
     classifier = timm.create_model(variant)
@@ -212,13 +196,9 @@ def test_failed_timm_download_names_file_and_place(monkeypatch):
         raise ConnectionError("no route to host\nand more")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
-    with pytest.raises(
-        OSError, match=r"cannot download model.safetensors of timm/resnet18.a1_in1k \(no route to host\)"
-    ) as caught:
+    message = r"cannot download model.safetensors of timm/resnet18.a1_in1k \(no route to host\).*\$HF_HOME"
+    with pytest.raises(OSError, match=message):
         build_backbone("resnet18", weights="imagenet")
-    assert re.search(
-        r"model.backbone.weights=FILE, or put it into timm's cache \(\$HF_HOME", str(caught.value)
-    )
     with pytest.raises(ValueError, match=r"weights=imagenet: timm publishes none for lcnet_035. Give a path"):
         build_backbone("lcnet_035", weights="imagenet")
 
@@ -285,21 +265,7 @@ def build_segmenter(variant="mobilenetv3_small_050", output_stride=16, head=None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["deeplabv3", "deeplabv3plus", "fcn", "pspnet"])
-def test_every_head_works_on_timm_backbones(head):
-    settings = {"name": head, **({"width": 16} if head != "pspnet" else {})}
-    for output_stride in (8, 32):
-        model = build_segmenter(
-            output_stride=output_stride, head=settings, auxiliary={"name": "fcn", "stage": 3}
-        )
-        logits = model(torch.randint(0, 256, (2, 3, 33, 50), dtype=torch.uint8))
-        assert logits.main.shape == logits.aux.shape == (2, 5, 33, 50)
-        logits.main.sum().backward()
-        assert all(p.grad is not None for p in model.backbone.parameters() if p.requires_grad)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["resnet18", "tf_efficientnet_b0", "convnext_atto"])
+@pytest.mark.parametrize("variant", ["tf_efficientnet_b0", "convnext_atto"])
 def test_prepared_timm_network_keeps_probabilities(variant):
     model = build_segmenter(variant).eval()
     randomize(model).float()

@@ -22,7 +22,7 @@ def test_summary_needs_no_data_and_downloads_nothing(run_here, monkeypatch, caps
     def refuse(*_, **__):
         raise AssertionError("a download was asked for")
 
-    monkeypatch.setattr("segkit.models.weights.fetch", refuse)
+    monkeypatch.setattr("segkit.models.published.fetch", refuse)
     status = run_here("train_seg", "model=deeplabv3_resnest50", "model.backbone.width=8", "data=ade20k",
                       f"data.root={tmp_path}/none", "summary=true", "sizes.crop=64",
                       f"run_dir={tmp_path}/runs")  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 import originals
 from segkit.models import segmenter, weights
 from segkit.models.backbones import resnest
+from segkit.models.heads import fcn
 
 BACKBONE = {"name": "resnest", "variant": "26", "width": 8}
 AUXILIARY = {"name": "fcn", "stage": 3}
@@ -97,9 +98,9 @@ def test_mmsegmentation_checkpoints_keep_their_logits(image, tmp_path, monkeypat
     )
     with pytest.raises(ValueError, match="has no pool in its dilated stages"):
         model("deeplabv3_mmseg", align_corners=False, weights=path)
-    with pytest.raises(ValueError, match=r"Set model/head=deeplabv3_mmseg model.align_corners=false"):
+    with pytest.raises(ValueError, match=r"Set model.align_corners=false$"):
         model("deeplabv3_mmseg", "26_mmseg", weights=path)
-    with pytest.raises(ValueError, match="model/head=deeplabv3_mmseg"):
+    with pytest.raises(ValueError, match=r"Set model/head=deeplabv3_mmseg$"):
         model("deeplabv3", "26_mmseg", align_corners=False, weights=path)
 
 
@@ -151,9 +152,7 @@ class Hostile:
 def test_code_in_weights_file_does_not_run(new_format, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Hostile()}, "x.pth", _use_new_zipfile_serialization=new_format)
-    with pytest.raises(
-        ValueError, match=r"x.pth: refused, because it is damaged or asks to run code: .* save model"
-    ):
+    with pytest.raises(ValueError, match=r"x.pth: refused, because it is damaged or asks to run code"):
         model(weights="x.pth")
     assert not (tmp_path / "hostile_code_ran").exists()
 
@@ -161,22 +160,17 @@ def test_code_in_weights_file_does_not_run(new_format, tmp_path, monkeypatch):
 def test_damaged_weights_files_are_rejected(tmp_path):
     whole = tmp_path / "whole.pth"
     torch.save(model().state_dict(), whole)
-    for name, content in (
-        ("cut", whole.read_bytes()[:100_000]),
-        ("empty", b""),
-        ("text", b"<html>404</html>"),
-    ):
+    damaged = {"cut": whole.read_bytes()[:100_000], "empty": b"", "text": b"<html>404</html>"}
+    for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
         message = rf"{name}: (damaged|not a PyTorch file|refused, because it is damaged)"
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(ValueError, match=message):
             model(weights=str(tmp_path / name))
-        assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {"epoch": 3}}])
+@pytest.mark.parametrize("content", [[1, 2], {}, {"state_dict": {"epoch": 3}}])
 def test_file_without_state_dict_is_rejected(content, tmp_path):
-    message = "no state dict in this file, neither bare nor under average, state_dict, model"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="no state dict in this file"):
         model(weights=save(content, tmp_path / "x.pth"))
 
 
@@ -189,9 +183,14 @@ def test_zip_with_several_checkpoints_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+    ("method", "inner"),
+    [
+        (zipfile.ZIP_STORED, False),
+        (zipfile.ZIP_DEFLATED, True),
+        (zipfile.ZIP_BZIP2, False),
+        (zipfile.ZIP_LZMA, True),
+    ],
 )
-@pytest.mark.parametrize("inner", [False, True])
 def test_damaged_zips_are_rejected(method, inner, tmp_path):
     save({f"layer{i}.weight": torch.randn(64, 32) for i in range(3)}, tmp_path / "x.pth")
     with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
@@ -199,17 +198,8 @@ def test_damaged_zips_are_rejected(method, inner, tmp_path):
     content = (tmp_path / "x.zip").read_bytes()
     for at in range(60, len(content), len(content) // 20):
         (tmp_path / "x.zip").write_bytes(content[:at] + bytes(200) + content[at + 200 :])
-        with pytest.raises(ValueError, match=r"x.zip: (damaged|refused, because it is damaged)") as caught:
+        with pytest.raises(ValueError, match=r"x.zip: (damaged|refused, because it is damaged)"):
             weights.read_weights_file(tmp_path / "x.zip")
-        assert "\n" not in str(caught.value)
-
-
-def test_tensors_of_unexpected_dimensions_are_rejected(tmp_path):
-    state = rename_state(MMSEG_NAMES, model(head="deeplabv3_mmseg", auxiliary=None).state_dict())
-    for name in ("decode_head.bottleneck.conv.weight", "decode_head.image_pool.1.conv.weight"):
-        path = save({**state, name: torch.zeros(())}, tmp_path / "x.pth")
-        with pytest.raises(ValueError, match=r"x\.pth: "):
-            model(head="deeplabv3_mmseg", auxiliary=None, align_corners=False, weights=path)
 
 
 def test_mismatched_keys_are_listed(tmp_path):
@@ -266,26 +256,44 @@ def test_num_batches_tracked_may_be_missing(tmp_path):
 
 def test_cached_imagenet_weights_are_verified(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path))
-    (tmp_path / "weights").mkdir()
     here = tmp_path / "weights" / "resnest101-22405ba7.pth"
+    here.parent.mkdir()
     here.write_bytes(b"something else")
-    with pytest.raises(
-        ValueError, match=rf"{here}: delete the file and try again; it has the sha256 \w+ and not 22405ba7"
-    ):
+    with pytest.raises(ValueError, match=rf"{here}: delete the file .* has the sha256 \w+ and not 22405ba7"):
         resnest.build(variant="101", width=8, weights="imagenet")
     with pytest.raises(ValueError, match="imagenet: no weights are published for this network"):
-        resnest.build(variant="14", width=8, weights="imagenet")
+        resnest.build(variant="101", width=8, pool="before", weights="imagenet")
+
+
+class StemBackbone(torch.nn.Module):
+    """A backbone with a part that has the name of one of mmsegmentation's."""
+
+    out_channels, output_stride = (4, 4, 4, 4), 4
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.fc = torch.nn.Conv2d(3, 4, 4, 4), None
+
+    def forward(self, image):
+        return [self.stem(image)] * 4
+
+
+def test_checkpoint_of_backbone_with_a_stem_loads(tmp_path):
+    first, second = (
+        segmenter.Segmenter(StemBackbone(), fcn.build([4] * 4, 3), num_classes=3) for _ in range(2)
+    )
+    weights.load_segmenter(second, save(first.state_dict(), tmp_path / "x.pth"))
+    assert torch.equal(second.backbone.stem.weight, first.backbone.stem.weight)
 
 
 def test_model_weights_replace_backbone_weights(tmp_path):
     path = save(model().state_dict(), tmp_path / "x.pth")
     backbone = {**BACKBONE, "weights": "imagenet"}
-    segmenter.build(
-        7, backbone=backbone, head={"name": "deeplabv3", "width": 8}, auxiliary=AUXILIARY, weights=path
-    )  # fmt: skip
+    head = {"name": "deeplabv3", "width": 8}
+    segmenter.build(7, backbone=backbone, head=head, auxiliary=AUXILIARY, weights=path)
 
 
-# ---- mmsegmentation: other numbers rename_state equal names
+# ---- mmsegmentation: settings that tensors do not show
 
 CONFIG = """norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
@@ -306,7 +314,7 @@ AT_16 = {"dilations": "(1, 1, 1, 2)", "strides": "(1, 2, 2, 1)", "grid": ",\n   
 
 
 def mmseg_resnet(**settings):
-    """Our ResNet-50 c rename_state mmsegmentation's head, thin."""
+    """A thin ResNet-50 c with mmsegmentation's head."""
     more = {key: settings.pop(key) for key in ("output_stride", "multi_grid") if key in settings}
     backbone = {"name": "resnet", "variant": "50c", "width": 8, **more}
     head = {"name": "deeplabv3_mmseg", "width": 8}
@@ -331,9 +339,7 @@ def name_file(how, name, config, tmp_path):
 def test_mmseg_checkpoint_requires_its_align_corners(how, image, tmp_path):
     name, config = "deeplabv3_r50-d8_769x769_40k_cityscapes_x.pth", CONFIG.format(**AT_8, align="True")
     path, state = mmseg_file(*name_file(how, name, config, tmp_path))
-    with pytest.raises(
-        ValueError, match=rf"{how} defines .* Set .*deeplabv3_mmseg model.align_corners=true$"
-    ):
+    with pytest.raises(ValueError, match=rf"{how} defines .* Set model.align_corners=true$"):
         mmseg_resnet(weights=path)
     loaded = mmseg_resnet(weights=path, align_corners=True).double().eval()
     x = originals.mmseg_resnet(state, image, dilations={3: [1, *[2] * 5], 4: [2, 4, 4]})
@@ -349,7 +355,7 @@ def test_mmseg_checkpoint_requires_its_multi_grid(how, image, tmp_path):
     wanted = r"model.backbone.output_stride=16 model.backbone.multi_grid=\[1,2,4\]$"
     with pytest.raises(ValueError, match=wanted):
         mmseg_resnet(weights=path)
-    with pytest.raises(ValueError, match=r"deeplabv3_mmseg model.backbone.multi_grid=\[1,2,4\]$"):
+    with pytest.raises(ValueError, match=r"Set model.backbone.multi_grid=\[1,2,4\]$"):
         mmseg_resnet(weights=path, output_stride=16)
     loaded = mmseg_resnet(weights=path, output_stride=16, multi_grid=[1, 2, 4]).double().eval()
     x = originals.mmseg_resnet(state, image, dilations={4: [1, 2, 4]})
@@ -360,27 +366,24 @@ def test_mmseg_checkpoint_requires_its_multi_grid(how, image, tmp_path):
 def test_mmseg_settings_in_file_override_its_name(tmp_path):
     path, _ = mmseg_file(tmp_path / "r50-d16-mg124_769x769_x.pth", CONFIG.format(**AT_8, align="False"))
     mmseg_resnet(weights=path)
-    with pytest.raises(
-        ValueError, match=r"the settings in the file defines .* Set .* model.backbone.multi_grid=null$"
-    ):
+    with pytest.raises(ValueError, match=r"the settings in the file .* Set model.backbone.multi_grid=null$"):
         mmseg_resnet(weights=path, multi_grid=[1, 2, 4])
 
 
-@pytest.mark.parametrize(
-    ("part", "kind"),
-    [
-        ("convs.0.conv.weight", "mmsegmentation's FCN"),
-        ("psp_modules.0.1.conv.weight", "mmsegmentation's PSPNet"),
-        ("c1_bottleneck.conv.weight", r"mmsegmentation's DeepLabV3\+"),
-        ("ocr.weight", "another"),
-    ],
-)
-def test_unsupported_mmseg_heads_are_rejected_by_name(part, kind, tmp_path):
-    state = {"backbone.stem.0.weight": torch.zeros(1), "decode_head.conv_seg.weight": torch.zeros(1)}
-    path = save({"state_dict": {**state, f"decode_head.{part}": torch.zeros(1)}}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=rf"contains {kind}.* model.backbone.weights=FILE") as caught:
+def test_unsupported_mmseg_heads_are_rejected(tmp_path):
+    names = ("backbone.stem.0.weight", "decode_head.conv_seg.weight", "decode_head.convs.0.conv.weight")
+    path = save({"state_dict": {name: torch.zeros(1) for name in names}}, tmp_path / "x.pth")
+    message = r"contains another network of mmsegmentation, .* model.backbone.weights=FILE loads its backbone"
+    with pytest.raises(ValueError, match=message):
         mmseg_resnet(weights=path)
-    assert "model/head=deeplabv3_mmseg" not in str(caught.value)
+
+
+def test_tensors_of_unexpected_dimensions_are_rejected(tmp_path):
+    _, state = mmseg_file(tmp_path / "x.pth")
+    for name in ("decode_head.bottleneck.conv.weight", "decode_head.image_pool.1.conv.weight"):
+        path = save({**state, name: torch.zeros(())}, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=r"1 of another shape: head.aspp.*weight \(\) for"):
+            mmseg_resnet(weights=path)
 
 
 def test_multi_grid_needs_a_dilation_for_each_block():

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 Rules = tuple[tuple[str, str], ...]  # pattern and replacement, applied in order
 
-PYTORCH_ENCODING = (  # zhanghang1989/PyTorch-Encoding
-    (r"^pretrained\.", "backbone."),
+OWN = (
+    (r"^pretrained\.", "backbone."),  # zhanghang1989/PyTorch-Encoding
     (r"^auxlayer\.", "auxiliary."),
-)
-ATTENTION = (
     (r"\.se\.fc\.0\.", ".attention.fc1."),  # implus/PytorchInsight
     (r"\.se\.fc\.2\.", ".attention.fc2."),
     (r"\.cbam\.ChannelGate\.mlp\.1\.", ".attention.fc1."),  # Jongchan/attention-module
@@ -46,26 +44,26 @@ SK_RESNET = (  # implus/PytorchInsight: the parts of each branch stand directly 
     (r"\.bn_fc1\.", ".conv2.attn.bn."),
     (r"\.conv_fc2\.", ".conv2.attn.fc_select."),
 )
-MMSEGMENTATION = (
-    *ATTENTION,
+MMSEG = (
     (r"^((?:backbone\.)?)stem\.7\.", r"\1bn1."),
     (r"^((?:backbone\.)?)stem\.", r"\1conv1."),
-    (r"^decode_head\.image_pool\.1\.conv\.", "head.aspp.b4.gap.1."),
-    (r"^decode_head\.image_pool\.1\.bn\.", "head.aspp.b4.gap.2."),
-    (r"^decode_head\.aspp_modules\.(\d)\.conv\.", r"head.aspp.b\1.0."),
-    (r"^decode_head\.aspp_modules\.(\d)\.bn\.", r"head.aspp.b\1.1."),
-    (r"^decode_head\.bottleneck\.conv\.", "head.aspp.project.0."),
-    (r"^decode_head\.bottleneck\.bn\.", "head.aspp.project.1."),
+    (r"^((?:decode|auxiliary)_head\..+)\.conv\.", r"\1.0."),
+    (r"^((?:decode|auxiliary)_head\..+)\.bn\.", r"\1.1."),
     (r"^decode_head\.conv_seg\.", "head.classifier.1."),
-    (r"^auxiliary_head\.convs\.0\.conv\.", "auxiliary.conv5.0."),
-    (r"^auxiliary_head\.convs\.0\.bn\.", "auxiliary.conv5.1."),
+    (r"^auxiliary_head\.convs\.0\.", "auxiliary.conv5."),
     (r"^auxiliary_head\.conv_seg\.", "auxiliary.conv5.4."),
 )
-MMSEGMENTATION_UPERNET = (
-    (r"^decode_head\.psp_modules\.(\d)\.1\.", r"decode_head.psp_modules.\1."),
-    (r"^decode_head\.(.+)\.conv\.", r"head.\1.0."),
-    (r"^decode_head\.(.+)\.bn\.", r"head.\1.1."),
-    *MMSEGMENTATION,
+MMSEG_DEEPLABV3 = (
+    *MMSEG,
+    (r"^decode_head\.image_pool\.1\.0\.", "head.aspp.b4.gap.1."),
+    (r"^decode_head\.image_pool\.1\.1\.", "head.aspp.b4.gap.2."),
+    (r"^decode_head\.aspp_modules\.", "head.aspp.b"),
+    (r"^decode_head\.bottleneck\.", "head.aspp.project."),
+)
+MMSEG_UPERNET = (
+    (r"^(decode_head\.psp_modules\.\d)\.1\.", r"\1."),
+    *MMSEG,
+    (r"^decode_head\.", "head."),
 )
 TORCHVISION = (
     (r"^classifier\.0\.convs\.4\.", "head.aspp.b4.gap."),
@@ -82,61 +80,55 @@ TORCHVISION_DEEPLABV3 = (
 TORCHVISION_FCN = (*TORCHVISION, (r"^classifier\.", "head.conv5."))
 
 
-class CheckpointFormat(NamedTuple):
+class Format(NamedTuple):
     """A network as another project writes it."""
 
     name: str  # for messages
+    parts: tuple[str | tuple[str, ...], ...]  # beginnings of names that it has, all of them
     rules: Rules
     head: str | None = None  # component of ``models.heads`` that its head loads into, None if there is none
 
 
-DEFAULT = CheckpointFormat("segkit or PyTorch-Encoding", ATTENTION + PYTORCH_ENCODING)
-SMP = CheckpointFormat("segmentation_models.pytorch", ((r"^encoder\.", "backbone."),))
-TORCHVISION_FORMATS = {
-    "DeepLabV3": CheckpointFormat("torchvision's DeepLabV3", TORCHVISION_DEEPLABV3, "deeplabv3"),
-    "FCN": CheckpointFormat("torchvision's FCN", TORCHVISION_FCN, "fcn"),
-    "other": CheckpointFormat("a torchvision network on another backbone than ResNet", ()),
-}
+FORMATS = (  # the first that fits
+    Format(
+        "torchvision's DeepLabV3",
+        ("backbone.layer4.", "classifier.0.convs."),
+        TORCHVISION_DEEPLABV3,
+        "deeplabv3",
+    ),
+    Format("torchvision's FCN", ("backbone.layer4.", "classifier."), TORCHVISION_FCN, "fcn"),
+    Format("a torchvision network on another backbone than ResNet", ("backbone.", "classifier."), ()),
+    Format(
+        "segmentation_models.pytorch", ("encoder.", "segmentation_head."), ((r"^encoder\.", "backbone."),)
+    ),
+    Format("mmsegmentation's UPerNet", ("decode_head.fpn_bottleneck.",), MMSEG_UPERNET, "upernet"),
+    Format("mmsegmentation's DeepLabV3", ("decode_head.aspp_modules.",), MMSEG_DEEPLABV3, "deeplabv3_mmseg"),
+    Format("another network of mmsegmentation", (("decode_head.", "backbone.stem.", "stem."),), MMSEG),
+)
 TORCHVISION_SETTINGS = {
     "model.align_corners": False,
     "model.backbone.output_stride": 8,
     "model.backbone.multi_grid": None,
     "model.head.atrous_rates": (12, 24, 36),
 }
-MMSEGMENTATION_FORMATS = {  # by a part that only this head has, the most specific first
-    "c1_bottleneck.": CheckpointFormat("mmsegmentation's DeepLabV3+", MMSEGMENTATION),
-    "fpn_bottleneck.": CheckpointFormat("mmsegmentation's UPerNet", MMSEGMENTATION_UPERNET, "upernet"),
-    "psp_modules.": CheckpointFormat("mmsegmentation's PSPNet", MMSEGMENTATION),
-    "aspp_modules.": CheckpointFormat("mmsegmentation's DeepLabV3", MMSEGMENTATION, "deeplabv3_mmseg"),
-    "convs.": CheckpointFormat("mmsegmentation's FCN, or a head based on it", MMSEGMENTATION),
-    "": CheckpointFormat("another network of mmsegmentation", MMSEGMENTATION),
-}
 
 
-def detect_format(names: Iterable[str]) -> CheckpointFormat:
-    """Return the format of a checkpoint whose tensors have these names; the default if none fits."""
+def detect_format(names: Iterable[str]) -> Format | None:
+    """Return the format of a foreign segmenter or of mmsegmentation's backbones; None for all others."""
     names = list(names)
 
-    def has(*starts: str) -> bool:
-        return any(name.startswith(starts) for name in names)
+    def has(part: str | tuple[str, ...]) -> bool:
+        return any(name.startswith(part) for name in names)
 
-    if has("classifier.") and has("backbone."):
-        if not has("backbone.layer4."):
-            return TORCHVISION_FORMATS["other"]
-        return TORCHVISION_FORMATS["DeepLabV3" if has("classifier.0.convs.") else "FCN"]
-    if has("segmentation_head.") and has("encoder."):
-        return SMP
-    if is_mmsegmentation(names):
-        for part, candidate in MMSEGMENTATION_FORMATS.items():
-            if has(f"decode_head.{part}"):
-                return candidate
-        return MMSEGMENTATION_FORMATS[""]  # a backbone alone
-    return DEFAULT
+    if has("head."):  # of segkit or PyTorch-Encoding
+        return None
+    return next((candidate for candidate in FORMATS if all(map(has, candidate.parts))), None)
 
 
 def is_mmsegmentation(names: Iterable[str]) -> bool:
     """Return whether tensors have the names of mmsegmentation."""
-    return any(re.match(r"(backbone\.)?stem\.|decode_head\.|auxiliary_head\.", name) for name in names)
+    source = detect_format(names)
+    return source is not None and "mmsegmentation" in source.name
 
 
 def convert_names(state: State) -> State:
@@ -145,14 +137,14 @@ def convert_names(state: State) -> State:
     Raises:
         ValueError: two names become one.
     """
-    rules = detect_format(state).rules
+    source = detect_format(state)
+    rules = source.rules if source else OWN
     if any(".conv2g." in name for name in state):
         rules = SK_RESNET + rules
-    pooled = state.get("decode_head.image_pool.1.conv.weight")
     fuse = "decode_head.bottleneck.conv.weight"
-    if pooled is not None and fuse in state:
-        # mmsegmentation joins the pooled branch first, segkit last
-        state = state | {fuse: state[fuse].roll(-len(pooled), 1)}
+    if "decode_head.image_pool.1.conv.weight" in state and fuse in state and state[fuse].ndim == 4:
+        width = len(state[fuse])  # mmsegmentation joins the pooled branch first, segkit last
+        state = state | {fuse: state[fuse].roll(-width, 1)}
     converted: State = {}
     for name, tensor in state.items():
         for pattern, replacement in rules:
@@ -178,7 +170,7 @@ def check_compatible(model: Segmenter, names: Iterable[str], config: str, path: 
         ValueError: it does not; the message names every setting to change.
     """
     source = detect_format(names)
-    if source is DEFAULT:
+    if source is None:
         return
     if source.head is None:
         raise ValueError(
@@ -186,11 +178,13 @@ def check_compatible(model: Segmenter, names: Iterable[str], config: str, path: 
             "model.backbone.weights=FILE loads its backbone alone"
         )
     if source.name.startswith("torchvision"):
-        origin, required = "torchvision's code", dict(TORCHVISION_SETTINGS)
+        origin, required = "torchvision's code", TORCHVISION_SETTINGS
     else:
         origin = "the settings in the file" if config else "the file's name"
         required = parse_mmsegmentation_settings(config, path.name)
+    required = {"model/head": source.head, **required}
     current: dict[str, Any] = {
+        "model/head": type(model.head).__module__.rsplit(".", 1)[1],
         "model.align_corners": model.align_corners,
         "model.backbone.output_stride": getattr(model.backbone, "output_stride", None),
         "model.backbone.multi_grid": getattr(model.backbone, "multi_grid", None),
@@ -205,7 +199,7 @@ def check_compatible(model: Segmenter, names: Iterable[str], config: str, path: 
     if changes:
         raise ValueError(
             f"{path}: contains {source.name}, which {origin} defines with other settings than this model "
-            f"has. Set model/head={source.head} {' '.join(changes)}"
+            f"has. Set {' '.join(changes)}"
         )
 
 
@@ -216,25 +210,20 @@ def parse_mmsegmentation_settings(config: str, name: str) -> dict[str, Any]:
         config: the settings in the checkpoint, Python source, or "".
         name: of the file; used if there is no ``config``.
     """
-    numbers = r"\s*=\s*[(\[]([\d,\s]+)[)\]]"  # a tuple or a list
+    output_stride = multi_grid = None
     if config:
-        align = re.search(r"align_corners\s*=\s*(True|False)", config)
-        align_corners = align is not None and align[1] == "True"
-        strides = re.search(r"\bstrides" + numbers, config)
-        grid = re.search(r"\bmulti_grid" + numbers, config)
-        if strides:
+        align_corners = re.search(r"align_corners\s*=\s*True", config) is not None
+        numbers = r"\s*=\s*[(\[]([\d,\s]+)[)\]]"  # a tuple or a list
+        if strides := re.search(r"\bstrides" + numbers, config):
             output_stride = 4 * math.prod(map(int, re.findall(r"\d+", strides[1])))
-        else:
-            output_stride = None
-        if grid:
+        if grid := re.search(r"\bmulti_grid" + numbers, config):
             multi_grid = tuple(map(int, re.findall(r"\d+", grid[1])))
-        else:
-            multi_grid = None
     else:
         align_corners = "769x769" in name
-        stride, grid = re.search(r"-d(8|16|32)[-_]", name), re.search(r"-mg(\d+)[-_]", name)
-        output_stride = int(stride[1]) if stride else None
-        multi_grid = tuple(map(int, grid[1])) if grid else None
+        if stride := re.search(r"-d(8|16|32)[-_]", name):
+            output_stride = int(stride[1])
+        if grid := re.search(r"-mg(\d+)[-_]", name):
+            multi_grid = tuple(map(int, grid[1]))
     settings: dict[str, Any] = {"model.align_corners": align_corners}
     if output_stride is not None:
         settings["model.backbone.output_stride"] = output_stride

@@ -1,12 +1,8 @@
 """Dilate a network of output stride 32 to 8 or 16: the "a trous" algorithm (arXiv 1606.00915, section 3.1).
 
 Strides beyond the output stride become 1, and every convolution and pool after them is dilated by as much.
-The finer maps then contain the maps of the original network, at every second or fourth cell.
-
-1. ``observe_strides`` runs the network without numbers and records the strides around each convolution and
-   pool, so no family of networks needs special rules.
-2. ``replace_strides`` changes these modules.
-3. ``dilate`` does so on a copy first and compares its maps with the original's at the cells both have.
+The finer maps then contain the maps of the original network, at every second or fourth cell. No family of
+networks needs special rules: the strides around each module are observed, and the result is checked.
 """
 
 from __future__ import annotations
@@ -29,11 +25,11 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 Sides = tuple[int, int, int, int]  # padding left, right, top, bottom, as in ``F.pad``
 
 
-class Strides(NamedTuple):
-    """Pixels of the image per cell of the maps before and after a module."""
+class Refinement(NamedTuple):
+    """Cells of the dilated network's map per cell of the original's, along each side."""
 
-    before: int
-    after: int
+    input: int
+    output: int
 
 
 class PaddedConv2d(nn.Conv2d):
@@ -74,11 +70,28 @@ class DilatedPool(nn.Module):
         return F.conv2d(F.pad(x, self.sides), ones, None, self.stride, 0, self.dilation, channels)
 
 
-def dilate(network: nn.Module, output_stride: int, stages: Callable[[Any], list[Tensor]] = list) -> None:
-    """Dilate a network in place, if a check on a copy shows that this preserves its results.
+def fix_same_padding(network: nn.Module) -> None:
+    """Make the padding of timm's ``Conv2dSame`` independent of the size of the map, in place.
 
-    The check holds what is computed from whole maps (global means and maxima, statistics of groups) constant:
-    afterwards these are taken over more cells, as in every dilated network.
+    It becomes that of maps whose sides are multiples of the stride. Such a network can be exported for any
+    size.
+    """
+    for module in network.modules():
+        if type(module).__name__ != "Conv2dSame":
+            continue
+        sides: list[int] = []
+        for size, dilation, stride in zip(module.kernel_size, module.dilation, module.stride, strict=True):
+            total = max(0, dilation * (size - 1) + 1 - stride)
+            sides = [total // 2, total - total // 2, *sides]  # the last axis first
+        module.__class__ = PaddedConv2d
+        vars(module)["sides"] = tuple(sides)
+
+
+def dilate(network: nn.Module, output_stride: int, stages: Callable[[Any], list[Tensor]]) -> None:
+    """Dilate a network in place, if a check on a copy with random weights shows that this keeps its results.
+
+    The check replaces what is computed from whole maps (global means and maxima, statistics of groups):
+    these are taken over more cells in every dilated network.
 
     Args:
         network: from an image (B, 3, H, W) to its stages; of output stride 32.
@@ -88,29 +101,21 @@ def dilate(network: nn.Module, output_stride: int, stages: Callable[[Any], list[
     Raises:
         ValueError: the network cannot be dilated; the message has the reason.
     """
-    strides = observe_strides(network, output_stride)
+    refinements = observe_refinements(network, output_stride)
     trial = _copy_with_random_weights(network)
     image = torch.rand(1, 3, CHECK_SIDE, CHECK_SIDE, generator=torch.Generator().manual_seed(0))
-    image = image.to(next(trial.parameters()))
-    statistics = _GlobalStatistics()
-    with torch.no_grad():
-        with statistics:
-            original = stages(trial(image))
-        replace_strides(trial, strides, output_stride)
-        statistics.replay = True
+    with torch.no_grad(), _FixedStatistics():
+        original = stages(trial(image))
+        _dilate_modules(trial, refinements)
         try:
-            with statistics:
-                dilated = stages(trial(image))
+            dilated = stages(trial(image))
         except (RuntimeError, IndexError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"it does not take maps of other sizes ({reason})") from error
     for number, (coarse, fine) in enumerate(zip(original, dilated, strict=True), start=1):
         if not _is_refined(coarse, fine, output_stride):
-            raise ValueError(
-                f"something in stage {number} looks at its map in a way that dilation does not keep, such as "
-                "attention between cells or a resize"
-            )
-    replace_strides(network, strides, output_stride)
+            raise ValueError(f"the values of stage {number} would change, as by attention or a resize in it")
+    _dilate_modules(network, refinements)
 
 
 def _is_refined(coarse: Tensor, fine: Tensor, output_stride: int) -> bool:
@@ -122,95 +127,53 @@ def _is_refined(coarse: Tensor, fine: Tensor, output_stride: int) -> bool:
     return bool(difference <= TOLERANCE * coarse.abs().max())
 
 
-def observe_strides(network: nn.Module, output_stride: int) -> dict[str, Strides]:
-    """Return the strides around each convolution and pool to change, by name.
-
-    These are all after the output stride is reached, but for 1x1 convolutions of stride 1.
-
-    Raises:
-        ValueError: a module is used on maps of several sizes, or its map is not its input's over its stride.
-    """
-    observed: dict[str, Strides] = {}
+def observe_refinements(network: nn.Module, output_stride: int) -> dict[str, Refinement]:
+    """Return the convolutions and pools to change, by name: all whose maps become finer, unless pointwise."""
+    refinements: dict[str, Refinement] = {}
 
     def observe(name: str, module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        input = inputs[0]
-        strides = Strides(SIDE // input.shape[2], SIDE // output.shape[2])
+        before, after = (max(1, SIDE // x.shape[2] // output_stride) for x in (inputs[0], output))
         is_pointwise = _square(module.kernel_size) == 1 and _square(module.stride) == 1
-        if is_pointwise or strides.after <= output_stride:
-            return
-        divides = SIDE % input.shape[2] == 0 and SIDE % output.shape[2] == 0
-        if not divides or strides.after != strides.before * _square(module.stride):
-            raise ValueError(
-                f"its {name} makes a map of {output.shape[2]} cells from one of {input.shape[2]}"
-            )
-        if observed.setdefault(name, strides) != strides:
-            raise ValueError(f"its {name} is used for maps of several sizes")
+        if after > 1 and not is_pointwise:
+            refinements[name] = Refinement(before, after)
 
     network = copy.deepcopy(network).to("meta").eval()
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, *POOLS)):
             module.register_forward_hook(partial(observe, name))
     network(torch.empty(1, 3, SIDE, SIDE, device="meta"))
-    return observed
+    return refinements
 
 
-def replace_strides(network: nn.Module, observed: dict[str, Strides], output_stride: int) -> None:
-    """Set strides beyond the output stride to 1 and dilate these modules, in place."""
-    for name, strides in observed.items():
-        _dilate_module(network, name, strides, output_stride)
+def _dilate_modules(network: nn.Module, refinements: dict[str, Refinement]) -> None:
+    for name, refinement in refinements.items():
+        _dilate_module(network, name, refinement)
 
 
-def _dilate_module(network: nn.Module, name: str, strides: Strides, output_stride: int) -> None:
+def _dilate_module(network: nn.Module, name: str, refinement: Refinement) -> None:
     """Dilate one convolution or pool; its first tap stays where it is.
 
     Raises:
         ValueError: it is of a class whose padding is not known.
     """
     module: Any = network.get_submodule(name)
-    finer_before = max(1, strides.before // output_stride)  # cells of its new input per cell of the old one
-    finer_after = max(1, strides.after // output_stride)
-    stride = _square(module.stride) * finer_before // finer_after
-    dilation = _square(getattr(module, "dilation", 1)) * finer_before
-    left = _left_padding(module, strides) * finer_before
+    stride = _square(module.stride) * refinement.input // refinement.output
+    dilation = _square(getattr(module, "dilation", 1)) * refinement.input
+    left = refinement.input * (module.sides[0] if hasattr(module, "sides") else _square(module.padding))
     right = (_square(module.kernel_size) - 1) * dilation + 1 - stride - left
     sides = (left, right, left, right)
     if isinstance(module, POOLS):
-        is_plain = dilation == 1 and left == right and not module.ceil_mode
-        if is_plain and isinstance(module, nn.MaxPool2d):
-            module.stride = stride
-        else:
-            pool = DilatedPool(module, stride=stride, dilation=dilation, sides=sides)
-            network.set_submodule(name, pool)
+        pool = DilatedPool(module, stride=stride, dilation=dilation, sides=sides)
+        network.set_submodule(name, pool)
         return
-    if left - stride < right <= left and not _has_same_padding(module, strides):
+    if left - stride < right <= left and not isinstance(module, PaddedConv2d):
         module.padding = (left, left)
-    elif type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame":
+    elif type(module) in (nn.Conv2d, PaddedConv2d):
         module.__class__ = PaddedConv2d
-        vars(module)["sides"] = sides
-        module.padding = (0, 0)
+        module.sides, module.padding = sides, (0, 0)
     else:
         raise ValueError(f"the padding of its {name}, a {type(module).__name__}, is not known")
     module.stride, module.dilation = (stride, stride), (dilation, dilation)
-
-
-def _left_padding(module: Any, strides: Strides) -> int:
-    """Return the cells of padding before the first tap of an undilated network's module."""
-    if not _has_same_padding(module, strides):
-        return _square(module.padding)
-    reach = (_square(module.kernel_size) - 1) * _square(getattr(module, "dilation", 1)) + 1
-    covered = (SIDE // strides.after - 1) * _square(module.stride) + reach
-    return max(covered - SIDE // strides.before, 0) // 2
-
-
-def _has_same_padding(module: Any, strides: Strides) -> bool:
-    """Return whether a module pads as TensorFlow's "same": ``padding`` does not explain its output size."""
-    if isinstance(module.padding, str):
-        return True
-    if isinstance(module, POOLS):
-        return False
-    reach = (_square(module.kernel_size) - 1) * _square(module.dilation) + 1
-    padded = SIDE // strides.before + 2 * _square(module.padding)
-    return (padded - reach) // _square(module.stride) + 1 != SIDE // strides.after
 
 
 def _square(value: Any) -> int:
@@ -243,48 +206,16 @@ def _copy_with_random_weights(network: nn.Module) -> nn.Module:
     return network
 
 
-class _GlobalStatistics(TorchFunctionMode):
-    """Records the values that a run computes from whole maps, or replays them in the next run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values: list[Any] = []
-        self.replay = False
+class _FixedStatistics(TorchFunctionMode):
+    """Gives the same numbers for all whole maps, and normalizes groups in each cell alone."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if func is F.group_norm:
-            return self.group_norm(*args, **kwargs)
-        result = func(*args, **kwargs)
+            return args[0] / args[0].std(1, keepdim=True)
+        result = func(*args, **(kwargs or {}))
         if _is_global(func, args, result):
-            return self.record_or_replay(result)
+            return torch.linspace(0.5, 1.5, result.numel()).view(result.shape)
         return result
-
-    def record_or_replay(self, value: Any) -> Any:
-        """Return the value, or in a replay the recorded one."""
-        if self.replay:
-            return self.values.pop(0)
-        self.values.append(value)
-        return value
-
-    def group_norm(
-        self,
-        x: Tensor,
-        groups: int,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        """Compute ``F.group_norm`` with the statistics of the first run."""
-        cells = x.reshape(len(x), groups, -1)
-        statistics = torch.var_mean(cells, 2, correction=0, keepdim=True)
-        variance, mean = self.record_or_replay(statistics)
-        out = ((cells - mean) / (variance + eps).sqrt()).reshape(x.shape)
-        if weight is not None:
-            out = out * weight.view(-1, 1, 1)
-        if bias is not None:
-            out = out + bias.view(-1, 1, 1)
-        return out
 
 
 def _is_global(func: Any, args: Any, result: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from segkit.models import checkpoint_formats
-from segkit.models.checkpoint_formats import State
-from segkit.models.published import find_published, resolve_weights
+from segkit.models.checkpoint_formats import State, check_compatible, convert_names, is_mmsegmentation
+from segkit.models.published import NETWORKS, fetch_published, resolve_weights
 from segkit.models.stems import Rule, adapt_stem_weights, match_weight_bands
 from segkit.runtime import files, model_file
-from segkit.runtime.download import cache_folder, fetch, resolve_source
+from segkit.runtime.download import resolve_source
 from segkit.runtime.text import first_line
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
     Args:
         network: ``.fc`` is its classifier; if None, the classifier in the file is left out.
         weights: None for nothing, "imagenet" for the published file, or a path, ``file://`` or ``http(s)://``.
-        published: address of the published file, whose name ends in the first digits of its SHA-256.
+        published: address of the published file, or None.
 
     Raises:
         ValueError: there is no such file, or it does not fit; every key that does not is named.
@@ -103,34 +101,22 @@ def load_backbone(network: nn.Module, weights: str | None, published: str | None
     """
     if weights is None:
         return
-    if weights == "imagenet":
-        path = imagenet_weights_path(published)
-    else:
+    if weights != "imagenet":
         path = resolve_source(weights)
+    elif published is not None:
+        path = fetch_published(published)
+    else:
+        raise ValueError(
+            "model.backbone.weights=imagenet: no weights are published for this network. Give a path or an "
+            "address, or null to start from scratch"
+        )
     original = read_weights_file(path).state
-    state = _convert_names(original, path)
+    state = convert_names(original)
     if any(name.startswith("backbone.") for name in state):
         state = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
     _check_pool(network, original, path)
     match_weight_bands(network, state)
     load_state(network, state, source=path, optional=("fc.",) if network.fc is None else ())
-
-
-def imagenet_weights_path(published: str | None) -> Path:
-    """Return the file of the published ImageNet weights, downloaded into the cache once.
-
-    Raises:
-        ValueError: none are published for this network.
-        OSError: the download failed.
-    """
-    if published is None:
-        raise ValueError(
-            "model.backbone.weights=imagenet: no weights are published for this network. Give a path or an "
-            "address, or null to start from scratch"
-        )
-    name = published.rsplit("/", 1)[1]
-    digits = name.rsplit("-", 1)[1].split(".")[0]
-    return fetch(published, cache_folder() / "weights" / name, digest=f"sha256:{digits}")
 
 
 class LoadReport(NamedTuple):
@@ -174,8 +160,8 @@ def load_segmenter(
     path = resolve_weights(weights)
     original, config = read_weights_file(path)
     _check_pool(model.backbone, original, path)
-    checkpoint_formats.check_compatible(model, original, config, path)
-    state, own = _convert_names(original, path), model.state_dict()
+    check_compatible(model, original, config, path)
+    state, own = convert_names(original), model.state_dict()
     if model.in_channels != 3:
         state = adapt_stem_weights(state, model.backbone, "backbone.", rule)
     reinitialized = [
@@ -190,18 +176,11 @@ def load_segmenter(
     return load_state(model, state, source=path, optional=tuple(optional), reinitialized=reinitialized)
 
 
-def _convert_names(state: State, path: Path) -> State:
-    try:
-        return checkpoint_formats.convert_names(state)
-    except (IndexError, RuntimeError, TypeError) as error:  # tensors of unexpected dimensions
-        raise ValueError(f"{path}: weights of another network ({first_line(error)})") from error
-
-
 def _check_pool(network: nn.Module, state: State, path: Path) -> None:
     """Reject a dilated ResNeSt of mmsegmentation, which has no pool where dilation replaced the stride."""
     has_pool = getattr(network, "pool", "none") in ("after", "before")
     is_dilated = getattr(network, "output_stride", 32) < 32
-    if has_pool and is_dilated and checkpoint_formats.is_mmsegmentation(state):
+    if has_pool and is_dilated and is_mmsegmentation(state):
         raise ValueError(
             f"{path}: the ResNeSt of mmsegmentation has no pool in its dilated stages. Choose a variant "
             "without it, such as model.backbone.variant=101_mmseg"
@@ -236,11 +215,8 @@ def load_state(
             state[name] = own[name]
     differences = files.compare_states(own, state)
     if any(differences):
-        hints = _find_hints(differences)
-        if file := find_published(source):
-            hints.append(f"{source.name} loads into {file.model}, with its {file.classes} classes")
-        lines = [f"{source}: weights of another network", str(differences), "; ".join(hints)]
-        raise ValueError("\n  ".join(line for line in lines if line))
+        hints = _find_hints(differences, source)
+        raise ValueError("\n  ".join([f"{source}: weights of another network", str(differences), *hints]))
     check_finite(state, source)
     module.load_state_dict(state)
     report = LoadReport(len(state) - len(reinitialized), list(reinitialized), left_out)
@@ -261,20 +237,14 @@ def check_finite(state: Mapping[str, torch.Tensor], source: str | Path) -> None:
         raise ValueError(f"{source}: {', '.join(names[:3])}{more} contain NaN or infinity. Use another file")
 
 
-def _find_hints(differences: files.StateDifferences) -> list[str]:
+def _find_hints(differences: files.StateDifferences, source: Path) -> list[str]:
     """Return likely causes of keys that do not fit."""
     missing, unknown, other_shape, _ = differences
     hints = []
     if any(name.startswith("auxiliary.") for name in missing):
         hints.append("the file has no auxiliary head: model/auxiliary=none")
-    if any(name.startswith("head.classifier.") for name in unknown):
-        hints.append("the file is of mmsegmentation: model/head=deeplabv3_mmseg")
-    other_branches = [name for name in other_shape if re.search(r"\.paths\.\d\.conv\.weight", name)]
-    if other_branches or any(".conv1.paths." in name for name in unknown):
-        hints.append(
-            "the file is of timm's skresnet, in which each branch reads half of the channels; no backbone "
-            "here does. timm's skresnext50_32x4d loads into model/backbone=sknet"
-        )
     if 0 < len(other_shape) <= 4 and not missing and not unknown:  # the last convolutions only
         hints.append("another number of classes? model.backbone.weights=FILE loads the backbone alone")
+    settings = [network.settings for network in NETWORKS.values() if f"-{network.digits}." in source.name]
+    hints += [f"{source.name} loads into {each}" for each in settings]
     return hints

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from segkit.config import Fraction, PathStr
 from segkit.models import packaged_weights
 from segkit.models.checkpoint_formats import State
-from segkit.models.dilate import dilate
+from segkit.models.dilate import dilate, fix_same_padding
 from segkit.models.stems import match_weight_bands
 from segkit.models.weights import load_state, read_weights_file
 from segkit.runtime.download import resolve_source
@@ -26,11 +26,6 @@ from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 STRIDES = (4, 8, 16, 32)
 EVEN_SIZE = (96, 160)  # multiples of 32
 ODD_SIZES = ((65, 97), (1, 1))  # these show if a network rounds sizes up
-ANY_SIZE = {  # settings by which families that are built for one image size take others
-    "swin_transformer": {"strict_img_size": False},
-    "swin_transformer_v2": {"strict_img_size": False},
-    "swin_transformer_v2_cr": {"strict_img_size": False},
-}
 SUGGESTION = "Choose another, such as convnext_tiny, efficientnet_b0 or swin_tiny_patch4_window7_224"
 
 
@@ -74,23 +69,6 @@ class TimmBackbone(nn.Module):
         return [m[:, :, :h, :w] for m, (h, w) in zip(maps, sizes, strict=True)]
 
 
-class SameConv(nn.Conv2d):
-    """Timm's ``Conv2dSame`` for sides that are multiples of its stride: padded as TensorFlow pads those.
-
-    Its padding does not depend on the size, so it can be exported for any size.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Pad below and right by at most one pixel more than above and left, and convolve."""
-        pads: list[int] = []
-        for size, dilation, stride in zip(self.kernel_size, self.dilation, self.stride, strict=True):
-            total = max(0, dilation * (size - 1) + 1 - stride)
-            pads = [total // 2, total - total // 2, *pads]  # the last axis first
-        return F.conv2d(
-            F.pad(input, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
-        )
-
-
 def build(
     *,
     variant: str,
@@ -120,26 +98,28 @@ def build(
         raise ValueError(f"model.backbone.variant={variant}: timm {timm.__version__} has no such model{hint}")
     is_packaged = weights == "imagenet" and variant in packaged_weights.SHA256
     body = _create_body(timm, variant, drop_path, published=weights == "imagenet" and not is_packaged)
-    _check_strides(body, variant)
     network = TimmBackbone(body, output_stride)
     if (config := timm.get_pretrained_cfg(variant)) is not None:
         network.normalization = tuple(config.mean), tuple(config.std)
     network.padded = not _check_sizes(network, variant)
+    if network.padded:
+        fix_same_padding(body)
     if output_stride < 32:
         try:
-            dilate(network.body, output_stride, network.stages)
+            dilate(body, output_stride, network.stages)
         except ValueError as error:
             raise ValueError(
                 f"model.backbone.output_stride={output_stride}: {variant} of timm cannot be dilated: {error}."
                 " Set model.backbone.output_stride=32, which works with every head"
             ) from error
-    for module in body.modules():
-        if network.padded and type(module).__name__ == "Conv2dSame":
-            module.__class__ = SameConv
     if is_packaged:
-        _load_packaged(timm, body, variant)
+        path = packaged_weights.packaged_weights_path(variant)
+        names = timm.create_model(variant).state_dict()
+        state = dict(zip(names, read_weights_file(path).state.values(), strict=True))
+        _load_classifier(timm, body, variant, state, path)
     elif weights not in (None, "imagenet"):
-        _load_file(timm, body, variant, weights)
+        path = resolve_source(weights)
+        _load_classifier(timm, body, variant, read_weights_file(path).state, path)
     return network
 
 
@@ -147,11 +127,12 @@ def _create_body(timm: Any, variant: str, drop_path: float, *, published: bool) 
     """Return timm's network with all of its maps as output.
 
     Raises:
-        ValueError: timm returns no maps of this network, or has no weights for it.
+        ValueError: timm returns no maps of this network, or of other strides, or has no weights for it.
         OSError: the weights could not be downloaded.
     """
-    family = timm.models.model_entrypoint(variant.split(".")[0]).__module__.rsplit(".", 1)[-1]
-    settings: dict[str, Any] = dict(ANY_SIZE.get(family, {}))
+    settings: dict[str, Any] = {}
+    if variant.startswith("swin"):  # otherwise built for one image size
+        settings["strict_img_size"] = False
     if drop_path:
         settings["drop_path_rate"] = drop_path
     config = timm.get_pretrained_cfg(variant)
@@ -165,54 +146,31 @@ def _create_body(timm: Any, variant: str, drop_path: float, *, published: bool) 
     except Exception as error:  # of its constructors, downloads and their libraries
         reason = first_line(error)
         if published:
-            raise OSError(_download_error(config, reason)) from error
+            file = f"model.safetensors of {config.hf_hub_id}" if config.hf_hub_id else config.url
+            raise OSError(
+                f"model.backbone.weights=imagenet: cannot download {file} ({reason}). Download it elsewhere "
+                "and set model.backbone.weights=FILE, or put it into timm's cache ($HF_HOME or $TORCH_HOME)"
+            ) from error
         raise ValueError(
             f"model.backbone.variant={variant}: timm returns no maps of its stages ({reason})"
         ) from error
-    return body
-
-
-def _download_error(config: Any, reason: str) -> str:
-    """Return a message with the file to download and the place to put it."""
-    if config.hf_hub_id:
-        file = f"model.safetensors of {config.hf_hub_id}"
-    else:
-        file = config.url
-    return (
-        f"model.backbone.weights=imagenet: cannot download {file} ({reason}). Download it elsewhere and"
-        " set model.backbone.weights=FILE, or put it into timm's cache ($HF_HOME or $TORCH_HOME)"
-    )
-
-
-def _check_strides(body: Any, variant: str) -> None:
     strides = body.feature_info.reduction()
     if not set(STRIDES) <= set(strides):
         raise ValueError(
             f"model.backbone.variant={variant}: needs maps of strides 4, 8, 16, 32; this model has "
             f"{', '.join(map(str, strides))}. {SUGGESTION}"
         )
-
-
-def _load_packaged(timm: Any, body: nn.Module, variant: str) -> None:
-    """Load the ImageNet weights of an installed package."""
-    path = packaged_weights.packaged_weights_path(variant)
-    names = timm.create_model(variant).state_dict()
-    state = dict(zip(names, read_weights_file(path).state.values(), strict=True))
-    _load_classifier(timm, body, variant, state, path)
-
-
-def _load_file(timm: Any, body: nn.Module, variant: str, weights: str) -> None:
-    """Load weights with the names of timm's classifier, or of a segmenter on this backbone."""
-    path = resolve_source(weights)
-    state = read_weights_file(path).state
-    prefix = "backbone.body."
-    if any(name.startswith(prefix) for name in state):
-        state = {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
-    _load_classifier(timm, body, variant, state, path)
+    return body
 
 
 def _load_classifier(timm: Any, body: nn.Module, variant: str, state: State, path: Path) -> None:
-    """Load a state dict with the names of timm's classifier; its layers after the last stage are left out."""
+    """Load weights with the names of timm's classifier, or of a segmenter on this backbone.
+
+    The layers of the classifier after the last stage are left out.
+    """
+    prefix = "backbone.body."
+    if any(name.startswith(prefix) for name in state):
+        state = {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
     own = {_normalize_name(name): name for name in body.state_dict()}
     state = {own.get(_normalize_name(name), name): tensor for name, tensor in state.items()}
     classifier = timm.create_model(variant).state_dict()
@@ -240,16 +198,13 @@ def _check_sizes(network: TimmBackbone, variant: str) -> bool:
         return [tuple(stage.shape[2:]) for stage in stages] == rounded
 
     try:
-        is_exact = rounds_up(EVEN_SIZE)
+        if not rounds_up(EVEN_SIZE):
+            raise ValueError("its maps have other sizes")
     except Exception as error:
         raise ValueError(
             f"model.backbone.variant={variant}: must take images of any size ({first_line(error)}). "
             f"{SUGGESTION}"
         ) from error
-    if not is_exact:
-        raise ValueError(
-            f"model.backbone.variant={variant}: the sizes of its maps do not match their strides"
-        )
     if any(type(module).__name__ == "Conv2dSame" for module in network.modules()):
         return False  # its padding depends on whether a side is odd
     try:
