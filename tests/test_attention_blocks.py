@@ -58,8 +58,7 @@ def test_cbam_matches_equation(kernel):
     torch.testing.assert_close(module(x), out)
 
 
-@pytest.mark.parametrize("branches", [2, 3])
-@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("branches", "stride", "dilation"), [(2, 1, 1), (3, 2, 1), (3, 1, 2)])
 def test_selective_kernel_matches_equation(branches, stride, dilation):
     x = random_map(2, 16, 9, 7)
     kernels = [Kernel(dilation=m + 1, groups=4) for m in range(branches)]
@@ -74,8 +73,6 @@ def test_selective_kernel_matches_equation(branches, stride, dilation):
     assert z.shape == (2, 32)
     select = module.attn.fc_select.weight[:, :, 0, 0]
     scores = [torch.exp(z @ select[m * 16 : (m + 1) * 16].T) for m in range(branches)]
-    expected = sum(a / sum(scores) @ torch.eye(16).double() for a in scores)
-    torch.testing.assert_close(expected, torch.ones(2, 16).double())  # the weights sum to one
     expected = sum((a / sum(scores))[:, :, None, None] * u for a, u in zip(scores, maps, strict=True))
     torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-10)
 
@@ -83,7 +80,8 @@ def test_selective_kernel_matches_equation(branches, stride, dilation):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_sge_matches_equation(normalize):
     x = random_map(2, 8, 3, 4)
-    module = SpatialGroupEnhance(8, groups=2, normalize=normalize).double()
+    module = SpatialGroupEnhance(8, groups=2, scale=0.5, shift=-1.0, normalize=normalize).double()
+    assert (module.weight.unique().tolist(), module.bias.unique().tolist()) == ([0.5], [-1])
     torch.nn.init.normal_(module.weight)
     torch.nn.init.normal_(module.bias)
     out = module(x)
@@ -100,11 +98,6 @@ def test_sge_matches_equation(normalize):
                 torch.testing.assert_close(out[b, group * 4 : group * 4 + 4].flatten(1)[:, i], expected)
 
 
-def test_sge_initially_scales_all_positions_equally():
-    x = random_map(1, 64, 4, 4)
-    torch.testing.assert_close(SpatialGroupEnhance(64).double()(x), x / (1 + math.exp(-1)))
-
-
 @pytest.mark.parametrize("x", [random_map(1, 64, 1, 1), torch.zeros(1, 64, 3, 3).double()])
 def test_sge_of_constant_map_has_finite_gradient(x):
     x.requires_grad_()
@@ -118,12 +111,6 @@ def test_sge_of_constant_map_has_finite_gradient(x):
 def test_groups_of_thin_networks_divide_channels():
     assert [path.conv.groups for path in SelectiveKernel(48).paths] == [16, 16]
     assert SpatialGroupEnhance(96).groups == 32
-
-
-def test_sge_takes_initial_scale_and_shift():
-    module = SpatialGroupEnhance(8, 2, scale=0.5, shift=-1.0)
-    assert module.weight.flatten().tolist() == [0.5, 0.5]
-    assert module.bias.flatten().tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(
@@ -144,9 +131,8 @@ def test_attention_keeps_bf16_under_autocast(module):
         assert module.eval()(x).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_weighted_sum_matches_equation(count):
-    torch.manual_seed(count)
+def test_weighted_sum_matches_equation():
+    count = 4
     x = torch.randn(2, count * 3, 5, 4, dtype=torch.float64)
     weights = torch.randn(2, count, 3, 1, 1, dtype=torch.float64)
     expected = (x.unflatten(1, (count, 3)) * weights).sum(1)

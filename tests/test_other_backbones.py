@@ -28,8 +28,8 @@ COUNTS = {  # variant of resnet: parameters with 1000 classes
     "sk_50": 26_154_496,
     "sge_50": 25_559_080,
     "sge_101": 44_553_384,
+    "sknet_50": 27_479_784,  # 27.5 million in the paper
 }
-EVERY = [*COUNTS, "50c", "50s", "152", "sknet_50", "sknet_101"]
 
 
 def build(variant, num_classes=None, **settings):
@@ -47,32 +47,23 @@ def test_resnet_has_published_parameter_count(variant):
     assert sum(p.numel() for p in on_meta(variant, 1000).parameters()) == COUNTS[variant]
 
 
-@pytest.mark.parametrize(("variant", "millions"), [("50", 27.5), ("101", 48.9)])
-def test_sknet_has_the_paper_parameter_count(variant, millions):
-    count = sum(p.numel() for p in on_meta(f"sknet_{variant}", 1000).parameters())
-    assert count / 1e6 == pytest.approx(millions, rel=0.005)  # the paper rounds; 48.74 counted for the 101
-
-
 def test_sknet_101_count_of_the_paper_includes_statistics():
     network = on_meta("sknet_101", 1000)
     statistics = sum(b.numel() for n, b in network.named_buffers() if "running" in n)
     count = sum(p.numel() for p in network.parameters()) + statistics
-    assert (round(count / 1e6, 1), round(count / 1e6, 2)) == (48.9, 48.91)
+    assert round(count / 1e6, 2) == 48.91  # 48.9 in the paper
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(
-    ("variant", "output_stride"), [*((variant, 8) for variant in EVERY), ("50d", 16), ("sknet_50", 32)]
-)
+@pytest.mark.parametrize(("variant", "output_stride"), [("50d", 8), ("se_50", 16), ("sknet_50", 32)])
 def test_stages_and_class_scores_have_expected_shapes(variant, output_stride):
     network = on_meta(variant, 10, output_stride=output_stride).eval()
     image = torch.empty(2, 3, 97, 128, device="meta")
     strides = (4, 8, min(16, output_stride), output_stride)
-    expected = [
-        (2, c, -(-97 // s), 128 // s) for c, s in zip((256, 512, 1024, 2048), strides, strict=True)
-    ]  # fmt: skip
+    channels = [256, 512, 1024, 2048]
+    expected = [(2, c, -(-97 // s), 128 // s) for c, s in zip(channels, strides, strict=True)]
     assert [tuple(stage.shape) for stage in network(image)] == expected
-    assert network.out_channels == [256, 512, 1024, 2048]
+    assert network.out_channels == channels
     assert network.classify(image).shape == (2, 10)
 
 
@@ -88,17 +79,18 @@ def agree(ours, theirs, **settings):
 
 
 @pytest.mark.parametrize(
-    ("output_stride", "dilate"),
-    [(8, [False, True, True]), (16, [False, False, True]), (32, [False, False, False])],
+    ("variant", "output_stride", "dilate"),
+    [
+        ("50", 8, [False, True, True]),
+        ("50", 16, [False, False, True]),
+        ("50", 32, [False, False, False]),
+        ("50_32x4d", 8, [False, True, True]),
+    ],
 )
-def test_resnet50_equals_torchvision_at_every_output_stride(output_stride, dilate):
-    theirs = torchvision.models.resnet50(replace_stride_with_dilation=dilate)
-    agree("50", theirs, output_stride=output_stride)
-
-
-def test_resnext50_equals_torchvision():
-    theirs = torchvision.models.resnext50_32x4d(replace_stride_with_dilation=[False, True, True])
-    agree("50_32x4d", theirs, output_stride=8)
+def test_resnet_equals_torchvision(variant, output_stride, dilate):
+    name = f"resnext{variant}" if "x" in variant else f"resnet{variant}"
+    theirs = getattr(torchvision.models, name)(replace_stride_with_dilation=dilate)
+    agree(variant, theirs, output_stride=output_stride)
 
 
 @pytest.mark.medium
@@ -285,19 +277,17 @@ def test_thin_networks_of_every_family_train(name, variant, width):
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "fault", "nearest"),
+    ("given", "channels"),
     [
-        ("resnest", {"variant": "50", "radix": 3}, "radix=3: must divide 64", "2 or 4"),
-        ("resnest", {"variant": "50", "radix": 100}, "radix=100: must divide 64", "32"),
-        ("resnest", {"bottleneck_width": 40, "radix": 16}, "radix=16: must divide 40", "10 or 20"),
-        ("resnet", {"variant": "sknet_50", "groups": 24}, "groups=24: must divide 128", "16 or 32"),
-        ("resnet", {"variant": "sk_50", "groups": 24}, "groups=24: must divide 64", "16 or 32"),
-        ("resnet", {"variant": "sge_50", "groups": 48}, "groups=48: must divide 256", "32 or 64"),
+        ({"name": "resnest", "variant": "50", "radix": 3}, 64),
+        ({"variant": "sknet_50", "groups": 24}, 128),
+        ({"variant": "sk_50", "groups": 24}, 64),
+        ({"variant": "sge_50", "groups": 48}, 256),
     ],
 )
-def test_indivisible_groups_are_rejected_with_nearest_numbers(name, given, fault, nearest):
-    with pytest.raises(ValueError, match=rf"^model\.backbone\.{fault} channels; nearest: {nearest}$"):
-        build(**{"variant": "50", **given}, name=name)
+def test_indivisible_groups_are_rejected(given, channels):
+    with pytest.raises(ValueError, match=rf"^model\.backbone\.\w+=\d+: must divide {channels} channels$"):
+        build(**given)
 
 
 def test_selective_kernel_takes_settings_of_the_paper():
@@ -316,17 +306,10 @@ def test_se_and_sge_take_settings_of_the_papers():
     assert (enhance.groups, enhance.weight.shape[1], enhance.normalize) == (32, 32, False)
 
 
-# ---- names of then and now
-
-
 def test_settings_of_another_unit_are_rejected():
-    message = r"branches=3: must be null, as variant se_50 has no such .*settings: reduction\)"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"branches=3: must be null, .*se_50 .*settings: reduction\)"):
         on_meta("se_50", branches=3)
-    message = r"reduction=4: must be null, as variant 50_32x4d .*settings: none\)"
-    with pytest.raises(ValueError, match=message):
-        on_meta("50_32x4d", reduction=4)
-    with pytest.raises(ValueError, match=r"kernel=4: .* nearest: 3 or 5"):
+    with pytest.raises(ValueError, match=r"kernel=4: must be odd"):
         on_meta("cbam_50", kernel=4)
 
 

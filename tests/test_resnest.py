@@ -113,13 +113,6 @@ def test_drop_block_follows_norms_of_stages_3_and_4():
     assert not any(isinstance(module, DropBlock) for module in on_meta("26").modules())
 
 
-def test_dropout_precedes_the_classifier():
-    torch.manual_seed(0)
-    network = resnest.build(5, variant="14", width=8, dropout=1.0)
-    scores = network.train().classify(torch.rand(2, 3, 64, 64))
-    torch.testing.assert_close(scores, network.fc.bias.expand(2, 5))  # all features dropped
-
-
 def test_drop_block_drops_squares_and_keeps_the_mean():
     torch.manual_seed(0)
     drop = DropBlock(0.1, 3)
@@ -148,15 +141,12 @@ def test_initial_convolutions_have_published_std():
     ("variant", "given"),
     [
         ("50_fast_4s2x40d", {"radix": 4, "cardinality": 2, "bottleneck_width": 40, "pool": "before"}),
-        ("50_fast_1s4x24d", {"radix": 1, "cardinality": 4, "bottleneck_width": 24, "pool": "before"}),
         ("50_mmseg", {"pool": "strided"}),
     ],
 )
 def test_published_variant_equals_its_explicit_settings(variant, given):
-    published, free = (
-        originals.randomize(resnest.build(4, variant=v, width=16, **more))
-        for v, more in ((variant, {}), ("50", given))
-    )
+    published = originals.randomize(resnest.build(4, variant=variant, width=16))
+    free = originals.randomize(resnest.build(4, variant="50", width=16, **given))
     image = torch.randn(1, 3, 40, 33, dtype=torch.float64)
     free.load_state_dict(published.state_dict())
     with torch.inference_mode():
@@ -170,8 +160,3 @@ def test_resnest_with_plain_stem_shortcut_and_pool():
     assert (block.pool, block.conv2.conv.stride, block.downsample[0].stride) == (None, (2, 2), (2, 2))
     assert network.layer4[0].conv2.fc1.out_channels == 512 // 8
     assert on_meta("50", stem_width=48).conv1[0].out_channels == 48
-
-
-def test_changed_network_has_no_imagenet_weights():
-    with pytest.raises(ValueError, match="weights=imagenet: no weights are published for this network"):
-        resnest.build(variant="50", pool="before", weights="imagenet")

@@ -10,6 +10,7 @@ Published weights are for RGB. A rule names how they are adapted:
 
 from __future__ import annotations
 
+import copy
 import logging
 from functools import partial
 from typing import Literal
@@ -28,27 +29,19 @@ SIDE = 64  # of the image that is used to find the convolutions that read it
 
 def input_convs(network: nn.Module) -> dict[str, nn.Conv2d]:
     """Return the convolutions that read the image, by name; RepVGG, MobileOne and FastViT have several."""
-    convolutions = {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
+    network_copy = copy.deepcopy(network).eval()
+    convolutions = {name: part for name, part in network_copy.named_modules() if isinstance(part, nn.Conv2d)}
     bands = next(iter(convolutions.values())).in_channels
     first: dict[str, nn.Conv2d] = {}
 
-    def add_if_first(name: str, conv: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
+    def add_if_first(name: str, conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if inputs[0].shape[1] == bands and max(inputs[0].shape[2:]) >= SIDE:
-            first[name] = conv
+            first[name] = network.get_submodule(name)  # pyright: ignore[reportArgumentType]
 
-    hooks = [
-        conv.register_forward_pre_hook(partial(add_if_first, name))  # pyright: ignore[reportArgumentType]
-        for name, conv in convolutions.items()
-    ]
-    training = network.training
-    try:
-        with torch.no_grad():
-            parameter = next(network.parameters())
-            network.eval()(parameter.new_zeros(1, bands, SIDE, SIDE))
-    finally:
-        network.train(training)
-        for hook in hooks:
-            hook.remove()
+    for name, conv in convolutions.items():
+        conv.register_forward_pre_hook(partial(add_if_first, name))
+    with torch.no_grad():
+        network_copy(next(network.parameters()).new_zeros(1, bands, SIDE, SIDE))
     return first
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -53,35 +52,23 @@ def measure_parts(model: Segmenter, crop: tuple[int, int], *, operations: bool =
         operations: count the operations; otherwise they are 0.
     """
     model = copy.deepcopy(model).eval()
-    if not operations:
-        no_image = next(model.parameters()).new_empty((0, model.in_channels, *crop))
-        # A batch of no images avoids the meta device, which imports the compiler; not all networks accept it.
-        with contextlib.suppress(RuntimeError), torch.no_grad():
-            return list(_measure(model, no_image, operations=False))
-    image = torch.empty(1, model.in_channels, *crop, device="meta")
+    if operations:
+        model = model.to("meta")
+        image = torch.empty(1, model.in_channels, *crop, device="meta")
+    else:  # no images instead of the meta device, which imports the compiler
+        image = next(model.parameters()).new_empty((0, model.in_channels, *crop))
     with torch.no_grad():
-        return list(_measure(model.to("meta"), image, operations=operations))
+        return list(_measure(model, image, operations=operations))
 
 
 def _measure(model: Segmenter, image: Tensor, *, operations: bool) -> Iterator[SummaryRow]:
-    height = image.shape[2]
-
     def run(name: str, module: nn.Module, inputs: Any) -> tuple[Any, SummaryRow]:
-        outputs: list[Any] = []
-        flops = 0
-        if operations:
-            flops = count_flops(lambda: outputs.append(module(inputs)))
-        else:
-            outputs.append(module(inputs))
-        if isinstance(outputs[0], list | tuple):
-            last = outputs[0][-1]
-        else:
-            last = outputs[0]
-        shape = tuple(last.shape[1:])
-        stride = str(round(height / shape[1])) if shape[1] > 1 else "all"
-        return outputs[0], SummaryRow(
-            name, shape, stride, list_dilations(module), count_parameters(module), flops
-        )
+        output = module(inputs)
+        shape = tuple((output[-1] if isinstance(output, list | tuple) else output).shape[1:])
+        stride = str(round(image.shape[2] / shape[1])) if shape[1] > 1 else "all"
+        flops = count_flops(lambda: module(inputs)) if operations else 0
+        row = SummaryRow(name, shape, stride, list_dilations(module), count_parameters(module), flops)
+        return output, row
 
     backbone: Any = model.backbone
     if all(hasattr(backbone, name) for name in ("conv1", "bn1", "relu", "maxpool", *RESNET_STAGES)):
@@ -120,27 +107,30 @@ def format_summary(model: Segmenter, crop: int | tuple[int, int], *, operations:
         rows = measure_parts(model, (height, width), operations=operations)
     except (RuntimeError, NotImplementedError, TypeError) as error:  # a foreign part needs real numbers
         return f"{count_parameters(model):,} parameters; operations are not counted ({first_line(error)})"
-
-    def cost(flops: int) -> str:
-        if operations:
-            return f" {flops / 2e9:>8.2f} {flops / 1e9:>8.2f}"
-        return ""
-
-    lines = [f"one image of {height} x {width}, {model.num_classes} classes"]
-    heading = f" {'GMACs':>8} {'GFLOPs':>8}" if operations else ""
-    lines.append(f"{'part':<10} {'shape':>16} {'stride':>6} {'dilation':>12} {'parameters':>12}{heading}")
+    heading = f"{'part':<10} {'shape':>16} {'stride':>6} {'dilation':>12} {'parameters':>12}"
+    lines = [
+        f"one image of {height} x {width}, {model.num_classes} classes",
+        f"{heading} {'GMACs':>8} {'GFLOPs':>8}",
+    ]
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         columns = f"{row.name:<10} {shape:>16} {row.stride:>6} {row.dilation:>12} {row.parameters:>12,}"
-        lines.append(columns + cost(row.flops))
+        lines.append(columns + _format_flops(row.flops))
     totals = {"total": rows}
     if model.auxiliary is not None:
         totals = {"training": rows, "inference": [row for row in rows if row.name != "auxiliary"]}
     for name, part in totals.items():
         count = sum(row.parameters for row in part)
-        lines.append(f"{name:<47} {count:>12,}{cost(sum(row.flops for row in part))}")
+        lines.append(f"{name:<47} {count:>12,}{_format_flops(sum(row.flops for row in part))}")
     if operations:
         lines.append(
             "operations of convolutions and matrix products; a MAC is a multiplication and an addition"
         )
     return "\n".join(lines)
+
+
+def _format_flops(flops: int) -> str:
+    """Return the columns GMACs and GFLOPs; dashes if the operations were not counted."""
+    if not flops:
+        return f" {'-':>8} {'-':>8}"
+    return f" {flops / 2e9:>8.2f} {flops / 1e9:>8.2f}"

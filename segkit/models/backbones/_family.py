@@ -31,10 +31,7 @@ def override_variant(variant: Variant, *, blocks: Sequence[int] | None, **settin
         ValueError: there are not four stages.
     """
     if blocks is not None and len(blocks) != 4:
-        raise ValueError(
-            f"model.backbone.blocks={list(blocks)}: needs a number for each of the four stages, such as "
-            "[3, 4, 6, 3]"
-        )
+        raise ValueError(f"model.backbone.blocks={list(blocks)}: needs a number for each of the four stages")
     if blocks is not None:
         settings["blocks"] = tuple(blocks)
     return variant._replace(**{name: value for name, value in settings.items() if value is not None})
@@ -90,7 +87,12 @@ class Backbone(nn.Module):
             stage = nn.Sequential()
             dilations = [max(dilation // 2, 1), *[dilation] * (blocks[i] - 1)]
             if i == 3 and multi_grid is not None:
-                dilations = _check_multi_grid(multi_grid, blocks[i])
+                if len(multi_grid) != blocks[i]:
+                    raise ValueError(
+                        f"model.backbone.multi_grid={list(multi_grid)}: needs a dilation for each of the "
+                        f"{blocks[i]} blocks of the last stage"
+                    )
+                dilations = list(multi_grid)
             for j, block_dilation in enumerate(dilations):
                 block = Bottleneck(
                     channels,
@@ -127,15 +129,6 @@ class Backbone(nn.Module):
                 "this backbone has no classifier. Build it with num_classes, such as 1000 for ImageNet"
             )
         return self.fc(self.dropout(self.forward(image)[-1].mean((2, 3))))
-
-
-def _check_multi_grid(multi_grid: Sequence[int], blocks: int) -> list[int]:
-    if len(multi_grid) != blocks:
-        raise ValueError(
-            f"model.backbone.multi_grid={list(multi_grid)}: needs a dilation for each of the {blocks} "
-            "blocks of the last stage, such as [1, 2, 4]"
-        )
-    return list(multi_grid)
 
 
 def make_deep_stem(width: int) -> nn.Sequential:

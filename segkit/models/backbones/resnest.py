@@ -126,23 +126,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the paper
         pool=pool,
     )
     check_divisible("model.backbone.radix", numbers.radix, numbers.bottleneck_width)
-    network = Backbone(
-        _make_design(numbers, reduction=reduction, average_down=average_down),
-        numbers.blocks,
-        output_stride=output_stride,
-        stem_width=numbers.stem_width or None,
-        width=width,
-        num_classes=num_classes,
-        dropout=dropout,
-    )
-    _initialize_blocks(network, last_gamma=last_gamma, drop_block=drop_block)
-    is_published = numbers == VARIANTS[variant] and average_down
-    load_backbone(network, weights, PUBLISHED.get(variant) if is_published else None)
-    return network
-
-
-def _make_design(numbers: Variant, *, reduction: int, average_down: bool) -> Design:
-    return Design(
+    design = Design(
         bottleneck_width=numbers.bottleneck_width,
         cardinality=numbers.cardinality,
         radix=numbers.radix,
@@ -152,14 +136,21 @@ def _make_design(numbers: Variant, *, reduction: int, average_down: bool) -> Des
         average_down=average_down,
         pool=numbers.pool,
     )
-
-
-def _initialize_blocks(network: Backbone, *, last_gamma: float, drop_block: float) -> None:
-    """Set the scale of each block's last normalization, and add DropBlock to stages 3 and 4."""
+    network = Backbone(
+        design,
+        numbers.blocks,
+        output_stride=output_stride,
+        stem_width=numbers.stem_width or None,
+        width=width,
+        num_classes=num_classes,
+        dropout=dropout,
+    )
     for module in network.modules():
         if isinstance(module, Bottleneck):
             nn.init.constant_(module.bn3.weight, last_gamma)
-    if drop_block:
-        for module in (*network.layer3.modules(), *network.layer4.modules()):
-            if isinstance(module, Bottleneck | SplitAttention):
-                module.drop = DropBlock(drop_block)
+    for module in (*network.layer3.modules(), *network.layer4.modules()):
+        if drop_block and isinstance(module, Bottleneck | SplitAttention):
+            module.drop = DropBlock(drop_block)
+    is_published = numbers == VARIANTS[variant] and average_down
+    load_backbone(network, weights, PUBLISHED.get(variant) if is_published else None)
+    return network

@@ -100,9 +100,7 @@ def _se(v: Variant, *, reduction: int = 16) -> Design:
 
 def _cbam(v: Variant, *, reduction: int = 16, kernel: int = 7) -> Design:
     if kernel % 2 == 0:
-        raise ValueError(
-            f"model.backbone.kernel={kernel}: must be odd; nearest: {kernel - 1} or {kernel + 1}"
-        )
+        raise ValueError(f"model.backbone.kernel={kernel}: must be odd")
     return _plain(v)._replace(attention=partial(ConvolutionalAttention, reduction=reduction, kernel=kernel))
 
 
@@ -133,11 +131,6 @@ def _sknet(
 UNITS = {"plain": _plain, "se": _se, "cbam": _cbam, "sge": _sge, "sk": _sk, "sknet": _sknet}
 
 
-def variant_settings(variant: str) -> list[str]:
-    """Return the names of the settings of a variant's unit, such as ``reduction`` of SE."""
-    return list(inspect.signature(UNITS[VARIANTS[variant].unit]).parameters)[1:]
-
-
 def _make_design(numbers: Variant, variant: str, **unit_settings: Any) -> Design:
     """Return the bottleneck of a variant; settings that are None are the unit's defaults.
 
@@ -145,7 +138,7 @@ def _make_design(numbers: Variant, variant: str, **unit_settings: Any) -> Design
         ValueError: its unit has no such setting, or the numbers do not fit.
     """
     unit_settings = {name: value for name, value in unit_settings.items() if value is not None}
-    allowed = variant_settings(variant)
+    allowed = list(inspect.signature(UNITS[numbers.unit]).parameters)[1:]
     for name, value in unit_settings.items():
         if name not in allowed:
             raise ValueError(

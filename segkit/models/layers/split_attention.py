@@ -39,10 +39,9 @@ class SplitAttention(nn.Module):
         super().__init__()
         inner = round_up(max(channels * radix // reduction, LEAST_INNER), cardinality)
         if channels % (cardinality * radix):
-            nearest = round_up(channels, cardinality * radix)
             raise ValueError(
                 f"Split-Attention over {channels} channels: must be a multiple of cardinality "
-                f"{cardinality} x radix {radix}; nearest: {nearest} channels"
+                f"{cardinality} x radix {radix}"
             )
         self.radix, self.cardinality = radix, cardinality
         self.conv = nn.Conv2d(
