@@ -76,15 +76,14 @@ def fix_same_padding(network: nn.Module) -> None:
     It becomes that of maps whose sides are multiples of the stride. Such a network can be exported for any
     size.
     """
-    for module in network.modules():
-        if type(module).__name__ != "Conv2dSame":
-            continue
+    modules: list[Any] = [module for module in network.modules() if type(module).__name__ == "Conv2dSame"]
+    for module in modules:
         sides: list[int] = []
         for size, dilation, stride in zip(module.kernel_size, module.dilation, module.stride, strict=True):
             total = max(0, dilation * (size - 1) + 1 - stride)
             sides = [total // 2, total - total // 2, *sides]  # the last axis first
         module.__class__ = PaddedConv2d
-        vars(module)["sides"] = tuple(sides)
+        module.sides = tuple(sides)
 
 
 def dilate(network: nn.Module, output_stride: int, stages: Callable[[Any], list[Tensor]]) -> None:

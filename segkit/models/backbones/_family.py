@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from segkit.models.layers.bottleneck import EXPANSION, Bottleneck, Design
+from segkit.models.layers.bottleneck import EXPANSION, Bottleneck, Unit, Variant
 from segkit.models.layers.dropout import Dropout
 
 STAGES = {  # output stride -> (stride, dilation) of each stage
@@ -21,8 +21,6 @@ STAGES = {  # output stride -> (stride, dilation) of each stage
     32: ((1, 1), (2, 1), (2, 1), (2, 1)),
 }
 
-Variant = TypeVar("Variant", bound=NamedTuple)
-
 
 def override_variant(variant: Variant, *, blocks: Sequence[int] | None, **settings: Any) -> Variant:
     """Return a variant with some of its numbers replaced; None keeps the variant's.
@@ -30,22 +28,22 @@ def override_variant(variant: Variant, *, blocks: Sequence[int] | None, **settin
     Raises:
         ValueError: there are not four stages.
     """
-    if blocks is not None and len(blocks) != 4:
-        raise ValueError(f"model.backbone.blocks={list(blocks)}: needs a number for each of the four stages")
     if blocks is not None:
+        if len(blocks) != 4:
+            raise ValueError(
+                f"model.backbone.blocks={list(blocks)}: needs a number for each of the four stages"
+            )
         settings["blocks"] = tuple(blocks)
     return variant._replace(**{name: value for name, value in settings.items() if value is not None})
 
 
 class Backbone(nn.Module):
-    """A network of the ResNet family.
-
-    ``stem_width`` is that of a deep stem for a ``width`` of 64; None is the single 7x7 convolution.
+    """A network of the ResNet family; ``width`` is 64 in the published networks.
 
     Attributes:
         out_channels: channels of each stage.
         output_stride: pixels of the image per cell of the last stage.
-        pool: see ``Design``.
+        pool: see ``Variant``.
         multi_grid: dilation of each block of the last stage; None for that of the output stride.
         fc: the classifier, or None without ``num_classes``.
     """
@@ -57,40 +55,39 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        design: Design,
-        blocks: tuple[int, int, int, int],
+        variant: Variant,
+        unit: Unit,
         *,
         output_stride: int,
-        stem_width: int | None = None,
-        width: int = 64,
-        num_classes: int | None = None,
-        dropout: float = 0.0,
+        width: int,
+        num_classes: int | None,
+        dropout: float,
         multi_grid: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if output_stride not in STAGES:
             raise ValueError(f"model.backbone.output_stride={output_stride}: must be one of 8, 16, 32")
-        self.output_stride, self.pool = output_stride, design.pool
+        self.output_stride, self.pool = output_stride, variant.pool
         self.multi_grid = None if multi_grid is None else tuple(multi_grid)
         self.out_channels = [width * 2**i * EXPANSION for i in range(4)]
-        if stem_width is None:
-            channels = width
-            self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
-        else:
-            stem_width = max(stem_width * width // 64, 1)
+        if variant.stem_width:
+            stem_width = max(variant.stem_width * width // 64, 1)
             channels = 2 * stem_width
             self.conv1 = make_deep_stem(stem_width)
+        else:
+            channels = width
+            self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         for i, (stride, dilation) in enumerate(STAGES[output_stride]):
             stage = nn.Sequential()
-            dilations = [max(dilation // 2, 1), *[dilation] * (blocks[i] - 1)]
+            dilations = [max(dilation // 2, 1), *[dilation] * (variant.blocks[i] - 1)]
             if i == 3 and multi_grid is not None:
-                if len(multi_grid) != blocks[i]:
+                if len(multi_grid) != variant.blocks[i]:
                     raise ValueError(
                         f"model.backbone.multi_grid={list(multi_grid)}: needs a dilation for each of the "
-                        f"{blocks[i]} blocks of the last stage"
+                        f"{variant.blocks[i]} blocks of the last stage"
                     )
                 dilations = list(multi_grid)
             for j, block_dilation in enumerate(dilations):
@@ -99,7 +96,8 @@ class Backbone(nn.Module):
                     width * 2**i,
                     stride if j == 0 else 1,
                     block_dilation,
-                    design=design,
+                    variant=variant,
+                    unit=unit,
                     pooled=i > 0 and j == 0,
                 )
                 stage.append(block)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from segkit.config import Fraction, Interval, PathStr, PositiveInt
 from segkit.models.backbones._family import Backbone, override_variant
-from segkit.models.layers.bottleneck import EXPANSION, Design, conv3x3
+from segkit.models.layers.bottleneck import EXPANSION, Unit, Variant, conv3x3
 from segkit.models.layers.convolutional_attention import ConvolutionalAttention
 from segkit.models.layers.groups import check_divisible
 from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
@@ -26,18 +26,6 @@ from segkit.models.layers.squeeze_excitation import SqueezeExcitation
 from segkit.models.weights import load_backbone
 
 R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
-
-
-class Variant(NamedTuple):
-    """Numbers of a network."""
-
-    blocks: tuple[int, int, int, int]
-    unit: Literal["plain", "se", "cbam", "sge", "sk", "sknet"] = "plain"
-    cardinality: int = 1
-    bottleneck_width: int = 64
-    stem_width: int = 0
-    average_down: bool = False
-    pool: Literal["none", "after", "before", "strided"] = "none"
 
 
 VARIANTS = {
@@ -84,21 +72,15 @@ PUBLISHED = {  # by torchvision, trained on ImageNet; the name ends in the first
 }
 
 
-def _plain(v: Variant) -> Design:
-    return Design(
-        v.bottleneck_width,
-        v.cardinality,
-        spatial=partial(conv3x3, groups=v.cardinality),
-        average_down=v.average_down,
-        pool=v.pool,
-    )
+def _plain(v: Variant) -> Unit:
+    return Unit(partial(conv3x3, groups=v.cardinality))
 
 
-def _se(v: Variant, *, reduction: int = 16) -> Design:
+def _se(v: Variant, *, reduction: int = 16) -> Unit:
     return _plain(v)._replace(attention=partial(SqueezeExcitation, reduction=reduction))
 
 
-def _cbam(v: Variant, *, reduction: int = 16, kernel: int = 7) -> Design:
+def _cbam(v: Variant, *, reduction: int = 16, kernel: int = 7) -> Unit:
     if kernel % 2 == 0:
         raise ValueError(f"model.backbone.kernel={kernel}: must be odd")
     return _plain(v)._replace(attention=partial(ConvolutionalAttention, reduction=reduction, kernel=kernel))
@@ -106,33 +88,31 @@ def _cbam(v: Variant, *, reduction: int = 16, kernel: int = 7) -> Design:
 
 def _sge(
     v: Variant, *, groups: int = 64, scale: float = 0.0, shift: float = 1.0, normalize: bool = True
-) -> Design:
+) -> Unit:
     check_divisible("model.backbone.groups", groups, 64 * EXPANSION)
     attention = partial(SpatialGroupEnhance, groups=groups, scale=scale, shift=shift, normalize=normalize)
     return _plain(v)._replace(attention=attention)
 
 
-def _sk(v: Variant, *, groups: int = 32, reduction: int = 16, least_inner: int = 1) -> Design:
+def _sk(v: Variant, *, groups: int = 32, reduction: int = 16, least_inner: int = 1) -> Unit:
     check_divisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
     kernels = (Kernel(dilation=1, groups=v.cardinality), Kernel(dilation=1, groups=groups))
-    spatial = partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner)
-    return _plain(v)._replace(spatial=spatial)
+    return Unit(partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner))
 
 
 def _sknet(
     v: Variant, *, branches: int = 2, groups: int = 32, reduction: int = 16, least_inner: int = 32
-) -> Design:
+) -> Unit:
     check_divisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
     kernels = tuple(Kernel(dilation=m + 1, groups=groups) for m in range(branches))
-    spatial = partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner)
-    return _plain(v)._replace(spatial=spatial)
+    return Unit(partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner))
 
 
 UNITS = {"plain": _plain, "se": _se, "cbam": _cbam, "sge": _sge, "sk": _sk, "sknet": _sknet}
 
 
-def _make_design(numbers: Variant, variant: str, **unit_settings: Any) -> Design:
-    """Return the bottleneck of a variant; settings that are None are the unit's defaults.
+def _make_unit(numbers: Variant, variant: str, **unit_settings: Any) -> Unit:
+    """Return the unit of a variant; settings that are None are the unit's defaults.
 
     Raises:
         ValueError: its unit has no such setting, or the numbers do not fit.
@@ -180,31 +160,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
     dropout: Fraction = 0.0,
     weights: PathStr | None = None,
 ) -> Backbone:
-    """Build a network of the family; None, except for ``multi_grid`` and ``weights``, is the variant's.
-
-    Args:
-        num_classes: classes of an image classifier; None for a backbone without one.
-        variant: which of the family.
-        output_stride: pixels per cell of the last stage.
-        width: channels of the first stage before the expansion; 64 in the published networks.
-        blocks: of each stage.
-        cardinality: groups of the 3x3.
-        bottleneck_width: channels of each of them, for a ``width`` of 64.
-        stem_width: of the deep stem; 0 for the single 7x7 convolution.
-        average_down: the shortcut has an average pool instead of a stride.
-        pool: a 3x3 average pool with the stride of the block, as in ResNeSt.
-        multi_grid: dilation of each block of the last stage, such as [1, 2, 4]; None for that of the output
-            stride.
-        groups: sge: of the channels after each block; sk: of the second 3x3; sknet: of each 3x3.
-        reduction: channels per channel of the attention's inner layer.
-        branches: sknet: number of branches; branch m has dilation m.
-        least_inner: sk, sknet: minimum channels of the inner layer.
-        scale: sge: initial scale of each group.
-        shift: sge: initial shift of each group.
-        normalize: sge: standardize the similarity before it is scaled.
-        kernel: cbam: size of the convolution over positions.
-        dropout: before the classifier.
-        weights: "imagenet", a path, ``file://`` or ``http(s)://``; None starts from scratch.
+    """Build a network of the family; ``conf/model/backbone/`` describes the settings of each unit.
 
     Raises:
         ValueError: the numbers or the weights do not fit.
@@ -218,7 +174,7 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
         average_down=average_down,
         pool=pool,
     )
-    design = _make_design(
+    unit = _make_unit(
         numbers,
         variant,
         groups=groups,
@@ -231,10 +187,9 @@ def build(  # noqa: PLR0913 - one keyword for each number of the papers
         kernel=kernel,
     )
     network = Backbone(
-        design,
-        numbers.blocks,
+        numbers,
+        unit,
         output_stride=output_stride,
-        stem_width=numbers.stem_width or None,
         width=width,
         num_classes=num_classes,
         dropout=dropout,

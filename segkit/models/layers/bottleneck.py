@@ -17,18 +17,26 @@ def conv3x3(channels: int, stride: int = 1, dilation: int = 1, *, groups: int = 
     return nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=groups, bias=False)
 
 
-class Design(NamedTuple):
-    """Settings that are the same for all bottlenecks of a network."""
+class Variant(NamedTuple):
+    """Numbers of a network of the ResNet family."""
 
-    bottleneck_width: int = 64  # channels of each group of the 3x3 in the first stage of the published width
+    blocks: tuple[int, int, int, int]  # of each stage
+    unit: Literal["plain", "se", "cbam", "sge", "sk", "sknet", "split"] = "plain"
     cardinality: int = 1  # groups of the 3x3
+    bottleneck_width: int = 64  # channels of each of them in the first stage of the published width
     radix: int = 1  # splits of each group
-    spatial: Callable[[int, int, int], nn.Module] = conv3x3  # (channels, stride, dilation) -> the 3x3
-    attention: Callable[[int], nn.Module] = nn.Identity  # (channels) -> after the last normalization
+    stem_width: int = 0  # of a deep stem; 0 for the single 7x7 convolution
     average_down: bool = False  # shortcut: average pool and 1x1 instead of a strided 1x1
     pool: Literal["none", "after", "before", "strided"] = "none"
     """A 3x3 average pool takes over the stride of the 3x3 convolution, after or before it. It is in the first
     block of stages 2 to 4, also where dilation replaced the stride; ``strided`` leaves it out there."""
+
+
+class Unit(NamedTuple):
+    """Replaceable parts of a bottleneck."""
+
+    spatial: Callable[[int, int, int], nn.Module]  # (channels, stride, dilation) -> the 3x3
+    attention: Callable[[int], nn.Module] = nn.Identity  # (channels) -> after the last normalization
 
 
 class Bottleneck(nn.Module):
@@ -38,27 +46,35 @@ class Bottleneck(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, dilation: int, *, design: Design, pooled: bool
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        dilation: int,
+        *,
+        variant: Variant,
+        unit: Unit,
+        pooled: bool,
     ) -> None:
         super().__init__()
-        group = max(channels * design.bottleneck_width // 64, 1)  # at least one in thin networks
-        inner = round_up(group, design.radix) * design.cardinality
+        group = max(channels * variant.bottleneck_width // 64, 1)  # at least one in thin networks
+        inner = round_up(group, variant.radix) * variant.cardinality
         out_channels = channels * EXPANSION
-        pool = pooled and (design.pool in ("after", "before") or (design.pool == "strided" and stride > 1))
+        pool = pooled and (variant.pool in ("after", "before") or (variant.pool == "strided" and stride > 1))
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = design.spatial(inner, 1 if pool else stride, dilation)
+        self.conv2 = unit.spatial(inner, 1 if pool else stride, dilation)
         self.bn2 = nn.BatchNorm2d(inner) if isinstance(self.conv2, nn.Conv2d) else None
         self.pool = nn.AvgPool2d(3, stride, padding=1) if pool else None
-        self.pool_first = design.pool == "before"
+        self.pool_first = variant.pool == "before"
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.attention = design.attention(out_channels)
+        self.attention = unit.attention(out_channels)
         self.drop: nn.Module = nn.Identity()  # replaced by a DropBlock on request
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride > 1 or in_channels != out_channels:
-            self.downsample = make_projection(in_channels, out_channels, stride, average=design.average_down)
+            self.downsample = make_projection(in_channels, out_channels, stride, average=variant.average_down)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features to features."""
