@@ -170,16 +170,8 @@ def parse_pip(words: list[str]) -> None:
 
 
 PARSERS = {"-m": parse_module, "torchrun": parse_torchrun, "sbatch": parse_sbatch, "pip": parse_pip}
-OTHERS = {
-    "cd",
-    "export",
-    "git",
-    "make",
-    "mlflow",
-    "pre-commit",
-    "wandb",
-    "pytest",
-}  # tests/test_repository.py
+# what they name is checked by tests/test_repository.py
+OTHERS = {"cd", "export", "git", "make", "mlflow", "pre-commit", "wandb", "pytest"}
 
 
 def parse_settings(command: str, words: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Settings: composed from yaml files and the command line, and checked against signatures."""
 
 from segkit.config.checking import check
-from segkit.config.schema import CONF, read_keywords
+from segkit.config.schema import CONF
 from segkit.config.values import (
     Fraction,
     FractionBelowOne,
@@ -30,5 +30,4 @@ __all__ = [
     "Side",
     "Size",
     "check",
-    "read_keywords",
 ]

@@ -61,18 +61,18 @@ def profile_steps(
 def _format_table(averages: list, *, steps: int, has_cuda: bool) -> str:
     """Return times per step in ms; with a GPU the host's times include waiting for it."""
     events = {event.key: event for event in averages}
-    total = events[STEP].cpu_time_total / steps / 1000
-    parts = {part: events[part].cpu_time_total / steps / 1000 for part in PARTS if part in events}
+
+    def format_row(name: str, microseconds: float, end: str = "") -> str:
+        return f"{name[:39]:<40}{microseconds / steps / 1000:>10.2f}{end:>9}".rstrip()
+
+    total = events[STEP].cpu_time_total
+    parts = {part: events[part].cpu_time_total for part in PARTS if part in events}
     parts["the rest"] = total - sum(parts.values())
     lines = [f"{'part of a step':<40}{'ms':>10}{'share':>9}"]
-    lines += [f"{part:<40}{ms:>10.2f}{ms / total:>9.1%}" for part, ms in parts.items()]
-    lines += [f"{STEP:<40}{total:>10.2f}", "", f"{'costliest operators':<40}{'ms':>10}{'calls':>9}"]
-    if has_cuda:
-        attribute = "self_device_time_total"
-    else:
-        attribute = "self_cpu_time_total"
-    times = {event.key: getattr(event, attribute) for event in averages if event.key not in (*PARTS, STEP)}
+    lines += [format_row(part, time, f"{time / total:.1%}") for part, time in parts.items()]
+    lines += [format_row(STEP, total), "", f"{'costliest operators':<40}{'ms':>10}{'calls':>9}"]
+    attribute = "self_device_time_total" if has_cuda else "self_cpu_time_total"
+    times = {key: getattr(event, attribute) for key, event in events.items() if key not in (*PARTS, STEP)}
     for key in sorted(times, key=times.__getitem__, reverse=True)[:8]:
-        calls = events[key].count / steps
-        lines.append(f"{key[:39]:<40}{times[key] / steps / 1000:>10.2f}{calls:>9.1f}")
+        lines.append(format_row(key, times[key], f"{events[key].count / steps:.1f}"))
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,15 @@ class TrackerState:
         self.failures: set[str] = set()
         furthest = max(self.last.values(), default=0)
         if furthest > start:
-            LOG.warning(
-                "%s cannot remove points: those of iterations %d to %d stay and are not recorded again",
-                service,
-                start + 1,
-                furthest,
-            )
+            stay = f"those of iterations {start + 1} to {furthest} stay and are not recorded again"
+            LOG.warning("%s cannot remove points: %s", service, stay)
 
-    def select_new(self, iteration: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Return the values whose curves do not reach this iteration yet."""
-        return {tag: value for tag, value in values.items() if iteration > self.last.get(tag, -1)}
-
-    def mark(self, iteration: int, tags: Sequence[str]) -> None:
-        """Store that the curves reach this iteration."""
-        self.last |= dict.fromkeys(tags, iteration)
-        self.save()
+    def record(self, iteration: int, values: Mapping[str, Any], log: Callable[[dict[str, Any]], Any]) -> None:
+        """Log the values whose curves do not reach this iteration yet, and store that they do."""
+        new = {tag: value for tag, value in values.items() if iteration > self.last.get(tag, -1)}
+        if new and self.send(log, new):
+            self.last |= dict.fromkeys(new, iteration)
+            self.save()
 
     def save(self) -> None:
         """Write the state to the run folder."""

@@ -48,11 +48,13 @@ class MlflowRun:
 
     def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """Record the points that MLflow does not have yet."""
-        new = self.state.select_new(iteration, values)
         now = int(time.time() * 1000)
-        metrics = [self.entities.Metric(clean_name(t), float(v), now, iteration) for t, v in new.items()]
-        if metrics and self.state.send(self.client.log_batch, self.run_id, metrics=metrics):
-            self.state.mark(iteration, list(new))
+
+        def log(new: Mapping[str, float]) -> None:
+            metrics = [self.entities.Metric(clean_name(t), float(v), now, iteration) for t, v in new.items()]
+            self.client.log_batch(self.run_id, metrics=metrics)
+
+        self.state.record(iteration, values, log)
 
     def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
         """Record an (H, W, 3) image as a PNG; the same iteration overwrites it."""

@@ -62,9 +62,7 @@ class WandbRun:
         file.write_text(markdown, encoding="utf-8")
 
     def _log(self, iteration: int, values: Mapping[str, Any]) -> None:
-        new = self.state.select_new(iteration, values)
-        if new and self.state.send(self.run.log, {**new, "iteration": iteration}):
-            self.state.mark(iteration, list(new))
+        self.state.record(iteration, values, lambda new: self.run.log({**new, "iteration": iteration}))
 
     def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Record settings as the config of the run."""
