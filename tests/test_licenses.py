@@ -45,6 +45,14 @@ def test_ledger_takes_license_of_timm_weights():
     assert ledger["data"] == "data: not stated"
 
 
+def test_fine_tuning_keeps_the_license_of_shared_weights():
+    settings = {"model": model(whole="hf://user/tiny"), "data": {}}
+    ledger = licenses.build_ledger(settings, {"weights": "mit", "data": "mine"})
+    assert ledger["pretrained weights"] == (
+        "tiny, a network of segkit (weights: mit; pretrained weights: not stated; data: mine)"
+    )
+
+
 def test_every_built_in_data_set_has_a_license():
     tables = (Path(licenses.__file__).parent / "data/tables").glob("*.csv")
     assert {file.stem for file in tables} == licenses.DATA.keys()

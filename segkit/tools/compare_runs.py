@@ -12,10 +12,10 @@ import csv
 import io
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from segkit.config.values import parse_path
 from segkit.runtime import files
@@ -113,40 +113,45 @@ def _format_value(key: str, value: object) -> str:
     return str(value)
 
 
-class SeedGroup(NamedTuple):
-    """Runs that differ only in their seed."""
-
-    name: str
-    scores: list[float]  # mIoU of the last validation of each run; the best one would be biased
-    parameters: int | None
-    macs: float | None  # of one crop
-    seconds: float | None  # of a step, median over the runs
-
-
 def format_seed_table(runs: Sequence[Run]) -> str:
     """Return the table of groups of runs that differ only in their seed; empty without such groups."""
-    validated = [run for run in runs if run.curves.get("val/mIoU")]
-    groups = group_by_settings([run.settings for run in validated])
+    groups = group_runs([run for run in runs if run.curves.get("val/mIoU")])
     if all(len(group) < 2 for group in groups):
         return ""
-    rows = format_cells([_summarize_group([validated[number] for number in group]) for group in groups])
+    samples = [[run.curves["val/mIoU"][-1][1] for run in group] for group in groups]  # the best is biased
+    order = sorted(range(len(groups)), key=lambda index: -statistics.fmean(samples[index]))
+    first = samples[order[0]]
+    compared = sum(len(samples[index]) > 1 for index in order[1:])
+    rows = [["settings", "runs", "parameters", "MMACs", "mIoU", "s/step", "compared with the first"]]
+    for index in order:
+        group, scores = groups[index], samples[index]
+        mean = f"{100 * statistics.fmean(scores):.2f}"
+        if len(scores) > 1:
+            mean += f" +- {100 * statistics.stdev(scores):.2f}"
+        seconds = [second for run in group for _, second in run.curves.get("wall/step_seconds", [])]
+        median = f"{statistics.median(seconds):.3g}" if seconds else "-"
+        comparison = "" if scores is first else _compare_scores(scores, first, compared)
+        cost = model_cost(group[0].folder)
+        rows.append([remove_seed(group[0].name), str(len(group)), *cost, mean, median, comparison])
     return f"\n{tables.align_columns(rows)}{SEED_NOTE}\n"
 
 
-def group_by_settings(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Return groups of indices of runs that have all settings in common but the seed and their name."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, values in enumerate(settings):
-        key = tuple(sorted((k, str(value)) for k, value in values.items() if k not in NOT_COMPARED))
-        groups.setdefault(key, []).append(index)
+def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return groups of runs that have all settings in common but the seed and their name."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        key = tuple(sorted((k, str(value)) for k, value in run.settings.items() if k not in NOT_COMPARED))
+        groups.setdefault(key, []).append(run)
     return list(groups.values())
 
 
-def _summarize_group(runs: Sequence[Run]) -> SeedGroup:
-    scores = [run.curves["val/mIoU"][-1][1] for run in runs]
-    seconds = [second for run in runs for _, second in run.curves.get("wall/step_seconds", [])]
-    median = statistics.median(seconds) if seconds else None
-    return SeedGroup(remove_seed(runs[0].name), scores, *model_cost(runs[0].folder), median)
+def _compare_scores(scores: Sequence[float], first: Sequence[float], compared: int) -> str:
+    if min(len(scores), len(first)) < 2:
+        return "only one run"
+    p = min(p_value(scores, first) * compared, 1.0)
+    if p < SIGNIFICANCE:
+        return f"lower (p {p:.2g})"
+    return f"not distinguishable (p {p:.2g})"
 
 
 def remove_seed(name: str) -> str:
@@ -154,8 +159,8 @@ def remove_seed(name: str) -> str:
     return re.sub(r"-seed=\d+(?=-|$)", "", name)
 
 
-def model_cost(folder: Path) -> tuple[int | None, float | None]:
-    """Return a network's parameters and MACs of a crop, without the auxiliary head; None if unknown."""
+def model_cost(folder: Path) -> tuple[str, str]:
+    """Return a network's parameters and 10^6 MACs of a crop, without the auxiliary head; "-" if unknown."""
     import torch
 
     from segkit import checkpoint
@@ -174,8 +179,9 @@ def model_cost(folder: Path) -> tuple[int | None, float | None]:
             parts = [part for part in summary.measure_parts(network, size) if part.name != "auxiliary"]
         except (KeyError, ValueError, TypeError, RuntimeError, NotImplementedError):
             continue  # of another version, or with another project's parts
-        return sum(part.parameters for part in parts), sum(part.flops for part in parts) / 2
-    return None, None
+        parameters, flops = sum(part.parameters for part in parts), sum(part.flops for part in parts)
+        return f"{parameters:,}", f"{flops / 2e6:,.1f}"
+    return "-", "-"
 
 
 def p_value(a: Sequence[float], b: Sequence[float]) -> float:
@@ -183,43 +189,8 @@ def p_value(a: Sequence[float], b: Sequence[float]) -> float:
     from scipy import stats  # takes a second
 
     if len(set(a)) == len(set(b)) == 1:  # without variance the test is undefined
-        if a[0] == b[0]:
-            return 1.0
-        return 0.0
-    _, p = stats.ttest_ind(a, b, equal_var=False)
-    return float(p)  # pyright: ignore[reportArgumentType]
-
-
-def format_cells(groups: Sequence[SeedGroup]) -> list[list[str]]:
-    """Return the header and the rows of the table of groups, best first."""
-    groups = sorted(groups, key=lambda group: -statistics.fmean(group.scores))
-    compared = sum(len(group.scores) > 1 for group in groups[1:])
-    rows = [["settings", "runs", "parameters", "MMACs", "mIoU", "s/step", "compared with the first"]]
-    for group in groups:
-        mean = f"{100 * statistics.fmean(group.scores):.2f}"
-        if len(group.scores) > 1:
-            mean += f" +- {100 * statistics.stdev(group.scores):.2f}"
-        rows.append(
-            [
-                group.name,
-                str(len(group.scores)),
-                "-" if group.parameters is None else f"{group.parameters:,}",
-                "-" if group.macs is None else f"{group.macs / 1e6:,.1f}",
-                mean,
-                "-" if group.seconds is None else f"{group.seconds:.3g}",
-                "" if group is groups[0] else _compare_groups(group, groups[0], compared),
-            ]
-        )
-    return rows
-
-
-def _compare_groups(group: SeedGroup, first: SeedGroup, compared: int) -> str:
-    if min(len(group.scores), len(first.scores)) < 2:
-        return "only one run"
-    p = min(p_value(group.scores, first.scores) * compared, 1.0)
-    if p < SIGNIFICANCE:
-        return f"lower (p {p:.2g})"
-    return f"not distinguishable (p {p:.2g})"
+        return float(a[0] == b[0])
+    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def smooth_curve(curve: Points, *, weight: float = SMOOTHING) -> Points:
@@ -280,19 +251,18 @@ def main(arguments: Sequence[str] | None = None) -> str:
 
 
 def _compare_results(folders: Sequence[Path], json_file: Path | None, picture: Path | None) -> str:
-    """Compare two results of ``test_seg.py`` on the same images; see ``segkit.evaluation.comparison``."""
+    """Compare two results of ``test_seg.py`` on the same images."""
     from segkit.evaluation import comparison  # loads torch, which the comparison of runs does not need
 
-    first, second = folders
-    pair = comparison.read_result(first), comparison.read_result(second)
-    comparison_result = comparison.compare_results(*pair)
+    first, second = (comparison.read_result(folder) for folder in folders)
+    found = comparison.compare_results(first, second)
     if json_file:
-        rows = {"scores": comparison_result.scores, "classes": comparison_result.classes}
+        rows = {"scores": found.scores, "classes": found.classes}
         content = {key: {row.name: row._asdict() for row in value} for key, value in rows.items()}
-        files.write_json(json_file, {**content, "images": dict(comparison_result.images)})
+        files.write_json(json_file, {**content, "images": dict(found.images)})
     if picture:
-        overlays.save_image(picture, comparison.draw_changed_images(comparison_result, *pair))
-    return comparison.format_comparison(comparison_result, str(first), str(second))
+        overlays.save_image(picture, comparison.draw_changed_images(found, first, second))
+    return comparison.format_comparison(found, *map(str, folders))
 
 
 if __name__ == "__main__":

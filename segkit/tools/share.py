@@ -7,10 +7,11 @@ Writes a folder with the weights (``model.safetensors``), its settings (``config
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ class SharedModel(ModelHubMixin):
         self.weights = content.get("average") or content["model"]
         kept = {key: content.get(key) for key in ("format", "iteration", "classes", "scores")}
         self.metadata: dict[str, Any] = kept | {"settings": settings, "licenses": self.licenses}
-        self.results = list(_read_results(content, model_file.output_folder_for(checkpoint_file)))
+        self.results = _read_results(content, model_file.output_folder_for(checkpoint_file))
         self.preview = preview
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -163,11 +164,9 @@ class SharedModel(ModelHubMixin):
 
 def strip_local_paths(settings: Any) -> Any:
     """Return settings without values that name places on this machine (absolute paths, ``~``, ``file:``)."""
-    if isinstance(settings, Mapping):
-        return {k: strip_local_paths(value) for k, value in settings.items() if not _has_local_path(value)}
-    if isinstance(settings, list | tuple):
-        return [strip_local_paths(value) for value in settings]
-    return settings
+    if not isinstance(settings, Mapping):
+        return settings
+    return {key: strip_local_paths(value) for key, value in settings.items() if not _has_local_path(value)}
 
 
 def _has_local_path(value: Any) -> bool:
@@ -176,36 +175,33 @@ def _has_local_path(value: Any) -> bool:
     return isinstance(value, str) and LOCAL_PATH.match(value) is not None
 
 
-def _read_results(content: Mapping[str, Any], folder: Path) -> Iterator[EvalResult]:
-    """Yield the scores of the last validation, and those of tests in the checkpoint's folder."""
+def _read_results(content: Mapping[str, Any], folder: Path) -> list[EvalResult]:
+    """Return the scores of the last validation, and those of tests in the checkpoint's folder."""
     settings, dataset = content["settings"], content["classes"]["name"]
-    if content.get("scores"):
-        protocol = "protocol not stored"
-        if "evaluation" in settings:
-            protocol = f"protocol {presets.build_protocol(settings)}"
-        yield from _to_eval_results(content["scores"], dataset, f"validation in training, {protocol}")
+    protocol = "not stored"
+    if "evaluation" in settings:
+        protocol = str(presets.build_protocol(settings))
+    scores: Mapping[str, Any] = content.get("scores") or {}
+    measured = [(f"validation in training, protocol {protocol}", scores)]
     for file in sorted(folder.glob("test-*/result.json")):
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # unfinished
             result = json.loads(file.read_text(encoding="utf-8"))
-            measured = f"test on {result['images']} images, protocol {result['protocol']['name']}"
-            results = list(_to_eval_results(result["scores"], dataset, measured))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # unfinished or of another program
-        yield from results
-
-
-def _to_eval_results(scores: Mapping[str, float | None], dataset: str, measured: str) -> Iterator[EvalResult]:
-    for name, value in scores.items():
-        if value is not None:
-            yield EvalResult(
-                task_type="image-segmentation",
-                dataset_type=dataset,
-                dataset_name=dataset,
-                metric_type=METRIC_TYPES.get(name, name),
-                metric_name=name,
-                metric_config=measured,
-                metric_value=value,
-            )
+            how = f"test on {result['images']} images, protocol {result['protocol']['name']}"
+            measured.append((how, result["scores"]))
+    return [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            metric_type=METRIC_TYPES.get(name, name),
+            metric_name=name,
+            metric_config=how,
+            metric_value=value,
+        )
+        for how, scores in measured
+        for name, value in scores.items()
+        if value is not None
+    ]
 
 
 def _draw_preview(folder: Path, image_file: Path) -> None:
