@@ -135,15 +135,12 @@ def _link_as(path: Path, name: Path) -> None:
     """Give a file a second name atomically; a copy on file systems without hard links."""
     temporary = name.with_name(name.name + ".part")
     with _explain_failure(name):
+        temporary.unlink(missing_ok=True)
         try:
-            temporary.unlink(missing_ok=True)
-            try:
-                temporary.hardlink_to(path)
-            except OSError:
-                shutil.copyfile(path, temporary)
-            temporary.replace(name)
-        finally:
-            temporary.unlink(missing_ok=True)
+            temporary.hardlink_to(path)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        temporary.replace(name)
 
 
 @contextlib.contextmanager

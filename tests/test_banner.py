@@ -1,7 +1,5 @@
 """Lines printed before the first iteration, and the formats of counts and durations."""
 
-import pytest
-
 from segkit.monitor import banners
 from segkit.runtime.text import format_clock, format_count
 
@@ -37,16 +35,13 @@ def test_banner_describes_network_data_schedule_and_machine():
         assert words in text
 
 
-@pytest.mark.parametrize(
-    ("backbone", "text"),
-    [
-        ({"name": "resnet", "variant": "50_32x4d"}, "fcn on resnet50_32x4d"),
-        ({"name": "resnet", "variant": "sknet_50"}, "fcn on resnet sknet_50"),
-        ({"name": "own"}, "fcn on own"),
-    ],
-)
-def test_network_is_named_by_backbone_and_variant(backbone, text):
-    assert banners._format_network({"model": {"head": {"name": "fcn"}, "backbone": backbone}}) == text
+def test_network_is_named_by_backbone_and_variant():
+    def name(**backbone):
+        return banners._format_network({"model": {"head": {"name": "fcn"}, "backbone": backbone}})
+
+    assert name(name="resnet", variant="50_32x4d") == "fcn on resnet50_32x4d"
+    assert name(name="resnet", variant="sknet_50") == "fcn on resnet sknet_50"
+    assert name(name="own") == "fcn on own"
 
 
 def test_format_clock_rounds_to_seconds():

@@ -7,7 +7,6 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from runs import Run, ranks
 from segkit.runtime import distributed
 
 
@@ -53,37 +52,3 @@ def test_running_statistics_are_averaged_over_processes(monkeypatch):
     distributed.average_statistics(model)
     for new, old in zip(model.buffers(), before.buffers(), strict=True):
         torch.testing.assert_close(new, old + 2 if old.is_floating_point() else old)
-
-
-class SaveStatistics:
-    """Save the buffers of a rank after its last step."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __call__(self):
-        from segkit import training
-
-        step = training.train_step
-
-        def step_and_save(run, batches):
-            found = step(run, batches)
-            torch.save(list(run.model.buffers()), self.folder / f"{distributed.rank()}.pt")
-            return found
-
-        training.train_step = step_and_save
-
-
-@pytest.mark.medium
-def test_processes_on_a_cpu_warn_and_keep_equal_statistics(tmp_path):
-    # statistics of two images are mostly noise: at a learning rate of 0.05 some processors' rounding diverges
-    found = ranks(2, tmp_path / "run", "schedule.lr=0.001", before=SaveStatistics(tmp_path))
-    for run in found:
-        run.complete()
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    warning = "careful: 2 processes on a CPU: batch normalization sees the images of one process at a time"
-    assert [run.output.count(warning) for run in found] == [1, 0]
-    alone = Run(tmp_path / "alone")
-    alone.complete()
-    assert "processes on a CPU" not in alone.output

@@ -86,21 +86,17 @@ FAULTS = {
 }
 
 
-def test_correct_backbone_passes():
+def test_broken_backbones_fail_with_their_faults():
     testing.check_backbone(lambda stride: Stages(stride, None))
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_broken_backbone_fails_with_the_fault(fault):
-    with pytest.raises(AssertionError, match=FAULTS[fault]):
-        testing.check_backbone(lambda stride: Stages(stride, fault))
+    for fault, message in FAULTS.items():
+        with pytest.raises(AssertionError, match=message):
+            testing.check_backbone(lambda stride, fault=fault: Stages(stride, fault))
 
 
 class Lowest:
     """A minimum, whose states do not add up."""
 
-    def __init__(self):
-        self.lowest = torch.zeros(1, dtype=torch.float64)
+    lowest = torch.zeros(1, dtype=torch.float64)
 
     def update(self, label, prediction):
         self.lowest = torch.minimum(self.lowest, -prediction.double().mean())
@@ -117,40 +113,39 @@ def test_evaluator_whose_states_do_not_add_up_fails():
         testing.check_evaluator(Lowest)
 
 
-def noisy(sample, draw):
+def add_noise(sample, draw):
     return sample._replace(image=np.random.default_rng().integers(0, 256, sample.image.shape, np.uint8))
 
 
 def test_augmentation_with_its_own_randomness_fails():
     with pytest.raises(AssertionError, match="equal generators give other results"):
-        testing.check_augmentation(noisy)
+        testing.check_augmentation(add_noise)
+
+
+def build_writer(name, folder, start, *, pending=False):
+    supplied = {"folder": folder, "start": start, "validation_pending": pending}
+    return registry.build("monitor.writers", {"name": name}, **supplied)
 
 
 @pytest.mark.parametrize("name", ["jsonl", "tensorboard"])  # trackers: tests/test_trackers.py
 def test_writer_passes_its_check(name, tmp_path):
-    def make(folder, start):
-        late = {"folder": folder, "start": start, "validation_pending": False}
-        return registry.build("monitor.writers", {"name": name}, **late)
-
-    testing.check_writer(make, tmp_path)
+    testing.check_writer(lambda folder, start: build_writer(name, folder, start), tmp_path)
 
 
 def test_jsonl_writer_continues_at_the_resumed_iteration(tmp_path):
-    def lines(start, *, pending):
-        late = {"folder": tmp_path, "start": start, "validation_pending": pending}
-        writer = registry.build("monitor.writers", {"name": "jsonl"}, **late)
+    def write(start, *, pending):
+        writer = build_writer("jsonl", tmp_path, start, pending=pending)
         for iteration in range(start + 1, start + 4):
             writer.add_scalars(iteration, {"train/loss": float(iteration)})
             writer.add_scalars(iteration, {"val/mIoU": float("nan")})
         writer.close()
         return [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
 
-    assert [line["iteration"] for line in lines(0, pending=False)] == [1, 1, 2, 2, 3, 3]
+    lines = write(0, pending=False)
+    assert [line["iteration"] for line in lines] == [1, 1, 2, 2, 3, 3]
+    assert lines[1] == {"iteration": 1, "val/mIoU": None}
     with (tmp_path / "curves.jsonl").open("a") as file:
         file.write('{"iteration": 1, "tr')  # a process that was killed
-    assert [line["iteration"] for line in lines(2, pending=True)] == [1, 1, 2, 3, 3, 4, 4, 5, 5]
-    assert [line["iteration"] for line in lines(2, pending=False)] == [1, 1, 2, 3, 3, 4, 4, 5, 5]
-    assert json.loads((tmp_path / "curves.jsonl").read_text().splitlines()[1]) == {
-        "iteration": 1,
-        "val/mIoU": None,
-    }
+    for pending in (True, False):
+        iterations = [line["iteration"] for line in write(2, pending=pending)]
+        assert iterations == [1, 1, 2, 3, 3, 4, 4, 5, 5]

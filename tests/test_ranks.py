@@ -73,7 +73,10 @@ def test_several_processes_have_the_loss_curve_of_one(count, one, tmp_path):
 
 
 class Unscore:
-    """Ignore all labels on rank 1, and on both ranks in iterations 2 and 5; print whether a step moved."""
+    """Ignore all labels on rank 1, and on both ranks in iterations 2 and 5.
+
+    Prints whether a step moved, and the sum of the batch statistics.
+    """
 
     def __call__(self):
         from segkit import training
@@ -90,18 +93,25 @@ class Unscore:
             before = [tensor.clone() for tensor in tensors]
             result = step(run, batches)
             has_moved = any(not torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
-            sys.stdout.write(f"moved {run.iteration} {has_moved}\n")
+            statistics = sum(float(buffer.double().sum()) for buffer in run.model.buffers())
+            sys.stdout.write(f"moved {run.iteration} {has_moved:d} {statistics}\n")
             return result
 
         training.train_step = ignore_labels
 
 
 def test_step_is_taken_if_any_process_has_a_scored_pixel(tmp_path):
-    settings = ["schedule.accumulate=2", "schedule.batch_size=8", "schedule.ema=0.9"]
-    for run in ranks(2, tmp_path / "run", *settings, before=Unscore()):
+    settings = ["schedule.accumulate=2", "schedule.batch_size=8", "schedule.ema=0.9", "schedule.lr=0.001"]
+    moved, both = [], ranks(2, tmp_path / "run", *settings, before=Unscore())
+    for run in both:
         run.complete()
-        moved = [line.split()[1:] for line in run.output.splitlines() if line.startswith("moved ")]
-        assert moved == [[str(k), str(k not in (2, 5))] for k in range(1, 11)]
+        lines = [line.split()[1:] for line in run.output.splitlines() if line.startswith("moved ")]
+        moved.append(np.array(lines, dtype=float))
+        assert moved[-1][:, :2].tolist() == [[k, k not in (2, 5)] for k in range(1, 11)]
+    assert np.isfinite(moved[0]).all()
+    np.testing.assert_array_equal(*moved)  # batch statistics are averaged
+    warning = "careful: 2 processes on a CPU: batch normalization sees the images of one process at a time"
+    assert [run.output.count(warning) for run in both] == [1, 0]
 
 
 def terminate():

@@ -1,7 +1,6 @@
 """Validation during training: loss, best metric and sample images."""
 
 import os
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 
 from runs import start_run
 from segkit import checkpoint, evaluation, inference
+from segkit.data.label_map import Entry, LabelMap
 from segkit.losses import cross_entropy
 from segkit.models import segmenter
 from segkit.monitor.monitor import Monitor
@@ -20,18 +20,13 @@ SIZES = [(33, 49), (64, 40), (40, 64)]
 BACKBONE = {"name": "resnest", "variant": "14", "width": 8}
 
 
-class Table(NamedTuple):
-    name: str = "noise"
-    num_classes: int = 3
-    names: tuple = ("a", "b", "c")
-    categories: tuple = ("", "", "")
-    colors: np.ndarray = np.eye(3, dtype=np.uint8) * 200
+TABLE = LabelMap("noise", tuple(Entry(k, name, (40 * k, 0, 0)) for k, name in enumerate("abc")))
 
 
 class Noise:
     """Images of several sizes, with other shares of ignored pixels; records which process read each."""
 
-    table, on_error = Table(), "stop"
+    table, on_error = TABLE, "stop"
 
     def __init__(self, log=None):
         self.names, self.log = [str(index) for index in range(len(SIZES))], log
@@ -105,7 +100,7 @@ def validate(tmp_path):
     checkpoints = checkpoint.Checkpoints(
         folder, checkpoint.CheckpointConfig(), {"settings": {}, "classes": {}}
     )
-    about = {"names": Table().names, "colors": Table().colors}
+    about = {"names": TABLE.names, "colors": TABLE.colors}
     with Monitor(folder, total=1, iterations_per_epoch=1, **about) as monitor:
         common = {"monitor": monitor, "checkpoints": checkpoints}
         yield lambda run, data, **how: validation.validate(run, data, inference.Protocol(), **common, **how)

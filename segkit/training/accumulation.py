@@ -45,12 +45,8 @@ def divide_until_it_fits(
     buffers = [(buffer, buffer.clone()) for buffer in training.model.buffers()]
     while True:
         micro_batches, losses, error = split(batches, training.micro_batches), {}, None
-        if several:
-            context = distributed.single_process_forward(training)
-        else:
-            context = contextlib.nullcontext()
         try:
-            with context:
+            with distributed.single_process_forward(training) if several else contextlib.nullcontext():
                 losses = run_passes(micro_batches)
         except torch.OutOfMemoryError as raised:
             error = raised.with_traceback(None)  # its frames hold the tensors of the failed passes

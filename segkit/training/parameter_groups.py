@@ -6,8 +6,7 @@ four stages, whatever the names of its modules.
 
 from __future__ import annotations
 
-import copy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from segkit.models.network import Segmenter
 from segkit.training.schedule import Schedule
 
-Model = TypeVar("Model", bound=nn.Module)
 STAGES = 4
 SIDE = 224  # pixels of the test image; networks of one input size take this one
 
@@ -129,11 +127,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
 
 def _describe(group: dict[str, Any]) -> tuple[str, int, set[str]]:
     return group["name"], len(group["params"]), set(group)
-
-
-def make_ema(model: Model) -> Model:
-    """Return a copy of a model for the EMA of its weights, in evaluation mode."""
-    return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
 
 
 @torch.no_grad()

@@ -85,23 +85,17 @@ def analyze_losses(rates: Sequence[float], losses: Sequence[float]) -> RangeTest
 
 
 def report_range_test(result: RangeTestResult, folder: Path) -> str:
-    """Write the curve to ``lr_finder.png`` in the run folder and return the message to print."""
-    file = folder / "lr_finder.png"
-    if distributed.is_main():
-        overlays.save_image(file, draw_curve(result))
-    message = result.reason
-    if result.suggestion is not None:
-        message = f"try schedule.lr={result.suggestion:.1e}: {message}"
-    return f"{message}\ncurve: {file}"
-
-
-def draw_curve(result: RangeTestResult) -> np.ndarray:
-    """Draw the losses over log10 of the rate, cut off at 1.5 times the first; returns (H, W, 3) uint8."""
+    """Draw the losses over log10 of the rate to ``lr_finder.png`` and return the message to print."""
+    message, file = result.reason, folder / "lr_finder.png"
     lowest = min(result.losses, default=0.0)
-    highest = 1.5 * max([lowest, *result.losses[:1]])
+    highest = 1.5 * max([lowest, *result.losses[:1]])  # the curve is cut off here
     points = zip(np.log10(result.rates), result.losses, strict=True)
     curves = {"loss": [(float(x), min(y, highest)) for x, y in points]}
     if result.suggestion is not None:
-        x = math.log10(result.suggestion)
-        curves[f"suggested schedule.lr={result.suggestion:.1e}"] = [(x, lowest), (x, highest)]
-    return line_charts.draw_line_charts({"smoothed loss, by log10 of schedule.lr": curves})
+        suggestion, x = f"schedule.lr={result.suggestion:.1e}", math.log10(result.suggestion)
+        curves[f"suggested {suggestion}"] = [(x, lowest), (x, highest)]
+        message = f"try {suggestion}: {message}"
+    if distributed.is_main():
+        chart = line_charts.draw_line_charts({"smoothed loss, by log10 of schedule.lr": curves})
+        overlays.save_image(file, chart)
+    return f"{message}\ncurve: {file}"

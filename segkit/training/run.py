@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -222,9 +223,17 @@ def setup_training(
         )
     runtime = runtime.resolve(device)
     runtime.apply()
-    model = _prepare_model(model, runtime, device)
+    activation_checkpointing.recompute_stages(model, runtime.activation_checkpointing)
+    if runtime.optimize_cpu:
+        optimize_for_cpu(model)
+        prepare_process()
+    fix_dropout_masks(model)
+    model = model.to(device, memory_format=runtime.memory_format)  # pyright: ignore[reportCallIssue]
     parameter_groups.freeze(model, schedule)
     groups = parameter_groups.parameter_groups(model, schedule)
+    ema_model = None
+    if schedule.ema is not None:
+        ema_model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
     length = schedule.length(samples)
     runner = distributed.wrap_data_parallel(model, device)
     frozen = parameter_groups.frozen_modules(runner, norms=schedule.freeze_norm)
@@ -237,7 +246,7 @@ def setup_training(
         optimizer=registry.build("training.optimizers", schedule.optimizer, groups=groups, lr=schedule.lr),
         lr_factor=registry.build("training.lr_schedules", schedule.lr_schedule, total=length),
         scaler=torch.amp.GradScaler(device.type, enabled=runtime.precision == "fp16"),
-        ema_model=parameter_groups.make_ema(model) if schedule.ema is not None else None,
+        ema_model=ema_model,
         guard=NonFiniteGuard(schedule.nonfinite, schedule.nonfinite_in_a_row),
         schedule=schedule,
         runtime=runtime,
@@ -248,16 +257,6 @@ def setup_training(
         metric=metric,
         frozen_modules=frozen,
     )
-
-
-def _prepare_model(model: Segmenter, runtime: Runtime, device: torch.device) -> Segmenter:
-    """Apply the settings of the runtime to a model and move it to the device."""
-    activation_checkpointing.recompute_stages(model, runtime.activation_checkpointing)
-    if runtime.optimize_cpu:
-        optimize_for_cpu(model)
-        prepare_process()
-    fix_dropout_masks(model)
-    return model.to(device, memory_format=runtime.memory_format)  # pyright: ignore[reportCallIssue]
 
 
 def digest_names(names: Iterable[str]) -> str:

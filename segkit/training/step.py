@@ -54,10 +54,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
     if not total_weight.any():
         return _skip_unscored(training, batches)
     mean_weight = total_weight.clamp(min=1e-9) / distributed.world_size()
-    if training.guard.skips:
-        buffers = [(b, b.clone()) for b in training.model.buffers()]
-    else:
-        buffers = []
+    buffers = [(b, b.clone()) for b in training.model.buffers()] if training.guard.skips else []
     run_passes = partial(_run_passes, training, mean_weight)
     if training.schedule.accumulate == "auto":
         losses = accumulation.divide_until_it_fits(training, batches, run_passes)

@@ -13,7 +13,7 @@ from torch import Tensor
 from segkit import evaluation, inference
 from segkit.checkpoint import Checkpoints
 from segkit.cpu import release_memory
-from segkit.evaluation import Evaluation, StopEvaluation
+from segkit.evaluation import StopEvaluation
 from segkit.inference import Protocol, Strip
 from segkit.monitor.monitor import Monitor
 from segkit.runtime import distributed, files, signals
@@ -35,11 +35,11 @@ def validate(
     workers: int = 0,
     monitor: Monitor,
     checkpoints: Checkpoints,
-) -> Evaluation | None:
+) -> None:
     """Score the weights, record the result, and save the weights as ``best.pt`` if they are the best so far.
 
-    Returns None if a signal asked the run to stop; ``run.validation_pending`` then stays True, and the
-    resumed run validates first. ``result.json`` and ``samples.png`` are written to the run folder.
+    If a signal asks the run to stop, ``run.validation_pending`` stays True, and the resumed run validates
+    first. ``result.json`` and ``samples.png`` are written to the run folder.
     """
     run.guard.check()
     run.validation_pending = True
@@ -63,7 +63,7 @@ def validate(
         with_intervals=False,
     )
     if run.find_stop_signal():
-        return None
+        return
     run.validation_pending, run.last_validation = False, run.iteration
     losses = loss.mean()
     monitor.log_scores(
@@ -88,7 +88,6 @@ def validate(
             f" (schedule.patience={run.schedule.patience})"
         )
     release_memory()
-    return result
 
 
 def checkpoint_and_validate(
@@ -117,17 +116,12 @@ def checkpoint_and_validate(
         if not run.guard.in_a_row or is_done:
             monitor.flush()  # so that a run resumed from here has no gap in its curves
             checkpoints.save(run.state())
-        elif stop_signal:
-            monitor.log_message(
-                f"not saved, because the last {run.guard.in_a_row} steps were skipped; the run resumes from"
-                " its last checkpoint"
-            )
 
     if stop_signal or run.validation_pending or checkpoints.is_due(run.iteration) or is_done:
         save()
     if run.validation_pending and not stop_signal:
-        result = validate(run, dataset, protocol, workers=workers, monitor=monitor, checkpoints=checkpoints)
-        if result is not None:
+        validate(run, dataset, protocol, workers=workers, monitor=monitor, checkpoints=checkpoints)
+        if not run.validation_pending:
             save()
         stop_signal = run.find_stop_signal()
     if stop_signal:

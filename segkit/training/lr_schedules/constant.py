@@ -16,9 +16,4 @@ def build(
     warmup: Literal["overlap", "encoding", "mmseg"] = "overlap",
 ) -> Callable[[int], float]:
     """Return the function from an iteration to its learning-rate factor; see ``with_warmup``."""
-
-    def decay(iteration: int, length: int) -> float:
-        del iteration, length
-        return 1.0
-
-    return with_warmup(decay, total, warmup_iterations=warmup_iterations, warmup=warmup)
+    return with_warmup(lambda *_: 1.0, total, warmup_iterations=warmup_iterations, warmup=warmup)
