@@ -248,27 +248,20 @@ def cameras(tiny_run, tmp_path):
 
 
 @pytest.mark.medium
-def test_folders_of_equal_names_get_separate_outputs(cameras, tmp_path, run_here, capsys):
-    for day in ("monday", "tuesday", "monday", "tuesday"):
-        assert run_here("predict_seg", cameras, f"input={tmp_path}/{day}/cam", "resume=true") == 0
-    captured = capsys.readouterr().out
-    assert captured.count("images: 2 predicted, 0 skipped, 0 failed") == 2
-    assert captured.count("images: 0 predicted, 2 skipped, 0 failed") == 2
-    for folder in ("predict-cam", "predict-cam-2"):
-        assert sorted(file.name for file in (tmp_path / folder / "ids").iterdir()) == ["0.png", "1.png"]
-
-
-@pytest.mark.medium
-def test_predictions_of_other_weights_are_not_mixed(cameras, tmp_path, tiny_run, run_here, capsys):
-    words = f"input={tmp_path}/monday/cam", "resume=true"
-    assert run_here("predict_seg", cameras, *words) == 0
-    last = f"checkpoint={shutil.copy(tiny_run / 'last.pt', tmp_path)}"
+def test_other_inputs_and_other_weights_get_their_own_folders(cameras, tmp_path, tiny_run, run_here, capsys):
+    other = f"checkpoint={shutil.copy(tiny_run / 'last.pt', tmp_path)}"
     content = torch.load(tmp_path / "last.pt", weights_only=True)
     content["average"]["backbone.bn1.weight"] += 1
     torch.save(content, tmp_path / "last.pt")
-    assert run_here("predict_seg", last, *words) == 0
-    assert (tmp_path / "predict-cam-2/ids/0.png").exists()
-    assert run_here("predict_seg", last, *words, f"output={tmp_path}/predict-cam") == 2
+    for model, day in [(cameras, "monday"), (cameras, "tuesday"), (other, "monday"), (cameras, "tuesday")]:
+        assert run_here("predict_seg", model, f"input={tmp_path}/{day}/cam", "resume=true") == 0
+    captured = capsys.readouterr().out
+    assert captured.count("images: 2 predicted, 0 skipped, 0 failed") == 3
+    assert captured.count("images: 0 predicted, 2 skipped, 0 failed") == 1
+    for folder in ("predict-cam", "predict-cam-2", "predict-cam-3"):
+        assert sorted(file.name for file in (tmp_path / folder / "ids").iterdir()) == ["0.png", "1.png"]
+    words = f"input={tmp_path}/monday/cam", f"output={tmp_path}/predict-cam", "resume=true"
+    assert run_here("predict_seg", other, *words) == 2
     assert "predictions of another network or protocol" in capsys.readouterr().err
 
 

@@ -176,13 +176,11 @@ class _SlidingWindow:
 
     def run_batch(self) -> None:
         """Run the network on the next tiles of one shape, and store their logits."""
-        crops_at_once, tiles = self.take_batch()
-        crops = torch.stack([self.crop_tile(tile) for tile in tiles])
+        tiles = self.take_batch()
+        crops = torch.stack([self.crop_tile(tile) for tile in tiles]).to(self.model_dtype)
+        logits = self.forward(crops)
         if self.mirrors_tiles:
-            crops = torch.cat([crops, crops.flip(3)])
-        logits = torch.cat([self.forward(part) for part in crops.to(self.model_dtype).split(crops_at_once)])
-        if self.mirrors_tiles:
-            logits = logits[: len(tiles)] + logits[len(tiles) :].flip(3)
+            logits = logits + self.forward(crops.flip(3)).flip(3)
         has_nonfinite = ~torch.isfinite(logits).all()
         if self.has_nonfinite is None:
             self.has_nonfinite = has_nonfinite
@@ -191,22 +189,20 @@ class _SlidingWindow:
             self.has_nonfinite = self.has_nonfinite | has_nonfinite
         self.tile_logits.update(zip(tiles, logits.permute(0, 2, 3, 1).contiguous(), strict=True))
 
-    def take_batch(self) -> tuple[int, list[Tile]]:
-        """Return how many crops the network takes at once, and the next tiles of one shape."""
+    def take_batch(self) -> list[Tile]:
+        """Return the next tiles of one shape, as many as the network takes at once."""
         pixels = self.protocol.batch_pixels
         if pixels is None:
             pixels = BATCH_PIXELS.get(self.image.device.type, BATCH_PIXELS["cpu"])
         if self.protocol.memory != "auto":
             pixels = min(pixels, int(self.protocol.memory * 2**30 / 2 / BYTES_PER_PIXEL))
-        tile_height, tile_width = self.pending_tiles[0].shape
-        crops_at_once = max(1, pixels // (tile_height * tile_width))
-        crops_per_tile = 2 if self.mirrors_tiles else 1
         tiles = [self.pending_tiles.popleft()]
-        while len(tiles) < crops_at_once // crops_per_tile and self.pending_tiles:
-            if self.pending_tiles[0].shape != tiles[0].shape:
+        tile_height, tile_width = tiles[0].shape
+        while self.pending_tiles and self.pending_tiles[0].shape == tiles[0].shape:
+            if (len(tiles) + 1) * tile_height * tile_width > pixels:
                 break
             tiles.append(self.pending_tiles.popleft())
-        return crops_at_once, tiles
+        return tiles
 
     def check_finite(self) -> None:
         """Raise ``ValueError`` if any logits were NaN or infinite.
