@@ -15,6 +15,7 @@ from segkit.inference.prediction_index import ImageFile
 from segkit.inference.predictor import Predictor
 from segkit.inference.video import Video, VideoFile, add_legend_strip
 from segkit.runtime import distributed
+from segkit.runtime.text import format_count
 from segkit.types import class_id_dtype
 from segkit.visualize.overlays import colorize, to_display_rgb
 
@@ -48,7 +49,7 @@ def predict_images(
     """
     missing = {image: _missing_kinds(folder, image.name, kinds) for image in images}
     existing = sum(len(missing[image]) < len(set(kinds)) for image in images)
-    _check_resume(folder, existing, f"of these {len(images)} predictions", resume=resume)
+    _check_resume(folder, existing, f"{existing} of these {len(images)} predictions", resume=resume)
     distributed.barrier()  # no rank writes before all have looked
     pending = [image for image in images if missing[image]]
     own_images = pending[distributed.rank() :: distributed.world_size()]
@@ -91,7 +92,8 @@ def predict_video(
     video_paths = {kind: folder / kind / f"{name}.mp4" for kind in VIDEO_KINDS if kind in kinds}
     frame_kinds = [kind for kind in kinds if kind not in VIDEO_KINDS]
     expected = [*video_paths.values(), *(folder / kind / name for kind in frame_kinds)]
-    _check_resume(folder, sum(path.exists() for path in expected), f"outputs of {name}", resume=resume)
+    existing = sum(path.exists() for path in expected)
+    _check_resume(folder, existing, f"{format_count(existing, 'output')} of {name}", resume=resume)
     predicted, skipped = 0, 0
     next_number = 0  # of the output videos
     interrupts = [KeyboardInterrupt] if video.endless else []
@@ -131,7 +133,7 @@ def _missing_kinds(folder: Path, name: str, kinds: Collection[str]) -> list[str]
 def _check_resume(folder: Path, existing: int, description: str, *, resume: bool) -> None:
     if existing and not resume:
         raise ValueError(
-            f"output={folder}: has {existing} {description} already. Skip them with resume=true, or choose "
+            f"output={folder}: has {description} already. Skip them with resume=true, or choose "
             "another output=..."
         )
 
