@@ -87,11 +87,6 @@ def test_names_of_listed_files_stay_inside_the_output_folder(tmp_path):
     assert names(str(tmp_path / "lists/all.txt")) == ["one/a", "two/a"]
 
 
-def test_circular_symbolic_link_ends(here):
-    (here / "photos/sub/loop").symlink_to(here / "photos")
-    assert names("photos") == EXPECTED
-
-
 def test_brackets_in_the_current_folder_are_not_wildcards(tmp_path, monkeypatch):
     write_files(tmp_path / "[2024]", "a.png")
     monkeypatch.chdir(tmp_path / "[2024]")

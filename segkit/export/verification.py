@@ -124,27 +124,18 @@ def check_agreement(comparisons: Sequence[Comparison], kind: ExportKind, path: P
         ValueError: too many pixels differ. ``int8`` is checked by its score instead.
     """
     pixels, equal = sum(c.pixels for c in comparisons), sum(c.equal for c in comparisons)
+    percent = np.floor(1e6 * equal / pixels) / 1e4  # 100 only if all pixels are equal
     summary = (
-        f"{_format_percent(equal / pixels)} % of {pixels:,} pixels are equal; elsewhere the logit of "
-        f"PyTorch's class is larger by at most {max(c.difference for c in comparisons):.2g}"
+        f"{percent:.4f} % of {pixels:,} pixels are equal; elsewhere the logit of PyTorch's class is larger "
+        f"by at most {max(c.difference for c in comparisons):.2g}"
     )
     required = MIN_EQUAL.get(kind.precision, 0.0)
     if equal / pixels < required:
-        worst = min(comparisons, key=lambda c: c.equal / c.pixels)
-        fix = "Use precision=fp32"
-        if kind.precision == "fp32":
-            fix = "Try another format=..., or a fixed image_size=[height,width]"
         raise ValueError(
-            f"{path} is not written: {summary}. precision={kind.precision} requires {required:.2%}; the "
-            f"worst size was {worst.height}x{worst.width} "
-            f"({_format_percent(worst.equal / worst.pixels)} %). {fix}"
+            f"{path} is not written: {summary}. precision={kind.precision} requires {required:.2%}. Try "
+            "another format=..., precision=fp32, or a fixed image_size=[height,width]"
         )
     return summary
-
-
-def _format_percent(fraction: float) -> str:
-    """Format with four decimals, rounded down: 100 only if all pixels are equal."""
-    return f"{np.floor(fraction * 1e6) / 1e4:.4f}"
 
 
 def check_int8_drop(before: float, after: float, path: Path) -> None:
