@@ -68,7 +68,7 @@ class Video:
         return len(self.times)
 
     def _number_frames(self, file: Path) -> list[int]:
-        """Return the numbers of the frames with data, consecutive ones if the file does not tell them."""
+        """Return the numbers of the frames with data, consecutive ones if the file has none."""
         if file.suffix.lower() == ".avi":  # its packets have no times
             numbers = _read_avi_numbers(file)
         else:
