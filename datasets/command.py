@@ -31,6 +31,7 @@ from segkit.runtime.errors import report_user_errors
 from segkit.runtime.text import first_line, format_count
 from segkit.tools import doctor
 from segkit.tools.doctor import export
+from segkit.types import Bands
 from segkit.visualize import overlays
 
 Work = Callable[[argparse.Namespace, Path], None]
@@ -60,7 +61,6 @@ class Script:
         counts = self._add(
             "stats", self._stats, "pixels and images per class, sizes, mean and standard deviation"
         )
-        counts.add_argument("--json", action="store_true", help="print as JSON")
         counts.add_argument(
             "--weights", type=parse_path, metavar="FILE", help="write class weights for loss.class_weights"
         )
@@ -187,21 +187,9 @@ class Script:
 
     def _stats(self, arguments: argparse.Namespace) -> None:
         data = self._settings(arguments)["data"]
-        counts = statistics.compute_statistics(
-            registry.build("data.datasets", data, split=arguments.split or "train")
-        )
-        plain = counts.to_plain()
-        if arguments.json:
-            print(json.dumps(plain, indent=1))
-        else:
-            images = format_count(plain["images"], "image")
-            print(f"{images}; {plain['ignored']:.2%} of the pixels are ignored")
-            print(*describe_values(plain, is_photograph=counts.band_settings.is_photograph), sep="\n")
-            sizes = [f"{size} ({count})" for size, count in list(plain["sizes"].items())[:6]]
-            print("sizes:", ", ".join(sizes))
-            for name, of_class in plain["classes"].items():
-                images = format_count(of_class["images"], "image")
-                print(f"{name:>24} {of_class['pixels']:8.3%} of pixels, in {images}")
+        dataset = registry.build("data.datasets", data, split=arguments.split or "train")
+        counts = statistics.compute_statistics(dataset)
+        print(*format_statistics(counts, dataset.bands), sep="\n")
         if arguments.weights:
             weights = statistics.WEIGHTS[arguments.method](counts)
             arguments.weights.write_text("".join(f"{weight:.6g}\n" for weight in weights))
@@ -225,17 +213,30 @@ class Script:
         print(f"{len(chosen)} of {format_count(len(dataset), 'sample')} are in {arguments.output}")
 
 
-def describe_values(plain: Mapping[str, Any], *, is_photograph: bool) -> list[str]:
-    """Return lines with mean and standard deviation; for other than photographs, values and settings."""
-    if is_photograph:
-        return [f"mean {plain['mean']}, standard deviation {plain['std']} (RGB, 0..1)"]
-    least, most, percentiles = plain["values"].values()
-    settings = zip(("data.range", "model.mean", "model.std"), ("range", "mean", "std"), strict=True)
-    words = [f"{key}={json.dumps(plain[name], separators=(',', ':'))}" for key, name in settings]
-    return [
-        f"values as stored: {least} .. {most}; percentiles 0.5 and 99.5: {percentiles}",
-        f"as settings: {' '.join(words)}",
+def format_statistics(counts: statistics.Statistics, settings: Bands) -> list[str]:
+    """Return lines with pixels and images by class, sizes, and values of the bands, also as settings."""
+    bands, scored = counts.bands, int(counts.pixels.sum())
+    ranges = bands.value_ranges(settings)
+    mean, std = (values.round(4).tolist() for values in bands.normalization(ranges))
+    images, ignored = counts.sizes.total(), counts.ignored / max(1, scored + counts.ignored)
+    lines = [
+        f"{format_count(images, 'image')}; {ignored:.2%} of the pixels are ignored",
+        f"mean {mean}, standard deviation {std} (of values scaled to 0..1)",
     ]
+    if not settings.is_photograph:
+        values = {"data.range": ranges, "model.mean": mean, "model.std": std}
+        words = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in values.items()]
+        lines += [
+            f"values as stored: {bands.least.tolist()} .. {bands.most.tolist()}; percentiles 0.5 and 99.5: "
+            f"{bands.low.tolist()} .. {bands.high.tolist()}",
+            f"as settings: {' '.join(words)}",
+        ]
+    sizes = [f"{width}x{height} ({count})" for (width, height), count in counts.sizes.most_common(6)]
+    lines.append(f"sizes: {', '.join(sizes)}")
+    for name, pixels, images in zip(counts.table.names, counts.pixels, counts.images, strict=True):
+        share = pixels / max(1, scored)
+        lines.append(f"{name:>24} {share:8.3%} of pixels, in {format_count(int(images), 'image')}")
+    return lines
 
 
 def choose_samples(names: list[str], arguments: argparse.Namespace) -> list[int]:

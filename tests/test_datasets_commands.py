@@ -107,7 +107,7 @@ def test_statistics_match_a_count_by_hand(tmp_path):
     assert found.pixels.tolist() == [14, 1, 0]
     assert found.images.tolist() == [2, 1, 0]
     assert found.ignored == 1
-    mean, std = found.bands.normalization(found.value_ranges)
+    mean, std = found.bands.normalization([(0, 255)] * 3)
     np.testing.assert_allclose(mean, [0.5, 0, 0.4])
     np.testing.assert_allclose(std, [0.5, 0, 0], atol=1e-6)
     # frequencies 14/15 and 1/7, their median the mean of both; class c never occurs

@@ -337,12 +337,12 @@ def test_band_statistics_match_numpy_over_all_values(tmp_path, kind, count):
     np.testing.assert_array_equal(found.bands.least, values.min(0))
     np.testing.assert_array_equal(found.bands.most, values.max(0))
     low, high = np.percentile(values, (0.5, 99.5), axis=0)
-    np.testing.assert_allclose(found.value_ranges, np.stack([low, high], 1), rtol=1e-6)
+    np.testing.assert_allclose(found.bands.value_ranges(dataset.bands), np.stack([low, high], 1), rtol=1e-6)
     shares = (values - low) / (high - low)
-    mean, std = found.bands.normalization(found.value_ranges)
+    mean, std = found.bands.normalization(found.bands.value_ranges(dataset.bands))
     np.testing.assert_allclose(mean, shares.mean(0), atol=1e-6)
     np.testing.assert_allclose(std, shares.std(0), atol=1e-6)
-    assert statistics.compute_band_statistics(dataset).value_ranges("minmax") == tuple(
+    assert found.bands.value_ranges(Bands(range="minmax")) == tuple(
         zip(values.min(0), values.max(0), strict=True)
     )
 
@@ -392,7 +392,7 @@ def test_four_16_bit_bands_train_test_and_predict(tmp_path, run_here, capsys):
     assert "model.mean=[" in printed
     content = torch.load(runs / "deep" / "best.pt", weights_only=True)
     dataset = folder.build("train", root=str(tmp_path / "set"), bands=(3, 2, 1, 8), range="percentile")
-    limits = statistics.compute_band_statistics(dataset).value_ranges("percentile")
+    limits = statistics.compute_band_statistics(dataset).value_ranges(dataset.bands)
     np.testing.assert_allclose(content["settings"]["data"]["range"], limits)
     assert content["model"]["backbone.conv1.0.weight"].shape[1] == 4
 

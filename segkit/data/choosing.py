@@ -133,15 +133,12 @@ def _choose_bands(chosen: ChosenSettings, unset: list[str], dataset: Pairs) -> N
     keys = {key for key in unset if key.startswith(("data.", "model."))}
     if not keys:
         return
-    value_range = dataset.bands.range
     bands, count = statistics.compute_band_statistics(dataset), len(dataset)
-    if isinstance(value_range, str):
-        reason = {"percentile": "percentiles 0.5 and 99.5", "minmax": "minimum and maximum"}[value_range]
-        ranges = bands.value_ranges(value_range)
+    ranges, method = bands.value_ranges(dataset.bands), dataset.bands.range
+    if isinstance(method, str):
+        reason = {"percentile": "percentiles 0.5 and 99.5", "minmax": "minimum and maximum"}[method]
         values = f"{bands.least.tolist()} .. {bands.most.tolist()}"
         chosen.add("data.range", ranges, f"{reason} of {count} images; values are {values}")
-    else:
-        ranges = tuple(dataset.bands.value_ranges(len(bands.mean)))
     chosen["model.value_range"] = ranges
     mean, std = bands.normalization(ranges)
     for key, values in (("model.mean", mean), ("model.std", np.where(std > 0, std, 1.0))):

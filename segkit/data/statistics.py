@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,10 +28,12 @@ class BandStatistics(NamedTuple):
     low: np.ndarray  # percentile 0.5
     high: np.ndarray  # percentile 99.5
 
-    def value_ranges(self, method: str) -> tuple[tuple[float, float], ...]:
-        """Return ``data.range`` of each band by ``percentile`` or ``minmax``; (low, low + 1) if constant."""
+    def value_ranges(self, settings: Bands) -> tuple[tuple[float, float], ...]:
+        """Return black and white of each band, as set, or (low, low + 1) if a computed range is empty."""
+        if not isinstance(settings.range, str):
+            return tuple(settings.value_ranges(len(self.mean)))
         lows, highs = self.low.tolist(), self.high.tolist()
-        if method == "minmax":
+        if settings.range == "minmax":
             lows, highs = self.least.tolist(), self.most.tolist()
         return tuple((low, high if high > low else low + 1) for low, high in zip(lows, highs, strict=True))
 
@@ -80,36 +82,6 @@ class Statistics(NamedTuple):
     pixels_of_images: np.ndarray  # (K,) scored pixels of those images
     sizes: Counter[tuple[int, int]]  # (width, height)
     bands: BandStatistics  # of the stored values
-    band_settings: Bands
-
-    @property
-    def value_ranges(self) -> list[tuple[float, float]]:
-        """Black and white of each band, from the settings or from the images."""
-        if isinstance(self.band_settings.range, str):
-            return list(self.bands.value_ranges(self.band_settings.range))
-        return self.band_settings.value_ranges(len(self.bands.mean))
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return the statistics as the content of a JSON file."""
-        scored = int(self.pixels.sum())
-        mean, std = self.bands.normalization(self.value_ranges)
-        counts = zip(self.table.names, self.pixels.tolist(), self.images.tolist(), strict=True)
-        return {
-            "images": self.sizes.total(),
-            "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()},
-            "mean": mean.round(4).tolist(),
-            "std": std.round(4).tolist(),
-            "range": [list(pair) for pair in self.value_ranges],
-            "values": {
-                "least": self.bands.least.tolist(),
-                "most": self.bands.most.tolist(),
-                "percentile": [list(pair) for pair in self.bands.value_ranges("percentile")],
-            },
-            "ignored": self.ignored / max(1, scored + self.ignored),
-            "classes": {
-                name: {"pixels": pixels / max(1, scored), "images": images} for name, pixels, images in counts
-            },
-        }
 
 
 def compute_statistics(dataset: Pairs) -> Statistics:
@@ -135,7 +107,6 @@ def compute_statistics(dataset: Pairs) -> Statistics:
         pixels_of_images=(is_present * class_counts.sum(1, keepdims=True)).sum(0),
         sizes=Counter(size for size, _, _ in results),
         bands=combine_samples([bands for _, _, bands in results]),
-        band_settings=dataset.bands,
     )
 
 
