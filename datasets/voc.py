@@ -59,7 +59,7 @@ def map_member(member: PurePosixPath) -> PurePosixPath | None:
     parts = member.parts
     if "VOC2012" in parts:
         inside = parts[parts.index("VOC2012") + 1 :]
-        if inside[0] in FOLDERS:
+        if inside and inside[0] in FOLDERS:
             return PurePosixPath(*inside)
     return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from runs import processes
 from segkit.data import pairs
@@ -18,28 +18,12 @@ SCENE = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8).re
 LABEL = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(16, 0).repeat(16, 1)
 
 
-def make_exif(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
 def camvid_of(root: Path, name="a", image=SCENE, mask=LABEL, **build):
     for folder, array in (("images", image), ("annotations", mask)):
         place = root / folder / "train"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(place / f"{name}.png")
     return camvid.build("train", root=str(root), **build)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_applies_to_image_and_mask(tmp_path, orientation):
-    Image.fromarray(SCENE).save(tmp_path / "a.jpg", exif=make_exif(orientation), quality=95)
-    Image.fromarray(LABEL).save(tmp_path / "a.png", exif=make_exif(orientation))
-    image, mask = pairs.read_image(tmp_path / "a.jpg"), pairs.read_mask(tmp_path / "a.png", "ids")
-    expected = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))
-    assert np.abs(image.astype(int) - expected).max() <= 2
-    np.testing.assert_array_equal(mask, np.array(ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))))
 
 
 def test_empty_and_missing_files_are_refused(tmp_path):

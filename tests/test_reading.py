@@ -39,6 +39,14 @@ def test_images_are_read_with_their_stored_pixels(tmp_path, name):
     assert np.abs(read.astype(int) - expected).max() <= (0 if exact else 2)  # decoders round differently
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_applies_to_image_and_mask(tmp_path, orientation):
+    data = encode_turned("PNG", orientation)
+    file = write_file(tmp_path, "png", data)
+    np.testing.assert_array_equal(read_image(file), as_pillow(data))
+    np.testing.assert_array_equal(read_mask(file, "any"), as_pillow(data))
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_images_that_would_change_are_refused_in_one_line(tmp_path, name):
     data, message = REFUSED[name]
@@ -79,7 +87,6 @@ MASKS = {  # name: bytes, ids or colors
     "png colors": (encode(SCENE, "PNG"), SCENE),
     "png opaque": (encode(CLEAR, "PNG"), SCENE),
     "png gray opaque": (encode(np.dstack([IDS, 255 | IDS]), "PNG"), IDS),
-    "png turned": (encode_turned("PNG"), np.rot90(SCENE, -1)),
     "bmp": (encode(IDS, "BMP"), IDS),
     "bmp of one bit": (encode(IDS > 1, "BMP"), (IDS > 1).astype(np.uint8)),
     "pgm": (encode(IDS, "PPM"), IDS),
