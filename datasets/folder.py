@@ -30,7 +30,7 @@ from segkit.visualize import overlays
 
 def import_labels(arguments: argparse.Namespace, root: Path) -> None:
     """Convert the files of a label tool to masks, images and a class table, and print a report."""
-    label_files = [file for path in arguments.files for file in _files(path, arguments.kind)]
+    label_files = [file for path in arguments.files for file in _list_label_files(path, arguments.kind)]
     beside = next(path if path.is_dir() else path.parent for path in arguments.files)
     images = arguments.images or (root / "images" if (root / "images").is_dir() else beside)
     if not images.is_dir():
@@ -54,7 +54,7 @@ def import_labels(arguments: argparse.Namespace, root: Path) -> None:
     print(f"the full report is {file}; to train: {cli_command('train')} data=folder data.root={root}{splits}")
 
 
-def _files(path: Path, kind: str) -> list[Path]:
+def _list_label_files(path: Path, kind: str) -> list[Path]:
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     if not path.is_dir():

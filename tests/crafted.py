@@ -159,16 +159,10 @@ REFUSED = {  # name: bytes, message
     "png rgb of 16 bits": (png(split_in_three(DEEP), 16, 2), "holds 16-bit values"),
     "png veiled": (encode(VEILED, "PNG"), "transparent pixels"),
     "png gray veiled": (encode(np.dstack([GRAY, GRAY]), "PNG"), "transparent pixels"),
-    "png palette veiled": (
-        encode(SCENE, "PNG", "P", transparency=bytes(range(256))),
-        "transparent pixels",
-    ),
+    "png palette veiled": (encode(SCENE, "PNG", "P", transparency=bytes(range(256))), "transparent pixels"),
     "png gray with a key": (png(GRAY, 8, 0, (b"tRNS", b"\0" + GRAY[:1, :1].tobytes())), "transparent"),
     "png animated": (frames("PNG"), "holds 2 animated images"),
-    "png of 3.6 billion": (
-        encode(SCENE, "PNG").replace(encode(SCENE, "PNG")[12:33], HUGE),
-        "60000x60000",
-    ),
+    "png of 3.6 billion": (encode(SCENE, "PNG").replace(encode(SCENE, "PNG")[12:33], HUGE), "60000x60000"),
     "png bomb": (png(np.zeros((9000, 9000), np.uint8), 8, 0), "declares 9000x9000 pixels in"),
     "jpeg cmyk": (encode(SCENE, "JPEG", "CMYK"), "holds CMYK colors"),
     "jpeg of 12 bits": (

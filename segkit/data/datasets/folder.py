@@ -166,10 +166,7 @@ def _read_own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | Non
     file = root / Path(classes).expanduser()
     if str(file) == first.source or not file.is_file():
         return None
-    own = LabelMap.read(file, "folder").reorder(first.names, first.source)
-    if own == first:
-        return None
-    return own
+    return LabelMap.read(file, "folder").reorder(first.names, first.source)
 
 
 def _find_split(
