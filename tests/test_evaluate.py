@@ -108,9 +108,7 @@ def test_empty_data_set_is_rejected():
     ("settings", "message"),
     [
         ({"window": 32, "stride": 33}, "evaluation.stride=33: must be at most evaluation.window=32"),
-        ({"window": [32, 64], "stride": 48}, "evaluation.stride=48: must be at most evaluation.window="),
         ({"scales": [1.0, 0.0]}, "evaluation.scales=.1.0, 0.0.: give at least one scale, all above 0"),
-        ({"scales": []}, "give at least one scale"),
         ({"resize": "long_side"}, "needs evaluation.base_size"),
         ({"stride": 8}, "needs evaluation.window"),
         ({"resize": "bounds"}, r"evaluation.resize=bounds needs evaluation.bounds, such as \[2048"),
@@ -121,9 +119,7 @@ def test_contradictory_protocol_settings_are_rejected(settings, message):
         Protocol(**settings)
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
-)
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)])
 def test_predict_rejects_other_shapes_and_types(image):
     with pytest.raises(ValueError, match=r"this network takes \(H, W, 3\) arrays"):
         predict(prepare(ByColor()), image, Protocol())
@@ -165,13 +161,12 @@ def test_category_and_boundary_scores():
     assert "mIoU_boundary" not in score().scores
 
 
-@pytest.mark.parametrize("name", ["ade20k", "noise"])
-def test_ade20k_score_is_reported_for_ade20k_only(name):
+def test_ade20k_score_is_reported_for_ade20k_only():
     dataset = Noise(3)
-    dataset.table.name = name
+    assert "ADE20K" not in score(dataset).scores
+    dataset.table.name = "ade20k"
     found = score(dataset).scores
-    mean = (found["pixAcc"] + found["mIoU"]) / 2
-    assert found.get("ADE20K") == (mean if name == "ade20k" else None)
+    assert found["ADE20K"] == (found["pixAcc"] + found["mIoU"]) / 2
 
 
 class Damaged(Noise):

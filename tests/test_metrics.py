@@ -135,32 +135,6 @@ def test_perfect_prediction_scores_as_ade20k_script():
     assert f"Pixel-wise Accuracy: {found['pixAcc']:.2%}" == "Pixel-wise Accuracy: 100.00%"
 
 
-CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]  # of train ids 0..18
-
-
-def test_scores_equal_cityscapesscripts():
-    labels = pytest.importorskip("cityscapesscripts.helpers.labels", reason="the oracle: extra `oracles`")
-    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
-
-    label, prediction = draw_masks(19, (60, 70))
-    label[label == 4], prediction[prediction == 4] = 5, 5  # a class that is nowhere
-    counts = count_pairs(label, prediction, 19)
-    args = official.args
-    official_counts = official.generateMatrix(args)
-    raw = np.array([*CITYSCAPES_IDS, *[0] * 237])
-    for a, b in zip(raw[label].flat, raw[prediction].flat, strict=True):
-        official_counts[a, b] += 1
-    classes = {i: official.getIouScoreForLabel(i, official_counts, args) for i in CITYSCAPES_IDS}
-    groups = [labels.id2label[i].category for i in CITYSCAPES_IDS]
-    ours = metrics.compute_class_scores(metrics.count_pixels(counts, groups))["IoU"]
-    np.testing.assert_allclose(ours[:19], [classes[i] for i in CITYSCAPES_IDS], atol=1e-12)
-    by_name = {labels.id2label[i].name: score for i, score in classes.items()}
-    exclude = compute_scores(counts, absent="exclude")["mIoU"]
-    assert exclude == pytest.approx(official.getScoreAverage(by_name, args))
-    for name, score in zip(dict.fromkeys(groups), ours[19:], strict=True):
-        assert score == pytest.approx(official.getIouScoreForCategory(name, official_counts, args))
-
-
 def boundary_by_the_paper(mask, ratio=0.02):
     """Cheng et al.'s mask_to_boundary: what ``width`` erosions with a 3x3 square take away."""
     width = max(1, round(ratio * np.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2)))

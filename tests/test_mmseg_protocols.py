@@ -43,15 +43,12 @@ def factor_size(size, factor):
     return rescale_size(size, scale_size(size, (factor, factor)))
 
 
-def score_like_mmseg(model, image, sizes, *, flip, window=None, stride=None, as_uint8=True):
+def score_like_mmseg(model, image, sizes, *, flip=False, window=None, stride=None):
     """slide_inference or whole_inference, postprocess_result and SegTTAModel.merge_preds; (K, H, W)."""
     height, width = image.shape[:2]
     total = 0
     for w, h in sizes:
-        if as_uint8:
-            y = normalize_image(model, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
-        else:
-            y = resize(normalize_image(model, image), h, w, False)
+        y = normalize_image(model, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
         for mirrored in (False, True) if flip else (False,):
             z = y.flip(3) if mirrored else y
             logits = model(z).main if window is None else slide_inference(model, z, window, stride)
@@ -119,55 +116,38 @@ def test_mmseg_uses_one_scale_within_the_bounds(data, size, expected):
     assert (how.window, how.flip, how.absent) == (None, False, "exclude")
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize("size", SIZES)
-def test_mmseg_equals_mmsegmentation(size):
-    model, image = TinySegmenter(align_corners=False).double().eval(), random_image(*size)
-    how = compose_protocol("data=ade20k", "evaluation=mmseg", "evaluation.bounds=[160,70]")
-    with torch.inference_mode():
-        expected = score_like_mmseg(model, image, [rescale_size(size[::-1], (160, 70))], flip=False)
-    torch.testing.assert_close(predict_probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
+CASES = [
+    *(("mmseg", size) for size in SIZES),
+    *(("mmseg_ms", size) for size in [*SIZES[:6], (71, 201), (201, 71)]),
+    *(("mmseg_slide", size) for size in [(48, 64), (64, 48), (95, 41), (120, 31)]),
+]
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("size", [*SIZES[:6], (71, 201), (201, 71)])
-def test_mmseg_ms_equals_test_time_augmentation(size):
-    model, image = TinySegmenter(align_corners=False).double().eval(), random_image(*size)
-    how = compose_protocol("data=ade20k", "evaluation=mmseg_ms")
-    with torch.inference_mode():
+@pytest.mark.parametrize(("name", "size"), CASES)
+def test_protocols_equal_mmsegmentation(name, size):
+    words, options = ["data=ade20k", "evaluation.bounds=[160,70]"], {}
+    sizes = [rescale_size(size[::-1], (160, 70))]
+    if name == "mmseg_ms":
+        words, options = ["data=ade20k"], {"flip": True}
         sizes = [factor_size(size[::-1], factor) for factor in SCALES]
-        expected = score_like_mmseg(model, image, sizes, flip=True)
+    elif name == "mmseg_slide":
+        words, options = ["data=cityscapes", "evaluation.bounds=[100,60]"], {"window": 33, "stride": 22}
+        words += ["evaluation.window=33", "evaluation.stride=22"]
+        sizes = [rescale_size(size[::-1], (100, 60))]
+    how = compose_protocol(*words, f"evaluation={name}")
+    model = TinySegmenter(align_corners=name == "mmseg_slide").double().eval()
+    image = random_image(*size)
+    with torch.inference_mode():
+        expected = score_like_mmseg(model, image, sizes, **options)
     found = predict_probabilities(model, image, how)
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
     assert torch.equal(predict(model, image, how).long(), expected.argmax(0))
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize("size", [(48, 64), (64, 48), (95, 41), (120, 31)])
-def test_mmseg_slide_equals_slide_inference(size):
-    model, image = TinySegmenter(align_corners=True).double().eval(), random_image(*size)
-    words = "evaluation.bounds=[100,60]", "evaluation.window=33", "evaluation.stride=22"
-    how = compose_protocol("data=cityscapes", "evaluation=mmseg_slide", *words)
-    with torch.inference_mode():
-        sizes = [rescale_size(size[::-1], (100, 60))]
-        expected = score_like_mmseg(model, image, sizes, flip=False, window=33, stride=22)
-    torch.testing.assert_close(predict_probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
-
-
 def test_mmseg_slide_has_windows_of_769():
     how = compose_protocol("data=cityscapes", "evaluation=mmseg_slide")
     assert (how.window, how.stride, how.align_corners) == ((769, 769), (513, 513), True)
-
-
-@pytest.mark.parametrize("flip", [True, False])
-@pytest.mark.parametrize("size", SIZES)
-def test_scales_windows_and_flips_equal_mmsegmentation(size, flip):
-    model, image = TinySegmenter(align_corners=False).double().eval(), random_image(*size)
-    how = Protocol(scales=list(SCALES), flip=flip, window=24, stride=17, align_corners=False)
-    with torch.inference_mode():
-        sizes = [factor_size(size[::-1], factor) for factor in SCALES]
-        expected = score_like_mmseg(model, image, sizes, flip=flip, window=24, stride=17, as_uint8=False)
-    torch.testing.assert_close(predict_probabilities(model, image, how), expected, rtol=TINY, atol=TINY)
 
 
 def test_protocol_text_has_bounds_and_resizing():

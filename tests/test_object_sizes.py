@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from segkit.evaluation.evaluators import object_sizes
-from segkit.evaluation.evaluators.object_sizes import compute_iou_by_size, count_pixels_by_object_size
+from segkit.evaluation.evaluators.object_sizes import count_pixels_by_object_size
 
 
 def list_parts(mask):
@@ -69,26 +71,17 @@ def test_object_size_bounds_are_those_of_coco():
     assert labeled.tolist() == [1023, 1024 + 9215, 9216]
 
 
-def iou_of_class_1(label, prediction):
-    counts = count_pixels_by_object_size(label, prediction, 2)
-    return {size: iou[1].item() for size, iou in compute_iou_by_size(counts).items()}
-
-
 def test_missed_small_object_lowers_small_iou_only():
+    evaluator = object_sizes.build(SimpleNamespace(num_classes=2))
     label = np.zeros((200, 300), np.uint8)
     label[10:20, 10:20], label[50:170, 50:170] = 1, 1
     prediction = label.copy()
     prediction[10:20, 10:20] = 0
-    found = iou_of_class_1(label, prediction)
-    assert found["small"] == 0
-    assert found["large"] == 1
-    assert np.isnan(found["medium"])
-    prediction = label.copy()
-    prediction[:5, 250:255] = 1  # beyond every object: of its own size
-    prediction[170:180, 50:170] = 1  # the large one, grown
-    found = iou_of_class_1(label, prediction)
-    assert found["small"] == pytest.approx(100 / 125)
-    assert found["large"] == pytest.approx(120 / 130)
+    evaluator.update(label, torch.from_numpy(prediction))
+    found = evaluator.compute(evaluator.state())
+    assert (found.classes["IoU small"][1], found.classes["IoU large"][1]) == (0, 1)
+    assert np.isnan(found.classes["IoU medium"][1])
+    assert found.scores == {"mIoU_small": 0, "mIoU_large": np.mean(found.classes["IoU large"])}
 
 
 @pytest.mark.medium

@@ -87,7 +87,7 @@ def test_confusion_matrix_shows_row_percentages(num_classes):
     assert corner[cell + 1, 1].tolist() == white
 
 
-@pytest.mark.parametrize("num_classes", [41, 150, 300, 400, 719, 1000, 2000])
+@pytest.mark.parametrize("num_classes", [41, 400, 1000])
 def test_confusion_matrix_ids_do_not_overlap(num_classes):
     drawn = overlays.draw_confusion_matrix(
         np.zeros((num_classes, num_classes), np.int64), ["name"] * num_classes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import html.parser
+import html
 import re
 
 import cv2
@@ -83,25 +83,6 @@ def write(folder, **changed):
     return report.write_report(folder, evaluation, **(content | changed))
 
 
-class Reader(html.parser.HTMLParser):
-    """Every element with its attributes, and all text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "demo"
@@ -121,31 +102,27 @@ def tab(page, tmp_path_factory):
 
 
 def test_report_is_self_contained(page):
-    reader = Reader(page.read_text())
-    sources = [a["src"] for _, a in reader.elements if a.get("src")]
+    text = page.read_text()
+    sources = re.findall(r'src="([^"]*)"', text)
     assert sources
     assert all(source.startswith("data:image/") for source in sources)
-    assert len(reader.all("script")) == 1
-    links = [a["href"] for a in reader.all("a")]
+    links = re.findall(r'<a href="([^"]*)"', text)
     assert links == ["my%20classes.csv", "result.json", "overlays/street_1.jpg"]
-    assert "default-src 'none'" in page.read_text()
+    assert "default-src 'none'" in text
 
 
 def test_names_are_escaped_in_the_report(page):
-    reader = Reader(page.read_text())
-    assert sum(EVIL in words for words in reader.words) >= 3  # class table, pairs, legend, image
-    assert "<script>alert" not in page.read_text()
+    text = page.read_text()
+    assert text.count(html.escape(EVIL)) >= 3  # class table, pairs, legend, image
+    assert "<script>alert" not in text
 
 
-def test_report_shows_scores_and_protocol(page):
-    words = Reader(page.read_text()).words
-    assert {"pixAcc", "91.50", "mIoU", "68.75", "65.12 to 72.01"} <= set(words)
-    assert any("whole (scales 1)" in text for text in words)
-
-
-def test_report_title_has_run_data_and_number_of_images(page, tmp_path):
-    assert "<title>first on town val: 1,234 images</title>" in page.read_text()
-    assert "<h1>first on town val: 1,234 images</h1>" in page.read_text()
+def test_report_shows_title_scores_and_protocol(page, tmp_path):
+    text = page.read_text()
+    for part in ("pixAcc", "91.50", "mIoU", "68.75", "65.12 to 72.01", "whole (scales 1)"):
+        assert part in text
+    for tag in ("title", "h1"):
+        assert f"<{tag}>first on town val: 1,234 images</{tag}>" in text
     assert "<h1>Evaluation: 7 images</h1>" in write(tmp_path, settings={}, images=7).read_text()
 
 
@@ -182,8 +159,9 @@ def test_report_without_images_or_errors(tmp_path):
 
 def test_pixels_predicted_as_no_class_lower_the_recall(tmp_path):
     counts = np.column_stack([np.diag([6, 2, 3, 4, 5]), [2, 0, 0, 0, 0]])
-    rows = Reader(write(tmp_path, samples=[], counts=counts).read_text()).all("td")
-    assert [row["data-value"] for row in rows][1:4] == ["0.75", "0.75", "1"]  # IoU, recall, precision
+    text = write(tmp_path, samples=[], counts=counts).read_text()
+    values = re.findall(r'<td[^>]* data-value="([^"]*)"', text)
+    assert values[1:4] == ["0.75", "0.75", "1"]  # IoU, recall, precision
 
 
 @pytest.mark.parametrize(("worst", "best", "expected"), [(2, 1, [0, 1, 4]), (4, 3, range(5)), (0, 0, [])])
@@ -210,15 +188,13 @@ def test_gallery_images_are_scaled_down_and_unlabeled_ones_left_out():
 
 @pytest.mark.medium
 @needs_chromium
-def test_browser_console_has_no_errors(tab):
-    assert tab.errors() == []
-    assert tab.run("return window.innerWidth > 0")
-
-
-@needs_chromium
 def test_column_click_sorts_the_table(tab):
+    assert tab.errors() == []
     names = "return [...document.querySelectorAll('#classes tbody tr')].map(r => r.cells[0].dataset.value)"
     click = "document.querySelectorAll('#classes th button')[arguments[0]].click()"
+    heads = "[...document.querySelectorAll('#classes th button')]"
+    marks = f"return {heads}.map(b => getComputedStyle(b, '::after').content)"
+    assert set(tab.run(marks)) == {'" \u2195"'}
     assert tab.run(names) == NAMES
     tab.run(click, 1)  # IoU: sky 900/1050, road 500/570, evil 20/30, tree 300/390
     assert tab.run(names) == [EVIL, "tree", "sky", "road", "never seen"]
@@ -233,7 +209,7 @@ def test_column_click_sorts_the_table(tab):
 
 
 @needs_chromium
-def test_layer_buttons_of_one_and_all_images(tab):
+def test_layer_buttons_and_opacity_of_one_and_all_images(tab):
     shown = """
         const seen = (figure, layer) => getComputedStyle(figure.querySelector('.' + layer)).opacity > 0;
         return [...document.querySelectorAll('figure')].map(
@@ -246,11 +222,7 @@ def test_layer_buttons_of_one_and_all_images(tab):
     assert tab.run(shown) == [["prediction"]] * 3
     tab.run(click, "#everywhere button", 0)
     assert tab.run(shown) == [[]] * 3
-
-
-@needs_chromium
-def test_opacity_slider_changes_every_layer(tab):
-    tab.run("document.querySelectorAll('#everywhere button')[3].click()")
+    tab.run(click, "#everywhere button", 3)
     tab.run(
         "const s = document.getElementById('opacity'); s.value = 0.25; s.dispatchEvent(new Event('input'))"
     )
@@ -260,27 +232,22 @@ def test_opacity_slider_changes_every_layer(tab):
 
 @needs_chromium
 @pytest.mark.parametrize("width", [360, 800, 1400])
-def test_page_has_no_horizontal_scrolling(tab, width):
-    tab.resize(width, 800)
-    assert tab.run("return document.documentElement.scrollWidth") <= width
-
-
-@needs_chromium
-def test_no_column_is_cut_on_a_phone(tmp_path, tab, page):
+def test_no_table_is_cut_and_nothing_scrolls_sideways(tmp_path, tab, page, width):
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 10**6, (150, 150)) + np.diag([10**8] * 150)
-    tab.open(write(tmp_path, table=load_builtin_label_map("ade20k"), counts=counts).as_uri())
-    tab.resize(360, 800)
     cut = """return [...document.querySelectorAll("table")]
         .filter(t => t.offsetWidth > t.parentElement.clientWidth).map(t => t.id)"""
+    tab.open(write(tmp_path, table=load_builtin_label_map("ade20k"), counts=counts).as_uri())
+    tab.resize(width, 800)
     try:
+        assert tab.run("return document.documentElement.scrollWidth") <= width
         assert tab.run(cut) == []
     finally:
         tab.open(page.as_uri())
 
 
 @needs_chromium
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, True)], ids=str)
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)], ids=str)
 def test_report_has_no_accessibility_violation(tab, width, dark):
     tab.resize(width, 800)
     tab.dark(on=dark)
@@ -288,14 +255,6 @@ def test_report_has_no_accessibility_violation(tab, width, dark):
     found = tab.find_violations()
     tab.dark(on=False)
     assert not found
-
-
-@needs_chromium
-def test_sortable_headers_have_a_mark(tab):
-    heads = "[...document.querySelectorAll('#classes th button')]"
-    mark = f"return {heads}.map(b => getComputedStyle(b, '::after').content)"
-    tab.run("document.querySelectorAll('#classes th').forEach(h => h.removeAttribute('aria-sort'))")
-    assert set(tab.run(mark)) == {'" \u2195"'}
 
 
 @needs_chromium

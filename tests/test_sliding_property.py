@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from test_protocols import (
     TINY,
     K,
-    TinyHead,
     TinySegmenter,
     inference,
     normalize_image,
@@ -121,28 +120,6 @@ def test_strips_equal_full_size_computation(how, shape, rows, batch):
     torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
 
 
-@pytest.mark.parametrize("merge", ["exp", "softmax"])
-@pytest.mark.parametrize("size", [(300, 203), (201, 71), (683, 512), (512, 341)])
-def test_sliding_window_matches_full_loop_on_portrait_images(size, merge):
-    """One window spans the width; others overlap above and below."""
-    how = {
-        "scales": [0.5, 1.0],
-        "resize": "long_side",
-        "base_size": 131,
-        "flip": True,
-        "window": (130, 130),
-        "stride": (86, 86),
-        "border": "pad" if merge == "exp" else "shift",
-        "merge": merge,
-        "align_corners": merge == "exp",
-    }
-    model, image = TinySegmenter(align_corners=merge == "exp").double().eval(), random_image(*size)
-    with torch.inference_mode():
-        expected = score_at_full_size(model, image, how)
-    found = predict_probabilities(model, image, Protocol(**how))
-    torch.testing.assert_close(found, expected, rtol=TINY, atol=TINY)
-
-
 PORTRAIT = {"scales": [1.0, 1.5], "flip": True, "window": 60, "stride": 37}
 
 
@@ -159,32 +136,3 @@ def test_scores_do_not_depend_on_strip_size_or_memory(merge, monkeypatch):
     for room in (1, 30_000, 100_000, 10**9):
         monkeypatch.setitem(inference.STRIP_BYTES, "cpu", room)
         assert torch.equal(score_image(model, image, Protocol(**PORTRAIT, merge=merge)), at_once)
-
-
-def add_unused_classes(model, number):
-    """Return the same network with further classes that it never predicts."""
-    wider = TinySegmenter().double().eval()
-    wider.load_state_dict(model.state_dict())
-    wider.num_classes = K + number
-    wider.head = TinyHead()
-    score = torch.nn.Conv2d(5, K + number, 3, padding=1).double()
-    with torch.no_grad():
-        score.weight.zero_()
-        score.bias.fill_(-1e4)
-        score.weight[:K], score.bias[:K] = model.head.score.weight, model.head.score.bias
-    wider.head.pool, wider.head.score = model.head.pool, score
-    return wider
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("merge", ["exp", "softmax", "logits"])
-def test_scores_do_not_depend_on_unused_classes(merge, monkeypatch):
-    """More classes make lower strips."""
-    monkeypatch.setitem(inference.STRIP_BYTES, "cpu", 400_000)
-    model, image = TinySegmenter().double().eval(), random_image(170, 41)
-    how = Protocol(**PORTRAIT, merge=merge)
-    few = score_image(model, image, how)
-    wider = add_unused_classes(model, 146)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
-    assert len(list(iterate_strips(wider, pixels, how))) > len(list(iterate_strips(model, pixels, how)))
-    torch.testing.assert_close(score_image(wider, image, how)[:K], few, rtol=TINY, atol=TINY)

@@ -129,7 +129,6 @@ def test_protocol_sizes_come_from_the_checkpoint(tiny_run, tmp_path, run_here, c
         (["model=deeplabv3_demo", "data=shapes"], "for published weights, all of"),
         (["checkpoint=nowhere.pt"], "checkpoint=nowhere.pt: there is no such file"),
         (["checkpoint={run}/best.pt", "model=deeplabv3_demo"], "with its weights; leave out model="),
-        (["checkpoint={run}/best.pt", "model.weights=x.pt"], "with its weights; leave out model="),
         (["checkpoint={run}/best.pt", "schedule.lr=1"], r"schedule.lr=1: there is no such setting"),
         (
             ["checkpoint={run}/best.pt", "runtime.precision=bf16"],

@@ -7,9 +7,7 @@ below 1,000) count in false positives alone. Sums run in the order of cityscapes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,16 +32,6 @@ AVERAGE_SIZE = {  # pixels, of cityscapesScripts
 GROUPS = ("human", "vehicle")  # categories all of whose classes have instances
 
 
-class InstancePixels(NamedTuple):
-    """Weighted pixels of one object."""
-
-    class_id: int
-    hit: float
-    missed: float
-    category_hit: float  # predicted as any class of its category
-    category_missed: float
-
-
 def find_instance_file(mask: Path) -> Path | None:
     """Return the file of instance ids beside a file of label ids, or None if there is none."""
     file = mask.with_name(mask.name.replace("labelIds", "instanceIds"))
@@ -52,8 +40,11 @@ def find_instance_file(mask: Path) -> Path | None:
     return None
 
 
-def measure_instances(file: Path, prediction: np.ndarray, table: LabelMap) -> list[InstancePixels]:
-    """Return the weighted pixels of each object of an image, in the order of their ids.
+def measure_instances(file: Path, prediction: np.ndarray, table: LabelMap) -> tuple[np.ndarray, np.ndarray]:
+    """Return the class (n,) and the weighted pixels (4, n) of the objects of an image, by instance id.
+
+    The pixels are those that are predicted as the class, the others, those that are predicted as any class of
+    the category, and the others.
 
     Args:
         file: 16-bit PNG of instance ids, 1,000 times the label id plus a number.
@@ -63,9 +54,10 @@ def measure_instances(file: Path, prediction: np.ndarray, table: LabelMap) -> li
     instances = read_mask(file, "any")
     classes = table.num_classes
     prediction = np.minimum(prediction, classes)
+    average = np.array([AVERAGE_SIZE.get(entry.name, 0) for entry in table.classes])
     owner_of = np.full(1 << 16, classes + 1, np.int32)  # class id of each instance id
     for index, entry in enumerate(table.classes):
-        if entry.name in AVERAGE_SIZE:
+        if average[index]:
             owner_of[entry.id * 1000 : (entry.id + 1) * 1000] = index
     owner = owner_of[instances]
     names = list(dict.fromkeys(table.categories))
@@ -73,15 +65,10 @@ def measure_instances(file: Path, prediction: np.ndarray, table: LabelMap) -> li
     size = np.bincount(instances.ravel(), minlength=1 << 16)
     hit = np.bincount(instances[owner == prediction], minlength=1 << 16)
     category_hit = np.bincount(instances[category_of[owner] == category_of[prediction]], minlength=1 << 16)
-    found = []
-    for instance in np.flatnonzero((size > 0) & (owner_of < classes)):
-        class_id = int(owner_of[instance])
-        weight = AVERAGE_SIZE[table.classes[class_id].name] / float(size[instance])
-        counts = (hit[instance], category_hit[instance])
-        right, category_right = (float(count) * weight for count in counts)
-        wrong, category_wrong = (float(size[instance] - count) * weight for count in counts)
-        found.append(InstancePixels(class_id, right, wrong, category_right, category_wrong))
-    return found
+    objects = np.flatnonzero((size > 0) & (owner_of < classes))
+    class_ids = owner_of[objects]
+    pixels = np.stack([hit, size - hit, category_hit, size - category_hit])[:, objects]
+    return class_ids, pixels * (average[class_ids] / size[objects])
 
 
 class InstanceIoU:
@@ -92,26 +79,27 @@ class InstanceIoU:
         confusion: counts the false positives; is updated before.
 
     Attributes:
-        objects: of the image that comes next; set them before ``update``.
+        objects: ``measure_instances`` of the image that comes next, if it has such a file.
     """
 
     def __init__(self, table: LabelMap, confusion: ConfusionScores) -> None:
         self.table, self.confusion = table, confusion
-        self.objects: Sequence[InstancePixels] = ()
-        self.sums = torch.zeros(4, table.num_classes, dtype=torch.float64)
+        self.objects: tuple[np.ndarray, np.ndarray] | None = None
+        self.sums = np.zeros((4, table.num_classes))
 
     def update(self, label: np.ndarray, prediction: Tensor) -> None:
         """Add the objects of an image."""
-        for pixels in self.objects:
-            self.sums[:, pixels.class_id] += torch.tensor(pixels[1:], dtype=torch.float64)
+        if self.objects is not None:
+            class_ids, pixels = self.objects
+            np.add.at(self.sums.T, class_ids, pixels.T)
 
     def state(self) -> Tensor:
-        """Return float64 (6, K): the sums of ``InstancePixels``, false positives, those of the category."""
+        """Return float64 (6, K): ``measure_instances`` summed, false positives of class and category."""
         confusion = self.confusion.state()[:, : self.table.num_classes].numpy()
         categories = np.array(self.table.categories)
         is_other = categories[:, None] != categories
         false = [confusion.sum(0) - confusion.diagonal(), (confusion * is_other).sum(0)]
-        return torch.cat([self.sums, torch.from_numpy(np.stack(false)).double()])
+        return torch.from_numpy(np.concatenate([self.sums, false]))
 
     def compute(self, state: Tensor) -> EvaluatorResult:
         """Return iIoU, NaN for classes without instances, and iIoU_category."""

@@ -28,7 +28,6 @@ from segkit.evaluation.counts import Counts
 from segkit.evaluation.evaluators.confusion import ConfusionScores
 from segkit.evaluation.instance_iou import (
     InstanceIoU,
-    InstancePixels,
     find_instance_file,
     measure_instances,
 )
@@ -206,7 +205,7 @@ class PredictedMasks:
         ]
         return scoring.hash_values(stats, self.dataset.table.to_plain(), self.format)
 
-    def _read_pair(self, index: int) -> tuple[np.ndarray, np.ndarray, list[InstancePixels]] | Problem:
+    def _read_pair(self, index: int) -> tuple[np.ndarray, np.ndarray, Any] | Problem:
         """Return label and prediction (H, W) of an image, and its objects if there is a file of them."""
         try:
             label, ids = self.dataset.read_label(index), self.read(index)
@@ -215,7 +214,7 @@ class PredictedMasks:
                 remedy = "predict at the size of the label; masks are not resized"
                 raise DataError("size", self.files[index], text, remedy)
             file = find_instance_file(self.dataset.pairs[index].label)
-            objects = measure_instances(file, ids, self.dataset.table) if file else []
+            objects = measure_instances(file, ids, self.dataset.table) if file else None
         except DataError as error:
             return error.problem
         return label, ids, objects

@@ -21,7 +21,7 @@ BOUNDS = [bound for bound in SIZES.values() if bound is not None]
 
 
 def count_pixels_by_object_size(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Tensor:
-    """Count pixels by object size in one image; sum them over a split for ``compute_iou_by_size``.
+    """Count pixels by object size in one image; sum them over a split.
 
     Args:
         label: (H, W) class ids or ``ignore_index``.
@@ -61,11 +61,6 @@ def _count_sizes(sizes: np.ndarray) -> np.ndarray:
     return np.bincount(sizes, minlength=len(SIZES))
 
 
-def compute_iou_by_size(counts: Tensor) -> dict[str, np.ndarray]:
-    """Return the IoU of each class, (K,) float64, by size; NaN for a class without that size."""
-    return dict(zip(SIZES, metrics.compute_class_scores(counts.numpy())["IoU"], strict=True))
-
-
 class ObjectSizes:
     """Counts by object size and class."""
 
@@ -86,13 +81,13 @@ class ObjectSizes:
 
         Other classes are left out, whatever the absent rule: the sky has no small objects.
         """
-        iou_by_size, labeled = compute_iou_by_size(state), state[:, metrics.LABELED].numpy()
-        means = {}
-        for index, (size, iou) in enumerate(iou_by_size.items()):
-            if labeled[index].any():
-                mean = metrics.mean_over_classes(iou, labeled[index], absent="labels")
-                means[f"mIoU_{size}"] = float(mean)
-        return EvaluatorResult(means, {f"IoU {size}": iou.tolist() for size, iou in iou_by_size.items()})
+        means, columns = {}, {}
+        for size, counts in zip(SIZES, state.numpy(), strict=True):
+            iou, labeled = metrics.compute_class_scores(counts)["IoU"], counts[metrics.LABELED]
+            columns[f"IoU {size}"] = iou.tolist()
+            if labeled.any():
+                means[f"mIoU_{size}"] = float(metrics.mean_over_classes(iou, labeled, absent="labels"))
+        return EvaluatorResult(means, columns)
 
 
 def build(table: ClassTable) -> ObjectSizes:
