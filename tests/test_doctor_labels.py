@@ -216,12 +216,15 @@ def test_command_ranks_images_with_a_checkpoint(tmp_path):
     segkit.save(network, tmp_path / "model.pt", settings=settings, table=dataset.table)
 
     def run(file, status):
-        words = ("--root", root, "--checkpoint", file, "--output", tmp_path / "out")
-        return run_script("folder", "doctor", *words, status=status)
+        words = ("--root", root, "--checkpoint", file, "--output", tmp_path / "out", "--count", 4)
+        return run_script("folder", "doctor", *words, "--export", "labelme", status=status)
 
     run(tmp_path / "model.pt", 0)
     content = json.loads((tmp_path / "out/doctor.json").read_text())
     assert len(content["ranking"]) == 9
+    for kind in ("labels", "predictions"):
+        exported = {file.stem for file in (tmp_path / "out/export/labelme" / kind).rglob("*.json")}
+        assert exported == {row["name"] for row in content["ranking"][:4]}
     assert content["model"].startswith("The model was trained on 6 of these 9 images.")
     assert {row["trained_on"] for row in content["ranking"] if row["split"] == "val"} == {False}
     assert "none.pt" in run(tmp_path / "none.pt", 2)
