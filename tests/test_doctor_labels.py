@@ -131,11 +131,10 @@ def examined_scenes(tmp_path, monkeypatch):
     predictor = SimpleNamespace(
         table=whole.table,
         bands=whole.bands,
+        data={"name": "folder", "root": str(root), "train_split": "val"},
         probabilities=lambda image: soften(truth[image.tobytes()]),
     )
     monkeypatch.setattr(model.predictor, "load", lambda file, plugins: predictor)
-    trained = {model._identify_file(pair.image) for pair in folder.build("val", root=str(root)).pairs}
-    monkeypatch.setattr(model, "find_training_files", lambda file: trained)
     return root, lambda: examine(root, checkpoint="x.pt")
 
 

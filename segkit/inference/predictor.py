@@ -44,9 +44,11 @@ class Predictor:
         fast: a copy of it prepared for prediction; it may have operators that only PyTorch runs.
         table: names, colors and dataset ids of the classes.
         bands: the bands it reads from a file, and their value ranges.
+        data: settings of the training data, if known.
     """
 
     def __init__(self, trained: LoadedModel, protocol: inference.Protocol) -> None:
+        self.data = trained.data
         self.bands = parse_bands(trained.data)
         self.table = trained.table
         self.protocol = protocol.resolve_precision(next(trained.model.parameters()).device)

@@ -82,16 +82,13 @@ def read_run(folder: Path) -> Run:
     return Run(folder.resolve().name, settings, curves, folder)
 
 
-def differing_settings(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that differ between runs, other than their name."""
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    return [k for k in keys if k != "run_name" and len({str(run.settings.get(k)) for run in runs}) > 1]
-
-
 def build_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return one row per run, best first: name, scores as fractions, settings that differ."""
-    keys = differing_settings(runs)
-    rows = [{"run": run.name, **run.scores(), **{key: run.settings.get(key) for key in keys}} for run in runs]
+    keys = dict.fromkeys(key for run in runs for key in run.settings if key != "run_name")
+    differing = [key for key in keys if len({str(run.settings.get(key)) for run in runs}) > 1]
+    rows = [
+        {"run": run.name, **run.scores(), **{key: run.settings.get(key) for key in differing}} for run in runs
+    ]
     return sorted(rows, key=lambda row: (-(row["best mIoU"] or 0), row["run"]))
 
 

@@ -17,7 +17,7 @@ from segkit.tools.doctor import agreement, classes, copies, export, page, rankin
 from segkit.tools.doctor.findings import Case, Finding, Key, group_cases
 from segkit.tools.doctor.scan import scan_datasets, to_gray
 
-UNUSED = ("copies in both splits", "copies in one split", "images without labels", "plain images")
+UNUSED = ("copies in both splits", "images without labels", "plain images")
 
 
 @dataclass
@@ -148,18 +148,12 @@ def _list_suspects(model: Any, count: int) -> Iterator[export.ExportedImage]:
 
 def format_exclude_list(findings: Sequence[Finding]) -> str:
     """Return the text of ``exclude.txt``: training images that are copies, or have nothing to learn from."""
-    chosen: dict[str, str] = {}
+    names: dict[str, None] = {}  # an ordered set
     for finding in findings:
-        if finding.kind not in UNUSED:
-            continue
         for case in finding.cases:
             training = [key.name for key in case.images if key.split == "train"]
-            if finding.kind == "copies in one split":  # one is kept
-                training = training[1:]
-            for name in training:
-                chosen.setdefault(name, finding.kind)
-    lines = ["# for data.exclude=FILE: training images to leave out, one name per line"]
-    for kind in dict.fromkeys(chosen.values()):
-        lines.append(f"# {kind}")
-        lines += [name for name, reason in chosen.items() if reason == kind]
-    return "\n".join([*lines, ""])
+            if finding.kind == "copies in one split":
+                names |= dict.fromkeys(training[1:])  # one is kept
+            elif finding.kind in UNUSED:
+                names |= dict.fromkeys(training)
+    return "\n".join(["# for data.exclude=FILE: training images to leave out, one name per line", *names, ""])

@@ -11,8 +11,6 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from segkit import checkpoint as checkpoints
-from segkit import export as exports
 from segkit.config import registry
 from segkit.data.alignment import align_dataset, as_label_map
 from segkit.data.label_map import DataError
@@ -43,7 +41,7 @@ class Model:
             split: align_dataset(dataset, self.predictor.table.names) for split, dataset in datasets.items()
         }
         self.table = as_label_map(next(iter(self.datasets.values())).table)
-        self.training_files = find_training_files(file)
+        self.training_files = find_training_files(self.predictor.data)
 
     def compare(self, key: Key) -> Opinion:
         """Return the opinion on an image; raise ``DataError`` if it or its mask cannot be read."""
@@ -75,14 +73,10 @@ class Model:
         return rank_images(images)
 
 
-def find_training_files(file: str) -> set[tuple[int, int]] | None:
-    """Return device and inode of the training images of a model; None if they cannot be found."""
-    if exports.is_exported(file):
-        stored: Mapping[str, Any] = exports.read_metadata(file)["settings"]
-    else:
-        stored = checkpoints.read_checkpoint(file, mapped=True)["settings"]
+def find_training_files(data: Mapping[str, Any]) -> set[tuple[int, int]] | None:
+    """Return device and inode of the images of training settings; None if they cannot be found."""
     try:
-        train = registry.build("data.datasets", {**stored["data"], "on_error": "skip"}, split="train")
+        train = registry.build("data.datasets", {**data, "on_error": "skip"}, split="train")
         return {_identify_file(pair.image) for pair in train.pairs}
     except (ValueError, OSError, TypeError, KeyError, AttributeError):
         return None
