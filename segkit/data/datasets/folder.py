@@ -154,11 +154,10 @@ def _parse_shares(train_split: str, val_split: str) -> tuple[Share | None, Share
 
 def _parse_share(part: str) -> Fraction | None:
     """Return ``80%`` or ``0.8`` as 4/5, None for anything else."""
-    if percent := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", part):
-        return Fraction(percent[1]) / 100
-    if re.fullmatch(r"0?\.\d+", part):
-        return Fraction(part)
-    return None
+    if not re.fullmatch(r"\d+(\.\d+)?\s*%|0?\.\d+", part):
+        return None
+    share = Fraction(part.rstrip("% "))
+    return share / 100 if part.endswith("%") else share
 
 
 def _read_own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | None:
