@@ -9,7 +9,6 @@ core alone, and on one core while the others do the same. On a GPU 8192 x 8192 i
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import platform
@@ -95,15 +94,6 @@ def format_ceilings(ceilings: dict[str, dict[str, float]]) -> str:
             f"one core {alone:.0f} alone, {beside:.0f} beside a busy one"
         )
     return "\n".join(lines)
-
-
-def gigaflops(variant: str, size: tuple[int, int], *, batch: int = 1, classes: int = 150) -> float:
-    """Return the GFLOP of a forward pass of DeepLabV3 on a ResNeSt at output stride 8."""
-    from segkit.models import segmenter
-
-    backbone = {"name": "resnest", "variant": variant, "output_stride": 8}
-    build = functools.partial(segmenter.build, classes, backbone=backbone, head={"name": "deeplabv3"})
-    return count_gigaflops(build, size, batch=batch)
 
 
 def count_gigaflops(build: Callable[[], Any], size: tuple[int, int], *, batch: int = 1) -> float:

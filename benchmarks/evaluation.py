@@ -93,24 +93,20 @@ def speed(
     """Seconds for one photograph under the protocol ``encoding``, interleaved, and their ratios."""
     model, image = network(variant).to(device), read_image(photograph)
     ways = build_ways(model, image, scales)
-    seconds, processor = ({name: [] for name in ways} for _ in range(2))
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():  # interleaved: what else the machine does meets all of them
-            wall, cpu = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
             way().cpu()  # which waits for it
-            seconds[name].append(time.perf_counter() - wall)
-            processor[name].append(time.process_time() - cpu)
-            print(
-                f"  {name:8} {seconds[name][-1]:7.1f} s, processor {processor[name][-1]:7.1f} s", flush=True
-            )
+            seconds[name].append(time.perf_counter() - start)
+            print(f"  {name:8} {seconds[name][-1]:7.1f} s", flush=True)
     what = f"{photograph.name}, scales {scales} with flips, DeepLabV3-ResNeSt-{variant}"
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{what}, median of {rounds}, {where}")
+    plain_seconds = statistics.median(seconds["plain"])
     for name in ways:
         median = statistics.median(seconds[name])
-        wall = median / statistics.median(seconds["plain"])
-        cpu = statistics.median(processor[name]) / statistics.median(processor["plain"])
-        print(f"{name:8} {median:7.1f} s  {wall:5.0%} of plain; processor time {cpu:5.0%}")
+        print(f"{name:8} {median:7.1f} s  {median / plain_seconds:5.0%} of plain")
 
 
 def agreement(checkpoint: Path, images: Path, count: int) -> None:

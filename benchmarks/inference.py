@@ -16,6 +16,7 @@ one image in tiles of 768, ``pipeline`` a folder and a video from end to end.
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -73,26 +74,23 @@ def measure(given: argparse.Namespace) -> None:
     commands = {name: turns.side_command(__file__, given, *settings, worker=(name,)) for name in names}
     line = "flips" if given.flips else "single"
     how: dict[str, Any] = {"count": given.rounds, "minutes": given.minutes, "warm": ["single"], "line": line}
-    if given.alone:
-        answers = turns.run_alone(commands, threads=given.threads, **how)
-    else:
-        with turns.start_sides(commands, threads=given.threads) as ready:
-            answers = turns.run_rounds(ready, **how)
+    answers = turns.run_sides(commands, threads=given.threads, alone=given.alone, **how)
     part: dict[str, Any] = {
         name: getattr(given, name) for name in ("size", "variant", "flips", "threads", "clock")
     }
     part |= {"what": "images", "machine": ceilings.describe_machine(given.threads), "ceilings": ceiling}
-    part |= {"gflop": gigaflops(given), "rows": turns.summarize(answers)}
+    part |= {"gflop": count_gigaflops(given), "rows": turns.summarize(answers)}
     turns.store_results(given, part)
     print(format_table(part))
 
 
-def gigaflops(given: argparse.Namespace) -> float:
+def count_gigaflops(given: argparse.Namespace) -> float:
     """Return the GFLOP of all views of the image."""
-    size = inference_whole.parse_size(given)
+    height, width = inference_whole.parse_size(given)
+    build = functools.partial(inference_sides.build_network, given.variant)
     scales = inference_sides.SCALES if given.flips else (1.0,)
-    sizes = [tuple(int(side * scale) for side in size) for scale in scales]
-    return sum(ceilings.gigaflops(given.variant, each) for each in sizes) * (2 if given.flips else 1)
+    sizes = [(int(height * scale), int(width * scale)) for scale in scales]
+    return sum(ceilings.count_gigaflops(build, size) for size in sizes) * (2 if given.flips else 1)
 
 
 def format_table(part: dict[str, Any]) -> str:
@@ -145,7 +143,6 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=sides, help=f"default: all; with --flips {LONG}")
     parser.add_argument("--alone", action="store_true", help="one process at a time, if memory is short")
     parser.add_argument("--flips", action="store_true", help="six scales with flips")
-    parser.add_argument("--rows", type=int, default=0, help="of `large`: stop after this number of rows")
     parser.add_argument("--images", type=int, default=8, help="of `pipeline`")
     parser.add_argument("--files", type=Path, default=Path("exported"), help="folder for exported files")
     given = parser.parse_args()

@@ -22,48 +22,29 @@ from segkit.inference.video import Video, VideoFile
 from segkit.visualize import overlays
 
 
-class StopPrediction(Exception):  # noqa: N818 - control flow
-    """Raised when enough rows are done."""
-
-
 def large(given: argparse.Namespace) -> dict[str, Any]:
-    """Measure the peak memory of one large image in tiles, over the loaded network and the image.
-
-    With ``rows`` it stops early; the peak is then that of these rows.
-    """
+    """Measure the peak memory of one large image in tiles, over the loaded network and the image."""
     height, width = parse_size(given)
     fast = prepare(inference_sides.build_network(given.variant), precision="auto")
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     how = Protocol(name="sliding", window=768, stride=768)
-    before, start, reported = turns.ProcessMemory().reset(), time.perf_counter(), 0.0
-    done = 0
+    before, start = turns.ProcessMemory().reset(), time.perf_counter()
 
     def on_strip(strip: Strip) -> None:
-        nonlocal done, reported
-        done, now = strip.bottom, time.perf_counter()
-        if now - reported > 5:
-            reported, grown = now, turns.read_mebibytes("VmHWM") - before
-            turns.log_message(
-                f"  {done} of {height} rows, {now - start:.0f} s, {grown:.0f} MiB over the network"
-            )
-        if given.rows and done >= given.rows:
-            raise StopPrediction
+        if 10 * strip.bottom // height > 10 * strip.top // height:
+            turns.log_message(f"  {strip.bottom} of {height} rows, {time.perf_counter() - start:.0f} s")
 
-    try:
-        predict(fast, image, how, on_strip=on_strip)
-    except StopPrediction:
-        turns.log_message(f"  stopped after {done} of {height} rows (--rows)")
+    predict(fast, image, how, on_strip=on_strip)
     grown, took = turns.read_mebibytes("VmHWM") - before, time.perf_counter() - start
     precision = str(next(fast.backbone.parameters()).dtype).removeprefix("torch.")
-    return {"rows_done": done, "grown": grown, "seconds": took, "precision": precision}
+    return {"grown": grown, "seconds": took, "precision": precision}
 
 
 def format_large(part: dict[str, Any]) -> str:
     """Return the result in one line."""
     height, width = part["size"].split("x")
-    rows = "all rows" if part["rows_done"] == int(height) else f"the first {part['rows_done']} rows only"
     return (
-        f"\nResNeSt-{part['variant']}, {width}x{height} pixels, {part['precision']}, {rows}: "
+        f"\nResNeSt-{part['variant']}, {width}x{height} pixels, {part['precision']}: "
         f"{part['grown'] / 1024:.2f} GiB over network and image, {part['seconds']:.0f} s; {part['machine']}"
     )
 

@@ -62,23 +62,15 @@ class Case(NamedTuple):
     samples: int = 160
 
 
+ADE20K: dict[str, Any] = {"size": (512, 683), "suffix": ".jpg", "base": 520, "crop": 480}
+CITYSCAPES: dict[str, Any] = {"size": (1024, 2048), "suffix": ".png", "base": 2048, "crop": 768, "files": 6}
 CASES = [
-    Case("ADE20K-sized JPEG", (512, 683), ".jpg", 520, 480, samples=240),
-    Case("ADE20K-sized, decoded", (512, 683), ".jpg", 520, 480, decoded=True, samples=400),
-    Case("ADE20K-sized, decoded, color and blur", (512, 683), ".jpg", 520, 480, True, True, samples=240),
-    Case("2048x1024 PNG", (1024, 2048), ".png", 2048, 768, files=6, samples=32),
-    Case("2048x1024, decoded", (1024, 2048), ".png", 2048, 768, decoded=True, files=6, samples=96),
-    Case(
-        "2048x1024, decoded, color and blur",
-        (1024, 2048),
-        ".png",
-        2048,
-        768,
-        True,
-        True,
-        files=6,
-        samples=96,
-    ),
+    Case("ADE20K-sized JPEG", **ADE20K, samples=240),
+    Case("ADE20K-sized, decoded", **ADE20K, decoded=True, samples=400),
+    Case("ADE20K-sized, decoded, color and blur", **ADE20K, decoded=True, color=True, samples=240),
+    Case("2048x1024 PNG", **CITYSCAPES, samples=32),
+    Case("2048x1024, decoded", **CITYSCAPES, decoded=True, samples=96),
+    Case("2048x1024, decoded, color and blur", **CITYSCAPES, decoded=True, color=True, samples=96),
 ]
 
 
@@ -122,11 +114,12 @@ class Peer:
 
 
 def peer_batches(
-    data: Pairs, case: Case, workers: int, transform: Callable[[np.ndarray, np.ndarray], Any]
+    data: Pairs, case: Case, workers: int, make_transform: Callable[[Case], Callable[..., Any]]
 ) -> Iterator[Any]:
     """Iterate over the batches of a DataLoader with a peer's transform."""
-    setting = {"num_workers": workers, "worker_init_fn": lambda _: cv2.setNumThreads(0)}
-    return iter(DataLoader(Peer(data, case.samples, transform), batch_size=BATCH, **setting))  # type: ignore[arg-type]
+    dataset: Any = Peer(data, case.samples, make_transform(case))
+    setting: Any = {"num_workers": workers, "worker_init_fn": lambda _: cv2.setNumThreads(0)}
+    return iter(DataLoader(dataset, batch_size=BATCH, **setting))
 
 
 def plain_albumentations(case: Case) -> Callable[[np.ndarray, np.ndarray], Any]:
@@ -183,14 +176,10 @@ def torchvision_v2(case: Case, *, averaging: bool = False) -> Callable[[np.ndarr
 
 SIDES: dict[str, Callable[[Pairs, Case, int], Iterator[Any]]] = {
     "segkit": partial(segkit_batches, resize="pil_bilinear"),
-    "torchvision, averaging": lambda data, case, workers: peer_batches(
-        data, case, workers, torchvision_v2(case, averaging=True)
-    ),
+    "torchvision, averaging": partial(peer_batches, make_transform=partial(torchvision_v2, averaging=True)),
     "segkit, linear": partial(segkit_batches, resize="opencv_linear"),
-    "albumentations": lambda data, case, workers: peer_batches(
-        data, case, workers, plain_albumentations(case)
-    ),
-    "torchvision": lambda data, case, workers: peer_batches(data, case, workers, torchvision_v2(case)),
+    "albumentations": partial(peer_batches, make_transform=plain_albumentations),
+    "torchvision": partial(peer_batches, make_transform=torchvision_v2),
 }
 COMPARED = (  # sides that average when shrinking, and sides that skip pixels
     ("segkit", "torchvision, averaging"),
@@ -208,21 +197,6 @@ def measure_rate(batches: Iterator[Any], clock: Callable[[], float], images: int
     return (images - BATCH) / (clock() - start)
 
 
-def read_milliseconds(data: Pairs, rounds: int) -> float:
-    """Return the milliseconds to read an image and its mask in this process."""
-    for index in range(len(data)):
-        data.read(index)  # fill the cache, if there is one
-    times = []
-    for _ in range(rounds):
-        start = time.process_time()
-        total = 0
-        for index in range(len(data)):
-            sample = data.read(index)
-            total += int(sample.image[::8].sum()) + int(sample.label[::8].sum())  # touch the pages
-        times.append((time.process_time() - start) / len(data))
-    return 1e3 * statistics.median(times)
-
-
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(
@@ -238,7 +212,6 @@ def main() -> None:
     warnings.simplefilter("ignore")
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    reading: list[float] = []
     names = ["images/s", *SIDES, *(f"{ours} to {theirs}" for ours, theirs in COMPARED)]
     print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
     for case in (CASES[number] for number in arguments.cases):
@@ -269,16 +242,6 @@ def main() -> None:
             print(f"| {case.title} | {cells} | {ratios} |", flush=True)
             part = {"what": "loader", "title": case.title, "rates": middle, "compared": COMPARED}
             turns.store_results(arguments, part)
-            if case.suffix == ".png" and not case.decoded:
-                table = load_builtin_label_map("shapes")
-                cached = Pairs("bench", table, found, root=place, cache="disk")
-                reading = [
-                    read_milliseconds(data, arguments.rounds),
-                    read_milliseconds(cached, arguments.rounds),
-                ]
-    if reading:
-        pair = "\nreading one 2048x1024 pair: decoded from PNG {:.1f} ms, from data.cache=disk {:.2f} ms"
-        print(pair.format(*reading))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,8 @@ import torch
 from segkit import training
 from segkit.config import compose, registry
 from segkit.data import loaders, transforms
-from segkit.evaluation.metrics import ConfusionMatrix
 from segkit.models import segmenter
 from segkit.monitor.monitor import Monitor
-from segkit.types import Sample
 
 STEPS, CALLS = 12, 2000
 
@@ -73,24 +71,11 @@ def main() -> None:
             )
         monitor.flush()
         per_call = (time.process_time() - begin) / CALLS
-
-        sample: Sample = train_set.read(0)
-        matrix = ConfusionMatrix(table.num_classes)
-        matrix.update(sample.label, torch.from_numpy(sample.label).clamp(max=table.num_classes - 1))
-        begin = time.process_time()
-        monitor.log_samples(CALLS, [sample] * 6, [sample.label.clip(max=table.num_classes - 1)] * 6)
-        monitor.log_scores(
-            CALLS, {"mIoU": 0.5}, {"IoU": [0.5] * table.num_classes}, counts=matrix.counts.numpy()
-        )
-        per_validation = time.process_time() - begin
         monitor.close()
 
     print(f"\ntraining step of the demo   {1e3 * per_step:9.2f} ms (median of {STEPS - 2})")
     print(f"monitor.step                {1e3 * per_call:9.4f} ms (mean of {CALLS}; a point every 10th)")
     print(f"share of the step           {per_call / per_step:9.3%}   (goal: below 1 %)")
-    print(
-        f"a validation's record       {1e3 * per_validation:9.2f} ms (curves, 6 samples, confusions, texts)"
-    )
 
 
 if __name__ == "__main__":

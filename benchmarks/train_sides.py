@@ -29,9 +29,7 @@ TIMM: dict[str, tuple[dict[str, Any], int]] = {  # head, output stride
     "tf_efficientnet_lite0": ({"name": "deeplabv3"}, 16),
     "convnext_tiny": ({"name": "upernet", "width": 256}, 32),
 }
-Step = Callable[
-    [Any, Any], Any
-]  # from images (B, 3, H, W) and labels (B, H, W), uint8, to the loss, a tensor
+Step = Callable[[Any, Any], Any]  # images (B, 3, H, W) and labels (B, H, W), uint8, to the loss
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -153,10 +151,14 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
         optimizer.zero_grad()
         with torch.autocast(given.device, torch.bfloat16, enabled=mode in HALF):
             heads = runner(x)
-            if not isinstance(heads, tuple):
-                heads = (heads,)
-            losses = [F.cross_entropy(logits, label.long(), ignore_index=ignored) for logits in heads]
-            loss = losses[0] + sum(0.2 * other for other in losses[1:])
+            if isinstance(heads, torch.Tensor):
+                heads = heads, None
+            loss, *others = (
+                F.cross_entropy(logits, label.long(), ignore_index=ignored)
+                for logits in heads[:2]
+                if logits is not None
+            )
+            loss = loss + sum(0.2 * other for other in others)
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -182,28 +184,10 @@ def smp_network(given: argparse.Namespace) -> Any:
     return smp.DeepLabV3(name, encoder_output_stride=8, **how)
 
 
-def published_network(given: argparse.Namespace) -> Any:
-    """Build the network of PyTorch-Encoding, which resizes the logits of each head in float32."""
-    from torch import nn
-
-    parts = build_network(given)
-
-    class Published(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.parts = parts
-
-        def forward(self, x: Any) -> tuple[Any, ...]:
-            logits = self.parts(x)
-            return (logits.main,) if logits.aux is None else (logits.main, logits.aux)
-
-    return Published()
-
-
 def make_step(given: argparse.Namespace, side: str, mode: str) -> Step:
     """Return the step of a side."""
     if side == "segkit":
         return segkit_step(given, mode)
-    build = published_network if side == "published" else smp_network
+    build = build_network if side == "published" else smp_network
     model = build(given)
     return peer_step(given, mode, model, channels_last=side.endswith("channels_last"))

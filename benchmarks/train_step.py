@@ -95,11 +95,7 @@ def measure(given: argparse.Namespace) -> None:
         }
         how: dict[str, Any] = {"count": given.rounds, "minutes": given.minutes / len(given.modes)}
         how["warm"] = ("", "")  # segkit allocates part of its memory in the second step
-        if given.alone:
-            answers = turns.run_alone(commands, threads=given.threads, **how)
-        else:
-            with turns.start_sides(commands, threads=given.threads) as ready:
-                answers = turns.run_rounds(ready, **how)
+        answers = turns.run_sides(commands, threads=given.threads, alone=given.alone, **how)
         part: dict[str, Any] = {name: getattr(given, name) for name in (*NETWORK, "threads", "clock")}
         part |= {
             "what": "step",

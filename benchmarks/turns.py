@@ -146,28 +146,29 @@ def run_rounds(
     return answers
 
 
-def run_alone(
-    commands: dict[str, Sequence[str]], *, threads: int, count: int, **options: Any
+def run_sides(
+    commands: dict[str, Sequence[str]], *, threads: int, count: int, alone: bool, **options: Any
 ) -> dict[str, list[Answer]]:
-    """Run rounds in which each side starts only after the one before has ended.
+    """Start sides and run rounds; ``options`` are those of ``run_rounds``.
 
-    For sides that do not fit into memory together; ``options`` are those of ``run_rounds``.
+    With ``alone``, each side starts only after the one before has ended, so that memory is that of one.
     """
-    start, longest = time.perf_counter(), 0.0
-    answers: dict[str, list[Answer]] = {name: [] for name in commands}
+    if not alone:
+        with start_sides(commands, threads=threads) as ready:
+            return run_rounds(ready, count=count, **options)
+    start, answers = time.perf_counter(), {name: [] for name in commands}
     for number in range(count):
-        round_start = time.perf_counter()
-        if number and round_start + longest - start > 60 * options["minutes"]:
+        spent = time.perf_counter() - start
+        if number and spent * (number + 1) / number > 60 * options["minutes"]:
             log_message(f"  {number} rounds fitted into {options['minutes']:g} minutes")
             break
-        for name in list(answers):
+        for name in [*answers]:
             with start_sides({name: commands[name]}, threads=threads) as ready:
                 measured = run_rounds(ready, count=1, **options).get(name)
             if measured:
                 answers[name] += measured
             else:
                 del answers[name]
-        longest = max(longest, time.perf_counter() - round_start)
     return answers
 
 

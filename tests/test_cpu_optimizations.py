@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from segkit.cpu import conv3x3, optimize_for_cpu, recompute
+from segkit.cpu import conv3x3, depthwise, optimize_for_cpu, recompute
 from segkit.cpu.blocks import FastSplitAttention, global_mean, weighted_splits
 from segkit.cpu.conv3x3 import FastConv3x3, is_replaceable
 from segkit.cpu.recompute import Recipe, RecipeView, Recompute, StoredTensor
@@ -369,14 +369,25 @@ def test_only_dilated_and_with_amx_wide_convolutions_are_replaced(monkeypatch):
         assert not is_replaceable(nn.Conv2d(4, 4, 3, **{**dilated, **change}))
 
 
-def run_convolution(conv, image, *, bf16):
-    """Return the result of a convolution and its gradients, in float64."""
-    x = image.detach().clone().to(conv.weight.dtype).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+def run_convolution(conv, image, *, bf16=False, context=plain_autograd):
+    """Return the result of a copy of a convolution and its gradients, in float64."""
+    conv, x = copy.deepcopy(conv), image.detach().clone().to(conv.weight.dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), context():
         out = conv(x)
     generator = torch.Generator().manual_seed(2)
     out.backward(torch.randn(out.shape, generator=generator).bfloat16().to(out.dtype))
     return [tensor.double() for tensor in (out.detach(), x.grad, *(p.grad for p in conv.parameters()))]
+
+
+def check_bf16_errors(fast, plain, image, *, context=plain_autograd):
+    """Check that a convolution is as exact in bf16 as PyTorch's."""
+    plain.load_state_dict({name: v.bfloat16().float() for name, v in plain.state_dict().items()})
+    fast.load_state_dict(plain.state_dict())
+    exact = run_convolution(copy.deepcopy(plain).double(), image)
+    ours = run_convolution(fast, image, bf16=True, context=context)
+    theirs = run_convolution(plain, image, bf16=True)
+    for a, b, right in zip(ours, theirs, exact, strict=True):
+        assert (a - right).abs().max() <= 1.2 * (b - right).abs().max()
 
 
 @settings(max_examples=120, deadline=None)
@@ -400,7 +411,7 @@ def test_gradients_of_fast_convolutions_equal_plain_ones(batch, channels, size, 
         assert is_replaceable(ours)
         ours.__class__ = FastConv3x3
         image = torch.randn(batch, channels, *size).double().contiguous(memory_format=layout)
-        results = [run_convolution(conv, image, bf16=False) for conv in (ours, plain)]
+        results = [run_convolution(conv, image) for conv in (ours, plain)]
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected)
 
@@ -454,15 +465,9 @@ def test_bf16_products_are_as_exact_as_convolution(dilation, min_side, monkeypat
     monkeypatch.setattr(conv3x3, "MIN_PHASE_SIDE", min_side)
     monkeypatch.setattr(conv3x3, "has_amx", lambda: True)
     torch.manual_seed(0)
-    conv = FastConv3x3(1536, 16, 3, padding=dilation, dilation=dilation)
-    conv.load_state_dict({name: v.bfloat16().float() for name, v in conv.state_dict().items()})
-    plain = nn.Conv2d(1536, 16, 3, padding=dilation, dilation=dilation)
-    plain.load_state_dict(conv.state_dict())
+    shape = {"padding": dilation, "dilation": dilation}
     image = torch.randn(2, 1536, 20, 27).relu().bfloat16().float()
-    exact = run_convolution(copy.deepcopy(plain).double(), image, bf16=False)
-    ours, theirs = (run_convolution(module, image, bf16=True) for module in (conv, plain))
-    for a, b, right in zip(ours, theirs, exact, strict=True):
-        assert (a - right).abs().max() <= 1.2 * (b - right).abs().max()
+    check_bf16_errors(FastConv3x3(1536, 16, 3, **shape), nn.Conv2d(1536, 16, 3, **shape), image)
 
 
 def test_bf16_inference_uses_products_with_amx(monkeypatch):
@@ -480,15 +485,6 @@ def test_bf16_inference_uses_products_with_amx(monkeypatch):
     found = prepare(model, precision="bf16")(model.normalize(image).bfloat16()).main
     assert calls == [24, 36]
     assert (found.float() - expected).abs().max() <= 0.05 * expected.abs().max()
-
-
-def test_much_padding_is_a_small_share_of_products_inside():
-    for size in ((5, 7), (16, 16), (1, 3), (40, 64)):
-        for reach in (1, 4, 12):
-            ones = torch.ones(1, 1, *size)
-            products = F.conv2d(ones, torch.ones(1, 1, 3, 3), padding=reach, dilation=reach).sum()
-            share = float(products) / (9 * ones.numel())
-            assert conv3x3.has_much_padding(ones.shape[2:], reach) == (share <= conv3x3.MAX_SHARE_INSIDE)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -541,3 +537,73 @@ def test_split_gradients_equal_plain_autograd(batch, channels, size, parts, layo
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     assert results[0][2].is_contiguous(memory_format=layout)
+
+
+lengths = st.one_of(st.integers(1, 4), st.integers(1, 40))
+sides = st.tuples(lengths, lengths)
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.integers(2, 5),
+    size=sides,
+    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    stride=st.one_of(st.just(1), pairs),
+    padding=st.one_of(st.integers(0, 6), st.tuples(st.integers(0, 6), st.integers(0, 6))),
+    dilation=st.one_of(st.integers(1, 4), pairs),
+    bias=st.booleans(),
+    layout=LAYOUTS,
+)
+def test_depthwise_gradients_equal_pytorch(
+    batch, channels, size, kernel, stride, padding, dilation, bias, layout
+):
+    generator = torch.Generator().manual_seed(channels)
+    x = torch.randn(batch, channels, *size, dtype=torch.double, generator=generator)
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    weight = torch.randn(channels, 1, *kernel, dtype=torch.double, generator=generator, requires_grad=True)
+    shift = torch.randn(channels, dtype=torch.double, generator=generator, requires_grad=True)
+    parameters = [x, weight] + [shift] * bias
+    arguments = shift if bias else None, stride, padding, dilation, channels
+    try:
+        expected = F.conv2d(x, weight, *arguments)
+    except RuntimeError:  # the kernel is larger than the padded map
+        assume(False)
+    found = depthwise.conv2d(x, weight, *arguments)
+    assert torch.equal(found, expected)
+    grad = torch.randn(expected.shape, dtype=torch.double, generator=generator)
+    ours = torch.autograd.grad(found, parameters, grad)
+    theirs = torch.autograd.grad(expected, parameters, grad)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def uses_own_gradient(conv, *, bf16=False):
+    """Return whether a convolution of a training model gets the gradient of ``cpu.depthwise``."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), Recompute():
+        result = conv(torch.randn(2, conv.in_channels, 20, 20))
+    return type(result.grad_fn).__name__ == "ConvolutionBackward"
+
+
+def test_slow_depthwise_gradients_are_replaced():
+    assert uses_own_gradient(nn.Conv2d(4, 4, 5, padding=2, groups=4))
+    assert uses_own_gradient(nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4))
+    assert uses_own_gradient(Conv2dSame(4, 4, 5, stride=2, groups=4))
+    assert uses_own_gradient(Conv2dSame(4, 4, 3, stride=2, groups=4), bf16=True)
+    assert not uses_own_gradient(Conv2dSame(4, 4, 3, stride=2, groups=4))
+    assert not uses_own_gradient(nn.Conv2d(4, 4, 3, padding=1, groups=4), bf16=True)
+    assert not uses_own_gradient(nn.Conv2d(4, 4, 5, padding="same", groups=4))
+    assert not uses_own_gradient(nn.Conv2d(4, 8, 5, padding=2, groups=4))
+    assert not uses_own_gradient(nn.Conv2d(4, 4, 5, padding=2, groups=2))
+    assert not uses_own_gradient(nn.Conv2d(4, 4, 5, padding=2))
+    assert not uses_own_gradient(nn.Conv2d(4, 4, 5, padding=2, groups=4).requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation"), [(3, 2, 1), (5, 1, 1), (7, 1, 1), (5, 2, 1), (5, 1, 2)]
+)
+def test_bf16_depthwise_gradients_are_as_exact_as_pytorch(size, stride, dilation):
+    conv = nn.Conv2d(32, 32, size, stride, dilation * (size // 2), dilation, groups=32)
+    image = torch.randn(4, 32, 30, 27).bfloat16().float().contiguous(memory_format=torch.channels_last)
+    check_bf16_errors(conv, copy.deepcopy(conv), image, context=with_recompute)

@@ -1,4 +1,4 @@
-"""Detected processor features equal those of the kernel."""
+"""Detected processor features equal those of the kernel, and settings of the user are kept."""
 
 from __future__ import annotations
 
@@ -26,31 +26,19 @@ def test_cpu_supports_bf16_if_the_kernel_lists_it():
     assert precision.supports_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_tile"})
 
 
-def test_avx512_without_bf16_is_not_supported(monkeypatch):
-    """oneDNN answers yes there, and emulates."""
-    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
-    for name in precision.X86_BF16:
-        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    monkeypatch.setattr(precision, "_get_onednn_check", lambda: lambda: True)
-    assert not precision.supports_bf16(CPU)
-
-
-@pytest.mark.parametrize("answer", [True, False])
-def test_arm_bf16_support_follows_onednn(answer, monkeypatch):
-    monkeypatch.setattr(precision.platform, "machine", lambda: "aarch64")
-    monkeypatch.setattr(precision, "_get_onednn_check", lambda: lambda: answer)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert precision.supports_bf16(CPU) == answer
-
-
-def test_pytorch_without_cpu_checks_has_no_bf16(monkeypatch):
-    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
-    for name in precision.X86_BF16:
+@pytest.mark.parametrize(
+    ("machine", "onednn", "expected"),
+    [("x86_64", True, False), ("aarch64", True, True), ("aarch64", False, False)],
+)
+def test_bf16_needs_instructions_on_x86_and_follows_onednn_on_arm(machine, onednn, expected, monkeypatch):
+    """On x86 with AVX-512 alone, oneDNN answers yes and emulates."""
+    monkeypatch.setattr(precision.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, precision.X86_BF16[0], lambda: False, raising=False)
+    for name in precision.X86_BF16[1:]:  # a version of PyTorch without this check
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert not precision.supports_bf16(CPU)
-
-
-def test_other_devices_have_no_bf16():
+    monkeypatch.setattr(precision, "_get_onednn_check", lambda: lambda: onednn)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert precision.supports_bf16(CPU) == expected
     assert not precision.supports_bf16(torch.device("mps"))
 
 
