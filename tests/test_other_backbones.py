@@ -13,8 +13,6 @@ import torchvision
 import originals
 from segkit.config import registry
 from segkit.models.backbones import resnet
-from segkit.models.layers.split_attention import SplitAttention
-from segkit.models.layers.squeeze_excitation import SqueezeExcitation
 
 COUNTS = {  # variant of resnet: parameters with 1000 classes
     "50": 25_557_032,
@@ -105,16 +103,6 @@ def test_published_addresses_equal_torchvision():
         name = f"ResNeXt{variant}" if "x" in variant else f"ResNet{variant}"
         weights = torchvision.models.get_model_weights(name.lower()).IMAGENET1K_V1
         assert resnet.PUBLISHED[variant] == weights.url
-
-
-def test_split_attention_of_radix_1_equals_se():
-    torch.manual_seed(0)
-    split = SplitAttention(32, radix=1).double().eval()
-    excite = SqueezeExcitation(32).double()
-    excite.fc1, excite.fc2 = split.fc1, split.fc2
-    split.bn1 = torch.nn.Identity()
-    x = torch.randn(2, 32, 6, 6, dtype=torch.float64)
-    torch.testing.assert_close(split(x), excite(split.relu(split.bn0(split.conv(x)))))
 
 
 # ---- published layouts

@@ -91,12 +91,8 @@ def test_upernet_head_equals_mmsegmentation(align_corners, training):
     ]
     for one, other in zip(gradients[0][:4], gradients[1][:4], strict=True):
         torch.testing.assert_close(other, one, rtol=1e-8, atol=1e-8)
-    of_theirs = convert_names(
-        {
-            f"decode_head.{name}": gradient
-            for (name, _), gradient in zip(theirs.named_parameters(), gradients[0][4:], strict=True)
-        }
-    )
+    named = zip(theirs.named_parameters(), gradients[0][4:], strict=True)
+    of_theirs = convert_names({f"decode_head.{name}": gradient for (name, _), gradient in named})
     for (name, _), gradient in zip(ours.named_parameters(), gradients[1][4:], strict=True):
         torch.testing.assert_close(gradient, of_theirs[f"head.{name}"], rtol=1e-8, atol=1e-8)
 

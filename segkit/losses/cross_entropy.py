@@ -70,12 +70,9 @@ def build(
     class_weights: PathStr | list[NonNegativeFloat] | None = None,
     average: Literal["scored", "all"] = "scored",
 ) -> CrossEntropy:
-    """Build the loss of the published recipes.
+    """Build the loss of the published recipes; ``conf/loss/cross_entropy.yaml`` describes the settings.
 
-    ``aux_weight`` is 0.2 in PyTorch-Encoding, 0.4 in mmsegmentation, 0.5 in GluonCV. ``class_weights`` are K
-    numbers, or a text file with one per line (``datasets/NAME.py stats`` writes one). ``average`` is the
-    divisor: "scored" is the sum of the weights of the scored pixels (PyTorch's mean), "all" the number of
-    pixels, ignored ones included (mmsegmentation's ``avg_non_ignore=False``).
+    ``average`` "scored" is PyTorch's mean, "all" mmsegmentation's ``avg_non_ignore=False``.
     """
     return CrossEntropy(
         read_class_weights(class_weights, num_classes),

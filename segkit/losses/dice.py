@@ -60,9 +60,5 @@ def build(
     over: Literal["image", "batch"] = "image",
     smooth: NonNegativeFloat = 1.0,
 ) -> Dice:
-    """Build a Dice loss, in which all classes count equally; best combined with cross-entropy.
-
-    ``over`` computes the overlap in each image, or over all images of a micro-batch. ``smooth`` pixels are
-    added to numerator and denominator, so that single pixels do not dominate.
-    """
+    """Build a Dice loss; ``smooth`` pixels are added to numerator and denominator."""
     return Dice(num_classes, aux_weight=aux_weight, over=over, smooth=smooth)

@@ -37,9 +37,5 @@ def build(
     gamma: NonNegativeFloat = 2.0,
     class_weights: PathStr | list[NonNegativeFloat] | None = None,
 ) -> Focal:
-    """Build a focal loss, for rare and hard classes.
-
-    ``gamma`` is how fast the weight of easy pixels falls: 0 is cross-entropy, 2 the paper's choice.
-    ``class_weights``, the paper's alpha, are K numbers or a text file with one per line.
-    """
+    """Build a focal loss, for rare and hard classes; ``class_weights`` are the paper's alpha."""
     return Focal(read_class_weights(class_weights, num_classes), aux_weight=aux_weight, gamma=gamma)

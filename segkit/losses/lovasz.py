@@ -92,8 +92,5 @@ def build(
     aux_weight: NonNegativeFloat = 0.2,
     over: Literal["image", "batch"] = "image",
 ) -> Lovasz:
-    """Build a Lovasz-softmax, which approximates the mIoU; best combined with cross-entropy.
-
-    ``over`` computes the IoU in each image, or over all images of a micro-batch.
-    """
+    """Build a Lovasz-softmax, best combined with cross-entropy; ``over`` what the IoU is computed."""
     return Lovasz(num_classes, aux_weight=aux_weight, over=over)

@@ -58,19 +58,6 @@ def build(
     min_kept: PositiveInt | None = None,
     class_weights: PathStr | list[NonNegativeFloat] | None = None,
 ) -> Ohem:
-    """Build a cross-entropy of the hard pixels, for data in which most pixels are easy.
-
-    Args:
-        num_classes: K.
-        aux_weight: of the auxiliary head.
-        threshold: a pixel is hard if its class has a lower probability.
-        min_kept: pixels kept at least, times the images of the batch; None for a fifth of all pixels. For
-            Cityscapes, where a crop has 524,288 pixels or more, 100,000 is usual.
-        class_weights: K numbers, or a text file with one per line.
-    """
-    return Ohem(
-        read_class_weights(class_weights, num_classes),
-        aux_weight=aux_weight,
-        threshold=threshold,
-        min_kept=min_kept,
-    )
+    """Build a cross-entropy of the hard pixels; ``conf/loss/ohem.yaml`` describes the settings."""
+    weights = read_class_weights(class_weights, num_classes)
+    return Ohem(weights, aux_weight=aux_weight, threshold=threshold, min_kept=min_kept)

@@ -21,29 +21,13 @@ def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_normalization(settings: Mapping[str, Any], backbone: Any) -> dict[str, Any]:
-    """Return the ``model`` section with the mean and standard deviation in use in place of None."""
-    mean, std = _choose_normalization(backbone, settings.get("mean"), settings.get("std"))
+    """Return settings with the mean and standard deviation that the backbone expects in place of None."""
+    mean, std = getattr(backbone, "normalization", (IMAGENET_MEAN, IMAGENET_STD))
+    if settings.get("mean") is not None:
+        mean = settings["mean"]
+    if settings.get("std") is not None:
+        std = settings["std"]
     return {**settings, "mean": mean, "std": std}
-
-
-def _choose_normalization(
-    backbone: Any, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the given mean and standard deviation; for None those that the backbone expects.
-
-    Raises:
-        ValueError: their lengths differ.
-    """
-    expected: tuple[tuple[float, ...], ...] = getattr(
-        backbone, "normalization", (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    mean = expected[0] if mean is None else mean
-    std = expected[1] if std is None else std
-    if not mean or len(mean) != len(std):
-        raise ValueError(
-            f"model.mean has {len(mean)} values, model.std has {len(std)}: both need one for each band"
-        )
-    return mean, std
 
 
 def build(  # noqa: PLR0913 - one keyword for each part and rule
@@ -83,9 +67,10 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     if weights is not None:
         backbone = without_weights(backbone)
     trunk = registry.build("models.backbones", backbone)
-    band_mean, band_std = _choose_normalization(trunk, mean, std)
-    if len(band_mean) != 3:
-        set_input_bands(trunk, len(band_mean), stem_weights if backbone.get("weights") else "fresh")
+    normalization = with_normalization({"mean": mean, "std": std}, trunk)
+    bands = len(normalization["mean"])
+    if bands not in (0, 3):
+        set_input_bands(trunk, bands, stem_weights if backbone.get("weights") else "fresh")
     head_inputs = {
         "in_channels": trunk.out_channels,
         "num_classes": num_classes,
@@ -102,9 +87,8 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
         auxiliary_head,
         num_classes=num_classes,
         align_corners=align_corners,
-        mean=band_mean,
-        std=band_std,
         value_range=value_range,
+        **normalization,
     )
     if weights is not None:
         load_segmenter(model, weights, stem_weights)

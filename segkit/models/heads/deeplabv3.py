@@ -40,12 +40,7 @@ def build(
     aspp_dropout: Fraction = 0.5,
     dropout: Fraction = 0.1,
 ) -> DeepLabV3Head:
-    """Build a DeepLabV3 head of ``width`` channels in each branch.
-
-    ``atrous_rates`` of the three 3x3 branches default to 12, 24, 36 at output stride 8 and half at 16.
-    ``aspp_dropout`` drops whole channels after the projection, ``dropout`` values before the last
-    convolution.
-    """
+    """Build a DeepLabV3 head; ``conf/model/head/deeplabv3.yaml`` describes the settings."""
     rates = atrous_rates or default_rates(output_stride)
     aspp = ASPP(in_channels[-1], width, rates, dropout=aspp_dropout)
     return DeepLabV3Head(aspp, width, num_classes, dropout=dropout)

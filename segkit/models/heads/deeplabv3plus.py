@@ -41,11 +41,7 @@ def build(
     atrous_rates: list[PositiveInt] | None = None,
     dropout: Fraction = 0.1,
 ) -> DeepLabV3PlusHead:
-    """Build a DeepLabV3+ head of ``width`` channels in each branch and in the decoder.
-
-    The first stage is reduced to ``fine_width`` channels. ``atrous_rates`` are those of DeepLabV3.
-    ``dropout`` applies in the ASPP and before the last convolution.
-    """
+    """Build a DeepLabV3+ head; ``conf/model/head/deeplabv3plus.yaml`` describes the settings."""
     aspp = ASPP(in_channels[-1], width, atrous_rates or default_rates(output_stride), dropout=dropout)
     fine = conv_norm_relu(in_channels[0], fine_width)
     decoder = nn.Sequential(

@@ -38,9 +38,6 @@ def build(
     width: PositiveInt | None = None,
     dropout: Fraction = 0.1,
 ) -> FCNHead:
-    """Build an FCN head on a stage: 4, or 3 for the usual auxiliary head.
-
-    ``width`` defaults to a quarter of the stage's channels.
-    """
+    """Build an FCN head on a stage; ``width`` defaults to a quarter of its channels."""
     channels = in_channels[stage - 1]
     return FCNHead(channels, width or channels // 4, num_classes, stage=stage, dropout=dropout)

@@ -84,10 +84,7 @@ def build(
     width: PositiveInt | None = None,
     dropout: Fraction = 0.1,
 ) -> PSPHead:
-    """Build a PSPNet head.
-
-    ``width``, the channels after the pyramid, defaults to a quarter of the last stage's.
-    """
+    """Build a PSPNet head; ``width`` defaults to a quarter of the last stage's channels."""
     channels = in_channels[-1]
     return PSPHead(
         channels, width or channels // 4, num_classes, align_corners=align_corners, dropout=dropout

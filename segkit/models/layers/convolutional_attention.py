@@ -11,13 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-REDUCTION, KERNEL = 16, 7
-
 
 class ConvolutionalAttention(nn.Module):
     """Attention after a block's last normalization: (B, C, H, W) to the same."""
 
-    def __init__(self, channels: int, *, reduction: int = REDUCTION, kernel: int = KERNEL) -> None:
+    def __init__(self, channels: int, *, reduction: int = 16, kernel: int = 7) -> None:
         super().__init__()
         inner = max(channels // reduction, 1)
         self.fc1 = nn.Conv2d(channels, inner, 1)

@@ -9,6 +9,7 @@ Branch m is a grouped 3x3 with dilation m (2 instead of a 5x5, as in the paper).
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,32 +19,15 @@ from torch import Tensor, nn
 from segkit.models.layers.blend import weighted_sum
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 
-REDUCTION = 16
-LEAST_INNER = 32
-
 
 class Kernel(NamedTuple):
     """Settings of the 3x3 of one branch."""
 
     dilation: int
-    groups: int = 32
+    groups: int
 
 
-PAPER = (Kernel(1), Kernel(2))
-
-
-class Branch(nn.Module):
-    """Convolution, normalization, ReLU."""
-
-    def __init__(self, channels: int, stride: int, dilation: int, groups: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return U of this branch."""
-        return self.relu(self.bn(self.conv(x)))
+PAPER = (Kernel(1, 32), Kernel(2, 32))
 
 
 class Selection(nn.Module):
@@ -77,14 +61,16 @@ class SelectiveKernel(nn.Module):
         dilation: int = 1,
         *,
         kernels: Sequence[Kernel] = PAPER,
-        reduction: int = REDUCTION,
-        least_inner: int = LEAST_INNER,
+        reduction: int = 16,
+        least_inner: int = 32,
     ) -> None:
         super().__init__()
-        self.paths = nn.ModuleList(
-            Branch(channels, stride, dilation * kernel.dilation, math.gcd(channels, kernel.groups))
-            for kernel in kernels
-        )
+        self.paths = nn.ModuleList()
+        for kernel in kernels:
+            groups, reach = math.gcd(channels, kernel.groups), dilation * kernel.dilation
+            conv = nn.Conv2d(channels, channels, 3, stride, reach, reach, groups=groups, bias=False)
+            layers = {"conv": conv, "bn": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True)}
+            self.paths.append(nn.Sequential(OrderedDict(layers)))
         self.attn = Selection(channels, len(kernels), reduction=reduction, least_inner=least_inner)
 
     def forward(self, x: Tensor) -> Tensor:

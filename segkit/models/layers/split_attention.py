@@ -19,7 +19,6 @@ from segkit.models.layers.blend import weighted_sum
 from segkit.models.layers.groups import round_up
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 
-REDUCTION = 4
 LEAST_INNER = 32  # channels between the two fully connected layers, at least
 
 
@@ -34,7 +33,7 @@ class SplitAttention(nn.Module):
         *,
         radix: int = 2,
         cardinality: int = 1,
-        reduction: int = REDUCTION,
+        reduction: int = 4,
     ) -> None:
         super().__init__()
         inner = round_up(max(channels * radix // reduction, LEAST_INNER), cardinality)

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-REDUCTION = 16
-
 
 class SqueezeExcitation(nn.Module):
     """Attention after a block's last normalization: (B, C, H, W) to the same; both matrices have a bias."""
 
-    def __init__(self, channels: int, reduction: int = REDUCTION) -> None:
+    def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
         inner = max(channels // reduction, 1)
         self.fc1 = nn.Conv2d(channels, inner, 1)
