@@ -1,10 +1,9 @@
 """Probe the attention of a trained network as in the papers; each probe writes one figure.
 
-    python train_seg.py experiment=ablation model/backbone=sknet run_name=sk       two minutes on two cores
-    python examples/probes.py kernels runs/sk/best.pt     SKNet: weight of the large kernel for enlarged
-    objects python examples/probes.py enhance runs/sge/best.pt    SGE: maps before and after, and their
-    variation python examples/probes.py splits runs/st/best.pt      ResNeSt: weights of the splits by class
-    and stage
+    python train_seg.py experiment=ablation model/backbone=sknet run_name=sk
+    python examples/probes.py kernels runs/sk/best.pt   # SKNet: weight of the large kernel, enlarged objects
+    python examples/probes.py enhance runs/sge/best.pt  # SGE: maps before and after, and their variation
+    python examples/probes.py splits runs/st/best.pt    # ResNeSt: weights of the splits by class and stage
 
 Images are those of the checkpoint's validation set. The figure is saved beside the checkpoint or as
 ``--output``; its numbers are printed. Thin networks need not show what the papers report for ImageNet.
