@@ -321,37 +321,42 @@ def mmseg_file(path, config=None, **settings):
     return save({"meta": meta, "state_dict": state}, path), state
 
 
-def name_file(how, name, config, tmp_path):
-    """The file's name and settings, where one of the two is enough."""
-    return (tmp_path / "x.pth", config) if how == "the settings in the file" else (tmp_path / name, None)
-
-
 @pytest.mark.medium
 @pytest.mark.parametrize("how", ["the settings in the file", "the file's name"])
-def test_mmseg_checkpoint_requires_its_align_corners(how, image, tmp_path):
-    name, config = "deeplabv3_r50-d8_769x769_40k_cityscapes_x.pth", CONFIG.format(**AT_8, align="True")
-    path, state = mmseg_file(*name_file(how, name, config, tmp_path))
-    with pytest.raises(ValueError, match=rf"{how} defines .* Set model.align_corners=true$"):
+@pytest.mark.parametrize(
+    ("name", "config", "settings", "changes", "dilations", "rates"),
+    [
+        (
+            "deeplabv3_r50-d8_769x769_40k_cityscapes_x.pth",
+            CONFIG.format(**AT_8, align="True"),
+            {"align_corners": True},
+            r"model.align_corners=true",
+            {3: [1, *[2] * 5], 4: [2, 4, 4]},
+            (12, 24, 36),
+        ),
+        (
+            "deeplabv3_r50-d16-mg124_512x1024_40k_x.pth",
+            CONFIG.format(**AT_16, align="False"),
+            {"align_corners": False, "output_stride": 16, "multi_grid": [1, 2, 4]},
+            r"model.backbone.output_stride=16 model.backbone.multi_grid=\[1,2,4\]",
+            {4: [1, 2, 4]},
+            (6, 12, 18),
+        ),
+    ],
+)
+def test_mmseg_checkpoint_requires_its_settings(
+    how, name, config, settings, changes, dilations, rates, image, tmp_path
+):
+    if how == "the settings in the file":
+        path, state = mmseg_file(tmp_path / "x.pth", config)
+    else:
+        path, state = mmseg_file(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{how} defines .* Set {changes}$"):
         mmseg_resnet(weights=path)
-    loaded = mmseg_resnet(weights=path, align_corners=True).double().eval()
-    x = originals.mmseg_resnet(state, image, dilations={3: [1, *[2] * 5], 4: [2, 4, 4]})
-    expected = originals.mmseg_deeplab_head(state, x, image, rates=(12, 24, 36), align_corners=True)
-    torch.testing.assert_close(loaded(image).main, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("how", ["the settings in the file", "the file's name"])
-def test_mmseg_checkpoint_requires_its_multi_grid(how, image, tmp_path):
-    name, config = "deeplabv3_r50-d16-mg124_512x1024_40k_x.pth", CONFIG.format(**AT_16, align="False")
-    path, state = mmseg_file(*name_file(how, name, config, tmp_path))
-    wanted = r"model.backbone.output_stride=16 model.backbone.multi_grid=\[1,2,4\]$"
-    with pytest.raises(ValueError, match=wanted):
-        mmseg_resnet(weights=path)
-    with pytest.raises(ValueError, match=r"Set model.backbone.multi_grid=\[1,2,4\]$"):
-        mmseg_resnet(weights=path, output_stride=16)
-    loaded = mmseg_resnet(weights=path, output_stride=16, multi_grid=[1, 2, 4]).double().eval()
-    x = originals.mmseg_resnet(state, image, dilations={4: [1, 2, 4]})
-    expected = originals.mmseg_deeplab_head(state, x, image, rates=(6, 12, 18), align_corners=False)
+    loaded = mmseg_resnet(weights=path, **settings).double().eval()
+    x = originals.mmseg_resnet(state, image, dilations=dilations)
+    align_corners = settings["align_corners"]
+    expected = originals.mmseg_deeplab_head(state, x, image, rates=rates, align_corners=align_corners)
     torch.testing.assert_close(loaded(image).main, expected, rtol=1e-5, atol=1e-5)
 
 

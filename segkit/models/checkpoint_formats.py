@@ -8,6 +8,7 @@ checkpoint (``meta.config``); where it did not, the file's name is parsed, such 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -192,7 +193,7 @@ def check_compatible(model: Segmenter, names: Iterable[str], config: str, path: 
     if hasattr(model.head, "aspp"):
         current["model.head.atrous_rates"] = model.head.aspp.rates  # type: ignore[union-attr]
     changes = [
-        f"{key}={_format_override(value)}"
+        f"{key}={json.dumps(value, separators=(',', ':'))}".replace('"', "")
         for key, value in required.items()
         if key in current and current[key] != value
     ]
@@ -228,12 +229,3 @@ def parse_mmsegmentation_settings(config: str, name: str) -> dict[str, Any]:
     if output_stride is not None:
         settings["model.backbone.output_stride"] = output_stride
     return settings | {"model.backbone.multi_grid": multi_grid}
-
-
-def _format_override(value: object) -> str:
-    """Return a value as it is typed on the command line."""
-    if isinstance(value, tuple):
-        return f"[{','.join(map(str, value))}]"
-    if value is None:
-        return "null"
-    return str(value).lower()
