@@ -108,19 +108,19 @@ def test_published_addresses_equal_torchvision():
 # ---- published layouts
 
 
-def insight_se(state, name, x):
-    """The SE layer of implus/PytorchInsight: two linear layers in a sequence."""
-    z = x.mean((2, 3))
-    z = F.relu(F.linear(z, state[f"{name}.se.fc.0.weight"], state[f"{name}.se.fc.0.bias"]))
-    z = F.linear(z, state[f"{name}.se.fc.2.weight"], state[f"{name}.se.fc.2.bias"])
-    return x * torch.sigmoid(z)[:, :, None, None]
+def bottleneck(state, name, x, stride):
+    out = originals.conv_norm_relu(state, f"{name}.conv1", f"{name}.bn1", x)
+    out = originals.conv_norm_relu(state, f"{name}.conv2", f"{name}.bn2", out, stride=stride, padding=1)
+    return originals.norm(state, f"{name}.bn3", originals.conv(state, f"{name}.conv3", out))
 
 
 def insight_se_block(state, name, x, stride):
-    out = originals.conv_norm_relu(state, f"{name}.conv1", f"{name}.bn1", x)
-    out = originals.conv_norm_relu(state, f"{name}.conv2", f"{name}.bn2", out, stride=stride, padding=1)
-    out = originals.norm(state, f"{name}.bn3", originals.conv(state, f"{name}.conv3", out))
-    return insight_se(state, name, out)
+    """The SE layer of implus/PytorchInsight: two linear layers in a sequence."""
+    out = bottleneck(state, name, x, stride)
+    z = out.mean((2, 3))
+    z = F.relu(F.linear(z, state[f"{name}.se.fc.0.weight"], state[f"{name}.se.fc.0.bias"]))
+    z = F.linear(z, state[f"{name}.se.fc.2.weight"], state[f"{name}.se.fc.2.bias"])
+    return out * torch.sigmoid(z)[:, :, None, None]
 
 
 def insight_sk_block(state, name, x, stride):
@@ -139,9 +139,7 @@ def insight_sk_block(state, name, x, stride):
 
 def cbam_block(state, name, x, stride):
     """That of Jongchan/attention-module: two linear layers over both pools, then a 7x7 over two maps."""
-    out = originals.conv_norm_relu(state, f"{name}.conv1", f"{name}.bn1", x)
-    out = originals.conv_norm_relu(state, f"{name}.conv2", f"{name}.bn2", out, stride=stride, padding=1)
-    out = originals.norm(state, f"{name}.bn3", originals.conv(state, f"{name}.conv3", out))
+    out = bottleneck(state, name, x, stride)
     gate, total = f"{name}.cbam.ChannelGate.mlp", 0
     for pool in (F.avg_pool2d, F.max_pool2d):
         z = pool(out, out.shape[2:]).flatten(1)

@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
         if value_range and isinstance(value_range[0], float | int):  # one pair for all bands
             value_range = [value_range] * len(mean)
         limits = [tuple(pair) for pair in value_range]
-        if not mean or not len(mean) == len(std) == len(limits):
+        if not 0 < len(mean) == len(std) == len(limits):
             raise ValueError(
                 f"model.mean has {len(mean)} values, model.std has {len(std)}, model.value_range has "
                 f"{len(limits)}: each needs one for every band"
