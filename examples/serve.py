@@ -37,12 +37,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 class Limits(NamedTuple):
     """Limits; requests beyond them are rejected."""
 
-    bytes: int
-    pixels: int
-    waiting: int  # requests in the queue
-    batch: int  # images run together
-    seconds: float  # for a request, from its first to its last byte
-    connections: int
+    bytes: int = 20 * 2**20
+    pixels: int = 8_000_000
+    waiting: int = 32  # requests in the queue
+    batch: int = 4  # images run together
+    seconds: float = 60.0  # for a request, from its first to its last byte
+    connections: int = 100
 
 
 class Network:
@@ -223,21 +223,10 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=0, help="of the network; 0: all cores")
-    parser.add_argument("--max-bytes", type=int, default=20 * 2**20)
-    parser.add_argument("--max-pixels", type=int, default=8_000_000)
-    parser.add_argument("--max-waiting", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--max-seconds", type=float, default=60, help="for a request")
-    parser.add_argument("--max-connections", type=int, default=100)
+    for name, default in Limits()._asdict().items():
+        parser.add_argument(f"--max-{name}", type=type(default), default=default)
     args = parser.parse_args()
-    limits = Limits(
-        args.max_bytes,
-        args.max_pixels,
-        args.max_waiting,
-        args.batch,
-        args.max_seconds,
-        args.max_connections,
-    )
+    limits = Limits(*(getattr(args, f"max_{name}") for name in Limits._fields))
     uvicorn.run(
         make_app(Network(args.network, args.threads), limits),
         host=args.host,

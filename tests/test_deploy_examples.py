@@ -77,7 +77,7 @@ def service(files):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    limits = ["--max-bytes=20000", "--max-pixels=10000", "--threads=1", "--max-waiting=2", "--batch=2"]
+    limits = ["--max-bytes=20000", "--max-pixels=10000", "--threads=1", "--max-waiting=2", "--max-batch=2"]
     limits += ["--max-seconds=2", "--max-connections=20"]
     words = [str(ROOT / "examples" / "serve.py"), str(files / "net.onnx"), "--port", str(port), *limits]
     log = (files / "serve.log").open("wb")

@@ -205,17 +205,14 @@ def _is_several(image: Any) -> bool:
     return isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4
 
 
-class _InMemoryFile:
+class _InMemoryFile(bytes):
     """The bytes of a file, with what ``read_image`` uses of a path."""
 
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
     def read_bytes(self) -> bytes:
-        return self.content
+        return self
 
     def __str__(self) -> str:
-        return f"image file of {len(self.content)} bytes"
+        return f"image file of {len(self)} bytes"
 
 
 def _read_image(image: Any, bands: Bands) -> np.ndarray:
@@ -225,7 +222,7 @@ def _read_image(image: Any, bands: Bands) -> np.ndarray:
     if isinstance(image, str | Path):
         return read_image(Path(expand_home(str(image))), bands)
     if isinstance(image, bytes | bytearray | memoryview):
-        return read_image(cast("Path", _InMemoryFile(bytes(image))), bands)
+        return read_image(cast("Path", _InMemoryFile(image)), bands)
     if not bands.is_photograph:
         raise ValueError(
             f"image of type {type(image).__name__}: this network reads bands {bands.chosen} in the range "
