@@ -136,9 +136,8 @@ def test_training_batches_equal_those_of_a_run():
     from segkit import training
 
     sizes = ["data.size=32", "augment.crop_size=32", "model.backbone.width=8", "model.head.width=16"]
-    settings = segkit.compose_settings(
-        "train", ["experiment=demo", *sizes, "schedule.batch_size=3", "loader.workers=0"]
-    )
+    rule = ["data.train_scenes=7", "schedule.drop_last=true", "schedule.batch_size=3", "loader.workers=0"]
+    settings = segkit.compose_settings("train", ["experiment=demo", *sizes, *rule])
     data = segkit.build_dataset(settings, "train")
     run = training.build_training(settings, data, torch.device("cpu"), val_set=data)
     steps = training.remaining_steps(run, settings, data)
@@ -149,3 +148,5 @@ def test_training_batches_equal_those_of_a_run():
         assert torch.equal(a.image, b.image)
         assert torch.equal(a.label, b.label)
         assert a.names == b.names
+    for first in (0, 2):  # an epoch has six of the seven images
+        assert len({name for batch in ours[first : first + 2] for name in batch.names}) == 6
