@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +30,6 @@ LARGEST_STATE = 4096  # elements of an evaluator whose counts are kept for each 
 
 class Counts:
     """The evaluators' states, and what they count in each image, which the intervals of scores need.
-
-    A context manager; leaving it saves the counts of this process, also after an error.
 
     Args:
         evaluators: by name, with ``confusion`` among them.
@@ -76,12 +74,6 @@ class Counts:
                 shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
         distributed.barrier()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.save()
 
     def add(self, index: int, label: np.ndarray, prediction: Tensor) -> None:
         """Count an image: label and prediction (H, W), class ids."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ from segkit.evaluation.metrics import Absent
 from segkit.evaluation.scoring import Evaluation
 from segkit.types import ignore_index
 
-T = TypeVar("T")
 Format = Literal["ids", "raw", "colors"]
 FORMATS: dict[Format, str] = {
     "ids": "class ids 0..K-1, such as Cityscapes' train ids",
@@ -46,7 +45,7 @@ ENDINGS = ("_gtFine_labelTrainIds", "_gtFine_labelIds", "_gtFine_color", "_leftI
 ENDINGS += ("_labelIds", "_predictions", "_prediction", "_pred", "_mask", "_ids", "_colors", "_color")
 SAMPLED = 16  # predictions that are read to detect the format
 LISTED = 20  # problems in an error message
-AHEAD = 32  # images that may be read ahead of the one that is counted
+AHEAD = 64  # images that are read while they are counted
 
 
 @dataclass(frozen=True)
@@ -173,11 +172,12 @@ class PredictedMasks:
         def read_images(indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray, Tensor]]:
             matched = [index for index in indices if index in self.files]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                results = _map_bounded(pool, self._read_pair, matched)
-                for index, result in zip(matched, results, strict=True):
-                    if isinstance(result, Problem):
-                        self.problems.append(result)
-                    else:
+                for start in range(0, len(matched), AHEAD):  # so that memory stays flat
+                    chunk = matched[start : start + AHEAD]
+                    for index, result in zip(chunk, pool.map(self._read_pair, chunk), strict=True):
+                        if isinstance(result, Problem):
+                            self.problems.append(result)
+                            continue
                         label, ids, instances.objects = result
                         yield index, label, torch.from_numpy(ids)
             self._refuse_problems()
@@ -317,14 +317,3 @@ def detect_format(files: Mapping[int, Path], dataset: Pairs) -> Format:
 
 def _remove_ending(name: str) -> str:
     return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
-
-
-def _map_bounded(pool: ThreadPoolExecutor, function: Callable[[int], T], items: Sequence[int]) -> Iterator[T]:
-    """Yield results in order; a bounded number is computed ahead, so that memory stays flat."""
-    waiting: deque[Future[T]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -83,10 +83,9 @@ def _format_title(settings: Mapping[str, Any], images: int) -> str:
 def _render_card(name: str, value: float, interval: Interval | None) -> str:
     definition = escape(DEFINITIONS.get(name, ""))
     head = f'<span class="soft">{escape(name)}</span>'
-    bounds = ""
-    if interval is not None and not math.isnan(interval.low):
-        low, high = tables.format_percent(interval.low), tables.format_percent(interval.high)
-        bounds = f'<span class="soft" title="95 % bootstrap interval over images">{low} to {high}</span>'
+    bounds = tables.format_bounds(interval)
+    if bounds:
+        bounds = f'<span class="soft" title="95 % bootstrap interval over images">{bounds}</span>'
     return f'<div class="card" title="{definition}">{head}<b>{tables.format_percent(value)}</b>{bounds}</div>'
 
 

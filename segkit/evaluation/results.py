@@ -6,7 +6,6 @@ import csv
 import io
 import itertools
 import json
-import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 
 from segkit.data.label_map import LabelMap
 from segkit.evaluation import Evaluation, metrics
-from segkit.evaluation.intervals import Interval
 from segkit.inference import Protocol, presets
 from segkit.inference.outputs import save_prediction
 from segkit.monitor.versions import describe_environment
@@ -24,7 +22,7 @@ from segkit.runtime import files, model_file
 from segkit.runtime.text import format_count
 from segkit.types import Sample
 from segkit.visualize.overlays import to_display_rgb
-from segkit.visualize.tables import format_class_table, format_percent
+from segkit.visualize.tables import format_bounds, format_class_table, format_percent
 
 DATA_KEYS = ("name", "root", "val_split")  # settings of the data that name a result folder
 LOADING_KEYS = {"cache", "on_error"}  # settings of the data that change no score
@@ -183,7 +181,8 @@ def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str
     columns |= {name: column for name, column in evaluation.classes.items() if name not in columns}
     scores = []
     for name, value in evaluation.scores.items():
-        scores.append(f"{name} {format_percent(value)}{_format_interval(evaluation.intervals.get(name))}")
+        bounds = format_bounds(evaluation.intervals.get(name))
+        scores.append(f"{name} {format_percent(value)}" + (f" ({bounds})" if bounds else ""))
     note = "see docs/using.md for their definitions"
     if evaluation.intervals:
         note += ", docs/scoring.md for the 95 % intervals"
@@ -194,12 +193,6 @@ def format_summary(evaluation: Evaluation, table: LabelMap, *, data: str) -> str
         f"{format_class_table(table.names, columns)}\n\n{data}: {images}\n{evaluation.protocol}\n"
         f"in %: {'  '.join(scores)}\n({note})"
     )
-
-
-def _format_interval(interval: Interval | None) -> str:
-    if interval is None or math.isnan(interval.low):
-        return ""
-    return f" ({format_percent(interval.low)} to {format_percent(interval.high)})"
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

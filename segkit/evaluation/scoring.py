@@ -167,12 +167,13 @@ def score_predictions(
     is_disabled = None if progress and distributed.is_main() else True  # None: without a terminal
     images = predict_images(indices)
     bar = tqdm(images, "scoring", len(indices), leave=False, unit="image", disable=is_disabled)
-    with counts:
-        try:
-            for index, label, prediction in bar:
-                counts.add(index, label, prediction)
-        except StopEvaluation:
-            is_stopped = True
+    try:
+        for index, label, prediction in bar:
+            counts.add(index, label, prediction)
+    except StopEvaluation:
+        is_stopped = True
+    finally:
+        counts.save()
     ranks = distributed.gather((counts.images, is_stopped))
     counted: list[int] = sorted(counts.done.union(*(images for images, _ in ranks)))
     is_stopped = any(stopped for _, stopped in ranks)

@@ -91,3 +91,10 @@ def format_percent(fraction: float) -> str:
     if math.isnan(fraction):
         return "-"
     return f"{100 * fraction:.2f}"
+
+
+def format_bounds(bounds: tuple[float, float] | None) -> str:
+    """Format an interval of fractions in percent; empty without bounds, or if they are NaN."""
+    if bounds is None or math.isnan(bounds[0]):
+        return ""
+    return f"{format_percent(bounds[0])} to {format_percent(bounds[1])}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +11,8 @@ from segkit.evaluation import metrics
 from segkit.types import ClassTable, EvaluatorResult
 
 
-class ConfusionScores:
-    """Counts of (label, prediction) pairs, on the device of the network; see ``metrics.ConfusionMatrix``."""
+class ConfusionScores(metrics.ConfusionMatrix):
+    """Counts of (label, prediction) pairs, on the device of the network."""
 
     def __init__(
         self,
@@ -23,17 +22,13 @@ class ConfusionScores:
         *,
         allow_no_class: bool = False,
     ) -> None:
+        super().__init__(table.num_classes, device, allow_no_class=allow_no_class)
         self.table = table
         self.absent: metrics.Absent = absent
-        self.matrix = metrics.ConfusionMatrix(table.num_classes, device, allow_no_class=allow_no_class)
-
-    def update(self, label: np.ndarray, prediction: Tensor) -> None:
-        """Count an image."""
-        self.matrix.update(label, prediction)
 
     def state(self) -> Tensor:
         """Return the counts, (K, K) or (K, K + 1) int64, rows are labels."""
-        return self.matrix.counts
+        return self.counts
 
     def compute(self, state: Tensor) -> EvaluatorResult:
         """Return the scores, the IoU of each class, and of each category if there are categories."""
