@@ -32,12 +32,10 @@ def measure_agreement(gray: np.ndarray, label: np.ndarray) -> Agreement | None:
     width, height = (max(1, round(side * scale)) for side in label.shape[::-1])
     if min(height, width) <= 3 * REACH:
         return None
-    small = cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA)
-    borders = find_borders(
-        fill_gaps(cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
-    )
-    scores = _agreement_map(_rank_edges(small), borders)
-    mirrored = _agreement_map(_rank_edges(small), np.ascontiguousarray(borders[:, ::-1]))
+    ranks = _rank_edges(cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA))
+    small = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    borders = find_borders(fill_gaps(small))
+    scores, mirrored = _agreement_map(ranks, borders), _agreement_map(ranks, borders[:, ::-1])
     if scores is None or mirrored is None:
         return None
     return Agreement(
