@@ -9,7 +9,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -41,6 +41,17 @@ def write_image(file: Path, array: np.ndarray) -> None:
     """Write an array as an image, below folders that are made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(file)
+
+
+def write_folder(root: Path, names: Iterable[str], classes: Iterable[str], size: tuple[int, int]) -> Path:
+    """Write images of noise with masks of random classes, and their class table, for ``data=folder``."""
+    draw, classes = np.random.default_rng(5), [*classes]
+    for name in names:
+        write_image(root / f"images/{name}.png", draw.integers(0, 256, (*size, 3), np.uint8))
+        write_image(root / f"masks/{name}.png", draw.integers(0, len(classes), size, np.uint8))
+    lines = [f"{k},{name}" for k, name in enumerate(classes)]
+    (root / "classes.csv").write_text("\n".join(["id,name", *lines]))
+    return root
 
 
 def run_command(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:

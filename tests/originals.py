@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 
@@ -159,6 +161,12 @@ def mmseg_deeplab_head(
     x = conv_norm_relu(state, f"{head}.bottleneck.conv", f"{head}.bottleneck.bn", x, padding=1)
     x = conv(state, f"{head}.conv_seg", x)
     return F.interpolate(x, image.shape[2:], mode="bilinear", align_corners=align_corners)
+
+
+def save(content: object, path: Path) -> str:
+    """Save the state of a network, or any content, and return the path."""
+    torch.save(content.state_dict() if isinstance(content, torch.nn.Module) else content, path)
+    return str(path)
 
 
 def randomize(module: torch.nn.Module) -> torch.nn.Module:

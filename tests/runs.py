@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-ROOT = Path(__file__).parent.parent
 SMALL = [
     *("data=shapes", "data.size=32", "data.train_scenes=20", "data.val_scenes=2", "augment.crop_size=32"),
     *("model=deeplabv3_demo", "model.backbone.width=8", "model.head.width=8", "model/auxiliary=none"),
@@ -27,6 +26,12 @@ SMALL = [
     *("schedule.epochs=null", "schedule.iterations=10", "schedule.batch_size=4", "schedule.lr=0.05"),
     *("evaluation.every=4", "checkpoint.every=3", "checkpoint.minutes=null", "loader.workers=0"),
 ]
+TIMM = [
+    *("data=shapes", "data.size=32", "data.train_scenes=8", "data.val_scenes=2", "augment.crop_size=32"),
+    *("model=deeplabv3_demo", "model/backbone=timm", "model.head.width=8", "loader.workers=0"),
+    *("schedule.epochs=null", "schedule.iterations=2", "schedule.batch_size=4", "evaluation.every=2"),
+]
+TINY = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/auxiliary=none loader.workers=0"
 IMPORTED = ["train_seg", "segkit.monitor", "segkit.training.validation", "segkit.data.transforms"]
 IMPORTED += ["segkit.data.loaders", "segkit.losses.cross_entropy", "segkit.models.heads.deeplabv3"]
 IMPORTED += ["segkit.models.backbones.resnest", "segkit.data.datasets.shapes", "torch.utils.tensorboard"]
@@ -145,6 +150,10 @@ class CallBefore:
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class KillAt(CallBefore):

@@ -10,7 +10,7 @@ import time
 import pytest
 from torch.distributed.run import parse_args
 
-from runs import ROOT
+from conftest import ROOT
 from segkit.config.compose import compose_settings
 
 pytestmark = pytest.mark.medium

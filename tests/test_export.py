@@ -93,7 +93,6 @@ def fraction_of_equal_pixels(model, file, sizes=SIZES):
 @pytest.mark.parametrize(
     ("format", "interface", "family", "head"),
     [
-        pytest.param("onnx", "ids", "resnest", "pspnet", marks=pytest.mark.slow),
         ("onnx", "logits", "resnest", "deeplabv3plus"),
         ("openvino", "ids", "resnest", "deeplabv3"),
         pytest.param("torch_export", "ids", "resnest", "fcn", marks=pytest.mark.slow),

@@ -7,10 +7,9 @@ import signal
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from conftest import write_image
+from conftest import write_folder
 from runs import CallBefore, KillAt, Run, assert_same_end, newest_iteration
 from segkit import checkpoint
 from segkit.runtime import files, run_folder
@@ -81,12 +80,7 @@ def test_unwritable_output_folder_is_named(read_only):
 
 
 def own_data(root):
-    draw = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for i in range(4):
-            write_image(root / f"images/{split}/{i}.png", draw.integers(0, 256, (32, 32, 3), np.uint8))
-            write_image(root / f"masks/{split}/{i}.png", draw.integers(0, 2, (32, 32), np.uint8))
-    (root / "classes.csv").write_text("id,name\n0,a\n1,b\n")
+    write_folder(root, [f"{split}/{i}" for split in ("train", "val") for i in range(4)], "ab", (32, 32))
     return ["data=folder", f"data.root={root}", "~data.size", "~data.train_scenes", "~data.val_scenes"]
 
 

@@ -7,12 +7,11 @@ import re
 import signal
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from conftest import write_image
+from conftest import write_folder
 from runs import KillAt, Run, assert_same_end, make_schedule, start_run
 from segkit import checkpoint, training
 from segkit.data.label_map import Entry, LabelMap
@@ -265,11 +264,7 @@ def test_early_stopping_is_exact_across_resumes(tmp_path):
 
 @pytest.mark.medium
 def test_finetuning_takes_the_network_of_the_checkpoint(tiny_run, tmp_path, run_here, capsys):
-    (tmp_path / "classes.csv").write_text("id,name,color\n0,grass,#00ff00\n1,stone,#808080\n")
-    draw = np.random.default_rng(0)
-    for index in range(6):
-        write_image(tmp_path / f"masks/{index}.png", draw.integers(0, 2, (40, 48), np.uint8))
-        write_image(tmp_path / f"images/{index}.png", draw.integers(0, 256, (40, 48, 3), np.uint8))
+    write_folder(tmp_path, map(str, range(6)), ["grass", "stone"], (40, 48))
     data = ["data=folder", f"data.root={tmp_path}", "data.train_split=80%", "data.val_split=20%"]
     data += ["sizes.crop=32", "sizes.base=48", "loader.workers=0", f"model.weights={tiny_run}/best.pt"]
     rest = ["schedule.epochs=null", "schedule.iterations=2", "schedule.batch_size=2", "schedule.freeze=2"]

@@ -10,7 +10,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-from test_accumulation import limit
 from test_ranks import CALM, PrintLosses, losses
 from test_training import batch, split_batch, start_run, weights
 
@@ -143,12 +142,8 @@ def test_prepared_network_is_folded_although_tf32_is_allowed(device, monkeypatch
 
 
 @contextlib.contextmanager
-def limited_memory(monkeypatch, run, data, settings):
+def limited_memory(run, data, settings):
     """Leave memory for half of the batch, but not for all of it."""
-    if run.device.type == "cpu":
-        limit(monkeypatch, run, len(data.names) // 2)
-        yield
-        return
     for measure in (True, False):  # what an undivided step takes
         gc.collect()
         torch.cuda.empty_cache()
@@ -163,14 +158,15 @@ def limited_memory(monkeypatch, run, data, settings):
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_step_out_of_memory_is_repeated_in_micro_batches(device, monkeypatch, caplog):
+@pytest.mark.parametrize("device", [CUDA], indirect=True)  # test_accumulation.py tests a CPU
+def test_step_out_of_memory_is_repeated_in_micro_batches(device, caplog):
     caplog.set_level(logging.WARNING, "segkit")
-    small, times = batch(8), 1 if device == "cpu" else 150  # about a GiB
-    data = Batch(small.image.repeat(1, 1, times, times), small.label.repeat(1, times, times), small.names)
+    small = batch(8)
+    data = Batch(small.image.repeat(1, 1, 150, 150), small.label.repeat(1, 150, 150), small.names)  # a GiB
     # without cuDNN's trials, whose workspaces would count as memory
     settings = {"device": device, "norm": True, "batch_size": 8, "runtime": {"deterministic": True}}
     run = start_run(**settings)
-    with limited_memory(monkeypatch, run, data, settings):
+    with limited_memory(run, data, settings):
         training.train_step(run, [data])
     assert run.micro_batches in (2, 4)
     assert "iteration 1: out of memory; trying again with schedule.accumulate=2" in caplog.text

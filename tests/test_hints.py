@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 
-from conftest import ROOT
+from conftest import run_command
 from segkit.config.compose import compose_settings
 
 NO_DASHES = "settings are written key=value, without dashes; did you mean"
@@ -90,7 +88,5 @@ def test_setting_the_chosen_loss_lacks_is_refused_in_any_order(order):
 @pytest.mark.medium
 @pytest.mark.parametrize(("words", "status"), [([], 0), (["nope"], 2), (["train", "--help"], 0)])
 def test_package_lists_its_commands(words, status):
-    command = [sys.executable, "-m", "segkit", *words]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert answer.returncode == status
+    answer = run_command("-m", "segkit", *words, status=status)
     assert "train_seg.py" in answer.stdout + answer.stderr

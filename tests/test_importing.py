@@ -15,6 +15,7 @@ from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 
 from conftest import run_command, run_script, write_image
+from runs import TINY
 from segkit.data.label_map import LabelMap
 from segkit.tools.import_labels import format_csv, import_labels, proposals, shapes
 from segkit.tools.import_labels.readers import read_annotations
@@ -169,11 +170,8 @@ def test_printed_command_trains_on_the_import(tmp_path):
     assert "missing, skipped: 1 image (lost.png)" in output
     words = output.strip().splitlines()[-1].split("to train: ")[1].split()
     assert words[:3] == ["python", "train_seg.py", "data=folder"]
-    tiny = (
-        "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/auxiliary=none loader.workers=0"
-    )
     run = f"schedule.iterations=2 schedule.batch_size=2 run_dir={tmp_path}/runs run_name=a"
-    trained = run_command(*words[1:], *tiny.split(), *run.split()).stdout
+    trained = run_command(*words[1:], *TINY.split(), *run.split()).stdout
     assert "sizes.crop=32" in trained
     assert (tmp_path / "runs/a/best.pt").is_file()
     run_command("datasets/folder.py", "verify", "--root", out, *words[4:])

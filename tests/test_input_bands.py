@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from originals import save
 from segkit import inference
 from segkit.config import registry
 from segkit.models import segmenter, stems, summary
@@ -24,11 +25,6 @@ def build_model(backbone, bands=3, **settings):
     head = {"name": "fcn", "width": 8}
     colors = {"mean": (0.5,) * bands, "std": (0.25,) * bands}
     return segmenter.build(4, backbone=backbone, head=head, **colors, **settings).eval()
-
-
-def save(network, path):
-    torch.save(network.state_dict(), path)
-    return str(path)
 
 
 @pytest.mark.medium

@@ -4,11 +4,11 @@ import ast
 import graphlib
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from conftest import ROOT
+
 PACKAGE = ROOT / "segkit"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 INITS = sorted(PACKAGE.rglob("__init__.py"))

@@ -31,6 +31,7 @@ from crafted import (
     tiff,
     write_file,
 )
+from runs import TINY
 from segkit.data import loaders, statistics, transforms
 from segkit.data.datasets import folder
 from segkit.data.label_map import DataError
@@ -374,9 +375,6 @@ def write_set(root, kind, count, names=("train/a", "train/b", "val/c"), size=(40
             else:
                 file.write_bytes(tiff(array[..., 0] if count == 1 else array, photometric=photometric))
     (root / "classes.csv").write_text("id,name\n0,dark\n1,bright\n")
-
-
-TINY = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 model/auxiliary=none loader.workers=0"
 
 
 @pytest.mark.medium

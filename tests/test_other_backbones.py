@@ -6,6 +6,7 @@ import re
 import typing
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -94,7 +95,6 @@ def test_resnet_equals_torchvision(variant, output_stride, dilate):
 @pytest.mark.medium
 @pytest.mark.parametrize("variant", ["50c", "50d", "50s"])
 def test_undilated_variants_equal_timm(variant):
-    timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
     agree(variant, timm.create_model(f"resnet{variant}"), output_stride=32)
 
 
@@ -227,7 +227,6 @@ def test_pytorch_insight_checkpoints_keep_their_scores(variant, names, block, tm
     [("se_50", "seresnet50"), ("se_50_32x4d", "seresnext50_32x4d"), ("sknet_50", "skresnext50_32x4d")],
 )
 def test_timm_checkpoints_keep_their_scores(variant, theirs, tmp_path):
-    timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
     original = originals.randomize(timm.create_model(theirs, num_classes=10)).float()
     torch.save(original.state_dict(), tmp_path / "x.pth")
     network = build(variant, 10, output_stride=32, weights=f"{tmp_path}/x.pth").eval()
@@ -239,7 +238,6 @@ def test_timm_checkpoints_keep_their_scores(variant, theirs, tmp_path):
 
 @pytest.mark.medium
 def test_timm_skresnet_checkpoint_is_rejected(tmp_path):
-    timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
     torch.save(timm.create_model("skresnet50d").state_dict(), tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"356 of another shape: layer1.0.conv1.weight \(64, 64"):
         build("sknet_50", weights=f"{tmp_path}/x.pth")

@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 import segkit
+from conftest import ROOT
 
 pytestmark = pytest.mark.medium
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SIZES = "data.size=32 data.val_scenes=4 augment.crop_size=32 model.backbone.width=8 model.head.width=16"
 LENGTH = (

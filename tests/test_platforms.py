@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from conftest import ROOT
+from conftest import ROOT, run_command
 from runs import SMALL
 from segkit import training
 from segkit.config import registry
@@ -88,9 +88,7 @@ print(len(names))
 
 
 def test_every_module_imports_without_posix_modules():
-    found = subprocess.run([sys.executable, "-c", LIKE_WINDOWS], cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    assert int(found.stdout) > 100
+    assert int(run_command("-c", LIKE_WINDOWS).stdout) > 100
 
 
 class NoFloat64(TorchDispatchMode):

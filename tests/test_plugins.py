@@ -6,18 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 import segkit
+from conftest import ROOT
 from segkit import testing
 from segkit.config import registry
 from segkit.config.compose import compose_settings
 
-ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "plugin"
 EXPERIMENT = ["--config-dir", "conf", "plugins=shiny", "experiment=shiny"]
 

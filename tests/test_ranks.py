@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from runs import ROOT, SMALL, CallBefore, KillAt, Run, assert_same_end, newest_iteration, ranks, read_curves
+from conftest import ROOT
+from runs import (
+    SMALL,
+    CallBefore,
+    KillAt,
+    Run,
+    assert_same_end,
+    newest_iteration,
+    ranks,
+    read_curves,
+    terminate,
+)
 
 pytestmark = pytest.mark.medium
 
@@ -112,10 +123,6 @@ def test_step_is_taken_if_any_process_has_a_scored_pixel(tmp_path):
     np.testing.assert_array_equal(*moved)  # batch statistics are averaged
     warning = "careful: 2 processes on a CPU: batch normalization sees the images of one process at a time"
     assert [run.output.count(warning) for run in both] == [1, 0]
-
-
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_signal_to_one_process_stops_all_and_resumes_bit_equal(tmp_path):

@@ -5,11 +5,11 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from conftest import ROOT, run_command
+
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -174,8 +174,6 @@ def test_files_tests_and_settings_named_on_pages_exist(page):
 @pytest.mark.medium
 def test_import_segkit_imports_no_torch_and_prints_nothing():
     code = "import sys, segkit; print([m for m in ('torch', 'hydra', 'cv2', 'numpy') if m in sys.modules])"
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    answer = run_command("-c", code)
     assert answer.stdout == "[]\n"
     assert answer.stderr == ""

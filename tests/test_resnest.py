@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
@@ -59,7 +60,6 @@ def test_classify_without_classifier_is_rejected():
 @pytest.mark.medium
 @pytest.mark.parametrize("variant", TIMM)
 def test_undilated_resnest_equals_timm(variant):
-    timm = pytest.importorskip("timm", reason="timm, of the extra 'oracles', is the one to agree with")
     theirs = originals.randomize(timm.create_model(TIMM[variant])).float()
     ours = on_meta(variant, 1000, output_stride=32).eval()
     ours.load_state_dict(theirs.state_dict(), assign=True)

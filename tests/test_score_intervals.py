@@ -8,18 +8,6 @@ import pytest
 from segkit.evaluation import intervals, metrics
 
 
-def test_categories_equal_merged_labels():
-    generator = np.random.default_rng(0)
-    label, prediction = generator.integers(0, 5, (2, 1000))
-    groups = ["flat", "object", "flat", "sky", "object"]
-    merge = np.array([0, 1, 0, 2, 1])
-    confusion = np.zeros((5, 5), np.int64)
-    merged = np.zeros((3, 3), np.int64)
-    np.add.at(confusion, (label, prediction), 1)
-    np.add.at(merged, (merge[label], merge[prediction]), 1)
-    assert (metrics.count_pixels(confusion, groups)[:, 5:] == metrics.count_pixels(merged)).all()
-
-
 def test_resamples_equal_a_loop():
     counts = np.random.default_rng(0).integers(0, 9, (7, 3, 4))
     weights = np.random.default_rng(5).multinomial(7, np.full(7, 1 / 7), 20)

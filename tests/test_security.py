@@ -6,6 +6,7 @@ A ``.pt2`` file is the exception: it can run code, and is opened only if trusted
 
 import copy
 import io
+import itertools
 import pickle
 import tracemalloc
 import zipfile
@@ -59,9 +60,9 @@ def test_pickle_in_a_cached_image_is_not_run_but_replaced(tmp_path, trap, caplog
 def test_code_in_a_checkpoint_is_not_run(tmp_path, trap):
     torch.save({"format": 1, "settings": Hostile(trap)}, tmp_path / "zip.pt")
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Hostile(trap)))
-    for name in ("zip.pt", "pickle.pt"):
+    for name, read in itertools.product(("zip.pt", "pickle.pt"), (segkit.load, weights.read_weights_file)):
         with pytest.raises(ValueError, match=f"{name}: refused, because it is damaged or asks to run code"):
-            segkit.load(tmp_path / name)
+            read(tmp_path / name)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs import ROOT, CallBefore, Run, assert_same_end, is_alive, newest_iteration
+from conftest import ROOT
+from runs import CallBefore, Run, assert_same_end, is_alive, newest_iteration, terminate
 from segkit.runtime import signals
 
 STEP = "segkit.training.train_step"
@@ -26,10 +27,6 @@ def unbroken(tmp_path_factory):
 def terminate_group():
     """As Ctrl-C and cluster managers do; loader workers get the signal, too."""
     os.killpg(0, signal.SIGTERM)
-
-
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def interrupt():

@@ -1,28 +1,16 @@
 """Libraries that commands import before their first result."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from conftest import run_command
 from runs import SMALL
 
 pytestmark = pytest.mark.medium
 
-ROOT = Path(__file__).parent.parent
 WATCHED = ["torch", "torchvision", "albumentations", "scipy", "sympy", "onnx", "pandas", "timm", "cv2"]
 WATCHED += ["hydra", "pydantic", "torch._dynamo", "torch._inductor", "tensorboard", "sklearn", "matplotlib"]
-WATCHED += [
-    "onnxruntime",
-    "openvino",
-    "safetensors",
-    "huggingface_hub",
-    "rasterio",
-    "tifffile",
-    "pycocotools",
-]
-WATCHED += ["segmentation_models_pytorch"]
+WATCHED += ["onnxruntime", "openvino", "safetensors", "huggingface_hub", "rasterio", "tifffile"]
+WATCHED += ["pycocotools", "segmentation_models_pytorch"]
 SCRIPT = f"""
 import atexit, sys, runpy
 watched = {WATCHED}
@@ -33,10 +21,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def find_imports(*command):
+def find_imports(*command, status=0):
     """Return the watched libraries that a command imports."""
-    words = [sys.executable, "-c", SCRIPT, *map(str, command)]
-    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    found = run_command("-c", SCRIPT, *command, status=status)
     return set(found.stdout.splitlines()[-1].removeprefix("imported:").split())
 
 
@@ -46,7 +33,7 @@ def test_help_imports_only_hydra_and_pydantic(command):
 
 
 def test_refused_setting_imports_only_hydra_and_pydantic():
-    assert find_imports("train_seg.py", "schedule.lr=quick") == {"hydra", "pydantic"}
+    assert find_imports("train_seg.py", "schedule.lr=quick", status=2) == {"hydra", "pydantic"}
 
 
 def test_training_imports_neither_compiler_nor_albumentations(tmp_path):
@@ -88,9 +75,6 @@ print("torch._dynamo" in sys.modules)
 def test_optimizers_without_compiler_import_take_the_same_steps(capsys):
     exec(STEPS, {})
     plain = capsys.readouterr().out.splitlines()
-    command = [sys.executable, "-c", STEPS, "skip"]
-    skipped = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    skipped = run_command("-c", STEPS, "skip").stdout.splitlines()
     assert skipped[:2] == plain[:2]
     assert skipped[2] == "False"

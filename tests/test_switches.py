@@ -50,19 +50,6 @@ def test_jobs_of_a_sweep_are_separate_runs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_low_precision_training_is_close_to_float32(train, tmp_path, precision):
-    train("runtime.precision=float32", name="full")
-    train(f"runtime.precision={precision}", name="low")
-    full, low = weights(tmp_path / "full"), weights(tmp_path / "low")
-    for name, value in full.items():
-        assert torch.isfinite(low[name].float()).all(), name
-        assert low[name].dtype == value.dtype
-    moved = torch.cat([(low[n] - full[n]).flatten().float() for n in full if full[n].is_floating_point()])
-    assert 0 < moved.abs().max() < 0.5  # another arithmetic, the same training
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler")
 def test_compiled_training_is_close_to_eager(tmp_path):
     one = ["schedule.iterations=1", "evaluation.every=1"]  # AdamW then magnifies what rounding began

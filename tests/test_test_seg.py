@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import run_command
+from conftest import run_command, write_folder
 from segkit import checkpoint
 from segkit.data.label_map import load_builtin_label_map
-from segkit.visualize import overlays
 
 pytestmark = pytest.mark.medium
 PUBLISHED = ["model=deeplabv3_demo", "model.backbone.width=8", "model.head.width=16"]
@@ -72,18 +71,9 @@ def test_result_contains_weights_versions_and_settings(scored_run):
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Four images of noise with masks of 10 classes, for ``data=folder``."""
-    draw = np.random.default_rng(5)
-    root = tmp_path / "photographs"
-    for folder in ("images/val", "masks/val"):
-        (root / folder).mkdir(parents=True)
-    for index in range(4):
-        size = (40 + index, 48)
-        overlays.save_image(root / f"images/val/{index}.png", draw.integers(0, 256, (*size, 3), np.uint8))
-        overlays.save_image(root / f"masks/val/{index}.png", draw.integers(0, 10, size, np.uint8))
-    lines = ["id,name", *(f"{k},{name}" for k, name in enumerate(load_builtin_label_map("shapes").names))]
-    (root / "classes.csv").write_text("\n".join(lines))
-    return root
+    """Four images with masks of the classes of shapes, for ``data=folder``."""
+    names = load_builtin_label_map("shapes").names
+    return write_folder(tmp_path / "photographs", [f"val/{k}" for k in range(4)], names, (40, 48))
 
 
 def scores_in(folder):
@@ -102,12 +92,6 @@ def test_resumed_test_gives_the_same_scores(tiny_run, photographs, tmp_path, run
     assert run_here("test_seg", *arguments, f"output={tmp_path / 'broken'}", "resume=true") == 0
     assert scores_in(tmp_path / "broken") == scores_in(tmp_path / "unbroken")
     assert not (tmp_path / "broken/partial").exists()
-
-
-def test_published_weights_are_scored_on_chosen_data(tiny_run, tmp_path, run_here):
-    words = f"data=shapes data.size=32 data.val_scenes=6 loader.workers=0 output={tmp_path}"
-    assert run_here("test_seg", *PUBLISHED, f"model.weights={tiny_run}/best.pt", *words.split()) == 0
-    assert scores_in(tmp_path) == checkpoint.read_checkpoint(tiny_run / "best.pt")["scores"]
 
 
 def test_protocol_sizes_come_from_the_checkpoint(tiny_run, tmp_path, run_here, capsys):

@@ -9,6 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from runs import TIMM
 from segkit import inference
 from segkit.models import dilate, segmenter
 from segkit.models.backbones import timm as ours
@@ -251,17 +252,11 @@ def test_prepared_timm_network_keeps_probabilities(variant):
     torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-4)
 
 
-TINY = ["data=shapes", "data.size=32", "data.train_scenes=8", "data.val_scenes=2", "augment.crop_size=32"]
-TINY += ["model=deeplabv3_demo", "model/backbone=timm", "model.backbone.output_stride=16"]
-TINY += ["model.head.width=8", "schedule.epochs=null", "schedule.batch_size=4", "evaluation.every=2"]
-TINY += ["loader.workers=0"]
-
-
 @pytest.mark.medium
 @pytest.mark.slow
 def test_padded_timm_network_exports_for_any_size(run_here, tmp_path, capsys):
     """The command compares the file with PyTorch at sizes that are no multiple of 32 before it keeps it."""
-    chosen = [*TINY, "model.backbone.variant=convnext_atto", "schedule.iterations=2"]
+    chosen = [*TIMM, "model.backbone.variant=convnext_atto", "model.backbone.output_stride=16"]
     assert run_here("train_seg", *chosen, f"run_dir={tmp_path}", "run_name=x") == 0
     file = tmp_path / "x.onnx"
     assert run_here("export_seg", f"checkpoint={tmp_path}/x/best.pt", f"output={file}") == 0

@@ -7,15 +7,11 @@ import torch
 import torchvision.models.segmentation as reference
 
 import originals
+from originals import save
 from segkit.models import segmenter
 from segkit.models.backbones import resnet
 
 AUXILIARY = {"name": "fcn", "stage": 3}
-
-
-def save(network, path):
-    torch.save(network.state_dict(), path)
-    return str(path)
 
 
 def build(head, variant="50", *, output_stride=8, auxiliary=None, **settings):

@@ -43,10 +43,10 @@ def batch(size=4, *, seed=0):
     return Batch(image, label, [str(i) for i in range(size)])
 
 
-def start_run(*, dropout=0.0, num_classes=3, norm=False, precision="float32", runtime=(), **how):
+def start_run(loss=None, *, dropout=0.0, num_classes=3, norm=False, precision="float32", runtime=(), **how):
     torch.manual_seed(0)
     model, runtime = Tiny(num_classes, dropout=dropout, norm=norm), {"precision": precision, **dict(runtime)}
-    return runs.start_run(model, runtime=runtime, **{"lr": 0.5, **how})
+    return runs.start_run(model, loss, runtime=runtime, **{"lr": 0.5, **how})
 
 
 def weights(run):
@@ -61,8 +61,13 @@ def split_batch(whole, count):
     ]
 
 
-def test_accumulated_step_equals_the_undivided_step():
-    whole, divided = start_run(), start_run(accumulate=4)
+MIXED = {"cross_entropy": {"weight": 0.375, "average": "all"}, "focal": {"weight": 2.0}, "dice": {}}
+
+
+@pytest.mark.parametrize("loss", [{}, {"average": "all"}, {"name": "mixed", "parts": MIXED}])
+def test_accumulated_step_equals_the_undivided_step(loss):
+    loss = registry.build("losses", {"name": "cross_entropy", **loss}, num_classes=3)
+    whole, divided = start_run(loss), start_run(loss, accumulate=4)
     for seed in range(3):
         first = training.train_step(whole, [batch(seed=seed)])
         second = training.train_step(divided, split_batch(batch(seed=seed), 4))

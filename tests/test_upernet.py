@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 import originals
+from runs import TIMM
 from segkit.config import registry
 from segkit.models import segmenter
 from segkit.models.checkpoint_formats import convert_names
@@ -133,12 +134,6 @@ def test_upernet_trains_convnext_and_swin_at_any_size():
         assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-TINY = ["data=shapes", "data.size=32", "data.train_scenes=8", "data.val_scenes=2", "augment.crop_size=32"]
-TINY += ["model=deeplabv3_demo", "model/backbone=timm", "model/head=upernet", "model/auxiliary=none"]
-TINY += ["model.head.width=8", "model.align_corners=false", "schedule.epochs=null", "schedule.batch_size=4"]
-TINY += ["schedule.iterations=2", "evaluation.every=2", "loader.workers=0"]
-
-
 @pytest.mark.parametrize(
     "variant",
     [
@@ -147,7 +142,8 @@ TINY += ["schedule.iterations=2", "evaluation.every=2", "loader.workers=0"]
     ],
 )
 def test_upernet_works_in_every_command(variant, run_here, tmp_path, capsys):
-    words = [*TINY, f"model.backbone.variant={variant}", f"run_dir={tmp_path}", "run_name=x"]
+    upernet = ["model/head=upernet", "model/auxiliary=none", "model.align_corners=false"]
+    words = [*TIMM, *upernet, f"model.backbone.variant={variant}", f"run_dir={tmp_path}", "run_name=x"]
     assert run_here("train_seg", *words) == 0
     best = f"checkpoint={tmp_path}/x/best.pt"
     assert run_here("test_seg", best, "evaluation=mmseg", "loader.workers=0") == 0
