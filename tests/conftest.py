@@ -48,7 +48,8 @@ def write_folder(root: Path, names: Iterable[str], classes: Iterable[str], size:
     draw, classes = np.random.default_rng(5), [*classes]
     for name in names:
         write_image(root / f"images/{name}.png", draw.integers(0, 256, (*size, 3), np.uint8))
-        write_image(root / f"masks/{name}.png", draw.integers(0, len(classes), size, np.uint8))
+        mask = draw.integers(0, len(classes), size, np.uint8 if len(classes) < 256 else np.uint16)
+        write_image(root / f"masks/{name}.png", mask)
     lines = [f"{k},{name}" for k, name in enumerate(classes)]
     (root / "classes.csv").write_text("\n".join(["id,name", *lines]))
     return root

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-import cv2
-
+from conftest import write_image
 from segkit.data.datasets import folder, shapes
 from segkit.tools import doctor
 
@@ -15,11 +14,9 @@ CLASSES = "id,name,color,ignore\n" + "".join(f"{k},{NAMES[k]},#{COLORS[k]},\n" f
 SCENES = {"train": shapes.build("train", size=[120, 160]), "val": shapes.build("val", size=[120, 160])}
 
 
-def write_pair(root, split, name, image, label, suffix=".png"):
-    for kind, array, end in (("images", image[..., ::-1], suffix), ("masks", label, ".png")):
-        file = root / kind / split / f"{name}{end}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        assert cv2.imwrite(str(file), array)
+def write_pair(root, split, name, image, label):
+    write_image(root / f"images/{split}/{name}.png", image)
+    write_image(root / f"masks/{split}/{name}.png", label)
 
 
 def make(root, train=16, val=8):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from test_export import build_thin_model, export_model
 
-from conftest import run_script
+from conftest import run_script, write_folder
 from segkit.config import registry
 from segkit.data import transforms
 from segkit.data.label_map import Entry, LabelMap
@@ -196,27 +194,12 @@ def test_exports_of_300_classes_keep_the_predictions(format, tmp_path):
     assert (found == expected).double().mean() > 0.99
 
 
-def write_data_set(root, num_classes, size=(48, 64)):
-    """Vertical bars of six classes per image; class k has its own color."""
-    draw = np.random.default_rng(0)
-    colors = draw.integers(0, 256, (num_classes, 3), np.uint8)
-    for split, count in (("train", 12), ("val", 3)):
-        for index in range(count):
-            ids = np.sort(draw.choice(np.arange(num_classes - 60, num_classes), 6, replace=False))
-            label = np.repeat(ids, -(-size[1] // 6))[None, : size[1]].repeat(size[0], 0)
-            for kind, array in (("images", colors[label][..., ::-1]), ("masks", label.astype(np.uint16))):
-                file = root / kind / split / f"{index}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(file), array)
-    with (root / "classes.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["id", "name"], *((k, f"thing {k}") for k in range(num_classes))])
-
-
 @pytest.mark.medium
 def test_300_classes_work_in_every_command(tmp_path, run_here):
     """Masks have 16 bits."""
     root, runs = tmp_path / "set", tmp_path / "runs"
-    write_data_set(root, 300)
+    names = [f"{split}/{index}" for split, count in (("train", 12), ("val", 3)) for index in range(count)]
+    write_folder(root, names, [f"thing {k}" for k in range(300)], (48, 64))
     assert "thing 299" in run_script("folder", "stats", "--root", root)
     small = "model=deeplabv3_demo model.backbone.width=8 model.head.width=8 schedule.iterations=6"
     more = "schedule.batch_size=4 loader.workers=0 evaluation.evaluators={boundary:true,object_sizes:true}"

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import segkit
-from conftest import run_command
+from conftest import run_command, write_image
 from crafted import (
     DEEP,
     DRAW,
@@ -367,13 +367,10 @@ def write_set(root, kind, count, names=("train/a", "train/b", "val/c"), size=(40
         mask = (np.indices(size).sum(0) // (9 + index) % 2).astype(np.uint8)
         image = noise(kind, count, size, index)
         image[..., 0] = np.where(mask, low + (high - low) * 0.9, low + (high - low) * 0.2).astype(kind)
-        for folder_, suffix, array in (("images", "tif", image), ("masks", "png", mask)):
-            file = root / folder_ / f"{name}.{suffix}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if suffix == "png":
-                cv2.imwrite(str(file), array)
-            else:
-                file.write_bytes(tiff(array[..., 0] if count == 1 else array, photometric=photometric))
+        write_image(root / f"masks/{name}.png", mask)
+        file = root / f"images/{name}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(tiff(image[..., 0] if count == 1 else image, photometric=photometric))
     (root / "classes.csv").write_text("id,name\n0,dark\n1,bright\n")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import write_image
 from runs import processes
 from segkit.data import pairs
 from segkit.data.datasets import ade20k, camvid, cityscapes
@@ -20,9 +21,7 @@ LABEL = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(16, 0).repeat(16, 1)
 
 def camvid_of(root: Path, name="a", image=SCENE, mask=LABEL, **build):
     for folder, array in (("images", image), ("annotations", mask)):
-        place = root / folder / "train"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(place / f"{name}.png")
+        write_image(root / f"{folder}/train/{name}.png", array)
     return camvid.build("train", root=str(root), **build)
 
 
@@ -74,9 +73,8 @@ def test_cityscapes_label_ids_are_paired_and_mapped(tmp_path):
         ("gtFine", "gtFine_labelIds"),
         ("gtFine", "gtFine_color"),
     ):
-        place = tmp_path / part / "val" / "ulm"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((4, 8), 26, np.uint8)).save(place / f"ulm_000000_000019_{end}.png")
+        file = tmp_path / f"{part}/val/ulm/ulm_000000_000019_{end}.png"
+        write_image(file, np.full((4, 8), 26, np.uint8))
     sample = cityscapes.build("val", root=str(tmp_path)).read(0)
     assert (sample.name, set(sample.label.ravel().tolist())) == ("ulm/ulm_000000_000019", {13})  # 26, 13: car
 

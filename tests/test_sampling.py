@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import random
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import segkit
+from conftest import write_image
 from segkit.data import sampling, transforms
 from segkit.data.datasets import camvid, shapes
 from segkit.data.label_map import DataError
@@ -99,16 +99,14 @@ def test_stream_is_divided_and_resumed_exactly_for_random_settings(seed):
 def road_scenes(tmp_path):
     """CamVid's layout with 12 random masks; class 10 is in a single one."""
     draw = np.random.default_rng(0)
-    for folder in ("images", "annotations"):
-        (tmp_path / folder / "train").mkdir(parents=True)
     for index in range(12):
         mask = draw.choice([0, 1, 2, 3, 11], (12, 16), p=[0.5, 0.2, 0.2, 0.05, 0.05]).astype(np.uint8)
         if index % 3 == 0:
             mask[0, :4] = 9
         if index == 5:
             mask[3, 3] = 10
-        cv2.imwrite(str(tmp_path / "annotations" / "train" / f"{index:02}.png"), mask)
-        cv2.imwrite(str(tmp_path / "images" / "train" / f"{index:02}.jpg"), np.zeros((12, 16, 3), np.uint8))
+        write_image(tmp_path / f"annotations/train/{index:02}.png", mask)
+        write_image(tmp_path / f"images/train/{index:02}.jpg", np.zeros((12, 16, 3), np.uint8))
     return tmp_path
 
 

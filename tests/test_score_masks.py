@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import write_image
 from segkit.config import compose
 from segkit.data.datasets import ade20k, cityscapes, voc
 from segkit.data.label_map import LabelMap, load_builtin_label_map
@@ -21,11 +22,6 @@ from segkit.inference import predictor
 from segkit.tools import compare_runs
 
 SIZES = [(13, 21), (21, 13), (1, 1), (32, 32), (7, 40)]  # height, width: landscape, portrait, one pixel
-
-
-def save(array, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
 
 
 def make_pair(generator, labels, predictions, size, *, agreement=0.6):
@@ -54,9 +50,9 @@ def city(tmp_path, generator):
     for n, size in enumerate(SIZES):
         name = f"bonn/bonn_{n:06d}_000019"
         label, prediction = make_pair(generator, labels, scored, size)
-        save(np.zeros((*size, 3), np.uint8), tmp_path / f"leftImg8bit/val/{name}_leftImg8bit.png")
-        save(label, tmp_path / f"gtFine/val/{name}_gtFine_labelIds.png")
-        save(prediction, tmp_path / f"out/{name}.png")
+        write_image(tmp_path / f"leftImg8bit/val/{name}_leftImg8bit.png", np.zeros((*size, 3), np.uint8))
+        write_image(tmp_path / f"gtFine/val/{name}_gtFine_labelIds.png", label)
+        write_image(tmp_path / f"out/{name}.png", prediction)
     return tmp_path
 
 
@@ -67,7 +63,9 @@ def test_scores_equal_cityscapesscripts(city, generator, monkeypatch):
         label = np.array(Image.open(pair.label)).astype(np.uint16)
         numbered = label * 1000 + generator.integers(0, 4, label.shape).astype(np.uint16)
         is_object = (label >= 24) & (label <= 33) & (generator.random(label.shape) < 0.8)
-        save(np.where(is_object, numbered, label), Path(str(pair.label).replace("labelIds", "instanceIds")))
+        write_image(
+            Path(str(pair.label).replace("labelIds", "instanceIds")), np.where(is_object, numbered, label)
+        )
     monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # which it uses, and numpy 2.4 has not
     for name, value in {"evalInstLevelScore": True, "quiet": True, "JSONOutput": False}.items():
         monkeypatch.setattr(official.args, name, value)
@@ -90,7 +88,7 @@ def test_scores_equal_cityscapesscripts(city, generator, monkeypatch):
 def test_further_evaluators_count_predictions_of_no_class(voc_tree):
     dataset = voc.build("val", root=str(voc_tree))
     file = voc_tree / "out/2007_000004.png"
-    save(np.full_like(np.array(Image.open(file)), 255), file)
+    write_image(file, np.full_like(np.array(Image.open(file)), 255))
     found = score_masks(voc_tree / "out", dataset, evaluators={"boundary": True, "object_sizes": True})
     expected = [
         build(dataset.table) for build in (lambda t: boundary.build(t, "exclude"), object_sizes.build)
@@ -111,7 +109,7 @@ def test_raw_ids_class_ids_and_colors_score_alike(city):
         for pair in dataset.pairs:
             ids = table.encode(np.array(Image.open(city / f"out/{pair.name}.png")), "")
             stored = {"raw": table.decode(ids), "ids": ids, "colors": table.colors[ids]}[name]
-            save(stored, city / f"{name}/{pair.name.split('/')[1]}_pred.png")
+            write_image(city / f"{name}/{pair.name.split('/')[1]}_pred.png", stored)
         results.append(score_masks(city / name, dataset, format=name))
     for other in results[1:]:
         assert (other.counts == results[0].counts).all()
@@ -124,9 +122,9 @@ def test_scores_equal_the_ade20k_development_kit(tmp_path, generator):
     for n, size in enumerate(SIZES[:2] + SIZES[3:]):
         label, prediction = make_pair(generator, range(31), range(1, 41), size)
         name = f"ADE_val_{n:08d}"
-        save(np.zeros((*size, 3), np.uint8), tmp_path / f"images/validation/{name}.jpg")
-        save(label, tmp_path / f"annotations/validation/{name}.png")
-        save(prediction, tmp_path / f"out/{name}.png")
+        write_image(tmp_path / f"images/validation/{name}.jpg", np.zeros((*size, 3), np.uint8))
+        write_image(tmp_path / f"annotations/validation/{name}.png", label)
+        write_image(tmp_path / f"out/{name}.png", prediction)
         right += ((prediction == label) & (label > 0)).sum()
         labeled += (label > 0).sum()
         kept = prediction * (label > 0)
@@ -148,9 +146,9 @@ def voc_tree(tmp_path, generator):
     names = [f"2007_{n:06d}" for n in range(len(SIZES))]
     for name, size in zip(names, SIZES, strict=True):
         label, prediction = make_pair(generator, [*range(9), 255], range(12), size)
-        save(np.zeros((*size, 3), np.uint8), tmp_path / f"JPEGImages/{name}.jpg")
-        save(label, tmp_path / f"SegmentationClass/{name}.png")
-        save(prediction, tmp_path / f"out/{name}.png")
+        write_image(tmp_path / f"JPEGImages/{name}.jpg", np.zeros((*size, 3), np.uint8))
+        write_image(tmp_path / f"SegmentationClass/{name}.png", label)
+        write_image(tmp_path / f"out/{name}.png", prediction)
     lists = tmp_path / "ImageSets/Segmentation/val.txt"
     lists.parent.mkdir(parents=True)
     lists.write_text("\n".join(names))
@@ -220,7 +218,7 @@ def test_pixels_predicted_as_no_class_count_as_wrong(voc_tree):
     prediction = np.array(Image.open(file))
     label = np.array(Image.open(voc_tree / "SegmentationClass/2007_000000.png"))
     missed = (prediction == label) & (label < 9)
-    save(np.where(missed, 255, prediction).astype(np.uint8), file)
+    write_image(file, np.where(missed, 255, prediction).astype(np.uint8))
     after = score_masks(voc_tree / "out", voc.build("val", root=str(voc_tree)))
     assert after.counts[:, -1].sum() == missed.sum()
     assert after.counts.sum() == before.counts.sum()
@@ -247,12 +245,12 @@ def test_unusable_predictions_are_reported_or_skipped(voc_tree, change, message,
     label = np.array(Image.open(voc_tree / "SegmentationClass/2007_000001.png"))
     {
         "missing": lambda: file.unlink(),
-        "extra": lambda: save(array, voc_tree / "out/other.png"),
-        "size": lambda: save(np.zeros((9, 5), np.uint8), file),
-        "values": lambda: save(np.where(label < 255, 77, array).astype(np.uint8), file),
-        "twice": lambda: save(array, voc_tree / "out/more/2007_000001_pred.png"),
+        "extra": lambda: write_image(voc_tree / "out/other.png", array),
+        "size": lambda: write_image(file, np.zeros((9, 5), np.uint8)),
+        "values": lambda: write_image(file, np.where(label < 255, 77, array).astype(np.uint8)),
+        "twice": lambda: write_image(voc_tree / "out/more/2007_000001_pred.png", array),
         "damaged": lambda: file.write_bytes(file.read_bytes()[:40]),
-        "colors": lambda: save(np.dstack([array] * 3), file),
+        "colors": lambda: write_image(file, np.dstack([array] * 3)),
     }[change]()
     if on_error == "stop":
         with pytest.raises(ValueError, match=f"(?s){message}"):
@@ -276,9 +274,9 @@ def test_unusable_predictions_are_reported_or_skipped(voc_tree, change, message,
     ],
 )
 def test_format_is_detected_from_values_and_labels(tmp_path, label, stored, expected):
-    save(np.zeros((1, 3, 3), np.uint8), tmp_path / "images/validation/a.jpg")
-    save(np.array([label], np.uint8), tmp_path / "annotations/validation/a.png")
-    save(np.array([stored], np.uint8), tmp_path / "out/a.png")
+    write_image(tmp_path / "images/validation/a.jpg", np.zeros((1, 3, 3), np.uint8))
+    write_image(tmp_path / "annotations/validation/a.png", np.array([label], np.uint8))
+    write_image(tmp_path / "out/a.png", np.array([stored], np.uint8))
     dataset = ade20k.build("val", root=str(tmp_path))
     if expected in masks.FORMATS:
         assert masks.detect_format({0: tmp_path / "out/a.png"}, dataset) == expected
@@ -314,7 +312,7 @@ def test_an_interrupted_call_is_continued_unless_a_file_changes(voc_tree, monkey
     with pytest.raises(KeyboardInterrupt):
         score_until("2007_000003")
     label = np.array(Image.open(voc_tree / "SegmentationClass/2007_000000.png"))
-    save(np.where(label == 255, 0, label).astype(np.uint8), voc_tree / "out/2007_000000.png")
+    write_image(voc_tree / "out/2007_000000.png", np.where(label == 255, 0, label).astype(np.uint8))
     assert score_until(None).scores["pixAcc"] > expected.scores["pixAcc"]
     assert len(opened) == len(SIZES)
 
@@ -334,7 +332,7 @@ def test_predictions_of_two_tools_are_compared_with_pictures(voc_tree):
     dataset, folders = voc.build("val", root=str(voc_tree)), []
     for file in (voc_tree / "out").glob("*.png"):
         prediction = np.array(Image.open(file))
-        save(np.where(prediction == 3, 4, prediction).astype(np.uint8), voc_tree / "other" / file.name)
+        write_image(voc_tree / "other" / file.name, np.where(prediction == 3, 4, prediction).astype(np.uint8))
     for name in ("out", "other"):
         found, folder = score_masks(voc_tree / name, dataset), voc_tree / f"result_{name}"
         content = {"settings": {"data": {"name": "voc", "root": str(voc_tree)}}}
