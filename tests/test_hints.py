@@ -17,6 +17,8 @@ ANSWERS = {
     "max_iters=10": "did you mean schedule.iterations=10?",
     "crop_size=[512,1024]": "did you mean sizes.crop=[512,1024]?",
     "amp=true": "did you mean runtime.precision=bf16?",
+    "amp=false": "did you mean runtime.precision=float32?",
+    "pretrained=false": "did you mean model.backbone.weights=null?",
     "pretrained=true": "did you mean model.backbone.weights=imagenet?",
     "weights=imagenet": "did you mean model.weights=imagenet or model.backbone.weights=imagenet?",
     "train.lr=1": "did you mean schedule.lr=1?",
@@ -51,6 +53,8 @@ ANSWERS = {
     "--num-classes=11": "the class table of the data set has the classes",
     "--epochs 10": f"{NO_DASHES} schedule.epochs=10?",
     "epochs = 10": f"{NO_DASHES} schedule.epochs=10?",
+    "epochs:10": f"{NO_DASHES} schedule.epochs=10?",
+    "/": f"{NO_DASHES} data=folder data.root=/?",
     "demo": f"demo: {NO_DASHES} experiment=demo?",
     "runs/demo/best.pt": f"{NO_DASHES} checkpoint=runs/demo/best.pt?",
 }

@@ -139,6 +139,14 @@ def test_broken_plugin_module_is_refused_with_its_fault(own, folder, text, fault
         compose_settings("train", ["plugins=[mine]", "run_name=a", *choice])
 
 
+def test_setting_before_the_star_is_refused(own):
+    (own / "mine" / "losses").mkdir(parents=True)
+    (own / "mine" / "losses" / "plain.py").write_text("def build(num_classes, alpha): ...")
+    registry.use_plugins(["mine"])
+    with pytest.raises(ValueError, match=r"plain\.py: build needs alpha; write settings after a \*"):
+        registry.build("losses", {"name": "plain"}, num_classes=2)
+
+
 def test_installed_package_is_found_by_its_entry_point(own, monkeypatch):
     folder = own / "site" / "shiny-1.dist-info"
     folder.mkdir(parents=True)

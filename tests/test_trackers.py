@@ -6,6 +6,7 @@ Where the packages are installed, the tests at the end run against MLflow's data
 from __future__ import annotations
 
 import logging
+import posixpath
 import re
 import struct
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from segkit.monitor import monitor as monitor_module
+from segkit.monitor.writers.mlflow import clean_name
 
 NAMES = ["sky", "car (5)"]
 COLORS = np.array([[0, 0, 255], [255, 0, 0]], np.uint8)
@@ -114,6 +116,17 @@ def test_wandb_resumed_run_has_every_point_once(wandb, tmp_path):
     assert [call.args for call in added] == [(str(tmp_path / "run/best.pt"),)] * 2
     assert [call.kwargs for call in run.finish.call_args_list] == [{"exit_code": 1}, {"exit_code": 0}]
     assert "iterations 21 to 30 stay" in (tmp_path / "run/train.log").read_text()
+
+
+@pytest.mark.parametrize("name", ["val_iou/a//b", "val_iou/..", "val_iou/a/", "val_iou/./a:b", "/"])
+def test_mlflow_accepts_names_of_curves(name):
+    cleaned = clean_name(name)
+    assert re.fullmatch(r"[/\w.\- ]+", cleaned)
+    assert posixpath.normpath(cleaned) == cleaned.lstrip("/.")
+
+
+def test_mlflow_keeps_valid_names():
+    assert clean_name("val_iou/a.. b/.c") == "val_iou/a.. b/.c"
 
 
 def test_tracker_failure_does_not_stop_training(mlflow, tmp_path):

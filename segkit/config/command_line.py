@@ -68,7 +68,7 @@ def _check(word: str, following: Sequence[str]) -> None:
 
 def _explain_word(word: str, following: Sequence[str]) -> str:
     """Return the message for a word that is no ``key=value``: a flag, a choice, or ``lr 0.1``."""
-    key, equals, value = word.lstrip("-").partition("=")
+    key, equals, value = re.sub(r"^(\w+):", r"\1=", word.lstrip("-")).partition("=")
     if not equals:
         value = next((one for one in following if one != "="), "VALUE")
     if not equals and ("=" in value or value.startswith("-")):
@@ -77,6 +77,8 @@ def _explain_word(word: str, following: Sequence[str]) -> str:
     meant = [f"{group}={key}" for group in groups if key in schema.choices(group)]
     if Path(key).suffix in (".pt", ".pth"):
         meant = [f"checkpoint={key}"]
+    elif Path(word).is_dir():
+        meant = [f"data=folder data.root={word}"]
     meant = meant or hints.suggest_settings(key, value)
     if equals and not meant:
         meant = [f"{key}={value}"]

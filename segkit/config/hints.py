@@ -59,7 +59,10 @@ ELSEWHERE = {  # how to do what no setting does
 }
 MEANINGS = {word: meaning for meaning, words in (SYNONYMS | ELSEWHERE).items() for word in words.split()}
 ABBREVIATED = {"ce": "cross_entropy", "crossentropy": "cross_entropy", "onecycle": "one_cycle"}
-SWITCHED_ON = {"model.backbone.weights": "imagenet", "runtime.precision": "bf16"}  # pretrained=true, amp=true
+SWITCHES = {  # pretrained=true, amp=false
+    "model.backbone.weights": {True: "imagenet", False: "null"},
+    "runtime.precision": {True: "bf16", False: "float32"},
+}
 
 
 def write_value(value: Any) -> str:
@@ -136,7 +139,9 @@ def _write_setting(place: str, value: Any, files: list[str] | None) -> str:
     """Return a setting with a value, or the choice of a file of a group that the value may mean."""
     written = write_value(value)
     if files is None:
-        return f"{place}={SWITCHED_ON.get(place, written) if value is True else written}"
+        if isinstance(value, bool) and place in SWITCHES:
+            written = SWITCHES[place][value]
+        return f"{place}={written}"
     if place == "model/backbone" and (backbone := find_backbone(written)):
         return backbone
     names = find_similar(written, files)

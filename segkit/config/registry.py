@@ -92,14 +92,15 @@ def build(package: str, settings: Mapping[str, Any], **supplied: Any) -> Any:
         supplied: values for the positional parameters; those that ``build`` lacks are left out.
 
     Raises:
-        ValueError: no component has that name.
+        ValueError: no component has that name, or it needs a value that is not supplied.
     """
     arguments = dict(settings)
-    module, _ = find_component(package, arguments.pop("name", None))
+    module, file = find_component(package, arguments.pop("name", None))
     builder = importlib.import_module(module).build
-    parameters = inspect.signature(builder).parameters.values()
-    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    return builder(**{name: supplied[name] for name in positional if name in supplied}, **arguments)
+    wanted = [p for p in inspect.signature(builder).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if missing := [p.name for p in wanted if p.default is p.empty and p.name not in supplied]:
+        raise ValueError(f"{file}: build needs {', '.join(missing)}; write settings after a * (docs/plugins.md)")
+    return builder(**{p.name: supplied[p.name] for p in wanted if p.name in supplied}, **arguments)
 
 
 def build_enabled(package: str, listed: Mapping[str, Any], **supplied: Any) -> dict[str, Any]:

@@ -85,8 +85,8 @@ class MlflowRun:
 
 
 def clean_name(name: str) -> str:
-    """Return a name of letters, digits and ``_-. /``, which MLflow accepts."""
-    return re.sub(r"[^/\w.\- ]", "_", name)
+    """Return a name that MLflow accepts: letters, digits, ``_-. /``, and no part that a path would drop."""
+    return re.sub(r"(?<![^/])\.{0,2}(?![^/])", "_", re.sub(r"[^/\w.\- ]", "_", name))
 
 
 def build(
