@@ -99,9 +99,7 @@ def build(package: str, settings: Mapping[str, Any], **supplied: Any) -> Any:
     builder = importlib.import_module(module).build
     wanted = [p for p in inspect.signature(builder).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     if missing := [p.name for p in wanted if p.default is p.empty and p.name not in supplied]:
-        raise ValueError(
-            f"{file}: build needs {', '.join(missing)}; write settings after a * (docs/plugins.md)"
-        )
+        raise ValueError(f"{file}: build needs {', '.join(missing)}; write settings after a *")
     return builder(**{p.name: supplied[p.name] for p in wanted if p.name in supplied}, **arguments)
 
 

@@ -76,10 +76,14 @@ def build(
     drop_path: Fraction = 0.0,
     weights: PathStr | None = None,
 ) -> TimmBackbone:
-    """Build a backbone of timm; ``conf/model/backbone/timm.yaml`` describes the settings.
+    """Build a backbone of timm.
 
-    ``weights`` "imagenet" are those that timm publishes, in timm's own cache, or that a package contains
-    (``segkit.models.packaged_weights``); a file has timm's names.
+    Args:
+        variant: timm's name of a model, optionally with the tag of its weights: ``resnet50.a1_in1k``.
+        output_stride: pixels per cell of the last stage; below 32 the network is dilated and checked.
+        drop_path: probability of dropping a block in training (stochastic depth).
+        weights: "imagenet" for those that timm publishes, in timm's own cache, or that a package contains
+            (``segkit.models.packaged_weights``), or a file with timm's names.
 
     Raises:
         ValueError: timm is missing, or the variant is unknown or has other stages or cannot be dilated, or
