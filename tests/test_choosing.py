@@ -159,3 +159,14 @@ def test_fine_tuning_on_other_bands_uses_their_statistics(tmp_path):
     own = {"mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0), "value_range": (0.0, 4095.0)}
     kept = settings({**network, **own, "weights": "trained.pt"})
     assert {key: kept[key] for key in own} == own
+
+
+def test_images_are_not_read_if_range_mean_and_std_are_set(tmp_path):
+    for name in ("images/train", "masks/train"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "0.png").touch()  # a file that cannot be read
+    (tmp_path / "classes.csv").write_text("id,name\n0,a\n1,b\n")
+    given = ["data=folder", f"data.root={tmp_path}", "run_name=a", "data.range=[0,4095]"]
+    given += ["model.mean=[0.1,0.2,0.3]", "model.std=[1,1,1]", "sizes.base=64", "sizes.crop=64"]
+    given += ["sizes.bounds=[64,64]", "schedule.batch_size=2"]
+    assert compose_settings("train", given, **CHOOSING)["model"]["value_range"] == (0, 4095)

@@ -75,7 +75,7 @@ def test_other_folders_and_suffixes_by_setting(tmp_path):
         folder.build("train", root=root)
     (tmp_path / "masks").rename(tmp_path / "labels")
     with pytest.raises(
-        ValueError, match=r"no folder masks in .*data.masks='FOLDER/\*'; see docs/own_data.md"
+        ValueError, match=r"no folder masks in .*data.masks='FOLDER/\*', such as JPEGImages/\* "
     ):
         folder.build("train", root=root)
     dataset = folder.build("train", root=root, masks="labels/*_Mask")

@@ -275,6 +275,17 @@ def test_via_regions(tmp_path, kind):
     assert LabelMap.read(tmp_path / "out/classes.csv", "x").names == ["background", "a", "b"]
 
 
+def test_via_files_have_the_class_in_the_same_attribute(tmp_path):
+    shape = {"name": "rect", "x": 60, "y": 40, "width": 10, "height": 15}
+    for key in ("class", "id"):
+        region = {"shape_attributes": shape, "region_attributes": {key: "1"}}
+        content = {"a": {"filename": f"{key}.png", "regions": [region]}}
+        (tmp_path / f"{key}.json").write_text(json.dumps(content))
+    files = [tmp_path / "class.json", tmp_path / "id.json"]
+    with pytest.raises(ValueError, match=r"id.json: --attribute class: unknown. The regions have id"):
+        import_labels("via", files, images=tmp_path, root=tmp_path / "out")
+
+
 def studio_region(kind, **value):
     value = {kind: ["disc" if kind == "ellipselabels" else "car"], **value} if value else {}
     return {"type": kind, "original_width": 40, "original_height": 20, "value": value}
@@ -379,6 +390,7 @@ FAULTS = {
     "coco text.json": "not a JSON file",
     "coco empty.json": "not a coco file",
     "cvat text.json": "not a cvat file",
+    "cvat runs.xml": "runs of 4000000000000 pixels for a mask of 2x2",
     "labelme empty.json": "not a labelme file",
     "label_studio tasks.json": "task 1: not a Label Studio task",
     "via empty.json": "contains no labeled images",
@@ -396,6 +408,9 @@ def test_invalid_label_files_are_refused_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "text.json").write_text("no json")
     (tmp_path / "empty.json").write_text("{}")
     (tmp_path / "tasks.json").write_text('[{"data": {"image": "a.png"}}]')
+    mask = '<mask label="a" rle="4000000000000" left="0" top="0" width="2" height="2"/>'
+    image = f'<image name="a.png" width="2" height="2">{mask}</image>'
+    (tmp_path / "runs.xml").write_text(f"<annotations>{image}</annotations>")
     for kind, name in (("escape", "../a.png"), ("lost", "a.png"), ("size", "part 0/000.png")):
         images = [{"id": 1, "file_name": name, "height": 1, "width": 1}]
         content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "a"}]}

@@ -54,6 +54,16 @@ def pillow_of(name, mode=None):
         return np.array(image.convert(mode))
 
 
+def jp2(array):
+    height, width, count = array.shape
+    profile = {"height": height, "width": width, "count": count, "dtype": array.dtype}
+    profile["transform"] = rasterio.Affine(2, 0, 0, 0, -2, 0)  # the identity would raise a warning
+    with rasterio.MemoryFile() as memory:
+        with memory.open(driver="JP2OpenJPEG", QUALITY=100, REVERSIBLE=True, **profile) as file:
+            file.write(np.moveaxis(array, -1, 0))
+        return memory.read()
+
+
 DEEP_BANDS = np.dstack([DEEP, DEEP + 1, DEEP + 2, DEEP + 3])
 KEYED = np.where(GRAY[..., None] == GRAY[0, 0], 0, 255).astype(np.uint8)
 DEEP_GRAY, SIGNED = DEEP[..., None], GRAY.view(np.int8)[..., None]
@@ -71,6 +81,8 @@ MEANT = {  # name of a refused file, or of another: its bytes; the settings that
     "pgm of 16 bits": (None, WIDE, split_in_three(DEEP)),
     "jp2 of 16 bits": (None, all_of(1, (0, 4095)), DEEP_GRAY),
     "jp2 veiled": (None, all_of(4), VEILED),
+    "jp2 of two bands": (encode(SCENE[..., :2], "JPEG2000"), all_of(2), SCENE[..., :2]),
+    "jp2 of many bands": (jp2(MANY), Bands((3, 2, 1, 13)), MANY[..., [2, 1, 0, 12]]),
     "tiff of 16 bits": (None, WIDE, split_in_three(DEEP)),
     "tiff of 16 bits, big-endian": (None, WIDE, split_in_three(DEEP)),
     "tiff of 32 bits": (None, WIDE, split_in_three(DEEP).astype(np.float32)),

@@ -133,6 +133,9 @@ def _choose_bands(chosen: ChosenSettings, unset: list[str], dataset: Pairs) -> N
     keys = {key for key in unset if key.startswith(("data.", "model."))}
     if not keys:
         return
+    if keys == {"model.value_range"} and not isinstance(dataset.bands.range, str):  # needs no images
+        chosen["model.value_range"] = dataset.bands.range or (0.0, 255.0)
+        return
     bands, count = statistics.compute_band_statistics(dataset), len(dataset)
     ranges, method = bands.value_ranges(dataset.bands), dataset.bands.range
     if isinstance(method, str):

@@ -217,7 +217,7 @@ def _parse_jpeg2000(data: bytes) -> Header:
         max((precision & 127) + 1 for precision in precisions),
         kind="signed" * any(precision & 128 for precision in precisions),
         lossy=True,
-        unsupported="a palette or unusual bands" * (b"pclr" in data[:at] or bands not in (1, 3, 4)),
+        unsupported="a palette" * (b"pclr" in data[:at]),
     )
 
 
@@ -256,6 +256,8 @@ def _choose_decoders(header: Header) -> list[Callable[[bytes, Header], np.ndarra
         if is_plain and is_single and not is_unusual and header.bands in (1, 3) and header.depth in (8, 16):
             decoders.insert(0, _decode_opencv)
         return decoders
+    if header.format == "JPEG 2000" and header.bands not in (1, 3, 4):
+        return [_decode_rasterio]
     return [_decode_opencv if is_plain and header.format not in ("GIF", "BMP") else _decode_pillow]
 
 

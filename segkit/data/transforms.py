@@ -212,7 +212,7 @@ def _pad(array: np.ndarray, size: Sequence[int], values: Sequence[float]) -> np.
     if array.shape[:2] == tuple(size):
         return array
     canvas = np.empty((*size, *array.shape[2:]), array.dtype)
-    canvas[:] = np.asarray(values, array.dtype)
+    canvas[:] = np.full(canvas.shape[1:], values, array.dtype)  # whole rows are copied faster than pixels
     canvas[: array.shape[0], : array.shape[1]] = array
     return canvas
 

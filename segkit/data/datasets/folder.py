@@ -38,7 +38,8 @@ Share = tuple[Fraction, Fraction]  # start and end in the shuffled images
 DEFAULTS = {"train_split": "train", "val_split": "val", "images": "images/*", "masks": "masks/*"}
 LAYOUT = (
     "Put images in images/, masks with the same names in masks/, or choose other folders with "
-    "data.images='FOLDER/*' and data.masks='FOLDER/*'; see docs/own_data.md"
+    "data.images='FOLDER/*' and data.masks='FOLDER/*', such as JPEGImages/* and SegmentationClass/*; "
+    "see docs/own_data.md"
 )
 
 log = logging.getLogger("segkit")

@@ -176,9 +176,11 @@ def _add_cvat(image: LabeledImage, element: ElementTree.Element) -> None:
     elif element.tag == "ellipse":
         shape.outlines = [ellipse(*(float(at[key]) for key in ("cx", "cy", "rx", "ry")), degrees=degrees)]
     elif element.tag == "mask":
+        height, width = int(at["height"]), int(at["width"])
         runs = [int(count) for count in at["rle"].split(",")]
-        values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        shape.mask = values.reshape(int(at["height"]), int(at["width"]))
+        if sum(runs) != height * width:  # before they are expanded, which may take all memory
+            raise ValueError(f"runs of {sum(runs)} pixels for a mask of {width}x{height}")
+        shape.mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
         shape.place = int(at["top"]), int(at["left"])
     else:
         image.skipped[element.tag] += 1
@@ -244,6 +246,8 @@ def read_via(file: Path, annotations: Annotations) -> None:
     key = annotations.attribute or next(iter(keys), "class")
     if keys and key not in keys:
         raise ValueError(f"--attribute {key}: unknown. The regions have {', '.join(keys)}")
+    if keys:
+        annotations.attribute = key  # of all files
     for entry in entries:
         image = LabeledImage(entry["filename"], None)
         annotations.images.append(image)
