@@ -18,11 +18,11 @@ def list_names(folder):
 
 
 def measure_process(pid):
-    """Return resident and private KiB, open files and threads of a process."""
+    """Return resident and anonymous KiB, open files and threads of a process."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     memory = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
     handles, threads = (len(list_names(f"/proc/{pid}/{kind}")) for kind in ("fd", "task"))
-    return {"KiB": memory["Rss"], "own KiB": memory["Private_Dirty"], "handles": handles, "threads": threads}
+    return {"KiB": memory["Rss"], "own KiB": memory["Anonymous"], "handles": handles, "threads": threads}
 
 
 class Measure:
@@ -58,7 +58,8 @@ def test_long_run_leaks_no_memory_files_or_processes(tmp_path):
     measured = [json.loads(line) for line in file.read_text().splitlines()]
     sys.stdout.write("".join(f"{line}\n" for line in measured))  # shown by -s
     early, late = ([line for line in measured if line["iteration"] == i][-1] for i in (200, 2000))
-    assert late["self"]["own KiB"] < 1.03 * early["self"]["own KiB"]
+    # pages shared with forked workers count as well, so that copying them on write is no growth
+    assert late["self"]["own KiB"] < 1.01 * early["self"]["own KiB"]
     assert late["self"]["threads"] <= early["self"]["threads"]
     assert set(late["workers"]) <= set(early["workers"])
     before, after = ({"self": line["self"], **line["workers"]} for line in (early, late))
