@@ -42,6 +42,7 @@ def test_pick_device(choice, count, local_rank, expected, gpus, monkeypatch):
         ("cuda:1", 0, "device=cuda:1: torch finds no such device. Use device=cpu or device=auto"),
         ("cuda:7", 2, "device=cuda:7: the GPUs of this machine are cuda:0 to cuda:1"),
         ("mps", 2, "device=mps: torch finds no such device"),
+        ("gpu", 2, "device=gpu: torch finds no such device"),
     ],
 )
 def test_missing_device_is_refused(choice, count, message, gpus):

@@ -12,7 +12,7 @@ import torch
 
 import segkit
 from conftest import run_script
-from planted import SCENES, examine, find, kinds, make, write_pair
+from planted import NAMES, SCENES, examine, find, kinds, make, write_pair
 from segkit.data.datasets import folder
 from segkit.tools.doctor import labels, model, page, ranking
 from segkit.tools.doctor.findings import Key
@@ -129,10 +129,10 @@ def examined_scenes(tmp_path, monkeypatch):
     whole = folder.build("train", root=str(root), train_split=".")
     truth = {sample.image.tobytes(): sample.label for sample in map(whole.read, range(len(whole)))}
     predictor = SimpleNamespace(
-        table=whole.table,
+        table=whole.table.reorder(whole.table.names[::-1], "the network"),
         bands=whole.bands,
         data={"name": "folder", "root": str(root), "train_split": "val"},
-        probabilities=lambda image: soften(truth[image.tobytes()]),
+        probabilities=lambda image: soften(truth[image.tobytes()])[::-1],
     )
     monkeypatch.setattr(model.predictor, "load", lambda file, plugins: predictor)
     return root, lambda: examine(root, checkpoint="x.pt")
@@ -159,6 +159,8 @@ def test_planted_errors_are_first_in_the_ranking_and_reported(examined_scenes):
     assert "train0x" in find(found, "exchanged classes")[1][0]
     assert "train1x" in find(found, "moved labels")[1][0]
     assert "train2x" in find(found, "suspicious regions")[1][0]
+    classes = f"labeled {NAMES[(third + 4) % 10]}, predicted {NAMES[third]} "
+    assert classes in find(found, "suspicious regions")[0].cases[0].text
     assert found.is_serious
     page = (found.folder / "doctor.html").read_text()
     assert "Images by how likely their labels are wrong" in page

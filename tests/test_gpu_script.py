@@ -1,14 +1,16 @@
 """``make gpu`` on a CPU: figures, interruption, parts that fail or cannot run."""
 
 import json
+import subprocess
 import sys
 from argparse import Namespace
 
 import pytest
 import torch
 from test_benchmarks import benchmarks  # noqa: F401 - a fixture
+from test_signals import wait_until
 
-from conftest import run_command
+from conftest import ROOT, run_command
 
 pytestmark = pytest.mark.usefixtures("benchmarks")
 QUICK = ["benchmarks/gpu.py", "--device", "cpu", "--quick"]
@@ -51,12 +53,15 @@ def test_all_parts(tmp_path):
 
 
 @pytest.mark.medium
-def test_later_call_continues_and_runs_failed_parts_again(tmp_path, monkeypatch, capsys):
+def test_killed_call_is_continued_and_failed_parts_run_again(tmp_path, monkeypatch, capsys):
     import gpu
 
-    command = [*QUICK, "--output", str(tmp_path), "--parts", "ceiling"]
-    assert "ceiling: matrix products, bf16" in run_command(*command).stdout
-    monkeypatch.setattr(sys, "argv", [*command, "training"])
+    command = [*QUICK, "--output", str(tmp_path), "--parts", "ceiling", "training"]
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as script:
+        wait_until((tmp_path / "training.log").exists, seconds=120)
+        script.kill()
+        assert "ceiling: matrix products, bf16" in script.stdout.read()
+    monkeypatch.setattr(sys, "argv", command)
     (tmp_path / "training").write_text("in the way of the run folder")
     with pytest.raises(SystemExit, match="1"):
         gpu.main()

@@ -192,3 +192,10 @@ def test_torchscript_files_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="a TorchScript file, which holds code") as error:
         files.read_tensors(tmp_path / "a.pt")
     assert "weights_only" not in str(error.value)
+
+
+def test_error_of_an_archive_says_to_unpack_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "weights.zip", "w") as archive:
+        archive.writestr("best.pt", b"")
+    with pytest.raises(ValueError, match=r"not a PyTorch file; if it is an archive, unpack it \("):
+        files.read_tensors(tmp_path / "weights.zip")

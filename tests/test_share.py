@@ -80,9 +80,11 @@ def test_shared_folder_has_weights_settings_scores_and_licenses_without_local_pa
 
 def test_local_paths_are_removed_from_settings():
     settings = {"root": "/home/me/data", "lists": ["train.txt", "~/x"], "deep": {"file": "file:///x", "n": 1}}
+    settings["transforms"] = [{"name": "FDA", "images": ["/home/me/a.png"]}]
     assert share.strip_local_paths({**settings, "size": (3, 4), "name": "a/b"}) == {
         "deep": {"n": 1},
-        "size": (3, 4),
+        "transforms": [{"name": "FDA"}],
+        "size": [3, 4],
         "name": "a/b",
     }
 

@@ -89,7 +89,7 @@ def pick_device(choice: str = "auto") -> torch.device:
     if choice == "auto":
         choice = next(name for name, is_available in available.items() if is_available)
     kind, _, number = choice.partition(":")
-    if not available[kind]:
+    if not available.get(kind):
         raise ValueError(f"device={choice}: torch finds no such device. Use device=cpu or device=auto.")
     if kind != "cuda":
         return torch.device(kind)

@@ -139,7 +139,10 @@ def read_tensors(path: Path, source: Path | IO[bytes] | None = None, *, mapped: 
         except Exception as error:  # a damaged file can raise any
             if "TorchScript" in str(error):  # whose advice is to run the code of the file
                 raise ValueError(f"{path}: a TorchScript file, which holds code. {SAVE_WEIGHTS}") from error
-            raise ValueError(f"{path}: damaged, or not a PyTorch file ({first_line(error)})") from error
+            advice = "; if it is an archive, unpack it" if path.suffix == ".zip" else ""
+            raise ValueError(
+                f"{path}: damaged, or not a PyTorch file{advice} ({first_line(error)})"
+            ) from error
 
 
 def check_zip(source: Path | IO[bytes], *, most: int | None = None) -> None:

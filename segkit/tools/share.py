@@ -164,9 +164,11 @@ class SharedModel(ModelHubMixin):
 
 def strip_local_paths(settings: Any) -> Any:
     """Return settings without values that name places on this machine (absolute paths, ``~``, ``file:``)."""
-    if not isinstance(settings, Mapping):
-        return settings
-    return {key: strip_local_paths(value) for key, value in settings.items() if not _has_local_path(value)}
+    if isinstance(settings, Mapping):
+        return {k: strip_local_paths(value) for k, value in settings.items() if not _has_local_path(value)}
+    if isinstance(settings, list | tuple):
+        return [strip_local_paths(value) for value in settings]
+    return settings
 
 
 def _has_local_path(value: Any) -> bool:

@@ -88,7 +88,7 @@ def examine_dataset(
     ]
     section, content = "", {}
     if model is not None:
-        cases += ranking.find_label_problems(model.ranking, table.names)
+        cases += ranking.find_label_problems(model.ranking, model.table.names)
         section = page.render_ranking(model.ranking, model.table, model.compare, count=count)
         content["model"] = ranking.describe_training(model.ranking)
         content["ranking"] = ranking.ranking_to_plain(model.ranking, model.table.names)
