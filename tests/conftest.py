@@ -6,6 +6,7 @@ import atexit
 import gc
 import importlib
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def run_main(command: str, *arguments: object) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT)
         patch.setattr(sys, "argv", [command, *(str(argument) for argument in arguments)])
+        patch.setattr(logging.root, "handlers", [*logging.root.handlers])  # Hydra adds one that stays
         try:
             importlib.import_module(command).main()
         except SystemExit as end:

@@ -100,9 +100,20 @@ def test_short_one_cycle_stays_in_range():
             assert all(0 <= factor(t) <= 1 for t in range(total))
 
 
-def test_warmup_must_be_shorter_than_training():
-    with pytest.raises(ValueError, match=r"schedule.lr_schedule.warmup_iterations=10: must be below the 10"):
-        registry.build("training.lr_schedules", {"name": "poly", "warmup_iterations": 10}, total=10)
+@pytest.mark.parametrize(
+    "settings", [{"name": "poly", "warmup_iterations": 10}, {"name": "step", "milestones": [5, 10]}]
+)
+def test_warmup_and_milestones_must_be_within_the_training(settings):
+    with pytest.raises(
+        ValueError, match=r"schedule\.lr_schedule\.\w+=.*10.*: must be below the 10 iterations"
+    ):
+        registry.build("training.lr_schedules", settings, total=10)
+
+
+def test_nesterov_without_momentum_is_refused():
+    settings = {"name": "sgd", "nesterov": True, "momentum": 0.0}
+    with pytest.raises(ValueError, match=r"schedule\.optimizer\.momentum=0: must be above 0"):
+        registry.build("training.optimizers", settings, groups=[{"params": [torch.zeros(1)]}], lr=0.1)
 
 
 def test_ema_matches_recurrence():

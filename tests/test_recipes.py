@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
+import numpy as np
 import pytest
 
 from conftest import ROOT
@@ -271,6 +273,36 @@ def test_recipe_builds_everything_but_the_network(row):
     transforms.build(**settings["augment"])
     inference.build_protocol(settings)
     training.Runtime(**settings["runtime"])
+
+
+# Generated scenes, narrow networks, small crops and two steps; the rest is the recipe's.
+TINY = [
+    *("data=shapes", "data.size=48", "data.train_scenes=4", "data.val_scenes=2", "loader.workers=0"),
+    *("model.backbone.width=8", "model.head.width=8", "model.backbone.weights=null", "runtime.compile=false"),
+    *("sizes.base=48", "sizes.crop=32", "sizes.bounds=[64,48]", "schedule.lr_schedule.warmup_iterations=0"),
+    *("schedule.epochs=null", "schedule.iterations=2", "schedule.batch_size=2", "evaluation.every=2"),
+    *("evaluation.scales=[1.0]", "schedule.patience=null", "device=cpu", "run_name=two"),
+]
+EXPERIMENTS = ["fast_ade20k", "camvid_cpu", "camvid_gpu", "camvid_losses", "finetune"]
+
+
+@pytest.mark.slow
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(f"recipe={data}/{model} model={model}" for model, data in PUBLISHED),
+        *(f"experiment={name}" for name in EXPERIMENTS),
+    ],
+)
+def test_every_recipe_takes_two_steps(row, run_here, tmp_path):
+    chosen = [*row.split(), *TINY, f"run_dir={tmp_path}"]
+    if compose(*chosen)["model.backbone.name"] == "resnest":  # 200 random blocks overflow at the start
+        chosen.append("model.backbone.last_gamma=0")
+    assert run_here("train_seg", *chosen) == 0
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["iteration"] == 2
+    assert np.isfinite(result["scores"]["mIoU"])
 
 
 def test_results_page_lists_every_published_command():

@@ -57,9 +57,8 @@ def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segment
 def read_model_settings(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the section ``model`` of the segkit checkpoint ``model.weights``, None for other files."""
     source = settings["model"]["weights"]
-    with contextlib.suppress(
-        ValueError, KeyError, AttributeError
-    ):  # errors are reported when the model is built
+    # errors are reported when the model is built
+    with contextlib.suppress(ValueError, KeyError, AttributeError):
         path = Path(str(source).removeprefix("file://")).expanduser()
         stored = checkpoint.read_checkpoint(path, mapped=True)["settings"]["model"]
         backbone = {key: None if key == "weights" else value for key, value in stored["backbone"].items()}
@@ -72,7 +71,7 @@ def find_class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) 
 
     Builds the network, without weights, once more for another number of classes, on the meta device.
     """
-    other_count = 1 if model.num_classes > 1 else 2
+    other_count = 3 if model.num_classes == 2 else 2
     with torch.device("meta"):
         other = segmenter.build(other_count, **settings).state_dict()
     class_tensors = {}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from segkit.config import Fraction, NonNegativeInt, PositiveInt
+from segkit.runtime.text import format_count
 from segkit.training.lr_schedules._warmup import with_warmup
 
 
@@ -22,7 +23,15 @@ def build(
 
     Each of the ``milestones``, iterations counted from the start, multiplies it by ``gamma``. See
     ``with_warmup``.
+
+    Raises:
+        ValueError: a milestone is not before the end of the training.
     """
+    if any(milestone >= total for milestone in milestones):
+        raise ValueError(
+            f"schedule.lr_schedule.milestones={milestones}: must be below the"
+            f" {format_count(total, 'iteration')} of the training"
+        )
     ordered = sorted(milestones)
 
     def decay(iteration: int, length: int) -> float:

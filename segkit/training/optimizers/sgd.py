@@ -23,6 +23,10 @@ def build(
     Raises:
         ValueError: Nesterov's variant without momentum.
     """
+    if nesterov and not momentum:
+        raise ValueError(
+            "schedule.optimizer.momentum=0: must be above 0 with schedule.optimizer.nesterov=true"
+        )
     optimizer = torch.optim.SGD(
         groups,
         lr=lr,
