@@ -174,7 +174,7 @@ class Script:
 
     def _doctor(self, arguments: argparse.Namespace) -> None:
         settings = self._settings(arguments)
-        found = doctor.examine_dataset(
+        findings, lines = doctor.examine_dataset(
             self._splits(settings, arguments.split),
             folder=arguments.output,
             checkpoint=arguments.checkpoint,
@@ -182,8 +182,8 @@ class Script:
             count=arguments.count,
             tools=arguments.export,
         )
-        print(*found.lines(), sep="\n")
-        sys.exit(found.is_serious)
+        print(*lines, sep="\n")
+        sys.exit(any(finding.severity == "serious" for finding in findings))
 
     def _stats(self, arguments: argparse.Namespace) -> None:
         data = self._settings(arguments)["data"]

@@ -237,7 +237,10 @@ class Evaluator(Protocol):
 
 
 class Writer(Protocol):
-    """Records a run; called in the main process only, with the number of finished iterations."""
+    """Records a run; called in the main process only, with the number of finished iterations.
+
+    A subclass need not define all methods: those of this class do nothing.
+    """
 
     def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """Write points of several curves, by tags such as ``train/loss`` and ``val/mIoU``."""

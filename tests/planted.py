@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from conftest import write_image
 from segkit.data.datasets import folder, shapes
 from segkit.tools import doctor
@@ -30,20 +28,23 @@ def make(root, train=16, val=8):
 
 
 def examine(root, checkpoint=None, **settings):
+    """Return the findings, whose files are in ``out``."""
     settings |= {"root": str(root), "on_error": "skip"}
     datasets = {split: folder.build(split, **settings) for split in ("train", "val")}
-    return doctor.examine_dataset(datasets, folder=root / "out", checkpoint=checkpoint)
+    return doctor.examine_dataset(datasets, folder=root / "out", checkpoint=checkpoint)[0]
 
 
-def find(examination, kind):
+def find(findings, kind):
     """Return the one finding of a kind, and the names of the images of each of its cases."""
-    finding = next((f for f in examination.findings if f.kind == kind), None)
+    finding = next((finding for finding in findings if finding.kind == kind), None)
     if finding is None:
         return None, []
-    content = json.loads((examination.folder / "doctor.json").read_text())
-    plain = next(f for f in content["findings"] if f["kind"] == kind)
-    return finding, [{image["name"] for image in case["images"]} for case in plain["cases"]]
+    return finding, [{key.name for key in case.images} for case in finding.cases]
 
 
-def kinds(examination):
-    return {finding.kind for finding in examination.findings}
+def is_serious(findings):
+    return any(finding.severity == "serious" for finding in findings)
+
+
+def kinds(findings):
+    return {finding.kind for finding in findings}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +66,6 @@ class Browser:
     def devtools(self, command: str, parameters: dict[str, Any]) -> None:
         self.send("/goog/cdp/execute", {"cmd": command, "params": parameters})
 
-    def screenshot(self, file: Path) -> Path:
-        file.write_bytes(base64.b64decode(self.send("/screenshot")))
-        return file
-
     def errors(self) -> list[str]:
         """Return the console errors since the last call."""
         entries = self.send("/se/log", {"type": "browser"})
@@ -82,18 +77,12 @@ class Browser:
         self.run((Path(axe_core.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
         return self.send("/execute/async", {"script": AXE, "args": []})
 
-    def wait(self, script: str, *arguments: object, seconds: float = 30) -> Any:
+    def wait(self, script: str) -> None:
         """Repeat a script until it returns a true value."""
-        return until(lambda: self.run(script, *arguments), seconds=seconds, what=script)
-
-
-def until(ask: Callable[[], Any], *, seconds: float = 30, what: str = "") -> Any:
-    """Repeat a call until it returns a true value."""
-    end = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < end, f"still waiting after {seconds} s: {what}"
-        time.sleep(0.1)
-    return answer
+        end = time.monotonic() + 30
+        while not self.run(script):
+            assert time.monotonic() < end, f"still waiting after 30 s: {script}"
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from segkit.runtime import files
+from segkit.types import Writer
 
 
-class JsonLines:
+class JsonLines(Writer):
     """Appends ``{"iteration": 10, "train/loss": 1.2, ...}``; NaN and infinity become null."""
 
     def __init__(self, path: Path, *, start: int, validation_pending: bool) -> None:
@@ -25,15 +23,6 @@ class JsonLines:
     def add_scalars(self, iteration: int, values: Mapping[str, float]) -> None:
         """Write a line."""
         self.file.write(json.dumps(files.to_json_values({"iteration": iteration, **values})) + "\n")
-
-    def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
-        """Do nothing."""
-
-    def add_text(self, tag: str, iteration: int, markdown: str) -> None:
-        """Do nothing."""
-
-    def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Do nothing: checkpoints contain the settings."""
 
     def flush(self) -> None:
         """Write everything to disk."""

@@ -13,11 +13,12 @@ import numpy as np
 
 from segkit.monitor.writers import _tracker
 from segkit.runtime.extras import import_extra
+from segkit.types import Writer
 
 BATCH = 100  # most parameters in one call
 
 
-class MlflowRun:
+class MlflowRun(Writer):
     """Records curves as metrics, images, texts and best.pt as artifacts, and settings as parameters.
 
     Arguments are those of ``build``. ``mlflow.json`` in the folder has the id that a resumed run continues.
@@ -71,9 +72,6 @@ class MlflowRun:
         params = [self.entities.Param(key, value) for key, value in new.items() if key not in existing]
         for begin in range(0, len(params), BATCH):
             self.state.send(self.client.log_batch, self.run_id, params=params[begin : begin + BATCH])
-
-    def flush(self) -> None:
-        """Do nothing: calls are synchronous."""
 
     def close(self) -> None:
         """Record best.pt and end the run."""

@@ -12,9 +12,10 @@ import numpy as np
 
 from segkit.monitor.writers import _tracker
 from segkit.runtime.extras import import_extra
+from segkit.types import Writer
 
 
-class WandbRun:
+class WandbRun(Writer):
     """Records curves, images, class tables, texts as files, settings as config, and best.pt at the end.
 
     Arguments are those of ``build``; ``options`` of ``wandb.init``. The folder receives ``wandb/`` and
@@ -67,9 +68,6 @@ class WandbRun:
     def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Record settings as the config of the run."""
         self.state.send(self.run.config.update, dict(settings), allow_val_change=True)
-
-    def flush(self) -> None:
-        """Do nothing: a process of the service's client writes to the disk."""
 
     def close(self) -> None:
         """Record best.pt and end the run."""

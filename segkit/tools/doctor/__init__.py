@@ -3,6 +3,6 @@
 ``examine_dataset`` writes one page with pictures and one JSON file.
 """
 
-from segkit.tools.doctor.examination import Examination, examine_dataset
+from segkit.tools.doctor.examination import examine_dataset
 
-__all__ = ["Examination", "examine_dataset"]
+__all__ = ["examine_dataset"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,6 @@ from segkit.tools.doctor.scan import scan_datasets, to_gray
 UNUSED = ("copies in both splits", "images without labels", "plain images")
 
 
-@dataclass
-class Examination:
-    """The findings on a data set, and the folder with their files."""
-
-    folder: Path
-    findings: list[Finding]
-    images: int
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def is_serious(self) -> bool:
-        """Return whether any finding is serious."""
-        return any(finding.severity == "serious" for finding in self.findings)
-
-    def lines(self) -> list[str]:
-        """Return the findings as lines of text."""
-        lines = [f"{f.severity:>8}: {f.kind}: {len(f.cases):,}. {f.remedy}." for f in self.findings]
-        lines.append(f"{format_count(self.images, 'image')} examined; see {self.folder / 'doctor.html'}")
-        return lines + self.notes
-
-
 def examine_dataset(
     datasets: Mapping[str, Pairs],
     *,
@@ -49,7 +27,7 @@ def examine_dataset(
     plugins: Sequence[str] = (),
     count: int = 24,
     tools: Sequence[str] = (),
-) -> Examination:
+) -> tuple[list[Finding], list[str]]:
     """Examine the splits of a data set and write ``doctor.html``, ``doctor.json`` and ``exclude.txt``.
 
     Args:
@@ -60,6 +38,9 @@ def examine_dataset(
         count: images of the ranking that are shown and exported.
         tools: keys of ``export.TOOLS``: label tools that get the first images of the ranking; without a
             checkpoint the images whose masks do not fit.
+
+    Returns:
+        The findings, and lines of text on them and on the written files.
 
     Raises:
         ValueError: the checkpoint cannot be used for these data.
@@ -94,22 +75,13 @@ def examine_dataset(
         content["ranking"] = ranking.ranking_to_plain(model.ranking, model.table.names)
     findings = group_cases(cases)
     sizes = {split: len(dataset) for split, dataset in datasets.items()}
-    splits = ", ".join(f"{format_count(size, 'image')} of {split}" for split, size in sizes.items())
-    text = page.render_page(
-        f"Examination of {first.name}",
-        f"{splits}; {format_count(table.num_classes, 'class')}.",
-        findings,
-        section,
-        read=lambda key: datasets[key.split].read(key.position),
-        colors=table.colors,
-    )
     plain = [finding.to_plain() for finding in findings]
-    files.write_text(folder / "doctor.html", text)
-    files.write_json(
-        folder / "doctor.json", {"name": first.name, "images": sizes, "findings": plain, **content}
-    )
+    content = {"name": first.name, "images": sizes, "findings": plain} | content
+    files.write_text(folder / "doctor.html", page.render_page(datasets, findings, section))
+    files.write_json(folder / "doctor.json", content)
     files.write_text(folder / "exclude.txt", format_exclude_list(findings))
-    examination = Examination(folder, findings, sum(sizes.values()))
+    lines = [f"{f.severity:>8}: {f.kind}: {len(f.cases):,}. {f.remedy}." for f in findings]
+    lines.append(f"{format_count(sum(sizes.values()), 'image')} examined; see {folder / 'doctor.html'}")
     if tools:
         images = _list_misfits(findings, datasets, count)
         if model is not None:
@@ -118,11 +90,11 @@ def examine_dataset(
         target = folder / "export"
         number = export.export_images(images, table=table, base=base, folder=target, tools=tools)
         command = f"{cli_command('data', 'folder')} import --table {target / 'classes.csv'} --images {base}"
-        examination.notes += [
+        lines += [
             f"{format_count(number, 'image')} exported to {target}; corrected files come back with",
             f"  {command} --root CORRECTED --from {tools[0]} FILES",
         ]
-    return examination
+    return findings, lines
 
 
 def _list_misfits(

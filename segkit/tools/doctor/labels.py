@@ -44,6 +44,7 @@ class Region(NamedTuple):
     evidence: float  # nats per labeled pixel of the image
     share: float  # of the labeled pixels
     box: tuple[int, int, int, int]  # x, y, width, height in pixels of the image
+    score: float = 0.0  # in the ranking; 1 is usual in this data set
 
 
 class Comparison(NamedTuple):
@@ -56,18 +57,17 @@ class Comparison(NamedTuple):
 
 
 class Suspect(NamedTuple):
-    """An image with the evidence against its label, and its scores in the ranking."""
+    """An image with the evidence against its label, and its score in the ranking."""
 
     key: Key
     is_trained_on: bool | None  # None: unknown
     comparison: Comparison
     score: float = 0.0  # 1 is usual in this data set
-    region_scores: tuple[float, ...] = ()
 
-    def unusual_regions(self) -> dict[int, tuple[Region, float]]:
-        """Return the regions with scores of at least 1 and these scores, by their numbers from 1 on."""
-        scored = zip(self.comparison.regions, self.region_scores, strict=True)
-        return {number: entry for number, entry in enumerate(scored, start=1) if entry[1] >= 1}
+    def unusual_regions(self) -> dict[int, Region]:
+        """Return the regions with scores of at least 1, by their numbers from 1 on."""
+        regions = enumerate(self.comparison.regions, start=1)
+        return {number: region for number, region in regions if region.score >= 1}
 
 
 class Opinion(NamedTuple):
@@ -189,13 +189,14 @@ def _score_group(images: Sequence[Suspect]) -> list[Suspect]:
     usual = {pair: sorted(values.values(), reverse=True) for pair, values in strongest.items()}
     suspects = []
     for place, image in enumerate(images):
-        scores = []
+        regions = []
         for region in image.comparison.regions:
             pair = region.label, region.prediction
             own, values = strongest[pair][place], usual[pair]
             at = rank + (own >= values[min(rank, len(values) - 1)])  # without the image itself
             others = values[at] if at < len(values) else 0.0
-            scores.append(region.evidence / (USUAL_EVIDENCE + others))
-        score = max([image.comparison.shift / SHIFT_UNIT, *scores])
-        suspects.append(image._replace(score=score, region_scores=tuple(scores)))
+            regions.append(region._replace(score=region.evidence / (USUAL_EVIDENCE + others)))
+        score = max([image.comparison.shift / SHIFT_UNIT, *(region.score for region in regions)])
+        comparison = image.comparison._replace(regions=tuple(regions))
+        suspects.append(image._replace(score=score, comparison=comparison))
     return suspects

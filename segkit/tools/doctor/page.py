@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from typing import get_args
 
 import cv2
 import numpy as np
 
 from segkit.data.label_map import DataError, LabelMap
+from segkit.data.pairs import Pairs
 from segkit.runtime.text import format_count
-from segkit.tools.doctor.findings import KINDS, Case, Finding, Key
+from segkit.tools.doctor.findings import Case, Finding, Key, Severity
 from segkit.tools.doctor.labels import Opinion, Suspect
 from segkit.tools.doctor.ranking import describe_training, explain_suspect
-from segkit.types import Sample
 from segkit.visualize import html, overlays
 
 SIDE, RANKING_SIDE = 400, 560  # pixels of the longer side of a picture
@@ -24,34 +25,33 @@ PICTURES_OF_CASE = 2
 OUTLINE, SHADOW = (255, 214, 10), (20, 20, 20)
 BUTTONS = html.render_buttons(("image", "label", "prediction"))
 
-Read = Callable[[Key], Sample]
 
-
-def render_page(
-    title: str, summary: str, findings: Sequence[Finding], ranking: str, *, read: Read, colors: np.ndarray
-) -> str:
+def render_page(datasets: Mapping[str, Pairs], findings: Sequence[Finding], ranking: str) -> str:
     """Return the page: a summary, the findings in order, and the section of the ranking.
 
-    Pictures are read again by ``read``, so that none are kept in memory.
+    Pictures are read again, so that none are kept in memory.
     """
     counts = Counter(finding.severity for finding in findings)
     cards = "".join(
         f'<div class="card"><span class="soft">{severity}</span><b>{counts[severity]}</b></div>'
-        for severity in dict.fromkeys(severity for severity, _ in KINDS.values())
+        for severity in get_args(Severity)
     )
-    sections = "".join(_render_finding(finding, read, colors) for finding in findings)
+    sections = "".join(_render_finding(finding, datasets) for finding in findings)
     sections = sections or "<h2>Nothing was found</h2>"
+    sizes = [f"{format_count(len(dataset), 'image')} of {split}" for split, dataset in datasets.items()]
+    first = next(iter(datasets.values()))
+    summary = f"{', '.join(sizes)}; {format_count(first.table.num_classes, 'class')}."
     body = f'<p class="soft">{escape(summary)}</p><div class="cards">{cards}</div>{sections}{ranking}'
-    return html.render_page(title, body)
+    return html.render_page(f"Examination of {first.name}", body)
 
 
-def _render_finding(finding: Finding, read: Read, colors: np.ndarray) -> str:
+def _render_finding(finding: Finding, datasets: Mapping[str, Pairs]) -> str:
     badge = f'<span class="count {finding.severity}">{finding.severity}</span>'
     head = f"<h2>{escape(finding.kind.capitalize())}{badge}</h2>"
     count = format_count(len(finding.cases), "case")
     text = f"<p>{count}. <span class=soft>{escape(finding.remedy)}.</span></p>"
     pictured = [case for case in finding.cases if case.images][:MOST_PICTURES]
-    figures = "".join(_render_case(case, read, colors) for case in pictured)
+    figures = "".join(_render_case(case, datasets) for case in pictured)
     lines = [case.text for case in finding.cases if case not in pictured]
     if len(lines) > MOST_LINES:
         lines[MOST_LINES:] = [f"and {len(lines) - MOST_LINES:,} more, in doctor.json"]
@@ -59,19 +59,19 @@ def _render_finding(finding: Finding, read: Read, colors: np.ndarray) -> str:
     return f'<section>{head}{text}<div class="samples">{figures}</div><ul class="list">{items}</ul></section>'
 
 
-def _render_case(case: Case, read: Read, colors: np.ndarray) -> str:
-    pictures = "".join(_render_picture(key, read, colors) for key in case.images[:PICTURES_OF_CASE])
+def _render_case(case: Case, datasets: Mapping[str, Pairs]) -> str:
+    """Return the first images of a case with the borders of their masks in the colors of the classes."""
+    pictures = ""
+    for key in case.images[:PICTURES_OF_CASE]:
+        dataset = datasets[key.split]
+        try:
+            image, label = overlays.shrink_sample(dataset.read(key.position), SIDE)
+        except DataError as error:
+            pictures += f"<p>{escape(str(error))}</p>"
+        else:
+            drawn = draw_borders(image, label, dataset.table.colors)
+            pictures += html.render_image(drawn, key.name, kind="image", suffix=".jpg")
     return f'<figure><div class="pair">{pictures}</div><p>{escape(case.text)}</p></figure>'
-
-
-def _render_picture(key: Key, read: Read, colors: np.ndarray) -> str:
-    """Return an image with the borders of its mask in the colors of the classes."""
-    try:
-        sample = read(key)
-    except DataError as error:
-        return f"<p>{escape(str(error))}</p>"
-    image, label = overlays.shrink_sample(sample, SIDE)
-    return html.render_image(draw_borders(image, label, colors), sample.name, kind="image", suffix=".jpg")
 
 
 def draw_borders(image: np.ndarray, label: np.ndarray, colors: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def find_label_problems(ranking: Sequence[Suspect], names: Sequence[str]) -> Ite
     mixed: dict[tuple[int, int], list[float]] = defaultdict(list)  # shares of the pixels in each image
     for suspect in ranking:
         of_image: dict[tuple[int, int], float] = defaultdict(float)
-        for region, _ in suspect.unusual_regions().values():
+        for region in suspect.unusual_regions().values():
             if region.label != region.prediction:
                 of_image[region.label, region.prediction] += region.share
         for pair, share in of_image.items():
@@ -60,7 +60,7 @@ def explain_suspect(suspect: Suspect, names: Sequence[str]) -> tuple[str, str]:
         return "moved labels", f"fits the prediction better when moved by {format_offset(offset)}"
     if not regions:
         return "", "no suspicious region"
-    region = regions[int(np.argmax(suspect.region_scores))]
+    region = max(regions, key=lambda region: region.score)
     share = f"{region.share:.1%} of the image"
     text = f"labeled {names[region.label]}, predicted {names[region.prediction]} ({share})"
     if suspect.score >= SUSPICIOUS:
@@ -76,11 +76,11 @@ def ranking_to_plain(ranking: Sequence[Suspect], names: Sequence[str]) -> list[d
             {
                 "label": names[region.label],
                 "prediction": names[region.prediction],
-                "score": round(score, 3),
+                "score": round(region.score, 3),
                 "share": round(region.share, 5),
                 "box": list(region.box),
             }
-            for region, score in suspect.unusual_regions().values()
+            for region in suspect.unusual_regions().values()
         ]
         rows.append(
             {

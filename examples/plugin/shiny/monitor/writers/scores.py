@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from segkit.types import Writer
 
 
-class Scores:
+class Scores(Writer):
     """Appends to a file, also when the run is resumed."""
 
     def __init__(self, file: Path) -> None:
@@ -20,21 +19,6 @@ class Scores:
         if "val/mIoU" in values:
             with self.file.open("a") as file:
                 file.write(f"{iteration},{values['val/mIoU']:.6f}\n")
-
-    def add_image(self, tag: str, iteration: int, image: np.ndarray) -> None:
-        """Do nothing."""
-
-    def add_text(self, tag: str, iteration: int, markdown: str) -> None:
-        """Do nothing."""
-
-    def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing: every line is written at once."""
-
-    def close(self) -> None:
-        """Do nothing: no file is kept open."""
 
 
 def build(folder: Path) -> Scores:
