@@ -92,10 +92,7 @@ def run_diagnostic(run: Any, steps: Any, folder: Path, *, profile: bool) -> str:
 def completion_message(settings: dict[str, Any], run: Any, folder: Path) -> str:
     """Return the message printed when training ends: the best score and the next commands."""
     python = signals.python_command()
-    if settings["plugins"]:
-        plugins = f" plugins=[{','.join(settings['plugins'])}]"
-    else:
-        plugins = ""
+    plugins = f" plugins=[{','.join(settings['plugins'])}]" if settings["plugins"] else ""
     calls = {name: cli_command(name, python=python) + plugins for name in ("test", "predict")}
     if run.best is None:
         best, file = f"{run.metric} was undefined in every validation, so there is no best.pt", "last.pt"
@@ -140,14 +137,14 @@ def train(settings: dict[str, Any], folder: Path) -> None:
             return
         monitor_context = training.open_monitor(run, settings, (train_set, val_set), folder)
         with monitor_context as monitor, signals.defer_signals(run.stop_request):
-            workers = settings["loader"]["workers"]
+            workers, every = settings["loader"]["workers"], settings["evaluation"]["every"]
             validation = {"workers": workers, "monitor": monitor, "checkpoints": checkpoints}
             if run.validation_pending:
                 training.checkpoint_and_validate(run, val_set, protocol, **validation)
             for batches, waited in steps:
                 step = training.train_step(run, batches)
                 training.log_step(monitor, run, step, batches, waited=waited)
-                run.validation_pending = run.is_due(settings["evaluation"]["every"])
+                run.validation_pending = run.schedule.is_due(run.iteration, every=every, samples=run.samples)
                 training.checkpoint_and_validate(run, val_set, protocol, **validation)
             monitor.log_message(completion_message(settings, run, folder))
 

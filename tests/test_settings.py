@@ -48,48 +48,26 @@ def test_every_literal_choice_can_be_typed_unquoted():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"lr": None}, r"schedule.lr=null: must be a valid number"),
-        ({"decay_norm_and_bias": "no"}, r"schedule.decay_norm_and_bias=no: must be a valid boolean"),
-        ({"batchsize": 2}, r"schedule.batchsize=2: there is no such .*mean schedule.batch_size=2\?"),
-        (
-            {"lr_schedule": {"name": "poli"}},
-            r"schedule.lr_schedule.name=poli: no 'poli' in segkit/training/lr_schedules.*one_cycle, poly",
-        ),
-        ({"lr_schedule": "poly"}, r"schedule.lr_schedule=poly: this is a section; .*lr_schedule=poly"),
-        (
-            {"lr_schedule": {"name": "poly", "milestones": 2}},
-            r"schedule.lr_schedule.milestones=2: .* accepts: final, name, power",
-        ),
-    ],
-)
-def test_wrong_setting_is_refused_with_key_value_and_rule(change, message):
-    with pytest.raises(ValueError, match=message):
-        config.check("train", {**COMPLETE, "schedule": {**COMPLETE["schedule"], **change}})
-
-
-@pytest.mark.parametrize(
     ("section", "change", "message"),
     [
+        ("schedule", {"lr": None}, "lr=null: must be a valid number"),
+        ("schedule", {"decay_norm_and_bias": "no"}, "decay_norm_and_bias=no: must be a valid boolean"),
+        ("schedule", {"batchsize": 2}, r"batchsize=2: there is no such .*mean schedule.batch_size=2\?"),
+        ("schedule", {"lr_schedule": "poly"}, "lr_schedule=poly: this is a section; .*lr_schedule=poly"),
+        ("schedule.lr_schedule", {"name": "poli"}, "name=poli: no 'poli' in .*lr_schedules.*one_cycle, poly"),
+        (
+            "schedule.lr_schedule",
+            {"name": "poly", "milestones": 2},
+            "milestones=2: .* accepts: final, name, power",
+        ),
         ("schedule", {"lr": 1e38}, r"lr=1e\+38: must be at most 1000"),
         ("schedule", {"iterations": 10**18}, "iterations=1000000000000000000: must be at most 100000000"),
-        (
-            "schedule.optimizer",
-            {"name": "sgd", "weight_decay": 1e38},
-            r"weight_decay=1e\+38: must be at most",
-        ),
         ("augment", {"crop_size": [480, 30000]}, r"crop_size=\[480,30000\]: must be at most 8192"),
-        ("augment", {"scales": [1e-9, 1e-9]}, "scales=.*must be at least 0.01"),
         ("augment", {"rotation": float("inf")}, "rotation=inf: must be a finite number"),
-        (
-            "augment",
-            {"resize": "area"},
-            "resize=area: must be 'pil_bilinear', 'pil_bicubic' or 'opencv_linear'",
-        ),
+        ("augment", {"resize": "area"}, "resize=area: must be 'pil_bilinear', 'pil_bicubic' or 'opencv"),
     ],
 )
-def test_value_out_of_range_is_refused_in_one_line(section, change, message):
+def test_wrong_setting_is_refused_with_key_value_and_rule(section, change, message):
     with pytest.raises(ValueError, match=rf"(?m)^{section}\.{message}") as error:
         config.check(section, change)
     lines = [line for line in str(error.value).splitlines() if "is missing" not in line]

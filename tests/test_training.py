@@ -104,15 +104,13 @@ def test_restored_run_takes_bit_equal_steps(tmp_path):
     for i in range(3):
         training.train_step(straight, [batch(seed=i)])
     torch.save(straight.state(), tmp_path / "state.pt")
-    training.train_step(straight, [batch(seed=3)])
-
     resumed = start_run(dropout=0.5, ema=0.9)
     torch.rand(100)  # the generator's position does not matter
     resumed.restore(torch.load(tmp_path / "state.pt", weights_only=True))
-    training.train_step(resumed, [batch(seed=3)])
-    assert torch.equal(weights(straight), weights(resumed))
-    assert torch.equal(straight.ema_model.head.weight, resumed.ema_model.head.weight)
-    assert straight.iteration == resumed.iteration == 4
+    assert_same(resumed.state(), straight.state())
+    for run in (straight, resumed):
+        training.train_step(run, [batch(seed=3)])
+    assert_same(resumed.state(), straight.state())
 
 
 @pytest.mark.parametrize(("optimizer", "accumulate"), [("sgd", 1), ("adamw", 2)])
@@ -174,13 +172,9 @@ def test_changed_files_are_reported_on_resume():
     assert "the training files have other names" in now.notes[0]
     assert "the validation files changed since the checkpoint, so its best mIoU 50.00%" in now.notes[1]
     assert (now.best, now.val_files) == (None, "d")
-
-
-def test_best_value_of_another_metric_is_unknown_on_resume():
-    before, now = start_run(), start_run()
-    before.best, before.metric = 0.5, "pixAcc"
+    now.metric, now.val_files = "pixAcc", "b"
     now.restore(before.state())
-    assert (now.best, now.metric) == (None, "mIoU")
+    assert (now.best, now.metric) == (None, "pixAcc")
 
 
 def test_finished_run_without_validation_is_validated():
@@ -222,11 +216,6 @@ def test_run_resumes_in_another_precision(before, now):
     training.train_step(after, [batch(seed=1)])
     assert after.iteration == 2
     assert weights(after).isfinite().all()
-
-
-def test_restored_learning_rate_is_that_of_the_last_step(saved):
-    state = resume_from(saved, samples=9).state()
-    assert state["optimizer"]["param_groups"] == saved["optimizer"]["param_groups"]
 
 
 def test_ema_distance_is_relative_to_the_norm_of_the_weights():

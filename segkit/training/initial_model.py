@@ -49,7 +49,10 @@ def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segment
             f" {table.name}, in this order"
         )
     if stored_names is not None and has_same_classes and stored_names != class_names:
-        _reorder_classes(model, class_tensors, [stored_names.index(name) for name in class_names])
+        order, state = torch.tensor([stored_names.index(name) for name in class_names]), model.state_dict()
+        for name, dimensions in class_tensors.items():
+            for dimension in dimensions:
+                state[name].copy_(state[name].index_select(dimension, order))
         messages.append("classes are matched by name; the file has them in another order")
     return model, messages
 
@@ -80,13 +83,3 @@ def find_class_tensors(model: segmenter.Segmenter, settings: Mapping[str, Any]) 
         if dimensions:
             class_tensors[name] = dimensions
     return class_tensors
-
-
-def _reorder_classes(
-    model: segmenter.Segmenter, class_tensors: Mapping[str, list[int]], order: list[int]
-) -> None:
-    """Reorder the classes of a model in place."""
-    state, index = model.state_dict(), torch.tensor(order)
-    for name, dimensions in class_tensors.items():
-        for dimension in dimensions:
-            state[name].copy_(state[name].index_select(dimension, index))

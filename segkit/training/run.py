@@ -66,10 +66,6 @@ class Training:
     notes: list[str] = field(default_factory=list)  # logged before the first step
     stop_request: StopRequest = field(default_factory=StopRequest)
 
-    def is_due(self, every: float) -> bool:
-        """Return whether something done at an interval of epochs (or iterations) is due now."""
-        return self.schedule.is_due(self.iteration, every=every, samples=self.samples)
-
     @property
     def is_out_of_patience(self) -> bool:
         """Return whether ``schedule.patience`` validations in a row found no better weights."""

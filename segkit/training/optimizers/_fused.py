@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
 
-
-def is_fusible(groups: list[dict[str, Any]]) -> bool:
-    """Return whether all parameters are on a CPU."""
-    return all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
-
-
-def with_equal_layouts(optimizer: Optimizer) -> Optimizer:
-    """Let an optimizer convert gradients and momenta to the memory layout of their weights before each step.
+def build_fused(
+    kind: Callable[..., torch.optim.Optimizer], groups: list[dict[str, Any]], **settings: Any
+) -> torch.optim.Optimizer:
+    """Build an optimizer of PyTorch, fused if all parameters are on a CPU.
 
     Fused kernels read memory in order. They would mix up elements without an error after resuming with
-    another ``runtime.channels_last``.
+    another ``runtime.channels_last``, so gradients and momenta get the layout of their weights before each
+    step.
     """
-    optimizer.register_step_pre_hook(_match_layouts)
+    fused = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
+    optimizer = kind(groups, fused=fused, **settings)
+    if fused:
+        optimizer.register_step_pre_hook(_match_layouts)
     return optimizer
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for parameter in (p for group in optimizer.param_groups if group["fused"] for p in group["params"]):
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         if parameter.grad is not None:
             parameter.grad = _lay_out_as(parameter, parameter.grad)
         state = optimizer.state.get(parameter, {})

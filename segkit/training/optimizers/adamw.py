@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from segkit.config import FractionBelowOne, Interval
-from segkit.training.optimizers._fused import is_fusible, with_equal_layouts
+from segkit.training.optimizers._fused import build_fused
 
 
 def build(
@@ -18,7 +18,4 @@ def build(
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.01,
 ) -> torch.optim.Optimizer:
     """Build AdamW; ``weight_decay`` applies to groups without their own."""
-    optimizer = torch.optim.AdamW(
-        groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=is_fusible(groups)
-    )
-    return with_equal_layouts(optimizer)
+    return build_fused(torch.optim.AdamW, groups, lr=lr, betas=betas, weight_decay=weight_decay)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from segkit.config import Fraction, Interval
-from segkit.training.optimizers._fused import is_fusible, with_equal_layouts
+from segkit.training.optimizers._fused import build_fused
 
 
 def build(
@@ -27,12 +27,5 @@ def build(
         raise ValueError(
             "schedule.optimizer.momentum=0: must be above 0 with schedule.optimizer.nesterov=true"
         )
-    optimizer = torch.optim.SGD(
-        groups,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        fused=is_fusible(groups),
-    )
-    return with_equal_layouts(optimizer)
+    settings = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+    return build_fused(torch.optim.SGD, groups, lr=lr, **settings)
