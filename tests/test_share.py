@@ -154,26 +154,22 @@ def test_push_uploads_the_folder_to_the_hub(tiny_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.medium
-def test_failed_push_is_one_line_and_leaves_the_folder(tiny_run, tmp_path, monkeypatch, capsys):
+def test_failed_push_is_one_line_and_leaves_the_folder(tiny_run, tmp_path, monkeypatch):
     def refuse(token=None):
         raise RuntimeError("401 Unauthorized\nand a page of details")
 
     monkeypatch.setattr(hub_mixin, "HfApi", refuse)
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match=r"^--push user/tiny: 401 Unauthorized\. .*out is complete\.$"):
         share.main([str(tiny_run / "best.pt"), str(tmp_path / "out"), "--push", "user/tiny"])
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.endswith(f"--push user/tiny: 401 Unauthorized. {tmp_path / 'out'} is complete.")
     assert segkit.load(tmp_path / "out").table.num_classes == 10
 
 
 @pytest.mark.medium
-def test_existing_network_and_missing_checkpoint_are_errors(folder, tiny_run, tmp_path, capsys):
-    with pytest.raises(SystemExit):
+def test_existing_network_and_missing_checkpoint_are_errors(folder, tiny_run, tmp_path):
+    with pytest.raises(ValueError, match=r"has a model.safetensors already\. Give another folder"):
         share.main([str(tiny_run / "best.pt"), str(folder)])
-    assert "has a model.safetensors already. Give another folder." in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        share.main([str(tmp_path / "no.pt"), str(tmp_path / "out")])
-    assert "no.pt: there is no such file" in capsys.readouterr().err
+    done = run_command("-m", "segkit.tools.share", tmp_path / "no.pt", tmp_path / "out", status=2)
+    assert done.stderr == f"error: checkpoint={tmp_path}/no.pt: there is no such file\n"
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match=r"no model.safetensors in this folder. Give a file: "):
         segkit.load(tmp_path)

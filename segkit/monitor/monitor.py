@@ -22,7 +22,7 @@ from torch import Tensor
 from segkit.config import registry
 from segkit.config.dotted import flat
 from segkit.monitor.console import LOG, Console
-from segkit.monitor.versions import format_environment
+from segkit.monitor.versions import describe_environment
 from segkit.runtime import distributed
 from segkit.types import Batch, Sample, Writer
 from segkit.visualize import overlays
@@ -88,7 +88,8 @@ class Monitor:
             except BaseException:
                 self.console.close()  # otherwise the logger would keep its handlers
                 raise
-            self.log_text("environment", format_environment(), start)
+            rows = [[name, f"`{value}`"] for name, value in describe_environment().items()]
+            self.log_text("environment", format_markdown_table(["name", "value"], rows), start)
 
     def __enter__(self) -> Self:
         return self

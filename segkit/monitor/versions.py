@@ -14,7 +14,6 @@ import torch
 
 from segkit import __version__
 from segkit.runtime import commands
-from segkit.visualize.tables import format_markdown_table
 
 PACKAGES = ("torch", "torchvision", "numpy", "albumentations", "opencv-python-headless", "hydra-core")
 
@@ -30,12 +29,6 @@ def describe_environment() -> dict[str, str]:
         "CUDA": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if gpus else "not used",
         **{package: package_version(package) for package in PACKAGES},
     }
-
-
-def format_environment() -> str:
-    """Return the environment as a Markdown table."""
-    rows = [[name, f"`{value}`"] for name, value in describe_environment().items()]
-    return format_markdown_table(["name", "value"], rows)
 
 
 def package_version(package: str) -> str:

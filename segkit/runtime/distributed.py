@@ -137,25 +137,18 @@ def decide_on_main(decide: Callable[[], T]) -> T:
         ValueError: the main process raised it; every process raises the same, so none waits for the others.
         OSError: the same.
     """
-    value, error = None, None
+    outcome: list[Any] = [None, None]  # value and error
     if is_main():
         try:
-            value = decide()
-        except (ValueError, OSError) as raised:
-            error = raised
-    value, error = broadcast((value, error))
+            outcome[0] = decide()
+        except (ValueError, OSError) as error:
+            outcome[1] = error
+    if _is_distributed():
+        dist.broadcast_object_list(outcome)
+    value, error = outcome
     if error is not None:
         raise error
     return value
-
-
-def broadcast(value: Any) -> Any:
-    """Return the main process's value on every process (plain Python objects)."""
-    if not _is_distributed():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values)
-    return values[0]
 
 
 def gather(value: Any) -> list[Any]:

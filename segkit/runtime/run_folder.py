@@ -64,10 +64,7 @@ def check_run_folder(folder: Path, *, resume: bool | str) -> None:
         ValueError: there is a run and ``resume`` is false, or there is none and ``resume`` is true.
         OSError: the folder cannot be read.
     """
-    try:
-        names = [file for file in folder.iterdir() if not _is_leftover(file)] if folder.is_dir() else []
-    except OSError as error:
-        raise unwritable_folder_error(folder, error) from error
+    names = [file for file in folder.iterdir() if not _is_leftover(file)] if folder.is_dir() else []
     if resume is False and any(file.suffix == ".pt" for file in names):
         raise ValueError(
             f"{folder}: has a run already. Continue it with resume=true, or choose another run_name"
@@ -98,13 +95,14 @@ def lock_run_folder(folder: Path, *, resume: bool | str) -> Iterator[None]:
         ValueError: ``check_run_folder`` refuses it, or another process uses it.
         OSError: the folder cannot be written.
     """
-    check_run_folder(folder, resume=resume)
     with contextlib.ExitStack() as stack:
-        if is_main():
-            try:
+        try:
+            check_run_folder(folder, resume=resume)
+            if is_main():
                 _create_and_lock(folder, stack)
-            except OSError as error:
-                raise unwritable_folder_error(folder, error) from error
+        except OSError as error:
+            message = f"{folder}: cannot be written ({error.strerror}). Choose another folder with run_dir="
+            raise OSError(message) from error
         yield
 
 
@@ -153,11 +151,6 @@ def _read_owner(file: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         return files.read_text(file, most=1000)
     return "another process"
-
-
-def unwritable_folder_error(folder: Path, error: OSError) -> OSError:
-    """Return the error for a run folder that cannot be written."""
-    return OSError(f"{folder}: cannot be written ({error.strerror}). Choose another folder with run_dir=...")
 
 
 def _remove_if_empty(folders: list[Path]) -> None:

@@ -190,11 +190,11 @@ def p_value(a: Sequence[float], b: Sequence[float]) -> float:
     return float(stats.ttest_ind(a, b, equal_var=False).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def smooth_curve(curve: Points, *, weight: float = SMOOTHING) -> Points:
+def smooth_curve(curve: Points) -> Points:
     """Return the running mean, starting at the first value."""
     smooth, mean = [], None
     for step, value in curve:
-        mean = value if mean is None else weight * mean + (1 - weight) * value
+        mean = value if mean is None else SMOOTHING * mean + (1 - SMOOTHING) * value
         smooth.append((step, mean))
     return smooth
 
@@ -210,7 +210,7 @@ def draw_charts(runs: Sequence[Run], file: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> str:
-    """Read the runs, write the requested files, and return the tables."""
+    """Read the runs, write the requested files, and return the tables; raise ``ValueError`` without runs."""
     parser = argparse.ArgumentParser(
         prog="python -m segkit.tools.compare_runs",
         description="compare training runs, or two results of test_seg.py on the same images",
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         except ValueError as error:
             errors.append(str(error))
     if not runs:
-        parser.error("\n".join(errors) or "no folders of runs. Give some, such as runs/demo.")
+        raise ValueError("\n".join(errors) or "no folders of runs. Give some, such as runs/demo.")
     rows = build_rows(runs)
     if options.csv:
         sheet = io.StringIO()

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from segkit.inference import predictor, presets
 from segkit.licenses import NOT_STATED
 from segkit.models.segmenter import without_weights
 from segkit.runtime import files, model_file
+from segkit.runtime.errors import report_user_errors
 from segkit.runtime.text import first_line
 from segkit.visualize import overlays
 
@@ -218,7 +218,12 @@ def _draw_preview(folder: Path, image_file: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> str:
-    """Run the command line and return the message to print."""
+    """Run the command line and return the message to print.
+
+    Raises:
+        ValueError: the checkpoint or the folder cannot be used, or the upload failed.
+        OSError: a file cannot be read or written.
+    """
     parser = argparse.ArgumentParser(prog="python -m segkit.tools.share", description=__doc__)
     parser.add_argument("checkpoint", help="checkpoint of a run, such as runs/NAME/best.pt")
     parser.add_argument("folder", type=parse_path, help="output folder")
@@ -229,23 +234,20 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--private", action="store_true", help="make the repository private")
     args = parser.parse_args(arguments)
     if (args.folder / model_file.NAME).exists():
-        parser.error(f"{args.folder} has a {model_file.NAME} already. Give another folder.")
-    try:
-        model = SharedModel(
-            args.checkpoint, license=args.license, data_license=args.data_license, preview=args.preview
-        )
-        model.save_pretrained(args.folder, model_card_kwargs={"source": args.folder.name})
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+        raise ValueError(f"{args.folder} has a {model_file.NAME} already. Give another folder.")
+    model = SharedModel(
+        args.checkpoint, license=args.license, data_license=args.data_license, preview=args.preview
+    )
+    model.save_pretrained(args.folder, model_card_kwargs={"source": args.folder.name})
     if args.push is None:
         return f"Saved the network and its model card in {args.folder}.\n"
     try:
         card = {"source": f"hf://{args.push}"}
         address = model.push_to_hub(args.push, private=args.private or None, model_card_kwargs=card)
     except Exception as error:  # of the Hub, its HTTP library, or the network
-        parser.error(f"--push {args.push}: {first_line(error)}. {args.folder} is complete.")
+        raise ValueError(f"--push {args.push}: {first_line(error)}. {args.folder} is complete.") from error
     return f"Saved the network and its model card in {args.folder}, and uploaded both: {address}\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main())
+    report_user_errors(lambda: print(main(), end=""))  # noqa: T201
