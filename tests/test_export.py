@@ -175,6 +175,8 @@ def test_metadata_describe_classes_and_normalization(logits_file, tiny_run):
     assert stored["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert stored["std"] == pytest.approx([0.229, 0.224, 0.225])
     assert stored["protocol"]["name"] == "whole"
+    (image,) = onnxruntime.InferenceSession(logits_file).get_inputs()
+    assert image.shape == ["batch", 3, "height", "width"]
 
 
 @pytest.mark.medium
@@ -308,6 +310,9 @@ def test_fp16_export_has_half_weights(tiny_run, run_here, tmp_path):
     words = [f"checkpoint={tiny_run / 'best.pt'}", "precision=fp16", f"output={tmp_path}/a.onnx", "images=1"]
     assert run_here("export_seg", *words) == 0
     assert list_weight_types(tmp_path / "a.onnx") == {onnx.TensorProto.FLOAT16}
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    assert session.get_inputs()[0].shape == ["batch", "height", "width", 3]
+    assert session.get_outputs()[0].shape == ["batch", "height", "width"]
 
 
 @pytest.mark.medium

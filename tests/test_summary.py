@@ -107,6 +107,19 @@ def test_foreign_backbone_has_a_summary():
     assert last.name == "head"
 
 
+class Windows(Foreign):
+    """Reshapes as Swin does, which fails for a batch of no images."""
+
+    def forward(self, image):
+        return super().forward(image.reshape(len(image), -1, *image.shape[2:]))
+
+
+@pytest.mark.parametrize("operations", [True, False])
+def test_summary_of_network_that_needs_an_image(operations):
+    text = summary.format_summary(build_foreign(Windows()), 32, operations=operations)
+    assert re.search(r"\nbackbone +16 x 4 x 4 +8 ", text)
+
+
 class Particular(Foreign):
     """Looks at the values, which the meta device does not have."""
 

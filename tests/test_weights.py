@@ -259,6 +259,12 @@ def test_checkpoint_of_backbone_with_a_stem_loads(tmp_path):
     assert torch.equal(second.backbone.stem.weight, first.backbone.stem.weight)
 
 
+def test_own_head_rejects_a_foreign_checkpoint(tmp_path):
+    path = save({"backbone.layer4.x": torch.zeros(1), "classifier.y": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"torchvision's FCN, .* Set model/head=fcn"):
+        weights.load_segmenter(segmenter.Segmenter(StemBackbone(), StemBackbone(), num_classes=4), path)
+
+
 def test_model_weights_replace_backbone_weights(tmp_path):
     path = save(model().state_dict(), tmp_path / "x.pth")
     backbone = {**BACKBONE, "weights": "imagenet"}
@@ -348,10 +354,17 @@ def test_mmseg_settings_in_file_override_its_name(tmp_path):
         mmseg_resnet(weights=path, multi_grid=[1, 2, 4])
 
 
-def test_unsupported_mmseg_heads_are_rejected(tmp_path):
-    names = ("backbone.stem.0.weight", "decode_head.conv_seg.weight", "decode_head.convs.0.conv.weight")
-    path = save({"state_dict": {name: torch.zeros(1) for name in names}}, tmp_path / "x.pth")
-    message = r"contains another network of mmsegmentation, .* model.backbone.weights=FILE loads its backbone"
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [
+        (["convs.0"], "another network of mmsegmentation"),
+        (["aspp_modules.0", "c1_bottleneck"], r"mmsegmentation's DeepLabV3\+"),
+    ],
+)
+def test_unsupported_mmseg_heads_are_rejected(parts, kind, tmp_path):
+    state = {f"decode_head.{part}.conv.weight": torch.zeros(1) for part in parts}
+    path = save({"state_dict": state}, tmp_path / "x.pth")
+    message = rf"contains {kind}, .* model.backbone.weights=FILE loads its backbone"
     with pytest.raises(ValueError, match=message):
         mmseg_resnet(weights=path)
 

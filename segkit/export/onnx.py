@@ -25,6 +25,8 @@ def write(network: LogitsNetwork, path: Path, kind: ExportKind, metadata: Mappin
     onnx = import_extra("onnx", extra="export", needed_by="format=onnx")
     import_extra("onnxscript", extra="export", needed_by="format=onnx")
     program, example = torch_export.export_program(network, kind)
+    height = 1 if kind.interface == "ids" else 2
+    names = {0: "batch", height: "height", height + 1: "width"}
     with suppress_exporter_output():
         exported = torch.onnx.export(
             program,
@@ -32,6 +34,7 @@ def write(network: LogitsNetwork, path: Path, kind: ExportKind, metadata: Mappin
             dynamo=True,
             input_names=["image"],
             output_names=[kind.interface],
+            dynamic_shapes=(names,) if kind.image_size is None else None,
             external_data=False,
             verbose=False,
         )

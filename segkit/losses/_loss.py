@@ -15,7 +15,7 @@ from segkit.types import Logits, ignore_index
 
 
 class Loss(nn.Module):
-    """A loss of the main and the auxiliary logits; subclasses define ``mean`` and ``weight``."""
+    """A loss of the main and the auxiliary logits; subclasses define its two methods."""
 
     takes_head_logits = True  # at the size of the head
 

@@ -92,5 +92,5 @@ def build(
     aux_weight: NonNegativeFloat = 0.2,
     over: Literal["image", "batch"] = "image",
 ) -> Lovasz:
-    """Build a Lovasz-softmax, best combined with cross-entropy; ``over`` what the IoU is computed."""
+    """Build a Lovasz-softmax, best combined with cross-entropy; ``over`` selects the pixels of an IoU."""
     return Lovasz(num_classes, aux_weight=aux_weight, over=over)

@@ -103,6 +103,7 @@ FORMATS = (  # the first that fits
         "segmentation_models.pytorch", ("encoder.", "segmentation_head."), ((r"^encoder\.", "backbone."),)
     ),
     Format("mmsegmentation's UPerNet", ("decode_head.fpn_bottleneck.",), MMSEG_UPERNET, "upernet"),
+    Format("mmsegmentation's DeepLabV3+", ("decode_head.c1_bottleneck.",), MMSEG),
     Format("mmsegmentation's DeepLabV3", ("decode_head.aspp_modules.",), MMSEG_DEEPLABV3, "deeplabv3_mmseg"),
     Format("another network of mmsegmentation", (("decode_head.", "backbone.stem.", "stem."),), MMSEG),
 )
@@ -185,7 +186,7 @@ def check_compatible(model: Segmenter, names: Iterable[str], config: str, path: 
         required = parse_mmsegmentation_settings(config, path.name)
     required = {"model/head": source.head, **required}
     current: dict[str, Any] = {
-        "model/head": type(model.head).__module__.rsplit(".", 1)[1],
+        "model/head": type(model.head).__module__.rsplit(".", 1)[-1],
         "model.align_corners": model.align_corners,
         "model.backbone.output_stride": getattr(model.backbone, "output_stride", None),
         "model.backbone.multi_grid": getattr(model.backbone, "multi_grid", None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -52,13 +53,14 @@ def measure_parts(model: Segmenter, crop: tuple[int, int], *, operations: bool =
         operations: count the operations; otherwise they are 0.
     """
     model = copy.deepcopy(model).eval()
-    if operations:
-        model = model.to("meta")
-        image = torch.empty(1, model.in_channels, *crop, device="meta")
-    else:  # no images instead of the meta device, which imports the compiler
-        image = next(model.parameters()).new_empty((0, model.in_channels, *crop))
+    if not operations:
+        no_image = next(model.parameters()).new_empty((0, model.in_channels, *crop))
+        # A batch of no images avoids the meta device, which imports the compiler; Swin does not take one.
+        with contextlib.suppress(RuntimeError), torch.no_grad():
+            return list(_measure(model, no_image, operations=False))
+    image = torch.empty(1, model.in_channels, *crop, device="meta")
     with torch.no_grad():
-        return list(_measure(model, image, operations=operations))
+        return list(_measure(model.to("meta"), image, operations=operations))
 
 
 def _measure(model: Segmenter, image: Tensor, *, operations: bool) -> Iterator[SummaryRow]:
