@@ -11,7 +11,6 @@ repetition from the median when the file was written, and at least 10 %.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import statistics
@@ -20,8 +19,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import ceilings
 import turns
@@ -121,9 +118,7 @@ def expected_rows(repeated: list[dict[str, float]], machine: str) -> list[dict[s
 
 def main() -> None:
     """Compare or write the ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turns.make_parser(__doc__)
     parser.add_argument("--expected", type=Path, default=HERE / "expected.csv")
     parser.add_argument("--write", action="store_true", help="write the ratios to --expected")
     parser.add_argument("--repeat", type=int, default=3, help="of --write: runs that define the tolerance")

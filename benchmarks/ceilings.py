@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import turns
 
 SIDE = {"cpu": 2048, "cuda": 8192}
@@ -128,9 +126,7 @@ def describe_machine(threads: int, device: str = "cpu") -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turns.make_parser(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", default="wall", choices=[*turns.CLOCKS])
     parser.add_argument("--device", default="cpu", choices=[*SIDE])

@@ -29,8 +29,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import turns
 
 import segkit
 from segkit.config import registry
@@ -279,9 +278,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure what the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turns.make_parser(__doc__)
     measures = {
         "copies": measure_copies,
         "masks": measure_masks,

@@ -12,31 +12,23 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import ceilings
+import inference_sides
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import turns
 
 from segkit import checkpoint as store
 from segkit.data.reading import read_image
 from segkit.inference import Protocol, predict, predictor, prepare
-from segkit.models import segmenter
+from segkit.models.segmenter import Segmenter
 
 ADE20K = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "base_size": 520, "window": 480}
 ENCODING = {"name": "encoding", "resize": "long_side", "flip": True, "border": "pad", "merge": "exp"}
-
-
-def network(variant: str) -> segmenter.Segmenter:
-    """DeepLabV3 with fresh weights; time and memory do not depend on them."""
-    torch.manual_seed(0)
-    backbone = {"name": "resnest", "variant": variant, "output_stride": 8}
-    return segmenter.build(150, backbone=backbone, head={"name": "deeplabv3"}).eval()
 
 
 @torch.inference_mode()
@@ -75,45 +67,38 @@ def plain(model, image, scales, base_size, window):
 
 
 def build_ways(
-    model: segmenter.Segmenter, image: np.ndarray, scales: tuple[float, ...]
+    model: Segmenter, image: np.ndarray, scales: tuple[float, ...]
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """Return functions that predict class ids: the published loop, and segkit in float32 and bf16."""
+    """Return functions that predict class ids, on the CPU: the published loop, segkit in float32 and bf16."""
     settings = {**ADE20K, "scales": scales}
-    ways = {"plain": lambda: plain(model, image, *settings.values())}
+    ways = {"plain": lambda: plain(model, image, *settings.values()).cpu()}
     for precision in ("float32", "bf16"):
         fast = prepare(model, precision=precision)
         how = Protocol(**ENCODING, **settings, precision=precision)
-        ways[precision] = lambda fast=fast, how=how: predict(fast, image, how)
+        ways[precision] = lambda fast=fast, how=how: predict(fast, image, how).cpu()
     return ways
 
 
-def speed(
-    photograph: Path, variant: str, rounds: int, scales: tuple[float, ...], device: str = "cpu"
-) -> None:
-    """Seconds for one photograph under the protocol ``encoding``, interleaved, and their ratios."""
-    model, image = network(variant).to(device), read_image(photograph)
-    ways = build_ways(model, image, scales)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():  # interleaved: what else the machine does meets all of them
-            start = time.perf_counter()
-            way().cpu()  # which waits for it
-            seconds[name].append(time.perf_counter() - start)
-            print(f"  {name:8} {seconds[name][-1]:7.1f} s", flush=True)
-    what = f"{photograph.name}, scales {scales} with flips, DeepLabV3-ResNeSt-{variant}"
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"{what}, median of {rounds}, {where}")
-    plain_seconds = statistics.median(seconds["plain"])
-    for name in ways:
-        median = statistics.median(seconds[name])
-        print(f"{name:8} {median:7.1f} s  {median / plain_seconds:5.0%} of plain")
+def speed(given: argparse.Namespace) -> None:
+    """Print the seconds for one photograph under the protocol ``encoding``, and their ratios."""
+    model = inference_sides.build_network(given.variant).to(given.device)
+    seconds = turns.time_rounds(
+        build_ways(model, read_image(given.image), tuple(given.scales)), given.rounds, warm=0
+    )
+    machine = ceilings.describe_machine(torch.get_num_threads(), given.device)
+    what = f"{given.image.name}, scales {given.scales} with flips, DeepLabV3-ResNeSt-{given.variant}"
+    print(f"{what}, median of {given.rounds}, {machine}")
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    for name, median in medians.items():
+        print(f"{name:8} {median:7.1f} s  {median / medians['plain']:5.0%} of plain")
 
 
-def agreement(checkpoint: Path, images: Path, count: int) -> None:
+def agreement(given: argparse.Namespace) -> None:
     """Print the share of pixels for which segkit and the published loop predict the same class."""
-    settings = {"checkpoint": checkpoint, "model": store.read_checkpoint(checkpoint)["settings"]["model"]}
-    model = predictor.load_model(settings, torch.device("cpu")).model.eval()
-    for file in sorted(images.iterdir())[:count]:
+    model_settings = store.read_checkpoint(given.checkpoint)["settings"]["model"]
+    loaded = {"checkpoint": given.checkpoint, "model": model_settings}
+    model = predictor.load_model(loaded, torch.device("cpu")).model.eval()
+    for file in sorted(given.images.iterdir())[: given.count]:
         image = read_image(file)
         settings = {
             "scales": ADE20K["scales"],
@@ -129,9 +114,7 @@ def agreement(checkpoint: Path, images: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turns.make_parser(__doc__)
     parser.add_argument("what", choices=["speed", "agreement"])
     parser.add_argument("--image", type=Path)
     parser.add_argument("--images", type=Path)
@@ -145,7 +128,4 @@ if __name__ == "__main__":
     for name in {"speed": ["image"], "agreement": ["checkpoint", "images"]}[given.what]:
         if getattr(given, name) is None:
             parser.error(f"{given.what} needs --{name}")
-    if given.what == "speed":
-        speed(given.image, given.variant, given.rounds, tuple(given.scales), given.device)
-    else:
-        agreement(given.checkpoint, given.images, given.count)
+    speed(given) if given.what == "speed" else agreement(given)

@@ -27,23 +27,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # segkit of this checkout
+import turns
 
 from segkit import __version__
 from segkit.runtime import files
 
-ROOT = Path(__file__).resolve().parent.parent
-TRAINING = [
-    "torchvision",
-    "hydra",
-    "pydantic",
-    "filelock",
-    "albumentations",
-    "cv2",
-    "tensorboard",
-    "tifffile",
-]
-TRAINING += ["yaml", "PIL", "tqdm", "matplotlib", "scipy"]
+TRAINING = ["torchvision", "hydra", "pydantic", "filelock", "albumentations", "cv2", "tensorboard"]
+TRAINING += ["tifffile", "yaml", "PIL", "tqdm", "matplotlib", "scipy"]
 PARTS: dict[str, tuple[int, list[str]]] = {  # seconds, and modules that it needs
     "ceiling": (20, []),
     "evaluation": (40, TRAINING),
@@ -62,11 +52,11 @@ def start_part(name: str, given: argparse.Namespace, limit: float) -> Iterator[F
         RuntimeError: the part has failed, or took longer than ``limit`` seconds.
     """
     log = given.output / f"{name}.log"
-    command = [sys.executable, str(ROOT / "benchmarks/gpu_parts.py"), name, "--device", given.device]
+    command = [sys.executable, str(turns.ROOT / "benchmarks/gpu_parts.py"), name, "--device", given.device]
     command += ["--output", str(given.output), "--parent", str(os.getpid()), *["--quick"] * given.quick]
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(given.output / "compiled")}
     with log.open("w") as errors:
-        how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": errors, "cwd": ROOT, "text": True}
+        how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": errors, "cwd": turns.ROOT, "text": True}
         process = subprocess.Popen(command, start_new_session=True, env={**cache, **os.environ}, **how)
     is_late = threading.Event()
 
@@ -171,13 +161,11 @@ def describe_setup(given: argparse.Namespace) -> dict[str, str]:
 
 def main() -> None:
     """Run all parts and exit with 1 if one has failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turns.make_parser(__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, whose figures mean nothing")
     parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS])
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "gpu")
+    parser.add_argument("--output", type=Path, default=turns.ROOT / "runs" / "gpu")
     parser.add_argument("--fresh", action="store_true", help="run complete parts again")
     given = parser.parse_args()
     given.patience = 5 if given.quick else 1  # the time limits are those of a GPU

@@ -28,10 +28,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-START = time.perf_counter()
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
+import turns
 
+START = time.perf_counter()
 ANSWERS = sys.stdout  # of the figures; ``main`` leaves it to them alone
 CAMVID = ["experiment=camvid_gpu", "data.root=data/camvid", "runtime.compile=false", "evaluation.every=300"]
 CAMVID += ["schedule.iterations=300", "schedule.lr_schedule.warmup_iterations=50"]
@@ -74,7 +73,7 @@ def run_tests(given: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *chosen, "tests/test_gpu.py"]
     # NVML answers whether there is a GPU without initializing CUDA, which a forked process could not use
     settings = {**os.environ, "COLUMNS": "400", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    how: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "env": settings, "cwd": ROOT}
+    how: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "env": settings, "cwd": turns.ROOT}
     failed, passed = [], 0
     with subprocess.Popen(command, **how) as tests:
         assert tests.stdout is not None
@@ -97,7 +96,7 @@ def run_step(given: argparse.Namespace, variant: str) -> None:
     import ceilings
     import train_sides
 
-    network = argparse.Namespace(variant=variant, batch=16, crop=480, classes=150, seed=0, auxiliary=False)
+    network = argparse.Namespace(variant=variant, batch=16, crop=480, classes=150, seed=0)
     network.device, network.clock, network.threads = given.device, "wall", min(8, os.cpu_count() or 1)
     if given.quick:
         network.variant, network.batch, network.crop, network.threads = "14", 2, 32, 1
@@ -135,10 +134,8 @@ def measure_sides(
     sides: list[str], mode: str, network: argparse.Namespace, *, steps: int
 ) -> dict[str, float]:
     """Return the seconds of a training step of each side, which take turns, and emit its figures."""
-    import turns
-
-    names = ("variant", "batch", "crop", "classes", "seed", "auxiliary", "device")
-    script = str(ROOT / "benchmarks/train_step.py")
+    names = ("variant", "batch", "crop", "classes", "seed", "device")
+    script = str(turns.ROOT / "benchmarks/train_step.py")
     commands = {side: turns.side_command(script, network, *names, worker=(side, mode)) for side in sides}
     seconds = {}
     with turns.start_sides(commands, threads=network.threads) as started:
@@ -169,6 +166,7 @@ def warm_up(ready: dict[str, Any], mode: str) -> dict[str, Any]:
 def run_evaluation(given: argparse.Namespace) -> None:
     """Measure scoring of one image at six scales with flips, and its agreement with the published loop."""
     import evaluation
+    import inference_sides
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -180,20 +178,15 @@ def run_evaluation(given: argparse.Namespace) -> None:
         evaluation.ADE20K.update(base_size=64, window=48)
         torch.set_num_threads(1)
     ceiling = measure_ceiling(given)["bf16"]
-    model = evaluation.network("14" if given.quick else "101").to(given.device)
+    model = inference_sides.build_network("14" if given.quick else "101").to(given.device)
     ways = evaluation.build_ways(model, shapes.build("val", size=size).read(0).image, scales)
-    ids, gflop, median = {}, {}, {}
+    ids, median = {}, {}
     for name, predict in ways.items():
         with FlopCounterMode(display=False) as counter:
-            ids[name] = predict().cpu()
-        gflop[name] = counter.get_total_flops() / 1e9
-        seconds = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            predict().cpu()  # which waits for it
-            seconds.append(time.perf_counter() - start)
-        median[name] = statistics.median(seconds)
-        more: dict[str, Any] = {"share": gflop[name] / median[name] / ceiling} if gflop[name] else {}
+            ids[name] = predict()
+        gflop = counter.get_total_flops() / 1e9
+        median[name] = statistics.median(turns.time_rounds({name: predict}, rounds, warm=0)[name])
+        more: dict[str, Any] = {"share": gflop / median[name] / ceiling} if gflop else {}
         if name != "plain":
             more |= {"ratio": median["plain"] / median[name], "peer": "plain"}
         emit(f"{name}: one image", round(1000 * median[name], 1), "ms", **more)
@@ -207,7 +200,7 @@ def run_training(given: argparse.Namespace) -> None:
     import startup
 
     settings = ["experiment=demo", "runtime.precision=auto"]
-    if (ROOT / "data/camvid").is_dir():
+    if (turns.ROOT / "data/camvid").is_dir():
         settings = CAMVID
     settings = [*settings, f"loader.workers={min(8, os.cpu_count() or 1)}"]
     if given.quick:
@@ -265,9 +258,7 @@ def end_with(parent: int) -> None:
 def main() -> None:
     """Run one part."""
     global ANSWERS
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turns.make_parser(__doc__)
     parser.add_argument("part", choices=[*PARTS])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])

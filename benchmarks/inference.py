@@ -2,9 +2,8 @@
 
     python benchmarks/inference.py --size 512x683 --variant 50 --results inference.jsonl
     python benchmarks/inference.py --size 512x683 --variant 50 --flips --results inference.jsonl
-    python benchmarks/inference.py pipeline --size 512x683 --variant 50 --results inference.jsonl
-    python benchmarks/inference.py large --size 8000x10000 --variant 101 --results inference.jsonl
-    python benchmarks/inference.py table --results inference.jsonl
+    python benchmarks/inference.py pipeline --size 512x683 --variant 50
+    python benchmarks/inference.py large --size 8000x10000 --variant 101
 
 Each side runs in its own process, and they take turns; results are medians. Peak memory is that of the side's
 process while it predicts, and its growth over the loaded network. ``ceiling`` is the share of the rate of
@@ -21,8 +20,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import ceilings
 import inference_sides
@@ -42,7 +39,7 @@ def work(given: argparse.Namespace) -> None:
         return
 
     def build() -> Any:
-        image = inference_sides.make_image(inference_whole.parse_size(given))
+        image = inference_sides.make_image(inference_sides.parse_size(given.size))
         predict = inference_sides.make_predictor(given.worker[0], given)
 
         def once(line: str) -> None:
@@ -86,7 +83,7 @@ def measure(given: argparse.Namespace) -> None:
 
 def count_gigaflops(given: argparse.Namespace) -> float:
     """Return the GFLOP of all views of the image."""
-    height, width = inference_whole.parse_size(given)
+    height, width = inference_sides.parse_size(given.size)
     build = functools.partial(inference_sides.build_network, given.variant)
     scales = inference_sides.SCALES if given.flips else (1.0,)
     sizes = [(int(height * scale), int(width * scale)) for scale in scales]
@@ -119,23 +116,16 @@ def format_table(part: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table(given: argparse.Namespace) -> None:
-    """Print the tables of stored results."""
-    ways = {
-        "images": format_table,
-        "large": inference_whole.format_large,
-        "pipeline": inference_whole.format_pipeline,
-    }
-    for part in turns.load_results(given.results):
-        print(ways[part["what"]](part))
-
-
-WHAT = {"measure": measure, "large": inference_whole.run, "pipeline": inference_whole.run, "table": table}
+WHAT = {
+    "measure": measure,
+    "large": inference_whole.measure_large,
+    "pipeline": inference_whole.measure_pipeline,
+}
 
 
 def main() -> None:
-    """Measure, or print stored results."""
-    parser = turns.make_parser(__doc__)
+    """Measure and print a table."""
+    parser = turns.make_turns_parser(__doc__)
     parser.add_argument("what", nargs="?", default="measure", choices=[*WHAT])
     parser.add_argument("--size", default="512x683", help="height x width")
     parser.add_argument("--variant", default="50", choices=["14", "26", "50", "101"])

@@ -36,6 +36,12 @@ def build_network(variant: str) -> segmenter.Segmenter:
     return segmenter.build(CLASSES, backbone=backbone, head={"name": "deeplabv3"}).eval()
 
 
+def parse_size(size: str) -> tuple[int, int]:
+    """Return height and width of a size such as ``512x683``."""
+    height, width = (int(part) for part in size.split("x"))
+    return height, width
+
+
 def make_image(size: tuple[int, int]) -> np.ndarray:
     """Return an image (H, W, 3) of smooth noise."""
     cells = max(1, size[0] // 16), max(1, size[1] // 16)

@@ -13,10 +13,8 @@ time of one core; with workers, of wall time from the first batch on.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -26,9 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import albumentations as A
 import cv2
 import numpy as np
@@ -197,51 +192,46 @@ def measure_rate(batches: Iterator[Any], clock: Callable[[], float], images: int
     return (images - BATCH) / (clock() - start)
 
 
+def measure_case(case: Case, rounds: int, workers: int) -> dict[str, float]:
+    """Return median images per second of each side."""
+    clock = time.perf_counter if workers else time.process_time
+    rates: dict[str, list[float]] = {name: [] for name in SIDES}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_scenes(folder, case)
+        found = match_files(folder / "images", folder / "masks")
+        cache = "disk" if case.decoded else "none"
+        data = Pairs("bench", load_builtin_label_map("shapes"), found, root=place, cache=cache)
+        for index in range(len(data)):
+            data.read(index)
+        for _ in range(rounds):
+            for name, batches in SIDES.items():
+                rates[name].append(measure_rate(batches(data, case, workers), clock, case.samples))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
 def main() -> None:
     """Measure and print one table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = turns.make_parser(__doc__)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--cases", type=int, nargs="+", default=range(len(CASES)), help="rows of the table, from 0"
     )
     parser.add_argument("--results", type=Path, help="append the figures to this file of JSON lines")
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     warnings.simplefilter("ignore")
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     names = ["images/s", *SIDES, *(f"{ours} to {theirs}" for ours, theirs in COMPARED)]
     print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
-    for case in (CASES[number] for number in arguments.cases):
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            write_scenes(folder, case)
-            found = match_files(folder / "images", folder / "masks")
-            data = Pairs(
-                "bench",
-                load_builtin_label_map("shapes"),
-                found,
-                root=place,
-                cache="disk" if case.decoded else "none",
-            )
-            for index in range(len(data)):
-                data.read(index)
-            clock = time.perf_counter if arguments.workers else time.process_time
-            rates: dict[str, list[float]] = {name: [] for name in SIDES}
-            for _ in range(arguments.rounds):
-                for name, batches in SIDES.items():
-                    images_per_second = measure_rate(
-                        batches(data, case, arguments.workers), clock, case.samples
-                    )
-                    rates[name].append(images_per_second)
-            middle = {name: statistics.median(values) for name, values in rates.items()}
-            cells = " | ".join(f"{value:.0f}" for value in middle.values())
-            ratios = " | ".join(f"{middle[ours] / middle[theirs]:.1f}x" for ours, theirs in COMPARED)
-            print(f"| {case.title} | {cells} | {ratios} |", flush=True)
-            part = {"what": "loader", "title": case.title, "rates": middle, "compared": COMPARED}
-            turns.store_results(arguments, part)
+    for case in (CASES[number] for number in given.cases):
+        rates = measure_case(case, given.rounds, given.workers)
+        cells = [f"{rate:.0f}" for rate in rates.values()]
+        cells += [f"{rates[ours] / rates[theirs]:.1f}x" for ours, theirs in COMPARED]
+        print(f"| {case.title} | {' | '.join(cells)} |", flush=True)
+        part = {"what": "loader", "title": case.title, "rates": rates, "compared": COMPARED}
+        turns.store_results(given, part)
 
 
 if __name__ == "__main__":

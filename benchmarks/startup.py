@@ -9,16 +9,14 @@ bytecode and fills the disk cache. See `python -X importtime` for the time of im
 
 from __future__ import annotations
 
-import argparse
+import functools
+import itertools
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import ceilings
 import turns
@@ -46,51 +44,45 @@ TINY += ["model.backbone.width=8", "model.head.width=8", "schedule.iterations=1"
 TINY += ["schedule.lr_schedule.warmup_iterations=0", "evaluation.every=1", "loader.workers=0"]
 
 
-def time_command(command: list[str], place: Path) -> float:
-    """Return the wall time of a command, in seconds; exit if it fails."""
+def run_command(command: list[str], place: Path) -> None:
+    """Run a command; exit if it fails."""
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     variables["PYTHONPYCACHEPREFIX"] = str(place / "bytecode")
     log = place / "log"  # a pipe would stay open until the loader's workers end
     how: dict = {"cwd": turns.ROOT, "env": variables, "stderr": subprocess.STDOUT, "check": False}
     with log.open("w") as file:
-        start = time.perf_counter()
         found = subprocess.run([sys.executable, *command], stdout=file, **how)
-        took = time.perf_counter() - start
     if found.returncode:
         raise SystemExit(f"{' '.join(command[-3:])} ended with {found.returncode}: {log.read_text()[-500:]}")
-    return took
 
 
-def commands(place: Path) -> dict[str, list[str]]:
-    """Return the commands by name, after making the checkpoint that one of them needs."""
-    ways = {f"{name} --help": [name, "--help"] for name in ("train_seg.py", "test_seg.py", "predict_seg.py")}
-    demo = ["train_seg.py", "experiment=demo", f"run_dir={place}/demo"]
-    ways["first step"] = ["-c", FIRST_STEP, *demo]
-    time_command(["train_seg.py", *TINY, f"run_dir={place}", "run_name=tiny"], place)
-    ways["test_seg.py"] = ["test_seg.py", f"checkpoint={place}/tiny/best.pt"]
-    return ways
-
-
-def measure(given: argparse.Namespace) -> None:
+def main() -> None:
     """Print one table."""
+    parser = turns.make_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        ways = commands(place)
-        found: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(given.rounds + 1):
-            outputs = {"first step": [f"run_name=demo{number}"], "test_seg.py": [f"output={place}/{number}"]}
-            for name, command in ways.items():
-                found[name].append(time_command([*command, *outputs.get(name, [])], place))
-                turns.log_message(f"  round {number} of {given.rounds}, {name}: {found[name][-1]:.2f} s")
+        place, number = Path(folder), itertools.count()
+        run_command(["train_seg.py", *TINY, f"run_dir={place}", "run_name=tiny"], place)
+
+        def take_step() -> None:
+            demo = ["train_seg.py", "experiment=demo", f"run_dir={place}", f"run_name=demo{next(number)}"]
+            run_command(["-c", FIRST_STEP, *demo], place)
+
+        def score() -> None:
+            output = f"output={place}/test{next(number)}"
+            run_command(["test_seg.py", f"checkpoint={place}/tiny/best.pt", output], place)
+
+        ways = {
+            f"{name} --help": functools.partial(run_command, [name, "--help"], place)
+            for name in ("train_seg.py", "test_seg.py", "predict_seg.py")
+        }
+        seconds = turns.time_rounds({**ways, "first step": take_step, "test_seg.py": score}, given.rounds)
     print(f"{ceilings.describe_machine(os.cpu_count() or 1)}; medians of {given.rounds}\n")
     print("| command | s (fastest to slowest) |\n|---|---|")
-    for name, (_, *wall) in found.items():
+    for name, wall in seconds.items():
         print(f"| {name} | {statistics.median(wall):.2f} ({min(wall):.2f} to {max(wall):.2f}) |")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    measure(parser.parse_args())
+    main()

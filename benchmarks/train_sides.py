@@ -3,9 +3,7 @@
 All train DeepLabV3 on the same ResNeSt at output stride 8 with SGD and the same loss; for the variants in
 ``TIMM`` segkit and smp train another head on a backbone of timm. smp runs in its default
 layout and in channels-last. ``published`` is the step of PyTorch-Encoding around segkit's network: full-size
-logits in float32 and everything stored for the backward pass. The mode ``gpu`` is ``runtime=gpu``, compiled
-in bf16, for segkit, and plain bf16 for the others; in ``bf16_compiled`` all are compiled. cuDNN tries its
-algorithms for all sides.
+logits in float32 and everything stored for the backward pass. cuDNN tries its algorithms for all sides.
 """
 
 from __future__ import annotations
@@ -15,15 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 SIDES = {  # side: modes it has
-    "segkit": (
-        *("float32", "bf16", "gpu", "compiled", "bf16_compiled"),
-        *("checkpoint", "not_optimized", "accumulate"),
-    ),
-    "smp": ("float32", "bf16", "gpu", "compiled", "bf16_compiled"),
-    "smp_channels_last": ("float32", "bf16", "gpu", "compiled", "bf16_compiled"),
+    "segkit": ("float32", "bf16", "compiled", "bf16_compiled", "accumulate"),
+    "smp": ("float32", "bf16", "compiled", "bf16_compiled"),
+    "smp_channels_last": ("float32", "bf16", "compiled", "bf16_compiled"),
     "published": ("float32",),
 }
-HALF = ("bf16", "gpu", "bf16_compiled")  # modes in bf16
+HALF = ("bf16", "bf16_compiled")  # modes in bf16
 COMPILED = ("compiled", "bf16_compiled")
 TIMM: dict[str, tuple[dict[str, Any], int]] = {  # head, output stride
     "tf_efficientnet_lite0": ({"name": "deeplabv3"}, 16),
@@ -40,7 +35,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--auxiliary", action="store_true", help="an auxiliary head, which smp does not have")
 
 
 def make_batch(given: argparse.Namespace) -> tuple[Any, Any]:
@@ -75,7 +69,6 @@ def build_network(given: argparse.Namespace) -> Any:
         given.classes,
         backbone={"name": "resnest", "variant": given.variant, "output_stride": 8, "last_gamma": 0.0},
         head={"name": "deeplabv3"},
-        auxiliary={"name": "fcn", "stage": 3} if given.auxiliary else None,
     )
 
 
@@ -109,9 +102,7 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
         ),
         runtime=training.Runtime(
             precision="bf16" if mode in HALF else "float32",
-            compile=mode in (*COMPILED, "gpu"),
-            activation_checkpointing=("layer3",) if mode == "checkpoint" else (),
-            optimize_cpu=False if mode == "not_optimized" else "auto",
+            compile=mode in COMPILED,
         ),
         device=torch.device(given.device),
         seed=given.seed,
@@ -127,7 +118,7 @@ def segkit_step(given: argparse.Namespace, mode: str) -> Step:
 
 
 def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last: bool) -> Step:
-    """Return a plain training step of a network that returns full-size logits of one or several heads."""
+    """Return a plain training step of a network that returns full-size logits."""
     import torch
     import torch.nn.functional as F
 
@@ -150,15 +141,10 @@ def peer_step(given: argparse.Namespace, mode: str, model: Any, *, channels_last
         x = x.contiguous(memory_format=layout)
         optimizer.zero_grad()
         with torch.autocast(given.device, torch.bfloat16, enabled=mode in HALF):
-            heads = runner(x)
-            if isinstance(heads, torch.Tensor):
-                heads = heads, None
-            loss, *others = (
-                F.cross_entropy(logits, label.long(), ignore_index=ignored)
-                for logits in heads[:2]
-                if logits is not None
-            )
-            loss = loss + sum(0.2 * other for other in others)
+            logits = runner(x)
+            if not isinstance(logits, torch.Tensor):
+                logits = logits.main
+            loss = F.cross_entropy(logits, label.long(), ignore_index=ignored)
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -177,8 +163,7 @@ def smp_network(given: argparse.Namespace) -> Any:
         head, stride = TIMM[given.variant]
         if head["name"] == "upernet":
             return smp.UPerNet(f"tu-{given.variant}", decoder_channels=head["width"], **how)
-        rates = 6, 12, 18
-        how |= {"encoder_output_stride": stride, "decoder_atrous_rates": rates}
+        how |= {"encoder_output_stride": stride, "decoder_atrous_rates": (6, 12, 18)}
         return smp.DeepLabV3(f"tu-{given.variant}", **how)
     name = f"tu-resnest{given.variant}{'e' if given.variant == '101' else 'd'}"
     return smp.DeepLabV3(name, encoder_output_stride=8, **how)

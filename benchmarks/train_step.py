@@ -2,14 +2,12 @@
 
     python benchmarks/train_step.py --variant 50 --batch 2 --crop 256 --results train_step.jsonl
     python benchmarks/train_step.py losses --results losses.jsonl
-    python benchmarks/train_step.py table --results train_step.jsonl
-    python benchmarks/train_step.py --device cuda --modes gpu --variant 101 --batch 16 --crop 480 --alone
+    python benchmarks/train_step.py --device cuda --modes bf16_compiled --variant 101 --batch 16 --crop 480
 
 All sides train on the same batch, each in a fresh process, and take a step in turn; medians count, and
 ratios are against the better layout of smp. Peak memory is that of a side's process; on a GPU, what PyTorch
-allocated there. Sides of one mode
-alternate with each other; each mode has a table of its own. ``ceiling`` is the share of what large matrix
-products reached in the same run; the arithmetic is counted as forward and twice that backward.
+allocated there. Each mode has a table. ``ceiling`` is the share of what large matrix products reached in the
+same run; the arithmetic is counted as forward and twice that backward.
 
 ``losses`` takes 50 steps on drawn scenes from three seeds a side: the mean of the last ten losses, and
 whether the sides differ by more than seeds do.
@@ -21,16 +19,13 @@ import argparse
 import functools
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import ceilings
 import train_sides
 import turns
 
-NETWORK = ("variant", "batch", "crop", "classes", "seed", "auxiliary", "device")
+NETWORK = ("variant", "batch", "crop", "classes", "seed", "device")
 SCENES = 64  # that `losses` draws its batches from
 LAST = 10  # losses whose mean counts
 
@@ -137,7 +132,7 @@ def losses(given: argparse.Namespace) -> None:
     """Measure and print the losses of each side for several seeds."""
     rows: dict[str, list[float]] = {}
     ways = [(side, mode) for mode in given.modes for side in given.sides if mode in train_sides.SIDES[side]]
-    names = ("variant", "batch", "crop", "auxiliary", "device")
+    names = ("variant", "batch", "crop", "device")
     commands = {
         f"{side} {mode}": turns.side_command(__file__, given, *names, worker=(side, mode, str(given.steps)))
         for side, mode in ways
@@ -178,18 +173,12 @@ def loss_table(part: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table(given: argparse.Namespace) -> None:
-    """Print the tables of stored results."""
-    for part in turns.load_results(given.results):
-        print(step_table(part) if part["what"] == "step" else loss_table(part))
-
-
-WHAT = {"measure": measure, "losses": losses, "table": table}
+WHAT = {"measure": measure, "losses": losses}
 
 
 def main() -> None:
-    """Measure, or print stored results."""
-    parser = turns.make_parser(__doc__)
+    """Measure and print tables."""
+    parser = turns.make_turns_parser(__doc__)
     parser.add_argument("what", nargs="?", default="measure", choices=[*WHAT])
     train_sides.add_options(parser)
     parser.add_argument("--modes", nargs="+", help="default: float32 bf16")

@@ -10,13 +10,14 @@ import argparse
 import contextlib
 import ctypes
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,40 @@ def summarize(answers: dict[str, list[Answer]]) -> dict[str, Answer]:
     return rows
 
 
+def time_rounds(
+    ways: Mapping[str, Callable[[], Any]],
+    count: int,
+    *,
+    clock: str = "wall",
+    warm: int = 1,
+    minutes: float = math.inf,
+) -> dict[str, list[float]]:
+    """Return the seconds that functions take in this process, one figure per round, in which they take turns.
+
+    Args:
+        ways: functions by name.
+        count: counted rounds at most.
+        clock: ``wall``, or ``processor`` for the CPU time of this process.
+        warm: rounds before the counted ones.
+        minutes: no round starts that would end later; the first counted one always runs.
+    """
+    now, start = CLOCKS[clock], time.perf_counter()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(1 - warm, count + 1):
+        done = number + warm - 1
+        if number > 1 and (time.perf_counter() - start) * (done + 1) / done > 60 * minutes:
+            break
+        for name, way in ways.items():
+            begin = now()
+            way()
+            took = now() - begin
+            label = f"round {number} of {count}" if number > 0 else "warm-up"
+            log_message(f"  {label}, {name}: {took:.3f} s")
+            if number > 0:
+                seconds[name].append(took)
+    return seconds
+
+
 def serve(build: Callable[[], Callable[[str], Answer | None]], *, clock: str, device: str = "cpu") -> None:
     """Serve as a side: build, report that, then work once for each line of input.
 
@@ -257,10 +292,15 @@ def read_mebibytes(field: str) -> float:
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options of every measurement."""
-    parser = argparse.ArgumentParser(
+    """Return a parser that prints a description as it is written."""
+    return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def make_turns_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of a comparison of several processes."""
+    parser = make_parser(description)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", default="wall", choices=[*CLOCKS], help="processor: on a busy machine")
     parser.add_argument("--rounds", type=int, default=5, help="maximum; results are medians")
@@ -287,10 +327,3 @@ def store_results(given: argparse.Namespace, part: Answer) -> None:
     if given.results:
         with given.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(part) + "\n")
-
-
-def load_results(results: Path | None) -> list[Answer]:
-    """Return all tables of a file of results."""
-    if results is None or not results.is_file():
-        raise SystemExit(f"--results={results}: must be a file of JSON lines written by earlier calls")
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]

@@ -88,7 +88,7 @@ def test_benchmark_steps_equal_published_code(benchmarks, monkeypatch):
         return model
 
     monkeypatch.setattr(train_sides, "build_network", network)
-    given = Namespace(variant="14", batch=8, crop=48, classes=7, seed=3, auxiliary=True, device="cpu")
+    given = Namespace(variant="14", batch=8, crop=48, classes=7, seed=3, device="cpu")
     batch = train_sides.make_batch(given)
     ours, theirs = (train_sides.make_step(given, side, "float32") for side in ("segkit", "published"))
     for _ in range(3):
@@ -101,21 +101,7 @@ def test_train_step_benchmark(tmp_path):
     results = tmp_path / "found.jsonl"
     words = ["--variant", "14", "--crop", "32", "--threads", "1", "--rounds", "1", "--results", results]
     words += ["--sides", "segkit", "published", "--modes", "float32"]
-    first = run_command("benchmarks/train_step.py", *words).stdout
+    printed = run_command("benchmarks/train_step.py", *words).stdout
     (steps,) = map(json.loads, results.read_text().splitlines())
     assert {*steps["rows"]} == {"segkit", "published"}
-    assert run_command("benchmarks/train_step.py", "table", "--results", results).stdout.startswith(first)
-
-
-@pytest.mark.medium
-@pytest.mark.slow
-def test_losses_benchmark_skips_complete_trainings(tmp_path):
-    small = ["experiment=demo", "data.size=32", "data.val_scenes=2", "model.backbone.width=8"]
-    small += ["model.head.width=8", "schedule.iterations=2", "schedule.lr_schedule.warmup_iterations=0"]
-    small += ["schedule.batch_size=2", "loader.workers=0", f"run_dir={tmp_path}"]
-    call = ["benchmarks/losses.py", "train", "--losses", "ce_dice", "--seeds", "0", "--", *small]
-    assert "| `ce_dice` | 1 |" in run_command(*call).stdout
-    weights = tmp_path / "demo-loss=ce_dice-seed=0" / "last.pt"
-    before = weights.stat().st_mtime_ns
-    run_command(*call)
-    assert weights.stat().st_mtime_ns == before
+    assert "| published | " in printed
