@@ -7,12 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from segkit.models.layers.aspp import ASPP
-from segkit.models.layers.blend import weighted_sum
 from segkit.models.layers.convolutional_attention import ConvolutionalAttention
-from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
+from segkit.models.layers.selective_kernel import SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
 
@@ -61,7 +58,7 @@ def test_cbam_matches_equation(kernel):
 @pytest.mark.parametrize(("branches", "stride", "dilation"), [(2, 1, 1), (3, 2, 1), (3, 1, 2)])
 def test_selective_kernel_matches_equation(branches, stride, dilation):
     x = random_map(2, 16, 9, 7)
-    kernels = [Kernel(dilation=m + 1, groups=4) for m in range(branches)]
+    kernels = [(m + 1, 4) for m in range(branches)]
     module = SelectiveKernel(16, stride, dilation, kernels=kernels).double().eval()
     maps = []
     for m, path in enumerate(module.paths, start=1):
@@ -129,20 +126,3 @@ def test_attention_keeps_bf16_under_autocast(module):
     x = random_map(2, 64, 4, 4).bfloat16().to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         assert module.eval()(x).dtype == torch.bfloat16
-
-
-def test_weighted_sum_matches_equation():
-    count = 4
-    x = torch.randn(2, count * 3, 5, 4, dtype=torch.float64)
-    weights = torch.randn(2, count, 3, 1, 1, dtype=torch.float64)
-    expected = (x.unflatten(1, (count, 3)) * weights).sum(1)
-    torch.testing.assert_close(weighted_sum(x.chunk(count, 1), weights), expected)
-
-
-def test_aspp_image_pooling_is_constant_over_positions():
-    aspp = ASPP(6, 4, [1, 2, 3]).eval()
-    x = torch.randn(2, 6, 5, 7)
-    pooled = aspp.b4(x)
-    assert pooled.shape == (2, 4, 5, 7)
-    expected = nn.Sequential(*aspp.b4.gap)(x.mean((2, 3), keepdim=True))
-    assert torch.equal(pooled, expected.expand(-1, -1, 5, 7))

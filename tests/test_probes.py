@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from segkit.data.label_map import Entry, LabelMap
-from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
+from segkit.models.layers.selective_kernel import SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.split_attention import SplitAttention
 from segkit.types import Sample
@@ -54,7 +54,7 @@ def test_probe_rejects_network_without_its_attention(probe, tmp_path):
 
 
 def test_probes_write_figures(tmp_path):
-    units = {"kernels": SelectiveKernel(3, kernels=(Kernel(1, 1), Kernel(2, 1))), "splits": SplitAttention(4)}
+    units = {"kernels": SelectiveKernel(3, kernels=((1, 1), (2, 1))), "splits": SplitAttention(4)}
     units["enhance"] = SpatialGroupEnhance(3, 1)
     samples = [Sample(disc(r), (disc(r)[..., 0] > 0).astype(np.uint8), f"{r}") for r in (5, 9)]
     for probe, unit in units.items():

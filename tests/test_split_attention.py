@@ -4,62 +4,48 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
+import originals
 from segkit.models.layers.split_attention import SplitAttention
+
+
+def rows_of(state, name, rows):
+    """Some output channels of a convolution or normalization."""
+    return {key: tensor[rows] for key, tensor in state.items() if key.startswith(f"{name}.") and tensor.ndim}
 
 
 def reference(module: SplitAttention, x: torch.Tensor) -> torch.Tensor:
     """One cardinal group after the other; each split its own dense convolution."""
-    radix, cardinality = module.radix, module.cardinality
-    conv = module.conv
-    per_split = conv.in_channels // (radix * cardinality)  # channels each split reads
-    per_group = conv.in_channels // cardinality  # channels each split gives
-    norm = module.bn0
-    maps, sums = {}, []
+    state, radix, cardinality = module.state_dict(), module.radix, module.cardinality
+    how = {"stride": module.conv.stride, "padding": module.conv.padding, "dilation": module.conv.dilation}
+    per_split = x.shape[1] // (radix * cardinality)  # channels each split reads
+    per_group = x.shape[1] // cardinality  # channels each split gives
+    inner, out = module.fc1.out_channels // cardinality, []
     for k in range(cardinality):
+        maps = []
         for r in range(radix):
             place = r * cardinality + k
-            read = x[:, place * per_split : (place + 1) * per_split]
             rows = slice(place * per_group, (place + 1) * per_group)
-            u = F.conv2d(read, conv.weight[rows], None, conv.stride, conv.padding, conv.dilation)
-            shape = (1, -1, 1, 1)
-            u = (u - norm.running_mean[rows].view(shape)) / (
-                norm.running_var[rows].view(shape) + norm.eps
-            ).sqrt()
-            maps[k, r] = F.relu(u * norm.weight[rows].view(shape) + norm.bias[rows].view(shape))
-        sums.append(sum(maps[k, r] for r in range(radix)).mean((2, 3)))  # s^k: (B, C/K)
-
-    out = []
-    inner = module.fc1.out_channels // cardinality
-    for k in range(cardinality):
+            one = rows_of(state, "conv", rows) | rows_of(state, "bn0", rows)
+            read = x[:, place * per_split : (place + 1) * per_split]
+            maps.append(originals.conv_norm_relu(one, "conv", "bn0", read, **how))
+        s = sum(maps).mean((2, 3), keepdim=True)  # s^k: (B, C/K, 1, 1)
         rows = slice(k * inner, (k + 1) * inner)
-        z = sums[k] @ module.fc1.weight[rows, :, 0, 0].T + module.fc1.bias[rows]
-        z = (z - module.bn1.running_mean[rows]) / (module.bn1.running_var[rows] + module.bn1.eps).sqrt()
-        z = F.relu(z * module.bn1.weight[rows] + module.bn1.bias[rows])
+        group = rows_of(state, "fc1", rows) | rows_of(state, "bn1", rows)
+        z = originals.conv_norm_relu(group, "fc1", "bn1", s)
         scores = []
         for r in range(radix):
             start = (k * radix + r) * per_group
-            rows = slice(start, start + per_group)
-            scores.append(z @ module.fc2.weight[rows, :, 0, 0].T + module.fc2.bias[rows])
-        if radix == 1:
-            weights = [1 / (1 + torch.exp(-scores[0]))]
-        else:
-            total = sum(torch.exp(score) for score in scores)
-            weights = [torch.exp(score) / total for score in scores]
-        out.append(sum(weights[r][:, :, None, None] * maps[k, r] for r in range(radix)))
+            last = rows_of(state, "fc2", slice(start, start + per_group))
+            scores.append(originals.conv(last, "fc2", z).exp())
+        total = sum(scores) if radix > 1 else 1 + scores[0]  # of a sigmoid
+        out.append(sum(score / total * u for score, u in zip(scores, maps, strict=True)))
     return torch.cat(out, 1)
 
 
 def randomized_module(channels: int, stride: int = 1, dilation: int = 1, **numbers: int) -> SplitAttention:
     torch.manual_seed(0)
-    module = SplitAttention(channels, stride, dilation, **numbers).double().eval()
-    for norm in (module.bn0, module.bn1):
-        for tensor in (norm.weight.data, norm.running_var):
-            tensor.uniform_(0.5, 1.5)
-        for tensor in (norm.bias.data, norm.running_mean):
-            tensor.normal_()
-    return module
+    return originals.randomize(SplitAttention(channels, stride, dilation, **numbers))
 
 
 @pytest.mark.parametrize("radix", [1, 2, 4])

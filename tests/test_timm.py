@@ -98,15 +98,14 @@ def test_dilation_equals_timm_at_every_cell():
 
 @pytest.mark.medium
 def test_wrong_dilation_fails_the_check(monkeypatch):
-    dilate_module = dilate._dilate_module
+    dilate_modules = dilate._dilate_modules
 
-    def dilate_wrongly(network, name, refinement):
-        dilate_module(network, name, refinement)
-        if name.endswith("layer4.1.conv2"):
-            conv = network.get_submodule(name)
-            conv.dilation = conv.padding = (5, 5)
+    def dilate_wrongly(network, refinements):
+        dilate_modules(network, refinements)
+        conv = network.layer4[1].conv2
+        conv.dilation = conv.padding = (5, 5)
 
-    monkeypatch.setattr(dilate, "_dilate_module", dilate_wrongly)
+    monkeypatch.setattr(dilate, "_dilate_modules", dilate_wrongly)
     with pytest.raises(ValueError, match=r"output_stride=8: resnet18 .*: the values of stage 4 would change"):
         build_backbone("resnet18", 8)
 

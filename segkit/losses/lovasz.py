@@ -6,7 +6,7 @@ weighted by how much the Jaccard loss grows when its pixel joins the wrong ones;
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,13 +16,6 @@ from segkit.losses._chunks import Chunk, HeadLogits, chunked_sum, iterate_chunks
 from segkit.losses._loss import RegionLoss
 from segkit.runtime import precision
 from segkit.types import ignore_index
-
-
-class LovaszWeights(NamedTuple):
-    """Weights of the errors of one image."""
-
-    classes: Tensor  # (P,) int64, the classes in the label
-    weights: Tensor  # (P, H, W); 0 where ignored
 
 
 class Lovasz(RegionLoss):
@@ -56,11 +49,14 @@ class Lovasz(RegionLoss):
 
 
 @torch.no_grad()
-def lovasz_weights(head: HeadLogits, target: Tensor, groups: list[list[int]]) -> list[LovaszWeights]:
-    """Return the weights of each image's errors; the errors of a group of images are sorted together."""
+def lovasz_weights(head: HeadLogits, target: Tensor, groups: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
+    """Return for each image the P classes of its label, and the weights (P, H, W) of its errors.
+
+    The errors of a group of images are sorted together. Weights are 0 where pixels are ignored.
+    """
     logsumexp = torch.cat([chunk.logits.logsumexp(0) for chunk in iterate_chunks(head, target)])
     normalizers = logsumexp.view(target.shape)
-    collected: list[LovaszWeights] = []
+    collected = []
     for group in groups:
         label = target[group]  # (G, H, W)
         scored = label != ignore_index(head.logits.shape[1])
@@ -71,7 +67,7 @@ def lovasz_weights(head: HeadLogits, target: Tensor, groups: list[list[int]]) ->
             true = (label == number)[scored]
             error = (true.to(probability.dtype) - probability[scored]).abs()
             weight[scored] = _jaccard_growth(error, true).to(weight.dtype)
-        collected += [LovaszWeights(classes, weights[:, index]) for index in range(len(group))]
+        collected += [(classes, weights[:, index]) for index in range(len(group))]
     return collected
 
 

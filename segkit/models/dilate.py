@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +22,8 @@ CHECK_SIDE = 96  # of the image that the result is checked with: three cells at 
 TOLERANCE = 1e-3  # of the largest value, in float32
 GLOBAL_FUNCTIONS = ("mean", "amax", "max", "norm", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+Refinement = tuple[int, int]  # cells per cell of the original, along each side of the input and of the output
 Sides = tuple[int, int, int, int]  # padding left, right, top, bottom, as in ``F.pad``
-
-
-class Refinement(NamedTuple):
-    """Cells of the dilated network's map per cell of the original's, along each side."""
-
-    input: int
-    output: int
 
 
 class PaddedConv2d(nn.Conv2d):
@@ -134,7 +128,7 @@ def observe_refinements(network: nn.Module, output_stride: int) -> dict[str, Ref
         before, after = (max(1, SIDE // x.shape[2] // output_stride) for x in (inputs[0], output))
         is_pointwise = _square(module.kernel_size) == 1 and _square(module.stride) == 1
         if after > 1 and not is_pointwise:
-            refinements[name] = Refinement(before, after)
+            refinements[name] = before, after
 
     network = copy.deepcopy(network).to("meta").eval()
     for name, module in network.named_modules():
@@ -145,34 +139,30 @@ def observe_refinements(network: nn.Module, output_stride: int) -> dict[str, Ref
 
 
 def _dilate_modules(network: nn.Module, refinements: dict[str, Refinement]) -> None:
-    for name, refinement in refinements.items():
-        _dilate_module(network, name, refinement)
-
-
-def _dilate_module(network: nn.Module, name: str, refinement: Refinement) -> None:
-    """Dilate one convolution or pool; its first tap stays where it is.
+    """Dilate convolutions and pools; their first tap stays where it is.
 
     Raises:
-        ValueError: it is of a class whose padding is not known.
+        ValueError: one is of a class whose padding is not known.
     """
-    module: Any = network.get_submodule(name)
-    stride = _square(module.stride) * refinement.input // refinement.output
-    dilation = _square(getattr(module, "dilation", 1)) * refinement.input
-    left = refinement.input * (module.sides[0] if hasattr(module, "sides") else _square(module.padding))
-    right = (_square(module.kernel_size) - 1) * dilation + 1 - stride - left
-    sides = (left, right, left, right)
-    if isinstance(module, POOLS):
-        pool = DilatedPool(module, stride=stride, dilation=dilation, sides=sides)
-        network.set_submodule(name, pool)
-        return
-    if left - stride < right <= left and not isinstance(module, PaddedConv2d):
-        module.padding = (left, left)
-    elif type(module) in (nn.Conv2d, PaddedConv2d):
-        module.__class__ = PaddedConv2d
-        module.sides, module.padding = sides, (0, 0)
-    else:
-        raise ValueError(f"the padding of its {name}, a {type(module).__name__}, is not known")
-    module.stride, module.dilation = (stride, stride), (dilation, dilation)
+    for name, (finer_input, finer_output) in refinements.items():
+        module: Any = network.get_submodule(name)
+        stride = _square(module.stride) * finer_input // finer_output
+        dilation = _square(getattr(module, "dilation", 1)) * finer_input
+        left = finer_input * (module.sides[0] if hasattr(module, "sides") else _square(module.padding))
+        right = (_square(module.kernel_size) - 1) * dilation + 1 - stride - left
+        sides = (left, right, left, right)
+        if isinstance(module, POOLS):
+            pool = DilatedPool(module, stride=stride, dilation=dilation, sides=sides)
+            network.set_submodule(name, pool)
+            continue
+        if left - stride < right <= left and not isinstance(module, PaddedConv2d):
+            module.padding = (left, left)
+        elif type(module) in (nn.Conv2d, PaddedConv2d):
+            module.__class__ = PaddedConv2d
+            module.sides, module.padding = sides, (0, 0)
+        else:
+            raise ValueError(f"the padding of its {name}, a {type(module).__name__}, is not known")
+        module.stride, module.dilation = (stride, stride), (dilation, dilation)
 
 
 def _square(value: Any) -> int:

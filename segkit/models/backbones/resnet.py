@@ -20,7 +20,7 @@ from segkit.models.backbones._family import Backbone, override_variant
 from segkit.models.layers.bottleneck import EXPANSION, Unit, Variant, conv3x3
 from segkit.models.layers.convolutional_attention import ConvolutionalAttention
 from segkit.models.layers.groups import check_divisible
-from segkit.models.layers.selective_kernel import Kernel, SelectiveKernel
+from segkit.models.layers.selective_kernel import SelectiveKernel
 from segkit.models.layers.spatial_group_enhance import SpatialGroupEnhance
 from segkit.models.layers.squeeze_excitation import SqueezeExcitation
 from segkit.models.weights import load_backbone
@@ -96,7 +96,7 @@ def _sge(
 
 def _sk(v: Variant, *, groups: int = 32, reduction: int = 16, least_inner: int = 1) -> Unit:
     check_divisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
-    kernels = (Kernel(dilation=1, groups=v.cardinality), Kernel(dilation=1, groups=groups))
+    kernels = (1, v.cardinality), (1, groups)
     return Unit(partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner))
 
 
@@ -104,7 +104,7 @@ def _sknet(
     v: Variant, *, branches: int = 2, groups: int = 32, reduction: int = 16, least_inner: int = 32
 ) -> Unit:
     check_divisible("model.backbone.groups", groups, v.bottleneck_width * v.cardinality)
-    kernels = tuple(Kernel(dilation=m + 1, groups=groups) for m in range(branches))
+    kernels = [(m + 1, groups) for m in range(branches)]
     return Unit(partial(SelectiveKernel, kernels=kernels, reduction=reduction, least_inner=least_inner))
 
 

@@ -11,23 +11,13 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from segkit.models.layers.blend import weighted_sum
+from segkit.models.layers.bottleneck import conv3x3
 from segkit.models.layers.pooled_norm import PooledBatchNorm
-
-
-class Kernel(NamedTuple):
-    """Settings of the 3x3 of one branch."""
-
-    dilation: int
-    groups: int
-
-
-PAPER = (Kernel(1, 32), Kernel(2, 32))
 
 
 class Selection(nn.Module):
@@ -51,7 +41,8 @@ class Selection(nn.Module):
 class SelectiveKernel(nn.Module):
     """Replacement for a 3x3: (B, C, H, W) to (B, C, H/stride, W/stride).
 
-    In thin networks, a branch has the greatest common divisor of channels and groups as groups.
+    ``kernels`` are the dilation and groups of the 3x3 of each branch; in thin networks, the groups are the
+    greatest common divisor of channels and groups.
     """
 
     def __init__(
@@ -60,15 +51,14 @@ class SelectiveKernel(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         *,
-        kernels: Sequence[Kernel] = PAPER,
+        kernels: Sequence[tuple[int, int]] = ((1, 32), (2, 32)),
         reduction: int = 16,
         least_inner: int = 32,
     ) -> None:
         super().__init__()
         self.paths = nn.ModuleList()
-        for kernel in kernels:
-            groups, reach = math.gcd(channels, kernel.groups), dilation * kernel.dilation
-            conv = nn.Conv2d(channels, channels, 3, stride, reach, reach, groups=groups, bias=False)
+        for step, groups in kernels:
+            conv = conv3x3(channels, stride, dilation * step, groups=math.gcd(channels, groups))
             layers = {"conv": conv, "bn": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True)}
             self.paths.append(nn.Sequential(OrderedDict(layers)))
         self.attn = Selection(channels, len(kernels), reduction=reduction, least_inner=least_inner)
