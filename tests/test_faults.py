@@ -1,5 +1,6 @@
 """Full disks, unwritable folders, deleted data: a run ends with a message and loses nothing."""
 
+import functools
 import os
 import resource
 import shutil
@@ -29,9 +30,8 @@ def quota():
 @pytest.mark.medium
 def test_full_disk_leaves_the_checkpoint_before_intact(complete_run, tmp_path):
     folder = tmp_path / "run"
-    run = Run(
-        folder, before=CallBefore("segkit.checkpoint.write_checkpoint", 5, quota)
-    )  # at 3, 4, best, 4, at 6
+    write = "segkit.checkpoint.write_checkpoint"
+    run = Run(folder, before=CallBefore(write, 5, quota))  # at 3, 4, best, 4, at 6
     assert run.exit_status() == 2
     assert "iteration_0000006.pt: could not be written" in run.output
     assert "Make room in" in run.output
@@ -84,27 +84,13 @@ def own_data(root):
     return ["data=folder", f"data.root={root}", "~data.size", "~data.train_scenes", "~data.val_scenes"]
 
 
-class Remove:
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __call__(self):
-        shutil.rmtree(self.folder)
-
-
 @pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
 def test_deleted_data_end_the_run_with_a_message(workers, tmp_path):
     data = own_data(tmp_path / "data")
-    away = CallBefore(STEP, 5, Remove(tmp_path / "data"))
-    run = Run(
-        tmp_path / "run",
-        *data,
-        f"loader.workers={workers}",
-        "schedule.iterations=100",
-        "sizes.crop=32",
-        before=away,
-    )
+    settings = [*data, f"loader.workers={workers}", "schedule.iterations=100", "sizes.crop=32"]
+    remove = functools.partial(shutil.rmtree, tmp_path / "data")
+    run = Run(tmp_path / "run", *settings, before=CallBefore(STEP, 5, remove))
     assert run.exit_status() == 2
     assert "No such file or directory; is data.root complete?" in run.output
     assert str(tmp_path / "data") in run.output

@@ -32,26 +32,40 @@ CALM += ["schedule.freeze=1"]
 CALM += ["model.backbone.output_stride=8"]  # rounding grows slowly, and crosses no kink of a rectifier
 
 
-class PrintLosses:
-    """Print the loss of every step, the norm of the gradient and a sum over the batch statistics."""
+class PrintSteps:
+    """Print numbers of every step: loss, norm of the gradient, sum of the buffers, and whether it moved.
+
+    With ``unscore``, all labels are ignored on rank 1, and on both ranks in iterations 2 and 5.
+    """
+
+    def __init__(self, *, unscore=False):
+        self.unscore = unscore
 
     def __call__(self):
         from segkit import training
+        from segkit.types import IGNORE_INDEX
 
         step = training.train_step
 
         def print_step(run, batches):
+            if self.unscore and (os.environ["RANK"] == "1" or run.iteration in (1, 4)):
+                batches = [b._replace(label=torch.full_like(b.label, IGNORE_INDEX)) for b in batches]
+            networks = [network for network in (run.model, run.ema_model) if network is not None]
+            states = [*(network.state_dict() for network in networks), *run.optimizer.state.values()]
+            tensors = [tensor for state in states for tensor in state.values()]
+            before = [tensor.clone() for tensor in tensors]
             result = step(run, batches)
-            statistics = sum(float(b.double().sum()) for b in run.model.buffers())
-            numbers = float(sum(result.losses.values())), float(result.gradient_norm), statistics
-            sys.stdout.write("step {} {} {}\n".format(*numbers))
+            has_moved = any(not torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
+            loss, norm = float(sum(result.losses.values())), float(result.gradient_norm)
+            statistics = sum(float(buffer.double().sum()) for buffer in run.model.buffers())
+            sys.stdout.write(f"step {loss} {norm} {statistics} {has_moved:d}\n")
             return result
 
         training.train_step = print_step
 
 
-def losses(run):
-    """(iterations, 3): loss, norm of the gradient, batch statistics."""
+def read_steps(run):
+    """Return the printed numbers, (iterations, 4)."""
     lines = [line.split()[1:] for line in run.output.splitlines() if line.startswith("step ")]
     return np.array(lines, dtype=float)
 
@@ -59,21 +73,21 @@ def losses(run):
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """A complete run of one process."""
-    run = Run(tmp_path_factory.mktemp("runs") / "one", *CALM, before=PrintLosses())
+    run = Run(tmp_path_factory.mktemp("runs") / "one", *CALM, before=PrintSteps())
     run.complete()
     return run
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_processes_have_the_loss_curve_of_one(count, one, tmp_path):
-    several = ranks(count, tmp_path / "several", *CALM, "loader.workers=1", before=PrintLosses())
+    several = ranks(count, tmp_path / "several", *CALM, "loader.workers=1", before=PrintSteps())
     folders = [run.complete() for run in (one, several[0])]
-    curve = losses(one)
+    curve = read_steps(one)
     assert len(curve) == 10
     for run in several:
         run.complete()
-        np.testing.assert_allclose(losses(run), curve, rtol=1e-4)
-        np.testing.assert_array_equal(losses(run), losses(several[0]))
+        np.testing.assert_allclose(read_steps(run), curve, rtol=1e-4)
+        np.testing.assert_array_equal(read_steps(run), read_steps(several[0]))
     first, second = (torch.load(folder / "last.pt", weights_only=True) for folder in folders)
     for name, tensor in first["model"].items():
         torch.testing.assert_close(second["model"][name], tensor, rtol=1e-4, atol=1e-5)
@@ -83,44 +97,15 @@ def test_several_processes_have_the_loss_curve_of_one(count, one, tmp_path):
         assert all(line.startswith("step ") for line in run.output.splitlines()), run.output
 
 
-class Unscore:
-    """Ignore all labels on rank 1, and on both ranks in iterations 2 and 5.
-
-    Prints whether a step moved, and the sum of the batch statistics.
-    """
-
-    def __call__(self):
-        from segkit import training
-        from segkit.types import IGNORE_INDEX
-
-        step = training.train_step
-
-        def ignore_labels(run, batches):
-            if os.environ["RANK"] == "1" or run.iteration in (1, 4):
-                ignored = [torch.full_like(batch.label, IGNORE_INDEX) for batch in batches]
-                batches = [b._replace(label=label) for b, label in zip(batches, ignored, strict=True)]
-            states = [run.model.state_dict(), run.ema_model.state_dict(), *run.optimizer.state.values()]
-            tensors = [tensor for state in states for tensor in state.values()]
-            before = [tensor.clone() for tensor in tensors]
-            result = step(run, batches)
-            has_moved = any(not torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
-            statistics = sum(float(buffer.double().sum()) for buffer in run.model.buffers())
-            sys.stdout.write(f"moved {run.iteration} {has_moved:d} {statistics}\n")
-            return result
-
-        training.train_step = ignore_labels
-
-
 def test_step_is_taken_if_any_process_has_a_scored_pixel(tmp_path):
     settings = ["schedule.accumulate=2", "schedule.batch_size=8", "schedule.ema=0.9", "schedule.lr=0.001"]
-    moved, both = [], ranks(2, tmp_path / "run", *settings, before=Unscore())
+    both = ranks(2, tmp_path / "run", *settings, before=PrintSteps(unscore=True))
     for run in both:
         run.complete()
-        lines = [line.split()[1:] for line in run.output.splitlines() if line.startswith("moved ")]
-        moved.append(np.array(lines, dtype=float))
-        assert moved[-1][:, :2].tolist() == [[k, k not in (2, 5)] for k in range(1, 11)]
-    assert np.isfinite(moved[0]).all()
-    np.testing.assert_array_equal(*moved)  # batch statistics are averaged
+    first, second = map(read_steps, both)
+    assert first[:, 3].tolist() == [k not in (2, 5) for k in range(1, 11)]
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)  # batch statistics are averaged
     warning = "careful: 2 processes on a CPU: batch normalization sees the images of one process at a time"
     assert [run.output.count(warning) for run in both] == [1, 0]
 

@@ -1,6 +1,7 @@
 """A signal: the run finishes its iteration, saves and prints the command to resume; a second one exits."""
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -24,15 +25,6 @@ def unbroken(tmp_path_factory):
     return Run(tmp_path_factory.mktemp("unbroken") / "run").complete()
 
 
-def terminate_group():
-    """As Ctrl-C and cluster managers do; loader workers get the signal, too."""
-    os.killpg(0, signal.SIGTERM)
-
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 def fail():
     raise KeyError("a bug")
 
@@ -47,6 +39,8 @@ def terminate_twice():
 @pytest.mark.medium
 def test_signal_saves_and_the_resumed_run_ends_bit_equal(unbroken, tmp_path):
     folder = tmp_path / "run"
+    # as Ctrl-C and cluster managers do; loader workers get the signal, too
+    terminate_group = functools.partial(os.killpg, 0, signal.SIGTERM)
     stopped = Run(folder, "loader.workers=2", before=CallBefore(STEP, 5, terminate_group))
     assert stopped.exit_status() == 143
     assert newest_iteration(folder) == 5
@@ -57,6 +51,7 @@ def test_signal_saves_and_the_resumed_run_ends_bit_equal(unbroken, tmp_path):
     assert not list(folder.glob("*.lock"))
 
     # during a validation, which the resumed run repeats
+    interrupt = functools.partial(signal.raise_signal, signal.SIGINT)
     scoring = CallBefore("segkit.evaluation.metrics.ConfusionMatrix.update", 1, interrupt)
     stopped = Run(folder, "resume=true", "loader.workers=2", before=scoring)
     assert stopped.exit_status() == 130
