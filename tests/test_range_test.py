@@ -74,6 +74,14 @@ def test_range_test_raises_the_rate_until_the_loss_explodes():
     assert len(result.rates) < 100 or result.losses[-1] < 4 * min(result.losses)
 
 
+def test_steps_that_are_not_finite_are_expected(caplog):
+    tested = run(iterations=5)
+    next(tested.model.head.parameters()).register_hook(lambda gradient: gradient / 0)
+    assert len(range_test.run_range_test(tested, steps(5)).losses) == 5
+    assert tested.guard.skipped == 5
+    assert not caplog.text
+
+
 @pytest.mark.medium
 def test_lr_finder_writes_a_curve_and_no_run(tmp_path, run_here, capsys):
     small = [*SMALL, "schedule.iterations=40", f"run_dir={tmp_path}", "run_name=a"]

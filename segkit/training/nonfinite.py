@@ -55,12 +55,13 @@ class NonFiniteGuard:
     """Detects steps that are not finite.
 
     Args:
-        policy: "stop" raises an error; "skip" skips such steps, which waits for the device at every step.
+        policy: "stop" raises an error; "skip" skips such steps with a warning, "skip silently" without one,
+            which waits for the device at every step.
         most_in_a_row: more skipped steps in a row than this are an error.
     """
 
     def __init__(self, policy: str, most_in_a_row: int) -> None:
-        self.skips, self.most_in_a_row = policy == "skip", most_in_a_row
+        self.skips, self.warns, self.most_in_a_row = policy != "stop", policy == "skip", most_in_a_row
         self.skipped, self.in_a_row = 0, 0
         self.unchecked: list[Step] = []
 
@@ -102,7 +103,7 @@ class NonFiniteGuard:
                 f"{step.describe()}; it is number {self.in_a_row} in a row (schedule.nonfinite_in_a_row)."
                 f" {ADVICE}"
             )
-        if self.skips:
+        if self.warns:
             LOG.warning("%s; skipped, %d in all", step.describe(), self.skipped)
 
     def state(self) -> dict[str, Any]:

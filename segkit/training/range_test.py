@@ -42,7 +42,7 @@ def run_range_test(run: Training, steps: Iterable[tuple[Sequence[Batch], float]]
     first, count = run.iteration, min(STEPS, len(run.remaining_iterations))
     rates = np.geomspace(LOWEST, HIGHEST, count).tolist()
     run.lr_factor = lambda iteration: rates[iteration - first] / run.schedule.lr
-    run.guard, run.ema_model = NonFiniteGuard("skip", most_in_a_row=count), None
+    run.guard, run.ema_model = NonFiniteGuard("skip silently", most_in_a_row=count), None
     losses: list[float] = []
     for (batches, _), _rate in zip(steps, rates, strict=False):
         losses.append(math.fsum(float(part) for part in train_step(run, batches).losses.values()))
