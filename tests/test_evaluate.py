@@ -264,10 +264,11 @@ def damage(file, change):
     [
         lambda file: file.write_bytes(b""),
         lambda file: file.write_bytes(file.read_bytes()[:-9]),
-        lambda file: torch.save([1], file),
+        lambda file: torch.save(torch.ones(1), file),
         lambda file: shutil.copy(file, file.with_name("00000009.pt")),
         lambda file: damage(file, lambda part: part["counts"].pop("state of confusion")),
         lambda file: damage(file, lambda part: part["counts"].update({"state of confusion": torch.ones(2)})),
+        lambda file: damage(file, lambda part: part["counts"]["images of confusion"].sub_(1)),
         lambda file: damage(file, lambda part: part["images"].append(99)),
         lambda file: damage(file, lambda part: part.update(images=None)),
     ],

@@ -48,6 +48,14 @@ def test_reader_raises_errors_of_the_items(read):
         next(reader)
 
 
+def test_closing_a_reader_of_the_newest_ends_its_thread():
+    before = threading.enumerate()
+    reader = pipeline.read_newest(itertools.count())
+    next(reader)
+    reader.close()
+    assert threading.enumerate() == before
+
+
 @pytest.mark.parametrize("more", [0, 5])
 def test_writer_raises_errors_of_calls(more):
     def full():

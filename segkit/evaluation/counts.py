@@ -127,17 +127,19 @@ class Counts:
     def _read_parts(self, folder: Path) -> list[dict[str, Any]]:
         """Return the saved parts; the images of others are scored again."""
         parts, remaining = [], set(range(self.num_images))
-        shapes = {key: counts.shape for key, counts in self._read_counts().items()}
+        own = {key: (counts.shape, counts.dtype) for key, counts in self._read_counts().items()}
         for path in sorted(folder.glob("*.pt")):
             try:
                 part = files.read_tensors(path)
                 if part["fingerprint"] != self.fingerprint:
                     raise ValueError("of other weights, images or settings")
-                if {key: counts.shape for key, counts in part["counts"].items()} != shapes:
-                    raise ValueError("of other sizes")
+                if {key: (counts.shape, counts.dtype) for key, counts in part["counts"].items()} != own:
+                    raise ValueError("of other sizes or types")
+                if not all((counts >= 0).all() for counts in part["counts"].values()):
+                    raise ValueError("negative, or not a number")
                 if not remaining.issuperset(part["images"]):
                     raise ValueError("of unknown images, or those of another file")
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
                 LOG.warning("%s: cannot be used, its images are scored again (%s)", path, first_line(error))
                 continue
             remaining.difference_update(part["images"])

@@ -123,7 +123,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each hook
 
     fingerprint = ""
     if partial:
-        fingerprint = hash_values(hash_weights(model), dataset.names, protocol.as_dict())
+        fingerprint = hash_values(hash_weights(model), list(dataset.names), protocol.as_dict())
     counts = Counts(
         build_evaluators(dataset.table, protocol, device),
         dataset.table,

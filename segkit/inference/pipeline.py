@@ -9,7 +9,7 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 END: Any = object()
 
 
-def read_ahead(items: Iterable[T], *, most: int = 2) -> Iterator[T]:
+def read_ahead(items: Iterable[T], *, most: int = 2) -> Generator[T]:
     """Yield items that a thread reads up to ``most`` in advance; its errors are raised in their place."""
     iterator = iter(items)
     with ThreadPoolExecutor(1) as pool:
@@ -27,12 +27,14 @@ def read_ahead(items: Iterable[T], *, most: int = 2) -> Iterator[T]:
             yield item
 
 
-def read_newest(items: Iterable[T]) -> Iterator[T]:
+def read_newest(items: Iterable[T]) -> Generator[T]:
     """Yield the newest item whenever the caller is free; for cameras, which do not wait.
 
-    A thread reads the items. Of those that arrive in the meantime, all but the last are dropped.
+    A thread reads the items. Of those that arrive in the meantime, all but the last are dropped. Closing the
+    generator ends the thread after its current item.
     """
-    newest: queue.Queue[Any] = queue.Queue(1)
+    newest: queue.Queue[Any] = queue.Queue()
+    is_closed = threading.Event()
 
     def read() -> None:
         try:
@@ -40,15 +42,22 @@ def read_newest(items: Iterable[T]) -> Iterator[T]:
                 with contextlib.suppress(queue.Empty):
                     newest.get_nowait()
                 newest.put(item)
+                if is_closed.is_set():
+                    break
             newest.put(END)
         except BaseException as error:  # raised by the caller's thread
             newest.put(error)
 
-    threading.Thread(target=read, daemon=True).start()  # a camera that hangs ends with the process
-    while (item := newest.get()) is not END:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+    thread = threading.Thread(target=read, daemon=True)  # a camera that hangs ends with the process
+    thread.start()
+    try:
+        while (item := newest.get()) is not END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        is_closed.set()
+        thread.join(5)  # while a thread is inside OpenCV, Python cannot exit cleanly
 
 
 @contextlib.contextmanager

@@ -97,7 +97,7 @@ def predict_video(
     predicted, skipped = 0, 0
     next_number = 0  # of the output videos
     interrupts = [KeyboardInterrupt] if video.endless else []
-    reader = pipeline.read_newest(video) if video.endless else pipeline.read_ahead(video)
+    read = pipeline.read_newest if video.endless else pipeline.read_ahead
     with contextlib.ExitStack() as stack, contextlib.suppress(*interrupts):  # files are closed after Ctrl-C
         video_files = {
             kind: stack.enter_context(VideoFile(path, video.rate))
@@ -105,6 +105,7 @@ def predict_video(
             if not path.exists()
         }
         submit = stack.enter_context(pipeline.write_behind())
+        reader = stack.enter_context(contextlib.closing(read(video)))
         for number, image in tqdm(reader, "predicting", video.length, unit="frame", disable=None):
             frame_name = f"{name}/{number:06d}"
             repeats, next_number = number - next_number, number + 1

@@ -47,8 +47,8 @@ class Protocol:
         evaluators: further metrics of ``segkit.evaluation.evaluators`` by name: true, or their settings.
         precision: of the network; everything after it is float32. ``auto`` is bf16 where the device has units
             for it.
-        batch_pixels: windows of one shape are batched up to this many pixels; null picks a value for the
-            device.
+        batch_pixels: windows and mirrored copies of one shape are batched up to this many pixels; null
+            picks a value for the device.
         memory: GiB for inference besides network and image; batches and strips are sized to fit, down to one
             window.
 

@@ -176,11 +176,13 @@ class _SlidingWindow:
 
     def run_batch(self) -> None:
         """Run the network on the next tiles of one shape, and store their logits."""
-        tiles = self.take_batch()
+        crops_at_once, tiles = self.take_batch()
         crops = torch.stack([self.crop_tile(tile) for tile in tiles]).to(self.model_dtype)
-        logits = self.forward(crops)
         if self.mirrors_tiles:
-            logits = logits + self.forward(crops.flip(3)).flip(3)
+            crops = torch.cat([crops, crops.flip(3)])
+        logits = torch.cat([self.forward(part) for part in crops.split(crops_at_once)])
+        if self.mirrors_tiles:
+            logits = logits[: len(tiles)] + logits[len(tiles) :].flip(3)
         has_nonfinite = ~torch.isfinite(logits).all()
         if self.has_nonfinite is None:
             self.has_nonfinite = has_nonfinite
@@ -189,8 +191,8 @@ class _SlidingWindow:
             self.has_nonfinite = self.has_nonfinite | has_nonfinite
         self.tile_logits.update(zip(tiles, logits.permute(0, 2, 3, 1).contiguous(), strict=True))
 
-    def take_batch(self) -> list[Tile]:
-        """Return the next tiles of one shape, as many as the network takes at once."""
+    def take_batch(self) -> tuple[int, list[Tile]]:
+        """Return how many crops the network takes at once, and the next tiles of one shape."""
         pixels = self.protocol.batch_pixels
         if pixels is None:
             pixels = BATCH_PIXELS.get(self.image.device.type, BATCH_PIXELS["cpu"])
@@ -198,11 +200,11 @@ class _SlidingWindow:
             pixels = min(pixels, int(self.protocol.memory * 2**30 / 2 / BYTES_PER_PIXEL))
         tiles = [self.pending_tiles.popleft()]
         tile_height, tile_width = tiles[0].shape
-        while self.pending_tiles and self.pending_tiles[0].shape == tiles[0].shape:
-            if (len(tiles) + 1) * tile_height * tile_width > pixels:
-                break
+        crops_at_once = max(1, pixels // (tile_height * tile_width))
+        most = crops_at_once // 2 if self.mirrors_tiles else crops_at_once
+        while self.pending_tiles and self.pending_tiles[0].shape == tiles[0].shape and len(tiles) < most:
             tiles.append(self.pending_tiles.popleft())
-        return tiles
+        return crops_at_once, tiles
 
     def check_finite(self) -> None:
         """Raise ``ValueError`` if any logits were NaN or infinite.
