@@ -168,12 +168,3 @@ def test_damaged_or_missing_file_of_package_is_an_error(copied_package):
     copied_package.unlink()
     with pytest.raises(ValueError, match=r"there is no file .*57934424.pth; install efficientnet-lite0"):
         timm_backbone.build(variant=LITE[0], weights="imagenet")
-
-
-def test_tag_of_variant_selects_weights_of_timm(monkeypatch):
-    def offline(*_, **__):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
-    with pytest.raises(OSError, match=r"model.safetensors of timm/tf_efficientnet_lite0.in1k"):
-        timm_backbone.build(variant="tf_efficientnet_lite0.in1k", weights="imagenet")

@@ -8,22 +8,15 @@ from torch import Tensor, nn
 
 from segkit.config import Fraction, PositiveInt
 from segkit.models.layers.aspp import ASPP, default_rates
-from segkit.models.layers.dropout import Dropout
+from segkit.models.layers.convolutions import make_classifier
 
 
 class DeepLabV3Head(nn.Module):
     """ASPP on the last stage, then 3x3, BN, ReLU, dropout, 1x1 to the classes."""
 
-    def __init__(self, aspp: ASPP, width: int, num_classes: int, *, dropout: float) -> None:
+    def __init__(self, aspp: ASPP, block: nn.Sequential) -> None:
         super().__init__()
-        self.aspp = aspp
-        self.block = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            Dropout(dropout),
-            nn.Conv2d(width, num_classes, 1),
-        )
+        self.aspp, self.block = aspp, block
 
     def forward(self, stages: list[Tensor]) -> Tensor:
         """Four stages to logits (B, K, h, w) at the size of the last."""
@@ -43,4 +36,4 @@ def build(
     """Build a DeepLabV3 head; ``conf/model/head/deeplabv3.yaml`` describes the settings."""
     rates = atrous_rates or default_rates(output_stride)
     aspp = ASPP(in_channels[-1], width, rates, dropout=aspp_dropout)
-    return DeepLabV3Head(aspp, width, num_classes, dropout=dropout)
+    return DeepLabV3Head(aspp, make_classifier(width, width, num_classes, dropout))

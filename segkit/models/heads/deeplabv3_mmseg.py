@@ -13,10 +13,9 @@ from segkit.models.layers.aspp import ASPP, default_rates
 class DeepLabV3MMSegHead(nn.Module):
     """ASPP on the last stage, then dropout of whole channels and 1x1 to the classes."""
 
-    def __init__(self, aspp: ASPP, width: int, num_classes: int, *, dropout: float) -> None:
+    def __init__(self, aspp: ASPP, classifier: nn.Sequential) -> None:
         super().__init__()
-        self.aspp = aspp
-        self.classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, num_classes, 1))
+        self.aspp, self.classifier = aspp, classifier
 
     def forward(self, stages: list[Tensor]) -> Tensor:
         """Four stages to logits (B, K, h, w) at the size of the last."""
@@ -34,4 +33,5 @@ def build(
 ) -> DeepLabV3MMSegHead:
     """Build the DeepLabV3 head of mmsegmentation's checkpoints; ``dropout`` drops whole channels."""
     aspp = ASPP(in_channels[-1], width, atrous_rates or default_rates(output_stride), fuse=3)
-    return DeepLabV3MMSegHead(aspp, width, num_classes, dropout=dropout)
+    classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, num_classes, 1))
+    return DeepLabV3MMSegHead(aspp, classifier)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.config import Fraction, PositiveInt
-from segkit.models.layers.aspp import ASPP, conv_norm_relu, default_rates
+from segkit.models.layers.aspp import ASPP, default_rates
+from segkit.models.layers.convolutions import conv_norm_relu
 from segkit.models.layers.dropout import Dropout
 
 

@@ -8,22 +8,15 @@ from typing import Literal
 from torch import Tensor, nn
 
 from segkit.config import Fraction, PositiveInt
-from segkit.models.layers.dropout import Dropout
+from segkit.models.layers.convolutions import make_classifier
 
 
 class FCNHead(nn.Module):
     """3x3, BN, ReLU, dropout, 1x1 to the classes, with the parameter names of PyTorch-Encoding."""
 
-    def __init__(self, in_channels: int, width: int, num_classes: int, *, stage: int, dropout: float) -> None:
+    def __init__(self, conv5: nn.Sequential, stage: int) -> None:
         super().__init__()
-        self.stage = stage
-        self.conv5 = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            Dropout(dropout),
-            nn.Conv2d(width, num_classes, 1),
-        )
+        self.conv5, self.stage = conv5, stage
 
     def forward(self, stages: list[Tensor]) -> Tensor:
         """Four stages to logits (B, K, h, w) at the size of the head's own stage."""
@@ -40,4 +33,4 @@ def build(
 ) -> FCNHead:
     """Build an FCN head on a stage; ``width`` defaults to a quarter of its channels."""
     channels = in_channels[stage - 1]
-    return FCNHead(channels, width or channels // 4, num_classes, stage=stage, dropout=dropout)
+    return FCNHead(make_classifier(channels, width or channels // 4, num_classes, dropout), stage)

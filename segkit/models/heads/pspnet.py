@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.config import Fraction, PositiveInt
-from segkit.models.layers.aspp import conv_norm_relu
-from segkit.models.layers.dropout import Dropout
+from segkit.models.layers.convolutions import conv_norm_relu, make_classifier
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 
 GRIDS = (1, 2, 3, 6)
@@ -43,9 +42,8 @@ class PyramidPooling(nn.Module):
     def __init__(self, channels: int, *, align_corners: bool) -> None:
         super().__init__()
         self.align_corners = align_corners
-        self.conv1, self.conv2, self.conv3, self.conv4 = (
-            conv_norm_relu(channels, channels // 4) for _ in GRIDS
-        )
+        convs = (conv_norm_relu(channels, channels // 4) for _ in GRIDS)
+        self.conv1, self.conv2, self.conv3, self.conv4 = convs
         self.conv1[1] = PooledBatchNorm(channels // 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,16 +58,9 @@ class PyramidPooling(nn.Module):
 class PSPHead(nn.Module):
     """Pyramid pooling of the last stage, 3x3, BN, ReLU, dropout, 1x1 to the classes."""
 
-    def __init__(
-        self, in_channels: int, width: int, num_classes: int, *, align_corners: bool, dropout: float
-    ) -> None:
+    def __init__(self, pooling: PyramidPooling, classifier: nn.Sequential) -> None:
         super().__init__()
-        self.conv5 = nn.Sequential(
-            PyramidPooling(in_channels, align_corners=align_corners),
-            *conv_norm_relu(in_channels + in_channels // 4 * 4, width, 3),
-            Dropout(dropout),
-            nn.Conv2d(width, num_classes, 1),
-        )
+        self.conv5 = nn.Sequential(pooling, *classifier)
 
     def forward(self, stages: list[Tensor]) -> Tensor:
         """Four stages to logits (B, K, h, w) at the size of the last."""
@@ -86,6 +77,6 @@ def build(
 ) -> PSPHead:
     """Build a PSPNet head; ``width`` defaults to a quarter of the last stage's channels."""
     channels = in_channels[-1]
-    return PSPHead(
-        channels, width or channels // 4, num_classes, align_corners=align_corners, dropout=dropout
-    )
+    pooling = PyramidPooling(channels, align_corners=align_corners)
+    joined = channels + len(GRIDS) * (channels // 4)
+    return PSPHead(pooling, make_classifier(joined, width or channels // 4, num_classes, dropout))

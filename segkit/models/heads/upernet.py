@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segkit.config import Fraction, PositiveInt
 from segkit.models.heads.pspnet import GRIDS, pool_to_grid
-from segkit.models.layers.aspp import conv_norm_relu
+from segkit.models.layers.convolutions import conv_norm_relu
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from segkit.models.layers.convolutions import conv_norm_relu
 from segkit.models.layers.pooled_norm import PooledBatchNorm
 
 RATES_AT_8 = (12, 24, 36)
@@ -15,13 +16,6 @@ RATES_AT_8 = (12, 24, 36)
 def default_rates(output_stride: int) -> list[int]:
     """Return rates of equal reach in pixels of the image for any output stride: 6, 12, 18 at 16."""
     return [rate * 8 // output_stride for rate in RATES_AT_8]
-
-
-def conv_norm_relu(in_channels: int, width: int, size: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Return a convolution that keeps the size, with batch normalization and ReLU."""
-    padding = dilation * (size // 2)
-    conv = nn.Conv2d(in_channels, width, size, padding=padding, dilation=dilation, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
 class ImagePooling(nn.Module):
