@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import write_image
 from segkit.config import compose
-from segkit.data.datasets import ade20k, cityscapes, voc
+from segkit.data.datasets import ade20k, cityscapes, shapes, voc
 from segkit.data.label_map import LabelMap, load_builtin_label_map
 from segkit.evaluation import mask_results, masks, results
 from segkit.evaluation.evaluators import boundary, object_sizes
@@ -381,3 +381,8 @@ def test_command_refuses_settings_that_need_a_network(voc_tree, monkeypatch, cap
     words = ["data=voc", "data.root=.", *arguments]
     with pytest.raises(ValueError, match=message):
         mask_results.score_and_write(compose.compose_settings("test", words, stored=reader))
+
+
+def test_generated_scenes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data.name=shapes: has no files"):
+        score_masks(tmp_path, shapes.build("val"))

@@ -124,7 +124,7 @@ def score_masks(
 
     Raises:
         ValueError: predictions are missing, match no image, have another size or hold other values; the
-            format cannot be detected; or nothing is scored.
+            format cannot be detected; the data set has no files; or nothing is scored.
     """
     found = PredictedMasks(Path(predictions).expanduser(), dataset, format=format, on_error=on_error)
     return found.score(MaskProtocol(found.format, absent, dict(evaluators)), partial=partial)
@@ -148,6 +148,8 @@ class PredictedMasks:
         format: Format | Literal["auto"],
         on_error: Literal["stop", "skip"],
     ) -> None:
+        if not isinstance(dataset, Pairs):
+            raise ValueError(f"data.name={dataset.name}: has no files that predictions could be named after")
         self.dataset: Any = dataset  # its table is a ``ClassTable``, which the type checker does not see
         self.folder, self.on_error = folder, on_error
         self.files, self.problems = match_predictions(folder, dataset)
