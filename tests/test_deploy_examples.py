@@ -14,7 +14,7 @@ import time
 from typing import NamedTuple
 
 import cv2
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,9 +87,9 @@ def service(files):
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:
-            httpx.get(address)
+            httpx2.get(address)
             break
-        except httpx.TransportError:
+        except httpx2.TransportError:
             assert process.poll() is None
             time.sleep(0.1)
     yield address
@@ -102,14 +102,14 @@ def service(files):
 @pytest.mark.medium
 def test_service_predicts_like_segkit(service, files, tiny_run):
     stored = (files / "photo.png").read_bytes()
-    answer = httpx.post(f"{service}/predict", content=stored, timeout=60)
+    answer = httpx2.post(f"{service}/predict", content=stored, timeout=60)
     assert answer.headers["content-type"] == "image/png"
     net = segkit.load(tiny_run / "best.pt")
     expected = net.predict(files / "photo.png")
     assert (decode(answer.content) == expected).mean() >= 0.9999
-    answer = httpx.post(f"{service}/predict?as=colors", content=stored, timeout=60)
+    answer = httpx2.post(f"{service}/predict?as=colors", content=stored, timeout=60)
     assert (decode(answer.content) == net.table.colors[expected]).all(2).mean() >= 0.9999
-    assert httpx.get(service).json()["names"] == net.table.names
+    assert httpx2.get(service).json()["names"] == net.table.names
 
 
 @pytest.mark.medium
@@ -124,7 +124,7 @@ def test_service_predicts_like_segkit(service, files, tiny_run):
     ],
 )
 def test_service_errors_are_json(service, path, content, status, words):
-    answer = httpx.post(f"{service}/{path}", content=content, timeout=60)
+    answer = httpx2.post(f"{service}/{path}", content=content, timeout=60)
     assert answer.status_code == status
     assert words in answer.json()["error"]
 
@@ -143,7 +143,7 @@ def test_client_that_disconnects_is_ignored(service):
     for part in (b"", b"POST /pre", HEAD + b"x" * 50):
         with connect(service) as client:
             client.sendall(part)
-    assert httpx.get(service).status_code == 200
+    assert httpx2.get(service).status_code == 200
 
 
 @pytest.mark.medium
@@ -166,9 +166,9 @@ def test_connections_beyond_the_limit_get_503(service):
     with contextlib.ExitStack() as stack:
         for _ in range(25):
             stack.enter_context(connect(service))
-        assert httpx.get(service, timeout=20).status_code == 503
+        assert httpx2.get(service, timeout=20).status_code == 503
     time.sleep(0.2)
-    assert httpx.get(service, timeout=20).status_code == 200
+    assert httpx2.get(service, timeout=20).status_code == 200
 
 
 @pytest.mark.medium
@@ -177,7 +177,7 @@ def test_concurrent_requests_are_correct_or_rejected(service, tiny_run):
     images = [encode(noise(40 + i % 3, 60)) for i in range(12)]
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         answers = list(
-            pool.map(lambda image: httpx.post(f"{service}/predict", content=image, timeout=60), images)
+            pool.map(lambda image: httpx2.post(f"{service}/predict", content=image, timeout=60), images)
         )
     assert {answer.status_code for answer in answers} <= {200, 503}
     assert any(answer.status_code == 200 for answer in answers)

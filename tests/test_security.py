@@ -187,7 +187,7 @@ def test_zip_bombs_are_rejected_before_decompression(content, tmp_path):
 
 
 def test_torchscript_files_are_rejected(tmp_path):
-    with pytest.warns(FutureWarning, match="jit"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="jit"):
         torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
     with pytest.raises(ValueError, match="a TorchScript file, which holds code") as error:
         files.read_tensors(tmp_path / "a.pt")
