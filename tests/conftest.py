@@ -68,14 +68,17 @@ def run_command(*arguments: object, status: int = 0) -> subprocess.CompletedProc
 
 def run_main(command: str, *arguments: object) -> int:
     """Run a command in this process, which is faster than a new one, and return its exit status."""
+    handlers, level = [*logging.root.handlers], logging.root.level
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT)
         patch.setattr(sys, "argv", [command, *(str(argument) for argument in arguments)])
-        patch.setattr(logging.root, "handlers", [*logging.root.handlers])  # Hydra adds one that stays
         try:
             importlib.import_module(command).main()
         except SystemExit as end:
             return int(end.code or 0)
+        finally:  # Hydra's --info changes both
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
     return 0
 
 
