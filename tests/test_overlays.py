@@ -23,12 +23,6 @@ def test_id_without_color_is_refused(bad):
         overlays.colorize(np.array([[0, bad]]), COLORS)
 
 
-def test_colorize_255_classes_and_ignored_pixels():
-    colors = np.arange(255 * 3, dtype=np.int64).reshape(255, 3) % 256
-    painted = overlays.colorize(np.array([[254, 255]]), colors)
-    assert painted.tolist() == [[(np.arange(762, 765) % 256).tolist(), [0, 0, 0]]]
-
-
 def test_overlay_blends_by_opacity_except_ignored_pixels():
     image = np.full((1, 3, 3), 100, np.uint8)
     mixed = overlays.draw_overlay(image, IDS, COLORS, opacity=0.5)

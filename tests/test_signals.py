@@ -63,7 +63,7 @@ def test_signal_saves_and_the_resumed_run_ends_bit_equal(unbroken, tmp_path):
 @pytest.mark.medium
 def test_signal_in_the_first_validation_image_saves(unbroken, tmp_path):
     folder = tmp_path / "run"
-    signaled = CallBefore("segkit.evaluation.scoring._SampleOrProblem.__getitem__", 1, terminate)
+    signaled = CallBefore("segkit.evaluation.scoring._read_sample", 1, terminate)
     stopped = Run(folder, before=signaled)
     assert stopped.exit_status() == 143
     assert "nothing to score" not in stopped.output

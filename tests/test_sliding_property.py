@@ -26,16 +26,6 @@ from segkit.inference.sliding import iterate_strips
 __all__ = ["one_thread"]  # a fixture
 
 
-def size_at(how, height, width, scale):
-    """Return the size at a scale: ``long_side`` of PyTorch-Encoding, or the protocol's own."""
-    if how["resize"] == "factor":
-        return Protocol(**how).scaled_size(height, width, scale)
-    long = math.ceil(how["base_size"] * scale)
-    if height > width:
-        return long, max(1, int(width * long / height + 0.5))
-    return max(1, int(height * long / width + 0.5)), long
-
-
 def list_windows(length, window, stride, border):
     """Return (start, stop) of each window along one axis, shifted back inside or cut at the border."""
     found = []
@@ -53,7 +43,7 @@ def score_at_full_size(model, image, how):
     align, exp = how["align_corners"], how["merge"] == "exp"
     total = 0
     for scale in how["scales"]:
-        h, w = size_at(how, height, width, scale)
+        h, w = Protocol(**how).scaled_size(height, width, scale)
         y = resize(x, h, w, align)
         for mirrored in (False, True) if how["flip"] and not exp else (False,):
             z = y.flip(3) if mirrored else y

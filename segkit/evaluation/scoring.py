@@ -278,14 +278,14 @@ def _find_intervals(
 
 def _read_samples(dataset: Dataset, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample]]:
     """Yield (index, sample); unreadable ones are logged, or raise ``DataError``."""
-    samples: Any = _SampleOrProblem(dataset)
-    collate: Any = _return_item
+    everything: Any = range(len(dataset))
+    read: Any = functools.partial(_read_sample, dataset)
     loader = DataLoader(
-        samples,
+        everything,
         batch_size=None,
         sampler=indices,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=read,  # in the worker
         worker_init_fn=init_worker,
         multiprocessing_context=choose_start_method(workers),
     )
@@ -298,19 +298,9 @@ def _read_samples(dataset: Dataset, indices: Sequence[int], workers: int) -> Ite
             LOG.warning("skipped unreadable image: %s", item)
 
 
-class _SampleOrProblem:
-    """A data set that returns the problem of an unreadable sample; a worker would change the exception."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> tuple[int, Sample | Problem]:
-        try:
-            return index, self.dataset.read(index)
-        except DataError as error:
-            return index, error.problem
-
-
-def _return_item(item: Any) -> Any:
-    """Replace the default collation, which would convert arrays to tensors."""
-    return item
+def _read_sample(dataset: Dataset, index: int) -> tuple[int, Sample | Problem]:
+    """Return a sample, or the problem of an unreadable one: a worker would change the exception."""
+    try:
+        return index, dataset.read(index)
+    except DataError as error:
+        return index, error.problem

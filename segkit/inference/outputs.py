@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Collection
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from segkit.data.label_map import LabelMap
@@ -15,7 +14,6 @@ from segkit.runtime import files
 from segkit.visualize import overlays
 
 KINDS = {"ids": ".png", "colors": ".png", "overlays": ".jpg", "probabilities": ".npz"}
-LEGEND_WIDTH = 1000  # pixels; the legend of a wider image is enlarged so that it stays readable
 
 
 def output_path(folder: Path, kind: str, name: str) -> Path:
@@ -55,7 +53,9 @@ def save_prediction(
     if "colors" in kinds:
         overlays.save_image(output_path(folder, "colors", name), overlays.colorize(ids, table.colors))
     if "overlays" in kinds:
-        overlays.save_image(output_path(folder, "overlays", name), add_legend(image, ids, table))
+        overlay = overlays.draw_overlay(image, ids, table.colors)
+        with_legend = overlays.add_legend(overlay, [ids], table.names, table.colors)
+        overlays.save_image(output_path(folder, "overlays", name), with_legend)
     if "probabilities" in kinds:
         assert probabilities is not None
         path = output_path(folder, "probabilities", name)
@@ -85,14 +85,3 @@ def _save_geotiff(path: Path, raw: np.ndarray, source: Path) -> None:
             file.write(raw, 1)
         with files.atomic_write(path) as target:
             target.write(memory.read())
-
-
-def add_legend(image: np.ndarray, ids: np.ndarray, table: LabelMap) -> np.ndarray:
-    """Return the image with its classes overlaid, and below it a legend of the classes that occur."""
-    present = np.unique(ids)
-    names = [table.names[k] for k in present]
-    factor = max(1, round(image.shape[1] / LEGEND_WIDTH))
-    legend = overlays.draw_legend(names, table.colors[present], width=image.shape[1] // factor)
-    if factor > 1:
-        legend = cv2.resize(legend, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    return overlays.stack_vertically(overlays.draw_overlay(image, ids, table.colors), legend)

@@ -39,14 +39,11 @@ class Video:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self.capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self.capture.isOpened():
-            if self.endless:
-                reason = "no such camera"
-            else:
-                reason = "not a readable video"
+            reason = "no such camera" if self.endless else "not a readable video"
             raise ValueError(f"input={source}: {reason}")
         self.rate = self.capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE
         self.times: list[float] = []  # of the frames that the file has data for, in ms
-        self.numbers: list[int] = []  # of the same frames
+        self.numbers: list[int] = []  # of the same frames; empty if they are unknown
         self.length: int | None = None
         if not isinstance(source, int):
             self.times = _packet_times(source)
@@ -54,6 +51,8 @@ class Video:
             self.numbers = list(range(len(self.times)))
             if self.length != len(self.times):
                 self.numbers = self._number_frames(source)
+            if len(set(self.times)) < len(self.times):
+                self.numbers = []  # times do not tell the frames apart
 
     def _count_frames(self, file: Path) -> int:
         """Return the number of frames with data, or the number in the header if that is larger.
@@ -83,7 +82,10 @@ class Video:
         while True:
             is_read, image = self.capture.read()
             if is_read:
-                number = max(number + 1, self._number_at(self.capture.get(cv2.CAP_PROP_POS_MSEC)))
+                index = bisect.bisect_left(self.times, self.capture.get(cv2.CAP_PROP_POS_MSEC) - 0.5)
+                number += 1
+                if index < len(self.numbers):
+                    number = max(number, self.numbers[index])
                 self.seen += 1
                 yield number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
                 continue
@@ -93,14 +95,6 @@ class Video:
         self.capture.release()
         if not self.seen:
             raise ValueError(f"input={self.source}: no frame can be read")
-
-    def _number_at(self, time: float) -> int:
-        """Return the number of the frame at a time (ms), 0 if it is unknown."""
-        index = bisect.bisect_left(self.times, time - 0.5)
-        is_known = index < len(self.times) and len(set(self.times)) == len(self.times)
-        if is_known:
-            return self.numbers[index]
-        return 0
 
 
 def _packet_times(file: Path) -> list[float]:

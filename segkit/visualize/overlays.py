@@ -24,6 +24,7 @@ WIDEST = 8  # times its height: a thin image is shown smaller
 SHEET_HEIGHT = 160  # pixels of a sample in a sheet
 MATRIX_SIDE = 720  # pixels of a confusion matrix, about
 LINE = 18  # pixels from one line of text to the next
+LEGEND_WIDTH = 1000  # pixels; the legend of a wider image is enlarged so that it stays readable
 
 
 def to_display_rgb(image: np.ndarray, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
@@ -100,7 +101,10 @@ def add_legend(
     present = present_classes(ids)
     if not present:
         return image
-    legend = draw_legend([names[k] for k in present], colors[present], width=image.shape[1])
+    factor = max(1, round(image.shape[1] / LEGEND_WIDTH))
+    legend = draw_legend([names[k] for k in present], colors[present], width=image.shape[1] // factor)
+    if factor > 1:
+        legend = cv2.resize(legend, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     return stack_vertically(image, legend)
 
 
