@@ -1,7 +1,7 @@
 """Seconds, images/s and peak memory of a training step: segkit, segmentation_models.pytorch, the published.
 
     python benchmarks/train_step.py --variant 50 --batch 2 --crop 256 --results train_step.jsonl
-    python benchmarks/train_step.py losses --results losses.jsonl
+    python benchmarks/train_step.py losses
     python benchmarks/train_step.py --device cuda --modes bf16_compiled --variant 101 --batch 16 --crop 480
 
 All sides train on the same batch, each in a fresh process, and take a step in turn; medians count, and
@@ -9,8 +9,7 @@ ratios are against the better layout of smp. Peak memory is that of a side's pro
 allocated there. Each mode has a table. ``ceiling`` is the share of what large matrix products reached in the
 same run; the arithmetic is counted as forward and twice that backward.
 
-``losses`` takes 50 steps on drawn scenes from three seeds a side: the mean of the last ten losses, and
-whether the sides differ by more than seeds do.
+``losses`` takes 50 steps on drawn scenes with three seeds a side, and prints the mean of the last ten losses.
 """
 
 from __future__ import annotations
@@ -46,34 +45,6 @@ def work(given: argparse.Namespace) -> None:
             return {"loss": float(losses[-1])}
 
         return take
-
-    turns.serve(build, clock=given.clock, device=given.device)
-
-
-def learn(given: argparse.Namespace) -> None:
-    """Serve as a side of ``losses``: the line is the seed, the answer all losses of its steps."""
-    side, mode, steps = given.worker
-
-    def build() -> Any:
-        import torch
-
-        from segkit.data.datasets import shapes
-
-        torch.set_num_threads(given.threads)
-        scenes = shapes.build("train", size=given.crop)
-        samples = [scenes.read(index) for index in range(SCENES)]
-        images = torch.stack([torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples])
-        labels = torch.stack([torch.from_numpy(sample.label) for sample in samples])
-        given.classes = scenes.table.num_classes
-
-        def train(seed: str) -> dict[str, Any]:
-            given.seed = int(seed or 0)
-            step = train_sides.make_step(given, side, mode)
-            order = torch.Generator().manual_seed(given.seed)
-            batches = [torch.randperm(SCENES, generator=order)[: given.batch] for _ in range(int(steps))]
-            return {"losses": [float(step(images[batch], labels[batch])) for batch in batches]}
-
-        return train
 
     turns.serve(build, clock=given.clock, device=given.device)
 
@@ -128,52 +99,41 @@ def step_table(part: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def losses(given: argparse.Namespace) -> None:
-    """Measure and print the losses of each side for several seeds."""
-    rows: dict[str, list[float]] = {}
-    ways = [(side, mode) for mode in given.modes for side in given.sides if mode in train_sides.SIDES[side]]
-    names = ("variant", "batch", "crop", "device")
-    commands = {
-        f"{side} {mode}": turns.side_command(__file__, given, *names, worker=(side, mode, str(given.steps)))
-        for side, mode in ways
-    }
-    with turns.start_sides(commands, threads=given.threads) as ready:
-        for seed in range(given.seeds):
-            for name, side in ready.items():
-                answer = side.request(str(seed))
-                if answer is None:
-                    raise SystemExit(f"{name}: {side.error_text()}")
-                rows.setdefault(name, []).append(statistics.mean(answer["losses"][-LAST:]))
-                turns.log_message(f"  seed {seed}, {name}: {rows[name][-1]:.4f}, {answer['seconds']:.0f} s")
-    part = {name: getattr(given, name) for name in (*names, "steps", "seeds", "threads")}
-    part |= {
-        "what": "losses",
-        "machine": ceilings.describe_machine(given.threads, given.device),
-        "rows": rows,
-    }
-    turns.store_results(given, part)
-    print(loss_table(part))
+def compare_losses(given: argparse.Namespace) -> None:
+    """Train each side with several seeds, and print mean and standard deviation of its last losses."""
+    import torch
+
+    from segkit.data.datasets import shapes
+
+    torch.set_num_threads(given.threads)
+    scenes = shapes.build("train", size=given.crop)
+    samples = [scenes.read(index) for index in range(SCENES)]
+    images = torch.stack([torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples])
+    labels = torch.stack([torch.from_numpy(sample.label) for sample in samples])
+    given.classes = scenes.table.num_classes
+
+    def train(side: str, mode: str, seed: int) -> float:
+        given.seed = seed
+        step = train_sides.make_step(given, side, mode)
+        order = torch.Generator().manual_seed(seed)
+        batches = [torch.randperm(SCENES, generator=order)[: given.batch] for _ in range(given.steps)]
+        losses = [float(step(images[batch], labels[batch])) for batch in batches]
+        turns.log_message(f"  seed {seed}, {side} {mode}: {losses[-1]:.4f}")
+        return statistics.mean(losses[-LAST:])
+
+    network = train_sides.describe_network(given.variant)
+    print(f"{network}, {given.batch} drawn scenes of {given.crop} pixels, mean of the last {LAST} losses\n")
+    print("| side | mean of the seeds | standard deviation |\n|---|---|---|")
+    for mode in given.modes:
+        for side in (side for side in given.sides if mode in train_sides.SIDES[side]):
+            means = [train(side, mode, seed) for seed in range(given.seeds)]
+            print(
+                f"| {side} {mode} | {statistics.mean(means):.4f} | {statistics.stdev(means):.4f} |",
+                flush=True,
+            )
 
 
-def loss_table(part: dict[str, Any]) -> str:
-    """Return a table in Markdown: mean loss of each side, and its distance from the first side."""
-    network = train_sides.describe_network(part["variant"])
-    what = f"{network}, {part['batch']} drawn scenes of {part['crop']} pixels"
-    lines = [f"\n{what} per step, mean of losses {part['steps'] - LAST + 1} to {part['steps']}\n"]
-    lines += [
-        "| side | mean of the seeds | standard deviation | distance from the first, in standard deviations |",
-        "|---|---|---|---|",
-    ]
-    first = next(iter(part["rows"].values()))
-    for name, losses in part["rows"].items():
-        mean, spread = statistics.mean(losses), statistics.stdev(losses)
-        both = (spread**2 + statistics.stdev(first) ** 2) ** 0.5
-        apart = (mean - statistics.mean(first)) / both if both else 0.0
-        lines.append(f"| {name} | {mean:.4f} | {spread:.4f} | {apart:+.1f} |")
-    return "\n".join(lines)
-
-
-WHAT = {"measure": measure, "losses": losses}
+WHAT = {"measure": measure, "losses": compare_losses}
 
 
 def main() -> None:
@@ -181,20 +141,17 @@ def main() -> None:
     parser = turns.make_turns_parser(__doc__)
     parser.add_argument("what", nargs="?", default="measure", choices=[*WHAT])
     train_sides.add_options(parser)
-    parser.add_argument("--modes", nargs="+", help="default: float32 bf16")
+    parser.add_argument("--modes", nargs="+", default=["float32", "bf16"])
     parser.add_argument("--alone", action="store_true", help="one process at a time, if memory is short")
-    parser.add_argument(
-        "--sides", nargs="+", choices=[*train_sides.SIDES], help="default: segkit and both of smp"
-    )
+    sides = ["segkit", "smp", "smp_channels_last"]
+    parser.add_argument("--sides", nargs="+", choices=[*train_sides.SIDES], default=sides)
     parser.add_argument("--steps", type=int, default=50, help="of `losses`")
     parser.add_argument("--seeds", type=int, default=3, help="of `losses`")
     if sys.argv[1:2] == ["losses"]:
         parser.set_defaults(batch=4, crop=96)
     given = parser.parse_args()
-    given.modes = given.modes or ["float32", "bf16"]
-    given.sides = given.sides or ["segkit", "smp", "smp_channels_last"]
     if given.worker:
-        work(given) if len(given.worker) == 2 else learn(given)
+        work(given)
         return
     if given.seeds < 2:
         parser.error(f"--seeds={given.seeds}: must be at least 2")
