@@ -166,12 +166,6 @@ def test_names_that_differ_by_number_are_not_similar():
     assert [case.text for case in classes.find_similar_classes(table)] == ["traffic light and Traffic_Lights"]
 
 
-def test_mirrored_descriptor_is_that_of_the_mirrored_image():
-    gray = cv2.cvtColor(SCENES["train"].read(0).image, cv2.COLOR_RGB2GRAY)
-    mirrored = copies.describe_image(np.ascontiguousarray(gray[:, ::-1]))
-    np.testing.assert_allclose(copies.mirror_descriptor(copies.describe_image(gray)), mirrored, atol=1e-4)
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_matches_are_those_of_a_complete_search(seed):
     draw = np.random.default_rng(seed)

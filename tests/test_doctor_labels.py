@@ -51,11 +51,6 @@ def test_relabeled_region_is_found_with_its_classes_and_box():
     assert region.evidence == pytest.approx(gain, rel=1e-4)
 
 
-def test_right_label_has_no_evidence():
-    compared, _ = labels.compare_label(soften(halves()), halves())
-    assert (compared.regions, compared.shift, compared.exchange) == ((), 0, None)
-
-
 def test_exchanged_classes_are_found():
     truth = halves()
     label = np.choose(truth, [1, 0, 2]).astype(np.uint8)

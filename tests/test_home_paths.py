@@ -22,11 +22,9 @@ PATHS = [
     ("train", TRAIN, "data.root"),
     ("train", TRAIN, "data.classes"),
     ("train", TRAIN, "data.train_split"),
-    ("train", ["data=camvid"], "data.root"),
     ("train", [], "model.weights"),
     ("train", [], "model.backbone.weights"),
     ("train", [], "loss.class_weights"),
-    ("train", ["loss=ohem"], "loss.class_weights"),
     ("predict", WEIGHTS, "input"),
     ("predict", WEIGHTS, "output"),
     ("test", WEIGHTS, "output"),
@@ -45,13 +43,9 @@ def test_only_a_leading_tilde_of_a_known_user_is_expanded(monkeypatch):
     for typed, expected in (("~", "/home/me"), ("./~", "./~"), ("a~", "a~")):
         assert compose_settings("train", [f"run_dir={typed}"])["run_dir"] == expected
     assert compose_settings("train", ["run_name='~x'"])["run_name"] == "~x"  # no path
+    assert compose_settings("train", [*TRAIN, "data.root=[~/a,/b]"])["data"]["root"] == ["/home/me/a", "/b"]
     with pytest.raises(ValueError, match="run_dir=~nobody-here/a: there is no user nobody-here"):
         compose_settings("train", ["run_dir=~nobody-here/a"])
-
-
-def test_home_is_expanded_in_a_list_of_roots(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    assert compose_settings("train", [*TRAIN, "data.root=[~/a,/b]"])["data"]["root"] == ["/home/me/a", "/b"]
 
 
 def test_home_is_expanded_in_arguments_of_tools(monkeypatch, capsys):

@@ -83,9 +83,9 @@ def examine_dataset(
     lines = [f"{f.severity:>8}: {f.kind}: {len(f.cases):,}. {f.remedy}." for f in findings]
     lines.append(f"{format_count(sum(sizes.values()), 'image')} examined; see {folder / 'doctor.html'}")
     if tools:
-        images = _list_misfits(findings, datasets, count)
+        images = _list_images(findings, datasets, model, count)
         if model is not None:
-            images, table = _list_suspects(model, count), model.table
+            table = model.table
         base = export.common_folder(pair.image for dataset in datasets.values() for pair in dataset.pairs)
         target = folder / "export"
         number = export.export_images(images, table=table, base=base, folder=target, tools=tools)
@@ -97,25 +97,24 @@ def examine_dataset(
     return findings, lines
 
 
-def _list_misfits(
-    findings: Sequence[Finding], datasets: Mapping[str, Pairs], count: int
+def _list_images(
+    findings: Sequence[Finding], datasets: Mapping[str, Pairs], model: Any, count: int
 ) -> Iterator[export.ExportedImage]:
-    """Yield the first images whose masks do not fit."""
-    cases = [case for finding in findings if finding.kind in agreement.KINDS for case in finding.cases]
-    for case in cases[:count]:
-        key = case.images[0]
-        dataset = datasets[key.split]
-        label = dataset.read_label(key.position)
-        yield export.ExportedImage(dataset.pairs[key.position].image, label, None, case.text)
-
-
-def _list_suspects(model: Any, count: int) -> Iterator[export.ExportedImage]:
-    """Yield the first images of the ranking with their predictions."""
-    for suspect in model.ranking[:count]:
-        opinion = model.compare(suspect.key)
-        file = model.pairs[suspect.key.split].pairs[suspect.key.position].image
-        note = ranking.explain_suspect(suspect, model.table.names)[1]
-        yield export.ExportedImage(file, opinion.sample.label, opinion.prediction, note)
+    """Yield the first images of the ranking or, without a model, those whose masks do not fit."""
+    if model is None:
+        cases = [case for finding in findings if finding.kind in agreement.KINDS for case in finding.cases]
+        chosen = [(case.images[0], case.text) for case in cases]
+    else:
+        names = model.table.names
+        chosen = [(suspect.key, ranking.explain_suspect(suspect, names)[1]) for suspect in model.ranking]
+    for key, note in chosen[:count]:
+        dataset, prediction = datasets[key.split], None
+        if model is None:
+            label = dataset.read_label(key.position)
+        else:
+            opinion = model.compare(key)
+            label, prediction = opinion.sample.label, opinion.prediction
+        yield export.ExportedImage(dataset.pairs[key.position].image, label, prediction, note)
 
 
 def format_exclude_list(findings: Sequence[Finding]) -> str:

@@ -10,7 +10,7 @@ from typing import get_args
 import cv2
 import numpy as np
 
-from segkit.data.label_map import DataError, LabelMap
+from segkit.data.label_map import LabelMap
 from segkit.data.pairs import Pairs
 from segkit.runtime.text import format_count
 from segkit.tools.doctor.findings import Case, Finding, Key, Severity
@@ -64,13 +64,9 @@ def _render_case(case: Case, datasets: Mapping[str, Pairs]) -> str:
     pictures = ""
     for key in case.images[:PICTURES_OF_CASE]:
         dataset = datasets[key.split]
-        try:
-            image, label = overlays.shrink_sample(dataset.read(key.position), SIDE)
-        except DataError as error:
-            pictures += f"<p>{escape(str(error))}</p>"
-        else:
-            drawn = draw_borders(image, label, dataset.table.colors)
-            pictures += html.render_image(drawn, key.name, kind="image", suffix=".jpg")
+        image, label = overlays.shrink_sample(dataset.read(key.position), SIDE)
+        drawn = draw_borders(image, label, dataset.table.colors)
+        pictures += html.render_image(drawn, key.name, kind="image", suffix=".jpg")
     return f'<figure><div class="pair">{pictures}</div><p>{escape(case.text)}</p></figure>'
 
 
