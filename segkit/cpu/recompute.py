@@ -169,22 +169,18 @@ class Recompute(TorchFunctionMode):
         self.dependents.clear()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if _active is not self or not torch.is_grad_enabled() or "out" in kwargs:
-            return self._run_unknown(FASTER.get(func, func), args, kwargs)
-        if func is F.batch_norm:
+        func, kwargs = FASTER.get(func, func), kwargs or {}
+        is_known = _active is self and torch.is_grad_enabled() and args and "out" not in kwargs
+        is_in_place = _is_in_place(func.__name__, args, kwargs)
+        if is_known and func is F.batch_norm:
             result = func(*args, **kwargs)
             self._register_batch_norm(result, args[0], kwargs.get("bias"))  # as it passes its arguments on
             return result
-        if func in CHEAP or (func in ACTIVATIONS and not _is_in_place(func.__name__, args, kwargs)):
+        if is_known and (func in CHEAP or (func in ACTIVATIONS and not is_in_place)):
             return self._run_cheap(func, args, kwargs)
-        if args and (func in ACTIVATIONS or func in CHEAP_IN_PLACE):
+        if is_known and (func in ACTIVATIONS or func in CHEAP_IN_PLACE):
             self._register_in_place(func, args, kwargs)
-            return func(*args, **kwargs)
-        return self._run_unknown(FASTER.get(func, func), args, kwargs)
-
-    def _run_unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if self.dependents and args and _is_in_place(func.__name__, args, kwargs):
+        elif is_in_place and args:
             self._materialize_dependents(args[0])
         return func(*args, **kwargs)
 
@@ -192,7 +188,7 @@ class Recompute(TorchFunctionMode):
         """Run an operation with a new result; register it if one of its inputs can be recomputed."""
         result = func(*args, **kwargs)
         values, others = args, ()
-        if func is torch.cat and args:  # of a list of tensors
+        if func is torch.cat:  # of a list of tensors
             values, others = args[0], args[1:]
 
         def compute(*values: Any) -> Tensor:
