@@ -13,7 +13,7 @@ import torchvision
 
 import originals
 from segkit.config import registry
-from segkit.models.backbones import resnet
+from segkit.models.backbones import resnest, resnet
 
 COUNTS = {  # variant of resnet: parameters with 1000 classes
     "50": 25_557_032,
@@ -306,9 +306,11 @@ def test_blocks_setting_needs_four_numbers(name):
         on_meta("50", name=name, blocks=[1, 2])
 
 
-def test_resnet_variants_match_signature():
-    named = typing.get_args(typing.get_type_hints(resnet.build)["variant"])
-    assert list(named) == list(resnet.VARIANTS)
+@pytest.mark.parametrize("backbone", [resnet, resnest])
+def test_variants_match_the_signature(backbone):
+    named = typing.get_args(typing.get_type_hints(backbone.build)["variant"])
+    assert list(named) == list(backbone.VARIANTS)
+    assert set(backbone.PUBLISHED) < set(named)
 
 
 def test_stem_shortcut_and_pool_apply_to_any_unit():

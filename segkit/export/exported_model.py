@@ -44,9 +44,7 @@ class ExportedModel(nn.Module):
             threads = torch.get_num_threads()
             self.session = self.runtime.open_session(path, threads=threads, precision=precision)
         except Exception as error:  # damaged files raise anything
-            if isinstance(error, ValueError) and "segkit[export]" in str(error):
-                raise
-            raise ValueError(f"{path}: damaged, or made for another version ({first_line(error)})") from error
+            raise ValueError(f"{path}: cannot be opened: {first_line(error)}") from error
         self.device_marker = nn.Parameter(torch.zeros(1), requires_grad=False)  # on the CPU, float32
         self.register_buffer("sha256", torch.frombuffer(bytearray(hash_files(path)), dtype=torch.uint8))
         for name in ("mean", "std"):

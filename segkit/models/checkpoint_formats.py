@@ -8,7 +8,6 @@ checkpoint (``meta.config``); where it did not, the file's name is parsed, such 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
+
+from segkit.config.hints import write_value
 
 if TYPE_CHECKING:
     from segkit.models.network import Segmenter
@@ -194,7 +195,7 @@ def check_compatible(model: Segmenter, names: Iterable[str], config: str, path: 
     if hasattr(model.head, "aspp"):
         current["model.head.atrous_rates"] = model.head.aspp.rates  # type: ignore[union-attr]
     changes = [
-        f"{key}={json.dumps(value, separators=(',', ':'))}".replace('"', "")
+        f"{key}={write_value(value)}"
         for key, value in required.items()
         if key in current and current[key] != value
     ]
