@@ -272,7 +272,7 @@ def test_commands_in_sentences_parse(page, code, monkeypatch):
 RUNNING = {  # page: files that its blocks write
     "README.md": [],
     "docs/quickstart.md": ["runs/demo/test-whole/report.html"],
-    "docs/own_data.md": ["my_data.png", "my_data/weights.txt", "runs/my_data_rare/best.pt"],
+    "docs/own_data.md": ["my_data.png", "my_data/weights.txt", "runs/my_data/best.pt"],
     "docs/python.md": [],
     "docs/from_smp.md": [],
     "docs/scoring.md": ["changed.png"],
