@@ -42,11 +42,7 @@ from segkit.config import registry
 from segkit.config.compose import compose_settings
 from segkit.runtime.errors import report_user_errors
 
-THIN = [
-    "model/backbone=resnest",
-    "model.backbone.variant=14",
-    "model.backbone.width=16",
-]  # for drawn scenes
+THIN = ["model/backbone=resnest", "model.backbone.variant=14", "model.backbone.width=16"]  # for drawn scenes
 FEW = {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 50, "box_batch_size_per_image": 64}
 
 
@@ -93,8 +89,7 @@ def build_pyramid(settings: dict[str, Any], *, width: int = 256, single: bool = 
 
     Args:
         settings: of the backbone. With ``weights`` its normalization is frozen, as detectors use small
-            batches;
-            without, it is trained with at least two images at a time.
+            batches; without, it is trained with at least two images at a time.
         width: see ``Pyramid``.
         single: see ``Pyramid``.
     """

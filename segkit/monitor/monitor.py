@@ -134,9 +134,8 @@ class Monitor:
         seconds = time.perf_counter() - self.clock
         if is_point:
             curves = {"loss": loss, "lr": rate, "passed_epochs": iteration / self.iterations_per_epoch}
-            curves |= {f"loss_{name}": values[name] for name in losses} | {
-                name: values[name] for name in norms
-            }
+            curves |= {f"loss_{name}": values[name] for name in losses}
+            curves |= {name: values[name] for name in norms}
             if len(learning_rates) > 1:
                 curves |= {f"lr_{name}": value for name, value in learning_rates.items()}
             speeds = {f"wall/{name}": value for name, value in self._measure_speed(seconds).items()}
