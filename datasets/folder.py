@@ -86,7 +86,7 @@ def propose_classes(arguments: argparse.Namespace, root: Path) -> None:
         print(f"class masks are in {target}: data.masks='{target.name}/*'")
     values = proposals.count_mask_values(masks)
     table = proposals.propose_label_map(values)
-    files.write_text(output, tool.format_csv(table))
+    files.write_text(output, table.to_csv())
     for (_, pixels), entry in zip(sorted(values.items()), table.entries, strict=True):
         print(f"{entry.id:>6} {entry.name:>12} {pixels / values.total():8.3%} of the pixels")
     print(f"{format_count(len(masks), 'mask')} read. Name the classes in {output}, then run `verify`")

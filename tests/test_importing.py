@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from conftest import run_command, run_script, write_image
 from runs import TINY
 from segkit.data.label_map import LabelMap
-from segkit.tools.import_labels import format_csv, import_labels, proposals, shapes
+from segkit.tools.import_labels import import_labels, proposals, shapes
 from segkit.tools.import_labels.readers import read_annotations
 
 HEIGHT, WIDTH = 60, 80
@@ -435,7 +435,7 @@ def test_proposed_table_reads_its_masks(tmp_path, has_colors):
     for file, mask in masks.items():
         write_image(file, mask)
     table = proposals.propose_label_map(proposals.count_mask_values(list(masks)))
-    (tmp_path / "classes.csv").write_text(format_csv(table))
+    (tmp_path / "classes.csv").write_text(table.to_csv())
     read = LabelMap.read(tmp_path / "classes.csv", "folder")
     for file, mask in masks.items():
         assert len(np.unique(read.encode(mask, file))) == len(np.unique(mask.reshape(81, -1), axis=0))

@@ -238,6 +238,13 @@ class LabelMap:
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the class table of a checkpoint is damaged: {error!r:.200}") from error
 
+    def to_csv(self) -> str:
+        """Return the content of a CSV file, without the categories, that ``read`` accepts."""
+        text = io.StringIO()
+        rows = [[e.id, e.name, hex_color(e.color), "yes" if e.ignore else ""] for e in self.entries]
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+        return text.getvalue()
+
     @classmethod
     def read(cls, file: Path, name: str) -> LabelMap:
         """Read a CSV file with columns ``id``, ``name`` and optional ``color``, ``ignore``, ``category``.

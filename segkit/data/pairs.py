@@ -166,7 +166,6 @@ def build_pairs(
     split: str,
     *,
     root: str,
-    prepare: str,
     ends: tuple[str, str] = ("", ""),
     **settings: Any,
 ) -> Pairs:
@@ -177,12 +176,11 @@ def build_pairs(
         folders: of the images and of the masks, below the root.
         split: subfolder of both.
         root: of the data set.
-        prepare: what the command of that name does, for the message about missing folders.
         ends: of the names of images and masks, before the suffix.
         settings: of ``Pairs``.
     """
     images, masks = (f"{folder}/{split}" for folder in folders)
-    path = check_folders(root, (images, masks), f"`{cli_command('data', name)} prepare` {prepare}")
+    path = check_folders(root, (images, masks), f"`{cli_command('data', name)} prepare` makes them")
     found = match_files(path / images, path / masks, image_end=ends[0], mask_end=ends[1])
     return Pairs(name, load_builtin_label_map(name), found, root=root, **settings)
 

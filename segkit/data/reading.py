@@ -49,7 +49,7 @@ def read_image(file: Path, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
     data = _read_bytes(file)
     header = _read_header(data, file, "image")
     _check_image(header, file, bands)
-    with _report_damage(file, is_tiff=header.format == "TIFF"):
+    with _report_damage(file, needs_extras=header.format in ("TIFF", "JPEG 2000")):
         image = expand_values(decode(data, header), header)
     count = image.shape[2]
     if bands.chosen is None:
@@ -110,7 +110,7 @@ def read_mask(file: Path, coding: Coding) -> np.ndarray:
         (header.lossy, f"ids changed by lossy compression ({header.format})", "export it again as PNG"),
     )
     _raise_first(faults, file)
-    with _report_damage(file, is_tiff=header.format == "TIFF"):
+    with _report_damage(file, needs_extras=header.format == "TIFF"):
         mask = decode(data, header)
     if header.palette is not None and header.format == "GIF":  # programs that write GIF reorder palettes
         mask = expand_values(mask, header)
@@ -200,7 +200,7 @@ def _read_header(data: bytes, file: Path, use: Use) -> Header:
 
 
 @contextlib.contextmanager
-def _report_damage(file: Path, *, is_tiff: bool = False) -> Iterator[None]:
+def _report_damage(file: Path, *, needs_extras: bool = False) -> Iterator[None]:
     """Raise a ``DataError`` instead of what decoders raise on damaged files, which is nearly everything."""
     try:
         yield
@@ -208,8 +208,8 @@ def _report_damage(file: Path, *, is_tiff: bool = False) -> Iterator[None]:
         raise
     except Exception as error:
         remedy = REPLACE
-        if is_tiff and not (importlib.util.find_spec("imagecodecs") and importlib.util.find_spec("rasterio")):
-            remedy = f"pip install 'segkit[bands,geo]' reads more kinds of TIFF; if it is damaged, {REPLACE}"
+        if needs_extras and not all(map(importlib.util.find_spec, ("imagecodecs", "rasterio"))):
+            remedy = f"pip install 'segkit[bands,geo]' reads more such files; if it is damaged, {REPLACE}"
         text = f"is damaged, cut short or not an image ({first_line(error)[:200]})"
         raise DataError("unreadable or truncated", file, text, remedy) from error
 

@@ -30,5 +30,4 @@ def build(
         on_error=on_error,
         cache=cache,
         exclude=exclude if split == "train" else None,
-        prepare="makes them from the SegNet tutorial",
     )

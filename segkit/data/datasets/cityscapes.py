@@ -31,6 +31,5 @@ def build(
         on_error=on_error,
         cache=cache,
         exclude=exclude if split == "train" else None,
-        prepare="unpacks the official zip files",
         ends=("_leftImg8bit", "_gtFine_labelIds"),
     )

@@ -18,7 +18,6 @@ import numpy as np
 
 from segkit.data.label_map import LabelMap, hex_color
 from segkit.runtime import files
-from segkit.tools.import_labels import format_csv
 
 MIN_AREA = 16  # pixels of a region of a prediction
 SERVED = "/data/local-files/?d="  # Label Studio's address of a file below its document root
@@ -96,7 +95,7 @@ def export_images(
 
     The images are named by their paths below ``base``. Returns their number.
     """
-    files.write_text(folder / "classes.csv", format_csv(table))
+    files.write_text(folder / "classes.csv", table.to_csv())
     ignored = {entry.name: hex_color(entry.color) for entry in table.entries if entry.ignore}
     names = [*table.names, next(iter(ignored), "not scored")]
     colors = {name: hex_color(color) for name, color in zip(table.names, table.colors, strict=True)} | ignored

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -15,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segkit.data.label_map import COLUMNS, Entry, LabelMap, automatic_color, hex_color
+from segkit.data.label_map import Entry, LabelMap, automatic_color
 from segkit.data.listing import walk_files
 from segkit.data.reading import IMAGE_SUFFIXES, read_size
 from segkit.runtime.text import format_count
@@ -139,7 +137,7 @@ def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
                 report.not_labeled.append(file.relative_to(images).as_posix())
         (target / f"import{'-' * bool(split)}{split}.json").write_text(report.to_json(), encoding="utf-8")
         if not (root / "classes.csv").exists():
-            (target / "classes.csv").write_text(format_csv(table), encoding="utf-8")
+            (target / "classes.csv").write_text(table.to_csv(), encoding="utf-8")
         for file in sorted(file for file in target.rglob("*") if file.is_file()):
             place = root / file.relative_to(target)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -254,11 +252,3 @@ def make_label_map(labels: Sequence[str], colors: Mapping[str, str]) -> LabelMap
         entries.append(Entry(number, label, (red, green, blue)))
     entries.append(Entry(ignore_id(len(labels) + 1), "not scored", (255, 255, 255), ignore=True))
     return LabelMap("folder", tuple(entries))
-
-
-def format_csv(table: LabelMap) -> str:
-    """Format a label map as ``LabelMap.read`` reads it."""
-    text = io.StringIO()
-    rows = ([e.id, e.name, hex_color(e.color), "yes" if e.ignore else ""] for e in table.entries)
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-    return text.getvalue()
