@@ -1,8 +1,7 @@
-"""``augment.albumentations``: pixel-level transforms by name, seeded per sample."""
+"""``augment.albumentations``: pixel-level transforms by name; tests/test_loaders.py has their seeds."""
 
 from __future__ import annotations
 
-import random
 import warnings
 from importlib import metadata
 
@@ -12,50 +11,16 @@ import pytest
 
 from runs import Run
 from segkit.data import pixel_transforms, transforms
-from segkit.data.loaders import SampleOrder, TrainingLoader
 from segkit.data.pixel_transforms import PixelTransforms
-from segkit.types import PHOTOGRAPHS, Bands, Sample
+from segkit.types import PHOTOGRAPHS, Bands
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 48, 3)).astype(np.uint8)
-LABEL = np.zeros((48, 48), np.uint8)
-NOISY = [{"name": "CLAHE", "p": 0.5}, {"name": "GaussNoise", "p": 0.5}, {"name": "RandomFog", "p": 0.3}]
-
-
-class Scenes:
-    """Six photographs of noise."""
-
-    name, on_error, names = "scenes", "stop", list("abcdef")
-
-    def __len__(self):
-        return 6
-
-    def read(self, index):
-        return Sample(np.roll(IMAGE, index, axis=0), LABEL, self.names[index])
-
-
-def read_batches(workers=0, iterations=range(6)):
-    transform = transforms.build(crop_size=32, albumentations=NOISY)
-    order = SampleOrder(samples=6, seed=1, batch_size=4)
-    return [
-        batch.image
-        for batch in TrainingLoader(Scenes(), transform, order, iterations=iterations, workers=workers)
-    ]
 
 
 def test_transform_by_name_equals_albumentations():
     ours = PixelTransforms([{"name": "CLAHE", "p": 1, "clip_limit": [2, 2]}])
     theirs = albumentations.CLAHE(p=1, clip_limit=(2, 2))(image=IMAGE)["image"]
     np.testing.assert_array_equal(ours(IMAGE, np.random.default_rng(0), PHOTOGRAPHS), theirs)
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize(("workers", "start"), [(2, 0), (0, 2)])
-def test_batches_are_equal_for_any_workers_and_after_resuming(workers, start):
-    random.seed(workers)  # global generators do not matter
-    expected = read_batches()[start:]
-    assert len({image.numpy().tobytes() for image in expected}) == len(expected)
-    for ours, theirs in zip(read_batches(workers, range(start, 6)), expected, strict=True):
-        assert ours.equal(theirs)
 
 
 def test_every_pixel_transform_is_applied_to_rgb_or_refused():
