@@ -159,6 +159,11 @@ def test_training_draws_rare_classes_more_often(road_scenes):
 # ---- crops
 
 
+def draw_labels(label, count, **settings):
+    transform, image = transforms.build(**settings), np.zeros((*label.shape, 3), np.uint8)
+    return [transform(Sample(image, label, ""), seed).label for seed in range(count)]
+
+
 @pytest.mark.parametrize("resize", ["pil_bilinear", "opencv_linear"])
 @pytest.mark.parametrize("scales", [(1, 1), (0.8, 1.6)])
 def test_class_uniform_crop_has_a_rare_class_as_often_as_others(resize, scales):
@@ -166,12 +171,10 @@ def test_class_uniform_crop_has_a_rare_class_as_often_as_others(resize, scales):
     label[:, 60:] = 1
     label[70:73, 8:11] = 2  # three pixels wide, so that the nearest neighbor at 0.8 has some
     label[:20] = IGNORE_INDEX
-    sample, share = Sample(np.zeros((90, 120, 3), np.uint8), label, ""), {}
+    share = {}
     for probability in (0.0, 0.6, 1.0):
-        transform = transforms.build(
-            crop_size=16, scales=scales, resize=resize, hflip=0.5, class_uniform_crop=probability
-        )
-        results = [transform(sample, seed).label for seed in range(500)]
+        settings = {"crop_size": 16, "scales": scales, "resize": resize, "class_uniform_crop": probability}
+        results = draw_labels(label, 500, **settings)
         share[probability] = np.mean([(result == 2).any() for result in results])
         assert {result.shape for result in results} == {(16, 16)}
     assert share[0.0] < 0.1
@@ -184,20 +187,15 @@ def test_class_uniform_crop_always_has_the_only_class():
     label = np.full((40, 50), IGNORE_INDEX, np.uint8)
     label[31, 7] = 0
     places = set()
+    settings = {"crop_size": (6, 5), "scales": (1, 1), "class_uniform_crop": 1.0}
     for resize in ("pil_bilinear", "opencv_linear"):
-        transform = transforms.build(
-            crop_size=(6, 5), scales=(1, 1), resize=resize, hflip=0.5, class_uniform_crop=1.0
-        )
-        for seed in range(300):
-            found = np.argwhere(
-                transform(Sample(np.zeros((40, 50, 3), np.uint8), label, ""), seed).label == 0
-            )
-            assert len(found) == 1
-            places.add(tuple(found[0].tolist()))
+        for result in draw_labels(label, 300, resize=resize, **settings):
+            ((row, column),) = np.argwhere(result == 0)
+            places.add((row, column))
     assert places == {(row, column) for row in range(6) for column in range(5)}
 
 
 def test_class_uniform_crop_of_unlabeled_image_is_uniform():
     label = np.full((40, 50), IGNORE_INDEX, np.uint8)
-    transform = transforms.build(crop_size=10, scales=(1, 1), class_uniform_crop=1.0)
-    assert transform(Sample(np.zeros((40, 50, 3), np.uint8), label, ""), 0).label.shape == (10, 10)
+    (result,) = draw_labels(label, 1, crop_size=10, scales=(1, 1), class_uniform_crop=1.0)
+    assert result.shape == (10, 10)

@@ -137,11 +137,7 @@ def _parse_pattern(kind: str, pattern: str, suffixes: tuple[str, ...]) -> Tree:
 
 def _parse_shares(train_split: str, val_split: str) -> tuple[Share | None, Share | None]:
     """Return the parts of the shuffled images; validation is taken from the end, so 80% and 20% are apart."""
-    shares = {"train_split": _parse_share(train_split), "val_split": _parse_share(val_split)}
-    for key, share in shares.items():
-        if share is not None and not 0 < share <= 1:
-            raise ValueError(f"data.{key}={float(100 * share):g}%: must be more than 0% and at most 100%")
-    train, val = shares.values()
+    train, val = _parse_share("train", train_split), _parse_share("val", val_split)
     if train is not None and val is not None and train + val > 1:
         raise ValueError(
             f"data.train_split={train_split} and data.val_split={val_split} add up to "
@@ -153,12 +149,16 @@ def _parse_shares(train_split: str, val_split: str) -> tuple[Share | None, Share
     return train_part, val_part
 
 
-def _parse_share(part: str) -> Fraction | None:
-    """Return ``80%`` or ``0.8`` as 4/5, None for anything else."""
+def _parse_share(split: str, part: str) -> Fraction | None:
+    """Return ``80%`` or ``0.8`` as 4/5, None for a folder or list."""
     if not re.fullmatch(r"\d+(\.\d+)?\s*%|0?\.\d+", part):
         return None
     share = Fraction(part.rstrip("% "))
-    return share / 100 if part.endswith("%") else share
+    if part.endswith("%"):
+        share /= 100
+    if not 0 < share <= 1:
+        raise ValueError(f"data.{split}_split={part}: must be more than 0% and at most 100%")
+    return share
 
 
 def _read_own_table(first: LabelMap, root: Path, classes: str) -> LabelMap | None:
