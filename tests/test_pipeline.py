@@ -17,22 +17,24 @@ from segkit.inference.video import Video
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers()), st.integers(1, 4))
-def test_threads_keep_items_and_order(items, most):
+@given(st.lists(st.integers()))
+def test_threads_keep_items_and_order(items):
     done = []
-    with pipeline.write_behind(most=most) as submit:
-        for item in pipeline.read_ahead(items, most=most):
+    with pipeline.write_behind() as submit:
+        for item in pipeline.read_ahead(items):
             submit(done.append, item)
     assert done == items
 
 
 def test_reader_stays_within_its_bound():
     read = []
-    reader = pipeline.read_ahead((read.append(i) or i for i in itertools.count()), most=3)
+    reader = pipeline.read_ahead(read.append(i) or i for i in itertools.count())
     for wanted in range(5):
         assert next(reader) == wanted
         time.sleep(0.02)
-        assert len(read) <= wanted + 1 + 3
+        assert len(read) <= wanted + 1 + pipeline.AHEAD
+    reader.close()  # waits for the items that are being read
+    assert len(read) == 5 + pipeline.AHEAD
 
 
 @pytest.mark.parametrize("read", [pipeline.read_ahead, pipeline.read_newest])

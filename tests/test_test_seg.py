@@ -189,35 +189,28 @@ def test_other_weights_get_a_separate_folder(tiny_run, tmp_path, run_here):
     assert hashes["test-whole"] != hashes["test-whole-2"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            "data.val_scenes=3",
-            "the result of whole on shapes, split val, with different data. Choose another",
-        ),
-        ("evaluation.flip=true", "with different protocol. Choose another output"),
-        ("evaluation.evaluators.boundary=true", "with different protocol. Choose another output"),
-        ("checkpoint=other.pt", "with different weights. Choose another output"),
-        (None, "a result.json that is damaged or was not written by segkit"),
-    ],
-)
-def test_other_result_is_not_overwritten(tiny_run, tmp_path, run_here, capsys, monkeypatch, change, message):
+def test_other_result_is_not_overwritten(tiny_run, tmp_path, run_here, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = torch.load(tiny_run / "best.pt", weights_only=True)
     content["model"]["backbone.bn1.weight"] *= 0.5
     torch.save(content, "other.pt")
-    arguments = [f"checkpoint={tiny_run / 'best.pt'}", "output=out", "loader.workers=0"]
-    for _ in range(2):  # the same again is no other result
-        assert run_here("test_seg", *arguments) == 0
     result = tmp_path / "out/result.json"
-    if change is None:
-        result.write_text("{}")
-    elif change.startswith("checkpoint"):
-        arguments[0] = change
-    else:
-        arguments.append(change)
-    before = result.read_text()
-    assert run_here("test_seg", *arguments) == 2
-    assert message in capsys.readouterr().err
-    assert result.read_text() == before
+    same = [f"checkpoint={tiny_run / 'best.pt'}", "output=out", "loader.workers=0"]
+    other = "the result of whole on shapes, split val, with different"
+    damaged = "a result.json that is damaged or was not written by segkit"
+    for arguments, message in [
+        (same, None),
+        (same, None),
+        ([*same, "data.val_scenes=3"], f"{other} data. Choose another output"),
+        ([*same, "evaluation.flip=true"], f"{other} protocol. Choose another output"),
+        ([*same, "evaluation.evaluators.boundary=true"], f"{other} protocol. Choose another output"),
+        (["checkpoint=other.pt", *same[1:]], f"{other} weights. Choose another output"),
+        (same, damaged),
+    ]:
+        if message == damaged:
+            result.write_text("{}")
+        before = result.read_text() if message else None
+        assert run_here("test_seg", *arguments) == (2 if message else 0)
+        if message:
+            assert message in capsys.readouterr().err
+            assert result.read_text() == before

@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 END: Any = object()
+AHEAD = 2  # items that wait; with one, the network waits after each image that is slow to read
 
 
-def read_ahead(items: Iterable[T], *, most: int = 2) -> Generator[T]:
-    """Yield items that a thread reads up to ``most`` in advance; its errors are raised in their place."""
+def read_ahead(items: Iterable[T]) -> Generator[T]:
+    """Yield items that a thread reads in advance; its errors are raised in their place."""
     iterator = iter(items)
     with ThreadPoolExecutor(1) as pool:
-        pending = deque(pool.submit(next, iterator, END) for _ in range(most))
+        pending = deque(pool.submit(next, iterator, END) for _ in range(AHEAD))
         while (item := pending.popleft().result()) is not END:
             pending.append(pool.submit(next, iterator, END))
             yield item
@@ -61,17 +62,17 @@ def read_newest(items: Iterable[T]) -> Generator[T]:
 
 
 @contextlib.contextmanager
-def write_behind(*, most: int = 2) -> Iterator[Callable[..., None]]:
+def write_behind() -> Iterator[Callable[..., None]]:
     """Yield a function ``submit(fn, *args, **kwargs)`` that makes calls in a thread, in order.
 
-    It waits while ``most`` calls are queued. Leaving the context waits for all. An exception of a call is
+    It waits while ``AHEAD`` calls are queued. Leaving the context waits for all. An exception of a call is
     raised by a later ``submit`` or on leaving.
     """
     with ThreadPoolExecutor(1) as pool:
         calls = deque[Any]()
 
         def submit(fn: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-            while len(calls) >= most or (calls and calls[0].done()):
+            while len(calls) >= AHEAD or (calls and calls[0].done()):
                 calls.popleft().result()
             calls.append(pool.submit(fn, *args, **kwargs))
 

@@ -55,7 +55,7 @@ def predict_images(
     own_images = pending[distributed.rank() :: distributed.world_size()]
     is_disabled = None if distributed.is_main() else True  # None: disabled without a terminal
     predicted, failures = 0, []
-    reader = pipeline.read_ahead(sources.read_images(own_images, predictor.bands), most=1)
+    reader = pipeline.read_ahead(sources.read_images(own_images, predictor.bands))
     with pipeline.write_behind() as submit:
         for image, pixels in tqdm(reader, "predicting", len(own_images), unit="image", disable=is_disabled):
             if isinstance(pixels, Exception):
