@@ -424,7 +424,7 @@ def change_metadata(logits_file, tmp_path):
         ("image_size", "[3]"),
         ("interface", "[" * 100_000),
         ("classes", '{"name": 1}'),
-        ("settings", "null"),
+        ("settings", '{"data": []}'),
         ("align_corners", None),
     ],
 )

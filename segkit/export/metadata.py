@@ -23,7 +23,7 @@ TYPES = {  # of the entries that are read
     "std": list[PositiveFloat],
     "align_corners": bool,
     "classes": dict,
-    "settings": dict,
+    "settings": dict[str, dict],  # sections of the checkpoint
     "licenses": dict,
 }
 
