@@ -15,6 +15,7 @@ from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 
 from conftest import run_command, run_script, write_image
+from crafted import REFUSED
 from runs import TINY
 from segkit.data.label_map import LabelMap
 from segkit.tools.import_labels import import_labels, proposals, shapes
@@ -390,6 +391,8 @@ FAULTS = {
     "cvat text.json": "not a cvat file",
     "cvat runs.xml": "runs of 4000000000000 pixels for a mask of 2x2",
     "labelme empty.json": "not a labelme file",
+    "labelme bomb.json": "shape 1: Image size (3600000000 pixels) exceeds limit",
+    "label_studio sizes.json": "task 1: regions of images of different sizes",
     "label_studio tasks.json": "task 1: not a Label Studio task",
     "via empty.json": "contains no labeled images",
     "coco instances.json --classes cow": "The labels are cat, dog, tree",
@@ -409,6 +412,13 @@ def test_invalid_label_files_are_refused_in_one_line(tmp_path, monkeypatch):
     mask = '<mask label="a" rle="4000000000000" left="0" top="0" width="2" height="2"/>'
     image = f'<image name="a.png" width="2" height="2">{mask}</image>'
     (tmp_path / "runs.xml").write_text(f"<annotations>{image}</annotations>")
+    data, _ = REFUSED["png of 3.6 billion"]
+    stamp = {"shape_type": "mask", "points": [[0, 0]], "mask": base64.b64encode(data).decode()}
+    (tmp_path / "bomb.json").write_text(json.dumps({"shapes": [stamp]}))
+    regions = [studio_region("rectanglelabels", x=0, y=0, width=9, height=9) for _ in range(2)]
+    regions[0]["original_width"] = 99
+    task = {"data": {"image": "a.png"}, "annotations": [{"result": regions}]}
+    (tmp_path / "sizes.json").write_text(json.dumps([task]))
     for kind, name in (("escape", "../a.png"), ("lost", "a.png"), ("size", "part 0/000.png")):
         images = [{"id": 1, "file_name": name, "height": 1, "width": 1}]
         content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "a"}]}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from segkit.data.image_formats import Header, decode, expand_values, parse_header
@@ -56,13 +57,16 @@ def read_image(file: Path, bands: Bands = PHOTOGRAPHS) -> np.ndarray:
         if _has_transparency(image, header, max(8, header.depth)):
             remedy = f"data.bands=[{_list_bands(count)}] reads all bands, the hidden pixels too; or {TO_RGB}"
             raise DataError("transparent", file, "has transparent pixels, whose colors are undefined", remedy)
-        image = image[..., :3] if count >= 3 else np.repeat(image[..., :1], 3, axis=2)
+        image = image[..., : 3 if count >= 3 else 1]
     elif max(bands.chosen) > count:
         text = f"has {format_count(count, 'band')}, but data.bands includes {max(bands.chosen)}"
         raise DataError("too few bands", file, text, f"choose from 1 to {count}")
     else:
         image = image[..., [number - 1 for number in bands.chosen]]
-    return _convert_type(np.ascontiguousarray(image), file, bands)
+    image = _convert_type(np.ascontiguousarray(image), file, bands)
+    if bands.chosen is None and count < 3:
+        return cv2.merge([image[..., 0]] * 3)  # ten times faster than numpy
+    return image
 
 
 def _check_image(header: Header, file: Path, bands: Bands) -> None:

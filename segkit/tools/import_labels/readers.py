@@ -38,7 +38,7 @@ def name_errors(place: object, kind: str) -> Iterator[None]:
         yield
     except (LookupError, TypeError, AttributeError, ElementTree.ParseError, RecursionError) as error:
         raise ValueError(f"{place}: not a {kind} ({type(error).__name__} {error})") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{place}: {error}") from error
 
 
@@ -216,8 +216,11 @@ def _add_label_studio(image: LabeledImage, region: Mapping[str, Any]) -> None:
     if kind not in ("polygonlabels", "rectanglelabels", "ellipselabels") or not value.get(kind):
         image.skipped[kind] += 1
         return
-    image.size = int(region["original_height"]), int(region["original_width"])
-    scale = np.array(image.size[::-1]) / 100  # values are percentages
+    size = int(region["original_height"]), int(region["original_width"])
+    if image.size not in (None, size):
+        raise ValueError("regions of images of different sizes")
+    image.size = size
+    scale = np.array(size[::-1]) / 100  # values are percentages
     degrees = float(value.get("rotation") or 0)
     if kind == "polygonlabels":
         outline = parse_outline(value["points"]) * scale
