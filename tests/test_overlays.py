@@ -25,8 +25,10 @@ def test_id_without_color_is_refused(bad):
 
 def test_overlay_blends_by_opacity_except_ignored_pixels():
     image = np.full((1, 3, 3), 100, np.uint8)
-    mixed = overlays.draw_overlay(image, IDS, COLORS, opacity=0.5)
-    assert mixed.tolist() == [[[55, 60, 65], [150, 100, 50], [100, 100, 100]]]
+    mixed = overlays.draw_overlay(image, IDS, COLORS)
+    blended = overlays.OPACITY * COLORS + (1 - overlays.OPACITY) * 100
+    np.testing.assert_allclose(mixed[0, :2], blended, atol=0.51)  # rounded
+    assert mixed[0, 2].tolist() == [100, 100, 100]
 
 
 def test_error_map_colors_right_wrong_and_ignored():

@@ -10,9 +10,9 @@ from segkit.evaluation import intervals, metrics
 
 def test_resamples_equal_a_loop():
     counts = np.random.default_rng(0).integers(0, 9, (7, 3, 4))
-    weights = np.random.default_rng(5).multinomial(7, np.full(7, 1 / 7), 20)
+    weights = np.random.default_rng(0).multinomial(7, np.full(7, 1 / 7), intervals.RESAMPLES)
     expected = [sum(n * image for n, image in zip(row, counts, strict=True)) for row in weights]
-    np.testing.assert_array_equal(intervals.resample_images(counts, resamples=20, seed=5), expected)
+    np.testing.assert_array_equal(intervals.resample_images(counts), expected)
 
 
 def test_an_undefined_score_has_no_interval():
@@ -21,9 +21,9 @@ def test_an_undefined_score_has_no_interval():
     assert intervals.find_bounds(np.array([1, 1, np.nan]), 5) == (1, 1)
 
 
-def find_intervals(counts, absent, seed=0):
+def find_intervals(counts, absent):
     """Return the interval of each score of the counts (N, 3, K) of images."""
-    scores = metrics.score_pixels(intervals.resample_images(counts, seed=seed), absent=absent)
+    scores = metrics.score_pixels(intervals.resample_images(counts), absent=absent)
     return {name: intervals.find_bounds(values, len(counts)) for name, values in scores.items()}
 
 
@@ -43,7 +43,7 @@ def test_intervals_cover_the_true_score():
     is_covered = []
     for seed in range(500):
         counts = simulate(np.random.default_rng([2, seed]), 200)
-        bounds = find_intervals(counts, "exclude", seed)
+        bounds = find_intervals(counts, "exclude")
         is_covered.append([bounds[name].low <= truth[name] <= bounds[name].high for name in truth])
     coverage = dict(zip(truth, np.mean(is_covered, 0), strict=True))
     assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage

@@ -27,23 +27,21 @@ class Interval(NamedTuple):
     high: float
 
 
-def resample_images(counts: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Return the counts of bootstrap data sets, each the sum over N images drawn with replacement.
+def resample_images(counts: np.ndarray) -> np.ndarray:
+    """Return the counts of R bootstrap data sets, each the sum over N images drawn with replacement.
+
+    The same images are drawn for any counts, so that two results on the same images can be compared.
 
     Args:
         counts: (N, ...), of each image.
-        resamples: number R of resampled data sets.
-        seed: of the resampling; equal seeds draw the same images, so that two results on the same images can
-            be compared.
 
     Returns:
         (R, ...) float64, exact for integers.
     """
     images = len(counts)
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(images, np.full(images, 1 / images), resamples)
+    weights = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), RESAMPLES)
     totals = weights.astype(np.float64) @ counts.reshape(images, -1).astype(np.float64)
-    return totals.reshape(resamples, *counts.shape[1:])
+    return totals.reshape(RESAMPLES, *counts.shape[1:])
 
 
 def find_bounds(values: np.ndarray, images: int) -> Interval:

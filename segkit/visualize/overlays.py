@@ -20,6 +20,7 @@ INK, PAPER, GRAY = (32, 33, 36), (255, 255, 255), (154, 160, 166)
 RIGHT, WRONG, IGNORED = (45, 52, 64), (240, 98, 40), (128, 128, 128)  # dark against orange: seen by every eye
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 LONGEST_JPEG = 65500  # pixels of a side
+OPACITY = 0.55  # of an overlay
 WIDEST = 8  # times its height: a thin image is shown smaller
 SHEET_HEIGHT = 160  # pixels of a sample in a sheet
 MATRIX_SIDE = 720  # pixels of a confusion matrix, about
@@ -66,11 +67,9 @@ def colorize(ids: np.ndarray, colors: np.ndarray, *, ignored: Sequence[int] = (0
     return palette[ids]
 
 
-def draw_overlay(
-    image: np.ndarray, ids: np.ndarray, colors: np.ndarray, *, opacity: float = 0.55
-) -> np.ndarray:
+def draw_overlay(image: np.ndarray, ids: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Blend the colors of the classes over an image; ignored pixels are unchanged."""
-    painted = cv2.addWeighted(colorize(ids, colors), opacity, image, 1 - opacity, 0)
+    painted = cv2.addWeighted(colorize(ids, colors), OPACITY, image, 1 - OPACITY, 0)
     return np.where((np.asarray(ids) == ignore_index(len(colors)))[..., None], image, painted)
 
 
@@ -80,7 +79,7 @@ def draw_error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.array([RIGHT, WRONG, IGNORED], np.uint8)[outcome]
 
 
-def draw_legend(names: Sequence[str], colors: np.ndarray, *, width: int = 640) -> np.ndarray:
+def draw_legend(names: Sequence[str], colors: np.ndarray, *, width: int) -> np.ndarray:
     """Draw swatches with class names, in as many columns as fit into ``width`` pixels."""
     widest = max(text_width(name) for name in names) + LINE + 20
     columns = min(max(1, width // widest), len(names))
