@@ -53,19 +53,6 @@ def test_sknet_101_count_of_the_paper_includes_statistics():
     assert round(count / 1e6, 2) == 48.91  # 48.9 in the paper
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize(("variant", "output_stride"), [("50d", 8), ("se_50", 16), ("sknet_50", 32)])
-def test_stages_and_class_scores_have_expected_shapes(variant, output_stride):
-    network = on_meta(variant, 10, output_stride=output_stride).eval()
-    image = torch.empty(2, 3, 97, 128, device="meta")
-    strides = (4, 8, min(16, output_stride), output_stride)
-    channels = [256, 512, 1024, 2048]
-    expected = [(2, c, -(-97 // s), 128 // s) for c, s in zip(channels, strides, strict=True)]
-    assert [tuple(stage.shape) for stage in network(image)] == expected
-    assert network.out_channels == channels
-    assert network.classify(image).shape == (2, 10)
-
-
 def agree(ours, theirs, **settings):
     """Equal class scores and last stage from equal weights, in float32."""
     theirs = originals.randomize(theirs).float()
