@@ -23,8 +23,7 @@ from segkit.data.reading import read_mask
 from segkit.runtime import files
 from segkit.runtime.commands import cli_command
 from segkit.runtime.text import format_count
-from segkit.tools import import_labels as tool
-from segkit.tools.import_labels import proposals
+from segkit.tools.import_labels import conversion, proposals, readers
 from segkit.visualize import overlays
 
 
@@ -37,7 +36,7 @@ def import_labels(arguments: argparse.Namespace, root: Path) -> None:
         raise ValueError(f"--images {images}: no such folder. It must contain the labeled images")
     chosen = [label.strip() for label in arguments.classes.split(",")] if arguments.classes else ()
     empty = arguments.empty or ("background" if arguments.kind == "coco" else "left-out")
-    report = tool.import_labels(
+    report = conversion.import_labels(
         arguments.kind,
         label_files,
         images=images,
@@ -107,7 +106,7 @@ options = script.add_command(
     import_labels,
     "make images/, masks/ and classes.csv from the files of a label tool, and print a report",
 )
-options.add_argument("--from", dest="kind", choices=sorted(tool.READERS), required=True)
+options.add_argument("--from", dest="kind", choices=sorted(readers.READERS), required=True)
 options.add_argument(
     "files", type=parse_path, nargs="+", metavar="FILE", help="JSON or XML; or a folder of them"
 )

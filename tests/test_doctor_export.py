@@ -16,8 +16,8 @@ from planted import SCENES, make, write_pair
 from segkit.data.datasets import folder
 from segkit.data.label_map import LabelMap, load_builtin_label_map
 from segkit.data.pairs import read_mask
-from segkit.tools import import_labels as importer
 from segkit.tools.doctor import export
+from segkit.tools.import_labels.conversion import import_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 SUFFIXES = {"cvat": "*.xml", "labelme": "*.json", "label_studio": "tasks.json"}
@@ -68,7 +68,7 @@ def test_exported_masks_and_predictions_come_back_through_the_importer(tmp_path,
     table = LabelMap.read(out / "classes.csv", "folder")
 
     def import_samples(files, name):
-        report = importer.import_labels(tool, files, images=base, root=tmp_path / name, table=table)
+        report = import_labels(tool, files, images=base, root=tmp_path / name, table=table)
         assert (report.images, report.skipped) == (len(dataset), {})
         back = folder.build("train", root=str(tmp_path / name), train_split=".")
         return {name.removeprefix("train/"): back.read(index) for index, name in enumerate(back.names)}
@@ -100,14 +100,14 @@ def test_masks_of_a_published_data_set_come_back_with_its_ids(tmp_path):
     base = export.common_folder([image.file])
     export.export_images([image], table=table, base=base, folder=tmp_path, tools=["labelme"])
     file, back = tmp_path / "labelme/labels/a.json", tmp_path / "back"
-    importer.import_labels("labelme", [file], images=base, root=back, table=table)
+    import_labels("labelme", [file], images=base, root=back, table=table)
     np.testing.assert_array_equal(read_mask(back / "masks/a.png", "ids"), raw)
     read = LabelMap.read(back / "classes.csv", "folder")
     assert [entry[:3] for entry in read.entries] == [entry[:3] for entry in table.entries]
     (tmp_path / "few.csv").write_text("id,name\n0,Sky\n")
     few, root = LabelMap.read(tmp_path / "few.csv", "folder"), tmp_path / "few"
     with pytest.raises(ValueError, match=r"--table has no .*void\. It has .*Sky; choose with --classes"):
-        importer.import_labels("labelme", [file], images=base, root=root, table=few)
+        import_labels("labelme", [file], images=base, root=root, table=few)
     assert not root.exists()
 
 

@@ -18,7 +18,8 @@ from conftest import run_command, run_script, write_image
 from crafted import REFUSED
 from runs import TINY
 from segkit.data.label_map import LabelMap
-from segkit.tools.import_labels import import_labels, proposals, shapes
+from segkit.tools.import_labels import proposals, shapes
+from segkit.tools.import_labels.conversion import import_labels
 from segkit.tools.import_labels.readers import read_annotations
 
 HEIGHT, WIDTH = 60, 80

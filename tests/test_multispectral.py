@@ -55,12 +55,18 @@ def pillow_of(name, mode=None):
         return np.array(image.convert(mode))
 
 
-def jp2(array):
+PLACE = rasterio.Affine(10, 0, 399960, 0, -10, 4900020)
+
+
+def profile_of(array, driver, **more):
     height, width, count = array.shape
-    profile = {"height": height, "width": width, "count": count, "dtype": array.dtype}
-    profile["transform"] = rasterio.Affine(2, 0, 0, 0, -2, 0)  # the identity would raise a warning
+    size = {"height": height, "width": width, "count": count, "dtype": array.dtype}
+    return {"driver": driver, "transform": PLACE, **size, **more}
+
+
+def jp2(array):
     with rasterio.MemoryFile() as memory:
-        with memory.open(driver="JP2OpenJPEG", QUALITY=100, REVERSIBLE=True, **profile) as file:
+        with memory.open(**profile_of(array, "JP2OpenJPEG", QUALITY=100, REVERSIBLE=True)) as file:
             file.write(np.moveaxis(array, -1, 0))
         return memory.read()
 
@@ -434,14 +440,13 @@ def test_geotiff_prediction_keeps_the_georeference(tmp_path, run_here):
     runs, place = tmp_path / "runs", tmp_path / "place.tif"
     given = f"data=folder data.root={tmp_path / 'set'} run_dir={runs} run_name=a schedule.iterations=1"
     assert not run_here("train_seg", *given.split(), *TINY.split(), "schedule.batch_size=2")
-    transform = rasterio.Affine(10, 0, 399960, 0, -10, 4900020)
-    profile = {"height": 40, "width": 56, "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
-    with rasterio.open(place, "w", driver="GTiff", transform=transform, **profile) as file:
-        file.write(np.moveaxis(noise(np.uint8, 3), -1, 0))
+    image = noise(np.uint8, 3)
+    with rasterio.open(place, "w", **profile_of(image, "GTiff", crs="EPSG:32633")) as file:
+        file.write(np.moveaxis(image, -1, 0))
     where = f"checkpoint={runs}/a/best.pt input={place} output={tmp_path / 'out'}"
     assert not run_here("predict_seg", *where.split(), "save=[ids]")
     with rasterio.open(tmp_path / "out/ids/place.tif") as file:
-        assert (file.crs.to_epsg(), file.transform) == (32633, transform)
+        assert (file.crs.to_epsg(), file.transform) == (32633, PLACE)
         stored = cv2.imread(str(tmp_path / "out/ids/place.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(file.read(1), stored)
 
@@ -453,9 +458,8 @@ def test_geotiff_with_internal_mask_is_read_or_refused(tmp_path, count, hidden):
     file, shape = tmp_path / "masked.tif", MANY.shape[:2]
     mask = np.full(shape, 255, np.uint8)
     mask[: 2 * hidden] = 0
-    profile = {"driver": "GTiff", "dtype": "uint8", "count": count, "height": shape[0], "width": shape[1]}
-    profile["transform"] = rasterio.Affine(10, 0, 399960, 0, -10, 4900020)
-    colors = MANY[..., :count].astype(np.uint8)
+    colors = MANY[..., :count]
+    profile = profile_of(colors, "GTiff")
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(file, "w", **profile) as opened:
         opened.write(colors.transpose(2, 0, 1))
         opened.write_mask(mask)
