@@ -125,8 +125,9 @@ def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
     with tempfile.TemporaryDirectory(prefix=".import-", dir=parent) as temporary:
         target = Path(temporary)
         for image in annotations.images:
-            if image.name in sources and _prepare_image(image, sources[image.name], report, empty):
-                _write_image(target, Path(split, image.name), image, sources[image.name], report, ids)
+            if source := sources.get(image.name):
+                below = Path(split, image.name)
+                _convert_image(image, source, report, target=target, below=below, ids=ids, empty=empty)
             report.skipped += image.skipped
         if not report.images:
             reason = " ".join(report.lines()[-1:])
@@ -208,23 +209,19 @@ def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str,
     return sources
 
 
-def _prepare_image(image: LabeledImage, source: Path, report: Report, empty: str) -> bool:
-    """Return whether an image is used, and set its size; the others are reported."""
+def _convert_image(
+    image: LabeledImage, source: Path, report: Report, *, target: Path, below: Path, ids: MaskIds, empty: str
+) -> None:
+    """Write an image and its mask and count them, or report why the image is left out."""
     stored = read_size(source)
     if image.size not in (None, stored):
         report.other_size.append(image.name)
-        return False
+        return
     image.size = stored
-    if image.shapes:
-        return True
-    report.without_labels.append(image.name)
-    return empty == "background"
-
-
-def _write_image(
-    target: Path, below: Path, image: LabeledImage, source: Path, report: Report, ids: MaskIds
-) -> None:
-    """Write the image and mask of a file, and count them."""
+    if not image.shapes:
+        report.without_labels.append(image.name)
+        if empty == "left-out":
+            return
     with name_errors(image.name, "labeled image"):
         mask, hidden = paint_mask(image, ids)
     overlays.save_image(target / "masks" / below.with_suffix(".png"), mask)
