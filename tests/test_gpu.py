@@ -10,7 +10,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from test_ranks import CALM, PrintLosses, losses
+from test_ranks import CALM, PrintSteps, read_steps
 from test_training import batch, split_batch, start_run, weights
 
 from runs import KillAt, Run, assert_same_end, ranks
@@ -81,7 +81,7 @@ def test_overflow_in_fp16_skips_steps_until_the_scale_fits(device):
     assert weights(run).isfinite().all()
 
 
-class PrintSharedLosses(PrintLosses):
+class PrintSharedSteps(PrintSteps):
     """Also compute convolutions in float32, and let processes share the only GPU, which NCCL refuses."""
 
     def __call__(self):
@@ -98,13 +98,13 @@ def test_synchronized_statistics_are_those_of_the_undivided_batch(device, tmp_pa
     settings = [f"device={device}", *CALM]
     if device == "cuda":  # a CPU does not synchronize
         settings.remove("schedule.freeze_norm=true")
-    one = Run(tmp_path / "one", *settings, before=PrintSharedLosses())
-    both = ranks(2, tmp_path / "two", *settings, before=PrintSharedLosses())
+    one = Run(tmp_path / "one", *settings, before=PrintSharedSteps())
+    both = ranks(2, tmp_path / "two", *settings, before=PrintSharedSteps())
     for run in (one, *both):
         run.complete()
-    assert len(losses(one)) == 10
+    assert len(read_steps(one)) == 10
     for run in both:
-        np.testing.assert_allclose(losses(run), losses(one), rtol=1e-3)
+        np.testing.assert_allclose(read_steps(run), read_steps(one), rtol=1e-3)
 
 
 @pytest.mark.parametrize("device", [SLOW_CPU, CUDA], indirect=True)

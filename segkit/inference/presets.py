@@ -41,5 +41,13 @@ def find_changes(settings: Mapping[str, Any]) -> dict[str, Any]:
     folders = [f"--config-dir={folder}" for folder in schema.folders[1:]]
     preset = compose.compose_tree("test", [*folders, f"evaluation={name}"]).tree["evaluation"]
     expected = compose.resolve({"sizes": settings.get("sizes"), "evaluation": preset})["evaluation"]
-    given = compose.resolve({"evaluation": settings["evaluation"]})["evaluation"]
-    return {key: value for key, value in given.items() if key not in FREE and value != expected.get(key)}
+    changes = {}
+    for key, value in settings["evaluation"].items():
+        if key not in FREE and _to_list(value) != _to_list(expected.get(key)):
+            changes[key] = _to_list(value)
+    return changes
+
+
+def _to_list(value: Any) -> Any:
+    """Return a tuple as a list: checked settings have tuples, files have lists."""
+    return list(value) if isinstance(value, tuple) else value
