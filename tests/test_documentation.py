@@ -307,7 +307,7 @@ def folder(tiny_run, tmp_path, monkeypatch):
 
 @pytest.fixture
 def names(folder):
-    """What examples in Python take for granted."""
+    """Return the names that examples in Python use without defining them."""
     shapes = {"name": "shapes", "size": 32, "val_scenes": 2}
     network = {"backbone": {"name": "resnest", "variant": "14", "width": 8}, "head": {"name": "fcn"}}
     return {

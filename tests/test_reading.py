@@ -59,7 +59,7 @@ def test_images_that_would_change_are_refused_in_one_line(tmp_path, name):
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9, 0.99])
 def test_truncated_files_are_refused_or_read_completely(tmp_path, name, keep):
-    """What follows the pixels, such as the video of a motion photo or an overview, may be missing."""
+    """Data after the pixels, such as the video of a motion photo or an overview, may be missing."""
     data, _ = READ[name]
     whole = read_image(write_file(tmp_path, name, data))
     file = write_file(tmp_path, name, data[: int(len(data) * keep)])

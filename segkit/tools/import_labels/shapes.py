@@ -40,7 +40,7 @@ class LabeledImage:
 
 @dataclass
 class Annotations:
-    """What the files of a label tool contain."""
+    """The content of the files of a label tool: classes and images."""
 
     folder: Path  # of the files
     attribute: str | None = None  # of VIA regions, that holds the class
