@@ -43,6 +43,7 @@ from segkit.config.compose import compose_settings
 from segkit.runtime.errors import report_user_errors
 
 THIN = ["model/backbone=resnest", "model.backbone.variant=14", "model.backbone.width=16"]  # for drawn scenes
+THIN += ["model.backbone.weights=null"]
 FEW = {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 50, "box_batch_size_per_image": 64}
 
 

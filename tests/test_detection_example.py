@@ -87,7 +87,12 @@ def test_coco_scores_of_ground_truth(drawn_set):
 # ---- learning, by the command
 
 
-@pytest.mark.medium
+def test_default_backbone_is_thin_and_needs_no_weights():
+    _, settings = detection.parse_arguments([])
+    assert (settings["width"], settings["weights"]) == (16, None)
+    detection.build_pyramid(settings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_detection_command_learns_boxes_and_masks(method):
