@@ -74,7 +74,7 @@ def print_summary(settings: dict[str, Any]) -> None:
     if model["weights"] is None:  # otherwise the weights of the backbone are not read
         published.check_local_file("model.backbone.weights", model["backbone"].get("weights"))
     num_classes = label_map.load_class_table(settings["data"]).num_classes
-    network = segmenter.build(num_classes, **segmenter.without_weights(model))
+    network = segmenter.build(num_classes, **segmenter.remove_weights(model))
     print(summary.format_summary(network, settings["sizes"]["crop"]))
 
 
@@ -120,7 +120,7 @@ def train(settings: dict[str, Any], folder: Path) -> None:
 
     with distributed.init_process_group(settings["device"]) as device:
         run = training.build_training(settings, train_set, device, val_set=val_set)
-        network = segmenter.with_normalization(settings["model"], run.model.backbone)
+        network = segmenter.fill_normalization(settings["model"], run.model.backbone)
         settings = {**settings, "model": network}
         protocol = inference.build_protocol(settings)
         about = checkpoint.describe_training(settings, train_set.table)

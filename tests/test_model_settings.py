@@ -18,7 +18,7 @@ CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF /
 def model_of(*choices: str) -> segmenter.Segmenter:
     settings = segkit.compose_settings("train", ["data=shapes", *choices])
     with torch.device("meta"):
-        return segmenter.build(7, **segmenter.without_weights(settings["model"]))
+        return segmenter.build(7, **segmenter.remove_weights(settings["model"]))
 
 
 @pytest.mark.medium

@@ -227,7 +227,7 @@ def test_timm_checkpoints_keep_their_scores(variant, theirs, tmp_path):
 @pytest.mark.parametrize("theirs", ["skresnet18", "skresnet50d"])
 def test_timm_skresnet_checkpoint_is_rejected(theirs, tmp_path):
     torch.save(timm.create_model(theirs).state_dict(), tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"of another shape: (.|\n)*branches reads half of the channels"):
+    with pytest.raises(ValueError, match=r"of another shape: (.|\n)*branches read half of the channels"):
         build("sknet_50", weights=f"{tmp_path}/x.pth")
 
 

@@ -202,7 +202,7 @@ def test_normalization_is_that_of_the_variant_unless_it_is_set():
     model = build_segmenter(variant, mean=(0.1, 0.2, 0.3))
     assert model.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert model.std.flatten().tolist() == [0.5, 0.5, 0.5]
-    settings = segmenter.with_normalization({"mean": None, "std": (1.0,) * 3}, model.backbone)
+    settings = segmenter.fill_normalization({"mean": None, "std": (1.0,) * 3}, model.backbone)
     assert settings == {"mean": (0.5, 0.5, 0.5), "std": (1.0, 1.0, 1.0)}
 
 

@@ -11,7 +11,7 @@ Intel Xeon with AMX; prediction at 1024x2048 on two cores, each on top of those 
 optimization                       gain
 =================================  ======================================================================
 ``recompute``                      ResNeSt-50: 11 % of memory (half at 4 x 480), for 6 % more time
-``conv3x3``                        ResNeSt-50: 11 % of time; AMX: 1.04 s to predict 512x683, smp 5.05
+``conv3x3``                        ResNeSt-50: 11 % of time; AMX: 1.04 s to predict 512x683 (smp: 5.05 s)
 ``conv3x3`` (wide)                 8 % of a step of UPerNet on ConvNeXt-Tiny
 ``depthwise``                      half of a step of DeepLabV3 on EfficientNet-Lite0, FCN on ConvNeXt-Tiny
 ``resize``                         12 % of a step of UPerNet on ConvNeXt-Tiny

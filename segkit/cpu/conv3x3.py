@@ -103,10 +103,10 @@ def compute_gradients(
     input: Tensor, grad: Tensor, weight: Tensor, needed: tuple[bool, bool], *, dilation: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of input and weight of a 3x3 convolution, None if not needed."""
-    grad_input, grad_weight, both = None, None, (dilation, dilation)
+    grad_input, grad_weight = None, None
     if needed[0]:
-        rounded = weight.to(input.dtype)
-        grad_input = compute_gradient(input, grad, rounded, of_input=True, padding=both, dilation=both)
+        weight, pair = weight.to(input.dtype), (dilation, dilation)
+        grad_input = compute_gradient(input, grad, weight, of_input=True, padding=pair, dilation=pair)
     if needed[1] and has_much_padding(input.shape[2:], dilation):
         grad_weight = multiply_taps(input, grad, dilation)
     elif needed[1]:
@@ -195,13 +195,13 @@ def _split_side(size: int, dilation: int) -> list[tuple[int, int, list[int]]]:
 
 
 def split_weight_gradient(input: Tensor, grad: Tensor, dilation: int) -> Tensor:
-    """Return the gradient of ``multiply_taps`` in the input's type, by oneDNN for some channels at a time."""
-    parts, both = [], (dilation, dilation)
+    """Return the result of ``multiply_taps`` in the input's type, from oneDNN, some channels at a time."""
+    parts, pair = [], (dilation, dilation)
     for channels in input.split(CHANNELS_AT_ONCE, 1):
         channels = channels.contiguous(memory_format=torch.channels_last)
         like = input.new_empty(grad.shape[1], channels.shape[1], 3, 3)
         like = like.contiguous(memory_format=torch.channels_last)
-        parts.append(compute_gradient(channels, grad, like, of_input=False, padding=both, dilation=both))
+        parts.append(compute_gradient(channels, grad, like, of_input=False, padding=pair, dilation=pair))
     return torch.cat(parts, 1)
 
 

@@ -170,15 +170,15 @@ class Recompute(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         func, kwargs = FASTER.get(func, func), kwargs or {}
-        is_known = _active is self and torch.is_grad_enabled() and args and "out" not in kwargs
+        can_register = _active is self and torch.is_grad_enabled() and args and "out" not in kwargs
         is_in_place = _is_in_place(func.__name__, args, kwargs)
-        if is_known and func is F.batch_norm:
+        if can_register and func is F.batch_norm:
             result = func(*args, **kwargs)
             self._register_batch_norm(result, args[0], kwargs.get("bias"))  # as it passes its arguments on
             return result
-        if is_known and (func in CHEAP or (func in ACTIVATIONS and not is_in_place)):
+        if can_register and (func in CHEAP or (func in ACTIVATIONS and not is_in_place)):
             return self._run_cheap(func, args, kwargs)
-        if is_known and (func in ACTIVATIONS or func in CHEAP_IN_PLACE):
+        if can_register and (func in ACTIVATIONS or func in CHEAP_IN_PLACE):
             self._register_in_place(func, args, kwargs)
         elif is_in_place and args:
             self._materialize_dependents(args[0])
@@ -203,16 +203,16 @@ class Recompute(TorchFunctionMode):
         return result
 
     def _register_in_place(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Register the result of an operation about to change its input; autograd stores it at once."""
+        """Register the result of an operation before it changes its input: autograd stores it in the call."""
         x, others = args[0], args[1:]
         if func in ACTIVATIONS:
             func, others, kwargs = ACTIVATIONS[func], (), {}
         self._materialize_dependents(x)
-        before = self.find(x)
-        if before is None or kwargs or not all(_has_dtype(value, x.dtype) for value in others):
+        view = self.find(x)
+        if view is None or kwargs or not all(_has_dtype(value, x.dtype) for value in others):
             return
-        recipe, function, count = before.recipe, before.recipe.function, len(before.recipe.inputs)
-        if (before.size, before.stride) != (recipe.size, recipe.stride):
+        recipe, function, count = view.recipe, view.recipe.function, len(view.recipe.inputs)
+        if (view.size, view.stride) != (recipe.size, recipe.stride):  # a part of the result
             return
 
         def change(*values: Any) -> Tensor:

@@ -190,7 +190,7 @@ def _load_file(
         _check_plugins(stored, file)
     table = LabelMap.from_plain(content["classes"])
     settings = check("model", network or stored.get("model", {}))
-    model = segmenter.build(table.num_classes, **segmenter.without_weights(settings))
+    model = segmenter.build(table.num_classes, **segmenter.remove_weights(settings))
     model.class_names = table.names
     state = content.get("average") or content["model"]
     differing = files.compare_states(model.state_dict(), state)

@@ -21,7 +21,7 @@ FEW_CLASSES = 16  # with fewer, a softmax over classes that lie side by side is 
 
 
 class HeadLogits(NamedTuple):
-    """Logits, at the size of the label or smaller ones of a head, which are resized to it."""
+    """Logits of a head; if they are smaller than the label, they are resized to it."""
 
     logits: Tensor  # (B, K, h, w)
     align_corners: bool
@@ -58,11 +58,11 @@ def iterate_chunks(head: HeadLogits, target: Tensor) -> Iterator[Chunk]:
             for rows in _row_slices(len(logits), target):
                 values = logits[:, rows].flatten(1).to(_sum_dtype(logits))
                 yield Chunk(values, target[image, rows].flatten(), image, rows)
-            continue
-        wide = _resize_columns(logits, target.shape[2], align_corners=head.align_corners)
-        for rows, source, weights in _iterate_rows(wide, target, align_corners=head.align_corners):
-            values = _resize_rows(wide[source], weights)
-            yield Chunk(values, target[image, rows].flatten(), image, rows)
+        else:
+            wide = _resize_columns(logits, target.shape[2], align_corners=head.align_corners)
+            for rows, source, weights in _iterate_rows(wide, target, align_corners=head.align_corners):
+                values = _resize_rows(wide[source], weights)
+                yield Chunk(values, target[image, rows].flatten(), image, rows)
 
 
 def _sum_dtype(logits: Tensor) -> torch.dtype:
@@ -160,14 +160,14 @@ class _ChunkedSum(torch.autograd.Function):
                 view.copy_(grad_chunk.unflatten(1, view.shape[1:]))
         else:
             for image, grad_sum in enumerate(grad_sums):
-                gradient[image] = _resized_gradient(head, target, image, ctx.loss, grad_sum)
+                gradient[image] = _image_gradient(head, target, image, ctx.loss, grad_sum)
         return gradient, None, None, None
 
 
-def _resized_gradient(
+def _image_gradient(
     head: HeadLogits, target: Tensor, image: int, loss: ChunkLoss, grad_sum: Tensor
 ) -> Tensor:
-    """Return the gradient (K, h, w) of one image's logits, which are resized."""
+    """Return the gradient (K, h, w) of the logits of one image, which are smaller than its target."""
     with torch.enable_grad():
         leaf = head.logits[image].detach().requires_grad_()
         wide = _resize_columns(leaf, target.shape[2], align_corners=head.align_corners)

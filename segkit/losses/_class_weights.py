@@ -34,7 +34,8 @@ def read_class_weights(source: str | Sequence[float] | None, num_classes: int) -
         )
     if not (all(math.isfinite(value) and value >= 0 for value in values) and any(values)):
         raise ValueError(
-            f"loss.class_weights={text}: give each class a number of at least 0, and one above 0"
+            f"loss.class_weights={text}: give each class a finite number of at least 0, and one class a "
+            "number above 0"
         )
     return torch.tensor(values, dtype=torch.float32)
 
@@ -45,5 +46,5 @@ def _read(source: str) -> list[float]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)[:200]
         raise ValueError(
-            f"loss.class_weights={source}: must have one number per line ({reason}); {HINT}"
+            f"loss.class_weights={source}: must be a file with one number per line ({reason}); {HINT}"
         ) from error

@@ -1,7 +1,7 @@
 """Base classes of losses: a part for each head, and how much a label weighs.
 
 Training multiplies the loss of each micro-batch by its share of the batch's weight, over all micro-batches
-and processes. A mean whose divisor is ``weight`` is therefore the same however a batch is divided.
+and processes. A mean whose divisor is ``compute_weight`` is therefore the same however a batch is divided.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from segkit.types import Logits, ignore_index
 
 
 class Loss(nn.Module):
-    """A loss of the main and the auxiliary logits; subclasses define its two methods."""
+    """A loss of main and auxiliary logits; subclasses define ``compute_mean`` and ``compute_weight``."""
 
-    takes_head_logits = True  # at the size of the head
+    takes_head_logits = True  # and resizes them; otherwise the logits have the size of the label
 
     def __init__(self, num_classes: int, *, aux_weight: float) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class PixelLoss(Loss):
         return self.label_weights[label.to(device).int()].sum(dtype=precision.widest_float_dtype(device))
 
     def compute_mean(self, head: HeadLogits, target: Tensor) -> Tensor:
-        """Return the loss of one head, the sum of ``sum_loss`` by the weight of the labels."""
+        """Return the loss of one head, the sum of ``sum_loss`` divided by the weight of the labels."""
         total = chunked_sum(head, target, self.sum_loss).sum()
         return total / self.compute_weight(target).clamp(min=1e-9).to(total.dtype)
 

@@ -31,7 +31,7 @@ class Dice(RegionLoss):
 
     def compute_mean(self, head: HeadLogits, target: Tensor) -> Tensor:
         """Return the loss of one head."""
-        sums = chunked_sum(head, target, overlaps)  # (B, 3, K)
+        sums = chunked_sum(head, target, sum_overlaps)  # (B, 3, K)
         if self.over == "batch":
             sums = sums.sum(0, keepdim=True)
         both, predicted, true = sums.unbind(1)  # (B, K) each
@@ -43,7 +43,7 @@ class Dice(RegionLoss):
         return image_losses.sum() / (classes > 0).sum().clamp(min=1)
 
 
-def overlaps(chunk: Chunk) -> Tensor:
+def sum_overlaps(chunk: Chunk) -> Tensor:
     """Return the sums of p g, p and g over a chunk's scored pixels for each class, (3, K)."""
     scored = chunk.target != ignore_index(len(chunk.logits))
     probability = chunk.logits.softmax(0).where(scored, 0)  # (K, n)

@@ -36,13 +36,13 @@ class Lovasz(RegionLoss):
             groups = [list(range(len(target)))]
         image_weights = lovasz_weights(head, target, groups)
 
-        def errors(chunk: Chunk) -> Tensor:
+        def sum_errors(chunk: Chunk) -> Tensor:
             classes, weights = image_weights[chunk.image]
             true = (chunk.target == classes[:, None]).to(chunk.logits.dtype)  # (P, n)
             error = (true - chunk.logits.softmax(0).index_select(0, classes)).abs()
             return (error * weights[:, chunk.rows].flatten(1)).sum() / max(1, len(classes))
 
-        total = chunked_sum(head, target, errors).sum()
+        total = chunked_sum(head, target, sum_errors).sum()
         if self.over == "batch":
             return total
         return (total / self.compute_weight(target).clamp(min=1).to(total.device)).to(total.dtype)

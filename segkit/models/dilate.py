@@ -215,5 +215,6 @@ def _is_global(func: Any, args: Any, result: Any) -> bool:
     if not (isinstance(x, Tensor) and isinstance(result, Tensor) and x.ndim == 4):
         return False
     if result.ndim == 4:
-        return any(result.shape[i : i + 2] == (1, 1) != x.shape[i : i + 2] for i in (1, 2))
+        axes = [slice(2, 4), slice(1, 3)]  # of height and width
+        return any(result.shape[axis] == (1, 1) and x.shape[axis] != (1, 1) for axis in axes)
     return result.shape == x.shape[:2]

@@ -19,8 +19,8 @@ FCN = "model=fcn_resnest50 model/backbone=resnet model.align_corners=false model
 class PublishedNetwork(NamedTuple):
     """A published segmentation network."""
 
-    digits: str  # the first of its hash
-    settings: str  # of the model that it loads into
+    digits: str  # first digits of the hash of its file, at the end of the name
+    settings: str  # that build the model it loads into
 
 
 NETWORKS = {

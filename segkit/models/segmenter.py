@@ -12,16 +12,16 @@ from segkit.models.weights import load_segmenter
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD, MAX_CLASSES
 
 
-def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``model`` section, or that of its backbone, without its weights."""
+def remove_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the ``model`` section, or of that of its backbone, without ``weights``."""
     settings = {key: value for key, value in settings.items() if key != "weights"}
     if "backbone" in settings:
-        settings["backbone"] = without_weights(settings["backbone"])
+        settings["backbone"] = remove_weights(settings["backbone"])
     return settings
 
 
-def with_normalization(settings: Mapping[str, Any], backbone: Any) -> dict[str, Any]:
-    """Return settings with the mean and standard deviation that the backbone expects in place of None."""
+def fill_normalization(settings: Mapping[str, Any], backbone: Any) -> dict[str, Any]:
+    """Return a copy of settings whose ``mean`` and ``std``, if None, are those that the backbone expects."""
     mean, std = getattr(backbone, "normalization", (IMAGENET_MEAN, IMAGENET_STD))
     if settings.get("mean") is not None:
         mean = settings["mean"]
@@ -65,9 +65,9 @@ def build(  # noqa: PLR0913 - one keyword for each part and rule
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes={num_classes}: must be in 1..{MAX_CLASSES}")
     if weights is not None:
-        backbone = without_weights(backbone)
+        backbone = remove_weights(backbone)
     trunk = registry.build("models.backbones", backbone)
-    normalization = with_normalization({"mean": mean, "std": std}, trunk)
+    normalization = fill_normalization({"mean": mean, "std": std}, trunk)
     bands = len(normalization["mean"])
     if bands not in (0, 3):
         set_input_bands(trunk, bands, stem_weights if backbone.get("weights") else "fresh")

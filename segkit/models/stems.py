@@ -90,7 +90,9 @@ def adapt_stem_weights(state: State, network: nn.Module, prefix: str, rule: Rule
     for name, conv in input_convs(network).items():
         key = f"{prefix}{name}.weight"
         weight = state.get(key)
-        if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 != conv.in_channels:
+        if weight is None or weight.ndim != 4:
+            continue
+        if weight.shape[1] == 3 and conv.in_channels != 3:
             adapted[key] = adapt_filters(weight, conv.in_channels, rule)
             LOG.info("%s: adapted from 3 to %d bands (model.stem_weights=%s)", key, conv.in_channels, rule)
     return adapted

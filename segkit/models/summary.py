@@ -66,7 +66,8 @@ def measure_parts(model: Segmenter, crop: tuple[int, int], *, operations: bool =
 def _measure(model: Segmenter, image: Tensor, *, operations: bool) -> Iterator[SummaryRow]:
     def run(name: str, module: nn.Module, inputs: Any) -> tuple[Any, SummaryRow]:
         output = module(inputs)
-        shape = tuple((output[-1] if isinstance(output, list | tuple) else output).shape[1:])
+        last = output[-1] if isinstance(output, list | tuple) else output
+        shape = tuple(last.shape[1:])
         stride = str(round(image.shape[2] / shape[1])) if shape[1] > 1 else "all"
         flops = count_flops(lambda: module(inputs)) if operations else 0
         row = SummaryRow(name, shape, stride, list_dilations(module), count_parameters(module), flops)

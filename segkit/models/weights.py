@@ -244,7 +244,7 @@ def _find_hints(differences: files.StateDifferences, source: Path) -> list[str]:
     if any(name.startswith("auxiliary.") for name in missing):
         hints.append("the file has no auxiliary head: model/auxiliary=none")
     if any(".paths." in name for name in (*unknown, *other_shape)):
-        hints.append("timm's skresnet? Each of its branches reads half of the channels; none here does")
+        hints.append("timm's skresnet? Its branches read half of the channels each; no backbone here does")
     if 0 < len(other_shape) <= 4 and not missing and not unknown:  # the last convolutions only
         hints.append("another number of classes? model.backbone.weights=FILE loads the backbone alone")
     settings = [network.settings for network in NETWORKS.values() if f"-{network.digits}." in source.name]

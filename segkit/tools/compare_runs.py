@@ -168,7 +168,7 @@ def model_cost(folder: Path) -> tuple[str, str]:
     for file in run_folder.list_checkpoints(folder):
         try:
             content = checkpoint.read_checkpoint(file, mapped=True)
-            model = segmenter.without_weights(content["settings"]["model"])
+            model = segmenter.remove_weights(content["settings"]["model"])
             with torch.device("meta"):
                 network = segmenter.build(LabelMap.from_plain(content["classes"]).num_classes, **model)
             crop = content["settings"]["sizes"]["crop"]

@@ -19,7 +19,7 @@ from segkit.config.values import parse_path
 from segkit.data.label_map import LabelMap
 from segkit.inference import predictor, presets
 from segkit.licenses import NOT_STATED
-from segkit.models.segmenter import without_weights
+from segkit.models.segmenter import remove_weights
 from segkit.runtime import files, model_file
 from segkit.runtime.errors import report_user_errors
 from segkit.runtime.text import first_line
@@ -102,7 +102,7 @@ class SharedModel(ModelHubMixin):
     ) -> None:
         content = checkpoint.read_checkpoint(checkpoint_file)
         settings = strip_local_paths(content["settings"])
-        settings["model"] = without_weights(content["settings"]["model"])
+        settings["model"] = remove_weights(content["settings"]["model"])
         stored = content.get("licenses") or {}
         self.licenses = {
             "weights": license or stored.get("weights", "unknown"),

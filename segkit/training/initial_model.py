@@ -27,7 +27,7 @@ def build_model(settings: Mapping[str, Any], table: ClassTable) -> tuple[segment
     """
     source, class_names = settings.get("weights"), list(table.names)
     if source is not None:
-        settings = segmenter.without_weights(settings)
+        settings = segmenter.remove_weights(settings)
     model = segmenter.build(table.num_classes, **settings)
     model.class_names = class_names
     if source is None:

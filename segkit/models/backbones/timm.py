@@ -113,7 +113,7 @@ def build(
             ) from error
     if is_packaged:
         path = packaged_weights.packaged_weights_path(variant)
-        names = timm.create_model(variant).state_dict()
+        names = timm.create_model(variant).state_dict()  # in the order of the tensors in the file
         state = dict(zip(names, read_weights_file(path).state.values(), strict=True))
         _load_classifier(timm, body, variant, state, path)
     elif weights not in (None, "imagenet"):

@@ -43,6 +43,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1, attention, plus the shortcut: (B, C, H, W) to (B, 4 * channels, H/stride, W/stride).
 
     Names of the parts are those of the published weights; ``bn2`` exists only after a plain convolution.
+    ``pooled`` marks the blocks to which ``Variant.pool`` applies.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class Bottleneck(nn.Module):
         group = max(channels * variant.bottleneck_width // 64, 1)  # at least one in thin networks
         inner = round_up(group, variant.radix) * variant.cardinality
         out_channels = channels * EXPANSION
-        pool = pooled and (variant.pool in ("after", "before") or (variant.pool == "strided" and stride > 1))
+        has_pool = pooled and variant.pool != "none"
+        if variant.pool == "strided" and stride == 1:
+            has_pool = False
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = unit.spatial(inner, 1 if pool else stride, dilation)
+        self.conv2 = unit.spatial(inner, 1 if has_pool else stride, dilation)
         self.bn2 = nn.BatchNorm2d(inner) if isinstance(self.conv2, nn.Conv2d) else None
-        self.pool = nn.AvgPool2d(3, stride, padding=1) if pool else None
+        self.pool = nn.AvgPool2d(3, stride, padding=1) if has_pool else None
         self.pool_first = variant.pool == "before"
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
