@@ -94,10 +94,10 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
         ValueError: their images, classes or rules for absent classes differ.
     """
     for what in ("classes", "absent"):
-        values = getattr(first, what), getattr(second, what)
-        if values[0] != values[1]:
+        one, other = getattr(first, what), getattr(second, what)
+        if one != other:
             raise ValueError(
-                f"{first.folder} and {second.folder} cannot be compared: {what} {values[0]} and {values[1]}"
+                f"{first.folder} and {second.folder} cannot be compared: {what} {one} and {other}"
             )
     unpaired = sorted(set(first.names) ^ set(second.names))
     if unpaired:

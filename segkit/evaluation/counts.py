@@ -59,15 +59,15 @@ class Counts:
         self.evaluators, self.table = evaluators, table
         self.num_images, self.folder, self.fingerprint = num_images, folder, fingerprint
         self.images: list[int] = []
-        self.before = self._read_small_states()
+        self.previous_states = self._read_small_states()
         self.by_image = {
             name: torch.zeros(num_images, *state.shape, dtype=state.dtype)
-            for name, state in self.before.items()
+            for name, state in self.previous_states.items()
         }
         self.is_consistent = True  # all evaluators have counted the same images
         self.saved_at = time.monotonic()
-        self.earlier = self._read_parts(folder) if folder and resume else []
-        self.done = {index for part in self.earlier for index in part["images"]}
+        self.saved_parts = self._read_parts(folder) if folder and resume else []
+        self.done = {index for part in self.saved_parts for index in part["images"]}
         distributed.barrier()  # no rank writes before all have read
         if folder and distributed.is_main():
             if not resume:
@@ -80,10 +80,10 @@ class Counts:
         self.is_consistent = False
         for evaluator in self.evaluators.values():
             evaluator.update(label, prediction)
-        after = self._read_small_states()
-        for name, state in after.items():
-            self.by_image[name][index] = state - self.before[name]
-        self.before = after
+        states = self._read_small_states()
+        for name, state in states.items():
+            self.by_image[name][index] = state - self.previous_states[name]
+        self.previous_states = states
         self.images.append(index)
         self.is_consistent = True
         if time.monotonic() - self.saved_at > SAVE_EVERY:
@@ -103,7 +103,7 @@ class Counts:
         totals = {}
         for key, own in self._read_counts().items():
             total = distributed.all_reduce_sum(own)
-            totals[key] = sum((part["counts"][key] for part in self.earlier), total)
+            totals[key] = sum((part["counts"][key] for part in self.saved_parts), total)
         if self.folder and distributed.is_main():
             shutil.rmtree(self.folder)
         states = {name: totals[f"state of {name}"] for name in self.evaluators}
@@ -125,7 +125,7 @@ class Counts:
         return states
 
     def _read_parts(self, folder: Path) -> list[dict[str, Any]]:
-        """Return the saved parts; the images of others are scored again."""
+        """Return the saved parts that can be used; the images of the others are scored again."""
         parts, remaining = [], set(range(self.num_images))
         own = {key: (counts.shape, counts.dtype) for key, counts in self._read_counts().items()}
         for path in sorted(folder.glob("*.pt")):

@@ -83,7 +83,7 @@ def examine_dataset(
     lines = [f"{f.severity:>8}: {f.kind}: {len(f.cases):,}. {f.remedy}." for f in findings]
     lines.append(f"{format_count(sum(sizes.values()), 'image')} examined; see {folder / 'doctor.html'}")
     if tools:
-        images = _list_images(findings, datasets, model, count)
+        images = _choose_images(findings, datasets, model, count)
         if model is not None:
             table = model.table
         base = export.common_folder(pair.image for dataset in datasets.values() for pair in dataset.pairs)
@@ -97,10 +97,10 @@ def examine_dataset(
     return findings, lines
 
 
-def _list_images(
+def _choose_images(
     findings: Sequence[Finding], datasets: Mapping[str, Pairs], model: Any, count: int
 ) -> Iterator[export.ExportedImage]:
-    """Yield the first images of the ranking or, without a model, those whose masks do not fit."""
+    """Yield the images to export: the first of the ranking or, without a model, those with misfits."""
     if model is None:
         cases = [case for finding in findings if finding.kind in agreement.KINDS for case in finding.cases]
         chosen = [(case.images[0], case.text) for case in cases]

@@ -23,6 +23,9 @@ MIN_AREA = 16  # pixels of a region of a prediction
 SERVED = "/data/local-files/?d="  # Label Studio's address of a file below its document root
 
 
+Polygons = list[tuple[str, np.ndarray]]  # class and (N, 2) x and y of pixel corners, in the order to paint
+
+
 class ExportedImage(NamedTuple):
     """An image with its label and the prediction of a model, (H, W) class ids."""
 
@@ -30,9 +33,6 @@ class ExportedImage(NamedTuple):
     label: np.ndarray
     prediction: np.ndarray | None
     note: str
-
-
-Polygons = list[tuple[str, np.ndarray]]  # class and (N, 2) x and y of pixel corners, in the order to paint
 
 
 class TracedImage(NamedTuple):

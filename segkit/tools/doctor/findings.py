@@ -34,7 +34,7 @@ class Record(NamedTuple):
     key: Key
     size: tuple[int, int]  # height, width
     dtype: str
-    values: tuple[float, float, float, float]  # least, most, mean, standard deviation over all bands
+    values: tuple[float, float, float, float]  # minimum, maximum, mean of all bands; deviation of gray
     is_gray: bool
     descriptor: np.ndarray  # of ``copies.describe_image``
     image_digest: bytes  # of the pixels

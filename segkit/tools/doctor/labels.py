@@ -193,7 +193,9 @@ def _score_group(images: Sequence[Suspect]) -> list[Suspect]:
         for region in image.comparison.regions:
             pair = region.label, region.prediction
             own, values = strongest[pair][place], usual[pair]
-            at = rank + (own >= values[min(rank, len(values) - 1)])  # without the image itself
+            at = rank
+            if own >= values[min(rank, len(values) - 1)]:  # leave out the image itself
+                at += 1
             others = values[at] if at < len(values) else 0.0
             regions.append(region._replace(score=region.evidence / (USUAL_EVIDENCE + others)))
         score = max([image.comparison.shift / SHIFT_UNIT, *(region.score for region in regions)])

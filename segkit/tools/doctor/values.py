@@ -25,9 +25,9 @@ PROPERTIES: dict[str, Callable[[Record], str]] = {
 def find_unusual_images(records: Sequence[Record]) -> Iterator[Case]:
     """Yield cases of images and masks that differ from the others."""
     for record in records:
-        name, (least, most, _, deviation) = record.key.name, record.values
+        name, (minimum, maximum, _, deviation) = record.key.name, record.values
         if deviation < PLAIN:
-            yield Case("plain images", (record.key,), f"{name}: values {least:g} to {most:g}")
+            yield Case("plain images", (record.key,), f"{name}: values {minimum:g} to {maximum:g}")
         labeled = record.pixels.sum() / np.prod(record.size)
         if labeled < MIN_LABELED:
             text = f"{name}: {labeled:.2%} of the pixels are labeled"
@@ -47,14 +47,14 @@ def find_unusual_images(records: Sequence[Record]) -> Iterator[Case]:
 def _find_brightness(records: Sequence[Record]) -> Iterator[Case]:
     """Yield images whose mean or range of values is far from the others'."""
     values = np.array([record.values for record in records])
-    _, usual_most, usual_mean, _ = np.median(values, axis=0)
+    _, usual_maximum, usual_mean, _ = np.median(values, axis=0)
     deviation = np.abs(values[:, 2] - usual_mean)
     is_far = deviation > OUTLIER * max(1.4826 * np.median(deviation), MIN_SPREAD)
-    has_other_range = values[:, 1] * 10 < usual_most  # such as 0..1 among 0..255
+    has_other_range = values[:, 1] * 10 < usual_maximum  # such as 0..1 among 0..255
     is_unusual = (is_far | has_other_range) & (values[:, 3] >= PLAIN)
     for i in np.argsort(-deviation):
         if is_unusual[i]:
-            text = f"mean {values[i, 2]:.4g}, most {values[i, 1]:.4g}; the usual mean is {usual_mean:.4g}"
+            text = f"mean {values[i, 2]:.4g}, maximum {values[i, 1]:.4g}; the usual mean is {usual_mean:.4g}"
             yield Case("unusual values", (records[i].key,), f"{records[i].key.name}: {text}")
 
 

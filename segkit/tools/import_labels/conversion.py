@@ -46,8 +46,10 @@ class Report:
             self.pixels[names[int(identity)]] += int(pixels)
         for shape in image.shapes:
             if shape.label in ids.labels:
-                self.crowds += shape.is_crowd
-                self.objects[shape.label] += not shape.is_crowd
+                if shape.is_crowd:
+                    self.crowds += 1
+                else:
+                    self.objects[shape.label] += 1
 
     def to_json(self) -> str:
         """Return the content of ``import.json``."""
@@ -136,7 +138,8 @@ def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
         for file in walk_files(images):
             if file.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(file) not in used:
                 report.not_labeled.append(file.relative_to(images).as_posix())
-        (target / f"import{'-' * bool(split)}{split}.json").write_text(report.to_json(), encoding="utf-8")
+        report_name = f"import-{split}.json" if split else "import.json"
+        (target / report_name).write_text(report.to_json(), encoding="utf-8")
         if not (root / "classes.csv").exists():
             (target / "classes.csv").write_text(table.to_csv(), encoding="utf-8")
         for file in sorted(file for file in target.rglob("*") if file.is_file()):

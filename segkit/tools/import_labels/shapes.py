@@ -142,11 +142,11 @@ def paint_mask(image: LabeledImage, ids: MaskIds) -> tuple[np.ndarray, Counter[t
             continue
         value = ids.void if shape.is_crowd else ids.labels[shape.label]
         area = rasterize_shape(shape, *image.size)
-        image.skipped["without a pixel in the image"] += not area.any()
+        if not area.any():
+            image.skipped["without a pixel in the image"] += 1
         below, counts = np.unique(mask[area], return_counts=True)
         for under, pixels in zip(below.tolist(), counts.tolist(), strict=True):
             if under not in (ids.background, value):
                 hidden[shape.label, names[under]] += pixels
         mask[area] = value
-    image.skipped = +image.skipped
     return mask, hidden
