@@ -128,4 +128,7 @@ if __name__ == "__main__":
     for name in {"speed": ["image"], "agreement": ["checkpoint", "images"]}[given.what]:
         if getattr(given, name) is None:
             parser.error(f"{given.what} needs --{name}")
-    speed(given) if given.what == "speed" else agreement(given)
+    if given.what == "speed":
+        speed(given)
+    else:
+        agreement(given)

@@ -53,7 +53,9 @@ def start_part(name: str, given: argparse.Namespace, limit: float) -> Iterator[F
     """
     log = given.output / f"{name}.log"
     command = [sys.executable, str(turns.ROOT / "benchmarks/gpu_parts.py"), name, "--device", given.device]
-    command += ["--output", str(given.output), "--parent", str(os.getpid()), *["--quick"] * given.quick]
+    command += ["--output", str(given.output), "--parent", str(os.getpid())]
+    if given.quick:
+        command.append("--quick")
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(given.output / "compiled")}
     with log.open("w") as errors:
         how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": errors, "cwd": turns.ROOT, "text": True}

@@ -63,9 +63,10 @@ def measure(given: argparse.Namespace) -> None:
             turns.log_message(f"  exporting {path.name} ...")
             command = turns.side_command(__file__, given, *settings, worker=("write", name))
             done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
-            turns.log_message(
-                f"  {done.stderr.strip().splitlines()[-1:]}" if done.returncode else "  ... written"
-            )
+            if done.returncode:
+                turns.log_message(f"  failed: {done.stderr.strip()[-200:]}")
+            else:
+                turns.log_message("  ... written")
             written.add(path)
     ceiling = ceilings.measure(given.threads, given.clock)
     commands = {name: turns.side_command(__file__, given, *settings, worker=(name,)) for name in names}

@@ -103,8 +103,10 @@ def torchvision(*, bf16: bool) -> Peer:
 
 def exported_file(name: str, variant: str, folder: Path) -> tuple[export.ExportKind, Path]:
     """Return the kind and path of the exported file of a side."""
-    kind: Any = name.split("_")[0], "logits", None, "int8" if "int8" in name else "fp32"
-    return export.ExportKind(*kind), folder / f"{variant}-{kind[3]}{export.FORMATS[kind[0]]}"
+    format: Any = name.split("_")[0]
+    precision: Any = "int8" if "int8" in name else "fp32"
+    kind = export.ExportKind(format, "logits", precision=precision)
+    return kind, folder / f"{variant}-{precision}{export.FORMATS[format]}"
 
 
 def make_classes() -> dict[str, Any]:

@@ -316,7 +316,8 @@ def side_command(file: str, given: argparse.Namespace, *names: str, worker: Sequ
     for name in (*names, "threads", "clock"):
         value = getattr(given, name)
         if isinstance(value, bool):
-            command += [f"--{name}"] * value
+            if value:
+                command.append(f"--{name}")
         elif value is not None:
             command.append(f"--{name}={value}")
     return [*command, "--worker", *worker]
