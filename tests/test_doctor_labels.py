@@ -117,6 +117,15 @@ def test_scores_are_relative_to_the_same_confusion_in_the_other_images(seed):
         assert suspect.score == pytest.approx(compute_score(images[suspect.key.position]))
 
 
+@pytest.mark.parametrize(("evidence", "shift", "kind"), [(0.1, 0.0, "suspicious regions"), (1e-4, 0.04, "")])
+def test_regions_are_suspicious_by_their_own_score(evidence, shift, kind):
+    region = labels.Region(0, 1, evidence, 0.01, (0, 0, 9, 9))
+    compared = labels.Comparison((region,), shift, (0, 3), None)
+    (suspect,) = labels.rank_images([labels.Suspect(Key("val", 0, "a"), None, compared)])
+    assert suspect.score >= ranking.SUSPICIOUS
+    assert ranking.explain_suspect(suspect, ["sky", "road"])[0] == kind
+
+
 @pytest.fixture
 def examined_scenes(tmp_path, monkeypatch):
     """Return a data set of scenes, and a function that examines it with a model that knows the truth."""

@@ -14,7 +14,7 @@ from segkit.tools.doctor.labels import Suspect
 
 EXCHANGE = 0.05  # nats per pixel: sound labels of CamVid have up to 0.014, exchanged ones nearly always more
 SHIFT = 0.05  # nats per pixel: sound labels have 0, masks moved by 15 pixels at least 0.1
-SUSPICIOUS = 5.0  # score of an image worth a look; 1 is usual
+SUSPICIOUS = 5.0  # score of a region worth a look; 1 is usual
 MIN_IMAGES = 3  # that two classes are mixed up in
 MOST_MIXED = 20  # pairs of classes that are listed
 
@@ -63,7 +63,7 @@ def explain_suspect(suspect: Suspect, names: Sequence[str]) -> tuple[str, str]:
     region = max(regions, key=lambda region: region.score)
     share = f"{region.share:.1%} of the image"
     text = f"labeled {names[region.label]}, predicted {names[region.prediction]} ({share})"
-    if suspect.score >= SUSPICIOUS:
+    if region.score >= SUSPICIOUS:
         return "suspicious regions", text
     return "", text
 
