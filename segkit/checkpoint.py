@@ -65,7 +65,7 @@ class Checkpoints:
         content = read_checkpoint(path)
         check_saved_settings(content, self.about)
         self.saved_iteration = content["iteration"]
-        if content.get("licenses"):
+        if content.get("licenses"):  # of the run's start: the file of model.weights may be gone
             self.about["licenses"] = content["licenses"]
         return content
 
@@ -139,12 +139,15 @@ def _link_as(path: Path, name: Path) -> None:
         try:
             temporary.hardlink_to(path)
         except OSError:
-            shutil.copyfile(path, temporary)
-        temporary.replace(name)
+            with files.atomic_write(name) as copy, path.open("rb") as source:
+                shutil.copyfileobj(source, copy)
+        else:
+            temporary.replace(name)
 
 
 @contextlib.contextmanager
 def _explain_failure(path: Path) -> Iterator[None]:
+    """Raise a failure to write a file as ``OSError`` with its cause and what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch may report a full disk as a RuntimeError

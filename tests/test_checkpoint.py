@@ -40,13 +40,19 @@ def test_checkpoint_is_due_by_iterations_and_by_time(tmp_path, monkeypatch):
 
 
 def test_failed_copy_to_last_is_reported(tmp_path, monkeypatch):
-    def fail(*_):
+    def refuse_links(*_):
+        raise OSError(95, "Operation not supported")
+
+    def fill_disk(_, copy):
+        copy.write(b"a part of the checkpoint")
+        copy.flush()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.Path, "hardlink_to", fail)  # as on some network file systems
-    monkeypatch.setattr(checkpoint.shutil, "copyfile", fail)
+    monkeypatch.setattr(checkpoint.Path, "hardlink_to", refuse_links)  # as on some network file systems
+    monkeypatch.setattr(checkpoint.shutil, "copyfileobj", fill_disk)
     with pytest.raises(OSError, match=r"last.pt: could not be written \(No space left on device\)"):
         checkpoints(tmp_path).save(state(1))
+    assert [file.name for file in tmp_path.iterdir()] == ["iteration_0000001.pt"]
 
 
 def test_damaged_later_checkpoints_are_removed(tmp_path):
