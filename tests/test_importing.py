@@ -330,11 +330,11 @@ def test_import_report_counts_crowds_and_hidden_pixels():
     ring = np.ones((9, 9), bool)
     ring[3:5, 3:5] = False
     drawn = [
-        shapes.Shape("a", mask=ring, place=(-2, 50), height=1),
-        shapes.Shape("a", [shapes.box(500, 500, 600, 600)], height=2),
-        shapes.Shape("b", [shapes.box(0, 0, 80, 60)], is_crowd=True, height=9),
-        shapes.Shape("b", [shapes.box(70, 50, 90, 90), np.array([[1.0, 2], [3, 4]])], height=3),
-        shapes.Shape("b", mask=ring, place=(500, 500), height=3),
+        shapes.Shape("a", mask=ring, place=(-2, 50), z_order=1),
+        shapes.Shape("a", [shapes.box(500, 500, 600, 600)], z_order=2),
+        shapes.Shape("b", [shapes.box(0, 0, 80, 60)], is_crowd=True, z_order=9),
+        shapes.Shape("b", [shapes.box(70, 50, 90, 90), np.array([[1.0, 2], [3, 4]])], z_order=3),
+        shapes.Shape("b", mask=ring, place=(500, 500), z_order=3),
         shapes.Shape("c", [shapes.box(0, 0, 9, 9)]),
     ]
     image = shapes.LabeledImage("x", (HEIGHT, WIDTH), drawn)

@@ -99,11 +99,13 @@ def choose_batch_size(published: int, *, images: int, parts: int) -> tuple[int, 
         parts: ranks times micro-batches, which divide the batch evenly. Each needs two images, since
             normalization after global pooling has no statistics of one.
     """
-    fitting = min(published, 1 << (max(1, images).bit_length() - 1))
+    largest_power = 1 << (max(1, images).bit_length() - 1)  # of two, up to ``images``
+    fitting = min(published, largest_power)
     batch = max(2 * parts, fitting // parts * parts)
     if batch == published:
         return batch, "published with this crop"
-    return batch, f"at least two for each of {format_count(parts, 'part')}, if possible at most {images}"
+    each = f"each micro-batch of each process ({parts})"
+    return batch, f"at most the number of images ({images}), but two or more for {each}"
 
 
 def _choose_length(

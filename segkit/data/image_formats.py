@@ -111,7 +111,7 @@ def _parse_with_pillow(data: bytes) -> Header:
         alpha=has_alpha,
         palette=palette,
         key=image.info.get("transparency"),
-        colors="CMYK colors" * (image.mode == "CMYK"),
+        colors="CMYK colors" if image.mode == "CMYK" else "",
         lossy=is_lossy,
         orientation=_read_exif_orientation(image, data),
         unsupported=unsupported,
@@ -215,9 +215,9 @@ def _parse_jpeg2000(data: bytes) -> Header:
         lower - upper,
         bands,
         max((precision & 127) + 1 for precision in precisions),
-        kind="signed" * any(precision & 128 for precision in precisions),
+        kind="signed" if any(precision & 128 for precision in precisions) else "",
         lossy=True,
-        unsupported="a palette" * (b"pclr" in data[:at]),
+        unsupported="a palette" if b"pclr" in data[:at] else "",
     )
 
 
@@ -250,7 +250,7 @@ def _choose_decoders(header: Header) -> list[Callable[[bytes, Header], np.ndarra
     """Return the decoders that read such a file exactly, the fastest first."""
     is_plain = header.palette is None and header.depth >= 8
     if header.format == "TIFF":
-        is_single = header.pages == header.orientation == 1
+        is_single = header.pages == 1 and header.orientation == 1
         is_unusual = header.kind or header.colors or header.unnamed or header.inverted
         decoders = [_decode_tifffile, _decode_rasterio]
         if is_plain and is_single and not is_unusual and header.bands in (1, 3) and header.depth in (8, 16):

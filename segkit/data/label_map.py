@@ -175,8 +175,8 @@ class LabelMap:
         distinct, counts = np.unique(raw[unknown], axis=0, return_counts=True)
         values = [_format_value(value) for value in distinct]
         listed = [f"{v} ({format_count(n, 'pixel')})" for v, n in zip(values, counts.tolist(), strict=True)]
-        text = ", ".join(listed[:8]) + f" and {len(values) - 8} more" * (len(values) > 8)
-        text += f" not in {self._title}"
+        more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+        text = f"{', '.join(listed[:8])}{more} not in {self._title}"
         row = f"{max(entry.id for entry in self.entries) + 1},NAME,{values[0]},"
         if raw.ndim == 2:
             text += f" (ids {format_ranges(entry.id for entry in self.entries)})"
@@ -203,7 +203,9 @@ class LabelMap:
     def describe(self) -> str:
         """Format up to 40 classes as rows of the table, for a message."""
         lines = [f"{e.id},{e.name},{hex_color(e.color)}" for e in self.classes[:40]]
-        return f"[{' | '.join(lines)}{' | ...' * (self.num_classes > 40)}]"
+        if self.num_classes > 40:
+            lines.append("...")
+        return f"[{' | '.join(lines)}]"
 
     def reorder(self, names: Sequence[str], owner: str) -> LabelMap:
         """Return this table with its classes in the order of ``names``, which are those of ``owner``.
@@ -286,8 +288,10 @@ def _format_value(value: np.ndarray) -> Any:
 
 def _format_names(names: Sequence[str]) -> str:
     """Return up to 40 names with their class ids."""
-    shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:40]))
-    return f"[{shown}{', ...' * (len(names) > 40)}]"
+    shown = [f"{number} {name}" for number, name in enumerate(names[:40])]
+    if len(names) > 40:
+        shown.append("...")
+    return f"[{', '.join(shown)}]"
 
 
 def format_ranges(numbers: Iterable[int]) -> str:

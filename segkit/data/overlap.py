@@ -7,7 +7,6 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,23 @@ LOG = logging.getLogger("segkit")
 
 
 def find_shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
-    """Return training and validation file of each validation image that both splits hold.
+    """Return the training file and the validation file of each image that both splits hold.
 
     The same file is found under any path, through links too; a copy by its content, as long as there are not
     too many files of equal size. Data sets without files have none.
     """
-    sources, images = (_stat_images(split) for split in (train, val))
+    sources, images = _stat_images(train), _stat_images(val)
     by_inode = {(status.st_dev, status.st_ino): file for file, status in sources.items()}
-    same = {file: by_inode.get((status.st_dev, status.st_ino)) for file, status in images.items()}
-    shared = [(source, file) for file, source in same.items() if source]
-    sizes = {images[file].st_size for file, source in same.items() if source is None}
-    sizes &= {status.st_size for status in sources.values()}
-    others = [file for file, source in same.items() if source is None and images[file].st_size in sizes]
+    shared: list[tuple[Path, Path]] = []
+    others: list[Path] = []  # validation files that are no training file themselves, but may be copies
+    for file, status in images.items():
+        source = by_inode.get((status.st_dev, status.st_ino))
+        if source is None:
+            others.append(file)
+        else:
+            shared.append((source, file))
+    sizes = {images[file].st_size for file in others} & {status.st_size for status in sources.values()}
+    others = [file for file in others if images[file].st_size in sizes]
     candidates = [file for file, status in sources.items() if status.st_size in sizes]
     if len(others) + len(candidates) > MOST_COMPARED:
         return shared
@@ -41,14 +45,16 @@ def find_shared_images(train: Any, val: Any) -> list[tuple[Path, Path]]:
     for file in candidates:
         by_sample[_read_sample(file)].append(file)
     for file in others:
-        equal = (one for one in by_sample[_read_sample(file)] if filecmp.cmp(one, file, shallow=False))
-        shared += [(source, file) for source in islice(equal, 1)]
+        for source in by_sample[_read_sample(file)]:
+            if filecmp.cmp(source, file, shallow=False):
+                shared.append((source, file))
+                break
     return shared
 
 
 def _image_files(dataset: Any) -> list[Path]:
-    pairs = getattr(getattr(dataset, "dataset", dataset), "pairs", ())  # of an AlignedDataset those inside
-    return [pair.image for pair in pairs]
+    inner = getattr(dataset, "dataset", dataset)  # an AlignedDataset wraps another data set
+    return [pair.image for pair in getattr(inner, "pairs", ())]
 
 
 def _stat_images(dataset: Any) -> dict[Path, os.stat_result]:

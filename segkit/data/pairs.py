@@ -204,12 +204,13 @@ def read_exclude_list(file: str, names: Sequence[str]) -> list[str]:
 
 def match_files(images: Path, masks: Path, *, image_end: str = "", mask_end: str = "") -> MatchedFiles:
     """Pair the files of two trees by relative path, without suffix and without the given ends of the stem."""
-    left, problems = _index_files(images, image_end, IMAGE_SUFFIXES)
-    right, more = _index_files(masks, mask_end, MASK_SUFFIXES)
-    pairs = [Pair(left[name], right[name], name) for name in sorted(left.keys() & right.keys())]
-    problems += _list_missing(left, right, masks, "mask", mask_end)
-    problems += _list_missing(right, left, images, "image", image_end)
-    return pairs, problems + more
+    image_files, problems = _index_files(images, image_end, IMAGE_SUFFIXES)
+    mask_files, mask_problems = _index_files(masks, mask_end, MASK_SUFFIXES)
+    common = sorted(image_files.keys() & mask_files.keys())
+    pairs = [Pair(image_files[name], mask_files[name], name) for name in common]
+    problems += _list_missing(image_files, mask_files, masks, "mask", mask_end)
+    problems += _list_missing(mask_files, image_files, images, "image", image_end)
+    return pairs, problems + mask_problems
 
 
 def _list_missing(
@@ -227,7 +228,7 @@ def _list_missing(
         text, remedy = f"there is no {kind} {name}{end}", ""
         key = _normalize(name)
         for normal, stem, file in unused[bisect_left(unused, (key,)) :]:
-            if not normal.startswith(key):
+            if not normal.startswith(key):  # the list is sorted, so no later name does
                 break
             if re.fullmatch(r"([ _.-][^/]+)?", normal.removeprefix(key)):
                 suffix = stem[len(name) :] if normal != key else ""

@@ -115,5 +115,6 @@ def _warn_about_license() -> None:
     log.warning(
         "%s uses albumentationsx %s, whose license is AGPL-3.0 (or commercial). For the MIT-licensed "
         "library: pip uninstall albumentationsx && pip install --force-reinstall albumentations==2.0.8",
-        *(KEY, version),
+        KEY,
+        version,
     )

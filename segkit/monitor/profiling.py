@@ -42,7 +42,9 @@ def profile_steps(
         return batch
 
     has_cuda = torch.cuda.is_available()
-    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + has_cuda]
+    activities = [ProfilerActivity.CPU]
+    if has_cuda:
+        activities.append(ProfilerActivity.CUDA)
     folder.mkdir(parents=True, exist_ok=True)
     for _ in range(WARM_UP):
         step(next_batch())

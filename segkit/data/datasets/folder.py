@@ -87,8 +87,11 @@ def build(  # noqa: PLR0913 - one keyword for each key of conf/data/folder.yaml
     Raises:
         ValueError: a folder, list, table or listed file is missing.
     """
-    is_val = split != "train"
-    part, share = (train_split, val_split)[is_val], _parse_shares(train_split, val_split)[is_val]
+    train_share, val_share = _parse_shares(train_split, val_split)
+    if split == "train":
+        part, share = train_split, train_share
+    else:
+        part, share = val_split, val_share
     trees = _parse_pattern("images", images, IMAGE_SUFFIXES), _parse_pattern("masks", masks, MASK_SUFFIXES)
     roots = [root] if isinstance(root, str) else root
     paths = [check_folders(place, (tree.folder for tree in trees), LAYOUT) for place in roots]
@@ -136,7 +139,10 @@ def _parse_pattern(kind: str, pattern: str, suffixes: tuple[str, ...]) -> Tree:
 
 
 def _parse_shares(train_split: str, val_split: str) -> tuple[Share | None, Share | None]:
-    """Return the parts of the shuffled images; validation is taken from the end, so 80% and 20% are apart."""
+    """Return the share of each split, None for one that is a folder or a list.
+
+    Validation is taken from the end of the shuffled images, so 80% and 20% have no image in common.
+    """
     train, val = _parse_share("train", train_split), _parse_share("val", val_split)
     if train is not None and val is not None and train + val > 1:
         raise ValueError(
@@ -202,7 +208,7 @@ def _read_list(root: Path, images: Tree, masks: Tree, file: Path) -> MatchedFile
             continue
         try:
             image, mask = _parse_list_line(root, images, masks, line.strip())
-        except (csv.Error, OSError, ValueError) as error:  # names that no file can have
+        except (csv.Error, OSError, ValueError) as error:  # OSError, ValueError: no file can have such a name
             raise ValueError(f"{file}, line {number}: not an image and its mask ({error})") from error
         if missing := [path for path in (image, mask) if not path.is_file()]:
             text = f"line {number} names {missing[0]}, which is not there"

@@ -60,10 +60,9 @@ def find_pairs(root: Path, list_file: Path) -> MatchedFiles:
         augmented = root / "SegmentationClassAug" / f"{name}.png"
         if augmented.is_file() and not mask.is_file():
             mask = augmented
-        for file in (image, mask):
-            if not file.is_file():
-                problems.append(Problem("missing partner", str(list_file), f"{file} is missing"))
-                break
+        missing = [file for file in (image, mask) if not file.is_file()]
+        if missing:
+            problems.append(Problem("missing partner", str(list_file), f"{missing[0]} is missing"))
         else:
             pairs.append(Pair(image, mask, name))
     return pairs, problems

@@ -39,8 +39,10 @@ def _precedes(line: str, start: int, *, validation_pending: bool) -> bool:
         values = json.loads(line)
     except ValueError:
         return False
+    if values["iteration"] != start:
+        return values["iteration"] < start
     is_repeated = validation_pending and any(tag.startswith("val") for tag in values)
-    return values["iteration"] < start or (values["iteration"] == start > 0 and not is_repeated)
+    return start > 0 and not is_repeated
 
 
 def build(folder: Path, start: int, validation_pending: bool) -> JsonLines:  # noqa: FBT001

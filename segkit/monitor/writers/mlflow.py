@@ -84,7 +84,8 @@ class MlflowRun(Writer):
 
 def clean_name(name: str) -> str:
     """Return a name that MLflow accepts: letters, digits, ``_-. /``, and no part that a path would drop."""
-    return re.sub(r"(?<![^/])\.{0,2}(?![^/])", "_", re.sub(r"[^/\w.\- ]", "_", name))
+    parts = re.sub(r"[^/\w.\- ]", "_", name).split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
 
 
 def build(

@@ -33,10 +33,11 @@ class Report:
     hidden: Counter[tuple[str, str]] = field(default_factory=Counter)  # pixels by (on top, below)
     skipped: Counter[str] = field(default_factory=Counter)  # shapes
     crowds: int = 0
+    # names of images
     without_labels: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    other_size: list[str] = field(default_factory=list)
-    not_labeled: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # in the annotations, but not in the folder
+    other_size: list[str] = field(default_factory=list)  # than the annotations state
+    not_labeled: list[str] = field(default_factory=list)  # in the folder, but not in the annotations
 
     def count_image(self, image: LabeledImage, mask: np.ndarray, ids: MaskIds) -> None:
         """Count the objects and pixels of an image."""
@@ -53,7 +54,10 @@ class Report:
 
     def to_json(self) -> str:
         """Return the content of ``import.json``."""
-        hidden = [{"on_top": a, "below": b, "pixels": n} for (a, b), n in self.hidden.most_common()]
+        hidden = [
+            {"on_top": top, "below": below, "pixels": pixels}
+            for (top, below), pixels in self.hidden.most_common()
+        ]
         return json.dumps(vars(self) | {"hidden": hidden}, indent=1, ensure_ascii=False)
 
     def lines(self) -> list[str]:
@@ -110,7 +114,7 @@ def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
     Raises:
         ValueError: a file is invalid, a label does not exist, or the folder has other classes.
     """
-    import_pycocotools()
+    import_pycocotools()  # reports a missing package before anything is read
     annotations = read_annotations(kind, files, attribute)
     labels = list(classes or annotations.labels)
     if unknown := [label for label in labels if label not in annotations.labels]:
@@ -132,8 +136,7 @@ def import_labels(  # noqa: PLR0913 - one keyword for each option of the command
                 _convert_image(image, source, report, target=target, below=below, ids=ids, empty=empty)
             report.skipped += image.skipped
         if not report.images:
-            reason = " ".join(report.lines()[-1:])
-            raise ValueError(f"--images {images}: cannot use any image of {files[0]}; {reason}")
+            raise ValueError(f"--images {images}: cannot use any image of {files[0]}; {report.lines()[-1]}")
         used = {os.path.realpath(source) for source in sources.values()}
         for file in walk_files(images):
             if file.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(file) not in used:
@@ -160,6 +163,7 @@ def _choose_ids(
         table = make_label_map(labels, colors)
         numbers = {label: number for number, label in enumerate(labels, start=1)}
         return MaskIds(numbers, background=0, void=table.entries[-1].id), table
+    # reversed, so that a repeated name means its first entry
     ids = {entry.name: entry.id for entry in reversed(table.entries) if entry.id >= 0}
     ids |= {name: entry.id for name, entry in zip(table.names, table.classes, strict=True)}
     if unknown := [label for label in labels if label not in ids]:
@@ -191,7 +195,7 @@ def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str,
     """
     sources: dict[str, Path] = {}
     base = folder.resolve()
-    last = Counter(PurePosixPath(image.name).name for image in images)
+    counts = Counter(PurePosixPath(image.name).name for image in images)
     for image in images:
         file = image.file or base / image.name.replace("\\", "/")
         inside = Path(os.path.normpath(file))
@@ -200,14 +204,14 @@ def _find_image_files(images: Sequence[LabeledImage], folder: Path) -> dict[str,
         elif image.file is None:
             raise ValueError(f"image {image.name} is outside of --images {folder}")
         name = PurePosixPath(image.name).name
-        if not file.is_file() and last[name] == 1:  # the annotations may have another folder
+        if not file.is_file() and counts[name] == 1:  # the annotations may have another folder
             file = base / name
         if file.is_file():
             sources[image.name] = file
     stems = Counter(PurePosixPath(image.name).with_suffix("").as_posix() for image in images)
-    if twice := [stem for stem, number in stems.items() if number > 1]:
+    if repeated := [stem for stem, number in stems.items() if number > 1]:
         raise ValueError(
-            f"{format_count(len(twice), 'mask')} would have the same name, such as {twice[0]}.png"
+            f"{format_count(len(repeated), 'mask')} would have the same name, such as {repeated[0]}.png"
         )
     return sources
 

@@ -103,10 +103,10 @@ def _add_coco(image: LabeledImage, each: Mapping[str, Any], label: str) -> None:
         if (height, width) != image.size:
             raise ValueError(f"a mask of {width}x{height} in an image of another size")
         shape.mask = decode_runs(segmentation["counts"], height, width)
-        shape.height = -int(shape.mask.sum())
+        shape.z_order = -int(shape.mask.sum())
     else:
         shape.outlines = [parse_outline(part) for part in segmentation]
-        shape.height = -sum(cv2.contourArea(part.astype(np.float32)) for part in shape.outlines)
+        shape.z_order = -sum(cv2.contourArea(part.astype(np.float32)) for part in shape.outlines)
     image.shapes.append(shape)
 
 
@@ -167,7 +167,7 @@ def read_cvat(file: Path, annotations: Annotations) -> None:
 
 def _add_cvat(image: LabeledImage, element: ElementTree.Element) -> None:
     at = element.attrib
-    shape = Shape(at.get("label", ""), height=int(at.get("z_order", 0)))
+    shape = Shape(at.get("label", ""), z_order=int(at.get("z_order", 0)))
     degrees = float(at.get("rotation", 0))
     if element.tag == "polygon":
         shape.outlines = [parse_outline([pair.split(",") for pair in at["points"].split(";")])]
@@ -270,8 +270,8 @@ def _add_via(image: LabeledImage, shape: Mapping[str, Any], label: Any, key: str
         outline = box(left, top, left + width, top + height)
     elif kind in ("circle", "ellipse"):
         rx, ry = (float(shape.get("r", shape.get(radius, 0))) for radius in ("rx", "ry"))
-        turn = np.degrees(float(shape.get("theta", 0)))  # radians
-        outline = ellipse(float(shape["cx"]), float(shape["cy"]), rx, ry, degrees=turn)
+        degrees = float(np.degrees(float(shape.get("theta", 0))))  # theta is in radians
+        outline = ellipse(float(shape["cx"]), float(shape["cy"]), rx, ry, degrees=degrees)
     else:  # without an area
         image.skipped[kind] += 1
         return

@@ -24,7 +24,7 @@ class Shape:
     mask: np.ndarray | None = None
     place: tuple[int, int] = (0, 0)  # top, left
     is_crowd: bool = False
-    height: float = 0.0  # the highest of overlapping shapes is on top; of equal ones, the last
+    z_order: float = 0.0  # the highest of overlapping shapes is on top; of equal ones, the last
 
 
 @dataclass
@@ -136,7 +136,7 @@ def paint_mask(image: LabeledImage, ids: MaskIds) -> tuple[np.ndarray, Counter[t
     assert image.size is not None
     names, hidden = ids.names() | {ids.void: "a crowd"}, Counter[tuple[str, str]]()
     mask = np.full(image.size, ids.background, np.min_scalar_type(max(names)))
-    for shape in sorted(image.shapes, key=lambda shape: (not shape.is_crowd, shape.height)):
+    for shape in sorted(image.shapes, key=lambda shape: (not shape.is_crowd, shape.z_order)):
         if shape.label not in ids.labels:
             image.skipped[f"of {shape.label}"] += 1
             continue
