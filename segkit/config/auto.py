@@ -8,7 +8,7 @@ from typing import Any
 from segkit.config.dotted import merge, set_value, value_of
 from segkit.types import IMAGENET_MEAN, IMAGENET_STD
 
-USUAL: dict[str, Any] = {  # where no images are looked at
+USUAL: dict[str, Any] = {  # values of ``auto`` unless they are chosen from the images
     "sizes.base": 520,
     "sizes.crop": 480,
     "sizes.bounds": [2048, 512],
@@ -16,8 +16,12 @@ USUAL: dict[str, Any] = {  # where no images are looked at
     "schedule.batch_size": 16,
     "evaluation.every": 1,
 }
-BANDS = ("data.bands", "data.display", "data.fill", "data.range")
-PHOTOGRAPHS = {"model.mean": IMAGENET_MEAN, "model.std": IMAGENET_STD, "model.value_range": (0.0, 255.0)}
+BANDS = ("data.bands", "data.display", "data.fill", "data.range")  # how images of other bands are read
+PHOTOGRAPH_STATISTICS = {
+    "model.mean": IMAGENET_MEAN,
+    "model.std": IMAGENET_STD,
+    "model.value_range": (0.0, 255.0),
+}
 
 
 def find_auto(settings: Mapping[str, Any]) -> list[str]:
@@ -29,12 +33,19 @@ def find_auto(settings: Mapping[str, Any]) -> list[str]:
         keys.append("data.range")
     has_bands = any(value_of(settings, key) is not None for key in ("data.bands", "data.range"))
     if has_bands and "model" in settings:  # statistics of photographs do not apply
-        keys += [k for k, usual in PHOTOGRAPHS.items() if value_of(settings, k) in (None, usual, list(usual))]
+        for key, usual in PHOTOGRAPH_STATISTICS.items():
+            if value_of(settings, key) in (None, usual, list(usual)):
+                keys.append(key)
     return keys
 
 
 def fill_auto(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with values, by dotted key, in place of ``auto``; iterations replace epochs."""
+    """Return settings with values in place of ``auto``; chosen iterations replace ``schedule.epochs``.
+
+    Args:
+        tree: nested settings.
+        values: by dotted key; those of keys that are not ``auto`` are ignored.
+    """
     filled, keys = merge(tree, {}), find_auto(tree)
     for key in values.keys() & keys:
         set_value(filled, key, values[key])

@@ -36,7 +36,7 @@ def _check_section(section: Any, path: str, annotation: Any, faults: list[str]) 
     """Check one section and those inside it; messages are appended to ``faults``."""
     if not isinstance(section, Mapping):
         if isinstance(section, bool | None) and type(section) in typing.get_args(annotation):
-            return section
+            return section  # true or null in place of a component
         faults.append(hints.explain_section(path, section))
         return {}
     try:
@@ -55,7 +55,7 @@ def _check_keys(section: Mapping[str, Any], prefix: str, keys: Keys, faults: lis
     for key, value in section.items():
         full, annotation = f"{prefix}{key}", keys.accepted.get(key)
         if key not in keys.accepted:
-            for leaf, given in flat({key: None if value == {} else value}).items():
+            for leaf, given in flat({key: None if value == {} else value}).items():  # all in a section
                 hint = hints.explain_unknown(prefix, leaf, given, keys.accepted)
                 faults.append(f"{prefix}{leaf}={hints.write_value(given)}: there is no such setting; {hint}")
         elif full in LISTS or isinstance(annotation, dict) or annotation in (dict, dict | None, Component):

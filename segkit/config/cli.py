@@ -78,7 +78,7 @@ def command(
     return decorate
 
 
-def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: Main) -> None:
+def _run(name: str, resolve_settings: Callable[[ConfigTree], dict[str, Any]], function: Main) -> None:
     """Print what a flag asks for, or call the function with its settings, in a sweep once for each job."""
     words = sys.argv[1:]
     flags, settings = command_line.parse_flags(words)
@@ -88,7 +88,7 @@ def _run(name: str, resolve: Callable[[ConfigTree], dict[str, Any]], function: M
             composed = compose.resolve(config.tree)
             _write(yaml.safe_dump(value_of(composed, flags.package), sort_keys=False))
             return
-        checked = resolve(config)
+        checked = resolve_settings(config)
         note = recipe_note(config.choices)
         is_new = name == "train" and checked["resume"] is not True  # a resumed run has its own settings
         if note and is_new and run_folder.is_main() and not checked["summary"]:

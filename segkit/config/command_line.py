@@ -71,8 +71,8 @@ def _explain_word(word: str, following: Sequence[str]) -> str:
     key, equals, value = re.sub(r"^(\w+):", r"\1=", word.lstrip("-")).partition("=")
     if not equals:
         value = next((one for one in following if one != "="), "VALUE")
-    if not equals and ("=" in value or value.startswith("-")):
-        value = "VALUE"
+        if "=" in value or value.startswith("-"):  # the next setting or flag
+            value = "VALUE"
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
     meant = [f"{group}={key}" for group in groups if key in schema.choices(group)]
     if Path(key).suffix in (".pt", ".pth"):
@@ -82,7 +82,8 @@ def _explain_word(word: str, following: Sequence[str]) -> str:
     meant = meant or hints.suggest_settings(key, value)
     if equals and not meant:
         meant = [f"{key}={value}"]
-    return f"{word}: settings are written key=value, without dashes; {hints.ask(meant) or 'see --help'}"
+    hint = hints.format_question(meant) or "see --help"
+    return f"{word}: settings are written key=value, without dashes; {hint}"
 
 
 def _plugins(words: Sequence[str]) -> list[str]:

@@ -59,7 +59,7 @@ ELSEWHERE = {  # how to do what no setting does
 }
 MEANINGS = {word: meaning for meaning, words in (SYNONYMS | ELSEWHERE).items() for word in words.split()}
 ABBREVIATED = {"ce": "cross_entropy", "crossentropy": "cross_entropy", "onecycle": "one_cycle"}
-SWITCHES = {  # pretrained=true, amp=false
+SWITCHES = {  # what true and false mean for other toolkits' switches, as in pretrained=true, amp=false
     "model.backbone.weights": {True: "imagenet", False: "null"},
     "runtime.precision": {True: "bf16", False: "float32"},
 }
@@ -77,7 +77,7 @@ def write_value(value: Any) -> str:
 
 
 def read_keys(path: str) -> dict[str, list[Any]]:
-    """Return the keys of a section ("" is the top level) with the types that they take anywhere."""
+    """Return the keys of a section ("" is the top level) in any command or component, with their types."""
     signatures = [value_of(keys, path) for keys in COMMANDS.values()]
     place = SECTIONS.get(path, "")
     if ":" in place:
@@ -148,8 +148,8 @@ def _write_setting(place: str, value: Any, files: list[str] | None) -> str:
     return f"{place}={names[0]}" if names else f"{place}=NAME ({', '.join(files)})"
 
 
-def ask(suggestions: list[str]) -> str:
-    """Return suggestions as a question; a sentence stays."""
+def format_question(suggestions: list[str]) -> str:
+    """Return suggestions as a question; a sentence of ``ELSEWHERE`` is returned as it is."""
     if not suggestions or suggestions[0] in ELSEWHERE:
         return "".join(suggestions)
     return f"did you mean {' or '.join(suggestions)}?"
@@ -173,7 +173,7 @@ def explain_unknown(prefix: str, leaf: str, value: Any, accepted: Iterable[str])
     else:
         meant = suggest_settings(leaf, value, accepted) or near
     if meant:
-        return ask(meant)
+        return format_question(meant)
     for command, keys in COMMANDS.items():
         if not prefix and (meant := suggest_settings(leaf, value, keys)):
             return f"{command}_seg.py takes {meant[0]}"
@@ -225,8 +225,9 @@ def explain_choice(group: str, name: str) -> str:
     else:
         meant = [f"{group}={near}" for near in find_similar(name, schema.choices(group))]
         meant += [f"{other}={name}" for other, files in list_groups(read_keys("")).items() if name in files]
-    hints = [ask(meant), f"there are: {', '.join(schema.choices(group))}"]
-    return f"{group}={name}: there is no such choice; {' '.join(filter(None, hints))}"
+    question = f"{format_question(meant)} " if meant else ""
+    known = ", ".join(schema.choices(group))
+    return f"{group}={name}: there is no such choice; {question}there are: {known}"
 
 
 def find_backbone(name: str) -> str | None:

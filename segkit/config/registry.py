@@ -39,7 +39,8 @@ def _find_package(name: str) -> Path:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that nothing here hides an installed package
     spec = None
-    with contextlib.suppress(ImportError, ValueError):  # of the package around it; no name of a package
+    # ImportError: its parent package cannot be imported; ValueError: no package can have this name
+    with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"plugins=[{name}]: there is no package of this name, installed or in {Path.cwd()}")

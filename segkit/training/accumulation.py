@@ -88,5 +88,8 @@ def _double_micro_batches(training: Any, images: int, error: Exception | None) -
         LOG.warning(
             "iteration %d: out of memory; trying again with schedule.accumulate=%d (at most %d of the %d"
             " images at a time, which is what batch normalization sees)",
-            *(training.iteration + 1, count, -(-images // count), images),
+            training.iteration + 1,
+            count,
+            -(-images // count),
+            images,
         )

@@ -18,12 +18,13 @@ def check_metric(metric: str, class_names: Sequence[str]) -> None:
     Raises:
         ValueError: there is no such score, or no such class.
     """
-    known = [*SCORES, LOSS, *(f"{IOU}{name}" for name in class_names)]
+    general = (*SCORES, LOSS)
+    known = (*general, *(f"{IOU}{name}" for name in class_names))
     if metric not in known:
         close = difflib.get_close_matches(metric, known, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ValueError(
-            f"checkpoint.metric={metric}: must be one of {', '.join(known[:6])}, or {IOU}CLASS with a class"
+            f"checkpoint.metric={metric}: must be one of {', '.join(general)}, or {IOU}CLASS with a class"
             f" of the data, such as {', '.join(class_names[:3])}.{hint}"
         )
 
@@ -41,8 +42,10 @@ def metric_value(
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
     """Return whether a value beats the best so far: a lower loss, a higher score; never NaN or infinity."""
-    if best is None or not math.isfinite(value):
-        return math.isfinite(value)
+    if not math.isfinite(value):
+        return False
+    if best is None:
+        return True
     if metric == LOSS:
         return value < best
     return value > best

@@ -5,6 +5,7 @@ The run's own network, data, loss and optimizer take the steps; parameter groups
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def run_range_test(run: Training, steps: Iterable[tuple[Sequence[Batch], float]]
     run.lr_factor = lambda iteration: rates[iteration - first] / run.schedule.lr
     run.guard, run.ema_model = NonFiniteGuard("skip silently", most_in_a_row=count), None
     losses: list[float] = []
-    for (batches, _), _rate in zip(steps, rates, strict=False):
+    for batches, _ in itertools.islice(steps, count):
         losses.append(math.fsum(float(part) for part in train_step(run, batches).losses.values()))
         smooth = smooth_losses(losses)
         if not math.isfinite(losses[-1]) or smooth[-1] > EXPLOSION * min(smooth):

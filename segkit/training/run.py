@@ -29,8 +29,16 @@ POSITION = {  # what must be unchanged on resume, because an iteration takes the
     "images": "number of training images",
     "epoch": "samples of an epoch (schedule.drop_last)",
 }
-STORED = ("iteration", "micro_batches", "last_validation", "validation_pending", "val_files", "metric")
-STORED += ("best", "validations_since_best")
+STORED = (  # attributes that a checkpoint holds as they are
+    "iteration",
+    "micro_batches",
+    "last_validation",
+    "validation_pending",
+    "val_files",
+    "metric",
+    "best",
+    "validations_since_best",
+)
 
 
 @dataclass

@@ -79,6 +79,7 @@ def train_step(training: Training, batches: Sequence[Batch]) -> Step:
 
 
 def _move_to_device(batch: Batch, training: Training) -> Batch:
+    """Return a batch on the device. The network normalizes photographs; other images are normalized here."""
     image = batch.image.to(training.device, non_blocking=True)
     image = image.contiguous(memory_format=training.runtime.memory_format)
     if not batch.bands.is_photograph:

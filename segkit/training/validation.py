@@ -165,11 +165,11 @@ class ValidationLoss:
         results: list[tuple[dict[str, Tensor], Tensor]] = distributed.gather((self.sums, self.weight))
         # a process without images has a scalar weight and no parts
         weight = sum((weight for _, weight in results), start=torch.zeros(())).clamp(min=1e-9)
-        names = dict.fromkeys(name for sums, _ in results for name in sums)
-        return {
-            name: float((sum(sums[name] for sums, _ in results if name in sums) / weight).sum())
-            for name in names
-        }
+        totals: dict[str, Tensor] = {}
+        for sums, _ in results:
+            for name, part in sums.items():
+                totals[name] = totals.get(name, 0) + part
+        return {name: float((total / weight).sum()) for name, total in totals.items()}
 
 
 class DrawnSamples:

@@ -26,7 +26,8 @@ def build_fused(
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad = _lay_out_as(parameter, parameter.grad)
         state = optimizer.state.get(parameter, {})
