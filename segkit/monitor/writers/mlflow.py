@@ -67,7 +67,9 @@ class MlflowRun(Writer):
 
     def add_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Record settings as parameters; MLflow keeps the first value of each."""
-        existing = self.client.get_run(self.run_id).data.params
+        existing: dict[str, str] = {}
+        if not self.state.send(lambda: existing.update(self.client.get_run(self.run_id).data.params)):
+            return
         new = {clean_name(key): str(value) for key, value in settings.items()}
         params = [self.entities.Param(key, value) for key, value in new.items() if key not in existing]
         for begin in range(0, len(params), BATCH):
