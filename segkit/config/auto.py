@@ -17,11 +17,7 @@ USUAL: dict[str, Any] = {  # values of ``auto`` unless they are chosen from the 
     "evaluation.every": 1,
 }
 BANDS = ("data.bands", "data.display", "data.fill", "data.range")  # how images of other bands are read
-PHOTOGRAPH_STATISTICS = {
-    "model.mean": IMAGENET_MEAN,
-    "model.std": IMAGENET_STD,
-    "model.value_range": (0.0, 255.0),
-}
+PHOTO_STATS = {"model.mean": IMAGENET_MEAN, "model.std": IMAGENET_STD, "model.value_range": (0.0, 255.0)}
 
 
 def find_auto(settings: Mapping[str, Any]) -> list[str]:
@@ -33,19 +29,12 @@ def find_auto(settings: Mapping[str, Any]) -> list[str]:
         keys.append("data.range")
     has_bands = any(value_of(settings, key) is not None for key in ("data.bands", "data.range"))
     if has_bands and "model" in settings:  # statistics of photographs do not apply
-        for key, usual in PHOTOGRAPH_STATISTICS.items():
-            if value_of(settings, key) in (None, usual, list(usual)):
-                keys.append(key)
+        keys += [k for k, usual in PHOTO_STATS.items() if value_of(settings, k) in (None, usual, list(usual))]
     return keys
 
 
 def fill_auto(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with values in place of ``auto``; chosen iterations replace ``schedule.epochs``.
-
-    Args:
-        tree: nested settings.
-        values: by dotted key; those of keys that are not ``auto`` are ignored.
-    """
+    """Return settings with values, by dotted key, in place of ``auto``; iterations replace epochs."""
     filled, keys = merge(tree, {}), find_auto(tree)
     for key in values.keys() & keys:
         set_value(filled, key, values[key])

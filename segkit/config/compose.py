@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.config import checking, command_line, registry, schema
-from segkit.config.auto import BANDS, PHOTOGRAPH_STATISTICS, USUAL, fill_auto, find_auto
+from segkit.config.auto import BANDS, PHOTO_STATS, USUAL, fill_auto, find_auto
 from segkit.config.dotted import flat, merge, merge_below, set_value, value_of
 from segkit.config.schema import CONF, START_KEYS
 
@@ -125,10 +125,7 @@ def _to_plain(config: Any, *, resolve: bool = True) -> dict[str, Any]:
 
 
 def _merge_stored(config: ConfigTree, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with stored ones below those of the command line.
-
-    Keys that are still ``auto``, and unset bands, take the stored values, also if set so on the command line.
-    """
+    """Return settings with stored ones below the command line, and in place of ``auto`` and unset bands."""
     values = flat(stored)
     for key, value in values.items():
         if isinstance(value, str) and "${" in value:
@@ -139,10 +136,10 @@ def _merge_stored(config: ConfigTree, stored: Mapping[str, Any]) -> dict[str, An
         if any(_is_in(reference, keys) for reference in re.findall(r"\$\{([\w.]+)\}", str(value))):
             keys.append(key)
     if "run_name" not in stored and "data" not in stored:  # the bands of new images decide
-        keys += [key for key in PHOTOGRAPH_STATISTICS if key in find_auto(merge(config.tree, stored))]
+        keys += [key for key in PHOTO_STATS if key in find_auto(merge(config.tree, stored))]
     tree = merge_below(config.tree, stored, keys)
     known = {key: value for key, value in values.items() if value not in (None, "auto")}
-    tree = fill_auto(tree, {key: value for key, value in known.items() if key not in PHOTOGRAPH_STATISTICS})
+    tree = fill_auto(tree, {key: value for key, value in known.items() if key not in PHOTO_STATS})
     for key in BANDS:
         if key in known and key in flat(tree) and value_of(tree, key) is None:
             set_value(tree, key, known[key])

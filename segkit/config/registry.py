@@ -39,8 +39,7 @@ def _find_package(name: str) -> Path:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that nothing here hides an installed package
     spec = None
-    # ImportError: its parent package cannot be imported; ValueError: no package can have this name
-    with contextlib.suppress(ImportError, ValueError):
+    with contextlib.suppress(ImportError, ValueError):  # a parent that fails to import; an impossible name
         spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"plugins=[{name}]: there is no package of this name, installed or in {Path.cwd()}")
