@@ -65,7 +65,7 @@ class Checkpoints:
         content = read_checkpoint(path)
         check_saved_settings(content, self.about)
         self.saved_iteration = content["iteration"]
-        if content.get("licenses"):  # of the run's start: the file of model.weights may be gone
+        if content.get("licenses"):  # found when the run started; model.weights may be deleted since
             self.about["licenses"] = content["licenses"]
         return content
 

@@ -59,7 +59,7 @@ def test_long_run_leaks_no_memory_files_or_processes(tmp_path):
     sys.stdout.write("".join(f"{line}\n" for line in measured))  # shown by -s
     early, late = ([line for line in measured if line["iteration"] == i][-1] for i in (200, 2000))
     # pages shared with forked workers count as well, so that copying them on write is no growth
-    assert late["self"]["own KiB"] < 1.01 * early["self"]["own KiB"]
+    assert late["self"]["own KiB"] < 1.005 * early["self"]["own KiB"]
     assert late["self"]["threads"] <= early["self"]["threads"]
     assert set(late["workers"]) <= set(early["workers"])
     before, after = ({"self": line["self"], **line["workers"]} for line in (early, late))

@@ -132,14 +132,14 @@ def test_batch_without_scored_pixels_changes_nothing(optimizer, accumulate, capl
         assert_same(after[key], before[key], ignore=("lr",))
 
 
-def resume_from(saved, **schedule):
+def resume_from(state, **schedule):
     run = start_run(**schedule)
-    run.restore(saved)
+    run.restore(state)
     return run
 
 
 @pytest.fixture
-def saved():
+def saved_state():
     """The state of a run on nine images after two steps."""
     run = start_run(samples=9)
     for seed in range(2):
@@ -156,9 +156,9 @@ def saved():
         ({"iterations": 1}, "schedule: ends at iteration 1, and the run has done 2"),
     ],
 )
-def test_resume_at_another_position_is_refused(now, message, saved):
+def test_resume_at_another_position_is_refused(now, message, saved_state):
     with pytest.raises(ValueError, match=message):
-        resume_from(saved, **{"samples": 9, **now})
+        resume_from(saved_state, **{"samples": 9, **now})
 
 
 def test_changed_files_are_reported_on_resume():
@@ -186,7 +186,7 @@ def test_finished_run_without_validation_is_validated():
     assert not resume_from(run.state(), iterations=2).validation_pending
 
 
-def test_restore_refuses_incomplete_states(saved):
+def test_restore_refuses_incomplete_states(saved_state):
     wrong = {
         "position": [None, {}, {"batch_size": 4}],
         "optimizer": [None, {}, {"state": {}, "param_groups": [1]}],
@@ -194,18 +194,18 @@ def test_restore_refuses_incomplete_states(saved):
         "model": [None],
         "iteration": [{}, "4"],
     }
-    damaged = [{**saved, key: value} for key, values in wrong.items() for value in values]
+    damaged = [{**saved_state, key: value} for key, values in wrong.items() for value in values]
     missing = (*wrong, "validation_pending", "val_files")
-    damaged += [{name: value for name, value in saved.items() if name != key} for key in missing]
+    damaged += [{name: value for name, value in saved_state.items() if name != key} for key in missing]
     for state in damaged:
         with pytest.raises(ValueError, match="the checkpoint "):
             resume_from(state, samples=9)
 
 
-def test_restore_refuses_momentum_of_another_shape(saved):
-    saved["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(2)
+def test_restore_refuses_momentum_of_another_shape(saved_state):
+    saved_state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(2)
     with pytest.raises(ValueError, match=r"momentum_buffer has shape \(2,\) for a weight of"):
-        resume_from(saved, samples=9)
+        resume_from(saved_state, samples=9)
 
 
 @pytest.mark.parametrize(("before", "now"), [("float32", "fp16"), ("fp16", "bf16")])

@@ -278,14 +278,14 @@ def _find_intervals(
 
 def _read_samples(dataset: Dataset, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample]]:
     """Yield (index, sample); unreadable ones are logged, or raise ``DataError``."""
-    everything: Any = range(len(dataset))
+    all_indices: Any = range(len(dataset))
     read: Any = functools.partial(_read_sample, dataset)
     loader = DataLoader(
-        everything,
+        all_indices,
         batch_size=None,
         sampler=indices,
         num_workers=workers,
-        collate_fn=read,  # in the worker
+        collate_fn=read,  # workers call it with each index
         worker_init_fn=init_worker,
         multiprocessing_context=choose_start_method(workers),
     )

@@ -52,7 +52,7 @@ class Video:
             if self.length != len(self.times):
                 self.numbers = self._number_frames(source)
             if len(set(self.times)) < len(self.times):
-                self.numbers = []  # times do not tell the frames apart
+                self.numbers = []  # some frames have equal times
 
     def _count_frames(self, file: Path) -> int:
         """Return the number of frames with data, or the number in the header if that is larger.

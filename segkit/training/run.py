@@ -29,7 +29,7 @@ POSITION = {  # what must be unchanged on resume, because an iteration takes the
     "images": "number of training images",
     "epoch": "samples of an epoch (schedule.drop_last)",
 }
-STORED = (  # attributes that a checkpoint holds as they are
+STORED = (  # attributes that a checkpoint stores unchanged
     "iteration",
     "micro_batches",
     "last_validation",
